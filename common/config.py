@@ -1,0 +1,314 @@
+"""The run's configuration: frozen dataclasses, TOML in and out, every check at load.
+
+Imports no torch: a refused configuration answers at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import tomllib
+import typing
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from common import settings
+from common.errors import ConfigError
+from common.options import DATASETS, GRADIENTS, MODELS, GradientOptions, ModelOptions
+from common.settings import is_user_function, key
+
+
+@dataclass(frozen=True)
+class Run:
+    """How long to train, on what batches."""
+
+    name: str = key("layerwise", "name of the run, used for its folder")
+    seed: int = key(0, "seed of the parameters, the batches and everything else that is random", minimum=0)
+    batches: int = key(1200, "mini-batches that every layer goes through", minimum=1)
+    batch_size: int = key(64, "examples a mini-batch (B)", minimum=2)
+    evaluate_every: int = key(200, "batches between two evaluations on the test set", minimum=1)
+
+
+@dataclass(frozen=True)
+class Data:
+    """The data set."""
+
+    dataset: str = key(
+        "digits",
+        "digits, mnist, fashion-mnist, cifar10, or path/to/file.py:function",
+        choices=DATASETS,
+        user_function=True,
+    )
+    path: str | None = key(None, "folder that holds the data set's files; unset: downloaded to the user's cache")
+
+
+@dataclass(frozen=True)
+class Network:
+    """The network and where it is cut into layers."""
+
+    model: str = key(
+        "mlp", "mlp, cnn, or path/to/file.py:function", choices=tuple(MODELS), user_function=True
+    )
+    options: dict[str, Any] = key({}, "the model's own options, or keyword arguments of the user's function")
+    layers: int | None = key(None, "K: cut into so many layers of equal counted cost; unset: one a unit", minimum=1)
+    cuts: list[int] | None = key(
+        None, "units after which to cut: [3] on six units gives 1-3 and 4-6", minimum=1
+    )
+
+    def __post_init__(self) -> None:
+        if self.cuts is not None and sorted(set(self.cuts)) != self.cuts:
+            raise ConfigError(f"network.cuts: {self.cuts} must ascend without repeats")
+        if self.cuts is not None and self.layers is not None and len(self.cuts) + 1 != self.layers:
+            raise ConfigError(
+                f"network.layers: {self.layers} contradicts network.cuts = {self.cuts}, which makes "
+                f"{len(self.cuts) + 1} layers; give one of the two"
+            )
+        if is_user_function(self.model):
+            return
+        units = self.model_options().units
+        if self.layers is not None and self.layers > units:
+            raise ConfigError(
+                f"network.layers: {self.layers} layers cannot be cut from the {units} units of this "
+                f"{self.model}; at most {units}"
+            )
+        if self.cuts and self.cuts[-1] >= units:
+            raise ConfigError(f"network.cuts: {self.cuts} goes past the {units} units of this {self.model}")
+
+    def model_options(self) -> ModelOptions:
+        """The checked options of a built-in model."""
+        return settings.read(MODELS[self.model], self.options, "network.options.")
+
+
+@dataclass(frozen=True)
+class Decoupling:
+    """What a layer no longer waits for, and by what means."""
+
+    unlock: str = key(
+        "update",
+        "update: no wait for the gradient (M); none: back-propagation across slaves",
+        choices=("none", "update"),
+    )
+    gradient: str = key("vfbn", "M, the gradient synthesizer: dni, cdni or vfbn", choices=tuple(GRADIENTS))
+    gradient_options: dict[str, Any] = key({}, "M's own options: hidden, ...")
+    in_flight: int | None = key(
+        None, "batches a layer may have out without their delta; unset: 2(K - k) + 1", minimum=1
+    )
+
+    def __post_init__(self) -> None:
+        self.synthesizer_options()
+        if self.unlock == "none" and self.in_flight not in (None, 1):
+            raise ConfigError(
+                f'decoupling.in_flight: {self.in_flight} has no meaning with unlock = "none", which takes one '
+                "batch at a time; leave it out"
+            )
+
+    def synthesizer_options(self) -> GradientOptions:
+        """The checked options of M."""
+        return settings.read(GRADIENTS[self.gradient], self.gradient_options, "decoupling.gradient_options.")
+
+    def window(self, layer: int, layers: int) -> int:
+        """How many batches layer `layer` of `layers` may have out without their delta."""
+        if self.unlock == "none":
+            return 1
+        return self.in_flight or 2 * (layers - layer) + 1
+
+
+SCHEDULES = ("constant", "cosine", "linear")
+OPTIMIZERS = ("sgd", "adam", "adamw", "adagrad")
+
+
+@dataclass(frozen=True)
+class SynthesizerOptimizer:
+    """The optimizer of M (and I)."""
+
+    name: str = key("adam", "sgd, adam, adamw or adagrad", choices=OPTIMIZERS)
+    learning_rate: float = key(1e-3, "its learning rate", above=0)
+    momentum: float = key(0.0, "of sgd", minimum=0, maximum=1)
+    nesterov: bool = key(False, "of sgd, with momentum")
+    weight_decay: float = key(0.0, "its weight decay", minimum=0)
+    schedule: str = key("constant", "constant, or cosine or linear to zero at the run's end", choices=SCHEDULES)
+
+    def __post_init__(self) -> None:
+        if self.nesterov and (self.name != "sgd" or self.momentum == 0):
+            raise ConfigError("optimizer.nesterov: needs optimizer.name = \"sgd\" and a momentum above 0")
+
+
+@dataclass(frozen=True)
+class Optimizer(SynthesizerOptimizer):
+    """The slave's own optimizer of its layer."""
+
+    synthesizer: SynthesizerOptimizer = dataclasses.field(default_factory=SynthesizerOptimizer)
+
+
+@dataclass(frozen=True)
+class Downpour:
+    """How what was learned reaches the master."""
+
+    n_push: int = key(10, "steps between two pushes", minimum=1)
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """How the processes live together."""
+
+    profile: str = key("light", "light: a slave knows only the master", choices=("light",))
+    synthesis: str = key("slave", "slave: M runs in the slaves", choices=("slave",))
+    heartbeat_seconds: float = key(1.0, "seconds between two heartbeats of a slave", minimum=0.05)
+    misses: int = key(2, "heartbeats missed in a row until a slave is failed", minimum=1)
+    snapshot_seconds: float = key(30.0, "seconds between two snapshots of the master", minimum=0.1)
+
+
+@dataclass(frozen=True)
+class Config:
+    """A run's whole configuration."""
+
+    run: Run = dataclasses.field(default_factory=Run)
+    data: Data = dataclasses.field(default_factory=Data)
+    network: Network = dataclasses.field(default_factory=Network)
+    decoupling: Decoupling = dataclasses.field(default_factory=Decoupling)
+    optimizer: Optimizer = dataclasses.field(default_factory=Optimizer)
+    downpour: Downpour = dataclasses.field(default_factory=Downpour)
+    cluster: Cluster = dataclasses.field(default_factory=Cluster)
+
+    @property
+    def layers(self) -> int:
+        """K of a resolved configuration (one whose cuts are known)."""
+        if self.network.cuts is None:
+            raise AssertionError("the configuration's cuts are not resolved")
+        return len(self.network.cuts) + 1
+
+    def with_cuts(self, cuts: list[int]) -> Config:
+        """The same run with its cuts resolved."""
+        return dataclasses.replace(self, network=dataclasses.replace(self.network, cuts=cuts, layers=None))
+
+    def to_toml(self) -> str:
+        """The configuration as TOML; keys that are unset are left out."""
+        return tomli_w.dumps(_present(dataclasses.asdict(self)))
+
+
+def _present(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: _present(value) if isinstance(value, Mapping) else value
+        for name, value in values.items()
+        if value is not None
+    }
+
+
+def parse(text: str, source: str) -> Config:
+    """Read a configuration from TOML text; `source` names it in messages.
+
+    Raises:
+        ConfigError: not TOML, an unknown key, or a value that cannot be.
+    """
+    return _read(_toml(text, source), [], source)
+
+
+def load(path: Path | None, overrides: Iterable[str] = ()) -> Config:
+    """Read a configuration file, then apply `--set section.key=value` overrides, the last one winning.
+
+    A relative `data.path`, user's network or user's data is made absolute: it is looked for from the current
+    folder first, then from the configuration's own.
+
+    Raises:
+        ConfigError: no such file, not TOML, an unknown key, or a value that cannot be.
+    """
+    values: dict[str, Any] = {}
+    if path is not None:
+        try:
+            values = _toml(path.read_text(encoding="utf-8"), str(path))
+        except (OSError, UnicodeDecodeError) as error:
+            reason = getattr(error, "strerror", None) or str(error)
+            raise ConfigError(f"{path}: cannot be read: {reason}; give the path of a TOML file") from None
+    config = _read(values, overrides, str(path) if path else "")
+    return _anchored(config, path.parent if path else Path())
+
+
+def _toml(text: str, source: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{source}: is not TOML: {error}") from None
+
+
+def _read(values: dict[str, Any], overrides: Iterable[str], source: str) -> Config:
+    sources = {"": source}
+    for override in overrides:
+        name, value = _override(override)
+        _assign(values, name, value)
+        sources[name] = "--set"
+    return settings.read(Config, values, sources=sources)
+
+
+def _override(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    name = name.strip()
+    if not equals or "." not in name:
+        raise ConfigError(f"--set {text}: expected section.key=value")
+    try:
+        return name, tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return name, value.strip()
+
+
+def _assign(values: dict[str, Any], dotted: str, value: Any) -> None:
+    *tables, last = dotted.split(".")
+    for table in tables:
+        inner = values.setdefault(table, {})
+        if not isinstance(inner, dict):
+            raise ConfigError(f"--set {dotted}: {table} is a value, not a section")
+        values = inner
+    values[last] = value
+
+
+def _anchored(config: Config, folder: Path) -> Config:
+    def absolute(text: str) -> str:
+        here = Path(text)
+        beside = folder / text
+        return os.path.abspath(beside if beside.exists() and not here.exists() else here)
+
+    def anchored(text: str) -> str:
+        path, _, function = text.rpartition(":")
+        return f"{absolute(path)}:{function}" if is_user_function(text) else text
+
+    data = dataclasses.replace(config.data, dataset=anchored(config.data.dataset))
+    if data.path is not None:
+        data = dataclasses.replace(data, path=absolute(data.path))
+    network = dataclasses.replace(config.network, model=anchored(config.network.model))
+    return dataclasses.replace(config, data=data, network=network)
+
+
+def described() -> str:
+    """Every key with its default and one line of help, as TOML that can be edited and given back."""
+    lines: list[str] = []
+    for title, table in _tables(Config, ""):
+        lines += [f"[{title}]"]
+        hints = typing.get_type_hints(table)
+        for field in dataclasses.fields(table):
+            if settings.table_of(hints[field.name]):
+                continue
+            default = field.default
+            if default is dataclasses.MISSING and field.default_factory is not dataclasses.MISSING:
+                default = field.default_factory()
+            unset = default is None
+            value = "# unset" if unset else tomli_w.dumps({"v": default}).partition("=")[2].strip()
+            line = f"# {field.name} =" if unset else f"{field.name} = {_inline(default, value)}"
+            lines.append(f"{line:<32} # {field.metadata['rule'].help}")
+        lines.append("")
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _inline(default: Any, value: str) -> str:
+    return "{}" if default == {} else value
+
+
+def _tables(table: type, prefix: str) -> list[tuple[str, type]]:
+    found: list[tuple[str, type]] = []
+    for name, hint in typing.get_type_hints(table).items():
+        sub = settings.table_of(hint)
+        if sub:
+            found += [(prefix + name, sub), *_tables(sub, f"{prefix}{name}.")]
+    return found
