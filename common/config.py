@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import os
 import tomllib
-import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,7 +42,9 @@ class Data:
         choices=DATASETS,
         user_function=True,
     )
-    path: str | None = key(None, "folder that holds the data set's files; unset: downloaded to the user's cache")
+    path: str | None = key(
+        None, "folder that holds the data set's files; unset: downloaded to the user's cache"
+    )
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,9 @@ class Network:
         "mlp", "mlp, cnn, or path/to/file.py:function", choices=tuple(MODELS), user_function=True
     )
     options: dict[str, Any] = key({}, "the model's own options, or keyword arguments of the user's function")
-    layers: int | None = key(None, "K: cut into so many layers of equal counted cost; unset: one a unit", minimum=1)
+    layers: int | None = key(
+        None, "K: cut into so many layers of equal counted cost; unset: one a unit", minimum=1
+    )
     cuts: list[int] | None = key(
         None, "units after which to cut: [3] on six units gives 1-3 and 4-6", minimum=1
     )
@@ -102,8 +105,8 @@ class Decoupling:
         self.synthesizer_options()
         if self.unlock == "none" and self.in_flight not in (None, 1):
             raise ConfigError(
-                f'decoupling.in_flight: {self.in_flight} has no meaning with unlock = "none", which takes one '
-                "batch at a time; leave it out"
+                f'decoupling.in_flight: {self.in_flight} has no meaning with unlock = "none", which takes '
+                "one batch at a time; leave it out"
             )
 
     def synthesizer_options(self) -> GradientOptions:
@@ -130,11 +133,13 @@ class SynthesizerOptimizer:
     momentum: float = key(0.0, "of sgd", minimum=0, maximum=1)
     nesterov: bool = key(False, "of sgd, with momentum")
     weight_decay: float = key(0.0, "its weight decay", minimum=0)
-    schedule: str = key("constant", "constant, or cosine or linear to zero at the run's end", choices=SCHEDULES)
+    schedule: str = key(
+        "constant", "constant, or cosine or linear to zero at the run's end", choices=SCHEDULES
+    )
 
     def __post_init__(self) -> None:
         if self.nesterov and (self.name != "sgd" or self.momentum == 0):
-            raise ConfigError("optimizer.nesterov: needs optimizer.name = \"sgd\" and a momentum above 0")
+            raise ConfigError('optimizer.nesterov: needs optimizer.name = "sgd" and a momentum above 0')
 
 
 @dataclass(frozen=True)
@@ -281,34 +286,34 @@ def _anchored(config: Config, folder: Path) -> Config:
     return dataclasses.replace(config, data=data, network=network)
 
 
-def described() -> str:
-    """Every key with its default and one line of help, as TOML that can be edited and given back."""
+def described(config: Config) -> str:
+    """Every key with its value and one line of help, as TOML that can be edited and given back."""
     lines: list[str] = []
-    for title, table in _tables(Config, ""):
+    for title, table in _tables(config, ""):
         lines += [f"[{title}]"]
-        hints = typing.get_type_hints(table)
         for field in dataclasses.fields(table):
-            if settings.table_of(hints[field.name]):
-                continue
-            default = field.default
-            if default is dataclasses.MISSING and field.default_factory is not dataclasses.MISSING:
-                default = field.default_factory()
-            unset = default is None
-            value = "# unset" if unset else tomli_w.dumps({"v": default}).partition("=")[2].strip()
-            line = f"# {field.name} =" if unset else f"{field.name} = {_inline(default, value)}"
-            lines.append(f"{line:<32} # {field.metadata['rule'].help}")
+            value = getattr(table, field.name)
+            if not dataclasses.is_dataclass(value):
+                line = f"# {field.name} =" if value is None else f"{field.name} = {_inline(value)}"
+                lines.append(f"{line:<32} # {field.metadata['rule'].help}")
         lines.append("")
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _inline(default: Any, value: str) -> str:
-    return "{}" if default == {} else value
+def _inline(value: Any) -> str:
+    """A value on one line, as tomli_w writes none but the plain ones."""
+    if isinstance(value, Mapping):
+        inner = ", ".join(f"{name} = {_inline(each)}" for name, each in value.items())
+        return f"{{ {inner} }}" if inner else "{}"
+    if isinstance(value, list):
+        return f"[{', '.join(map(_inline, value))}]"
+    return tomli_w.dumps({"v": value}).partition("=")[2].strip()
 
 
-def _tables(table: type, prefix: str) -> list[tuple[str, type]]:
-    found: list[tuple[str, type]] = []
-    for name, hint in typing.get_type_hints(table).items():
-        sub = settings.table_of(hint)
-        if sub:
-            found += [(prefix + name, sub), *_tables(sub, f"{prefix}{name}.")]
+def _tables(table: Any, prefix: str) -> list[tuple[str, Any]]:
+    found: list[tuple[str, Any]] = []
+    for field in dataclasses.fields(table):
+        sub = getattr(table, field.name)
+        if dataclasses.is_dataclass(sub):
+            found += [(prefix + field.name, sub), *_tables(sub, f"{prefix}{field.name}.")]
     return found

@@ -1,5 +1,7 @@
-"""What a built-in network or synthesizer lets one choose: declared here, without torch, so that a refused
-configuration answers at once; built in `common.models` and `common.synthesizers`.
+"""What a built-in network or synthesizer lets one choose.
+
+Declared here, without torch, so that a refused configuration answers at once; built in `common.models` and
+`common.synthesizers`.
 """
 
 from __future__ import annotations
@@ -57,7 +59,9 @@ class DniOptions:
 class VfbnOptions:
     """M of VFBN (Miyato et al. 2017): the gradient of a small virtual forward network v."""
 
-    hidden: int = key(128, "width (channels, for feature maps) of v's hidden layer; 0 is a linear v", minimum=0)
+    hidden: int = key(
+        128, "width (channels, for feature maps) of v's hidden layer; 0 is a linear v", minimum=0
+    )
     trained: bool = key(True, "false keeps v at its random start: the paper's control of rate 0")
 
 

@@ -47,7 +47,9 @@ def key(
         help: one line, shown by `layerwise config`.
         choices: the words that are allowed.
         user_function: whether `path/to/file.py:function` is allowed beside the choices.
-        minimum: smallest number allowed. above: largest number not allowed. maximum: largest allowed.
+        minimum: smallest number allowed.
+        above: largest number not allowed.
+        maximum: largest number allowed.
     """
     metadata = {"rule": Rule(help, choices, user_function, minimum, above, maximum)}
     if isinstance(default, list | dict):

@@ -1,0 +1,149 @@
+"""VFBN's M in closed form, against a double backward by autograd and against the layer that it serves.
+
+`python -m benchmarks.vfbn` writes benchmarks/results/vfbn.json. All run on one thread, side by side in one
+process, round by round; a ratio is taken within a round, and given as median and quartiles over the rounds.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from common.options import VfbnOptions
+from common.synthesizers import VirtualForward
+
+RESULT = Path(__file__).parent / "results" / "vfbn.json"
+BATCH = 256
+CLASSES = 10
+ROUNDS = 15
+
+Work = Callable[[], object]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One shape of h and width of v; `layer` is what M serves, in -> out."""
+
+    name: str
+    shape: tuple[int, ...]
+    hidden: int
+    layer: nn.Module
+
+
+def cases() -> list[Case]:
+    """Vectors 256 and 1024 wide at several widths of v, and a map of 32 channels."""
+    vectors = [
+        Case(f"vector {width}, hidden {hidden}", (width,), hidden, _dense(width))
+        for width, hiddens in ((1024, (0, 32, 64, 128)), (256, (64, 128)))
+        for hidden in hiddens
+    ]
+    convolution = nn.Sequential(nn.Conv2d(32, 32, 5, padding=2), nn.BatchNorm2d(32), nn.ReLU())
+    return [*vectors, Case("map 32x14x14, hidden 16", (32, 14, 14), 16, convolution)]
+
+
+def _dense(width: int) -> nn.Module:
+    return nn.Sequential(nn.Linear(width, width), nn.BatchNorm1d(width), nn.ReLU())
+
+
+def plain_v(module: VirtualForward, h: Tensor) -> Tensor:
+    """V as autograd sees it: the peer of the closed form."""
+    *hidden, last = module.maps
+    for affine in hidden:
+        h = F.relu(affine(h))
+    logits: Tensor = last(h)
+    return logits
+
+
+def double_backward(module: VirtualForward, h: Tensor, y: Tensor, delta: Tensor) -> None:
+    """`gradient`, then `learn`, by autograd."""
+    h = h.detach().requires_grad_()
+    torch.autograd.grad(F.cross_entropy(plain_v(module, h), y, reduction="sum"), h)
+    total = F.cross_entropy(plain_v(module, h), y, reduction="sum")
+    (delta_hat,) = torch.autograd.grad(total, h, create_graph=True)
+    ((delta_hat - delta).square().sum() / len(h)).backward()  # type: ignore[no-untyped-call]
+
+
+def works(case: Case) -> dict[str, Work]:
+    """What is timed: both ways of M with M's own optimizer step, and the layer's whole step."""
+    module = VirtualForward(VfbnOptions(hidden=case.hidden), case.shape, CLASSES)
+    m_step = _stepping(module)
+    layer_step = _stepping(case.layer)
+    h, delta = torch.randn(2, BATCH, *case.shape)
+    y = torch.randint(CLASSES, (BATCH,))
+
+    def closed() -> None:
+        module.gradient(h, y)
+        module.learn(h, y, delta)
+        m_step()
+
+    def doubled() -> None:
+        double_backward(module, h, y, delta)
+        m_step()
+
+    def layer() -> None:
+        u = h.detach().requires_grad_()
+        case.layer(u).backward(delta)
+        layer_step()
+
+    return {"closed": closed, "double_backward": doubled, "layer": layer}
+
+
+def _stepping(module: nn.Module) -> Work:
+    optimizer = torch.optim.Adam(module.parameters(), fused=True)
+
+    def step() -> None:
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=False)
+
+    return step
+
+
+def seconds(work: Work, repeat: int) -> float:
+    """Mean time of one call."""
+    start = time.perf_counter()
+    for _ in range(repeat):
+        work()
+    return (time.perf_counter() - start) / repeat
+
+
+def measure(case: Case) -> dict[str, object]:
+    """Times in milliseconds, and the closed form's ratio to each of the others."""
+    work = works(case)
+    repeat = {name: max(1, round(0.02 / seconds(each, 3))) for name, each in work.items()}
+    rounds = [{name: seconds(each, repeat[name]) for name, each in work.items()} for _ in range(ROUNDS)]
+    times = {name: spread([1e3 * each[name] for each in rounds]) for name in work}
+    ratios = {
+        f"closed/{other}": spread([each["closed"] / each[other] for each in rounds])
+        for other in ("double_backward", "layer")
+    }
+    return {"milliseconds": times, "ratio": ratios}
+
+
+def spread(values: list[float]) -> dict[str, float]:
+    """Median and quartiles."""
+    low, middle, high = statistics.quantiles(values, n=4)
+    return {"p25": round(low, 4), "median": round(middle, 4), "p75": round(high, 4)}
+
+
+def main() -> None:
+    """Measure every case, print a line each, write the result."""
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    results = {case.name: measure(case) for case in cases()}
+    RESULT.parent.mkdir(exist_ok=True)
+    RESULT.write_text(
+        json.dumps({"batch": BATCH, "torch": torch.__version__, "cases": results}, indent=2) + "\n"
+    )
+    print(json.dumps(results, indent=2))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,88 @@
+"""(seed, b) -> x_b, y_b: every process makes the same mini-batches by itself."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+
+from common.datasets import Dataset, shuffled
+from common.errors import ConfigError
+
+
+class Batches:
+    """The run's mini-batches of B examples: batch b is a pure function of (seed, b).
+
+    Every epoch goes through the training set in an order of its own; the examples left over at its end, fewer
+    than B, are dropped.
+    """
+
+    def __init__(self, dataset: Dataset, seed: int, batch_size: int) -> None:
+        """Batches of `batch_size` (B) examples in the orders that `seed` gives.
+
+        Raises:
+            ConfigError: the data set has fewer than B training examples.
+        """
+        count = len(dataset.train_x)
+        if batch_size > count:
+            raise ConfigError(
+                f"run.batch_size: {batch_size} is more than the {count} training examples of {dataset.name}; "
+                f"at most {count} can be taken"
+            )
+        self._dataset = dataset
+        self._size = batch_size
+        self._normalize = _Normalization(dataset)
+        # Two epochs: replicas and late gradients look back across one epoch's end.
+        self._order = functools.lru_cache(maxsize=2)(functools.partial(shuffled, count, seed))
+
+    @property
+    def an_epoch(self) -> int:
+        """Batches in an epoch."""
+        return len(self._dataset.train_x) // self._size
+
+    def inputs(self, batch: int) -> torch.Tensor:
+        """x_b, (B, *input_shape) float32, normalized."""
+        return self._normalize(self._dataset.train_x[self._rows(batch)])
+
+    def labels(self, batch: int) -> torch.Tensor:
+        """y_b, (B,) int64."""
+        return torch.from_numpy(self._dataset.train_y[self._rows(batch)])
+
+    def _rows(self, batch: int) -> np.ndarray:
+        epoch, place = divmod(batch, self.an_epoch)
+        return self._order(epoch)[place * self._size : (place + 1) * self._size]
+
+
+def test_batches(  # a name that pytest collects where it is imported: import the module
+    dataset: Dataset,
+    size: int = 1000,  # noqa: PT028 - it is no test
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """The test set in its own order, once: x (B, *input_shape) float32, normalized, and y (B,) int64.
+
+    B is `size`, and what is left over in the last.
+    """
+    normalize = _Normalization(dataset)
+    for start in range(0, len(dataset.test_x), size):
+        part = slice(start, start + size)
+        yield normalize(dataset.test_x[part]), torch.from_numpy(dataset.test_y[part].copy())
+
+
+class _Normalization:
+    """Raw examples to (x * scale - mean) / std, as x - mean / scale times scale / std."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        shift = [mean / dataset.scale for mean in dataset.mean]
+        factor = [dataset.scale / std for std in dataset.std]
+        self._shift, self._factor = _by_channel(shift), _by_channel(factor)
+
+    def __call__(self, raw: np.ndarray) -> torch.Tensor:
+        # astype always copies, so that the data set itself is never changed in place.
+        return torch.from_numpy(raw.astype(np.float32)).sub_(self._shift).mul_(self._factor)
+
+
+def _by_channel(values: list[float]) -> torch.Tensor:
+    """A scalar, or (C, 1, 1)."""
+    tensor = torch.tensor(values, dtype=torch.float32)
+    return tensor[0] if len(values) == 1 else tensor[:, None, None]

@@ -1,0 +1,249 @@
+"""What master, slaves and readers say to each other, as plain values. `common.wire` turns them into bytes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import IntEnum
+
+from common.table import Table
+
+# Bytes of a buffer: what a received message holds, or a view into a tensor's memory.
+Buffer = bytes | bytearray | memoryview
+
+
+class Operation(IntEnum):
+    """What a frame's buffer is."""
+
+    OPERATION_UNSPECIFIED = 0
+    CREATE = 1
+    UPDATE = 2
+    VALUE = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """Describes the buffer that follows it: see `protos/layerwise.proto` for each field."""
+
+    shard: str
+    operation: Operation
+    version: int = 0
+    incarnation: int = 0
+    sequence: int = 0
+    next_batch: int = 0
+    table: Table = field(default_factory=lambda: Table((), 0))
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """A header, a piece of a buffer at `offset`, or both."""
+
+    header: Header | None = None
+    offset: int = 0
+    data: Buffer = b""
+
+
+@dataclass(frozen=True, slots=True)
+class PushReply:
+    """Answers one push."""
+
+    shard: str = ""
+    version: int = 0
+    sequence: int = 0
+    staleness: int = 0
+    applied: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class PullRequest:
+    """Asks for one consistent version of a shard."""
+
+    shard: str = ""
+    incarnation: int = 0
+
+
+class BoundaryKind(IntEnum):
+    """What a boundary message says."""
+
+    BOUNDARY_KIND_UNSPECIFIED = 0
+    ACTIVATIONS = 1
+    GRADIENTS = 2
+    ACTIVATION = 3
+    GRADIENT = 4
+    LOST = 5
+    END = 6
+    PEER = 7
+    ENDED = 8
+
+
+@dataclass(frozen=True, slots=True)
+class BoundaryMessage:
+    """Between neighbouring layers; `data` holds the tensors of `table`."""
+
+    kind: BoundaryKind
+    layer: int
+    replica: int = 0
+    batch: int = 0
+    incarnation: int = 0
+    version: int = 0
+    table: Table = field(default_factory=lambda: Table((), 0))
+    data: Buffer = b""
+
+
+@dataclass(frozen=True, slots=True)
+class DescribeRequest:
+    """Asks for the run's configuration."""
+
+
+@dataclass(frozen=True, slots=True)
+class DescribeReply:
+    """The run's configuration as TOML, its cuts resolved."""
+
+    config: str = ""
+    over: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class JoinRequest:
+    """Asks for a lease; `slave` is unique to the process."""
+
+    slave: str = ""
+    host: str = ""
+    pid: int = 0
+    device: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class JoinReply:
+    """A lease on (layer, replica); not granted and not over: wait and ask again."""
+
+    granted: bool = False
+    over: bool = False
+    layer: int = 0
+    replica: int = 0
+    incarnation: int = 0
+    next_batch: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Telemetry:
+    """What a slave has done since its lease was granted; seconds, bytes, running means an example."""
+
+    steps: int = 0
+    next_batch: int = 0
+    lost_batches: int = 0
+    in_flight: int = 0
+    step_seconds: float = 0.0
+    waiting_seconds: float = 0.0
+    delays: dict[int, int] = field(default_factory=dict)
+    loss: float = 0.0
+    gradient_loss: float = 0.0
+    gradient_cosine: float = 0.0
+    samples_per_second: float = 0.0
+    cpu_seconds: float = 0.0
+    peak_rss_bytes: int = 0
+    done: bool = False
+    pulls: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class HeartbeatRequest:
+    """Keeps a lease."""
+
+    incarnation: int = 0
+    beat: int = 0
+    telemetry: Telemetry = field(default_factory=Telemetry)
+
+
+@dataclass(frozen=True, slots=True)
+class HeartbeatReply:
+    """Whether every layer is done, so that the slave may go."""
+
+    over: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class LeaveRequest:
+    """Gives a lease back."""
+
+    incarnation: int = 0
+    reason: str = ""
+    telemetry: Telemetry = field(default_factory=Telemetry)
+
+
+@dataclass(frozen=True, slots=True)
+class LeaveReply:
+    """The lease is free."""
+
+
+@dataclass(frozen=True, slots=True)
+class StatusRequest:
+    """Asks how the run goes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seat:
+    """One (layer, replica) and the slave that holds its lease; `state` is vacant, training, late or done."""
+
+    layer: int = 0
+    replica: int = 0
+    state: str = "vacant"
+    slave: str = ""
+    host: str = ""
+    pid: int = 0
+    device: str = ""
+    incarnation: int = 0
+    lease_age: float = 0.0
+    beat: int = 0
+    grants: int = 0
+    telemetry: Telemetry = field(default_factory=Telemetry)
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """The chain f_1..f_K on the test set, at one vector of versions."""
+
+    batches: int = 0
+    test_error_percent: float = 0.0
+    test_loss: float = 0.0
+    versions: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ReportReply:
+    """The evaluation was noted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Counters:
+    """What the master has counted since it started on its state directory."""
+
+    staleness: dict[int, int] = field(default_factory=dict)
+    pushes: int = 0
+    pulls: int = 0
+    duplicate_pushes: int = 0
+    fenced_pushes: int = 0
+    malformed: int = 0
+    bytes_received: int = 0
+    bytes_sent: int = 0
+    cpu_seconds: float = 0.0
+    peak_rss_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class StatusReply:
+    """How the run goes; `state` is waiting, training or done."""
+
+    name: str = ""
+    state: str = "waiting"
+    batches: int = 0
+    of_batches: int = 0
+    waiting_slaves: int = 0
+    training_seconds: float = 0.0
+    starts: int = 0
+    seats: list[Seat] = field(default_factory=list)
+    versions: dict[str, int] = field(default_factory=dict)
+    delays: dict[int, int] = field(default_factory=dict)
+    waiting_fraction: dict[int, float] = field(default_factory=dict)
+    lost_batches: int = 0
+    counters: Counters = field(default_factory=Counters)
+    evaluation: Evaluation = field(default_factory=Evaluation)

@@ -1,0 +1,102 @@
+"""DNI and cDNI (Jaderberg et al., 2016): delta hat is regressed on h, and for cDNI on the label too."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from common.options import DniOptions
+from common.synthesizers.base import GradientSynthesizer
+
+KERNEL = 5
+
+
+class Regression(GradientSynthesizer):
+    """M of DNI, and given `classes` of cDNI: hidden layers (BN, ReLU) and a linear one that starts at zero.
+
+    Layers are Linear for vectors and 5x5 convolutions with padding for feature maps. Where there are labels,
+    the first layer sees them as a concatenated one-hot, or one plane each.
+    """
+
+    def __init__(self, options: DniOptions, shape: tuple[int, ...], classes: int | None) -> None:
+        super().__init__()
+        self._spatial = len(shape) == 3
+        size = shape[0] if self._spatial else math.prod(shape)
+        norm: type[nn.Module] = nn.Identity
+        if options.batch_norm:
+            norm = nn.BatchNorm2d if self._spatial else nn.BatchNorm1d
+        widths = [size, *options.hidden, size]
+        layer = _Convolution if self._spatial else _Linear
+        self.layers = nn.ModuleList(
+            layer(i, o, classes if n == 0 else None) for n, (i, o) in enumerate(itertools.pairwise(widths))
+        )
+        self.norms = nn.ModuleList(norm(width) for width in options.hidden)
+        for parameter in self.layers[-1].parameters():
+            nn.init.zeros_(parameter)
+
+    @torch.no_grad()
+    def gradient(self, h: Tensor, y: Tensor) -> Tensor:
+        """The regression's value; BN takes its running statistics, so that rows are free of each other."""
+        self.eval()
+        return self._regress(self._shaped(h), y).view_as(h)
+
+    @torch.enable_grad()
+    def learn(self, h: Tensor, y: Tensor, delta: Tensor) -> Tensor:
+        """Add the gradient of L_M, taken with the batch's statistics, which the running ones follow."""
+        self.train()
+        residual = self._regress(self._shaped(h.detach()), y) - self._shaped(delta.detach())
+        loss = residual.square().sum() / len(h)
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss.detach()
+
+    def _shaped(self, x: Tensor) -> Tensor:
+        return x if self._spatial else x.reshape(len(x), -1)
+
+    def _regress(self, x: Tensor, y: Tensor) -> Tensor:
+        for layer, norm in zip(self.layers, self.norms, strict=False):
+            x = torch.relu(norm(layer(x, y)))
+        return self.layers[-1](x, y)  # type: ignore[no-any-return]
+
+
+class _Linear(nn.Linear):
+    """A Linear over x (B, D) and a one-hot y: the label's columns are a table, looked up."""
+
+    def __init__(self, size: int, width: int, classes: int | None) -> None:
+        super().__init__(size, width)
+        self.label = _label_table(classes, width, fan_in=size + (classes or 0))
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:  # type: ignore[override]
+        z = super().forward(x)
+        return z if self.label is None else z + F.embedding(y, self.label)
+
+
+class _Convolution(nn.Conv2d):
+    """A 5x5 convolution over x (B, C, H, W) and one-hot planes of y.
+
+    A plane is constant but for the padding, so its convolution is the label's kernel times the taps that fall
+    inside the map: the planes, of which there may be a thousand, are never made.
+    """
+
+    def __init__(self, size: int, width: int, classes: int | None) -> None:
+        super().__init__(size, width, KERNEL, padding=KERNEL // 2)
+        taps = KERNEL * KERNEL
+        self.label = _label_table(classes, width * taps, fan_in=(size + (classes or 0)) * taps)
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:  # type: ignore[override]
+        z = super().forward(x)
+        if self.label is None:
+            return z
+        inside = F.unfold(z.new_ones(1, 1, *z.shape[2:]), KERNEL, padding=KERNEL // 2)
+        kernels = F.embedding(y, self.label).view(len(y), z.shape[1], -1)
+        return z + (kernels @ inside).view_as(z)
+
+
+def _label_table(classes: int | None, width: int, fan_in: int) -> nn.Parameter | None:
+    if classes is None:
+        return None
+    bound = fan_in**-0.5
+    return nn.Parameter(torch.empty(classes, width).uniform_(-bound, bound))

@@ -1,0 +1,119 @@
+"""VFBN (Miyato et al., 2017): delta hat is the gradient of a small virtual forward network v.
+
+delta hat = d loss(y, v(h)) / dh, the loss being cross-entropy. v is affine maps with ReLU between them, so it
+is linear around each h, and training it needs no double backward. With J = dv/dh, p = softmax(v(h)), s = p
+minus the one-hot y, and the residual G = (2/B)(J^T s - delta), the differential of L_M is
+
+    dL_M = <G, d(J^T s)> = <s, dJ G> + <p * (t - <p, t>), dv>,  t = J G:
+
+the gradient of s . (J G) as if s were fixed, G going up through v as a tangent and s coming down, plus that
+of v itself with the cotangent which the softmax's derivative makes of t. ReLU'' = 0 leaves nothing else.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from common.options import VfbnOptions
+from common.synthesizers.affine import Convolution, Linear, PooledLinear
+from common.synthesizers.base import GradientSynthesizer
+
+
+class _Pass(NamedTuple):
+    """What one forward pass through v leaves: each map's input, p and s = p - y, both (B, classes)."""
+
+    inputs: list[Tensor]
+    p: Tensor
+    s: Tensor
+
+
+class VirtualForward(GradientSynthesizer):
+    """M of VFBN, in closed form.
+
+    For vectors v is a Linear, or two with ReLU between; for feature maps two 3x3 convolutions, each with
+    ReLU, a global average pool and a Linear. A linear v sees a feature map as a vector. v has no batch
+    normalization: its statistics would make one example's gradient depend on the others.
+    """
+
+    def __init__(self, options: VfbnOptions, shape: tuple[int, ...], classes: int) -> None:
+        super().__init__()
+        self.trained = options.trained
+        self.maps = _maps(options.hidden, shape, classes)
+        self.v = nn.ModuleList(self.maps)
+        self._spatial = isinstance(self.maps[0], Convolution)
+
+    @torch.no_grad()
+    def gradient(self, h: Tensor, y: Tensor) -> Tensor:
+        """J^T s, the gradient at h of the cross-entropy of v."""
+        inputs, _, s = self._forward(self._shaped(h), y)
+        return self.maps[0].cotangent(self._down(inputs, s)[0], inputs[0]).view_as(h)
+
+    @torch.no_grad()
+    def learn(self, h: Tensor, y: Tensor, delta: Tensor) -> Tensor:
+        """Add the gradient of L_M, unless v is kept as it started; the module's docstring has the formula."""
+        inputs, p, s = self._forward(self._shaped(h), y)
+        cotangents = self._down(inputs, s)
+        residual = self.maps[0].cotangent(cotangents[0], inputs[0]).sub_(self._shaped(delta))
+        loss: Tensor = torch.linalg.vector_norm(residual).square() / len(h)
+        if self.trained:
+            self._accumulate(inputs, p, cotangents, residual)
+        return loss
+
+    def _accumulate(
+        self, inputs: list[Tensor], p: Tensor, cotangents: list[Tensor], residual: Tensor
+    ) -> None:
+        """Add the gradient of L_M; 2/B goes to whatever is small."""
+        scale = 2 / len(residual)
+        tangents, t = self._tangents(inputs, residual)
+        through_softmax = (t - torch.linalg.vecdot(p, t).unsqueeze(1)).mul_(p).mul_(scale)
+        downs = self._down(inputs, through_softmax)
+        for affine, x, down, u, cotangent in zip(self.maps, inputs, downs, tangents, cotangents, strict=True):
+            affine.accumulate(x, down)
+            affine.accumulate(u, cotangent.mul_(scale), bias=False)
+
+    def _shaped(self, x: Tensor) -> Tensor:
+        return x if self._spatial else x.reshape(len(x), -1)
+
+    def _forward(self, h: Tensor, y: Tensor) -> _Pass:
+        inputs = [h]
+        for affine in self.maps[:-1]:
+            inputs.append(affine(inputs[-1]).relu_())
+        p = torch.softmax(self.maps[-1](inputs[-1]), 1)
+        s = p.scatter_add(1, y.unsqueeze(1), p.new_full((1, 1), -1.0).expand(len(y), 1))
+        return _Pass(inputs, p, s)
+
+    def _down(self, inputs: list[Tensor], top: Tensor) -> list[Tensor]:
+        """Carry a cotangent of v's output (B, classes) down to each map's output, the first map's first."""
+        cotangents = [top]
+        for affine, x in zip(self.maps[:0:-1], inputs[:0:-1], strict=True):
+            cotangents.append(_through_relu(affine.cotangent(cotangents[-1], x), x))
+        return cotangents[::-1]
+
+    def _tangents(self, inputs: list[Tensor], tangent: Tensor) -> tuple[list[Tensor], Tensor]:
+        """Carry a tangent at h up: what enters each map, and t, what leaves the last (B, classes)."""
+        tangents = [tangent]
+        for affine, x in zip(self.maps[:-1], inputs[1:], strict=True):
+            tangents.append(_through_relu(affine.tangent(tangents[-1]), x))
+        return tangents, self.maps[-1].tangent(tangents[-1])
+
+
+def _through_relu(g: Tensor, x: Tensor) -> Tensor:
+    """G where the ReLU's output x is above zero: one kernel, a sixth of the time of a mask and a product."""
+    return torch.ops.aten.threshold_backward(g.expand_as(x), x, 0)  # type: ignore[no-any-return]
+
+
+def _maps(hidden: int, shape: tuple[int, ...], classes: int) -> list[Linear | Convolution]:
+    width = math.prod(shape)
+    if hidden == 0:
+        return [Linear(width, classes)]
+    if len(shape) != 3:
+        return [Linear(width, hidden), Linear(hidden, classes)]
+    return [
+        Convolution(shape[0], hidden, 3),
+        Convolution(hidden, hidden, 3),
+        PooledLinear(hidden, classes),
+    ]

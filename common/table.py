@@ -1,0 +1,104 @@
+"""A shard's table of tensors: what lies where in its one flat buffer.
+
+Imports no torch: neither the wire nor a master that only keeps state needs it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from common.errors import MalformedError
+
+Kind = Literal["parameter", "buffer"]
+Raw = bytes | bytearray | memoryview | np.ndarray
+
+FLOATS = ("float32", "float64")
+ITEMSIZES = {"float32": 4, "float64": 8, "int64": 8, "int32": 4, "uint8": 1, "bool": 1}
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """One tensor of a shard.
+
+    Attributes:
+        name: its name in the module's state dict.
+        dtype: a key of `ITEMSIZES`.
+        shape: its sizes; () for a single number.
+        offset: bytes from the buffer's start.
+        kind: "parameter" learns from gradients; "buffer" does not (BN's statistics, frozen parameters).
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    offset: int
+    kind: Kind
+
+    @property
+    def nbytes(self) -> int:
+        """Its size in bytes."""
+        return math.prod(self.shape) * ITEMSIZES[self.dtype]
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Every tensor of a shard and the bytes of the whole.
+
+    Three regions: parameters (float32, without gaps from offset 0), float buffers, integer buffers. A buffer
+    region starts at a multiple of 8, a tensor at a multiple of its item's size; gaps hold zeros.
+    """
+
+    tensors: tuple[TensorSpec, ...]
+    nbytes: int
+
+    @property
+    def parameters_nbytes(self) -> int:
+        """Bytes of the parameters, which are the buffer's beginning: 4 P."""
+        return sum(tensor.nbytes for tensor in self.tensors if tensor.kind == "parameter")
+
+    def arrays(self, data: Raw) -> dict[str, np.ndarray]:
+        """Every tensor by name, as a view of `data`, (nbytes,) bytes.
+
+        Raises:
+            MalformedError: `data` is not as long as the table says.
+        """
+        flat = np.frombuffer(data, dtype=np.uint8)
+        if flat.nbytes != self.nbytes:
+            raise MalformedError(f"state of {flat.nbytes} bytes where its table says {self.nbytes}")
+        return {
+            tensor.name: flat[tensor.offset : tensor.offset + tensor.nbytes]
+            .view(tensor.dtype)
+            .reshape(tensor.shape)
+            for tensor in self.tensors
+        }
+
+
+def lay_out(tensors: Iterable[tuple[str, str, tuple[int, ...], Kind]]) -> Table:
+    """The table of tensors given as (name, dtype, shape, kind): each at the place that `Table` promises.
+
+    The order within a region is the order given, so the layout is a pure function of its input: a table from
+    a peer is well-formed exactly if laying out its tensors gives it again.
+    """
+    specs: list[TensorSpec] = []
+    end = 0
+    region = 0
+    for name, dtype, shape, kind in sorted(tensors, key=lambda tensor: _region(tensor[1], tensor[3])):
+        if kind == "buffer" and _region(dtype, kind) != region:
+            region = _region(dtype, kind)
+            end = _aligned(end, 8)
+        specs.append(TensorSpec(name, dtype, shape, _aligned(end, ITEMSIZES[dtype]), kind))
+        end = specs[-1].offset + specs[-1].nbytes
+    return Table(tuple(specs), end)
+
+
+def _region(dtype: str, kind: Kind) -> int:
+    return 0 if kind == "parameter" else 1 if dtype in FLOATS else 2
+
+
+def _aligned(offset: int, size: int) -> int:
+    return -(-offset // size) * size

@@ -1,0 +1,1 @@
+"""Tensors and messages to bytes and back; the only importer of `protos`."""

@@ -1,0 +1,91 @@
+"""Every RPC: its path, its kind, and how its messages become bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from common import messages as m
+from common.wire import codec, payloads
+from protos import layerwise_pb2 as pb
+
+Request = TypeVar("Request")
+Reply = TypeVar("Reply")
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True)
+class Codec(Generic[Value]):
+    """How one type of message becomes bytes and comes back."""
+
+    encode: Callable[[Value], bytes]
+    decode: Callable[[bytes], Value]
+
+
+@dataclass(frozen=True)
+class Method(Generic[Request, Reply]):
+    """One RPC."""
+
+    service: str
+    name: str
+    request: Codec[Request]
+    reply: Codec[Reply]
+    streams_requests: bool
+    streams_replies: bool
+
+    @property
+    def path(self) -> str:
+        """The HTTP/2 path of the call."""
+        return f"/{pb.DESCRIPTOR.package}.{self.service}/{self.name}"
+
+
+def _plain(kind: type[Value]) -> Codec[Value]:
+    return Codec(codec.encode, codec.decoder(kind))
+
+
+_FRAME: Codec[m.Frame] = Codec(payloads.encode_frame, payloads.decode_frame)
+# Encoded where it is made and decoded where it is used: a relay passes bytes on as they came.
+_RAW: Codec[bytes] = Codec(lambda encoded: encoded, lambda encoded: encoded)
+
+
+def _method(service: str, name: str, request: Codec[Request], reply: Codec[Reply]) -> Method[Request, Reply]:
+    described = pb.DESCRIPTOR.services_by_name[service].methods_by_name[name]
+    return Method(service, name, request, reply, described.client_streaming, described.server_streaming)
+
+
+DESCRIBE = _method("Roster", "Describe", _plain(m.DescribeRequest), _plain(m.DescribeReply))
+JOIN = _method("Roster", "Join", _plain(m.JoinRequest), _plain(m.JoinReply))
+HEARTBEAT = _method("Roster", "Heartbeat", _plain(m.HeartbeatRequest), _plain(m.HeartbeatReply))
+LEAVE = _method("Roster", "Leave", _plain(m.LeaveRequest), _plain(m.LeaveReply))
+STATUS = _method("Roster", "Status", _plain(m.StatusRequest), _plain(m.StatusReply))
+REPORT = _method("Roster", "Report", _plain(m.Evaluation), _plain(m.ReportReply))
+PUSH = _method("Parameters", "Push", _FRAME, _plain(m.PushReply))
+PULL = _method("Parameters", "Pull", _plain(m.PullRequest), _FRAME)
+EXCHANGE = _method("Boundary", "Exchange", _RAW, _RAW)
+
+METHODS: tuple[Method[Any, Any], ...] = (
+    DESCRIBE,
+    JOIN,
+    HEARTBEAT,
+    LEAVE,
+    STATUS,
+    REPORT,
+    PUSH,
+    PULL,
+    EXCHANGE,
+)
+
+
+def _check_complete() -> None:
+    described = {
+        (service.name, method.name)
+        for service in pb.DESCRIPTOR.services_by_name.values()
+        for method in service.methods
+    }
+    declared = {(method.service, method.name) for method in METHODS}
+    if described != declared:
+        raise AssertionError(f"protos/ and METHODS differ: {described ^ declared}")
+
+
+_check_complete()

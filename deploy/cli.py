@@ -1,0 +1,100 @@
+"""The `layerwise` command. What a subcommand needs is imported when it is called: help answers at once."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import click
+
+from common.errors import LayerwiseError
+from common.lifecycle import INTERRUPTED
+
+COMMANDS: Mapping[str, tuple[str, str]] = {
+    "train": ("deploy.commands", "Train: a whole cluster on this machine, to the end."),
+    "master": ("master.cli", "Keep a run's parameters, and serve them to its slaves."),
+    "slave": ("slave.cli", "Train one layer; everything else comes from the master."),
+    "status": ("deploy.commands", "How a run goes."),
+    "evaluate": ("deploy.commands", "Test error of a run, finished or live."),
+    "export": ("deploy.commands", "Write the plain network's weights, for torch alone."),
+    "config": ("deploy.commands", "Print every configuration key, its default and its meaning."),
+}
+
+
+class _Lazy(click.Group):
+    """Imports a subcommand's module when it is called, not to list it."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = getattr(importlib.import_module(COMMANDS[cmd_name][0]), cmd_name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+
+@click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+@click.version_option(package_name="layerwise")
+def cli(debug: bool) -> None:
+    r"""Train a neural network layer by layer, asynchronously, over a cluster.
+
+    Begin with `layerwise train`: handwritten digits, on this machine, in under a minute.
+
+    \b
+    Exit codes: 0 done; 2 bad usage or configuration; 3 cannot reach or refused;
+    4 the run failed; 130 interrupted.
+    """
+
+
+def _check_packages() -> None:
+    """See that our packages stand side by side: another project may hold a `common` too.
+
+    Raises:
+        LayerwiseError: one of them is somebody else's.
+    """
+    homes = {}
+    for name in ("common", "master", "slave", "deploy", "protos"):
+        module: Any = importlib.import_module(name)
+        homes[name] = module.__path__[0].rpartition("/")[0]
+    if len(set(homes.values())) != 1:
+        where = ", ".join(f"{name} in {home}" for name, home in homes.items())
+        raise LayerwiseError(
+            f"other packages of the same names are in the way ({where}); use a fresh environment"
+        )
+
+
+def main() -> None:
+    """Run the command and exit with its documented code."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Run the command; its exit code. Every error is one line on standard error."""
+    try:
+        _check_packages()
+        result = cli.main(arguments, prog_name="layerwise", standalone_mode=False)
+        return result if isinstance(result, int) else 0
+    except click.ClickException as error:
+        error.show()
+        return 2
+    except (click.Abort, KeyboardInterrupt):
+        return INTERRUPTED
+    except BrokenPipeError:
+        return 0
+    except LayerwiseError as error:
+        if "--debug" in arguments:
+            raise
+        click.echo(f"layerwise: {error}", err=True)
+        return error.exit_code
+
+
+if __name__ == "__main__":
+    main()

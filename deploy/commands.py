@@ -1,0 +1,114 @@
+"""The subcommands that are not a process of a cluster: train, status, evaluate, export, config."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from common.errors import ConfigError
+
+_SET = click.option(
+    "--set", "overrides", multiple=True, metavar="SECTION.KEY=VALUE", help="Override a key; the last wins."
+)
+_JSON = click.option("--json", "as_json", is_flag=True, help="JSON, and nothing else, on standard output.")
+_MASTER = click.option("--master", metavar="HOST:PORT", help="Where the master listens.")
+
+
+@click.command()
+@click.argument("config", required=False, type=click.Path(path_type=Path))
+@_SET
+@click.option(
+    "--run-dir",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Where the results go; an unfinished run there is resumed. Default: a new folder under runs/.",
+)
+@_JSON
+def train(config: Path | None, overrides: tuple[str, ...], run_dir: Path | None, as_json: bool) -> int:
+    """Train: a master and its slaves on this machine, to the end.
+
+    Without CONFIG, the default run: handwritten digits. Interrupted, it keeps what was learned and says how
+    to go on.
+    """
+    from common.config import load
+    from deploy.train import Training
+
+    given = load(config, overrides) if config or overrides else None
+    return Training(given, run_dir, as_json).run()
+
+
+@click.command()
+@click.option("--master", required=True, metavar="HOST:PORT", help="Where the master listens.")
+@_JSON
+@click.option("--watch", is_flag=True, help="Go on until interrupted or the run is over.")
+def status(master: str, as_json: bool, watch: bool) -> int:
+    """How a run goes: layers, slaves, versions, staleness, throughput."""
+    from deploy.status import show
+
+    return show(master, as_json, watch)
+
+
+@click.command()
+@click.argument("run_dir", required=False, type=click.Path(path_type=Path))
+@_MASTER
+@click.option(
+    "--watch", is_flag=True, help="Of a live master: go on to the run's end, writing the result files."
+)
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path),
+    metavar="PATH",
+    help="Folder of the data set here, if elsewhere.",
+)
+@click.option(
+    "--code", type=click.Path(path_type=Path), metavar="DIR", help="Folder of the user's files here."
+)
+@_JSON
+def evaluate(
+    run_dir: Path | None, master: str | None, watch: bool, data: Path | None, code: Path | None, as_json: bool
+) -> int:
+    """Test error of a run directory, or of a live master.
+
+    With --watch, the result files are written to RUN_DIR (by default a new folder under runs/).
+    """
+    from deploy.evaluate import evaluate_directory, evaluate_master
+
+    if master is None:
+        if run_dir is None:
+            raise ConfigError("evaluate: give a run directory, or --master HOST:PORT")
+        if watch:
+            raise ConfigError("evaluate --watch: needs --master HOST:PORT; a run directory does not change")
+        return evaluate_directory(run_dir, data, code, as_json)
+    if run_dir is not None and not watch:
+        raise ConfigError("evaluate: give a run directory or --master, not both (but for --watch)")
+    return evaluate_master(master, run_dir, watch, data, code, as_json)
+
+
+@click.command()
+@click.argument("run_dir", required=False, type=click.Path(path_type=Path))
+@_MASTER
+@click.option(
+    "--output",
+    required=True,
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="A .safetensors or .pt file.",
+)
+def export(run_dir: Path | None, master: str | None, output: Path) -> int:
+    """Write the plain network's state dict: it loads in torch without this project."""
+    from deploy.export import export_run
+
+    if (run_dir is None) == (master is None):
+        raise ConfigError("export: give a run directory or --master HOST:PORT, one of the two")
+    return export_run(run_dir, master, output)
+
+
+@click.command()
+@click.argument("path", metavar="CONFIG", required=False, type=click.Path(path_type=Path))
+@_SET
+def config(path: Path | None, overrides: tuple[str, ...]) -> None:
+    """Print every key, its default and its meaning, as TOML to edit; of CONFIG or --set, their values."""
+    from common.config import described, load
+
+    click.echo(described(load(path, overrides)), nl=False)

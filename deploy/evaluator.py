@@ -1,0 +1,72 @@
+"""Measures the chain f_1..f_K on the test set. The master never runs models: whoever evaluates does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from common import batches, flat, network
+from common.config import Config
+from common.datasets import Dataset
+from common.messages import Evaluation, Header
+from common.network import Blueprint
+
+Pull = Callable[[str], tuple[Header, bytes]]
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The plain network's state at one vector of versions."""
+
+    state: dict[str, Tensor]
+    versions: dict[str, int]
+    batches: int
+
+
+def pulled(config: Config, pull: Pull) -> Snapshot:
+    """Pull every layer's weights, and name them as the plain network does.
+
+    Raises:
+        NotFoundError: a layer has no weights yet.
+    """
+    state: dict[str, Tensor] = {}
+    versions: dict[str, int] = {}
+    through: list[int] = []
+    for k in range(1, config.layers + 1):
+        header, buffer = pull(f"{k}/weights")
+        versions[header.shard] = header.version
+        through.append(header.next_batch)
+        for name, tensor in flat.state_dict(header.table, buffer).items():
+            state[network.plain_name(config.network.cuts or [], k, name)] = tensor
+    return Snapshot(state, versions, min(through))
+
+
+class Evaluator:
+    """The plain network and the test set it is measured on."""
+
+    def __init__(self, config: Config, dataset: Dataset, blueprint: Blueprint) -> None:
+        self._config = config
+        self._dataset = dataset
+        self.network = nn.Sequential(*blueprint.units).eval()
+
+    def measure(self, snapshot: Snapshot) -> Evaluation:
+        """Test error in per cent and mean loss at a snapshot."""
+        return self.measure_state(snapshot.state, snapshot.versions, snapshot.batches)
+
+    @torch.no_grad()
+    def measure_state(
+        self, state: Mapping[str, Tensor], versions: dict[str, int], through: int
+    ) -> Evaluation:
+        """The same of a plain state dict."""
+        self.network.load_state_dict(dict(state), strict=False)
+        wrong, loss, count = 0, 0.0, 0
+        for x, y in batches.test_batches(self._dataset):
+            logits = self.network(x)
+            wrong += int((logits.argmax(1) != y).sum())
+            loss += float(functional.cross_entropy(logits, y, reduction="sum"))
+            count += len(y)
+        return Evaluation(through, 100 * wrong / count, loss / count, versions)

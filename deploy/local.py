@@ -1,0 +1,184 @@
+"""A cluster of processes on this machine: started, watched, started again when they die, and all stopped."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from common.errors import ConfigError, LayerwiseError, RefusedError, RunFailedError
+from common.lifecycle import PARENT
+from deploy.runs import CONFIG, RunDirectory
+
+START_SECONDS = 60.0
+SLAVES_STOP_SECONDS, MASTER_STOP_SECONDS = 10.0, 5.0
+# A process that dies again within this time is started again after a pause that doubles, so many times.
+STEADY_SECONDS, PAUSE_SECONDS, ATTEMPTS = 30.0, 0.25, 5
+
+
+@dataclass
+class Process:
+    """One process of the cluster, and how often it has died lately."""
+
+    name: str
+    arguments: list[str]
+    log: Path
+    running: subprocess.Popen[bytes] | None = None
+    started: float = 0.0
+    deaths: int = 0
+    due: float = 0.0
+    ended: bool = False
+
+    def start(self, environment: dict[str, str]) -> None:
+        """Start it, its output going to its log."""
+        with self.log.open("ab") as output:
+            self.running = subprocess.Popen(
+                [sys.executable, "-m", "deploy.cli", *self.arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=environment,
+                # A session of its own: an interrupt at the terminal is for `train`, which stops all in order.
+                start_new_session=True,
+            )
+        self.started = time.monotonic()
+
+    def last_words(self) -> str:
+        """The last line of its log."""
+        lines = self.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        return lines[-1] if lines else "it said nothing"
+
+    def stop(self, deadline: float) -> None:
+        """Wait until the deadline for it to end, then kill it."""
+        if self.running is None:
+            return
+        try:
+            self.running.wait(max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            self.running.kill()
+            self.running.wait()
+
+
+@dataclass
+class Cluster:
+    """A master and as many slaves as there are seats."""
+
+    directory: RunDirectory
+    slaves: int
+    device: str = "auto"
+    address: str = ""
+    restarts: int = 0
+    processes: list[Process] = field(default_factory=list)
+
+    def start(self) -> None:
+        """Start the master, wait until it listens, then start the slaves.
+
+        Raises:
+            LayerwiseError: the master did not come up.
+        """
+        (self.directory.state / "address").unlink(missing_ok=True)
+        self._master = self._process("master", self._master_arguments("127.0.0.1:0"))
+        self._master.start(self._environment())
+        self.address = self._listening()
+        # Again at the same address if it dies: the slaves know no other.
+        self._master.arguments = self._master_arguments(self.address)
+        for number in range(1, self.slaves + 1):
+            slave = self._process(
+                f"slave-{number}", ["slave", "--master", self.address, "--device", self.device]
+            )
+            slave.start(self._environment())
+
+    def check(self) -> list[str]:
+        """Start again what has died; what happened, a line each.
+
+        Raises:
+            LayerwiseError: a process cannot run here, or dies again and again.
+        """
+        return [event for process in self.processes for event in self._check(process)]
+
+    def finish(self) -> None:
+        """Give the slaves the time to learn that the run is over, and to go by themselves."""
+        deadline = time.monotonic() + SLAVES_STOP_SECONDS
+        for process in self.processes:
+            if process is not self._master and process.running is not None:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.running.wait(max(0.0, deadline - time.monotonic()))
+
+    def stop(self) -> None:
+        """Stop every process: the slaves first, so that their last pushes find the master."""
+        for chosen, seconds in (
+            ([p for p in self.processes if p is not self._master], SLAVES_STOP_SECONDS),
+            ([self._master], MASTER_STOP_SECONDS),
+        ):
+            for process in chosen:
+                if process.running is not None and process.running.poll() is None:
+                    process.running.terminate()
+            deadline = time.monotonic() + seconds
+            for process in chosen:
+                process.stop(deadline)
+
+    def _check(self, process: Process) -> list[str]:
+        now = time.monotonic()
+        if process.running is None:
+            if now < process.due:
+                return []
+            process.start(self._environment())
+            self.restarts += 1
+            return [f"{process.name} started again"]
+        code = process.running.poll()
+        if code is None or process.ended:
+            return []
+        if code == 0 and process is not self._master:
+            process.ended = True
+            return []
+        return [self._died(process, code, now)]
+
+    def _died(self, process: Process, code: int, now: float) -> str:
+        process.deaths = process.deaths + 1 if now - process.started < STEADY_SECONDS else 1
+        if code == ConfigError.exit_code:
+            raise ConfigError(_said(process))
+        if process.deaths > ATTEMPTS:
+            raise RunFailedError(
+                f"{process.name} died {process.deaths} times in a row: {process.last_words()} "
+                f"(see {process.log})"
+            )
+        process.running = None
+        process.due = now + PAUSE_SECONDS * 2 ** (process.deaths - 1)
+        how = f"was killed by signal {-code}" if code < 0 else f"ended with {code}"
+        return f"{process.name} {how}; starting it again"
+
+    def _listening(self) -> str:
+        deadline = time.monotonic() + START_SECONDS
+        file = self.directory.state / "address"
+        assert self._master.running is not None
+        while time.monotonic() < deadline:
+            code = self._master.running.poll()
+            if code is not None:
+                kind: type[LayerwiseError] = {2: ConfigError, 3: RefusedError}.get(code, RunFailedError)
+                raise kind(_said(self._master))
+            if file.exists():
+                return file.read_text(encoding="utf-8")
+            time.sleep(0.02)
+        raise RunFailedError(f"the master did not listen within {START_SECONDS:g} s; see {self._master.log}")
+
+    def _process(self, name: str, arguments: list[str]) -> Process:
+        process = Process(name, arguments, self.directory.log(name))
+        self.processes.append(process)
+        return process
+
+    def _master_arguments(self, listen: str) -> list[str]:
+        config, state = str(self.directory.path / CONFIG), str(self.directory.state)
+        return ["master", config, "--listen", listen, "--state-dir", state]
+
+    def _environment(self) -> dict[str, str]:
+        # Processes that share cores must not each start a thread for every core.
+        threads = str(max(1, (os.cpu_count() or 1) // self.slaves))
+        return {"OMP_NUM_THREADS": threads, **os.environ, PARENT: str(os.getpid()), "PYTHONUNBUFFERED": "1"}
+
+
+def _said(process: Process) -> str:
+    return process.last_words().removeprefix("layerwise: ")

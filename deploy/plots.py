@@ -1,0 +1,83 @@
+"""The plots of a run: test error as it went, and how late the gradients were."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+mpl.use("Agg")
+
+
+def draw(folder: Path, metrics: Sequence[Mapping[str, Any]], summary: Mapping[str, Any]) -> None:
+    """Write error.png, throughput.png and delay.png.
+
+    Args:
+        folder: where to; it is made.
+        metrics: the lines of metrics.jsonl.
+        summary: of the run.
+    """
+    folder.mkdir(exist_ok=True)
+    evaluations = [line for line in metrics if line["kind"] == "evaluation"]
+    beats = [line for line in metrics if line["kind"] == "heartbeat"]
+    title = f"{summary['name']}: {summary['dataset']}, unlock {summary['unlock']}"
+    axes = _axes(f"{title}: test error", "batches", "test error, %")
+    axes.plot([e["batches"] for e in evaluations], [e["test_error_percent"] for e in evaluations], marker="o")
+    axes.set_ylim(bottom=0)
+    _save(axes, folder / "error.png")
+    _save(_throughput(beats, title), folder / "throughput.png")
+    _save(_delays(beats, title), folder / "delay.png")
+
+
+def _axes(title: str, x: str, y: str) -> Axes:
+    axes = Figure(figsize=(7, 4), layout="constrained").subplots()
+    axes.set(title=title, xlabel=x, ylabel=y)
+    axes.grid(alpha=0.3)
+    return axes
+
+
+def _save(axes: Axes, path: Path) -> None:
+    figure = axes.figure
+    assert isinstance(figure, Figure)
+    figure.savefig(path, dpi=120)
+
+
+def _throughput(beats: Sequence[Mapping[str, Any]], title: str) -> Axes:
+    axes = _axes(f"{title}: throughput", "seconds", "samples/s")
+    for layer in sorted({beat["layer"] for beat in beats}):
+        own = [beat for beat in beats if beat["layer"] == layer]
+        axes.plot(
+            [b["seconds"] for b in own],
+            [b["samples_per_second"] for b in own],
+            marker=".",
+            label=f"layer {layer}",
+        )
+    axes.set_ylim(bottom=0)
+    if beats:
+        axes.legend()
+    return axes
+
+
+def _delays(beats: Sequence[Mapping[str, Any]], title: str) -> Axes:
+    """How many gradients came how many batches late, for each layer that waits for some."""
+    axes = _axes(f"{title}: delay of gradients", "batches", "gradients")
+    last: dict[int, Counter[int]] = {}
+    for beat in beats:
+        last[beat["layer"]] = Counter({int(delay): count for delay, count in beat["delays"].items()})
+    late = {layer: counts for layer, counts in sorted(last.items()) if counts}
+    for place, (layer, counts) in enumerate(late.items()):
+        width = 0.8 / len(late)
+        axes.bar(
+            [delay + (place + 0.5) * width - 0.4 for delay in counts],
+            list(counts.values()),
+            width,
+            label=f"layer {layer}",
+        )
+    if late:
+        axes.legend()
+    return axes

@@ -1,0 +1,66 @@
+"""Reads a live master from outside: its status, its configuration, one consistent version of each shard."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+
+from common import config as configuration
+from common import rpc
+from common.assembly import Assembly
+from common.config import Config
+from common.errors import RunFailedError
+from common.messages import DescribeRequest, Evaluation, Header, PullRequest, StatusReply, StatusRequest
+from common.wire.methods import DESCRIBE, PULL, REPORT, STATUS
+
+PULL_SECONDS = 300.0
+
+
+class Reader:
+    """One connection to a master, for blocking calls.
+
+    Raises (each call):
+        UnreachableError: no master answers there.
+        LayerwiseError: it refuses.
+    """
+
+    def __init__(self, address: str) -> None:
+        self._channel = rpc.channel(address)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._channel.close()
+
+    def config(self) -> Config:
+        """The run's configuration."""
+        text = rpc.call(self._channel, DESCRIBE, DescribeRequest()).config
+        return configuration.parse(text, "the master's configuration")
+
+    def status(self, seconds: float = rpc.UNARY_SECONDS) -> StatusReply:
+        """How the run goes."""
+        return rpc.call(self._channel, STATUS, StatusRequest(), seconds)
+
+    def report(self, evaluation: Evaluation) -> None:
+        """Tell the master what was measured."""
+        rpc.call(self._channel, REPORT, evaluation)
+
+    def pull(self, shard: str) -> tuple[Header, bytes]:
+        """One consistent version of a shard: its header and its buffer."""
+        assembly: Assembly | None = None
+        for frame in rpc.stream(self._channel, PULL, PullRequest(shard), PULL_SECONDS):
+            if assembly is None:
+                assembly = Assembly(frame, None)
+            else:
+                assembly.add(frame)
+        if assembly is None or not assembly.complete:
+            raise RunFailedError(f"{shard}: the pull ended before the shard was whole")
+        buffer = np.empty(assembly.header.table.nbytes, np.uint8)
+        for offset, piece in assembly.pieces:
+            buffer[offset : offset + piece.nbytes] = np.frombuffer(piece, np.uint8)
+        return assembly.header, buffer.tobytes()

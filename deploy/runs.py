@@ -1,0 +1,185 @@
+"""A run directory: the files that a run leaves, under the names that others rely on."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from common import config as configuration
+from common.config import Config
+from common.datasets import Dataset
+from common.errors import ConfigError
+from common.messages import Evaluation, Seat, StatusReply
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+CONFIG, SUMMARY, METRICS, MODEL = "config.toml", "summary.json", "metrics.jsonl", "model.safetensors"
+
+
+def new_directory(name: str) -> Path:
+    """A path under runs/ that does not exist yet."""
+    stem = f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    path, number = Path("runs") / stem, 2
+    while path.exists():
+        path, number = Path("runs") / f"{stem}-{number}", number + 1
+    return path
+
+
+class RunDirectory:
+    """The files of one run.
+
+    Raises:
+        ConfigError: the directory cannot be used, or its run is finished.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        if (path / SUMMARY).exists():
+            raise ConfigError(
+                f"--run-dir {path}: its run is finished (see {SUMMARY} there); give another, or none for a "
+                "new one"
+            )
+        try:
+            (path / "logs").mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(f"--run-dir {path}: cannot be made: {error.strerror}; give another") from None
+
+    @property
+    def state(self) -> Path:
+        """The master's state directory."""
+        return self.path / "state"
+
+    def log(self, process: str) -> Path:
+        """Where a process' output goes."""
+        return self.path / "logs" / f"{process}.log"
+
+    def kept_config(self) -> Config | None:
+        """The configuration of the run that was begun here, if one was."""
+        path = self.path / CONFIG
+        return configuration.parse(path.read_text(encoding="utf-8"), str(path)) if path.exists() else None
+
+    def begin(self, config: Config) -> None:
+        """Write down the configuration as it is run."""
+        (self.path / CONFIG).write_text(config.to_toml(), encoding="utf-8")
+
+    def note_evaluation(self, evaluation: Evaluation, seconds: float) -> None:
+        """A line for an evaluation; seconds since the run began."""
+        self._note({"kind": "evaluation", "seconds": round(seconds, 3), **dataclasses.asdict(evaluation)})
+
+    def note_heartbeat(self, seat: Seat, seconds: float) -> None:
+        """A line for a slave's heartbeat."""
+        flat = dataclasses.asdict(seat)
+        telemetry = flat.pop("telemetry")
+        self._note({"kind": "heartbeat", "seconds": round(seconds, 3), **flat, **telemetry})
+
+    def evaluations(self) -> list[dict[str, Any]]:
+        """Every evaluation so far."""
+        return [line for line in self.metrics() if line["kind"] == "evaluation"]
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """Every line of metrics.jsonl; a torn last one is left out."""
+        path = self.path / METRICS
+        if not path.exists():
+            return []
+        lines = path.read_text(encoding="utf-8").splitlines()
+        return [json.loads(line) for line in lines if line.endswith("}")]
+
+    def finish(
+        self, summary: Mapping[str, Any], state: Mapping[str, Tensor], config: Config, data: Dataset
+    ) -> None:
+        """Write the model, the plots and, last, the summary: a run is finished once it is there."""
+        from deploy.plots import draw
+
+        save_model(self.path / MODEL, state, config, data)
+        draw(self.path / "plots", self.metrics(), summary)
+        fresh = self.path / f".{SUMMARY}.new"
+        fresh.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+        fresh.replace(self.path / SUMMARY)
+
+    def _note(self, line: Mapping[str, Any]) -> None:
+        with (self.path / METRICS).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+
+def save_model(path: Path, state: Mapping[str, Tensor], config: Config, data: Dataset) -> None:
+    """Write a plain state dict as safetensors; its metadata say what network and what inputs it is for."""
+    from safetensors.torch import save_file
+
+    metadata = {
+        "config": config.to_toml(),
+        "inputs": json.dumps(
+            {"shape": data.input_shape, "scale": data.scale, "mean": data.mean, "std": data.std}
+        ),
+        "format": "pt",
+    }
+    save_file({name: tensor.contiguous() for name, tensor in state.items()}, path, metadata)
+
+
+def summarized(
+    config: Config, status: StatusReply, evaluation: Evaluation, seconds: float, restarts: int
+) -> dict[str, Any]:
+    """The summary of a run, with the keys of the design.
+
+    Args:
+        config: of the run.
+        status: of the master at the end.
+        evaluation: the last one.
+        seconds: from the command to the end.
+        restarts: processes that were started again.
+    """
+    decoupled = config.decoupling.unlock != "none"
+    training = status.training_seconds or seconds
+    seats = status.seats
+    return {
+        "name": config.run.name,
+        "dataset": config.data.dataset,
+        "model": config.network.model,
+        "profile": config.cluster.profile,
+        "synthesis": config.cluster.synthesis,
+        "unlock": config.decoupling.unlock,
+        "gradient": config.decoupling.gradient if decoupled else None,
+        "input": None,
+        "layers": config.layers,
+        "slaves": len(seats),
+        "batches": config.run.batches,
+        "batch_size": config.run.batch_size,
+        "wall_seconds": round(seconds, 3),
+        "samples_per_second": round(config.run.batches * config.run.batch_size / training, 1),
+        "test_error_percent": round(evaluation.test_error_percent, 4),
+        "test_loss": evaluation.test_loss,
+        "staleness": percentiles(status.counters.staleness),
+        "delay": percentiles(status.delays),
+        "pushes": status.counters.pushes,
+        "pulls": status.counters.pulls,
+        "versions": status.versions,
+        "restarts": restarts,
+        "lost_batches": status.lost_batches,
+        "peak_rss_bytes": {
+            "master": status.counters.peak_rss_bytes,
+            "slaves": [seat.telemetry.peak_rss_bytes for seat in seats],
+        },
+        "cpu_seconds": {
+            "master": round(status.counters.cpu_seconds, 3),
+            "slaves": [round(seat.telemetry.cpu_seconds, 3) for seat in seats],
+        },
+        "waiting_fraction": {str(k): round(part, 5) for k, part in sorted(status.waiting_fraction.items())},
+    }
+
+
+def percentiles(counts: Mapping[int, int]) -> dict[str, int]:
+    """p50, p99 and max of values that are counted: value -> how often; zeros where there are none."""
+    total = sum(counts.values())
+    found = {"p50": 0, "p99": 0, "max": max(counts, default=0)}
+    for name, part in (("p50", 0.5), ("p99", 0.99)):
+        seen = 0
+        for value in sorted(counts):
+            seen += counts[value]
+            if seen >= part * total:
+                found[name] = value
+                break
+    return found

@@ -1,0 +1,165 @@
+"""`layerwise train`: a whole cluster on this machine, watched, evaluated and written down, to the end."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from common import datasets
+from common.config import Config
+from common.errors import ConfigError, NotFoundError, UnreachableError
+from common.lifecycle import INTERRUPTED, Interrupt
+from common.messages import Evaluation, StatusReply
+from deploy.local import Cluster
+from deploy.reader import Reader
+from deploy.runs import RunDirectory, new_directory, summarized
+from deploy.screen import Screen, print_summary
+
+if TYPE_CHECKING:
+    from deploy.evaluator import Evaluator, Snapshot
+
+STATUS_SECONDS = 0.2
+FINAL_PULL_SECONDS = 60.0
+
+
+class Training:
+    """One call of `train`.
+
+    Args:
+        given: the configuration from the command line; None to take the run directory's, or the default.
+        path: the run directory; None for a new one.
+        as_json: whether the summary is to be the only thing on standard output.
+    """
+
+    def __init__(self, given: Config | None, path: Path | None, as_json: bool) -> None:
+        self._given = given
+        self._path = path
+        self._as_json = as_json
+        self._began = time.monotonic()
+        self._stop = threading.Event()
+        self._beats: dict[int, int] = {}
+        self._status = StatusReply()
+
+    def run(self) -> int:
+        """Train to the end; the exit code.
+
+        Raises:
+            LayerwiseError: the run cannot begin, or not end.
+        """
+        with Interrupt(self._stop.set):
+            config, directory, evaluator, dataset = self._prepared()
+            self._config, self._directory = config, directory
+            self._screen = Screen(config)
+            cluster = Cluster(directory, config.layers)
+            try:
+                self._screen.say(
+                    f"{directory.path}: training {config.layers} layers on {config.data.dataset}"
+                )
+                cluster.start()
+                with Reader(cluster.address) as reader:
+                    finished = self._watch(cluster, reader, evaluator)
+                    if finished:
+                        snapshot, evaluation = self._evaluated(reader, evaluator)
+                        self._note(evaluation, reader)
+                        self._status = reader.status()
+                        cluster.finish()
+            finally:
+                self._screen.close()
+                cluster.stop()
+            if not finished:
+                self._screen.say(f"interrupted; go on with: layerwise train --run-dir {directory.path}")
+                return INTERRUPTED
+            seconds = time.monotonic() - self._began
+            summary = summarized(config, self._status, evaluation, seconds, cluster.restarts)
+            directory.finish(summary, snapshot.state, config, dataset)
+        if self._as_json:
+            click.echo(json.dumps(summary))
+        else:
+            print_summary(summary, str(directory.path))
+        return 0
+
+    def _prepared(self) -> tuple[Config, RunDirectory, Evaluator, datasets.Dataset]:
+        """Everything that can be wrong is found here, before any process is started."""
+        path = self._path
+        kept = RunDirectory(path).kept_config() if path is not None and path.exists() else None
+        config = self._given or kept or Config()
+        dataset = datasets.load(config.data)
+        if config.run.batch_size > len(dataset.train_x):
+            raise ConfigError(
+                f"run.batch_size: {config.run.batch_size} is more than the {len(dataset.train_x)} training "
+                f"examples of {dataset.name}; at most {len(dataset.train_x)} can be taken"
+            )
+        from common import network
+        from deploy.evaluator import Evaluator
+
+        blueprint = network.build(config, dataset.input_shape, dataset.classes)
+        config = network.resolve(config, blueprint, dataset.input_shape, dataset.classes)
+        if kept is not None and kept != config:
+            raise ConfigError(
+                f"--run-dir {path}: holds an unfinished run of another configuration; give the same, or none "
+                "to go on with it, or another directory"
+            )
+        directory = RunDirectory(path if path is not None else new_directory(config.run.name))
+        directory.begin(config)
+        return config, directory, Evaluator(config, dataset, blueprint), dataset
+
+    def _watch(self, cluster: Cluster, reader: Reader, evaluator: Evaluator) -> bool:
+        """Follow the run; True at its end, False when interrupted."""
+        evaluating: Future[tuple[Snapshot, Evaluation]] | None = None
+        due = self._config.run.evaluate_every
+        with ThreadPoolExecutor(1) as pool:
+            while not self._stop.wait(STATUS_SECONDS):
+                for event in cluster.check():
+                    self._screen.say(event)
+                if not self._follow(reader):
+                    continue
+                if self._status.state == "done":
+                    return True
+                if evaluating is not None and evaluating.done():
+                    self._note(evaluating.result()[1], reader)
+                    evaluating = None
+                if evaluating is None and self._status.batches >= due:
+                    due = self._status.batches - self._status.batches % due + self._config.run.evaluate_every
+                    evaluating = pool.submit(self._evaluated, reader, evaluator)
+        return False
+
+    def _follow(self, reader: Reader) -> bool:
+        """Ask the master how the run goes; False while it is away."""
+        try:
+            self._status = reader.status(2.0)
+        except UnreachableError:
+            return False
+        seconds = time.monotonic() - self._began
+        for seat in self._status.seats:
+            if seat.incarnation and self._beats.get(seat.incarnation) != seat.beat:
+                self._beats[seat.incarnation] = seat.beat
+                self._directory.note_heartbeat(seat, seconds)
+        self._screen.show(self._status)
+        return True
+
+    def _evaluated(self, reader: Reader, evaluator: Evaluator) -> tuple[Snapshot, Evaluation]:
+        from deploy.evaluator import pulled
+
+        deadline = time.monotonic() + FINAL_PULL_SECONDS
+        while True:
+            try:
+                snapshot = pulled(self._config, reader.pull)
+            except (UnreachableError, NotFoundError):  # the master is being started again
+                if time.monotonic() > deadline or self._stop.wait(STATUS_SECONDS):
+                    raise
+                continue
+            return snapshot, evaluator.measure(snapshot)
+
+    def _note(self, evaluation: Evaluation, reader: Reader) -> None:
+        self._screen.evaluated(evaluation)
+        self._directory.note_evaluation(evaluation, time.monotonic() - self._began)
+        try:
+            reader.report(evaluation)
+        except UnreachableError:
+            return

@@ -1,0 +1,1 @@
+"""The master: the parameter service, the roster and the relay."""

@@ -1,0 +1,41 @@
+"""`layerwise master`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.argument("config", type=click.Path(path_type=Path))
+@click.option(
+    "--set", "overrides", multiple=True, metavar="SECTION.KEY=VALUE", help="Override a key; the last wins."
+)
+@click.option(
+    "--listen",
+    default="127.0.0.1:50051",
+    show_default=True,
+    metavar="HOST:PORT",
+    help="Port 0 takes a free one.",
+)
+@click.option(
+    "--state-dir",
+    required=True,
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Where parameters and leases are kept; what it holds is resumed.",
+)
+@click.option("--insecure", is_flag=True, help="Listen beyond this machine in the clear.")
+def master(config: Path, overrides: tuple[str, ...], listen: str, state_dir: Path, insecure: bool) -> int:
+    """Keep a run's parameters, and serve them to its slaves.
+
+    Stays when the run is over, to answer `status`, `evaluate` and `export`, until it is interrupted.
+    """
+    from common.config import load
+    from common.resolution import resolved
+    from common.rpc import check_listen
+    from master.service import serve
+
+    check_listen(listen, insecure)
+    return serve(resolved(load(config, overrides)), listen, state_dir)

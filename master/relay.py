@@ -1,0 +1,125 @@
+"""The light profile's mailboxes: boundary messages passed on by their address, as the bytes that came.
+
+A mailbox exists while its reader's stream is open, and is bounded; what is addressed to nobody is dropped.
+Nothing is lost by that: a sender keeps every activation until it is answered, and sends it again when its
+peer is new.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+from common.errors import LayerwiseError, MalformedError, TooLargeError
+from common.messages import BoundaryKind, BoundaryMessage
+from common.wire.payloads import encode_boundary
+
+# Twice the largest window (a resend may come behind the first sending), and room for END, LOST and PEER.
+SPARE = 8
+
+_STREAM_OF = {
+    BoundaryKind.ACTIVATION: BoundaryKind.ACTIVATIONS,
+    BoundaryKind.GRADIENT: BoundaryKind.GRADIENTS,
+    BoundaryKind.LOST: BoundaryKind.GRADIENTS,
+    BoundaryKind.END: BoundaryKind.ACTIVATIONS,
+    BoundaryKind.ENDED: BoundaryKind.GRADIENTS,
+}
+
+
+@dataclass(frozen=True)
+class Address:
+    """Whose stream, of which kind."""
+
+    layer: int
+    replica: int
+    stream: BoundaryKind
+
+
+class Mailbox:
+    """Messages on their way to one open stream, oldest first; None closes the stream."""
+
+    def __init__(self, capacity: int) -> None:
+        self._messages: asyncio.Queue[bytes | None] = asyncio.Queue()
+        self._capacity = capacity
+        # Why the stream is ended, where its own messages broke a rule.
+        self.refusal: LayerwiseError | None = None
+
+    def put(self, message: bytes) -> None:
+        """Add one.
+
+        Raises:
+            TooLargeError: the mailbox is full, so its sender does not keep to its window.
+        """
+        if self._messages.qsize() >= self._capacity:
+            raise TooLargeError(f"a mailbox holds {self._capacity} messages and is full; keep to the window")
+        self._messages.put_nowait(message)
+
+    def close(self) -> None:
+        """Let the reader end after what is there."""
+        self._messages.put_nowait(None)
+
+    async def get(self) -> bytes | None:
+        """The oldest one, as soon as there is one; None once closed."""
+        return await self._messages.get()
+
+    def __len__(self) -> int:
+        return self._messages.qsize()
+
+
+class Relay:
+    """Mailboxes by address. `windows[k - 1]` is the most batches layer k may have out."""
+
+    def __init__(self, windows: list[int], replicas: list[int]) -> None:
+        self._capacity = 2 * max(w * r for w, r in zip(windows, replicas, strict=True)) + SPARE
+        self._mailboxes: dict[Address, Mailbox] = {}
+        self.dropped = 0
+
+    def open(self, address: Address) -> Mailbox:
+        """A fresh mailbox for a stream; an older stream of the same address is closed."""
+        self.close(address, self._mailboxes.get(address))
+        self._mailboxes[address] = mailbox = Mailbox(self._capacity)
+        return mailbox
+
+    def close(self, address: Address, mailbox: Mailbox | None) -> None:
+        """Forget a stream's mailbox, unless a newer stream has taken the address."""
+        if mailbox is not None:
+            mailbox.close()
+            if self._mailboxes.get(address) is mailbox:
+                del self._mailboxes[address]
+
+    def vacate(self, layer: int, replica: int) -> None:
+        """Close the streams of a slave whose lease has ended."""
+        for stream in (BoundaryKind.ACTIVATIONS, BoundaryKind.GRADIENTS):
+            address = Address(layer, replica, stream)
+            self.close(address, self._mailboxes.get(address))
+
+    def announce(self, layer: int) -> None:
+        """Tell the layer below that `layer` is there (again): what is unanswered is to be sent once more."""
+        notice = encode_boundary(BoundaryMessage(BoundaryKind.PEER, layer))
+        for address, mailbox in self._mailboxes.items():
+            if address.stream is BoundaryKind.ACTIVATIONS and address.layer == layer - 1:
+                mailbox.put(notice)
+
+    def put(self, sender: Address, message: BoundaryMessage, encoded: bytes) -> None:
+        """Pass a message on to the mailbox it is addressed to.
+
+        Raises:
+            MalformedError: it is not for a neighbour of its sender, or of no kind that travels on this
+            stream. TooLargeError: that mailbox is full.
+        """
+        stream = _STREAM_OF.get(message.kind)
+        step = 1 if stream is BoundaryKind.ACTIVATIONS else -1
+        if stream is not sender.stream or message.layer != sender.layer + step:
+            raise MalformedError(
+                f"layer {sender.layer} sent {message.kind.name} to layer {message.layer} on its stream of "
+                f"{sender.stream.name}"
+            )
+        mailbox = self._mailboxes.get(Address(message.layer, message.replica, sender.stream))
+        if mailbox is None:
+            self.dropped += 1
+        else:
+            mailbox.put(encoded)
+
+    def depth(self) -> int:
+        """How many messages are on their way."""
+        return sum(len(mailbox) for mailbox in self._mailboxes.values())

@@ -1,0 +1,239 @@
+"""Who trains what: leases on (layer, replica), kept by heartbeats. A state machine; the clock comes in."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+from common.errors import FencedError
+from common.messages import JoinReply, JoinRequest, Seat, Telemetry
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that happened to a lease: joined, left, failed or done."""
+
+    what: str
+    layer: int
+    replica: int
+    incarnation: int
+    slave: str
+    why: str = ""
+
+
+@dataclass
+class _Lease:
+    """One seat and what is known of it; `incarnation` 0 is a vacant one."""
+
+    layer: int
+    replica: int
+    incarnation: int = 0
+    slave: JoinRequest = field(default_factory=JoinRequest)
+    seen: float = 0.0
+    beat: int = 0
+    grants: int = 0
+    done: bool = False
+    telemetry: Telemetry = field(default_factory=Telemetry)
+    # What the seat's earlier slaves did.
+    retired: Telemetry = field(default_factory=Telemetry)
+
+    def total(self) -> Telemetry:
+        return merged(self.retired, self.telemetry)
+
+
+def merged(first: Telemetry, second: Telemetry) -> Telemetry:
+    """Two slaves' telemetry on one seat, the second the present one: sums, and its gauges."""
+    summed = {
+        name: getattr(first, name) + getattr(second, name)
+        for name in ("steps", "lost_batches", "step_seconds", "waiting_seconds", "cpu_seconds", "pulls")
+    }
+    return dataclasses.replace(
+        second,
+        next_batch=max(first.next_batch, second.next_batch),
+        delays=dict(Counter(first.delays) + Counter(second.delays)),
+        peak_rss_bytes=max(first.peak_rss_bytes, second.peak_rss_bytes),
+        **summed,
+    )
+
+
+class Roster:
+    """Leases of one run.
+
+    A slave that misses `misses` heartbeats is failed and its seat vacant. When the roster's own tick comes
+    late by half an interval, or the master has just started, every lease is extended: the silence may be
+    ours.
+    """
+
+    def __init__(
+        self, replicas: list[int], heartbeat_seconds: float, misses: int, saved: dict[str, Any] | None = None
+    ) -> None:
+        self._interval = heartbeat_seconds
+        self._patience = heartbeat_seconds * (misses + 0.5)
+        self._leases = [_Lease(k + 1, r) for k, count in enumerate(replicas) for r in range(count)]
+        self._incarnations = 0
+        self._waiting: dict[str, float] = {}
+        self._last_tick: float | None = None
+        self._began: float | None = None
+        self._ended: float | None = None
+        self._earlier_seconds = 0.0
+        if saved:
+            self._restore(saved)
+
+    @property
+    def over(self) -> bool:
+        """Whether every layer is through all batches."""
+        return all(lease.done for lease in self._leases)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every seat is taken, so that batches can go through."""
+        return all(lease.incarnation or lease.done for lease in self._leases)
+
+    def training_seconds(self, now: float) -> float:
+        """Seconds from the first moment that every seat was taken until the run was over."""
+        if self._began is None:
+            return self._earlier_seconds
+        return self._earlier_seconds + (self._ended or now) - self._began
+
+    def waiting(self) -> int:
+        """How many slaves wait for a seat."""
+        return len(self._waiting)
+
+    def join(self, request: JoinRequest, now: float) -> tuple[JoinReply, list[Event]]:
+        """Grant a vacant seat, the lowest layer first; or have the slave wait.
+
+        A slave that asks again while it holds a lease (its answer was lost) is granted the same one.
+        """
+        if self.over:
+            return JoinReply(over=True), []
+        mine = [lease for lease in self._leases if lease.incarnation and lease.slave.slave == request.slave]
+        vacant = [lease for lease in self._leases if not lease.incarnation and not lease.done]
+        if not mine and not vacant:
+            self._waiting[request.slave] = now
+            return JoinReply(), []
+        self._waiting.pop(request.slave, None)
+        events = [] if mine else [self._grant(vacant[0], request)]
+        lease = (mine or vacant)[0]
+        lease.seen = now
+        if self._began is None and self.complete:
+            self._began = now
+        return JoinReply(True, False, lease.layer, lease.replica, lease.incarnation), events
+
+    def heartbeat(self, incarnation: int, beat: int, telemetry: Telemetry, now: float) -> list[Event]:
+        """Keep a lease, and note what its slave has done.
+
+        Raises:
+            FencedError: the lease has passed to another.
+        """
+        lease = self.seat(incarnation)
+        lease.seen, lease.beat, lease.telemetry = now, beat, telemetry
+        if not telemetry.done or lease.done:
+            return []
+        lease.done = True
+        if self.over:
+            self._ended = now
+        return [self._event("done", lease)]
+
+    def leave(self, incarnation: int, telemetry: Telemetry, reason: str) -> list[Event]:
+        """Give a lease back at once.
+
+        Raises:
+            FencedError: the lease has passed to another.
+        """
+        lease = self.seat(incarnation)
+        lease.telemetry = telemetry
+        return [self._vacate(lease, "left", reason)]
+
+    def tick(self, now: float) -> list[Event]:
+        """Fail the slaves that have been silent for too long."""
+        late = self._last_tick is None or now - self._last_tick > 1.5 * self._interval
+        self._last_tick = now
+        self._waiting = {s: seen for s, seen in self._waiting.items() if now - seen <= self._patience}
+        if late:
+            for lease in self._leases:
+                lease.seen = now
+            return []
+        silent = [
+            lease
+            for lease in self._leases
+            if lease.incarnation and now - lease.seen > self._patience and not self.over
+        ]
+        return [self._vacate(lease, "failed", f"silent for {now - lease.seen:.1f} s") for lease in silent]
+
+    def seat(self, incarnation: int) -> _Lease:
+        """The lease of an incarnation.
+
+        Raises:
+            FencedError: it has passed to another.
+        """
+        for lease in self._leases:
+            if incarnation and lease.incarnation == incarnation:
+                return lease
+        raise FencedError(f"incarnation {incarnation} holds no lease any more; join again for a new one")
+
+    def seats(self, now: float) -> list[Seat]:
+        """Every seat, for a reader."""
+        return [
+            Seat(
+                lease.layer,
+                lease.replica,
+                self._state(lease, now),
+                lease.slave.slave,
+                lease.slave.host,
+                lease.slave.pid,
+                lease.slave.device,
+                lease.incarnation,
+                now - lease.seen if lease.incarnation else 0.0,
+                lease.beat,
+                lease.grants,
+                lease.total(),
+            )
+            for lease in self._leases
+        ]
+
+    def saved(self, now: float) -> dict[str, Any]:
+        """What must survive the master: plain values, for JSON."""
+        return {
+            "incarnations": self._incarnations,
+            "training_seconds": self.training_seconds(now),
+            "leases": [
+                {**dataclasses.asdict(lease), "retired": dataclasses.asdict(lease.total())}
+                for lease in self._leases
+            ],
+        }
+
+    def _restore(self, saved: dict[str, Any]) -> None:
+        self._incarnations = saved["incarnations"]
+        self._earlier_seconds = saved["training_seconds"]
+        by_seat = {(lease["layer"], lease["replica"]): lease for lease in saved["leases"]}
+        for lease in self._leases:
+            old = by_seat.get((lease.layer, lease.replica))
+            if old:
+                lease.incarnation, lease.grants, lease.done = old["incarnation"], old["grants"], old["done"]
+                lease.slave = JoinRequest(**old["slave"])
+                delays = {int(delay): count for delay, count in old["retired"]["delays"].items()}
+                lease.retired = Telemetry(**{**old["retired"], "delays": delays})
+
+    def _grant(self, lease: _Lease, request: JoinRequest) -> Event:
+        self._incarnations += 1
+        lease.incarnation, lease.slave, lease.grants = self._incarnations, request, lease.grants + 1
+        lease.beat = 0
+        return self._event("joined", lease)
+
+    def _vacate(self, lease: _Lease, what: str, why: str) -> Event:
+        event = self._event(what, lease, why)
+        lease.retired, lease.telemetry = lease.total(), Telemetry()
+        lease.incarnation, lease.slave = 0, JoinRequest()
+        return event
+
+    def _event(self, what: str, lease: _Lease, why: str = "") -> Event:
+        return Event(what, lease.layer, lease.replica, lease.incarnation, lease.slave.slave, why)
+
+    def _state(self, lease: _Lease, now: float) -> str:
+        if lease.done:
+            return "done"
+        if not lease.incarnation:
+            return "vacant"
+        return "late" if now - lease.seen > 1.5 * self._interval else "training"

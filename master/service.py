@@ -1,0 +1,302 @@
+"""Composes the master of store, roster, relay and state directory, and owns its lifecycle."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+import signal
+import threading
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from common import config as configuration
+from common import messages as m
+from common.config import Config
+from common.errors import FencedError, LayerwiseError, MalformedError, RefusedError, TooLargeError
+from common.lifecycle import INTERRUPTED, cpu_seconds, end_with_parent, keep_freed_memory, peak_rss_bytes
+from common.messages import BoundaryKind, Operation
+from common.rpc import Server
+from common.table import Table
+from master.relay import Address, Mailbox, Relay
+from master.roster import Event, Roster, merged
+from master.servicer import Servicer
+from master.state import StateDirectory
+from master.store import Reading, Store
+
+SHARD_KINDS = ("weights", "gradient", "input")
+# What of the counters survives a restart; the rest is the process' own.
+_KEPT = ("pushes", "pulls", "duplicate_pushes", "fenced_pushes", "malformed", "bytes_received", "bytes_sent")
+
+
+@dataclass
+class Tally:
+    """What the master counts."""
+
+    staleness: Counter[int] = field(default_factory=Counter)
+    pushes: int = 0
+    pulls: int = 0
+    duplicate_pushes: int = 0
+    fenced_pushes: int = 0
+    malformed: int = 0
+    bytes_received: int = 0
+    bytes_sent: int = 0
+
+    def reported(self) -> m.Counters:
+        """As a message, with what the process has used."""
+        counts = {name: getattr(self, name) for name in _KEPT}
+        return m.Counters(
+            staleness=dict(self.staleness),
+            cpu_seconds=cpu_seconds(),
+            peak_rss_bytes=peak_rss_bytes(),
+            **counts,
+        )
+
+
+class Master:
+    """One run's parameters, leases and mailboxes."""
+
+    def __init__(self, config: Config, state: StateDirectory) -> None:
+        self._state = state
+        self.config = _resumed(config, state)
+        saved = json.loads(state.read("roster.json") or "{}")
+        self.counters = Tally(
+            **{name: saved.get("counters", {}).get(name, 0) for name in _KEPT},
+            staleness=Counter({int(s): n for s, n in saved.get("staleness", {}).items()}),
+        )
+        self._starts = saved.get("starts", 0) + 1
+        self._evaluation = m.Evaluation(**saved["evaluation"]) if "evaluation" in saved else m.Evaluation()
+        replicas = [1] * self.config.layers
+        self.store = Store(state)
+        cluster = self.config.cluster
+        self.roster = Roster(replicas, cluster.heartbeat_seconds, cluster.misses, saved.get("roster"))
+        windows = [
+            self.config.decoupling.window(k + 1, self.config.layers) for k in range(self.config.layers)
+        ]
+        self.relay = Relay(windows, replicas)
+        self._counting = threading.Lock()
+        self.save()
+        state.log({"event": "started", "starts": self._starts})
+
+    def save(self) -> None:
+        """Write down who holds what, and what was counted."""
+        self._state.write(
+            "roster.json",
+            {
+                "roster": self.roster.saved(time.monotonic()),
+                "counters": {name: getattr(self.counters, name) for name in _KEPT},
+                "staleness": self.counters.staleness,
+                "starts": self._starts,
+                "evaluation": dataclasses.asdict(self._evaluation),
+            },
+        )
+
+    def join(self, request: m.JoinRequest) -> m.JoinReply:
+        """A lease, durable before it is answered."""
+        reply, events = self.roster.join(request, time.monotonic())
+        self._happened(events)
+        return dataclasses.replace(reply, next_batch=self.store.next_batch(f"{reply.layer}/weights"))
+
+    def heartbeat(self, request: m.HeartbeatRequest) -> m.HeartbeatReply:
+        """Keep a lease."""
+        events = self.roster.heartbeat(request.incarnation, request.beat, request.telemetry, time.monotonic())
+        self._happened(events)
+        return m.HeartbeatReply(self.roster.over)
+
+    def leave(self, request: m.LeaveRequest) -> None:
+        """Give a lease back."""
+        self._happened(self.roster.leave(request.incarnation, request.telemetry, request.reason))
+
+    def tick(self) -> None:
+        """Fail who is silent."""
+        self._happened(self.roster.tick(time.monotonic()))
+
+    def note(self, evaluation: m.Evaluation) -> None:
+        """Keep an evaluator's newest result."""
+        self._evaluation = evaluation
+        self._state.log({"event": "evaluated", **dataclasses.asdict(evaluation)})
+
+    def admit(self, header: m.Header | None) -> Table | None:
+        """Whether a push may come in: its shard's registered table, or None for one that is to be created.
+
+        Raises:
+            MalformedError: no header, or no shard that a slave of that layer may push to.
+            FencedError: the sender's lease has passed to another.
+            NotFoundError: there is no such shard.
+        """
+        if header is None:
+            raise MalformedError("data came where a header was expected")
+        layer, _, kind = header.shard.partition("/")
+        seat = self.roster.seat(header.incarnation)
+        if kind not in SHARD_KINDS or layer != str(seat.layer):
+            raise MalformedError(f'layer {seat.layer} cannot push to "{header.shard}"')
+        if header.operation is Operation.CREATE:
+            return None
+        if header.operation is not Operation.UPDATE or header.sequence < 1:
+            raise MalformedError(f"{header.operation.name} with sequence {header.sequence} is no push")
+        return self.store.table(header.shard)
+
+    def push(self, header: m.Header, pieces: list[tuple[int, memoryview]]) -> m.PushReply:
+        """Create a shard or apply an update to one, if the sender still holds its lease."""
+        self.roster.seat(header.incarnation)
+        if header.operation is Operation.CREATE:
+            return self.store.create(header, pieces)
+        reply = self.store.apply(header, pieces)
+        with self._counting:
+            if reply.applied:
+                self.counters.pushes += 1
+                self.counters.staleness[min(reply.staleness, 1024)] += 1
+            else:
+                self.counters.duplicate_pushes += 1
+        return reply
+
+    def read(self, request: m.PullRequest) -> Reading:
+        """Hold a version of a shard for a reader."""
+        if request.incarnation:
+            self.roster.seat(request.incarnation)
+        reading = self.store.read(request.shard, request.incarnation)
+        self.counters.pulls += 1
+        return reading
+
+    def address(self, hello: m.BoundaryMessage) -> Address:
+        """Whose stream opens, by its first message.
+
+        Raises:
+            MalformedError: the first message does not say.
+            FencedError: the sender's lease has passed to another.
+        """
+        if hello.kind not in (BoundaryKind.ACTIVATIONS, BoundaryKind.GRADIENTS):
+            raise MalformedError(f"a stream begins with ACTIVATIONS or GRADIENTS, not {hello.kind.name}")
+        seat = self.roster.seat(hello.incarnation)
+        return Address(seat.layer, seat.replica, hello.kind)
+
+    def open(self, address: Address) -> Mailbox:
+        """A mailbox for a stream; the layer below is told when the stream of activations opens."""
+        mailbox = self.relay.open(address)
+        if address.stream is BoundaryKind.ACTIVATIONS:
+            self.relay.announce(address.layer)
+        return mailbox
+
+    def status(self) -> m.StatusReply:
+        """How the run goes."""
+        now = time.monotonic()
+        seats = self.roster.seats(now)
+        total = seats[0].telemetry
+        for seat in seats[1:]:
+            total = merged(total, seat.telemetry)
+        state = "done" if self.roster.over else "training" if self.roster.complete else "waiting"
+        return m.StatusReply(
+            name=self.config.run.name,
+            state=state,
+            batches=min(
+                max(s.telemetry.next_batch, self.store.next_batch(f"{s.layer}/weights")) for s in seats
+            ),
+            of_batches=self.config.run.batches,
+            waiting_slaves=self.roster.waiting(),
+            training_seconds=self.roster.training_seconds(now),
+            starts=self._starts,
+            seats=seats,
+            versions=self.store.versions(),
+            delays=total.delays,
+            waiting_fraction=_waiting_fractions(seats),
+            lost_batches=total.lost_batches,
+            counters=self.counters.reported(),
+            evaluation=self._evaluation,
+        )
+
+    def count(self, error: LayerwiseError) -> None:
+        """Count a refused message."""
+        if isinstance(error, FencedError):
+            self.counters.fenced_pushes += 1
+        elif isinstance(error, MalformedError | TooLargeError):
+            self.counters.malformed += 1
+
+    def _happened(self, events: list[Event]) -> None:
+        for event in events:
+            self._state.log({"event": event.what, **{k: v for k, v in vars(event).items() if k != "what"}})
+            if event.what in ("left", "failed"):
+                self.relay.vacate(event.layer, event.replica)
+                self.store.forget(event.incarnation)
+        if events:
+            self.save()
+
+
+def _waiting_fractions(seats: list[m.Seat]) -> dict[int, float]:
+    """Of each layer's time in steps, the part in which a step stood still."""
+    stepping: Counter[int] = Counter()
+    waiting: Counter[int] = Counter()
+    for seat in seats:
+        stepping[seat.layer] += seat.telemetry.step_seconds  # type: ignore[assignment]
+        waiting[seat.layer] += seat.telemetry.waiting_seconds  # type: ignore[assignment]
+    return {k: waiting[k] / stepping[k] if stepping[k] else 0.0 for k in sorted(stepping)}
+
+
+def _resumed(config: Config, state: StateDirectory) -> Config:
+    """The run's configuration, which the state directory keeps.
+
+    Raises:
+        RefusedError: the directory holds a run of another configuration.
+    """
+    text = state.read("config.toml")
+    if text is None:
+        state.write("config.toml", config.to_toml())
+        return config
+    kept = configuration.parse(text, str(state.path / "config.toml"))
+    if kept != config:
+        raise RefusedError(
+            f"{state.path}: holds a run of another configuration ({_difference(kept, config)}); give the "
+            "configuration it was started with, or another --state-dir"
+        )
+    return kept
+
+
+def _difference(kept: Config, given: Config) -> str:
+    old, new = dataclasses.asdict(kept), dataclasses.asdict(given)
+    for section, values in old.items():
+        for name, value in values.items():
+            if value != new[section][name]:
+                return f"{section}.{name} is {value!r} there and {new[section][name]!r} here"
+    return "they differ"
+
+
+async def _serve(config: Config, listen: str, state: StateDirectory) -> int:
+    master = Master(config, state)
+    server = Server(master.count)
+    Servicer(master).register(server)
+    address = await server.start(listen)
+    state.write("address", address)
+    print(f"master of {config.run.name}: listening on {address}, state in {state.path}", flush=True)
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for which in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(which, stop.set)
+    ticking = asyncio.ensure_future(_tick(master, config.cluster.heartbeat_seconds / 4))
+    await stop.wait()
+    ticking.cancel()
+    await server.stop(0.5)
+    master.save()
+    state.log({"event": "stopped"})
+    return INTERRUPTED
+
+
+async def _tick(master: Master, seconds: float) -> None:
+    while True:
+        master.tick()
+        await asyncio.sleep(seconds)
+
+
+def serve(config: Config, listen: str, state_dir: Path) -> int:
+    """Run a master until it is interrupted; the exit code.
+
+    Raises:
+        RefusedError: the port or the state directory is taken, or holds another run.
+    """
+    keep_freed_memory()
+    end_with_parent()
+    state = StateDirectory(state_dir)
+    try:
+        return asyncio.run(_serve(config, listen, state))
+    finally:
+        state.close()

@@ -1,0 +1,1 @@
+"""The services' description, and the code generated from it; imported by `common.wire` alone."""

@@ -1,0 +1,1 @@
+"""A slave: trains one layer on one device."""

@@ -1,0 +1,32 @@
+"""`layerwise slave`."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.option("--master", required=True, metavar="HOST:PORT", help="Where the master listens.")
+@click.option(
+    "--device", default="auto", show_default=True, metavar="auto|cpu|cuda:N", help="What to train on."
+)
+@click.option("--data", type=click.Path(path_type=Path), metavar="PATH", help="Folder of the data set here.")
+@click.option(
+    "--code", type=click.Path(path_type=Path), metavar="DIR", help="Folder of the user's files here."
+)
+@click.option(
+    "--wait", default=60.0, show_default=True, metavar="SECONDS", help="How long to go on without a master."
+)
+def slave(master: str, device: str, data: Path | None, code: Path | None, wait: float) -> int:
+    """Train one layer: everything else comes from the master.
+
+    Waits for the master if it is not there yet; takes over a layer whose slave has failed; ends with 0 when
+    the run is over.
+    """
+    from slave.service import Options, serve
+
+    logging.basicConfig(level=logging.INFO, format="slave: %(message)s")
+    return serve(Options(master, device, data, code, wait))

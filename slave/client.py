@@ -1,0 +1,167 @@
+"""The slave's side of the roster and of the parameter service, on an event loop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import grpc
+import numpy as np
+
+from common.assembly import Assembly
+from common.errors import LayerwiseError, RunFailedError, UnreachableError
+from common.messages import Header, HeartbeatReply, HeartbeatRequest, PullRequest, PushReply, Telemetry
+from common.rpc import async_call, async_stream, error_of
+from common.wire.methods import HEARTBEAT, PULL, PUSH
+from common.wire.payloads import frames
+from slave.links import Patience
+from slave.replica import Push
+
+# Between two heartbeats of a slave whose layer is done.
+DONE_SECONDS = 0.2
+
+
+async def pull(channel: Any, shard: str, incarnation: int) -> tuple[Header, memoryview]:
+    """One consistent version of a shard.
+
+    Raises:
+        NotFoundError: there is no such shard.
+        LayerwiseError: the pull failed otherwise.
+    """
+    call = channel.unary_stream(PULL.path, PULL.request.encode, PULL.reply.decode)(
+        PullRequest(shard, incarnation)
+    )
+    try:
+        return await _assembled(call)
+    except grpc.RpcError as error:
+        raise error_of(error, PULL) from None
+
+
+async def _assembled(call: Any) -> tuple[Header, memoryview]:
+    assembly: Assembly | None = None
+    buffer = np.empty(0, np.uint8)
+    async for frame in call:
+        if assembly is None:
+            assembly = Assembly(frame, None)
+            buffer = np.empty(assembly.header.table.nbytes, np.uint8)
+        else:
+            assembly.add(frame)
+        for offset, piece in assembly.pieces:
+            buffer[offset : offset + piece.nbytes] = np.frombuffer(piece, np.uint8)
+        assembly.pieces.clear()
+    if assembly is None or not assembly.complete:
+        raise RunFailedError("a pull ended before the shard was whole")
+    return assembly.header, buffer.data
+
+
+class Pusher:
+    """Pushes of one lease over one stream; one that was not answered is sent again on the next stream."""
+
+    def __init__(self, channel: Any, inbox: Callable[[object], None], patience: Patience) -> None:
+        self._channel = channel
+        self._inbox = inbox
+        self._patience = patience
+        self._unanswered: dict[str, Push] = {}
+        self._outgoing: asyncio.Queue[Push] = asyncio.Queue()
+
+    def push(self, push: Push) -> None:
+        """Hand a push over; on the event loop's thread."""
+        self._unanswered[push.header.shard] = push
+        self._outgoing.put_nowait(push)
+
+    async def run(self) -> None:
+        """Keep the stream open until cancelled.
+
+        Raises:
+            LayerwiseError: the push was refused, or the master has been away for too long.
+        """
+        while True:
+            error: LayerwiseError = UnreachableError("the master closed the stream")
+            try:
+                await self._stream()
+            except grpc.RpcError as failure:
+                error = error_of(failure, PUSH)
+            await self._patience.wait(error)
+
+    async def _stream(self) -> None:
+        self._outgoing = asyncio.Queue()
+        for push in self._unanswered.values():
+            self._outgoing.put_nowait(push)
+        call = async_stream(self._channel, PUSH)
+        sending = asyncio.ensure_future(self._transmit(call))
+        try:
+            while isinstance(reply := await call.read(), PushReply):
+                self._patience.reset()
+                self._unanswered.pop(reply.shard, None)
+                self._inbox(reply)
+        finally:
+            sending.cancel()
+            call.cancel()
+
+    async def _transmit(self, call: Any) -> None:
+        while True:
+            push = await self._outgoing.get()
+            for frame in frames(push.header, push.buffer.data):
+                await call.write(frame)
+
+
+class Heart:
+    """Heartbeats of one lease.
+
+    Args:
+        channel: to the master. incarnation: of the lease. seconds: between two beats.
+        telemetry: what the slave has done so far.
+        inbox: takes the `HeartbeatReply` that says that the run is over.
+        patience: for a master that is away.
+    """
+
+    def __init__(
+        self,
+        channel: Any,
+        incarnation: int,
+        seconds: float,
+        telemetry: Callable[[], Telemetry],
+        inbox: Callable[[object], None],
+        patience: Patience,
+    ) -> None:
+        self._channel = channel
+        self._incarnation = incarnation
+        self._seconds = seconds
+        self._telemetry = telemetry
+        self._inbox = inbox
+        self._patience = patience
+        self._now = asyncio.Event()
+
+    def beat_now(self) -> None:
+        """Do not wait for the next beat's time; on the event loop's thread."""
+        self._now.set()
+
+    async def run(self) -> None:
+        """Beat until cancelled.
+
+        Raises:
+            LayerwiseError: the lease has passed to another, or the master has been away for too long.
+        """
+        beat = 0
+        while True:
+            beat += 1
+            try:
+                reply = await self._beat(beat)
+                self._patience.reset()
+                if reply.over:
+                    self._inbox(reply)
+            except LayerwiseError as error:
+                await self._patience.wait(error)
+                continue
+            self._now.clear()
+            # Once the layer is done, what is waited for is the word that the run is over.
+            pause = min(self._seconds, DONE_SECONDS) if self._telemetry().done else self._seconds
+            try:
+                await asyncio.wait_for(self._now.wait(), pause)
+            except TimeoutError:
+                continue
+
+    async def _beat(self, beat: int) -> HeartbeatReply:
+        request = HeartbeatRequest(self._incarnation, beat, self._telemetry())
+        return await async_call(self._channel, HEARTBEAT, request)

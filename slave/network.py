@@ -1,0 +1,129 @@
+"""One thread for everything that waits on the network, and the side of it that the training thread uses."""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+from common import rpc
+from common.errors import LayerwiseError, RefusedError
+from common.messages import BoundaryKind, Header, JoinReply, LeaveRequest, Telemetry
+from common.wire.methods import LEAVE
+from slave.client import Heart, Pusher, pull
+from slave.decoupling import Message
+from slave.links import LightLinks, Patience
+from slave.replica import Push
+
+Result = TypeVar("Result")
+
+
+class Network:
+    """One lease's connections. Events come into `inbox`; an error that ends the lease comes there too.
+
+    Args:
+        master: HOST:PORT. lease: what the master granted.
+        heartbeat_seconds: between two heartbeats.
+        patience: seconds to go on without the master.
+        telemetry: what the slave has done so far; called on the network's thread.
+    """
+
+    def __init__(
+        self,
+        master: str,
+        lease: JoinReply,
+        heartbeat_seconds: float,
+        patience: float,
+        telemetry: Callable[[], Telemetry],
+    ) -> None:
+        self.inbox: queue.SimpleQueue[object] = queue.SimpleQueue()
+        self._master = master
+        self._lease = lease
+        self._heartbeat_seconds = heartbeat_seconds
+        self._patience = patience
+        self._telemetry = telemetry
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="network", daemon=True)
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def start(self) -> None:
+        """Connect, and begin with heartbeats and pushes; the rest begins with `exchange`."""
+        self._thread.start()
+        self._call(self._open())
+
+    async def _open(self) -> None:
+        # Streams of their own: nothing urgent queues behind something large.
+        self._control, self._bulk, self._up, self._down = (rpc.async_channel(self._master) for _ in range(4))
+        put, incarnation = self.inbox.put, self._lease.incarnation
+        self._heart = Heart(
+            self._control, incarnation, self._heartbeat_seconds, self._telemetry, put, self._wait()
+        )
+        self._pusher = Pusher(self._bulk, put, self._wait())
+        channels = {BoundaryKind.ACTIVATIONS: self._up, BoundaryKind.GRADIENTS: self._down}
+        self._links = LightLinks(channels, incarnation, put, self._wait())
+        self._run(self._heart.run())
+        self._run(self._pusher.run())
+
+    def _wait(self) -> Patience:
+        return Patience(self._patience, time.monotonic)
+
+    def exchange(self) -> None:
+        """Begin with activations and gradients: the trainer is ready for them."""
+        self._loop.call_soon_threadsafe(lambda: self._run(self._links.run()))
+
+    def send(self, message: Message) -> None:
+        """Hand a message over."""
+        self._loop.call_soon_threadsafe(self._links.send, message)
+
+    def push(self, push: Push) -> None:
+        """Hand a push over; its reply comes into the inbox."""
+        self._loop.call_soon_threadsafe(self._pusher.push, push)
+
+    def pull(self, shard: str) -> tuple[Header, memoryview]:
+        """One version of a shard; waits for it."""
+        return self._call(pull(self._bulk, shard, self._lease.incarnation))
+
+    def beat(self) -> None:
+        """Send a heartbeat now."""
+        self._loop.call_soon_threadsafe(self._heart.beat_now)
+
+    def leave(self, reason: str) -> None:
+        """Give the lease back; a master that is gone or has fenced us need not know."""
+        request = LeaveRequest(self._lease.incarnation, reason, self._telemetry())
+        try:
+            self._call(rpc.async_call(self._control, LEAVE, request, 2.0))
+        except LayerwiseError:
+            return
+
+    def close(self) -> None:
+        """End every task and connection, and the thread."""
+        self._call(self._close())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    async def _close(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for channel in (self._control, self._bulk, self._up, self._down):
+            await channel.close()
+
+    def _call(self, coroutine: Coroutine[Any, Any, Result]) -> Result:
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
+
+    def _run(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        self._tasks.append(asyncio.ensure_future(self._reported(coroutine)))
+
+    async def _reported(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        try:
+            await coroutine
+        except asyncio.CancelledError:
+            raise
+        except LayerwiseError as error:
+            self.inbox.put(error)
+        except Exception as error:  # a defect here must end the slave, not leave it waiting
+            self.inbox.put(RefusedError(f"the network thread failed: {type(error).__name__}: {error}"))

@@ -1,0 +1,179 @@
+"""A slave's life: find the master, get a layer, train it until the run is over; again when fenced."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from common import config as configuration
+from common import rpc
+from common.config import Config
+from common.errors import FencedError, UnreachableError
+from common.lifecycle import INTERRUPTED, Interrupt, end_with_parent, keep_freed_memory
+from common.messages import DescribeRequest, JoinReply, JoinRequest
+from common.wire.methods import DESCRIBE, JOIN
+
+if TYPE_CHECKING:
+    from slave.session import Ground
+
+log = logging.getLogger("layerwise.slave")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a slave is told on its command line; everything else comes from the master."""
+
+    master: str
+    device: str = "auto"
+    data: Path | None = None
+    code: Path | None = None
+    wait: float = 60.0
+
+
+class Stopped(Exception):  # noqa: N818 - no error: the slave was asked to stop
+    """The slave was interrupted."""
+
+
+class Slave:
+    """One process, and what it is to the master."""
+
+    def __init__(self, options: Options) -> None:
+        self._options = options
+        self._name = uuid.uuid4().hex[:12]
+        self._channel = rpc.channel(options.master)
+        # Told to the training loop through its inbox, and to everything else by this event.
+        self._stop = threading.Event()
+        self._wake: Callable[[object], None] = lambda _: None
+
+    def run(self) -> int:
+        """Train until the run is over; the exit code.
+
+        Raises:
+            UnreachableError: no master for `wait` seconds.
+            LayerwiseError: the run's configuration cannot be used here, or the master refused.
+        """
+        with Interrupt(self._interrupted):
+            try:
+                # Torch takes its time to import: meanwhile the master is asked.
+                preload = threading.Thread(target=_import_torch, daemon=True)
+                preload.start()
+                config = self._described()
+                if config is None:
+                    return 0
+                preload.join()
+                return self._train(config)
+            except Stopped:
+                log.info("interrupted")
+                return INTERRUPTED
+            finally:
+                self._channel.close()
+
+    def _interrupted(self) -> None:
+        self._stop.set()
+        self._wake(Stopped())
+
+    def _described(self) -> Config | None:
+        """The run's configuration, once there is a master; None when its run is over."""
+        deadline, told = time.monotonic() + self._options.wait, False
+        while True:
+            try:
+                reply = rpc.call(self._channel, DESCRIBE, DescribeRequest(), 1.0)
+            except UnreachableError:
+                if time.monotonic() > deadline:
+                    raise UnreachableError(
+                        f"--master {self._options.master}: no master answered for {self._options.wait:g} s; "
+                        "start one there with `layerwise master`, or check the address and the firewall"
+                    ) from None
+                if not told:
+                    log.info(
+                        "no master at %s yet; waiting for up to %g s",
+                        self._options.master,
+                        self._options.wait,
+                    )
+                    told = True
+                self._pause(0.2)
+                continue
+            if reply.over:
+                log.info("the run is over")
+                return None
+            return configuration.parse(reply.config, f"the configuration from {self._options.master}")
+
+    def _train(self, config: Config) -> int:
+        from slave.session import Ground  # imports torch
+
+        ground = Ground.prepare(config, self._options)
+        while True:
+            lease = self._joined(config, str(ground.device))
+            if lease is None:
+                log.info("the run is over")
+                return 0
+            if self._session(ground, lease):
+                return 0
+
+    def _session(self, ground: Ground, lease: JoinReply) -> bool:
+        """Train under one lease; whether the run is over."""
+        from slave.session import Session
+
+        session = Session(ground, lease)
+        self._wake = session.inbox.put
+        try:
+            if self._stop.is_set():
+                raise Stopped
+            session.run()
+        except FencedError as error:
+            log.warning("lease lost (%s); asking for another", error)
+            return False
+        except BaseException as error:
+            session.leave(str(error) or type(error).__name__)
+            raise
+        finally:
+            self._wake = lambda _: None
+            session.close()
+        log.info("the run is over")
+        return True
+
+    def _joined(self, config: Config, device: str) -> JoinReply | None:
+        """A lease, once one is free; None when the run is over."""
+        request = JoinRequest(self._name, socket.gethostname(), os.getpid(), device)
+        lost_since: float | None = None
+        told = False
+        while True:
+            try:
+                reply = rpc.call(self._channel, JOIN, request, 2.0)
+            except UnreachableError:
+                lost_since = lost_since or time.monotonic()
+                if time.monotonic() - lost_since > self._options.wait:
+                    raise
+            else:
+                lost_since = None
+                if reply.granted or reply.over:
+                    return reply if reply.granted else None
+                if not told:
+                    log.info("every layer has its slave; waiting to take one over")
+                    told = True
+            self._pause(config.cluster.heartbeat_seconds / 2)
+
+    def _pause(self, seconds: float) -> None:
+        if self._stop.wait(seconds):
+            raise Stopped
+
+
+def _import_torch() -> None:
+    import torch
+
+    assert torch.__version__
+
+
+def serve(options: Options) -> int:
+    """Run a slave; the exit code."""
+    keep_freed_memory()
+    end_with_parent()
+    return Slave(options).run()
