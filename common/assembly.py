@@ -9,6 +9,8 @@ from common.wire.payloads import check_table
 
 # A shard is one layer's state; the table is checked against this before anything is allocated.
 LARGEST_SHARD_BYTES = 8 << 30
+# The largest item of a table: a piece that begins at a multiple of it splits no number.
+ALIGNMENT = 8
 
 
 class Assembly:
@@ -61,6 +63,10 @@ class Assembly:
 
     def _take(self, frame: Frame) -> None:
         view = memoryview(frame.data)
+        if frame.offset % ALIGNMENT:
+            raise MalformedError(
+                f"{self.header.shard}: a piece begins at {frame.offset}, which is no multiple of {ALIGNMENT}"
+            )
         if frame.offset != self._received or self._received + view.nbytes > self.header.table.nbytes:
             raise MalformedError(
                 f"{self.header.shard}: {view.nbytes} bytes came for offset {frame.offset} where "

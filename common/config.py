@@ -11,7 +11,7 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import tomli_w
 
@@ -30,6 +30,10 @@ class Run:
     batches: int = key(1200, "mini-batches that every layer goes through", minimum=1)
     batch_size: int = key(64, "examples a mini-batch (B)", minimum=2)
     evaluate_every: int = key(200, "batches between two evaluations on the test set", minimum=1)
+
+    def __post_init__(self) -> None:
+        if not self.name.isprintable() or not self.name or Path(self.name).name != self.name:
+            raise ConfigError(f"run.name: {self.name!r} cannot name a folder; use plain words without slashes")
 
 
 @dataclass(frozen=True)
@@ -128,6 +132,8 @@ OPTIMIZERS = ("sgd", "adam", "adamw", "adagrad")
 class SynthesizerOptimizer:
     """The optimizer of M (and I)."""
 
+    section: ClassVar[str] = "optimizer.synthesizer"
+
     name: str = key("adam", "sgd, adam, adamw or adagrad", choices=OPTIMIZERS)
     learning_rate: float = key(1e-3, "its learning rate", above=0)
     momentum: float = key(0.0, "of sgd", minimum=0, maximum=1)
@@ -139,12 +145,16 @@ class SynthesizerOptimizer:
 
     def __post_init__(self) -> None:
         if self.nesterov and (self.name != "sgd" or self.momentum == 0):
-            raise ConfigError('optimizer.nesterov: needs optimizer.name = "sgd" and a momentum above 0')
+            raise ConfigError(
+                f'{self.section}.nesterov: needs {self.section}.name = "sgd" and a momentum above 0'
+            )
 
 
 @dataclass(frozen=True)
 class Optimizer(SynthesizerOptimizer):
     """The slave's own optimizer of its layer."""
+
+    section: ClassVar[str] = "optimizer"
 
     synthesizer: SynthesizerOptimizer = dataclasses.field(default_factory=SynthesizerOptimizer)
 
@@ -235,7 +245,7 @@ def load(path: Path | None, overrides: Iterable[str] = ()) -> Config:
 def _toml(text: str, source: str) -> dict[str, Any]:
     try:
         return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, arrays as deep
         raise ConfigError(f"{source}: is not TOML: {error}") from None
 
 
@@ -251,12 +261,13 @@ def _read(values: dict[str, Any], overrides: Iterable[str], source: str) -> Conf
 def _override(text: str) -> tuple[str, Any]:
     name, equals, value = text.partition("=")
     name = name.strip()
-    if not equals or "." not in name:
+    if not equals or "." not in name or not all(name.split(".")):
         raise ConfigError(f"--set {text}: expected section.key=value")
     try:
-        return name, tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
-        return name, value.strip()
+        parsed = tomllib.loads(f"value = {value}")
+    except (ValueError, RecursionError):
+        parsed = {}
+    return name, parsed["value"] if parsed.keys() == {"value"} else value.strip()
 
 
 def _assign(values: dict[str, Any], dotted: str, value: Any) -> None:
@@ -273,7 +284,7 @@ def _anchored(config: Config, folder: Path) -> Config:
     def absolute(text: str) -> str:
         here = Path(text)
         beside = folder / text
-        return os.path.abspath(beside if beside.exists() and not here.exists() else here)
+        return os.path.abspath(beside if os.path.exists(beside) and not os.path.exists(here) else here)
 
     def anchored(text: str) -> str:
         path, _, function = text.rpartition(":")
@@ -303,11 +314,16 @@ def described(config: Config) -> str:
 def _inline(value: Any) -> str:
     """A value on one line, as tomli_w writes none but the plain ones."""
     if isinstance(value, Mapping):
-        inner = ", ".join(f"{name} = {_inline(each)}" for name, each in value.items())
+        inner = ", ".join(f"{_quoted(name)} = {_inline(each)}" for name, each in value.items())
         return f"{{ {inner} }}" if inner else "{}"
     if isinstance(value, list):
         return f"[{', '.join(map(_inline, value))}]"
     return tomli_w.dumps({"v": value}).partition("=")[2].strip()
+
+
+def _quoted(name: str) -> str:
+    """A key, in quotes where TOML needs them."""
+    return tomli_w.dumps({name: 0}).rpartition(" = ")[0]
 
 
 def _tables(table: Any, prefix: str) -> list[tuple[str, Any]]:

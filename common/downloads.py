@@ -125,6 +125,9 @@ def _pieces(url: str, seconds: float) -> Iterator[bytes]:
                 size += len(piece)
                 yield piece
     except (OSError, http.client.HTTPException) as error:
+        if isinstance(error, urllib.error.HTTPError):
+            # It holds the connection, with the unread page of the error.
+            error.close()
         reason = error.reason if type(error) is urllib.error.URLError else error
         raise _HomeError(f"{url}: {' '.join(str(reason).split()) or type(error).__name__}") from None
     # A read in pieces does not tell a cut connection from the end.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -16,6 +17,9 @@ from typing import Any, TypeVar
 from common.errors import ConfigError
 
 Table = TypeVar("Table")
+
+# TOML's whole numbers, and the wire's.
+LARGEST_INTEGER = 2**63 - 1
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -184,7 +188,28 @@ def _typed(value: Any, annotation: Any, where: str) -> Any:
         raise ConfigError(f"{where}: expected {' or '.join(map(_named, options))}, got {value!r}")
     if not _fits(value, annotation):
         raise ConfigError(f"{where}: expected {_named(annotation)}, got {value!r}")
+    _check_representable(value, where)
     return float(value) if annotation is float else value
+
+
+def _check_representable(value: Any, where: str) -> None:
+    """Refuse what neither a file nor a message can hold, within tables and lists too."""
+    if isinstance(value, dict | list):
+        for each in [*value, *value.values()] if isinstance(value, dict) else value:
+            _check_representable(each, where)
+    elif isinstance(value, int) and abs(value) > LARGEST_INTEGER:
+        raise ConfigError(f"{where}: a number of more than 64 bits")
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise ConfigError(f"{where}: expected a finite number, got {value}")
+    elif isinstance(value, str) and not _is_text(value):
+        raise ConfigError(f"{where}: {value!r} is not UTF-8 text without NUL")
+
+
+def _is_text(value: str) -> bool:
+    try:
+        return b"\0" not in value.encode()
+    except UnicodeEncodeError:
+        return False
 
 
 def _fits(value: Any, annotation: Any) -> bool:

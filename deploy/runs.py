@@ -150,7 +150,7 @@ def summarized(
         "batch_size": config.run.batch_size,
         "wall_seconds": round(seconds, 3),
         "samples_per_second": round(config.run.batches * config.run.batch_size / training, 1),
-        "test_error_percent": round(evaluation.test_error_percent, 4),
+        "test_error_percent": evaluation.test_error_percent,
         "test_loss": evaluation.test_loss,
         "staleness": percentiles(status.counters.staleness),
         "delay": percentiles(status.delays),

@@ -41,6 +41,7 @@ class Mailbox:
     def __init__(self, capacity: int) -> None:
         self._messages: asyncio.Queue[bytes | None] = asyncio.Queue()
         self._capacity = capacity
+        self.closed = False
         # Why the stream is ended, where its own messages broke a rule.
         self.refusal: LayerwiseError | None = None
 
@@ -56,6 +57,7 @@ class Mailbox:
 
     def close(self) -> None:
         """Let the reader end after what is there."""
+        self.closed = True
         self._messages.put_nowait(None)
 
     async def get(self) -> bytes | None:
@@ -94,11 +96,17 @@ class Relay:
             self.close(address, self._mailboxes.get(address))
 
     def announce(self, layer: int) -> None:
-        """Tell the layer below that `layer` is there (again): what is unanswered is to be sent once more."""
+        """Tell the layer below that `layer` is there (again): what is unanswered is to be sent once more.
+
+        A mailbox that is full is closed: a slave that opens its stream anew sends all of that by itself.
+        """
         notice = encode_boundary(BoundaryMessage(BoundaryKind.PEER, layer))
-        for address, mailbox in self._mailboxes.items():
+        for address, mailbox in list(self._mailboxes.items()):
             if address.stream is BoundaryKind.ACTIVATIONS and address.layer == layer - 1:
-                mailbox.put(notice)
+                try:
+                    mailbox.put(notice)
+                except TooLargeError:
+                    self.close(address, mailbox)
 
     def put(self, sender: Address, message: BoundaryMessage, encoded: bytes) -> None:
         """Pass a message on to the mailbox it is addressed to.

@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from common.errors import FencedError
+from common.errors import FencedError, MalformedError
 from common.messages import JoinReply, JoinRequest, Seat, Telemetry
 
 
@@ -58,12 +58,17 @@ def merged(first: Telemetry, second: Telemetry) -> Telemetry:
     )
 
 
+def _restored(saved: dict[str, Any]) -> Telemetry:
+    """Telemetry from JSON, whose keys are text."""
+    return Telemetry(**{**saved, "delays": {int(delay): count for delay, count in saved["delays"].items()}})
+
+
 class Roster:
     """Leases of one run.
 
     A slave that misses `misses` heartbeats is failed and its seat vacant. When the roster's own tick comes
     late by half an interval, or the master has just started, every lease is extended: the silence may be
-    ours.
+    ours. `tick` is due every `tick_seconds`.
     """
 
     def __init__(
@@ -71,6 +76,7 @@ class Roster:
     ) -> None:
         self._interval = heartbeat_seconds
         self._patience = heartbeat_seconds * (misses + 0.5)
+        self.tick_seconds = heartbeat_seconds / 4
         self._leases = [_Lease(k + 1, r) for k, count in enumerate(replicas) for r in range(count)]
         self._incarnations = 0
         self._waiting: dict[str, float] = {}
@@ -95,7 +101,7 @@ class Roster:
         """Seconds from the first moment that every seat was taken until the run was over."""
         if self._began is None:
             return self._earlier_seconds
-        return self._earlier_seconds + (self._ended or now) - self._began
+        return self._earlier_seconds + (now if self._ended is None else self._ended) - self._began
 
     def waiting(self) -> int:
         """How many slaves wait for a seat."""
@@ -105,7 +111,12 @@ class Roster:
         """Grant a vacant seat, the lowest layer first; or have the slave wait.
 
         A slave that asks again while it holds a lease (its answer was lost) is granted the same one.
+
+        Raises:
+            MalformedError: a slave without a name, which could not be told from another.
         """
+        if not request.slave:
+            raise MalformedError("a slave that joins says its name, unique to its process")
         if self.over:
             return JoinReply(over=True), []
         mine = [lease for lease in self._leases if lease.incarnation and lease.slave.slave == request.slave]
@@ -117,8 +128,7 @@ class Roster:
         events = [] if mine else [self._grant(vacant[0], request)]
         lease = (mine or vacant)[0]
         lease.seen = now
-        if self._began is None and self.complete:
-            self._began = now
+        self._note_beginning(now)
         return JoinReply(True, False, lease.layer, lease.replica, lease.incarnation), events
 
     def heartbeat(self, incarnation: int, beat: int, telemetry: Telemetry, now: float) -> list[Event]:
@@ -148,8 +158,9 @@ class Roster:
 
     def tick(self, now: float) -> list[Event]:
         """Fail the slaves that have been silent for too long."""
-        late = self._last_tick is None or now - self._last_tick > 1.5 * self._interval
+        late = self._last_tick is None or now - self._last_tick > self.tick_seconds + self._interval / 2
         self._last_tick = now
+        self._note_beginning(now)
         self._waiting = {s: seen for s, seen in self._waiting.items() if now - seen <= self._patience}
         if late:
             for lease in self._leases:
@@ -198,10 +209,7 @@ class Roster:
         return {
             "incarnations": self._incarnations,
             "training_seconds": self.training_seconds(now),
-            "leases": [
-                {**dataclasses.asdict(lease), "retired": dataclasses.asdict(lease.total())}
-                for lease in self._leases
-            ],
+            "leases": [dataclasses.asdict(lease) for lease in self._leases],
         }
 
     def _restore(self, saved: dict[str, Any]) -> None:
@@ -213,8 +221,11 @@ class Roster:
             if old:
                 lease.incarnation, lease.grants, lease.done = old["incarnation"], old["grants"], old["done"]
                 lease.slave = JoinRequest(**old["slave"])
-                delays = {int(delay): count for delay, count in old["retired"]["delays"].items()}
-                lease.retired = Telemetry(**{**old["retired"], "delays": delays})
+                lease.telemetry, lease.retired = _restored(old["telemetry"]), _restored(old["retired"])
+
+    def _note_beginning(self, now: float) -> None:
+        if self._began is None and self.complete and not self.over:
+            self._began = now
 
     def _grant(self, lease: _Lease, request: JoinRequest) -> Event:
         self._incarnations += 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
+import logging
 import signal
 import threading
 import time
@@ -15,7 +16,14 @@ from pathlib import Path
 from common import config as configuration
 from common import messages as m
 from common.config import Config
-from common.errors import FencedError, LayerwiseError, MalformedError, RefusedError, TooLargeError
+from common.errors import (
+    FencedError,
+    LayerwiseError,
+    MalformedError,
+    RefusedError,
+    RunFailedError,
+    TooLargeError,
+)
 from common.lifecycle import INTERRUPTED, cpu_seconds, end_with_parent, keep_freed_memory, peak_rss_bytes
 from common.messages import BoundaryKind, Operation
 from common.rpc import Server
@@ -25,6 +33,8 @@ from master.roster import Event, Roster, merged
 from master.servicer import Servicer
 from master.state import StateDirectory
 from master.store import Reading, Store
+
+log = logging.getLogger("layerwise.master")
 
 SHARD_KINDS = ("weights", "gradient", "input")
 # What of the counters survives a restart; the rest is the process' own.
@@ -77,6 +87,7 @@ class Master:
         ]
         self.relay = Relay(windows, replicas)
         self._counting = threading.Lock()
+        self._unsaved = False
         self.save()
         state.log({"event": "started", "starts": self._starts})
 
@@ -143,7 +154,7 @@ class Master:
         self.roster.seat(header.incarnation)
         if header.operation is Operation.CREATE:
             return self.store.create(header, pieces)
-        reply = self.store.apply(header, pieces)
+        reply = self.store.apply(header, pieces, lambda: self.roster.seat(header.incarnation))
         with self._counting:
             if reply.applied:
                 self.counters.pushes += 1
@@ -219,8 +230,11 @@ class Master:
             if event.what in ("left", "failed"):
                 self.relay.vacate(event.layer, event.replica)
                 self.store.forget(event.incarnation)
-        if events:
+        # What could not be written (a full disk) is owed: nothing is answered before it is.
+        self._unsaved = self._unsaved or bool(events)
+        if self._unsaved:
             self.save()
+            self._unsaved = False
 
 
 def _waiting_fractions(seats: list[m.Seat]) -> dict[int, float]:
@@ -272,7 +286,7 @@ async def _serve(config: Config, listen: str, state: StateDirectory) -> int:
     loop = asyncio.get_running_loop()
     for which in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(which, stop.set)
-    ticking = asyncio.ensure_future(_tick(master, config.cluster.heartbeat_seconds / 4))
+    ticking = asyncio.ensure_future(_tick(master, master.roster.tick_seconds))
     await stop.wait()
     ticking.cancel()
     await server.stop(0.5)
@@ -283,7 +297,10 @@ async def _serve(config: Config, listen: str, state: StateDirectory) -> int:
 
 async def _tick(master: Master, seconds: float) -> None:
     while True:
-        master.tick()
+        try:
+            master.tick()
+        except RunFailedError as error:
+            log.error("%s; trying again", error)
         await asyncio.sleep(seconds)
 
 

@@ -11,7 +11,7 @@ from common.assembly import Assembly
 from common.errors import LayerwiseError, MalformedError, UnreachableError
 from common.rpc import Server, background
 from common.wire import methods
-from common.wire.payloads import CHUNK_BYTES, encode_frame, frames, route
+from common.wire.payloads import CHUNK_BYTES, decode_boundary, encode_frame, frames
 from master.relay import Address, Mailbox
 
 if TYPE_CHECKING:
@@ -82,7 +82,9 @@ class Servicer:
             raise MalformedError(f"{assembly.header.shard}: the stream ended within a push")
 
     async def _applied(self, assembly: Assembly) -> m.PushReply:
-        if assembly.header.table.nbytes <= INLINE_BYTES:
+        small = assembly.header.table.nbytes <= INLINE_BYTES
+        # A creation takes room on the disk, whatever its size, and waits for others that do.
+        if small and assembly.header.operation is not m.Operation.CREATE:
             return self._master.push(assembly.header, assembly.pieces)
         return await asyncio.to_thread(self._master.push, assembly.header, assembly.pieces)
 
@@ -107,7 +109,7 @@ class Servicer:
     async def exchange(self, requests: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         """One slave's activations, or its gradients, both ways."""
         hello = await anext(requests, b"")
-        address = self._master.address(route(hello))
+        address = self._master.address(decode_boundary(hello))
         mailbox = self._master.open(address)
         background(self._relay(requests, address, mailbox), self._tasks)
         try:
@@ -122,11 +124,13 @@ class Servicer:
             self._master.relay.close(address, mailbox)
 
     async def _relay(self, requests: AsyncIterator[bytes], address: Address, mailbox: Mailbox) -> None:
-        """Pass on what a stream brings, until it ends or breaks a rule."""
+        """Pass on what a stream brings, until it ends, is closed or breaks a rule."""
         try:
             async for encoded in requests:
+                if mailbox.closed:
+                    return
                 self._master.counters.bytes_received += len(encoded)
-                self._master.relay.put(address, route(encoded), encoded)
+                self._master.relay.put(address, decode_boundary(encoded), encoded)
         except LayerwiseError as error:
             mailbox.refusal = error
         finally:

@@ -7,6 +7,7 @@ checksum is right; the higher version of the two is the truth.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import fcntl
 import json
@@ -43,7 +44,10 @@ class MappedSlots:
         size = _aligned(max(table.nbytes, 1))
         start = preamble + 2 * _RECORD_BYTES
         with path.open("r+b") as file:
-            file.truncate(start + 2 * size)
+            if os.fstat(file.fileno()).st_size != start + 2 * size:
+                raise RunFailedError(
+                    f"{path}: its size is not what its table says; restore the state directory from a copy"
+                )
             self._map = mmap.mmap(file.fileno(), start + 2 * size)
         whole = np.frombuffer(self._map, np.uint8)
         self.buffers: tuple[Bytes, Bytes] = (
@@ -53,21 +57,30 @@ class MappedSlots:
 
     def commit(self, record: Record) -> None:
         """Make the record true: written beside the present one, which counts until this one is whole."""
-        self._commits += 1
-        body = json.dumps({"commit": self._commits, **dataclasses.asdict(record)}).encode()
+        commits = self._commits + 1
+        body = json.dumps({"commit": commits, **dataclasses.asdict(record)}).encode()
         if _CHECKSUM.size + len(body) > _RECORD_BYTES:
             raise RunFailedError(f"{self._path}: {len(record.sequences)} slaves are too many for its record")
-        start = self._records + self._commits % 2 * _RECORD_BYTES
+        start = self._records + commits % 2 * _RECORD_BYTES
         self._map[start : start + _CHECKSUM.size + len(body)] = (
             _CHECKSUM.pack(zlib.crc32(body), len(body)) + body
         )
-        self.record = record
+        self.record, self._commits = record, commits
 
     def recover(self) -> bool:
-        """Take the newest record whose checksum is right; False where nothing was ever committed."""
+        """Take the newest record whose checksum is right; False where nothing was ever committed.
+
+        Raises:
+            RunFailedError: both records were written, and both are torn.
+        """
         records = [self._record(index) for index in (0, 1)]
         newest = max((r for r in records if r), key=lambda r: int(r["commit"]), default=None)
         if newest is None:
+            # The second one is written once the first is whole: no crash of ours tears both.
+            if self._map[self._records : self._records + _CHECKSUM.size].strip(b"\0"):
+                raise RunFailedError(
+                    f"{self._path}: both its records are torn; restore the state directory from a copy"
+                )
             return False
         self._commits = newest.pop("commit")
         newest["sequences"] = {int(who): last for who, last in newest["sequences"].items()}
@@ -104,6 +117,7 @@ class StateDirectory:
             self._shards.mkdir(parents=True, exist_ok=True)
             self._lock: IO[str] = (path / "lock").open("w")
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._events = (path / "events.jsonl").open("a", buffering=1)
         except BlockingIOError:
             raise RefusedError(
                 f"{path}: another master is using this state directory; stop it or give another --state-dir"
@@ -112,24 +126,30 @@ class StateDirectory:
             raise RefusedError(
                 f"{path}: cannot be used as a state directory: {error.strerror}; give another --state-dir"
             ) from None
-        self._events = (path / "events.jsonl").open("a", buffering=1)
 
     def create(self, name: str, table: Table) -> Slots:
-        """Room for a new shard; it exists once its first record is committed."""
+        """Room for a new shard; it exists once its first record is committed.
+
+        Raises:
+            RunFailedError: there is no room for it.
+        """
         path = self._file(name)
+        fresh = path.with_suffix(".new")
         head = json.dumps({"name": name, **dataclasses.asdict(table)}).encode()
         preamble = _aligned(len(_MAGIC) + _CHECKSUM.size + len(head))
         try:
-            with path.open("wb") as file:
+            with fresh.open("wb") as file:
                 file.write(_MAGIC + _CHECKSUM.pack(zlib.crc32(head), len(head)) + head)
                 file.truncate(preamble)
                 # Room is taken now: a full disk is an error here, not a crash of a mapped write later.
                 os.posix_fallocate(
                     file.fileno(), 0, preamble + 2 * _RECORD_BYTES + 2 * _aligned(max(table.nbytes, 1))
                 )
+            # Under its name once it is whole: a crash leaves no shard without its table.
+            fresh.replace(path)
             return MappedSlots(path, table, preamble)
         except OSError as error:
-            path.unlink(missing_ok=True)
+            fresh.unlink(missing_ok=True)
             raise RunFailedError(
                 f"{path}: no room for the shard: {error.strerror}; free disk space"
             ) from None
@@ -149,14 +169,32 @@ class StateDirectory:
         return found
 
     def write(self, name: str, value: dict[str, Any] | str) -> None:
-        """Write a small file durably: JSON, or text as it is; there is never half of one."""
+        """Write a small file durably: JSON, or text as it is; there is never half of one.
+
+        Raises:
+            RunFailedError: it cannot be written; the old one is still there.
+        """
         text = value if isinstance(value, str) else json.dumps(value, indent=1)
         fresh = self.path / f".{name}.new"
-        with fresh.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        fresh.replace(self.path / name)
+        try:
+            with fresh.open("w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            fresh.replace(self.path / name)
+            self._sync_directory()
+        except OSError as error:
+            raise RunFailedError(
+                f"{self.path / name}: cannot be written: {error.strerror}; free disk space"
+            ) from None
+
+    def _sync_directory(self) -> None:
+        """A new name is durable once its directory is."""
+        directory = os.open(self.path, os.O_RDONLY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
 
     def read(self, name: str) -> str | None:
         """A small file's text, or None where there is none."""
@@ -167,11 +205,15 @@ class StateDirectory:
 
     def log(self, event: dict[str, Any]) -> None:
         """Add a line to events.jsonl: what happened when, in seconds of the epoch."""
-        self._events.write(json.dumps({"time": round(time.time(), 3), **event}) + "\n")
+        line = json.dumps({"time": round(time.time(), 3), **event}) + "\n"
+        # The run does not hang on its log: on a full disk a line may be lost.
+        with contextlib.suppress(OSError):
+            self._events.write(line)
 
     def close(self) -> None:
         """Let another master have the directory."""
-        self._events.close()
+        with contextlib.suppress(OSError):
+            self._events.close()
         self._lock.close()
 
     def _file(self, name: str) -> Path:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -121,9 +121,15 @@ class _Shard:
     def _held(self, index: int) -> list[Reading]:
         return [reading for reading in self.readings if reading.index == index]
 
-    def staleness(self, incarnation: int) -> int:
-        """What others did since that slave last fetched: the version less that, less its own pushes since."""
-        return self.slots.record.version - self.fetched.get(incarnation, 0) - self.own_since[incarnation]
+    def staleness(self, header: Header) -> int:
+        """What others did since that slave last fetched: the version less that, less its own pushes since.
+
+        A master that was started anew has seen no fetch and takes the slave's word for it.
+        """
+        fetched, own = self.fetched.get(header.incarnation), self.own_since[header.incarnation]
+        if fetched is None:
+            fetched, own = header.version, header.sequence - 1
+        return max(0, self.slots.record.version - fetched - own)
 
 
 class Store:
@@ -195,12 +201,18 @@ class Store:
             self._shards[header.shard] = _Shard(slots)
         return PushReply(header.shard, 0, 0, 0, applied=True)
 
-    def apply(self, header: Header, pieces: Iterable[tuple[int, Buffer]]) -> PushReply:
+    def apply(
+        self,
+        header: Header,
+        pieces: Iterable[tuple[int, Buffer]],
+        admit: Callable[[], object] = lambda: None,
+    ) -> PushReply:
         """Apply one push, once: a push whose sequence was applied before changes nothing.
 
         Args:
             header: whose push to what.
             pieces: the push's buffer, whole, in pieces with their offsets.
+            admit: raises, at the moment of the commit, if the sender has lost its lease meanwhile.
 
         Raises:
             NotFoundError: there is no such shard.
@@ -212,24 +224,28 @@ class Store:
             record = shard.slots.record
             if header.sequence <= record.sequences.get(header.incarnation, 0):
                 return PushReply(header.shard, record.version, header.sequence)
-            staleness = shard.staleness(header.incarnation)
             idle, active = shard.claim_idle(), shard.slots.buffers[record.active]
             updates.apply_update(shard.regions, active, idle, pieces, self._replicas)
-            applied = Record(
-                record.version + 1,
-                1 - record.active,
-                max(record.next_batch, header.next_batch),
-                record.sequences | {header.incarnation: header.sequence},
-            )
             with shard.readers_left:
+                admit()
+                staleness = shard.staleness(header)
+                applied = Record(
+                    record.version + 1,
+                    1 - record.active,
+                    max(record.next_batch, header.next_batch),
+                    shard.slots.record.sequences | {header.incarnation: header.sequence},
+                )
                 shard.slots.commit(applied)
                 shard.own_since[header.incarnation] += 1
         return PushReply(header.shard, applied.version, header.sequence, staleness, applied=True)
 
     def forget(self, incarnation: int) -> None:
-        """Drop what is remembered of a fenced slave, whose pushes are refused from now on."""
-        for shard in self._shards.values():
-            with shard.writing:
+        """Drop what is remembered of a fenced slave, whose pushes are refused from now on.
+
+        Waits for no push that is under way: that one's own `admit` refuses it.
+        """
+        for shard in list(self._shards.values()):
+            with shard.readers_left:
                 record = shard.slots.record
                 if incarnation in record.sequences:
                     left = {i: s for i, s in record.sequences.items() if i != incarnation}

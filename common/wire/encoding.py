@@ -7,10 +7,15 @@ Both are exactly protobuf's encoding: any language's generated code reads and wr
 
 from __future__ import annotations
 
-from common.errors import MalformedError
+from common.errors import MalformedError, TooLargeError
 from common.messages import Buffer
 
 _VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
+
+# What a message may have beside its payload: a header with the table of a large layer, and what later
+# versions add. More would keep the process busy here for as long as its sender likes.
+MOST_FIELDS = 1000
+MOST_SMALL_BYTES = 1 << 20
 
 
 def varint(number: int) -> bytes:
@@ -36,13 +41,16 @@ def split_payload(message: Buffer, field: int) -> tuple[bytes, memoryview]:
 
     Raises:
         MalformedError: the message is not protobuf's encoding.
+        TooLargeError: what is left without the payload is larger than any message here.
     """
     view = memoryview(message)
     small = bytearray()
     payload = view[:0]
-    position, end = 0, len(view)
+    position, end, fields = 0, len(view), 0
     while position < end:
-        start = position
+        start, fields = position, fields + 1
+        if fields > MOST_FIELDS:
+            raise MalformedError(f"a message has more than {MOST_FIELDS} fields")
         tag, position = _read_varint(view, position)
         wire_type = tag & 7
         if wire_type == _LENGTH:
@@ -56,9 +64,11 @@ def split_payload(message: Buffer, field: int) -> tuple[bytes, memoryview]:
         elif wire_type in (_FIXED64, _FIXED32):
             position += 8 if wire_type == _FIXED64 else 4
         else:
-            raise MalformedError(f"a message has a field of wire type {wire_type}, which does not exist")
+            raise MalformedError(f"a message has a field of wire type {wire_type}, which no message here has")
         if position > end:
             raise MalformedError("a message ends within one of its fields")
+        if len(small) + position - start > MOST_SMALL_BYTES:
+            raise TooLargeError(f"a message has more than {MOST_SMALL_BYTES} bytes beside its payload")
         small += view[start:position]
     return bytes(small), payload
 

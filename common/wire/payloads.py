@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 from common.errors import MalformedError
 from common.messages import BoundaryMessage, Buffer, Frame, Header
@@ -59,23 +58,14 @@ def decode_boundary(encoded: bytes) -> BoundaryMessage:
         MalformedError: it is none, or its data is not what its table says.
     """
     small, data = split_payload(encoded, _BOUNDARY_DATA)
-    message = codec.from_proto(BoundaryMessage, _parsed(small), without="data", data=data)
+    parsed = codec.parse(pb.BoundaryMessage, small)
+    message = codec.from_proto(BoundaryMessage, parsed, without="data", data=data)
     check_table(message.table)
     if message.table.nbytes != data.nbytes:
         raise MalformedError(
             f"{data.nbytes} bytes of tensors came where their table says {message.table.nbytes}"
         )
     return message
-
-
-def route(encoded: bytes) -> BoundaryMessage:
-    """The address of a boundary message, its tensors left unread: what a relay needs."""
-    small, _ = split_payload(encoded, _BOUNDARY_DATA)
-    return codec.from_proto(BoundaryMessage, _parsed(small), without="data")
-
-
-def _parsed(small: bytes) -> Any:
-    return codec.parse(pb.BoundaryMessage, small)
 
 
 def check_table(table: Table) -> None:

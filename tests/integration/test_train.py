@@ -1,0 +1,154 @@
+"""`layerwise train` from end to end: real processes, sockets, files and data."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.integration.processes import QUICK, ROOT, Cli, until
+
+KEYS = """
+    name dataset model profile synthesis unlock gradient input layers slaves batches batch_size wall_seconds
+    samples_per_second test_error_percent test_loss staleness delay pushes pulls versions restarts lost_batches
+    peak_rss_bytes cpu_seconds waiting_fraction
+"""
+
+# Imports nothing of the project: the plain network of the default run, and its test set from scikit-learn.
+PLAIN = """
+import json, sys
+import numpy as np, torch
+from safetensors import safe_open
+from torch import nn
+
+with safe_open(sys.argv[1], "pt") as file:
+    state = {name: file.get_tensor(name) for name in file.keys()}
+    inputs = json.loads(file.metadata()["inputs"])
+hidden = lambda i, o: nn.Sequential(nn.Linear(i, o), nn.BatchNorm1d(o), nn.ReLU())
+first = nn.Sequential(nn.Flatten(), nn.Linear(64, 256), nn.BatchNorm1d(256), nn.ReLU())
+network = nn.Sequential(first, hidden(256, 256), nn.Sequential(nn.Linear(256, 10)))
+network.load_state_dict(state)
+test = np.load(sys.argv[2])
+x = (torch.tensor(test["x"]).float() * inputs["scale"] - inputs["mean"][0]) / inputs["std"][0]
+wrong = (network.eval()(x).argmax(1) != torch.tensor(test["y"])).float().mean()
+assert not [name for name in sys.modules if name.split(".")[0] in ("common", "deploy", "master", "slave")]
+print(100 * float(wrong))
+"""
+
+
+def test_the_default_run_learns_digits_and_leaves_its_files(cli: Cli) -> None:
+    done = cli.run("train", "--run-dir", "run", "--json")
+    assert done.returncode == 0, done.stderr
+    summary = json.loads(done.stdout)
+    assert list(summary) == KEYS.split()
+    assert summary["test_error_percent"] < 5
+    assert summary["layers"] == summary["slaves"] == 3
+    assert summary["lost_batches"] == summary["restarts"] == 0
+    assert summary["versions"]["1/weights"] == summary["batches"] / 10
+    assert summary["delay"]["max"] > 0
+    run = cli.folder / "run"
+    assert json.loads((run / "summary.json").read_text()) == summary
+    kinds = [json.loads(line)["kind"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert kinds.count("evaluation") >= 2
+    assert kinds.count("heartbeat") >= 3
+    assert {plot.name for plot in (run / "plots").iterdir()} == {"error.png", "throughput.png", "delay.png"}
+
+    assert cli.json("evaluate", "run", "--json")["test_error_percent"] == summary["test_error_percent"]
+    assert _plain_error(run / "model.safetensors", cli.folder) == pytest.approx(summary["test_error_percent"])
+    assert cli.run("export", "run", "--output", "copy.safetensors").returncode == 0
+    assert _plain_error(cli.folder / "copy.safetensors", cli.folder) == pytest.approx(
+        summary["test_error_percent"]
+    )
+
+    refused = cli.run("train", "--run-dir", "run")
+    assert refused.returncode == 2
+    assert "finished" in refused.stderr
+
+
+def _plain_error(model: Path, folder: Path) -> float:
+    import numpy as np
+
+    from common import datasets
+    from common.config import Data
+
+    data = datasets.load(Data())
+    np.savez(folder / "test.npz", x=data.test_x, y=data.test_y)
+    script = [sys.executable, "-I", "-c", PLAIN, str(model), str(folder / "test.npz")]
+    done = subprocess.run(script, capture_output=True, text=True, check=True, cwd="/")
+    return float(done.stdout)
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        ["decoupling.unlock=none"],
+        ["decoupling.gradient=cdni"],
+        ["network.model=cnn", "network.options={channels=[8, 8]}", "run.batches=200"],
+    ],
+)
+def test_every_method_learns_in_a_real_cluster(cli: Cli, method: list[str]) -> None:
+    sets = [part for setting in ["run.batches=400", *method] for part in ("--set", setting)]
+    summary = cli.json("train", *QUICK, *sets, "--json")
+    assert summary["test_error_percent"] < 12
+    assert summary["lost_batches"] == 0
+    if summary["unlock"] == "none":
+        assert summary["delay"] == {"p50": 0, "p99": 0, "max": 0}
+        assert summary["gradient"] is None
+
+
+def test_a_users_own_network_and_data_train(cli: Cli) -> None:
+    network = f"network.model={ROOT}/examples/my_network.py:build"
+    summary = cli.json(
+        "train", *QUICK, "--set", network, "--set", "network.layers=2", "--set", "run.batches=200", "--json"
+    )
+    assert summary["layers"] == 2
+    assert summary["test_error_percent"] < 25
+    data = f"data.dataset={ROOT}/examples/my_data.py:spirals"
+    summary = cli.json("train", *QUICK, "--set", data, "--set", "run.batches=400", "--json")
+    assert summary["test_error_percent"] < 20
+
+
+def test_the_examples_are_short() -> None:
+    for example in (ROOT / "examples").glob("my_*.py"):
+        assert len(example.read_text().splitlines()) < 30
+
+
+def test_an_interrupted_run_keeps_what_was_learned_and_goes_on(cli: Cli) -> None:
+    process = cli.start("train", *QUICK, "--set", "run.batches=3000", "--run-dir", "run")
+    cli.wait_for(process, "test error", "stderr")
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 130, errors
+    assert "layerwise train --run-dir run" in errors
+    assert cli.processes() == []
+    summary = cli.json("train", "--run-dir", "run", "--json")
+    assert summary["test_error_percent"] < 8
+    # Taken up where it was left: a second start from nothing would push as often again.
+    assert 250 <= summary["versions"]["1/weights"] <= 310
+    assert summary["lost_batches"] < 100
+
+
+def test_a_killed_slave_and_a_killed_master_are_started_again(cli: Cli) -> None:
+    process = cli.start("train", *QUICK, "--set", "run.batches=2500", "--run-dir", "run", "--json")
+    cli.wait_for(process, "test error", "stderr")
+    cli.of_kind("slave")[1].kill()
+    cli.wait_for(process, "slave-2 was killed by signal 9; starting it again", "stderr")
+    cli.wait_for(process, "test error", "stderr")
+    cli.of_kind("master")[0].kill()
+    cli.wait_for(process, "master was killed by signal 9; starting it again", "stderr")
+    out, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    summary = json.loads(out)
+    assert summary["restarts"] == 2
+    assert summary["test_error_percent"] < 8
+
+
+def test_nothing_outlives_a_killed_train(cli: Cli) -> None:
+    process = cli.start("train", *QUICK, "--set", "run.batches=100000")
+    until(lambda: len(cli.of_kind("slave")) == 3)
+    process.kill()
+    until(lambda: not cli.processes(), 20)
