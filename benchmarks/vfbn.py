@@ -46,7 +46,8 @@ def cases() -> list[Case]:
         for hidden in hiddens
     ]
     convolution = nn.Sequential(nn.Conv2d(32, 32, 5, padding=2), nn.BatchNorm2d(32), nn.ReLU())
-    return [*vectors, Case("map 32x14x14, hidden 16", (32, 14, 14), 16, convolution)]
+    maps = [Case(f"map 32x14x14, hidden {hidden}", (32, 14, 14), hidden, convolution) for hidden in (0, 16)]
+    return [*vectors, *maps]
 
 
 def _dense(width: int) -> nn.Module:
@@ -56,6 +57,7 @@ def _dense(width: int) -> nn.Module:
 def plain_v(module: VirtualForward, h: Tensor) -> Tensor:
     """V as autograd sees it: the peer of the closed form."""
     *hidden, last = module.maps
+    h = h if hidden else h.flatten(1)
     for affine in hidden:
         h = F.relu(affine(h))
     logits: Tensor = last(h)

@@ -27,13 +27,15 @@ class Run:
 
     name: str = key("layerwise", "name of the run, used for its folder")
     seed: int = key(0, "seed of the parameters, the batches and everything else that is random", minimum=0)
-    batches: int = key(1200, "mini-batches that every layer goes through", minimum=1)
+    batches: int = key(800, "mini-batches that every layer goes through", minimum=1)
     batch_size: int = key(64, "examples a mini-batch (B)", minimum=2)
     evaluate_every: int = key(200, "batches between two evaluations on the test set", minimum=1)
 
     def __post_init__(self) -> None:
         if not self.name.isprintable() or not self.name or Path(self.name).name != self.name:
-            raise ConfigError(f"run.name: {self.name!r} cannot name a folder; use plain words without slashes")
+            raise ConfigError(
+                f"run.name: {self.name!r} cannot name a folder; use plain words without slashes"
+            )
 
 
 @dataclass(frozen=True)

@@ -134,7 +134,7 @@ def _state(module: nn.Module) -> Iterator[tuple[nn.Module, str, str, torch.Tenso
 
 
 def _view(buffer: torch.Tensor, spec: TensorSpec) -> torch.Tensor:
-    # `.data`: a version counter of its own. Views share theirs, and a backward through one batch normalization
-    # would then be refused because the next one has moved its statistics.
+    # `.data`: a version counter of its own. Views share theirs, and a backward through one batch
+    # normalization would then be refused because the next one has moved its statistics.
     region = buffer.data[spec.offset : spec.offset + spec.nbytes].data
     return region.view(getattr(torch, spec.dtype)).view(spec.shape)

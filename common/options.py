@@ -59,8 +59,11 @@ class DniOptions:
 class VfbnOptions:
     """M of VFBN (Miyato et al. 2017): the gradient of a small virtual forward network v."""
 
-    hidden: int = key(
-        128, "width (channels, for feature maps) of v's hidden layer; 0 is a linear v", minimum=0
+    hidden: int | None = key(
+        None,
+        "width (channels, for feature maps) of v's hidden layers; 0 is a linear v; "
+        "unset: 64 for vectors, 0 for feature maps",
+        minimum=0,
     )
     trained: bool = key(True, "false keeps v at its random start: the paper's control of rate 0")
 

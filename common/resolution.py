@@ -9,9 +9,22 @@ import subprocess
 import sys
 
 from common import config as configuration
+from common import datasets
 from common.config import Config
+from common.datasets import Dataset
 from common.errors import ConfigError, LayerwiseError
 from common.settings import is_user_function
+
+
+def known(config: Config) -> Config | None:
+    """The configuration with its cuts, where neither torch nor the user's code is needed to tell them."""
+    network = config.network
+    if is_user_function(network.model):
+        return None
+    if network.cuts is not None:
+        return config.with_cuts(network.cuts)
+    units = network.model_options().units
+    return config.with_cuts(list(range(1, units))) if network.layers in (None, units) else None
 
 
 def resolved(config: Config) -> Config:
@@ -20,13 +33,9 @@ def resolved(config: Config) -> Config:
     Raises:
         ConfigError: the network or the data it is for cannot be had.
     """
-    network = config.network
-    if network.cuts is not None and not is_user_function(network.model):
-        return config.with_cuts(network.cuts)
-    if not is_user_function(network.model):
-        units = network.model_options().units
-        if network.layers in (None, units):
-            return config.with_cuts(list(range(1, units)))
+    simple = known(config)
+    if simple is not None:
+        return simple
     child = subprocess.run(
         [sys.executable, "-m", "common.resolution"], input=config.to_toml(), capture_output=True, text=True
     )
@@ -37,12 +46,10 @@ def resolved(config: Config) -> Config:
     return configuration.parse(child.stdout, "the resolved configuration")
 
 
-def counted(config: Config) -> Config:
+def counted(config: Config, dataset: Dataset) -> Config:
     """The same, by building the network in this process."""
-    from common import datasets
     from common import network as networks
 
-    dataset = datasets.load(config.data)
     blueprint = networks.build(config, dataset.input_shape, dataset.classes)
     return networks.resolve(config, blueprint, dataset.input_shape, dataset.classes)
 
@@ -50,7 +57,8 @@ def counted(config: Config) -> Config:
 def main() -> int:
     """Read TOML from standard input, write it resolved to standard output; the exit code."""
     try:
-        print(counted(configuration.parse(sys.stdin.read(), "the configuration")).to_toml())
+        config = configuration.parse(sys.stdin.read(), "the configuration")
+        print(counted(config, datasets.load(config.data)).to_toml())
     except LayerwiseError as error:
         print(error, file=sys.stderr)
         return error.exit_code

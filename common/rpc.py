@@ -53,7 +53,7 @@ def split_address(address: str) -> tuple[str, int]:
         ConfigError: it is no such thing.
     """
     host, colon, port = address.rpartition(":")
-    if not colon or not host or not port.isdigit() or int(port) > 65535:
+    if not colon or not host or not (port.isascii() and port.isdecimal()) or int(port) > 65535:
         raise ConfigError(f"{address}: is no address; expected HOST:PORT, for example 127.0.0.1:50051")
     return host, int(port)
 

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from common import datasets
+from common import datasets, resolution
 from common.config import Config
+from common.datasets import Dataset
 from common.errors import ConfigError, NotFoundError, UnreachableError
 from common.lifecycle import INTERRUPTED, Interrupt
 from common.messages import Evaluation, StatusReply
@@ -53,7 +54,7 @@ class Training:
             LayerwiseError: the run cannot begin, or not end.
         """
         with Interrupt(self._stop.set):
-            config, directory, evaluator, dataset = self._prepared()
+            config, directory, dataset = self._prepared()
             self._config, self._directory = config, directory
             self._screen = Screen(config)
             cluster = Cluster(directory, config.layers)
@@ -62,6 +63,7 @@ class Training:
                     f"{directory.path}: training {config.layers} layers on {config.data.dataset}"
                 )
                 cluster.start()
+                evaluator = self._evaluator(dataset)
                 with Reader(cluster.address) as reader:
                     finished = self._watch(cluster, reader, evaluator)
                     if finished:
@@ -84,8 +86,16 @@ class Training:
             print_summary(summary, str(directory.path))
         return 0
 
-    def _prepared(self) -> tuple[Config, RunDirectory, Evaluator, datasets.Dataset]:
-        """Everything that can be wrong is found here, before any process is started."""
+    def _evaluator(self, dataset: Dataset) -> Evaluator:
+        """Torch is imported here, while the slaves import theirs."""
+        from common import network
+        from deploy.evaluator import Evaluator
+
+        blueprint = network.build(self._config, dataset.input_shape, dataset.classes)
+        return Evaluator(self._config, dataset, blueprint)
+
+    def _prepared(self) -> tuple[Config, RunDirectory, Dataset]:
+        """What can be wrong is found here, before any process is started."""
         path = self._path
         kept = RunDirectory(path).kept_config() if path is not None and path.exists() else None
         config = self._given or kept or Config()
@@ -95,11 +105,7 @@ class Training:
                 f"run.batch_size: {config.run.batch_size} is more than the {len(dataset.train_x)} training "
                 f"examples of {dataset.name}; at most {len(dataset.train_x)} can be taken"
             )
-        from common import network
-        from deploy.evaluator import Evaluator
-
-        blueprint = network.build(config, dataset.input_shape, dataset.classes)
-        config = network.resolve(config, blueprint, dataset.input_shape, dataset.classes)
+        config = resolution.known(config) or resolution.counted(config, dataset)
         if kept is not None and kept != config:
             raise ConfigError(
                 f"--run-dir {path}: holds an unfinished run of another configuration; give the same, or none "
@@ -107,7 +113,7 @@ class Training:
             )
         directory = RunDirectory(path if path is not None else new_directory(config.run.name))
         directory.begin(config)
-        return config, directory, Evaluator(config, dataset, blueprint), dataset
+        return config, directory, dataset
 
     def _watch(self, cluster: Cluster, reader: Reader, evaluator: Evaluator) -> bool:
         """Follow the run; True at its end, False when interrupted."""

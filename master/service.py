@@ -128,6 +128,7 @@ class Master:
         """Keep an evaluator's newest result."""
         self._evaluation = evaluation
         self._state.log({"event": "evaluated", **dataclasses.asdict(evaluation)})
+        self.save()
 
     def admit(self, header: m.Header | None) -> Table | None:
         """Whether a push may come in: its shard's registered table, or None for one that is to be created.

@@ -6,13 +6,14 @@ is its own gradient; the division by B happens where a layer steps, and nowhere 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
 from torch import Tensor
 from torch.nn import functional
 
+from common.errors import MalformedError
 from common.flat import Flat
 from common.messages import BoundaryKind
 from common.synthesizers import GradientSynthesizer
@@ -109,6 +110,20 @@ class Unlock(Protocol):
     def sent(self) -> dict[int, Tensor]:
         """h_k of the batches whose gradient has not come, oldest first."""
 
+    def waiting(self) -> Collection[int]:
+        """Batches that were taken, and that the layer has not stepped on."""
+
+
+def _checked(delta: Tensor, h: Tensor) -> Tensor:
+    """Delta, if it is shaped as its h.
+
+    Raises:
+        MalformedError: it is not, and might be broadcast.
+    """
+    if delta.shape != h.shape:
+        raise MalformedError(f"a gradient of {tuple(delta.shape)} came for an h of {tuple(h.shape)}")
+    return delta
+
 
 def _down(layer: Layer, batch: int, u: Tensor) -> Iterator[Message]:
     """delta_{k-1}(b) for the layer below, if there is one."""
@@ -148,6 +163,10 @@ class Top:
         """Nothing is above."""
         return {}
 
+    def waiting(self) -> Collection[int]:
+        """It steps at once."""
+        return ()
+
 
 @dataclass(frozen=True, eq=False)
 class _Pair:
@@ -180,7 +199,7 @@ class UpdateUnlock:
     def gradient(self, batch: int, delta: Tensor) -> Iterator[Message]:
         """M learns on delta_k(b) and its own h_k(b); nothing is sent."""
         pair = self._kept.pop(batch)
-        self._synthesizer.learn(batch, pair.h, pair.y, pair.synthetic, delta)
+        self._synthesizer.learn(batch, pair.h, pair.y, pair.synthetic, _checked(delta, pair.h))
         yield from ()
 
     def lost(self, batch: int) -> Iterator[Message]:
@@ -191,6 +210,10 @@ class UpdateUnlock:
     def sent(self) -> dict[int, Tensor]:
         """h_k of the batches whose gradient has not come, oldest first."""
         return {batch: pair.h for batch, pair in self._kept.items()}
+
+    def waiting(self) -> Collection[int]:
+        """It steps at once."""
+        return ()
 
 
 class NoUnlock:
@@ -209,7 +232,7 @@ class NoUnlock:
     def gradient(self, batch: int, delta: Tensor) -> Iterator[Message]:
         """Go backward with delta_k(b), send delta_{k-1}(b) down, step."""
         u, h = self._graphs.pop(batch)
-        self._layer.backward(h, delta)
+        self._layer.backward(h, _checked(delta, h))
         yield from _down(self._layer, batch, u)
         self._layer.step(batch, len(delta))
 
@@ -222,3 +245,7 @@ class NoUnlock:
     def sent(self) -> dict[int, Tensor]:
         """h_k of the batches whose gradient has not come, oldest first."""
         return {batch: h.detach() for batch, (_, h) in self._graphs.items()}
+
+    def waiting(self) -> Collection[int]:
+        """It steps when the gradient comes."""
+        return self._graphs

@@ -79,14 +79,14 @@ class LightLinks:
         self._incarnation = incarnation
         self._inbox = inbox
         self._patience = patience
-        self._outgoing: dict[BoundaryKind, asyncio.Queue[Message]] = {
+        self._outgoing: dict[BoundaryKind, asyncio.Queue[bytes]] = {
             kind: asyncio.Queue() for kind in channels
         }
 
-    def send(self, message: Message) -> None:
-        """Hand a message over; on the event loop's thread."""
-        kind = BoundaryKind.ACTIVATIONS if message.kind in _UP else BoundaryKind.GRADIENTS
-        self._outgoing[kind].put_nowait(message)
+    def send(self, kind: BoundaryKind, encoded: bytes) -> None:
+        """Hand an encoded message of that kind over; on the event loop's thread."""
+        stream = BoundaryKind.ACTIVATIONS if kind in _UP else BoundaryKind.GRADIENTS
+        self._outgoing[stream].put_nowait(encoded)
 
     async def run(self) -> None:
         """Keep both streams open until cancelled.
@@ -137,9 +137,9 @@ class LightLinks:
         while (encoded := await call.read()) is not grpc.aio.EOF:
             self._inbox(from_wire(decode_boundary(encoded)))
 
-    async def _transmit(self, call: Any, outgoing: asyncio.Queue[Message]) -> None:
+    async def _transmit(self, call: Any, outgoing: asyncio.Queue[bytes]) -> None:
         while True:
-            await call.write(encode_boundary(to_wire(await outgoing.get())))
+            await call.write(await outgoing.get())
 
 
 @lru_cache(maxsize=64)

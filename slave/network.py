@@ -1,4 +1,4 @@
-"""One thread for everything that waits on the network, and the side of it that the training thread uses."""
+"""The threads that wait on the network, and the side of them that the training thread uses."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from common import rpc
 from common.errors import LayerwiseError, RefusedError
 from common.messages import BoundaryKind, Header, JoinReply, LeaveRequest, Telemetry
 from common.wire.methods import LEAVE
+from common.wire.payloads import encode_boundary
 from slave.client import Heart, Pusher, pull
 from slave.decoupling import Message
-from slave.links import LightLinks, Patience
+from slave.links import LightLinks, Patience, to_wire
 from slave.replica import Push
 
 Result = TypeVar("Result")
@@ -45,6 +46,8 @@ class Network:
         self._heartbeat_seconds = heartbeat_seconds
         self._patience = patience
         self._telemetry = telemetry
+        self._outgoing: queue.SimpleQueue[Message | Push | None] = queue.SimpleQueue()
+        self._handing_over = threading.Thread(target=self._hand_over, name="sender", daemon=True)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="network", daemon=True)
         self._tasks: list[asyncio.Task[None]] = []
@@ -53,6 +56,7 @@ class Network:
         """Connect, and begin with heartbeats and pushes; the rest begins with `exchange`."""
         self._thread.start()
         self._call(self._open())
+        self._handing_over.start()
 
     async def _open(self) -> None:
         # Streams of their own: nothing urgent queues behind something large.
@@ -76,11 +80,24 @@ class Network:
 
     def send(self, message: Message) -> None:
         """Hand a message over."""
-        self._loop.call_soon_threadsafe(self._links.send, message)
+        self._outgoing.put(message)
 
     def push(self, push: Push) -> None:
         """Hand a push over; its reply comes into the inbox."""
-        self._loop.call_soon_threadsafe(self._pusher.push, push)
+        self._outgoing.put(push)
+
+    def _hand_over(self) -> None:
+        """What the training thread says, encoded, to the event loop.
+
+        Waking the loop is a system call, at which the training thread would let go of the interpreter and its
+        core; putting something into a queue is not.
+        """
+        while (said := self._outgoing.get()) is not None:
+            if isinstance(said, Push):
+                self._loop.call_soon_threadsafe(self._pusher.push, said)
+            else:
+                encoded = encode_boundary(to_wire(said))
+                self._loop.call_soon_threadsafe(self._links.send, said.kind, encoded)
 
     def pull(self, shard: str) -> tuple[Header, memoryview]:
         """One version of a shard; waits for it."""
@@ -99,7 +116,9 @@ class Network:
             return
 
     def close(self) -> None:
-        """End every task and connection, and the thread."""
+        """End every task and connection, and the threads."""
+        self._outgoing.put(None)
+        self._handing_over.join()
         self._call(self._close())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()

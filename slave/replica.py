@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
+from common.errors import MalformedError
 from common.flat import Flat
 from common.messages import Buffer, Header, Operation, PushReply
 from common.table import Table
@@ -51,7 +52,16 @@ class Replica:
         return Push(header, self._state().copy())
 
     def fetched(self, header: Header, buffer: Buffer) -> None:
-        """Take the master's version for our own: the first fetch of a lease."""
+        """Take the master's version for our own: the first fetch of a lease.
+
+        Raises:
+            MalformedError: it is of another network.
+        """
+        if header.table != self._flat.table:
+            raise MalformedError(
+                f"{self.name}: the master's tensors are not those of the network built here; has this slave "
+                "the same code as the one that began the run?"
+            )
         self._flat.load(buffer)
         self._known = np.frombuffer(buffer, np.uint8).copy()
         self._header = replace(self._header, version=header.version, sequence=header.sequence)

@@ -1,8 +1,8 @@
 """One layer's protocol: events in, messages out. No sockets, no threads, no clock.
 
 Every activation that a layer sends up is answered, in time, by its gradient or by LOST; until then it is out,
-at most `window` of them, and is sent again to a peer that is new or whose stream had broken. Messages between
-two slaves come in order; what has been seen is known by its batch number.
+at most `window` of them, and is sent again to a peer that is new or whose stream had broken. What has been
+seen is known by its batch number, and answers are kept to be given again. END is sent once all is answered.
 """
 
 from __future__ import annotations
@@ -13,8 +13,10 @@ from collections.abc import Iterator
 from torch import Tensor
 
 from common.batches import Batches
+from common.errors import MalformedError
 from common.messages import BoundaryKind
 from slave.decoupling import Message, Unlock
+from slave.inputs import Inputs
 
 
 class Trainer:
@@ -43,9 +45,7 @@ class Trainer:
         incarnation: int,
         next_batch: int,
     ) -> None:
-        self.next_batch = next_batch
         self.steps = 0
-        self.lost_batches = 0
         self.delays: Counter[int] = Counter()
         # END was answered (or this is the top layer and it came): nothing more will come or be waited for.
         self.through = False
@@ -55,12 +55,15 @@ class Trainer:
         self._unlock = unlock
         self._window = window
         self._incarnation = incarnation
-        self._pending: deque[Message] = deque()
-        self._answers: deque[Message] = deque(maxlen=window_below + 1)
-        self._last_seen = -1
-        self._below = 0
+        self._next = next_batch
+        self._inputs = Inputs(window_below, next_batch)
+        # Which incarnation below waits for the answer to a batch that was taken.
+        self._owed: dict[int, int] = {}
+        # Below, none is sent that is `window_below` behind an unanswered one, and no more can have overtaken it.
+        self._answers: deque[Message] = deque(maxlen=2 * window_below)
         self._end_sent = False
         self._steps_when_sent: dict[int, int] = {}
+        self._unanswered_batches = 0
 
     @property
     def in_flight(self) -> int:
@@ -68,37 +71,60 @@ class Trainer:
         return len(self._steps_when_sent)
 
     @property
+    def next_batch(self) -> int:
+        """The first batch that the layer's weights have not seen."""
+        return min(self._unlock.waiting(), default=self._next)
+
+    @property
+    def lost_batches(self) -> int:
+        """Batches that never came, and those whose gradient never did."""
+        return self._inputs.lost + self._unanswered_batches
+
+    @property
     def can_advance(self) -> bool:
         """Whether the next input is there, and room in the window for what comes of it."""
         if self._end_sent or self.through:
             return False
-        if self._k > 1 and not self._pending:
-            return False
-        return self._at_end or not self._window or self.in_flight < self._window
+        if self._at_end:
+            return self.in_flight == 0
+        return (self._k == 1 or len(self._inputs) > 0) and (not self._window or self._has_room)
+
+    @property
+    def _has_room(self) -> bool:
+        """Whether the window, which the oldest batch that is out begins, has room for one more."""
+        oldest = next(iter(self._steps_when_sent.values()), None)
+        return oldest is None or self.steps + 1 - oldest < self._window
 
     @property
     def _at_end(self) -> bool:
-        if self._k == 1:
-            return self.next_batch >= self._total
-        return bool(self._pending) and self._pending[0].kind is BoundaryKind.END
+        return self._next >= self._total if self._k == 1 else self._inputs.at_end
 
     def advance(self) -> Iterator[Message]:
         """Take the next input, if `can_advance`; yields each message as soon as it is known."""
         if self._at_end:
             yield from self._end()
         elif self._k == 1:
-            yield from self._train(self.next_batch, 0, self._batches.inputs(self.next_batch))
+            yield from self._train(self._next, self._batches.inputs(self._next))
         else:
-            message = self._pending.popleft()
+            message = self._inputs.take()
             assert message.tensor is not None
-            yield from self._train(message.batch, message.incarnation, message.tensor)
+            self._owed[message.batch] = message.incarnation
+            yield from self._train(message.batch, message.tensor)
 
     def receive(self, message: Message) -> Iterator[Message]:
-        """Take a message from a neighbour or the relay; yields what is to be sent."""
+        """Take a message from a neighbour or the relay; yields what is to be sent.
+
+        Raises:
+            MalformedError: its sender cannot belong to this run.
+        """
         if message.kind is BoundaryKind.PEER:
             yield from self.unanswered()
         elif message.kind in (BoundaryKind.ACTIVATION, BoundaryKind.END):
-            yield from self._receive_input(message)
+            self._check_batch(message)
+            if (
+                message.incarnation >= self._inputs.sender
+            ):  # an older one is fenced, and its successor is here
+                yield from self._receive_input(message)
         elif message.kind is BoundaryKind.ENDED:
             yield from self._receive_ended()
         elif message.batch in self._steps_when_sent and message.incarnation == self._incarnation:
@@ -108,15 +134,16 @@ class Trainer:
         """What a new peer above, or one whose stream had broken, must have (again), oldest first."""
         for batch, h in self._unlock.sent().items():
             yield self._activation(batch, h)
-        if self._end_sent and not self.through:
+        # To one that replaces a slave which had answered it, too.
+        if self._end_sent:
             yield Message(BoundaryKind.END, self._k + 1, self._total, self._incarnation)
 
-    def _train(self, batch: int, below: int, h_below: Tensor) -> Iterator[Message]:
-        self.lost_batches += max(0, batch - self.next_batch)
-        self.next_batch = max(self.next_batch, batch + 1)
+    def _train(self, batch: int, h_below: Tensor) -> Iterator[Message]:
+        self._next = max(self._next, batch + 1)
         self.steps += 1
-        self._below = below
         y = self._batches.labels(batch).to(h_below.device)
+        if len(h_below) != len(y):
+            raise MalformedError(f"h_{self._k - 1}({batch}) has {len(h_below)} examples, not {len(y)}")
         for made in self._unlock.forward(batch, h_below, y):
             if isinstance(made, Tensor):
                 self._steps_when_sent[batch] = self.steps
@@ -129,28 +156,34 @@ class Trainer:
 
     def _answer(self, message: Message) -> Message:
         """Address an answer to the slave that sent the activation, and keep it to be given again."""
-        answer = Message(message.kind, self._k - 1, message.batch, self._below, message.tensor)
+        to = self._owed.pop(message.batch)
+        answer = Message(message.kind, self._k - 1, message.batch, to, message.tensor)
         self._answers.append(answer)
         return answer
 
+    def _check_batch(self, message: Message) -> None:
+        end = message.kind is BoundaryKind.END
+        if message.batch != self._total if end else message.batch >= self._total:
+            raise MalformedError(
+                f"layer {self._k - 1} sent {message.kind.name} of batch {message.batch} in a run of "
+                f"{self._total}; do all slaves have the same configuration?"
+            )
+
     def _receive_input(self, message: Message) -> Iterator[Message]:
-        if message.batch > self._last_seen:
-            self._last_seen = message.batch
-            self._pending.append(message)
+        if self._inputs.add(message):
             return
-        for place, pending in enumerate(self._pending):
-            if pending.batch == message.batch:
-                # From the sender's successor, perhaps: its own is the one to answer.
-                self._pending[place] = message
-                return
-        given = [answer for answer in self._answers if answer.batch == message.batch]
         if message.kind is BoundaryKind.END:
-            yield from given
-        elif given and given[-1].incarnation == message.incarnation:
-            yield given[-1]
-        elif message.incarnation != self._below:
-            # It was answered to the sender's predecessor, for an h that died with it.
-            yield Message(BoundaryKind.LOST, self._k - 1, message.batch, message.incarnation)
+            if self.through:
+                yield self._ended()
+        elif self._owed.get(message.batch) != message.incarnation:
+            yield self._given(message)
+
+    def _given(self, message: Message) -> Message:
+        """The answer to a batch that was taken before; LOST if it was for an h that died with its sender."""
+        for answer in self._answers:
+            if (answer.batch, answer.incarnation) == (message.batch, message.incarnation):
+                return answer
+        return Message(BoundaryKind.LOST, self._k - 1, message.batch, message.incarnation)
 
     def _receive_answer(self, message: Message) -> Iterator[Message]:
         if message.kind is BoundaryKind.LOST:
@@ -163,14 +196,14 @@ class Trainer:
 
     def _lost(self, batch: int) -> Iterator[Message]:
         del self._steps_when_sent[batch]
-        self.lost_batches += 1
+        self._unanswered_batches += 1
         for made in self._unlock.lost(batch):
             yield self._answer(made)
 
     def _end(self) -> Iterator[Message]:
-        self._pending.clear()
-        self.lost_batches += self._total - self.next_batch
-        self.next_batch = self._total
+        if self._k > 1:
+            self._inputs.end()
+            self._next = self._total
         if self._window:
             self._end_sent = True
             yield Message(BoundaryKind.END, self._k + 1, self._total, self._incarnation)
@@ -178,13 +211,13 @@ class Trainer:
             yield from self._finish()
 
     def _receive_ended(self) -> Iterator[Message]:
-        """Answers come in order, so what is still out will never be answered."""
         if self._end_sent and not self.through:
-            for batch in list(self._steps_when_sent):
-                yield from self._lost(batch)
             yield from self._finish()
 
     def _finish(self) -> Iterator[Message]:
         self.through = True
         if self._k > 1:
-            yield self._answer(Message(BoundaryKind.ENDED, self._k - 1, self._total))
+            yield self._ended()
+
+    def _ended(self) -> Message:
+        return Message(BoundaryKind.ENDED, self._k - 1, self._total, self._inputs.sender)

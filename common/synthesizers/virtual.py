@@ -22,6 +22,8 @@ from common.options import VfbnOptions
 from common.synthesizers.affine import Convolution, Linear, PooledLinear
 from common.synthesizers.base import GradientSynthesizer
 
+VECTOR_HIDDEN = 64
+
 
 class _Pass(NamedTuple):
     """What one forward pass through v leaves: each map's input, p and s = p - y, both (B, classes)."""
@@ -106,11 +108,14 @@ def _through_relu(g: Tensor, x: Tensor) -> Tensor:
     return torch.ops.aten.threshold_backward(g.expand_as(x), x, 0)  # type: ignore[no-any-return]
 
 
-def _maps(hidden: int, shape: tuple[int, ...], classes: int) -> list[Linear | Convolution]:
-    width = math.prod(shape)
+def _maps(hidden: int | None, shape: tuple[int, ...], classes: int) -> list[Linear | Convolution]:
+    width, spatial = math.prod(shape), len(shape) == 3
+    if hidden is None:
+        # On feature maps a hidden layer costs as much as the layer that M serves, and was no better.
+        hidden = 0 if spatial else VECTOR_HIDDEN
     if hidden == 0:
         return [Linear(width, classes)]
-    if len(shape) != 3:
+    if not spatial:
         return [Linear(width, hidden), Linear(hidden, classes)]
     return [
         Convolution(shape[0], hidden, 3),

@@ -72,12 +72,15 @@ def check_table(table: Table) -> None:
     """Whether a table from a peer lays its tensors out as every table here does.
 
     Raises:
-        MalformedError: an unknown dtype or kind, an overlap, a gap that is no alignment, or a size that lies.
+        MalformedError: an unknown dtype or kind, a name that comes twice, an overlap, a gap that is no
+            alignment, or a size that lies.
     """
     for spec in table.tensors:
         if spec.dtype not in ITEMSIZES or spec.kind not in ("parameter", "buffer"):
             raise MalformedError(f"tensor {spec.name} has dtype {spec.dtype!r} and kind {spec.kind!r}")
         if spec.kind == "parameter" and spec.dtype != "float32":
             raise MalformedError(f"parameter {spec.name} is {spec.dtype}; parameters are float32")
+    if len({spec.name for spec in table.tensors}) < len(table.tensors):
+        raise MalformedError("a table names a tensor twice")
     if lay_out((spec.name, spec.dtype, spec.shape, spec.kind) for spec in table.tensors) != table:
         raise MalformedError("a table's tensors do not lie side by side within its bytes")

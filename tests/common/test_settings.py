@@ -54,9 +54,7 @@ def test_an_unknown_key_names_itself_and_the_nearest_known_one() -> None:
 
 def test_a_known_key_in_the_wrong_table_is_pointed_at_in_its_own() -> None:
     assert refusal({"depth": 3}) == 'outer.depth: unknown key; did you mean "outer.inner.depth"?'
-    assert refusal({"inner": {"count": 3}}) == (
-        'outer.inner.count: unknown key; did you mean "outer.count"?'
-    )
+    assert refusal({"inner": {"count": 3}}) == ('outer.inner.count: unknown key; did you mean "outer.count"?')
 
 
 def test_the_place_where_a_key_was_given_comes_first_and_the_nearest_place_wins() -> None:
@@ -81,7 +79,9 @@ def test_the_place_where_a_key_was_given_comes_first_and_the_nearest_place_wins(
         ({"inner": {"rate": False}}, "outer.inner.rate: expected a number, got False"),
     ],
 )
-def test_a_value_of_another_type_is_refused_and_nothing_is_converted(values: dict[str, Any], said: str) -> None:
+def test_a_value_of_another_type_is_refused_and_nothing_is_converted(
+    values: dict[str, Any], said: str
+) -> None:
     assert refusal(values) == said
 
 
@@ -139,10 +139,12 @@ NAMES = st.sampled_from([*(f.name for f in dataclasses.fields(Outer)), "depth", 
 @hypothesis_settings(deadline=None)
 @given(st.dictionaries(NAMES, JUNK, max_size=3))
 def test_whatever_is_given_is_read_or_refused_with_a_config_error(values: dict[str, Any]) -> None:
+    said = "run.toml: "
     try:
-        assert isinstance(read(Outer, values, sources={"": "run.toml"}), Outer)
+        read(Outer, values, sources={"": "run.toml"})
     except ConfigError as error:
-        assert str(error).startswith("run.toml: ")
+        said = str(error)
+    assert said.startswith("run.toml: ")
 
 
 def test_keys_are_dotted_through_every_sub_table() -> None:

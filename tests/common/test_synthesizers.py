@@ -22,6 +22,7 @@ METHODS: list[tuple[str, dict[str, object]]] = [
     ("cdni", {"hidden": []}),
     ("cdni", {"hidden": [7, 5], "batch_norm": True}),
     ("cdni", {"hidden": [7], "batch_norm": False}),
+    ("vfbn", {}),
     ("vfbn", {"hidden": 0}),
     ("vfbn", {"hidden": 7}),
 ]

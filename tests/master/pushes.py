@@ -1,0 +1,54 @@
+"""Pushes and tables for the tests of the master."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from common.messages import Header, Operation
+from common.table import Table, lay_out
+
+Pieces = list[tuple[int, memoryview]]
+
+# Every kind of region: parameters, float buffers of two sizes, integers, truth values.
+MIXED = lay_out(
+    [
+        ("weight", "float32", (3, 3), "parameter"),
+        ("mean", "float32", (3,), "buffer"),
+        ("wide", "float64", (2,), "buffer"),
+        ("count", "int64", (), "buffer"),
+        ("small", "int32", (3,), "buffer"),
+        ("byte", "uint8", (5,), "buffer"),
+        ("mask", "bool", (4,), "buffer"),
+    ]
+)
+
+
+def parameters(count: int) -> Table:
+    """A table of one tensor of so many parameters."""
+    return lay_out([("weight", "float32", (count,), "parameter")])
+
+
+def update(
+    numbers: npt.ArrayLike,
+    sequence: int = 1,
+    *,
+    incarnation: int = 1,
+    shard: str = "1/weights",
+    version: int = 0,
+    next_batch: int = 0,
+) -> tuple[Header, Pieces]:
+    """A push of the change of parameters, in one piece."""
+    data = np.atleast_1d(np.asarray(numbers, np.float32))
+    table = parameters(data.size)
+    header = Header(shard, Operation.UPDATE, version, incarnation, sequence, next_batch, table)
+    return header, [(0, memoryview(data.tobytes()))]
+
+
+def creation(
+    numbers: npt.ArrayLike, *, incarnation: int = 1, shard: str = "1/weights"
+) -> tuple[Header, Pieces]:
+    """A shard's first contents, in one piece."""
+    data = np.atleast_1d(np.asarray(numbers, np.float32))
+    header = Header(shard, Operation.CREATE, incarnation=incarnation, table=parameters(data.size))
+    return header, [(0, memoryview(data.tobytes()))]

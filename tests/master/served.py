@@ -1,0 +1,162 @@
+"""A master that serves on loopback, and a client of generated classes alone: any other language's."""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+from collections.abc import Coroutine, Iterable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+import grpc
+
+from common import rpc
+from common.config import load
+from common.messages import JoinReply, JoinRequest, LeaveRequest
+from common.rpc import Server
+from common.wire import methods
+from master.service import Master
+from master.servicer import Servicer
+from master.state import StateDirectory
+from protos import layerwise_pb2 as pb
+
+Result = TypeVar("Result")
+
+# The most that any wait here may take; nothing waits for it unless it fails.
+DEADLINE = 20.0
+
+
+class Served:
+    """Three layers' master on a port of its own. Nobody's tick fails a lease: tests do that by leaving."""
+
+    def __init__(self, folder: Path) -> None:
+        self.state = StateDirectory(folder)
+        self.master = Master(load(None, ["network.cuts=[1, 2]"]), self.state)
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever)
+        self._thread.start()
+        self.server, self.address = self.do(self._start())
+        self.channel = rpc.channel(self.address)
+        self.client = Client(self.channel)
+
+    async def _start(self, address: str = "127.0.0.1:0") -> tuple[Server, str]:
+        server = Server(self.master.count)
+        Servicer(self.master).register(server)
+        return server, await server.start(address)
+
+    def start_another(self) -> None:
+        """A second server on the same port."""
+        self.do(self._start(self.address))
+
+    def do(self, coroutine: Coroutine[Any, Any, Result]) -> Result:
+        """Run something on the server's event loop."""
+        waiting: Future[Result] = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        return waiting.result(DEADLINE)
+
+    def join(self, slave: str) -> JoinReply:
+        """A lease on the lowest layer that is free."""
+        return rpc.call(self.channel, methods.JOIN, JoinRequest(slave))
+
+    def leave(self, incarnation: int) -> None:
+        """Give a lease back: its incarnation is fenced."""
+        rpc.call(self.channel, methods.LEAVE, LeaveRequest(incarnation))
+
+    def close(self) -> None:
+        """End the server, its thread and its files."""
+        self.channel.close()
+        self.do(self.server.stop(0))
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(DEADLINE)
+        self._loop.close()
+        self.state.close()
+
+
+@contextmanager
+def served(folder: Path) -> Iterator[Served]:
+    """A master for a test."""
+    running = Served(folder)
+    try:
+        yield running
+    finally:
+        running.close()
+
+
+class Stream:
+    """One open bidirectional stream: write, then read what has come, each with a deadline."""
+
+    def __init__(self, bound: Any) -> None:
+        self._outgoing: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._call = bound(iter(self._outgoing.get, None), timeout=DEADLINE)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._outgoing.put(None)
+        self._call.cancel()
+
+    def write(self, *messages: Any) -> None:
+        """Send some."""
+        for message in messages:
+            self._outgoing.put(message)
+
+    def read(self) -> Any:
+        """The next one; None at the stream's end.
+
+        Raises:
+            grpc.RpcError: the stream was ended with an error.
+        """
+        return next(self._call, None)
+
+    def end(self) -> None:
+        """Send no more."""
+        self._outgoing.put(None)
+
+
+class Client:
+    """The services by their generated classes."""
+
+    def __init__(self, channel: grpc.Channel) -> None:
+        self._channel = channel
+
+    def push(self, frames: Iterable[Any]) -> list[Any]:
+        """Send frames, and give every reply."""
+        return list(self._push()(iter(list(frames)), timeout=DEADLINE))
+
+    def pushing(self) -> Stream:
+        """A stream of pushes that stays open."""
+        return Stream(self._push())
+
+    def _push(self) -> Any:
+        return self._channel.stream_stream(
+            "/layerwise.v1.Parameters/Push", _bytes_of, pb.PushReply.FromString
+        )
+
+    def pull(self, shard: str, incarnation: int = 0) -> Iterator[Any]:
+        """The frames of a shard."""
+        bound = self._channel.unary_stream(
+            "/layerwise.v1.Parameters/Pull", pb.PullRequest.SerializeToString, pb.Frame.FromString
+        )
+        frames: Iterator[Any] = bound(pb.PullRequest(shard=shard, incarnation=incarnation), timeout=DEADLINE)
+        return frames
+
+    def exchange(self) -> Stream:
+        """A stream of boundary messages, not yet introduced."""
+        return Stream(
+            self._channel.stream_stream(
+                "/layerwise.v1.Boundary/Exchange", _bytes_of, pb.BoundaryMessage.FromString
+            )
+        )
+
+    def unary(self, path: str, request: bytes) -> bytes:
+        """Bytes to a unary method."""
+        answer: bytes = self._channel.unary_unary(path)(request, timeout=DEADLINE)
+        return answer
+
+
+def _bytes_of(message: Any) -> bytes:
+    """A generated message, or bytes that claim to be one."""
+    return message if isinstance(message, bytes) else message.SerializeToString()

@@ -1,0 +1,358 @@
+"""master.roster: leases on seats, under whatever order of joins, beats, silences, ticks and restarts."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from common.errors import FencedError, MalformedError
+from common.messages import JoinRequest, Telemetry
+from master.roster import Roster, merged
+
+INTERVAL = 1.0
+DONE = Telemetry(done=True)
+
+
+def roster(replicas: list[int] | None = None, saved: dict[str, Any] | None = None) -> Roster:
+    """Two heartbeats may be missed; its first tick has been."""
+    made = Roster(replicas or [1, 1], INTERVAL, 2, saved)
+    made.tick(0.0)
+    return made
+
+
+def joined(leases: Roster, slave: str, now: float = 0.0) -> int:
+    reply, _ = leases.join(JoinRequest(slave), now)
+    assert reply.granted
+    return reply.incarnation
+
+
+def restarted(leases: Roster, now: float = 0.0) -> Roster:
+    """What the next master makes of what this one wrote down."""
+    return Roster([1, 1], INTERVAL, 2, json.loads(json.dumps(leases.saved(now))))
+
+
+def ticked(leases: Roster, begin: float, end: float) -> list[tuple[str, int]]:
+    """Ticks in time; what happened to whom."""
+    events, now = [], begin
+    while now < end:
+        now = min(now + leases.tick_seconds, end)
+        events += [(event.what, event.incarnation) for event in leases.tick(now)]
+    return events
+
+
+# --- joining ----------------------------------------------------------------------------------------------
+
+
+def test_seats_are_granted_from_the_lowest_layer_up_and_then_one_waits() -> None:
+    leases = roster([1, 2])
+    seats = [leases.join(JoinRequest(name), 0.0)[0] for name in "abcd"]
+    assert [(s.layer, s.replica) for s in seats[:3]] == [(1, 0), (2, 0), (2, 1)]
+    assert not seats[3].granted
+    assert leases.waiting() == 1
+    assert leases.complete
+
+
+def test_a_slave_that_asks_again_gets_the_same_lease() -> None:
+    leases = roster()
+    first, again = (leases.join(JoinRequest("a"), 0.0) for _ in range(2))
+    assert again[0] == first[0]
+    assert again[1] == []
+    assert leases.seats(0.0)[0].grants == 1
+
+
+def test_a_slave_without_a_name_gets_nothing() -> None:
+    leases = roster()
+    with pytest.raises(MalformedError, match="name"):
+        leases.join(JoinRequest(), 0.0)
+    assert not leases.complete
+
+
+def test_who_waits_and_falls_silent_is_counted_no_more() -> None:
+    leases = roster()
+    for name in "abc":
+        leases.join(JoinRequest(name), 0.0)
+    assert leases.waiting() == 1
+    leases.tick(5.0)
+    assert leases.waiting() == 0
+
+
+def test_a_seat_that_is_left_goes_to_the_next_who_asks() -> None:
+    leases = roster()
+    first = joined(leases, "a")
+    joined(leases, "b")
+    (event,) = leases.leave(first, Telemetry(steps=5), "interrupted")
+    assert (event.what, event.layer, event.why) == ("left", 1, "interrupted")
+    reply, _ = leases.join(JoinRequest("c"), 0.0)
+    assert (reply.layer, reply.incarnation) == (1, 3)
+
+
+# --- silence ----------------------------------------------------------------------------------------------
+
+
+def test_a_slave_that_misses_two_heartbeats_is_failed_and_fenced() -> None:
+    leases = roster()
+    silent, lively = joined(leases, "a"), joined(leases, "b")
+    for beat in range(1, 4):
+        assert ticked(leases, beat - 1.0, float(beat)) == ([] if beat < 3 else [("failed", silent)])
+        leases.heartbeat(lively, beat, Telemetry(), float(beat))
+    for refused in (
+        lambda: leases.heartbeat(silent, 1, Telemetry(), 3.0),
+        lambda: leases.leave(silent, Telemetry(), ""),
+        lambda: leases.seat(silent),
+    ):
+        with pytest.raises(FencedError, match=f"incarnation {silent} holds no lease"):
+            refused()
+
+
+def test_a_slave_that_misses_one_heartbeat_is_late_and_not_failed() -> None:
+    leases = roster()
+    joined(leases, "a")
+    assert ticked(leases, 0.0, 1.9) == []
+    assert leases.seats(1.9)[0].state == "late"
+
+
+def test_a_tick_that_is_late_by_half_an_interval_extends_every_lease() -> None:
+    leases = roster()
+    for name in "ab":
+        joined(leases, name)
+    assert ticked(leases, 0.0, 2.4) == []
+    # 0.8 s later: the silence of these may be ours.
+    assert leases.tick(3.2) == []
+    assert ticked(leases, 3.2, 5.6) == []
+    assert ticked(leases, 5.6, 6.0) == [("failed", 1), ("failed", 2)]
+
+
+def test_a_tick_that_is_late_by_less_extends_nothing() -> None:
+    leases = roster()
+    joined(leases, "a")
+    assert ticked(leases, 0.0, 2.4) == []
+    assert [event.what for event in leases.tick(2.4 + 0.7)] == ["failed"]
+
+
+def test_a_master_that_just_started_extends_every_lease() -> None:
+    leases = roster()
+    kept = joined(leases, "a", 0.0)
+    again = restarted(leases)
+    assert again.tick(1000.0) == []
+    assert ticked(again, 1000.0, 1002.4) == []
+    assert ticked(again, 1002.4, 1003.0) == [("failed", kept)]
+
+
+def test_after_the_end_nobody_is_failed() -> None:
+    leases = roster()
+    for name in "ab":
+        leases.heartbeat(joined(leases, name), 1, DONE, 0.0)
+    assert ticked(leases, 0.0, 10.0) == []
+
+
+# --- the end ----------------------------------------------------------------------------------------------
+
+
+def test_the_run_is_over_only_when_every_seat_is_done() -> None:
+    leases = roster([2, 1])
+    held = [joined(leases, name) for name in "abc"]
+    for incarnation in held:
+        assert not leases.over
+        assert [event.what for event in leases.heartbeat(incarnation, 1, DONE, 1.0)] == ["done"]
+        assert leases.heartbeat(incarnation, 2, DONE, 1.0) == []
+    assert leases.over
+    reply, _ = leases.join(JoinRequest("d"), 1.0)
+    assert (reply.granted, reply.over) == (False, True)
+
+
+def test_a_done_seat_whose_slave_goes_is_not_granted_again() -> None:
+    leases = roster()
+    first = joined(leases, "a")
+    leases.heartbeat(first, 1, DONE, 0.0)
+    leases.leave(first, DONE, "")
+    assert leases.join(JoinRequest("b"), 0.0)[0].layer == 2
+    assert not leases.join(JoinRequest("c"), 0.0)[0].granted
+
+
+def test_training_time_counts_from_all_seats_taken_to_the_end() -> None:
+    leases = roster()
+    first, second = joined(leases, "a", 1.0), joined(leases, "b", 3.0)
+    assert leases.training_seconds(2.0) == 0 or leases.training_seconds(3.0) == 0
+    assert leases.training_seconds(5.0) == 2.0
+    leases.heartbeat(first, 1, DONE, 6.0)
+    leases.heartbeat(second, 1, DONE, 7.0)
+    assert leases.training_seconds(99.0) == 4.0
+
+
+# --- a master's restart -----------------------------------------------------------------------------------
+
+
+def test_a_restored_roster_keeps_incarnations_and_grants_only_newer_ones() -> None:
+    leases = roster()
+    fenced, kept = joined(leases, "a"), joined(leases, "b")
+    leases.leave(fenced, Telemetry(), "")
+    again = restarted(leases)
+    again.tick(0.0)
+    assert again.heartbeat(kept, 1, Telemetry(), 0.0) == []
+    with pytest.raises(FencedError):
+        again.heartbeat(fenced, 1, Telemetry(), 0.0)
+    assert again.join(JoinRequest("b"), 0.0)[0].incarnation == kept
+    assert joined(again, "c") == 3
+
+
+def test_a_slave_that_goes_on_after_a_masters_restart_is_counted_once() -> None:
+    """Telemetry says what was done under the lease: the same lease's later word replaces the earlier."""
+    leases = roster()
+    kept = joined(leases, "a")
+    first = Telemetry(steps=500, pulls=2, cpu_seconds=3.0, delays={1: 10})
+    leases.heartbeat(kept, 1, first, 0.0)
+    again = restarted(leases)
+    assert again.seats(0.0)[0].telemetry == first
+    more = Telemetry(steps=510, pulls=2, cpu_seconds=3.5, delays={1: 12})
+    again.heartbeat(kept, 2, more, 0.0)
+    assert again.seats(0.0)[0].telemetry == more
+
+
+def test_what_a_seats_earlier_slaves_did_is_added_and_survives_a_restart() -> None:
+    leases = roster()
+    first = joined(leases, "a")
+    leases.leave(first, Telemetry(steps=10, delays={0: 1, 3: 2}, next_batch=7), "")
+    leases.heartbeat(joined(leases, "b"), 1, Telemetry(steps=5, delays={3: 1}, next_batch=9), 0.0)
+    for each in (leases, restarted(leases), restarted(restarted(leases))):
+        telemetry = each.seats(0.0)[0].telemetry
+        assert (telemetry.steps, telemetry.delays, telemetry.next_batch) == (15, {0: 1, 3: 3}, 9)
+
+
+def test_training_time_goes_on_after_a_restart_without_a_join() -> None:
+    leases = roster()
+    held = [joined(leases, name, 0.0) for name in "ab"]
+    again = restarted(leases, 10.0)
+    again.tick(1000.0)
+    assert again.training_seconds(1005.0) == 15.0
+    for incarnation in held:
+        again.heartbeat(incarnation, 1, DONE, 1006.0)
+    assert restarted(again, 1007.0).training_seconds(5000.0) == 16.0
+
+
+def test_a_run_that_was_over_is_over_after_a_restart() -> None:
+    leases = roster()
+    for name in "ab":
+        leases.heartbeat(joined(leases, name), 1, DONE, 0.0)
+    again = restarted(leases)
+    again.tick(50.0)
+    assert again.over
+    assert again.join(JoinRequest("c"), 50.0)[0].over
+
+
+def test_merged_sums_counts_and_takes_the_newer_gauges() -> None:
+    old = Telemetry(steps=1, step_seconds=2.0, loss=9.0, peak_rss_bytes=100, delays={1: 1})
+    new = Telemetry(steps=2, step_seconds=1.0, loss=3.0, peak_rss_bytes=50, delays={1: 1, 2: 1})
+    both = merged(old, new)
+    assert (both.steps, both.step_seconds, both.loss, both.peak_rss_bytes) == (3, 3.0, 3.0, 100)
+    assert both.delays == {1: 2, 2: 1}
+
+
+# --- any history ------------------------------------------------------------------------------------------
+
+
+class Histories(RuleBasedStateMachine):
+    """Slaves that join, beat, fall silent, leave and finish; a clock; a master that freezes and restarts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 0.0
+        self.replicas = [1, 2]
+        self.roster = roster(self.replicas)
+        self.highest = 0
+        self.held: dict[int, str] = {}
+        self.seen: dict[int, float] = {}
+        self.fenced: set[int] = set()
+        self.done: set[tuple[int, int]] = set()
+        self.last_tick = 0.0
+
+    def fence(self, incarnation: int) -> None:
+        del self.held[incarnation]
+        self.fenced.add(incarnation)
+
+    @rule(slave=st.sampled_from("abcdef"))
+    def join(self, slave: str) -> None:
+        over, mine = len(self.done) == 3, [i for i, s in self.held.items() if s == slave]
+        reply, events = self.roster.join(JoinRequest(slave), self.now)
+        assert reply.over == over
+        if not reply.granted:
+            assert over or not mine
+            return
+        self.seen[reply.incarnation] = self.now
+        if mine:
+            assert [reply.incarnation] == mine
+            assert events == []
+            return
+        assert reply.incarnation > self.highest
+        assert (reply.layer, reply.replica) not in self.done
+        self.highest = reply.incarnation
+        self.held[reply.incarnation] = slave
+
+    @precondition(lambda self: self.held)
+    @rule(data=st.data(), done=st.integers(0, 4).map(lambda n: n == 0))
+    def beat(self, data: st.DataObject, done: bool) -> None:
+        incarnation = data.draw(st.sampled_from(sorted(self.held)))
+        self.roster.heartbeat(incarnation, 1, Telemetry(done=done), self.now)
+        self.seen[incarnation] = self.now
+        if done:
+            lease = self.roster.seat(incarnation)
+            self.done.add((lease.layer, lease.replica))
+
+    @precondition(lambda self: self.held)
+    @rule(data=st.data())
+    def leave(self, data: st.DataObject) -> None:
+        incarnation = data.draw(st.sampled_from(sorted(self.held)))
+        self.roster.leave(incarnation, Telemetry(), "")
+        self.fence(incarnation)
+
+    @rule(seconds=st.sampled_from([0.2, 0.25, 0.3, 0.7]))
+    def tick_in_time(self, seconds: float) -> None:
+        self.now += seconds
+        if self.now - self.last_tick > 0.75:
+            self.tick_late(0.0)
+            return
+        self.last_tick = self.now
+        failed = {event.incarnation for event in self.roster.tick(self.now) if event.what == "failed"}
+        silent = {i for i in self.held if self.now - self.seen[i] > 2.5 * INTERVAL}
+        assert failed == (set() if self.roster.over else silent)
+        for incarnation in failed:
+            self.fence(incarnation)
+
+    @rule(seconds=st.floats(0.8, 60))
+    def tick_late(self, seconds: float) -> None:
+        self.now += seconds
+        self.last_tick = self.now
+        assert self.roster.tick(self.now) == []
+        self.seen = dict.fromkeys(self.held, self.now)
+
+    @rule(down=st.floats(0, 60))
+    def restart(self, down: float) -> None:
+        saved = json.loads(json.dumps(self.roster.saved(self.now)))
+        self.now += down
+        self.roster = Roster(self.replicas, INTERVAL, 2, saved)
+        self.tick_late(0.0)
+
+    @invariant()
+    def each_seat_has_at_most_one_lease_and_the_model_knows_it(self) -> None:
+        seats = self.roster.seats(self.now)
+        holders = {seat.incarnation: seat.slave for seat in seats if seat.incarnation}
+        assert holders == self.held
+        assert len({(seat.layer, seat.replica) for seat in seats}) == 3
+
+    @invariant()
+    def a_fenced_incarnation_never_comes_back(self) -> None:
+        for incarnation in self.fenced:
+            with pytest.raises(FencedError):
+                self.roster.heartbeat(incarnation, 1, DONE, self.now)
+
+    @invariant()
+    def the_run_is_over_exactly_when_all_are_done(self) -> None:
+        assert self.roster.over == (len(self.done) == 3)
+
+
+TestHistories = Histories.TestCase
+TestHistories.settings = settings(deadline=None, max_examples=60, stateful_step_count=40)

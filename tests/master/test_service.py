@@ -1,0 +1,118 @@
+"""master.service: what one master hands to the next, and what it owes before it answers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from common.config import load
+from common.errors import FencedError, RefusedError, RunFailedError
+from common.messages import Evaluation, HeartbeatRequest, JoinRequest, LeaveRequest, Telemetry
+from master.service import Master
+from master.state import StateDirectory
+from tests.master.disk import full_disk
+from tests.master.pushes import creation, update
+
+TWO_LAYERS = ("network.cuts=[2]",)
+
+
+@contextmanager
+def begun(folder: Path, *overrides: str) -> Iterator[Master]:
+    """A master that ends as kill -9 ends it: without a word."""
+    state = StateDirectory(folder)
+    try:
+        yield Master(load(None, [*TWO_LAYERS, *overrides]), state)
+    finally:
+        state.close()
+
+
+def saved(folder: Path) -> dict[str, object]:
+    found: dict[str, object] = json.loads((folder / "roster.json").read_text())
+    return found
+
+
+def test_a_grant_is_written_down_before_it_is_answered(tmp_path: Path) -> None:
+    with begun(tmp_path) as master:
+        reply = master.join(JoinRequest("a"))
+    with begun(tmp_path) as master:
+        master.tick()
+        assert master.join(JoinRequest("a")).incarnation == reply.incarnation == 1
+        assert master.join(JoinRequest("b")).incarnation == 2
+
+
+def test_a_grant_that_cannot_be_written_down_is_not_answered_even_when_asked_again(tmp_path: Path) -> None:
+    with begun(tmp_path) as master:
+        with full_disk():
+            for _ in range(2):
+                with pytest.raises(RunFailedError, match="cannot be written"):
+                    master.join(JoinRequest("a"))
+        assert master.join(JoinRequest("a")).granted
+    with begun(tmp_path) as master:
+        assert master.join(JoinRequest("b")).incarnation == 2
+
+
+def test_a_tick_on_a_full_disk_says_so_and_a_later_one_writes_what_is_owed(tmp_path: Path) -> None:
+    with begun(tmp_path) as master:
+        held = master.join(JoinRequest("a")).incarnation
+        with full_disk(), pytest.raises(RunFailedError):
+            master.leave(LeaveRequest(held, "interrupted"))
+        master.tick()
+    with begun(tmp_path) as master, pytest.raises(FencedError):
+        master.heartbeat(HeartbeatRequest(held))
+
+
+def test_counts_starts_and_versions_survive(tmp_path: Path) -> None:
+    with begun(tmp_path) as master:
+        held = master.join(JoinRequest("a")).incarnation
+        master.push(*creation((0.0, 0.0), incarnation=held))
+        for sequence in (1, 2, 2):
+            master.push(*update((1.0, 1.0), sequence, incarnation=held, next_batch=7))
+        master.heartbeat(HeartbeatRequest(held, 1, Telemetry(steps=9, done=True)))
+    with begun(tmp_path) as master:
+        status = master.status()
+    assert (status.starts, status.versions) == (2, {"1/weights": 2})
+    assert (status.counters.pushes, status.counters.duplicate_pushes) == (2, 1)
+    assert status.counters.staleness == {0: 2}
+    assert (status.seats[0].state, status.seats[0].telemetry.steps) == ("done", 9)
+    assert status.state == "waiting"
+
+
+def test_a_push_after_the_lease_has_ended_is_refused(tmp_path: Path) -> None:
+    with begun(tmp_path) as master:
+        held = master.join(JoinRequest("a")).incarnation
+        master.push(*creation((0.0, 0.0), incarnation=held))
+        master.leave(LeaveRequest(held))
+        for push in (update((1.0, 1.0), incarnation=held), creation((5.0, 5.0), incarnation=held)):
+            with pytest.raises(FencedError):
+                master.push(*push)
+        assert master.store.versions() == {"1/weights": 0}
+
+
+def test_a_directory_of_another_run_is_refused_with_what_differs(tmp_path: Path) -> None:
+    with begun(tmp_path):
+        pass
+    with pytest.raises(RefusedError, match=r"run\.seed is 0 there and 7 here"), begun(tmp_path, "run.seed=7"):
+        pass
+    with begun(tmp_path) as master:
+        assert master.config == load(None, TWO_LAYERS)
+
+
+def test_the_last_evaluation_survives(tmp_path: Path) -> None:
+    evaluation = Evaluation(100, 3.5, 0.25, {"1/weights": 7})
+    with begun(tmp_path) as master:
+        master.note(evaluation)
+    with begun(tmp_path) as master:
+        assert master.status().evaluation == evaluation
+
+
+def test_every_event_of_a_lease_is_in_the_log(tmp_path: Path) -> None:
+    with begun(tmp_path) as master:
+        held = master.join(JoinRequest("a")).incarnation
+        master.leave(LeaveRequest(held, "tired"))
+    events = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
+    assert [event["event"] for event in events] == ["started", "joined", "left"]
+    assert (events[2]["why"], events[2]["incarnation"]) == ("tired", held)

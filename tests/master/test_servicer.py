@@ -1,0 +1,494 @@
+"""The master's RPCs over real channels: what is wrong is refused by its code and changes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+
+from common import rpc
+from common.config import load, parse
+from common.errors import FencedError, RefusedError
+from common.messages import (
+    DescribeRequest,
+    Evaluation,
+    HeartbeatRequest,
+    StatusReply,
+    StatusRequest,
+    Telemetry,
+)
+from common.wire import methods
+from common.wire.payloads import CHUNK_BYTES
+from master import store as stores
+from protos import layerwise_pb2 as pb
+from tests.master.served import Client, Served, served
+
+CREATE, UPDATE, VALUE = pb.CREATE, pb.UPDATE, pb.VALUE
+
+
+@pytest.fixture
+def master(tmp_path: Path) -> Iterator[Served]:
+    with served(tmp_path) as running:
+        yield running
+
+
+@pytest.fixture
+def client(master: Served) -> Client:
+    return master.client
+
+
+def table(count: int) -> Any:
+    spec = pb.TensorSpec(name="weight", dtype="float32", shape=[count], kind="parameter")
+    return pb.Table(tensors=[spec], nbytes=4 * count)
+
+
+def header(count: int, operation: int = UPDATE, incarnation: int = 1, sequence: int = 1, **more: Any) -> Any:
+    made: dict[str, Any] = {"shard": "1/weights", "next_batch": 10 * sequence, "table": table(count), **more}
+    return pb.Header(operation=operation, incarnation=incarnation, sequence=sequence, **made)  # type: ignore[arg-type]
+
+
+def frame(numbers: Any, operation: int = UPDATE, incarnation: int = 1, sequence: int = 1, **more: Any) -> Any:
+    """A whole push in one frame."""
+    data = np.atleast_1d(np.asarray(numbers, np.float32))
+    made = header(data.size, operation, incarnation, sequence, **more)
+    return pb.Frame(header=made, data=data.tobytes())
+
+
+def numbers(client: Client, shard: str = "1/weights") -> tuple[int, list[float]]:
+    """A shard's version and contents, pulled."""
+    frames = list(client.pull(shard))
+    data = b"".join(each.data for each in frames)
+    return frames[0].header.version, np.frombuffer(data, np.float32).tolist()
+
+
+def status(master: Served) -> StatusReply:
+    return rpc.call(master.channel, methods.STATUS, StatusRequest())
+
+
+def created(master: Served, contents: Any = (1.0, 2.0)) -> int:
+    """Layer 1's lease and its shard; the lease's incarnation."""
+    incarnation = master.join("a").incarnation
+    (reply,) = master.client.push([frame(contents, CREATE, incarnation, 0)])
+    assert reply.applied
+    return incarnation
+
+
+# --- parameters -------------------------------------------------------------------------------------------
+
+
+def test_a_client_of_generated_classes_creates_pushes_and_pulls(master: Served, client: Client) -> None:
+    incarnation = created(master)
+    first, second = client.push([frame((0.5, 0.5), sequence=s, incarnation=incarnation) for s in (1, 2)])
+    assert (first.version, second.version, second.sequence, second.applied) == (1, 2, 2, True)
+    (pulled,) = client.pull("1/weights", incarnation)
+    assert pulled.header.operation == VALUE
+    assert (pulled.header.version, pulled.header.sequence, pulled.header.next_batch) == (2, 2, 20)
+    assert pulled.header.table == table(2)
+    assert np.frombuffer(pulled.data, np.float32).tolist() == [2.0, 3.0]
+
+
+def test_a_push_sent_again_is_answered_and_not_applied_again(master: Served, client: Client) -> None:
+    created(master)
+    replies = client.push([frame((1.0, 1.0))] * 3) + client.push([frame((1.0, 1.0))])
+    assert [reply.applied for reply in replies] == [True, False, False, False]
+    assert numbers(client) == (1, [2.0, 3.0])
+    counters = status(master).counters
+    assert (counters.pushes, counters.duplicate_pushes, counters.malformed) == (1, 3, 0)
+
+
+def test_a_second_create_is_told_so_and_changes_nothing(master: Served, client: Client) -> None:
+    created(master)
+    (reply,) = client.push([frame((8.0, 9.0), CREATE, sequence=0)])
+    assert not reply.applied
+    assert numbers(client) == (0, [1.0, 2.0])
+
+
+def test_a_large_shard_travels_in_chunks_both_ways(master: Served, client: Client) -> None:
+    count = 3 * CHUNK_BYTES // 4 + 3
+    contents = np.random.default_rng(0).normal(size=count).astype(np.float32)
+    incarnation = master.join("a").incarnation
+
+    def cut(operation: int, sequence: int, step: int) -> Iterator[Any]:
+        yield pb.Frame(header=header(count, operation, incarnation, sequence))
+        data = contents.tobytes()
+        for start in range(0, len(data), step):
+            yield pb.Frame(offset=start, data=data[start : start + step])
+
+    client.push(cut(CREATE, 0, 1 << 20))
+    client.push(cut(UPDATE, 1, 123_456))
+    frames = list(client.pull("1/weights"))
+    assert max(len(each.data) for each in frames) == CHUNK_BYTES
+    assert [each.HasField("header") for each in frames] == [True, False, False, False]
+    data = b"".join(each.data for each in frames)
+    np.testing.assert_array_equal(np.frombuffer(data, np.float32), contents + contents)
+
+
+def test_a_shard_of_no_tensors_is_a_shard(master: Served, client: Client) -> None:
+    created(master, ())
+    assert client.push([frame(())])[0].version == 1
+    assert numbers(client) == (1, [])
+
+
+OVERSIZED = pb.Frame(header=pb.Header(
+    shard="1/weights", operation=CREATE, incarnation=1,
+    table=pb.Table(nbytes=1 << 40, tensors=[
+        pb.TensorSpec(name="w", dtype="float32", shape=[1 << 38], kind="parameter")
+    ]),
+))  # fmt: skip
+TRUNCATED = frame((1.0, 1.0)).SerializeToString()[:-1]
+HALF = pb.Frame(header=header(4), data=bytes(8))
+
+
+@pytest.mark.parametrize(
+    ("frames", "code"),
+    [
+        ([pb.Frame(data=bytes(8))], "INVALID_ARGUMENT"),
+        ([b"\xff\xff\xff"], "INVALID_ARGUMENT"),
+        ([TRUNCATED], "INVALID_ARGUMENT"),
+        ([frame((1.0, 1.0), 0)], "INVALID_ARGUMENT"),
+        ([frame((1.0, 1.0), VALUE)], "INVALID_ARGUMENT"),
+        ([frame((1.0, 1.0), 77)], "INVALID_ARGUMENT"),
+        ([frame((1.0, 1.0), sequence=0)], "INVALID_ARGUMENT"),
+        ([frame((1.0, 1.0), shard="2/weights")], "INVALID_ARGUMENT"),
+        ([frame((1.0, 1.0), shard="1/secrets")], "INVALID_ARGUMENT"),
+        ([frame((1.0, 1.0), shard="01/weights")], "INVALID_ARGUMENT"),
+        ([frame((1.0, 1.0), CREATE, shard="../../weights")], "INVALID_ARGUMENT"),
+        ([frame((1.0, 1.0), CREATE, shard="")], "INVALID_ARGUMENT"),
+        ([frame((1.0, 1.0, 1.0))], "INVALID_ARGUMENT"),
+        ([frame((1.0, 1.0, 1.0), CREATE)], "INVALID_ARGUMENT"),
+        ([frame((1.0, float("nan")))], "INVALID_ARGUMENT"),
+        ([frame((3e38, float("inf")), CREATE, shard="1/gradient")], "INVALID_ARGUMENT"),
+        ([pb.Frame(header=header(2), data=bytes(12))], "INVALID_ARGUMENT"),
+        ([pb.Frame(header=header(2), offset=8, data=b"")], "INVALID_ARGUMENT"),
+        ([pb.Frame(header=header(2)), pb.Frame(data=bytes(3)), pb.Frame(offset=3, data=bytes(5))],
+         "INVALID_ARGUMENT"),
+        ([pb.Frame(header=header(2), data=bytes(4))], "INVALID_ARGUMENT"),
+        ([pb.Frame(header=header(2)), pb.Frame(header=header(2))], "INVALID_ARGUMENT"),
+        ([frame((1.0, 1.0), CREATE, shard="1/input"), b"\x08"], "INVALID_ARGUMENT"),
+        ([OVERSIZED], "RESOURCE_EXHAUSTED"),
+        ([frame((1.0, 1.0), shard="1/gradient")], "NOT_FOUND"),
+        ([frame((1.0, 1.0), incarnation=0)], "ABORTED"),
+        ([frame((1.0, 1.0), incarnation=99)], "ABORTED"),
+    ],
+    ids=["no header", "garbage", "truncated", "no operation", "a pull's answer", "unknown operation",
+         "sequence 0", "another's layer", "unknown kind", "another spelling", "path", "no name",
+         "another table", "another table created", "nan", "inf created", "oversized data", "offset",
+         "split number", "stream ends within", "two headers", "garbage after a good one", "oversized table",
+         "no such shard", "no incarnation", "unknown incarnation"],
+)  # fmt: skip
+def test_a_wrong_push_gets_its_code_and_changes_nothing(
+    master: Served, client: Client, frames: list[Any], code: str
+) -> None:
+    created(master)
+    with pytest.raises(grpc.RpcError) as caught:
+        client.push(frames)
+    assert caught.value.code().name == code
+    assert "\n" not in caught.value.details()
+    assert numbers(client) == (0, [1.0, 2.0])
+    made = {"1/input"} if len(frames) == 2 and frames[1] == b"\x08" else set()
+    assert set(status(master).versions) == {"1/weights"} | made
+    counters = status(master).counters
+    assert (counters.malformed, counters.fenced_pushes) == {
+        "ABORTED": (0, 1), "NOT_FOUND": (0, 0),
+    }.get(code, (1, 0))  # fmt: skip
+    # And the master goes on.
+    assert client.push([frame((1.0, 1.0))])[0].applied
+
+
+def test_pushes_before_a_wrong_one_stay_applied_and_answered(master: Served, client: Client) -> None:
+    created(master)
+    with client.pushing() as stream:
+        stream.write(frame((1.0, 1.0)))
+        assert stream.read().applied
+        stream.write(frame((1.0, 1.0), sequence=2), pb.Frame(data=b"x"))
+        assert stream.read().version == 2
+        with pytest.raises(grpc.RpcError) as caught:
+            stream.read()
+        assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert numbers(client) == (2, [3.0, 4.0])
+
+
+def test_a_sender_fenced_in_the_middle_of_its_push_changes_nothing(master: Served, client: Client) -> None:
+    incarnation = created(master, (1.0, 2.0, 3.0, 4.0))
+    with client.pushing() as stream:
+        stream.write(frame((0.0,) * 4, sequence=1))
+        assert stream.read().applied
+        stream.write(pb.Frame(header=header(4, sequence=2), data=bytes(8)))
+        master.leave(incarnation)
+        stream.write(pb.Frame(offset=8, data=bytes(8)))
+        with pytest.raises(grpc.RpcError) as caught:
+            stream.read()
+        assert caught.value.code() is grpc.StatusCode.ABORTED
+    assert numbers(client)[0] == 1
+    assert status(master).counters.fenced_pushes == 1
+
+
+def test_a_pull_of_what_is_not_there_is_not_found(client: Client) -> None:
+    for shard in ("1/weights", "", "../lock"):
+        with pytest.raises(grpc.RpcError) as caught:
+            list(client.pull(shard))
+        assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+
+
+def test_a_pull_by_a_fenced_incarnation_is_refused(master: Served, client: Client) -> None:
+    incarnation = created(master)
+    master.leave(incarnation)
+    with pytest.raises(grpc.RpcError) as caught:
+        list(client.pull("1/weights", incarnation))
+    assert caught.value.code() is grpc.StatusCode.ABORTED
+    assert numbers(client) == (0, [1.0, 2.0])
+
+
+def test_a_reader_that_stands_still_is_told_to_begin_again_and_holds_up_no_push(
+    master: Served, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stores, "READER_SECONDS", 0.05)
+    count = 8 * CHUNK_BYTES
+    created(master, np.zeros(count))
+    ones = np.ones(count, np.float32).tobytes()
+    standing = client.pull("1/weights")
+    seen = [next(standing)]
+    for sequence in (1, 2):
+        pieces = (
+            pb.Frame(offset=i, data=ones[i : i + CHUNK_BYTES]) for i in range(0, 4 * count, CHUNK_BYTES)
+        )
+        client.push([pb.Frame(header=header(count, sequence=sequence)), *pieces])
+    with pytest.raises(grpc.RpcError) as caught:
+        seen += standing
+    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+    # What had come before is of the version that the header said.
+    assert all(not any(each.data) for each in seen)
+
+
+# --- roster -----------------------------------------------------------------------------------------------
+
+UNARY = [method for method in methods.METHODS if not method.streams_requests and not method.streams_replies]
+
+
+@pytest.mark.parametrize("method", UNARY, ids=lambda method: method.name)
+def test_a_unary_request_of_garbage_is_invalid(master: Served, client: Client, method: Any) -> None:
+    for garbage in (b"\xff", b"\x0a\x7f", b"\x0f\x01", b"\x0a\x01a\xff"):
+        with pytest.raises(grpc.RpcError) as caught:
+            client.unary(method.path, garbage)
+        assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert [seat.state for seat in status(master).seats] == ["vacant"] * 3
+
+
+def test_a_lease_is_asked_for_kept_given_back_and_then_fenced(master: Served) -> None:
+    lease = master.join("a")
+    assert (lease.granted, lease.layer, lease.replica) == (True, 1, 0)
+    beat = HeartbeatRequest(lease.incarnation, 1, Telemetry(steps=3))
+    assert not rpc.call(master.channel, methods.HEARTBEAT, beat).over
+    assert status(master).seats[0].telemetry.steps == 3
+    master.leave(lease.incarnation)
+    for call in (
+        lambda: rpc.call(master.channel, methods.HEARTBEAT, beat),
+        lambda: master.leave(lease.incarnation),
+    ):
+        with pytest.raises(FencedError):
+            call()
+    assert status(master).counters.fenced_pushes == 2
+
+
+def test_a_join_is_told_the_first_batch_that_the_master_lacks(master: Served, client: Client) -> None:
+    incarnation = created(master)
+    client.push([frame((1.0, 1.0), sequence=1), frame((1.0, 1.0), sequence=2)])
+    master.leave(incarnation)
+    assert master.join("b").next_batch == 20
+
+
+def test_a_slave_without_a_name_is_refused(client: Client) -> None:
+    with pytest.raises(grpc.RpcError) as caught:
+        client.unary(methods.JOIN.path, b"")
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+def test_the_configuration_is_described_as_it_is_run(master: Served) -> None:
+    reply = rpc.call(master.channel, methods.DESCRIBE, DescribeRequest())
+    assert parse(reply.config, "described") == load(None, ["network.cuts=[1, 2]"])
+    assert not reply.over
+
+
+def test_an_evaluation_that_is_reported_is_in_the_status(master: Served) -> None:
+    evaluation = Evaluation(100, 3.5, 0.25, {"1/weights": 7})
+    rpc.call(master.channel, methods.REPORT, evaluation)
+    assert status(master).evaluation == evaluation
+
+
+def test_a_run_is_over_when_every_layer_says_it_is_done(master: Served) -> None:
+    leases = [master.join(name) for name in "abc"]
+    done = [HeartbeatRequest(lease.incarnation, 1, Telemetry(done=True)) for lease in leases]
+    assert [rpc.call(master.channel, methods.HEARTBEAT, beat).over for beat in done] == [False, False, True]
+    assert status(master).state == "done"
+    assert master.join("d").over
+
+
+def test_a_taken_port_is_refused(master: Served) -> None:
+    with pytest.raises(RefusedError, match="is taken"):
+        master.start_another()
+    assert master.join("a").granted
+
+
+# --- boundary ---------------------------------------------------------------------------------------------
+
+
+def hello(incarnation: int, kind: int = pb.ACTIVATIONS) -> Any:
+    return pb.BoundaryMessage(kind=kind, incarnation=incarnation)  # type: ignore[arg-type]
+
+
+def activation(layer: int, batch: int = 0) -> Any:
+    tensors = pb.Table(
+        tensors=[pb.TensorSpec(name="tensor", dtype="float32", shape=[2, 1], kind="buffer")], nbytes=8
+    )
+    return pb.BoundaryMessage(
+        kind=pb.ACTIVATION, layer=layer, batch=batch, incarnation=1, table=tensors, data=bytes(range(8))
+    )
+
+
+def opened(client: Client, incarnation: int, kind: int = pb.ACTIVATIONS) -> Any:
+    stream = client.exchange()
+    stream.write(hello(incarnation, kind))
+    assert stream.read() == hello(incarnation, kind)
+    return stream
+
+
+def code_of(stream: Any) -> str:
+    """How a stream ends."""
+    try:
+        while stream.read() is not None:
+            pass
+    except grpc.RpcError as error:
+        return str(error.code().name)
+    return "OK"
+
+
+def test_a_message_reaches_its_neighbour_as_it_was_sent(master: Served, client: Client) -> None:
+    lower, upper = master.join("a").incarnation, master.join("b").incarnation
+    with opened(client, lower) as below, opened(client, upper) as above:
+        assert below.read().kind == pb.PEER
+        below.write(activation(2, 5), activation(2, 6))
+        assert above.read() == activation(2, 5)
+        assert above.read() == activation(2, 6)
+
+
+def test_gradients_go_down_on_a_stream_of_their_own(master: Served, client: Client) -> None:
+    lower, upper = master.join("a").incarnation, master.join("b").incarnation
+    with opened(client, lower, pb.GRADIENTS) as below, opened(client, upper, pb.GRADIENTS) as above:
+        gradient = activation(1, 5)
+        gradient.kind = pb.GRADIENT
+        above.write(gradient)
+        assert below.read() == gradient
+
+
+def test_what_is_for_an_absent_neighbour_is_dropped_and_the_stream_goes_on(
+    master: Served, client: Client
+) -> None:
+    lower, upper = master.join("a").incarnation, master.join("b").incarnation
+    with opened(client, lower) as below:
+        below.write(*(activation(2, batch) for batch in range(100)))
+        # The peer's PEER comes after the hundred were read only if the relay has read them: so ask for it.
+        with opened(client, lower, pb.GRADIENTS), opened(client, upper) as above:
+            assert below.read().kind == pb.PEER
+            below.write(activation(2, 100))
+            got = above.read()
+            while got.batch < 100:
+                got = above.read()
+            assert got == activation(2, 100)
+    assert master.master.relay.depth() == 0
+
+
+@pytest.mark.parametrize(
+    ("message", "code"),
+    [
+        (b"\xff\xff", "INVALID_ARGUMENT"),
+        (activation(2).SerializeToString()[:-3], "INVALID_ARGUMENT"),
+        (activation(1), "INVALID_ARGUMENT"),
+        (activation(3), "INVALID_ARGUMENT"),
+        (pb.BoundaryMessage(kind=pb.GRADIENT, layer=2), "INVALID_ARGUMENT"),
+        (pb.BoundaryMessage(kind=pb.PEER, layer=2), "INVALID_ARGUMENT"),
+        (pb.BoundaryMessage(kind=99, layer=2), "INVALID_ARGUMENT"),  # type: ignore[arg-type]
+        (pb.BoundaryMessage(kind=pb.ACTIVATION, layer=2, data=b"abcd"), "INVALID_ARGUMENT"),
+        (pb.BoundaryMessage(kind=pb.ACTIVATION, layer=2, table=table(9), data=bytes(8)), "INVALID_ARGUMENT"),
+    ],
+    ids=["garbage", "truncated", "to oneself", "past the neighbour", "on the wrong stream", "a relay's own",
+         "unknown kind", "no table", "a table that lies"],
+)  # fmt: skip
+def test_a_wrong_message_ends_its_senders_stream_and_reaches_nobody(
+    master: Served, client: Client, message: Any, code: str
+) -> None:
+    lower, upper = master.join("a").incarnation, master.join("b").incarnation
+    with opened(client, upper) as above:
+        with opened(client, lower) as below:
+            below.write(message)
+            assert code_of(below) == code
+        with opened(client, lower) as below:
+            below.write(activation(2, 7))
+            assert above.read() == activation(2, 7)
+    assert status(master).counters.malformed == 1
+
+
+@pytest.mark.parametrize(
+    ("first", "code"),
+    [
+        (b"", "INVALID_ARGUMENT"),
+        (b"\xff", "INVALID_ARGUMENT"),
+        (activation(2), "INVALID_ARGUMENT"),
+        (hello(0), "ABORTED"),
+        (hello(99), "ABORTED"),
+    ],
+    ids=["nothing", "garbage", "no introduction", "no incarnation", "unknown incarnation"],
+)
+def test_a_stream_that_does_not_introduce_itself_is_refused(
+    master: Served, client: Client, first: Any, code: str
+) -> None:
+    master.join("a")
+    with client.exchange() as stream:
+        stream.write(first)
+        assert code_of(stream) == code
+
+
+def test_a_stream_that_ends_before_its_introduction_is_refused(client: Client) -> None:
+    with client.exchange() as stream:
+        stream.end()
+        assert code_of(stream) == "INVALID_ARGUMENT"
+
+
+def test_a_slave_that_floods_its_neighbours_mailbox_is_refused(master: Served, client: Client) -> None:
+    """The neighbour's reader stands still: gRPC's own buffers are full, and then the mailbox."""
+    lower, upper = master.join("a").incarnation, master.join("b").incarnation
+    big = activation(2)
+    big.table.tensors[0].shape[:] = [1 << 18]
+    big.table.nbytes = 1 << 20
+    big.data = bytes(1 << 20)
+    with opened(client, upper), opened(client, lower) as below:
+        below.write(*[big] * 64)
+        assert code_of(below) == "RESOURCE_EXHAUSTED"
+
+
+def test_streams_of_a_slave_that_left_are_closed_and_what_it_still_sends_is_dropped(
+    master: Served, client: Client
+) -> None:
+    lower, upper = master.join("a").incarnation, master.join("b").incarnation
+    with opened(client, upper) as above, opened(client, lower) as below:
+        master.leave(lower)
+        below.write(activation(2, 1))
+        assert code_of(below) == "OK"
+        with client.exchange() as again:
+            again.write(hello(lower))
+            assert code_of(again) == "ABORTED"
+        heir = master.join("c").incarnation
+        with opened(client, heir) as below:
+            below.write(activation(2, 2))
+            assert above.read() == activation(2, 2)
+
+
+def test_a_slaves_newer_stream_closes_its_older_one(master: Served, client: Client) -> None:
+    incarnation = master.join("a").incarnation
+    with opened(client, incarnation) as older, opened(client, incarnation) as newer:
+        assert code_of(older) == "OK"
+        with opened(client, master.join("b").incarnation):
+            assert newer.read().kind == pb.PEER

@@ -1,0 +1,136 @@
+"""slave.links: the trainer's messages as bytes and back."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from common.errors import FencedError, LayerwiseError, MalformedError, UnreachableError
+from common.messages import BoundaryKind, BoundaryMessage
+from common.table import lay_out
+from common.wire.payloads import decode_boundary, encode_boundary
+from slave.decoupling import Message
+from slave.links import Patience, from_wire, to_wire
+
+SHAPES = st.one_of(
+    st.tuples(st.integers(1, 8), st.integers(0, 40)),
+    st.tuples(st.integers(1, 3), st.integers(1, 3), st.integers(1, 5), st.integers(1, 5)),
+)
+TENSORS = (BoundaryKind.ACTIVATION, BoundaryKind.GRADIENT)
+BARE = (BoundaryKind.LOST, BoundaryKind.END, BoundaryKind.ENDED, BoundaryKind.PEER)
+
+
+def passed(message: Message) -> Message:
+    return from_wire(decode_boundary(encode_boundary(to_wire(message))))
+
+
+@settings(deadline=None)
+@given(st.sampled_from(TENSORS), SHAPES, st.integers(0, 2**40), st.integers(0, 2**40), st.integers(0, 99))
+def test_vectors_and_feature_maps_arrive_bit_for_bit(
+    kind: BoundaryKind, shape: tuple[int, ...], batch: int, incarnation: int, seed: int
+) -> None:
+    tensor = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+    arrived = passed(Message(kind, 3, batch, incarnation, tensor))
+    assert (arrived.kind, arrived.layer, arrived.batch, arrived.incarnation) == (kind, 3, batch, incarnation)
+    assert arrived.tensor is not None
+    assert arrived.tensor.dtype == torch.float32
+    assert arrived.tensor.shape == tensor.shape
+    assert torch.equal(arrived.tensor, tensor)
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        torch.arange(12.0).view(3, 4).t(),
+        torch.arange(24.0).view(2, 3, 4)[:, ::2],
+        torch.arange(3.0).view(3, 1, 1).expand(3, 4, 5),
+        torch.rand(2, 3, 4, 4).to(memory_format=torch.channels_last),
+    ],
+    ids=["transposed", "strided", "expanded", "channels last"],
+)
+def test_a_tensor_that_is_not_contiguous_arrives_as_it_reads(tensor: torch.Tensor) -> None:
+    arrived = passed(Message(BoundaryKind.ACTIVATION, 2, 0, 1, tensor)).tensor
+    assert arrived is not None
+    assert torch.equal(arrived, tensor)
+
+
+def test_special_numbers_arrive_as_they_are() -> None:
+    tensor = torch.tensor([[float("inf"), -0.0, 1e-42, float("nan")]])
+    arrived = passed(Message(BoundaryKind.GRADIENT, 2, 0, 1, tensor)).tensor
+    assert arrived is not None
+    assert torch.equal(arrived.view(torch.int32), tensor.view(torch.int32))
+
+
+def test_what_arrives_is_memory_of_its_own() -> None:
+    message = to_wire(Message(BoundaryKind.ACTIVATION, 2, 0, 1, torch.zeros(2, 2)))
+    encoded = bytearray(encode_boundary(message))
+    arrived = from_wire(decode_boundary(bytes(encoded))).tensor
+    assert arrived is not None
+    arrived.add_(1)
+    again = from_wire(decode_boundary(bytes(encoded))).tensor
+    assert again is not None
+    assert again.count_nonzero() == 0
+
+
+@pytest.mark.parametrize("kind", BARE)
+def test_a_message_without_a_tensor_arrives_without_one(kind: BoundaryKind) -> None:
+    message = passed(Message(kind, 4, 17, 5))
+    assert (message.kind, message.layer, message.batch, message.incarnation) == (kind, 4, 17, 5)
+    assert message.tensor is None
+
+
+def wrong(kind: BoundaryKind, *tensors: tuple[str, str, tuple[int, ...]]) -> BoundaryMessage:
+    table = lay_out([(name, dtype, shape, "buffer") for name, dtype, shape in tensors])
+    return BoundaryMessage(kind, 2, table=table, data=bytes(table.nbytes))
+
+
+@pytest.mark.parametrize("kind", TENSORS)
+@pytest.mark.parametrize(
+    "tensors",
+    [
+        [],
+        [("tensor", "float64", (2, 2))],
+        [("tensor", "int32", (2, 2))],
+        [("one", "float32", (2,)), ("two", "float32", (2,))],
+    ],
+    ids=["none", "of doubles", "of integers", "two"],
+)
+def test_an_activation_or_gradient_with_other_than_one_tensor_of_floats_is_refused(
+    kind: BoundaryKind, tensors: list[tuple[str, str, tuple[int, ...]]]
+) -> None:
+    with pytest.raises(MalformedError):
+        from_wire(wrong(kind, *tensors))
+
+
+def waits(patience: Patience, error: LayerwiseError) -> None:
+    asyncio.run(patience.wait(error))
+
+
+def test_patience_lasts_as_long_as_it_was_given_and_begins_anew_once_it_works(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now, slept = [100.0], []
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+
+    monkeypatch.setattr("slave.links.asyncio.sleep", sleep)
+    patience = Patience(10.0, lambda: now[0])
+    for _ in range(8):
+        waits(patience, UnreachableError("away"))
+    assert 0.05 <= slept[0] <= 0.15
+    assert slept[-1] <= 3.0
+    now[0] = 111.0
+    with pytest.raises(UnreachableError):
+        waits(patience, UnreachableError("away"))
+    patience.reset()
+    waits(patience, UnreachableError("away"))
+
+
+def test_patience_has_none_for_what_time_does_not_heal() -> None:
+    with pytest.raises(FencedError):
+        waits(Patience(10.0, lambda: 0.0), FencedError("old"))
