@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 import tomli_w
 
 from common import settings
+from common.downpour import Downpour
 from common.errors import ConfigError
 from common.options import DATASETS, GRADIENTS, MODELS, GradientOptions, ModelOptions
 from common.settings import is_user_function, key
@@ -162,13 +163,6 @@ class Optimizer(SynthesizerOptimizer):
 
 
 @dataclass(frozen=True)
-class Downpour:
-    """How what was learned reaches the master."""
-
-    n_push: int = key(10, "steps between two pushes", minimum=1)
-
-
-@dataclass(frozen=True)
 class Cluster:
     """How the processes live together."""
 
@@ -191,12 +185,27 @@ class Config:
     downpour: Downpour = dataclasses.field(default_factory=Downpour)
     cluster: Cluster = dataclasses.field(default_factory=Cluster)
 
+    def __post_init__(self) -> None:
+        if self.downpour.warm_start >= self.run.batches:
+            raise ConfigError(
+                f"downpour.warm_start: {self.downpour.warm_start} of {self.run.batches} batches leaves none "
+                "to the other replicas"
+            )
+        layers = self.network.layers if self.network.cuts is None else len(self.network.cuts) + 1
+        if layers is not None:
+            self.downpour.replicas_of(layers)
+
     @property
     def layers(self) -> int:
         """K of a resolved configuration (one whose cuts are known)."""
         if self.network.cuts is None:
             raise AssertionError("the configuration's cuts are not resolved")
         return len(self.network.cuts) + 1
+
+    @property
+    def replicas(self) -> list[int]:
+        """R of each layer of a resolved configuration."""
+        return self.downpour.replicas_of(self.layers)
 
     def with_cuts(self, cuts: list[int]) -> Config:
         """The same run with its cuts resolved."""

@@ -34,6 +34,12 @@ class UnreachableError(LayerwiseError):
     exit_code = 3
 
 
+class StalledError(UnreachableError):
+    """A peer began something and did not go on with it."""
+
+    status = "DEADLINE_EXCEEDED"
+
+
 class RefusedError(LayerwiseError):
     """A peer, a port or a directory is there, but will not have us."""
 
@@ -71,6 +77,7 @@ class RunFailedError(LayerwiseError):
 
 ERRORS: tuple[type[LayerwiseError], ...] = (
     ConfigError,
+    StalledError,
     UnreachableError,
     FencedError,
     NotFoundError,

@@ -45,8 +45,14 @@ def end_with_parent() -> None:
 
 def peak_rss_bytes() -> int:
     """The most memory that this process has held."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+    try:
+        # Linux: getrusage would count what the parent held when it started this process.
+        with open("/proc/self/status", encoding="ascii") as status:
+            peak = next(line for line in status if line.startswith("VmHWM:"))
+        return int(peak.split()[1]) * 1024
+    except (OSError, StopIteration):
+        peak_rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak_rss if sys.platform == "darwin" else peak_rss * 1024
 
 
 def cpu_seconds() -> float:

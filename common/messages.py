@@ -18,6 +18,7 @@ class Operation(IntEnum):
     CREATE = 1
     UPDATE = 2
     VALUE = 3
+    ACCRUED_GRADIENT = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +32,7 @@ class Header:
     sequence: int = 0
     next_batch: int = 0
     table: Table = field(default_factory=lambda: Table((), 0))
+    fetched_sequence: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,7 @@ class PushReply:
     sequence: int = 0
     staleness: int = 0
     applied: bool = False
+    refused: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +90,7 @@ class BoundaryMessage:
     version: int = 0
     table: Table = field(default_factory=lambda: Table((), 0))
     data: Buffer = b""
+    sender: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,6 +231,7 @@ class Counters:
     bytes_sent: int = 0
     cpu_seconds: float = 0.0
     peak_rss_bytes: int = 0
+    refused_pushes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,3 +252,54 @@ class StatusReply:
     lost_batches: int = 0
     counters: Counters = field(default_factory=Counters)
     evaluation: Evaluation = field(default_factory=Evaluation)
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """One snapshot; `damage` says why it cannot be used, where that is known."""
+
+    number: int = 0
+    time: float = 0.0
+    nbytes: int = 0
+    versions: dict[str, int] = field(default_factory=dict)
+    damage: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotRequest:
+    """Asks for a snapshot now."""
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotReply:
+    """The snapshot that was taken."""
+
+    snapshot: Kept = field(default_factory=Kept)
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotsRequest:
+    """Asks for the snapshots that there are."""
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotsReply:
+    """The snapshots, oldest first."""
+
+    snapshots: list[Kept] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class RollbackRequest:
+    """Asks to put the run back to a snapshot; 0 is the newest that is whole."""
+
+    number: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class RollbackReply:
+    """The run is where that snapshot was; `before` are the versions given up, `fenced` the leases ended."""
+
+    snapshot: Kept = field(default_factory=Kept)
+    before: dict[str, int] = field(default_factory=dict)
+    fenced: int = 0

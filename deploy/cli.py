@@ -19,6 +19,8 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "status": ("deploy.commands", "How a run goes."),
     "evaluate": ("deploy.commands", "Test error of a run, finished or live."),
     "export": ("deploy.commands", "Write the plain network's weights, for torch alone."),
+    "snapshot": ("deploy.commands", "Keep a run as it is now, to go back to."),
+    "rollback": ("deploy.commands", "Put a run back to a snapshot."),
     "config": ("deploy.commands", "Print every configuration key, its default and its meaning."),
 }
 

@@ -1,4 +1,4 @@
-"""The subcommands that are not a process of a cluster: train, status, evaluate, export, config."""
+"""The subcommands that are not a process of a cluster."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ _SET = click.option(
     "--set", "overrides", multiple=True, metavar="SECTION.KEY=VALUE", help="Override a key; the last wins."
 )
 _JSON = click.option("--json", "as_json", is_flag=True, help="JSON, and nothing else, on standard output.")
+_LIVE = click.option("--master", required=True, metavar="HOST:PORT", help="Where the master listens.")
 _MASTER = click.option("--master", metavar="HOST:PORT", help="Where the master listens.")
 
 
@@ -39,7 +40,7 @@ def train(config: Path | None, overrides: tuple[str, ...], run_dir: Path | None,
 
 
 @click.command()
-@click.option("--master", required=True, metavar="HOST:PORT", help="Where the master listens.")
+@_LIVE
 @_JSON
 @click.option("--watch", is_flag=True, help="Go on until interrupted or the run is over.")
 def status(master: str, as_json: bool, watch: bool) -> int:
@@ -102,6 +103,41 @@ def export(run_dir: Path | None, master: str | None, output: Path) -> int:
     if (run_dir is None) == (master is None):
         raise ConfigError("export: give a run directory or --master HOST:PORT, one of the two")
     return export_run(run_dir, master, output)
+
+
+@click.command()
+@_LIVE
+@click.option("--list", "listing", is_flag=True, help="Take none: say which there are, and which are whole.")
+@_JSON
+def snapshot(master: str, listing: bool, as_json: bool) -> int:
+    """Keep a run as it is now: every shard, and how far each layer is, in files of the state directory.
+
+    Training goes on meanwhile. The master takes one by itself every cluster.snapshot_seconds, and keeps the
+    newest three.
+    """
+    from deploy.snapshots import list_snapshots, take_snapshot
+
+    return list_snapshots(master, as_json) if listing else take_snapshot(master, as_json)
+
+
+@click.command()
+@_LIVE
+@click.option(
+    "--to",
+    "number",
+    type=click.IntRange(min=1),
+    metavar="NUMBER",
+    help="Of a snapshot (`snapshot --list`); by default the newest that is whole.",
+)
+@_JSON
+def rollback(master: str, number: int | None, as_json: bool) -> int:
+    """Put a run back to a snapshot; what was learned since is given up.
+
+    Every slave loses its lease, asks for another by itself, and goes on from there.
+    """
+    from deploy.snapshots import roll_back
+
+    return roll_back(master, number or 0, as_json)
 
 
 @click.command()

@@ -12,9 +12,22 @@ from common import rpc
 from common.assembly import Assembly
 from common.config import Config
 from common.errors import RunFailedError
-from common.messages import DescribeRequest, Evaluation, Header, PullRequest, StatusReply, StatusRequest
-from common.wire.methods import DESCRIBE, PULL, REPORT, STATUS
+from common.messages import (
+    DescribeRequest,
+    Evaluation,
+    Header,
+    Kept,
+    PullRequest,
+    RollbackReply,
+    RollbackRequest,
+    SnapshotRequest,
+    SnapshotsRequest,
+    StatusReply,
+    StatusRequest,
+)
+from common.wire.methods import DESCRIBE, PULL, REPORT, ROLLBACK, SNAPSHOT, SNAPSHOTS, STATUS
 
+# What reads or writes whole shards.
 PULL_SECONDS = 300.0
 
 
@@ -49,6 +62,18 @@ class Reader:
     def report(self, evaluation: Evaluation) -> None:
         """Tell the master what was measured."""
         rpc.call(self._channel, REPORT, evaluation)
+
+    def snapshot(self) -> Kept:
+        """Take a snapshot."""
+        return rpc.call(self._channel, SNAPSHOT, SnapshotRequest(), PULL_SECONDS).snapshot
+
+    def snapshots(self) -> list[Kept]:
+        """The snapshots that there are, oldest first."""
+        return rpc.call(self._channel, SNAPSHOTS, SnapshotsRequest(), PULL_SECONDS).snapshots
+
+    def roll_back(self, number: int) -> RollbackReply:
+        """Put the run back to a snapshot; 0: to the newest that is whole."""
+        return rpc.call(self._channel, ROLLBACK, RollbackRequest(number), PULL_SECONDS)
 
     def pull(self, shard: str) -> tuple[Header, bytes]:
         """One consistent version of a shard: its header and its buffer."""

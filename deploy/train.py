@@ -57,7 +57,7 @@ class Training:
             config, directory, dataset = self._prepared()
             self._config, self._directory = config, directory
             self._screen = Screen(config)
-            cluster = Cluster(directory, config.layers)
+            cluster = Cluster(directory, sum(config.replicas))
             try:
                 self._screen.say(
                     f"{directory.path}: training {config.layers} layers on {config.data.dataset}"

@@ -72,7 +72,7 @@ class Relay:
     """Mailboxes by address. `windows[k - 1]` is the most batches layer k may have out."""
 
     def __init__(self, windows: list[int], replicas: list[int]) -> None:
-        self._capacity = 2 * max(w * r for w, r in zip(windows, replicas, strict=True)) + SPARE
+        self._capacity = 2 * max(windows) * max(replicas) + SPARE
         self._mailboxes: dict[Address, Mailbox] = {}
         self.dropped = 0
 
@@ -95,14 +95,14 @@ class Relay:
             address = Address(layer, replica, stream)
             self.close(address, self._mailboxes.get(address))
 
-    def announce(self, layer: int) -> None:
-        """Tell the layer below that `layer` is there (again): what is unanswered is to be sent once more.
+    def announce(self, there: Address) -> None:
+        """Tell the layer below that a slave is there (again): what it has not answered is to be sent anew.
 
         A mailbox that is full is closed: a slave that opens its stream anew sends all of that by itself.
         """
-        notice = encode_boundary(BoundaryMessage(BoundaryKind.PEER, layer))
+        notice = encode_boundary(BoundaryMessage(BoundaryKind.PEER, there.layer, sender=there.replica))
         for address, mailbox in list(self._mailboxes.items()):
-            if address.stream is BoundaryKind.ACTIVATIONS and address.layer == layer - 1:
+            if address.stream is BoundaryKind.ACTIVATIONS and address.layer == there.layer - 1:
                 try:
                     mailbox.put(notice)
                 except TooLargeError:

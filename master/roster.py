@@ -156,6 +156,27 @@ class Roster:
         lease.telemetry = telemetry
         return [self._vacate(lease, "left", reason)]
 
+    def roll_back(self, saved: dict[str, Any], why: str, now: float) -> list[Event]:
+        """End every lease, and have each seat done what it had done when it was saved.
+
+        Incarnations go on growing: whoever holds one is fenced, and joins again by itself.
+
+        Args:
+            saved: what `saved` gave then; nothing: at the run's beginning.
+            why: for the log.
+            now: the time.
+        """
+        events = [self._vacate(lease, "fenced", why) for lease in self._leases if lease.incarnation]
+        self._earlier_seconds, self._began, self._ended = self.training_seconds(now), None, None
+        by_seat = {(old["layer"], old["replica"]): old for old in saved.get("leases", [])}
+        for lease in self._leases:
+            old = by_seat.get((lease.layer, lease.replica))
+            lease.done = bool(old and old["done"])
+            then = merged(_restored(old["retired"]), _restored(old["telemetry"])) if old else Telemetry()
+            # How far it was is in the shards; steps beyond that were not pushed.
+            lease.retired = dataclasses.replace(then, next_batch=0, done=lease.done)
+        return events
+
     def tick(self, now: float) -> list[Event]:
         """Fail the slaves that have been silent for too long."""
         late = self._last_tick is None or now - self._last_tick > self.tick_seconds + self._interval / 2

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import json
 import logging
 import signal
 import threading
@@ -12,6 +11,7 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from common import config as configuration
 from common import messages as m
@@ -28,17 +28,26 @@ from common.lifecycle import INTERRUPTED, cpu_seconds, end_with_parent, keep_fre
 from common.messages import BoundaryKind, Operation
 from common.rpc import Server
 from common.table import Table
+from master.keeper import Keeper
+from master.optimizers import use_one_thread
+from master.policies import policies
+from master.recovery import ROLLBACK, ROSTER, Recovery, recover
 from master.relay import Address, Mailbox, Relay
 from master.roster import Event, Roster, merged
 from master.servicer import Servicer
-from master.state import StateDirectory
-from master.store import Reading, Store
+from master.shard import Reading
+from master.snapshots import Snapshots
+from master.state import StateDirectory, sealed
+from master.store import Store
 
 log = logging.getLogger("layerwise.master")
 
 SHARD_KINDS = ("weights", "gradient", "input")
 # What of the counters survives a restart; the rest is the process' own.
-_KEPT = ("pushes", "pulls", "duplicate_pushes", "fenced_pushes", "malformed", "bytes_received", "bytes_sent")
+_KEPT = (
+    "pushes", "pulls", "duplicate_pushes", "refused_pushes", "fenced_pushes", "malformed", "bytes_received",
+    "bytes_sent",
+)  # fmt: skip
 
 
 @dataclass
@@ -49,6 +58,7 @@ class Tally:
     pushes: int = 0
     pulls: int = 0
     duplicate_pushes: int = 0
+    refused_pushes: int = 0
     fenced_pushes: int = 0
     malformed: int = 0
     bytes_received: int = 0
@@ -69,17 +79,17 @@ class Master:
     """One run's parameters, leases and mailboxes."""
 
     def __init__(self, config: Config, state: StateDirectory) -> None:
-        self._state = state
+        self.state = state
         self.config = _resumed(config, state)
-        saved = json.loads(state.read("roster.json") or "{}")
+        snapshots = Snapshots(state.path / "snapshots")
+        saved, recovery = recover(state, snapshots)
         self.counters = Tally(
             **{name: saved.get("counters", {}).get(name, 0) for name in _KEPT},
             staleness=Counter({int(s): n for s, n in saved.get("staleness", {}).items()}),
         )
         self._starts = saved.get("starts", 0) + 1
         self._evaluation = m.Evaluation(**saved["evaluation"]) if "evaluation" in saved else m.Evaluation()
-        replicas = [1] * self.config.layers
-        self.store = Store(state)
+        replicas = self.config.replicas
         cluster = self.config.cluster
         self.roster = Roster(replicas, cluster.heartbeat_seconds, cluster.misses, saved.get("roster"))
         windows = [
@@ -88,24 +98,53 @@ class Master:
         self.relay = Relay(windows, replicas)
         self._counting = threading.Lock()
         self._unsaved = False
+        fenced = self._recovered(recovery) if recovery else []
+        state.note_boot()
+        self.store = Store(state, policies(self.config))
+        self.keeper = Keeper(self, snapshots)
+        self._happened(fenced)
         self.save()
         state.log({"event": "started", "starts": self._starts})
 
+    def _recovered(self, recovery: Recovery) -> list[Event]:
+        """Everyone is fenced, durably, before anything is put back: a crash in between repeats it all."""
+        events = self._rolled_back(recovery.run, recovery.why)
+        self.save()
+        recovery.put_back(self.state)
+        self.state.discard(ROLLBACK)
+        recovery.say(self.state)
+        return events
+
+    def _rolled_back(self, run: dict[str, Any], why: str) -> list[Event]:
+        self._evaluation = m.Evaluation(**run.get("evaluation", {}))
+        return self.roster.roll_back(run.get("roster", {}), why, time.monotonic())
+
+    def fence(self, run: dict[str, Any], why: str) -> int:
+        """End every lease and go back to what was saved of the run then; how many leases there were."""
+        events = self._rolled_back(run, why)
+        self._happened(events)
+        self.save()
+        return len(events)
+
     def save(self) -> None:
         """Write down who holds what, and what was counted."""
-        self._state.write(
-            "roster.json",
-            {
-                "roster": self.roster.saved(time.monotonic()),
-                "counters": {name: getattr(self.counters, name) for name in _KEPT},
-                "staleness": self.counters.staleness,
-                "starts": self._starts,
-                "evaluation": dataclasses.asdict(self._evaluation),
-            },
-        )
+        self.state.write(ROSTER, sealed(self.saved()))
+
+    def saved(self) -> dict[str, Any]:
+        """What must survive the master beside the shards: plain values, for JSON."""
+        with self._counting:
+            staleness = dict(self.counters.staleness)
+        return {
+            "roster": self.roster.saved(time.monotonic()),
+            "counters": {name: getattr(self.counters, name) for name in _KEPT},
+            "staleness": staleness,
+            "starts": self._starts,
+            "evaluation": dataclasses.asdict(self._evaluation),
+        }
 
     def join(self, request: m.JoinRequest) -> m.JoinReply:
         """A lease, durable before it is answered."""
+        self.keeper.check_joining()
         reply, events = self.roster.join(request, time.monotonic())
         self._happened(events)
         return dataclasses.replace(reply, next_batch=self.store.next_batch(f"{reply.layer}/weights"))
@@ -127,7 +166,7 @@ class Master:
     def note(self, evaluation: m.Evaluation) -> None:
         """Keep an evaluator's newest result."""
         self._evaluation = evaluation
-        self._state.log({"event": "evaluated", **dataclasses.asdict(evaluation)})
+        self.state.log({"event": "evaluated", **dataclasses.asdict(evaluation)})
         self.save()
 
     def admit(self, header: m.Header | None) -> Table | None:
@@ -146,20 +185,26 @@ class Master:
             raise MalformedError(f'layer {seat.layer} cannot push to "{header.shard}"')
         if header.operation is Operation.CREATE:
             return None
-        if header.operation is not Operation.UPDATE or header.sequence < 1:
+        if header.operation is Operation.VALUE or header.sequence < 1:
             raise MalformedError(f"{header.operation.name} with sequence {header.sequence} is no push")
-        return self.store.table(header.shard)
+        return self.store.table(header)
 
     def push(self, header: m.Header, pieces: list[tuple[int, memoryview]]) -> m.PushReply:
         """Create a shard or apply an update to one, if the sender still holds its lease."""
-        self.roster.seat(header.incarnation)
+
+        def admit() -> object:
+            return self.roster.seat(header.incarnation)
+
+        admit()
         if header.operation is Operation.CREATE:
-            return self.store.create(header, pieces)
-        reply = self.store.apply(header, pieces, lambda: self.roster.seat(header.incarnation))
+            return self.store.create(header, pieces, admit)
+        reply = self.store.apply(header, pieces, admit)
         with self._counting:
             if reply.applied:
                 self.counters.pushes += 1
                 self.counters.staleness[min(reply.staleness, 1024)] += 1
+            elif reply.refused:
+                self.counters.refused_pushes += 1
             else:
                 self.counters.duplicate_pushes += 1
         return reply
@@ -188,7 +233,7 @@ class Master:
         """A mailbox for a stream; the layer below is told when the stream of activations opens."""
         mailbox = self.relay.open(address)
         if address.stream is BoundaryKind.ACTIVATIONS:
-            self.relay.announce(address.layer)
+            self.relay.announce(address)
         return mailbox
 
     def status(self) -> m.StatusReply:
@@ -227,8 +272,8 @@ class Master:
 
     def _happened(self, events: list[Event]) -> None:
         for event in events:
-            self._state.log({"event": event.what, **{k: v for k, v in vars(event).items() if k != "what"}})
-            if event.what in ("left", "failed"):
+            self.state.log({"event": event.what, **{k: v for k, v in vars(event).items() if k != "what"}})
+            if event.what in ("left", "failed", "fenced"):
                 self.relay.vacate(event.layer, event.replica)
                 self.store.forget(event.incarnation)
         # What could not be written (a full disk) is owed: nothing is answered before it is.
@@ -288,9 +333,14 @@ async def _serve(config: Config, listen: str, state: StateDirectory) -> int:
     for which in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(which, stop.set)
     ticking = asyncio.ensure_future(_tick(master, master.roster.tick_seconds))
+    keeping = asyncio.ensure_future(master.keeper.run(config.cluster.snapshot_seconds))
     await stop.wait()
     ticking.cancel()
+    keeping.cancel()
     await server.stop(0.5)
+    # Before the machine is perhaps switched off: what is mapped alone would then not count.
+    await master.keeper.take_if_changed()
+    master.keeper.close()
     master.save()
     state.log({"event": "stopped"})
     return INTERRUPTED
@@ -313,6 +363,8 @@ def serve(config: Config, listen: str, state_dir: Path) -> int:
     """
     keep_freed_memory()
     end_with_parent()
+    if config.downpour.push == "gradient":
+        use_one_thread()
     state = StateDirectory(state_dir)
     try:
         return asyncio.run(_serve(config, listen, state))

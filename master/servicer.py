@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 from common import messages as m
 from common.assembly import Assembly
-from common.errors import LayerwiseError, MalformedError, UnreachableError
+from common.errors import LayerwiseError, MalformedError, StalledError, UnreachableError
 from common.rpc import Server, background
 from common.wire import methods
 from common.wire.payloads import CHUNK_BYTES, decode_boundary, encode_frame, frames
@@ -19,13 +20,20 @@ if TYPE_CHECKING:
 
 # A push of more than this is applied in a thread, so that the event loop goes on.
 INLINE_BYTES = 1 << 18
+# So many pushes of more than a chunk may be held in memory at once; the others wait on their senders' side.
+LARGE_PUSHES = 2
+# How long such a push may stand still; and with that, how many bytes a second it has to bring.
+STALLED_SECONDS = 30.0
+SLOWEST = 1 << 20
 
 
 class Servicer:
-    """The three services over one master."""
+    """The four services over one master."""
 
-    def __init__(self, master: Master) -> None:
+    def __init__(self, master: Master, stalled_seconds: float = STALLED_SECONDS) -> None:
         self._master = master
+        self._stalled_seconds = stalled_seconds
+        self._places = asyncio.Semaphore(LARGE_PUSHES)
         self._tasks: set[asyncio.Task[None]] = set()
 
     def register(self, server: Server) -> None:
@@ -36,6 +44,9 @@ class Servicer:
         server.add(methods.LEAVE, self.leave)
         server.add(methods.STATUS, self.status)
         server.add(methods.REPORT, self.report)
+        server.add(methods.SNAPSHOT, self.snapshot)
+        server.add(methods.SNAPSHOTS, self.snapshots)
+        server.add(methods.ROLLBACK, self.rollback)
         server.add(methods.PUSH, self.push)
         server.add(methods.PULL, self.pull, encoded=True)
         server.add(methods.EXCHANGE, self.exchange)
@@ -66,20 +77,52 @@ class Servicer:
         self._master.note(request)
         return m.ReportReply()
 
+    async def snapshot(self, request: m.SnapshotRequest) -> m.SnapshotReply:  # noqa: ARG002 - has no fields
+        """Take one now."""
+        return m.SnapshotReply(await self._master.keeper.take())
+
+    async def snapshots(self, request: m.SnapshotsRequest) -> m.SnapshotsReply:  # noqa: ARG002 - has no fields
+        """Those that there are."""
+        return m.SnapshotsReply(await self._master.keeper.listed())
+
+    async def rollback(self, request: m.RollbackRequest) -> m.RollbackReply:
+        """Put the run back to one."""
+        return await self._master.keeper.roll_back(request.number)
+
     async def push(self, requests: AsyncIterator[m.Frame]) -> AsyncIterator[m.PushReply]:
         """Pushes one after the other, each answered."""
-        assembly: Assembly | None = None
         async for frame in requests:
-            if assembly is None:
-                assembly = Assembly(frame, self._master.admit(frame.header))
-            else:
-                assembly.add(frame)
+            assembly = Assembly(frame, self._master.admit(frame.header))
             self._master.counters.bytes_received += len(frame.data)
             if assembly.complete:
                 yield await self._applied(assembly)
-                assembly = None
-        if assembly is not None:
-            raise MalformedError(f"{assembly.header.shard}: the stream ended within a push")
+                continue
+            async with self._places if assembly.header.table.nbytes > CHUNK_BYTES else nullcontext():
+                await self._rest(assembly, requests)
+                reply = await self._applied(assembly)
+                # Its chunks go before another push may bring its own.
+                del assembly, frame
+            yield reply
+
+    async def _rest(self, assembly: Assembly, requests: AsyncIterator[m.Frame]) -> None:
+        """The further frames of a push, each in its time: who stalls may not keep others out."""
+        header, now = assembly.header, asyncio.get_running_loop().time
+        try:
+            async with (
+                asyncio.timeout(self._stalled_seconds + header.table.nbytes / SLOWEST),
+                asyncio.timeout(self._stalled_seconds) as patience,
+            ):
+                async for frame in requests:
+                    assembly.add(frame)
+                    self._master.counters.bytes_received += len(frame.data)
+                    if assembly.complete:
+                        return
+                    patience.reschedule(now() + self._stalled_seconds)
+        except TimeoutError:
+            raise StalledError(
+                f"{header.shard}: the push came to a standstill and was dropped; send it again"
+            ) from None
+        raise MalformedError(f"{header.shard}: the stream ended within a push")
 
     async def _applied(self, assembly: Assembly) -> m.PushReply:
         small = assembly.header.table.nbytes <= INLINE_BYTES

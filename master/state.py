@@ -1,9 +1,4 @@
-"""What survives: the state directory. Shards in memory-mapped files, the roster in a JSON file.
-
-A shard's file holds a preamble (its table), two alternating commit records and two buffers. Writes to a
-mapped file outlive the process (kill -9), so a committed push needs no journal. A record counts if its
-checksum is right; the higher version of the two is the truth.
-"""
+"""What survives: the state directory. Shards in memory-mapped files, the roster in a JSON file."""
 
 from __future__ import annotations
 
@@ -11,96 +6,21 @@ import contextlib
 import dataclasses
 import fcntl
 import json
-import mmap
 import os
-import struct
 import time
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
-import numpy as np
-
 from common.errors import RefusedError, RunFailedError
-from common.table import Table, TensorSpec
-from master.store import Record, Slots
-from master.updates import Bytes
+from common.table import Table
+from master import mapped
+from master.mapped import MappedSlots
+from master.optimizers import Bytes
+from master.shard import Record, Slots
 
-_MAGIC = b"layerwise shard 1\n"
-_PAGE = 4096
-_RECORD_BYTES = 16 * _PAGE
-_CHECKSUM = struct.Struct("<II")  # crc32, length
-
-
-class MappedSlots:
-    """One shard in a memory-mapped file: preamble, record 0, record 1, buffer 0, buffer 1."""
-
-    def __init__(self, path: Path, table: Table, preamble: int) -> None:
-        self.table = table
-        self.record = Record()
-        self._path = path
-        self._commits = 0
-        self._records = preamble
-        size = _aligned(max(table.nbytes, 1))
-        start = preamble + 2 * _RECORD_BYTES
-        with path.open("r+b") as file:
-            if os.fstat(file.fileno()).st_size != start + 2 * size:
-                raise RunFailedError(
-                    f"{path}: its size is not what its table says; restore the state directory from a copy"
-                )
-            self._map = mmap.mmap(file.fileno(), start + 2 * size)
-        whole = np.frombuffer(self._map, np.uint8)
-        self.buffers: tuple[Bytes, Bytes] = (
-            whole[start : start + table.nbytes],
-            whole[start + size : start + size + table.nbytes],
-        )
-
-    def commit(self, record: Record) -> None:
-        """Make the record true: written beside the present one, which counts until this one is whole."""
-        commits = self._commits + 1
-        body = json.dumps({"commit": commits, **dataclasses.asdict(record)}).encode()
-        if _CHECKSUM.size + len(body) > _RECORD_BYTES:
-            raise RunFailedError(f"{self._path}: {len(record.sequences)} slaves are too many for its record")
-        start = self._records + commits % 2 * _RECORD_BYTES
-        self._map[start : start + _CHECKSUM.size + len(body)] = (
-            _CHECKSUM.pack(zlib.crc32(body), len(body)) + body
-        )
-        self.record, self._commits = record, commits
-
-    def recover(self) -> bool:
-        """Take the newest record whose checksum is right; False where nothing was ever committed.
-
-        Raises:
-            RunFailedError: both records were written, and both are torn.
-        """
-        records = [self._record(index) for index in (0, 1)]
-        newest = max((r for r in records if r), key=lambda r: int(r["commit"]), default=None)
-        if newest is None:
-            # The second one is written once the first is whole: no crash of ours tears both.
-            if self._map[self._records : self._records + _CHECKSUM.size].strip(b"\0"):
-                raise RunFailedError(
-                    f"{self._path}: both its records are torn; restore the state directory from a copy"
-                )
-            return False
-        self._commits = newest.pop("commit")
-        newest["sequences"] = {int(who): last for who, last in newest["sequences"].items()}
-        self.record = Record(**newest)
-        return True
-
-    def _record(self, index: int) -> dict[str, Any] | None:
-        start = self._records + index * _RECORD_BYTES
-        checksum, length = _CHECKSUM.unpack_from(self._map, start)
-        if length > _RECORD_BYTES - _CHECKSUM.size:
-            return None
-        body = self._map[start + _CHECKSUM.size : start + _CHECKSUM.size + length]
-        if not length or zlib.crc32(body) != checksum:
-            return None
-        record: dict[str, Any] = json.loads(body)
-        return record
-
-
-def _aligned(size: int) -> int:
-    return -(-size // _PAGE) * _PAGE
+_BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 
 class StateDirectory:
@@ -127,32 +47,78 @@ class StateDirectory:
                 f"{path}: cannot be used as a state directory: {error.strerror}; give another --state-dir"
             ) from None
 
-    def create(self, name: str, table: Table) -> Slots:
+    @property
+    def other_boot(self) -> bool:
+        """Whether the machine was started anew since a master last used the directory.
+
+        What that one wrote into mapped files may then never have reached the disk. The boot is kept here, in
+        a file that is durable before the first commit, and not in the records: of two records the newer may
+        be lost and the older vouch for pages that were written since.
+        """
+        return self.read("boot") not in (None, "", boot())
+
+    def note_boot(self) -> None:
+        """From now on this boot's writes are what is here."""
+        self.write("boot", boot())
+
+    def create(self, name: str, table: Table, nbytes: int | None = None) -> Slots:
         """Room for a new shard; it exists once its first record is committed.
+
+        Args:
+            name: the shard.
+            table: its tensors.
+            nbytes: of each buffer: the table's and an optimizer's behind them; left out, the table's alone.
 
         Raises:
             RunFailedError: there is no room for it.
         """
+        return self._placed(name, table, nbytes, lambda _: None)
+
+    def put_back(
+        self,
+        name: str,
+        table: Table,
+        record: Record,
+        fill: Callable[[Bytes], None],
+        nbytes: int | None = None,
+    ) -> None:
+        """Replace a shard's file by one with this record and what `fill` puts into its buffer.
+
+        It is whole, and on the disk, before it takes its place.
+
+        Raises:
+            RunFailedError: there is no room for it.
+        """
+
+        def write(slots: MappedSlots) -> None:
+            fill(slots.buffers[0])
+            slots.commit(dataclasses.replace(record, active=0))
+            slots.flush()
+
+        self._placed(name, table, nbytes, write)
+        sync(self._shards)
+
+    def _placed(
+        self, name: str, table: Table, nbytes: int | None, write: Callable[[MappedSlots], None]
+    ) -> MappedSlots:
         path = self._file(name)
         fresh = path.with_suffix(".new")
-        head = json.dumps({"name": name, **dataclasses.asdict(table)}).encode()
-        preamble = _aligned(len(_MAGIC) + _CHECKSUM.size + len(head))
         try:
-            with fresh.open("wb") as file:
-                file.write(_MAGIC + _CHECKSUM.pack(zlib.crc32(head), len(head)) + head)
-                file.truncate(preamble)
-                # Room is taken now: a full disk is an error here, not a crash of a mapped write later.
-                os.posix_fallocate(
-                    file.fileno(), 0, preamble + 2 * _RECORD_BYTES + 2 * _aligned(max(table.nbytes, 1))
-                )
+            slots = mapped.create(fresh, name, table, table.nbytes if nbytes is None else nbytes)
+            write(slots)
             # Under its name once it is whole: a crash leaves no shard without its table.
             fresh.replace(path)
-            return MappedSlots(path, table, preamble)
         except OSError as error:
             fresh.unlink(missing_ok=True)
             raise RunFailedError(
                 f"{path}: no room for the shard: {error.strerror}; free disk space"
             ) from None
+        return slots
+
+    def remove(self, name: str) -> None:
+        """Forget a shard."""
+        self._file(name).unlink(missing_ok=True)
+        sync(self._shards)
 
     def existing(self) -> dict[str, Slots]:
         """The shards that were committed before.
@@ -160,41 +126,39 @@ class StateDirectory:
         Raises:
             RunFailedError: a shard's file is torn.
         """
-        found: dict[str, Slots] = {}
-        for path in sorted(self._shards.glob("*.shard")):
-            name, table, preamble = _preamble(path)
-            slots = MappedSlots(path, table, preamble)
-            if slots.recover():
-                found[name] = slots
+        found, damaged = self.survey()
+        for why in damaged.values():
+            raise RunFailedError(why)
         return found
 
-    def write(self, name: str, value: dict[str, Any] | str) -> None:
-        """Write a small file durably: JSON, or text as it is; there is never half of one.
+    def survey(self) -> tuple[dict[str, Slots], dict[str, str]]:
+        """The shards that were committed before and are whole; of the others, what is wrong with each."""
+        found: dict[str, Slots] = {}
+        damaged: dict[str, str] = {}
+        for path in sorted(self._shards.glob("*.shard")):
+            try:
+                name, slots = mapped.opened(path)
+                if slots.recover():
+                    found[name] = slots
+            except RunFailedError as error:
+                damaged[path.stem.replace("-", "/", 1)] = str(error)
+        return found, damaged
+
+    def write(self, name: str, text: str) -> None:
+        """Write a small file durably; there is never half of one.
 
         Raises:
             RunFailedError: it cannot be written; the old one is still there.
         """
-        text = value if isinstance(value, str) else json.dumps(value, indent=1)
         fresh = self.path / f".{name}.new"
         try:
-            with fresh.open("w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
+            write_durably(fresh, text)
             fresh.replace(self.path / name)
-            self._sync_directory()
+            sync(self.path)
         except OSError as error:
             raise RunFailedError(
                 f"{self.path / name}: cannot be written: {error.strerror}; free disk space"
             ) from None
-
-    def _sync_directory(self) -> None:
-        """A new name is durable once its directory is."""
-        directory = os.open(self.path, os.O_RDONLY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
 
     def read(self, name: str) -> str | None:
         """A small file's text, or None where there is none."""
@@ -202,6 +166,11 @@ class StateDirectory:
             return (self.path / name).read_text(encoding="utf-8")
         except FileNotFoundError:
             return None
+
+    def discard(self, name: str) -> None:
+        """Remove a small file, durably."""
+        (self.path / name).unlink(missing_ok=True)
+        sync(self.path)
 
     def log(self, event: dict[str, Any]) -> None:
         """Add a line to events.jsonl: what happened when, in seconds of the epoch."""
@@ -220,19 +189,51 @@ class StateDirectory:
         return self._shards / (name.replace("/", "-") + ".shard")
 
 
-def _preamble(path: Path) -> tuple[str, Table, int]:
-    with path.open("rb") as file:
-        magic, checksum = file.read(len(_MAGIC)), file.read(_CHECKSUM.size)
-        if magic != _MAGIC or len(checksum) != _CHECKSUM.size:
-            raise RunFailedError(f"{path}: is no shard; move it away")
-        crc, length = _CHECKSUM.unpack(checksum)
-        head = file.read(length)
-    if zlib.crc32(head) != crc:
-        raise RunFailedError(f"{path}: its table is torn (checksum); restore the state directory from a copy")
-    described = json.loads(head)
-    specs = (TensorSpec(**{**spec, "shape": tuple(spec["shape"])}) for spec in described["tensors"])
-    return (
-        described["name"],
-        Table(tuple(specs), described["nbytes"]),
-        _aligned(len(_MAGIC) + _CHECKSUM.size + length),
-    )
+def boot() -> str:
+    """This boot of this machine; empty where the system does not tell."""
+    try:
+        return _BOOT.read_text(encoding="ascii").strip()
+    except OSError:
+        return ""
+
+
+def sync(folder: Path) -> None:
+    """A new name is durable once its folder is."""
+    directory = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+def write_durably(path: Path, text: str) -> None:
+    """A small file, on the disk when this returns."""
+    with path.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def sealed(value: dict[str, Any]) -> str:
+    """JSON with a checksum of its own."""
+    return json.dumps({"checksum": _checksum(value), **value}, indent=1)
+
+
+def unsealed(text: str, path: Path) -> dict[str, Any]:
+    """What was sealed.
+
+    Raises:
+        RunFailedError: the text is torn or was changed.
+    """
+    try:
+        value: dict[str, Any] = json.loads(text)
+        if value.pop("checksum") == _checksum(value):
+            return value
+    except (ValueError, KeyError, TypeError, AttributeError):
+        pass
+    raise RunFailedError(f"{path}: is torn or was changed (checksum); restore it from a copy")
+
+
+def _checksum(value: dict[str, Any]) -> int:
+    # As JSON has it: numbers that are keys are text there.
+    return zlib.crc32(json.dumps(json.loads(json.dumps(value)), sort_keys=True).encode())

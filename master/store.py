@@ -7,9 +7,9 @@ active one: a reader of the active buffer never sees half a push, and a crash ne
 from __future__ import annotations
 
 import threading
-from collections import Counter
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
@@ -18,49 +18,33 @@ from common.errors import MalformedError, NotFoundError
 from common.messages import Buffer, Header, Operation, PushReply
 from common.table import Table
 from master import updates
-from master.updates import Bytes
+from master.optimizers import Bytes, room
+from master.policies import Policies, alike
+from master.shard import Reading, Record, Shard, Slots
+from master.updates import Change, Delay
 
-# How long a push waits for a reader that holds the idle buffer; then that reader has to begin again.
-READER_SECONDS = 2.0
-
-
-@dataclass(frozen=True)
-class Record:
-    """What a commit makes true of a shard."""
-
-    version: int = 0
-    active: int = 0
-    next_batch: int = 0
-    sequences: dict[int, int] = field(default_factory=dict)
-
-
-class Slots(Protocol):
-    """Where one shard lies: two buffers and the last committed record."""
-
-    table: Table
-    buffers: tuple[Bytes, Bytes]
-    record: Record
-
-    def commit(self, record: Record) -> None:
-        """Make the record true, at once or not at all."""
+Pieces = Iterable[tuple[int, Buffer]]
 
 
 class Backing(Protocol):
     """Where shards lie."""
 
-    def create(self, name: str, table: Table) -> Slots:
-        """Room for a new shard; it exists once its first record is committed."""
+    def create(self, name: str, table: Table, nbytes: int) -> Slots:
+        """Two buffers of `nbytes` zeros for a new shard; it exists once its first record is committed."""
 
     def existing(self) -> dict[str, Slots]:
         """The shards that were committed before."""
+
+    def remove(self, name: str) -> None:
+        """Forget a shard."""
 
 
 class MemorySlots:
     """A shard in this process' memory alone."""
 
-    def __init__(self, table: Table) -> None:
+    def __init__(self, table: Table, nbytes: int) -> None:
         self.table = table
-        self.buffers = (np.zeros(table.nbytes, np.uint8), np.zeros(table.nbytes, np.uint8))
+        self.buffers = (np.zeros(nbytes, np.uint8), np.zeros(nbytes, np.uint8))
         self.record = Record()
 
     def commit(self, record: Record) -> None:
@@ -71,75 +55,28 @@ class MemorySlots:
 class Memory:
     """Shards in this process' memory alone: for the simulator and for tests."""
 
-    def create(self, name: str, table: Table) -> Slots:  # noqa: ARG002 - a memory has no use for names
+    def create(self, name: str, table: Table, nbytes: int) -> Slots:  # noqa: ARG002 - it has no use for names
         """Room for a new shard."""
-        return MemorySlots(table)
+        return MemorySlots(table, nbytes)
 
     def existing(self) -> dict[str, Slots]:
         """Nothing outlives the process."""
         return {}
 
-
-class Reading:
-    """One version of a shard, held for a reader until `release`; `revoked` once it must begin again."""
-
-    def __init__(self, shard: _Shard, header: Header) -> None:
-        self._shard = shard
-        self.index = shard.slots.record.active
-        self.header = header
-        self.buffer = shard.slots.buffers[self.index].data
-        self.revoked = False
-
-    def release(self) -> None:
-        """Let pushes have the buffer; more than once does no harm."""
-        with self._shard.readers_left:
-            self._shard.readings.discard(self)
-            self._shard.readers_left.notify_all()
-
-
-class _Shard:
-    def __init__(self, slots: Slots) -> None:
-        self.slots = slots
-        self.regions = updates.regions(slots.table)
-        self.writing = threading.Lock()
-        self.readers_left = threading.Condition()
-        self.readings: set[Reading] = set()
-        # What each slave last fetched, and how many of its own pushes came since: for staleness.
-        self.fetched: dict[int, int] = {}
-        self.own_since: Counter[int] = Counter()
-
-    def claim_idle(self) -> Bytes:
-        """The idle buffer, once no reader holds it."""
-        idle = 1 - self.slots.record.active
-        with self.readers_left:
-            self.readers_left.wait_for(lambda: not self._held(idle), READER_SECONDS)
-            for reading in self._held(idle):
-                reading.revoked = True
-                self.readings.discard(reading)
-        return self.slots.buffers[idle]
-
-    def _held(self, index: int) -> list[Reading]:
-        return [reading for reading in self.readings if reading.index == index]
-
-    def staleness(self, header: Header) -> int:
-        """What others did since that slave last fetched: the version less that, less its own pushes since.
-
-        A master that was started anew has seen no fetch and takes the slave's word for it.
-        """
-        fetched, own = self.fetched.get(header.incarnation), self.own_since[header.incarnation]
-        if fetched is None:
-            fetched, own = header.version, header.sequence - 1
-        return max(0, self.slots.record.version - fetched - own)
+    def remove(self, name: str) -> None:
+        """There is nothing of it beside the store's own."""
 
 
 class Store:
-    """All shards by name. Safe for use by several threads."""
+    """All shards by name, each with its policy. Safe for use by several threads."""
 
-    def __init__(self, backing: Backing, replicas: int = 1) -> None:
+    def __init__(self, backing: Backing, policies: Policies | None = None) -> None:
         self._backing = backing
-        self._replicas = replicas
+        self._policies = policies or alike()
         self._creating = threading.Lock()
-        self._shards = {name: _Shard(slots) for name, slots in backing.existing().items()}
+        self._shards = {
+            name: Shard(slots, self._policies(name)) for name, slots in backing.existing().items()
+        }
 
     def versions(self) -> dict[str, int]:
         """The version of every shard."""
@@ -150,13 +87,14 @@ class Store:
         shard = self._shards.get(name)
         return shard.slots.record.next_batch if shard else 0
 
-    def table(self, name: str) -> Table:
-        """The registered table of a shard.
+    def table(self, header: Header) -> Table:
+        """The registered table of the shard that a push is for.
 
         Raises:
             NotFoundError: there is no such shard.
+            MalformedError: the shard takes no such push.
         """
-        return self._shard(name).slots.table
+        return self._target(header).slots.table
 
     def read(self, name: str, incarnation: int = 0) -> Reading:
         """Hold one consistent version of a shard for reading; the caller releases it.
@@ -178,36 +116,37 @@ class Store:
             reading = Reading(shard, header)
             shard.readings.add(reading)
             if incarnation:
-                shard.fetched[incarnation] = record.version
-                shard.own_since[incarnation] = 0
+                shard.note_fetch(incarnation)
         return reading
 
-    def create(self, header: Header, pieces: Iterable[tuple[int, Buffer]]) -> PushReply:
+    def create(self, header: Header, pieces: Pieces, admit: Callable[[], object] = lambda: None) -> PushReply:
         """Give a shard its first contents; the first one wins, a later one is told so.
 
         Raises:
             MalformedError: the shard exists with another table, or the contents are not finite.
         """
         with self._creating:
+            admit()
             if header.shard in self._shards:
                 self._check_table(self._shards[header.shard], header)
                 return PushReply(header.shard, self._shards[header.shard].slots.record.version)
             pieces = list(pieces)
             _check_finite(header.table, pieces)
-            slots = self._backing.create(header.shard, header.table)
+            policy = self._policies(header.shard)
+            slots = self._backing.create(header.shard, header.table, room(header.table, policy.moments))
             for offset, data in pieces:
                 slots.buffers[0][offset : offset + len(data)] = np.frombuffer(data, np.uint8)
             slots.commit(Record())
-            self._shards[header.shard] = _Shard(slots)
+            self._shards[header.shard] = Shard(slots, policy)
         return PushReply(header.shard, 0, 0, 0, applied=True)
 
     def apply(
         self,
         header: Header,
-        pieces: Iterable[tuple[int, Buffer]],
+        pieces: Pieces,
         admit: Callable[[], object] = lambda: None,
     ) -> PushReply:
-        """Apply one push, once: a push whose sequence was applied before changes nothing.
+        """Apply one push, once, or refuse it for good: a sequence that was answered before changes nothing.
 
         Args:
             header: whose push to what.
@@ -216,28 +155,48 @@ class Store:
 
         Raises:
             NotFoundError: there is no such shard.
-            MalformedError: the table is not the registered one, or the result is not finite.
+            MalformedError: the shard takes no such push, the table is not the registered one, or the result
+                is not finite.
         """
-        shard = self._shard(header.shard)
+        shard = self._target(header)
         self._check_table(shard, header)
         with shard.writing:
             record = shard.slots.record
-            if header.sequence <= record.sequences.get(header.incarnation, 0):
-                return PushReply(header.shard, record.version, header.sequence)
-            idle, active = shard.claim_idle(), shard.slots.buffers[record.active]
-            updates.apply_update(shard.regions, active, idle, pieces, self._replicas)
+            if header.sequence <= (last := record.sequences.get(header.incarnation, 0)):
+                refused = header.sequence == last and header.incarnation in record.refused
+                return PushReply(header.shard, record.version, header.sequence, refused=refused)
+            # No version is made meanwhile: at the commit it is what it is now, but for a fetch since.
+            staleness = shard.staleness(header)
+            taken = shard.policy.rule.admits(staleness)
+            if taken:
+                idle, active = shard.claim_idle(), shard.slots.buffers[record.active]
+                change = _change(shard, header, active, idle, staleness)
+                updates.apply_update(shard.regions, active, idle, pieces, shard.policy.replicas, change)
             with shard.readers_left:
                 admit()
-                staleness = shard.staleness(header)
-                applied = Record(
-                    record.version + 1,
-                    1 - record.active,
-                    max(record.next_batch, header.next_batch),
-                    shard.slots.record.sequences | {header.incarnation: header.sequence},
-                )
-                shard.slots.commit(applied)
-                shard.own_since[header.incarnation] += 1
-        return PushReply(header.shard, applied.version, header.sequence, staleness, applied=True)
+                version = self._commit(shard, header, taken)
+        return PushReply(header.shard, version, header.sequence, staleness, applied=taken, refused=not taken)
+
+    def _commit(self, shard: Shard, header: Header, taken: bool) -> int:
+        """Make a push's outcome true, its sequence used up either way; the shard's version."""
+        record = shard.slots.record
+        refused = {*record.refused} - {header.incarnation} | (set() if taken else {header.incarnation})
+        answered = replace(
+            record,
+            sequences=record.sequences | {header.incarnation: header.sequence},
+            refused=sorted(refused),
+        )
+        if taken:
+            answered = replace(
+                answered,
+                version=record.version + 1,
+                active=1 - record.active,
+                next_batch=max(record.next_batch, header.next_batch),
+                steps=record.steps + (header.operation is Operation.ACCRUED_GRADIENT),
+            )
+        shard.slots.commit(answered)
+        shard.own_since[header.incarnation] += taken
+        return answered.version
 
     def forget(self, incarnation: int) -> None:
         """Drop what is remembered of a fenced slave, whose pushes are refused from now on.
@@ -249,23 +208,75 @@ class Store:
                 record = shard.slots.record
                 if incarnation in record.sequences:
                     left = {i: s for i, s in record.sequences.items() if i != incarnation}
-                    shard.slots.commit(replace(record, sequences=left))
-                shard.fetched.pop(incarnation, None)
-                shard.own_since.pop(incarnation, None)
+                    refused = [i for i in record.refused if i != incarnation]
+                    shard.slots.commit(replace(record, sequences=left, refused=refused))
+                shard.forget(incarnation)
 
-    def _shard(self, name: str) -> _Shard:
+    @contextmanager
+    def still(self, name: str) -> Iterator[None]:
+        """Hold off a shard's pushes, for a reader that they have revoked time and again."""
+        with self._shard(name).writing:
+            yield
+
+    def put_back(
+        self, name: str, table: Table, nbytes: int, record: Record, fill: Callable[[Bytes], None]
+    ) -> None:
+        """Give a shard the contents that `fill` writes, and that record, whatever it has been through since.
+
+        A rollback: the slaves are fenced before, and of none of them anything is remembered.
+        """
+        with self._creating:
+            if name not in self._shards:
+                slots = self._backing.create(name, table, nbytes)
+                fill(slots.buffers[0])
+                slots.commit(replace(record, active=0))
+                self._shards[name] = Shard(slots, self._policies(name))
+                return
+        shard = self._shards[name]
+        with shard.writing:
+            fill(shard.claim_idle())
+            with shard.readers_left:
+                shard.slots.commit(replace(record, active=1 - shard.slots.record.active))
+                shard.forget_all()
+
+    def discard(self, name: str) -> None:
+        """Have a shard be none: a slave will create it anew."""
+        with self._creating:
+            self._shards.pop(name, None)
+            self._backing.remove(name)
+
+    def _target(self, header: Header) -> Shard:
+        shard = self._shard(header.shard)
+        takes = shard.policy.operation
+        if header.operation is not takes:
+            raise MalformedError(f'"{header.shard}" takes {takes.name}, not {header.operation.name}')
+        return shard
+
+    def _shard(self, name: str) -> Shard:
         try:
             return self._shards[name]
         except KeyError:
             raise NotFoundError(f'there is no shard "{name}"; known are {sorted(self._shards)}') from None
 
-    def _check_table(self, shard: _Shard, header: Header) -> None:
+    def _check_table(self, shard: Shard, header: Header) -> None:
         if header.table != shard.slots.table:
             raise MalformedError(
                 f'the table pushed to "{header.shard}" is not the registered one; is this the same network?'
             )
 
 
-def _check_finite(table: Table, pieces: Iterable[tuple[int, Buffer]]) -> None:
+def _change(shard: Shard, header: Header, active: Bytes, idle: Bytes, staleness: int) -> Change:
+    """What a push makes of the parameters."""
+    rule, optimizer, record = shard.policy.rule, shard.policy.optimizer, shard.slots.record
+    weight = rule.weight(staleness)
+    if optimizer is None:
+        return updates.added(active, idle, weight)
+    # None: it fetched the present version, or before the master was started anew.
+    fetched = shard.kept(header.incarnation) if rule.compensates else None
+    delay = None if fetched is None else Delay(fetched, rule.strength)
+    return updates.stepped(optimizer, shard.slots.table, active, idle, record.steps, weight, delay)
+
+
+def _check_finite(table: Table, pieces: Pieces) -> None:
     for region, _, _, piece in updates._pieces(updates.regions(table), pieces):
         updates.check_finite(region, np.frombuffer(piece, region.dtype))

@@ -1,13 +1,13 @@
 """How a push changes a shard: the arithmetic alone, piece by piece.
 
-An update (design, section 5) adds the change of the parameters, moves each float buffer by
-(value - own) / R towards the replica's value, and adds the changes of integer buffers (of truth values: flips
-those that changed).
+Of an update the change of the parameters is added; on an accrued gradient the master's optimizer takes a
+step. Either way each float buffer moves by (value - own) / R towards the replica's value, and the changes of
+integer buffers are added (of truth values: those that changed are flipped).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,8 +16,11 @@ import numpy.typing as npt
 from common.errors import MalformedError
 from common.messages import Buffer
 from common.table import Table
+from master.optimizers import Bytes, Floats, ServerOptimizer, moments_of
+from master.staleness import compensated
 
-Bytes = npt.NDArray[np.uint8]
+# Writes what a pushed piece makes of the parameters at these bytes into the idle buffer.
+Change = Callable[[slice, Floats], None]
 
 # A piece and its two counterparts in the shard's buffers stay in a core's cache together.
 PIECE_BYTES = 1 << 18
@@ -53,35 +56,104 @@ def check_finite(region: Region, numbers: npt.NDArray[np.generic]) -> None:
     Raises:
         MalformedError: a NaN or an infinity.
     """
-    if region.dtype.kind == "f" and not np.isfinite(numbers).all():
+    if region.dtype.kind == "f":
+        _check_finite(numbers)
+
+
+def _check_finite(numbers: npt.NDArray[np.generic]) -> None:
+    if not np.isfinite(numbers).all():
         raise MalformedError("the push would store NaN or Inf; nothing was changed")
 
 
+def added(active: Bytes, idle: Bytes, weight: float = 1.0) -> Change:
+    """Of an update: own + weight * change."""
+
+    def add(where: slice, change: Floats) -> None:
+        weighted = change if weight == 1.0 else change * np.float32(weight)
+        np.add(active[where].view(np.float32), weighted, out=idle[where].view(np.float32))
+
+    return add
+
+
+@dataclass(frozen=True, slots=True)
+class Delay:
+    """What compensating a gradient's delay needs: the parameters at the fetch, (4 P,) bytes, and lambda."""
+
+    fetched: Bytes
+    strength: float
+
+
+def stepped(
+    optimizer: ServerOptimizer,
+    table: Table,
+    active: Bytes,
+    idle: Bytes,
+    steps: int,
+    weight: float = 1.0,
+    delay: Delay | None = None,
+) -> Change:
+    """Of an accrued gradient: a step of the master's optimizer, its moments in the same buffers.
+
+    Args:
+        optimizer: the master's.
+        table: the shard's.
+        active: parameters and moments before, only read.
+        idle: parameters and moments after.
+        steps: how many steps went before.
+        weight: what the learning rate is multiplied by.
+        delay: how the gradient is compensated; None: not at all.
+    """
+
+    def step(where: slice, pushed: Floats) -> None:
+        own, result = active[where].view(np.float32), idle[where].view(np.float32)
+        before, after = (moments_of(table, each, optimizer.moments, where) for each in (active, idle))
+        for source, target in zip([own, *before], [result, *after], strict=True):
+            np.copyto(target, source)
+        if delay is None:
+            gradient = pushed.copy()  # Torch takes no memory that is read only, as received bytes are.
+        else:
+            gradient = compensated(pushed, own, delay.fetched[where].view(np.float32), delay.strength)
+        optimizer.apply(result, gradient, after, steps, weight)
+        for moment in after:
+            _check_finite(moment)
+
+    return step
+
+
 def apply_update(
-    shard: Iterable[Region], active: Bytes, idle: Bytes, pushed: Iterable[tuple[int, Buffer]], replicas: int
+    shard: Iterable[Region],
+    active: Bytes,
+    idle: Bytes,
+    pushed: Iterable[tuple[int, Buffer]],
+    replicas: int,
+    change: Change | None = None,
 ) -> None:
-    """Write active + update into idle.
+    """Write what a push makes of active into idle.
 
     Args:
         shard: the regions of the shard's table.
         active: the shard's present buffer, only read.
         idle: the buffer to write.
-        pushed: the update's buffer in pieces, each with its offset in bytes.
+        pushed: the push's buffer in pieces, each with its offset in bytes.
         replicas: R, by which a float buffer's move is divided.
+        change: what it makes of the parameters; by default it is added.
 
     Raises:
         MalformedError: the result is not finite; idle is spoiled, active untouched.
     """
+    change = change or added(active, idle)
     for region, start, stop, piece in _pieces(tuple(shard), pushed):
-        change = np.frombuffer(piece, region.dtype)
+        numbers = np.frombuffer(piece, region.dtype)
         own, result = active[start:stop].view(region.dtype), idle[start:stop].view(region.dtype)
         with np.errstate(over="ignore", invalid="ignore"):
-            if region.dtype.kind == "b":
-                np.logical_xor(own, change, out=result)
-            elif region.parameters or region.dtype.kind != "f":
-                np.add(own, change, out=result)
+            if region.parameters:
+                change(slice(start, stop), numbers)
+            elif region.dtype.kind == "b":
+                np.logical_xor(own, numbers, out=result)
+            elif region.dtype.kind != "f":
+                np.add(own, numbers, out=result)
             else:
-                np.copyto(result, own + (change - own) / replicas if replicas > 1 else change)
+                np.copyto(result, own + (numbers - own) / replicas if replicas > 1 else numbers)
         check_finite(region, result)
 
 

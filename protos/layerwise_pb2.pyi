@@ -12,6 +12,7 @@ class Operation(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     CREATE: _ClassVar[Operation]
     UPDATE: _ClassVar[Operation]
     VALUE: _ClassVar[Operation]
+    ACCRUED_GRADIENT: _ClassVar[Operation]
 
 class BoundaryKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -28,6 +29,7 @@ OPERATION_UNSPECIFIED: Operation
 CREATE: Operation
 UPDATE: Operation
 VALUE: Operation
+ACCRUED_GRADIENT: Operation
 BOUNDARY_KIND_UNSPECIFIED: BoundaryKind
 ACTIVATIONS: BoundaryKind
 GRADIENTS: BoundaryKind
@@ -61,7 +63,7 @@ class Table(_message.Message):
     def __init__(self, tensors: _Optional[_Iterable[_Union[TensorSpec, _Mapping]]] = ..., nbytes: _Optional[int] = ...) -> None: ...
 
 class Header(_message.Message):
-    __slots__ = ("shard", "operation", "version", "incarnation", "sequence", "next_batch", "table")
+    __slots__ = ("shard", "operation", "version", "incarnation", "sequence", "next_batch", "table", "fetched_sequence")
     SHARD_FIELD_NUMBER: _ClassVar[int]
     OPERATION_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
@@ -69,6 +71,7 @@ class Header(_message.Message):
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     NEXT_BATCH_FIELD_NUMBER: _ClassVar[int]
     TABLE_FIELD_NUMBER: _ClassVar[int]
+    FETCHED_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     shard: str
     operation: Operation
     version: int
@@ -76,7 +79,8 @@ class Header(_message.Message):
     sequence: int
     next_batch: int
     table: Table
-    def __init__(self, shard: _Optional[str] = ..., operation: _Optional[_Union[Operation, str]] = ..., version: _Optional[int] = ..., incarnation: _Optional[int] = ..., sequence: _Optional[int] = ..., next_batch: _Optional[int] = ..., table: _Optional[_Union[Table, _Mapping]] = ...) -> None: ...
+    fetched_sequence: int
+    def __init__(self, shard: _Optional[str] = ..., operation: _Optional[_Union[Operation, str]] = ..., version: _Optional[int] = ..., incarnation: _Optional[int] = ..., sequence: _Optional[int] = ..., next_batch: _Optional[int] = ..., table: _Optional[_Union[Table, _Mapping]] = ..., fetched_sequence: _Optional[int] = ...) -> None: ...
 
 class Frame(_message.Message):
     __slots__ = ("header", "offset", "data")
@@ -89,18 +93,20 @@ class Frame(_message.Message):
     def __init__(self, header: _Optional[_Union[Header, _Mapping]] = ..., offset: _Optional[int] = ..., data: _Optional[bytes] = ...) -> None: ...
 
 class PushReply(_message.Message):
-    __slots__ = ("shard", "version", "sequence", "staleness", "applied")
+    __slots__ = ("shard", "version", "sequence", "staleness", "applied", "refused")
     SHARD_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     STALENESS_FIELD_NUMBER: _ClassVar[int]
     APPLIED_FIELD_NUMBER: _ClassVar[int]
+    REFUSED_FIELD_NUMBER: _ClassVar[int]
     shard: str
     version: int
     sequence: int
     staleness: int
     applied: bool
-    def __init__(self, shard: _Optional[str] = ..., version: _Optional[int] = ..., sequence: _Optional[int] = ..., staleness: _Optional[int] = ..., applied: bool = ...) -> None: ...
+    refused: bool
+    def __init__(self, shard: _Optional[str] = ..., version: _Optional[int] = ..., sequence: _Optional[int] = ..., staleness: _Optional[int] = ..., applied: bool = ..., refused: bool = ...) -> None: ...
 
 class PullRequest(_message.Message):
     __slots__ = ("shard", "incarnation")
@@ -111,7 +117,7 @@ class PullRequest(_message.Message):
     def __init__(self, shard: _Optional[str] = ..., incarnation: _Optional[int] = ...) -> None: ...
 
 class BoundaryMessage(_message.Message):
-    __slots__ = ("kind", "layer", "replica", "batch", "incarnation", "version", "table", "data")
+    __slots__ = ("kind", "layer", "replica", "batch", "incarnation", "version", "table", "data", "sender")
     KIND_FIELD_NUMBER: _ClassVar[int]
     LAYER_FIELD_NUMBER: _ClassVar[int]
     REPLICA_FIELD_NUMBER: _ClassVar[int]
@@ -120,6 +126,7 @@ class BoundaryMessage(_message.Message):
     VERSION_FIELD_NUMBER: _ClassVar[int]
     TABLE_FIELD_NUMBER: _ClassVar[int]
     DATA_FIELD_NUMBER: _ClassVar[int]
+    SENDER_FIELD_NUMBER: _ClassVar[int]
     kind: BoundaryKind
     layer: int
     replica: int
@@ -128,7 +135,8 @@ class BoundaryMessage(_message.Message):
     version: int
     table: Table
     data: bytes
-    def __init__(self, kind: _Optional[_Union[BoundaryKind, str]] = ..., layer: _Optional[int] = ..., replica: _Optional[int] = ..., batch: _Optional[int] = ..., incarnation: _Optional[int] = ..., version: _Optional[int] = ..., table: _Optional[_Union[Table, _Mapping]] = ..., data: _Optional[bytes] = ...) -> None: ...
+    sender: int
+    def __init__(self, kind: _Optional[_Union[BoundaryKind, str]] = ..., layer: _Optional[int] = ..., replica: _Optional[int] = ..., batch: _Optional[int] = ..., incarnation: _Optional[int] = ..., version: _Optional[int] = ..., table: _Optional[_Union[Table, _Mapping]] = ..., data: _Optional[bytes] = ..., sender: _Optional[int] = ...) -> None: ...
 
 class DescribeRequest(_message.Message):
     __slots__ = ()
@@ -297,7 +305,7 @@ class ReportReply(_message.Message):
     def __init__(self) -> None: ...
 
 class Counters(_message.Message):
-    __slots__ = ("staleness", "pushes", "pulls", "duplicate_pushes", "fenced_pushes", "malformed", "bytes_received", "bytes_sent", "cpu_seconds", "peak_rss_bytes")
+    __slots__ = ("staleness", "pushes", "pulls", "duplicate_pushes", "fenced_pushes", "malformed", "bytes_received", "bytes_sent", "cpu_seconds", "peak_rss_bytes", "refused_pushes")
     class StalenessEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -315,6 +323,7 @@ class Counters(_message.Message):
     BYTES_SENT_FIELD_NUMBER: _ClassVar[int]
     CPU_SECONDS_FIELD_NUMBER: _ClassVar[int]
     PEAK_RSS_BYTES_FIELD_NUMBER: _ClassVar[int]
+    REFUSED_PUSHES_FIELD_NUMBER: _ClassVar[int]
     staleness: _containers.ScalarMap[int, int]
     pushes: int
     pulls: int
@@ -325,7 +334,8 @@ class Counters(_message.Message):
     bytes_sent: int
     cpu_seconds: float
     peak_rss_bytes: int
-    def __init__(self, staleness: _Optional[_Mapping[int, int]] = ..., pushes: _Optional[int] = ..., pulls: _Optional[int] = ..., duplicate_pushes: _Optional[int] = ..., fenced_pushes: _Optional[int] = ..., malformed: _Optional[int] = ..., bytes_received: _Optional[int] = ..., bytes_sent: _Optional[int] = ..., cpu_seconds: _Optional[float] = ..., peak_rss_bytes: _Optional[int] = ...) -> None: ...
+    refused_pushes: int
+    def __init__(self, staleness: _Optional[_Mapping[int, int]] = ..., pushes: _Optional[int] = ..., pulls: _Optional[int] = ..., duplicate_pushes: _Optional[int] = ..., fenced_pushes: _Optional[int] = ..., malformed: _Optional[int] = ..., bytes_received: _Optional[int] = ..., bytes_sent: _Optional[int] = ..., cpu_seconds: _Optional[float] = ..., peak_rss_bytes: _Optional[int] = ..., refused_pushes: _Optional[int] = ...) -> None: ...
 
 class StatusReply(_message.Message):
     __slots__ = ("name", "state", "batches", "of_batches", "waiting_slaves", "training_seconds", "starts", "seats", "versions", "delays", "waiting_fraction", "lost_batches", "counters", "evaluation")
@@ -379,3 +389,67 @@ class StatusReply(_message.Message):
     counters: Counters
     evaluation: Evaluation
     def __init__(self, name: _Optional[str] = ..., state: _Optional[str] = ..., batches: _Optional[int] = ..., of_batches: _Optional[int] = ..., waiting_slaves: _Optional[int] = ..., training_seconds: _Optional[float] = ..., starts: _Optional[int] = ..., seats: _Optional[_Iterable[_Union[Seat, _Mapping]]] = ..., versions: _Optional[_Mapping[str, int]] = ..., delays: _Optional[_Mapping[int, int]] = ..., waiting_fraction: _Optional[_Mapping[int, float]] = ..., lost_batches: _Optional[int] = ..., counters: _Optional[_Union[Counters, _Mapping]] = ..., evaluation: _Optional[_Union[Evaluation, _Mapping]] = ...) -> None: ...
+
+class Kept(_message.Message):
+    __slots__ = ("number", "time", "nbytes", "versions", "damage")
+    class VersionsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    TIME_FIELD_NUMBER: _ClassVar[int]
+    NBYTES_FIELD_NUMBER: _ClassVar[int]
+    VERSIONS_FIELD_NUMBER: _ClassVar[int]
+    DAMAGE_FIELD_NUMBER: _ClassVar[int]
+    number: int
+    time: float
+    nbytes: int
+    versions: _containers.ScalarMap[str, int]
+    damage: str
+    def __init__(self, number: _Optional[int] = ..., time: _Optional[float] = ..., nbytes: _Optional[int] = ..., versions: _Optional[_Mapping[str, int]] = ..., damage: _Optional[str] = ...) -> None: ...
+
+class SnapshotRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class SnapshotReply(_message.Message):
+    __slots__ = ("snapshot",)
+    SNAPSHOT_FIELD_NUMBER: _ClassVar[int]
+    snapshot: Kept
+    def __init__(self, snapshot: _Optional[_Union[Kept, _Mapping]] = ...) -> None: ...
+
+class SnapshotsRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class SnapshotsReply(_message.Message):
+    __slots__ = ("snapshots",)
+    SNAPSHOTS_FIELD_NUMBER: _ClassVar[int]
+    snapshots: _containers.RepeatedCompositeFieldContainer[Kept]
+    def __init__(self, snapshots: _Optional[_Iterable[_Union[Kept, _Mapping]]] = ...) -> None: ...
+
+class RollbackRequest(_message.Message):
+    __slots__ = ("number",)
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    number: int
+    def __init__(self, number: _Optional[int] = ...) -> None: ...
+
+class RollbackReply(_message.Message):
+    __slots__ = ("snapshot", "before", "fenced")
+    class BeforeEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
+    SNAPSHOT_FIELD_NUMBER: _ClassVar[int]
+    BEFORE_FIELD_NUMBER: _ClassVar[int]
+    FENCED_FIELD_NUMBER: _ClassVar[int]
+    snapshot: Kept
+    before: _containers.ScalarMap[str, int]
+    fenced: int
+    def __init__(self, snapshot: _Optional[_Union[Kept, _Mapping]] = ..., before: _Optional[_Mapping[str, int]] = ..., fenced: _Optional[int] = ...) -> None: ...

@@ -25,13 +25,18 @@ LOOK_EVERY = 8
 
 @dataclass(frozen=True, eq=False)
 class Message:
-    """A boundary message as the trainer sees it; `tensor` is h_k of an ACTIVATION, delta_k of a GRADIENT."""
+    """A boundary message as the trainer sees it; `tensor` is h_k of an ACTIVATION, delta_k of a GRADIENT.
+
+    It is for replica `replica` of `layer`, and from replica `sender` of the neighbouring layer.
+    """
 
     kind: BoundaryKind
     layer: int
     batch: int
     incarnation: int = 0
     tensor: Tensor | None = None
+    replica: int = 0
+    sender: int = 0
 
 
 @dataclass

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from bisect import insort
+from collections.abc import Callable
 from operator import attrgetter
 
+from common.errors import MalformedError
 from common.messages import BoundaryKind
 from slave.decoupling import Message
 
@@ -24,21 +26,26 @@ class Inputs:
     Args:
         window: the most batches that the sender may have out.
         next_batch: the first batch that the layer's weights have not seen.
+        owned: whether a batch comes this way, from this sender to this replica.
     """
 
-    def __init__(self, window: int, next_batch: int) -> None:
+    def __init__(self, window: int, next_batch: int, owned: Callable[[int], bool] = lambda _: True) -> None:
         # Batches that were passed over; one that comes after all is lost no longer.
         self.lost = 0
         # The newest incarnation that sends.
         self.sender = 0
         self._window = window
+        self._owned = owned
         self._first = self._next = next_batch
         self._highest = -1
         self._missing: list[int] = []
         self._waiting: list[Message] = []
 
-    def __len__(self) -> int:
-        return len(self._waiting)
+    @property
+    def lowest(self) -> int | None:
+        """The lowest batch that waits, END aside."""
+        head = self._waiting[0] if self._waiting else None
+        return head.batch if head is not None and head.kind is BoundaryKind.ACTIVATION else None
 
     @property
     def at_end(self) -> bool:
@@ -46,10 +53,16 @@ class Inputs:
         return bool(self._waiting) and self._waiting[0].kind is BoundaryKind.END
 
     def add(self, message: Message) -> bool:
-        """Have an activation or END wait, unless it was taken before; whether it waits now."""
+        """Have an activation or END wait, unless it was taken before; whether it waits now.
+
+        Raises:
+            MalformedError: its sender does not keep to the window.
+        """
         self.sender = message.incarnation
         if message.batch > self._highest:
-            self._missing = [*self._missing, *range(self._highest + 1, message.batch)[-LATE:]][-LATE:]
+            passed = range(self._highest + 1, message.batch)
+            self._missing += [batch for batch in passed[-LATE:] if self._owned(batch)]
+            del self._missing[:-LATE]
             self._highest = message.batch
         elif message.batch in self._missing:
             self._missing.remove(message.batch)
@@ -63,7 +76,7 @@ class Inputs:
         """The lowest batch that waits."""
         message = self._waiting.pop(0)
         if message.batch >= self._next:
-            self.lost += message.batch - self._next
+            self.lost += sum(self._owned(batch) for batch in range(self._next, message.batch))
             self._next = message.batch + 1
         elif message.batch >= self._first:
             self.lost -= 1
@@ -85,5 +98,10 @@ class Inputs:
     def _drop_orphan(self) -> None:
         """What dead senders left may wait too, but not without bound."""
         if len(self._waiting) > 2 * self._window + 1:
-            orphan = next(waiting for waiting in self._waiting if waiting.incarnation != self.sender)
-            self._waiting.remove(orphan)
+            orphans = [waiting for waiting in self._waiting if waiting.incarnation != self.sender]
+            if not orphans:
+                raise MalformedError(
+                    f"incarnation {self.sender} below has {len(self._waiting)} batches out; "
+                    f"{self._window} are its window"
+                )
+            self._waiting.remove(orphans[0])

@@ -156,7 +156,16 @@ def to_wire(message: Message) -> BoundaryMessage:
     if message.tensor is not None:
         array = message.tensor.contiguous().cpu().numpy()
         table, data = _table(tuple(message.tensor.shape)), array.reshape(-1).view(np.uint8).data
-    return BoundaryMessage(message.kind, message.layer, 0, message.batch, message.incarnation, 0, table, data)
+    return BoundaryMessage(
+        message.kind,
+        message.layer,
+        message.replica,
+        message.batch,
+        message.incarnation,
+        table=table,
+        data=data,
+        sender=message.sender,
+    )
 
 
 def from_wire(message: BoundaryMessage) -> Message:
@@ -172,4 +181,12 @@ def from_wire(message: BoundaryMessage) -> Message:
             raise MalformedError(f"{message.kind.name} has {len(specs)} tensors; one of float32 is expected")
         # Copied: within the message it need not be aligned.
         tensor = torch.from_numpy(np.frombuffer(message.data, np.float32).copy()).view(specs[0].shape)
-    return Message(message.kind, message.layer, message.batch, message.incarnation, tensor)
+    return Message(
+        message.kind,
+        message.layer,
+        message.batch,
+        message.incarnation,
+        tensor,
+        message.replica,
+        message.sender,
+    )

@@ -7,10 +7,11 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from common import rpc
-from common.errors import LayerwiseError, RefusedError
+from common.errors import LayerwiseError, RefusedError, UnreachableError
 from common.messages import BoundaryKind, Header, JoinReply, LeaveRequest, Telemetry
 from common.wire.methods import LEAVE
 from common.wire.payloads import encode_boundary
@@ -20,6 +21,15 @@ from slave.links import LightLinks, Patience, to_wire
 from slave.replica import Push
 
 Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """A version of a shard that was asked for; without a header the master could not be reached."""
+
+    shard: str
+    header: Header | None = None
+    buffer: memoryview = memoryview(b"")
 
 
 class Network:
@@ -46,11 +56,11 @@ class Network:
         self._heartbeat_seconds = heartbeat_seconds
         self._patience = patience
         self._telemetry = telemetry
-        self._outgoing: queue.SimpleQueue[Message | Push | None] = queue.SimpleQueue()
+        self._outgoing: queue.SimpleQueue[Message | Push | str | None] = queue.SimpleQueue()
         self._handing_over = threading.Thread(target=self._hand_over, name="sender", daemon=True)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="network", daemon=True)
-        self._tasks: list[asyncio.Task[None]] = []
+        self._tasks: set[asyncio.Task[None]] = set()
 
     def start(self) -> None:
         """Connect, and begin with heartbeats and pushes; the rest begins with `exchange`."""
@@ -95,6 +105,8 @@ class Network:
         while (said := self._outgoing.get()) is not None:
             if isinstance(said, Push):
                 self._loop.call_soon_threadsafe(self._pusher.push, said)
+            elif isinstance(said, str):
+                self._loop.call_soon_threadsafe(self._begin_fetch, said)
             else:
                 encoded = encode_boundary(to_wire(said))
                 self._loop.call_soon_threadsafe(self._links.send, said.kind, encoded)
@@ -102,6 +114,21 @@ class Network:
     def pull(self, shard: str) -> tuple[Header, memoryview]:
         """One version of a shard; waits for it."""
         return self._call(pull(self._bulk, shard, self._lease.incarnation))
+
+    def fetch(self, shard: str) -> None:
+        """Begin to fetch a version of a shard, beside the training; `Fetched` comes into the inbox."""
+        self._outgoing.put(shard)
+
+    def _begin_fetch(self, shard: str) -> None:
+        self._run(self._fetch(shard))
+
+    async def _fetch(self, shard: str) -> None:
+        try:
+            header, buffer = await pull(self._bulk, shard, self._lease.incarnation)
+        except UnreachableError:
+            self.inbox.put(Fetched(shard))
+        else:
+            self.inbox.put(Fetched(shard, header, buffer))
 
     def beat(self) -> None:
         """Send a heartbeat now."""
@@ -125,9 +152,10 @@ class Network:
         self._loop.close()
 
     async def _close(self) -> None:
-        for task in self._tasks:
+        tasks = list(self._tasks)
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         for channel in (self._control, self._bulk, self._up, self._down):
             await channel.close()
 
@@ -135,7 +163,9 @@ class Network:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
 
     def _run(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        self._tasks.append(asyncio.ensure_future(self._reported(coroutine)))
+        task = asyncio.ensure_future(self._reported(coroutine))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def _reported(self, coroutine: Coroutine[Any, Any, None]) -> None:
         try:

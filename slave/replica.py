@@ -1,12 +1,15 @@
 """The local copy of a shard: what of it the master has, and what is still to be pushed. No I/O, no clock.
 
 One push is out at a time and does not change until it is answered; what is learned meanwhile goes into the
-next. With one replica the master then holds exactly what the slave held at the push.
+next. With one replica and updates the master then holds exactly what the slave held at the push. With others
+at work on the shard, or an optimizer in the master, the slave fetches, and keeps its own that is under way.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +17,6 @@ import numpy.typing as npt
 from common.errors import MalformedError
 from common.flat import Flat
 from common.messages import Buffer, Header, Operation, PushReply
-from common.table import Table
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -25,6 +27,15 @@ class Push:
 
     header: Header
     buffer: Bytes
+    # What it changed of the parameters here, (P,) float32: what a version without it lacks.
+    local: npt.NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
+
+
+class Accrued(Protocol):
+    """The sum of (1/B) dL/dw over local steps."""
+
+    def take(self) -> npt.NDArray[np.float32]:
+        """The sum since the last time it was taken, (P,)."""
 
 
 class Replica:
@@ -35,80 +46,179 @@ class Replica:
         flat: the module's state.
         n_push: steps between two pushes.
         incarnation: of this slave's lease.
+        n_fetch: steps between two fetches; 0 where nobody but this slave changes the shard.
+        accrued: of a shard that takes gradients, what local steps were made of since the last push; None for
+            one that takes updates.
     """
 
-    def __init__(self, name: str, flat: Flat, n_push: int, incarnation: int) -> None:
+    def __init__(
+        self,
+        name: str,
+        flat: Flat,
+        n_push: int,
+        incarnation: int,
+        n_fetch: int = 0,
+        accrued: Accrued | None = None,
+    ) -> None:
         self.name = name
         self.unanswered: Push | None = None
+        self.fetching = False
         self._flat = flat
         self._n_push = n_push
-        self._header = Header(name, Operation.UPDATE, incarnation=incarnation, table=flat.table)
+        self._n_fetch = n_fetch
+        self._accrued = accrued
+        operation = Operation.UPDATE if accrued is None else Operation.ACCRUED_GRADIENT
+        self._header = Header(name, operation, incarnation=incarnation, table=flat.table)
+        # What the master would hold if nobody else pushed.
         self._known: Bytes = np.zeros(flat.table.nbytes, np.uint8)
+        # Pushes that the version fetched next may lack.
+        self._recent: list[Push] = []
         self._pushed_steps = 0
+        self._fetched_steps = 0
 
     def initial(self) -> Push:
         """The shard's first contents, for a master that has none."""
         header = replace(self._header, operation=Operation.CREATE)
         return Push(header, self._state().copy())
 
-    def fetched(self, header: Header, buffer: Buffer) -> None:
+    def begin(self, header: Header, buffer: Buffer) -> None:
         """Take the master's version for our own: the first fetch of a lease.
 
         Raises:
             MalformedError: it is of another network.
         """
-        if header.table != self._flat.table:
-            raise MalformedError(
-                f"{self.name}: the master's tensors are not those of the network built here; has this slave "
-                "the same code as the one that began the run?"
-            )
+        self._check(header)
         self._flat.load(buffer)
         self._known = np.frombuffer(buffer, np.uint8).copy()
-        self._header = replace(self._header, version=header.version, sequence=header.sequence)
+        self._fetched(header)
+
+    def fetch_due(self, steps: int) -> bool:
+        """Whether a fetch is to be started: `n_fetch` of the module's steps have gone by since the last."""
+        if not self._n_fetch or self.fetching or steps - self._fetched_steps < self._n_fetch:
+            return False
+        self._fetched_steps = steps
+        self.fetching = True
+        return True
+
+    def fetch_failed(self) -> None:
+        """The master could not be asked; the next one is due after as many steps."""
+        self.fetching = False
+
+    def fetched(self, header: Header, buffer: Buffer) -> None:
+        """Go over to the master's version, and add again exactly what it lacks of ours.
+
+        The paper overwrites (Dean et al. 2012, algorithm 7.1); what is under way is kept here, on purpose.
+
+        Raises:
+            MalformedError: it is of another network.
+        """
+        self._check(header)
+        self.fetching = False
+        lacking = [push for push in self._recent if push.header.sequence > header.sequence]
+        self._recent = [push for push in lacking if push is self.unanswered]
+        state, theirs = self._state(), np.frombuffer(buffer, np.uint8).copy()
+        stop = self._flat.table.parameters_nbytes
+        own, known, there = (a[:stop].view(np.float32) for a in (state, self._known, theirs))
+        unsent = own - known
+        for push in lacking:
+            there += push.local
+        self._rebase_buffers(state, theirs)
+        np.add(there, unsent, out=own)
+        self._known = theirs
+        self._store(state)
+        self._fetched(header)
 
     def due(self, steps: int, next_batch: int) -> Push | None:
         """A push, if `n_push` of the module's steps have gone by since the last, and none is out."""
         return self.flush(steps, next_batch) if steps - self._pushed_steps >= self._n_push else None
 
     def flush(self, steps: int, next_batch: int) -> Push | None:
-        """A push of whatever has been learned since the last; None if nothing was, or one is still out."""
-        if self.unanswered is not None or steps == self._pushed_steps:
+        """A push of whatever has changed since the last; None if nothing has, or one is still out."""
+        if self.unanswered is not None:
+            return None
+        # Without a step, too: a forward of a batch that is lost afterwards moves BN's statistics.
+        if steps == self._pushed_steps and np.array_equal(self._state(), self._known):
             return None
         self._pushed_steps = steps
         self._header = replace(self._header, sequence=self._header.sequence + 1, next_batch=next_batch)
-        self.unanswered = Push(self._header, self._update())
+        self.unanswered = self._made()
+        if self._n_fetch:
+            self._recent.append(self.unanswered)
         return self.unanswered
 
     def answered(self, reply: PushReply) -> None:
-        """The master has it."""
-        if self.unanswered is not None and self.unanswered.header.sequence == reply.sequence:
-            self.unanswered = None
+        """The master has it; or, too stale, will never have it, and the next fetch does without it."""
+        push = self.unanswered
+        if push is None or push.header.sequence != reply.sequence:
+            return
+        self.unanswered = None
+        if reply.refused or not self.fetching:
+            self._recent = [recent for recent in self._recent if recent is not push]
+        if reply.refused:
+            # At once: what comes of stale weights would be refused as well.
+            self._fetched_steps = -self._n_fetch
 
-    def _update(self) -> Bytes:
-        """The change of parameters and integer buffers, the value of float buffers, since the last push."""
-        state, change = self._state(), np.zeros_like(self._known)
-        table: Table = self._flat.table
-        stop = table.parameters_nbytes
-        own, known, sent = (a[:stop].view(np.float32) for a in (state, self._known, change))
-        np.subtract(own, known, out=sent)
-        # The master adds in the same arithmetic: what it will hold is known to the bit, and adopted here.
-        np.add(known, sent, out=known)
-        np.copyto(own, known)
-        olds, news, outs = (table.arrays(each.data) for each in (self._known, state, change))
-        for spec in table.tensors:
+    def _check(self, header: Header) -> None:
+        if header.table != self._flat.table:
+            raise MalformedError(
+                f"{self.name}: the master's tensors are not those of the network built here; has this slave "
+                "the same code as the one that began the run?"
+            )
+
+    def _fetched(self, header: Header) -> None:
+        sequence = max(self._header.sequence, header.sequence)
+        self._header = replace(
+            self._header, version=header.version, sequence=sequence, fetched_sequence=header.sequence
+        )
+
+    def _made(self) -> Push:
+        """A push of what was learned since the last: `known` then is what the master will hold of it."""
+        state, sent = self._state(), np.zeros_like(self._known)
+        stop = self._flat.table.parameters_nbytes
+        own, known, pushed = (a[:stop].view(np.float32) for a in (state, self._known, sent))
+        change = own - known
+        if self._accrued is None:
+            # The master adds in the same arithmetic: what it will hold is known to the bit, and adopted here.
+            np.add(known, change, out=known)
+            np.copyto(own, known)
+            np.copyto(pushed, change)
+        else:
+            np.copyto(known, own)
+            np.copyto(pushed, self._accrued.take())
+        self._push_buffers(state, sent)
+        self._store(state)
+        return Push(self._header, sent, change)
+
+    def _push_buffers(self, state: Bytes, sent: Bytes) -> None:
+        """The change of integer buffers, the value of float ones."""
+        for spec, own, known, pushed in self._buffers(state, self._known, sent):
+            integer = np.dtype(spec.dtype).kind in "iub"
+            pushed[...] = _difference(own, known) if integer else own
+            known[...] = own
+
+    def _rebase_buffers(self, state: Bytes, theirs: Bytes) -> None:
+        """The master's buffers, and what ours have moved since the last push."""
+        for spec, own, known, there in self._buffers(state, self._known, theirs):
+            moved = _difference(own, known)
+            own[...] = there ^ moved if spec.dtype == "bool" else there + moved
+
+    def _buffers(self, *data: Bytes) -> Iterator[tuple[Any, ...]]:
+        """Each buffer's spec, and what it is in each of some states."""
+        arrays = [self._flat.table.arrays(each.data) for each in data]
+        for spec in self._flat.table.tensors:
             if spec.kind == "buffer":
-                old, new = olds[spec.name], news[spec.name]
-                outs[spec.name][...] = _difference(new, old) if new.dtype.kind in "iub" else new
-                old[...] = new
-        if self._flat.buffer.device.type != "cpu":
-            self._flat.load(self._known)
-        return change
+                yield spec, *(each[spec.name] for each in arrays)
 
     def _state(self) -> Bytes:
         """The module's state as bytes: its own memory on a CPU, a copy from another device."""
         self._flat.gather()
         state: Bytes = self._flat.buffer.cpu().numpy()
         return state
+
+    def _store(self, state: Bytes) -> None:
+        """Put a state that was changed back where it is a copy."""
+        if self._flat.buffer.device.type != "cpu":
+            self._flat.load(state.data)
 
 
 def _difference(new: npt.NDArray[np.generic], old: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from common.config import SynthesizerOptimizer
@@ -38,6 +41,25 @@ class Stepper:
                 group["lr"] = rate(self._settings, batch, self._batches)
             self._optimizer.step()
             self._flat.zero_gradients()
+
+
+class AccruingStepper(Stepper):
+    """Plain local steps, w -= rate * gradient, whose gradients are summed up for the master's optimizer."""
+
+    def __init__(self, flat: Flat, settings: SynthesizerOptimizer, batches: int) -> None:
+        super().__init__(flat, dataclasses.replace(settings, name="sgd", weight_decay=0.0), batches)
+        self._sum = torch.zeros_like(flat.gradients)
+
+    def step(self, batch: int) -> None:
+        """Step, and add what was stepped on to the sum."""
+        self._sum += self._flat.gradients
+        super().step(batch)
+
+    def take(self) -> npt.NDArray[np.float32]:
+        """The sum since the last time it was taken, (P,)."""
+        taken: npt.NDArray[np.float32] = self._sum.cpu().numpy().copy()
+        self._sum.zero_()
+        return taken
 
 
 def _optimizer(parameters: torch.nn.Parameter, settings: SynthesizerOptimizer) -> torch.optim.Optimizer:

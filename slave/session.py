@@ -19,11 +19,12 @@ from common.flat import Flat
 from common.lifecycle import cpu_seconds, peak_rss_bytes
 from common.messages import HeartbeatReply, JoinReply, PushReply, Telemetry
 from common.network import Blueprint
+from common.replicas import Place
 from slave.decoupling import Health, Layer, Message, NoUnlock, Synthesizer, Top, Unlock, UpdateUnlock
 from slave.links import Reopened
-from slave.network import Network
+from slave.network import Fetched, Network
 from slave.replica import Replica
-from slave.schedule import Stepper
+from slave.schedule import AccruingStepper, Stepper
 from slave.trainer import Trainer
 
 if TYPE_CHECKING:
@@ -160,10 +161,25 @@ class Session:
             self._step(self._trainer.receive(event))
         elif isinstance(event, PushReply):
             self._answered(event)
+        elif isinstance(event, Fetched):
+            self._rebase(event)
         elif isinstance(event, Reopened):
             self._step(self._trainer.unanswered())
         elif isinstance(event, BaseException):
             raise event
+
+    def _rebase(self, event: Fetched) -> None:
+        """Go over to a version that was fetched; the step stands still meanwhile."""
+        began = time.perf_counter()
+        for replica, _ in self._replicas:
+            if replica.name == event.shard and event.header is None:
+                replica.fetch_failed()
+            elif replica.name == event.shard and event.header is not None:
+                replica.fetched(event.header, event.buffer)
+                self._pulls += 1
+        took = time.perf_counter() - began
+        self._waiting_seconds += took
+        self._step_seconds += took
 
     def _placed(self, tensor: torch.Tensor | None) -> torch.Tensor | None:
         return None if tensor is None else tensor.to(self._ground.device)
@@ -180,6 +196,8 @@ class Session:
             push = replica.due(stepper.steps, self._trainer.next_batch)
             if push:
                 self._network.push(push)
+            if replica.fetch_due(stepper.steps):
+                self._network.fetch(replica.name)
         now = time.perf_counter()
         self._waiting_seconds += waited + now - before
         self._step_seconds += now - began
@@ -242,7 +260,7 @@ class Session:
         cuts = config.network.cuts or []
         flat = Flat(network.layer(blueprint, cuts, k), self._ground.device)
         flat.module.train()
-        stepper = Stepper(flat, config.optimizer, config.run.batches)
+        stepper = self._stepper(flat)
         self._replicate(f"{k}/weights", flat, stepper)
         unlock = self._unlock(Layer(k, flat, stepper), network.boundary(blueprint, cuts, k))
         log.info(
@@ -262,7 +280,19 @@ class Session:
             window_below=config.decoupling.window(k - 1, layers),
             incarnation=self._lease.incarnation,
             next_batch=self._lease.next_batch,
+            place=self._place(),
         )
+
+    def _stepper(self, flat: Flat) -> Stepper:
+        config = self._config
+        kind = AccruingStepper if config.downpour.push == "gradient" else Stepper
+        return kind(flat, config.optimizer, config.run.batches)
+
+    def _place(self) -> Place:
+        """Which replica this is, between those of the layers below and above."""
+        k, counts = self._lease.layer, self._config.replicas
+        below, above = counts[max(k - 2, 0)], counts[min(k, len(counts) - 1)]
+        return Place(self._lease.replica, counts[k - 1], below, above, self._config.downpour.warm_start)
 
     def _unlock(self, layer: Layer, shape: tuple[int, ...]) -> Unlock:
         if layer.k == self._config.layers:
@@ -284,13 +314,23 @@ class Session:
 
     def _replicate(self, shard: str, flat: Flat, stepper: Stepper) -> None:
         """Bring a module to the master's version of its shard, which is created if it is not there."""
-        replica = Replica(shard, flat, self._config.downpour.n_push, self._lease.incarnation)
+        accrued = stepper if isinstance(stepper, AccruingStepper) else None
+        downpour = self._config.downpour
+        others = accrued is not None or self._config.replicas[self._lease.layer - 1] > 1
+        replica = Replica(
+            shard,
+            flat,
+            downpour.n_push,
+            self._lease.incarnation,
+            downpour.n_fetch if others else 0,
+            accrued,
+        )
         try:
-            replica.fetched(*self._network.pull(shard))
+            replica.begin(*self._network.pull(shard))
         except NotFoundError:
             self._network.push(replica.initial())
             self._await_reply(shard)
-            replica.fetched(*self._network.pull(shard))
+            replica.begin(*self._network.pull(shard))
         self._pulls += 1
         self._replicas.append((replica, stepper))
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from common.batches import Batches
 from common.errors import MalformedError
 from common.messages import BoundaryKind
+from common.replicas import Place
 from slave.decoupling import Message, Unlock
 from slave.inputs import Inputs
 
@@ -28,9 +29,10 @@ class Trainer:
         total: batches of the run, of which the last is total - 1.
         unlock: what the layer does with an input and a gradient.
         window: batches that may be out without their delta; 0 for the top layer, which sends none up.
-        window_below: the same of the layer below: so many answers are kept, to be given again.
+        window_below: the same of the layer below: twice so many answers are kept, to be given again.
         incarnation: of this slave's lease.
         next_batch: the first batch that the layer's weights have not seen.
+        place: which replica this is, among how many.
     """
 
     def __init__(
@@ -44,6 +46,7 @@ class Trainer:
         window_below: int,
         incarnation: int,
         next_batch: int,
+        place: Place | None = None,
     ) -> None:
         self.steps = 0
         self.delays: Counter[int] = Counter()
@@ -55,13 +58,19 @@ class Trainer:
         self._unlock = unlock
         self._window = window
         self._incarnation = incarnation
-        self._next = next_batch
-        self._inputs = Inputs(window_below, next_batch)
+        self._place = place = place or Place()
+        self._next = place.next_own(next_batch) if k == 1 else next_batch
+        # By the replica below that sends them.
+        self._inputs = {
+            sender: Inputs(window_below, next_batch, place.between(sender)) for sender in place.senders(k)
+        }
         # Which incarnation below waits for the answer to a batch that was taken.
         self._owed: dict[int, int] = {}
-        # Below, none is sent that is `window_below` behind an unanswered one, and no more can have overtaken it.
-        self._answers: deque[Message] = deque(maxlen=2 * window_below)
+        # After an unanswered batch, less than a window is sent, and less is answered of what was sent before.
+        self._answers: deque[Message] = deque(maxlen=2 * window_below * max(1, len(self._inputs)))
         self._end_sent = False
+        # The replicas above that have not answered END.
+        self._not_ended = set(place.receivers())
         self._steps_when_sent: dict[int, int] = {}
         self._unanswered_batches = 0
 
@@ -78,7 +87,7 @@ class Trainer:
     @property
     def lost_batches(self) -> int:
         """Batches that never came, and those whose gradient never did."""
-        return self._inputs.lost + self._unanswered_batches
+        return sum(inputs.lost for inputs in self._inputs.values()) + self._unanswered_batches
 
     @property
     def can_advance(self) -> bool:
@@ -87,17 +96,27 @@ class Trainer:
             return False
         if self._at_end:
             return self.in_flight == 0
-        return (self._k == 1 or len(self._inputs) > 0) and (not self._window or self._has_room)
+        return (self._k == 1 or self._lowest is not None) and (not self._window or self._has_room)
+
+    @property
+    def _lowest(self) -> Inputs | None:
+        """Where the lowest batch that has come waits."""
+        waiting = [inputs for inputs in self._inputs.values() if inputs.lowest is not None]
+        return min(waiting, key=lambda inputs: inputs.lowest or 0, default=None)
 
     @property
     def _has_room(self) -> bool:
-        """Whether the window, which the oldest batch that is out begins, has room for one more."""
+        """Whether the window, which begins with the oldest batch that is out, has room for one more."""
         oldest = next(iter(self._steps_when_sent.values()), None)
         return oldest is None or self.steps + 1 - oldest < self._window
 
     @property
     def _at_end(self) -> bool:
-        return self._next >= self._total if self._k == 1 else self._inputs.at_end
+        return (
+            self._next >= self._total
+            if self._k == 1
+            else all(inputs.at_end for inputs in self._inputs.values())
+        )
 
     def advance(self) -> Iterator[Message]:
         """Take the next input, if `can_advance`; yields each message as soon as it is known."""
@@ -106,7 +125,9 @@ class Trainer:
         elif self._k == 1:
             yield from self._train(self._next, self._batches.inputs(self._next))
         else:
-            message = self._inputs.take()
+            inputs = self._lowest
+            assert inputs is not None
+            message = inputs.take()
             assert message.tensor is not None
             self._owed[message.batch] = message.incarnation
             yield from self._train(message.batch, message.tensor)
@@ -118,28 +139,34 @@ class Trainer:
             MalformedError: its sender cannot belong to this run.
         """
         if message.kind is BoundaryKind.PEER:
-            yield from self.unanswered()
+            yield from self._unanswered_by(message.sender)
         elif message.kind in (BoundaryKind.ACTIVATION, BoundaryKind.END):
             self._check_batch(message)
-            if (
-                message.incarnation >= self._inputs.sender
-            ):  # an older one is fenced, and its successor is here
-                yield from self._receive_input(message)
+            inputs = self._inputs.get(message.sender)
+            # An older incarnation is fenced, and its successor is here.
+            if inputs is not None and message.incarnation >= inputs.sender:
+                yield from self._receive_input(inputs, message)
         elif message.kind is BoundaryKind.ENDED:
-            yield from self._receive_ended()
+            yield from self._receive_ended(message.sender)
         elif message.batch in self._steps_when_sent and message.incarnation == self._incarnation:
             yield from self._receive_answer(message)
 
     def unanswered(self) -> Iterator[Message]:
-        """What a new peer above, or one whose stream had broken, must have (again), oldest first."""
+        """What the peers above must have again after this slave's streams had broken, oldest first."""
+        for receiver in self._place.receivers():
+            yield from self._unanswered_by(receiver)
+
+    def _unanswered_by(self, receiver: int) -> Iterator[Message]:
+        """What a replica above that is new, or whose stream had broken, must have (again)."""
         for batch, h in self._unlock.sent().items():
-            yield self._activation(batch, h)
+            if self._place.receiver(batch) == receiver:
+                yield self._activation(batch, h)
         # To one that replaces a slave which had answered it, too.
-        if self._end_sent:
-            yield Message(BoundaryKind.END, self._k + 1, self._total, self._incarnation)
+        if self._end_sent and receiver in self._place.receivers():
+            yield self._end_for(receiver)
 
     def _train(self, batch: int, h_below: Tensor) -> Iterator[Message]:
-        self._next = max(self._next, batch + 1)
+        self._next = max(self._next, self._place.next_own(batch + 1) if self._k == 1 else batch + 1)
         self.steps += 1
         y = self._batches.labels(batch).to(h_below.device)
         if len(h_below) != len(y):
@@ -152,14 +179,32 @@ class Trainer:
                 yield self._answer(made)
 
     def _activation(self, batch: int, h: Tensor) -> Message:
-        return Message(BoundaryKind.ACTIVATION, self._k + 1, batch, self._incarnation, h)
+        to = self._place.receiver(batch)
+        return Message(
+            BoundaryKind.ACTIVATION, self._k + 1, batch, self._incarnation, h, to, self._place.replica
+        )
+
+    def _end_for(self, receiver: int) -> Message:
+        return Message(
+            BoundaryKind.END,
+            self._k + 1,
+            self._total,
+            self._incarnation,
+            replica=receiver,
+            sender=self._place.replica,
+        )
 
     def _answer(self, message: Message) -> Message:
         """Address an answer to the slave that sent the activation, and keep it to be given again."""
-        to = self._owed.pop(message.batch)
-        answer = Message(message.kind, self._k - 1, message.batch, to, message.tensor)
+        answer = self._down(message.kind, message.batch, self._owed.pop(message.batch), message.tensor)
         self._answers.append(answer)
         return answer
+
+    def _down(
+        self, kind: BoundaryKind, batch: int, incarnation: int, tensor: Tensor | None = None
+    ) -> Message:
+        to = self._place.sender(batch)
+        return Message(kind, self._k - 1, batch, incarnation, tensor, to, self._place.replica)
 
     def _check_batch(self, message: Message) -> None:
         end = message.kind is BoundaryKind.END
@@ -169,12 +214,12 @@ class Trainer:
                 f"{self._total}; do all slaves have the same configuration?"
             )
 
-    def _receive_input(self, message: Message) -> Iterator[Message]:
-        if self._inputs.add(message):
+    def _receive_input(self, inputs: Inputs, message: Message) -> Iterator[Message]:
+        if inputs.add(message):
             return
         if message.kind is BoundaryKind.END:
             if self.through:
-                yield self._ended()
+                yield self._ended(message.sender)
         elif self._owed.get(message.batch) != message.incarnation:
             yield self._given(message)
 
@@ -183,7 +228,7 @@ class Trainer:
         for answer in self._answers:
             if (answer.batch, answer.incarnation) == (message.batch, message.incarnation):
                 return answer
-        return Message(BoundaryKind.LOST, self._k - 1, message.batch, message.incarnation)
+        return self._down(BoundaryKind.LOST, message.batch, message.incarnation)
 
     def _receive_answer(self, message: Message) -> Iterator[Message]:
         if message.kind is BoundaryKind.LOST:
@@ -202,22 +247,32 @@ class Trainer:
 
     def _end(self) -> Iterator[Message]:
         if self._k > 1:
-            self._inputs.end()
+            for inputs in self._inputs.values():
+                inputs.end()
             self._next = self._total
         if self._window:
             self._end_sent = True
-            yield Message(BoundaryKind.END, self._k + 1, self._total, self._incarnation)
+            for receiver in self._place.receivers():
+                yield self._end_for(receiver)
         else:
             yield from self._finish()
 
-    def _receive_ended(self) -> Iterator[Message]:
-        if self._end_sent and not self.through:
+    def _receive_ended(self, above: int) -> Iterator[Message]:
+        self._not_ended.discard(above)
+        if self._end_sent and not self._not_ended and not self.through:
             yield from self._finish()
 
     def _finish(self) -> Iterator[Message]:
         self.through = True
-        if self._k > 1:
-            yield self._ended()
+        for sender in self._inputs:
+            yield self._ended(sender)
 
-    def _ended(self) -> Message:
-        return Message(BoundaryKind.ENDED, self._k - 1, self._total, self._inputs.sender)
+    def _ended(self, sender: int) -> Message:
+        return Message(
+            BoundaryKind.ENDED,
+            self._k - 1,
+            self._total,
+            self._inputs[sender].sender,
+            replica=sender,
+            sender=self._place.replica,
+        )

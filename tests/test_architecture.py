@@ -30,6 +30,9 @@ BELOW_WIRE = ("common.wire", "common.errors", "common.messages", "common.table")
 DECIDING = (
     "master.store",
     "master.updates",
+    "master.optimizers",
+    "master.staleness",
+    "master.policies",
     "master.roster",
     "slave.trainer",
     "slave.decoupling",
@@ -47,6 +50,7 @@ ALLOWED = {"master.store": ("threading",)}
 
 WITHOUT_TORCH = (
     "common.config",
+    "common.downpour",
     "common.settings",
     "common.options",
     "common.errors",

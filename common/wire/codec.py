@@ -19,19 +19,27 @@ from protos import layerwise_pb2 as pb
 
 Value = TypeVar("Value")
 
+# Tables come again and again. A larger one is read anew each time: a peer could fill the memory with them.
+MOST_REMEMBERED_BYTES = 8 << 10
+
 
 def _class_of(kind: type) -> type[Message]:
     generated: type[Message] = getattr(pb, kind.__name__)
     return generated
 
 
-def to_proto(value: Any, *, without: str = "") -> Message:
-    """The generated message of a dataclass, less the field `without`."""
+def to_proto(value: Any) -> Message:
+    """The generated message of a dataclass."""
     message = _class_of(type(value))()
     for field in dataclasses.fields(value):
-        if field.name != without:
-            _put(message, field.name, getattr(value, field.name))
+        _put(message, field.name, getattr(value, field.name))
     return message
+
+
+def encode_numbers(value: Any, names: tuple[str, ...]) -> bytes:
+    """The encoding of those fields of a dataclass, numbers and strings all of them."""
+    given = {name: found for name in names if (found := getattr(value, name))}
+    return _class_of(type(value))(**given).SerializeToString() if given else b""
 
 
 def _put(message: Message, name: str, value: Any) -> None:
@@ -54,16 +62,31 @@ def _table_to_proto(table: Table) -> Message:
 
 
 @lru_cache(maxsize=256)
-def _table_from_bytes(encoded: bytes) -> Table:
-    message = pb.Table.FromString(encoded)
-    specs = (
-        TensorSpec(t.name, t.dtype, tuple(t.shape), t.offset, t.kind)  # type: ignore[arg-type]
-        for t in message.tensors
-    )
+def encode_table(table: Table) -> bytes:
+    """A table as bytes."""
+    return to_proto(table).SerializeToString()
+
+
+def decode_table(encoded: bytes) -> Table:
+    """A table from bytes, as it is.
+
+    Raises:
+        MalformedError: the bytes are no table.
+    """
+    return _remembered(encoded) if len(encoded) <= MOST_REMEMBERED_BYTES else _table_of(encoded)
+
+
+def _table_of(encoded: bytes) -> Table:
+    message = parse(pb.Table, encoded)
+    specs = (TensorSpec(t.name, t.dtype, tuple(t.shape), t.offset, t.kind) for t in message.tensors)
     return Table(tuple(specs), message.nbytes)
 
 
+_remembered = lru_cache(maxsize=128)(_table_of)
+
+
 Reader = Callable[[Any], Any]
+_PLAIN = (int, float, str, bool)
 
 
 @lru_cache(maxsize=256)
@@ -72,7 +95,7 @@ def _reader(annotation: Any) -> Reader:
     if isinstance(annotation, types.UnionType):
         (annotation,) = (a for a in typing.get_args(annotation) if a is not types.NoneType)
     if annotation is Table:
-        return lambda value: _table_from_bytes(value.SerializeToString(deterministic=True))
+        return lambda value: decode_table(value.SerializeToString(deterministic=True))
     if dataclasses.is_dataclass(annotation) and isinstance(annotation, type):
         return lambda value: from_proto(annotation, value)
     if typing.get_origin(annotation) is dict:
@@ -86,32 +109,39 @@ def _reader(annotation: Any) -> Reader:
 
 
 def _known(kind: type[IntEnum]) -> Reader:
+    members = {member.value: member for member in kind}
+
     def read(value: int) -> IntEnum:
         try:
-            return kind(value)
-        except ValueError:
+            return members[value]
+        except KeyError:
             raise MalformedError(f"{value} is no {kind.__name__}") from None
 
     return read
 
 
 @lru_cache(maxsize=256)
-def _readers(kind: Any, without: str) -> tuple[tuple[str, Reader, bool], ...]:
+def _readers(kind: Any, without: tuple[str, ...]) -> tuple[tuple[tuple[str, Reader, bool], ...], tuple[str, ...]]:
+    """The fields that must be read, and those that are as they are."""
     hints = typing.get_type_hints(kind)
-    return tuple(
-        (field.name, _reader(hints[field.name]), isinstance(hints[field.name], types.UnionType))
-        for field in dataclasses.fields(kind)
-        if field.name != without
+    names = [field.name for field in dataclasses.fields(kind) if field.name not in without]
+    plain = tuple(name for name in names if hints[name] in _PLAIN)
+    read = (
+        (name, _reader(hints[name]), isinstance(hints[name], types.UnionType))
+        for name in names
+        if name not in plain
     )
+    return tuple(read), plain
 
 
-def from_proto(kind: type[Value], message: Message, *, without: str = "", **given: Any) -> Value:
-    """The dataclass of a generated message; `given` are fields that are read otherwise."""
-    values = {
-        name: None if optional and not message.HasField(name) else read(getattr(message, name))
-        for name, read, optional in _readers(typing.cast(Any, kind), without)
-    }
-    return kind(**values, **given)
+def from_proto(kind: type[Value], message: Message, **given: Any) -> Value:
+    """The dataclass of a generated message; `given` are fields that were read otherwise."""
+    readers, plain = _readers(typing.cast(Any, kind), tuple(given))
+    for name in plain:
+        given[name] = getattr(message, name)
+    for name, read, optional in readers:
+        given[name] = None if optional and not message.HasField(name) else read(getattr(message, name))
+    return kind(**given)
 
 
 def encode(value: Any) -> bytes:

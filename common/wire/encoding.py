@@ -18,8 +18,13 @@ MOST_FIELDS = 1000
 MOST_SMALL_BYTES = 1 << 20
 
 
+_ONE_BYTE = [bytes((number,)) for number in range(0x80)]
+
+
 def varint(number: int) -> bytes:
     """A non-negative number as a base-128 varint."""
+    if number < 0x80:
+        return _ONE_BYTE[number]
     encoded = bytearray()
     while number > 0x7F:
         encoded.append(number & 0x7F | 0x80)
@@ -28,59 +33,73 @@ def varint(number: int) -> bytes:
     return bytes(encoded)
 
 
-def join_payload(small: bytes, field: int, payload: Buffer) -> bytes:
-    """A message's encoding from its small fields, already encoded, and a bytes field; copies that once."""
-    view = memoryview(payload)
-    if not view.nbytes:
-        return small
-    return b"".join((small, varint(field << 3 | _LENGTH), varint(view.nbytes), view.cast("B")))
+def field_head(field: int, nbytes: int) -> bytes:
+    """What comes before so many bytes of a message's field: its tag and their number."""
+    return varint(field << 3 | _LENGTH) + varint(nbytes)
 
 
-def split_payload(message: Buffer, field: int) -> tuple[bytes, memoryview]:
-    """The encoding less a bytes field, and a view of that field's payload (empty if absent). No copy of it.
+def split_fields(message: Buffer, wanted: tuple[int, ...]) -> tuple[bytes, dict[int, list[memoryview]]]:
+    """The encoding less some fields of bytes or messages, and views of what came in each of these.
+
+    The first of those wanted is the payload, which may be of any size.
 
     Raises:
         MalformedError: the message is not protobuf's encoding.
         TooLargeError: what is left without the payload is larger than any message here.
     """
     view = memoryview(message)
-    small = bytearray()
-    payload = view[:0]
-    position, end, fields = 0, len(view), 0
+    found: dict[int, list[memoryview]] = {}
+    small: list[memoryview] = []
+    position, rest, end, fields, beside = 0, 0, len(view), 0, 0
     while position < end:
         start, fields = position, fields + 1
         if fields > MOST_FIELDS:
             raise MalformedError(f"a message has more than {MOST_FIELDS} fields")
         tag, position = _read_varint(view, position)
-        wire_type = tag & 7
-        if wire_type == _LENGTH:
-            length, position = _read_varint(view, position)
-            begin, position = position, position + length
-            if position <= end and tag >> 3 == field:
-                payload = view[begin:position]
-                continue
-        elif wire_type == _VARINT:
+        if tag & 7 == _VARINT:
             _, position = _read_varint(view, position)
-        elif wire_type in (_FIXED64, _FIXED32):
-            position += 8 if wire_type == _FIXED64 else 4
+            begin = position
         else:
-            raise MalformedError(f"a message has a field of wire type {wire_type}, which no message here has")
+            begin, position = _field(view, tag & 7, position)
         if position > end:
             raise MalformedError("a message ends within one of its fields")
-        if len(small) + position - start > MOST_SMALL_BYTES:
-            raise TooLargeError(f"a message has more than {MOST_SMALL_BYTES} bytes beside its payload")
-        small += view[start:position]
-    return bytes(small), payload
+        field = tag >> 3 if tag & 7 == _LENGTH else 0
+        if field != wanted[0]:
+            beside += position - start
+            if beside > MOST_SMALL_BYTES:
+                raise TooLargeError(f"a message has more than {MOST_SMALL_BYTES} bytes beside its payload")
+        if field in wanted:
+            small.append(view[rest:start])
+            found.setdefault(field, []).append(view[begin:position])
+            rest = position
+    small.append(view[rest:])
+    return b"".join(small), found
+
+
+def _field(view: memoryview, wire_type: int, position: int) -> tuple[int, int]:
+    """Where a field's content begins and ends."""
+    if wire_type == _LENGTH:
+        length, position = _read_varint(view, position)
+        return position, position + length
+    if wire_type == _VARINT:
+        return position, _read_varint(view, position)[1]
+    if wire_type in (_FIXED64, _FIXED32):
+        return position, position + (8 if wire_type == _FIXED64 else 4)
+    raise MalformedError(f"a message has a field of wire type {wire_type}, which no message here has")
 
 
 def _read_varint(view: memoryview, position: int) -> tuple[int, int]:
-    number = 0
-    for shift in range(0, 70, 7):
-        if position >= len(view):
-            raise MalformedError("a message ends within a number")
-        byte = view[position]
-        position += 1
-        number |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return number, position
+    try:
+        number = view[position]
+        if number < 0x80:
+            return number, position + 1
+        number &= 0x7F
+        for shift in range(7, 70, 7):
+            position += 1
+            byte = view[position]
+            number |= (byte & 0x7F) << shift
+            if byte < 0x80:
+                return number, position + 1
+    except IndexError:
+        raise MalformedError("a message ends within a number") from None
     raise MalformedError("a message has a number of more than ten bytes")

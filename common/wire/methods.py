@@ -60,6 +60,9 @@ HEARTBEAT = _method("Roster", "Heartbeat", _plain(m.HeartbeatRequest), _plain(m.
 LEAVE = _method("Roster", "Leave", _plain(m.LeaveRequest), _plain(m.LeaveReply))
 STATUS = _method("Roster", "Status", _plain(m.StatusRequest), _plain(m.StatusReply))
 REPORT = _method("Roster", "Report", _plain(m.Evaluation), _plain(m.ReportReply))
+SNAPSHOT = _method("Keeper", "Snapshot", _plain(m.SnapshotRequest), _plain(m.SnapshotReply))
+SNAPSHOTS = _method("Keeper", "Snapshots", _plain(m.SnapshotsRequest), _plain(m.SnapshotsReply))
+ROLLBACK = _method("Keeper", "Rollback", _plain(m.RollbackRequest), _plain(m.RollbackReply))
 PUSH = _method("Parameters", "Push", _FRAME, _plain(m.PushReply))
 PULL = _method("Parameters", "Pull", _plain(m.PullRequest), _FRAME)
 EXCHANGE = _method("Boundary", "Exchange", _RAW, _RAW)
@@ -71,6 +74,9 @@ METHODS: tuple[Method[Any, Any], ...] = (
     LEAVE,
     STATUS,
     REPORT,
+    SNAPSHOT,
+    SNAPSHOTS,
+    ROLLBACK,
     PUSH,
     PULL,
     EXCHANGE,

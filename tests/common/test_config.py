@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.config import OPTIMIZERS, SCHEDULES, Config, described, load, parse
+from common.downpour import SERVER_OPTIMIZERS
 from common.errors import ConfigError
 from common.options import ACTIVATIONS, DATASETS
 from common.settings import keys
@@ -58,13 +59,23 @@ DECOUPLINGS = table(
     unlock=st.just("update"), gradient=st.just("vfbn"), in_flight=st.integers(1, 99),
     gradient_options=table(hidden=st.integers(0, 9), trained=st.booleans()),
 ) | st.just({"unlock": "none"})  # fmt: skip
+DOWNPOURS = table(
+    n_push=st.integers(1, 10**6), n_fetch=st.integers(1, 10**6), replicas=st.integers(1, 9),
+    staleness=st.sampled_from(["any", "scale"]),
+) | st.fixed_dictionaries(
+    {"push": st.just("gradient"), "staleness": st.just("compensate")},
+    optional={
+        "server_optimizer": st.sampled_from(SERVER_OPTIMIZERS), "server_learning_rate": FLOATS,
+        "compensation": FLOATS,
+    },
+)  # fmt: skip
 VALUES = table(
     run=table(name=NAMES, seed=st.integers(0, 2**63 - 1), batches=st.integers(1, 10**9)),
     data=table(dataset=st.sampled_from(DATASETS) | st.just("/own/data.py:load"), path=st.just("/data")),
     network=NETWORKS,
     decoupling=DECOUPLINGS,
     optimizer=table(**OPTIMIZER, synthesizer=table(**OPTIMIZER) | SGD) | SGD,
-    downpour=table(n_push=st.integers(1, 10**6)),
+    downpour=DOWNPOURS,
     cluster=table(heartbeat_seconds=st.floats(0.05, 1e3), misses=st.integers(1, 9)),
 )
 

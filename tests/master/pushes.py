@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import numpy.typing as npt
 
 from common.messages import Header, Operation
 from common.table import Table, lay_out
+from master.optimizers import ServerOptimizer, Settings
+from master.policies import Policies, Policy, alike
 
 Pieces = list[tuple[int, memoryview]]
+
+SHARD = "1/weights"
 
 # Every kind of region: parameters, float buffers of two sizes, integers, truth values.
 MIXED = lay_out(
@@ -45,6 +51,14 @@ def update(
     return header, [(0, memoryview(data.tobytes()))]
 
 
+def gradient(
+    numbers: npt.ArrayLike, sequence: int = 1, *, incarnation: int = 1, version: int = 0, fetched: int = 0
+) -> tuple[Header, Pieces]:
+    """A push of the accrued gradient of parameters, in one piece."""
+    header, pieces = update(numbers, sequence, incarnation=incarnation, version=version)
+    return replace(header, operation=Operation.ACCRUED_GRADIENT, fetched_sequence=fetched), pieces
+
+
 def creation(
     numbers: npt.ArrayLike, *, incarnation: int = 1, shard: str = "1/weights"
 ) -> tuple[Header, Pieces]:
@@ -52,3 +66,13 @@ def creation(
     data = np.atleast_1d(np.asarray(numbers, np.float32))
     header = Header(shard, Operation.CREATE, incarnation=incarnation, table=parameters(data.size))
     return header, [(0, memoryview(data.tobytes()))]
+
+
+def noise(sequence: int, count: int) -> npt.NDArray[np.float32]:
+    """The gradient of a sequence, the same at every call."""
+    return np.random.default_rng(sequence).normal(size=count).astype(np.float32)
+
+
+def adam() -> Policies:
+    """Every shard takes gradients, for Adam."""
+    return alike(Policy(optimizer=ServerOptimizer(Settings("adam", 0.01))))

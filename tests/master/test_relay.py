@@ -136,7 +136,7 @@ def test_a_seat_that_is_vacated_loses_both_streams() -> None:
 def test_a_layer_that_opens_is_announced_to_the_layer_below_alone() -> None:
     passing = relay()
     boxes = {(k, s): passing.open(Address(k, 0, s)) for k in (1, 2, 3) for s in (UP, DOWN)}
-    passing.announce(3)
+    passing.announce(Address(3, 0, BoundaryKind.ACTIVATIONS))
     assert {at for at, box in boxes.items() if len(box)} == {(2, UP)}
     assert [(m.kind, m.layer) for m in taken(boxes[2, UP]) if m] == [(BoundaryKind.PEER, 3)]
 
@@ -146,7 +146,7 @@ def test_an_announcement_to_a_full_mailbox_closes_that_one_and_harms_nobody_else
     full = passing.open(Address(2, 0, UP))
     for batch in range(2 * 5 + SPARE):
         put(passing, Address(1, 0, UP), BoundaryKind.ACTIVATION, 2, batch)
-    passing.announce(3)
+    passing.announce(Address(3, 0, BoundaryKind.ACTIVATIONS))
     assert full.closed
     assert taken(full)[-1] is None
     put(passing, Address(1, 0, UP), BoundaryKind.ACTIVATION, 2)
@@ -157,5 +157,5 @@ def test_announcements_alone_do_not_grow_without_bound() -> None:
     passing = relay()
     passing.open(Address(2, 0, UP))
     for _ in range(1000):
-        passing.announce(3)
+        passing.announce(Address(3, 0, BoundaryKind.ACTIVATIONS))
     assert passing.depth() <= 2 * 5 + SPARE

@@ -15,8 +15,10 @@ import numpy as np
 import pytest
 
 from common.errors import RefusedError, RunFailedError
-from master.state import _CHECKSUM, _MAGIC, _RECORD_BYTES, StateDirectory
-from master.store import Record, Slots, Store
+from master.mapped import CHECKSUM, MAGIC, RECORD_BYTES
+from master.shard import Record, Slots
+from master.state import StateDirectory, sealed, unsealed
+from master.store import Store
 from tests.master.disk import full_disk
 from tests.master.pushes import MIXED, creation, parameters, update
 
@@ -59,7 +61,7 @@ def overwrite(path: Path, position: int, data: bytes) -> None:
 
 def record_at(index: int) -> int:
     """Where a commit record begins; the preamble of these small tables is one page."""
-    return 4096 + index * _RECORD_BYTES
+    return 4096 + index * RECORD_BYTES
 
 
 # --- restarts ---------------------------------------------------------------------------------------------
@@ -89,7 +91,7 @@ def test_a_shard_that_was_never_committed_does_not_exist(state: StateDirectory) 
 
 
 def test_a_crash_while_a_shards_file_is_made_leaves_no_shard_and_no_error(state: StateDirectory) -> None:
-    for text in (b"", _MAGIC, _MAGIC + b"\1\2\3"):
+    for text in (b"", MAGIC, MAGIC + b"\1\2\3"):
         (state.path / "shards" / "1-weights.new").write_bytes(text)
         assert Store(state).versions() == {}
     assert contents(pushed(state, 1)) == (1, [1.0, 1.0])
@@ -155,9 +157,9 @@ def test_a_record_that_does_not_fit_is_refused_and_the_present_one_stays(state: 
     ("position", "said"),
     [
         (0, "is no shard"),
-        (len(_MAGIC), "its table is torn"),
-        (len(_MAGIC) + 4, "its table is torn"),
-        (len(_MAGIC) + _CHECKSUM.size + 5, "its table is torn"),
+        (len(MAGIC), "its table is torn"),
+        (len(MAGIC) + 4, "its table is torn"),
+        (len(MAGIC) + CHECKSUM.size + 5, "its table is torn"),
     ],
 )
 def test_a_torn_preamble_is_named(state: StateDirectory, position: int, said: str) -> None:
@@ -167,7 +169,7 @@ def test_a_torn_preamble_is_named(state: StateDirectory, position: int, said: st
         Store(state)
 
 
-@pytest.mark.parametrize("left", [0, 10, 4096, 4096 + _RECORD_BYTES, -4096, -1])
+@pytest.mark.parametrize("left", [0, 10, 4096, 4096 + RECORD_BYTES, -4096, -1])
 def test_a_truncated_file_is_named_and_not_filled_up_with_zeros(state: StateDirectory, left: int) -> None:
     pushed(state, 1)
     size = shard_file(state).stat().st_size
@@ -252,9 +254,10 @@ def test_a_path_that_is_a_file_is_refused(tmp_path: Path) -> None:
 
 def test_a_small_file_is_replaced_whole(state: StateDirectory) -> None:
     assert state.read("roster.json") is None
-    for value in ({"a": 1}, {"b": [1, 2]}):
-        state.write("roster.json", value)
-        assert json.loads(state.read("roster.json") or "") == value
+    for value in ({"a": 1}, {"b": [1, 2], "c": {3: 4.5}}):
+        state.write("roster.json", sealed(value))
+        text = state.read("roster.json") or ""
+        assert unsealed(text, state.path) == json.loads(json.dumps(value))
     state.write("config.toml", "text = 'ü'")
     assert state.read("config.toml") == "text = 'ü'"
 
@@ -282,10 +285,10 @@ def test_room_for_every_push_is_taken_when_a_shard_is_created(state: StateDirect
 
 
 def test_on_a_full_disk_a_small_file_keeps_its_old_text(state: StateDirectory) -> None:
-    state.write("roster.json", {"a": 1})
+    state.write("roster.json", "a")
     with full_disk(), pytest.raises(RunFailedError, match=r"roster.json: cannot be written: .*; free disk"):
-        state.write("roster.json", {"b": 2})
-    assert json.loads(state.read("roster.json") or "") == {"a": 1}
+        state.write("roster.json", "b")
+    assert state.read("roster.json") == "a"
 
 
 def test_on_a_full_disk_the_run_goes_on_without_its_log(state: StateDirectory) -> None:

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from common.errors import FencedError, MalformedError, NotFoundError
 from common.messages import Header, Operation
 from common.table import Table
-from master import store as stores
-from master.store import Memory, MemorySlots, Record, Store
+from master import shard as shards
+from master.shard import Record, Slots
+from master.store import Memory, MemorySlots, Store
 from tests.master.pushes import MIXED, creation, update
 
 
@@ -246,7 +247,7 @@ def test_a_reader_keeps_its_version_while_a_push_makes_the_next() -> None:
 
 
 def test_a_reader_that_stays_is_revoked_and_pushes_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stores, "READER_SECONDS", 0.05)
+    monkeypatch.setattr(shards, "READER_SECONDS", 0.05)
     store = created()
     staying = store.read("1/weights")
     store.apply(*update((1.0, 1.0), 1))
@@ -311,7 +312,7 @@ def test_forgetting_waits_for_no_push_that_waits_for_a_reader() -> None:
     with ThreadPoolExecutor(2) as pool:
         pushing = pool.submit(store.apply, *update((1.0, 1.0), 2), admitted.set)
         # Had `forget` to wait for the push, it would wait for the reader: longer than for this.
-        pool.submit(store.forget, 1).result(stores.READER_SECONDS / 2)
+        pool.submit(store.forget, 1).result(shards.READER_SECONDS / 2)
         assert not admitted.is_set()
         reading.release()
         pushing.result(30)
@@ -401,11 +402,14 @@ class Kept:
     def __init__(self) -> None:
         self.slots: dict[str, MemorySlots] = {}
 
-    def create(self, name: str, table: Table) -> MemorySlots:
-        return self.slots.setdefault(name, MemorySlots(table))
+    def create(self, name: str, table: Table, nbytes: int) -> MemorySlots:
+        return self.slots.setdefault(name, MemorySlots(table, nbytes))
 
-    def existing(self) -> dict[str, stores.Slots]:
+    def existing(self) -> dict[str, Slots]:
         return dict(self.slots)
+
+    def remove(self, name: str) -> None:
+        self.slots.pop(name, None)
 
 
 def test_after_the_masters_restart_a_slaves_own_pushes_do_not_make_it_stale() -> None:

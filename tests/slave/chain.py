@@ -1,4 +1,4 @@
-"""A chain of real trainers in one process, driven by a seeded schedule that may break and replace whatever it likes.
+"""A chain of real trainers in one process, driven by a seeded schedule that may break and replace them.
 
 What is modelled is the light profile: each slave has two streams to the master, whose relay keeps a mailbox
 for each while it is open. A message is sent into the slave's outbox, transmitted to its receiver's mailbox
@@ -13,15 +13,16 @@ import random
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import torch
 from torch import Tensor, nn
 
 from common import datasets, network, synthesizers
 from common.batches import Batches
-from common.config import Config, Data, Decoupling, Downpour, Network, Optimizer, Run
+from common.config import Config, Data, Decoupling, Network, Optimizer, Run
 from common.datasets import Dataset
+from common.downpour import Downpour
 from common.flat import Flat
 from common.messages import BoundaryKind
 from common.synthesizers import GradientSynthesizer
@@ -65,7 +66,7 @@ def configured(
         Network(model, options or {"widths": [6, 6, 6]}),
         Decoupling(unlock, gradient, gradient_options or {}, in_flight),
         optimizer or Optimizer(),
-        Downpour(n_push),
+        Downpour(n_push=n_push),
     )
     blueprint = network.build(config, digits().input_shape, digits().classes)
     return network.resolve(config, blueprint, digits().input_shape, digits().classes)
@@ -134,7 +135,8 @@ class Incarnation:
         """What holds at any time: the window is kept to, and nothing grows without bound."""
         trainer = self.trainer
         assert trainer.in_flight == len(self.out) <= self.window
-        assert len(trainer._inputs) <= 2 * self.window_below + 1
+        for inputs in trainer._inputs.values():
+            assert len(inputs._waiting) <= 2 * self.window_below + 1
         assert len(trainer._answers) <= 2 * self.window_below
         assert max(trainer.delays, default=0) < max(self.window, 1)
         assert len(trainer._owed) <= max(self.window, 1)
@@ -159,7 +161,7 @@ class Incarnation:
             initial = replica.initial()
             self._store.create(initial.header, [(0, initial.buffer.data)])
         reading = self._store.read(replica.name, self.number)
-        replica.fetched(reading.header, bytes(reading.buffer))
+        replica.begin(reading.header, bytes(reading.buffer))
         reading.release()
         self.replicas.append((replica, stepper))
         return stepper
@@ -179,13 +181,13 @@ class Seat:
     ghosts: dict[BoundaryKind, deque[Message]] = field(default_factory=lambda: {UP: deque(), DOWN: deque()})
 
 
-class Deadlock(AssertionError):
+class DeadlockError(AssertionError):
     """Nothing can happen any more, and the run is not over."""
 
 
 @dataclass(frozen=True)
 class Fault:
-    """After so many events, the layer's streams "break", its slave may "die", or the "master" is restarted."""
+    """After so many events the layer's streams "break", its slave may "die", the "master" starts anew."""
 
     after: int
     kind: str
@@ -254,7 +256,7 @@ class Chain:
         """Let things happen until the run is over.
 
         Raises:
-            Deadlock: nothing can, or too much did.
+            DeadlockError: nothing can, or too much did.
         """
         limit = 400 * self.config.run.batches * len(self.seats)
         while not self.over:
@@ -263,7 +265,7 @@ class Chain:
                 self._strike(self._faults.pop())
             events = list(self._possible())
             if not events or self.events > limit:
-                raise Deadlock(self._told())
+                raise DeadlockError(self._told())
             weights = [self._speed(kind, k) for kind, k, _ in events]
             self._random.choices(events, weights)[0][2]()
             for slave in self.slaves:
@@ -283,26 +285,28 @@ class Chain:
         for k, seat in enumerate(self.seats, 1):
             for way in (UP, DOWN):
                 if seat.ghosts[way]:
-                    yield f"ghost {way}", k, lambda k=k, way=way: self._transmit(k, way, ghost=True)
+                    yield f"ghost {way}", k, partial(self._transmit, k, way, ghost=True)
             slave = seat.slave
             if slave is None:
-                yield "start", k, lambda k=k: self._start(k)
+                yield "start", k, partial(self._start, k)
                 continue
             if slave.trainer.can_advance:
-                yield "advance", k, lambda k=k, slave=slave: self._send(k, slave.trainer.advance())
+                yield "advance", k, partial(self._advance, k, slave)
             if seat.inbox:
-                yield "handle", k, lambda k=k: self._handle(k)
+                yield "handle", k, partial(self._handle, k)
             if not seat.connected:
-                yield "open", k, lambda k=k: self._open(k)
+                yield "open", k, partial(self._open, k)
             for way in (UP, DOWN):
                 if seat.connected and seat.outbox[way]:
-                    yield f"transmit {way}", k, lambda k=k, way=way: self._transmit(k, way)
+                    yield f"transmit {way}", k, partial(self._transmit, k, way)
                 if seat.mailbox[way]:
-                    yield f"receive {way}", k, lambda k=k, way=way: self._receive(k, way)
+                    yield f"receive {way}", k, partial(self._receive, k, way)
             for replica, _ in slave.replicas:
                 if replica.unanswered is not None:
-                    push = replica.unanswered
-                    yield "push", k, lambda replica=replica, push=push: self._push(replica, push)
+                    yield "push", k, partial(self._push, replica, replica.unanswered)
+
+    def _advance(self, k: int, slave: Incarnation) -> None:
+        self._send(k, slave.trainer.advance())
 
     def _send(self, k: int, messages: Iterator[Message]) -> None:
         slave = self.seats[k - 1].slave

@@ -47,7 +47,8 @@ def back_propagated(config: Config, optimizer: str) -> nn.Sequential:
     made = Batches(digits(), config.run.seed, config.run.batch_size)
     for batch in range(config.run.batches):
         stepping.zero_grad()
-        functional.cross_entropy(module(made.inputs(batch)), made.labels(batch)).backward()
+        loss = functional.cross_entropy(module(made.inputs(batch)), made.labels(batch))
+        loss.backward()  # type: ignore[no-untyped-call]
         stepping.step()
     return module
 
@@ -95,7 +96,8 @@ def cosine_of_m(chain: Chain, k: int) -> float:
     x, y = made.inputs(0), made.labels(0)
     module = chain.network().train()
     h = module[:k](x).detach().requires_grad_()
-    functional.cross_entropy(module[k:](h), y, reduction="sum").backward()
+    loss = functional.cross_entropy(module[k:](h), y, reduction="sum")
+    loss.backward()  # type: ignore[no-untyped-call]
     assert h.grad is not None
     synthetic = chain.slaves[k - 1].synthesizer.module.gradient(h.detach(), y)
     return float(functional.cosine_similarity(synthetic.flatten(), h.grad.flatten(), dim=0))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from hypothesis import given, settings
@@ -65,7 +63,7 @@ class Slave:
 
     def fetch(self, incarnation: int) -> None:
         reading = self._store.read(NAME, incarnation)
-        self.replica.fetched(reading.header, bytes(reading.buffer))
+        self.replica.begin(reading.header, bytes(reading.buffer))
         reading.release()
 
     def step(self, scale: float = 0.1) -> Push | None:
@@ -91,8 +89,8 @@ def applied(store: Store, push: Push) -> PushReply:
 
 
 @pytest.fixture
-def store() -> Iterator[Store]:
-    yield Store(Memory())
+def store() -> Store:
+    return Store(Memory())
 
 
 def test_the_first_slave_gives_the_shard_its_contents_and_a_later_one_takes_them(store: Store) -> None:
@@ -192,6 +190,16 @@ def test_flush_pushes_the_rest_once_and_nothing_where_nothing_was_learned(store:
     assert store.next_batch(NAME) == 17
 
 
+def test_flush_pushes_what_changed_without_a_step_too(store: Store) -> None:
+    slave = Slave(store, 1)
+    slave.module.norm(torch.rand(4, 5))
+    push = slave.replica.flush(0, 0)
+    assert push is not None
+    slave.replica.answered(applied(store, push))
+    assert held(store) == slave.state
+    assert slave.replica.flush(0, 0) is None
+
+
 def test_a_new_slave_that_fetches_has_exactly_that_state_and_counts_its_own_pushes(store: Store) -> None:
     slave = Slave(store, 1, n_push=2)
     for _ in range(6):
@@ -240,7 +248,7 @@ def test_a_shard_of_another_network_is_not_taken(store: Store) -> None:
     other = Everything()
     other.norm = nn.BatchNorm1d(4)
     with pytest.raises(MalformedError, match=NAME):
-        Replica(NAME, Flat(other), 1, 2).fetched(reading.header, bytes(reading.buffer))
+        Replica(NAME, Flat(other), 1, 2).begin(reading.header, bytes(reading.buffer))
 
 
 def test_a_shard_of_another_network_of_the_same_size_is_not_taken(store: Store) -> None:
@@ -252,4 +260,4 @@ def test_a_shard_of_another_network_of_the_same_size_is_not_taken(store: Store) 
     flat = Flat(other)
     assert flat.table.nbytes == len(reading.buffer)
     with pytest.raises(MalformedError, match=NAME):
-        Replica(NAME, flat, 1, 2).fetched(reading.header, bytes(reading.buffer))
+        Replica(NAME, flat, 1, 2).begin(reading.header, bytes(reading.buffer))

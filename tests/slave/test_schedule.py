@@ -1,4 +1,4 @@
-"""slave.schedule: learning rates as pure functions of the batch, and torch's optimizers over a flat module."""
+"""slave.schedule: learning rates as pure functions of the batch, torch's optimizers over a flat module."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_a_stepper_does_what_torchs_optimizer_does_to_the_plain_module(name: str
         x, y = torch.randn(6, 1, 6, 6, generator=generator), torch.arange(6)
         optimizer.zero_grad()
         # The same gradients for both: it is the step that is compared, not how its rounding grows.
-        functional.cross_entropy(flat.module(x), y).backward()
+        functional.cross_entropy(flat.module(x), y).backward()  # type: ignore[no-untyped-call]
         for ours, parameter in zip(flat.module.parameters(), plain.parameters(), strict=True):
             assert ours.grad is not None
             parameter.grad = ours.grad.clone()

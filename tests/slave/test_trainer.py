@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections import Counter
 from collections.abc import Iterator
 
@@ -79,6 +80,22 @@ def taken(slave: Incarnation, *messages: Message) -> list[tuple[str, int, int, i
         while slave.trainer.can_advance:
             answers += said(slave.trainer.advance())
     return answers
+
+
+def accounts_for_every_batch(chain: Chain) -> None:
+    """Nothing was trained twice by one slave, and what a layer never trained its slaves count as lost."""
+    total = chain.config.run.batches
+    for k in (1, 2, 3):
+        line = chain.of_layer(k)
+        for slave in line:
+            assert len(set(slave.layer.stepped)) == len(slave.layer.stepped)
+        # Each goes on from where its predecessor's last push ended, and may be sent an earlier batch, too.
+        for i, slave in enumerate(line):
+            stop = line[i + 1].first_batch if slave is not line[-1] else total
+            trained = {batch for each in line[i:] for batch in each.layer.stepped}
+            missing = set(range(slave.first_batch, stop)) - trained
+            assert slave.trainer.lost_batches >= len(missing)
+        assert line[-1].trainer.next_batch == total
 
 
 # Without faults.
@@ -202,17 +219,7 @@ def test_a_run_ends_and_accounts_for_every_batch_whatever_breaks_and_dies(
     seed: int, unlock: str, in_flight: int | None, strikes: list[Fault]
 ) -> None:
     chain = Chain(small(unlock, in_flight), seed, strikes).run()
-    for k in (1, 2, 3):
-        line = chain.of_layer(k)
-        for slave in line:
-            assert len(set(slave.layer.stepped)) == len(slave.layer.stepped)
-        # Each goes on from where its predecessor's last push ended, and may be sent an earlier batch, too.
-        for i, slave in enumerate(line):
-            stop = line[i + 1].first_batch if slave is not line[-1] else 12
-            trained = {batch for each in line[i:] for batch in each.layer.stepped}
-            missing = set(range(slave.first_batch, stop)) - trained
-            assert slave.trainer.lost_batches >= len(missing)
-        assert line[-1].trainer.next_batch == 12
+    accounts_for_every_batch(chain)
 
 
 @settings(MANY, max_examples=15)
@@ -348,6 +355,22 @@ def test_end_is_sent_again_to_a_new_peer_even_after_its_predecessor_answered_it(
     assert said(slave.trainer.receive(peer)) == [("END", 3, 1, 7)]
 
 
+def test_what_dead_slaves_left_waits_but_not_without_bound() -> None:
+    slave = alone(3, batches=40)
+    for incarnation in range(1, 10):
+        for batch in range(3):
+            list(slave.trainer.receive(activation(3 * incarnation + batch, incarnation, layer=3)))
+        slave.check()
+
+
+def test_a_sender_that_does_not_keep_to_its_window_is_refused() -> None:
+    slave = alone(3, batches=40)
+    for batch in range(2 * slave.window_below + 1):
+        list(slave.trainer.receive(activation(batch, layer=3)))
+    with pytest.raises(MalformedError, match="window"):
+        list(slave.trainer.receive(activation(39, layer=3)))
+
+
 def test_what_is_unanswered_is_sent_again_to_a_new_peer_and_after_the_streams_broke() -> None:
     slave = alone(1)
     taken(slave, Message(BoundaryKind.PEER, 2, 0))
@@ -373,6 +396,21 @@ def test_with_unlock_none_a_batch_counts_as_seen_once_the_layer_has_stepped_on_i
     assert slave.trainer.next_batch == 0
     list(slave.trainer.receive(Message(BoundaryKind.GRADIENT, 1, 0, 7, torch.ones(4, 4))))
     assert slave.trainer.next_batch == 1
+
+
+@pytest.mark.slow
+def test_thousands_of_schedules_end_and_account_for_every_batch() -> None:
+    for seed in range(1500):
+        draw = random.Random(seed)
+        unlock = draw.choice(["none", "update"])
+        config = small(unlock, draw.choice([None, 1, 2, 5]), draw.choice([1, 2, 5, 12, 25]))
+        kinds = draw.choice([["break"], ["die"], ["break", "die", "master"]])
+        last = draw.choice([30, 200, 900])
+        strikes = [
+            Fault(draw.randrange(last), draw.choice(kinds), draw.randrange(1, 4))
+            for _ in range(draw.randrange(12))
+        ]
+        accounts_for_every_batch(Chain(config, seed, strikes).run())
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,116 @@
+"""What a push of 64 MiB of parameters costs the master to apply: its optimizers against a plain addition.
+
+`python -m benchmarks.apply` writes benchmarks/results/apply.json. The whole of `Store.apply` on one thread, on
+a state directory's memory-mapped buffers as in a master, the push in pieces of 1 MiB as the wire brings them.
+One after the other in each round; a ratio is taken within a round, and given as median and quartiles.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.spread import spread
+from common.messages import Buffer, Header, Operation
+from common.table import lay_out
+from common.wire.payloads import CHUNK_BYTES
+from master.optimizers import ServerOptimizer, Settings, use_one_thread
+from master.policies import Policy, alike
+from master.staleness import Rule
+from master.state import StateDirectory
+from master.store import Store
+
+RESULT = Path(__file__).parent / "results" / "apply.json"
+NBYTES = 64 << 20
+ROUNDS = 9
+
+TABLE = lay_out([("weight", "float32", (NBYTES // 4,), "parameter")])
+
+POLICIES: dict[str, Callable[[], Policy]] = {
+    "update (plain add)": Policy,
+    "update, scaled": lambda: Policy(2, Rule("scale")),
+    "sgd": lambda: _gradient("sgd"),
+    "sgd, nesterov": lambda: _gradient("sgd", 0.9, nesterov=True),
+    "adagrad": lambda: _gradient("adagrad"),
+    "adam": lambda: _gradient("adam"),
+    "adamw": lambda: _gradient("adamw"),
+    "adagrad, compensated": lambda: replace(_gradient("adagrad"), rule=Rule("compensate", strength=0.004)),
+}
+
+
+def _gradient(name: str, momentum: float = 0.0, *, nesterov: bool = False) -> Policy:
+    return Policy(2, Rule(), ServerOptimizer(Settings(name, 1e-3, momentum, nesterov)))
+
+
+class Case:
+    """One shard under one policy; two slaves push by turns, so that each push is stale by one."""
+
+    def __init__(self, folder: Path, policy: Policy) -> None:
+        self._operation = policy.operation
+        self._store = Store(StateDirectory(folder), alike(policy))
+        self._pieces = _pieces(0)
+        self._store.create(Header("1/weights", Operation.CREATE, table=TABLE), self._pieces)
+        self._pushes = 0
+
+    def seconds(self) -> float:
+        """The time of one push."""
+        sequence, turn = divmod(self._pushes, 2)
+        self._pushes += 1
+        header = Header("1/weights", self._operation, 0, turn + 1, sequence + 1, table=TABLE)
+        began = time.perf_counter()
+        reply = self._store.apply(header, self._pieces)
+        took = time.perf_counter() - began
+        assert reply.applied
+        self._store.read("1/weights", turn + 1).release()
+        return took
+
+
+def _pieces(seed: int) -> list[tuple[int, Buffer]]:
+    numbers = np.random.default_rng(seed).normal(size=NBYTES // 4).astype(np.float32) * np.float32(1e-3)
+    whole = memoryview(numbers.tobytes())
+    return [(offset, whole[offset : offset + CHUNK_BYTES]) for offset in range(0, NBYTES, CHUNK_BYTES)]
+
+
+def measured() -> dict[str, dict[str, Any]]:
+    """Milliseconds a push of each, and its ratio to the plain addition's."""
+    with tempfile.TemporaryDirectory() as folder:
+        cases = {name: Case(Path(folder) / str(i), make()) for i, (name, make) in enumerate(POLICIES.items())}
+        # Both buffers of each are touched once before it counts.
+        for _ in range(2):
+            for case in cases.values():
+                case.seconds()
+        rounds = [{name: case.seconds() for name, case in cases.items()} for _ in range(ROUNDS)]
+    plain = next(iter(POLICIES))
+    return {
+        name: {
+            "milliseconds": spread([1e3 * each[name] for each in rounds], 1),
+            "of_plain_add": spread([each[name] / each[plain] for each in rounds], 2),
+        }
+        for name in POLICIES
+    }
+
+
+def main() -> None:
+    """Measure, print, write."""
+    use_one_thread()
+    found = measured()
+    for name, case in found.items():
+        milliseconds, ratio = case["milliseconds"]["median"], case["of_plain_add"]["median"]
+        print(f"{name:24} {milliseconds:7.1f} ms  {ratio:5.2f} x a plain add")
+    result = {
+        "command": "python -m benchmarks.apply", "torch": torch.__version__, "nbytes": NBYTES,
+        "rounds": ROUNDS, "threads": 1, "cases": found,
+    }  # fmt: skip
+    RESULT.write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

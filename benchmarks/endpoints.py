@@ -1,0 +1,280 @@
+"""Both ends of each way of `benchmarks.transfer`, each a process: `python -m benchmarks.endpoints WAY END ADDRESS`.
+
+Both read lines from standard input: push or pull, bytes, repeats. The client answers each with a line: the
+seconds of every repeat, from the call until what was pushed is acknowledged, or what was pulled is whole.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed import rpc as torch_rpc
+
+from common import rpc
+from common.lifecycle import keep_freed_memory
+from common.messages import Header, JoinRequest, LeaveRequest, Operation, PushReply, Telemetry
+from common.table import lay_out
+from common.wire.methods import JOIN, LEAVE
+from slave.client import Heart, Pusher, pull
+from slave.links import Patience
+from slave.replica import Push
+
+Once = Callable[[], object]
+
+
+def orders() -> Iterator[tuple[str, int, int]]:
+    """What is asked for on standard input, until it ends."""
+    for line in sys.stdin:
+        what, nbytes, repeats = line.split()
+        yield what, int(nbytes), int(repeats)
+
+
+def timed(repeats: int, once: Once) -> list[float]:
+    """Seconds of each call."""
+    seconds = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        once()
+        seconds.append(time.perf_counter() - start)
+    return seconds
+
+
+def answer(seconds: list[float]) -> None:
+    """Tell the benchmark."""
+    print(json.dumps(seconds), flush=True)
+
+
+# --- one raw TCP stream -----------------------------------------------------------------------------------
+
+
+def _receive(stream: socket.socket, buffer: memoryview) -> None:
+    got = 0
+    while got < len(buffer):
+        count = stream.recv_into(buffer[got:])
+        if not count:
+            raise ConnectionError("the other end is gone")
+        got += count
+
+
+def tcp_server(address: str) -> None:
+    """Takes what is pushed and acknowledges it; gives what is pulled."""
+    host, port = rpc.split_address(address)
+    with socket.create_server((host, port)) as listening:
+        print(f"{host}:{listening.getsockname()[1]}", flush=True)
+        stream, _ = listening.accept()
+    stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sign = memoryview(bytearray(1))
+    for what, nbytes, repeats in orders():
+        buffer = memoryview(bytearray(nbytes))
+        for _ in range(repeats):
+            _receive(stream, buffer if what == "push" else sign)
+            stream.sendall(sign if what == "push" else buffer)
+
+
+def tcp_client(address: str) -> None:
+    """Pushes and pulls over a plain socket."""
+    stream = socket.create_connection(rpc.split_address(address))
+    stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sign = memoryview(bytearray(1))
+    for what, nbytes, repeats in orders():
+        buffer = memoryview(bytearray(nbytes))
+        sent, received = (buffer, sign) if what == "push" else (sign, buffer)
+
+        def once(sent: memoryview = sent, received: memoryview = received) -> None:
+            stream.sendall(sent)
+            _receive(stream, received)
+
+        answer(timed(repeats, once))
+
+
+# --- torch.distributed.rpc --------------------------------------------------------------------------------
+
+_held: dict[int, Tensor] = {}
+
+
+def take(tensor: Tensor) -> None:
+    """What a push calls on the server."""
+
+
+def give(nbytes: int) -> Tensor:
+    """What a pull calls on the server."""
+    return _held.setdefault(nbytes, torch.ones(nbytes // 4))
+
+
+def _rendezvous(address: str, rank: int) -> dict[str, Any]:
+    # A file: no port has to be free beforehand.
+    return {"init_method": f"file://{address}", "rank": rank, "world_size": 2}
+
+
+def _start_rpc(address: str, rank: int) -> None:
+    options = torch_rpc.TensorPipeRpcBackendOptions(
+        num_worker_threads=4, init_method=f"file://{address}", rpc_timeout=60
+    )
+    torch_rpc.init_rpc(f"end{rank}", rank=rank, world_size=2, rpc_backend_options=options)
+
+
+def torch_rpc_server(address: str) -> None:
+    """Answers by itself, in TensorPipe's threads."""
+    _start_rpc(address, 1)
+    for _ in orders():
+        pass
+    torch_rpc.shutdown(graceful=False)
+
+
+def torch_rpc_client(address: str) -> None:
+    """Pushes and pulls with `rpc_sync`."""
+    _start_rpc(address, 0)
+    for what, nbytes, repeats in orders():
+        tensor = torch.ones(nbytes // 4)
+        function, argument = (take, tensor) if what == "push" else (give, nbytes)
+
+        def once(function: Any = function, argument: Any = argument) -> None:
+            torch_rpc.rpc_sync("end1", function, args=(argument,))
+
+        answer(timed(repeats, once))
+    torch_rpc.shutdown(graceful=False)
+
+
+# --- gloo -------------------------------------------------------------------------------------------------
+
+
+def gloo_server(address: str) -> None:
+    """The other side of every send and recv."""
+    dist.init_process_group("gloo", **_rendezvous(address, 1))
+    sign = torch.zeros(1)
+    for what, nbytes, repeats in orders():
+        buffer = torch.ones(nbytes // 4)
+        for _ in range(repeats):
+            dist.recv(buffer if what == "push" else sign, 0)
+            dist.send(sign if what == "push" else buffer, 0)
+
+
+def gloo_client(address: str) -> None:
+    """Pushes and pulls with `send` and `recv`."""
+    dist.init_process_group("gloo", **_rendezvous(address, 0))
+    sign = torch.zeros(1)
+    for what, nbytes, repeats in orders():
+        buffer = torch.ones(nbytes // 4)
+        sent, received = (buffer, sign) if what == "push" else (sign, buffer)
+
+        def once(sent: Tensor = sent, received: Tensor = received) -> None:
+            dist.send(sent, 1)
+            dist.recv(received, 1)
+
+        answer(timed(repeats, once))
+
+
+# --- layerwise --------------------------------------------------------------------------------------------
+
+
+class Slave:
+    """A slave of layer 1 that trains nothing: its three shards have three sizes."""
+
+    def __init__(self, address: str, incarnation: int) -> None:
+        self._replies: asyncio.Queue[Any] = asyncio.Queue()
+        self._incarnation = incarnation
+        self._control, self._bulk = rpc.async_channel(address), rpc.async_channel(address)
+        inbox = self._replies.put_nowait
+        self._heart = Heart(self._control, incarnation, 0.5, Telemetry, inbox, self._patience())
+        self._pusher = Pusher(self._bulk, inbox, self._patience())
+        self._tasks = [asyncio.ensure_future(each.run()) for each in (self._heart, self._pusher)]
+        self._shards: dict[int, tuple[Header, np.ndarray]] = {}
+
+    @staticmethod
+    def _patience() -> Patience:
+        return Patience(20.0, time.monotonic)
+
+    async def close(self) -> None:
+        """Give the lease back."""
+        for task in self._tasks:
+            task.cancel()
+        await rpc.async_call(self._control, LEAVE, LeaveRequest(self._incarnation))
+        await self._control.close()
+        await self._bulk.close()
+
+    async def create(self, nbytes: int) -> None:
+        """A shard of zeros; pushes will add ones to it."""
+        name = f"1/{('weights', 'gradient', 'input')[len(self._shards)]}"
+        table = lay_out([("weight", "float32", (nbytes // 4,), "parameter")])
+        header = Header(name, Operation.CREATE, incarnation=self._incarnation, table=table)
+        await self._pushed(Push(header, np.zeros(nbytes, np.uint8)))
+        self._shards[nbytes] = header, np.ones(nbytes // 4, np.float32).view(np.uint8)
+
+    async def push(self, nbytes: int) -> None:
+        """Push ones, and have them acknowledged."""
+        header, ones = self._shards[nbytes]
+        changes = {"operation": Operation.UPDATE, "sequence": header.sequence + 1}
+        header = Header(**{name: getattr(header, name) for name in Header.__slots__} | changes)
+        self._shards[nbytes] = header, ones
+        await self._pushed(Push(header, ones))
+
+    async def pull(self, nbytes: int) -> None:
+        """Pull, and see that every push was applied once."""
+        header, _ = self._shards[nbytes]
+        _, data = await pull(self._bulk, header.shard, self._incarnation)
+        first = np.frombuffer(data, np.float32, 1)[0]
+        if first != header.sequence:
+            raise AssertionError(f"{header.shard} holds {first} after {header.sequence} pushes of one")
+
+    async def _pushed(self, push: Push) -> None:
+        self._pusher.push(push)
+        reply = asyncio.ensure_future(self._replies.get())
+        done, _ = await asyncio.wait([reply, *self._tasks], return_when=asyncio.FIRST_COMPLETED)
+        for each in done:
+            assert isinstance(each.result(), PushReply)
+
+
+async def _work(address: str) -> None:
+    channel = rpc.async_channel(address)
+    lease = await rpc.async_call(channel, JOIN, JoinRequest("benchmark"))
+    await channel.close()
+    slave = Slave(address, lease.incarnation)
+    known: set[int] = set()
+    asking = orders()
+    while (order := await asyncio.to_thread(next, asking, None)) is not None:
+        what, nbytes, repeats = order
+        if nbytes not in known:
+            known.add(nbytes)
+            await slave.create(nbytes)
+        once = slave.push if what == "push" else slave.pull
+        seconds = []
+        for _ in range(repeats):
+            start = time.perf_counter()
+            await once(nbytes)
+            seconds.append(time.perf_counter() - start)
+        answer(seconds)
+    await slave.close()
+
+
+def layerwise_client(address: str) -> None:
+    """Pushes and pulls with a slave's own client."""
+    keep_freed_memory()
+    asyncio.run(_work(address))
+
+
+ENDS: dict[tuple[str, str], Callable[[str], None]] = {
+    ("tcp", "server"): tcp_server,
+    ("tcp", "client"): tcp_client,
+    ("torch_rpc", "server"): torch_rpc_server,
+    ("torch_rpc", "client"): torch_rpc_client,
+    ("gloo", "server"): gloo_server,
+    ("gloo", "client"): gloo_client,
+    ("layerwise", "client"): layerwise_client,
+}
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    way, end, address = sys.argv[1:]
+    ENDS[way, end](address)

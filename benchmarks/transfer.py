@@ -1,0 +1,169 @@
+"""Push and pull of three sizes: layerwise against one raw TCP stream, torch.distributed.rpc and gloo.
+
+`python -m benchmarks transfer` writes results/transfer.json. Every way is two processes on this machine that
+do nothing else; they take turns, round by round. layerwise' pushes are applied to a shard in a state directory
+and acknowledged; the peers' are received and acknowledged. A ratio is taken within a round, and given as
+median and quartiles over the rounds.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
+from typing import IO, cast
+
+import torch
+
+from benchmarks.spread import spread
+
+RESULT = Path(__file__).parent / "results" / "transfer.json"
+SIZES = {"4 KiB": 4 << 10, "1 MiB": 1 << 20, "64 MiB": 64 << 20}
+# In each round, of each way: enough of them that a hiccup does not count.
+REPEATS = {"4 KiB": 60, "1 MiB": 20, "64 MiB": 4}
+WAYS = ("layerwise", "tcp", "torch_rpc", "gloo")
+ROUNDS = 9
+
+
+class Process:
+    """A process that takes orders on its standard input; ended whatever happens."""
+
+    def __init__(self, *command: str) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", *command],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=Path(__file__).parents[1],
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+        )
+
+    def say(self, line: str) -> None:
+        """An order."""
+        stdin = cast(IO[str], self._process.stdin)
+        stdin.write(line + "\n")
+        stdin.flush()
+
+    def hear(self) -> str:
+        """Its next line."""
+        line = cast(IO[str], self._process.stdout).readline()
+        if not line:
+            raise RuntimeError(f"{self._process.args!r} ended with {self._process.wait()}")
+        return line.strip()
+
+    def close(self) -> None:
+        """End it: its input ends, then it is asked to, then it has to."""
+        cast(IO[str], self._process.stdin).close()
+        for insist in (lambda: None, self._process.terminate, self._process.kill):
+            insist()
+            try:
+                self._process.wait(3)
+                break
+            except subprocess.TimeoutExpired:
+                continue
+        cast(IO[str], self._process.stdout).close()
+
+
+class Way:
+    """Both processes of one way."""
+
+    def __init__(self, name: str, folder: Path, stack: ExitStack) -> None:
+        def start(*command: str) -> Process:
+            process = Process(*command)
+            stack.callback(process.close)
+            return process
+
+        address = str(folder / f"{name}.rendezvous")
+        if name == "layerwise":
+            (folder / "run.toml").touch()
+            state = str(folder / "state")
+            self._server = start("deploy.cli", "master", str(folder / "run.toml"), "--listen", "127.0.0.1:0",
+                                 "--state-dir", state)  # fmt: skip
+            address = self._server.hear().partition("listening on ")[2].partition(",")[0]
+        else:
+            self._server = start("benchmarks.endpoints", name, "server", "127.0.0.1:0" if name == "tcp" else address)
+            address = self._server.hear() if name == "tcp" else address
+        self._client = start("benchmarks.endpoints", name, "client", address)
+        self._obeys = name != "layerwise"
+
+    def seconds(self, what: str, nbytes: int, repeats: int) -> list[float]:
+        """Of every repeat."""
+        order = f"{what} {nbytes} {repeats}"
+        if self._obeys:
+            self._server.say(order)
+        self._client.say(order)
+        seconds: list[float] = json.loads(self._client.hear())
+        return seconds
+
+
+def measure() -> dict[str, dict[str, list[float]]]:
+    """Median milliseconds of each round, by what was done and by the way."""
+    found: dict[str, dict[str, list[float]]] = {}
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        ways = {name: Way(name, folder, stack) for name in WAYS}
+        for turn in range(ROUNDS + 1):
+            for size, nbytes in SIZES.items():
+                for what in ("push", "pull"):
+                    for name, way in ways.items():
+                        seconds = way.seconds(what, nbytes, REPEATS[size])
+                        # The first round warms every process up.
+                        if turn:
+                            rounds = found.setdefault(f"{what} {size}", {}).setdefault(name, [])
+                            rounds.append(1e3 * statistics.median(seconds))
+    return found
+
+
+def summarized(found: dict[str, dict[str, list[float]]]) -> dict[str, object]:
+    """Times, rates, and each peer's time in layerwise' (more than 1: layerwise is faster)."""
+    cases = {}
+    for case, rounds in found.items():
+        nbytes = SIZES[case.partition(" ")[2]]
+        ours = rounds["layerwise"]
+        cases[case] = {
+            "milliseconds": {name: spread(times) for name, times in rounds.items()},
+            "gigabytes_per_second": {
+                name: round(nbytes / statistics.median(times) / 1e6, 3) for name, times in rounds.items()
+            },
+            "speed_relative_to": {
+                name: spread([theirs / mine for theirs, mine in zip(times, ours, strict=True)])
+                for name, times in rounds.items()
+                if name != "layerwise"
+            },
+        }
+    return {
+        "machine": {"cores": os.cpu_count(), "python": platform.python_version(), "torch": torch.__version__},
+        "rounds": ROUNDS,
+        "cases": cases,
+    }
+
+
+def table(cases: dict[str, dict[str, dict[str, dict[str, float]]]]) -> str:
+    """The cases as lines: median milliseconds with quartiles, and layerwise' speed relative to each peer."""
+    lines = [f"{'':12}" + "".join(f"{name + ' ms':>26}" for name in WAYS) + f"{'speed: tcp':>12}{'rpc':>7}{'gloo':>7}"]
+    for case, numbers in cases.items():
+        times, ratios = numbers["milliseconds"], numbers["speed_relative_to"]
+        cells = [f"{t['median']:.3f} ({t['p25']:.3f}-{t['p75']:.3f})" for t in (times[name] for name in WAYS)]
+        shown = [f"{ratios[name]['median']:.2f}" for name in WAYS[1:]]
+        lines.append(
+            f"{case:12}" + "".join(f"{c:>26}" for c in cells) + f"{shown[0]:>12}{shown[1]:>7}{shown[2]:>7}"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Measure, print the table, write the result."""
+    result = summarized(measure())
+    RESULT.parent.mkdir(exist_ok=True)
+    RESULT.write_text(json.dumps(result, indent=2) + "\n")
+    print(table(result["cases"]))  # type: ignore[arg-type]
+
+
+if __name__ == "__main__":
+    main()
