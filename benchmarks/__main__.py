@@ -6,7 +6,7 @@ import importlib
 import sys
 
 # Each is a module here with a `main`, and writes results/NAME.json.
-BENCHMARKS = ("transfer", "vfbn")
+BENCHMARKS = ("transfer", "apply", "vfbn")
 
 
 def main(names: list[str]) -> int:

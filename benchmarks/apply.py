@@ -1,8 +1,8 @@
 """What a push of 64 MiB of parameters costs the master to apply: its optimizers against a plain addition.
 
-`python -m benchmarks.apply` writes benchmarks/results/apply.json. The whole of `Store.apply` on one thread, on
-a state directory's memory-mapped buffers as in a master, the push in pieces of 1 MiB as the wire brings them.
-One after the other in each round; a ratio is taken within a round, and given as median and quartiles.
+`python -m benchmarks.apply` writes benchmarks/results/apply.json. The whole of `Store.apply` on one thread,
+on memory-mapped buffers of a state directory, the push in pieces of 1 MiB as the wire brings them. One after
+the other in each round; a ratio is taken within a round, and given as median and quartiles.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ import torch
 
 from benchmarks.spread import spread
 from common.messages import Buffer, Header, Operation
+from common.optimizers import Settings
 from common.table import lay_out
 from common.wire.payloads import CHUNK_BYTES
-from master.optimizers import ServerOptimizer, Settings, use_one_thread
+from master.optimizers import ServerOptimizer, use_one_thread
 from master.policies import Policy, alike
 from master.staleness import Rule
 from master.state import StateDirectory

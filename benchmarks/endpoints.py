@@ -190,6 +190,8 @@ class Slave:
         self._heart = Heart(self._control, incarnation, 0.5, Telemetry, inbox, self._patience())
         self._pusher = Pusher(self._bulk, inbox, self._patience())
         self._tasks = [asyncio.ensure_future(each.run()) for each in (self._heart, self._pusher)]
+        for task in self._tasks:
+            task.add_done_callback(inbox)
         self._shards: dict[int, tuple[Header, np.ndarray]] = {}
 
     @staticmethod
@@ -230,10 +232,9 @@ class Slave:
 
     async def _pushed(self, push: Push) -> None:
         self._pusher.push(push)
-        reply = asyncio.ensure_future(self._replies.get())
-        done, _ = await asyncio.wait([reply, *self._tasks], return_when=asyncio.FIRST_COMPLETED)
-        for each in done:
-            assert isinstance(each.result(), PushReply)
+        reply = await self._replies.get()
+        if not isinstance(reply, PushReply):
+            raise RuntimeError(f"instead of an answer came {reply!r}")
 
 
 async def _work(address: str) -> None:

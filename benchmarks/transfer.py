@@ -87,7 +87,9 @@ class Way:
                                  "--state-dir", state)  # fmt: skip
             address = self._server.hear().partition("listening on ")[2].partition(",")[0]
         else:
-            self._server = start("benchmarks.endpoints", name, "server", "127.0.0.1:0" if name == "tcp" else address)
+            self._server = start(
+                "benchmarks.endpoints", name, "server", "127.0.0.1:0" if name == "tcp" else address
+            )
             address = self._server.hear() if name == "tcp" else address
         self._client = start("benchmarks.endpoints", name, "client", address)
         self._obeys = name != "layerwise"
@@ -146,7 +148,11 @@ def summarized(found: dict[str, dict[str, list[float]]]) -> dict[str, object]:
 
 def table(cases: dict[str, dict[str, dict[str, dict[str, float]]]]) -> str:
     """The cases as lines: median milliseconds with quartiles, and layerwise' speed relative to each peer."""
-    lines = [f"{'':12}" + "".join(f"{name + ' ms':>26}" for name in WAYS) + f"{'speed: tcp':>12}{'rpc':>7}{'gloo':>7}"]
+    lines = [
+        f"{'':12}"
+        + "".join(f"{name + ' ms':>26}" for name in WAYS)
+        + f"{'speed: tcp':>12}{'rpc':>7}{'gloo':>7}"
+    ]
     for case, numbers in cases.items():
         times, ratios = numbers["milliseconds"], numbers["speed_relative_to"]
         cells = [f"{t['median']:.3f} ({t['p25']:.3f}-{t['p75']:.3f})" for t in (times[name] for name in WAYS)]

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from common.assembly import Assembly
-from common.messages import Frame, Operation, PushReply
+from common.messages import Frame, Header, Operation, PushReply
 
 if TYPE_CHECKING:
     from master.service import Master
@@ -74,25 +74,26 @@ class Incoming:
     def __init__(self, master: Master, frame: Frame) -> None:
         self._master = master
         self._assembly = Assembly(frame, master.admit(frame.header))
+        self._pieces = _Pieces()
         self._early: asyncio.Future[PushReply] | None = None
-        header = self._assembly.header
-        # A creation takes room on the disk, whatever its size, and waits for others that do.
-        self._inline = header.table.nbytes <= INLINE_BYTES and header.operation is not Operation.CREATE
-        if not self._inline and header.operation is not Operation.CREATE:
-            self._pieces = _Pieces()
-            self._pieces.put(self._assembly.pieces)
-            self._early = asyncio.ensure_future(asyncio.to_thread(master.push, header, self._pieces))
-            self._early.add_done_callback(_seen)
 
     @property
-    def shard(self) -> str:
-        """What it is for."""
-        return self._assembly.header.shard
+    def header(self) -> Header:
+        """What it is."""
+        return self._assembly.header
 
     @property
     def complete(self) -> bool:
         """Whether every byte has come."""
         return self._assembly.complete
+
+    def begin(self) -> None:
+        """Apply it as it comes, if it is large; a creation has to be whole before it takes room on the disk."""
+        header = self._assembly.header
+        if header.table.nbytes > INLINE_BYTES and header.operation is not Operation.CREATE:
+            self._pieces.put(self._assembly.pieces)
+            self._early = asyncio.ensure_future(asyncio.to_thread(self._master.push, header, self._pieces))
+            self._early.add_done_callback(_seen)
 
     def add(self, frame: Frame) -> None:
         """Take the next frame.
@@ -116,7 +117,8 @@ class Incoming:
             except _TooSlowError:
                 pass
         header, pieces = self._assembly.header, self._assembly.pieces
-        if self._inline:
+        # A creation takes room on the disk, whatever its size, and waits for others that do.
+        if header.table.nbytes <= INLINE_BYTES and header.operation is not Operation.CREATE:
             return self._master.push(header, pieces)
         return await asyncio.to_thread(self._master.push, header, pieces)
 

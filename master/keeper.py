@@ -104,9 +104,9 @@ class Keeper:
         async with self._turn:
             snapshot = await self._aside(lambda: self._chosen(number))
             before, state = self._master.store.versions(), self._master.state
-            self._restoring = snapshot.number
             # Should this process not come to the end of it, the next one does.
             state.write(ROLLBACK, str(snapshot.number))
+            self._restoring = snapshot.number
             fenced = self._master.fence(snapshot.run, f"rolled back to snapshot {snapshot.number}")
             await self._aside(lambda: self._put_back(snapshot))
             # Newer snapshots may be there: what a power cut goes back to must be this state, not theirs.

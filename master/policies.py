@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from common.config import Config
 from common.downpour import Downpour
 from common.messages import Operation
-from master.optimizers import ServerOptimizer, Settings
+from common.optimizers import Settings
+from master.optimizers import ServerOptimizer
 from master.staleness import Rule
 
 

@@ -96,24 +96,20 @@ class Relay:
             self.close(address, self._mailboxes.get(address))
 
     def announce(self, there: Address) -> None:
-        """Tell the layer below that a slave is there (again): what it has not answered is to be sent anew.
-
-        A mailbox that is full is closed: a slave that opens its stream anew sends all of that by itself.
-        """
+        """Tell the layer below that a slave is there (again): what it has not answered is to be sent anew."""
         notice = encode_boundary(BoundaryMessage(BoundaryKind.PEER, there.layer, sender=there.replica))
-        for address, mailbox in list(self._mailboxes.items()):
+        for address in list(self._mailboxes):
             if address.stream is BoundaryKind.ACTIVATIONS and address.layer == there.layer - 1:
-                try:
-                    mailbox.put(notice)
-                except TooLargeError:
-                    self.close(address, mailbox)
+                self._deliver(address, notice)
 
     def put(self, sender: Address, message: BoundaryMessage, encoded: bytes) -> None:
         """Pass a message on to the mailbox it is addressed to.
 
+        A mailbox that is full is closed: its reader does not keep up. Once it opens its stream anew, all that
+        is unanswered is sent again.
+
         Raises:
-            MalformedError: it is not for a neighbour of its sender, or of no kind that travels on this
-            stream. TooLargeError: that mailbox is full.
+            MalformedError: it is not for a neighbour of its sender, or of no kind that travels so.
         """
         stream = _STREAM_OF.get(message.kind)
         step = 1 if stream is BoundaryKind.ACTIVATIONS else -1
@@ -122,11 +118,17 @@ class Relay:
                 f"layer {sender.layer} sent {message.kind.name} to layer {message.layer} on its stream of "
                 f"{sender.stream.name}"
             )
-        mailbox = self._mailboxes.get(Address(message.layer, message.replica, sender.stream))
+        self._deliver(Address(message.layer, message.replica, sender.stream), encoded)
+
+    def _deliver(self, address: Address, encoded: bytes) -> None:
+        mailbox = self._mailboxes.get(address)
         if mailbox is None:
             self.dropped += 1
-        else:
+            return
+        try:
             mailbox.put(encoded)
+        except TooLargeError:
+            self.close(address, mailbox)
 
     def depth(self) -> int:
         """How many messages are on their way."""

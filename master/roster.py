@@ -258,6 +258,8 @@ class Roster:
         event = self._event(what, lease, why)
         lease.retired, lease.telemetry = lease.total(), Telemetry()
         lease.incarnation, lease.slave = 0, JoinRequest()
+        # Its END may not have been answered below: until the run is over, the layer needs a slave.
+        lease.done = lease.done and self.over
         return event
 
     def _event(self, what: str, lease: _Lease, why: str = "") -> Event:

@@ -8,18 +8,16 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 from common import messages as m
-from common.assembly import Assembly
 from common.errors import LayerwiseError, MalformedError, StalledError, UnreachableError
 from common.rpc import Server, background
 from common.wire import methods
 from common.wire.payloads import CHUNK_BYTES, decode_boundary, encode_frame, frames
+from master.incoming import Incoming
 from master.relay import Address, Mailbox
 
 if TYPE_CHECKING:
     from master.service import Master
 
-# A push of more than this is applied in a thread, so that the event loop goes on.
-INLINE_BYTES = 1 << 18
 # So many pushes of more than a chunk may be held in memory at once; the others wait on their senders' side.
 LARGE_PUSHES = 2
 # How long such a push may stand still; and with that, how many bytes a second it has to bring.
@@ -92,30 +90,34 @@ class Servicer:
     async def push(self, requests: AsyncIterator[m.Frame]) -> AsyncIterator[m.PushReply]:
         """Pushes one after the other, each answered."""
         async for frame in requests:
-            assembly = Assembly(frame, self._master.admit(frame.header))
+            push = Incoming(self._master, frame)
             self._master.counters.bytes_received += len(frame.data)
-            if assembly.complete:
-                yield await self._applied(assembly)
+            if push.complete:
+                yield await push.applied()
                 continue
-            async with self._places if assembly.header.table.nbytes > CHUNK_BYTES else nullcontext():
-                await self._rest(assembly, requests)
-                reply = await self._applied(assembly)
+            async with self._places if push.header.table.nbytes > CHUNK_BYTES else nullcontext():
+                try:
+                    push.begin()
+                    await self._rest(push, requests)
+                    reply = await push.applied()
+                finally:
+                    push.abandon()
                 # Its chunks go before another push may bring its own.
-                del assembly, frame
+                del push, frame
             yield reply
 
-    async def _rest(self, assembly: Assembly, requests: AsyncIterator[m.Frame]) -> None:
+    async def _rest(self, push: Incoming, requests: AsyncIterator[m.Frame]) -> None:
         """The further frames of a push, each in its time: who stalls may not keep others out."""
-        header, now = assembly.header, asyncio.get_running_loop().time
+        header, now = push.header, asyncio.get_running_loop().time
         try:
             async with (
                 asyncio.timeout(self._stalled_seconds + header.table.nbytes / SLOWEST),
                 asyncio.timeout(self._stalled_seconds) as patience,
             ):
                 async for frame in requests:
-                    assembly.add(frame)
+                    push.add(frame)
                     self._master.counters.bytes_received += len(frame.data)
-                    if assembly.complete:
+                    if push.complete:
                         return
                     patience.reschedule(now() + self._stalled_seconds)
         except TimeoutError:
@@ -123,13 +125,6 @@ class Servicer:
                 f"{header.shard}: the push came to a standstill and was dropped; send it again"
             ) from None
         raise MalformedError(f"{header.shard}: the stream ended within a push")
-
-    async def _applied(self, assembly: Assembly) -> m.PushReply:
-        small = assembly.header.table.nbytes <= INLINE_BYTES
-        # A creation takes room on the disk, whatever its size, and waits for others that do.
-        if small and assembly.header.operation is not m.Operation.CREATE:
-            return self._master.push(assembly.header, assembly.pieces)
-        return await asyncio.to_thread(self._master.push, assembly.header, assembly.pieces)
 
     async def pull(self, request: m.PullRequest) -> AsyncIterator[bytes]:
         """One consistent version."""

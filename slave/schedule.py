@@ -1,16 +1,17 @@
-"""Optimizers by name over a flat buffer, and the learning rate of each batch."""
+"""The steps of a flat module: which optimizer, and the learning rate of each batch."""
 
 from __future__ import annotations
 
-import dataclasses
 import math
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from common import fused
 from common.config import SynthesizerOptimizer
 from common.flat import Flat
+from common.optimizers import Settings
 
 
 def rate(settings: SynthesizerOptimizer, batch: int, batches: int) -> float:
@@ -24,22 +25,33 @@ def rate(settings: SynthesizerOptimizer, batch: int, batches: int) -> float:
 
 
 class Stepper:
-    """Steps a flat module with one of torch's optimizers, on its one flat parameter."""
+    """Steps a flat module with the configured optimizer, on its one flat parameter.
+
+    Attributes:
+        steps: how many were taken.
+    """
 
     def __init__(self, flat: Flat, settings: SynthesizerOptimizer, batches: int) -> None:
+        self.steps = 0
         self._flat = flat
         self._settings = settings
         self._batches = batches
-        self.steps = 0
-        self._optimizer = _optimizer(flat.parameters, settings) if flat.parameters.numel() else None
+        self._fused = self._optimizer(settings)
+        self._moments = [torch.zeros_like(flat.gradients) for _ in range(self._fused.moments)]
+        self._count = torch.zeros((), device=flat.gradients.device)
 
+    def _optimizer(self, s: SynthesizerOptimizer) -> Settings:
+        return Settings(s.name, s.learning_rate, s.momentum, s.nesterov, s.weight_decay)
+
+    @torch.no_grad()
     def step(self, batch: int) -> None:
         """Step on what the gradients hold, with the rate of that batch, and set them to zero."""
         self.steps += 1
-        if self._optimizer is not None:
-            for group in self._optimizer.param_groups:
-                group["lr"] = rate(self._settings, batch, self._batches)
-            self._optimizer.step()
+        if self._flat.gradients.numel():
+            self._count += 1
+            w, gradients = self._flat.parameters, self._flat.gradients
+            now = rate(self._settings, batch, self._batches)
+            fused.step(self._fused, w, gradients, self._moments, self._count, now)
             self._flat.zero_gradients()
 
 
@@ -47,8 +59,11 @@ class AccruingStepper(Stepper):
     """Plain local steps, w -= rate * gradient, whose gradients are summed up for the master's optimizer."""
 
     def __init__(self, flat: Flat, settings: SynthesizerOptimizer, batches: int) -> None:
-        super().__init__(flat, dataclasses.replace(settings, name="sgd", weight_decay=0.0), batches)
+        super().__init__(flat, settings, batches)
         self._sum = torch.zeros_like(flat.gradients)
+
+    def _optimizer(self, s: SynthesizerOptimizer) -> Settings:
+        return Settings("sgd", s.learning_rate)
 
     def step(self, batch: int) -> None:
         """Step, and add what was stepped on to the sum."""
@@ -60,22 +75,3 @@ class AccruingStepper(Stepper):
         taken: npt.NDArray[np.float32] = self._sum.cpu().numpy().copy()
         self._sum.zero_()
         return taken
-
-
-def _optimizer(parameters: torch.nn.Parameter, settings: SynthesizerOptimizer) -> torch.optim.Optimizer:
-    lr, decay = settings.learning_rate, settings.weight_decay
-    # One pass over memory instead of one for each operation.
-    if settings.name == "adam":
-        return torch.optim.Adam([parameters], lr, weight_decay=decay, fused=True)
-    if settings.name == "adamw":
-        return torch.optim.AdamW([parameters], lr, weight_decay=decay, fused=True)
-    if settings.name == "adagrad":
-        return torch.optim.Adagrad([parameters], lr, weight_decay=decay, fused=True)
-    return torch.optim.SGD(
-        [parameters],
-        lr,
-        momentum=settings.momentum,
-        nesterov=settings.nesterov,
-        weight_decay=decay,
-        fused=True,
-    )

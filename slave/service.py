@@ -122,7 +122,11 @@ class Slave:
         """Train under one lease; whether the run is over."""
         from slave.session import Session
 
-        session = Session(ground, lease)
+        try:
+            session = Session(ground, lease)
+        except FencedError as error:
+            log.warning("lease lost (%s); asking for another", error)
+            return False
         self._wake = session.inbox.put
         try:
             if self._stop.is_set():

@@ -105,6 +105,12 @@ class Session:
         )
         self.inbox: queue.SimpleQueue[object] = self._network.inbox
         self._network.start()
+        try:
+            self._trainer = self._built()
+        except BaseException as error:
+            self._network.leave(str(error) or type(error).__name__)
+            self._network.close()
+            raise
 
     def run(self) -> None:
         """Train until the run is over.
@@ -113,7 +119,6 @@ class Session:
             FencedError: the lease has passed to another.
             LayerwiseError: the run cannot go on here.
         """
-        self._trainer = self._built()
         self._network.exchange()
         while True:
             event = self._next_event()
@@ -128,6 +133,11 @@ class Session:
 
     def leave(self, reason: str) -> None:
         """Push what was learned, wait a little for the answers, and give the lease back."""
+        self._farewell()
+        self._measure()
+        self._network.leave(reason)
+
+    def _farewell(self) -> None:
         deadline = time.monotonic() + FAREWELL_SECONDS
         self._flush()
         while any(replica.unanswered for replica, _ in self._replicas):
@@ -140,8 +150,6 @@ class Session:
             if isinstance(event, PushReply):
                 self._answered(event)
                 self._flush()
-        self._measure()
-        self._network.leave(reason)
 
     def close(self) -> None:
         """End the connections."""
@@ -281,6 +289,7 @@ class Session:
             incarnation=self._lease.incarnation,
             next_batch=self._lease.next_batch,
             place=self._place(),
+            shape_below=network.boundary(blueprint, cuts, k - 1) if k > 1 else None,
         )
 
     def _stepper(self, flat: Flat) -> Stepper:

@@ -33,6 +33,7 @@ class Trainer:
         incarnation: of this slave's lease.
         next_batch: the first batch that the layer's weights have not seen.
         place: which replica this is, among how many.
+        shape_below: of one example of h_{k-1}; None where it is not known.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class Trainer:
         incarnation: int,
         next_batch: int,
         place: Place | None = None,
+        shape_below: tuple[int, ...] | None = None,
     ) -> None:
         self.steps = 0
         self.delays: Counter[int] = Counter()
@@ -56,6 +58,7 @@ class Trainer:
         self._batches = batches
         self._total = total
         self._unlock = unlock
+        self._shape_below = shape_below
         self._window = window
         self._incarnation = incarnation
         self._place = place = place or Place()
@@ -169,8 +172,11 @@ class Trainer:
         self._next = max(self._next, self._place.next_own(batch + 1) if self._k == 1 else batch + 1)
         self.steps += 1
         y = self._batches.labels(batch).to(h_below.device)
-        if len(h_below) != len(y):
-            raise MalformedError(f"h_{self._k - 1}({batch}) has {len(h_below)} examples, not {len(y)}")
+        came, due = tuple(h_below.shape), (len(y), *(self._shape_below or h_below.shape[1:]))
+        if came != due:
+            raise MalformedError(
+                f"h_{self._k - 1}({batch}) came as {came}, not {due}; do all slaves have the same network?"
+            )
         for made in self._unlock.forward(batch, h_below, y):
             if isinstance(made, Tensor):
                 self._steps_when_sent[batch] = self.steps

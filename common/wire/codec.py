@@ -121,7 +121,9 @@ def _known(kind: type[IntEnum]) -> Reader:
 
 
 @lru_cache(maxsize=256)
-def _readers(kind: Any, without: tuple[str, ...]) -> tuple[tuple[tuple[str, Reader, bool], ...], tuple[str, ...]]:
+def _readers(
+    kind: Any, without: tuple[str, ...]
+) -> tuple[tuple[tuple[str, Reader, bool], ...], tuple[str, ...]]:
     """The fields that must be read, and those that are as they are."""
     hints = typing.get_type_hints(kind)
     names = [field.name for field in dataclasses.fields(kind) if field.name not in without]

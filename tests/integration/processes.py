@@ -26,16 +26,16 @@ class Cli:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._started: list[subprocess.Popen[str]] = []
-        self._environment = {**os.environ, "OMP_NUM_THREADS": "1", "XDG_CACHE_HOME": str(folder / "cache")}
+        self.environment = {**os.environ, "OMP_NUM_THREADS": "1", "XDG_CACHE_HOME": str(folder / "cache")}
         # What a process inherits tells whose it is, whatever becomes of its parent.
-        self._environment["LAYERWISE_TEST"] = str(folder)
+        self.environment["LAYERWISE_TEST"] = str(folder)
 
     def start(self, *arguments: str, cwd: Path | None = None) -> subprocess.Popen[str]:
         """Start a command."""
         process = subprocess.Popen(
             [sys.executable, "-m", "deploy.cli", *arguments],
             cwd=cwd or self.folder,
-            env=self._environment,
+            env=self.environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

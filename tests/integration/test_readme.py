@@ -29,7 +29,9 @@ def _here() -> list[str]:
 def test_the_readme_has_commands_of_every_kind() -> None:
     assert {place for place, _ in COMMANDS} == {"", "one", "two", "any"}
     subcommands = {shlex.split(command)[1] for _, command in COMMANDS if command.startswith("layerwise")}
-    assert subcommands == {"train", "evaluate", "export", "config", "master", "slave", "status"}
+    assert subcommands == {
+        "train", "evaluate", "export", "config", "master", "slave", "status", "snapshot", "rollback",
+    }  # fmt: skip
 
 
 def test_the_commands_for_one_machine_run_in_their_order(cli: Cli) -> None:
@@ -72,6 +74,9 @@ def test_the_commands_for_several_machines_make_a_cluster(cli: Cli, by_hand: Han
     assert (cli.folder / "runs" / "by-hand" / "summary.json").exists()
     assert [slave.wait(30) for slave in slaves] == [0, 0, 0]
     assert watching.wait(30) == 0
+    for command in ("snapshot", "rollback"):
+        done = cli.run(*here["any", command])
+        assert done.returncode == 0, done.stderr
 
 
 def test_the_exported_model_is_used_as_the_document_says(cli: Cli) -> None:

@@ -8,8 +8,9 @@ import numpy as np
 import numpy.typing as npt
 
 from common.messages import Header, Operation
+from common.optimizers import Settings
 from common.table import Table, lay_out
-from master.optimizers import ServerOptimizer, Settings
+from master.optimizers import ServerOptimizer
 from master.policies import Policies, Policy, alike
 
 Pieces = list[tuple[int, memoryview]]

@@ -24,7 +24,8 @@ from common.config import load
 from common.downpour import STALENESS_RULES
 from common.errors import FencedError, MalformedError
 from common.messages import Operation, PushReply
-from master.optimizers import ServerOptimizer, Settings
+from common.optimizers import Settings
+from master.optimizers import ServerOptimizer
 from master.policies import Policy, alike, policies
 from master.staleness import Rule
 from master.state import StateDirectory
@@ -189,7 +190,8 @@ def test_after_kill_9_parameters_and_moments_are_those_of_one_push(tmp_path: Pat
     count = 20_000
     for _ in range(2):
         child = subprocess.Popen(
-            [sys.executable, "-c", PUSHING, str(tmp_path), str(count)], cwd=ROOT, stdout=subprocess.PIPE, text=True,
+            [sys.executable, "-c", PUSHING, str(tmp_path), str(count)], cwd=ROOT, text=True,
+            stdout=subprocess.PIPE,
             env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
         )  # fmt: skip
         assert child.stdout is not None
@@ -284,7 +286,7 @@ def test_in_any_history_each_push_is_applied_or_refused_once_and_for_all(
     chosen, backing = policy(Rule("bound", bound)), _Outliving()
     store = created(chosen, 2, backing)
     applied: list[int] = []
-    fetched = {slave: (0, 0) for slave in (1, 2, 3)}
+    fetched = dict.fromkeys((1, 2, 3), (0, 0))
     fates: dict[int, list[bool]] = {slave: [] for slave in (1, 2, 3)}
     for what, slave in actions:
         version, sequence = fetched[slave]
@@ -300,7 +302,7 @@ def test_in_any_history_each_push_is_applied_or_refused_once_and_for_all(
                     (-1.0, -1.0), len(fates[slave]) + 1, incarnation=slave, version=version, fetched=sequence
                 )
             )
-            # A master that was started anew counts a refused push among the slave's own: it cannot be harsher.
+            # A master that was started anew counts a refused push among the slave's own: never harsher.
             assert reply.staleness <= others
             assert reply.applied == (reply.staleness <= bound) == (not reply.refused)
             fates[slave].append(reply.applied)
@@ -329,17 +331,21 @@ class _Outliving(Memory):
 
 @pytest.mark.parametrize("kind", ["update", "gradient"])
 def test_a_stale_push_is_divided_by_its_staleness(kind: str) -> None:
-    chosen = policy(Rule("scale"))
-    push, sign = gradient, -1.0
+    chosen, sign = policy(Rule("scale")), 1.0
     if kind == "update":
-        chosen, push, sign = dataclasses.replace(chosen, optimizer=None), update, 1.0
+        chosen, sign = dataclasses.replace(chosen, optimizer=None), -1.0
+
+    def push(amounts: tuple[float, float], sequence: int, incarnation: int) -> PushReply:
+        header, pieces = gradient(np.array(amounts) * sign, sequence, incarnation=incarnation)
+        return store.apply(dataclasses.replace(header, operation=chosen.operation), pieces)
+
     store = created(chosen)
     for incarnation in (1, 2):
         numbers(store, incarnation)
     for sequence in (1, 2, 3, 4):
-        store.apply(*push((8.0, 8.0), sequence, incarnation=1))
-    assert store.apply(*push((8.0, 4.0), incarnation=2)).staleness == 4
-    assert (numbers(store) * sign).tolist() == [34.0, 33.0]
+        push((8.0, 8.0), sequence, 1)
+    assert push((8.0, 4.0), 1, 2).staleness == 4
+    assert numbers(store).tolist() == [-34.0, -33.0]
 
 
 # --- compensate -------------------------------------------------------------------------------------------
@@ -418,7 +424,7 @@ class Problem:
         """(1/B) dL/dw on 16 of the examples."""
         rows = np.arange(16) + 16 * (batch % 16)
         x, y = self.x[rows], self.y[rows]
-        return x.T @ (x @ w - y) / 16  # type: ignore[no-any-return]
+        return x.T @ (x @ w - y) / 16
 
     def loss(self, w: npt.NDArray[np.float64]) -> float:
         return float(np.square(self.x @ w - self.y).mean() / 2)

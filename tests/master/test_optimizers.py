@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
@@ -13,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.errors import MalformedError
+from common.optimizers import Settings
 from common.table import lay_out
-from master.optimizers import Bytes, ServerOptimizer, Settings, moments_of, room
+from master.optimizers import Bytes, ServerOptimizer, moments_of, room
 from master.updates import Delay, apply_update, regions, stepped
 from tests.master.pushes import MIXED, parameters
 
@@ -28,16 +28,17 @@ SETTINGS = st.builds(Settings, st.sampled_from(["adagrad", "adam", "adamw"]), RA
 )
 
 
-def peer(chosen: Settings, w: torch.nn.Parameter, rate: float | None = None) -> torch.optim.Optimizer:
+def peer(chosen: Settings, w: torch.nn.Parameter) -> torch.optim.Optimizer:
     """torch.optim's class with the same settings."""
-    common = {"lr": rate or chosen.learning_rate, "weight_decay": chosen.weight_decay, "fused": True}
-    makers: dict[str, Callable[[], torch.optim.Optimizer]] = {
-        "adagrad": lambda: torch.optim.Adagrad([w], **common),
-        "sgd": lambda: torch.optim.SGD([w], momentum=chosen.momentum, nesterov=chosen.nesterov, **common),
-        "adam": lambda: torch.optim.Adam([w], **common),
-        "adamw": lambda: torch.optim.AdamW([w], **common),
-    }
-    return makers[chosen.name]()
+    rate, decay = chosen.learning_rate, chosen.weight_decay
+    if chosen.name == "sgd":
+        return torch.optim.SGD(
+            [w], rate, chosen.momentum, weight_decay=decay, nesterov=chosen.nesterov, fused=True
+        )
+    if chosen.name == "adagrad":
+        return torch.optim.Adagrad([w], rate, weight_decay=decay, fused=True)
+    kind = torch.optim.AdamW if chosen.name == "adamw" else torch.optim.Adam
+    return kind([w], rate, weight_decay=decay, fused=True)
 
 
 class Buffers:

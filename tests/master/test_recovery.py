@@ -180,10 +180,10 @@ def test_after_a_power_cut_damaged_snapshots_alone_are_no_reason_to_begin_anew(t
         trained(master)
     (tmp_path / "boot").write_text(OTHER_BOOT)
     (tmp_path / "snapshots" / "1" / "snapshot.json").write_text("{}")
+    said = r"snapshots/1/snapshot.json: .*no snapshot is whole"
     for _ in range(2):
-        with pytest.raises(RunFailedError, match=r"snapshots/1/snapshot.json: .*no snapshot is whole"):
-            with begun(tmp_path):
-                pass
+        with pytest.raises(RunFailedError, match=said), begun(tmp_path):
+            pass
     assert shard_file(tmp_path).exists()
 
 

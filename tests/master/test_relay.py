@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from common.errors import MalformedError, TooLargeError
+from common.errors import MalformedError
 from common.messages import BoundaryKind, BoundaryMessage
 from common.wire.payloads import decode_boundary, encode_boundary
 from master.relay import SPARE, Address, Mailbox, Relay
@@ -85,16 +85,16 @@ def test_what_is_for_nobody_is_dropped_and_counted() -> None:
     assert (passing.dropped, passing.depth()) == (1, 0)
 
 
-def test_a_mailbox_has_an_end_and_its_sender_is_told() -> None:
+def test_a_full_mailbox_is_closed_and_its_senders_are_not_blamed() -> None:
     passing = relay()
     mailbox = passing.open(Address(2, 0, UP))
     capacity = 2 * 5 + SPARE
     for batch in range(capacity):
         put(passing, Address(1, 0, UP), BoundaryKind.ACTIVATION, 2, batch)
-    with pytest.raises(TooLargeError, match="full"):
-        put(passing, Address(1, 0, UP), BoundaryKind.ACTIVATION, 2, capacity)
-    assert len(mailbox) == capacity
     assert not mailbox.closed
+    put(passing, Address(1, 0, UP), BoundaryKind.ACTIVATION, 2, capacity)
+    assert mailbox.closed
+    assert len(taken(mailbox)) == capacity + 1
 
 
 def test_a_window_sent_twice_fits_for_every_layer() -> None:

@@ -175,7 +175,7 @@ def test_a_damaged_file_is_named_and_the_newest_whole_snapshot_is_the_one_before
 def test_on_a_full_disk_no_snapshot_is_left_and_the_older_one_stays(tmp_path: Path) -> None:
     store, snapshots = one_shard(count=100_000), Snapshots(tmp_path)
     snapshots.take(store, RUN)
-    with full_disk(1000), pytest.raises(RunFailedError, match="cannot be written: .*; free disk space"):
+    with full_disk(1000), pytest.raises(RunFailedError, match=r"cannot be written: .*; free disk space"):
         snapshots.take(store, RUN)
     assert [path.name for path in tmp_path.iterdir()] == ["1"]
     snapshots.get(1).check()

@@ -54,7 +54,7 @@ def test_without_a_delay_or_without_strength_nothing_is_compensated(
 def test_compensation_is_exact_where_the_squared_gradient_is_the_curvature(
     curvature: Numbers, now: Numbers, fetched: Numbers
 ) -> None:
-    """Of a linear gradient a + c (w - w_fetched) with c = lambda a^2, it gives the gradient at the present."""
+    """Of a linear gradient a + c (w - w_fetched) with c = lambda a^2, it gives the gradient at w."""
     gradient = np.sqrt(np.abs(curvature) / 0.5)
     np.testing.assert_allclose(
         compensated(gradient, now, fetched, 0.5), gradient + np.abs(curvature) * (now - fetched), atol=1e-9

@@ -124,6 +124,7 @@ class Incarnation:
             window_below=self.window_below,
             incarnation=number,
             next_batch=self.first_batch,
+            shape_below=network.boundary(blueprint, cuts, k - 1) if k > 1 else None,
         )
 
     @property

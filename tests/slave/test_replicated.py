@@ -17,8 +17,9 @@ from common.batches import Batches
 from common.config import Data, SynthesizerOptimizer
 from common.flat import Flat
 from common.messages import BoundaryKind, Operation, PushReply
+from common.optimizers import Settings
 from common.replicas import Place, owner
-from master.optimizers import ServerOptimizer, Settings
+from master.optimizers import ServerOptimizer
 from master.policies import Policy, alike
 from master.staleness import Rule
 from master.store import Memory, Store

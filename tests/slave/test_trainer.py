@@ -419,6 +419,7 @@ def test_thousands_of_schedules_end_and_account_for_every_batch() -> None:
         activation(3),
         Message(BoundaryKind.END, 2, 2, 3),
         Message(BoundaryKind.ACTIVATION, 2, 0, 3, torch.ones(5, 4)),
+        Message(BoundaryKind.ACTIVATION, 2, 0, 3, torch.ones(4, 5)),
     ],
 )
 def test_a_message_that_belongs_to_another_run_is_refused(message: Message) -> None:

@@ -1,0 +1,149 @@
+"""A slave that trains nothing: the slave's own connections, over which it pushes integers.
+
+As a script (`python -m tests.faults.pusher HOST:PORT NAME`) it pushes, one at a time, until its standard
+input ends, and says on standard output what it does: a line of `word incarnation sequence` each.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+
+from common import rpc
+from common.errors import FencedError, LayerwiseError, NotFoundError, UnreachableError
+from common.messages import Header, JoinReply, JoinRequest, Operation, PushReply, Telemetry
+from common.table import lay_out
+from common.wire.methods import JOIN
+from slave.network import Network
+from slave.replica import Push
+
+SHARD = "1/weights"
+COUNT = 1000
+TABLE = lay_out([("weight", "float32", (COUNT,), "parameter")])
+HEARTBEAT_SECONDS = 0.4
+PATIENCE = 60.0
+# Nothing waits so long unless it fails.
+DEADLINE = 60.0
+
+
+def delta(incarnation: int, sequence: int) -> npt.NDArray[np.float32]:
+    """What a push adds: integers from 1 to 9, so that sums of a million pushes are exact in float32."""
+    return np.random.default_rng([incarnation, sequence]).integers(1, 10, COUNT).astype(np.float32)
+
+
+class Pusher:
+    """One lease, held by heartbeats, and its pushes."""
+
+    def __init__(self, address: str, slave: str) -> None:
+        self.lease = self._joined(address, slave)
+        self.sequence = 0
+        self._network = Network(address, self.lease, HEARTBEAT_SECONDS, PATIENCE, Telemetry)
+        self._network.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._network.close()
+
+    def _joined(self, address: str, slave: str) -> JoinReply:
+        channel, waiting = rpc.channel(address), threading.Event()
+        try:
+            while True:
+                try:
+                    reply = rpc.call(channel, JOIN, JoinRequest(slave), 2.0)
+                    if reply.granted:
+                        return reply
+                except UnreachableError:
+                    pass
+                waiting.wait(0.1)
+        finally:
+            channel.close()
+
+    def begin(self) -> None:
+        """See that the shard is there, and go on from the last sequence that the master knows."""
+        while True:
+            try:
+                header, _ = self._network.pull(SHARD)
+                break
+            except UnreachableError:
+                continue
+            except NotFoundError:
+                self._send(Header(SHARD, Operation.CREATE, incarnation=self.lease.incarnation, table=TABLE))
+                self.answer()
+        self.sequence = header.sequence
+
+    def push(self) -> None:
+        """Send the next push; its answer comes by `answer`."""
+        self.sequence += 1
+        who = self.lease.incarnation
+        self._send(
+            Header(SHARD, Operation.UPDATE, 0, who, self.sequence, self.sequence, TABLE),
+            delta(who, self.sequence),
+        )
+
+    def _send(self, header: Header, numbers: npt.NDArray[np.float32] | None = None) -> None:
+        buffer = np.zeros(COUNT, np.float32) if numbers is None else numbers
+        self._network.push(Push(header, buffer.view(np.uint8)))
+
+    def answer(self) -> PushReply:
+        """The answer to what was sent last.
+
+        Raises:
+            LayerwiseError: the lease has ended, or the push was refused.
+        """
+        while True:
+            event = self._network.inbox.get(timeout=DEADLINE)
+            if isinstance(event, LayerwiseError):
+                raise event
+            if isinstance(event, PushReply):
+                return event
+
+    def leave(self) -> None:
+        """Give the lease back."""
+        self._network.leave("done")
+
+
+def say(*words: object) -> None:
+    """One line at once: nothing may be unsaid when this process or the master is killed."""
+    print(*words, flush=True)
+
+
+def push_until(stop: threading.Event, address: str, slave: str) -> None:
+    """Push under one lease."""
+    with Pusher(address, slave) as pusher:
+        who = pusher.lease.incarnation
+        pusher.begin()
+        try:
+            while not stop.is_set():
+                pusher.push()
+                say("sent", who, pusher.sequence)
+                say("applied" if pusher.answer().applied else "repeated", who, pusher.sequence)
+            pusher.leave()
+        except FencedError:
+            say("fenced", who, pusher.sequence)
+
+
+def main() -> None:
+    """Push until standard input ends, under as many leases as it takes."""
+    address, slave = sys.argv[1:]
+    stop = threading.Event()
+
+    def wait() -> None:
+        sys.stdin.read()
+        stop.set()
+
+    threading.Thread(target=wait, daemon=True).start()
+    while not stop.is_set():
+        push_until(stop, address, slave)
+
+
+if __name__ == "__main__":
+    main()

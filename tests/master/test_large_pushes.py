@@ -1,0 +1,117 @@
+"""Large pushes: two at a time hold their chunks, and who stands still does not keep the others out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+
+from common import rpc
+from common.messages import Header, Operation
+from common.rpc import Server
+from common.wire.payloads import CHUNK_BYTES, encode_frame, frames
+from master.servicer import LARGE_PUSHES, Servicer
+from tests.master.pushes import creation, parameters
+from tests.master.served import DEADLINE, Client, Served, served
+
+# Three chunks each.
+COUNT = 3 * CHUNK_BYTES // 4
+STALLED_SECONDS = 0.3
+
+
+@pytest.fixture
+def master(tmp_path: Path) -> Iterator[Served]:
+    with served(tmp_path) as running:
+        for layer in (1, 2, 3):
+            held = running.join(f"slave {layer}").incarnation
+            header, pieces = creation(np.zeros(COUNT), incarnation=held, shard=f"{layer}/weights")
+            running.master.push(header, pieces)
+        yield running
+
+
+@pytest.fixture
+def impatient(master: Served) -> Iterator[Client]:
+    """The same master, served where a push may not stand still for long."""
+
+    async def start() -> tuple[Server, str]:
+        server = Server(master.master.count)
+        Servicer(master.master, STALLED_SECONDS).register(server)
+        return server, await server.start("127.0.0.1:0")
+
+    server, address = master.do(start())
+    channel = rpc.channel(address)
+    yield Client(channel)
+    channel.close()
+    master.do(server.stop(0))
+
+
+def chunks(layer: int) -> list[Any]:
+    """The frames of a layer's push of ones, by the slave that has its lease."""
+    header = Header(f"{layer}/weights", Operation.UPDATE, 0, layer, 1, 10, parameters(COUNT))
+    encoded: list[Any] = [encode_frame(frame) for frame in frames(header, np.ones(COUNT, np.float32).data)]
+    return encoded
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + DEADLINE
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def test_a_third_large_push_waits_until_one_of_two_is_in(master: Served) -> None:
+    received, channels = master.master.counters, [rpc.channel(master.address) for _ in range(3)]
+    with ExitStack() as stack:
+        streams = [stack.enter_context(Client(channel).pushing()) for channel in channels]
+        for layer in range(1, LARGE_PUSHES + 1):
+            streams[layer - 1].write(*chunks(layer)[:-1])
+        until(lambda: received.bytes_received == 2 * LARGE_PUSHES * CHUNK_BYTES)
+        streams[2].write(*chunks(3))
+        # Its first chunk tells whose it is; the others stay where they are.
+        until(lambda: received.bytes_received == (2 * LARGE_PUSHES + 1) * CHUNK_BYTES)
+        assert master.do(_turn()) is None
+        assert received.bytes_received == (2 * LARGE_PUSHES + 1) * CHUNK_BYTES
+        streams[0].write(chunks(1)[-1])
+        for which in (0, 2):
+            assert streams[which].read().applied
+        streams[1].write(chunks(2)[-1])
+        assert streams[1].read().applied
+    for channel in channels:
+        channel.close()
+    assert master.master.store.versions() == {f"{layer}/weights": 1 for layer in (1, 2, 3)}
+
+
+async def _turn() -> None:
+    """A turn of the event loop."""
+
+
+def test_pushes_that_stand_still_are_dropped_and_change_nothing(master: Served, impatient: Client) -> None:
+    with impatient.pushing() as first, impatient.pushing() as second:
+        for layer, stream in ((1, first), (2, second)):
+            stream.write(*chunks(layer)[:-1])
+        with impatient.pushing() as third:
+            third.write(*chunks(3))
+            assert third.read().applied
+        for stream in (first, second):
+            with pytest.raises(grpc.RpcError, match="came to a standstill") as refused:
+                stream.read()
+            assert refused.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    assert master.master.store.versions() == {"1/weights": 0, "2/weights": 0, "3/weights": 1}
+    # Sent again, as the slave does by itself, it counts.
+    (reply,) = impatient.push(chunks(1))
+    assert (reply.version, reply.applied) == (1, True)
+
+
+def test_between_two_pushes_a_stream_may_be_silent_for_as_long_as_it_likes(impatient: Client) -> None:
+    with impatient.pushing() as stream:
+        stream.write(*chunks(1))
+        assert stream.read().applied
+        time.sleep(2 * STALLED_SECONDS)
+        stream.write(*chunks(1))
+        assert not stream.read().applied
