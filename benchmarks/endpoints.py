@@ -1,4 +1,4 @@
-"""Both ends of each way of `benchmarks.transfer`, each a process: `python -m benchmarks.endpoints WAY END ADDRESS`.
+"""Both ends of each way of `benchmarks.transfer`: `python -m benchmarks.endpoints WAY END ADDRESS`.
 
 Both read lines from standard input: push or pull, bytes, repeats. The client answers each with a line: the
 seconds of every repeat, from the call until what was pushed is acknowledged, or what was pulled is whole.
@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np

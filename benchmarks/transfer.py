@@ -1,9 +1,9 @@
 """Push and pull of three sizes: layerwise against one raw TCP stream, torch.distributed.rpc and gloo.
 
 `python -m benchmarks transfer` writes results/transfer.json. Every way is two processes on this machine that
-do nothing else; they take turns, round by round. layerwise' pushes are applied to a shard in a state directory
-and acknowledged; the peers' are received and acknowledged. A ratio is taken within a round, and given as
-median and quartiles over the rounds.
+do nothing else; they take turns, round by round. layerwise' pushes are applied to a shard in a state
+directory and acknowledged; the peers' are received and acknowledged. A ratio is taken within a round, and
+given as median and quartiles over the rounds.
 """
 
 from __future__ import annotations

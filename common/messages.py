@@ -33,6 +33,7 @@ class Header:
     next_batch: int = 0
     table: Table = field(default_factory=lambda: Table((), 0))
     fetched_sequence: int = 0
+    replica: int = 0
 
 
 @dataclass(frozen=True, slots=True)

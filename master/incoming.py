@@ -60,8 +60,8 @@ class _Pieces:
 class Incoming:
     """One push.
 
-    A large one is applied to the shard's idle buffer as it comes: only the commit makes it true. Its pieces are
-    kept until then, since a sender that is too slow loses the buffer to others, and begins again here.
+    A large one is applied to the shard's idle buffer as it comes: only the commit makes it true. Its pieces
+    are kept until then: a sender that is slow loses the buffer to others, and all is applied once it is whole.
 
     Args:
         master: whose shard it is for.
@@ -88,7 +88,7 @@ class Incoming:
         return self._assembly.complete
 
     def begin(self) -> None:
-        """Apply it as it comes, if it is large; a creation has to be whole before it takes room on the disk."""
+        """Apply it as it comes, if it is large. A creation takes room on the disk and has to be whole."""
         header = self._assembly.header
         if header.table.nbytes > INLINE_BYTES and header.operation is not Operation.CREATE:
             self._pieces.put(self._assembly.pieces)

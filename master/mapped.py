@@ -79,7 +79,8 @@ class MappedSlots:
                 )
             return False
         self._commits = newest.pop("commit")
-        newest["sequences"] = {int(who): last for who, last in newest["sequences"].items()}
+        for name in ("sequences", "progress"):
+            newest[name] = {int(which): number for which, number in newest[name].items()}
         self.record = Record(**newest)
         return True
 

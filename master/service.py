@@ -147,7 +147,9 @@ class Master:
         self.keeper.check_joining()
         reply, events = self.roster.join(request, time.monotonic())
         self._happened(events)
-        return dataclasses.replace(reply, next_batch=self.store.next_batch(f"{reply.layer}/weights"))
+        return dataclasses.replace(
+            reply, next_batch=self.store.next_batch(f"{reply.layer}/weights", reply.replica)
+        )
 
     def heartbeat(self, request: m.HeartbeatRequest) -> m.HeartbeatReply:
         """Keep a lease."""
@@ -183,6 +185,8 @@ class Master:
         seat = self.roster.seat(header.incarnation)
         if kind not in SHARD_KINDS or layer != str(seat.layer):
             raise MalformedError(f'layer {seat.layer} cannot push to "{header.shard}"')
+        if header.replica != seat.replica:
+            raise MalformedError(f"replica {seat.replica} cannot push as replica {header.replica}")
         if header.operation is Operation.CREATE:
             return None
         if header.operation is Operation.VALUE or header.sequence < 1:

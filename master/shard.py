@@ -24,7 +24,7 @@ class Record:
     Attributes:
         version: how many pushes were applied.
         active: which of the two buffers is the shard.
-        next_batch: the first batch that is not in it.
+        progress: of each replica, the first batch that it has not brought in.
         sequences: of each slave the last push that was applied or refused.
         steps: how many steps the master's optimizer has taken.
         refused: the slaves whose last push was refused.
@@ -32,10 +32,14 @@ class Record:
 
     version: int = 0
     active: int = 0
-    next_batch: int = 0
+    progress: dict[int, int] = field(default_factory=dict)
     sequences: dict[int, int] = field(default_factory=dict)
     steps: int = 0
     refused: list[int] = field(default_factory=list)
+
+    def next_batch(self, replicas: int) -> int:
+        """The first batch that may not be in it: where the slowest of R replicas is."""
+        return min(self.progress.get(replica, 0) for replica in range(replicas))
 
 
 class Slots(Protocol):

@@ -58,7 +58,9 @@ class Snapshot:
 
     def record(self, name: str) -> Record:
         """A shard's record; it remembers no slave, since every one is fenced before the record is used."""
-        return Record(**{**self.shards[name]["record"], "sequences": {}, "refused": [], "active": 0})
+        record = self.shards[name]["record"]
+        progress = {int(replica): batch for replica, batch in record["progress"].items()}
+        return Record(**{**record, "progress": progress, "sequences": {}, "refused": [], "active": 0})
 
     def table(self, name: str) -> Table:
         """A shard's table."""

@@ -82,10 +82,15 @@ class Store:
         """The version of every shard."""
         return {name: shard.slots.record.version for name, shard in sorted(self._shards.items())}
 
-    def next_batch(self, name: str) -> int:
-        """The first batch that is not in a shard; 0 where there is no such shard."""
+    def next_batch(self, name: str, replica: int | None = None) -> int:
+        """The first batch that is not in a shard, by one replica or by all; 0 where there is no such shard."""
         shard = self._shards.get(name)
-        return shard.slots.record.next_batch if shard else 0
+        if shard is None:
+            return 0
+        record = shard.slots.record
+        if replica is None:
+            return record.next_batch(shard.policy.replicas)
+        return record.progress.get(replica, 0)
 
     def table(self, header: Header) -> Table:
         """The registered table of the shard that a push is for.
@@ -110,9 +115,8 @@ class Store:
         with shard.readers_left:
             record = shard.slots.record
             sequence = record.sequences.get(incarnation, 0)
-            header = Header(
-                name, Operation.VALUE, record.version, 0, sequence, record.next_batch, shard.slots.table
-            )
+            through = record.next_batch(shard.policy.replicas)
+            header = Header(name, Operation.VALUE, record.version, 0, sequence, through, shard.slots.table)
             reading = Reading(shard, header)
             shard.readings.add(reading)
             if incarnation:
@@ -187,11 +191,12 @@ class Store:
             refused=sorted(refused),
         )
         if taken:
+            before = record.progress.get(header.replica, 0)
             answered = replace(
                 answered,
                 version=record.version + 1,
                 active=1 - record.active,
-                next_batch=max(record.next_batch, header.next_batch),
+                progress=record.progress | {header.replica: max(header.next_batch, before)},
                 steps=record.steps + (header.operation is Operation.ACCRUED_GRADIENT),
             )
         shard.slots.commit(answered)

@@ -63,7 +63,7 @@ class Table(_message.Message):
     def __init__(self, tensors: _Optional[_Iterable[_Union[TensorSpec, _Mapping]]] = ..., nbytes: _Optional[int] = ...) -> None: ...
 
 class Header(_message.Message):
-    __slots__ = ("shard", "operation", "version", "incarnation", "sequence", "next_batch", "table", "fetched_sequence")
+    __slots__ = ("shard", "operation", "version", "incarnation", "sequence", "next_batch", "table", "replica", "fetched_sequence")
     SHARD_FIELD_NUMBER: _ClassVar[int]
     OPERATION_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
@@ -71,6 +71,7 @@ class Header(_message.Message):
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     NEXT_BATCH_FIELD_NUMBER: _ClassVar[int]
     TABLE_FIELD_NUMBER: _ClassVar[int]
+    REPLICA_FIELD_NUMBER: _ClassVar[int]
     FETCHED_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     shard: str
     operation: Operation
@@ -79,8 +80,9 @@ class Header(_message.Message):
     sequence: int
     next_batch: int
     table: Table
+    replica: int
     fetched_sequence: int
-    def __init__(self, shard: _Optional[str] = ..., operation: _Optional[_Union[Operation, str]] = ..., version: _Optional[int] = ..., incarnation: _Optional[int] = ..., sequence: _Optional[int] = ..., next_batch: _Optional[int] = ..., table: _Optional[_Union[Table, _Mapping]] = ..., fetched_sequence: _Optional[int] = ...) -> None: ...
+    def __init__(self, shard: _Optional[str] = ..., operation: _Optional[_Union[Operation, str]] = ..., version: _Optional[int] = ..., incarnation: _Optional[int] = ..., sequence: _Optional[int] = ..., next_batch: _Optional[int] = ..., table: _Optional[_Union[Table, _Mapping]] = ..., replica: _Optional[int] = ..., fetched_sequence: _Optional[int] = ...) -> None: ...
 
 class Frame(_message.Message):
     __slots__ = ("header", "offset", "data")

@@ -49,6 +49,7 @@ class Replica:
         n_fetch: steps between two fetches; 0 where nobody but this slave changes the shard.
         accrued: of a shard that takes gradients, what local steps were made of since the last push; None for
             one that takes updates.
+        replica: which of the layer's this slave is.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Replica:
         incarnation: int,
         n_fetch: int = 0,
         accrued: Accrued | None = None,
+        replica: int = 0,
     ) -> None:
         self.name = name
         self.unanswered: Push | None = None
@@ -68,7 +70,7 @@ class Replica:
         self._n_fetch = n_fetch
         self._accrued = accrued
         operation = Operation.UPDATE if accrued is None else Operation.ACCRUED_GRADIENT
-        self._header = Header(name, operation, incarnation=incarnation, table=flat.table)
+        self._header = Header(name, operation, incarnation=incarnation, table=flat.table, replica=replica)
         # What the master would hold if nobody else pushed.
         self._known: Bytes = np.zeros(flat.table.nbytes, np.uint8)
         # Pushes that the version fetched next may lack.

@@ -333,6 +333,7 @@ class Session:
             self._lease.incarnation,
             downpour.n_fetch if others else 0,
             accrued,
+            self._lease.replica,
         )
         try:
             replica.begin(*self._network.pull(shard))

@@ -30,14 +30,15 @@ def _class_of(kind: type) -> type[Message]:
 
 def to_proto(value: Any) -> Message:
     """The generated message of a dataclass."""
-    message = _class_of(type(value))()
-    for field in dataclasses.fields(value):
-        _put(message, field.name, getattr(value, field.name))
+    readers, plain = _readers(type(value), ())
+    message = _class_of(type(value))(**{name: getattr(value, name) for name in plain})
+    for name, _, _ in readers:
+        _put(message, name, getattr(value, name))
     return message
 
 
-def encode_numbers(value: Any, names: tuple[str, ...]) -> bytes:
-    """The encoding of those fields of a dataclass, numbers and strings all of them."""
+def encode_plain(value: Any, names: tuple[str, ...]) -> bytes:
+    """The encoding of those fields of a dataclass, each a number or a string."""
     given = {name: found for name in names if (found := getattr(value, name))}
     return _class_of(type(value))(**given).SerializeToString() if given else b""
 
@@ -86,6 +87,7 @@ _remembered = lru_cache(maxsize=128)(_table_of)
 
 
 Reader = Callable[[Any], Any]
+Readers = tuple[tuple[str, Reader, bool], ...]
 _PLAIN = (int, float, str, bool)
 
 

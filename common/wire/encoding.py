@@ -56,11 +56,7 @@ def split_fields(message: Buffer, wanted: tuple[int, ...]) -> tuple[bytes, dict[
         if fields > MOST_FIELDS:
             raise MalformedError(f"a message has more than {MOST_FIELDS} fields")
         tag, position = _read_varint(view, position)
-        if tag & 7 == _VARINT:
-            _, position = _read_varint(view, position)
-            begin = position
-        else:
-            begin, position = _field(view, tag & 7, position)
+        begin, position = _content(view, tag & 7, position)
         if position > end:
             raise MalformedError("a message ends within one of its fields")
         field = tag >> 3 if tag & 7 == _LENGTH else 0
@@ -76,13 +72,13 @@ def split_fields(message: Buffer, wanted: tuple[int, ...]) -> tuple[bytes, dict[
     return b"".join(small), found
 
 
-def _field(view: memoryview, wire_type: int, position: int) -> tuple[int, int]:
+def _content(view: memoryview, wire_type: int, position: int) -> tuple[int, int]:
     """Where a field's content begins and ends."""
+    if wire_type == _VARINT:
+        return position, _read_varint(view, position)[1]
     if wire_type == _LENGTH:
         length, position = _read_varint(view, position)
         return position, position + length
-    if wire_type == _VARINT:
-        return position, _read_varint(view, position)[1]
     if wire_type in (_FIXED64, _FIXED32):
         return position, position + (8 if wire_type == _FIXED64 else 4)
     raise MalformedError(f"a message has a field of wire type {wire_type}, which no message here has")

@@ -36,7 +36,7 @@ _AFTER_TENSORS = _between(_BOUNDARY, _BOUNDARY["data"], 1 << 29)
 
 def encode_frame(frame: Frame) -> bytes:
     """A frame as bytes; its data is copied once."""
-    offset = codec.encode_numbers(frame, ("offset",))
+    offset = codec.encode_plain(frame, ("offset",))
     if frame.header is None:
         return b"".join((offset, *_payload(_FRAME["data"], frame.data)))
     header = _encoded_header(frame.header)
@@ -45,7 +45,7 @@ def encode_frame(frame: Frame) -> bytes:
 
 
 def _encoded_header(header: Header) -> bytes:
-    before, after = (codec.encode_numbers(header, names) for names in (_BEFORE_TABLE, _AFTER_TABLE))
+    before, after = (codec.encode_plain(header, names) for names in (_BEFORE_TABLE, _AFTER_TABLE))
     return before + _table_field(_HEADER["table"], header.table) + after
 
 
@@ -100,10 +100,10 @@ def encode_boundary(message: BoundaryMessage) -> bytes:
     """A boundary message as bytes; its tensors are copied once."""
     return b"".join(
         (
-            codec.encode_numbers(message, _BEFORE_TENSORS),
+            codec.encode_plain(message, _BEFORE_TENSORS),
             _table_field(_BOUNDARY["table"], message.table),
             *_payload(_BOUNDARY["data"], message.data),
-            codec.encode_numbers(message, _AFTER_TENSORS),
+            codec.encode_plain(message, _AFTER_TENSORS),
         )
     )
 

@@ -21,9 +21,9 @@ from common import messages
 from common.errors import LayerwiseError, MalformedError, TooLargeError
 from common.messages import BoundaryKind, BoundaryMessage, Frame, Header, Operation
 from common.table import ITEMSIZES, Kind, Table, TensorSpec, lay_out
-from common.wire import encoding
+from common.wire import codec, encoding
 from common.wire.codec import decoder, encode
-from common.wire.encoding import join_payload, split_payload, varint
+from common.wire.encoding import field_head, split_fields, varint
 from common.wire.methods import METHODS
 from common.wire.payloads import (
     CHUNK_BYTES,
@@ -37,7 +37,8 @@ from common.wire.payloads import (
 from protos import layerwise_pb2 as pb
 
 NUMBERS = {"replica": 2**32 - 1, "layer": 2**32 - 1, "pid": 2**32 - 1, "in_flight": 2**32 - 1,
-           "grants": 2**32 - 1, "waiting_slaves": 2**32 - 1}  # fmt: skip
+           "grants": 2**32 - 1, "waiting_slaves": 2**32 - 1, "sender": 2**32 - 1,
+           "fenced": 2**32 - 1}  # fmt: skip
 # Those without a payload: what has one is tested by itself.
 MESSAGES = [
     kind
@@ -199,6 +200,24 @@ def test_of_a_field_that_comes_twice_the_last_counts_as_protobuf_has_it() -> Non
     assert (ours.offset, bytes(ours.data)) == (parsed.offset, parsed.data) == (16, b"last")
 
 
+def test_a_message_that_comes_twice_is_merged_as_protobuf_merges_it() -> None:
+    halves = [
+        pb.BoundaryMessage(kind=pb.ACTIVATION, table=pb.Table(tensors=[spec], nbytes=nbytes))
+        for spec, nbytes in ((generated_table(TABLE).tensors[0], 0), (generated_table(TABLE).tensors[1], 36))
+    ]
+    twice = b"".join(half.SerializeToString() for half in halves)
+    twice += pb.BoundaryMessage(data=bytes(36)).SerializeToString()
+    assert decode_boundary(twice).table == Table(TABLE.tensors[:2], 36)
+
+
+def test_a_table_too_large_to_be_remembered_is_read_as_any_other() -> None:
+    table = lay_out([(f"a tensor with a long name, number {i}", "float32", (), "buffer") for i in range(400)])
+    message = BoundaryMessage(BoundaryKind.GRADIENT, 1, table=table, data=bytes(table.nbytes))
+    encoded = encode_boundary(message)
+    assert len(encoded) - table.nbytes > codec.MOST_REMEMBERED_BYTES
+    assert plain(decode_boundary(encoded)) == message
+
+
 @pytest.mark.parametrize("kind", MESSAGES, ids=lambda kind: kind.__name__)
 def test_every_message_comes_back_as_it_was_sent(kind: type) -> None:
     @settings(deadline=None, max_examples=20)
@@ -231,8 +250,9 @@ def test_every_method_of_the_protos_has_its_path() -> None:
     ],
 )
 def test_a_payload_may_be_any_buffer(payload: Any) -> None:
-    _, found = split_payload(join_payload(b"", 3, payload), 3)
-    assert bytes(found) == bytes(payload)
+    encoded = encode_frame(Frame(None, 0, payload))
+    assert encoded == pb.Frame(data=bytes(payload)).SerializeToString()
+    assert bytes(decode_frame(encoded).data) == bytes(payload)
 
 
 def test_a_payload_is_a_view_of_what_was_received() -> None:
@@ -256,13 +276,18 @@ def test_a_buffer_as_frames_is_whole_in_order_and_in_chunks_of_bounded_size(nbyt
 
 
 @settings(deadline=None, max_examples=500)
-@given(st.binary(max_size=64), st.integers(1, 8))
-def test_arbitrary_bytes_are_split_or_malformed(message: bytes, field: int) -> None:
+@given(st.binary(max_size=64), st.lists(st.integers(1, 8), min_size=1, max_size=3, unique=True))
+def test_arbitrary_bytes_are_split_or_malformed(message: bytes, wanted: list[int]) -> None:
     try:
-        small, payload = split_payload(message, field)
+        small, found = split_fields(message, tuple(wanted))
     except MalformedError:
         return
-    assert len(small) + len(payload) <= len(message)
+    assert set(found) <= set(wanted)
+    heads = sum(
+        len(field_head(field, len(view))) + len(view) for field, views in found.items() for view in views
+    )
+    # A length may be written longer than need be.
+    assert len(small) + heads <= len(message)
 
 
 @settings(deadline=None, max_examples=200)

@@ -76,7 +76,15 @@ class Pusher:
             except UnreachableError:
                 continue
             except NotFoundError:
-                self._send(Header(SHARD, Operation.CREATE, incarnation=self.lease.incarnation, table=TABLE))
+                self._send(
+                    Header(
+                        SHARD,
+                        Operation.CREATE,
+                        incarnation=self.lease.incarnation,
+                        table=TABLE,
+                        replica=self.lease.replica,
+                    )
+                )
                 self.answer()
         self.sequence = header.sequence
 
@@ -85,7 +93,9 @@ class Pusher:
         self.sequence += 1
         who = self.lease.incarnation
         self._send(
-            Header(SHARD, Operation.UPDATE, 0, who, self.sequence, self.sequence, TABLE),
+            Header(
+                SHARD, Operation.UPDATE, 0, who, self.sequence, self.sequence, TABLE, 0, self.lease.replica
+            ),
             delta(who, self.sequence),
         )
 

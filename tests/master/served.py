@@ -32,9 +32,9 @@ DEADLINE = 20.0
 class Served:
     """Three layers' master on a port of its own. Nobody's tick fails a lease: tests do that by leaving."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *settings: str) -> None:
         self.state = StateDirectory(folder)
-        self.master = Master(load(None, ["network.cuts=[1, 2]"]), self.state)
+        self.master = Master(load(None, ["network.cuts=[1, 2]", *settings]), self.state)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever)
         self._thread.start()
@@ -75,9 +75,9 @@ class Served:
 
 
 @contextmanager
-def served(folder: Path) -> Iterator[Served]:
+def served(folder: Path, *settings: str) -> Iterator[Served]:
     """A master for a test."""
-    running = Served(folder)
+    running = Served(folder, *settings)
     try:
         yield running
     finally:

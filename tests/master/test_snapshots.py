@@ -114,7 +114,7 @@ def test_the_manifest_says_what_there_was(tmp_path: Path) -> None:
     said = json.loads((tmp_path / "1" / MANIFEST).read_text())
     assert (said["number"], said["run"]) == (1, RUN)
     assert said["shards"]["1/weights"]["record"]["sequences"] == {"4": 1}
-    assert said["shards"]["1/weights"]["record"]["next_batch"] == 30
+    assert said["shards"]["1/weights"]["record"]["progress"] == {"0": 30}
     assert said["boot"]
     # Whoever it was is fenced before this is used.
     assert snapshot.record("1/weights").sequences == {}

@@ -1,0 +1,116 @@
+"""What it costs that an acknowledged push survives: shards in mapped files against shards in memory alone.
+
+`python -m benchmarks durability` writes results/durability.json. Each way is a master and a slave's own client,
+processes that do nothing else; they take turns, round by round. A round's time is the whole of it, so that what
+the kernel does for the mapped files now and then is in. A ratio is taken within a round, and given as median and
+quartiles over the rounds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import platform
+import sys
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
+
+from benchmarks.spread import spread
+from benchmarks.transfer import Process
+from common.config import load
+from common.lifecycle import keep_freed_memory
+from common.table import Table
+from master import service
+from master.shard import Slots
+from master.state import StateDirectory
+from master.store import Memory
+
+RESULT = Path(__file__).parent / "results" / "durability.json"
+SIZES = {"1 MiB": 1 << 20, "64 MiB": 64 << 20}
+# A round of each takes about a second.
+REPEATS = {"1 MiB": 300, "64 MiB": 20}
+ROUNDS = 8
+# Seconds between snapshots: of the third way far more often than a run would, to see what they cost.
+WAYS = {"memory": 1000, "mapped": 1000, "mapped, a snapshot every 5 s": 5}
+
+Rates = dict[str, dict[str, list[float]]]
+
+
+class InMemory(StateDirectory):
+    """A state directory that keeps no shard."""
+
+    def create(self, name: str, table: Table, nbytes: int | None = None) -> Slots:
+        """Room in this process' memory."""
+        return Memory().create(name, table, table.nbytes if nbytes is None else nbytes)
+
+    def survey(self) -> tuple[dict[str, Slots], dict[str, str]]:
+        """There is nothing."""
+        return {}, {}
+
+
+def serve(way: str, folder: Path) -> None:
+    """A master of one layer, until it is asked to end."""
+    keep_freed_memory()
+    config = load(None, ["network.cuts=[]", f"cluster.snapshot_seconds={WAYS[way]}"])
+    state = (InMemory if way == "memory" else StateDirectory)(folder)
+    asyncio.run(service._serve(config, "127.0.0.1:0", state))
+
+
+def measure() -> Rates:
+    """Pushes a second in each round, by size and by way."""
+    found: Rates = {size: {way: [] for way in WAYS} for size in SIZES}
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        clients = {way: _client(way, folder / way, stack) for way in WAYS}
+        for turn in range(ROUNDS + 1):
+            for size, nbytes in SIZES.items():
+                # In another order each time: what one leaves to the disk, the next one feels.
+                for way in [*WAYS][turn % len(WAYS) :] + [*WAYS][: turn % len(WAYS)]:
+                    clients[way].say(f"push {nbytes} {REPEATS[size]}")
+                    seconds = sum(json.loads(clients[way].hear()))
+                    # The first round warms every process up.
+                    if turn:
+                        found[size][way].append(REPEATS[size] / seconds)
+    return found
+
+
+def _client(way: str, folder: Path, stack: ExitStack) -> Process:
+    server = Process("benchmarks.durability", way, str(folder))
+    stack.callback(server.close)
+    address = server.hear().partition("listening on ")[2].partition(",")[0]
+    client = Process("benchmarks.endpoints", "layerwise", "client", address)
+    stack.callback(client.close)
+    return client
+
+
+def summarized(found: Rates) -> dict[str, object]:
+    """Rates, and what each way costs of those in memory, in per cent."""
+    cases = {}
+    for size, rates in found.items():
+        memory = rates["memory"]
+        cases[size] = {
+            "pushes_per_second": {way: spread(each, 2) for way, each in rates.items()},
+            "megabytes_per_second": {
+                way: spread([rate * SIZES[size] / 1e6 for rate in each], 1) for way, each in rates.items()
+            },
+            "cost_percent": {
+                way: spread([100 * (1 - mine / theirs) for mine, theirs in zip(each, memory, strict=True)], 2)
+                for way, each in rates.items()
+                if way != "memory"
+            },
+        }
+    machine = {"cores": os.cpu_count(), "python": platform.python_version()}
+    return {"machine": machine, "rounds": ROUNDS, "cases": cases}
+
+
+def main() -> None:
+    """Measure, print and write down."""
+    summary = summarized(measure())
+    RESULT.write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+    print(json.dumps(summary, indent=1))
+
+
+if __name__ == "__main__":
+    serve(sys.argv[1], Path(sys.argv[2]))

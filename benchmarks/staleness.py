@@ -1,0 +1,129 @@
+"""Error and throughput of Downpour by staleness rule, with all replicas alike and with one slowed four times.
+
+`python -m benchmarks.staleness --mnist FOLDER`: three layers, two replicas each, accrued gradients and the
+master's Adagrad; the slowed one is stopped three quarters of the time, by signals, as by a busy neighbour.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+RESULTS = Path(__file__).parent / "results" / "staleness.json"
+RULES = ("any", "bound", "scale", "compensate")
+SETTINGS = (
+    "network.layers=3",
+    "run.batch_size=256",
+    "run.evaluate_every=100000",
+    "downpour.replicas=2",
+    "downpour.push=gradient",
+)
+PERIOD_SECONDS, SLOWED = 0.04, 4
+
+
+class Slowed:
+    """Stops one slave of a cluster three quarters of the time."""
+
+    def __init__(self, train: subprocess.Popen[str]) -> None:
+        self._train = psutil.Process(train.pid)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def _run(self) -> None:
+        slave = self._slave()
+        while slave is not None and not self._stop.is_set():
+            try:
+                slave.send_signal(signal.SIGSTOP)
+                time.sleep(PERIOD_SECONDS * (SLOWED - 1) / SLOWED)
+                slave.send_signal(signal.SIGCONT)
+            except psutil.NoSuchProcess:
+                return
+            time.sleep(PERIOD_SECONDS / SLOWED)
+
+    def _slave(self) -> psutil.Process | None:
+        while not self._stop.wait(0.1):
+            for child in self._train.children():
+                if "slave" in child.cmdline():
+                    return child
+        return None
+
+    def end(self) -> None:
+        """Let it go."""
+        self._stop.set()
+        self._thread.join()
+
+
+def measured(rule: str, slowed: bool, batches: int, data: list[str]) -> dict[str, Any]:
+    """One run's summary."""
+    settings = [*SETTINGS, *data, f"run.batches={batches}", f"downpour.staleness={rule}"]
+    arguments = [part for setting in settings for part in ("--set", setting)]
+    with tempfile.TemporaryDirectory() as folder:
+        train = subprocess.Popen(
+            [sys.executable, "-m", "deploy.cli", "train", "--run-dir", folder, "--json", *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        slowing = Slowed(train) if slowed else None
+        try:
+            out, _ = train.communicate()
+        finally:
+            if slowing:
+                slowing.end()
+    if train.returncode:
+        raise SystemExit(f"train ended with {train.returncode}")
+    summary: dict[str, Any] = json.loads(out)
+    return summary
+
+
+def row(rule: str, slowed: bool, summary: dict[str, Any]) -> dict[str, Any]:
+    """What of a summary is compared."""
+    kept = ("test_error_percent", "samples_per_second", "staleness", "pushes", "lost_batches")
+    return {"rule": rule, "slowed": slowed, **{name: summary[name] for name in kept}}
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """The rows as a table."""
+    lines = ["| rule | one replica slowed 4x | test error % | samples/s | staleness p50, p99, max |"]
+    lines.append("| --- | --- | --- | --- | --- |")
+    for each in rows:
+        staleness = ", ".join(str(each["staleness"][name]) for name in ("p50", "p99", "max"))
+        lines.append(
+            f"| {each['rule']} | {'yes' if each['slowed'] else 'no'} | {each['test_error_percent']:.2f} | "
+            f"{each['samples_per_second']:,.0f} | {staleness} |"
+        )
+    return "\n".join(lines)
+
+
+def main(arguments: Sequence[str] = ()) -> None:
+    """Run all rules, alternating, and write the results."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--mnist", type=Path, help="folder of MNIST's files; else the digits are used")
+    parser.add_argument("--batches", type=int, default=3000)
+    chosen = parser.parse_args(arguments)
+    data = ["data.dataset=mnist", f"data.path={chosen.mnist}"] if chosen.mnist else ["run.batch_size=64"]
+    rows = []
+    for slowed in (False, True):
+        for rule in RULES:
+            rows.append(row(rule, slowed, measured(rule, slowed, chosen.batches, data)))
+            print(table(rows[-1:]).splitlines()[-1], flush=True)
+    dataset = "mnist" if chosen.mnist else "digits"
+    result = {"dataset": dataset, "batches": chosen.batches, "settings": SETTINGS, "rows": rows}
+    RESULTS.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    print(table(rows))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
