@@ -1,9 +1,9 @@
 """What it costs that an acknowledged push survives: shards in mapped files against shards in memory alone.
 
-`python -m benchmarks durability` writes results/durability.json. Each way is a master and a slave's own client,
-processes that do nothing else; they take turns, round by round. A round's time is the whole of it, so that what
-the kernel does for the mapped files now and then is in. A ratio is taken within a round, and given as median and
-quartiles over the rounds.
+`python -m benchmarks durability` writes results/durability.json. Each way is a master and a slave's own
+client, processes that do nothing else; they take turns, round by round. A round's time is the whole of it, so
+that what the kernel does for the mapped files now and then is in. A ratio is taken within a round, and given
+as median and quartiles over the rounds.
 """
 
 from __future__ import annotations

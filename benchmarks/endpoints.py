@@ -12,6 +12,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from torch import Tensor
 from torch.distributed import rpc as torch_rpc
 
 from common import rpc
-from common.lifecycle import keep_freed_memory
+from common.lifecycle import end_with_parent, keep_freed_memory
 from common.messages import Header, JoinRequest, LeaveRequest, Operation, PushReply, Telemetry
 from common.table import lay_out
 from common.wire.methods import JOIN, LEAVE
@@ -116,24 +117,28 @@ def _rendezvous(address: str, rank: int) -> dict[str, Any]:
     return {"init_method": f"file://{address}", "rank": rank, "world_size": 2}
 
 
-def _start_rpc(address: str, rank: int) -> None:
+def _start_rpc(address: str, rank: int, tcp: bool) -> None:
+    # By default two processes of one machine share memory; over TCP they are as two machines are.
+    ways: dict[str, Any] = {"_transports": ["uv"], "_channels": ["basic"]} if tcp else {}
     options = torch_rpc.TensorPipeRpcBackendOptions(
-        num_worker_threads=4, init_method=f"file://{address}", rpc_timeout=60
+        num_worker_threads=4, init_method=f"file://{address}", rpc_timeout=60, **ways
     )
-    torch_rpc.init_rpc(f"end{rank}", rank=rank, world_size=2, rpc_backend_options=options)
+    torch_rpc.init_rpc(  # type: ignore[no-untyped-call]
+        f"end{rank}", rank=rank, world_size=2, rpc_backend_options=options
+    )
 
 
-def torch_rpc_server(address: str) -> None:
+def torch_rpc_server(address: str, tcp: bool = False) -> None:
     """Answers by itself, in TensorPipe's threads."""
-    _start_rpc(address, 1)
+    _start_rpc(address, 1, tcp)
     for _ in orders():
         pass
     torch_rpc.shutdown(graceful=False)
 
 
-def torch_rpc_client(address: str) -> None:
+def torch_rpc_client(address: str, tcp: bool = False) -> None:
     """Pushes and pulls with `rpc_sync`."""
-    _start_rpc(address, 0)
+    _start_rpc(address, 0, tcp)
     for what, nbytes, repeats in orders():
         tensor = torch.ones(nbytes // 4)
         function, argument = (take, tensor) if what == "push" else (give, nbytes)
@@ -268,12 +273,15 @@ ENDS: dict[tuple[str, str], Callable[[str], None]] = {
     ("tcp", "client"): tcp_client,
     ("torch_rpc", "server"): torch_rpc_server,
     ("torch_rpc", "client"): torch_rpc_client,
+    ("torch_rpc_tcp", "server"): partial(torch_rpc_server, tcp=True),
+    ("torch_rpc_tcp", "client"): partial(torch_rpc_client, tcp=True),
     ("gloo", "server"): gloo_server,
     ("gloo", "client"): gloo_client,
     ("layerwise", "client"): layerwise_client,
 }
 
 if __name__ == "__main__":
+    end_with_parent()
     torch.set_num_threads(1)
     way, end, address = sys.argv[1:]
     ENDS[way, end](address)

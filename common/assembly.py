@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from common.errors import MalformedError, TooLargeError
+import numpy as np
+
+from common.errors import MalformedError, RunFailedError, TooLargeError
 from common.messages import Frame, Header
 from common.table import Table
 from common.wire.payloads import check_table
@@ -75,3 +77,37 @@ class Assembly:
         if view.nbytes:
             self.pieces.append((frame.offset, view))
             self._received += view.nbytes
+
+
+class Whole:
+    """One buffer put together as its frames come; of a frame nothing is kept."""
+
+    def __init__(self) -> None:
+        self._assembly: Assembly | None = None
+        self._buffer = np.empty(0, np.uint8)
+
+    def add(self, frame: Frame) -> None:
+        """Take the next frame.
+
+        Raises:
+            MalformedError: it is not the one that comes next.
+            TooLargeError: its table says more than a shard may have.
+        """
+        if self._assembly is None:
+            self._assembly = Assembly(frame, None)
+            self._buffer = np.empty(self._assembly.header.table.nbytes, np.uint8)
+        else:
+            self._assembly.add(frame)
+        for offset, piece in self._assembly.pieces:
+            self._buffer[offset : offset + piece.nbytes] = np.frombuffer(piece, np.uint8)
+        self._assembly.pieces.clear()
+
+    def taken(self) -> tuple[Header, memoryview]:
+        """The header and the buffer.
+
+        Raises:
+            RunFailedError: they are not whole.
+        """
+        if self._assembly is None or not self._assembly.complete:
+            raise RunFailedError("a pull ended before the shard was whole")
+        return self._assembly.header, self._buffer.data

@@ -12,10 +12,10 @@ from torch.nn import functional
 from common import batches, flat, network
 from common.config import Config
 from common.datasets import Dataset
-from common.messages import Evaluation, Header
+from common.messages import Buffer, Evaluation, Header
 from common.network import Blueprint
 
-Pull = Callable[[str], tuple[Header, bytes]]
+Pull = Callable[[str], tuple[Header, Buffer]]
 
 
 @dataclass(frozen=True)

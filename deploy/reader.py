@@ -5,13 +5,10 @@ from __future__ import annotations
 from types import TracebackType
 from typing import Self
 
-import numpy as np
-
 from common import config as configuration
 from common import rpc
-from common.assembly import Assembly
+from common.assembly import Whole
 from common.config import Config
-from common.errors import RunFailedError
 from common.messages import (
     DescribeRequest,
     Evaluation,
@@ -75,17 +72,9 @@ class Reader:
         """Put the run back to a snapshot; 0: to the newest that is whole."""
         return rpc.call(self._channel, ROLLBACK, RollbackRequest(number), PULL_SECONDS)
 
-    def pull(self, shard: str) -> tuple[Header, bytes]:
+    def pull(self, shard: str) -> tuple[Header, memoryview]:
         """One consistent version of a shard: its header and its buffer."""
-        assembly: Assembly | None = None
+        whole = Whole()
         for frame in rpc.stream(self._channel, PULL, PullRequest(shard), PULL_SECONDS):
-            if assembly is None:
-                assembly = Assembly(frame, None)
-            else:
-                assembly.add(frame)
-        if assembly is None or not assembly.complete:
-            raise RunFailedError(f"{shard}: the pull ended before the shard was whole")
-        buffer = np.empty(assembly.header.table.nbytes, np.uint8)
-        for offset, piece in assembly.pieces:
-            buffer[offset : offset + piece.nbytes] = np.frombuffer(piece, np.uint8)
-        return assembly.header, buffer.tobytes()
+            whole.add(frame)
+        return whole.taken()

@@ -61,7 +61,7 @@ class Incoming:
     """One push.
 
     A large one is applied to the shard's idle buffer as it comes: only the commit makes it true. Its pieces
-    are kept until then: a sender that is slow loses the buffer to others, and all is applied once it is whole.
+    are kept until then: a slow sender loses the buffer to others, and all is applied once it is whole.
 
     Args:
         master: whose shard it is for.

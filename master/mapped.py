@@ -54,7 +54,7 @@ class MappedSlots:
     def commit(self, record: Record) -> None:
         """Make the record true: written beside the present one, which counts until this one is whole."""
         commits = self._commits + 1
-        body = json.dumps({"commit": commits, **dataclasses.asdict(record)}).encode()
+        body = json.dumps({"commit": commits, **vars(record)}).encode()
         if CHECKSUM.size + len(body) > RECORD_BYTES:
             raise RunFailedError(f"{self._path}: {len(record.sequences)} slaves are too many for its record")
         start = self._records + commits % 2 * RECORD_BYTES

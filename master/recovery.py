@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from dataclasses import dataclass, field
 from typing import Any
 
-from common.errors import RunFailedError
+from common import config as configuration
+from common.config import Config
+from common.errors import RefusedError, RunFailedError
 from master.shard import Slots
 from master.snapshots import Snapshot, Snapshots
 from master.state import StateDirectory, unsealed
@@ -142,3 +145,31 @@ def _newest(snapshots: Snapshots, damage: list[str]) -> Snapshot | None:
     if snapshot is None and unusable:
         raise RunFailedError(f"{unusable[0]}; no snapshot is whole: restore the state directory from a copy")
     return snapshot
+
+
+def resumed(config: Config, state: StateDirectory) -> Config:
+    """The run's configuration, which the state directory keeps.
+
+    Raises:
+        RefusedError: the directory holds a run of another configuration.
+    """
+    text = state.read("config.toml")
+    if text is None:
+        state.write("config.toml", config.to_toml())
+        return config
+    kept = configuration.parse(text, str(state.path / "config.toml"))
+    if kept != config:
+        raise RefusedError(
+            f"{state.path}: holds a run of another configuration ({_difference(kept, config)}); give the "
+            "configuration it was started with, or another --state-dir"
+        )
+    return kept
+
+
+def _difference(kept: Config, given: Config) -> str:
+    old, new = dataclasses.asdict(kept), dataclasses.asdict(given)
+    for section, values in old.items():
+        for name, value in values.items():
+            if value != new[section][name]:
+                return f"{section}.{name} is {value!r} there and {new[section][name]!r} here"
+    return "they differ"

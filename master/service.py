@@ -9,70 +9,38 @@ import signal
 import threading
 import time
 from collections import Counter
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from common import config as configuration
 from common import messages as m
 from common.config import Config
 from common.errors import (
     FencedError,
     LayerwiseError,
     MalformedError,
-    RefusedError,
     RunFailedError,
     TooLargeError,
 )
-from common.lifecycle import INTERRUPTED, cpu_seconds, end_with_parent, keep_freed_memory, peak_rss_bytes
+from common.lifecycle import INTERRUPTED, end_with_parent, keep_freed_memory
 from common.messages import BoundaryKind, Operation
 from common.rpc import Server
 from common.table import Table
 from master.keeper import Keeper
 from master.optimizers import use_one_thread
 from master.policies import policies
-from master.recovery import ROLLBACK, ROSTER, Recovery, recover
+from master.recovery import ROLLBACK, ROSTER, Recovery, recover, resumed
 from master.relay import Address, Mailbox, Relay
 from master.roster import Event, Roster, merged
 from master.servicer import Servicer
 from master.shard import Reading
 from master.snapshots import Snapshots
 from master.state import StateDirectory, sealed
-from master.store import Store
+from master.store import Pieces, Store
+from master.tally import KEPT, Tally
 
 log = logging.getLogger("layerwise.master")
 
 SHARD_KINDS = ("weights", "gradient", "input")
-# What of the counters survives a restart; the rest is the process' own.
-_KEPT = (
-    "pushes", "pulls", "duplicate_pushes", "refused_pushes", "fenced_pushes", "malformed", "bytes_received",
-    "bytes_sent",
-)  # fmt: skip
-
-
-@dataclass
-class Tally:
-    """What the master counts."""
-
-    staleness: Counter[int] = field(default_factory=Counter)
-    pushes: int = 0
-    pulls: int = 0
-    duplicate_pushes: int = 0
-    refused_pushes: int = 0
-    fenced_pushes: int = 0
-    malformed: int = 0
-    bytes_received: int = 0
-    bytes_sent: int = 0
-
-    def reported(self) -> m.Counters:
-        """As a message, with what the process has used."""
-        counts = {name: getattr(self, name) for name in _KEPT}
-        return m.Counters(
-            staleness=dict(self.staleness),
-            cpu_seconds=cpu_seconds(),
-            peak_rss_bytes=peak_rss_bytes(),
-            **counts,
-        )
 
 
 class Master:
@@ -80,11 +48,11 @@ class Master:
 
     def __init__(self, config: Config, state: StateDirectory) -> None:
         self.state = state
-        self.config = _resumed(config, state)
+        self.config = resumed(config, state)
         snapshots = Snapshots(state.path / "snapshots")
         saved, recovery = recover(state, snapshots)
         self.counters = Tally(
-            **{name: saved.get("counters", {}).get(name, 0) for name in _KEPT},
+            **{name: saved.get("counters", {}).get(name, 0) for name in KEPT},
             staleness=Counter({int(s): n for s, n in saved.get("staleness", {}).items()}),
         )
         self._starts = saved.get("starts", 0) + 1
@@ -136,7 +104,7 @@ class Master:
             staleness = dict(self.counters.staleness)
         return {
             "roster": self.roster.saved(time.monotonic()),
-            "counters": {name: getattr(self.counters, name) for name in _KEPT},
+            "counters": {name: getattr(self.counters, name) for name in KEPT},
             "staleness": staleness,
             "starts": self._starts,
             "evaluation": dataclasses.asdict(self._evaluation),
@@ -193,7 +161,7 @@ class Master:
             raise MalformedError(f"{header.operation.name} with sequence {header.sequence} is no push")
         return self.store.table(header)
 
-    def push(self, header: m.Header, pieces: list[tuple[int, memoryview]]) -> m.PushReply:
+    def push(self, header: m.Header, pieces: Pieces) -> m.PushReply:
         """Create a shard or apply an update to one, if the sender still holds its lease."""
 
         def admit() -> object:
@@ -295,34 +263,6 @@ def _waiting_fractions(seats: list[m.Seat]) -> dict[int, float]:
         stepping[seat.layer] += seat.telemetry.step_seconds  # type: ignore[assignment]
         waiting[seat.layer] += seat.telemetry.waiting_seconds  # type: ignore[assignment]
     return {k: waiting[k] / stepping[k] if stepping[k] else 0.0 for k in sorted(stepping)}
-
-
-def _resumed(config: Config, state: StateDirectory) -> Config:
-    """The run's configuration, which the state directory keeps.
-
-    Raises:
-        RefusedError: the directory holds a run of another configuration.
-    """
-    text = state.read("config.toml")
-    if text is None:
-        state.write("config.toml", config.to_toml())
-        return config
-    kept = configuration.parse(text, str(state.path / "config.toml"))
-    if kept != config:
-        raise RefusedError(
-            f"{state.path}: holds a run of another configuration ({_difference(kept, config)}); give the "
-            "configuration it was started with, or another --state-dir"
-        )
-    return kept
-
-
-def _difference(kept: Config, given: Config) -> str:
-    old, new = dataclasses.asdict(kept), dataclasses.asdict(given)
-    for section, values in old.items():
-        for name, value in values.items():
-            if value != new[section][name]:
-                return f"{section}.{name} is {value!r} there and {new[section][name]!r} here"
-    return "they differ"
 
 
 async def _serve(config: Config, listen: str, state: StateDirectory) -> int:

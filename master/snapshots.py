@@ -7,37 +7,25 @@ is written beside the others, brought to the disk, and only then given its name.
 from __future__ import annotations
 
 import contextlib
-import json
-import os
 import shutil
 import time
-import zlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
-
-import numpy as np
-from safetensors import safe_open
+from typing import Any
 
 from common.errors import NotFoundError, RunFailedError
 from common.messages import Kept
 from common.table import Table
+from master import shard_file
 from master.mapped import table_of
 from master.optimizers import Bytes
-from master.shard import Reading, Record
+from master.shard import Record
 from master.state import boot, sealed, sync, unsealed, write_durably
 from master.store import Store
 
 NEWEST = 3
-# After so many readings that pushes could not wait for, pushes wait.
-ATTEMPTS = 3
-# Of a shard's buffer, what lies behind the tensors of its table: the master's optimizer's.
-OPTIMIZER_STATE = "optimizer_state"
 MANIFEST = "snapshot.json"
-_PIECE_BYTES = 4 << 20
-_DTYPES = {"float32": "F32", "float64": "F64", "int64": "I64", "int32": "I32", "uint8": "U8", "bool": "BOOL"}
 
 
 @dataclass(frozen=True)
@@ -73,16 +61,7 @@ class Snapshot:
 
     def filler(self, name: str) -> Callable[[Bytes], None]:
         """What writes a shard's contents into a buffer."""
-        table = self.table(name)
-
-        def fill(buffer: Bytes) -> None:
-            with safe_open(self._file(name), "np") as file:
-                for each, array in table.arrays(buffer[: table.nbytes].data).items():
-                    array[...] = file.get_tensor(each)
-                if buffer.nbytes > table.nbytes:
-                    buffer[table.nbytes :] = file.get_tensor(OPTIMIZER_STATE)
-
-        return fill
+        return shard_file.filler(self._file(name), self.table(name))
 
     def check(self) -> None:
         """Read all of it.
@@ -94,7 +73,7 @@ class Snapshot:
             path = self._file(name)
             try:
                 with path.open("rb") as file:
-                    crc = _checksum(file)
+                    crc = shard_file.checksum(file)
             except OSError as error:
                 raise RunFailedError(f"{path}: cannot be read: {error.strerror}") from None
             if crc != shard["checksum"]:
@@ -105,7 +84,7 @@ class Snapshot:
         return Kept(self.number, self.time, self.nbytes, self.versions, damage)
 
     def _file(self, name: str) -> Path:
-        return self.folder / _file_name(name)
+        return self.folder / shard_file.file_name(name)
 
 
 class Snapshots:
@@ -135,7 +114,10 @@ class Snapshots:
         try:
             self._tidy()
             fresh.mkdir(parents=True)
-            shards = {name: _written(store, name, fresh / _file_name(name)) for name in store.versions()}
+            shards = {
+                name: shard_file.write(store, name, fresh / shard_file.file_name(name))
+                for name in store.versions()
+            }
             content = {"number": number, "time": round(time.time(), 3), "boot": boot()}
             write_durably(fresh / MANIFEST, sealed({**content, "shards": shards, "run": run}))
             sync(fresh)
@@ -218,87 +200,3 @@ class Snapshots:
         """What a crash has left half written or half removed."""
         for path in self._folder.glob(".*"):
             shutil.rmtree(path)
-
-
-class _RevokedError(Exception):
-    """Pushes could not wait for us."""
-
-
-def _file_name(shard: str) -> str:
-    return shard.replace("/", "-") + ".safetensors"
-
-
-def _written(store: Store, name: str, path: Path) -> dict[str, Any]:
-    """Write one version of a shard; what the manifest says of it."""
-    for attempt in range(ATTEMPTS + 1):
-        still = store.still(name) if attempt == ATTEMPTS else contextlib.nullcontext()
-        with still, _held(store, name) as reading, path.open("wb") as file:
-            try:
-                crc, nbytes = _write(file, reading)
-            except _RevokedError:
-                continue
-            # Pushes need not wait for the disk.
-            reading.release()
-            file.flush()
-            os.fsync(file.fileno())
-            return {
-                "checksum": crc,
-                "nbytes": nbytes,
-                "room": len(reading.whole),
-                "table": asdict(reading.header.table),
-                "record": asdict(reading.record),
-            }
-    raise AssertionError("a shard that stands still can be read")
-
-
-@contextmanager
-def _held(store: Store, name: str) -> Iterator[Reading]:
-    reading = store.read(name)
-    try:
-        yield reading
-    finally:
-        reading.release()
-
-
-def _write(file: IO[bytes], reading: Reading) -> tuple[int, int]:
-    """The format's own writer copies every tensor; this one writes from the buffer, checksum on the way."""
-    crc = written = 0
-    for part in _parts(reading):
-        for start in range(0, len(part), _PIECE_BYTES):
-            piece = part[start : start + _PIECE_BYTES]
-            file.write(piece)
-            crc, written = zlib.crc32(piece, crc), written + len(piece)
-            if reading.revoked:
-                raise _RevokedError
-    return crc, written
-
-
-def _parts(reading: Reading) -> Iterator[bytes | memoryview]:
-    """A safetensors file: the length of its header, the header, then the tensors side by side."""
-    table, whole = reading.header.table, reading.whole
-    # The widest first: each then begins at a multiple of its item's size.
-    tensors = [
-        (spec.name, _DTYPES[spec.dtype], spec.shape, whole[spec.offset : spec.offset + spec.nbytes])
-        for spec in sorted(table.tensors, key=lambda spec: -np.dtype(spec.dtype).itemsize)
-    ]
-    if len(whole) > table.nbytes:
-        tensors.append((OPTIMIZER_STATE, "U8", (len(whole) - table.nbytes,), whole[table.nbytes :]))
-    header: dict[str, Any] = {
-        "__metadata__": {"shard": reading.header.shard, "version": str(reading.record.version)}
-    }
-    end = 0
-    for name, dtype, shape, data in tensors:
-        start, end = end, end + len(data)
-        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [start, end]}
-    encoded = json.dumps(header).encode()
-    encoded += b" " * (-len(encoded) % 8)
-    yield len(encoded).to_bytes(8, "little") + encoded
-    for *_, data in tensors:
-        yield data
-
-
-def _checksum(file: IO[bytes]) -> int:
-    crc = 0
-    while piece := file.read(_PIECE_BYTES):
-        crc = zlib.crc32(piece, crc)
-    return crc

@@ -83,7 +83,7 @@ class Store:
         return {name: shard.slots.record.version for name, shard in sorted(self._shards.items())}
 
     def next_batch(self, name: str, replica: int | None = None) -> int:
-        """The first batch that is not in a shard, by one replica or by all; 0 where there is no such shard."""
+        """The first batch that is not in a shard, by one replica or by all; 0 where there is none."""
         shard = self._shards.get(name)
         if shard is None:
             return 0

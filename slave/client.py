@@ -7,10 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 import grpc
-import numpy as np
 
-from common.assembly import Assembly
-from common.errors import LayerwiseError, RunFailedError, UnreachableError
+from common.assembly import Whole
+from common.errors import LayerwiseError, UnreachableError
 from common.messages import Header, HeartbeatReply, HeartbeatRequest, PullRequest, PushReply, Telemetry
 from common.rpc import async_call, async_stream, error_of
 from common.wire.methods import HEARTBEAT, PULL, PUSH
@@ -32,27 +31,13 @@ async def pull(channel: Any, shard: str, incarnation: int) -> tuple[Header, memo
     call = channel.unary_stream(PULL.path, PULL.request.encode, PULL.reply.decode)(
         PullRequest(shard, incarnation)
     )
+    whole = Whole()
     try:
-        return await _assembled(call)
+        async for frame in call:
+            whole.add(frame)
     except grpc.RpcError as error:
         raise error_of(error, PULL) from None
-
-
-async def _assembled(call: Any) -> tuple[Header, memoryview]:
-    assembly: Assembly | None = None
-    buffer = np.empty(0, np.uint8)
-    async for frame in call:
-        if assembly is None:
-            assembly = Assembly(frame, None)
-            buffer = np.empty(assembly.header.table.nbytes, np.uint8)
-        else:
-            assembly.add(frame)
-        for offset, piece in assembly.pieces:
-            buffer[offset : offset + piece.nbytes] = np.frombuffer(piece, np.uint8)
-        assembly.pieces.clear()
-    if assembly is None or not assembly.complete:
-        raise RunFailedError("a pull ended before the shard was whole")
-    return assembly.header, buffer.data
+    return whole.taken()
 
 
 class Pusher:

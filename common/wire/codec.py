@@ -30,7 +30,7 @@ def _class_of(kind: type) -> type[Message]:
 
 def to_proto(value: Any) -> Message:
     """The generated message of a dataclass."""
-    readers, plain = _readers(type(value), ())
+    readers, plain = _readers(typing.cast(Any, type(value)), ())
     message = _class_of(type(value))(**{name: getattr(value, name) for name in plain})
     for name, _, _ in readers:
         _put(message, name, getattr(value, name))

@@ -8,8 +8,8 @@ import random
 
 import pytest
 
-from common.assembly import LARGEST_SHARD_BYTES, Assembly
-from common.errors import LayerwiseError, MalformedError, TooLargeError
+from common.assembly import LARGEST_SHARD_BYTES, Assembly, Whole
+from common.errors import LayerwiseError, MalformedError, RunFailedError, TooLargeError
 from common.messages import Frame, Header, Operation
 from common.table import Table, lay_out
 
@@ -104,3 +104,18 @@ def test_a_shard_beyond_the_limit_is_refused_by_its_table_alone() -> None:
     numbers = LARGEST_SHARD_BYTES // 4 + 1
     header = Header("1/weights", Operation.CREATE, table=lay_out([("w", "float32", (numbers,), "parameter")]))
     assert isinstance(refusal(Frame(header)), TooLargeError)
+
+
+def test_a_pull_is_put_together_in_one_buffer_and_given_once_it_is_whole() -> None:
+    whole = Whole()
+    with pytest.raises(RunFailedError):
+        whole.taken()
+    for frame in (piece(0, 16, HEADER), piece(16, 48), piece(48, TABLE.nbytes)):
+        with pytest.raises(RunFailedError):
+            whole.taken()
+        whole.add(frame)
+    header, buffer = whole.taken()
+    assert header == HEADER
+    assert bytes(buffer) == DATA
+    with pytest.raises(MalformedError):
+        whole.add(piece(TABLE.nbytes - 8, TABLE.nbytes))

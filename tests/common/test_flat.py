@@ -232,7 +232,7 @@ def test_a_dtype_that_no_shard_holds_is_refused() -> None:
 def test_a_module_with_several_batch_normalizations_goes_backward() -> None:
     module = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Linear(4, 4), nn.BatchNorm1d(4))
     flat = Flat(module)
-    module(torch.randn(5, 4)).square().sum().backward()  # type: ignore[no-untyped-call]
+    module(torch.randn(5, 4)).square().sum().backward()
     assert flat.gradients.abs().sum() > 0
     numbers = flat.table.arrays(flat.buffer.numpy())
     assert numbers["1.num_batches_tracked"] == numbers["3.num_batches_tracked"] == 1

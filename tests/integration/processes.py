@@ -65,7 +65,7 @@ class Cli:
         for line in lines:
             if text in line:
                 return str(line)
-        raise AssertionError(f"{process.args} ended with {process.wait()} and never said {text!r}")
+        raise AssertionError(f"{process.args!r} ended with {process.wait()} and never said {text!r}")
 
     def processes(self) -> list[psutil.Process]:
         """Everything that this has started and that is alive, grandchildren included."""

@@ -14,11 +14,11 @@ def _versions(cluster: HandMade) -> dict[str, int]:
 
 
 def test_a_run_is_put_back_and_the_same_slaves_take_it_to_its_end(cli: Cli, by_hand: HandMade) -> None:
-    by_hand.master(*QUICK, "--set", "run.batches=1500")
+    by_hand.master(*QUICK, "--set", "run.batches=800")
     slaves = [by_hand.slave() for _ in range(3)]
-    until(lambda: by_hand.status()["batches"] > 100)
+    until(lambda: by_hand.status()["batches"] > 50)
     taken = cli.json("snapshot", "--master", by_hand.address, "--json")
-    until(lambda: by_hand.status()["batches"] > 400)
+    until(lambda: by_hand.status()["batches"] > 250)
     rolled = cli.json("rollback", "--master", by_hand.address, "--to", str(taken["number"]), "--json")
     assert rolled["snapshot"]["versions"] == taken["versions"]
     assert rolled["before"]["1/weights"] > taken["versions"]["1/weights"]
@@ -26,7 +26,7 @@ def test_a_run_is_put_back_and_the_same_slaves_take_it_to_its_end(cli: Cli, by_h
     # Some that were given up are learned anew: what is reached was never skipped.
     assert [slave.wait(90) for slave in slaves] == [0, 0, 0]
     status = by_hand.status()
-    assert (status["state"], status["batches"]) == ("done", 1500)
+    assert (status["state"], status["batches"]) == ("done", 800)
     assert [seat["grants"] for seat in status["seats"]] == [2, 2, 2]
     assert cli.json("evaluate", "--master", by_hand.address, "--json")["test_error_percent"] < 10
 
@@ -36,7 +36,7 @@ def test_the_commands_say_what_there_is_and_what_is_wrong(cli: Cli, by_hand: Han
     master = ["--master", by_hand.address]
     assert cli.run("snapshot", *master, "--list").stdout == "no snapshots yet\n"
     assert re.match(r"snapshot 1 of \S+ \S+, 0.0 MiB: no shards yet\n", cli.run("snapshot", *master).stdout)
-    assert [each["number"] for each in cli.json("snapshot", *master, "--list", "--json")] == [1]
+    assert '[{"number": 1, ' in cli.run("snapshot", *master, "--list", "--json").stdout
     refused = cli.run("rollback", *master, "--to", "9")
     assert refused.returncode == 3
     assert "there is no snapshot 9; there are [1]" in refused.stderr
@@ -51,7 +51,7 @@ def test_the_commands_say_what_there_is_and_what_is_wrong(cli: Cli, by_hand: Han
 
 def test_after_a_power_cut_training_goes_on_from_the_newest_snapshot(cli: Cli, by_hand: HandMade) -> None:
     """A kill, and another boot's identity: what the kernel would say after the machine was started anew."""
-    training = [*QUICK, "--set", "run.batches=1500", "--set", "cluster.snapshot_seconds=1"]
+    training = [*QUICK, "--set", "run.batches=800", "--set", "cluster.snapshot_seconds=1"]
     master = by_hand.master(*training)
     slaves = [by_hand.slave() for _ in range(3)]
     snapshots = cli.folder / "state" / "snapshots"
@@ -62,7 +62,7 @@ def test_after_a_power_cut_training_goes_on_from_the_newest_snapshot(cli: Cli, b
     (cli.folder / "state" / "boot").write_text("00000000-0000-4000-8000-000000000000")
     by_hand.master(*training, listen=by_hand.address)
     assert [slave.wait(90) for slave in slaves] == [0, 0, 0]
-    assert by_hand.status()["batches"] == 1500
+    assert by_hand.status()["batches"] == 800
     events = [json.loads(line) for line in (cli.folder / "state" / "events.jsonl").read_text().splitlines()]
     (said,) = [event for event in events if event["event"] == "recovered"]
     assert said["snapshot"] > 0

@@ -218,6 +218,24 @@ def test_a_rollback_that_fails_half_way_lets_nobody_in_until_it_succeeds(master:
     assert master.join("b").granted
 
 
+def test_a_rollback_goes_on_when_who_asked_for_it_hangs_up(master: Served) -> None:
+    held = begun(master)
+    snapshot(master)
+    push(master, held, 1, 1)
+    keeper = master.master.keeper
+
+    async def hang_up() -> None:
+        asked = asyncio.ensure_future(keeper.roll_back(1))
+        while master.state.read(ROLLBACK) is None:
+            await asyncio.sleep(0.001)
+        asked.cancel()
+        await keeper.listed()  # After it: one thing at a time.
+
+    master.do(hang_up())
+    assert contents(master) == [0.0, 0.0]
+    assert master.join("b").granted
+
+
 def test_snapshots_are_taken_as_time_goes_by_while_there_is_something_new(master: Served) -> None:
     held = begun(master)
     keeper, numbers = master.master.keeper, list[int]()

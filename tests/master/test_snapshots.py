@@ -14,10 +14,11 @@ import safetensors.numpy
 from common.errors import NotFoundError, RunFailedError
 from common.messages import Header, Operation
 from master import shard as shards
-from master import snapshots as writing
+from master import shard_file as writing
 from master.optimizers import Bytes
 from master.shard import Reading, Record
-from master.snapshots import MANIFEST, NEWEST, OPTIMIZER_STATE, Snapshot, Snapshots
+from master.shard_file import OPTIMIZER_STATE
+from master.snapshots import MANIFEST, NEWEST, Snapshot, Snapshots
 from master.store import Memory, Store
 from tests.master.disk import full_disk
 from tests.master.pushes import MIXED, creation, update

@@ -140,12 +140,12 @@ def test_two_torn_records_are_damage_and_not_a_new_shard(state: StateDirectory) 
 def test_a_record_that_does_not_fit_is_refused_and_the_present_one_stays(state: StateDirectory) -> None:
     pushed(state, 2)
     slots = state.existing()["1/weights"]
-    crowd = Record(3, 1 - slots.record.active, 30, dict.fromkeys(range(10**9, 10**9 + 9000), 10**9))
+    crowd = Record(3, 1 - slots.record.active, {0: 30}, dict.fromkeys(range(10**9, 10**9 + 9000), 10**9))
     for _ in range(2):
         with pytest.raises(RunFailedError, match="too many"):
             slots.commit(crowd)
     assert slots.record.version == 2
-    slots.commit(Record(3, slots.record.active, 30, {1: 3}))
+    slots.commit(Record(3, slots.record.active, {0: 30}, {1: 3}))
     overwrite(shard_file(state), record_at(4 % 2), b"\xff" * 32)
     assert state.existing()["1/weights"].record.version == 2
 

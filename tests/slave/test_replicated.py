@@ -109,7 +109,7 @@ def test_every_batch_goes_to_its_owner_once_and_every_replica_ends(
             break
         choice = chance.choice([*ready, *waiting])
         if choice in trainers:
-            send(choice, trainers[choice].advance())  # type: ignore[index,arg-type]
+            send(choice, trainers[choice].advance())
         else:
             message = under_way[choice].popleft()
             to = (message.layer, message.replica)

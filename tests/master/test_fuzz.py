@@ -1,0 +1,313 @@
+"""Whatever bytes come as pushes: the documented refusal or the documented effect, and nothing else.
+
+Real frames are mutated: bytes, fields, order. `layerwise.v1.Parameters/Push` is run as the server runs it, in
+this process for speed; some also go through a real server.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import random
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import psutil
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from common.config import load
+from common.errors import FencedError, LayerwiseError, MalformedError, NotFoundError, TooLargeError
+from common.messages import Frame, Header, JoinRequest, LeaveRequest, Operation, PushReply
+from common.table import Table, lay_out
+from common.wire.payloads import decode_frame, encode_frame
+from master import incoming
+from master.service import Master
+from master.servicer import Servicer
+from master.state import StateDirectory
+from tests.master.pushes import MIXED
+from tests.master.served import Stream, served
+
+DOCUMENTED = (MalformedError, TooLargeError, FencedError, NotFoundError)
+STATUSES = {"INVALID_ARGUMENT", "RESOURCE_EXHAUSTED", "ABORTED", "NOT_FOUND"}
+PLAIN = lay_out([("weight", "float32", (24,), "parameter")])
+TABLES = {"1/weights": MIXED, "1/gradient": PLAIN}
+# Caches fill up and the allocator settles; what grows with every frame grows far beyond this.
+GROWTH_BYTES = 48 << 20
+
+
+def contents(table: Table, rng: random.Random) -> bytes:
+    """Numbers that may be stored."""
+    buffer = np.zeros(table.nbytes, np.uint8)
+    for array in table.arrays(buffer).values():
+        array[...] = rng.randint(0, 1) if array.dtype.kind == "b" else rng.randint(0, 9)
+    return buffer.tobytes()
+
+
+def pushed(header: Header, data: bytes, cuts: list[int]) -> list[bytes]:
+    """A push as frames, encoded."""
+    edges = [0, *cuts, len(data)]
+    pieces = [(start, data[start:stop]) for start, stop in itertools.pairwise(edges)]
+    heads: list[Header | None] = [header] + [None] * (len(pieces) - 1)
+    return [encode_frame(Frame(head, *piece)) for head, piece in zip(heads, pieces, strict=True)]
+
+
+class Fuzzer:
+    """Makes streams of frames that are nearly right."""
+
+    def __init__(self, seed: int, incarnation: int) -> None:
+        self.incarnation = incarnation
+        self._rng = random.Random(seed)
+
+    def stream(self, sequences: dict[str, int]) -> list[bytes]:
+        """One or two pushes, mutated."""
+        frames: list[bytes] = []
+        for _ in range(self._rng.randint(1, 2)):
+            frames += self._push(sequences)
+        for _ in range(self._rng.choice((0, 1, 1, 1, 2, 3))):
+            frames = self._mutated(frames)
+        return frames
+
+    def _push(self, sequences: dict[str, int]) -> list[bytes]:
+        rng = self._rng
+        shard = rng.choice(list(TABLES))
+        table = TABLES[shard]
+        operation = rng.choice((Operation.UPDATE,) * 5 + (Operation.CREATE,))
+        sequence = min(sequences[shard] + 1, 2**64 - 1) if operation is Operation.UPDATE else 0
+        header = Header(shard, operation, 0, self.incarnation, sequence, sequence, table)
+        cuts = sorted(rng.sample(range(0, table.nbytes, 8), rng.randint(0, 3)))
+        return pushed(header, contents(table, rng), [cut for cut in cuts if cut or rng.random() < 0.5])
+
+    def _mutated(self, frames: list[bytes]) -> list[bytes]:
+        rng, frames = self._rng, list(frames)
+        at = rng.randrange(len(frames))
+        what = rng.randrange(10)
+        if what == 0:
+            del frames[at]
+        elif what == 1:
+            frames.insert(rng.randrange(len(frames) + 1), frames[at])
+        elif what == 2:
+            rng.shuffle(frames)
+        elif what == 3:
+            frames[at] += frames[rng.randrange(len(frames))]
+        elif what == 4:
+            frames[at] = frames[at][: rng.randrange(len(frames[at]) + 1)]
+        elif what == 5:
+            frames[at] = self._with_another_header(frames[at])
+        else:
+            frames[at] = self._with_other_bytes(frames[at])
+        return frames or [b""]
+
+    def _with_other_bytes(self, encoded: bytes) -> bytes:
+        rng, changed = self._rng, bytearray(encoded)
+        for _ in range(rng.randint(1, 4)):
+            at = rng.randrange(len(changed) + 1)
+            what = rng.randrange(3)
+            if what == 0:
+                changed[at : at + 1] = rng.randbytes(1)
+            elif what == 1:
+                del changed[at : at + rng.randint(1, 8)]
+            else:
+                changed[at:at] = rng.choice((b"\xff" * 9, rng.randbytes(rng.randint(1, 8)), bytes(4)))
+        return bytes(changed)
+
+    def _with_another_header(self, encoded: bytes) -> bytes:
+        frame, rng = decoded_or_none(encoded), self._rng
+        if frame is None or frame.header is None:
+            return encoded
+        numbers = (0, 1, 2, 2**31, 2**63, 2**64 - 1)
+        changes: list[dict[str, Any]] = [
+            {"shard": rng.choice(("1/weights", "1/gradient", "1/input", "2/weights", "", "/", "1/../x"))},
+            {"operation": rng.choice(list(Operation))},
+            {"incarnation": rng.choice(numbers)},
+            {"sequence": rng.choice(numbers)},
+            {"version": rng.choice(numbers)},
+            {"table": rng.choice((*TABLES.values(), self._lying_table()))},
+        ]
+        return encode_frame(replace(frame, header=replace(frame.header, **rng.choice(changes))))
+
+    def _lying_table(self) -> Table:
+        rng = self._rng
+        table = rng.choice(list(TABLES.values()))
+        specs = list(table.tensors)
+        at = rng.randrange(len(specs))
+        changes: list[dict[str, Any]] = [
+            {"shape": (rng.choice((0, 1, 2**31, 2**63)),) * rng.randint(0, 3)},
+            {"offset": rng.choice((0, 4, 2**40, 2**64 - 1))},
+            {"dtype": rng.choice(("float16", "object", "", "int64"))},
+            {"kind": rng.choice(("", "buffer", "secret"))},
+            {"name": rng.choice(("", "weight", "x" * 2000))},
+        ]
+        specs[at] = replace(specs[at], **rng.choice(changes))
+        return Table(tuple(specs), rng.choice((table.nbytes, 0, 2**40, 2**64 - 1)))
+
+
+def decoded_or_none(encoded: bytes) -> Frame | None:
+    try:
+        return decode_frame(encoded)
+    except LayerwiseError:
+        return None
+
+
+class Target:
+    """A master without a server, its layer 1 with two shards."""
+
+    def __init__(self, folder: Path) -> None:
+        self.directory = StateDirectory(folder)
+        self.master = Master(load(None, ["network.cuts=[1, 2]"]), self.directory)
+        self.servicer = Servicer(self.master)
+        self.join()
+        rng = random.Random(0)
+        for shard, table in TABLES.items():
+            header = Header(shard, Operation.CREATE, incarnation=self.incarnation, table=table)
+            self.master.push(header, [(0, memoryview(contents(table, rng)))])
+
+    def join(self) -> int:
+        """A lease on layer 1, which has none."""
+        self.incarnation = self.master.join(JoinRequest("fuzzer")).incarnation
+        return self.incarnation
+
+    def sequences(self) -> dict[str, int]:
+        """Of each shard, the last of the slave's pushes."""
+        readings = {name: self.master.store.read(name, self.incarnation) for name in TABLES}
+        for reading in readings.values():
+            reading.release()
+        return {name: reading.header.sequence for name, reading in readings.items()}
+
+    def state(self) -> dict[str, tuple[int, bytes]]:
+        """Version and contents of every shard."""
+        found = {}
+        for name in self.master.store.versions():
+            reading = self.master.store.read(name)
+            found[name] = (reading.header.version, bytes(reading.buffer))
+            reading.release()
+        return found
+
+    async def offer(self, stream: list[bytes]) -> list[PushReply]:
+        """Every reply to a stream; only what is documented is caught."""
+
+        async def decoded() -> AsyncIterator[Frame]:
+            for encoded in stream:
+                yield decode_frame(encoded)
+
+        replies: list[PushReply] = []
+        try:
+            async for reply in self.servicer.push(decoded()):
+                replies.append(reply)
+        except DOCUMENTED:
+            return replies
+        return replies
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> Iterator[Target]:
+    made = Target(tmp_path)
+    yield made
+    made.directory.close()
+
+
+def changes(before: dict[str, tuple[int, bytes]], after: dict[str, tuple[int, bytes]]) -> int:
+    """Pushes that took effect; what no push changed has to be as it was."""
+    assert set(before) <= set(after)
+    for name, (version, data) in before.items():
+        assert after[name][0] > version or after[name] == (version, data), name
+    created = len(after) - len(before)
+    return created + sum(after[name][0] - version for name, (version, _) in before.items())
+
+
+async def fuzz(target: Target, fuzzer: Fuzzer, count: int) -> tuple[int, int]:
+    """Offer streams of so many frames in all; how many streams were taken, and refused."""
+    frames = taken = refused = 0
+    before = target.state()
+    while frames < count:
+        sequences = target.sequences()
+        if max(sequences.values()) > 1 << 60:  # A mutation has used them up.
+            target.master.leave(LeaveRequest(target.incarnation))
+            fuzzer.incarnation = target.join()
+        stream = fuzzer.stream(target.sequences())
+        frames += len(stream)
+        replies = await target.offer(stream)
+        after = target.state()
+        assert changes(before, after) == sum(reply.applied for reply in replies)
+        before = after
+        taken, refused = taken + bool(replies), refused + (not replies)
+    return taken, refused
+
+
+def assert_frames_do_no_harm(target: Target, count: int, seed: int) -> None:
+    process = psutil.Process()
+    fuzzer = Fuzzer(seed, target.incarnation)
+    asyncio.run(fuzz(target, fuzzer, count // 10))
+    settled = process.memory_info().rss
+    taken, refused = asyncio.run(fuzz(target, fuzzer, count))
+    assert min(taken, refused) > count / 100
+    assert process.memory_info().rss - settled < GROWTH_BYTES
+
+
+@pytest.mark.parametrize("inline", [True, False], ids=["inline", "as they come"])
+def test_thousands_of_frames_do_no_harm(
+    target: Target, inline: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not inline:
+        monkeypatch.setattr(incoming, "INLINE_BYTES", 0)
+    assert_frames_do_no_harm(target, 2_000, seed=1)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(
+    ("inline", "count"), [(True, 100_000), (False, 20_000)], ids=["inline", "as they come"]
+)
+def test_a_hundred_thousand_frames_do_no_harm(
+    target: Target, inline: bool, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not inline:
+        monkeypatch.setattr(incoming, "INLINE_BYTES", 0)
+    assert_frames_do_no_harm(target, count, seed=2)
+
+
+@settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.binary(max_size=80), min_size=1, max_size=3))
+def test_arbitrary_frames_change_nothing(target: Target, stream: list[bytes]) -> None:
+    before = target.state()
+    assert not asyncio.run(target.offer(stream))
+    assert target.state() == before
+
+
+def outcome(stream: Stream, frames: list[bytes]) -> tuple[int, str]:
+    """How many were applied, and how the stream ended."""
+    applied = 0
+    stream.write(*frames)
+    stream.end()
+    try:
+        while (reply := stream.read()) is not None:
+            applied += reply.applied
+    except grpc.RpcError as error:
+        return applied, str(error.code().name)
+    return applied, "OK"
+
+
+@pytest.mark.parametrize("count", [300, pytest.param(6_000, marks=pytest.mark.slow)])
+def test_frames_through_a_server_get_a_documented_status(tmp_path: Path, count: int) -> None:
+    target = Target(tmp_path / "twin")  # Whose shards and lease are those of the server's.
+    with served(tmp_path / "served") as master:
+        assert master.join("fuzzer").incarnation == target.incarnation
+        rng = random.Random(0)
+        for shard, table in TABLES.items():
+            header = Header(shard, Operation.CREATE, incarnation=target.incarnation, table=table)
+            master.client.push(pushed(header, contents(table, rng), []))
+        fuzzer, frames = Fuzzer(3, target.incarnation), 0
+        while frames < count:
+            sent = fuzzer.stream(target.sequences())
+            frames += len(sent)
+            with master.client.pushing() as stream:
+                applied, status = outcome(stream, sent)
+            assert status in STATUSES | {"OK"}
+            assert applied == sum(reply.applied for reply in asyncio.run(target.offer(sent)))
+        assert master.master.store.versions() == target.master.store.versions()
+    target.directory.close()
