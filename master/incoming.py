@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING
 
 from common.assembly import Assembly
 from common.messages import Frame, Header, Operation, PushReply
+from common.wire.payloads import CHUNK_BYTES
 
 if TYPE_CHECKING:
     from master.service import Master
 
-# A push of more than this is applied in a thread, so that the event loop goes on.
-INLINE_BYTES = 1 << 18
+# A push of more than this is applied in a thread, so that the event loop goes on. Of a smaller one no reader
+# holds a buffer while it waits for the network: it never has to be waited for.
+INLINE_BYTES = CHUNK_BYTES
 # How long others wait for a push to their shard that is still coming; then it is applied when it is whole.
 PUSHER_SECONDS = 2.0
 
