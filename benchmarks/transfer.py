@@ -16,9 +16,11 @@ import subprocess
 import sys
 import tempfile
 from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, cast
 
+import psutil
 import torch
 
 from benchmarks.spread import spread
@@ -62,6 +64,11 @@ class Process:
             raise RuntimeError(f"{self._process.args!r} ended with {self._process.wait()}")
         return line.strip()
 
+    def cpu_seconds(self) -> float:
+        """What it has used, user and system."""
+        used = psutil.Process(self._process.pid).cpu_times()
+        return float(used.user + used.system)
+
     def close(self) -> None:
         """End it: its input ends, then it is asked to, then it has to."""
         with suppress(BrokenPipeError):
@@ -91,7 +98,9 @@ class Way:
             (folder / "run.toml").touch()
             state = str(folder / "state")
             self._server = start("deploy.cli", "master", str(folder / "run.toml"), "--listen", "127.0.0.1:0",
-                                 "--state-dir", state)  # fmt: skip
+                                 "--state-dir", state,
+                                 # What is measured is no slave's health, on however crowded a machine.
+                                 "--set", "cluster.heartbeat_seconds=10")  # fmt: skip
             address = self._server.hear().partition("listening on ")[2].partition(",")[0]
         else:
             self._server = start(
@@ -100,6 +109,10 @@ class Way:
             address = self._server.hear() if name == "tcp" else address
         self._client = start("benchmarks.endpoints", name, "client", address)
         self._obeys = name != "layerwise"
+
+    def cpu_seconds(self) -> float:
+        """What both processes have used."""
+        return self._server.cpu_seconds() + self._client.cpu_seconds()
 
     def seconds(self, what: str, nbytes: int, repeats: int) -> list[float]:
         """Of every repeat."""
@@ -111,9 +124,17 @@ class Way:
         return seconds
 
 
-def measure() -> dict[str, dict[str, list[float]]]:
-    """Median milliseconds of each round, by what was done and by the way."""
-    found: dict[str, dict[str, list[float]]] = {}
+@dataclass
+class Rounds:
+    """Of one way in one case: each round's median milliseconds, and the CPU time of both ends in all."""
+
+    milliseconds: list[float] = field(default_factory=list)
+    cpu_seconds: float = 0.0
+
+
+def measure() -> dict[str, dict[str, Rounds]]:
+    """By what was done, and by the way."""
+    found: dict[str, dict[str, Rounds]] = {}
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         ways = {name: Way(name, folder, stack) for name in WAYS}
@@ -121,22 +142,29 @@ def measure() -> dict[str, dict[str, list[float]]]:
             for size, nbytes in SIZES.items():
                 for what in ("push", "pull"):
                     for name, way in ways.items():
+                        before = way.cpu_seconds()
                         seconds = way.seconds(what, nbytes, REPEATS[size])
                         # The first round warms every process up.
                         if turn:
-                            rounds = found.setdefault(f"{what} {size}", {}).setdefault(name, [])
-                            rounds.append(1e3 * statistics.median(seconds))
+                            rounds = found.setdefault(f"{what} {size}", {}).setdefault(name, Rounds())
+                            rounds.milliseconds.append(1e3 * statistics.median(seconds))
+                            rounds.cpu_seconds += way.cpu_seconds() - before
     return found
 
 
-def summarized(found: dict[str, dict[str, list[float]]]) -> dict[str, object]:
+def summarized(found: dict[str, dict[str, Rounds]]) -> dict[str, object]:
     """Times, rates, and each peer's time in layerwise' (more than 1: layerwise is faster)."""
     cases = {}
-    for case, rounds in found.items():
-        nbytes = SIZES[case.partition(" ")[2]]
+    for case, by_way in found.items():
+        size = case.partition(" ")[2]
+        nbytes, count = SIZES[size], ROUNDS * REPEATS[size]
+        rounds = {name: each.milliseconds for name, each in by_way.items()}
         ours = rounds["layerwise"]
         cases[case] = {
             "milliseconds": {name: spread(times) for name, times in rounds.items()},
+            "cpu_milliseconds": {
+                name: round(1e3 * each.cpu_seconds / count, 3) for name, each in by_way.items()
+            },
             "gigabytes_per_second": {
                 name: round(nbytes / statistics.median(times) / 1e6, 3) for name, times in rounds.items()
             },

@@ -33,9 +33,11 @@ def train(config: Path | None, overrides: tuple[str, ...], run_dir: Path | None,
     to go on.
     """
     from common.config import load
-    from deploy.train import Training
 
     given = load(config, overrides) if config or overrides else None
+    # After that, so that a refused configuration answers at once.
+    from deploy.train import Training
+
     return Training(given, run_dir, as_json).run()
 
 
