@@ -87,7 +87,7 @@ def test_a_slave_that_lacks_the_data_or_the_code_says_so(cli: Cli, by_hand: Hand
 def test_what_needs_no_torch_answers_at_once(cli: Cli) -> None:
     for arguments in (["--help"], ["config"], ["train", "--set", "run.batchs=1"], ["train", "--help"]):
         seconds = []
-        for _ in range(3):
+        for _ in range(5):
             began = time.perf_counter()
             cli.run(*arguments)
             seconds.append(time.perf_counter() - began)
