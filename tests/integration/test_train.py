@@ -87,7 +87,7 @@ def _plain_error(model: Path, folder: Path) -> float:
     [
         ["decoupling.unlock=none"],
         ["decoupling.gradient=cdni"],
-        ["network.model=cnn", "network.options={channels=[8, 8]}", "run.batches=200"],
+        ["network.model=cnn", "network.options={channels=[8, 8]}", "run.batches=600"],
     ],
 )
 def test_every_method_learns_in_a_real_cluster(cli: Cli, method: list[str]) -> None:
