@@ -49,13 +49,13 @@ def _save(axes: Axes, path: Path) -> None:
 
 def _throughput(beats: Sequence[Mapping[str, Any]], title: str) -> Axes:
     axes = _axes(f"{title}: throughput", "seconds", "samples/s")
-    for layer in sorted({beat["layer"] for beat in beats}):
-        own = [beat for beat in beats if beat["layer"] == layer]
+    for layer, replica in sorted({(beat["layer"], beat["replica"]) for beat in beats}):
+        own = [beat for beat in beats if (beat["layer"], beat["replica"]) == (layer, replica)]
         axes.plot(
             [b["seconds"] for b in own],
             [b["samples_per_second"] for b in own],
             marker=".",
-            label=f"layer {layer}",
+            label=f"layer {layer}" + (f", replica {replica}" if replica else ""),
         )
     axes.set_ylim(bottom=0)
     if beats:
@@ -66,10 +66,11 @@ def _throughput(beats: Sequence[Mapping[str, Any]], title: str) -> Axes:
 def _delays(beats: Sequence[Mapping[str, Any]], title: str) -> Axes:
     """How many gradients came how many batches late, for each layer that waits for some."""
     axes = _axes(f"{title}: delay of gradients", "batches", "gradients")
-    last: dict[int, Counter[int]] = {}
-    for beat in beats:
-        last[beat["layer"]] = Counter({int(delay): count for delay, count in beat["delays"].items()})
-    late = {layer: counts for layer, counts in sorted(last.items()) if counts}
+    last = {(beat["layer"], beat["replica"]): beat["delays"] for beat in beats}
+    late: dict[int, Counter[int]] = {}
+    for (layer, _), delays in sorted(last.items()):
+        if delays:
+            late.setdefault(layer, Counter()).update({int(delay): count for delay, count in delays.items()})
     for place, (layer, counts) in enumerate(late.items()):
         width = 0.8 / len(late)
         axes.bar(
