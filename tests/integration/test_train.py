@@ -82,6 +82,7 @@ def _plain_error(model: Path, folder: Path) -> float:
     return float(done.stdout)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "method",
     [
