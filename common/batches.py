@@ -9,7 +9,6 @@ import numpy as np
 import torch
 
 from common.datasets import Dataset, shuffled
-from common.errors import ConfigError
 
 
 class Batches:
@@ -26,11 +25,7 @@ class Batches:
             ConfigError: the data set has fewer than B training examples.
         """
         count = len(dataset.train_x)
-        if batch_size > count:
-            raise ConfigError(
-                f"run.batch_size: {batch_size} is more than the {count} training examples of {dataset.name}; "
-                f"at most {count} can be taken"
-            )
+        dataset.check_batch_size(batch_size)
         self._dataset = dataset
         self._size = batch_size
         self._normalize = _Normalization(dataset)

@@ -56,6 +56,19 @@ class Dataset:
         """Shape of one example: (C, H, W) for images, (D,) for vectors."""
         return self.train_x.shape[1:]
 
+    def check_batch_size(self, batch_size: int) -> None:
+        """Whether a batch of `batch_size` examples can be made.
+
+        Raises:
+            ConfigError: the data set has fewer training examples.
+        """
+        count = len(self.train_x)
+        if batch_size > count:
+            raise ConfigError(
+                f"run.batch_size: {batch_size} is more than the {count} training examples of {self.name}; "
+                f"at most {count} can be taken"
+            )
+
 
 def load(
     data: config.Data,

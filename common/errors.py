@@ -75,19 +75,6 @@ class RunFailedError(LayerwiseError):
     """The run cannot reach its end."""
 
 
-ERRORS: tuple[type[LayerwiseError], ...] = (
-    ConfigError,
-    StalledError,
-    UnreachableError,
-    FencedError,
-    NotFoundError,
-    RefusedError,
-    MalformedError,
-    TooLargeError,
-    RunFailedError,
-    LayerwiseError,
-)
-
 # INVALID_ARGUMENT is both a ConfigError's and a MalformedError's: over the wire only the latter occurs.
 FROM_STATUS: dict[str, type[LayerwiseError]] = {
     "UNAVAILABLE": UnreachableError,

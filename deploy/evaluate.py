@@ -16,7 +16,7 @@ from common.errors import ConfigError, NotFoundError, UnreachableError
 from common.messages import Evaluation
 from deploy.evaluator import Evaluator, Snapshot, pulled
 from deploy.reader import Reader
-from deploy.runs import CONFIG, MODEL, RunDirectory, new_directory, summarized
+from deploy.runs import CONFIG, MODEL, RunDirectory, new_directory, next_evaluation, summarized
 from deploy.screen import Screen, print_summary
 
 WATCH_SECONDS = 0.5
@@ -68,7 +68,7 @@ def _watch(
     path: Path | None,
     as_json: bool,
 ) -> int:
-    began, beats = time.monotonic(), dict[int, int]()
+    began = time.monotonic()
     directory = RunDirectory(path or new_directory(config.run.name))
     directory.begin(config)
     screen = Screen(config)
@@ -84,13 +84,10 @@ def _watch(
                 time.sleep(WATCH_SECONDS)
                 continue
             screen.show(status)
-            for seat in status.seats:
-                if seat.incarnation and beats.get(seat.incarnation) != seat.beat:
-                    beats[seat.incarnation] = seat.beat
-                    directory.note_heartbeat(seat, time.monotonic() - began)
+            directory.note_heartbeats(status.seats, time.monotonic() - began)
             if snapshot is not None:
                 evaluation = _measured(evaluator, snapshot, reader, directory, screen, began)
-                due = status.batches - status.batches % config.run.evaluate_every + config.run.evaluate_every
+                due = next_evaluation(status.batches, config.run.evaluate_every)
                 if status.state == "done":
                     break
             time.sleep(WATCH_SECONDS)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 CONFIG, SUMMARY, METRICS, MODEL = "config.toml", "summary.json", "metrics.jsonl", "model.safetensors"
+
+
+def next_evaluation(batches: int, every: int) -> int:
+    """After how many batches the next evaluation is due, `batches` having been reached."""
+    return batches - batches % every + every
 
 
 def new_directory(name: str) -> Path:
@@ -39,6 +44,7 @@ class RunDirectory:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._beats: dict[int, int] = {}
         if (path / SUMMARY).exists():
             raise ConfigError(
                 f"--run-dir {path}: its run is finished (see {SUMMARY} there); give another, or none for a "
@@ -71,8 +77,14 @@ class RunDirectory:
         """A line for an evaluation; seconds since the run began."""
         self._note({"kind": "evaluation", "seconds": round(seconds, 3), **dataclasses.asdict(evaluation)})
 
-    def note_heartbeat(self, seat: Seat, seconds: float) -> None:
-        """A line for a slave's heartbeat."""
+    def note_heartbeats(self, seats: Iterable[Seat], seconds: float) -> None:
+        """A line for each heartbeat that has not been noted yet."""
+        for seat in seats:
+            if seat.incarnation and self._beats.get(seat.incarnation) != seat.beat:
+                self._beats[seat.incarnation] = seat.beat
+                self._note_heartbeat(seat, seconds)
+
+    def _note_heartbeat(self, seat: Seat, seconds: float) -> None:
         flat = dataclasses.asdict(seat)
         telemetry = flat.pop("telemetry")
         self._note({"kind": "heartbeat", "seconds": round(seconds, 3), **flat, **telemetry})

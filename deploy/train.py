@@ -19,7 +19,7 @@ from common.lifecycle import INTERRUPTED, Interrupt
 from common.messages import Evaluation, StatusReply
 from deploy.local import Cluster
 from deploy.reader import Reader
-from deploy.runs import RunDirectory, new_directory, summarized
+from deploy.runs import RunDirectory, new_directory, next_evaluation, summarized
 from deploy.screen import Screen, print_summary
 
 if TYPE_CHECKING:
@@ -44,7 +44,6 @@ class Training:
         self._as_json = as_json
         self._began = time.monotonic()
         self._stop = threading.Event()
-        self._beats: dict[int, int] = {}
         self._status = StatusReply()
 
     def run(self) -> int:
@@ -100,11 +99,7 @@ class Training:
         kept = RunDirectory(path).kept_config() if path is not None and path.exists() else None
         config = self._given or kept or Config()
         dataset = datasets.load(config.data)
-        if config.run.batch_size > len(dataset.train_x):
-            raise ConfigError(
-                f"run.batch_size: {config.run.batch_size} is more than the {len(dataset.train_x)} training "
-                f"examples of {dataset.name}; at most {len(dataset.train_x)} can be taken"
-            )
+        dataset.check_batch_size(config.run.batch_size)
         config = resolution.known(config) or resolution.counted(config, dataset)
         if kept is not None and kept != config:
             raise ConfigError(
@@ -131,7 +126,7 @@ class Training:
                     self._note(evaluating.result()[1], reader)
                     evaluating = None
                 if evaluating is None and self._status.batches >= due:
-                    due = self._status.batches - self._status.batches % due + self._config.run.evaluate_every
+                    due = next_evaluation(self._status.batches, self._config.run.evaluate_every)
                     evaluating = pool.submit(self._evaluated, reader, evaluator)
         return False
 
@@ -142,10 +137,7 @@ class Training:
         except UnreachableError:
             return False
         seconds = time.monotonic() - self._began
-        for seat in self._status.seats:
-            if seat.incarnation and self._beats.get(seat.incarnation) != seat.beat:
-                self._beats[seat.incarnation] = seat.beat
-                self._directory.note_heartbeat(seat, seconds)
+        self._directory.note_heartbeats(self._status.seats, seconds)
         self._screen.show(self._status)
         return True
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 
-from common.errors import LayerwiseError, MalformedError, TooLargeError
+from common.errors import LayerwiseError, MalformedError
 from common.messages import BoundaryKind, BoundaryMessage
 from common.wire.payloads import encode_boundary
 
@@ -45,15 +45,12 @@ class Mailbox:
         # Why the stream is ended, where its own messages broke a rule.
         self.refusal: LayerwiseError | None = None
 
-    def put(self, message: bytes) -> None:
-        """Add one.
-
-        Raises:
-            TooLargeError: the mailbox is full, so its sender does not keep to its window.
-        """
+    def put(self, message: bytes) -> bool:
+        """Add one, if there is room; whether there was."""
         if self._messages.qsize() >= self._capacity:
-            raise TooLargeError(f"a mailbox holds {self._capacity} messages and is full; keep to the window")
+            return False
         self._messages.put_nowait(message)
+        return True
 
     def close(self) -> None:
         """Let the reader end after what is there."""
@@ -124,10 +121,7 @@ class Relay:
         mailbox = self._mailboxes.get(address)
         if mailbox is None:
             self.dropped += 1
-            return
-        try:
-            mailbox.put(encoded)
-        except TooLargeError:
+        elif not mailbox.put(encoded):
             self.close(address, mailbox)
 
     def depth(self) -> int:

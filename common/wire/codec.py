@@ -87,7 +87,6 @@ _remembered = lru_cache(maxsize=128)(_table_of)
 
 
 Reader = Callable[[Any], Any]
-Readers = tuple[tuple[str, Reader, bool], ...]
 _PLAIN = (int, float, str, bool)
 
 
