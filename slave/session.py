@@ -21,7 +21,9 @@ from common.messages import HeartbeatReply, JoinReply, PushReply, Telemetry
 from common.network import Blueprint
 from common.replicas import Place
 from slave.decoupling import Health, Layer, Message, NoUnlock, Synthesizer, Top, Unlock, UpdateUnlock
-from slave.links import Reopened
+from slave.endpoint import Endpoint
+from slave.links import Boundary, Reopened
+from slave.mail import Inbox
 from slave.network import Fetched, Network
 from slave.replica import Replica
 from slave.schedule import AccruingStepper, Stepper
@@ -83,7 +85,7 @@ class Session:
         LayerwiseError: as soon as the lease or the run cannot go on.
     """
 
-    def __init__(self, ground: Ground, lease: JoinReply) -> None:
+    def __init__(self, ground: Ground, lease: JoinReply, endpoint: Endpoint) -> None:
         self._ground = ground
         self._lease = lease
         self._config = ground.config
@@ -97,13 +99,14 @@ class Session:
         self._beat_at = (time.perf_counter(), 0)
         self._replicas: list[tuple[Replica, Stepper]] = []
         self._network = Network(
-            ground.options.master,
+            endpoint,
             lease,
             self._config.cluster.heartbeat_seconds,
             ground.options.wait,
             self._latest_telemetry,
+            self._boundary(),
         )
-        self.inbox: queue.SimpleQueue[object] = self._network.inbox
+        self.inbox: Inbox = self._network.inbox
         self._network.start()
         try:
             self._trainer = self._built()
@@ -302,6 +305,15 @@ class Session:
         k, counts = self._lease.layer, self._config.replicas
         below, above = counts[max(k - 2, 0)], counts[min(k, len(counts) - 1)]
         return Place(self._lease.replica, counts[k - 1], below, above, self._config.downpour.warm_start)
+
+    def _boundary(self) -> Boundary:
+        """Who is above and below, and how much may be on its way."""
+        k, layers, place = self._lease.layer, self._config.layers, self._place()
+        return Boundary(
+            tuple(place.senders(k)),
+            tuple(place.receivers()) if k < layers else (),
+            max(self._config.decoupling.window(each, layers) for each in (k - 1, k)),
+        )
 
     def _unlock(self, layer: Layer, shape: tuple[int, ...]) -> Unlock:
         if layer.k == self._config.layers:
