@@ -166,7 +166,11 @@ class Optimizer(SynthesizerOptimizer):
 class Cluster:
     """How the processes live together."""
 
-    profile: str = key("light", "light: a slave knows only the master", choices=("light",))
+    profile: str = key(
+        "light",
+        "light: a slave knows only the master; basic: neighbours exchange activations and gradients directly",
+        choices=("light", "basic"),
+    )
     synthesis: str = key("slave", "slave: M runs in the slaves", choices=("slave",))
     heartbeat_seconds: float = key(1.0, "seconds between two heartbeats of a slave", minimum=0.05)
     misses: int = key(2, "heartbeats missed in a row until a slave is failed", minimum=1)

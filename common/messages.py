@@ -77,6 +77,7 @@ class BoundaryKind(IntEnum):
     END = 6
     PEER = 7
     ENDED = 8
+    PAIR = 9
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +93,7 @@ class BoundaryMessage:
     table: Table = field(default_factory=lambda: Table((), 0))
     data: Buffer = b""
     sender: int = 0
+    run: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,17 +111,18 @@ class DescribeReply:
 
 @dataclass(frozen=True, slots=True)
 class JoinRequest:
-    """Asks for a lease; `slave` is unique to the process."""
+    """Asks for a lease; `slave` is unique to the process, `address` is where its neighbours reach it."""
 
     slave: str = ""
     host: str = ""
     pid: int = 0
     device: str = ""
+    address: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class JoinReply:
-    """A lease on (layer, replica); not granted and not over: wait and ask again."""
+    """A lease on (layer, replica) of a run; not granted and not over: wait and ask again."""
 
     granted: bool = False
     over: bool = False
@@ -127,6 +130,17 @@ class JoinReply:
     replica: int = 0
     incarnation: int = 0
     next_batch: int = 0
+    run: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """The slave on a seat, and where its neighbours reach it."""
+
+    layer: int = 0
+    replica: int = 0
+    incarnation: int = 0
+    address: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,18 +166,21 @@ class Telemetry:
 
 @dataclass(frozen=True, slots=True)
 class HeartbeatRequest:
-    """Keeps a lease."""
+    """Keeps a lease; `peers_version` is that of the neighbours that the slave knows."""
 
     incarnation: int = 0
     beat: int = 0
     telemetry: Telemetry = field(default_factory=Telemetry)
+    peers_version: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class HeartbeatReply:
-    """Whether every layer is done, so that the slave may go."""
+    """Whether every layer is done, so that the slave may go; and its neighbours, if those are others now."""
 
     over: bool = False
+    peers_version: int = 0
+    peers: list[Peer] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)

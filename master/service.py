@@ -8,6 +8,7 @@ import logging
 import signal
 import threading
 import time
+import uuid
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from common.errors import (
 )
 from common.lifecycle import INTERRUPTED, end_with_parent, keep_freed_memory
 from common.messages import BoundaryKind, Operation
-from common.rpc import Server
+from common.rpc import Server, split_address
 from common.table import Table
 from master.keeper import Keeper
 from master.optimizers import use_one_thread
@@ -40,7 +41,7 @@ from master.tally import KEPT, Tally
 
 log = logging.getLogger("layerwise.master")
 
-SHARD_KINDS = ("weights", "gradient", "input")
+SHARD_KINDS = ("weights", "gradient", "input", "optimizer")
 
 
 class Master:
@@ -56,6 +57,8 @@ class Master:
             staleness=Counter({int(s): n for s, n in saved.get("staleness", {}).items()}),
         )
         self._starts = saved.get("starts", 0) + 1
+        # Ports are used again: a slave must be able to tell a neighbour from another run's slave.
+        self._run = saved.get("run") or uuid.uuid4().hex
         self._evaluation = m.Evaluation(**saved["evaluation"]) if "evaluation" in saved else m.Evaluation()
         replicas = self.config.replicas
         cluster = self.config.cluster
@@ -107,23 +110,30 @@ class Master:
             "counters": {name: getattr(self.counters, name) for name in KEPT},
             "staleness": staleness,
             "starts": self._starts,
+            "run": self._run,
             "evaluation": dataclasses.asdict(self._evaluation),
         }
 
     def join(self, request: m.JoinRequest) -> m.JoinReply:
-        """A lease, durable before it is answered."""
+        """A lease, durable before it is answered.
+
+        Raises:
+            ConfigError: (profile basic) the slave does not say where its neighbours reach it.
+        """
         self.keeper.check_joining()
+        if self.config.cluster.profile == "basic":
+            split_address(request.address)
         reply, events = self.roster.join(request, time.monotonic())
         self._happened(events)
-        return dataclasses.replace(
-            reply, next_batch=self.store.next_batch(f"{reply.layer}/weights", reply.replica)
-        )
+        next_batch = self.store.next_batch(f"{reply.layer}/weights", reply.replica)
+        return dataclasses.replace(reply, next_batch=next_batch, run=self._run)
 
     def heartbeat(self, request: m.HeartbeatRequest) -> m.HeartbeatReply:
         """Keep a lease."""
         events = self.roster.heartbeat(request.incarnation, request.beat, request.telemetry, time.monotonic())
         self._happened(events)
-        return m.HeartbeatReply(self.roster.over)
+        peers = self.roster.neighbours(request.incarnation, request.peers_version)
+        return m.HeartbeatReply(self.roster.over, *peers)
 
     def leave(self, request: m.LeaveRequest) -> None:
         """Give a lease back."""

@@ -25,6 +25,7 @@ class BoundaryKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     END: _ClassVar[BoundaryKind]
     PEER: _ClassVar[BoundaryKind]
     ENDED: _ClassVar[BoundaryKind]
+    PAIR: _ClassVar[BoundaryKind]
 OPERATION_UNSPECIFIED: Operation
 CREATE: Operation
 UPDATE: Operation
@@ -39,6 +40,7 @@ LOST: BoundaryKind
 END: BoundaryKind
 PEER: BoundaryKind
 ENDED: BoundaryKind
+PAIR: BoundaryKind
 
 class TensorSpec(_message.Message):
     __slots__ = ("name", "dtype", "shape", "offset", "kind")
@@ -119,7 +121,7 @@ class PullRequest(_message.Message):
     def __init__(self, shard: _Optional[str] = ..., incarnation: _Optional[int] = ...) -> None: ...
 
 class BoundaryMessage(_message.Message):
-    __slots__ = ("kind", "layer", "replica", "batch", "incarnation", "version", "table", "data", "sender")
+    __slots__ = ("kind", "layer", "replica", "batch", "incarnation", "version", "table", "data", "sender", "run")
     KIND_FIELD_NUMBER: _ClassVar[int]
     LAYER_FIELD_NUMBER: _ClassVar[int]
     REPLICA_FIELD_NUMBER: _ClassVar[int]
@@ -129,6 +131,7 @@ class BoundaryMessage(_message.Message):
     TABLE_FIELD_NUMBER: _ClassVar[int]
     DATA_FIELD_NUMBER: _ClassVar[int]
     SENDER_FIELD_NUMBER: _ClassVar[int]
+    RUN_FIELD_NUMBER: _ClassVar[int]
     kind: BoundaryKind
     layer: int
     replica: int
@@ -138,7 +141,8 @@ class BoundaryMessage(_message.Message):
     table: Table
     data: bytes
     sender: int
-    def __init__(self, kind: _Optional[_Union[BoundaryKind, str]] = ..., layer: _Optional[int] = ..., replica: _Optional[int] = ..., batch: _Optional[int] = ..., incarnation: _Optional[int] = ..., version: _Optional[int] = ..., table: _Optional[_Union[Table, _Mapping]] = ..., data: _Optional[bytes] = ..., sender: _Optional[int] = ...) -> None: ...
+    run: str
+    def __init__(self, kind: _Optional[_Union[BoundaryKind, str]] = ..., layer: _Optional[int] = ..., replica: _Optional[int] = ..., batch: _Optional[int] = ..., incarnation: _Optional[int] = ..., version: _Optional[int] = ..., table: _Optional[_Union[Table, _Mapping]] = ..., data: _Optional[bytes] = ..., sender: _Optional[int] = ..., run: _Optional[str] = ...) -> None: ...
 
 class DescribeRequest(_message.Message):
     __slots__ = ()
@@ -153,32 +157,48 @@ class DescribeReply(_message.Message):
     def __init__(self, config: _Optional[str] = ..., over: bool = ...) -> None: ...
 
 class JoinRequest(_message.Message):
-    __slots__ = ("slave", "host", "pid", "device")
+    __slots__ = ("slave", "host", "pid", "device", "address")
     SLAVE_FIELD_NUMBER: _ClassVar[int]
     HOST_FIELD_NUMBER: _ClassVar[int]
     PID_FIELD_NUMBER: _ClassVar[int]
     DEVICE_FIELD_NUMBER: _ClassVar[int]
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
     slave: str
     host: str
     pid: int
     device: str
-    def __init__(self, slave: _Optional[str] = ..., host: _Optional[str] = ..., pid: _Optional[int] = ..., device: _Optional[str] = ...) -> None: ...
+    address: str
+    def __init__(self, slave: _Optional[str] = ..., host: _Optional[str] = ..., pid: _Optional[int] = ..., device: _Optional[str] = ..., address: _Optional[str] = ...) -> None: ...
 
 class JoinReply(_message.Message):
-    __slots__ = ("granted", "over", "layer", "replica", "incarnation", "next_batch")
+    __slots__ = ("granted", "over", "layer", "replica", "incarnation", "next_batch", "run")
     GRANTED_FIELD_NUMBER: _ClassVar[int]
     OVER_FIELD_NUMBER: _ClassVar[int]
     LAYER_FIELD_NUMBER: _ClassVar[int]
     REPLICA_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     NEXT_BATCH_FIELD_NUMBER: _ClassVar[int]
+    RUN_FIELD_NUMBER: _ClassVar[int]
     granted: bool
     over: bool
     layer: int
     replica: int
     incarnation: int
     next_batch: int
-    def __init__(self, granted: bool = ..., over: bool = ..., layer: _Optional[int] = ..., replica: _Optional[int] = ..., incarnation: _Optional[int] = ..., next_batch: _Optional[int] = ...) -> None: ...
+    run: str
+    def __init__(self, granted: bool = ..., over: bool = ..., layer: _Optional[int] = ..., replica: _Optional[int] = ..., incarnation: _Optional[int] = ..., next_batch: _Optional[int] = ..., run: _Optional[str] = ...) -> None: ...
+
+class Peer(_message.Message):
+    __slots__ = ("layer", "replica", "incarnation", "address")
+    LAYER_FIELD_NUMBER: _ClassVar[int]
+    REPLICA_FIELD_NUMBER: _ClassVar[int]
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    layer: int
+    replica: int
+    incarnation: int
+    address: str
+    def __init__(self, layer: _Optional[int] = ..., replica: _Optional[int] = ..., incarnation: _Optional[int] = ..., address: _Optional[str] = ...) -> None: ...
 
 class Telemetry(_message.Message):
     __slots__ = ("steps", "next_batch", "lost_batches", "in_flight", "step_seconds", "waiting_seconds", "delays", "loss", "gradient_loss", "gradient_cosine", "samples_per_second", "cpu_seconds", "peak_rss_bytes", "done", "pulls")
@@ -222,20 +242,26 @@ class Telemetry(_message.Message):
     def __init__(self, steps: _Optional[int] = ..., next_batch: _Optional[int] = ..., lost_batches: _Optional[int] = ..., in_flight: _Optional[int] = ..., step_seconds: _Optional[float] = ..., waiting_seconds: _Optional[float] = ..., delays: _Optional[_Mapping[int, int]] = ..., loss: _Optional[float] = ..., gradient_loss: _Optional[float] = ..., gradient_cosine: _Optional[float] = ..., samples_per_second: _Optional[float] = ..., cpu_seconds: _Optional[float] = ..., peak_rss_bytes: _Optional[int] = ..., done: bool = ..., pulls: _Optional[int] = ...) -> None: ...
 
 class HeartbeatRequest(_message.Message):
-    __slots__ = ("incarnation", "beat", "telemetry")
+    __slots__ = ("incarnation", "beat", "telemetry", "peers_version")
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     BEAT_FIELD_NUMBER: _ClassVar[int]
     TELEMETRY_FIELD_NUMBER: _ClassVar[int]
+    PEERS_VERSION_FIELD_NUMBER: _ClassVar[int]
     incarnation: int
     beat: int
     telemetry: Telemetry
-    def __init__(self, incarnation: _Optional[int] = ..., beat: _Optional[int] = ..., telemetry: _Optional[_Union[Telemetry, _Mapping]] = ...) -> None: ...
+    peers_version: int
+    def __init__(self, incarnation: _Optional[int] = ..., beat: _Optional[int] = ..., telemetry: _Optional[_Union[Telemetry, _Mapping]] = ..., peers_version: _Optional[int] = ...) -> None: ...
 
 class HeartbeatReply(_message.Message):
-    __slots__ = ("over",)
+    __slots__ = ("over", "peers_version", "peers")
     OVER_FIELD_NUMBER: _ClassVar[int]
+    PEERS_VERSION_FIELD_NUMBER: _ClassVar[int]
+    PEERS_FIELD_NUMBER: _ClassVar[int]
     over: bool
-    def __init__(self, over: bool = ...) -> None: ...
+    peers_version: int
+    peers: _containers.RepeatedCompositeFieldContainer[Peer]
+    def __init__(self, over: bool = ..., peers_version: _Optional[int] = ..., peers: _Optional[_Iterable[_Union[Peer, _Mapping]]] = ...) -> None: ...
 
 class LeaveRequest(_message.Message):
     __slots__ = ("incarnation", "reason", "telemetry")

@@ -20,8 +20,10 @@ from common.messages import HeartbeatReply, JoinReply, PushReply, Telemetry
 from common.network import Blueprint
 from slave import layers
 from slave.decoupling import Message
+from slave.endpoint import Endpoint
 from slave.layers import Seated
-from slave.links import Reopened
+from slave.links import Boundary, Reopened
+from slave.mail import Inbox
 from slave.network import Fetched, Network
 from slave.replica import Replica
 
@@ -81,7 +83,7 @@ class Session:
         LayerwiseError: as soon as the lease or the run cannot go on.
     """
 
-    def __init__(self, ground: Ground, lease: JoinReply) -> None:
+    def __init__(self, ground: Ground, lease: JoinReply, endpoint: Endpoint) -> None:
         self._ground = ground
         self._lease = lease
         self._config = ground.config
@@ -93,13 +95,14 @@ class Session:
         self._measured_at = time.perf_counter()
         self._beat_at = (time.perf_counter(), 0)
         self._network = Network(
-            ground.options.master,
+            endpoint,
             lease,
             self._config.cluster.heartbeat_seconds,
             ground.options.wait,
             self._latest_telemetry,
+            self._boundary(),
         )
-        self.inbox: queue.SimpleQueue[object] = self._network.inbox
+        self.inbox: Inbox = self._network.inbox
         self._network.start()
         try:
             built = self._built()
@@ -273,6 +276,15 @@ class Session:
             f"{built.flat.parameters.numel():,} parameters",
         )
         return built
+
+    def _boundary(self) -> Boundary:
+        """Who is above and below, and how much may be on its way."""
+        k, count, place = self._lease.layer, self._config.layers, layers.place(self._config, self._lease)
+        return Boundary(
+            tuple(place.senders(k)),
+            tuple(place.receivers()) if k < count else (),
+            max(self._config.decoupling.window(each, count) for each in (k - 1, k)),
+        )
 
     def _begin(self, replica: Replica) -> None:
         """Bring a replica to the master's version of its shard, which is created if it is not there."""
