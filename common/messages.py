@@ -78,6 +78,12 @@ class BoundaryKind(IntEnum):
     PEER = 7
     ENDED = 8
     PAIR = 9
+    TAKEN = 10
+
+
+# What goes to the layer above, on the stream of activations, and to the layer below, on that of gradients.
+RISING = (BoundaryKind.ACTIVATION, BoundaryKind.END)
+FALLING = (BoundaryKind.GRADIENT, BoundaryKind.LOST, BoundaryKind.TAKEN, BoundaryKind.ENDED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +168,9 @@ class Telemetry:
     peak_rss_bytes: int = 0
     done: bool = False
     pulls: int = 0
+    gradient_norm_ratio: float = 0.0
+    input_loss: float = 0.0
+    fallback: bool = False
 
 
 @dataclass(frozen=True, slots=True)

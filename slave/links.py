@@ -18,16 +18,13 @@ import numpy as np
 import torch
 
 from common.errors import LayerwiseError, MalformedError, UnreachableError
-from common.messages import BoundaryKind, BoundaryMessage
+from common.messages import RISING, BoundaryKind, BoundaryMessage
 from common.rpc import async_stream, error_of
 from common.table import Table, lay_out
 from common.wire.methods import EXCHANGE
 from common.wire.payloads import decode_boundary, encode_boundary
 from slave.decoupling import Message
 from slave.mail import Arrivals, Inbox, Outgoing
-
-_UP = (BoundaryKind.ACTIVATION, BoundaryKind.END)
-
 
 # What a stream may hold beside twice a window (a resend may come behind the first sending): END, LOST, PEER.
 SPARE = 8
@@ -132,7 +129,7 @@ class LightLinks:
 
     def send(self, message: Message, encoded: bytes) -> None:
         """Hand a message over, and its encoding; on the event loop's thread."""
-        stream = BoundaryKind.ACTIVATIONS if message.kind in _UP else BoundaryKind.GRADIENTS
+        stream = BoundaryKind.ACTIVATIONS if message.kind in RISING else BoundaryKind.GRADIENTS
         self._outgoing[stream].put(message, encoded)
 
     async def run(self) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 import grpc
 
 from common.errors import FencedError, LayerwiseError, MalformedError, RefusedError, UnreachableError
-from common.messages import BoundaryKind, BoundaryMessage, JoinReply, Peer
+from common.messages import FALLING, RISING, BoundaryKind, BoundaryMessage, JoinReply, Peer
 from common.rpc import async_channel, async_stream, error_of
 from common.wire.methods import EXCHANGE
 from common.wire.payloads import decode_boundary, encode_boundary
@@ -192,7 +192,7 @@ class BasicLinks:
     async def _receive(self, pair: Pair, call: Any) -> None:
         while (encoded := await call.read()) is not grpc.aio.EOF:
             message = from_wire(decode_boundary(encoded))
-            self._check(message, pair, (BoundaryKind.GRADIENT, BoundaryKind.LOST, BoundaryKind.ENDED))
+            self._check(message, pair, FALLING)
             pair.receive(message)
 
     def _failed(self, peer: Peer, error: LayerwiseError, opened: bool) -> None:
@@ -255,7 +255,7 @@ class BasicLinks:
         try:
             async for encoded in requests:
                 message = from_wire(decode_boundary(encoded))
-                self._check(message, pair, (BoundaryKind.ACTIVATION, BoundaryKind.END))
+                self._check(message, pair, RISING)
                 if message.incarnation != pair.incarnation:
                     raise MalformedError(f"{message.kind.name} came from incarnation {message.incarnation}")
                 if pair.error is not None:
