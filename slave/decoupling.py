@@ -16,8 +16,8 @@ from torch.nn import functional
 from common.errors import MalformedError
 from common.flat import Flat
 from common.messages import BoundaryKind
+from common.schedule import Stepper
 from common.synthesizers import GradientSynthesizer
-from slave.schedule import Stepper
 
 # Losses and cosines are looked at every so many batches: that costs passes over h, and on a GPU a wait.
 LOOK_EVERY = 8

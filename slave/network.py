@@ -13,12 +13,12 @@ from typing import Any, TypeVar
 from common import rpc
 from common.errors import LayerwiseError, RefusedError, UnreachableError
 from common.messages import BoundaryKind, Header, JoinReply, LeaveRequest, Telemetry
+from common.replica import Push
 from common.wire.methods import LEAVE
 from common.wire.payloads import encode_boundary
 from slave.client import Heart, Pusher, pull
 from slave.decoupling import Message
 from slave.links import LightLinks, Patience, to_wire
-from slave.replica import Push
 
 Result = TypeVar("Result")
 

@@ -19,12 +19,12 @@ from common.flat import Flat
 from common.lifecycle import cpu_seconds, peak_rss_bytes
 from common.messages import HeartbeatReply, JoinReply, PushReply, Telemetry
 from common.network import Blueprint
+from common.replica import Replica
 from common.replicas import Place
+from common.schedule import AccruingStepper, Stepper
 from slave.decoupling import Health, Layer, Message, NoUnlock, Synthesizer, Top, Unlock, UpdateUnlock
 from slave.links import Reopened
 from slave.network import Fetched, Network
-from slave.replica import Replica
-from slave.schedule import AccruingStepper, Stepper
 from slave.trainer import Trainer
 
 if TYPE_CHECKING:

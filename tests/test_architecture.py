@@ -36,8 +36,8 @@ DECIDING = (
     "master.roster",
     "slave.trainer",
     "slave.decoupling",
-    "slave.replica",
-    "slave.schedule",
+    "common.replica",
+    "common.schedule",
     "common.synthesizers",
 )
 DOING = (
@@ -275,8 +275,8 @@ def test_imports_in_the_order_and_for_type_checkers_alone_are_not_found(tmp_path
         ("master__roster", "from datetime import datetime"),
         ("master__updates", "def f():\n    import socket"),
         ("slave__trainer", "from common.wire import codec"),
-        ("slave__replica", "import click"),
-        ("slave__schedule", "import random"),
+        ("common__replica", "import click"),
+        ("common__schedule", "import random"),
         ("common__synthesizers__virtual", "from common import clock"),
     ],
 )

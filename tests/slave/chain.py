@@ -25,13 +25,13 @@ from common.datasets import Dataset
 from common.downpour import Downpour
 from common.flat import Flat
 from common.messages import BoundaryKind
+from common.replica import Push, Replica
+from common.schedule import Stepper
 from common.synthesizers import GradientSynthesizer
 from common.wire.payloads import decode_boundary, encode_boundary
 from master.store import Memory, Store
 from slave.decoupling import Health, Layer, Message, NoUnlock, Synthesizer, Top, Unlock, UpdateUnlock
 from slave.links import from_wire, to_wire
-from slave.replica import Push, Replica
-from slave.schedule import Stepper
 from slave.trainer import Trainer
 
 UP, DOWN = BoundaryKind.ACTIVATIONS, BoundaryKind.GRADIENTS
