@@ -52,6 +52,11 @@ class Health:
         old = getattr(self, name)
         setattr(self, name, value if old == 0.0 else old + 0.02 * (value - old))
 
+    def compare(self, synthetic: Tensor, delta: Tensor) -> None:
+        """Take what M had said and what came in truth."""
+        cosine = functional.cosine_similarity(synthetic.flatten(), delta.flatten(), dim=0)
+        self.note("gradient_cosine", float(cosine))
+
 
 class Layer:
     """One layer's module, stepped; f_k."""
@@ -79,8 +84,18 @@ class Layer:
         self._stepper.step(batch)
 
 
+class Synthesizing(Protocol):
+    """M_k, wherever it runs."""
+
+    def gradient(self, batch: int, h: Tensor, y: Tensor) -> Tensor:
+        """Delta hat for h_k(b), shaped as it; now."""
+
+    def learn(self, batch: int, h: Tensor, y: Tensor, synthetic: Tensor, delta: Tensor) -> None:
+        """Learn from the gradient that came for that h; when is its own affair."""
+
+
 class Synthesizer:
-    """M_k, stepped."""
+    """M_k in this process, stepped."""
 
     def __init__(self, module: GradientSynthesizer, flat: Flat, stepper: Stepper, health: Health) -> None:
         self.module = module
@@ -89,14 +104,17 @@ class Synthesizer:
         self._health = health
         self._learned = 0
 
+    def gradient(self, batch: int, h: Tensor, y: Tensor) -> Tensor:  # noqa: ARG002 - served, it is asked by its batch
+        """M_k(h_k(b), y), shaped as h."""
+        return self.module.gradient(h, y)
+
     def learn(self, batch: int, h: Tensor, y: Tensor, synthetic: Tensor, delta: Tensor) -> None:
         """One step of M on the gradient that came for the very h that it was computed for."""
         loss = self.module.learn(h, y, delta)
         self._stepper.step(batch)
         if self._learned % LOOK_EVERY == 0:
             self._health.note("gradient_loss", float(loss))
-            cosine = functional.cosine_similarity(synthetic.flatten(), delta.flatten(), dim=0)
-            self._health.note("gradient_cosine", float(cosine))
+            self._health.compare(synthetic, delta)
         self._learned += 1
 
 
@@ -185,7 +203,7 @@ class _Pair:
 class UpdateUnlock:
     """`update`: step on M's gradient at once; M learns when the true one comes (Jaderberg et al. 2016)."""
 
-    def __init__(self, layer: Layer, synthesizer: Synthesizer) -> None:
+    def __init__(self, layer: Layer, synthesizer: Synthesizing) -> None:
         self._layer = layer
         self._synthesizer = synthesizer
         self._kept: dict[int, _Pair] = {}
@@ -195,7 +213,7 @@ class UpdateUnlock:
         u, h = self._layer.forward(h_below)
         sent = h.detach()
         yield sent
-        synthetic = self._synthesizer.module.gradient(sent, y)
+        synthetic = self._synthesizer.gradient(batch, sent, y)
         self._kept[batch] = _Pair(sent, y, synthetic)
         self._layer.backward(h, synthetic)
         yield from _down(self._layer, batch, u)

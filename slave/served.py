@@ -1,0 +1,65 @@
+"""M in the master, as a layer's unlock sees it: asked for a gradient, told the true one. No I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+from common.errors import MalformedError
+from common.flat import packed, state_dict
+from common.messages import SynthesisKind, SynthesisMessage
+from slave.decoupling import LOOK_EVERY, Health
+
+# Asks, and waits for the answer; and tells what has none.
+Ask = Callable[[SynthesisMessage], SynthesisMessage]
+Tell = Callable[[SynthesisMessage], None]
+
+
+class ServedSynthesizer:
+    """M_k, which the master runs and all replicas of the layer share.
+
+    Args:
+        ask: takes a question to the master; may raise whatever ends the lease.
+        tell: takes a lesson there.
+        incarnation: of this slave's lease.
+        classes: how many labels there are.
+        health: what is known of M here.
+    """
+
+    def __init__(self, ask: Ask, tell: Tell, incarnation: int, classes: int, health: Health) -> None:
+        self._ask = ask
+        self._tell = tell
+        self._incarnation = incarnation
+        self._classes = classes
+        self._health = health
+        self._learned = 0
+
+    def gradient(self, batch: int, h: Tensor, y: Tensor) -> Tensor:
+        """M_k(h_k(b), y), shaped as h: waits for it.
+
+        Raises:
+            MalformedError: the answer is none to the question.
+        """
+        answer = self._ask(self._said(SynthesisKind.ASK, batch, {"h": h, "y": y}))
+        delta = state_dict(answer.table, answer.data).get("delta")
+        if delta is None or delta.shape != h.shape:
+            raise MalformedError(f"the master answered {answer.kind.name} of no delta for h {tuple(h.shape)}")
+        if answer.loss:
+            self._health.note("gradient_loss", answer.loss)
+        return delta.to(h.device)
+
+    def learn(self, batch: int, h: Tensor, y: Tensor, synthetic: Tensor, delta: Tensor) -> None:
+        """Tell M the gradient that came for that h; it learns in its own time."""
+        self._tell(self._said(SynthesisKind.LEARN, batch, {"h": h, "y": y, "delta": delta}))
+        if self._learned % LOOK_EVERY == 0:
+            self._health.compare(synthetic, delta)
+        self._learned += 1
+
+    def settle(self) -> None:
+        """Wait until M's shard has all that it was told."""
+        self._ask(self._said(SynthesisKind.SETTLE, 0, {}))
+
+    def _said(self, kind: SynthesisKind, batch: int, tensors: dict[str, Tensor]) -> SynthesisMessage:
+        table, data = packed(tensors)
+        return SynthesisMessage(kind, "gradient", batch, self._incarnation, self._classes, table=table, data=data)
