@@ -168,7 +168,9 @@ class Cluster:
 
     profile: str = key("light", "light: a slave knows only the master", choices=("light",))
     synthesis: str = key(
-        "slave", "slave: M runs in the slaves; master: it runs in the master, which they ask", choices=("slave", "master")
+        "slave",
+        "slave: M runs in the slaves; master: it runs in the master, which they ask",
+        choices=("slave", "master"),
     )
     heartbeat_seconds: float = key(1.0, "seconds between two heartbeats of a slave", minimum=0.05)
     misses: int = key(2, "heartbeats missed in a row until a slave is failed", minimum=1)

@@ -123,7 +123,9 @@ def state_dict(table: Table, data: Raw) -> dict[str, torch.Tensor]:
 
 def packed(tensors: Mapping[str, torch.Tensor]) -> tuple[Table, memoryview]:
     """A table of some tensors and their bytes in its layout: what `state_dict` reads."""
-    table = _tabled(tuple((name, str(t.dtype).removeprefix("torch."), tuple(t.shape)) for name, t in tensors.items()))
+    table = _tabled(
+        tuple((name, str(t.dtype).removeprefix("torch."), tuple(t.shape)) for name, t in tensors.items())
+    )
     data = np.zeros(table.nbytes, np.uint8)
     for name, array in table.arrays(data).items():
         np.copyto(array, tensors[name].detach().cpu().numpy())

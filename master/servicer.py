@@ -162,7 +162,9 @@ class Servicer:
         finally:
             self._master.relay.close(address, mailbox)
 
-    async def synthesize(self, requests: AsyncIterator[m.SynthesisMessage]) -> AsyncIterator[m.SynthesisMessage]:
+    async def synthesize(
+        self, requests: AsyncIterator[m.SynthesisMessage]
+    ) -> AsyncIterator[m.SynthesisMessage]:
         """What a slave asks and tells M. One at a time: the others wait in its stream."""
         async for request in requests:
             self._master.counters.bytes_received += len(request.data)

@@ -57,7 +57,9 @@ class Synthesis:
         """
         self._admit()
         if k >= self._config.layers or message.synthesizer != "gradient":
-            raise MalformedError(f'layer {k} of {self._config.layers} has no synthesizer "{message.synthesizer}"')
+            raise MalformedError(
+                f'layer {k} of {self._config.layers} has no synthesizer "{message.synthesizer}"'
+            )
         if message.kind is SynthesisKind.SETTLE:
             self._settle(k)
             return SynthesisMessage(SynthesisKind.SETTLED)

@@ -12,10 +12,11 @@ from typing import Any, TypeVar
 
 from common import rpc
 from common.errors import LayerwiseError, RefusedError, UnreachableError
-from common.messages import BoundaryKind, Header, JoinReply, LeaveRequest, Telemetry
+from common.messages import BoundaryKind, Header, JoinReply, LeaveRequest, SynthesisMessage, Telemetry
 from common.replica import Push
 from common.wire.methods import LEAVE
 from common.wire.payloads import encode_boundary
+from slave.asking import Asking
 from slave.client import Heart, Pusher, pull
 from slave.decoupling import Message
 from slave.links import LightLinks, Patience, to_wire
@@ -56,7 +57,10 @@ class Network:
         self._heartbeat_seconds = heartbeat_seconds
         self._patience = patience
         self._telemetry = telemetry
-        self._outgoing: queue.SimpleQueue[Message | Push | str | None] = queue.SimpleQueue()
+        self._outgoing: queue.SimpleQueue[Message | Push | SynthesisMessage | str | None] = (
+            queue.SimpleQueue()
+        )
+        self._answers: queue.SimpleQueue[object] = queue.SimpleQueue()
         self._handing_over = threading.Thread(target=self._hand_over, name="sender", daemon=True)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="network", daemon=True)
@@ -70,7 +74,8 @@ class Network:
 
     async def _open(self) -> None:
         # Streams of their own: nothing urgent queues behind something large.
-        self._control, self._bulk, self._up, self._down = (rpc.async_channel(self._master) for _ in range(4))
+        self._channels = [rpc.async_channel(self._master) for _ in range(5)]
+        self._control, self._bulk, self._up, self._down, self._asked = self._channels
         put, incarnation = self.inbox.put, self._lease.incarnation
         self._heart = Heart(
             self._control, incarnation, self._heartbeat_seconds, self._telemetry, put, self._wait()
@@ -78,6 +83,7 @@ class Network:
         self._pusher = Pusher(self._bulk, put, self._wait())
         channels = {BoundaryKind.ACTIVATIONS: self._up, BoundaryKind.GRADIENTS: self._down}
         self._links = LightLinks(channels, incarnation, put, self._wait())
+        self._asking = Asking(self._asked, self._answers.put, self._wait())
         self._run(self._heart.run())
         self._run(self._pusher.run())
 
@@ -87,6 +93,32 @@ class Network:
     def exchange(self) -> None:
         """Begin with activations and gradients: the trainer is ready for them."""
         self._loop.call_soon_threadsafe(lambda: self._run(self._links.run()))
+
+    def converse(self) -> None:
+        """Begin with questions to the master's M."""
+        self._loop.call_soon_threadsafe(lambda: self._run(self._asking.run()))
+
+    def ask(self, question: SynthesisMessage) -> SynthesisMessage:
+        """The answer of the master's M; waits for it.
+
+        Raises:
+            BaseException: what ended the lease meanwhile, or was delivered.
+        """
+        self._outgoing.put(question)
+        answer = self._answers.get()
+        if isinstance(answer, SynthesisMessage):
+            return answer
+        assert isinstance(answer, BaseException)
+        raise answer
+
+    def tell(self, lesson: SynthesisMessage) -> None:
+        """Hand a lesson for the master's M over."""
+        self._outgoing.put(lesson)
+
+    def deliver(self, event: object) -> None:
+        """Have an event come into the inbox, and end a wait for an answer."""
+        self._answers.put(event)
+        self.inbox.put(event)
 
     def send(self, message: Message) -> None:
         """Hand a message over."""
@@ -102,14 +134,22 @@ class Network:
         Waking the loop is a system call, at which the training thread would let go of the interpreter and its
         core; putting something into a queue is not.
         """
-        while (said := self._outgoing.get()) is not None:
-            if isinstance(said, Push):
-                self._loop.call_soon_threadsafe(self._pusher.push, said)
-            elif isinstance(said, str):
-                self._loop.call_soon_threadsafe(self._begin_fetch, said)
-            else:
-                encoded = encode_boundary(to_wire(said))
-                self._loop.call_soon_threadsafe(self._links.send, said.kind, encoded)
+        try:
+            while (said := self._outgoing.get()) is not None:
+                self._hand(said)
+        except Exception as error:  # a defect here must end the slave, not leave it silent
+            self.deliver(_defect("sender", error))
+
+    def _hand(self, said: Message | Push | SynthesisMessage | str) -> None:
+        if isinstance(said, Push):
+            self._loop.call_soon_threadsafe(self._pusher.push, said)
+        elif isinstance(said, SynthesisMessage):
+            self._loop.call_soon_threadsafe(self._asking.send, said)
+        elif isinstance(said, str):
+            self._loop.call_soon_threadsafe(self._begin_fetch, said)
+        else:
+            encoded = encode_boundary(to_wire(said))
+            self._loop.call_soon_threadsafe(self._links.send, said.kind, encoded)
 
     def pull(self, shard: str) -> tuple[Header, memoryview]:
         """One version of a shard; waits for it."""
@@ -156,7 +196,7 @@ class Network:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        for channel in (self._control, self._bulk, self._up, self._down):
+        for channel in self._channels:
             await channel.close()
 
     def _call(self, coroutine: Coroutine[Any, Any, Result]) -> Result:
@@ -173,6 +213,10 @@ class Network:
         except asyncio.CancelledError:
             raise
         except LayerwiseError as error:
-            self.inbox.put(error)
+            self.deliver(error)
         except Exception as error:  # a defect here must end the slave, not leave it waiting
-            self.inbox.put(RefusedError(f"the network thread failed: {type(error).__name__}: {error}"))
+            self.deliver(_defect("network", error))
+
+
+def _defect(thread: str, error: Exception) -> RefusedError:
+    return RefusedError(f"the {thread} thread failed: {type(error).__name__}: {error}")

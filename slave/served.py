@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Protocol
 
 from torch import Tensor
 
@@ -11,25 +11,29 @@ from common.flat import packed, state_dict
 from common.messages import SynthesisKind, SynthesisMessage
 from slave.decoupling import LOOK_EVERY, Health
 
-# Asks, and waits for the answer; and tells what has none.
-Ask = Callable[[SynthesisMessage], SynthesisMessage]
-Tell = Callable[[SynthesisMessage], None]
+
+class Serving(Protocol):
+    """The master, as far as M goes."""
+
+    def ask(self, question: SynthesisMessage) -> SynthesisMessage:
+        """The answer to a question; may raise whatever ends the lease."""
+
+    def tell(self, lesson: SynthesisMessage) -> None:
+        """Tell what has no answer."""
 
 
 class ServedSynthesizer:
     """M_k, which the master runs and all replicas of the layer share.
 
     Args:
-        ask: takes a question to the master; may raise whatever ends the lease.
-        tell: takes a lesson there.
+        serving: what runs M.
         incarnation: of this slave's lease.
         classes: how many labels there are.
         health: what is known of M here.
     """
 
-    def __init__(self, ask: Ask, tell: Tell, incarnation: int, classes: int, health: Health) -> None:
-        self._ask = ask
-        self._tell = tell
+    def __init__(self, serving: Serving, incarnation: int, classes: int, health: Health) -> None:
+        self._serving = serving
         self._incarnation = incarnation
         self._classes = classes
         self._health = health
@@ -41,7 +45,7 @@ class ServedSynthesizer:
         Raises:
             MalformedError: the answer is none to the question.
         """
-        answer = self._ask(self._said(SynthesisKind.ASK, batch, {"h": h, "y": y}))
+        answer = self._serving.ask(self._said(SynthesisKind.ASK, batch, {"h": h, "y": y}))
         delta = state_dict(answer.table, answer.data).get("delta")
         if delta is None or delta.shape != h.shape:
             raise MalformedError(f"the master answered {answer.kind.name} of no delta for h {tuple(h.shape)}")
@@ -51,15 +55,13 @@ class ServedSynthesizer:
 
     def learn(self, batch: int, h: Tensor, y: Tensor, synthetic: Tensor, delta: Tensor) -> None:
         """Tell M the gradient that came for that h; it learns in its own time."""
-        self._tell(self._said(SynthesisKind.LEARN, batch, {"h": h, "y": y, "delta": delta}))
+        self._serving.tell(self._said(SynthesisKind.LEARN, batch, {"h": h, "y": y, "delta": delta}))
         if self._learned % LOOK_EVERY == 0:
             self._health.compare(synthetic, delta)
         self._learned += 1
 
-    def settle(self) -> None:
-        """Wait until M's shard has all that it was told."""
-        self._ask(self._said(SynthesisKind.SETTLE, 0, {}))
-
     def _said(self, kind: SynthesisKind, batch: int, tensors: dict[str, Tensor]) -> SynthesisMessage:
         table, data = packed(tensors)
-        return SynthesisMessage(kind, "gradient", batch, self._incarnation, self._classes, table=table, data=data)
+        return SynthesisMessage(
+            kind, "gradient", batch, self._incarnation, self._classes, table=table, data=data
+        )

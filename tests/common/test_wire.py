@@ -48,7 +48,7 @@ from protos import layerwise_pb2 as pb
 
 NUMBERS = {"replica": 2**32 - 1, "layer": 2**32 - 1, "pid": 2**32 - 1, "in_flight": 2**32 - 1,
            "grants": 2**32 - 1, "waiting_slaves": 2**32 - 1, "sender": 2**32 - 1,
-           "fenced": 2**32 - 1}  # fmt: skip
+           "fenced": 2**32 - 1, "classes": 2**32 - 1}  # fmt: skip
 # Those without a payload: what has one is tested by itself.
 MESSAGES = [
     kind
