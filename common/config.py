@@ -197,8 +197,8 @@ class Config:
             )
         if self.cluster.synthesis == "master" and self.decoupling.unlock == "none":
             raise ConfigError(
-                'cluster.synthesis: "master" has no meaning with decoupling.unlock = "none", which has no M to '
-                "serve; leave it out"
+                'cluster.synthesis: "master" has no meaning with decoupling.unlock = "none", which has no M; '
+                "leave it out"
             )
         layers = self.network.layers if self.network.cuts is None else len(self.network.cuts) + 1
         if layers is not None:

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from common.config import Config
+from common.errors import LayerwiseError
 from common.messages import SynthesisMessage
 from master.store import Store
+
+log = logging.getLogger("layerwise.master")
 
 
 class Auxiliary:
@@ -16,7 +21,7 @@ class Auxiliary:
     def __init__(self, config: Config, store: Store) -> None:
         from master.synthesis import Synthesis
 
-        self._make = lambda: Synthesis(config, store)
+        self._make: Callable[[], Synthesis] = lambda: Synthesis(config, store)
         self._synthesis = self._make()
         self._thread = ThreadPoolExecutor(1, "synthesis")
 
@@ -35,8 +40,11 @@ class Auxiliary:
         self._synthesis = self._make()
 
     async def settle(self) -> None:
-        """Bring all that was learned into the shards."""
-        await asyncio.get_running_loop().run_in_executor(self._thread, self._synthesis.settle)
+        """Bring all that was learned into the shards; what is wrong is told, and no more."""
+        try:
+            await asyncio.get_running_loop().run_in_executor(self._thread, self._synthesis.settle)
+        except LayerwiseError as error:
+            log.error("%s", error)
 
     def close(self) -> None:
         """End the thread."""

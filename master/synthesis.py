@@ -1,9 +1,9 @@
 """Served synthesis: M of each layer, run and trained in the master for the slaves that ask. No I/O, no clock.
 
-What M learns goes into its shard as a slave's would: every `n_push` steps, as an update, exactly once. So it is
-versioned, durable and put back like any other; what it learned since the last push dies with the master, as it
-would with a slave. Nothing of a slave is kept between two messages: with the true gradient it sends h again,
-which it has kept for its layer above, and so a master that was started anew goes on with the next message.
+What M learns goes into its shard as a slave's would: every `n_push` steps, as an update, exactly once. So it
+is versioned, durable and put back like any other; what it learned since the last push dies with the master,
+as with a slave. Nothing of a slave is kept between two messages: with the true gradient it sends h again,
+which it has kept for the layer above, and so a master that was started anew goes on with the next message.
 """
 
 from __future__ import annotations
@@ -149,10 +149,9 @@ class _Served:
             MalformedError: it is not.
         """
         if (shape, classes) != self._made_for:
-            made, wanted = self._made_for[1], self._made_for[0]
             raise MalformedError(
-                f"h of {(*shape,)} with {classes} classes came where M was made for {wanted} with {made}; do all "
-                "slaves have the same network?"
+                f"an h of {shape} with {classes} classes came where M was made for {self._made_for[0]} with "
+                f"{self._made_for[1]}; do all slaves have the same network?"
             )
 
     def made_up(self, batch: int, h: Tensor, y: Tensor) -> SynthesisMessage:

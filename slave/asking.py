@@ -57,8 +57,8 @@ class Asking:
             await self._patience.wait(error)
 
     async def _stream(self) -> None:
-        self._outgoing = asyncio.Queue()
-        if self._question:
+        # Nothing is handed over behind a question that waits: where the queue is empty, it had been taken.
+        if self._question and self._outgoing.empty():
             self._outgoing.put_nowait(self._question)
         call = async_stream(self._channel, SYNTHESIZE)
         sending = asyncio.ensure_future(self._transmit(call))

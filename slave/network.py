@@ -22,6 +22,8 @@ from slave.decoupling import Message
 from slave.links import LightLinks, Patience, to_wire
 
 Result = TypeVar("Result")
+# What the training thread hands over: a string is a shard to be fetched.
+Said = Message | Push | SynthesisMessage | str
 
 
 @dataclass(frozen=True)
@@ -140,7 +142,7 @@ class Network:
         except Exception as error:  # a defect here must end the slave, not leave it silent
             self.deliver(_defect("sender", error))
 
-    def _hand(self, said: Message | Push | SynthesisMessage | str) -> None:
+    def _hand(self, said: Said) -> None:
         if isinstance(said, Push):
             self._loop.call_soon_threadsafe(self._pusher.push, said)
         elif isinstance(said, SynthesisMessage):
