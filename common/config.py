@@ -208,7 +208,11 @@ class Cluster:
         "light: a slave knows only the master; basic: neighbours exchange activations and gradients directly",
         choices=("light", "basic"),
     )
-    synthesis: str = key("slave", "slave: M runs in the slaves", choices=("slave",))
+    synthesis: str = key(
+        "slave",
+        "slave: M runs in the slaves; master: it runs in the master, which they ask",
+        choices=("slave", "master"),
+    )
     heartbeat_seconds: float = key(1.0, "seconds between two heartbeats of a slave", minimum=0.05)
     misses: int = key(2, "heartbeats missed in a row until a slave is failed", minimum=1)
     snapshot_seconds: float = key(30.0, "seconds between two snapshots of the master", minimum=0.1)
@@ -231,6 +235,11 @@ class Config:
             raise ConfigError(
                 f"downpour.warm_start: {self.downpour.warm_start} of {self.run.batches} batches leaves none "
                 "to the other replicas"
+            )
+        if self.cluster.synthesis == "master" and self.decoupling.unlock == "none":
+            raise ConfigError(
+                'cluster.synthesis: "master" has no meaning with decoupling.unlock = "none", which has no M; '
+                "leave it out"
             )
         layers = self.network.layers if self.network.cuts is None else len(self.network.cuts) + 1
         if layers is not None:

@@ -102,6 +102,31 @@ class BoundaryMessage:
     run: str = ""
 
 
+class SynthesisKind(IntEnum):
+    """What a message of served synthesis says."""
+
+    SYNTHESIS_KIND_UNSPECIFIED = 0
+    ASK = 1
+    LEARN = 2
+    SETTLE = 3
+    SYNTHETIC = 4
+    SETTLED = 5
+
+
+@dataclass(frozen=True, slots=True)
+class SynthesisMessage:
+    """Between a slave and what the master runs for it; `data` holds the tensors of `table`."""
+
+    kind: SynthesisKind
+    synthesizer: str = "gradient"
+    batch: int = 0
+    incarnation: int = 0
+    classes: int = 0
+    loss: float = 0.0
+    table: Table = field(default_factory=lambda: Table((), 0))
+    data: Buffer = b""
+
+
 @dataclass(frozen=True, slots=True)
 class DescribeRequest:
     """Asks for the run's configuration."""
@@ -150,6 +175,19 @@ class Peer:
 
 
 @dataclass(frozen=True, slots=True)
+class Utilization:
+    """How busy a process and its machine are; of the GPU None where there is none, or no library for it."""
+
+    cpu_percent: float = 0.0
+    rss_bytes: int = 0
+    host_cpu_percent: float = 0.0
+    memory_percent: float = 0.0
+    disk_percent: float = 0.0
+    gpu_percent: float | None = None
+    gpu_memory_percent: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Telemetry:
     """What a slave has done since its lease was granted; seconds, bytes, running means an example."""
 
@@ -171,6 +209,7 @@ class Telemetry:
     gradient_norm_ratio: float = 0.0
     input_loss: float = 0.0
     fallback: bool = False
+    utilization: Utilization = field(default_factory=Utilization)
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,13 +291,33 @@ class Counters:
     pushes: int = 0
     pulls: int = 0
     duplicate_pushes: int = 0
-    fenced_pushes: int = 0
+    fenced: int = 0
     malformed: int = 0
     bytes_received: int = 0
     bytes_sent: int = 0
     cpu_seconds: float = 0.0
     peak_rss_bytes: int = 0
     refused_pushes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """One snapshot; `damage` says why it cannot be used, where that is known."""
+
+    number: int = 0
+    time: float = 0.0
+    nbytes: int = 0
+    versions: dict[str, int] = field(default_factory=dict)
+    damage: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class LayerPushes:
+    """The pushes of one layer's slaves: staleness -> how many were applied, and how many were refused."""
+
+    layer: int = 0
+    staleness: dict[int, int] = field(default_factory=dict)
+    refused: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,17 +338,10 @@ class StatusReply:
     lost_batches: int = 0
     counters: Counters = field(default_factory=Counters)
     evaluation: Evaluation = field(default_factory=Evaluation)
-
-
-@dataclass(frozen=True, slots=True)
-class Kept:
-    """One snapshot; `damage` says why it cannot be used, where that is known."""
-
-    number: int = 0
-    time: float = 0.0
-    nbytes: int = 0
-    versions: dict[str, int] = field(default_factory=dict)
-    damage: str = ""
+    layers: list[LayerPushes] = field(default_factory=list)
+    utilization: Utilization = field(default_factory=Utilization)
+    snapshot: Kept = field(default_factory=Kept)
+    snapshot_trouble: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,7 @@ from common.lifecycle import INTERRUPTED, end_with_parent, keep_freed_memory
 from common.messages import BoundaryKind, Operation
 from common.rpc import Server, split_address
 from common.table import Table
+from master.auxiliary import Auxiliary
 from master.keeper import Keeper
 from master.optimizers import use_one_thread
 from master.policies import policies
@@ -72,6 +73,8 @@ class Master:
         fenced = self._recovered(recovery) if recovery else []
         state.note_boot()
         self.store = Store(state, policies(self.config))
+        served = self.config.cluster.synthesis == "master"
+        self._auxiliary = Auxiliary(self.config, self.store) if served else None
         self.keeper = Keeper(self, snapshots)
         self._happened(fenced)
         self.save()
@@ -93,6 +96,8 @@ class Master:
     def fence(self, run: dict[str, Any], why: str) -> int:
         """End every lease and go back to what was saved of the run then; how many leases there were."""
         events = self._rolled_back(run, why)
+        if self._auxiliary:
+            self._auxiliary.begin_anew()
         self._happened(events)
         self.save()
         return len(events)
@@ -199,6 +204,24 @@ class Master:
         self.counters.pulls += 1
         return reading
 
+    async def synthesize(self, message: m.SynthesisMessage) -> m.SynthesisMessage | None:
+        """Take what a slave asks or tells the M of its layer; its answer, if it is a question.
+
+        Raises:
+            MalformedError: it is no such thing, or M runs in the slaves.
+            FencedError: the sender's lease has passed to another.
+        """
+        seat = self.roster.seat(message.incarnation)
+        if self._auxiliary is None:
+            raise MalformedError('M runs in the slaves here: cluster.synthesis = "slave"')
+        return await self._auxiliary.answer(seat.layer, message)
+
+    async def settle(self) -> None:
+        """Bring what the master itself has learned into the shards, and end its thread."""
+        if self._auxiliary:
+            await self._auxiliary.settle()
+            self._auxiliary.close()
+
     def address(self, hello: m.BoundaryMessage) -> Address:
         """Whose stream opens, by its first message.
 
@@ -248,7 +271,7 @@ class Master:
     def count(self, error: LayerwiseError) -> None:
         """Count a refused message."""
         if isinstance(error, FencedError):
-            self.counters.fenced_pushes += 1
+            self.counters.fenced += 1
         elif isinstance(error, MalformedError | TooLargeError):
             self.counters.malformed += 1
 
@@ -292,6 +315,7 @@ async def _serve(config: Config, listen: str, state: StateDirectory) -> int:
     ticking.cancel()
     keeping.cancel()
     await server.stop(0.5)
+    await master.settle()
     # Before the machine is perhaps switched off: what is mapped alone would then not count.
     await master.keeper.take_if_changed()
     master.keeper.close()
@@ -317,7 +341,7 @@ def serve(config: Config, listen: str, state_dir: Path) -> int:
     """
     keep_freed_memory()
     end_with_parent()
-    if config.downpour.push == "gradient":
+    if config.downpour.push == "gradient" or config.cluster.synthesis == "master":
         use_one_thread()
     state = StateDirectory(state_dir)
     try:

@@ -11,12 +11,12 @@ import grpc
 from common.assembly import Whole
 from common.errors import LayerwiseError, UnreachableError
 from common.messages import Header, HeartbeatReply, HeartbeatRequest, PullRequest, PushReply, Telemetry
+from common.replica import Push
 from common.rpc import async_call, async_stream, error_of
 from common.wire.methods import HEARTBEAT, PULL, PUSH
 from common.wire.payloads import frames
 from slave.links import Patience
 from slave.neighbours import Neighbours
-from slave.replica import Push
 
 # Between two heartbeats of a slave that waits for news: its layer is done, or a neighbour is out of reach.
 EAGER_SECONDS = 0.2

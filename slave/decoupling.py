@@ -18,9 +18,9 @@ from common.draws import drawing, mixed
 from common.errors import MalformedError
 from common.flat import Flat
 from common.messages import BoundaryKind
+from common.schedule import Stepper
 from common.synthesizers import GradientSynthesizer
 from slave.health import Health
-from slave.schedule import Stepper
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,8 +94,18 @@ class Layer:
             yield Message(BoundaryKind.TAKEN, self.k - 1, batch)
 
 
+class Synthesizing(Protocol):
+    """M_k, wherever it runs."""
+
+    def gradient(self, batch: int, h: Tensor, y: Tensor) -> Tensor:
+        """Delta hat for h_k(b), shaped as it; now."""
+
+    def learn(self, batch: int, h: Tensor, y: Tensor, synthetic: Tensor, delta: Tensor) -> None:
+        """Learn from the gradient that came for that h; when is its own affair."""
+
+
 class Synthesizer:
-    """M_k, stepped on every `every`-th true gradient."""
+    """M_k in this process, stepped on every `every`-th true gradient."""
 
     def __init__(
         self, module: GradientSynthesizer, flat: Flat, stepper: Stepper, health: Health, every: int = 1
@@ -107,8 +117,8 @@ class Synthesizer:
         self._every = every
         self._came = 0
 
-    def gradient(self, batch: int, h: Tensor, y: Tensor) -> Tensor:  # noqa: ARG002 - where M is elsewhere
-        """Delta hat of h_k(b), shaped as h."""
+    def gradient(self, batch: int, h: Tensor, y: Tensor) -> Tensor:  # noqa: ARG002 - served, it is asked by its batch
+        """M_k(h_k(b), y), shaped as h."""
         return self.module.gradient(h, y)
 
     def learn(self, batch: int, h: Tensor, y: Tensor, synthetic: Tensor, delta: Tensor) -> None:

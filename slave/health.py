@@ -40,7 +40,7 @@ class Health:
         if self._looks("loss"):
             self._note("loss", float(loss.detach()) / batch_size)
 
-    def learned(self, loss: Tensor, synthetic: Tensor, delta: Tensor) -> None:
+    def learned(self, loss: Tensor | float, synthetic: Tensor, delta: Tensor) -> None:
         """M learned with this L_M on `delta`, for which it had said `synthetic`."""
         if not self._looks("gradient"):
             return

@@ -16,12 +16,13 @@ from common.datasets import Dataset
 from common.flat import Flat
 from common.messages import JoinReply
 from common.network import Blueprint
+from common.replica import Replica
 from common.replicas import Place
+from common.schedule import AccruingStepper, Stepper
 from common.synthesizers import GradientSynthesizer, VirtualForward
-from slave.decoupling import Layer, Synthesizer, Unlock
+from slave.decoupling import Layer, Synthesizer, Synthesizing, Unlock
 from slave.health import Fallback, Health
-from slave.replica import Replica
-from slave.schedule import AccruingStepper, Stepper
+from slave.served import ServedSynthesizer, Serving
 from slave.trainer import Trainer
 from slave.unlocks import unlocked
 from slave.unlocks.local import Head
@@ -55,6 +56,7 @@ def seated(
     lease: JoinReply,
     begin: Begin,
     device: torch.device | str = "cpu",
+    serving: Serving | None = None,
 ) -> Seated:
     """The layer of a lease, ready to train.
 
@@ -65,10 +67,11 @@ def seated(
         lease: which replica of which layer, and the first batch its weights have not seen.
         begin: called for every replica, in the order of `Seated.replicas`.
         device: where it computes.
+        serving: what is asked where M runs in the master (served synthesis); None: M runs here.
     """
     fallback = config.decoupling.fallback_cosine
     health = Health(None if fallback is None else Fallback(fallback))
-    return _Building(config, blueprint, dataset, lease, begin, device, health).built()
+    return _Building(config, blueprint, dataset, lease, begin, device, health, serving).built()
 
 
 def place(config: Config, lease: JoinReply) -> Place:
@@ -119,6 +122,7 @@ class _Building:
     begin: Begin
     device: torch.device | str
     health: Health
+    serving: Serving | None
     replicas: list[tuple[Replica, Stepper]] = field(default_factory=list)
 
     def built(self) -> Seated:
@@ -141,7 +145,9 @@ class _Building:
             self.config, layer, self.health, lambda: self._synthesizer(shape), lambda: self._head(shape)
         )
 
-    def _synthesizer(self, shape: tuple[int, ...]) -> Synthesizer:
+    def _synthesizer(self, shape: tuple[int, ...]) -> Synthesizing:
+        if self.serving:
+            return ServedSynthesizer(self.serving, self.lease.incarnation, self.dataset.classes, self.health)
         module = self._module(shape)
         flat = Flat(module, self.device)
         every = self.config.decoupling.synthesizer_every
@@ -153,10 +159,7 @@ class _Building:
         return Head(module, self._taught("gradient", Flat(module, self.device)), self.health)
 
     def _module(self, shape: tuple[int, ...]) -> GradientSynthesizer:
-        with torch.random.fork_rng(devices=[]):
-            # A stream of its own for each layer's M, apart from the network's.
-            torch.default_generator.manual_seed((self.config.run.seed << 20) + self.lease.layer)
-            return synthesizers.build(self.config.decoupling, shape, self.dataset.classes)
+        return synthesizers.initial(self.config, self.lease.layer, shape, self.dataset.classes)
 
     def _taught(self, shard: str, flat: Flat) -> Stepper:
         return self._stepped(shard, flat, self.config.optimizer.synthesizer, Stepper)

@@ -12,16 +12,20 @@ from typing import Any
 
 from common import rpc
 from common.errors import LayerwiseError, RefusedError, UnreachableError
-from common.messages import BoundaryKind, Header, JoinReply, LeaveRequest, Telemetry
+from common.messages import BoundaryKind, Header, JoinReply, LeaveRequest, SynthesisMessage, Telemetry
+from common.replica import Push
 from common.wire.methods import LEAVE
 from common.wire.payloads import encode_boundary
+from slave.asking import Asking
 from slave.client import Heart, Pusher, pull
 from slave.decoupling import Message
 from slave.endpoint import Endpoint
 from slave.links import Boundary, LightLinks, Links, Patience, to_wire
 from slave.mail import Inbox
 from slave.peers import BasicLinks
-from slave.replica import Push
+
+# What the training thread hands over: a string is a shard to be fetched.
+Said = Message | Push | SynthesisMessage | str
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,8 @@ class Network:
         self._heartbeat_seconds = heartbeat_seconds
         self._patience = patience
         self._telemetry = telemetry
-        self._outgoing: queue.SimpleQueue[Message | Push | str | None] = queue.SimpleQueue()
+        self._outgoing: queue.SimpleQueue[Said | None] = queue.SimpleQueue()
+        self._answers: queue.SimpleQueue[object] = queue.SimpleQueue()
         self._handing_over = threading.Thread(target=self._hand_over, name="sender", daemon=True)
         self._tasks: set[asyncio.Task[None]] = set()
         self._channels: list[Any] = []
@@ -72,13 +77,14 @@ class Network:
 
     async def _open(self) -> None:
         # Streams of their own: nothing urgent queues behind something large.
-        self._control, self._bulk = self._channel(), self._channel()
+        self._control, self._bulk, self._asked = (self._channel() for _ in range(3))
         put, incarnation = self.inbox.put, self._lease.incarnation
         self._heart = Heart(
             self._control, incarnation, self._heartbeat_seconds, self._telemetry, put, self._wait()
         )
         self._pusher = Pusher(self._bulk, put, self._wait())
         self._links = self._linked()
+        self._asking = Asking(self._asked, self._answers.put, self._wait())
         self._run(self._heart.run())
         self._run(self._pusher.run())
 
@@ -104,6 +110,32 @@ class Network:
         """Begin with activations and gradients: the trainer is ready for them."""
         self._endpoint.post(lambda: self._run(self._links.run()))
 
+    def converse(self) -> None:
+        """Begin with questions to the master's M."""
+        self._endpoint.post(lambda: self._run(self._asking.run()))
+
+    def ask(self, question: SynthesisMessage) -> SynthesisMessage:
+        """The answer of the master's M; waits for it.
+
+        Raises:
+            BaseException: what ended the lease meanwhile, or was delivered.
+        """
+        self._outgoing.put(question)
+        answer = self._answers.get()
+        if isinstance(answer, SynthesisMessage):
+            return answer
+        assert isinstance(answer, BaseException)
+        raise answer
+
+    def tell(self, lesson: SynthesisMessage) -> None:
+        """Hand a lesson for the master's M over."""
+        self._outgoing.put(lesson)
+
+    def deliver(self, event: object) -> None:
+        """Have an event come into the inbox, and end a wait for an answer."""
+        self._answers.put(event)
+        self.inbox.put(event)
+
     def send(self, message: Message) -> None:
         """Hand a message over."""
         self._outgoing.put(message)
@@ -118,13 +150,21 @@ class Network:
         Waking the loop is a system call, at which the training thread would let go of the interpreter and its
         core; putting something into a queue is not.
         """
-        while (said := self._outgoing.get()) is not None:
-            if isinstance(said, Push):
-                self._endpoint.post(self._pusher.push, said)
-            elif isinstance(said, str):
-                self._endpoint.post(self._begin_fetch, said)
-            else:
-                self._endpoint.post(self._links.send, said, encode_boundary(to_wire(said)))
+        try:
+            while (said := self._outgoing.get()) is not None:
+                self._hand(said)
+        except Exception as error:  # a defect here must end the slave, not leave it silent
+            self.deliver(_defect("sender", error))
+
+    def _hand(self, said: Said) -> None:
+        if isinstance(said, Push):
+            self._endpoint.post(self._pusher.push, said)
+        elif isinstance(said, SynthesisMessage):
+            self._endpoint.post(self._asking.send, said)
+        elif isinstance(said, str):
+            self._endpoint.post(self._begin_fetch, said)
+        else:
+            self._endpoint.post(self._links.send, said, encode_boundary(to_wire(said)))
 
     def pull(self, shard: str) -> tuple[Header, memoryview]:
         """One version of a shard; waits for it."""
@@ -182,6 +222,10 @@ class Network:
         except asyncio.CancelledError:
             raise
         except LayerwiseError as error:
-            self.inbox.put(error)
+            self.deliver(error)
         except Exception as error:  # a defect here must end the slave, not leave it waiting
-            self.inbox.put(RefusedError(f"the network thread failed: {type(error).__name__}: {error}"))
+            self.deliver(_defect("network", error))
+
+
+def _defect(thread: str, error: Exception) -> RefusedError:
+    return RefusedError(f"the {thread} thread failed: {type(error).__name__}: {error}")

@@ -151,7 +151,7 @@ class Slave:
         except FencedError as error:
             log.warning("lease lost (%s); asking for another", error)
             return False
-        self._wake = session.inbox.put
+        self._wake = session.wake
         try:
             if self._stop.is_set():
                 raise Stopped

@@ -16,8 +16,9 @@ from common.config import Config
 from common.datasets import Dataset
 from common.errors import ConfigError, LayerwiseError, NotFoundError
 from common.lifecycle import cpu_seconds, peak_rss_bytes
-from common.messages import HeartbeatReply, JoinReply, PushReply, Telemetry
+from common.messages import HeartbeatReply, JoinReply, PushReply, SynthesisKind, SynthesisMessage, Telemetry
 from common.network import Blueprint
+from common.replica import Replica
 from slave import layers
 from slave.decoupling import Message
 from slave.endpoint import Endpoint
@@ -25,7 +26,6 @@ from slave.layers import Seated
 from slave.links import Boundary, Reopened
 from slave.mail import Inbox
 from slave.network import Fetched, Network
-from slave.replica import Replica
 
 if TYPE_CHECKING:
     from slave.service import Options
@@ -103,6 +103,8 @@ class Session:
             self._boundary(),
         )
         self.inbox: Inbox = self._network.inbox
+        # Of a layer below the top one.
+        self._served = self._config.cluster.synthesis == "master" and lease.layer < self._config.layers
         self._network.start()
         try:
             built = self._built()
@@ -120,6 +122,8 @@ class Session:
             LayerwiseError: the run cannot go on here.
         """
         self._network.exchange()
+        if self._served:
+            self._network.converse()
         while True:
             event = self._next_event()
             while event is not None:
@@ -130,6 +134,22 @@ class Session:
             if self._trainer.can_advance:
                 self._step(self._trainer.advance())
             self._check_done()
+
+    def ask(self, question: SynthesisMessage) -> SynthesisMessage:
+        """Ask the M that the master runs; the step stands still until it answers."""
+        began = time.perf_counter()
+        try:
+            return self._network.ask(question)
+        finally:
+            self._waiting_seconds += time.perf_counter() - began
+
+    def tell(self, lesson: SynthesisMessage) -> None:
+        """Tell it what has no answer."""
+        self._network.tell(lesson)
+
+    def wake(self, event: object) -> None:
+        """Have whatever this waits for end by an event: it was asked to stop."""
+        self._network.deliver(event)
 
     def leave(self, reason: str) -> None:
         """Push what was learned, wait a little for the answers, and give the lease back."""
@@ -229,6 +249,8 @@ class Session:
             return
         self._flush()
         if all(replica.unanswered is None for replica, _ in self._replicas):
+            if self._served:
+                self.ask(SynthesisMessage(SynthesisKind.SETTLE, incarnation=self._lease.incarnation))
             self._done = True
             self._measure()
             self._network.beat()
@@ -278,7 +300,13 @@ class Session:
         """The layer at the master's version, ready to train."""
         ground = self._ground
         built = layers.seated(
-            self._config, ground.blueprint(), ground.dataset, self._lease, self._begin, ground.device
+            self._config,
+            ground.blueprint(),
+            ground.dataset,
+            self._lease,
+            self._begin,
+            ground.device,
+            self if self._served else None,
         )
         log.info(
             "layer %d of %d on %s, from batch %d: %s",

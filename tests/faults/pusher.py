@@ -17,11 +17,11 @@ import numpy.typing as npt
 from common import rpc
 from common.errors import FencedError, LayerwiseError, NotFoundError, UnreachableError
 from common.messages import Header, JoinReply, JoinRequest, Operation, PushReply, Telemetry
+from common.replica import Push
 from common.table import lay_out
 from common.wire.methods import JOIN
 from slave.endpoint import Endpoint
 from slave.network import Network
-from slave.replica import Push
 
 SHARD = "1/weights"
 COUNT = 1000

@@ -26,14 +26,14 @@ from common.datasets import Dataset
 from common.downpour import Downpour
 from common.flat import Flat
 from common.messages import RISING, BoundaryKind
+from common.replica import Push, Replica
+from common.schedule import Stepper
 from common.synthesizers import GradientSynthesizer, VirtualForward
 from common.wire.payloads import decode_boundary, encode_boundary
 from master.store import Memory, Store
 from slave.decoupling import Layer, Message, Synthesizer, Unlock
 from slave.health import Fallback, Health
 from slave.links import from_wire, to_wire
-from slave.replica import Push, Replica
-from slave.schedule import Stepper
 from slave.trainer import Trainer
 from slave.unlocks import unlocked
 from slave.unlocks.local import Head
