@@ -18,7 +18,7 @@ import tomli_w
 from common import settings
 from common.downpour import Downpour
 from common.errors import ConfigError
-from common.options import DATASETS, GRADIENTS, MODELS, GradientOptions, ModelOptions
+from common.options import DATASETS, GRADIENTS, INPUTS, MODELS, GradientOptions, InputOptions, ModelOptions
 from common.settings import is_user_function, key
 
 
@@ -104,12 +104,19 @@ class Decoupling:
     )
     gradient: str = key("vfbn", "M, the gradient synthesizer: dni, cdni or vfbn", choices=tuple(GRADIENTS))
     gradient_options: dict[str, Any] = key({}, "M's own options: hidden, ...")
+    input: str = key(
+        "mlp",
+        "I, the input synthesizer: linear, mlp, conv, or frozen (never trained: the control)",
+        choices=tuple(INPUTS),
+    )
+    input_options: dict[str, Any] = key({}, "I's own options: hidden, ...")
     in_flight: int | None = key(
         None, "batches a layer may have out without their delta; unset: 2(K - k) + 1", minimum=1
     )
 
     def __post_init__(self) -> None:
         self.synthesizer_options()
+        self.predictor_options()
         if self.unlock == "none" and self.in_flight not in (None, 1):
             raise ConfigError(
                 f'decoupling.in_flight: {self.in_flight} has no meaning with unlock = "none", which takes '
@@ -119,6 +126,10 @@ class Decoupling:
     def synthesizer_options(self) -> GradientOptions:
         """The checked options of M."""
         return settings.read(GRADIENTS[self.gradient], self.gradient_options, "decoupling.gradient_options.")
+
+    def predictor_options(self) -> InputOptions:
+        """The checked options of I."""
+        return settings.read(INPUTS[self.input], self.input_options, "decoupling.input_options.")
 
     def window(self, layer: int, layers: int) -> int:
         """How many batches layer `layer` of `layers` may have out without their delta."""
