@@ -224,11 +224,13 @@ class HeartbeatRequest:
 
 @dataclass(frozen=True, slots=True)
 class HeartbeatReply:
-    """Whether every layer is done, so that the slave may go; and its neighbours, if those are others now."""
+    """Whether the slave may go; its neighbours, if others now; where no layer waits, to begin and to stop."""
 
     over: bool = False
     peers_version: int = 0
     peers: list[Peer] = field(default_factory=list)
+    begin: bool = False
+    stop: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -317,14 +317,18 @@ class HeartbeatRequest(_message.Message):
     def __init__(self, incarnation: _Optional[int] = ..., beat: _Optional[int] = ..., telemetry: _Optional[_Union[Telemetry, _Mapping]] = ..., peers_version: _Optional[int] = ...) -> None: ...
 
 class HeartbeatReply(_message.Message):
-    __slots__ = ("over", "peers_version", "peers")
+    __slots__ = ("over", "peers_version", "peers", "begin", "stop")
     OVER_FIELD_NUMBER: _ClassVar[int]
     PEERS_VERSION_FIELD_NUMBER: _ClassVar[int]
     PEERS_FIELD_NUMBER: _ClassVar[int]
+    BEGIN_FIELD_NUMBER: _ClassVar[int]
+    STOP_FIELD_NUMBER: _ClassVar[int]
     over: bool
     peers_version: int
     peers: _containers.RepeatedCompositeFieldContainer[Peer]
-    def __init__(self, over: bool = ..., peers_version: _Optional[int] = ..., peers: _Optional[_Iterable[_Union[Peer, _Mapping]]] = ...) -> None: ...
+    begin: bool
+    stop: bool
+    def __init__(self, over: bool = ..., peers_version: _Optional[int] = ..., peers: _Optional[_Iterable[_Union[Peer, _Mapping]]] = ..., begin: bool = ..., stop: bool = ...) -> None: ...
 
 class LeaveRequest(_message.Message):
     __slots__ = ("incarnation", "reason", "telemetry")

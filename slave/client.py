@@ -18,7 +18,7 @@ from common.wire.payloads import frames
 from slave.links import Patience
 from slave.neighbours import Neighbours
 
-# Between two heartbeats of a slave that waits for news: its layer is done, or a neighbour is out of reach.
+# Between two heartbeats of a slave that waits for news: to begin, a neighbour out of reach, the run's end.
 EAGER_SECONDS = 0.2
 
 
@@ -98,7 +98,7 @@ class Heart:
     Args:
         channel: to the master. incarnation: of the lease. seconds: between two beats.
         telemetry: what the slave has done so far.
-        inbox: takes the `HeartbeatReply` that says that the run is over.
+        inbox: takes each `HeartbeatReply` that says something.
         patience: for a master that is away.
 
     Attributes:
@@ -140,13 +140,14 @@ class Heart:
                 reply = await self._beat(beat)
                 self._patience.reset()
                 self.neighbours.learn(reply.peers_version, reply.peers)
-                if reply.over:
+                if reply.over or reply.begin or reply.stop:
                     self._inbox(reply)
             except LayerwiseError as error:
                 await self._patience.wait(error)
                 continue
             self._now.clear()
-            eager = self._telemetry().done or self.neighbours.wanted
+            telemetry = self._telemetry()
+            eager = telemetry.done or not telemetry.steps or self.neighbours.wanted
             pause = min(self._seconds, EAGER_SECONDS) if eager else self._seconds
             try:
                 await asyncio.wait_for(self._now.wait(), pause)

@@ -53,10 +53,11 @@ class ServedSynthesizer:
         self._loss = answer.loss
         return delta.to(h.device)
 
-    def learn(self, batch: int, h: Tensor, y: Tensor, synthetic: Tensor, delta: Tensor) -> None:
+    def learn(self, batch: int, h: Tensor, y: Tensor, synthetic: Tensor | None, delta: Tensor) -> None:
         """Tell M the gradient that came for that h; it learns in its own time."""
         self._serving.tell(self._said(SynthesisKind.LEARN, batch, {"h": h, "y": y, "delta": delta}))
-        self._health.learned(self._loss, synthetic, delta)
+        if self._health.looks("gradient") and synthetic is not None:
+            self._health.learned(self._loss, synthetic, delta)
 
     def _said(self, kind: SynthesisKind, batch: int, tensors: dict[str, Tensor]) -> SynthesisMessage:
         table, data = packed(tensors)
