@@ -18,7 +18,16 @@ import tomli_w
 from common import settings
 from common.downpour import Downpour
 from common.errors import ConfigError
-from common.options import DATASETS, GRADIENTS, INPUTS, MODELS, GradientOptions, InputOptions, ModelOptions
+from common.options import (
+    AUGMENTS,
+    DATASETS,
+    GRADIENTS,
+    INPUTS,
+    MODELS,
+    GradientOptions,
+    InputOptions,
+    ModelOptions,
+)
 from common.settings import is_user_function, key
 
 
@@ -52,6 +61,11 @@ class Data:
     path: str | None = key(
         None, "folder that holds the data set's files; unset: downloaded to the user's cache"
     )
+    augment: str = key(
+        "none",
+        "none, or crop-flip: images to train on moved by up to 4 pixels and mirrored at random",
+        choices=AUGMENTS,
+    )
 
 
 @dataclass(frozen=True)
@@ -59,7 +73,10 @@ class Network:
     """The network and where it is cut into layers."""
 
     model: str = key(
-        "mlp", "mlp, cnn, or path/to/file.py:function", choices=tuple(MODELS), user_function=True
+        "mlp",
+        "mlp, cnn, resnet, wrn, or path/to/file.py:function",
+        choices=tuple(MODELS),
+        user_function=True,
     )
     options: dict[str, Any] = key({}, "the model's own options, or keyword arguments of the user's function")
     layers: int | None = key(
@@ -193,7 +210,7 @@ class Decoupling:
         return self.in_flight or 2 * (layers - layer) + 1
 
 
-SCHEDULES = ("constant", "cosine", "linear")
+SCHEDULES = ("constant", "cosine", "linear", "steps")
 OPTIMIZERS = ("sgd", "adam", "adamw", "adagrad")
 
 
@@ -209,7 +226,9 @@ class SynthesizerOptimizer:
     nesterov: bool = key(False, "of sgd, with momentum")
     weight_decay: float = key(0.0, "its weight decay", minimum=0)
     schedule: str = key(
-        "constant", "constant, or cosine or linear to zero at the run's end", choices=SCHEDULES
+        "constant",
+        "constant; cosine or linear to zero at the run's end; steps: a tenth at 1/2, 3/4 and 11/12 of it",
+        choices=SCHEDULES,
     )
 
     def __post_init__(self) -> None:

@@ -13,6 +13,9 @@ from common.config import SynthesizerOptimizer
 from common.flat import Flat
 from common.optimizers import Settings
 
+# 150, 225 and 275 of 300 epochs, as FDG's and many published figures were trained.
+MILESTONES = (1 / 2, 3 / 4, 11 / 12)
+
 
 def rate(settings: SynthesizerOptimizer, batch: int, batches: int) -> float:
     """The learning rate at batch b of a run: a pure function, so a replaced slave goes on where it was."""
@@ -21,6 +24,9 @@ def rate(settings: SynthesizerOptimizer, batch: int, batches: int) -> float:
         return settings.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
     if settings.schedule == "linear":
         return settings.learning_rate * (1 - progress)
+    if settings.schedule == "steps":
+        passed = sum(progress >= milestone for milestone in MILESTONES)
+        return settings.learning_rate * 0.1**passed
     return settings.learning_rate
 
 
