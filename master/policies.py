@@ -48,13 +48,20 @@ def alike(policy: Policy | None = None) -> Policies:
 
 
 def policies(config: Config) -> Policies:
-    """The policy of each shard of a resolved configuration: M's and I's always take updates."""
+    """The policy of each shard of a resolved configuration: M's and I's always take updates.
+
+    What a slave's optimizers remember (k/optimizer) is never fetched by those that push it: no rule of
+    staleness is for it.
+    """
     downpour, replicas = config.downpour, config.replicas
     rule, optimizer = rule_of(downpour), optimizer_of(downpour)
 
     def policy(shard: str) -> Policy:
         layer, _, kind = shard.partition("/")
-        return Policy(replicas[int(layer) - 1], rule, optimizer if kind == "weights" else None)
+        count = replicas[int(layer) - 1]
+        if kind == "optimizer":
+            return Policy(count)
+        return Policy(count, rule, optimizer if kind == "weights" else None)
 
     return policy
 

@@ -24,6 +24,7 @@ from slave.decoupling import Health, Layer, Message, NoUnlock, Synthesizer, Top,
 from slave.endpoint import Endpoint
 from slave.links import Boundary, Reopened
 from slave.mail import Inbox
+from slave.moments import Moments
 from slave.network import Fetched, Network
 from slave.replica import Replica
 from slave.schedule import AccruingStepper, Stepper
@@ -274,6 +275,7 @@ class Session:
         stepper = self._stepper(flat)
         self._replicate(f"{k}/weights", flat, stepper)
         unlock = self._unlock(Layer(k, flat, stepper), network.boundary(blueprint, cuts, k))
+        self._back_up()
         log.info(
             "layer %d of %d on %s, from batch %d: %s",
             k,
@@ -355,6 +357,21 @@ class Session:
             replica.begin(*self._network.pull(shard))
         self._pulls += 1
         self._replicas.append((replica, stepper))
+
+    def _back_up(self) -> None:
+        """Go on with what the optimizers of this seat's last slave remembered; back up what ours do."""
+        moments = Moments({replica.name.partition("/")[2]: stepper for replica, stepper in self._replicas})
+        every, lease = self._config.cluster.backup_steps, self._lease
+        if not every or not moments.table.tensors:
+            return
+        name = f"{lease.layer}/optimizer"
+        backup = Replica(name, moments, every, lease.incarnation, replica=lease.replica)
+        try:
+            backup.begin(*self._network.pull(name))
+            self._pulls += 1
+        except NotFoundError:
+            log.info("no backup of layer %d's optimizers yet: they begin anew", lease.layer)
+        self._replicas.append((backup, self._replicas[0][1]))
 
     def _await_reply(self, shard: str) -> None:
         while True:
