@@ -101,6 +101,7 @@ class Replica:
 
     def initial(self) -> Push:
         """The shard's first contents, for a master that has none."""
+        self._exists = True
         header = replace(self._header, operation=Operation.CREATE)
         return Push(header, self._state().copy())
 
@@ -165,7 +166,6 @@ class Replica:
             return None
         self._pushed_steps = steps
         if not self._exists:
-            self._exists = True
             self.unanswered = self.initial()
             self._known = self.unanswered.buffer
             return self.unanswered
