@@ -370,7 +370,8 @@ class Session:
             backup.begin(*self._network.pull(name))
             self._pulls += 1
         except NotFoundError:
-            log.info("no backup of layer %d's optimizers yet: they begin anew", lease.layer)
+            if lease.next_batch:
+                log.info("there is no backup of layer %d's optimizers: they begin anew", lease.layer)
         self._replicas.append((backup, self._replicas[0][1]))
 
     def _await_reply(self, shard: str) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import psutil
+import pytest
 
 from deploy.reader import Reader
 from tests.integration.processes import QUICK, Cli, HandMade, until
@@ -17,10 +18,6 @@ from tests.integration.processes import QUICK, Cli, HandMade, until
 # Patient: on a crowded machine, too, a lease ends where a test ends it.
 BASIC = [*QUICK, "--set", "cluster.profile=basic", "--set", "cluster.misses=10"]
 REACHED = re.compile(r"neighbours reach this slave at (\S+)")
-
-
-def _received(summary_of: HandMade) -> int:
-    return int(summary_of.status()["counters"]["bytes_received"])
 
 
 def _telemetry(cluster: HandMade) -> list[dict[str, Any]]:
@@ -37,6 +34,7 @@ def test_a_run_with_replicas_learns_and_says_its_profile(cli: Cli) -> None:
     assert summary["delay"]["max"] > 0
 
 
+@pytest.mark.slow
 def test_back_propagation_across_slaves_goes_straight_from_slave_to_slave(cli: Cli) -> None:
     sets = ["run.batches=200", "decoupling.unlock=none"]
     summary = cli.json("train", *BASIC, *(part for each in sets for part in ("--set", each)), "--json")
@@ -45,6 +43,7 @@ def test_back_propagation_across_slaves_goes_straight_from_slave_to_slave(cli: C
     assert summary["test_error_percent"] < 15
 
 
+@pytest.mark.slow
 def test_killed_slaves_and_a_killed_master_are_started_again(cli: Cli) -> None:
     sets = ["--set", "run.batches=2500", "--set", "cluster.backup_steps=20"]
     process = cli.start("train", *BASIC, *sets, "--run-dir", "run", "--json")
