@@ -263,6 +263,9 @@ class Cluster:
     )
     heartbeat_seconds: float = key(1.0, "seconds between two heartbeats of a slave", minimum=0.05)
     misses: int = key(2, "heartbeats missed in a row until a slave is failed", minimum=1)
+    backup_steps: int = key(
+        100, "steps between two backups of a slave's optimizer state to the master; 0: never", minimum=0
+    )
     snapshot_seconds: float = key(30.0, "seconds between two snapshots of the master", minimum=0.1)
 
 

@@ -46,6 +46,11 @@ class Stepper:
         self._moments = [torch.zeros_like(flat.gradients) for _ in range(self._fused.moments)]
         self._count = torch.zeros((), device=flat.gradients.device)
 
+    def remembered(self) -> dict[str, torch.Tensor]:
+        """The moments, (P,) each, and how many steps they have seen; nothing where there are no moments."""
+        moments = {f"m{number}": moment for number, moment in enumerate(self._moments)}
+        return {**moments, "count": self._count} if moments else {}
+
     def _optimizer(self, s: SynthesizerOptimizer) -> Settings:
         return Settings(s.name, s.learning_rate, s.momentum, s.nesterov, s.weight_decay)
 

@@ -194,7 +194,8 @@ class Master:
         with self._counting:
             if reply.applied:
                 self.counters.pushes += 1
-                self.counters.staleness[min(reply.staleness, 1024)] += 1
+                # Of buffers alone, as of a slave's moments, the value comes: that is never stale.
+                self.counters.staleness[min(reply.staleness, 1024)] += header.table.parameters_nbytes > 0
             elif reply.refused:
                 self.counters.refused_pushes += 1
             else:

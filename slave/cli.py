@@ -47,7 +47,10 @@ def slave(
     Waits for the master if it is not there yet; takes over a layer whose slave has failed; ends with 0 when
     the run is over.
     """
+    from common.rpc import check_listen
     from slave.service import Options, serve
 
+    if listen is not None:
+        check_listen(listen, insecure)
     logging.basicConfig(level=logging.INFO, format="slave: %(message)s")
     return serve(Options(master, device, data, code, wait, listen, advertise, insecure))

@@ -19,6 +19,7 @@ from common.lifecycle import cpu_seconds, peak_rss_bytes
 from common.messages import HeartbeatReply, JoinReply, PushReply, SynthesisKind, SynthesisMessage, Telemetry
 from common.network import Blueprint
 from common.replica import Replica
+from common.schedule import Stepper
 from slave import layers
 from slave.decoupling import Message
 from slave.endpoint import Endpoint
@@ -26,6 +27,7 @@ from slave.free import FreeTrainer
 from slave.layers import Seated
 from slave.links import Boundary, Reopened
 from slave.mail import Inbox
+from slave.moments import Moments
 from slave.network import Fetched, Network
 
 if TYPE_CHECKING:
@@ -331,6 +333,7 @@ class Session:
             ground.device,
             self if self._served else None,
         )
+        self._back_up(built.replicas)
         log.info(
             "layer %d of %d on %s, from batch %d: %s",
             self._lease.layer,
@@ -360,6 +363,22 @@ class Session:
             self._await_reply(replica.name)
             replica.begin(*self._network.pull(replica.name))
         self._pulls += 1
+
+    def _back_up(self, replicas: list[tuple[Replica, Stepper]]) -> None:
+        """Go on with what the optimizers of this seat's last slave remembered; back up what ours do."""
+        moments = Moments({replica.name.partition("/")[2]: stepper for replica, stepper in replicas})
+        every, lease = self._config.cluster.backup_steps, self._lease
+        if not every or not moments.table.tensors:
+            return
+        name = f"{lease.layer}/optimizer"
+        backup = Replica(name, moments, every, lease.incarnation, replica=lease.replica)
+        try:
+            backup.begin(*self._network.pull(name))
+            self._pulls += 1
+        except NotFoundError:
+            if lease.next_batch:
+                log.info("there is no backup of layer %d's optimizers: they begin anew", lease.layer)
+        replicas.append((backup, replicas[0][1]))
 
     def _await_reply(self, shard: str) -> None:
         while True:

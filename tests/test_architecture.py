@@ -42,6 +42,7 @@ DECIDING = (
     "common.draws",
     "slave.layers",
     "slave.served",
+    "slave.moments",
     "common.replica",
     "common.schedule",
     "common.synthesizers",

@@ -17,7 +17,6 @@ from common.downpour import Downpour
 from common.errors import MalformedError
 from common.messages import BoundaryKind, JoinReply
 from common.replicas import owner
-from common.slots import Slots
 from deploy.evaluator import estimate_statistics
 from slave.decoupling import Message, Synthesizer
 from slave.free import FreeTrainer
@@ -174,24 +173,6 @@ def test_whatever_is_lost_late_or_out_of_order_every_layer_goes_on_and_nothing_g
     for (k, r), seen in stepped.items():
         assert seen == [b for b in range(seen[-1] + 1) if owner(b, counts[k - 1]) == r]
         assert len(seen) == trainers[k, r].steps
-
-
-@given(st.integers(1, 5), st.lists(st.tuples(st.integers(0, 30), st.booleans()), max_size=60))
-def test_slots_keep_the_newest_of_each_and_give_the_oldest_first(
-    n: int, events: list[tuple[int, bool]]
-) -> None:
-    slots, model = Slots[int](n), dict[int, int]()
-    for batch, takes in events:
-        if takes:
-            if model:
-                assert slots.get() == model.pop(next(iter(model)))
-        elif batch >= model.get(batch % n, batch):
-            model.pop(batch % n, None)
-            model[batch % n] = batch
-            slots.put(batch, batch)
-        else:
-            slots.put(batch, batch)
-        assert len(slots) == len(model) <= n
 
 
 def error_percent(module: nn.Module) -> float:
