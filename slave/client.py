@@ -10,7 +10,7 @@ import grpc
 
 from common.assembly import Whole
 from common.errors import LayerwiseError, UnreachableError
-from common.messages import Header, HeartbeatReply, HeartbeatRequest, PullRequest, PushReply, Telemetry
+from common.messages import Header, HeartbeatRequest, PullRequest, PushReply, Telemetry
 from common.replica import Push
 from common.rpc import async_call, async_stream, error_of
 from common.wire.methods import HEARTBEAT, PULL, PUSH
@@ -131,8 +131,10 @@ class Heart:
         beat = 0
         while True:
             beat += 1
+            telemetry = self._telemetry()
             try:
-                reply = await self._beat(beat)
+                request = HeartbeatRequest(self._incarnation, beat, telemetry)
+                reply = await async_call(self._channel, HEARTBEAT, request)
                 self._patience.reset()
                 if reply.over:
                     self._inbox(reply)
@@ -141,12 +143,8 @@ class Heart:
                 continue
             self._now.clear()
             # Once the layer is done, what is waited for is the word that the run is over.
-            pause = min(self._seconds, DONE_SECONDS) if self._telemetry().done else self._seconds
+            pause = min(self._seconds, DONE_SECONDS) if telemetry.done else self._seconds
             try:
                 await asyncio.wait_for(self._now.wait(), pause)
             except TimeoutError:
                 continue
-
-    async def _beat(self, beat: int) -> HeartbeatReply:
-        request = HeartbeatRequest(self._incarnation, beat, self._telemetry())
-        return await async_call(self._channel, HEARTBEAT, request)

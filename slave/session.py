@@ -7,6 +7,7 @@ import queue
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -19,6 +20,7 @@ from common.lifecycle import cpu_seconds, peak_rss_bytes
 from common.messages import HeartbeatReply, JoinReply, PushReply, SynthesisKind, SynthesisMessage, Telemetry
 from common.network import Blueprint
 from common.replica import Replica
+from common.utilization import Probe
 from slave import layers
 from slave.decoupling import Message
 from slave.layers import Seated
@@ -55,6 +57,13 @@ class Ground:
         dataset = datasets.load(config.data, path=options.data, code=options.code)
         return Ground(config, dataset, device, options)
 
+    @property
+    def gpu(self) -> str | None:
+        """The UUID of the GPU that is computed on."""
+        if self.device.type != "cuda":
+            return None
+        return str(torch.cuda.get_device_properties(self.device).uuid)
+
     def blueprint(self) -> Blueprint:
         """The network with its initial parameters."""
         return network.build(self.config, self.dataset.input_shape, self.dataset.classes, self.options.code)
@@ -77,12 +86,19 @@ def _device(name: str) -> torch.device:
 class Session:
     """One lease: the layer's replicas, its trainer, and the connections to the master.
 
+    Args:
+        ground: what the slave has prepared.
+        lease: what the master granted.
+        cpu_before: CPU seconds of this process that went into earlier leases, and count there.
+
     Raises:
         LayerwiseError: as soon as the lease or the run cannot go on.
     """
 
-    def __init__(self, ground: Ground, lease: JoinReply) -> None:
+    def __init__(self, ground: Ground, lease: JoinReply, cpu_before: float = 0.0) -> None:
         self._ground = ground
+        self._cpu_before = cpu_before
+        self._probe = Probe(Path.cwd(), ground.gpu)
         self._lease = lease
         self._config = ground.config
         self._step_seconds = 0.0
@@ -258,7 +274,8 @@ class Session:
         self._telemetry = Telemetry(
             steps=trainer.steps,
             next_batch=trainer.next_batch,
-            lost_batches=trainer.lost_batches,
+            # One that was passed over may come after all; it stays reported, so that the count never falls.
+            lost_batches=max(trainer.lost_batches, self._telemetry.lost_batches),
             in_flight=trainer.in_flight,
             step_seconds=self._step_seconds,
             waiting_seconds=self._waiting_seconds,
@@ -277,7 +294,11 @@ class Session:
         self._beat_at = (now, telemetry.steps)
         rate = (telemetry.steps - steps) * self._config.run.batch_size / (now - then)
         return replace(
-            telemetry, samples_per_second=rate, cpu_seconds=cpu_seconds(), peak_rss_bytes=peak_rss_bytes()
+            telemetry,
+            samples_per_second=rate,
+            cpu_seconds=cpu_seconds() - self._cpu_before,
+            peak_rss_bytes=peak_rss_bytes(),
+            utilization=self._probe(),
         )
 
     def _built(self) -> Seated:
