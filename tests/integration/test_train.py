@@ -149,6 +149,24 @@ def test_a_killed_slave_and_a_killed_master_are_started_again(cli: Cli) -> None:
     assert summary["test_error_percent"] < 8
 
 
+def test_served_synthesis_goes_on_after_a_killed_slave_and_a_killed_master(cli: Cli) -> None:
+    served = ["--set", "cluster.synthesis=master", "--set", "run.batches=1200"]
+    process = cli.start("train", *QUICK, *served, "--run-dir", "run", "--json")
+    cli.wait_for(process, "test error", "stderr")
+    cli.of_kind("slave")[0].kill()
+    cli.wait_for(process, "slave-1 was killed by signal 9; starting it again", "stderr")
+    cli.wait_for(process, "test error", "stderr")
+    cli.of_kind("master")[0].kill()
+    cli.wait_for(process, "master was killed by signal 9; starting it again", "stderr")
+    out, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    summary = json.loads(out)
+    assert (summary["synthesis"], summary["restarts"]) == ("master", 2)
+    assert summary["test_error_percent"] < 8
+    # M learned on nearly every batch, and all that it learned at the end is in its shard.
+    assert 100 < summary["versions"]["1/gradient"] <= 125
+
+
 @pytest.mark.parametrize("goes_on", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_a_slave_that_hangs_is_relieved_and_waits_as_a_spare_if_it_goes_on(cli: Cli, goes_on: bool) -> None:
     process = cli.start("train", *QUICK, "--set", "run.batches=1500", "--run-dir", "run", "--json")
