@@ -27,6 +27,7 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster
     monkeypatch.setattr(Process, "start", start)
     made = Cluster(RunDirectory(tmp_path), 2)
     made._master = made._process("master", [])
+    made._master.start({})
     for _ in range(2):
         made._add_slave()
     yield made
