@@ -77,6 +77,7 @@ class BoundaryKind(IntEnum):
     END = 6
     PEER = 7
     ENDED = 8
+    TAKEN = 9
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +116,7 @@ class SynthesisMessage:
     incarnation: int = 0
     classes: int = 0
     loss: float = 0.0
+    shape: list[int] = field(default_factory=list)
     table: Table = field(default_factory=lambda: Table((), 0))
     data: Buffer = b""
 
@@ -187,6 +189,9 @@ class Telemetry:
     done: bool = False
     pulls: int = 0
     utilization: Utilization = field(default_factory=Utilization)
+    gradient_norm_ratio: float = 0.0
+    input_loss: float = 0.0
+    fallback: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,9 +205,11 @@ class HeartbeatRequest:
 
 @dataclass(frozen=True, slots=True)
 class HeartbeatReply:
-    """Whether every layer is done, so that the slave may go."""
+    """Whether the slave may go; and, where no layer waits for another, whether to begin, and to stop."""
 
     over: bool = False
+    begin: bool = False
+    stop: bool = False
 
 
 @dataclass(frozen=True, slots=True)

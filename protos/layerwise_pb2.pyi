@@ -25,6 +25,7 @@ class BoundaryKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     END: _ClassVar[BoundaryKind]
     PEER: _ClassVar[BoundaryKind]
     ENDED: _ClassVar[BoundaryKind]
+    TAKEN: _ClassVar[BoundaryKind]
 
 class SynthesisKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -48,6 +49,7 @@ LOST: BoundaryKind
 END: BoundaryKind
 PEER: BoundaryKind
 ENDED: BoundaryKind
+TAKEN: BoundaryKind
 SYNTHESIS_KIND_UNSPECIFIED: SynthesisKind
 ASK: SynthesisKind
 LEARN: SynthesisKind
@@ -156,13 +158,14 @@ class BoundaryMessage(_message.Message):
     def __init__(self, kind: _Optional[_Union[BoundaryKind, str]] = ..., layer: _Optional[int] = ..., replica: _Optional[int] = ..., batch: _Optional[int] = ..., incarnation: _Optional[int] = ..., version: _Optional[int] = ..., table: _Optional[_Union[Table, _Mapping]] = ..., data: _Optional[bytes] = ..., sender: _Optional[int] = ...) -> None: ...
 
 class SynthesisMessage(_message.Message):
-    __slots__ = ("kind", "synthesizer", "batch", "incarnation", "classes", "loss", "table", "data")
+    __slots__ = ("kind", "synthesizer", "batch", "incarnation", "classes", "loss", "shape", "table", "data")
     KIND_FIELD_NUMBER: _ClassVar[int]
     SYNTHESIZER_FIELD_NUMBER: _ClassVar[int]
     BATCH_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     CLASSES_FIELD_NUMBER: _ClassVar[int]
     LOSS_FIELD_NUMBER: _ClassVar[int]
+    SHAPE_FIELD_NUMBER: _ClassVar[int]
     TABLE_FIELD_NUMBER: _ClassVar[int]
     DATA_FIELD_NUMBER: _ClassVar[int]
     kind: SynthesisKind
@@ -171,9 +174,10 @@ class SynthesisMessage(_message.Message):
     incarnation: int
     classes: int
     loss: float
+    shape: _containers.RepeatedScalarFieldContainer[int]
     table: Table
     data: bytes
-    def __init__(self, kind: _Optional[_Union[SynthesisKind, str]] = ..., synthesizer: _Optional[str] = ..., batch: _Optional[int] = ..., incarnation: _Optional[int] = ..., classes: _Optional[int] = ..., loss: _Optional[float] = ..., table: _Optional[_Union[Table, _Mapping]] = ..., data: _Optional[bytes] = ...) -> None: ...
+    def __init__(self, kind: _Optional[_Union[SynthesisKind, str]] = ..., synthesizer: _Optional[str] = ..., batch: _Optional[int] = ..., incarnation: _Optional[int] = ..., classes: _Optional[int] = ..., loss: _Optional[float] = ..., shape: _Optional[_Iterable[int]] = ..., table: _Optional[_Union[Table, _Mapping]] = ..., data: _Optional[bytes] = ...) -> None: ...
 
 class DescribeRequest(_message.Message):
     __slots__ = ()
@@ -234,7 +238,7 @@ class Utilization(_message.Message):
     def __init__(self, cpu_percent: _Optional[float] = ..., rss_bytes: _Optional[int] = ..., host_cpu_percent: _Optional[float] = ..., memory_percent: _Optional[float] = ..., disk_percent: _Optional[float] = ..., gpu_percent: _Optional[float] = ..., gpu_memory_percent: _Optional[float] = ...) -> None: ...
 
 class Telemetry(_message.Message):
-    __slots__ = ("steps", "next_batch", "lost_batches", "in_flight", "step_seconds", "waiting_seconds", "delays", "loss", "gradient_loss", "gradient_cosine", "samples_per_second", "cpu_seconds", "peak_rss_bytes", "done", "pulls", "utilization")
+    __slots__ = ("steps", "next_batch", "lost_batches", "in_flight", "step_seconds", "waiting_seconds", "delays", "loss", "gradient_loss", "gradient_cosine", "samples_per_second", "cpu_seconds", "peak_rss_bytes", "done", "pulls", "gradient_norm_ratio", "input_loss", "fallback", "utilization")
     class DelaysEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -257,6 +261,9 @@ class Telemetry(_message.Message):
     PEAK_RSS_BYTES_FIELD_NUMBER: _ClassVar[int]
     DONE_FIELD_NUMBER: _ClassVar[int]
     PULLS_FIELD_NUMBER: _ClassVar[int]
+    GRADIENT_NORM_RATIO_FIELD_NUMBER: _ClassVar[int]
+    INPUT_LOSS_FIELD_NUMBER: _ClassVar[int]
+    FALLBACK_FIELD_NUMBER: _ClassVar[int]
     UTILIZATION_FIELD_NUMBER: _ClassVar[int]
     steps: int
     next_batch: int
@@ -273,8 +280,11 @@ class Telemetry(_message.Message):
     peak_rss_bytes: int
     done: bool
     pulls: int
+    gradient_norm_ratio: float
+    input_loss: float
+    fallback: bool
     utilization: Utilization
-    def __init__(self, steps: _Optional[int] = ..., next_batch: _Optional[int] = ..., lost_batches: _Optional[int] = ..., in_flight: _Optional[int] = ..., step_seconds: _Optional[float] = ..., waiting_seconds: _Optional[float] = ..., delays: _Optional[_Mapping[int, int]] = ..., loss: _Optional[float] = ..., gradient_loss: _Optional[float] = ..., gradient_cosine: _Optional[float] = ..., samples_per_second: _Optional[float] = ..., cpu_seconds: _Optional[float] = ..., peak_rss_bytes: _Optional[int] = ..., done: bool = ..., pulls: _Optional[int] = ..., utilization: _Optional[_Union[Utilization, _Mapping]] = ...) -> None: ...
+    def __init__(self, steps: _Optional[int] = ..., next_batch: _Optional[int] = ..., lost_batches: _Optional[int] = ..., in_flight: _Optional[int] = ..., step_seconds: _Optional[float] = ..., waiting_seconds: _Optional[float] = ..., delays: _Optional[_Mapping[int, int]] = ..., loss: _Optional[float] = ..., gradient_loss: _Optional[float] = ..., gradient_cosine: _Optional[float] = ..., samples_per_second: _Optional[float] = ..., cpu_seconds: _Optional[float] = ..., peak_rss_bytes: _Optional[int] = ..., done: bool = ..., pulls: _Optional[int] = ..., gradient_norm_ratio: _Optional[float] = ..., input_loss: _Optional[float] = ..., fallback: bool = ..., utilization: _Optional[_Union[Utilization, _Mapping]] = ...) -> None: ...
 
 class HeartbeatRequest(_message.Message):
     __slots__ = ("incarnation", "beat", "telemetry")
@@ -287,10 +297,14 @@ class HeartbeatRequest(_message.Message):
     def __init__(self, incarnation: _Optional[int] = ..., beat: _Optional[int] = ..., telemetry: _Optional[_Union[Telemetry, _Mapping]] = ...) -> None: ...
 
 class HeartbeatReply(_message.Message):
-    __slots__ = ("over",)
+    __slots__ = ("over", "begin", "stop")
     OVER_FIELD_NUMBER: _ClassVar[int]
+    BEGIN_FIELD_NUMBER: _ClassVar[int]
+    STOP_FIELD_NUMBER: _ClassVar[int]
     over: bool
-    def __init__(self, over: bool = ...) -> None: ...
+    begin: bool
+    stop: bool
+    def __init__(self, over: bool = ..., begin: bool = ..., stop: bool = ...) -> None: ...
 
 class LeaveRequest(_message.Message):
     __slots__ = ("incarnation", "reason", "telemetry")

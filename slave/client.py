@@ -10,15 +10,15 @@ import grpc
 
 from common.assembly import Whole
 from common.errors import LayerwiseError, UnreachableError
-from common.messages import Header, HeartbeatRequest, PullRequest, PushReply, Telemetry
+from common.messages import Header, HeartbeatReply, HeartbeatRequest, PullRequest, PushReply, Telemetry
 from common.replica import Push
 from common.rpc import async_call, async_stream, error_of
 from common.wire.methods import HEARTBEAT, PULL, PUSH
 from common.wire.payloads import frames
 from slave.links import Patience
 
-# Between two heartbeats of a slave whose layer is done.
-DONE_SECONDS = 0.2
+# Between two heartbeats of a slave that waits for a word: to begin, or that the run is over.
+IDLE_SECONDS = 0.2
 
 
 async def pull(channel: Any, shard: str, incarnation: int) -> tuple[Header, memoryview]:
@@ -97,7 +97,7 @@ class Heart:
     Args:
         channel: to the master. incarnation: of the lease. seconds: between two beats.
         telemetry: what the slave has done so far.
-        inbox: takes the `HeartbeatReply` that says that the run is over.
+        inbox: takes each `HeartbeatReply` that says something.
         patience: for a master that is away.
     """
 
@@ -136,14 +136,14 @@ class Heart:
                 request = HeartbeatRequest(self._incarnation, beat, telemetry)
                 reply = await async_call(self._channel, HEARTBEAT, request)
                 self._patience.reset()
-                if reply.over:
+                if reply != HeartbeatReply():
                     self._inbox(reply)
             except LayerwiseError as error:
                 await self._patience.wait(error)
                 continue
             self._now.clear()
-            # Once the layer is done, what is waited for is the word that the run is over.
-            pause = min(self._seconds, DONE_SECONDS) if telemetry.done else self._seconds
+            idle = telemetry.done or not telemetry.steps
+            pause = min(self._seconds, IDLE_SECONDS) if idle else self._seconds
             try:
                 await asyncio.wait_for(self._now.wait(), pause)
             except TimeoutError:

@@ -19,18 +19,15 @@ from common.network import Blueprint
 from common.replica import Replica
 from common.replicas import Place
 from common.schedule import AccruingStepper, Stepper
-from slave.decoupling import (
-    Health,
-    Layer,
-    NoUnlock,
-    Synthesizer,
-    Synthesizing,
-    Top,
-    Unlock,
-    UpdateUnlock,
-)
-from slave.served import ServedSynthesizer, Serving
+from common.synthesizers import GradientSynthesizer, VirtualForward
+from slave.decoupling import Layer, Synthesizer, Synthesizing, Unlock
+from slave.free import FreeTrainer
+from slave.health import Fallback, Health
+from slave.served import ServedPredictor, ServedSynthesizer, Serving
 from slave.trainer import Trainer
+from slave.unlocks import stepping, unlocked
+from slave.unlocks.full import FullUnlock, Predicting, Predictor
+from slave.unlocks.local import Head
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,12 +41,13 @@ class Seated:
         health: what it knows of its own learning.
     """
 
-    trainer: Trainer
+    trainer: Trainer | FreeTrainer
     flat: Flat
     replicas: list[tuple[Replica, Stepper]]
     health: Health
 
 
+Shape = tuple[int, ...]
 # Brings a replica that was just made to the master's version of its shard, or creates the shard.
 Begin = Callable[[Replica], None]
 
@@ -74,7 +72,9 @@ def seated(
         device: where it computes.
         serving: what is asked where M runs in the master (served synthesis); None: M runs here.
     """
-    return _Building(config, blueprint, dataset, lease, begin, device, serving).built()
+    fallback = config.decoupling.fallback_cosine
+    health = Health(None if fallback is None else Fallback(fallback))
+    return _Building(config, blueprint, dataset, lease, begin, device, serving, health).built()
 
 
 def place(config: Config, lease: JoinReply) -> Place:
@@ -89,7 +89,8 @@ def trainer(
     data: batches.Batches,
     lease: JoinReply,
     unlock: Unlock,
-    shape_below: tuple[int, ...] | None = None,
+    shape_below: Shape | None = None,
+    device: torch.device | str = "cpu",
 ) -> Trainer:
     """The protocol of a lease's layer around an unlock; `shape_below` as of `Trainer`."""
     k, layers = lease.layer, config.layers
@@ -104,6 +105,7 @@ def trainer(
         next_batch=lease.next_batch,
         place=place(config, lease),
         shape_below=shape_below,
+        device=device,
     )
 
 
@@ -125,8 +127,8 @@ class _Building:
     begin: Begin
     device: torch.device | str
     serving: Serving | None
+    health: Health
     replicas: list[tuple[Replica, Stepper]] = field(default_factory=list)
-    health: Health = field(default_factory=Health)
 
     def built(self) -> Seated:
         config, k = self.config, self.lease.layer
@@ -135,27 +137,69 @@ class _Building:
         flat.module.train()
         kind = AccruingStepper if config.downpour.push == "gradient" else Stepper
         stepper = self._stepped("weights", flat, config.optimizer, kind)
-        unlock = self._unlock(Layer(k, flat, stepper), network.boundary(self.blueprint, cuts, k))
+        goes_down = config.decoupling.unlock != "local"
+        layer = Layer(k, flat, stepper, config.run.seed, goes_down=goes_down)
         data = batches.Batches(self.dataset, config.run.seed, config.run.batch_size)
-        shape_below = network.boundary(self.blueprint, cuts, k - 1) if k > 1 else None
-        made = trainer(config, data, self.lease, unlock, shape_below)
+        above = network.boundary(self.blueprint, cuts, k)
+        below = network.boundary(self.blueprint, cuts, k - 1) if k > 1 else self.dataset.input_shape
+        made: Trainer | FreeTrainer
+        if config.decoupling.unlock == "full":
+            made = self._free(layer, data, (below, above))
+        else:
+            made = trainer(config, data, self.lease, self._unlock(layer, above), below, self.device)
         return Seated(made, flat, self.replicas, self.health)
 
-    def _unlock(self, layer: Layer, shape: tuple[int, ...]) -> Unlock:
-        if layer.k == self.config.layers:
-            return Top(layer, self.health)
-        if self.config.decoupling.unlock == "none":
-            return NoUnlock(layer)
-        return UpdateUnlock(layer, self._synthesizer(layer.k, shape))
+    def _free(self, layer: Layer, data: batches.Batches, shapes: tuple[Shape, Shape]) -> FreeTrainer:
+        config, k, lease = self.config, layer.k, self.lease
+        synthesizer = self._synthesizer(shapes[1]) if k < config.layers else None
+        predictor = self._predictor(shapes[0]) if k > 1 else None
+        slots = config.decoupling.slots
+        assert slots is not None
+        return FreeTrainer(
+            k,
+            data,
+            config.run.batches,
+            FullUnlock(layer, self.health, synthesizer, predictor, stepping(config, k)),
+            slots=slots,
+            incarnation=lease.incarnation,
+            next_batch=lease.next_batch,
+            place=place(config, lease),
+            shapes=shapes,
+            device=self.device,
+        )
 
-    def _synthesizer(self, k: int, shape: tuple[int, ...]) -> Synthesizing:
-        config, classes = self.config, self.dataset.classes
+    def _predictor(self, shape: Shape) -> Predicting:
+        inputs = self.dataset.input_shape
         if self.serving:
-            return ServedSynthesizer(self.serving, self.lease.incarnation, classes, self.health)
-        module = synthesizers.initial(config, k, shape, classes)
+            return ServedPredictor(self.serving, self.lease.incarnation, shape, self.health)
+        module = synthesizers.initial_input(self.config, self.lease.layer, inputs, shape)
         flat = Flat(module, self.device)
-        stepper = self._stepped("gradient", flat, config.optimizer.synthesizer, Stepper)
-        return Synthesizer(module, flat, stepper, self.health)
+        return Predictor(module, flat, self._taught("input", flat), self.health)
+
+    def _unlock(self, layer: Layer, shape: Shape) -> Unlock:
+        return unlocked(
+            self.config, layer, self.health, lambda: self._synthesizer(shape), lambda: self._head(shape)
+        )
+
+    def _synthesizer(self, shape: Shape) -> Synthesizing:
+        every, lease = self.config.decoupling.synthesizer_every, self.lease
+        if self.serving:
+            classes = self.dataset.classes
+            return ServedSynthesizer(self.serving, lease.incarnation, classes, self.health, every)
+        module = self._module(shape)
+        flat = Flat(module, self.device)
+        return Synthesizer(module, flat, self._taught("gradient", flat), self.health, every)
+
+    def _head(self, shape: Shape) -> Head:
+        module = self._module(shape)
+        assert isinstance(module, VirtualForward)
+        return Head(module, self._taught("gradient", Flat(module, self.device)), self.health)
+
+    def _module(self, shape: Shape) -> GradientSynthesizer:
+        return synthesizers.initial(self.config, self.lease.layer, shape, self.dataset.classes)
+
+    def _taught(self, shard: str, flat: Flat) -> Stepper:
+        return self._stepped(shard, flat, self.config.optimizer.synthesizer, Stepper)
 
     def _stepped(
         self, shard: str, flat: Flat, settings: SynthesizerOptimizer, kind: type[Stepper]

@@ -1,8 +1,9 @@
 """One layer's protocol: events in, messages out. No sockets, no threads, no clock.
 
-Every activation that a layer sends up is answered, in time, by its gradient or by LOST; until then it is out,
-at most `window` of them, and is sent again to a peer that is new or whose stream had broken. What has been
-seen is known by its batch number, and answers are kept to be given again. END is sent once all is answered.
+Every activation that a layer sends up is answered, in time, by its gradient, by TAKEN (it was trained on, and
+there is none) or by LOST; until then it is out, at most `window` of them, and is sent again to a peer that is
+new or whose stream had broken. What has been seen is known by its batch number, and answers are kept to be
+given again. END is sent once all is answered.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Iterator
 
+import torch
 from torch import Tensor
 
 from common.batches import Batches
@@ -23,6 +25,9 @@ from slave.inputs import Inputs
 class Trainer:
     """Layer k of K on one slave.
 
+    Whoever drives it gives it every message that has come (`receive`) before each `advance`: a gradient that
+    is there goes before a further forward.
+
     Args:
         k: the layer, 1..K.
         batches: makes x_b and y_b.
@@ -34,6 +39,7 @@ class Trainer:
         next_batch: the first batch that the layer's weights have not seen.
         place: which replica this is, among how many.
         shape_below: of one example of h_{k-1}; None where it is not known.
+        device: where the layer computes.
     """
 
     def __init__(
@@ -49,6 +55,7 @@ class Trainer:
         next_batch: int,
         place: Place | None = None,
         shape_below: tuple[int, ...] | None = None,
+        device: torch.device | str = "cpu",
     ) -> None:
         self.steps = 0
         self.delays: Counter[int] = Counter()
@@ -59,6 +66,7 @@ class Trainer:
         self._total = total
         self._unlock = unlock
         self._shape_below = shape_below
+        self._device = device
         self._window = window
         self._incarnation = incarnation
         self._place = place = place or Place()
@@ -126,7 +134,7 @@ class Trainer:
         if self._at_end:
             yield from self._end()
         elif self._k == 1:
-            yield from self._train(self._next, self._batches.inputs(self._next))
+            yield from self._train(self._next, self._batches.inputs(self._next).to(self._device))
         else:
             inputs = self._lowest
             assert inputs is not None
@@ -237,17 +245,17 @@ class Trainer:
         return self._down(BoundaryKind.LOST, message.batch, message.incarnation)
 
     def _receive_answer(self, message: Message) -> Iterator[Message]:
-        if message.kind is BoundaryKind.LOST:
-            yield from self._lost(message.batch)
+        if message.kind in (BoundaryKind.LOST, BoundaryKind.TAKEN):
+            self._unanswered_batches += message.kind is BoundaryKind.LOST
+            yield from self._without_gradient(message.batch)
             return
         assert message.tensor is not None
         self.delays[self.steps - self._steps_when_sent.pop(message.batch)] += 1
         for made in self._unlock.gradient(message.batch, message.tensor):
             yield self._answer(made)
 
-    def _lost(self, batch: int) -> Iterator[Message]:
+    def _without_gradient(self, batch: int) -> Iterator[Message]:
         del self._steps_when_sent[batch]
-        self._unanswered_batches += 1
         for made in self._unlock.lost(batch):
             yield self._answer(made)
 
