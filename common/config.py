@@ -287,10 +287,10 @@ class Config:
                 f"downpour.warm_start: {self.downpour.warm_start} of {self.run.batches} batches leaves none "
                 "to the other replicas"
             )
-        if self.cluster.synthesis == "master" and self.decoupling.unlock == "none":
+        if self.cluster.synthesis == "master" and not self.decoupling.synthesizes:
             raise ConfigError(
-                'cluster.synthesis: "master" has no meaning with decoupling.unlock = "none", which has no M; '
-                "leave it out"
+                'cluster.synthesis: "master" has no meaning with decoupling.unlock = '
+                f'"{self.decoupling.unlock}", which has no M; leave it out'
             )
         layers = self.network.layers if self.network.cuts is None else len(self.network.cuts) + 1
         if layers is not None:

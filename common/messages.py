@@ -123,6 +123,7 @@ class SynthesisMessage:
     incarnation: int = 0
     classes: int = 0
     loss: float = 0.0
+    shape: list[int] = field(default_factory=list)
     table: Table = field(default_factory=lambda: Table((), 0))
     data: Buffer = b""
 

@@ -10,7 +10,7 @@ import grpc
 
 from common.assembly import Whole
 from common.errors import LayerwiseError, UnreachableError
-from common.messages import Header, HeartbeatReply, HeartbeatRequest, PullRequest, PushReply, Telemetry
+from common.messages import Header, HeartbeatRequest, PullRequest, PushReply, Telemetry
 from common.replica import Push
 from common.rpc import async_call, async_stream, error_of
 from common.wire.methods import HEARTBEAT, PULL, PUSH
@@ -136,8 +136,10 @@ class Heart:
         beat = 0
         while True:
             beat += 1
+            telemetry = self._telemetry()
             try:
-                reply = await self._beat(beat)
+                request = HeartbeatRequest(self._incarnation, beat, telemetry, self.neighbours.version)
+                reply = await async_call(self._channel, HEARTBEAT, request)
                 self._patience.reset()
                 self.neighbours.learn(reply.peers_version, reply.peers)
                 if reply.over or reply.begin or reply.stop:
@@ -146,15 +148,9 @@ class Heart:
                 await self._patience.wait(error)
                 continue
             self._now.clear()
-            telemetry = self._telemetry()
             eager = telemetry.done or not telemetry.steps or self.neighbours.wanted
             pause = min(self._seconds, EAGER_SECONDS) if eager else self._seconds
             try:
                 await asyncio.wait_for(self._now.wait(), pause)
             except TimeoutError:
                 continue
-
-    async def _beat(self, beat: int) -> HeartbeatReply:
-        known = self.neighbours.version
-        request = HeartbeatRequest(self._incarnation, beat, self._telemetry(), known)
-        return await async_call(self._channel, HEARTBEAT, request)

@@ -49,7 +49,7 @@ class Health:
         if self._fallback is not None:
             self._fallback.note(cosine)
 
-    def learned_input(self, loss: Tensor) -> None:
+    def learned_input(self, loss: Tensor | float) -> None:
         """I learned with this L_I."""
         if self.looks("input"):
             self._note("input_loss", float(loss))

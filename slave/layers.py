@@ -23,10 +23,10 @@ from common.synthesizers import GradientSynthesizer, VirtualForward
 from slave.decoupling import Layer, Synthesizer, Synthesizing, Unlock
 from slave.free import FreeTrainer
 from slave.health import Fallback, Health
-from slave.served import ServedSynthesizer, Serving
+from slave.served import ServedPredictor, ServedSynthesizer, Serving
 from slave.trainer import Trainer
 from slave.unlocks import stepping, unlocked
-from slave.unlocks.full import FullUnlock, Predictor
+from slave.unlocks.full import FullUnlock, Predicting, Predictor
 from slave.unlocks.local import Head
 
 
@@ -168,9 +168,11 @@ class _Building:
             device=self.device,
         )
 
-    def _predictor(self, shape: Shape) -> Predictor:
-        x_shape = self.dataset.input_shape
-        module = synthesizers.initial_input(self.config, self.lease.layer, x_shape, shape)
+    def _predictor(self, shape: Shape) -> Predicting:
+        inputs = self.dataset.input_shape
+        if self.serving:
+            return ServedPredictor(self.serving, self.lease.incarnation, shape, self.health)
+        module = synthesizers.initial_input(self.config, self.lease.layer, inputs, shape)
         flat = Flat(module, self.device)
         return Predictor(module, flat, self._taught("input", flat), self.health)
 
@@ -180,11 +182,12 @@ class _Building:
         )
 
     def _synthesizer(self, shape: Shape) -> Synthesizing:
+        every, lease = self.config.decoupling.synthesizer_every, self.lease
         if self.serving:
-            return ServedSynthesizer(self.serving, self.lease.incarnation, self.dataset.classes, self.health)
+            classes = self.dataset.classes
+            return ServedSynthesizer(self.serving, lease.incarnation, classes, self.health, every)
         module = self._module(shape)
         flat = Flat(module, self.device)
-        every = self.config.decoupling.synthesizer_every
         return Synthesizer(module, flat, self._taught("gradient", flat), self.health, every)
 
     def _head(self, shape: Shape) -> Head:

@@ -7,6 +7,7 @@ import queue
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -20,6 +21,7 @@ from common.messages import HeartbeatReply, JoinReply, PushReply, SynthesisKind,
 from common.network import Blueprint
 from common.replica import Replica
 from common.schedule import Stepper
+from common.utilization import Probe
 from slave import layers
 from slave.decoupling import Message
 from slave.endpoint import Endpoint
@@ -60,6 +62,13 @@ class Ground:
         dataset = datasets.load(config.data, path=options.data, code=options.code)
         return Ground(config, dataset, device, options)
 
+    @property
+    def gpu(self) -> str | None:
+        """The UUID of the GPU that is computed on."""
+        if self.device.type != "cuda":
+            return None
+        return str(torch.cuda.get_device_properties(self.device).uuid)
+
     def blueprint(self) -> Blueprint:
         """The network with its initial parameters."""
         return network.build(self.config, self.dataset.input_shape, self.dataset.classes, self.options.code)
@@ -82,12 +91,19 @@ def _device(name: str) -> torch.device:
 class Session:
     """One lease: the layer's replicas, its trainer, and the connections to the master.
 
+    Args:
+        ground: what the slave has prepared.
+        lease: what the master granted.
+        cpu_before: CPU seconds of this process that went into earlier leases, and count there.
+
     Raises:
         LayerwiseError: as soon as the lease or the run cannot go on.
     """
 
-    def __init__(self, ground: Ground, lease: JoinReply, endpoint: Endpoint) -> None:
+    def __init__(self, ground: Ground, lease: JoinReply, endpoint: Endpoint, cpu_before: float = 0.0) -> None:
         self._ground = ground
+        self._cpu_before = cpu_before
+        self._probe = Probe(Path.cwd(), ground.gpu)
         self._lease = lease
         self._config = ground.config
         self._step_seconds = 0.0
@@ -107,8 +123,9 @@ class Session:
             self._boundary(),
         )
         self.inbox: Inbox = self._network.inbox
-        # Of a layer below the top one.
-        self._served = self._config.cluster.synthesis == "master" and lease.layer < self._config.layers
+        # The top layer has no M, and the first no I.
+        needs = lease.layer < self._config.layers or self._config.decoupling.predicts
+        self._served = needs and self._config.cluster.synthesis == "master"
         self._network.start()
         try:
             built = self._built()
@@ -142,7 +159,7 @@ class Session:
             self._check_done()
 
     def ask(self, question: SynthesisMessage) -> SynthesisMessage:
-        """Ask the M that the master runs; the step stands still until it answers."""
+        """Ask what the master runs; the step stands still until it answers."""
         began = time.perf_counter()
         try:
             return self._network.ask(question)
@@ -288,7 +305,8 @@ class Session:
         self._telemetry = Telemetry(
             steps=trainer.steps,
             next_batch=trainer.next_batch,
-            lost_batches=trainer.lost_batches,
+            # One that was passed over may come after all; it stays reported, so that the count never falls.
+            lost_batches=max(trainer.lost_batches, self._telemetry.lost_batches),
             in_flight=trainer.in_flight,
             step_seconds=self._step_seconds,
             waiting_seconds=self._waiting_seconds,
@@ -318,7 +336,11 @@ class Session:
         self._beat_at = (now, telemetry.steps)
         rate = (telemetry.steps - steps) * self._config.run.batch_size / (now - then)
         return replace(
-            telemetry, samples_per_second=rate, cpu_seconds=cpu_seconds(), peak_rss_bytes=peak_rss_bytes()
+            telemetry,
+            samples_per_second=rate,
+            cpu_seconds=cpu_seconds() - self._cpu_before,
+            peak_rss_bytes=peak_rss_bytes(),
+            utilization=self._probe(),
         )
 
     def _built(self) -> Seated:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Protocol
 
 from torch import Tensor
 from torch.nn import functional
@@ -15,8 +16,18 @@ from slave.decoupling import Layer, Message, Synthesizing
 from slave.health import Health
 
 
+class Predicting(Protocol):
+    """I_k, wherever it runs."""
+
+    def predict(self, batch: int, x: Tensor) -> Tensor:
+        """The made-up h_{k-1} of x_b."""
+
+    def learn(self, batch: int, x: Tensor, h: Tensor) -> None:
+        """Learn from the h_{k-1} that the layer below made of the same batch."""
+
+
 class Predictor:
-    """I_k, stepped."""
+    """I_k in this process, stepped."""
 
     def __init__(self, module: InputSynthesizer, flat: Flat, stepper: Stepper, health: Health) -> None:
         self.flat = flat
@@ -54,7 +65,7 @@ class FullUnlock:
         layer: Layer,
         health: Health,
         synthesizer: Synthesizing | None,
-        predictor: Predictor | None,
+        predictor: Predicting | None,
         steps_on: Callable[[int], bool],
     ) -> None:
         self._layer = layer

@@ -45,6 +45,24 @@ def ticked(leases: Roster, begin: float, end: float) -> list[tuple[str, int]]:
     return events
 
 
+# --- what is said of it -----------------------------------------------------------------------------------
+
+
+def test_a_seats_second_slave_is_told_from_a_first_and_whom_it_replaces_is_said() -> None:
+    leases = roster()
+    first = [leases.join(JoinRequest(name), 0.0)[1][0] for name in "ab"]
+    assert [(event.what, event.why) for event in first] == [("joined", ""), ("joined", "")]
+    leases.leave(2, Telemetry(), "no data here")
+    ticked(leases, 0.0, 5.0)
+    after = restarted(leases)
+    events = [after.join(JoinRequest(name), 0.0)[1][0] for name in "cd"]
+    assert [(event.what, event.layer, event.slave) for event in events] == [
+        ("replaced", 1, "c"), ("replaced", 2, "d"),
+    ]  # fmt: skip
+    assert events[0].why.startswith("incarnation 1, a: failed, silent for ")
+    assert events[1].why == "incarnation 2, b: left, no data here"
+
+
 # --- joining ----------------------------------------------------------------------------------------------
 
 

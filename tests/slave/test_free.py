@@ -22,6 +22,7 @@ from slave.decoupling import Message, Synthesizer
 from slave.free import FreeTrainer
 from slave.layers import Seated, seated
 from slave.links import from_wire, to_wire
+from slave.unlocks.full import Predictor
 
 DIGITS = datasets.load(Data())
 UP, DOWN = BoundaryKind.ACTIVATION, BoundaryKind.GRADIENT
@@ -87,7 +88,7 @@ def test_m_learns_at_the_input_that_came_with_the_gradient_and_i_on_h_with_x_mad
     trainer._learn()
     unlock = other._unlock
     assert isinstance(unlock._synthesizer, Synthesizer)
-    assert unlock._predictor is not None
+    assert isinstance(unlock._predictor, Predictor)
     unlock._synthesizer.module.learn(u, other._batches.labels(7), delta)
     unlock._synthesizer._stepper.step(7)
     unlock._predictor._module.learn(other._batches.inputs(9), h)
