@@ -157,7 +157,7 @@ class Decoupling:
     step_probability: float = key(
         1.0, "of M: the part of the batches whose synthetic gradient is stepped on", above=0, maximum=1
     )
-    synthesizer_every: int = key(1, "M learns on every so-manieth true gradient", minimum=1)
+    synthesizer_every: int = key(1, "n: M learns on every n-th true gradient", minimum=1)
     mix_true: bool = key(
         False, "of update: step on the true gradient where it comes before the next batch, on M's elsewhere"
     )
