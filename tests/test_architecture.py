@@ -36,6 +36,8 @@ DECIDING = (
     "master.roster",
     "master.synthesis",
     "slave.trainer",
+    "slave.free",
+    "common.slots",
     "slave.decoupling",
     "slave.unlocks",
     "slave.health",
