@@ -25,8 +25,7 @@ def rate(settings: SynthesizerOptimizer, batch: int, batches: int) -> float:
     if settings.schedule == "linear":
         return settings.learning_rate * (1 - progress)
     if settings.schedule == "steps":
-        passed = sum(progress >= milestone for milestone in MILESTONES)
-        return settings.learning_rate * 0.1**passed
+        return settings.learning_rate / math.pow(10, sum(progress >= each for each in MILESTONES))
     return settings.learning_rate
 
 
