@@ -102,14 +102,19 @@ def _kept(status: StatusReply) -> Iterator[Problem]:
 def _learning(status: StatusReply, config: Config) -> Iterator[Problem]:
     for seat in status.seats:
         told = seat.telemetry
-        if not all(map(math.isfinite, (told.loss, told.gradient_loss))):
+        if not all(map(math.isfinite, (told.loss, told.gradient_loss, told.input_loss))):
             yield Problem(
                 f"{named(seat)}: its loss is no number any more",
                 "lower optimizer.learning_rate, and go back: layerwise rollback",
             )
         # Without an M, or before it has learned anything, there is neither.
         ripe = told.gradient_loss > 0 and told.steps >= RIPE_STEPS
-        if ripe and told.gradient_cosine < COSINE:
+        if told.fallback:
+            yield Problem(
+                f"{named(seat)}: it waits for true gradients: M's cosine is {told.gradient_cosine:.2f}",
+                "it comes back to M's by itself once they are good enough",
+            )
+        elif ripe and told.gradient_cosine < COSINE:
             yield Problem(
                 f"{named(seat)}: M's gradient has a cosine of {told.gradient_cosine:.2f} to the true one",
                 f'it does not help; try another decoupling.gradient than "{config.decoupling.gradient}", or '

@@ -56,6 +56,7 @@ COLUMNS = (
     Column("loss", lambda seat, _: _or_dash(seat.telemetry.loss, ".3f")),
     Column("M loss", lambda seat, _: _or_dash(seat.telemetry.gradient_loss, ".2g")),
     Column("cos", lambda seat, _: _or_dash(seat.telemetry.gradient_cosine, ".2f")),
+    Column("I loss", lambda seat, _: _or_dash(seat.telemetry.input_loss, ".2g"), wide=True),
     Column("heard", lambda seat, _: f"{seat.lease_age:.1f} s" if seat.incarnation else "-", wide=True),
 )
 

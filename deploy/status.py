@@ -34,8 +34,9 @@ def show(master: str, as_json: bool, watch: bool) -> int:
             click.echo(page.json(status))
             while watch and status.state != "done":
                 time.sleep(WATCH_SECONDS)
-                status = reader.status()
-                click.echo(page.json(status))
+                status = page.followed(reader, status)
+                if not page.silent:
+                    click.echo(page.json(status))
             return 0
         console = Console(highlight=False)
         if not watch:
@@ -56,6 +57,11 @@ class _Page:
         self._config = config
         self._master = master
         self._silent_since: float | None = None
+
+    @property
+    def silent(self) -> bool:
+        """Whether the master did not answer when it was asked last."""
+        return self._silent_since is not None
 
     def followed(self, reader: Reader, known: StatusReply) -> StatusReply:
         """The status now; while the master is away, what is known."""

@@ -166,8 +166,7 @@ def fields_of(encoded: bytes) -> list[bytes]:
     while position < len(encoded):
         start = position
         tag, position = encoding._read_varint(memoryview(encoded), position)
-        number, position = encoding._read_varint(memoryview(encoded), position)
-        position += number if tag & 7 == 2 else 0
+        _, position = encoding._content(memoryview(encoded), tag & 7, position)
         found.append(encoded[start:position])
     return found
 

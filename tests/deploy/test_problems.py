@@ -53,6 +53,7 @@ VACANT = seated(1, state="vacant", incarnation=0, slave="", telemetry=Telemetry(
         (seated(2, telemetry=replace(LEARNED, loss=math.nan)), ["layer 3: its loss is no number"]),
         (seated(0, telemetry=OLD_M), ["layer 1: M's gradient has a cosine of -0.21", '"vfbn"']),
         (replace(WELL, layers=[LayerPushes(2, {0: 50}, 30)]), ["layer 2: 30 of 80 pushes", "bound = 4"]),
+        (seated(0, telemetry=replace(OLD_M, fallback=True)), ["layer 1: it waits for true gradients"]),
         (replace(WELL, counters=Counters(malformed=2)), ["2 malformed messages were refused"]),
         (replace(WELL, counters=Counters(fenced=1_200)), ["1,200 messages of slaves that"]),
     ],
