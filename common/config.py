@@ -20,6 +20,7 @@ from common.downpour import Downpour
 from common.errors import ConfigError
 from common.options import DATASETS, GRADIENTS, MODELS, GradientOptions, ModelOptions
 from common.settings import is_user_function, key
+from common.simulation import Simulation
 
 
 @dataclass(frozen=True)
@@ -166,7 +167,11 @@ class Optimizer(SynthesizerOptimizer):
 class Cluster:
     """How the processes live together."""
 
-    profile: str = key("light", "light: a slave knows only the master", choices=("light",))
+    profile: str = key(
+        "light",
+        "light: a slave knows only the master; synchronous: no cluster, every layer in one process in step",
+        choices=("light", "synchronous"),
+    )
     synthesis: str = key("slave", "slave: M runs in the slaves", choices=("slave",))
     heartbeat_seconds: float = key(1.0, "seconds between two heartbeats of a slave", minimum=0.05)
     misses: int = key(2, "heartbeats missed in a row until a slave is failed", minimum=1)
@@ -184,6 +189,7 @@ class Config:
     optimizer: Optimizer = dataclasses.field(default_factory=Optimizer)
     downpour: Downpour = dataclasses.field(default_factory=Downpour)
     cluster: Cluster = dataclasses.field(default_factory=Cluster)
+    simulation: Simulation = dataclasses.field(default_factory=Simulation)
 
     def __post_init__(self) -> None:
         if self.downpour.warm_start >= self.run.batches:

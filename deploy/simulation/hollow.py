@@ -1,0 +1,111 @@
+"""Slaves that compute nothing: the trainer's protocol and the replica's pushes, on tensors of no size."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+
+import torch
+from torch import Tensor, nn
+
+from common.batches import Batches
+from common.config import Config
+from common.flat import Flat
+from common.messages import BoundaryKind, JoinReply
+from slave import layers
+from slave.decoupling import Health, Message
+from slave.layers import Begin, Seated
+from slave.replica import Replica
+from slave.schedule import AccruingStepper, Stepper
+
+NOTHING = torch.zeros(0)
+_LABELS = torch.zeros(0, dtype=torch.int64)
+
+
+class HollowBatches(Batches):
+    """Batches of no example."""
+
+    def __init__(self) -> None:
+        """They are of no data set."""
+
+    def inputs(self, batch: int) -> Tensor:  # noqa: ARG002 - all are the same
+        """x_b, (0,)."""
+        return NOTHING
+
+    def labels(self, batch: int) -> Tensor:  # noqa: ARG002
+        """y_b, (0,)."""
+        return _LABELS
+
+
+class HollowUnlock:
+    """What a layer sends, when, and when it steps; nothing of what it computes.
+
+    Args:
+        k: the layer.
+        top: whether it is the last.
+        unlock: as in the configuration.
+        steppers: of its shards, the layer's own first.
+    """
+
+    def __init__(self, k: int, top: bool, unlock: str, steppers: list[Stepper]) -> None:
+        self._k, self._top = k, top
+        self._late = not top and unlock in ("none", "delayed")
+        self._down = BoundaryKind.GRADIENT
+        self._steppers = steppers
+        self._sent: dict[int, Tensor] = {}
+
+    def forward(self, batch: int, h_below: Tensor, y: Tensor) -> Iterator[Tensor | Message]:  # noqa: ARG002
+        """Send h_k(b), unless it is the top; unless it waits for the gradient, step and answer."""
+        if not self._top:
+            self._sent[batch] = h_below
+            yield h_below
+        if not self._late:
+            yield from self._stepped(batch)
+
+    def gradient(self, batch: int, delta: Tensor) -> Iterator[Message]:  # noqa: ARG002
+        """Have M step, or the layer that has waited for it."""
+        del self._sent[batch]
+        if self._late:
+            yield from self._stepped(batch)
+        else:
+            for stepper in self._steppers[1:]:
+                stepper.step(batch)
+
+    def taken(self, batch: int) -> None:
+        """There is no gradient from above."""
+        del self._sent[batch]
+
+    def lost(self, batch: int) -> Iterator[Message]:
+        """Nobody below will get a gradient for this batch, if it has none yet."""
+        del self._sent[batch]
+        if self._late and self._k > 1:
+            yield Message(BoundaryKind.LOST, self._k - 1, batch)
+
+    def sent(self) -> dict[int, Tensor]:
+        """h_k of the batches that are not answered, oldest first."""
+        return self._sent
+
+    def waiting(self) -> Collection[int]:
+        """Batches that were taken, and that the layer has not stepped on."""
+        return self._sent if self._late else ()
+
+    def _stepped(self, batch: int) -> Iterator[Message]:
+        self._steppers[0].step(batch)
+        if self._k > 1:
+            yield Message(self._down, self._k - 1, batch, tensor=NOTHING)
+
+
+def hollow(config: Config, lease: JoinReply, shards: Collection[str], begin: Begin) -> Seated:
+    """A lease's slave that computes nothing; `shards` are those of its layer, the weights' first."""
+    replicas: list[tuple[Replica, Stepper]] = []
+    flat = Flat(nn.Module())
+    for shard in shards:
+        flat = Flat(nn.Module())
+        accrues = config.downpour.push == "gradient" and shard.endswith("/weights")
+        stepper = (AccruingStepper if accrues else Stepper)(flat, config.optimizer, config.run.batches)
+        replica = layers.replica(config, lease, shard, flat, stepper)
+        begin(replica)
+        replicas.append((replica, stepper))
+    steppers = [stepper for _, stepper in replicas]
+    unlock = HollowUnlock(lease.layer, lease.layer == config.layers, config.decoupling.unlock, steppers)
+    trainer = layers.trainer(config, HollowBatches(), lease, unlock)
+    return Seated(trainer, flat, replicas, Health())
