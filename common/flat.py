@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -77,6 +78,18 @@ class Flat:
             view = self._views[path]
             if tensor is not view and not isinstance(tensor, nn.Parameter):
                 setattr(owner, name, view.copy_(tensor.detach()))
+
+    @contextmanager
+    def buffers_kept(self) -> Iterator[None]:
+        """Have every buffer afterwards as it was before: for a forward that must not count."""
+        self.gather()
+        buffers = self.buffer[self.table.parameters_nbytes :]
+        kept = buffers.clone()
+        try:
+            yield
+        finally:
+            self.gather()
+            buffers.copy_(kept)
 
     def _attach_gradients(self) -> None:
         start = 0

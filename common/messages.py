@@ -77,6 +77,7 @@ class BoundaryKind(IntEnum):
     END = 6
     PEER = 7
     ENDED = 8
+    TAKEN = 9
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +149,9 @@ class Telemetry:
     peak_rss_bytes: int = 0
     done: bool = False
     pulls: int = 0
+    gradient_norm_ratio: float = 0.0
+    input_loss: float = 0.0
+    fallback: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ _STREAM_OF = {
     BoundaryKind.LOST: BoundaryKind.GRADIENTS,
     BoundaryKind.END: BoundaryKind.ACTIVATIONS,
     BoundaryKind.ENDED: BoundaryKind.GRADIENTS,
+    BoundaryKind.TAKEN: BoundaryKind.GRADIENTS,
 }
 
 

@@ -25,6 +25,7 @@ class BoundaryKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     END: _ClassVar[BoundaryKind]
     PEER: _ClassVar[BoundaryKind]
     ENDED: _ClassVar[BoundaryKind]
+    TAKEN: _ClassVar[BoundaryKind]
 OPERATION_UNSPECIFIED: Operation
 CREATE: Operation
 UPDATE: Operation
@@ -39,6 +40,7 @@ LOST: BoundaryKind
 END: BoundaryKind
 PEER: BoundaryKind
 ENDED: BoundaryKind
+TAKEN: BoundaryKind
 
 class TensorSpec(_message.Message):
     __slots__ = ("name", "dtype", "shape", "offset", "kind")
@@ -181,7 +183,7 @@ class JoinReply(_message.Message):
     def __init__(self, granted: bool = ..., over: bool = ..., layer: _Optional[int] = ..., replica: _Optional[int] = ..., incarnation: _Optional[int] = ..., next_batch: _Optional[int] = ...) -> None: ...
 
 class Telemetry(_message.Message):
-    __slots__ = ("steps", "next_batch", "lost_batches", "in_flight", "step_seconds", "waiting_seconds", "delays", "loss", "gradient_loss", "gradient_cosine", "samples_per_second", "cpu_seconds", "peak_rss_bytes", "done", "pulls")
+    __slots__ = ("steps", "next_batch", "lost_batches", "in_flight", "step_seconds", "waiting_seconds", "delays", "loss", "gradient_loss", "gradient_cosine", "samples_per_second", "cpu_seconds", "peak_rss_bytes", "done", "pulls", "gradient_norm_ratio", "input_loss", "fallback")
     class DelaysEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -204,6 +206,9 @@ class Telemetry(_message.Message):
     PEAK_RSS_BYTES_FIELD_NUMBER: _ClassVar[int]
     DONE_FIELD_NUMBER: _ClassVar[int]
     PULLS_FIELD_NUMBER: _ClassVar[int]
+    GRADIENT_NORM_RATIO_FIELD_NUMBER: _ClassVar[int]
+    INPUT_LOSS_FIELD_NUMBER: _ClassVar[int]
+    FALLBACK_FIELD_NUMBER: _ClassVar[int]
     steps: int
     next_batch: int
     lost_batches: int
@@ -219,7 +224,10 @@ class Telemetry(_message.Message):
     peak_rss_bytes: int
     done: bool
     pulls: int
-    def __init__(self, steps: _Optional[int] = ..., next_batch: _Optional[int] = ..., lost_batches: _Optional[int] = ..., in_flight: _Optional[int] = ..., step_seconds: _Optional[float] = ..., waiting_seconds: _Optional[float] = ..., delays: _Optional[_Mapping[int, int]] = ..., loss: _Optional[float] = ..., gradient_loss: _Optional[float] = ..., gradient_cosine: _Optional[float] = ..., samples_per_second: _Optional[float] = ..., cpu_seconds: _Optional[float] = ..., peak_rss_bytes: _Optional[int] = ..., done: bool = ..., pulls: _Optional[int] = ...) -> None: ...
+    gradient_norm_ratio: float
+    input_loss: float
+    fallback: bool
+    def __init__(self, steps: _Optional[int] = ..., next_batch: _Optional[int] = ..., lost_batches: _Optional[int] = ..., in_flight: _Optional[int] = ..., step_seconds: _Optional[float] = ..., waiting_seconds: _Optional[float] = ..., delays: _Optional[_Mapping[int, int]] = ..., loss: _Optional[float] = ..., gradient_loss: _Optional[float] = ..., gradient_cosine: _Optional[float] = ..., samples_per_second: _Optional[float] = ..., cpu_seconds: _Optional[float] = ..., peak_rss_bytes: _Optional[int] = ..., done: bool = ..., pulls: _Optional[int] = ..., gradient_norm_ratio: _Optional[float] = ..., input_loss: _Optional[float] = ..., fallback: bool = ...) -> None: ...
 
 class HeartbeatRequest(_message.Message):
     __slots__ = ("incarnation", "beat", "telemetry")

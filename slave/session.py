@@ -232,6 +232,8 @@ class Session:
 
     def _measure(self) -> None:
         trainer = self._trainer
+        if self._health.fallback != self._telemetry.fallback:
+            self._say_fallback()
         self._measured_at = time.perf_counter()
         self._telemetry = Telemetry(
             steps=trainer.steps,
@@ -244,9 +246,20 @@ class Session:
             loss=self._health.loss,
             gradient_loss=self._health.gradient_loss,
             gradient_cosine=self._health.gradient_cosine,
+            gradient_norm_ratio=self._health.gradient_norm_ratio,
+            input_loss=self._health.input_loss,
+            fallback=self._health.fallback,
             done=self._done,
             pulls=self._pulls,
         )
+
+    def _say_fallback(self) -> None:
+        what = (
+            "M's cosine is too low: waiting for true gradients"
+            if self._health.fallback
+            else "M's cosine is high enough again: going on with M's gradients"
+        )
+        log.warning("layer %d: %s (mean cosine %.2f)", self._lease.layer, what, self._health.gradient_cosine)
 
     def _latest_telemetry(self) -> Telemetry:
         """On the network's thread, once a heartbeat: the newest telemetry, with what the process has used."""
