@@ -14,7 +14,7 @@ from common import batches, network, synthesizers
 from common.config import Config, SynthesizerOptimizer
 from common.datasets import Dataset
 from common.flat import Flat
-from common.messages import JoinReply
+from common.messages import JoinReply, Telemetry
 from common.network import Blueprint
 from common.replicas import Place
 from common.synthesizers import GradientSynthesizer, VirtualForward
@@ -42,6 +42,23 @@ class Seated:
     flat: Flat
     replicas: list[tuple[Replica, Stepper]]
     health: Health
+
+    def telemetry(self) -> Telemetry:
+        """What the trainer and the health say; not what is known of the machine."""
+        trainer, health = self.trainer, self.health
+        return Telemetry(
+            steps=trainer.steps,
+            next_batch=trainer.next_batch,
+            lost_batches=trainer.lost_batches,
+            in_flight=trainer.in_flight,
+            delays=dict(trainer.delays),
+            loss=health.loss,
+            gradient_loss=health.gradient_loss,
+            gradient_cosine=health.gradient_cosine,
+            gradient_norm_ratio=health.gradient_norm_ratio,
+            input_loss=health.input_loss,
+            fallback=health.fallback,
+        )
 
 
 # Brings a replica that was just made to the master's version of its shard, or creates the shard.

@@ -102,7 +102,7 @@ class Session:
         self.inbox: queue.SimpleQueue[object] = self._network.inbox
         self._network.start()
         try:
-            built = self._built()
+            self._seated = built = self._built()
         except BaseException as error:
             self._network.leave(str(error) or type(error).__name__)
             self._network.close()
@@ -231,24 +231,13 @@ class Session:
             self._network.beat()
 
     def _measure(self) -> None:
-        trainer = self._trainer
         if self._health.fallback != self._telemetry.fallback:
             self._say_fallback()
         self._measured_at = time.perf_counter()
-        self._telemetry = Telemetry(
-            steps=trainer.steps,
-            next_batch=trainer.next_batch,
-            lost_batches=trainer.lost_batches,
-            in_flight=trainer.in_flight,
+        self._telemetry = replace(
+            self._seated.telemetry(),
             step_seconds=self._step_seconds,
             waiting_seconds=self._waiting_seconds,
-            delays=dict(trainer.delays),
-            loss=self._health.loss,
-            gradient_loss=self._health.gradient_loss,
-            gradient_cosine=self._health.gradient_cosine,
-            gradient_norm_ratio=self._health.gradient_norm_ratio,
-            input_loss=self._health.input_loss,
-            fallback=self._health.fallback,
             done=self._done,
             pulls=self._pulls,
         )

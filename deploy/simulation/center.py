@@ -24,6 +24,7 @@ class Center:
         staleness: of the pushes that were applied.
         pushes: how many.
         pulls: versions that slaves were given.
+        busy_seconds: in which its core has worked.
     """
 
     def __init__(self, config: Config, clock: Clock, wires: Wires) -> None:
@@ -33,12 +34,13 @@ class Center:
         self._clock, self._wires = clock, wires
         self._seconds = config.simulation.master_seconds
         self._link = Link()
-        self._busy_until = 0.0
+        self.busy_seconds = self._busy_until = 0.0
 
     def ask(self, link: Link, nbytes: int, event: Callable[[], None]) -> None:
         """Have something done here once the message has come from a link, and the core has the time."""
 
         def arrived() -> None:
+            self.busy_seconds += self._seconds
             self._busy_until = max(self._busy_until, self._clock.now) + self._seconds
             self._clock.at(self._busy_until, event)
 

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 
 from common import network
 from common.config import Config
 from common.datasets import Dataset
 from common.errors import ConfigError, RunFailedError
-from common.messages import BoundaryKind, Counters, JoinReply, PushReply, Seat, StatusReply
+from common.messages import BoundaryKind, Buffer, Counters, Header, JoinReply, PushReply, Seat, StatusReply
 from common.network import Blueprint
 from common.simulation import seat_of
 from deploy.simulation.center import Center
@@ -39,7 +39,6 @@ class Driver:
         config: of the run, resolved; its section `simulation` makes up the machines.
         dataset: what is trained on.
         trains: whether tensors are computed; without, all goes the same way on shards of no size.
-        progressed: called when all layers are through further batches.
 
     Attributes:
         center: the master.
@@ -47,17 +46,10 @@ class Driver:
         messages: that were sent between layers.
     """
 
-    def __init__(
-        self,
-        config: Config,
-        dataset: Dataset,
-        *,
-        trains: bool,
-        progressed: Callable[[Driver, int], None] = lambda _, __: None,
-    ) -> None:
+    def __init__(self, config: Config, dataset: Dataset, *, trains: bool) -> None:
         self.config = config
         self.deaths = self.messages = 0
-        self._dataset, self._trains, self._progressed = dataset, trains, progressed
+        self._dataset, self._trains = dataset, trains
         self._clock = Clock()
         self._draws = random.Random(config.simulation.seed)  # noqa: S311 - it makes up a schedule
         self._wires = Wires(config.simulation, self._draws)
@@ -81,16 +73,32 @@ class Driver:
         """Every slave's, the lowest layer's first."""
         return list(self._machines.values())
 
-    def run(self) -> None:
-        """Let things happen until the run is over.
+    def run(self) -> Iterator[int]:
+        """Let things happen until the run is over; yields how many batches the master has of all layers.
 
         Raises:
-            RunFailedError: it can never be.
+            RunFailedError: it can never be over.
         """
+        told = 0
         while self._undone:
             if not self._clock.advance():
                 left = [f"layer {m.layer}.{m.replica}" for m in self.machines if not m.done]
                 raise RunFailedError(f"the simulated run stands still before {', '.join(left)} are done")
+            if self._through > told:
+                told = self._through
+                yield told
+
+    def pull(self, shard: str) -> tuple[Header, Buffer]:
+        """The master's present version of a shard.
+
+        Raises:
+            NotFoundError: there is no such shard.
+        """
+        return self.center.read(shard)
+
+    def seats(self) -> list[Seat]:
+        """What each slave has to say."""
+        return [self._told(machine) for machine in self.machines]
 
     def status(self) -> StatusReply:
         """What a master would say of the run now."""
@@ -103,7 +111,7 @@ class Driver:
             batches=self._through,
             of_batches=self.config.run.batches,
             training_seconds=self.seconds,
-            seats=[self._seat_told(machine) for machine in self.machines],
+            seats=self.seats(),
             versions=self.center.store.versions(),
             delays=dict(delays),
             waiting_fraction=dict.fromkeys(range(1, self.config.layers + 1), 0.0),
@@ -118,7 +126,7 @@ class Driver:
         own = [machine for machine in self.machines if machine.layer == k]
         return sum(machine.busy_seconds for machine in own) / (len(own) * max(self.seconds, 1e-12))
 
-    def _seat_told(self, machine: Machine) -> Seat:
+    def _told(self, machine: Machine) -> Seat:
         state = "done" if machine.done else "training" if machine.seated else "vacant"
         return Seat(
             layer=machine.layer,
@@ -318,13 +326,10 @@ class Driver:
         self.center.ask(machine.link, HEADER_NBYTES, self._owned(machine, arrived))
 
     def _follow(self) -> None:
-        """Tell of batches that all layers are through with, by the master's account."""
-        if not self._trains:
-            return
-        through = min(self.center.store.next_batch(f"{k}/weights") for k in range(1, self.config.layers + 1))
-        if through > self._through:
-            self._through = through
-            self._progressed(self, through)
+        """See which batches all layers are through with, by the master's account."""
+        if self._trains:
+            counts = [self.center.store.next_batch(f"{k}/weights") for k in range(1, self.config.layers + 1)]
+            self._through = min(counts)
 
     def _deliver(self, machine: Machine, event: Event) -> None:
         """Into the inbox of whoever is there."""

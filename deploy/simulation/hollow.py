@@ -12,7 +12,8 @@ from common.config import Config
 from common.flat import Flat
 from common.messages import BoundaryKind, JoinReply
 from slave import layers
-from slave.decoupling import Health, Message
+from slave.decoupling import Message
+from slave.health import Health
 from slave.layers import Begin, Seated
 from slave.replica import Replica
 from slave.schedule import AccruingStepper, Stepper
@@ -49,7 +50,7 @@ class HollowUnlock:
     def __init__(self, k: int, top: bool, unlock: str, steppers: list[Stepper]) -> None:
         self._k, self._top = k, top
         self._late = not top and unlock in ("none", "delayed")
-        self._down = BoundaryKind.GRADIENT
+        self._answer = BoundaryKind.TAKEN if unlock == "local" else BoundaryKind.GRADIENT
         self._steppers = steppers
         self._sent: dict[int, Tensor] = {}
 
@@ -70,12 +71,8 @@ class HollowUnlock:
             for stepper in self._steppers[1:]:
                 stepper.step(batch)
 
-    def taken(self, batch: int) -> None:
-        """There is no gradient from above."""
-        del self._sent[batch]
-
     def lost(self, batch: int) -> Iterator[Message]:
-        """Nobody below will get a gradient for this batch, if it has none yet."""
+        """There is no gradient from above; nobody below will get one, if there is none yet."""
         del self._sent[batch]
         if self._late and self._k > 1:
             yield Message(BoundaryKind.LOST, self._k - 1, batch)
@@ -89,9 +86,11 @@ class HollowUnlock:
         return self._sent if self._late else ()
 
     def _stepped(self, batch: int) -> Iterator[Message]:
-        self._steppers[0].step(batch)
+        for stepper in self._steppers if self._answer is BoundaryKind.TAKEN else self._steppers[:1]:
+            stepper.step(batch)
         if self._k > 1:
-            yield Message(self._down, self._k - 1, batch, tensor=NOTHING)
+            tensor = NOTHING if self._answer is BoundaryKind.GRADIENT else None
+            yield Message(self._answer, self._k - 1, batch, tensor=tensor)
 
 
 def hollow(config: Config, lease: JoinReply, shards: Collection[str], begin: Begin) -> Seated:

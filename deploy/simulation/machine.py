@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter, deque
 from dataclasses import dataclass, field
 
@@ -78,16 +79,10 @@ class Machine:
         """What a heartbeat would say."""
         if self.seated is None:
             return Telemetry()
-        trainer, health = self.seated.trainer, self.seated.health
-        return Telemetry(
-            steps=trainer.steps,
-            next_batch=trainer.next_batch,
+        return dataclasses.replace(
+            self.seated.telemetry(),
             lost_batches=self.lost_batches,
-            in_flight=trainer.in_flight,
             step_seconds=self.busy_seconds,
             delays=dict(self.delays),
             done=self.done,
-            loss=health.loss,
-            gradient_loss=health.gradient_loss,
-            gradient_cosine=health.gradient_cosine,
         )
