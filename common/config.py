@@ -294,8 +294,8 @@ def load(path: Path | None, overrides: Iterable[str] = ()) -> Config:
     values = {} if path is None else values_of(path)
     if "compare" in values:
         raise ConfigError(
-            f"{path}: compare: is of `layerwise compare`, which runs the file's variants; for one run, give a "
-            "file without that section"
+            f"{path}: compare: is of `layerwise compare`, which runs the file's variants; for one run, give "
+            "a file without that section"
         )
     return of_values(values, overrides, path)
 

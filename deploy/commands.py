@@ -131,7 +131,7 @@ def compare(
     """Methods side by side on equal terms: a table, compare.json, plots and one page, compare.html.
 
     The methods are CONFIG's [compare.variants."NAME"] sections, each a set of keys that differ, and what
-    --over names. A variant with cluster.profile = "synchronous" is trained so whatever --in says.
+    --over names. A variant with cluster.profile = "synchronous" has all layers on one machine.
     """
     from deploy.compare import Comparing
     from deploy.variants import read

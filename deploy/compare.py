@@ -1,4 +1,4 @@
-"""`layerwise compare`: every variant with every seed, each a process of its own; what is there already is kept."""
+"""`layerwise compare`: every variant with every seed, each a process of its own; what is there is kept."""
 
 from __future__ import annotations
 
@@ -52,8 +52,7 @@ class Job:
 
     def start(self, place: str, threads: int) -> None:
         """Start the run in a process of its own."""
-        simulated = place == "driver" and self.variant.config.cluster.profile != "synchronous"
-        command = ["simulate", "--train"] if simulated else ["train"]
+        command = ["simulate", "--train"] if place == "driver" else ["train"]
         arguments = [*command, str(self.path.with_suffix(".toml")), "--run-dir", str(self.path), "--json"]
         environment = {"OMP_NUM_THREADS": str(threads), **os.environ, PARENT: str(os.getpid())}
         with self.log.open("wb") as output:
@@ -125,8 +124,8 @@ class Comparing:
             file = job.path.with_suffix(".toml")
             if file.exists() and file.read_text(encoding="utf-8") != text:
                 raise ConfigError(
-                    f"--out {self._out}: holds {job.name()} with another configuration ({file}); give another "
-                    "folder, or remove that one"
+                    f"--out {self._out}: holds {job.name()} with another configuration ({file}); give "
+                    "another folder, or remove that one"
                 )
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(text, encoding="utf-8")
@@ -263,12 +262,14 @@ def _curve(runs: Sequence[Sequence[dict[str, float]]]) -> list[dict[str, float]]
 def _print(result: dict[str, Any]) -> None:
     console = Console(file=sys.stdout, highlight=False)
     table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("variant")
-    for title in ("error %", "loss", "samples/s", "staleness p50/p99", "delay p50/p99"):
-        table.add_column(title, justify="right")
+    table.add_column("variant", no_wrap=True)
+    for title in ("error %", "loss", "samples/s", "staleness", "delay"):
+        table.add_column(title, justify="right", no_wrap=True)
     for row in rows(result):
         table.add_row(*row)
     console.print(table)
+    clock = "; seconds are virtual" if result["in"] == "driver" else ""
+    console.print(f"the mean ± deviation of {result['seeds']} seeds; staleness and delay as p50/p99{clock}")
 
 
 def rows(result: dict[str, Any]) -> list[list[str]]:
@@ -277,7 +278,7 @@ def rows(result: dict[str, Any]) -> list[list[str]]:
         [
             each["name"],
             _told(each["test_error_percent"], ".2f"),
-            _told(each["test_loss"], ".4f"),
+            f"{each['test_loss']['mean']:.4f}",
             f"{each['samples_per_second']['mean']:,.0f}",
             f"{each['staleness']['p50']}/{each['staleness']['p99']}" if each["slaves"] else "-",
             f"{each['delay']['p50']}/{each['delay']['p99']}" if each["slaves"] else "-",

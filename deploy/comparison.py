@@ -1,4 +1,4 @@
-"""The plots of a comparison, each for a light and for a dark page; lines differ by mark and dash, not by colour alone."""
+"""The plots of a comparison, each for a light and for a dark page; lines differ by more than colour."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def _plots(result: Mapping[str, Any]) -> list[Plot]:
 
 def _drawn(plot: Plot, result: Mapping[str, Any], shade: str) -> Figure:
     paper, ink, rule = _INK[shade]
-    style = {
+    style: Any = {
         "figure.facecolor": paper, "axes.facecolor": paper, "savefig.facecolor": paper, "text.color": ink,
         "axes.labelcolor": ink, "xtick.color": ink, "ytick.color": ink, "axes.edgecolor": rule,
         "grid.color": rule, "legend.edgecolor": rule, "legend.facecolor": paper, "font.size": 10,

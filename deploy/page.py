@@ -22,7 +22,8 @@ h1 { font-size: 1.5rem; margin: 0.5rem 0; } h2 { font-size: 1.1rem; margin: 0 0 
 p { color: var(--faint); }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-size: 0.9rem; font-variant-numeric: tabular-nums; width: 100%; }
-th, td { border-bottom: 1px solid var(--rule); padding: 0.35rem 0.6rem; text-align: right; white-space: nowrap; }
+th, td { border-bottom: 1px solid var(--rule); padding: 0.35rem 0.6rem; text-align: right;
+  white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; }
 figure { margin: 2rem 0; } img { height: auto; max-width: 100%; }
 """
@@ -60,8 +61,9 @@ def _terms(result: Mapping[str, Any]) -> str:
     }[result["in"]]
     spread = f"mean ± standard deviation of {seeds} seeds" if seeds > 1 else "one seed"
     return (
-        f"{summary['dataset']}, {summary['model']}, {summary['batches']:,} batches of {summary['batch_size']}, "
-        f"{where}; {spread}. The profile synchronous has no slaves, and so neither staleness nor delay."
+        f"{summary['dataset']}, {summary['model']}, {summary['batches']:,} batches of "
+        f"{summary['batch_size']}, {where}; {spread}. The profile synchronous has no slaves, "
+        "and so neither staleness nor delay."
     )
 
 
@@ -75,9 +77,10 @@ def _table(result: Mapping[str, Any]) -> str:
 
 def _figure(title: str, files: Mapping[str, Path]) -> str:
     name = html.escape(title)
+    dark, light = _inline(files["dark"]), _inline(files["light"])
     return (
-        f'<figure><h2>{name}</h2><picture><source media="(prefers-color-scheme: dark)" '
-        f'srcset="{_inline(files["dark"])}"><img src="{_inline(files["light"])}" alt="{name}"></picture></figure>\n'
+        f'<figure><h2>{name}</h2><picture><source media="(prefers-color-scheme: dark)" srcset="{dark}">'
+        f'<img src="{light}" alt="{name}"></picture></figure>\n'
     )
 
 

@@ -22,11 +22,17 @@ from slave.decoupling import Message
 class InStep:
     """One run.
 
+    Args:
+        config: of the run, resolved.
+        dataset: what is trained on.
+        pace: seconds that a batch is said to take; None for those that it does.
+
     Attributes:
         seconds: spent in training.
     """
 
-    def __init__(self, config: Config, dataset: Dataset) -> None:
+    def __init__(self, config: Config, dataset: Dataset, pace: float | None = None) -> None:
+        self._pace = pace
         self.config = config
         self.seconds = 0.0
         self._batches = 0
@@ -43,7 +49,7 @@ class InStep:
             for seat in self._seats:
                 if seat.trainer.can_advance:
                     self._deliver(seat.trainer.advance())
-            self.seconds += time.perf_counter() - began
+            self.seconds += time.perf_counter() - began if self._pace is None else self._pace
             if self._batches < self.config.run.batches:
                 self._batches += 1
                 yield self._batches

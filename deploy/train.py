@@ -101,14 +101,10 @@ class Training:
     def _here(self, dataset: Dataset) -> Finished | None:
         """In this process: step by step, or under a virtual clock."""
         from deploy.evaluator import pulled
-        from deploy.simulation.driver import Driver
-        from deploy.synchronous import InStep
 
         self._directory.forget_metrics()
         evaluator, every = self._evaluator(dataset), self._config.run.evaluate_every
-        run: InStep | Driver
-        run = Driver(self._config, dataset, trains=True) if self._simulated else InStep(self._config, dataset)
-        due, told = every, 0.0
+        run, due, told = self._made(dataset), every, 0.0
         for through in run.run():
             if self._stop.is_set():
                 self._screen.say("interrupted; it cannot be resumed: the same command begins it anew")
@@ -123,6 +119,15 @@ class Training:
         evaluation = evaluator.measure(snapshot)
         self._noted(evaluation, run)
         return Finished(run.status(), evaluation, snapshot)
+
+    def _made(self, dataset: Dataset) -> InStep | Driver:
+        from deploy.simulation.driver import Driver
+        from deploy.simulation.paces import alone
+        from deploy.synchronous import InStep
+
+        if self._config.cluster.profile == "synchronous":
+            return InStep(self._config, dataset, alone(self._config, dataset) if self._simulated else None)
+        return Driver(self._config, dataset, trains=True)
 
     def _noted(self, evaluation: Evaluation, run: InStep | Driver) -> None:
         """Tell of an evaluation, and of what every layer knows of itself then; in the run's own seconds."""

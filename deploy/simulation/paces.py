@@ -59,6 +59,13 @@ def paces(config: Config, blueprint: Blueprint, dataset: Dataset) -> list[Pace]:
     ]
 
 
+def alone(config: Config, dataset: Dataset) -> float:
+    """Seconds that a batch takes one machine that has all layers."""
+    found = paces(config, network.build(config, dataset.input_shape, dataset.classes), dataset)
+    overheads = (config.layers - 1) * config.simulation.overhead_seconds
+    return sum(pace.step + pace.answer for pace in found) - overheads
+
+
 def _pace(config: Config, blueprint: Blueprint, dataset: Dataset, k: int, work: float) -> Pace:
     cuts, batch_size = config.network.cuts or [], config.run.batch_size
     shape = network.boundary(blueprint, cuts, k)
