@@ -19,7 +19,7 @@ import tomli_w
 from common import settings
 from common.downpour import Downpour
 from common.errors import ConfigError
-from common.options import DATASETS, GRADIENTS, MODELS, GradientOptions, ModelOptions
+from common.options import DATASETS, GRADIENTS, INPUTS, MODELS, GradientOptions, InputOptions, ModelOptions
 from common.settings import is_user_function, key
 from common.simulation import Simulation
 
@@ -95,6 +95,8 @@ class Network:
         return settings.read(MODELS[self.model], self.options, "network.options.")
 
 
+# Of `full`: messages that wait are older than what a layer could learn on instead.
+SLOTS = 4
 # Which keys of [decoupling] have a meaning for an unlock.
 _MEANT = {
     "none": set(),
@@ -104,6 +106,10 @@ _MEANT = {
     },
     "delayed": {"in_flight", "shrink"},
     "local": {"gradient_options", "in_flight"},
+    "full": {
+        "gradient", "gradient_options", "input", "input_options", "in_flight", "step_probability",
+        "synthesizer_every",
+    },
 }  # fmt: skip
 
 
@@ -113,14 +119,22 @@ class Decoupling:
 
     unlock: str = key(
         "update",
-        "update: no wait for the gradient (M); delayed: true gradients, late; local: a head and a loss "
-        "a layer; none: back-propagation across slaves",
-        choices=("none", "update", "delayed", "local"),
+        "update: no wait for the gradient (M); full: nor for the input (M and I); delayed: true gradients, "
+        "late; local: a head and a loss a layer; none: back-propagation across slaves",
+        choices=("none", "update", "full", "delayed", "local"),
     )
     gradient: str = key("vfbn", "M, the gradient synthesizer: dni, cdni or vfbn", choices=tuple(GRADIENTS))
     gradient_options: dict[str, Any] = key({}, "M's own options: hidden, ...; with local, the head's")
+    input: str = key(
+        "mlp",
+        "I, the input synthesizer: linear, mlp, conv, or frozen (never trained: the control)",
+        choices=tuple(INPUTS),
+    )
+    input_options: dict[str, Any] = key({}, "I's own options: hidden, ...")
     in_flight: int | None = key(
-        None, "batches a layer may have out without their delta; unset: 2(K - k) + 1", minimum=1
+        None,
+        "batches a layer may have out without their delta; unset: 2(K - k) + 1; of full: slots of a mailbox",
+        minimum=1,
     )
     shrink: float = key(
         1.0, "of delayed: what a gradient is multiplied by at each boundary (beta)", minimum=0, maximum=1
@@ -141,6 +155,7 @@ class Decoupling:
 
     def __post_init__(self) -> None:
         self.synthesizer_options()
+        self.predictor_options()
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             idle = {} if field.name.endswith("_options") else field.default
@@ -155,9 +170,23 @@ class Decoupling:
         """Whether there are M's."""
         return "gradient" in _MEANT[self.unlock]
 
+    @property
+    def predicts(self) -> bool:
+        """Whether there are I's."""
+        return "input" in _MEANT[self.unlock]
+
+    @property
+    def slots(self) -> int | None:
+        """N where messages may be lost: batch b waits in slot b mod N, the newest. None: none is lost."""
+        return (self.in_flight or SLOTS) if self.unlock == "full" else None
+
     def synthesizer_options(self) -> GradientOptions:
         """The checked options of M, or of the head."""
         return settings.read(GRADIENTS[self.gradient], self.gradient_options, "decoupling.gradient_options.")
+
+    def predictor_options(self) -> InputOptions:
+        """The checked options of I."""
+        return settings.read(INPUTS[self.input], self.input_options, "decoupling.input_options.")
 
     def window(self, layer: int, layers: int) -> int:
         """How many batches layer `layer` of `layers` may have out without their delta."""

@@ -165,9 +165,11 @@ class HeartbeatRequest:
 
 @dataclass(frozen=True, slots=True)
 class HeartbeatReply:
-    """Whether every layer is done, so that the slave may go."""
+    """Whether the slave may go; and, where no layer waits for another, whether to begin, and to stop."""
 
     over: bool = False
+    begin: bool = False
+    stop: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -68,12 +68,41 @@ class VfbnOptions:
     trained: bool = key(True, "false keeps v at its random start: the paper's control of rate 0")
 
 
+@dataclass(frozen=True)
+class LinearInputOptions:
+    """A linear I: there is nothing to choose."""
+
+
+@dataclass(frozen=True)
+class HiddenInputOptions:
+    """I with hidden layers, of Linears or of convolutions."""
+
+    hidden: list[int] | None = key(
+        None, "widths (channels, of convolutions) of the hidden layers; unset: [256] ([16])", minimum=1
+    )
+    batch_norm: bool = key(True, "batch normalization in the hidden layers")
+
+    def __post_init__(self) -> None:
+        if self.hidden == []:
+            raise ConfigError(
+                'decoupling.input_options.hidden: at least one layer is needed; decoupling.input = "linear" '
+                "has none"
+            )
+
+
 ModelOptions = MlpOptions | CnnOptions
 GradientOptions = DniOptions | VfbnOptions
+InputOptions = LinearInputOptions | HiddenInputOptions
 
 MODELS: dict[str, type[MlpOptions] | type[CnnOptions]] = {"mlp": MlpOptions, "cnn": CnnOptions}
 GRADIENTS: dict[str, type[DniOptions] | type[VfbnOptions]] = {
     "dni": DniOptions,
     "cdni": DniOptions,
     "vfbn": VfbnOptions,
+}
+INPUTS: dict[str, type[LinearInputOptions] | type[HiddenInputOptions]] = {
+    "linear": LinearInputOptions,
+    "mlp": HiddenInputOptions,
+    "conv": HiddenInputOptions,
+    "frozen": HiddenInputOptions,
 }

@@ -14,7 +14,7 @@ from common import datasets, network
 from common.config import Config
 from common.errors import ConfigError, NotFoundError, UnreachableError
 from common.messages import Evaluation
-from deploy.evaluator import Evaluator, Snapshot, pulled
+from deploy.evaluator import Evaluator, Snapshot
 from deploy.reader import Reader
 from deploy.runs import CONFIG, MODEL, RunDirectory, new_directory, next_evaluation, summarized
 from deploy.screen import Screen, print_summary
@@ -54,7 +54,7 @@ def evaluate_master(
         evaluator = _evaluator(config, dataset, code)
         if watch:
             return _watch(reader, config, dataset, evaluator, path, as_json)
-        evaluation = evaluator.measure(pulled(config, reader.pull))
+        evaluation = evaluator.measure(evaluator.snapshot(reader.pull))
         reader.report(evaluation)
     _tell(evaluation, as_json)
     return 0
@@ -78,7 +78,9 @@ def _watch(
             try:
                 status = reader.status()
                 snapshot = (
-                    pulled(config, reader.pull) if status.batches >= due or status.state == "done" else None
+                    evaluator.snapshot(reader.pull)
+                    if status.batches >= due or status.state == "done"
+                    else None
                 )
             except (UnreachableError, NotFoundError):
                 time.sleep(WATCH_SECONDS)

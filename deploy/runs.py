@@ -163,7 +163,7 @@ def summarized(
         "synthesis": config.cluster.synthesis,
         "unlock": config.decoupling.unlock,
         "gradient": config.decoupling.gradient if config.decoupling.synthesizes else None,
-        "input": None,
+        "input": config.decoupling.input if config.decoupling.predicts else None,
         "layers": config.layers,
         "slaves": len(seats),
         "batches": config.run.batches,

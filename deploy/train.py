@@ -210,12 +210,10 @@ class Training:
         return True
 
     def _evaluated(self, reader: Reader, evaluator: Evaluator) -> tuple[Snapshot, Evaluation]:
-        from deploy.evaluator import pulled
-
         deadline = time.monotonic() + FINAL_PULL_SECONDS
         while True:
             try:
-                snapshot = pulled(self._config, reader.pull)
+                snapshot = evaluator.snapshot(reader.pull)
             except (UnreachableError, NotFoundError):  # the master is being started again
                 if time.monotonic() > deadline or self._stop.wait(STATUS_SECONDS):
                     raise

@@ -63,7 +63,7 @@ class Master:
         windows = [
             self.config.decoupling.window(k + 1, self.config.layers) for k in range(self.config.layers)
         ]
-        self.relay = Relay(windows, replicas)
+        self.relay = Relay(windows, replicas, self.config.decoupling.slots)
         self._counting = threading.Lock()
         self._unsaved = False
         fenced = self._recovered(recovery) if recovery else []
@@ -123,7 +123,12 @@ class Master:
         """Keep a lease."""
         events = self.roster.heartbeat(request.incarnation, request.beat, request.telemetry, time.monotonic())
         self._happened(events)
-        return m.HeartbeatReply(self.roster.over)
+        if self.config.decoupling.slots is None:
+            return m.HeartbeatReply(self.roster.over)
+        seats = self.roster.seats(time.monotonic())
+        # The lower layers are the slower ones, and the upper must not freeze on features that are not ripe.
+        stop = min(seat.telemetry.next_batch for seat in seats) >= self.config.run.batches
+        return m.HeartbeatReply(self.roster.over, self.roster.complete, stop)
 
     def leave(self, request: m.LeaveRequest) -> None:
         """Give a lease back."""
@@ -220,7 +225,8 @@ class Master:
             name=self.config.run.name,
             state=state,
             batches=min(
-                max(s.telemetry.next_batch, self.store.next_batch(f"{s.layer}/weights")) for s in seats
+                self.config.run.batches,
+                *(max(s.telemetry.next_batch, self.store.next_batch(f"{s.layer}/weights")) for s in seats),
             ),
             of_batches=self.config.run.batches,
             waiting_slaves=self.roster.waiting(),

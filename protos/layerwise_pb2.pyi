@@ -240,10 +240,14 @@ class HeartbeatRequest(_message.Message):
     def __init__(self, incarnation: _Optional[int] = ..., beat: _Optional[int] = ..., telemetry: _Optional[_Union[Telemetry, _Mapping]] = ...) -> None: ...
 
 class HeartbeatReply(_message.Message):
-    __slots__ = ("over",)
+    __slots__ = ("over", "begin", "stop")
     OVER_FIELD_NUMBER: _ClassVar[int]
+    BEGIN_FIELD_NUMBER: _ClassVar[int]
+    STOP_FIELD_NUMBER: _ClassVar[int]
     over: bool
-    def __init__(self, over: bool = ...) -> None: ...
+    begin: bool
+    stop: bool
+    def __init__(self, over: bool = ..., begin: bool = ..., stop: bool = ...) -> None: ...
 
 class LeaveRequest(_message.Message):
     __slots__ = ("incarnation", "reason", "telemetry")

@@ -17,8 +17,8 @@ from common.wire.payloads import frames
 from slave.links import Patience
 from slave.replica import Push
 
-# Between two heartbeats of a slave whose layer is done.
-DONE_SECONDS = 0.2
+# Between two heartbeats of a slave that waits for a word: to begin, or that the run is over.
+IDLE_SECONDS = 0.2
 
 
 async def pull(channel: Any, shard: str, incarnation: int) -> tuple[Header, memoryview]:
@@ -97,7 +97,7 @@ class Heart:
     Args:
         channel: to the master. incarnation: of the lease. seconds: between two beats.
         telemetry: what the slave has done so far.
-        inbox: takes the `HeartbeatReply` that says that the run is over.
+        inbox: takes each `HeartbeatReply` that says something.
         patience: for a master that is away.
     """
 
@@ -134,14 +134,15 @@ class Heart:
             try:
                 reply = await self._beat(beat)
                 self._patience.reset()
-                if reply.over:
+                if reply != HeartbeatReply():
                     self._inbox(reply)
             except LayerwiseError as error:
                 await self._patience.wait(error)
                 continue
             self._now.clear()
-            # Once the layer is done, what is waited for is the word that the run is over.
-            pause = min(self._seconds, DONE_SECONDS) if self._telemetry().done else self._seconds
+            telemetry = self._telemetry()
+            idle = telemetry.done or not telemetry.steps
+            pause = min(self._seconds, IDLE_SECONDS) if idle else self._seconds
             try:
                 await asyncio.wait_for(self._now.wait(), pause)
             except TimeoutError:

@@ -27,6 +27,8 @@ from slave.schedule import Stepper
 class Message:
     """A boundary message as the trainer sees it; `tensor` is h_k of an ACTIVATION, delta_k of a GRADIENT.
 
+    `input` is what that gradient was taken at, where it is not the h_k that was sent (`full`).
+
     It is for replica `replica` of `layer`, and from replica `sender` of the neighbouring layer.
     """
 
@@ -37,6 +39,7 @@ class Message:
     tensor: Tensor | None = None
     replica: int = 0
     sender: int = 0
+    input: Tensor | None = None
 
 
 class Layer:
@@ -111,14 +114,21 @@ class Synthesizer:
         """Delta hat of h_k(b), shaped as h."""
         return self.module.gradient(h, y)
 
-    def learn(self, batch: int, h: Tensor, y: Tensor, synthetic: Tensor, delta: Tensor) -> None:
-        """One step of M on the gradient that came for the very h that it was computed for."""
+    def learn(self, batch: int, h: Tensor, y: Tensor, synthetic: Tensor | None, delta: Tensor) -> None:
+        """One step of M on the gradient that came for the very h that it was computed for.
+
+        `synthetic` is what M had said there; None: it was not asked.
+        """
         self._came += 1
         if (self._came - 1) % self._every:
             return
+        looks = self._health.looks("gradient")
+        if looks and synthetic is None:
+            synthetic = self.gradient(batch, h, y)
         loss = self.module.learn(h, y, delta)
         self._stepper.step(batch)
-        self._health.learned(loss, synthetic, delta)
+        if looks and synthetic is not None:
+            self._health.learned(loss, synthetic, delta)
 
 
 class Unlock(Protocol):

@@ -6,6 +6,7 @@ A slave does it once a lease; the simulator does it for every seat of a run in o
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
 import torch
@@ -13,17 +14,20 @@ import torch
 from common import batches, network, synthesizers
 from common.config import Config, SynthesizerOptimizer
 from common.datasets import Dataset
+from common.draws import drawing, mixed
 from common.flat import Flat
 from common.messages import JoinReply, Telemetry
 from common.network import Blueprint
 from common.replicas import Place
 from common.synthesizers import GradientSynthesizer, VirtualForward
 from slave.decoupling import Layer, Synthesizer, Unlock
+from slave.free import FreeTrainer
 from slave.health import Fallback, Health
 from slave.replica import Replica
 from slave.schedule import AccruingStepper, Stepper
 from slave.trainer import Trainer
-from slave.unlocks import unlocked
+from slave.unlocks import stepping, unlocked
+from slave.unlocks.full import FullUnlock, Predictor
 from slave.unlocks.local import Head
 
 
@@ -38,7 +42,7 @@ class Seated:
         health: what it knows of its own learning.
     """
 
-    trainer: Trainer
+    trainer: Trainer | FreeTrainer
     flat: Flat
     replicas: list[tuple[Replica, Stepper]]
     health: Health
@@ -61,6 +65,7 @@ class Seated:
         )
 
 
+Shape = tuple[int, ...]
 # Brings a replica that was just made to the master's version of its shard, or creates the shard.
 Begin = Callable[[Replica], None]
 
@@ -100,7 +105,8 @@ def trainer(
     data: batches.Batches,
     lease: JoinReply,
     unlock: Unlock,
-    shape_below: tuple[int, ...] | None = None,
+    shape_below: Shape | None = None,
+    device: torch.device | str = "cpu",
 ) -> Trainer:
     """The protocol of a lease's layer around an unlock; `shape_below` as of `Trainer`."""
     k, layers = lease.layer, config.layers
@@ -115,6 +121,7 @@ def trainer(
         next_batch=lease.next_batch,
         place=place(config, lease),
         shape_below=shape_below,
+        device=device,
     )
 
 
@@ -147,33 +154,65 @@ class _Building:
         stepper = self._stepped("weights", flat, config.optimizer, kind)
         goes_down = config.decoupling.unlock != "local"
         layer = Layer(k, flat, stepper, config.run.seed, goes_down=goes_down)
-        unlock = self._unlock(layer, network.boundary(self.blueprint, cuts, k))
         data = batches.Batches(self.dataset, config.run.seed, config.run.batch_size)
-        shape_below = network.boundary(self.blueprint, cuts, k - 1) if k > 1 else None
-        made = trainer(config, data, self.lease, unlock, shape_below)
+        above = network.boundary(self.blueprint, cuts, k)
+        below = network.boundary(self.blueprint, cuts, k - 1) if k > 1 else self.dataset.input_shape
+        made: Trainer | FreeTrainer
+        if config.decoupling.unlock == "full":
+            made = self._free(layer, data, (below, above))
+        else:
+            made = trainer(config, data, self.lease, self._unlock(layer, above), below, self.device)
         return Seated(made, flat, self.replicas, self.health)
 
-    def _unlock(self, layer: Layer, shape: tuple[int, ...]) -> Unlock:
+    def _free(self, layer: Layer, data: batches.Batches, shapes: tuple[Shape, Shape]) -> FreeTrainer:
+        config, k, lease = self.config, layer.k, self.lease
+        synthesizer = self._synthesizer(shapes[1]) if k < config.layers else None
+        predictor = self._predictor(shapes[0]) if k > 1 else None
+        slots = config.decoupling.slots
+        assert slots is not None
+        return FreeTrainer(
+            k,
+            data,
+            config.run.batches,
+            FullUnlock(layer, self.health, synthesizer, predictor, stepping(config, k)),
+            slots=slots,
+            incarnation=lease.incarnation,
+            next_batch=lease.next_batch,
+            place=place(config, lease),
+            shapes=shapes,
+            device=self.device,
+        )
+
+    def _predictor(self, shape: Shape) -> Predictor:
+        with self._stream("input"):
+            module = synthesizers.build_input(self.config.decoupling, self.dataset.input_shape, shape)
+        flat = Flat(module, self.device)
+        return Predictor(module, flat, self._taught("input", flat), self.health)
+
+    def _unlock(self, layer: Layer, shape: Shape) -> Unlock:
         return unlocked(
             self.config, layer, self.health, lambda: self._synthesizer(shape), lambda: self._head(shape)
         )
 
-    def _synthesizer(self, shape: tuple[int, ...]) -> Synthesizer:
+    def _synthesizer(self, shape: Shape) -> Synthesizer:
         module = self._module(shape)
         flat = Flat(module, self.device)
         every = self.config.decoupling.synthesizer_every
         return Synthesizer(module, flat, self._taught("gradient", flat), self.health, every)
 
-    def _head(self, shape: tuple[int, ...]) -> Head:
+    def _head(self, shape: Shape) -> Head:
         module = self._module(shape)
         assert isinstance(module, VirtualForward)
         return Head(module, self._taught("gradient", Flat(module, self.device)), self.health)
 
-    def _module(self, shape: tuple[int, ...]) -> GradientSynthesizer:
-        with torch.random.fork_rng(devices=[]):
-            # A stream of its own for each layer's M, apart from the network's.
-            torch.default_generator.manual_seed((self.config.run.seed << 20) + self.lease.layer)
+    def _module(self, shape: Shape) -> GradientSynthesizer:
+        with self._stream("gradient"):
             return synthesizers.build(self.config.decoupling, shape, self.dataset.classes)
+
+    def _stream(self, shard: str) -> AbstractContextManager[None]:
+        """A stream of its own for the start of each layer's M and I, apart from the network's."""
+        seed = mixed(self.config.run.seed, self.lease.layer, ("gradient", "input").index(shard))
+        return drawing(seed, torch.device("cpu"))
 
     def _taught(self, shard: str, flat: Flat) -> Stepper:
         return self._stepped(shard, flat, self.config.optimizer.synthesizer, Stepper)

@@ -20,6 +20,7 @@ from common.messages import HeartbeatReply, JoinReply, PushReply, Telemetry
 from common.network import Blueprint
 from slave import layers
 from slave.decoupling import Message
+from slave.free import FreeTrainer
 from slave.layers import Seated
 from slave.links import Reopened
 from slave.network import Fetched, Network
@@ -89,6 +90,7 @@ class Session:
         self._waiting_seconds = 0.0
         self._pulls = 0
         self._done = False
+        self._came_far = False
         self._telemetry = Telemetry(next_batch=lease.next_batch)
         self._measured_at = time.perf_counter()
         self._beat_at = (time.perf_counter(), 0)
@@ -108,6 +110,8 @@ class Session:
             self._network.close()
             raise
         self._trainer, self._replicas, self._health = built.trainer, built.replicas, built.health
+        # One that waits for nobody would go far before its neighbours are there.
+        self._begun = not isinstance(self._trainer, FreeTrainer)
 
     def run(self) -> None:
         """Train until the run is over.
@@ -120,11 +124,11 @@ class Session:
         while True:
             event = self._next_event()
             while event is not None:
-                if isinstance(event, HeartbeatReply):
+                if isinstance(event, HeartbeatReply) and event.over:
                     return
                 self._handle(event)
                 event = self._next_event() if not self.inbox.empty() else None
-            if self._trainer.can_advance:
+            if self._can_advance:
                 self._step(self._trainer.advance())
             self._check_done()
 
@@ -155,23 +159,35 @@ class Session:
     def _next_event(self) -> object | None:
         """What has come; waits for it only where there is nothing else to do."""
         try:
-            return self.inbox.get(block=not self._trainer.can_advance, timeout=TELEMETRY_SECONDS)
+            return self.inbox.get(block=not self._can_advance, timeout=TELEMETRY_SECONDS)
         except queue.Empty:
             self._measure()
             return None
 
     def _handle(self, event: object) -> None:
         if isinstance(event, Message):
-            event = replace(event, tensor=self._placed(event.tensor))
+            event = replace(event, tensor=self._placed(event.tensor), input=self._placed(event.input))
             self._step(self._trainer.receive(event))
         elif isinstance(event, PushReply):
             self._answered(event)
         elif isinstance(event, Fetched):
             self._rebase(event)
+        elif isinstance(event, HeartbeatReply):
+            self._told(event)
         elif isinstance(event, Reopened):
             self._step(self._trainer.unanswered())
         elif isinstance(event, BaseException):
             raise event
+
+    def _told(self, reply: HeartbeatReply) -> None:
+        """Where no layer waits for another, the master says when to begin and when to stop."""
+        self._begun = self._begun or reply.begin
+        if reply.stop and isinstance(self._trainer, FreeTrainer):
+            self._trainer.stop()
+
+    @property
+    def _can_advance(self) -> bool:
+        return self._begun and self._trainer.can_advance
 
     def _rebase(self, event: Fetched) -> None:
         """Go over to a version that was fetched; the step stands still meanwhile."""
@@ -221,7 +237,14 @@ class Session:
                 replica.answered(reply)
 
     def _check_done(self) -> None:
-        """Once the layer is through, push the rest; once that is answered, tell the master."""
+        """Once the layer is through, push the rest; once that is answered, tell the master.
+
+        One that waits for nobody tells it before, too: the master then knows when all may stop.
+        """
+        if not self._came_far and self._trainer.next_batch >= self._config.run.batches:
+            self._came_far = True
+            self._measure()
+            self._network.beat()
         if not self._trainer.through or self._done:
             return
         self._flush()

@@ -1,4 +1,4 @@
-"""M, the gradient synthesizers: what a layer steps on instead of waiting for the gradient from above."""
+"""M and I: the gradient and the input that a layer makes up instead of waiting for its neighbours."""
 
 from __future__ import annotations
 
@@ -6,11 +6,20 @@ from collections.abc import Callable
 
 from common import config
 from common.options import DniOptions, VfbnOptions
-from common.synthesizers.base import GradientSynthesizer
+from common.synthesizers.base import GradientSynthesizer, InputSynthesizer
+from common.synthesizers.inputs import Predictor
 from common.synthesizers.regression import Regression
 from common.synthesizers.virtual import VirtualForward
 
-__all__ = ["GradientSynthesizer", "Regression", "VirtualForward", "build"]
+__all__ = [
+    "GradientSynthesizer",
+    "InputSynthesizer",
+    "Predictor",
+    "Regression",
+    "VirtualForward",
+    "build",
+    "build_input",
+]
 
 Builder = Callable[[config.Decoupling, tuple[int, ...], int], GradientSynthesizer]
 
@@ -39,3 +48,19 @@ def build(decoupling: config.Decoupling, shape: tuple[int, ...], classes: int) -
         classes: how many labels there are.
     """
     return BUILDERS[decoupling.gradient](decoupling, shape, classes)
+
+
+def build_input(
+    decoupling: config.Decoupling, input_shape: tuple[int, ...], shape: tuple[int, ...]
+) -> InputSynthesizer:
+    """I of one layer, its parameters drawn from torch's global generator.
+
+    Args:
+        decoupling: which kind, with which options.
+        input_shape: of one example's x: (D,) vectors, (C, H, W) images; anything else is taken as a vector.
+        shape: of one example of the h_{k-1} that it makes up, likewise.
+
+    Raises:
+        ConfigError: it is to have convolutions, and the examples are no images.
+    """
+    return Predictor(decoupling.input, decoupling.predictor_options(), input_shape, shape)
