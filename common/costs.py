@@ -82,6 +82,26 @@ def synthesizer_cost(
     return counter.work + STEP[optimizer] * learned
 
 
+def predictor_cost(
+    decoupling: config.Decoupling,
+    input_shape: tuple[int, ...],
+    shape: tuple[int, ...],
+    batch_size: int,
+    optimizer: str,
+) -> float:
+    """What I costs a layer whose input has `shape` (of an example) in a step: use, teach and step it."""
+    if not decoupling.predicts:
+        return 0.0
+    with torch.device("meta"):
+        predictor = synthesizers.build_input(decoupling, input_shape, shape)
+        x, h = torch.zeros(batch_size, *input_shape), torch.zeros(batch_size, *shape)
+        with _counted() as counter:
+            predictor.predict(x)
+            predictor.learn(x, h)
+    learned = sum(p.numel() for p in predictor.parameters() if p.grad is not None)
+    return counter.work + STEP[optimizer] * learned
+
+
 def balanced(units: Sequence[float], boundaries: Sequence[float], layers: int) -> list[int]:
     """The cuts into `layers` layers whose costliest layer is cheapest: the slowest layer is the pace of all.
 

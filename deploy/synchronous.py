@@ -17,6 +17,7 @@ from common.lifecycle import cpu_seconds, peak_rss_bytes
 from common.messages import Buffer, Counters, Header, JoinReply, Operation, Seat, StatusReply
 from slave import layers
 from slave.decoupling import Message
+from slave.free import FreeTrainer
 
 
 class InStep:
@@ -49,6 +50,7 @@ class InStep:
             for seat in self._seats:
                 if seat.trainer.can_advance:
                     self._deliver(seat.trainer.advance())
+            self._stop_free()
             self.seconds += time.perf_counter() - began if self._pace is None else self._pace
             if self._batches < self.config.run.batches:
                 self._batches += 1
@@ -78,6 +80,12 @@ class InStep:
             Seat(layer=k, state="training", incarnation=k, beat=self._batches, telemetry=seat.telemetry())
             for k, seat in enumerate(self._seats, 1)
         ]
+
+    def _stop_free(self) -> None:
+        """Layers that wait for nobody stop when they are told to."""
+        for seat in self._seats:
+            if isinstance(seat.trainer, FreeTrainer) and seat.trainer.next_batch >= self.config.run.batches:
+                seat.trainer.stop()
 
     def _deliver(self, messages: Iterable[Message]) -> None:
         """Hand over what is said, and what is said to that, until there is silence."""

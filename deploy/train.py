@@ -100,8 +100,6 @@ class Training:
 
     def _here(self, dataset: Dataset) -> Finished | None:
         """In this process: step by step, or under a virtual clock."""
-        from deploy.evaluator import pulled
-
         self._directory.forget_metrics()
         evaluator, every = self._evaluator(dataset), self._config.run.evaluate_every
         run, due, told = self._made(dataset), every, 0.0
@@ -111,11 +109,11 @@ class Training:
                 return None
             if through >= due and through < self._config.run.batches:
                 due = next_evaluation(through, every)
-                self._noted(evaluator.measure(pulled(self._config, run.pull)), run)
+                self._noted(evaluator.measure(evaluator.snapshot(run.pull)), run)
             elif time.monotonic() - told >= STATUS_SECONDS:
                 told = time.monotonic()
                 self._screen.show(run.status())
-        snapshot = pulled(self._config, run.pull)
+        snapshot = evaluator.snapshot(run.pull)
         evaluation = evaluator.measure(snapshot)
         self._noted(evaluation, run)
         return Finished(run.status(), evaluation, snapshot)

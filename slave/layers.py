@@ -125,6 +125,31 @@ def trainer(
     )
 
 
+def free(
+    config: Config,
+    data: batches.Batches,
+    lease: JoinReply,
+    unlock: FullUnlock,
+    shapes: tuple[Shape, Shape],
+    device: torch.device | str = "cpu",
+) -> FreeTrainer:
+    """The same where no layer waits for another; `shapes` as of `FreeTrainer`."""
+    slots = config.decoupling.slots
+    assert slots is not None
+    return FreeTrainer(
+        lease.layer,
+        data,
+        config.run.batches,
+        unlock,
+        slots=slots,
+        incarnation=lease.incarnation,
+        next_batch=lease.next_batch,
+        place=place(config, lease),
+        shapes=shapes,
+        device=device,
+    )
+
+
 def replica(config: Config, lease: JoinReply, shard: str, flat: Flat, stepper: Stepper) -> Replica:
     """The copy of a lease's shard, pushed and fetched as the configuration says."""
     accrued = stepper if isinstance(stepper, AccruingStepper) else None
@@ -165,23 +190,11 @@ class _Building:
         return Seated(made, flat, self.replicas, self.health)
 
     def _free(self, layer: Layer, data: batches.Batches, shapes: tuple[Shape, Shape]) -> FreeTrainer:
-        config, k, lease = self.config, layer.k, self.lease
+        config, k = self.config, layer.k
         synthesizer = self._synthesizer(shapes[1]) if k < config.layers else None
         predictor = self._predictor(shapes[0]) if k > 1 else None
-        slots = config.decoupling.slots
-        assert slots is not None
-        return FreeTrainer(
-            k,
-            data,
-            config.run.batches,
-            FullUnlock(layer, self.health, synthesizer, predictor, stepping(config, k)),
-            slots=slots,
-            incarnation=lease.incarnation,
-            next_batch=lease.next_batch,
-            place=place(config, lease),
-            shapes=shapes,
-            device=self.device,
-        )
+        unlock = FullUnlock(layer, self.health, synthesizer, predictor, stepping(config, k))
+        return free(config, data, self.lease, unlock, shapes, self.device)
 
     def _predictor(self, shape: Shape) -> Predictor:
         with self._stream("input"):

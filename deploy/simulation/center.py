@@ -36,7 +36,7 @@ class Center:
         self._link = Link()
         self.busy_seconds = self._busy_until = 0.0
 
-    def ask(self, link: Link, nbytes: int, event: Callable[[], None]) -> None:
+    def ask(self, link: Link, nbytes: int, event: Callable[[], None], *, resent: bool = True) -> None:
         """Have something done here once the message has come from a link, and the core has the time."""
 
         def arrived() -> None:
@@ -44,11 +44,11 @@ class Center:
             self._busy_until = max(self._busy_until, self._clock.now) + self._seconds
             self._clock.at(self._busy_until, event)
 
-        self._clock.at(self._wires.arrival(self._clock.now, link, self._link, nbytes), arrived)
+        self._clock.at(self._wires.arrival(self._clock.now, link, self._link, nbytes, resent=resent), arrived)
 
-    def send(self, link: Link, nbytes: int, event: Callable[[], None]) -> None:
+    def send(self, link: Link, nbytes: int, event: Callable[[], None], *, resent: bool = True) -> None:
         """Have something happen at a link once a message from here is there."""
-        self._clock.at(self._wires.arrival(self._clock.now, self._link, link, nbytes), event)
+        self._clock.at(self._wires.arrival(self._clock.now, self._link, link, nbytes, resent=resent), event)
 
     def begin(self, lease: JoinReply, replica: Replica) -> None:
         """Bring a replica to the present version of its shard, which is created if it is not there."""

@@ -26,6 +26,7 @@ from deploy.simulation.paces import paces
 from deploy.simulation.wires import Wires
 from slave import layers
 from slave.decoupling import Message
+from slave.free import FreeTrainer
 from slave.replica import Push
 
 # Of a message without a tensor, and of what goes before one.
@@ -50,6 +51,8 @@ class Driver:
         self.config = config
         self.deaths = self.messages = 0
         self._dataset, self._trains = dataset, trains
+        # Any message may be lost, and no layer waits for another.
+        self._free = config.decoupling.unlock == "full"
         self._clock = Clock()
         self._draws = random.Random(config.simulation.seed)  # noqa: S311 - it makes up a schedule
         self._wires = Wires(config.simulation, self._draws)
@@ -222,14 +225,24 @@ class Driver:
             early = message.kind is BoundaryKind.ACTIVATION
             self._leave(machine, message, pace.until_sent * noise if early else took)
         self._exchange(machine, took)
+        if self._free:
+            self._stop_free()
         return took
+
+    def _stop_free(self) -> None:
+        """Where no layer waits for another, have all stop once every one has gone through the batches."""
+        seated = [machine.seated for machine in self.machines]
+        if all(each and each.trainer.next_batch >= self.config.run.batches for each in seated):
+            for each in seated:
+                if each is not None and isinstance(each.trainer, FreeTrainer):
+                    each.trainer.stop()
 
     def _handle(self, machine: Machine, event: Event) -> float:
         """Take what has come; the seconds of computing that follow."""
         assert machine.seated is not None
         trainer, took = machine.seated.trainer, 0.0
         if isinstance(event, Message):
-            if event.kind is BoundaryKind.GRADIENT:
+            if event.kind is BoundaryKind.GRADIENT and not self._free:
                 took = self._paces[machine.layer - 1].answer * self._noise(machine)
             self._leave_all(machine, trainer.receive(event), took)
         elif isinstance(event, Reopened):
@@ -292,15 +305,20 @@ class Driver:
     def _send(self, machine: Machine, message: Message) -> None:
         """Send a boundary message: straight to its receiver, or by way of the master."""
         self.messages += 1
-        below = min(machine.layer, message.layer)
-        nbytes = HEADER_NBYTES + (0 if message.tensor is None else self._paces[below - 1].boundary_nbytes)
+        direct = self.config.cluster.profile == "basic"
+        if self._free and any(self._wires.lost() for _ in range(1 if direct else 2)):
+            return
+        below, again = min(machine.layer, message.layer), not self._free
+        tensors = sum(tensor is not None for tensor in (message.tensor, message.input))
+        nbytes = HEADER_NBYTES + tensors * self._paces[below - 1].boundary_nbytes
         receiver = self._machines[message.layer, message.replica]
         deliver = partial(self._deliver, receiver, message)
-        if self.config.cluster.profile == "basic":
-            now = self.seconds
-            self._clock.at(self._wires.arrival(now, machine.link, receiver.link, nbytes), deliver)
+        if direct:
+            arrival = self._wires.arrival(self.seconds, machine.link, receiver.link, nbytes, resent=again)
+            self._clock.at(arrival, deliver)
         else:
-            self.center.ask(machine.link, nbytes, partial(self.center.send, receiver.link, nbytes, deliver))
+            pass_on = partial(self.center.send, receiver.link, nbytes, deliver, resent=again)
+            self.center.ask(machine.link, nbytes, pass_on, resent=again)
 
     def _push(self, machine: Machine, push: Push) -> None:
         def arrived() -> None:

@@ -13,10 +13,13 @@ from common.flat import Flat
 from common.messages import BoundaryKind, JoinReply
 from slave import layers
 from slave.decoupling import Message
+from slave.free import FreeTrainer
 from slave.health import Health
 from slave.layers import Begin, Seated
 from slave.replica import Replica
 from slave.schedule import AccruingStepper, Stepper
+from slave.trainer import Trainer
+from slave.unlocks.full import FullUnlock
 
 NOTHING = torch.zeros(0)
 _LABELS = torch.zeros(0, dtype=torch.int64)
@@ -93,6 +96,29 @@ class HollowUnlock:
             yield Message(self._answer, self._k - 1, batch, tensor=tensor)
 
 
+class HollowFull(FullUnlock):
+    """The same of `full`: each shard steps when its own would."""
+
+    def __init__(self, k: int, top: bool, steppers: dict[str, Stepper]) -> None:
+        self._k, self._top, self._steppers = k, top, steppers
+
+    def step(self, batch: int, x: Tensor, y: Tensor) -> Iterator[Message]:  # noqa: ARG002
+        """Send h_k(b) up, and the input and its gradient down."""
+        if not self._top:
+            yield Message(BoundaryKind.ACTIVATION, self._k + 1, batch, tensor=NOTHING)
+        if self._k > 1:
+            yield Message(BoundaryKind.GRADIENT, self._k - 1, batch, tensor=NOTHING, input=NOTHING)
+        self._steppers["weights"].step(batch)
+
+    def learn_gradient(self, batch: int, u: Tensor, y: Tensor, delta: Tensor) -> None:  # noqa: ARG002
+        """M steps."""
+        self._steppers["gradient"].step(batch)
+
+    def learn_input(self, batch: int, x: Tensor, h: Tensor) -> None:  # noqa: ARG002
+        """I steps."""
+        self._steppers["input"].step(batch)
+
+
 def hollow(config: Config, lease: JoinReply, shards: Collection[str], begin: Begin) -> Seated:
     """A lease's slave that computes nothing; `shards` are those of its layer, the weights' first."""
     replicas: list[tuple[Replica, Stepper]] = []
@@ -104,7 +130,13 @@ def hollow(config: Config, lease: JoinReply, shards: Collection[str], begin: Beg
         replica = layers.replica(config, lease, shard, flat, stepper)
         begin(replica)
         replicas.append((replica, stepper))
-    steppers = [stepper for _, stepper in replicas]
-    unlock = HollowUnlock(lease.layer, lease.layer == config.layers, config.decoupling.unlock, steppers)
-    trainer = layers.trainer(config, HollowBatches(), lease, unlock)
+    k, top = lease.layer, lease.layer == config.layers
+    trainer: Trainer | FreeTrainer
+    if config.decoupling.unlock == "full":
+        steppers = {replica.name.partition("/")[2]: stepper for replica, stepper in replicas}
+        trainer = layers.free(config, HollowBatches(), lease, HollowFull(k, top, steppers), ((), ()))
+    else:
+        each = [stepper for _, stepper in replicas]
+        unlock = HollowUnlock(k, top, config.decoupling.unlock, each)
+        trainer = layers.trainer(config, HollowBatches(), lease, unlock)
     return Seated(trainer, flat, replicas, Health())

@@ -77,8 +77,14 @@ def _pace(config: Config, blueprint: Blueprint, dataset: Dataset, k: int, work: 
         synthesis = costs.synthesizer_cost(config.decoupling, shape, dataset.classes, batch_size, optimizer)
     if synthesis:
         with torch.device("meta"):
-            module = synthesizers.build(config.decoupling, shape, dataset.classes)
+            module: nn.Module = synthesizers.build(config.decoupling, shape, dataset.classes)
         shards[f"{k}/gradient"] = table_of(module).nbytes
+    if config.decoupling.predicts and k > 1:
+        below, optimizer = network.boundary(blueprint, cuts, k - 1), config.optimizer.synthesizer.name
+        work += costs.predictor_cost(config.decoupling, dataset.input_shape, below, batch_size, optimizer)
+        with torch.device("meta"):
+            module = synthesizers.build_input(config.decoupling, dataset.input_shape, below)
+        shards[f"{k}/input"] = table_of(module).nbytes
     sent, step, answer = _shares("top" if top else config.decoupling.unlock, work, synthesis)
     settings = config.simulation
     nbytes = 4 * batch_size * int(torch.Size(shape).numel())
@@ -100,7 +106,7 @@ def _shares(unlock: str, work: float, synthesis: float) -> tuple[float, float, f
     if unlock == "delayed":
         # It goes forward a second time, with the weights of then.
         return forward, forward, work
-    if unlock in ("top", "local"):
+    if unlock in ("top", "local", "full"):
         return forward, work + synthesis, 0.0
     return forward, work + use, synthesis - use
 

@@ -29,8 +29,16 @@ class Wires:
         self._settings = settings
         self._draws = draws
 
-    def arrival(self, now: float, sender: Link, receiver: Link, nbytes: int) -> float:
-        """When all of a message is there; what follows one that is lost waits for it, as on one stream."""
+    def lost(self) -> bool:
+        """Whether a message is, on its next way."""
+        return self._settings.loss > 0 and self._draws.random() < self._settings.loss
+
+    def arrival(self, now: float, sender: Link, receiver: Link, nbytes: int, *, resent: bool = True) -> float:
+        """When all of a message is there.
+
+        One that is lost is sent again, and what follows waits for it, as on one stream; unless it was seen to
+        before that it is not lost (`resent` is false).
+        """
         settings = self._settings
         took = nbytes / settings.bandwidth_bytes_per_second
         began = max(now, sender.up)
@@ -38,7 +46,7 @@ class Wires:
         latency = settings.latency_seconds
         if settings.jitter:
             latency *= self._draws.lognormvariate(0.0, settings.jitter)
-        latency += self._resent()
+        latency += self._resent() if resent else 0.0
         # Received as it is sent, unless something else is being received.
         receiver.down = max(sender.up + latency, receiver.down + took)
         arrived = max(receiver.down, receiver.came.get(sender, 0.0))
@@ -48,6 +56,6 @@ class Wires:
     def _resent(self) -> float:
         """How much later a message comes for having been lost, perhaps again and again; seconds."""
         late = 0.0
-        while self._settings.loss and self._draws.random() < self._settings.loss:
+        while self.lost():
             late += self._settings.resend_seconds
         return late
