@@ -33,9 +33,13 @@ def master(config: Path, overrides: tuple[str, ...], listen: str, state_dir: Pat
     Stays when the run is over, to answer `status`, `evaluate` and `export`, until it is interrupted.
     """
     from common.config import load
+    from common.errors import ConfigError
     from common.resolution import resolved
     from common.rpc import check_listen
     from master.service import serve
 
     check_listen(listen, insecure)
-    return serve(resolved(load(config, overrides)), listen, state_dir)
+    run = load(config, overrides)
+    if run.cluster.profile == "synchronous":
+        raise ConfigError("cluster.profile: synchronous has no master; use `layerwise train`")
+    return serve(resolved(run), listen, state_dir)
