@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 
 import torch
 
@@ -26,6 +25,10 @@ __all__ = [
     "initial",
     "initial_input",
 ]
+
+# Draws of its own for the start of each layer's M and I, apart from the network's.
+_STREAMS = {"gradient": 0, "input": 1}
+_CPU = torch.device("cpu")
 
 Builder = Callable[[config.Decoupling, tuple[int, ...], int], GradientSynthesizer]
 
@@ -74,7 +77,7 @@ def build_input(
 
 def initial(settings: config.Config, k: int, shape: tuple[int, ...], classes: int) -> GradientSynthesizer:
     """M_k as a run begins with it, wherever it runs."""
-    with _stream(settings, k, 0):
+    with drawing(mixed(settings.run.seed, k, _STREAMS["gradient"]), _CPU):
         return build(settings.decoupling, shape, classes)
 
 
@@ -82,10 +85,5 @@ def initial_input(
     settings: config.Config, k: int, input_shape: tuple[int, ...], shape: tuple[int, ...]
 ) -> InputSynthesizer:
     """I_k as a run begins with it, wherever it runs."""
-    with _stream(settings, k, 1):
+    with drawing(mixed(settings.run.seed, k, _STREAMS["input"]), _CPU):
         return build_input(settings.decoupling, input_shape, shape)
-
-
-def _stream(settings: config.Config, k: int, which: int) -> AbstractContextManager[None]:
-    """A stream of its own for the start of each layer's M and I, apart from the network's."""
-    return drawing(mixed(settings.run.seed, k, which), torch.device("cpu"))
