@@ -60,8 +60,10 @@ class Process:
 
     @property
     def on_its_way(self) -> bool:
-        """Whether it is about to be started again, or was started and has not had a seat yet."""
-        return not self.ended and (self.running is None or self.seated != self.running.pid)
+        """Whether it is about to be started again, or was started lately and not seen on a seat yet."""
+        if self.running is None or self.ended:
+            return not self.ended
+        return self.seated != self.running.pid and time.monotonic() - self.started < START_SECONDS
 
     def go_on(self) -> None:
         """Should it have been stopped (SIGSTOP), let it see what is asked of it."""
