@@ -14,6 +14,7 @@ from common.config import Config
 from common.datasets import Dataset
 from common.errors import ConfigError
 from common.messages import Evaluation, Seat, StatusReply
+from common.percentiles import percentiles
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -181,17 +182,3 @@ def summarized(
         },
         "waiting_fraction": {str(k): round(part, 5) for k, part in sorted(status.waiting_fraction.items())},
     }
-
-
-def percentiles(counts: Mapping[int, int]) -> dict[str, int]:
-    """p50, p99 and max of values that are counted: value -> how often; zeros where there are none."""
-    total = sum(counts.values())
-    found = {"p50": 0, "p99": 0, "max": max(counts, default=0)}
-    for name, part in (("p50", 0.5), ("p99", 0.99)):
-        seen = 0
-        for value in sorted(counts):
-            seen += counts[value]
-            if seen >= part * total:
-                found[name] = value
-                break
-    return found

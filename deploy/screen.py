@@ -22,7 +22,7 @@ from rich.text import Text
 
 from common.config import Config
 from common.messages import Evaluation, Seat, StatusReply
-from deploy.runs import percentiles
+from common.percentiles import percentiles
 
 LINE_SECONDS = 5.0
 

@@ -71,6 +71,7 @@ class Keeper:
         self._newest = _mark(snapshot.versions, run)
         self._master.save()
         seconds = round(time.monotonic() - began, 3)
+        self._master.counters.snapshot.observe(seconds)
         said = {"number": snapshot.number, "nbytes": snapshot.nbytes, "versions": snapshot.versions}
         self._master.state.log({"event": "snapshot", **said, "seconds": seconds})
         return snapshot
