@@ -11,21 +11,19 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from common import batches, datasets, network, synthesizers
+from common import datasets, network
 from common.config import Config
 from common.datasets import Dataset
 from common.errors import ConfigError, LayerwiseError, NotFoundError
-from common.flat import Flat
 from common.lifecycle import cpu_seconds, peak_rss_bytes
 from common.messages import HeartbeatReply, JoinReply, PushReply, Telemetry
 from common.network import Blueprint
-from common.replicas import Place
-from slave.decoupling import Health, Layer, Message, NoUnlock, Synthesizer, Top, Unlock, UpdateUnlock
+from slave import layers
+from slave.decoupling import Message
+from slave.layers import Seated
 from slave.links import Reopened
 from slave.network import Fetched, Network
 from slave.replica import Replica
-from slave.schedule import AccruingStepper, Stepper
-from slave.trainer import Trainer
 
 if TYPE_CHECKING:
     from slave.service import Options
@@ -87,7 +85,6 @@ class Session:
         self._ground = ground
         self._lease = lease
         self._config = ground.config
-        self._health = Health()
         self._step_seconds = 0.0
         self._waiting_seconds = 0.0
         self._pulls = 0
@@ -95,7 +92,6 @@ class Session:
         self._telemetry = Telemetry(next_batch=lease.next_batch)
         self._measured_at = time.perf_counter()
         self._beat_at = (time.perf_counter(), 0)
-        self._replicas: list[tuple[Replica, Stepper]] = []
         self._network = Network(
             ground.options.master,
             lease,
@@ -106,11 +102,12 @@ class Session:
         self.inbox: queue.SimpleQueue[object] = self._network.inbox
         self._network.start()
         try:
-            self._trainer = self._built()
+            built = self._built()
         except BaseException as error:
             self._network.leave(str(error) or type(error).__name__)
             self._network.close()
             raise
+        self._trainer, self._replicas, self._health = built.trainer, built.replicas, built.health
 
     def run(self) -> None:
         """Train until the run is over.
@@ -261,88 +258,31 @@ class Session:
             telemetry, samples_per_second=rate, cpu_seconds=cpu_seconds(), peak_rss_bytes=peak_rss_bytes()
         )
 
-    def _built(self) -> Trainer:
+    def _built(self) -> Seated:
         """The layer at the master's version, ready to train."""
-        config, k, layers = self._config, self._lease.layer, self._config.layers
-        blueprint = self._ground.blueprint()
-        cuts = config.network.cuts or []
-        flat = Flat(network.layer(blueprint, cuts, k), self._ground.device)
-        flat.module.train()
-        stepper = self._stepper(flat)
-        self._replicate(f"{k}/weights", flat, stepper)
-        unlock = self._unlock(Layer(k, flat, stepper), network.boundary(blueprint, cuts, k))
+        ground = self._ground
+        built = layers.seated(
+            self._config, ground.blueprint(), ground.dataset, self._lease, self._begin, ground.device
+        )
         log.info(
             "layer %d of %d on %s, from batch %d: %s",
-            k,
-            layers,
-            self._ground.device,
+            self._lease.layer,
+            self._config.layers,
+            ground.device,
             self._lease.next_batch,
-            f"{flat.parameters.numel():,} parameters",
+            f"{built.flat.parameters.numel():,} parameters",
         )
-        return Trainer(
-            k,
-            batches.Batches(self._ground.dataset, config.run.seed, config.run.batch_size),
-            config.run.batches,
-            unlock,
-            window=0 if k == layers else config.decoupling.window(k, layers),
-            window_below=config.decoupling.window(k - 1, layers),
-            incarnation=self._lease.incarnation,
-            next_batch=self._lease.next_batch,
-            place=self._place(),
-            shape_below=network.boundary(blueprint, cuts, k - 1) if k > 1 else None,
-        )
+        return built
 
-    def _stepper(self, flat: Flat) -> Stepper:
-        config = self._config
-        kind = AccruingStepper if config.downpour.push == "gradient" else Stepper
-        return kind(flat, config.optimizer, config.run.batches)
-
-    def _place(self) -> Place:
-        """Which replica this is, between those of the layers below and above."""
-        k, counts = self._lease.layer, self._config.replicas
-        below, above = counts[max(k - 2, 0)], counts[min(k, len(counts) - 1)]
-        return Place(self._lease.replica, counts[k - 1], below, above, self._config.downpour.warm_start)
-
-    def _unlock(self, layer: Layer, shape: tuple[int, ...]) -> Unlock:
-        if layer.k == self._config.layers:
-            return Top(layer, self._health)
-        if self._config.decoupling.unlock == "none":
-            return NoUnlock(layer)
-        return UpdateUnlock(layer, self._synthesizer(layer.k, shape))
-
-    def _synthesizer(self, k: int, shape: tuple[int, ...]) -> Synthesizer:
-        config = self._config
-        with torch.random.fork_rng(devices=[]):
-            # A stream of its own for each layer's M, apart from the network's.
-            torch.default_generator.manual_seed((config.run.seed << 20) + k)
-            module = synthesizers.build(config.decoupling, shape, self._ground.dataset.classes)
-        flat = Flat(module, self._ground.device)
-        stepper = Stepper(flat, config.optimizer.synthesizer, config.run.batches)
-        self._replicate(f"{k}/gradient", flat, stepper)
-        return Synthesizer(module, flat, stepper, self._health)
-
-    def _replicate(self, shard: str, flat: Flat, stepper: Stepper) -> None:
-        """Bring a module to the master's version of its shard, which is created if it is not there."""
-        accrued = stepper if isinstance(stepper, AccruingStepper) else None
-        downpour = self._config.downpour
-        others = accrued is not None or self._config.replicas[self._lease.layer - 1] > 1
-        replica = Replica(
-            shard,
-            flat,
-            downpour.n_push,
-            self._lease.incarnation,
-            downpour.n_fetch if others else 0,
-            accrued,
-            self._lease.replica,
-        )
+    def _begin(self, replica: Replica) -> None:
+        """Bring a replica to the master's version of its shard, which is created if it is not there."""
         try:
-            replica.begin(*self._network.pull(shard))
+            replica.begin(*self._network.pull(replica.name))
         except NotFoundError:
             self._network.push(replica.initial())
-            self._await_reply(shard)
-            replica.begin(*self._network.pull(shard))
+            self._await_reply(replica.name)
+            replica.begin(*self._network.pull(replica.name))
         self._pulls += 1
-        self._replicas.append((replica, stepper))
 
     def _await_reply(self, shard: str) -> None:
         while True:

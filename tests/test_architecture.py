@@ -38,6 +38,7 @@ DECIDING = (
     "slave.decoupling",
     "slave.replica",
     "slave.schedule",
+    "slave.layers",
     "common.synthesizers",
 )
 DOING = (

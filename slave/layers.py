@@ -1,0 +1,156 @@
+"""What trains a layer, put together: module, M, optimizers, replicas, unlock and trainer. No I/O.
+
+A slave does it once a lease; the simulator does it for every seat of a run in one process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+
+from common import batches, network, synthesizers
+from common.config import Config, SynthesizerOptimizer
+from common.datasets import Dataset
+from common.flat import Flat
+from common.messages import JoinReply
+from common.network import Blueprint
+from common.replicas import Place
+from slave.decoupling import Health, Layer, NoUnlock, Synthesizer, Top, Unlock, UpdateUnlock
+from slave.replica import Replica
+from slave.schedule import AccruingStepper, Stepper
+from slave.trainer import Trainer
+
+
+@dataclass(frozen=True, eq=False)
+class Seated:
+    """One replica of a layer at work.
+
+    Attributes:
+        trainer: its protocol and, behind it, its unlock.
+        flat: the layer's own state.
+        replicas: its shards' copies, each with what steps it.
+        health: what it knows of its own learning.
+    """
+
+    trainer: Trainer
+    flat: Flat
+    replicas: list[tuple[Replica, Stepper]]
+    health: Health
+
+
+# Brings a replica that was just made to the master's version of its shard, or creates the shard.
+Begin = Callable[[Replica], None]
+
+
+def seated(
+    config: Config,
+    blueprint: Blueprint,
+    dataset: Dataset,
+    lease: JoinReply,
+    begin: Begin,
+    device: torch.device | str = "cpu",
+) -> Seated:
+    """The layer of a lease, ready to train.
+
+    Args:
+        config: of the run, resolved.
+        blueprint: the network; the layer takes its own units of it, not copies.
+        dataset: what x_b and y_b are made of.
+        lease: which replica of which layer, and the first batch its weights have not seen.
+        begin: called for every replica, in the order of `Seated.replicas`.
+        device: where it computes.
+    """
+    return _Building(config, blueprint, dataset, lease, begin, device).built()
+
+
+def place(config: Config, lease: JoinReply) -> Place:
+    """Which replica a lease is of, between those of the layers below and above."""
+    k, counts = lease.layer, config.replicas
+    below, above = counts[max(k - 2, 0)], counts[min(k, len(counts) - 1)]
+    return Place(lease.replica, counts[k - 1], below, above, config.downpour.warm_start)
+
+
+def trainer(
+    config: Config,
+    data: batches.Batches,
+    lease: JoinReply,
+    unlock: Unlock,
+    shape_below: tuple[int, ...] | None = None,
+) -> Trainer:
+    """The protocol of a lease's layer around an unlock; `shape_below` as of `Trainer`."""
+    k, layers = lease.layer, config.layers
+    return Trainer(
+        k,
+        data,
+        config.run.batches,
+        unlock,
+        window=0 if k == layers else config.decoupling.window(k, layers),
+        window_below=config.decoupling.window(k - 1, layers),
+        incarnation=lease.incarnation,
+        next_batch=lease.next_batch,
+        place=place(config, lease),
+        shape_below=shape_below,
+    )
+
+
+def replica(config: Config, lease: JoinReply, shard: str, flat: Flat, stepper: Stepper) -> Replica:
+    """The copy of a lease's shard, pushed and fetched as the configuration says."""
+    accrued = stepper if isinstance(stepper, AccruingStepper) else None
+    downpour = config.downpour
+    others = accrued is not None or config.replicas[lease.layer - 1] > 1
+    n_fetch = downpour.n_fetch if others else 0
+    return Replica(shard, flat, downpour.n_push, lease.incarnation, n_fetch, accrued, lease.replica)
+
+
+@dataclass(eq=False)
+class _Building:
+    config: Config
+    blueprint: Blueprint
+    dataset: Dataset
+    lease: JoinReply
+    begin: Begin
+    device: torch.device | str
+    replicas: list[tuple[Replica, Stepper]] = field(default_factory=list)
+    health: Health = field(default_factory=Health)
+
+    def built(self) -> Seated:
+        config, k = self.config, self.lease.layer
+        cuts = config.network.cuts or []
+        flat = Flat(network.layer(self.blueprint, cuts, k), self.device)
+        flat.module.train()
+        kind = AccruingStepper if config.downpour.push == "gradient" else Stepper
+        stepper = self._stepped("weights", flat, config.optimizer, kind)
+        unlock = self._unlock(Layer(k, flat, stepper), network.boundary(self.blueprint, cuts, k))
+        data = batches.Batches(self.dataset, config.run.seed, config.run.batch_size)
+        shape_below = network.boundary(self.blueprint, cuts, k - 1) if k > 1 else None
+        made = trainer(config, data, self.lease, unlock, shape_below)
+        return Seated(made, flat, self.replicas, self.health)
+
+    def _unlock(self, layer: Layer, shape: tuple[int, ...]) -> Unlock:
+        if layer.k == self.config.layers:
+            return Top(layer, self.health)
+        if self.config.decoupling.unlock == "none":
+            return NoUnlock(layer)
+        return UpdateUnlock(layer, self._synthesizer(layer.k, shape))
+
+    def _synthesizer(self, k: int, shape: tuple[int, ...]) -> Synthesizer:
+        config = self.config
+        with torch.random.fork_rng(devices=[]):
+            # A stream of its own for each layer's M, apart from the network's.
+            torch.default_generator.manual_seed((config.run.seed << 20) + k)
+            module = synthesizers.build(config.decoupling, shape, self.dataset.classes)
+        flat = Flat(module, self.device)
+        stepper = self._stepped("gradient", flat, config.optimizer.synthesizer, Stepper)
+        return Synthesizer(module, flat, stepper, self.health)
+
+    def _stepped(
+        self, shard: str, flat: Flat, settings: SynthesizerOptimizer, kind: type[Stepper]
+    ) -> Stepper:
+        """What steps a module, its replica begun."""
+        stepper = kind(flat, settings, self.config.run.batches)
+        made = replica(self.config, self.lease, f"{self.lease.layer}/{shard}", flat, stepper)
+        self.begin(made)
+        self.replicas.append((made, stepper))
+        return stepper
