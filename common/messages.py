@@ -115,6 +115,7 @@ class JoinRequest:
     host: str = ""
     pid: int = 0
     device: str = ""
+    metrics: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,14 +1,14 @@
 """Every Prometheus metric, declared once, and the plain counters that stand behind them.
 
-Who trains or serves adds to plain numbers. What a scrape shows is put together when it is asked for, from what
-there is at that moment: the series of a slave that has gone are not there any more.
+Who trains or serves adds to plain numbers. What a scrape shows is put together when it is asked for, from
+what there is at that moment: the series of a slave that has gone are not there any more.
 """
 
 from __future__ import annotations
 
 import threading
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any, Self
@@ -216,8 +216,13 @@ class Scrape:
         """What the process uses, and its machine, at this moment."""
         self.add(PROCESS_CPU, cpu_seconds(), *labels)
         self.add(PROCESS_MEMORY, resident_bytes(), *labels)
-        for metric, part in [(CPU, busy.cpu), (MEMORY, busy.memory), (DISK, busy.disk), (GPU, busy.gpu),
-                             (GPU_MEMORY, busy.gpu_memory)]:
+        for metric, part in [
+            (CPU, busy.cpu),
+            (MEMORY, busy.memory),
+            (DISK, busy.disk),
+            (GPU, busy.gpu),
+            (GPU_MEMORY, busy.gpu_memory),
+        ]:
             if part is not None:
                 self.add(metric, part, *labels)
 
@@ -242,7 +247,7 @@ class Scrape:
         """In Prometheus' text format."""
         from prometheus_client import generate_latest
 
-        text: bytes = generate_latest(self)  # type: ignore[arg-type]
+        text: bytes = generate_latest(self)
         return text
 
 
@@ -257,25 +262,28 @@ def sample_names(metric: Metric) -> Sequence[str]:
     return [metric.full_name]
 
 
+_PAGE = """\
+# Metrics
+
+Made from `common/metrics.py` by `make dashboards`. Every series has the label `profile` beside those named
+here. `layer` is k, `replica` counts from 0, `shard` is `k/weights`, `k/gradient` or the like. Ratios are 0 to
+1. Counters begin anew with their process, but for `layerwise_master_starts_total`. Buckets of staleness and
+delay: {counts}; of seconds: {seconds}.
+
+| metric | kind | shown by | labels | what it is |
+| --- | --- | --- | --- | --- |
+{rows}
+"""
+
+
 def documented() -> str:
     """All of them, as a page."""
-    return "\n".join(_document()) + "\n"
+    counts, seconds = (", ".join(f"{b:g}" for b in bounds) for bounds in (COUNT_BOUNDS, SECONDS_BOUNDS))
+    rows = "\n".join(map(_row, DECLARED))
+    return _PAGE.format(counts=counts, seconds=seconds, rows=rows)
 
 
-def _document() -> Iterator[str]:
-    yield "# Metrics"
-    yield ""
-    yield "Made from `common/metrics.py` by `make dashboards`. Every name begins with `layerwise_`, and every series has"
-    yield "`profile` beside the labels named here. `layer` is k, `replica` counts from 0, `shard` is `k/weights`,"
-    yield "`k/gradient` or the like. Ratios are 0 to 1. Counters begin anew with their process, but for"
-    yield "`master_starts_total`."
-    yield ""
-    yield "| metric | kind | shown by | labels | what it is |"
-    yield "| --- | --- | --- | --- | --- |"
-    for metric in DECLARED:
-        labels = ", ".join(f"`{label}`" for label in metric.labels)
-        where = "master, slave" if metric.where == BOTH else metric.where
-        yield f"| `{metric.full_name}` | {metric.kind} | {where} | {labels} | {metric.help} |"
-    yield ""
-    yield "Buckets of staleness and delay: " + ", ".join(f"{bound:g}" for bound in COUNT_BOUNDS) + "; of seconds:"
-    yield ", ".join(f"{bound:g}" for bound in SECONDS_BOUNDS) + "."
+def _row(metric: Metric) -> str:
+    labels = ", ".join(f"`{label}`" for label in metric.labels)
+    where = "master, slave" if metric.where == BOTH else metric.where
+    return f"| `{metric.full_name}` | {metric.kind} | {where} | {labels} | {metric.help} |"

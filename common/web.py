@@ -22,7 +22,7 @@ CONNECTIONS = 32
 # Nothing from elsewhere is loaded, and nobody may put the page into a frame of theirs.
 _HEADERS = (
     "Cache-Control: no-store\r\n"
-    "Content-Security-Policy: default-src 'self'; img-src 'self' data:; frame-ancestors 'none'; base-uri 'none'\r\n"
+    "Content-Security-Policy: default-src 'self'; frame-ancestors 'none'; base-uri 'none'\r\n"
     "X-Content-Type-Options: nosniff\r\n"
     "Referrer-Policy: no-referrer\r\n"
     "Connection: close\r\n"
@@ -49,8 +49,9 @@ Pages = Mapping[str, Callable[[], Page]]
 class Site:
     """A server of pages on an event loop; each page is made anew when it is asked for.
 
-    A browser can be brought to ask a server of its own machine under a name of an attacker's. So only requests
-    are answered whose Host is an address, this machine's name or, beyond loopback, a name without a dot.
+    A browser can be brought to ask a server of its own machine under a name of an attacker's. So only
+    requests are answered whose Host is an address, this machine's name or, beyond loopback, a name without a
+    dot.
     """
 
     pages: Pages
@@ -74,8 +75,8 @@ class Site:
             )
         except OSError as error:
             raise RefusedError(
-                f"{option} {address}: cannot be listened on: {error.strerror or error}; choose another port, or stop "
-                "the program that has it"
+                f"{option} {address}: cannot be listened on: {error.strerror or error}; choose another port, "
+                "or stop the program that has it"
             ) from None
         return f"{host}:{self._server.sockets[0].getsockname()[1]}"
 
@@ -112,7 +113,9 @@ class Site:
         line, *headers = head.split("\r\n")
         method, _, rest = line.partition(" ")
         path = rest.partition(" ")[0].partition("?")[0]
-        hosts = [value.strip() for name, _, value in (h.partition(":") for h in headers) if name.lower() == "host"]
+        hosts = [
+            value.strip() for name, _, value in (h.partition(":") for h in headers) if name.lower() == "host"
+        ]
         if not rest.rpartition(" ")[2].startswith("HTTP/1."):
             return _said(400, "this is no HTTP/1 request"), False
         return self._page(method, path, hosts), method == "HEAD"
@@ -156,6 +159,25 @@ def _encoded(page: Page, head_only: bool) -> bytes:
         f"Content-Length: {len(page.body)}\r\n{allow}{_HEADERS}\r\n"
     )
     return head.encode("latin-1") + (b"" if head_only else page.body)
+
+
+def advertised(listening: str, peer: str) -> str:
+    """Where others reach what listens on an address; of all of this machine's, the one that faces `peer`."""
+    host, port = split_address(listening)
+    if host.strip("[]") not in ("0.0.0.0", "::"):  # noqa: S104 - compared, not listened on
+        return listening
+    there, there_port = split_address(peer)
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(
+            there.strip("[]"), there_port, type=socket.SOCK_DGRAM
+        )[0]
+        with socket.socket(family, kind) as probe:
+            # Sends nothing: it has the kernel choose the way.
+            probe.connect(address)
+            own = probe.getsockname()[0]
+    except OSError:  # an unknown name: it may be known when the master is there
+        own = socket.gethostname()
+    return f"[{own}]:{port}" if ":" in own else f"{own}:{port}"
 
 
 @contextmanager

@@ -26,8 +26,17 @@ import click
     metavar="DIR",
     help="Where parameters and leases are kept; what it holds is resumed.",
 )
+@click.option(
+    "--web",
+    default="127.0.0.1:0",
+    show_default=True,
+    metavar="HOST:PORT",
+    help="Where the live page, /metrics and /status are shown, to be read only; port 0 takes a free one.",
+)
 @click.option("--insecure", is_flag=True, help="Listen beyond this machine in the clear.")
-def master(config: Path, overrides: tuple[str, ...], listen: str, state_dir: Path, insecure: bool) -> int:
+def master(
+    config: Path, overrides: tuple[str, ...], listen: str, state_dir: Path, web: str, insecure: bool
+) -> int:
     """Keep a run's parameters, and serve them to its slaves.
 
     Stays when the run is over, to answer `status`, `evaluate` and `export`, until it is interrupted.
@@ -38,4 +47,5 @@ def master(config: Path, overrides: tuple[str, ...], listen: str, state_dir: Pat
     from master.service import serve
 
     check_listen(listen, insecure)
-    return serve(resolved(load(config, overrides)), listen, state_dir)
+    check_listen(web, insecure, "--web")
+    return serve(resolved(load(config, overrides)), listen, web, state_dir)

@@ -25,6 +25,7 @@ from common.lifecycle import INTERRUPTED, end_with_parent, keep_freed_memory
 from common.messages import BoundaryKind, Operation
 from common.rpc import Server
 from common.table import Table
+from common.web import Site
 from master.keeper import Keeper
 from master.optimizers import use_one_thread
 from master.policies import policies
@@ -37,9 +38,13 @@ from master.snapshots import Snapshots
 from master.state import StateDirectory, sealed
 from master.store import Pieces, Store
 from master.tally import KEPT, Tally
+from master.web.history import History
+from master.web.pages import pages
 
 log = logging.getLogger("layerwise.master")
 
+# Between two moments of the live page's charts, at first.
+HISTORY_SECONDS = 1.0
 SHARD_KINDS = ("weights", "gradient", "input")
 
 
@@ -172,21 +177,16 @@ class Master:
             return self.store.create(header, pieces, admit)
         reply = self.store.apply(header, pieces, admit)
         with self._counting:
-            if reply.applied:
-                self.counters.pushes += 1
-                self.counters.staleness[min(reply.staleness, 1024)] += 1
-            elif reply.refused:
-                self.counters.refused_pushes += 1
-            else:
-                self.counters.duplicate_pushes += 1
+            self.counters.pushed(int(header.shard.partition("/")[0]), header.replica, reply)
         return reply
 
     def read(self, request: m.PullRequest) -> Reading:
         """Hold a version of a shard for a reader."""
-        if request.incarnation:
-            self.roster.seat(request.incarnation)
+        seat = self.roster.seat(request.incarnation) if request.incarnation else None
         reading = self.store.read(request.shard, request.incarnation)
         self.counters.pulls += 1
+        if seat is not None:
+            self.counters.seats[seat.layer, seat.replica].pulls += 1
         return reading
 
     def address(self, hello: m.BoundaryMessage) -> Address:
@@ -245,6 +245,7 @@ class Master:
     def _happened(self, events: list[Event]) -> None:
         for event in events:
             self.state.log({"event": event.what, **{k: v for k, v in vars(event).items() if k != "what"}})
+            self.counters.failed_leases += event.what == "failed"
             if event.what in ("left", "failed", "fenced"):
                 self.relay.vacate(event.layer, event.replica)
                 self.store.forget(event.incarnation)
@@ -265,22 +266,27 @@ def _waiting_fractions(seats: list[m.Seat]) -> dict[int, float]:
     return {k: waiting[k] / stepping[k] if stepping[k] else 0.0 for k in sorted(stepping)}
 
 
-async def _serve(config: Config, listen: str, state: StateDirectory) -> int:
+async def _serve(config: Config, listen: str, web: str, state: StateDirectory) -> int:
     master = Master(config, state)
     server = Server(master.count)
     Servicer(master).register(server)
-    address = await server.start(listen)
+    history = History(HISTORY_SECONDS)
+    site = Site(pages(master, history))
+    address, shown = await server.start(listen), await site.start(web, "--web")
+    state.write("web", shown)
     state.write("address", address)
     print(f"master of {config.run.name}: listening on {address}, state in {state.path}", flush=True)
+    print(f"live page: http://{shown}/", flush=True)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for which in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(which, stop.set)
-    ticking = asyncio.ensure_future(_tick(master, master.roster.tick_seconds))
+    ticking = asyncio.ensure_future(_tick(master, history, master.roster.tick_seconds))
     keeping = asyncio.ensure_future(master.keeper.run(config.cluster.snapshot_seconds))
     await stop.wait()
     ticking.cancel()
     keeping.cancel()
+    await site.stop()
     await server.stop(0.5)
     # Before the machine is perhaps switched off: what is mapped alone would then not count.
     await master.keeper.take_if_changed()
@@ -290,17 +296,25 @@ async def _serve(config: Config, listen: str, state: StateDirectory) -> int:
     return INTERRUPTED
 
 
-async def _tick(master: Master, seconds: float) -> None:
+async def _tick(master: Master, history: History, seconds: float) -> None:
     while True:
         try:
             master.tick()
+            if history.due(now := time.time()):
+                history.note(master.status(), now)
         except RunFailedError as error:
             log.error("%s; trying again", error)
         await asyncio.sleep(seconds)
 
 
-def serve(config: Config, listen: str, state_dir: Path) -> int:
+def serve(config: Config, listen: str, web: str, state_dir: Path) -> int:
     """Run a master until it is interrupted; the exit code.
+
+    Args:
+        config: of the run, resolved.
+        listen: HOST:PORT for gRPC.
+        web: HOST:PORT for what it shows.
+        state_dir: where everything is kept.
 
     Raises:
         RefusedError: the port or the state directory is taken, or holds another run.
@@ -311,6 +325,6 @@ def serve(config: Config, listen: str, state_dir: Path) -> int:
         use_one_thread()
     state = StateDirectory(state_dir)
     try:
-        return asyncio.run(_serve(config, listen, state))
+        return asyncio.run(_serve(config, listen, web, state))
     finally:
         state.close()

@@ -46,7 +46,7 @@ class Tally:
     bytes_received: int = 0
     bytes_sent: int = 0
 
-    def pushed(self, layer: int, reply: m.PushReply, replica: int) -> None:
+    def pushed(self, layer: int, replica: int, reply: m.PushReply) -> None:
         """Count a push that was answered."""
         seat = self.seats[layer, replica]
         if reply.applied:

@@ -20,13 +20,31 @@ import click
 @click.option(
     "--wait", default=60.0, show_default=True, metavar="SECONDS", help="How long to go on without a master."
 )
-def slave(master: str, device: str, data: Path | None, code: Path | None, wait: float) -> int:
+@click.option(
+    "--metrics",
+    default="127.0.0.1:0",
+    show_default=True,
+    metavar="HOST:PORT",
+    help="Where /metrics is shown, to be read only; the master is told. Port 0 takes a free one.",
+)
+@click.option("--insecure", is_flag=True, help="Listen beyond this machine in the clear.")
+def slave(
+    master: str,
+    device: str,
+    data: Path | None,
+    code: Path | None,
+    wait: float,
+    metrics: str,
+    insecure: bool,
+) -> int:
     """Train one layer: everything else comes from the master.
 
     Waits for the master if it is not there yet; takes over a layer whose slave has failed; ends with 0 when
     the run is over.
     """
+    from common.rpc import check_listen
     from slave.service import Options, serve
 
+    check_listen(metrics, insecure, "--metrics")
     logging.basicConfig(level=logging.INFO, format="slave: %(message)s")
-    return serve(Options(master, device, data, code, wait))
+    return serve(Options(master, device, data, code, wait, metrics))

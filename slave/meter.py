@@ -97,4 +97,3 @@ class Exposition:
             scrape.add(metric, value, watched.lease.layer, watched.lease.replica)
         scrape.add(metrics.RECEIVED_BYTES, meter.received_bytes)
         scrape.add(metrics.SENT_BYTES, meter.sent_bytes)
-

@@ -12,12 +12,13 @@ from typing import Any, TypeVar
 
 from common import rpc
 from common.errors import LayerwiseError, RefusedError, UnreachableError
-from common.messages import BoundaryKind, Header, JoinReply, LeaveRequest, Telemetry
+from common.messages import BoundaryKind, Header, JoinReply, LeaveRequest, PushReply, Telemetry
 from common.wire.methods import LEAVE
 from common.wire.payloads import encode_boundary
 from slave.client import Heart, Pusher, pull
 from slave.decoupling import Message
 from slave.links import LightLinks, Patience, to_wire
+from slave.meter import Meter
 from slave.replica import Push
 
 Result = TypeVar("Result")
@@ -40,6 +41,7 @@ class Network:
         heartbeat_seconds: between two heartbeats.
         patience: seconds to go on without the master.
         telemetry: what the slave has done so far; called on the network's thread.
+        meter: counts what goes through here.
     """
 
     def __init__(
@@ -49,6 +51,7 @@ class Network:
         heartbeat_seconds: float,
         patience: float,
         telemetry: Callable[[], Telemetry],
+        meter: Meter,
     ) -> None:
         self.inbox: queue.SimpleQueue[object] = queue.SimpleQueue()
         self._master = master
@@ -56,6 +59,7 @@ class Network:
         self._heartbeat_seconds = heartbeat_seconds
         self._patience = patience
         self._telemetry = telemetry
+        self._meter = meter
         self._outgoing: queue.SimpleQueue[Message | Push | str | None] = queue.SimpleQueue()
         self._handing_over = threading.Thread(target=self._hand_over, name="sender", daemon=True)
         self._loop = asyncio.new_event_loop()
@@ -71,7 +75,7 @@ class Network:
     async def _open(self) -> None:
         # Streams of their own: nothing urgent queues behind something large.
         self._control, self._bulk, self._up, self._down = (rpc.async_channel(self._master) for _ in range(4))
-        put, incarnation = self.inbox.put, self._lease.incarnation
+        put, incarnation = self._take, self._lease.incarnation
         self._heart = Heart(
             self._control, incarnation, self._heartbeat_seconds, self._telemetry, put, self._wait()
         )
@@ -80,6 +84,14 @@ class Network:
         self._links = LightLinks(channels, incarnation, put, self._wait())
         self._run(self._heart.run())
         self._run(self._pusher.run())
+
+    def _take(self, event: object) -> None:
+        """Into the inbox, and counted."""
+        if isinstance(event, PushReply):
+            self._meter.pushed(event.shard)
+        elif isinstance(event, Message) and event.tensor is not None:
+            self._meter.received_bytes += event.tensor.nbytes
+        self.inbox.put(event)
 
     def _wait(self) -> Patience:
         return Patience(self._patience, time.monotonic)
@@ -104,16 +116,24 @@ class Network:
         """
         while (said := self._outgoing.get()) is not None:
             if isinstance(said, Push):
+                self._meter.pushing(said.header.shard, len(said.buffer))
                 self._loop.call_soon_threadsafe(self._pusher.push, said)
             elif isinstance(said, str):
                 self._loop.call_soon_threadsafe(self._begin_fetch, said)
             else:
                 encoded = encode_boundary(to_wire(said))
+                self._meter.sent_bytes += len(encoded)
                 self._loop.call_soon_threadsafe(self._links.send, said.kind, encoded)
 
     def pull(self, shard: str) -> tuple[Header, memoryview]:
         """One version of a shard; waits for it."""
-        return self._call(pull(self._bulk, shard, self._lease.incarnation))
+        return self._call(self._pull(shard))
+
+    async def _pull(self, shard: str) -> tuple[Header, memoryview]:
+        began = time.perf_counter()
+        header, buffer = await pull(self._bulk, shard, self._lease.incarnation)
+        self._meter.pulled(began, buffer.nbytes)
+        return header, buffer
 
     def fetch(self, shard: str) -> None:
         """Begin to fetch a version of a shard, beside the training; `Fetched` comes into the inbox."""
@@ -124,7 +144,7 @@ class Network:
 
     async def _fetch(self, shard: str) -> None:
         try:
-            header, buffer = await pull(self._bulk, shard, self._lease.incarnation)
+            header, buffer = await self._pull(shard)
         except UnreachableError:
             self.inbox.put(Fetched(shard))
         else:

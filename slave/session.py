@@ -22,6 +22,7 @@ from slave import layers
 from slave.decoupling import Message
 from slave.layers import Seated
 from slave.links import Reopened
+from slave.meter import Meter, Watched
 from slave.network import Fetched, Network
 from slave.replica import Replica
 
@@ -92,12 +93,14 @@ class Session:
         self._telemetry = Telemetry(next_batch=lease.next_batch)
         self._measured_at = time.perf_counter()
         self._beat_at = (time.perf_counter(), 0)
+        self._meter = Meter()
         self._network = Network(
             ground.options.master,
             lease,
             self._config.cluster.heartbeat_seconds,
             ground.options.wait,
             self._latest_telemetry,
+            self._meter,
         )
         self.inbox: queue.SimpleQueue[object] = self._network.inbox
         self._network.start()
@@ -127,6 +130,10 @@ class Session:
             if self._trainer.can_advance:
                 self._step(self._trainer.advance())
             self._check_done()
+
+    def watched(self) -> Watched:
+        """What there is to see of it now, from any thread."""
+        return Watched(self._lease, self._meter, self._telemetry, self.inbox.qsize())
 
     def leave(self, reason: str) -> None:
         """Push what was learned, wait a little for the answers, and give the lease back."""
@@ -191,7 +198,7 @@ class Session:
 
     def _step(self, messages: Iterator[Message]) -> None:
         """Let the trainer work, send what it says, push what is due; and take the time."""
-        began, waited = time.perf_counter(), 0.0
+        began, waited, steps = time.perf_counter(), 0.0, self._trainer.steps
         for message in messages:
             before = time.perf_counter()
             self._network.send(message)
@@ -206,6 +213,8 @@ class Session:
         now = time.perf_counter()
         self._waiting_seconds += waited + now - before
         self._step_seconds += now - began
+        if self._trainer.steps > steps:
+            self._meter.step.observe(now - began)
         if now - self._measured_at > TELEMETRY_SECONDS:
             self._measure()
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from common import metrics
 from common.machine import utilization
 from common.messages import StatusReply
-from common.metrics import Histogram, Scrape
+from common.metrics import Histogram, Metric, Scrape
 
 if TYPE_CHECKING:
     from master.service import Master
@@ -43,7 +43,7 @@ def _add_seats(scrape: Scrape, master: Master, status: StatusReply) -> None:
 def _add_run(scrape: Scrape, master: Master, status: StatusReply) -> None:
     counters, evaluation, downpour = status.counters, status.evaluation, master.config.downpour
     vacant = 0 if master.roster.over else sum(not seat.incarnation for seat in status.seats)
-    values = [
+    values: list[tuple[Metric, float | Histogram]] = [
         (metrics.FENCED_PUSHES, counters.fenced_pushes),
         (metrics.MALFORMED, counters.malformed),
         (metrics.RECEIVED_BYTES, counters.bytes_received),

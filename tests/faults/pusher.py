@@ -19,6 +19,7 @@ from common.errors import FencedError, LayerwiseError, NotFoundError, Unreachabl
 from common.messages import Header, JoinReply, JoinRequest, Operation, PushReply, Telemetry
 from common.table import lay_out
 from common.wire.methods import JOIN
+from slave.meter import Meter
 from slave.network import Network
 from slave.replica import Push
 
@@ -42,7 +43,7 @@ class Pusher:
     def __init__(self, address: str, slave: str) -> None:
         self.lease = self._joined(address, slave)
         self.sequence = 0
-        self._network = Network(address, self.lease, HEARTBEAT_SECONDS, PATIENCE, Telemetry)
+        self._network = Network(address, self.lease, HEARTBEAT_SECONDS, PATIENCE, Telemetry, Meter())
         self._network.start()
 
     def __enter__(self) -> Self:
