@@ -16,6 +16,7 @@ from common.rpc import is_loopback, split_address
 HEAD_BYTES = 8 << 10
 HEAD_SECONDS = 5.0
 SEND_SECONDS = 20.0
+LINGER_SECONDS = 0.5
 # Who asks for more at once waits for its turn in the kernel's queue, or is turned away there.
 CONNECTIONS = 32
 
@@ -97,6 +98,8 @@ class Site:
             writer.write(_encoded(page, head))
             async with asyncio.timeout(SEND_SECONDS):
                 await writer.drain()
+            if page.status != 200:
+                await _heard(reader, writer)
         except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.CancelledError):
             return
         finally:
@@ -142,6 +145,14 @@ class Site:
         except ValueError:
             return name == "localhost" or (not self._loopback and _own(name))
         return address.is_loopback or not self._loopback
+
+
+async def _heard(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Let a refusal arrive: to hang up on what was not read yet would have the kernel discard it there."""
+    writer.write_eof()
+    async with asyncio.timeout(LINGER_SECONDS):
+        while await reader.read(HEAD_BYTES):
+            pass
 
 
 def _own(name: str) -> bool:

@@ -109,7 +109,9 @@ class Roster:
         return len(self._waiting)
 
     def slaves(self) -> list[JoinRequest]:
-        """Every slave that is here: those with a seat, then those that wait for one."""
+        """Every slave that is here: those with a seat, then those that wait for one; none after the end."""
+        if self.over:
+            return []
         seated = [lease.slave for lease in self._leases if lease.incarnation]
         return seated + [slave for slave, _ in self._waiting.values()]
 

@@ -48,6 +48,7 @@ def status(master: Master) -> dict[str, Any]:
         "profile": config.cluster.profile,
         "synthesis": config.cluster.synthesis,
         "unlock": config.decoupling.unlock,
+        "address": master.state.read("address") or "",
         "gradient": config.decoupling.gradient if config.decoupling.unlock != "none" else None,
     }
     return {**dataclasses.asdict(reply), "run": run, "samples_per_second": throughput(reply)}
