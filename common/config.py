@@ -93,31 +93,68 @@ class Network:
         return settings.read(MODELS[self.model], self.options, "network.options.")
 
 
+# Which keys of [decoupling] have a meaning for an unlock.
+_MEANT = {
+    "none": set(),
+    "update": {
+        "gradient", "gradient_options", "in_flight", "step_probability", "synthesizer_every", "mix_true",
+        "fallback_cosine",
+    },
+    "delayed": {"in_flight", "shrink"},
+    "local": {"gradient_options", "in_flight"},
+}  # fmt: skip
+
+
 @dataclass(frozen=True)
 class Decoupling:
     """What a layer no longer waits for, and by what means."""
 
     unlock: str = key(
         "update",
-        "update: no wait for the gradient (M); none: back-propagation across slaves",
-        choices=("none", "update"),
+        "update: no wait for the gradient (M); delayed: true gradients, late; local: a head and a loss "
+        "a layer; none: back-propagation across slaves",
+        choices=("none", "update", "delayed", "local"),
     )
     gradient: str = key("vfbn", "M, the gradient synthesizer: dni, cdni or vfbn", choices=tuple(GRADIENTS))
-    gradient_options: dict[str, Any] = key({}, "M's own options: hidden, ...")
+    gradient_options: dict[str, Any] = key({}, "M's own options: hidden, ...; with local, the head's")
     in_flight: int | None = key(
         None, "batches a layer may have out without their delta; unset: 2(K - k) + 1", minimum=1
+    )
+    shrink: float = key(
+        1.0, "of delayed: what a gradient is multiplied by at each boundary (beta)", minimum=0, maximum=1
+    )
+    step_probability: float = key(
+        1.0, "of M: the part of the batches whose synthetic gradient is stepped on", above=0, maximum=1
+    )
+    synthesizer_every: int = key(1, "M learns on every so-manieth true gradient", minimum=1)
+    mix_true: bool = key(
+        False, "of update: step on the true gradient where it comes before the next batch, on M's elsewhere"
+    )
+    fallback_cosine: float | None = key(
+        None,
+        "of update: a layer whose M's cosine stays under it waits for true gradients; unset: never",
+        minimum=-1,
+        maximum=0.9,
     )
 
     def __post_init__(self) -> None:
         self.synthesizer_options()
-        if self.unlock == "none" and self.in_flight not in (None, 1):
-            raise ConfigError(
-                f'decoupling.in_flight: {self.in_flight} has no meaning with unlock = "none", which takes '
-                "one batch at a time; leave it out"
-            )
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            idle = {} if field.name.endswith("_options") else field.default
+            if field.name not in {"unlock", *_MEANT[self.unlock]} and value != idle:
+                raise ConfigError(
+                    f"decoupling.{field.name}: {value} has no meaning with unlock = "
+                    f'"{self.unlock}"; leave it out'
+                )
+
+    @property
+    def synthesizes(self) -> bool:
+        """Whether there are M's."""
+        return "gradient" in _MEANT[self.unlock]
 
     def synthesizer_options(self) -> GradientOptions:
-        """The checked options of M."""
+        """The checked options of M, or of the head."""
         return settings.read(GRADIENTS[self.gradient], self.gradient_options, "decoupling.gradient_options.")
 
     def window(self, layer: int, layers: int) -> int:
@@ -166,8 +203,16 @@ class Optimizer(SynthesizerOptimizer):
 class Cluster:
     """How the processes live together."""
 
-    profile: str = key("light", "light: a slave knows only the master", choices=("light",))
-    synthesis: str = key("slave", "slave: M runs in the slaves", choices=("slave",))
+    profile: str = key(
+        "light",
+        "light: a slave knows only the master; basic: neighbours exchange activations and gradients directly",
+        choices=("light", "basic"),
+    )
+    synthesis: str = key(
+        "slave",
+        "slave: M runs in the slaves; master: it runs in the master, which they ask",
+        choices=("slave", "master"),
+    )
     heartbeat_seconds: float = key(1.0, "seconds between two heartbeats of a slave", minimum=0.05)
     misses: int = key(2, "heartbeats missed in a row until a slave is failed", minimum=1)
     snapshot_seconds: float = key(30.0, "seconds between two snapshots of the master", minimum=0.1)
@@ -190,6 +235,11 @@ class Config:
             raise ConfigError(
                 f"downpour.warm_start: {self.downpour.warm_start} of {self.run.batches} batches leaves none "
                 "to the other replicas"
+            )
+        if self.cluster.synthesis == "master" and self.decoupling.unlock == "none":
+            raise ConfigError(
+                'cluster.synthesis: "master" has no meaning with decoupling.unlock = "none", which has no M; '
+                "leave it out"
             )
         layers = self.network.layers if self.network.cuts is None else len(self.network.cuts) + 1
         if layers is not None:

@@ -19,6 +19,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import conv_flop_count, flop_registry
 
 from common import config, synthesizers
+from common.synthesizers import VirtualForward
 
 # A number that an operation writes, in multiply-adds: these operations wait for memory, not for arithmetic.
 NUMBER = 50.0
@@ -63,15 +64,20 @@ def unit_costs(
 def synthesizer_cost(
     decoupling: config.Decoupling, shape: tuple[int, ...], classes: int, batch_size: int, optimizer: str
 ) -> float:
-    """What M costs a layer whose h has `shape` (of one example) in one step: use it, teach it, step it."""
-    if decoupling.unlock == "none":
+    """What M, or a head, costs a layer whose h has `shape` (of an example) in a step: use, teach, step it."""
+    local = decoupling.unlock == "local"
+    if not (decoupling.synthesizes or local):
         return 0.0
     with torch.device("meta"):
         synthesizer = synthesizers.build(decoupling, shape, classes)
         h = torch.zeros(batch_size, *shape)
         y = torch.zeros(batch_size, dtype=torch.int64)
         with _counted() as counter:
-            synthesizer.learn(h, y, synthesizer.gradient(h, y))
+            if local:
+                assert isinstance(synthesizer, VirtualForward)
+                synthesizer.supervise(h, y)
+            else:
+                synthesizer.learn(h, y, synthesizer.gradient(h, y))
     learned = sum(p.numel() for p in synthesizer.parameters() if p.grad is not None)
     return counter.work + STEP[optimizer] * learned
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -78,6 +80,18 @@ class Flat:
             if tensor is not view and not isinstance(tensor, nn.Parameter):
                 setattr(owner, name, view.copy_(tensor.detach()))
 
+    @contextmanager
+    def buffers_kept(self) -> Iterator[None]:
+        """Have every buffer afterwards as it was before: for a forward that must not count."""
+        self.gather()
+        buffers = self.buffer[self.table.parameters_nbytes :]
+        kept = buffers.clone()
+        try:
+            yield
+        finally:
+            self.gather()
+            buffers.copy_(kept)
+
     def _attach_gradients(self) -> None:
         start = 0
         for parameter in self.module.parameters():
@@ -118,6 +132,22 @@ def state_dict(table: Table, data: Raw) -> dict[str, torch.Tensor]:
         MalformedError: `data` is not as long as the table says.
     """
     return {name: torch.from_numpy(array.copy()) for name, array in table.arrays(data).items()}
+
+
+def packed(tensors: Mapping[str, torch.Tensor]) -> tuple[Table, memoryview]:
+    """A table of some tensors and their bytes in its layout: what `state_dict` reads."""
+    table = _tabled(
+        tuple((name, str(t.dtype).removeprefix("torch."), tuple(t.shape)) for name, t in tensors.items())
+    )
+    data = np.zeros(table.nbytes, np.uint8)
+    for name, array in table.arrays(data).items():
+        np.copyto(array, tensors[name].detach().cpu().numpy())
+    return table, data.data
+
+
+@lru_cache(maxsize=64)
+def _tabled(tensors: tuple[tuple[str, str, tuple[int, ...]], ...]) -> Table:
+    return lay_out((*tensor, "buffer") for tensor in tensors)
 
 
 def _state(module: nn.Module) -> Iterator[tuple[nn.Module, str, str, torch.Tensor]]:

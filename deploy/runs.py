@@ -145,7 +145,6 @@ def summarized(
         seconds: from the command to the end.
         restarts: processes that were started again.
     """
-    decoupled = config.decoupling.unlock != "none"
     training = status.training_seconds or seconds
     seats = status.seats
     return {
@@ -155,7 +154,7 @@ def summarized(
         "profile": config.cluster.profile,
         "synthesis": config.cluster.synthesis,
         "unlock": config.decoupling.unlock,
-        "gradient": config.decoupling.gradient if decoupled else None,
+        "gradient": config.decoupling.gradient if config.decoupling.synthesizes else None,
         "input": None,
         "layers": config.layers,
         "slaves": len(seats),

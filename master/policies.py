@@ -48,13 +48,19 @@ def alike(policy: Policy | None = None) -> Policies:
 
 
 def policies(config: Config) -> Policies:
-    """The policy of each shard of a resolved configuration: M's and I's always take updates."""
+    """The policy of each shard of a resolved configuration: M's and I's always take updates.
+
+    Where the master runs M, it alone changes M's shard, whatever the number of replicas.
+    """
     downpour, replicas = config.downpour, config.replicas
     rule, optimizer = rule_of(downpour), optimizer_of(downpour)
+    served = config.cluster.synthesis == "master"
 
     def policy(shard: str) -> Policy:
         layer, _, kind = shard.partition("/")
-        return Policy(replicas[int(layer) - 1], rule, optimizer if kind == "weights" else None)
+        if kind == "weights":
+            return Policy(replicas[int(layer) - 1], rule, optimizer)
+        return Policy(1 if served else replicas[int(layer) - 1], rule)
 
     return policy
 

@@ -11,19 +11,13 @@ import asyncio
 from dataclasses import dataclass
 
 from common.errors import LayerwiseError, MalformedError
-from common.messages import BoundaryKind, BoundaryMessage
+from common.messages import FALLING, RISING, BoundaryKind, BoundaryMessage
 from common.wire.payloads import encode_boundary
 
 # Twice the largest window (a resend may come behind the first sending), and room for END, LOST and PEER.
 SPARE = 8
 
-_STREAM_OF = {
-    BoundaryKind.ACTIVATION: BoundaryKind.ACTIVATIONS,
-    BoundaryKind.GRADIENT: BoundaryKind.GRADIENTS,
-    BoundaryKind.LOST: BoundaryKind.GRADIENTS,
-    BoundaryKind.END: BoundaryKind.ACTIVATIONS,
-    BoundaryKind.ENDED: BoundaryKind.GRADIENTS,
-}
+_STREAM_OF = dict.fromkeys(RISING, BoundaryKind.ACTIVATIONS) | dict.fromkeys(FALLING, BoundaryKind.GRADIENTS)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from common.errors import FencedError, MalformedError
-from common.messages import JoinReply, JoinRequest, Seat, Telemetry
+from common.messages import JoinReply, JoinRequest, Peer, Seat, Telemetry
+from common.replicas import partners
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,7 @@ class Roster:
     def __init__(
         self, replicas: list[int], heartbeat_seconds: float, misses: int, saved: dict[str, Any] | None = None
     ) -> None:
+        self._replicas = replicas
         self._interval = heartbeat_seconds
         self._patience = heartbeat_seconds * (misses + 0.5)
         self.tick_seconds = heartbeat_seconds / 4
@@ -216,6 +218,31 @@ class Roster:
             if incarnation and lease.incarnation == incarnation:
                 return lease
         raise FencedError(f"incarnation {incarnation} holds no lease any more; join again for a new one")
+
+    def neighbours(self, incarnation: int, known: int) -> tuple[int, list[Peer]]:
+        """The version of a slave's neighbours, and who they are; none if `known` is that version.
+
+        A grant alone makes a new version, and the incarnations count the grants: durably, so that no two
+        masters of a run give one number to different neighbours. A seat that is vacant, or whose slave said
+        no address (profile light), is left out.
+
+        Raises:
+            FencedError: the lease has passed to another.
+        """
+        seat = self.seat(incarnation)
+        if known == self._incarnations:
+            return known, []
+        found = [
+            Peer(lease.layer, lease.replica, lease.incarnation, lease.slave.address)
+            for lease in self._leases
+            if lease.incarnation and lease.slave.address and self._meet(seat, lease)
+        ]
+        return self._incarnations, found
+
+    def _meet(self, one: _Lease, other: _Lease) -> bool:
+        """Whether two seats are neighbours that share a batch."""
+        counts = (self._replicas[lease.layer - 1] for lease in (one, other))
+        return abs(one.layer - other.layer) == 1 and other.replica in partners(one.replica, *counts)
 
     def seats(self, now: float) -> list[Seat]:
         """Every seat, for a reader."""

@@ -8,6 +8,7 @@ import logging
 import signal
 import threading
 import time
+import uuid
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -23,8 +24,9 @@ from common.errors import (
 )
 from common.lifecycle import INTERRUPTED, end_with_parent, keep_freed_memory
 from common.messages import BoundaryKind, Operation
-from common.rpc import Server
+from common.rpc import Server, split_address
 from common.table import Table
+from master.auxiliary import Auxiliary
 from common.web import Site
 from master.keeper import Keeper
 from master.optimizers import use_one_thread
@@ -45,7 +47,7 @@ log = logging.getLogger("layerwise.master")
 
 # Between two moments of the live page's charts, at first.
 HISTORY_SECONDS = 1.0
-SHARD_KINDS = ("weights", "gradient", "input")
+SHARD_KINDS = ("weights", "gradient", "input", "optimizer")
 
 
 class Master:
@@ -61,6 +63,8 @@ class Master:
             staleness=Counter({int(s): n for s, n in saved.get("staleness", {}).items()}),
         )
         self._starts = saved.get("starts", 0) + 1
+        # Ports are used again: a slave must be able to tell a neighbour from another run's slave.
+        self._run = saved.get("run") or uuid.uuid4().hex
         self._evaluation = m.Evaluation(**saved["evaluation"]) if "evaluation" in saved else m.Evaluation()
         replicas = self.config.replicas
         cluster = self.config.cluster
@@ -74,6 +78,8 @@ class Master:
         fenced = self._recovered(recovery) if recovery else []
         state.note_boot()
         self.store = Store(state, policies(self.config))
+        served = self.config.cluster.synthesis == "master"
+        self._auxiliary = Auxiliary(self.config, self.store) if served else None
         self.keeper = Keeper(self, snapshots)
         self._happened(fenced)
         self.save()
@@ -95,6 +101,8 @@ class Master:
     def fence(self, run: dict[str, Any], why: str) -> int:
         """End every lease and go back to what was saved of the run then; how many leases there were."""
         events = self._rolled_back(run, why)
+        if self._auxiliary:
+            self._auxiliary.begin_anew()
         self._happened(events)
         self.save()
         return len(events)
@@ -112,23 +120,30 @@ class Master:
             "counters": {name: getattr(self.counters, name) for name in KEPT},
             "staleness": staleness,
             "starts": self._starts,
+            "run": self._run,
             "evaluation": dataclasses.asdict(self._evaluation),
         }
 
     def join(self, request: m.JoinRequest) -> m.JoinReply:
-        """A lease, durable before it is answered."""
+        """A lease, durable before it is answered.
+
+        Raises:
+            ConfigError: (profile basic) the slave does not say where its neighbours reach it.
+        """
         self.keeper.check_joining()
+        if self.config.cluster.profile == "basic":
+            split_address(request.address)
         reply, events = self.roster.join(request, time.monotonic())
         self._happened(events)
-        return dataclasses.replace(
-            reply, next_batch=self.store.next_batch(f"{reply.layer}/weights", reply.replica)
-        )
+        next_batch = self.store.next_batch(f"{reply.layer}/weights", reply.replica)
+        return dataclasses.replace(reply, next_batch=next_batch, run=self._run)
 
     def heartbeat(self, request: m.HeartbeatRequest) -> m.HeartbeatReply:
         """Keep a lease."""
         events = self.roster.heartbeat(request.incarnation, request.beat, request.telemetry, time.monotonic())
         self._happened(events)
-        return m.HeartbeatReply(self.roster.over)
+        peers = self.roster.neighbours(request.incarnation, request.peers_version)
+        return m.HeartbeatReply(self.roster.over, *peers)
 
     def leave(self, request: m.LeaveRequest) -> None:
         """Give a lease back."""
@@ -189,6 +204,24 @@ class Master:
             self.counters.seats[seat.layer, seat.replica].pulls += 1
         return reading
 
+    async def synthesize(self, message: m.SynthesisMessage) -> m.SynthesisMessage | None:
+        """Take what a slave asks or tells the M of its layer; its answer, if it is a question.
+
+        Raises:
+            MalformedError: it is no such thing, or M runs in the slaves.
+            FencedError: the sender's lease has passed to another.
+        """
+        seat = self.roster.seat(message.incarnation)
+        if self._auxiliary is None:
+            raise MalformedError('M runs in the slaves here: cluster.synthesis = "slave"')
+        return await self._auxiliary.answer(seat.layer, message)
+
+    async def settle(self) -> None:
+        """Bring what the master itself has learned into the shards, and end its thread."""
+        if self._auxiliary:
+            await self._auxiliary.settle()
+            self._auxiliary.close()
+
     def address(self, hello: m.BoundaryMessage) -> Address:
         """Whose stream opens, by its first message.
 
@@ -238,7 +271,7 @@ class Master:
     def count(self, error: LayerwiseError) -> None:
         """Count a refused message."""
         if isinstance(error, FencedError):
-            self.counters.fenced_pushes += 1
+            self.counters.fenced += 1
         elif isinstance(error, MalformedError | TooLargeError):
             self.counters.malformed += 1
 
@@ -288,6 +321,7 @@ async def _serve(config: Config, listen: str, web: str, state: StateDirectory) -
     keeping.cancel()
     await site.stop()
     await server.stop(0.5)
+    await master.settle()
     # Before the machine is perhaps switched off: what is mapped alone would then not count.
     await master.keeper.take_if_changed()
     master.keeper.close()
@@ -321,7 +355,7 @@ def serve(config: Config, listen: str, web: str, state_dir: Path) -> int:
     """
     keep_freed_memory()
     end_with_parent()
-    if config.downpour.push == "gradient":
+    if config.downpour.push == "gradient" or config.cluster.synthesis == "master":
         use_one_thread()
     state = StateDirectory(state_dir)
     try:

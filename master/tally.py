@@ -12,7 +12,7 @@ from common.metrics import Histogram
 
 # What of the counters survives a restart; the rest is the process' own.
 KEPT = (
-    "pushes", "pulls", "duplicate_pushes", "refused_pushes", "fenced_pushes", "malformed", "bytes_received",
+    "pushes", "pulls", "duplicate_pushes", "refused_pushes", "fenced", "malformed", "bytes_received",
     "bytes_sent",
 )  # fmt: skip
 
@@ -41,7 +41,7 @@ class Tally:
     pulls: int = 0
     duplicate_pushes: int = 0
     refused_pushes: int = 0
-    fenced_pushes: int = 0
+    fenced: int = 0
     malformed: int = 0
     bytes_received: int = 0
     bytes_sent: int = 0

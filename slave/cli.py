@@ -21,6 +21,17 @@ import click
     "--wait", default=60.0, show_default=True, metavar="SECONDS", help="How long to go on without a master."
 )
 @click.option(
+    "--listen",
+    metavar="HOST:PORT",
+    help="Profile basic: where to listen for neighbours; by default at a free port of the interface that "
+    "reaches the master.",
+)
+@click.option(
+    "--advertise",
+    metavar="HOST:PORT",
+    help="Profile basic: where neighbours reach this slave, if not there; port 0 is the one listened on.",
+)
+@click.option(
     "--metrics",
     default="127.0.0.1:0",
     show_default=True,
@@ -34,6 +45,8 @@ def slave(
     data: Path | None,
     code: Path | None,
     wait: float,
+    listen: str | None,
+    advertise: str | None,
     metrics: str,
     insecure: bool,
 ) -> int:
@@ -47,4 +60,4 @@ def slave(
 
     check_listen(metrics, insecure, "--metrics")
     logging.basicConfig(level=logging.INFO, format="slave: %(message)s")
-    return serve(Options(master, device, data, code, wait, metrics))
+    return serve(Options(master, device, data, code, wait, listen, advertise, insecure, metrics))

@@ -11,14 +11,15 @@ import grpc
 from common.assembly import Whole
 from common.errors import LayerwiseError, UnreachableError
 from common.messages import Header, HeartbeatReply, HeartbeatRequest, PullRequest, PushReply, Telemetry
+from common.replica import Push
 from common.rpc import async_call, async_stream, error_of
 from common.wire.methods import HEARTBEAT, PULL, PUSH
 from common.wire.payloads import frames
 from slave.links import Patience
-from slave.replica import Push
+from slave.neighbours import Neighbours
 
-# Between two heartbeats of a slave whose layer is done.
-DONE_SECONDS = 0.2
+# Between two heartbeats of a slave that waits for news: its layer is done, or a neighbour is out of reach.
+EAGER_SECONDS = 0.2
 
 
 async def pull(channel: Any, shard: str, incarnation: int) -> tuple[Header, memoryview]:
@@ -99,6 +100,9 @@ class Heart:
         telemetry: what the slave has done so far.
         inbox: takes the `HeartbeatReply` that says that the run is over.
         patience: for a master that is away.
+
+    Attributes:
+        neighbours: as the master last named them.
     """
 
     def __init__(
@@ -117,6 +121,7 @@ class Heart:
         self._inbox = inbox
         self._patience = patience
         self._now = asyncio.Event()
+        self.neighbours = Neighbours(self.beat_now)
 
     def beat_now(self) -> None:
         """Do not wait for the next beat's time; on the event loop's thread."""
@@ -134,19 +139,21 @@ class Heart:
             try:
                 reply = await self._beat(beat)
                 self._patience.reset()
+                self.neighbours.learn(reply.peers_version, reply.peers)
                 if reply.over:
                     self._inbox(reply)
             except LayerwiseError as error:
                 await self._patience.wait(error)
                 continue
             self._now.clear()
-            # Once the layer is done, what is waited for is the word that the run is over.
-            pause = min(self._seconds, DONE_SECONDS) if self._telemetry().done else self._seconds
+            eager = self._telemetry().done or self.neighbours.wanted
+            pause = min(self._seconds, EAGER_SECONDS) if eager else self._seconds
             try:
                 await asyncio.wait_for(self._now.wait(), pause)
             except TimeoutError:
                 continue
 
     async def _beat(self, beat: int) -> HeartbeatReply:
-        request = HeartbeatRequest(self._incarnation, beat, self._telemetry())
+        known = self.neighbours.version
+        request = HeartbeatRequest(self._incarnation, beat, self._telemetry(), known)
         return await async_call(self._channel, HEARTBEAT, request)

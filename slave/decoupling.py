@@ -1,7 +1,8 @@
-"""The unlock modes: what a layer does with an input, and with a gradient, and what it sends.
+"""What the unlock modes are made of: a layer and M, stepped, and what the layer owes its neighbours.
 
-Gradients are in the one convention of the design: the loss is the sum over the batch, so each example's row
-is its own gradient; the division by B happens where a layer steps, and nowhere else.
+The modes themselves are in `slave.unlocks`. Gradients are in the one convention of the design: the loss is
+the sum over the batch, so each example's row is its own gradient; the division by B happens where a layer
+steps, and nowhere else.
 """
 
 from __future__ import annotations
@@ -13,14 +14,13 @@ from typing import Protocol
 from torch import Tensor
 from torch.nn import functional
 
+from common.draws import drawing, mixed
 from common.errors import MalformedError
 from common.flat import Flat
 from common.messages import BoundaryKind
+from common.schedule import Stepper
 from common.synthesizers import GradientSynthesizer
-from slave.schedule import Stepper
-
-# Losses and cosines are looked at every so many batches: that costs passes over h, and on a GPU a wait.
-LOOK_EVERY = 8
+from slave.health import Health
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,34 +39,41 @@ class Message:
     sender: int = 0
 
 
-@dataclass
-class Health:
-    """What a layer knows of its own learning: running means, an example."""
-
-    loss: float = 0.0
-    gradient_loss: float = 0.0
-    gradient_cosine: float = 0.0
-
-    def note(self, name: str, value: float) -> None:
-        """Take a value into a running mean over about the last fifty."""
-        old = getattr(self, name)
-        setattr(self, name, value if old == 0.0 else old + 0.02 * (value - old))
-
-
 class Layer:
-    """One layer's module, stepped; f_k."""
+    """One layer's module, stepped; f_k.
 
-    def __init__(self, k: int, flat: Flat, stepper: Stepper) -> None:
+    Args:
+        k: the layer.
+        flat: its module.
+        stepper: steps it.
+        seed: of the run. What a forward draws (dropout's mask) is a function of (seed, k, b) alone.
+        goes_down: whether the layer below is owed delta_{k-1}.
+    """
+
+    def __init__(
+        self, k: int, flat: Flat, stepper: Stepper, seed: int = 0, *, goes_down: bool = True
+    ) -> None:
         self.k = k
         self.flat = flat
         self._stepper = stepper
+        self._seed = seed
+        self._goes_down = goes_down and k > 1
 
-    def forward(self, h_below: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, batch: int, h_below: Tensor) -> tuple[Tensor, Tensor]:
         """(u, h): the input as a leaf of the graph and the output, (B, ...) each."""
+        return self._forward(batch, h_below)
+
+    def again(self, batch: int, h_below: Tensor) -> tuple[Tensor, Tensor]:
+        """The same for a batch that went forward before: its mask, today's weights; no statistic moves."""
+        with self.flat.buffers_kept():
+            return self._forward(batch, h_below)
+
+    def _forward(self, batch: int, h_below: Tensor) -> tuple[Tensor, Tensor]:
         u = h_below.detach()
-        if self.k > 1:
+        if self._goes_down:
             u.requires_grad_()
-        return u, self.flat.module(u)
+        with drawing(mixed(self._seed, self.k, batch), u.device):
+            return u, self.flat.module(u)
 
     def backward(self, h: Tensor, delta: Tensor) -> None:
         """Go back from delta, (B, ...) like h; a first layer without parameters has nowhere to go."""
@@ -78,26 +85,50 @@ class Layer:
         self.flat.gradients.mul_(1 / batch_size)
         self._stepper.step(batch)
 
+    def down(self, batch: int, u: Tensor) -> Iterator[Message]:
+        """What layer k - 1 is owed after a backward: delta_{k-1}(b), or that there is none."""
+        if u.requires_grad:
+            assert u.grad is not None
+            yield Message(BoundaryKind.GRADIENT, self.k - 1, batch, tensor=u.grad)
+        elif self.k > 1:
+            yield Message(BoundaryKind.TAKEN, self.k - 1, batch)
+
+
+class Synthesizing(Protocol):
+    """M_k, wherever it runs."""
+
+    def gradient(self, batch: int, h: Tensor, y: Tensor) -> Tensor:
+        """Delta hat for h_k(b), shaped as it; now."""
+
+    def learn(self, batch: int, h: Tensor, y: Tensor, synthetic: Tensor, delta: Tensor) -> None:
+        """Learn from the gradient that came for that h; when is its own affair."""
+
 
 class Synthesizer:
-    """M_k, stepped."""
+    """M_k in this process, stepped on every `every`-th true gradient."""
 
-    def __init__(self, module: GradientSynthesizer, flat: Flat, stepper: Stepper, health: Health) -> None:
+    def __init__(
+        self, module: GradientSynthesizer, flat: Flat, stepper: Stepper, health: Health, every: int = 1
+    ) -> None:
         self.module = module
         self.flat = flat
         self._stepper = stepper
         self._health = health
-        self._learned = 0
+        self._every = every
+        self._came = 0
+
+    def gradient(self, batch: int, h: Tensor, y: Tensor) -> Tensor:  # noqa: ARG002 - served, it is asked by its batch
+        """M_k(h_k(b), y), shaped as h."""
+        return self.module.gradient(h, y)
 
     def learn(self, batch: int, h: Tensor, y: Tensor, synthetic: Tensor, delta: Tensor) -> None:
         """One step of M on the gradient that came for the very h that it was computed for."""
+        self._came += 1
+        if (self._came - 1) % self._every:
+            return
         loss = self.module.learn(h, y, delta)
         self._stepper.step(batch)
-        if self._learned % LOOK_EVERY == 0:
-            self._health.note("gradient_loss", float(loss))
-            cosine = functional.cosine_similarity(synthetic.flatten(), delta.flatten(), dim=0)
-            self._health.note("gradient_cosine", float(cosine))
-        self._learned += 1
+        self._health.learned(loss, synthetic, delta)
 
 
 class Unlock(Protocol):
@@ -110,7 +141,7 @@ class Unlock(Protocol):
         """Take delta_k(b) from above."""
 
     def lost(self, batch: int) -> Iterator[Message]:
-        """delta_k(b) will never come."""
+        """delta_k(b) will never come: it was lost above, or the layers above have none to give."""
 
     def sent(self) -> dict[int, Tensor]:
         """h_k of the batches whose gradient has not come, oldest first."""
@@ -119,7 +150,7 @@ class Unlock(Protocol):
         """Batches that were taken, and that the layer has not stepped on."""
 
 
-def _checked(delta: Tensor, h: Tensor) -> Tensor:
+def checked(delta: Tensor, h: Tensor) -> Tensor:
     """Delta, if it is shaped as its h.
 
     Raises:
@@ -130,31 +161,21 @@ def _checked(delta: Tensor, h: Tensor) -> Tensor:
     return delta
 
 
-def _down(layer: Layer, batch: int, u: Tensor) -> Iterator[Message]:
-    """delta_{k-1}(b) for the layer below, if there is one."""
-    if u.requires_grad:
-        assert u.grad is not None
-        yield Message(BoundaryKind.GRADIENT, layer.k - 1, batch, tensor=u.grad)
-
-
 class Top:
     """Layer K steps on the loss's own gradient, whatever the unlock of the others."""
 
     def __init__(self, layer: Layer, health: Health) -> None:
         self._layer = layer
         self._health = health
-        self._seen = 0
 
     def forward(self, batch: int, h_below: Tensor, y: Tensor) -> Iterator[Tensor | Message]:
         """Take h_{K-1}(b), send the loss's gradient down, step."""
-        u, logits = self._layer.forward(h_below)
+        u, logits = self._layer.forward(batch, h_below)
         loss = functional.cross_entropy(logits, y, reduction="sum")
         loss.backward()  # type: ignore[no-untyped-call]
-        yield from _down(self._layer, batch, u)
+        yield from self._layer.down(batch, u)
         self._layer.step(batch, len(y))
-        if self._seen % LOOK_EVERY == 0:
-            self._health.note("loss", float(loss.detach()) / len(y))
-        self._seen += 1
+        self._health.lost(loss, len(y))
 
     def gradient(self, batch: int, delta: Tensor) -> Iterator[Message]:  # noqa: ARG002 - never called
         """Nothing is above."""
@@ -171,86 +192,3 @@ class Top:
     def waiting(self) -> Collection[int]:
         """It steps at once."""
         return ()
-
-
-@dataclass(frozen=True, eq=False)
-class _Pair:
-    """What M learns from once delta_k(b) comes, and what it had said."""
-
-    h: Tensor
-    y: Tensor
-    synthetic: Tensor
-
-
-class UpdateUnlock:
-    """`update`: step on M's gradient at once; M learns when the true one comes (Jaderberg et al. 2016)."""
-
-    def __init__(self, layer: Layer, synthesizer: Synthesizer) -> None:
-        self._layer = layer
-        self._synthesizer = synthesizer
-        self._kept: dict[int, _Pair] = {}
-
-    def forward(self, batch: int, h_below: Tensor, y: Tensor) -> Iterator[Tensor | Message]:
-        """Take h_{k-1}(b), send h_k(b), step on M_k(h_k(b), y), send that step's delta_{k-1}(b) down."""
-        u, h = self._layer.forward(h_below)
-        sent = h.detach()
-        yield sent
-        synthetic = self._synthesizer.module.gradient(sent, y)
-        self._kept[batch] = _Pair(sent, y, synthetic)
-        self._layer.backward(h, synthetic)
-        yield from _down(self._layer, batch, u)
-        self._layer.step(batch, len(y))
-
-    def gradient(self, batch: int, delta: Tensor) -> Iterator[Message]:
-        """M learns on delta_k(b) and its own h_k(b); nothing is sent."""
-        pair = self._kept.pop(batch)
-        self._synthesizer.learn(batch, pair.h, pair.y, pair.synthetic, _checked(delta, pair.h))
-        yield from ()
-
-    def lost(self, batch: int) -> Iterator[Message]:
-        """M learns nothing from this batch; the layer has stepped long ago."""
-        del self._kept[batch]
-        yield from ()
-
-    def sent(self) -> dict[int, Tensor]:
-        """h_k of the batches whose gradient has not come, oldest first."""
-        return {batch: pair.h for batch, pair in self._kept.items()}
-
-    def waiting(self) -> Collection[int]:
-        """It steps at once."""
-        return ()
-
-
-class NoUnlock:
-    """`none`: back-propagation across slaves, one batch at a time through the network."""
-
-    def __init__(self, layer: Layer) -> None:
-        self._layer = layer
-        self._graphs: dict[int, tuple[Tensor, Tensor]] = {}
-
-    def forward(self, batch: int, h_below: Tensor, y: Tensor) -> Iterator[Tensor | Message]:  # noqa: ARG002
-        """Take h_{k-1}(b), send h_k(b), and wait."""
-        u, h = self._layer.forward(h_below)
-        self._graphs[batch] = (u, h)
-        yield h.detach()
-
-    def gradient(self, batch: int, delta: Tensor) -> Iterator[Message]:
-        """Go backward with delta_k(b), send delta_{k-1}(b) down, step."""
-        u, h = self._graphs.pop(batch)
-        self._layer.backward(h, _checked(delta, h))
-        yield from _down(self._layer, batch, u)
-        self._layer.step(batch, len(delta))
-
-    def lost(self, batch: int) -> Iterator[Message]:
-        """Nobody below will get a gradient for this batch either."""
-        del self._graphs[batch]
-        if self._layer.k > 1:
-            yield Message(BoundaryKind.LOST, self._layer.k - 1, batch)
-
-    def sent(self) -> dict[int, Tensor]:
-        """h_k of the batches whose gradient has not come, oldest first."""
-        return {batch: h.detach() for batch, (_, h) in self._graphs.items()}
-
-    def waiting(self) -> Collection[int]:
-        """It steps when the gradient comes."""
-        return self._graphs

@@ -16,11 +16,16 @@ from common.datasets import Dataset
 from common.flat import Flat
 from common.messages import JoinReply
 from common.network import Blueprint
+from common.replica import Replica
 from common.replicas import Place
-from slave.decoupling import Health, Layer, NoUnlock, Synthesizer, Top, Unlock, UpdateUnlock
-from slave.replica import Replica
-from slave.schedule import AccruingStepper, Stepper
+from common.schedule import AccruingStepper, Stepper
+from common.synthesizers import GradientSynthesizer, VirtualForward
+from slave.decoupling import Layer, Synthesizer, Synthesizing, Unlock
+from slave.health import Fallback, Health
+from slave.served import ServedSynthesizer, Serving
 from slave.trainer import Trainer
+from slave.unlocks import unlocked
+from slave.unlocks.local import Head
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +56,7 @@ def seated(
     lease: JoinReply,
     begin: Begin,
     device: torch.device | str = "cpu",
+    serving: Serving | None = None,
 ) -> Seated:
     """The layer of a lease, ready to train.
 
@@ -61,8 +67,11 @@ def seated(
         lease: which replica of which layer, and the first batch its weights have not seen.
         begin: called for every replica, in the order of `Seated.replicas`.
         device: where it computes.
+        serving: what is asked where M runs in the master (served synthesis); None: M runs here.
     """
-    return _Building(config, blueprint, dataset, lease, begin, device).built()
+    fallback = config.decoupling.fallback_cosine
+    health = Health(None if fallback is None else Fallback(fallback))
+    return _Building(config, blueprint, dataset, lease, begin, device, health, serving).built()
 
 
 def place(config: Config, lease: JoinReply) -> Place:
@@ -112,8 +121,9 @@ class _Building:
     lease: JoinReply
     begin: Begin
     device: torch.device | str
+    health: Health
+    serving: Serving | None
     replicas: list[tuple[Replica, Stepper]] = field(default_factory=list)
-    health: Health = field(default_factory=Health)
 
     def built(self) -> Seated:
         config, k = self.config, self.lease.layer
@@ -122,28 +132,37 @@ class _Building:
         flat.module.train()
         kind = AccruingStepper if config.downpour.push == "gradient" else Stepper
         stepper = self._stepped("weights", flat, config.optimizer, kind)
-        unlock = self._unlock(Layer(k, flat, stepper), network.boundary(self.blueprint, cuts, k))
+        goes_down = config.decoupling.unlock != "local"
+        layer = Layer(k, flat, stepper, config.run.seed, goes_down=goes_down)
+        unlock = self._unlock(layer, network.boundary(self.blueprint, cuts, k))
         data = batches.Batches(self.dataset, config.run.seed, config.run.batch_size)
         shape_below = network.boundary(self.blueprint, cuts, k - 1) if k > 1 else None
         made = trainer(config, data, self.lease, unlock, shape_below)
         return Seated(made, flat, self.replicas, self.health)
 
     def _unlock(self, layer: Layer, shape: tuple[int, ...]) -> Unlock:
-        if layer.k == self.config.layers:
-            return Top(layer, self.health)
-        if self.config.decoupling.unlock == "none":
-            return NoUnlock(layer)
-        return UpdateUnlock(layer, self._synthesizer(layer.k, shape))
+        return unlocked(
+            self.config, layer, self.health, lambda: self._synthesizer(shape), lambda: self._head(shape)
+        )
 
-    def _synthesizer(self, k: int, shape: tuple[int, ...]) -> Synthesizer:
-        config = self.config
-        with torch.random.fork_rng(devices=[]):
-            # A stream of its own for each layer's M, apart from the network's.
-            torch.default_generator.manual_seed((config.run.seed << 20) + k)
-            module = synthesizers.build(config.decoupling, shape, self.dataset.classes)
+    def _synthesizer(self, shape: tuple[int, ...]) -> Synthesizing:
+        if self.serving:
+            return ServedSynthesizer(self.serving, self.lease.incarnation, self.dataset.classes, self.health)
+        module = self._module(shape)
         flat = Flat(module, self.device)
-        stepper = self._stepped("gradient", flat, config.optimizer.synthesizer, Stepper)
-        return Synthesizer(module, flat, stepper, self.health)
+        every = self.config.decoupling.synthesizer_every
+        return Synthesizer(module, flat, self._taught("gradient", flat), self.health, every)
+
+    def _head(self, shape: tuple[int, ...]) -> Head:
+        module = self._module(shape)
+        assert isinstance(module, VirtualForward)
+        return Head(module, self._taught("gradient", Flat(module, self.device)), self.health)
+
+    def _module(self, shape: tuple[int, ...]) -> GradientSynthesizer:
+        return synthesizers.initial(self.config, self.lease.layer, shape, self.dataset.classes)
+
+    def _taught(self, shard: str, flat: Flat) -> Stepper:
+        return self._stepped(shard, flat, self.config.optimizer.synthesizer, Stepper)
 
     def _stepped(
         self, shard: str, flat: Flat, settings: SynthesizerOptimizer, kind: type[Stepper]

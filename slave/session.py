@@ -16,15 +16,17 @@ from common.config import Config
 from common.datasets import Dataset
 from common.errors import ConfigError, LayerwiseError, NotFoundError
 from common.lifecycle import cpu_seconds, peak_rss_bytes
-from common.messages import HeartbeatReply, JoinReply, PushReply, Telemetry
+from common.messages import HeartbeatReply, JoinReply, PushReply, SynthesisKind, SynthesisMessage, Telemetry
 from common.network import Blueprint
+from common.replica import Replica
 from slave import layers
 from slave.decoupling import Message
+from slave.endpoint import Endpoint
 from slave.layers import Seated
-from slave.links import Reopened
+from slave.links import Boundary, Reopened
+from slave.mail import Inbox
 from slave.meter import Meter, Watched
 from slave.network import Fetched, Network
-from slave.replica import Replica
 
 if TYPE_CHECKING:
     from slave.service import Options
@@ -82,7 +84,7 @@ class Session:
         LayerwiseError: as soon as the lease or the run cannot go on.
     """
 
-    def __init__(self, ground: Ground, lease: JoinReply) -> None:
+    def __init__(self, ground: Ground, lease: JoinReply, endpoint: Endpoint) -> None:
         self._ground = ground
         self._lease = lease
         self._config = ground.config
@@ -95,14 +97,17 @@ class Session:
         self._beat_at = (time.perf_counter(), 0)
         self._meter = Meter()
         self._network = Network(
-            ground.options.master,
+            endpoint,
             lease,
             self._config.cluster.heartbeat_seconds,
             ground.options.wait,
             self._latest_telemetry,
             self._meter,
+            self._boundary(),
         )
-        self.inbox: queue.SimpleQueue[object] = self._network.inbox
+        self.inbox: Inbox = self._network.inbox
+        # Of a layer below the top one.
+        self._served = self._config.cluster.synthesis == "master" and lease.layer < self._config.layers
         self._network.start()
         try:
             built = self._built()
@@ -120,6 +125,8 @@ class Session:
             LayerwiseError: the run cannot go on here.
         """
         self._network.exchange()
+        if self._served:
+            self._network.converse()
         while True:
             event = self._next_event()
             while event is not None:
@@ -133,7 +140,23 @@ class Session:
 
     def watched(self) -> Watched:
         """What there is to see of it now, from any thread."""
-        return Watched(self._lease, self._meter, self._telemetry, self.inbox.qsize())
+        return Watched(self._lease, self._meter, self._telemetry, len(self.inbox))
+
+    def ask(self, question: SynthesisMessage) -> SynthesisMessage:
+        """Ask the M that the master runs; the step stands still until it answers."""
+        began = time.perf_counter()
+        try:
+            return self._network.ask(question)
+        finally:
+            self._waiting_seconds += time.perf_counter() - began
+
+    def tell(self, lesson: SynthesisMessage) -> None:
+        """Tell it what has no answer."""
+        self._network.tell(lesson)
+
+    def wake(self, event: object) -> None:
+        """Have whatever this waits for end by an event: it was asked to stop."""
+        self._network.deliver(event)
 
     def leave(self, reason: str) -> None:
         """Push what was learned, wait a little for the answers, and give the lease back."""
@@ -170,6 +193,7 @@ class Session:
     def _handle(self, event: object) -> None:
         if isinstance(event, Message):
             event = replace(event, tensor=self._placed(event.tensor))
+            self._meter.received_bytes += event.tensor.nbytes if event.tensor is not None else 0
             self._step(self._trainer.receive(event))
         elif isinstance(event, PushReply):
             self._answered(event)
@@ -235,12 +259,16 @@ class Session:
             return
         self._flush()
         if all(replica.unanswered is None for replica, _ in self._replicas):
+            if self._served:
+                self.ask(SynthesisMessage(SynthesisKind.SETTLE, incarnation=self._lease.incarnation))
             self._done = True
             self._measure()
             self._network.beat()
 
     def _measure(self) -> None:
         trainer = self._trainer
+        if self._health.fallback != self._telemetry.fallback:
+            self._say_fallback()
         self._measured_at = time.perf_counter()
         self._telemetry = Telemetry(
             steps=trainer.steps,
@@ -253,9 +281,20 @@ class Session:
             loss=self._health.loss,
             gradient_loss=self._health.gradient_loss,
             gradient_cosine=self._health.gradient_cosine,
+            gradient_norm_ratio=self._health.gradient_norm_ratio,
+            input_loss=self._health.input_loss,
+            fallback=self._health.fallback,
             done=self._done,
             pulls=self._pulls,
         )
+
+    def _say_fallback(self) -> None:
+        what = (
+            "M's cosine is too low: waiting for true gradients"
+            if self._health.fallback
+            else "M's cosine is high enough again: going on with M's gradients"
+        )
+        log.warning("layer %d: %s (mean cosine %.2f)", self._lease.layer, what, self._health.gradient_cosine)
 
     def _latest_telemetry(self) -> Telemetry:
         """On the network's thread, once a heartbeat: the newest telemetry, with what the process has used."""
@@ -271,7 +310,13 @@ class Session:
         """The layer at the master's version, ready to train."""
         ground = self._ground
         built = layers.seated(
-            self._config, ground.blueprint(), ground.dataset, self._lease, self._begin, ground.device
+            self._config,
+            ground.blueprint(),
+            ground.dataset,
+            self._lease,
+            self._begin,
+            ground.device,
+            self if self._served else None,
         )
         log.info(
             "layer %d of %d on %s, from batch %d: %s",
@@ -282,6 +327,15 @@ class Session:
             f"{built.flat.parameters.numel():,} parameters",
         )
         return built
+
+    def _boundary(self) -> Boundary:
+        """Who is above and below, and how much may be on its way."""
+        k, count, place = self._lease.layer, self._config.layers, layers.place(self._config, self._lease)
+        return Boundary(
+            tuple(place.senders(k)),
+            tuple(place.receivers()) if k < count else (),
+            max(self._config.decoupling.window(each, count) for each in (k - 1, k)),
+        )
 
     def _begin(self, replica: Replica) -> None:
         """Bring a replica to the master's version of its shard, which is created if it is not there."""

@@ -1,8 +1,9 @@
 """One layer's protocol: events in, messages out. No sockets, no threads, no clock.
 
-Every activation that a layer sends up is answered, in time, by its gradient or by LOST; until then it is out,
-at most `window` of them, and is sent again to a peer that is new or whose stream had broken. What has been
-seen is known by its batch number, and answers are kept to be given again. END is sent once all is answered.
+Every activation that a layer sends up is answered, in time, by its gradient, by TAKEN (it was trained on, and
+there is none) or by LOST; until then it is out, at most `window` of them, and is sent again to a peer that is
+new or whose stream had broken. What has been seen is known by its batch number, and answers are kept to be
+given again. END is sent once all is answered.
 """
 
 from __future__ import annotations
@@ -22,6 +23,9 @@ from slave.inputs import Inputs
 
 class Trainer:
     """Layer k of K on one slave.
+
+    Whoever drives it gives it every message that has come (`receive`) before each `advance`: a gradient that
+    is there goes before a further forward.
 
     Args:
         k: the layer, 1..K.
@@ -237,17 +241,17 @@ class Trainer:
         return self._down(BoundaryKind.LOST, message.batch, message.incarnation)
 
     def _receive_answer(self, message: Message) -> Iterator[Message]:
-        if message.kind is BoundaryKind.LOST:
-            yield from self._lost(message.batch)
+        if message.kind in (BoundaryKind.LOST, BoundaryKind.TAKEN):
+            self._unanswered_batches += message.kind is BoundaryKind.LOST
+            yield from self._without_gradient(message.batch)
             return
         assert message.tensor is not None
         self.delays[self.steps - self._steps_when_sent.pop(message.batch)] += 1
         for made in self._unlock.gradient(message.batch, message.tensor):
             yield self._answer(made)
 
-    def _lost(self, batch: int) -> Iterator[Message]:
+    def _without_gradient(self, batch: int) -> Iterator[Message]:
         del self._steps_when_sent[batch]
-        self._unanswered_batches += 1
         for made in self._unlock.lost(batch):
             yield self._answer(made)
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
+
 from common import config
 from common.options import DniOptions, VfbnOptions
 from common.synthesizers.base import GradientSynthesizer
 from common.synthesizers.regression import Regression
 from common.synthesizers.virtual import VirtualForward
 
-__all__ = ["GradientSynthesizer", "Regression", "VirtualForward", "build"]
+__all__ = ["GradientSynthesizer", "Regression", "VirtualForward", "build", "initial"]
 
 Builder = Callable[[config.Decoupling, tuple[int, ...], int], GradientSynthesizer]
 
@@ -39,3 +41,10 @@ def build(decoupling: config.Decoupling, shape: tuple[int, ...], classes: int) -
         classes: how many labels there are.
     """
     return BUILDERS[decoupling.gradient](decoupling, shape, classes)
+
+
+def initial(settings: config.Config, k: int, shape: tuple[int, ...], classes: int) -> GradientSynthesizer:
+    """M_k as a run begins with it: a stream of its own for each layer's M, apart from the network's."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed((settings.run.seed << 20) + k)
+        return build(settings.decoupling, shape, classes)

@@ -65,6 +65,25 @@ class VirtualForward(GradientSynthesizer):
             self._accumulate(inputs, p, cotangents, residual)
         return loss
 
+    @torch.no_grad()
+    def supervise(self, h: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Take v for a classifier of h: a layer's head with a loss of its own.
+
+        Adds the gradient of (1/B) sum over the batch of the cross-entropy to the `.grad`s, unless v is kept
+        as it started.
+
+        Returns:
+            The gradient of the sum at h, shaped as h, and the sum: a scalar.
+        """
+        inputs, p, s = self._forward(self._shaped(h), y)
+        cotangents = self._down(inputs, s)
+        delta = self.maps[0].cotangent(cotangents[0], inputs[0])
+        loss = -p.gather(1, y.unsqueeze(1)).log().sum()
+        if self.trained:
+            for affine, x, cotangent in zip(self.maps, inputs, cotangents, strict=True):
+                affine.accumulate(x, cotangent / len(h))
+        return delta.expand_as(inputs[0]).reshape(h.shape), loss
+
     def _accumulate(
         self, inputs: list[Tensor], p: Tensor, cotangents: list[Tensor], residual: Tensor
     ) -> None:

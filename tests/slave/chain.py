@@ -14,6 +14,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,20 +25,22 @@ from common.config import Config, Data, Decoupling, Network, Optimizer, Run
 from common.datasets import Dataset
 from common.downpour import Downpour
 from common.flat import Flat
-from common.messages import BoundaryKind
-from common.synthesizers import GradientSynthesizer
+from common.messages import RISING, BoundaryKind
+from common.replica import Push, Replica
+from common.schedule import Stepper
+from common.synthesizers import GradientSynthesizer, VirtualForward
 from common.wire.payloads import decode_boundary, encode_boundary
 from master.store import Memory, Store
-from slave.decoupling import Health, Layer, Message, NoUnlock, Synthesizer, Top, Unlock, UpdateUnlock
+from slave.decoupling import Layer, Message, Synthesizer, Unlock
+from slave.health import Fallback, Health
 from slave.links import from_wire, to_wire
-from slave.replica import Push, Replica
-from slave.schedule import Stepper
 from slave.trainer import Trainer
+from slave.unlocks import unlocked
+from slave.unlocks.local import Head
 
 UP, DOWN = BoundaryKind.ACTIVATIONS, BoundaryKind.GRADIENTS
-RISING = (BoundaryKind.ACTIVATION, BoundaryKind.END)
 
-MakeSynthesizer = Callable[[GradientSynthesizer, Flat, Stepper, Health], Synthesizer]
+MakeSynthesizer = Callable[[GradientSynthesizer, Flat, Stepper, Health, int], Synthesizer]
 
 
 @lru_cache(maxsize=1)
@@ -57,6 +60,7 @@ def configured(
     gradient_options: dict[str, object] | None = None,
     in_flight: int | None = None,
     n_push: int = 3,
+    decoupling: dict[str, Any] | None = None,
     optimizer: Optimizer | None = None,
 ) -> Config:
     """A run on the digits, cut into a layer a unit."""
@@ -64,7 +68,7 @@ def configured(
         Run(batches=batches, batch_size=batch_size),
         Data(),
         Network(model, options or {"widths": [6, 6, 6]}),
-        Decoupling(unlock, gradient, gradient_options or {}, in_flight),
+        Decoupling(unlock, gradient, gradient_options or {}, in_flight=in_flight, **(decoupling or {})),
         optimizer or Optimizer(),
         Downpour(n_push=n_push),
     )
@@ -75,15 +79,15 @@ def configured(
 class WatchedLayer(Layer):
     """A layer that keeps account of what it was given."""
 
-    def __init__(self, k: int, flat: Flat, stepper: Stepper) -> None:
-        super().__init__(k, flat, stepper)
+    def __init__(self, k: int, flat: Flat, stepper: Stepper, seed: int, *, goes_down: bool) -> None:
+        super().__init__(k, flat, stepper, seed, goes_down=goes_down)
         self.forwards = 0
         self.inputs: list[Tensor] = []
         self.stepped: list[int] = []
 
-    def forward(self, h_below: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, batch: int, h_below: Tensor) -> tuple[Tensor, Tensor]:
         """Count it, and keep the leaf, whose `.grad` will be what is sent down."""
-        u, h = super().forward(h_below)
+        u, h = super().forward(batch, h_below)
         self.forwards += 1
         self.inputs.append(u)
         return u, h
@@ -103,7 +107,8 @@ class Incarnation:
         self.k, self.number = k, number
         self.first_batch = store.next_batch(f"{k}/weights")
         self.replicas: list[tuple[Replica, Stepper]] = []
-        self.health = Health()
+        fallback = config.decoupling.fallback_cosine
+        self.health = Health(None if fallback is None else Fallback(fallback))
         # What the tests compare the trainer's own counts with.
         self.sent_at: dict[int, int] = {}
         self.out: set[int] = set()
@@ -112,14 +117,16 @@ class Incarnation:
         blueprint = network.build(config, digits().input_shape, digits().classes)
         cuts = config.network.cuts or []
         self.flat = Flat(network.layer(blueprint, cuts, k).train())
-        self.layer = WatchedLayer(k, self.flat, self._stepper("weights", self.flat))
+        stepper = self._stepper("weights", self.flat)
+        goes_down = config.decoupling.unlock != "local"
+        self.layer = WatchedLayer(k, self.flat, stepper, config.run.seed, goes_down=goes_down)
         self.window = 0 if k == config.layers else config.decoupling.window(k, config.layers)
         self.window_below = config.decoupling.window(k - 1, config.layers)
         self.trainer = Trainer(
             k,
             batches,
             config.run.batches,
-            self._unlock(network.boundary(blueprint, cuts, k)),
+            self._unlock(partial(self._module, network.boundary(blueprint, cuts, k))),
             window=self.window,
             window_below=self.window_below,
             incarnation=number,
@@ -142,17 +149,30 @@ class Incarnation:
         assert max(trainer.delays, default=0) < max(self.window, 1)
         assert len(trainer._owed) <= max(self.window, 1)
 
-    def _unlock(self, shape: tuple[int, ...]) -> Unlock:
-        if self.k == self._config.layers:
-            return Top(self.layer, self.health)
-        if self._config.decoupling.unlock == "none":
-            return NoUnlock(self.layer)
+    def _unlock(self, module: Callable[[], GradientSynthesizer]) -> Unlock:
+        return unlocked(
+            self._config,
+            self.layer,
+            self.health,
+            lambda: self._synthesizer(module()),
+            lambda: self._head(module()),
+        )
+
+    def _module(self, shape: tuple[int, ...]) -> GradientSynthesizer:
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(self.k)
-            module = synthesizers.build(self._config.decoupling, shape, digits().classes)
+            return synthesizers.build(self._config.decoupling, shape, digits().classes)
+
+    def _synthesizer(self, module: GradientSynthesizer) -> Synthesizer:
         flat = Flat(module)
-        self.synthesizer = self._make(module, flat, self._stepper("gradient", flat), self.health)
-        return UpdateUnlock(self.layer, self.synthesizer)
+        every = self._config.decoupling.synthesizer_every
+        stepper = self._stepper("gradient", flat)
+        self.synthesizer = self._make(module, flat, stepper, self.health, every)
+        return self.synthesizer
+
+    def _head(self, module: GradientSynthesizer) -> Head:
+        assert isinstance(module, VirtualForward)
+        return Head(module, self._stepper("gradient", Flat(module)), self.health)
 
     def _stepper(self, shard: str, flat: Flat) -> Stepper:
         optimizer = self._config.optimizer if shard == "weights" else self._config.optimizer.synthesizer
@@ -333,7 +353,7 @@ class Chain:
         if message is None:
             self._send(k, seat.slave.trainer.unanswered())
             return
-        if message.kind in (BoundaryKind.GRADIENT, BoundaryKind.LOST):
+        if message.kind in (BoundaryKind.GRADIENT, BoundaryKind.LOST, BoundaryKind.TAKEN):
             self._account(seat.slave, message)
         self._send(k, seat.slave.trainer.receive(message))
 

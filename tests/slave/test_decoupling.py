@@ -14,9 +14,10 @@ from common.batches import Batches
 from common.config import Config, Optimizer
 from common.flat import Flat
 from common.messages import BoundaryKind
+from common.schedule import Stepper
 from master.store import Memory, Store
-from slave.decoupling import Health, Layer, Message, Synthesizer, Top
-from slave.schedule import Stepper
+from slave.decoupling import Layer, Message, Synthesizer, Top
+from slave.health import Health
 from tests.slave.chain import Chain, Incarnation, configured, digits
 
 NEVER = 10**9
@@ -66,10 +67,21 @@ def error_percent(module: nn.Module) -> float:
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 @pytest.mark.parametrize("model", ["mlp", "cnn"])
-def test_unlock_none_equals_back_propagation_in_one_process_bit_for_bit(model: str, optimizer: str) -> None:
+@pytest.mark.parametrize(
+    "method",
+    [
+        {"unlock": "none"},
+        {"unlock": "delayed", "in_flight": 1},
+        {"unlock": "update", "in_flight": 1, "decoupling": {"mix_true": True}},
+    ],
+    ids=["none", "delayed", "mixed"],
+)
+def test_with_one_batch_out_true_gradients_are_back_propagation_bit_for_bit(
+    model: str, optimizer: str, method: dict[str, Any]
+) -> None:
     # B is a power of two: dividing the sum's gradient at the end, or the loss at the start, is then the same.
     settings = SGD if optimizer == "sgd" else ADAM
-    config = configured(**MODELS[model], unlock="none", batches=40, batch_size=32, optimizer=settings)
+    config = configured(**MODELS[model], **method, batches=40, batch_size=32, optimizer=settings)
     chain = Chain(config, seed=1, pushes=False, wire=True).run()
     plain = back_propagated(config, optimizer)
     for ours, theirs in zip(state(chain.network()), state(plain), strict=True):
@@ -189,7 +201,7 @@ def test_m_learns_nothing_from_a_lost_batch() -> None:
 def test_a_first_layer_without_parameters_passes_its_batches_on() -> None:
     flat = Flat(nn.Sequential(nn.Flatten()))
     layer = Layer(1, flat, Stepper(flat, SGD, 10))
-    _, h = layer.forward(torch.ones(4, 1, 8, 8))
+    _, h = layer.forward(0, torch.ones(4, 1, 8, 8))
     layer.backward(h, torch.ones(4, 64))
     layer.step(0, 4)
     assert h.shape == (4, 64)

@@ -22,6 +22,7 @@ from tests.slave.chain import Chain, Fault, Incarnation, configured, digits
 
 SGD = Optimizer(name="sgd", learning_rate=0.01)
 SEEDS = st.integers(0, 2**32 - 1)
+UNLOCKS = st.sampled_from(["none", "update", "delayed", "local"])
 WINDOWS = st.sampled_from([None, 1, 2, 5])
 BREAKS = st.sampled_from(["break", "master"])
 MANY = settings(
@@ -42,8 +43,8 @@ def small(unlock: str = "update", in_flight: int | None = None, batches: int = 1
         batches=batches,
         batch_size=4,
         unlock=unlock,
-        gradient_options={"hidden": 0} if unlock == "update" else {},
-        in_flight=in_flight if unlock == "update" else None,
+        gradient_options={"hidden": 0} if unlock in ("update", "local") else {},
+        in_flight=in_flight if unlock != "none" else None,
         optimizer=SGD,
     )
 
@@ -102,7 +103,7 @@ def accounts_for_every_batch(chain: Chain) -> None:
 
 
 @MANY
-@given(SEEDS, st.sampled_from(["none", "update"]), WINDOWS)
+@given(SEEDS, UNLOCKS, WINDOWS)
 def test_without_faults_every_batch_passes_every_layer_once_and_in_order(
     seed: int, unlock: str, in_flight: int | None
 ) -> None:
@@ -116,7 +117,7 @@ def test_without_faults_every_batch_passes_every_layer_once_and_in_order(
 
 
 @MANY
-@given(SEEDS, st.sampled_from(["none", "update"]), WINDOWS)
+@given(SEEDS, UNLOCKS, WINDOWS)
 def test_slaves_that_come_at_different_times_lose_nothing(
     seed: int, unlock: str, in_flight: int | None
 ) -> None:
@@ -198,7 +199,7 @@ def test_m_learns_on_the_h_it_sent_and_on_the_gradient_that_was_taken_at_that_ve
 
 
 @MANY
-@given(SEEDS, st.sampled_from(["none", "update"]), WINDOWS, faults(BREAKS))
+@given(SEEDS, UNLOCKS, WINDOWS, faults(BREAKS))
 def test_breaking_streams_lose_nothing(
     seed: int, unlock: str, in_flight: int | None, strikes: list[Fault]
 ) -> None:
@@ -211,7 +212,7 @@ def test_breaking_streams_lose_nothing(
 @settings(MANY, max_examples=100)
 @given(
     SEEDS,
-    st.sampled_from(["none", "update"]),
+    UNLOCKS,
     WINDOWS,
     faults(st.sampled_from(["break", "die", "die", "master"])),
 )
@@ -223,7 +224,7 @@ def test_a_run_ends_and_accounts_for_every_batch_whatever_breaks_and_dies(
 
 
 @settings(MANY, max_examples=15)
-@given(SEEDS, st.sampled_from(["none", "update"]), faults(st.sampled_from(["break", "die"])))
+@given(SEEDS, UNLOCKS, faults(st.sampled_from(["break", "die"])))
 def test_the_store_ends_with_what_the_last_slaves_hold(seed: int, unlock: str, strikes: list[Fault]) -> None:
     chain = Chain(small(unlock), seed, strikes, wire=True).run()
     for slave in chain.slaves:
@@ -402,7 +403,7 @@ def test_with_unlock_none_a_batch_counts_as_seen_once_the_layer_has_stepped_on_i
 def test_thousands_of_schedules_end_and_account_for_every_batch() -> None:
     for seed in range(1500):
         draw = random.Random(seed)
-        unlock = draw.choice(["none", "update"])
+        unlock = draw.choice(["none", "update", "delayed", "local"])
         config = small(unlock, draw.choice([None, 1, 2, 5]), draw.choice([1, 2, 5, 12, 25]))
         kinds = draw.choice([["break"], ["die"], ["break", "die", "master"]])
         last = draw.choice([30, 200, 900])

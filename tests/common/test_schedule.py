@@ -1,4 +1,4 @@
-"""slave.schedule: learning rates as pure functions of the batch, torch's optimizers over a flat module."""
+"""common.schedule: learning rates as pure functions of the batch, torch's optimizers over a flat module."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from common.config import SCHEDULES, SynthesizerOptimizer
 from common.flat import Flat
-from slave.schedule import Stepper, rate
+from common.schedule import Stepper, rate
 
 OPTIMIZERS: dict[str, tuple[SynthesizerOptimizer, Any]] = {
     "sgd": (SynthesizerOptimizer("sgd", 0.05), lambda p: torch.optim.SGD(p, 0.05, foreach=True)),
