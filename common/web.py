@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from common.errors import LayerwiseError, RefusedError
-from common.rpc import is_loopback, split_address
+from common.errors import ConfigError, LayerwiseError, RefusedError
+from common.rpc import interface_to, is_loopback, is_unspecified, split_address
 
 HEAD_BYTES = 8 << 10
 HEAD_SECONDS = 5.0
@@ -175,20 +175,12 @@ def _encoded(page: Page, head_only: bool) -> bytes:
 def advertised(listening: str, peer: str) -> str:
     """Where others reach what listens on an address; of all of this machine's, the one that faces `peer`."""
     host, port = split_address(listening)
-    if host.strip("[]") not in ("0.0.0.0", "::"):  # noqa: S104 - compared, not listened on
+    if not is_unspecified(host):
         return listening
-    there, there_port = split_address(peer)
     try:
-        family, kind, _, _, address = socket.getaddrinfo(
-            there.strip("[]"), there_port, type=socket.SOCK_DGRAM
-        )[0]
-        with socket.socket(family, kind) as probe:
-            # Sends nothing: it has the kernel choose the way.
-            probe.connect(address)
-            own = probe.getsockname()[0]
-    except OSError:  # an unknown name: it may be known when the master is there
-        own = socket.gethostname()
-    return f"[{own}]:{port}" if ":" in own else f"{own}:{port}"
+        return f"{interface_to(peer)}:{port}"
+    except ConfigError:  # an unknown name: it may be known when the peer is there
+        return f"{socket.gethostname()}:{port}"
 
 
 @contextmanager

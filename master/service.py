@@ -26,8 +26,8 @@ from common.lifecycle import INTERRUPTED, end_with_parent, keep_freed_memory
 from common.messages import BoundaryKind, Operation
 from common.rpc import Server, split_address
 from common.table import Table
-from master.auxiliary import Auxiliary
 from common.web import Site
+from master.auxiliary import Auxiliary
 from master.keeper import Keeper
 from master.optimizers import use_one_thread
 from master.policies import policies

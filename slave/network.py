@@ -12,7 +12,15 @@ from typing import Any
 
 from common import rpc
 from common.errors import LayerwiseError, RefusedError, UnreachableError
-from common.messages import BoundaryKind, Header, JoinReply, LeaveRequest, PushReply, SynthesisMessage, Telemetry
+from common.messages import (
+    BoundaryKind,
+    Header,
+    JoinReply,
+    LeaveRequest,
+    PushReply,
+    SynthesisMessage,
+    Telemetry,
+)
 from common.replica import Push
 from common.wire.methods import LEAVE
 from common.wire.payloads import encode_boundary

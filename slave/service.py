@@ -180,9 +180,7 @@ class Slave:
 
     def _joined(self, config: Config, device: str, address: str) -> JoinReply | None:
         """A lease, once one is free; None when the run is over."""
-        request = JoinRequest(
-            self._name, socket.gethostname(), os.getpid(), device, address, self._shown
-        )
+        request = JoinRequest(self._name, socket.gethostname(), os.getpid(), device, address, self._shown)
         lost_since: float | None = None
         told = False
         while True:

@@ -64,6 +64,7 @@ OVERVIEW = Dashboard(
         _panel(
             "Test error", "As the evaluator last measured it.", RATIO, ("layerwise_test_error_ratio", "error")
         ),
+        _panel("Test loss", "The same, an example.", PLAIN, ("layerwise_test_loss", "loss")),
         _panel(
             "Progress",
             "Batches that the whole network has gone through, of those it is to.",
@@ -83,6 +84,7 @@ OVERVIEW = Dashboard(
             "Above zero: a slave was lost and none has taken over.",
             PLAIN,
             ("layerwise_vacant_seats", "vacant"),
+            ("layerwise_seats", "seats in all"),
             ("layerwise_waiting_slaves", "slaves that wait for a seat"),
         ),
         _panel(
@@ -109,6 +111,7 @@ OVERVIEW = Dashboard(
             PLAIN,
             ("layerwise_master_starts_total", "starts of the master"),
             ("layerwise_leases_failed_total", "leases failed"),
+            ("sum(layerwise_leases_granted_total)", "leases granted on seats that are taken"),
         ),
     ),
 )
@@ -123,6 +126,7 @@ STALENESS = Dashboard(
             PLAIN,
             (_quantile(0.5, "push_staleness"), f"p50 of {_LAYER}"),
             (_quantile(0.99, "push_staleness"), f"p99 of {_LAYER}"),
+            ("layerwise_push_staleness_bound", "bound"),
         ),
         _panel(
             "Delay of gradients",

@@ -44,7 +44,7 @@ def _add_run(scrape: Scrape, master: Master, status: StatusReply) -> None:
     counters, evaluation, downpour = status.counters, status.evaluation, master.config.downpour
     vacant = 0 if master.roster.over else sum(not seat.incarnation for seat in status.seats)
     values: list[tuple[Metric, float | Histogram]] = [
-        (metrics.FENCED_PUSHES, counters.fenced_pushes),
+        (metrics.FENCED_PUSHES, counters.fenced),
         (metrics.MALFORMED, counters.malformed),
         (metrics.RECEIVED_BYTES, counters.bytes_received),
         (metrics.SENT_BYTES, counters.bytes_sent),
