@@ -71,6 +71,8 @@ class Cluster:
     slaves: int
     device: str = "auto"
     address: str = ""
+    # Where the live page is.
+    web: str = ""
     restarts: int = 0
     processes: list[Process] = field(default_factory=list)
 
@@ -81,11 +83,12 @@ class Cluster:
             LayerwiseError: the master did not come up.
         """
         (self.directory.state / "address").unlink(missing_ok=True)
-        self._master = self._process("master", self._master_arguments("127.0.0.1:0"))
+        self._master = self._process("master", self._master_arguments("127.0.0.1:0", "127.0.0.1:0"))
         self._master.start(self._environment())
         self.address = self._listening()
-        # Again at the same address if it dies: the slaves know no other.
-        self._master.arguments = self._master_arguments(self.address)
+        self.web = (self.directory.state / "web").read_text(encoding="utf-8")
+        # Again at the same addresses if it dies: the slaves know no other, nor does who watches.
+        self._master.arguments = self._master_arguments(self.address, self.web)
         for number in range(1, self.slaves + 1):
             slave = self._process(
                 f"slave-{number}", ["slave", "--master", self.address, "--device", self.device]
@@ -170,9 +173,9 @@ class Cluster:
         self.processes.append(process)
         return process
 
-    def _master_arguments(self, listen: str) -> list[str]:
+    def _master_arguments(self, listen: str, web: str) -> list[str]:
         config, state = str(self.directory.path / CONFIG), str(self.directory.state)
-        return ["master", config, "--listen", listen, "--state-dir", state]
+        return ["master", config, "--listen", listen, "--web", web, "--state-dir", state]
 
     def _environment(self) -> dict[str, str]:
         # Processes that share cores must not each start a thread for every core.

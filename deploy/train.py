@@ -62,6 +62,7 @@ class Training:
                     f"{directory.path}: training {config.layers} layers on {config.data.dataset}"
                 )
                 cluster.start()
+                self._screen.say(f"live page: http://{cluster.web}/")
                 evaluator = self._evaluator(dataset)
                 with Reader(cluster.address) as reader:
                     finished = self._watch(cluster, reader, evaluator)

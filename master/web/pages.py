@@ -22,6 +22,7 @@ STATIC = {
     "/page.js": ("page.js", "text/javascript; charset=utf-8"),
     "/page.css": ("page.css", "text/css; charset=utf-8"),
     "/uPlot.iife.min.js": ("uPlot.iife.min.js", "text/javascript; charset=utf-8"),
+    "/icon.svg": ("icon.svg", "image/svg+xml"),
     "/uPlot.min.css": ("uPlot.min.css", "text/css; charset=utf-8"),
 }
 

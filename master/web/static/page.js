@@ -189,7 +189,7 @@ function slaveCard(seat, replicas) {
 
 // Charts ---------------------------------------------------------------------------------------------------
 const CHARTS = [
-  { title: "Test error", unit: " %", series: [["test error", "test_error_percent"]] },
+  { title: "Test error", unit: " %", rare: true, series: [["test error", "test_error_percent"]] },
   { title: "Samples a second", unit: "", series: [["through the network", "samples_per_second"]] },
   { title: "Staleness of pushes", unit: "", series: [["middle", "staleness_p50"], ["99 %", "staleness_p99"]] },
   { title: "Delay of gradients, in batches", unit: "", series: [["middle", "delay_p50"], ["99 %", "delay_p99"]] },
@@ -201,12 +201,14 @@ function buildCharts() {
   const axis = { stroke: colour("--quiet"), grid: { stroke: colour("--line"), width: 1 }, ticks: { stroke: colour("--line"), width: 1 } };
   drawn.forEach((each) => each.plot.destroy());
   byId("charts").replaceChildren();
-  drawn = CHARTS.map((chart) => {
-    const box = made("div", { class: "chart" }, made("h3", {}, `${chart.title} `, made("span", { class: "quiet" })));
-    byId("charts").append(box);
+  // All of them first: how wide each is depends on how many there are.
+  const boxes = CHARTS.map((chart) => made("div", { class: "chart" }, made("h3", {}, `${chart.title} `, made("span", { class: "quiet" }))));
+  byId("charts").append(...boxes);
+  drawn = CHARTS.map((chart, place) => {
+    const box = boxes[place];
     const lines = chart.series.map(([label], n) => ({
       // Told apart by dashes as well as by colour.
-      label, stroke: colour(n ? "--warn" : "--accent"), width: 2, dash: n ? [7, 4] : [], spanGaps: true,
+      label, stroke: colour(n ? "--warn" : "--accent"), width: 2, dash: n ? [7, 4] : [], spanGaps: chart.rare ?? false,
       points: { show: false }, value: (_, value) => (value === null ? "–" : short(value) + chart.unit),
     }));
     const plot = new uPlot({
