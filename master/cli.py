@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from common import logs
+
 
 @click.command()
 @click.argument("config", type=click.Path(path_type=Path))
@@ -34,8 +36,16 @@ import click
     help="Where the live page, /metrics and /status are shown, to be read only; port 0 takes a free one.",
 )
 @click.option("--insecure", is_flag=True, help="Listen beyond this machine in the clear.")
+@logs.options
 def master(
-    config: Path, overrides: tuple[str, ...], listen: str, state_dir: Path, web: str, insecure: bool
+    config: Path,
+    overrides: tuple[str, ...],
+    listen: str,
+    state_dir: Path,
+    web: str,
+    insecure: bool,
+    log_format: str,
+    log_level: str,
 ) -> int:
     """Keep a run's parameters, and serve them to its slaves.
 
@@ -48,4 +58,5 @@ def master(
 
     check_listen(listen, insecure)
     check_listen(web, insecure, "--web")
+    logs.configure("master", log_format, log_level)
     return serve(resolved(load(config, overrides)), listen, web, state_dir)

@@ -50,7 +50,6 @@ class Keeper:
         try:
             await self.take()
         except LayerwiseError as error:
-            log.error("%s", error)
             self._master.state.log({"event": "no snapshot", "why": str(error)})
 
     async def take(self) -> Kept:

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import fcntl
 import json
+import logging
 import os
 import time
 import zlib
@@ -23,6 +24,10 @@ from master.mapped import MappedSlots
 from master.optimizers import Bytes
 from master.shard import Record, Slots
 
+log = logging.getLogger("layerwise.master")
+
+# Events that somebody should look at.
+TROUBLE = ("failed", "fenced", "no snapshot")
 # Events that are kept at hand for who watches, and how far back a start looks for them in the file.
 RECENT_EVENTS, TAIL_BYTES = 200, 64 << 10
 
@@ -186,6 +191,8 @@ class StateDirectory:
         """Add a line to events.jsonl: what happened when, in seconds of the epoch."""
         event = {"time": round(time.time(), 3), **event}
         self.recent.append(event)
+        level = logging.WARNING if event["event"] in TROUBLE else logging.INFO
+        log.log(level, "%s", _said(event), extra=event)
         line = json.dumps(event) + "\n"
         # The run does not hang on its log: on a full disk a line may be lost.
         with contextlib.suppress(OSError):
@@ -199,6 +206,15 @@ class StateDirectory:
 
     def _file(self, name: str) -> Path:
         return self._shards / (name.replace("/", "-") + ".shard")
+
+
+def _said(event: dict[str, Any]) -> str:
+    """An event in words; what is long stays in the log."""
+    plain = {
+        k: v for k, v in event.items() if k not in ("time", "event") and isinstance(v, str | int | float)
+    }
+    told = ", ".join(f"{name} {value}" for name, value in plain.items() if value != "")
+    return f"{event['event']}: {told}" if told else str(event["event"])
 
 
 def _tail(path: Path) -> list[dict[str, Any]]:

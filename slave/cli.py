@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 
 import click
+
+from common import logs
 
 
 @click.command()
@@ -39,6 +40,7 @@ import click
     help="Where /metrics is shown, to be read only; the master is told. Port 0 takes a free one.",
 )
 @click.option("--insecure", is_flag=True, help="Listen beyond this machine in the clear.")
+@logs.options
 def slave(
     master: str,
     device: str,
@@ -49,6 +51,8 @@ def slave(
     advertise: str | None,
     metrics: str,
     insecure: bool,
+    log_format: str,
+    log_level: str,
 ) -> int:
     """Train one layer: everything else comes from the master.
 
@@ -59,5 +63,5 @@ def slave(
     from slave.service import Options, serve
 
     check_listen(metrics, insecure, "--metrics")
-    logging.basicConfig(level=logging.INFO, format="slave: %(message)s")
+    logs.configure("slave", log_format, log_level)
     return serve(Options(master, device, data, code, wait, listen, advertise, insecure, metrics))

@@ -125,7 +125,6 @@ def test_every_query_finds_data(prometheus: Prometheus) -> None:
         console = prometheus.get(f"/consoles/{page.name}.html").decode()
         assert page.title in console
         assert console.count("<tr>") >= len(page.panels) - 2, page.name
-        assert "error" not in console.lower().replace("test error", "").replace("test_error", "")
 
 
 def test_a_slave_that_has_gone_is_scraped_no_more_and_one_that_comes_is(
