@@ -37,6 +37,12 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def trained(web: str) -> int:
+    """How many batches the run is through."""
+    with urlopen(f"http://{web}/status", timeout=20) as answer:
+        return int(json.load(answer)["batches"])
+
+
 class Prometheus:
     """Debian's, with what is deployed; but for the master's address and the pace of scraping."""
 
@@ -85,9 +91,10 @@ def prometheus(cli: Cli, by_hand: HandMade, tmp_path: Path) -> Iterator[Promethe
     by_hand.master(*staleness, "--set", "run.batches=1000000", "--set", "cluster.snapshot_seconds=1")
     for _ in range(4):
         by_hand.slave()
-    until(lambda: by_hand.status()["batches"] > 30)
+    web = (cli.folder / "state" / "web").read_text()
+    until(lambda: trained(web) > 30, 120)
     assert cli.run("evaluate", "--master", by_hand.address).returncode == 0
-    running = Prometheus(tmp_path, (cli.folder / "state" / "web").read_text())
+    running = Prometheus(tmp_path, web)
     try:
         until(lambda: running.up() == 5)
         yield running
