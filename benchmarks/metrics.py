@@ -41,7 +41,7 @@ def main() -> None:
 
     delays = dict(Counter(range(12)))
     watched = Watched(JoinReply(True, layer=1), meter, Telemetry(steps=1000, delays=delays), 0)
-    exposition = Exposition("light", "cpu", 64, lambda: watched)
+    exposition = Exposition("light", 64, lambda: watched)
     counting, scraping = took(step, ROUNDS), took(exposition.metrics, SCRAPES)
     found = {
         "counting_seconds": counting,

@@ -18,7 +18,16 @@ import tomli_w
 from common import settings
 from common.downpour import Downpour
 from common.errors import ConfigError
-from common.options import DATASETS, GRADIENTS, MODELS, GradientOptions, ModelOptions
+from common.options import (
+    AUGMENTS,
+    DATASETS,
+    GRADIENTS,
+    INPUTS,
+    MODELS,
+    GradientOptions,
+    InputOptions,
+    ModelOptions,
+)
 from common.settings import is_user_function, key
 
 
@@ -52,6 +61,11 @@ class Data:
     path: str | None = key(
         None, "folder that holds the data set's files; unset: downloaded to the user's cache"
     )
+    augment: str = key(
+        "none",
+        "none, or crop-flip: images to train on moved by up to 4 pixels and mirrored at random",
+        choices=AUGMENTS,
+    )
 
 
 @dataclass(frozen=True)
@@ -59,7 +73,10 @@ class Network:
     """The network and where it is cut into layers."""
 
     model: str = key(
-        "mlp", "mlp, cnn, or path/to/file.py:function", choices=tuple(MODELS), user_function=True
+        "mlp",
+        "mlp, cnn, resnet, wrn, or path/to/file.py:function",
+        choices=tuple(MODELS),
+        user_function=True,
     )
     options: dict[str, Any] = key({}, "the model's own options, or keyword arguments of the user's function")
     layers: int | None = key(
@@ -93,6 +110,8 @@ class Network:
         return settings.read(MODELS[self.model], self.options, "network.options.")
 
 
+# Of `full`: messages that wait are older than what a layer could learn on instead.
+SLOTS = 4
 # Which keys of [decoupling] have a meaning for an unlock.
 _MEANT = {
     "none": set(),
@@ -102,6 +121,10 @@ _MEANT = {
     },
     "delayed": {"in_flight", "shrink"},
     "local": {"gradient_options", "in_flight"},
+    "full": {
+        "gradient", "gradient_options", "input", "input_options", "in_flight", "step_probability",
+        "synthesizer_every",
+    },
 }  # fmt: skip
 
 
@@ -111,14 +134,22 @@ class Decoupling:
 
     unlock: str = key(
         "update",
-        "update: no wait for the gradient (M); delayed: true gradients, late; local: a head and a loss "
-        "a layer; none: back-propagation across slaves",
-        choices=("none", "update", "delayed", "local"),
+        "update: no wait for the gradient (M); full: nor for the input (M and I); delayed: true gradients, "
+        "late; local: a head and a loss a layer; none: back-propagation across slaves",
+        choices=("none", "update", "full", "delayed", "local"),
     )
     gradient: str = key("vfbn", "M, the gradient synthesizer: dni, cdni or vfbn", choices=tuple(GRADIENTS))
     gradient_options: dict[str, Any] = key({}, "M's own options: hidden, ...; with local, the head's")
+    input: str = key(
+        "mlp",
+        "I, the input synthesizer: linear, mlp, conv, or frozen (never trained: the control)",
+        choices=tuple(INPUTS),
+    )
+    input_options: dict[str, Any] = key({}, "I's own options: hidden, ...")
     in_flight: int | None = key(
-        None, "batches a layer may have out without their delta; unset: 2(K - k) + 1", minimum=1
+        None,
+        "batches a layer may have out without their delta; unset: 2(K - k) + 1; of full: slots of a mailbox",
+        minimum=1,
     )
     shrink: float = key(
         1.0, "of delayed: what a gradient is multiplied by at each boundary (beta)", minimum=0, maximum=1
@@ -126,7 +157,7 @@ class Decoupling:
     step_probability: float = key(
         1.0, "of M: the part of the batches whose synthetic gradient is stepped on", above=0, maximum=1
     )
-    synthesizer_every: int = key(1, "M learns on every so-manieth true gradient", minimum=1)
+    synthesizer_every: int = key(1, "n: M learns on every n-th true gradient", minimum=1)
     mix_true: bool = key(
         False, "of update: step on the true gradient where it comes before the next batch, on M's elsewhere"
     )
@@ -139,6 +170,7 @@ class Decoupling:
 
     def __post_init__(self) -> None:
         self.synthesizer_options()
+        self.predictor_options()
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             idle = {} if field.name.endswith("_options") else field.default
@@ -153,9 +185,23 @@ class Decoupling:
         """Whether there are M's."""
         return "gradient" in _MEANT[self.unlock]
 
+    @property
+    def predicts(self) -> bool:
+        """Whether there are I's."""
+        return "input" in _MEANT[self.unlock]
+
+    @property
+    def slots(self) -> int | None:
+        """N where messages may be lost: batch b waits in slot b mod N, the newest. None: none is lost."""
+        return (self.in_flight or SLOTS) if self.unlock == "full" else None
+
     def synthesizer_options(self) -> GradientOptions:
         """The checked options of M, or of the head."""
         return settings.read(GRADIENTS[self.gradient], self.gradient_options, "decoupling.gradient_options.")
+
+    def predictor_options(self) -> InputOptions:
+        """The checked options of I."""
+        return settings.read(INPUTS[self.input], self.input_options, "decoupling.input_options.")
 
     def window(self, layer: int, layers: int) -> int:
         """How many batches layer `layer` of `layers` may have out without their delta."""
@@ -164,7 +210,7 @@ class Decoupling:
         return self.in_flight or 2 * (layers - layer) + 1
 
 
-SCHEDULES = ("constant", "cosine", "linear")
+SCHEDULES = ("constant", "cosine", "linear", "steps")
 OPTIMIZERS = ("sgd", "adam", "adamw", "adagrad")
 
 
@@ -180,7 +226,9 @@ class SynthesizerOptimizer:
     nesterov: bool = key(False, "of sgd, with momentum")
     weight_decay: float = key(0.0, "its weight decay", minimum=0)
     schedule: str = key(
-        "constant", "constant, or cosine or linear to zero at the run's end", choices=SCHEDULES
+        "constant",
+        "constant; cosine or linear to zero at the run's end; steps: a tenth at 1/2, 3/4 and 11/12 of it",
+        choices=SCHEDULES,
     )
 
     def __post_init__(self) -> None:
@@ -215,6 +263,9 @@ class Cluster:
     )
     heartbeat_seconds: float = key(1.0, "seconds between two heartbeats of a slave", minimum=0.05)
     misses: int = key(2, "heartbeats missed in a row until a slave is failed", minimum=1)
+    backup_steps: int = key(
+        100, "steps between two backups of a slave's optimizer state to the master; 0: never", minimum=0
+    )
     snapshot_seconds: float = key(30.0, "seconds between two snapshots of the master", minimum=0.1)
 
 
@@ -236,10 +287,10 @@ class Config:
                 f"downpour.warm_start: {self.downpour.warm_start} of {self.run.batches} batches leaves none "
                 "to the other replicas"
             )
-        if self.cluster.synthesis == "master" and self.decoupling.unlock == "none":
+        if self.cluster.synthesis == "master" and not self.decoupling.synthesizes:
             raise ConfigError(
-                'cluster.synthesis: "master" has no meaning with decoupling.unlock = "none", which has no M; '
-                "leave it out"
+                'cluster.synthesis: "master" has no meaning with decoupling.unlock = '
+                f'"{self.decoupling.unlock}", which has no M; leave it out'
             )
         layers = self.network.layers if self.network.cuts is None else len(self.network.cuts) + 1
         if layers is not None:

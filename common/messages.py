@@ -123,6 +123,7 @@ class SynthesisMessage:
     incarnation: int = 0
     classes: int = 0
     loss: float = 0.0
+    shape: list[int] = field(default_factory=list)
     table: Table = field(default_factory=lambda: Table((), 0))
     data: Buffer = b""
 
@@ -225,11 +226,13 @@ class HeartbeatRequest:
 
 @dataclass(frozen=True, slots=True)
 class HeartbeatReply:
-    """Whether every layer is done, so that the slave may go; and its neighbours, if those are others now."""
+    """Whether the slave may go; its neighbours, if others now; where no layer waits, to begin and to stop."""
 
     over: bool = False
     peers_version: int = 0
     peers: list[Peer] = field(default_factory=list)
+    begin: bool = False
+    stop: bool = False
 
 
 @dataclass(frozen=True, slots=True)

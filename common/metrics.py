@@ -14,7 +14,7 @@ from itertools import accumulate
 from typing import Any, Self
 
 from common.lifecycle import cpu_seconds
-from common.machine import Utilization, resident_bytes
+from common.messages import Utilization
 
 PREFIX = "layerwise_"
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -145,8 +145,11 @@ STARTS = _counter("master_starts_total", MASTER, (), "Starts of a master on this
 
 # --- processes and machines -------------------------------------------------------------------------------
 PROCESS_CPU = _counter("process_cpu_seconds_total", BOTH, _SEAT, "CPU time of the process.")
+PROCESS_UTILIZATION = _gauge(
+    "process_utilization_ratio", BOTH, _SEAT, "The processor time of the process; 1 is one core's."
+)
 PROCESS_MEMORY = _gauge("process_resident_memory_bytes", BOTH, _SEAT, "Memory that the process holds.")
-CPU = _gauge("cpu_utilization_ratio", BOTH, _SEAT, "The machine's CPUs, 0 to 1, since the last look.")
+CPU = _gauge("cpu_utilization_ratio", BOTH, _SEAT, "The machine's CPUs, 0 to 1.")
 MEMORY = _gauge("memory_utilization_ratio", BOTH, _SEAT, "The machine's memory in use, 0 to 1.")
 DISK = _gauge("disk_utilization_ratio", BOTH, _SEAT, "The process' disk in use, 0 to 1.")
 GPU = _gauge("gpu_utilization_ratio", SLAVE, _SEAT, "The slave's GPU, 0 to 1, where it has one.")
@@ -212,19 +215,21 @@ class Scrape:
         else:
             family.add_metric(told, value)
 
-    def add_process(self, busy: Utilization, *labels: object) -> None:
-        """What the process uses, and its machine, at this moment."""
+    def add_process(self, used: Utilization, *labels: object) -> None:
+        """What the process has used, and how busy it and its machine were when that was last measured."""
         self.add(PROCESS_CPU, cpu_seconds(), *labels)
-        self.add(PROCESS_MEMORY, resident_bytes(), *labels)
-        for metric, part in [
-            (CPU, busy.cpu),
-            (MEMORY, busy.memory),
-            (DISK, busy.disk),
-            (GPU, busy.gpu),
-            (GPU_MEMORY, busy.gpu_memory),
-        ]:
-            if part is not None:
-                self.add(metric, part, *labels)
+        self.add(PROCESS_MEMORY, used.rss_bytes, *labels)
+        parts = [
+            (PROCESS_UTILIZATION, used.cpu_percent),
+            (CPU, used.host_cpu_percent),
+            (MEMORY, used.memory_percent),
+            (DISK, used.disk_percent),
+            (GPU, used.gpu_percent),
+            (GPU_MEMORY, used.gpu_memory_percent),
+        ]
+        for metric, percent in parts:
+            if percent is not None:
+                self.add(metric, percent / 100, *labels)
 
     def _made(self, metric: Metric) -> Any:
         from prometheus_client import core

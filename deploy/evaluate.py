@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import time
@@ -14,8 +15,8 @@ from common import datasets, network
 from common.config import Config
 from common.errors import ConfigError, NotFoundError, UnreachableError
 from common.messages import Evaluation
-from deploy.evaluator import Evaluator, Snapshot, pulled
-from deploy.reader import Reader
+from deploy.evaluator import Evaluator, Snapshot
+from deploy.reader import Reader, latest
 from deploy.runs import CONFIG, MODEL, RunDirectory, new_directory, next_evaluation, summarized
 from deploy.screen import Screen, print_summary
 
@@ -54,7 +55,7 @@ def evaluate_master(
         evaluator = _evaluator(config, dataset, code)
         if watch:
             return _watch(reader, config, dataset, evaluator, path, as_json)
-        evaluation = evaluator.measure(pulled(config, reader.pull))
+        evaluation = evaluator.measure(evaluator.snapshot(reader.pull))
         reader.report(evaluation)
     _tell(evaluation, as_json)
     return 0
@@ -78,7 +79,9 @@ def _watch(
             try:
                 status = reader.status()
                 snapshot = (
-                    pulled(config, reader.pull) if status.batches >= due or status.state == "done" else None
+                    evaluator.snapshot(reader.pull)
+                    if status.batches >= due or status.state == "done"
+                    else None
                 )
             except (UnreachableError, NotFoundError):
                 time.sleep(WATCH_SECONDS)
@@ -94,7 +97,7 @@ def _watch(
     finally:
         screen.close()
     restarts = sum(seat.grants - 1 for seat in status.seats)
-    summary = summarized(config, reader.status(), evaluation, time.monotonic() - began, restarts)
+    summary = summarized(config, latest(reader, status), evaluation, time.monotonic() - began, restarts)
     directory.finish(summary, snapshot.state, config, dataset)
     click.echo(json.dumps(summary)) if as_json else print_summary(summary, str(directory.path))
     return 0
@@ -111,7 +114,9 @@ def _measured(
     evaluation = evaluator.measure(snapshot)
     screen.evaluated(evaluation)
     directory.note_evaluation(evaluation, time.monotonic() - began)
-    reader.report(evaluation)
+    # The files are what counts: a master that is away is told of the next one.
+    with contextlib.suppress(UnreachableError):
+        reader.report(evaluation)
     return evaluation
 
 

@@ -43,7 +43,8 @@ def _write(run_dir: Path | None, master: str | None, suffix: str, path: Path) ->
     import torch
     from safetensors.torch import load_file
 
-    from deploy.evaluator import pulled
+    from common import network
+    from deploy.evaluator import Evaluator
 
     if run_dir is not None:
         torch.save(load_file(run_dir / MODEL), path)
@@ -51,8 +52,10 @@ def _write(run_dir: Path | None, master: str | None, suffix: str, path: Path) ->
     assert master is not None
     with Reader(master) as reader:
         config = reader.config()
-        state = pulled(config, reader.pull).state
+        data = datasets.load(config.data)
+        blueprint = network.build(config, data.input_shape, data.classes)
+        state = Evaluator(config, data, blueprint).snapshot(reader.pull).state
     if suffix == ".pt":
         torch.save(state, path)
     else:
-        save_model(path, state, config, datasets.load(config.data))
+        save_model(path, state, config, data)

@@ -88,7 +88,8 @@ class RunDirectory:
     def _note_heartbeat(self, seat: Seat, seconds: float) -> None:
         flat = dataclasses.asdict(seat)
         telemetry = flat.pop("telemetry")
-        self._note({"kind": "heartbeat", "seconds": round(seconds, 3), **flat, **telemetry})
+        utilization = telemetry.pop("utilization")
+        self._note({"kind": "heartbeat", "seconds": round(seconds, 3), **flat, **telemetry, **utilization})
 
     def evaluations(self) -> list[dict[str, Any]]:
         """Every evaluation so far."""
@@ -155,7 +156,7 @@ def summarized(
         "synthesis": config.cluster.synthesis,
         "unlock": config.decoupling.unlock,
         "gradient": config.decoupling.gradient if config.decoupling.synthesizes else None,
-        "input": None,
+        "input": config.decoupling.input if config.decoupling.predicts else None,
         "layers": config.layers,
         "slaves": len(seats),
         "batches": config.run.batches,

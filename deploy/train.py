@@ -18,7 +18,7 @@ from common.errors import ConfigError, NotFoundError, UnreachableError
 from common.lifecycle import INTERRUPTED, Interrupt
 from common.messages import Evaluation, StatusReply
 from deploy.local import Cluster
-from deploy.reader import Reader
+from deploy.reader import Reader, latest
 from deploy.runs import RunDirectory, new_directory, next_evaluation, summarized
 from deploy.screen import Screen, print_summary
 
@@ -69,7 +69,7 @@ class Training:
                     if finished:
                         snapshot, evaluation = self._evaluated(reader, evaluator)
                         self._note(evaluation, reader)
-                        self._status = reader.status()
+                        self._status = latest(reader, self._status)
                         cluster.finish()
             finally:
                 self._screen.close()
@@ -123,6 +123,8 @@ class Training:
                     continue
                 if self._status.state == "done":
                     return True
+                for event in cluster.relieve(self._status, self._config.cluster.heartbeat_seconds):
+                    self._screen.say(event)
                 if evaluating is not None and evaluating.done():
                     self._note(evaluating.result()[1], reader)
                     evaluating = None
@@ -143,12 +145,10 @@ class Training:
         return True
 
     def _evaluated(self, reader: Reader, evaluator: Evaluator) -> tuple[Snapshot, Evaluation]:
-        from deploy.evaluator import pulled
-
         deadline = time.monotonic() + FINAL_PULL_SECONDS
         while True:
             try:
-                snapshot = pulled(self._config, reader.pull)
+                snapshot = evaluator.snapshot(reader.pull)
             except (UnreachableError, NotFoundError):  # the master is being started again
                 if time.monotonic() > deadline or self._stop.wait(STATUS_SECONDS):
                     raise

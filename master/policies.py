@@ -50,7 +50,8 @@ def alike(policy: Policy | None = None) -> Policies:
 def policies(config: Config) -> Policies:
     """The policy of each shard of a resolved configuration: M's and I's always take updates.
 
-    Where the master runs M, it alone changes M's shard, whatever the number of replicas.
+    Where the master runs M, it alone changes M's shard, whatever the number of replicas. What a slave's
+    optimizers remember (k/optimizer) is never fetched by those that push it: no staleness rule is for it.
     """
     downpour, replicas = config.downpour, config.replicas
     rule, optimizer = rule_of(downpour), optimizer_of(downpour)
@@ -58,9 +59,12 @@ def policies(config: Config) -> Policies:
 
     def policy(shard: str) -> Policy:
         layer, _, kind = shard.partition("/")
+        count = replicas[int(layer) - 1]
         if kind == "weights":
-            return Policy(replicas[int(layer) - 1], rule, optimizer)
-        return Policy(1 if served else replicas[int(layer) - 1], rule)
+            return Policy(count, rule, optimizer)
+        if kind == "optimizer":
+            return Policy(count)
+        return Policy(1 if served else count, rule)
 
     return policy
 

@@ -12,12 +12,15 @@ from dataclasses import dataclass
 
 from common.errors import LayerwiseError, MalformedError
 from common.messages import FALLING, RISING, BoundaryKind, BoundaryMessage
+from common.slots import Slots
 from common.wire.payloads import encode_boundary
 
 # Twice the largest window (a resend may come behind the first sending), and room for END, LOST and PEER.
 SPARE = 8
 
 _STREAM_OF = dict.fromkeys(RISING, BoundaryKind.ACTIVATIONS) | dict.fromkeys(FALLING, BoundaryKind.GRADIENTS)
+
+_SLOTTED = (BoundaryKind.ACTIVATION, BoundaryKind.GRADIENT)
 
 
 @dataclass(frozen=True)
@@ -30,39 +33,54 @@ class Address:
 
 
 class Mailbox:
-    """Messages on their way to one open stream, oldest first; None closes the stream."""
+    """Messages on their way to one open stream, oldest first; None closes the stream.
 
-    def __init__(self, capacity: int) -> None:
-        self._messages: asyncio.Queue[bytes | None] = asyncio.Queue()
-        self._capacity = capacity
+    Given `slots`, activations and gradients share those: a newer batch's takes the place of an older one's.
+    """
+
+    def __init__(self, capacity: int, slots: int | None = None) -> None:
+        self._messages = Slots[bytes](slots)
+        self._some = asyncio.Event()
+        self._capacity = capacity + (slots or 0)
         self.closed = False
         # Why the stream is ended, where its own messages broke a rule.
         self.refusal: LayerwiseError | None = None
 
-    def put(self, message: bytes) -> bool:
-        """Add one, if there is room; whether there was."""
-        if self._messages.qsize() >= self._capacity:
+    def put(self, message: bytes, batch: int | None = None) -> bool:
+        """Add one, if there is room; whether there was. `batch` is that of an activation or a gradient."""
+        if len(self) >= self._capacity:
             return False
-        self._messages.put_nowait(message)
+        self._messages.put(message, batch)
+        self._some.set()
         return True
 
     def close(self) -> None:
         """Let the reader end after what is there."""
         self.closed = True
-        self._messages.put_nowait(None)
+        self._some.set()
 
     async def get(self) -> bytes | None:
         """The oldest one, as soon as there is one; None once closed."""
-        return await self._messages.get()
+        while not len(self) and not self.closed:
+            self._some.clear()
+            await self._some.wait()
+        return self._messages.get() if len(self) else None
 
     def __len__(self) -> int:
-        return self._messages.qsize()
+        return len(self._messages)
 
 
 class Relay:
-    """Mailboxes by address. `windows[k - 1]` is the most batches layer k may have out."""
+    """Mailboxes by address.
 
-    def __init__(self, windows: list[int], replicas: list[int]) -> None:
+    Args:
+        windows: of each layer, the most batches that it may have out.
+        replicas: of each layer.
+        slots: of each mailbox, where messages may be lost.
+    """
+
+    def __init__(self, windows: list[int], replicas: list[int], slots: int | None = None) -> None:
+        self._slots = slots
         self._capacity = 2 * max(windows) * max(replicas) + SPARE
         self._mailboxes: dict[Address, Mailbox] = {}
         self.dropped = 0
@@ -70,7 +88,7 @@ class Relay:
     def open(self, address: Address) -> Mailbox:
         """A fresh mailbox for a stream; an older stream of the same address is closed."""
         self.close(address, self._mailboxes.get(address))
-        self._mailboxes[address] = mailbox = Mailbox(self._capacity)
+        self._mailboxes[address] = mailbox = Mailbox(self._capacity, self._slots)
         return mailbox
 
     def close(self, address: Address, mailbox: Mailbox | None) -> None:
@@ -109,13 +127,14 @@ class Relay:
                 f"layer {sender.layer} sent {message.kind.name} to layer {message.layer} on its stream of "
                 f"{sender.stream.name}"
             )
-        self._deliver(Address(message.layer, message.replica, sender.stream), encoded)
+        batch = message.batch if message.kind in _SLOTTED else None
+        self._deliver(Address(message.layer, message.replica, sender.stream), encoded, batch)
 
-    def _deliver(self, address: Address, encoded: bytes) -> None:
+    def _deliver(self, address: Address, encoded: bytes, batch: int | None = None) -> None:
         mailbox = self._mailboxes.get(address)
         if mailbox is None:
             self.dropped += 1
-        elif not mailbox.put(encoded):
+        elif not mailbox.put(encoded, batch):
             self.close(address, mailbox)
 
     def depth(self, layer: int, replica: int) -> int:

@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from common.errors import FencedError, MalformedError
-from common.messages import JoinReply, JoinRequest, Peer, Seat, Telemetry
+from common.messages import JoinReply, JoinRequest, Peer, Seat, Telemetry, Utilization
 from common.replicas import partners
 
 
 @dataclass(frozen=True)
 class Event:
-    """Something that happened to a lease: joined, left, failed or done."""
+    """Something that happened to a lease: joined, replaced (another one), left, failed, fenced or done."""
 
     what: str
     layer: int
@@ -35,6 +35,8 @@ class _Lease:
     seen: float = 0.0
     beat: int = 0
     grants: int = 0
+    # How the seat's last slave went: of the next one, whom it replaces.
+    gone: str = ""
     done: bool = False
     telemetry: Telemetry = field(default_factory=Telemetry)
     # What the seat's earlier slaves did.
@@ -61,7 +63,8 @@ def merged(first: Telemetry, second: Telemetry) -> Telemetry:
 
 def _restored(saved: dict[str, Any]) -> Telemetry:
     """Telemetry from JSON, whose keys are text."""
-    return Telemetry(**{**saved, "delays": {int(delay): count for delay, count in saved["delays"].items()}})
+    delays = {int(delay): count for delay, count in saved["delays"].items()}
+    return Telemetry(**{**saved, "delays": delays, "utilization": Utilization(**saved["utilization"])})
 
 
 class Roster:
@@ -279,7 +282,8 @@ class Roster:
         for lease in self._leases:
             old = by_seat.get((lease.layer, lease.replica))
             if old:
-                lease.incarnation, lease.grants, lease.done = old["incarnation"], old["grants"], old["done"]
+                for name in ("incarnation", "grants", "gone", "done"):
+                    setattr(lease, name, old[name])
                 lease.slave = JoinRequest(**old["slave"])
                 lease.telemetry, lease.retired = _restored(old["telemetry"]), _restored(old["retired"])
 
@@ -291,10 +295,15 @@ class Roster:
         self._incarnations += 1
         lease.incarnation, lease.slave, lease.grants = self._incarnations, request, lease.grants + 1
         lease.beat = 0
-        return self._event("joined", lease)
+        if not lease.gone:
+            return self._event("joined", lease)
+        return self._event("replaced", lease, lease.gone)
 
     def _vacate(self, lease: _Lease, what: str, why: str) -> Event:
         event = self._event(what, lease, why)
+        lease.gone = (
+            f"incarnation {lease.incarnation}, {lease.slave.slave}: {what}, {why or 'no reason given'}"
+        )
         lease.retired, lease.telemetry = lease.total(), Telemetry()
         lease.incarnation, lease.slave = 0, JoinRequest()
         # Its END may not have been answered below: until the run is over, the layer needs a slave.

@@ -26,6 +26,7 @@ from common.lifecycle import INTERRUPTED, end_with_parent, keep_freed_memory
 from common.messages import BoundaryKind, Operation
 from common.rpc import Server, split_address
 from common.table import Table
+from common.utilization import Probe
 from common.web import Site
 from master.auxiliary import Auxiliary
 from master.keeper import Keeper
@@ -39,7 +40,7 @@ from master.shard import Reading
 from master.snapshots import Snapshots
 from master.state import StateDirectory, sealed
 from master.store import Pieces, Store
-from master.tally import KEPT, Tally
+from master.tally import Tally
 from master.web.history import History
 from master.web.pages import pages
 
@@ -58,10 +59,9 @@ class Master:
         self.config = resumed(config, state)
         snapshots = Snapshots(state.path / "snapshots")
         saved, recovery = recover(state, snapshots)
-        self.counters = Tally(
-            **{name: saved.get("counters", {}).get(name, 0) for name in KEPT},
-            staleness=Counter({int(s): n for s, n in saved.get("staleness", {}).items()}),
-        )
+        self.counters = Tally.restored(saved)
+        self._probe = Probe(state.path)
+        self._probed, self._utilization = 0.0, m.Utilization()
         self._starts = saved.get("starts", 0) + 1
         # Ports are used again: a slave must be able to tell a neighbour from another run's slave.
         self._run = saved.get("run") or uuid.uuid4().hex
@@ -72,7 +72,7 @@ class Master:
         windows = [
             self.config.decoupling.window(k + 1, self.config.layers) for k in range(self.config.layers)
         ]
-        self.relay = Relay(windows, replicas)
+        self.relay = Relay(windows, replicas, self.config.decoupling.slots)
         self._counting = threading.Lock()
         self._unsaved = False
         fenced = self._recovered(recovery) if recovery else []
@@ -80,7 +80,7 @@ class Master:
         self.store = Store(state, policies(self.config))
         served = self.config.cluster.synthesis == "master"
         self._auxiliary = Auxiliary(self.config, self.store) if served else None
-        self.keeper = Keeper(self, snapshots)
+        self.keeper = Keeper(self, snapshots, recovery.damage if recovery else ())
         self._happened(fenced)
         self.save()
         state.log({"event": "started", "starts": self._starts})
@@ -114,11 +114,10 @@ class Master:
     def saved(self) -> dict[str, Any]:
         """What must survive the master beside the shards: plain values, for JSON."""
         with self._counting:
-            staleness = dict(self.counters.staleness)
+            counted = self.counters.saved()
         return {
+            **counted,
             "roster": self.roster.saved(time.monotonic()),
-            "counters": {name: getattr(self.counters, name) for name in KEPT},
-            "staleness": staleness,
             "starts": self._starts,
             "run": self._run,
             "evaluation": dataclasses.asdict(self._evaluation),
@@ -143,15 +142,23 @@ class Master:
         events = self.roster.heartbeat(request.incarnation, request.beat, request.telemetry, time.monotonic())
         self._happened(events)
         peers = self.roster.neighbours(request.incarnation, request.peers_version)
-        return m.HeartbeatReply(self.roster.over, *peers)
+        if self.config.decoupling.slots is None:
+            return m.HeartbeatReply(self.roster.over, *peers)
+        seats = self.roster.seats(time.monotonic())
+        # The lower layers are the slower ones, and the upper must not freeze on features that are not ripe.
+        stop = min(seat.telemetry.next_batch for seat in seats) >= self.config.run.batches
+        return m.HeartbeatReply(self.roster.over, *peers, begin=self.roster.complete, stop=stop)
 
     def leave(self, request: m.LeaveRequest) -> None:
         """Give a lease back."""
         self._happened(self.roster.leave(request.incarnation, request.telemetry, request.reason))
 
     def tick(self) -> None:
-        """Fail who is silent."""
-        self._happened(self.roster.tick(time.monotonic()))
+        """Fail who is silent; and see how busy this machine is, as often as a slave says so of its own."""
+        now = time.monotonic()
+        self._happened(self.roster.tick(now))
+        if now - self._probed >= self.config.cluster.heartbeat_seconds:
+            self._probed, self._utilization = now, self._probe()
 
     def note(self, evaluation: m.Evaluation) -> None:
         """Keep an evaluator's newest result."""
@@ -187,12 +194,13 @@ class Master:
         def admit() -> object:
             return self.roster.seat(header.incarnation)
 
-        admit()
+        seat = self.roster.seat(header.incarnation)
         if header.operation is Operation.CREATE:
             return self.store.create(header, pieces, admit)
         reply = self.store.apply(header, pieces, admit)
         with self._counting:
-            self.counters.pushed(int(header.shard.partition("/")[0]), header.replica, reply)
+            # Of buffers alone, as of a slave's moments, the value comes: that is never stale.
+            self.counters.note(seat.layer, seat.replica, reply, ages=header.table.parameters_nbytes > 0)
         return reply
 
     def read(self, request: m.PullRequest) -> Reading:
@@ -248,12 +256,15 @@ class Master:
         total = seats[0].telemetry
         for seat in seats[1:]:
             total = merged(total, seat.telemetry)
+        with self._counting:
+            counters, layers = self.counters.reported(), self.counters.by_layer()
         state = "done" if self.roster.over else "training" if self.roster.complete else "waiting"
         return m.StatusReply(
             name=self.config.run.name,
             state=state,
             batches=min(
-                max(s.telemetry.next_batch, self.store.next_batch(f"{s.layer}/weights")) for s in seats
+                self.config.run.batches,
+                *(max(s.telemetry.next_batch, self.store.next_batch(f"{s.layer}/weights")) for s in seats),
             ),
             of_batches=self.config.run.batches,
             waiting_slaves=self.roster.waiting(),
@@ -264,8 +275,12 @@ class Master:
             delays=total.delays,
             waiting_fraction=_waiting_fractions(seats),
             lost_batches=total.lost_batches,
-            counters=self.counters.reported(),
+            counters=counters,
             evaluation=self._evaluation,
+            layers=layers,
+            utilization=self._utilization,
+            snapshot=self.keeper.newest,
+            snapshot_trouble=self.keeper.trouble,
         )
 
     def count(self, error: LayerwiseError) -> None:

@@ -1,14 +1,15 @@
-"""Served synthesis: M of each layer, run and trained in the master for the slaves that ask. No I/O, no clock.
+"""Served synthesis: M and I of each layer, run and trained in the master for the slaves that ask. No I/O.
 
-What M learns goes into its shard as a slave's would: every `n_push` steps, as an update, exactly once. So it
-is versioned, durable and put back like any other; what it learned since the last push dies with the master,
-as with a slave. Nothing of a slave is kept between two messages: with the true gradient it sends h again,
-which it has kept for the layer above, and so a master that was started anew goes on with the next message.
+What they learn goes into their shards as a slave's would: every `n_push` steps, as an update, exactly once.
+So it is versioned, durable and put back like any other; what was learned since the last push dies with the
+master, as with a slave. Nothing of a slave is kept between two messages: with the true gradient it sends h
+again, which it has kept for the layer above, and so a master that was started anew goes on with the next one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -20,18 +21,55 @@ from common.flat import Flat, packed, state_dict, table_of
 from common.messages import SynthesisKind, SynthesisMessage
 from common.replica import Push, Replica
 from common.schedule import Stepper
+from common.synthesizers import GradientSynthesizer, InputSynthesizer
 from master.store import Store
 
-# Of M's state. It is held about six times over: flat, gradients, two moments, known, the shard's two buffers.
+# Of a synthesizer's state. It is held some six times: flat, gradients, moments, known, the shard's buffers.
 MOST_BYTES = 1 << 30
 # The master's own among the incarnations that push: slaves count from 1.
 MASTER = 0
 
 Shape = tuple[int, ...]
+Tensors = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Form:
+    """What is said of one kind of synthesizer: the tensors of a question, of a lesson, and the answer's."""
+
+    asked: tuple[str, ...]
+    taught: tuple[str, ...]
+    answer: str
+
+
+FORMS = {"gradient": Form(("h", "y"), ("h", "y", "delta"), "delta"), "input": Form(("x",), ("x", "h"), "h")}
+
+
+@dataclass(frozen=True)
+class Place:
+    """What a synthesizer is made for.
+
+    Attributes:
+        k: its layer.
+        name: gradient (M_k) or input (I_k): its shard is k/name.
+        shape: of one example of what it is asked with, h_k or x.
+        size: of M how many classes there are, of I the shape of one example of h_{k-1}.
+    """
+
+    k: int
+    name: str
+    shape: Shape
+    size: Shape
+
+    def made(self, config: Config) -> GradientSynthesizer | InputSynthesizer:
+        """It as a run begins with it."""
+        if self.name == "gradient":
+            return synthesizers.initial(config, self.k, self.shape, *self.size)
+        return synthesizers.initial_input(config, self.k, self.shape, self.size)
 
 
 class Synthesis:
-    """M of each layer, made when the first slave asks it.
+    """The synthesizers of each layer, made when the first slave asks them.
 
     Used by one thread, but for `end`.
     """
@@ -39,7 +77,7 @@ class Synthesis:
     def __init__(self, config: Config, store: Store) -> None:
         self._config = config
         self._store = store
-        self._served: dict[int, _Served] = {}
+        self._served: dict[tuple[int, str], _Served] = {}
         self._ended = False
 
     def end(self) -> None:
@@ -50,88 +88,104 @@ class Synthesis:
         """Take what a slave of layer k says; its answer, if it is a question.
 
         Raises:
-            MalformedError: no such question, or not of the h that M was made for; nothing was changed. Or M
-                has come to numbers that are not finite: it goes back to its shard.
-            TooLargeError: an M for that h would take more memory than any may.
+            MalformedError: no such question, or not of what the synthesizer was made for: nothing changed.
+                Or it has come to numbers that are not finite, and goes back to its shard.
+            TooLargeError: a synthesizer for that would take more memory than any may.
             FencedError: the run has been put back meanwhile.
         """
         self._admit()
-        if k >= self._config.layers or message.synthesizer != "gradient":
-            raise MalformedError(
-                f'layer {k} of {self._config.layers} has no synthesizer "{message.synthesizer}"'
-            )
         if message.kind is SynthesisKind.SETTLE:
-            self._settle(k)
+            for name in FORMS:
+                self._settle((k, name))
             return SynthesisMessage(SynthesisKind.SETTLED)
-        names = {SynthesisKind.ASK: ("h", "y"), SynthesisKind.LEARN: ("h", "y", "delta")}.get(message.kind)
+        form = self._form(k, message.synthesizer)
+        names = {SynthesisKind.ASK: form.asked, SynthesisKind.LEARN: form.taught}.get(message.kind)
         if names is None:
             raise MalformedError(f"{message.kind.name} is nothing that a slave says")
         tensors = self._checked(message, names)
-        served = self._of(k, tuple(tensors["h"].shape[1:]), message.classes)
+        served = self._of(k, message, tuple(tensors[names[0]].shape[1:]))
         if message.kind is SynthesisKind.ASK:
-            return served.made_up(message.batch, tensors["h"], tensors["y"])
-        self._guarded(k, lambda: served.learn(message.batch, tensors["h"], tensors["y"], tensors["delta"]))
+            return served.made_up(message, [tensors[name] for name in names], form.answer)
+        lesson = [tensors[name] for name in names]
+        self._guarded((k, message.synthesizer), lambda: served.learn(message.batch, lesson))
         return None
 
     def settle(self) -> None:
         """Bring all that was learned into the shards."""
-        for k in list(self._served):
-            self._settle(k)
+        for which in list(self._served):
+            self._settle(which)
 
-    def _settle(self, k: int) -> None:
-        if k in self._served:
-            self._guarded(k, self._served[k].settle)
+    def _settle(self, which: tuple[int, str]) -> None:
+        if which in self._served:
+            self._guarded(which, self._served[which].settle)
 
-    def _guarded(self, k: int, work: Callable[[], None]) -> None:
+    def _guarded(self, which: tuple[int, str], work: Callable[[], None]) -> None:
         try:
             work()
         except LayerwiseError:
-            # What it has learned since cannot be had: the next question begins from the shard.
-            del self._served[k]
+            # What was learned since cannot be had: the next question begins from the shard.
+            del self._served[which]
             raise
 
-    def _of(self, k: int, shape: Shape, classes: int) -> _Served:
-        served = self._served.get(k)
+    def _form(self, k: int, name: str) -> Form:
+        decoupling = self._config.decoupling
+        there = {
+            "gradient": decoupling.synthesizes and k < self._config.layers,
+            "input": decoupling.predicts and k > 1,
+        }
+        if not there.get(name):
+            raise MalformedError(f'layer {k} of {self._config.layers} has no synthesizer "{name}"')
+        return FORMS[name]
+
+    def _of(self, k: int, message: SynthesisMessage, shape: Shape) -> _Served:
+        name = message.synthesizer
+        place = Place(k, name, shape, (message.classes,) if name == "gradient" else tuple(message.shape))
+        served = self._served.get((k, name))
         if served is None:
-            served = self._served[k] = _Served(self._config, k, shape, classes, self._store, self._admit)
-        served.check(shape, classes)
+            served = self._served[k, name] = _Served(self._config, place, self._store, self._admit)
+        if served.place != place:
+            there = served.place
+            raise MalformedError(
+                f"{k}/{name}: asked with {shape} and {place.size} where it was made for {there.shape} and "
+                f"{there.size}; do all slaves have the same network?"
+            )
         return served
 
     def _admit(self) -> None:
         if self._ended:
             raise FencedError("the run was put back; join again for a new lease")
 
-    def _checked(self, message: SynthesisMessage, names: tuple[str, ...]) -> dict[str, Tensor]:
-        tensors = state_dict(message.table, message.data)
+    def _checked(self, message: SynthesisMessage, names: tuple[str, ...]) -> Tensors:
+        tensors, size = state_dict(message.table, message.data), self._config.run.batch_size
         expected = {name: torch.int64 if name == "y" else torch.float32 for name in names}
         if {name: tensor.dtype for name, tensor in tensors.items()} != expected:
             raise MalformedError(f"{message.kind.name} has {sorted(tensors)}; expected {', '.join(names)}")
-        h, y, size = tensors["h"], tensors["y"], self._config.run.batch_size
-        if len(h.shape) < 2 or len(h) != size or tuple(y.shape) != (size,):
-            raise MalformedError(f"h {tuple(h.shape)} and y {tuple(y.shape)} are no batch of {size}")
-        if y.min() < 0 or y.max() >= message.classes:
-            raise MalformedError(f"a label of {int(y.min())}..{int(y.max())} is none of {message.classes}")
-        delta = tensors.get("delta")
-        if delta is not None and delta.shape != h.shape:
-            raise MalformedError(f"a gradient of {tuple(delta.shape)} came for an h of {tuple(h.shape)}")
-        if delta is not None and not (h.isfinite().all() and delta.isfinite().all()):
-            raise MalformedError(f"batch {message.batch} has NaN or Inf; M learned nothing from it")
+        shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+        if not all(shape[:1] == (size,) and (len(shape) == 1) == (n == "y") for n, shape in shapes.items()):
+            raise MalformedError(f"{shapes} is no batch of {size}")
+        if "y" in tensors and not 0 <= int(tensors["y"].min()) <= int(tensors["y"].max()) < message.classes:
+            raise MalformedError(f"batch {message.batch} has labels that are none of {message.classes}")
+        if "delta" in tensors and shapes["delta"] != shapes["h"]:
+            raise MalformedError(f"a gradient of {shapes['delta']} came for an h of {shapes['h']}")
+        if "x" in tensors and shapes.get("h", (size, *message.shape)) != (size, *message.shape):
+            raise MalformedError(f"an h of {shapes['h']} came where {message.shape} was said")
+        taught = message.kind is SynthesisKind.LEARN
+        if taught and not all(tensor.isfinite().all() for tensor in tensors.values()):
+            raise MalformedError(f"batch {message.batch} has NaN or Inf; nothing was learned from it")
         return tensors
 
 
 class _Served:
-    """M_k, what steps it, and its copy of the shard."""
+    """One synthesizer, what steps it, and its copy of the shard."""
 
-    def __init__(
-        self, config: Config, k: int, shape: Shape, classes: int, store: Store, admit: Callable[[], None]
-    ) -> None:
-        _check_size(config, shape, classes)
-        self._made_for = (shape, classes)
+    def __init__(self, config: Config, place: Place, store: Store, admit: Callable[[], None]) -> None:
+        _check_size(config, place)
+        self.place = place
         self._store, self._admit = store, admit
-        self._module = synthesizers.initial(config, k, shape, classes)
+        self._module = place.made(config)
         flat = Flat(self._module)
         self._stepper = Stepper(flat, config.optimizer.synthesizer, config.run.batches)
-        self._replica = Replica(f"{k}/gradient", flat, config.downpour.n_push, MASTER)
+        self._replica = Replica(f"{place.k}/{place.name}", flat, config.downpour.n_push, MASTER)
         self._loss = 0.0
         first = self._replica.initial()
         store.create(first.header, [(0, first.buffer.data)], admit)
@@ -142,27 +196,18 @@ class _Served:
         finally:
             reading.release()
 
-    def check(self, shape: Shape, classes: int) -> None:
-        """Whether M is for such an h.
+    def made_up(self, question: SynthesisMessage, asked: list[Tensor], name: str) -> SynthesisMessage:
+        """Delta hat for an h, or h hat for an x."""
+        module = self._module
+        made = module.predict if isinstance(module, InputSynthesizer) else module.gradient
+        table, data = packed({name: made(*asked)})
+        return SynthesisMessage(
+            SynthesisKind.SYNTHETIC, self.place.name, question.batch, loss=self._loss, table=table, data=data
+        )
 
-        Raises:
-            MalformedError: it is not.
-        """
-        if (shape, classes) != self._made_for:
-            raise MalformedError(
-                f"an h of {shape} with {classes} classes came where M was made for {self._made_for[0]} with "
-                f"{self._made_for[1]}; do all slaves have the same network?"
-            )
-
-    def made_up(self, batch: int, h: Tensor, y: Tensor) -> SynthesisMessage:
-        """Delta hat for an h."""
-        table, data = packed({"delta": self._module.gradient(h, y)})
-        kind = SynthesisKind.SYNTHETIC
-        return SynthesisMessage(kind, batch=batch, loss=self._loss, table=table, data=data)
-
-    def learn(self, batch: int, h: Tensor, y: Tensor, delta: Tensor) -> None:
-        """One step of M on the true gradient, and a push where one is due."""
-        self._loss = float(self._module.learn(h, y, delta))
+    def learn(self, batch: int, taught: list[Tensor]) -> None:
+        """One step on what was true, and a push where one is due."""
+        self._loss = float(self._module.learn(*taught))
         self._stepper.step(batch)
         self._next_batch = max(self._next_batch, batch + 1)
         self._push(self._replica.due(self._stepper.steps, self._next_batch))
@@ -177,13 +222,13 @@ class _Served:
             self._replica.answered(reply)
 
 
-def _check_size(config: Config, shape: Shape, classes: int) -> None:
-    """Refuse an M that no run has before its memory is taken.
+def _check_size(config: Config, place: Place) -> None:
+    """Refuse a synthesizer that no run has before its memory is taken.
 
     Raises:
         TooLargeError: it is larger than any may be.
     """
     with torch.device("meta"):
-        nbytes = table_of(synthesizers.build(config.decoupling, shape, classes)).nbytes
+        nbytes = table_of(place.made(config)).nbytes
     if nbytes > MOST_BYTES:
-        raise TooLargeError(f"an M for h of {shape} would take {nbytes:,} bytes; {MOST_BYTES:,} is the most")
+        raise TooLargeError(f"{place} would take {nbytes:,} bytes; {MOST_BYTES:,} is the most")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
+from typing import Any, Self
 
 from common import messages as m
 from common import metrics
@@ -15,6 +16,8 @@ KEPT = (
     "pushes", "pulls", "duplicate_pushes", "refused_pushes", "fenced", "malformed", "bytes_received",
     "bytes_sent",
 )  # fmt: skip
+# Of staler pushes it is only known that they were that stale.
+MOST_STALE = 1024
 
 
 @dataclass
@@ -32,8 +35,10 @@ class SeatTally:
 class Tally:
     """What the master counts."""
 
-    staleness: Counter[int] = field(default_factory=Counter)
-    # By (layer, replica).
+    # Of each layer: staleness of a push -> how many were applied; and how many were refused.
+    staleness: dict[int, Counter[int]] = field(default_factory=lambda: defaultdict(Counter))
+    refused: Counter[int] = field(default_factory=Counter)
+    # By (layer, replica), of this master alone.
     seats: dict[tuple[int, int], SeatTally] = field(default_factory=lambda: defaultdict(SeatTally))
     failed_leases: int = 0
     snapshot: Histogram = field(default_factory=lambda: Histogram(metrics.SNAPSHOT_SECONDS))
@@ -46,16 +51,34 @@ class Tally:
     bytes_received: int = 0
     bytes_sent: int = 0
 
-    def pushed(self, layer: int, replica: int, reply: m.PushReply) -> None:
-        """Count a push that was answered."""
+    @classmethod
+    def restored(cls, saved: dict[str, Any]) -> Self:
+        """What was saved, from JSON, whose keys are text."""
+        tally = cls(**{name: saved.get("counters", {}).get(name, 0) for name in KEPT})
+        for layer, counts in saved.get("staleness", {}).items():
+            tally.staleness[int(layer)].update({int(staleness): count for staleness, count in counts.items()})
+        tally.refused.update({int(layer): count for layer, count in saved.get("refused", {}).items()})
+        return tally
+
+    def saved(self) -> dict[str, Any]:
+        """What survives a restart: plain values, for JSON."""
+        return {
+            "counters": {name: getattr(self, name) for name in KEPT},
+            "staleness": {layer: dict(counts) for layer, counts in self.staleness.items()},
+            "refused": dict(self.refused),
+        }
+
+    def note(self, layer: int, replica: int, reply: m.PushReply, *, ages: bool = True) -> None:
+        """Count a push by what became of it, and its staleness if it `ages`."""
         seat = self.seats[layer, replica]
         if reply.applied:
             self.pushes += 1
-            self.staleness[min(reply.staleness, 1024)] += 1
             seat.pushes += 1
-            seat.staleness[min(reply.staleness, 1024)] += 1
+            for staleness in (self.staleness[layer], seat.staleness):
+                staleness[min(reply.staleness, MOST_STALE)] += ages
         elif reply.refused:
             self.refused_pushes += 1
+            self.refused[layer] += 1
             seat.refused_pushes += 1
         else:
             self.duplicate_pushes += 1
@@ -65,8 +88,13 @@ class Tally:
         """As a message, with what the process has used."""
         counts = {name: getattr(self, name) for name in KEPT}
         return m.Counters(
-            staleness=dict(self.staleness),
+            staleness=dict(sum(self.staleness.values(), Counter())),
             cpu_seconds=cpu_seconds(),
             peak_rss_bytes=peak_rss_bytes(),
             **counts,
         )
+
+    def by_layer(self) -> list[m.LayerPushes]:
+        """The pushes of each layer that has had any."""
+        layers = sorted({*self.staleness, *self.refused})
+        return [m.LayerPushes(k, dict(self.staleness.get(k, {})), self.refused[k]) for k in layers]

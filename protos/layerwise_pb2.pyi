@@ -162,13 +162,14 @@ class BoundaryMessage(_message.Message):
     def __init__(self, kind: _Optional[_Union[BoundaryKind, str]] = ..., layer: _Optional[int] = ..., replica: _Optional[int] = ..., batch: _Optional[int] = ..., incarnation: _Optional[int] = ..., version: _Optional[int] = ..., table: _Optional[_Union[Table, _Mapping]] = ..., data: _Optional[bytes] = ..., sender: _Optional[int] = ..., run: _Optional[str] = ...) -> None: ...
 
 class SynthesisMessage(_message.Message):
-    __slots__ = ("kind", "synthesizer", "batch", "incarnation", "classes", "loss", "table", "data")
+    __slots__ = ("kind", "synthesizer", "batch", "incarnation", "classes", "loss", "shape", "table", "data")
     KIND_FIELD_NUMBER: _ClassVar[int]
     SYNTHESIZER_FIELD_NUMBER: _ClassVar[int]
     BATCH_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     CLASSES_FIELD_NUMBER: _ClassVar[int]
     LOSS_FIELD_NUMBER: _ClassVar[int]
+    SHAPE_FIELD_NUMBER: _ClassVar[int]
     TABLE_FIELD_NUMBER: _ClassVar[int]
     DATA_FIELD_NUMBER: _ClassVar[int]
     kind: SynthesisKind
@@ -177,9 +178,10 @@ class SynthesisMessage(_message.Message):
     incarnation: int
     classes: int
     loss: float
+    shape: _containers.RepeatedScalarFieldContainer[int]
     table: Table
     data: bytes
-    def __init__(self, kind: _Optional[_Union[SynthesisKind, str]] = ..., synthesizer: _Optional[str] = ..., batch: _Optional[int] = ..., incarnation: _Optional[int] = ..., classes: _Optional[int] = ..., loss: _Optional[float] = ..., table: _Optional[_Union[Table, _Mapping]] = ..., data: _Optional[bytes] = ...) -> None: ...
+    def __init__(self, kind: _Optional[_Union[SynthesisKind, str]] = ..., synthesizer: _Optional[str] = ..., batch: _Optional[int] = ..., incarnation: _Optional[int] = ..., classes: _Optional[int] = ..., loss: _Optional[float] = ..., shape: _Optional[_Iterable[int]] = ..., table: _Optional[_Union[Table, _Mapping]] = ..., data: _Optional[bytes] = ...) -> None: ...
 
 class DescribeRequest(_message.Message):
     __slots__ = ()
@@ -319,14 +321,18 @@ class HeartbeatRequest(_message.Message):
     def __init__(self, incarnation: _Optional[int] = ..., beat: _Optional[int] = ..., telemetry: _Optional[_Union[Telemetry, _Mapping]] = ..., peers_version: _Optional[int] = ...) -> None: ...
 
 class HeartbeatReply(_message.Message):
-    __slots__ = ("over", "peers_version", "peers")
+    __slots__ = ("over", "peers_version", "peers", "begin", "stop")
     OVER_FIELD_NUMBER: _ClassVar[int]
     PEERS_VERSION_FIELD_NUMBER: _ClassVar[int]
     PEERS_FIELD_NUMBER: _ClassVar[int]
+    BEGIN_FIELD_NUMBER: _ClassVar[int]
+    STOP_FIELD_NUMBER: _ClassVar[int]
     over: bool
     peers_version: int
     peers: _containers.RepeatedCompositeFieldContainer[Peer]
-    def __init__(self, over: bool = ..., peers_version: _Optional[int] = ..., peers: _Optional[_Iterable[_Union[Peer, _Mapping]]] = ...) -> None: ...
+    begin: bool
+    stop: bool
+    def __init__(self, over: bool = ..., peers_version: _Optional[int] = ..., peers: _Optional[_Iterable[_Union[Peer, _Mapping]]] = ..., begin: bool = ..., stop: bool = ...) -> None: ...
 
 class LeaveRequest(_message.Message):
     __slots__ = ("incarnation", "reason", "telemetry")

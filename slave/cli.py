@@ -62,6 +62,8 @@ def slave(
     from common.rpc import check_listen
     from slave.service import Options, serve
 
+    if listen is not None:
+        check_listen(listen, insecure)
     check_listen(metrics, insecure, "--metrics")
     logs.configure("slave", log_format, log_level)
     return serve(Options(master, device, data, code, wait, listen, advertise, insecure, metrics))

@@ -10,7 +10,7 @@ import grpc
 
 from common.assembly import Whole
 from common.errors import LayerwiseError, UnreachableError
-from common.messages import Header, HeartbeatReply, HeartbeatRequest, PullRequest, PushReply, Telemetry
+from common.messages import Header, HeartbeatRequest, PullRequest, PushReply, Telemetry
 from common.replica import Push
 from common.rpc import async_call, async_stream, error_of
 from common.wire.methods import HEARTBEAT, PULL, PUSH
@@ -18,7 +18,7 @@ from common.wire.payloads import frames
 from slave.links import Patience
 from slave.neighbours import Neighbours
 
-# Between two heartbeats of a slave that waits for news: its layer is done, or a neighbour is out of reach.
+# Between two heartbeats of a slave that waits for news: to begin, a neighbour out of reach, the run's end.
 EAGER_SECONDS = 0.2
 
 
@@ -98,7 +98,7 @@ class Heart:
     Args:
         channel: to the master. incarnation: of the lease. seconds: between two beats.
         telemetry: what the slave has done so far.
-        inbox: takes the `HeartbeatReply` that says that the run is over.
+        inbox: takes each `HeartbeatReply` that says something.
         patience: for a master that is away.
 
     Attributes:
@@ -136,24 +136,21 @@ class Heart:
         beat = 0
         while True:
             beat += 1
+            telemetry = self._telemetry()
             try:
-                reply = await self._beat(beat)
+                request = HeartbeatRequest(self._incarnation, beat, telemetry, self.neighbours.version)
+                reply = await async_call(self._channel, HEARTBEAT, request)
                 self._patience.reset()
                 self.neighbours.learn(reply.peers_version, reply.peers)
-                if reply.over:
+                if reply.over or reply.begin or reply.stop:
                     self._inbox(reply)
             except LayerwiseError as error:
                 await self._patience.wait(error)
                 continue
             self._now.clear()
-            eager = self._telemetry().done or self.neighbours.wanted
+            eager = telemetry.done or not telemetry.steps or self.neighbours.wanted
             pause = min(self._seconds, EAGER_SECONDS) if eager else self._seconds
             try:
                 await asyncio.wait_for(self._now.wait(), pause)
             except TimeoutError:
                 continue
-
-    async def _beat(self, beat: int) -> HeartbeatReply:
-        known = self.neighbours.version
-        request = HeartbeatRequest(self._incarnation, beat, self._telemetry(), known)
-        return await async_call(self._channel, HEARTBEAT, request)

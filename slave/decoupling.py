@@ -7,6 +7,7 @@ steps, and nowhere else.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Protocol
@@ -27,6 +28,8 @@ from slave.health import Health
 class Message:
     """A boundary message as the trainer sees it; `tensor` is h_k of an ACTIVATION, delta_k of a GRADIENT.
 
+    `input` is what that gradient was taken at, where it is not the h_k that was sent (`full`).
+
     It is for replica `replica` of `layer`, and from replica `sender` of the neighbouring layer.
     """
 
@@ -37,6 +40,7 @@ class Message:
     tensor: Tensor | None = None
     replica: int = 0
     sender: int = 0
+    input: Tensor | None = None
 
 
 class Layer:
@@ -94,41 +98,58 @@ class Layer:
             yield Message(BoundaryKind.TAKEN, self.k - 1, batch)
 
 
-class Synthesizing(Protocol):
-    """M_k, wherever it runs."""
+class Synthesizing(ABC):
+    """M_k, wherever it runs; it learns from every `every`-th true gradient."""
 
-    def gradient(self, batch: int, h: Tensor, y: Tensor) -> Tensor:
-        """Delta hat for h_k(b), shaped as it; now."""
-
-    def learn(self, batch: int, h: Tensor, y: Tensor, synthetic: Tensor, delta: Tensor) -> None:
-        """Learn from the gradient that came for that h; when is its own affair."""
-
-
-class Synthesizer:
-    """M_k in this process, stepped on every `every`-th true gradient."""
-
-    def __init__(
-        self, module: GradientSynthesizer, flat: Flat, stepper: Stepper, health: Health, every: int = 1
-    ) -> None:
-        self.module = module
-        self.flat = flat
-        self._stepper = stepper
+    def __init__(self, health: Health, every: int = 1) -> None:
         self._health = health
         self._every = every
         self._came = 0
 
-    def gradient(self, batch: int, h: Tensor, y: Tensor) -> Tensor:  # noqa: ARG002 - served, it is asked by its batch
-        """M_k(h_k(b), y), shaped as h."""
-        return self.module.gradient(h, y)
+    @abstractmethod
+    def gradient(self, batch: int, h: Tensor, y: Tensor) -> Tensor:
+        """Delta hat of h_k(b), shaped as h."""
 
-    def learn(self, batch: int, h: Tensor, y: Tensor, synthetic: Tensor, delta: Tensor) -> None:
-        """One step of M on the gradient that came for the very h that it was computed for."""
+    @abstractmethod
+    def teach(self, batch: int, h: Tensor, y: Tensor, delta: Tensor) -> Tensor | float:
+        """One step of M; L_M before it, or the last that is known."""
+
+    def learn(self, batch: int, h: Tensor, y: Tensor, synthetic: Tensor | None, delta: Tensor) -> None:
+        """Take the gradient that came for the very h that M is asked for.
+
+        `synthetic` is what M had said there; None: it was not asked.
+        """
         self._came += 1
         if (self._came - 1) % self._every:
             return
+        looks = self._health.looks("gradient")
+        if looks and synthetic is None:
+            synthetic = self.gradient(batch, h, y)
+        loss = self.teach(batch, h, y, delta)
+        if looks and synthetic is not None:
+            self._health.learned(loss, synthetic, delta)
+
+
+class Synthesizer(Synthesizing):
+    """M_k in this process, stepped."""
+
+    def __init__(
+        self, module: GradientSynthesizer, flat: Flat, stepper: Stepper, health: Health, every: int = 1
+    ) -> None:
+        super().__init__(health, every)
+        self.module = module
+        self.flat = flat
+        self._stepper = stepper
+
+    def gradient(self, batch: int, h: Tensor, y: Tensor) -> Tensor:  # noqa: ARG002 - where M is elsewhere
+        """Delta hat of h_k(b), shaped as h."""
+        return self.module.gradient(h, y)
+
+    def teach(self, batch: int, h: Tensor, y: Tensor, delta: Tensor) -> Tensor:
+        """One step of M; L_M before it."""
         loss = self.module.learn(h, y, delta)
         self._stepper.step(batch)
-        self._health.learned(loss, synthetic, delta)
+        return loss
 
 
 class Unlock(Protocol):

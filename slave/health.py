@@ -37,13 +37,11 @@ class Health:
 
     def lost(self, loss: Tensor, batch_size: int) -> None:
         """The layer's own loss, summed over a batch."""
-        if self._looks("loss"):
+        if self.looks("loss"):
             self._note("loss", float(loss.detach()) / batch_size)
 
     def learned(self, loss: Tensor | float, synthetic: Tensor, delta: Tensor) -> None:
-        """M learned with this L_M on `delta`, for which it had said `synthetic`."""
-        if not self._looks("gradient"):
-            return
+        """M learned with this L_M on `delta`, for which it had said `synthetic`; told where it `looks`."""
         self._note("gradient_loss", float(loss))
         cosine, ratio = compared(synthetic, delta)
         self._note("gradient_cosine", cosine)
@@ -51,12 +49,13 @@ class Health:
         if self._fallback is not None:
             self._fallback.note(cosine)
 
-    def learned_input(self, loss: Tensor) -> None:
+    def learned_input(self, loss: Tensor | float) -> None:
         """I learned with this L_I."""
-        if self._looks("input"):
+        if self.looks("input"):
             self._note("input_loss", float(loss))
 
-    def _looks(self, what: str) -> bool:
+    def looks(self, what: str) -> bool:
+        """Whether it is time to look at something again."""
         asked = self._asked.get(what, 0)
         self._asked[what] = asked + 1
         return asked % LOOK_EVERY == 0

@@ -21,10 +21,12 @@ from common.replicas import Place
 from common.schedule import AccruingStepper, Stepper
 from common.synthesizers import GradientSynthesizer, VirtualForward
 from slave.decoupling import Layer, Synthesizer, Synthesizing, Unlock
+from slave.free import FreeTrainer
 from slave.health import Fallback, Health
-from slave.served import ServedSynthesizer, Serving
+from slave.served import ServedPredictor, ServedSynthesizer, Serving
 from slave.trainer import Trainer
-from slave.unlocks import unlocked
+from slave.unlocks import stepping, unlocked
+from slave.unlocks.full import FullUnlock, Predicting, Predictor
 from slave.unlocks.local import Head
 
 
@@ -39,12 +41,13 @@ class Seated:
         health: what it knows of its own learning.
     """
 
-    trainer: Trainer
+    trainer: Trainer | FreeTrainer
     flat: Flat
     replicas: list[tuple[Replica, Stepper]]
     health: Health
 
 
+Shape = tuple[int, ...]
 # Brings a replica that was just made to the master's version of its shard, or creates the shard.
 Begin = Callable[[Replica], None]
 
@@ -86,7 +89,8 @@ def trainer(
     data: batches.Batches,
     lease: JoinReply,
     unlock: Unlock,
-    shape_below: tuple[int, ...] | None = None,
+    shape_below: Shape | None = None,
+    device: torch.device | str = "cpu",
 ) -> Trainer:
     """The protocol of a lease's layer around an unlock; `shape_below` as of `Trainer`."""
     k, layers = lease.layer, config.layers
@@ -101,6 +105,7 @@ def trainer(
         next_batch=lease.next_batch,
         place=place(config, lease),
         shape_below=shape_below,
+        device=device,
     )
 
 
@@ -134,31 +139,63 @@ class _Building:
         stepper = self._stepped("weights", flat, config.optimizer, kind)
         goes_down = config.decoupling.unlock != "local"
         layer = Layer(k, flat, stepper, config.run.seed, goes_down=goes_down)
-        unlock = self._unlock(layer, network.boundary(self.blueprint, cuts, k))
         data = batches.Batches(self.dataset, config.run.seed, config.run.batch_size)
-        shape_below = network.boundary(self.blueprint, cuts, k - 1) if k > 1 else None
-        made = trainer(config, data, self.lease, unlock, shape_below)
+        above = network.boundary(self.blueprint, cuts, k)
+        below = network.boundary(self.blueprint, cuts, k - 1) if k > 1 else self.dataset.input_shape
+        made: Trainer | FreeTrainer
+        if config.decoupling.unlock == "full":
+            made = self._free(layer, data, (below, above))
+        else:
+            made = trainer(config, data, self.lease, self._unlock(layer, above), below, self.device)
         return Seated(made, flat, self.replicas, self.health)
 
-    def _unlock(self, layer: Layer, shape: tuple[int, ...]) -> Unlock:
+    def _free(self, layer: Layer, data: batches.Batches, shapes: tuple[Shape, Shape]) -> FreeTrainer:
+        config, k, lease = self.config, layer.k, self.lease
+        synthesizer = self._synthesizer(shapes[1]) if k < config.layers else None
+        predictor = self._predictor(shapes[0]) if k > 1 else None
+        slots = config.decoupling.slots
+        assert slots is not None
+        return FreeTrainer(
+            k,
+            data,
+            config.run.batches,
+            FullUnlock(layer, self.health, synthesizer, predictor, stepping(config, k)),
+            slots=slots,
+            incarnation=lease.incarnation,
+            next_batch=lease.next_batch,
+            place=place(config, lease),
+            shapes=shapes,
+            device=self.device,
+        )
+
+    def _predictor(self, shape: Shape) -> Predicting:
+        inputs = self.dataset.input_shape
+        if self.serving:
+            return ServedPredictor(self.serving, self.lease.incarnation, shape, self.health)
+        module = synthesizers.initial_input(self.config, self.lease.layer, inputs, shape)
+        flat = Flat(module, self.device)
+        return Predictor(module, flat, self._taught("input", flat), self.health)
+
+    def _unlock(self, layer: Layer, shape: Shape) -> Unlock:
         return unlocked(
             self.config, layer, self.health, lambda: self._synthesizer(shape), lambda: self._head(shape)
         )
 
-    def _synthesizer(self, shape: tuple[int, ...]) -> Synthesizing:
+    def _synthesizer(self, shape: Shape) -> Synthesizing:
+        every, lease = self.config.decoupling.synthesizer_every, self.lease
         if self.serving:
-            return ServedSynthesizer(self.serving, self.lease.incarnation, self.dataset.classes, self.health)
+            classes = self.dataset.classes
+            return ServedSynthesizer(self.serving, lease.incarnation, classes, self.health, every)
         module = self._module(shape)
         flat = Flat(module, self.device)
-        every = self.config.decoupling.synthesizer_every
         return Synthesizer(module, flat, self._taught("gradient", flat), self.health, every)
 
-    def _head(self, shape: tuple[int, ...]) -> Head:
+    def _head(self, shape: Shape) -> Head:
         module = self._module(shape)
         assert isinstance(module, VirtualForward)
         return Head(module, self._taught("gradient", Flat(module, self.device)), self.health)
 
-    def _module(self, shape: tuple[int, ...]) -> GradientSynthesizer:
+    def _module(self, shape: Shape) -> GradientSynthesizer:
         return synthesizers.initial(self.config, self.lease.layer, shape, self.dataset.classes)
 
     def _taught(self, shard: str, flat: Flat) -> Stepper:

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 import grpc
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from common.errors import LayerwiseError, MalformedError, UnreachableError
@@ -188,19 +189,26 @@ async def transmit(call: Any, outgoing: Outgoing) -> None:
 
 
 @lru_cache(maxsize=64)
-def _table(shape: tuple[int, ...]) -> Table:
-    return lay_out([("tensor", "float32", shape, "buffer")])
+def _table(shape: tuple[int, ...], with_input: bool) -> Table:
+    names = ["tensor", "input"] if with_input else ["tensor"]
+    return lay_out([(name, "float32", shape, "buffer") for name in names])
 
 
 _NOTHING = Table((), 0)
+_NAMES = (["tensor"], ["tensor", "input"])
 
 
 def to_wire(message: Message) -> BoundaryMessage:
     """A trainer's message with its tensor as bytes: the tensor's own memory on a CPU."""
     table, data = _NOTHING, memoryview(b"")
     if message.tensor is not None:
-        array = message.tensor.contiguous().cpu().numpy()
-        table, data = _table(tuple(message.tensor.shape)), array.reshape(-1).view(np.uint8).data
+        table = _table(tuple(message.tensor.shape), message.input is not None)
+        data = _bytes_of(message.tensor)
+        if message.input is not None:
+            both = bytearray(table.nbytes)
+            for spec, each in zip(table.tensors, (message.tensor, message.input), strict=True):
+                both[spec.offset : spec.offset + spec.nbytes] = _bytes_of(each)
+            data = memoryview(both)
     return BoundaryMessage(
         message.kind,
         message.layer,
@@ -213,25 +221,35 @@ def to_wire(message: Message) -> BoundaryMessage:
     )
 
 
+def _bytes_of(tensor: torch.Tensor) -> memoryview:
+    array: npt.NDArray[np.uint8] = tensor.contiguous().cpu().numpy().reshape(-1).view(np.uint8)
+    return array.data
+
+
 def from_wire(message: BoundaryMessage) -> Message:
-    """A message for the trainer, its tensor in memory of its own.
+    """A message for the trainer, its tensors in memory of its own.
 
     Raises:
-        MalformedError: it has another tensor than its kind has.
+        MalformedError: it has other tensors than its kind has.
     """
-    tensor = None
+    tensors: list[torch.Tensor] = []
     if message.kind in (BoundaryKind.ACTIVATION, BoundaryKind.GRADIENT):
         specs = message.table.tensors
-        if len(specs) != 1 or specs[0].dtype != "float32":
-            raise MalformedError(f"{message.kind.name} has {len(specs)} tensors; one of float32 is expected")
+        if [spec.name for spec in specs] not in _NAMES or any(spec.dtype != "float32" for spec in specs):
+            raise MalformedError(
+                f"{message.kind.name} has the tensors {[spec.name for spec in specs]}; one of float32 is "
+                "expected, perhaps with its input"
+            )
         # Copied: within the message it need not be aligned.
-        tensor = torch.from_numpy(np.frombuffer(message.data, np.float32).copy()).view(specs[0].shape)
+        arrays = message.table.arrays(message.data)
+        tensors = [torch.from_numpy(arrays[spec.name].copy()) for spec in specs]
     return Message(
         message.kind,
         message.layer,
         message.batch,
         message.incarnation,
-        tensor,
+        tensors[0] if tensors else None,
         message.replica,
         message.sender,
+        tensors[1] if len(tensors) > 1 else None,
     )

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from common import metrics
-from common.machine import utilization
 from common.messages import JoinReply, Telemetry
 from common.metrics import Histogram, Metric, Scrape
 from common.web import Page
@@ -53,13 +52,12 @@ class Watched:
 
 @dataclass
 class Exposition:
-    """The slave's /metrics: its process, and its layer while it has one.
+    """The slave's /metrics: of its layer and its machine, while it has a lease.
 
     `watch` gives what there is to see of the present lease; None between two.
     """
 
     profile: str = ""
-    device: str = "cpu"
     batch_size: int = 0
     watch: Callable[[], Watched] | None = None
 
@@ -67,10 +65,8 @@ class Exposition:
         """As Prometheus reads it."""
         scrape = Scrape(metrics.SLAVE, self.profile)
         watched = self.watch() if self.watch else None
-        layer, replica = (watched.lease.layer, watched.lease.replica) if watched else ("", "")
         if watched:
             self._add_layer(scrape, watched)
-        scrape.add_process(utilization(self.device), layer, replica)
         return Page(scrape.text(), metrics.CONTENT_TYPE)
 
     def _add_layer(self, scrape: Scrape, watched: Watched) -> None:
@@ -91,9 +87,11 @@ class Exposition:
         means = [
             (metrics.LOSS, told.loss),
             (metrics.GRADIENT_LOSS, told.gradient_loss),
+            (metrics.INPUT_LOSS, told.input_loss),
             (metrics.GRADIENT_COSINE, told.gradient_cosine),
         ]
         for metric, value in [*values, *((metric, mean) for metric, mean in means if mean)]:
             scrape.add(metric, value, watched.lease.layer, watched.lease.replica)
+        scrape.add_process(told.utilization, watched.lease.layer, watched.lease.replica)
         scrape.add(metrics.RECEIVED_BYTES, meter.received_bytes)
         scrape.add(metrics.SENT_BYTES, meter.sent_bytes)

@@ -87,6 +87,8 @@ class BasicLinks:
         self._pairs: dict[Seat, Pair] = {}
         # Of each seat below the newest incarnation that has opened a stream.
         self._newest: dict[Seat, int] = {}
+        # What each seat above last refused us with: it is said once.
+        self._refusals: dict[Seat, str] = {}
 
     def send(self, message: Message, encoded: bytes) -> None:
         """Hand a message over, and its encoding; on the event loop's thread."""
@@ -203,8 +205,10 @@ class BasicLinks:
         """
         if opened and isinstance(error, MalformedError):
             raise error
-        if not isinstance(error, UnreachableError):
-            log.warning("layer %d replica %d at %s: %s", peer.layer, peer.replica, peer.address, error)
+        seat, text = (peer.layer, peer.replica), f"{peer.address}: {error}"
+        if not isinstance(error, UnreachableError) and self._refusals.get(seat) != text:
+            self._refusals[seat] = text
+            log.warning("layer %d replica %d at %s; trying again", *seat, text)
 
     # --- downwards: streams that the layer below opens
 

@@ -17,7 +17,7 @@ from common import config as configuration
 from common import rpc
 from common.config import Config
 from common.errors import ConfigError, FencedError, UnreachableError
-from common.lifecycle import INTERRUPTED, Interrupt, end_with_parent, keep_freed_memory
+from common.lifecycle import INTERRUPTED, Interrupt, cpu_seconds, end_with_parent, keep_freed_memory
 from common.messages import DescribeRequest, JoinReply, JoinRequest
 from common.web import Page, Site, advertised, serving
 from common.wire.methods import DESCRIBE, JOIN
@@ -58,6 +58,7 @@ class Slave:
         self._channel = rpc.channel(options.master)
         # Told to the training loop through its inbox, and to everything else by this event.
         self._stop = threading.Event()
+        self._cpu_before = 0.0
         self._wake: Callable[[object], None] = lambda _: None
         self._exposition = Exposition()
 
@@ -122,7 +123,6 @@ class Slave:
         ground = Ground.prepare(config, self._options)
         told = self._exposition
         told.profile, told.batch_size = config.cluster.profile, config.run.batch_size
-        told.device = str(ground.device)
         with self._endpoint(config) as endpoint:
             while True:
                 lease = self._joined(config, str(ground.device), endpoint.address)
@@ -156,7 +156,7 @@ class Slave:
         from slave.session import Session
 
         try:
-            session = Session(ground, lease, endpoint)
+            session = Session(ground, lease, endpoint, self._cpu_before)
         except FencedError as error:
             log.warning("lease lost (%s); asking for another", error)
             return False
@@ -175,6 +175,7 @@ class Slave:
         finally:
             self._wake, self._exposition.watch = lambda _: None, None
             session.close()
+            self._cpu_before = cpu_seconds()
         log.info("the run is over")
         return True
 

@@ -43,6 +43,7 @@ class BoundaryServer:
         self.links: Accepting | None = None
         self.refused: Counter[str] = Counter()
         self._hello_seconds = hello_seconds
+        self._last_refusal = ""
         self._server = Server(self._count, streams)
         self._server.add(EXCHANGE, self.exchange)
 
@@ -74,5 +75,7 @@ class BoundaryServer:
 
     def _count(self, error: LayerwiseError) -> None:
         self.refused[type(error).__name__] += 1
-        if not isinstance(error, UnreachableError):
+        # Who is refused tries again, and again.
+        if not isinstance(error, UnreachableError) and str(error) != self._last_refusal:
+            self._last_refusal = str(error)
             log.warning("a stream from below was ended: %s", error)

@@ -7,6 +7,7 @@ import queue
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,16 +17,28 @@ from common.config import Config
 from common.datasets import Dataset
 from common.errors import ConfigError, LayerwiseError, NotFoundError
 from common.lifecycle import cpu_seconds, peak_rss_bytes
-from common.messages import HeartbeatReply, JoinReply, PushReply, SynthesisKind, SynthesisMessage, Telemetry
+from common.messages import (
+    HeartbeatReply,
+    JoinReply,
+    PushReply,
+    SynthesisKind,
+    SynthesisMessage,
+    Telemetry,
+    Utilization,
+)
 from common.network import Blueprint
 from common.replica import Replica
+from common.schedule import Stepper
+from common.utilization import Probe
 from slave import layers
 from slave.decoupling import Message
 from slave.endpoint import Endpoint
+from slave.free import FreeTrainer
 from slave.layers import Seated
 from slave.links import Boundary, Reopened
 from slave.mail import Inbox
 from slave.meter import Meter, Watched
+from slave.moments import Moments
 from slave.network import Fetched, Network
 
 if TYPE_CHECKING:
@@ -58,6 +71,13 @@ class Ground:
         dataset = datasets.load(config.data, path=options.data, code=options.code)
         return Ground(config, dataset, device, options)
 
+    @property
+    def gpu(self) -> str | None:
+        """The UUID of the GPU that is computed on."""
+        if self.device.type != "cuda":
+            return None
+        return str(torch.cuda.get_device_properties(self.device).uuid)
+
     def blueprint(self) -> Blueprint:
         """The network with its initial parameters."""
         return network.build(self.config, self.dataset.input_shape, self.dataset.classes, self.options.code)
@@ -80,18 +100,27 @@ def _device(name: str) -> torch.device:
 class Session:
     """One lease: the layer's replicas, its trainer, and the connections to the master.
 
+    Args:
+        ground: what the slave has prepared.
+        lease: what the master granted.
+        cpu_before: CPU seconds of this process that went into earlier leases, and count there.
+
     Raises:
         LayerwiseError: as soon as the lease or the run cannot go on.
     """
 
-    def __init__(self, ground: Ground, lease: JoinReply, endpoint: Endpoint) -> None:
+    def __init__(self, ground: Ground, lease: JoinReply, endpoint: Endpoint, cpu_before: float = 0.0) -> None:
         self._ground = ground
+        self._cpu_before = cpu_before
+        self._probe = Probe(Path.cwd(), ground.gpu)
+        self._used = Utilization()
         self._lease = lease
         self._config = ground.config
         self._step_seconds = 0.0
         self._waiting_seconds = 0.0
         self._pulls = 0
         self._done = False
+        self._came_far = False
         self._telemetry = Telemetry(next_batch=lease.next_batch)
         self._measured_at = time.perf_counter()
         self._beat_at = (time.perf_counter(), 0)
@@ -106,8 +135,9 @@ class Session:
             self._boundary(),
         )
         self.inbox: Inbox = self._network.inbox
-        # Of a layer below the top one.
-        self._served = self._config.cluster.synthesis == "master" and lease.layer < self._config.layers
+        # The top layer has no M, and the first no I.
+        needs = lease.layer < self._config.layers or self._config.decoupling.predicts
+        self._served = needs and self._config.cluster.synthesis == "master"
         self._network.start()
         try:
             built = self._built()
@@ -116,6 +146,8 @@ class Session:
             self._network.close()
             raise
         self._trainer, self._replicas, self._health = built.trainer, built.replicas, built.health
+        # One that waits for nobody would go far before its neighbours are there.
+        self._begun = not isinstance(self._trainer, FreeTrainer)
 
     def run(self) -> None:
         """Train until the run is over.
@@ -130,20 +162,21 @@ class Session:
         while True:
             event = self._next_event()
             while event is not None:
-                if isinstance(event, HeartbeatReply):
+                if isinstance(event, HeartbeatReply) and event.over:
                     return
                 self._handle(event)
                 event = self._next_event() if not self.inbox.empty() else None
-            if self._trainer.can_advance:
+            if self._can_advance:
                 self._step(self._trainer.advance())
             self._check_done()
 
     def watched(self) -> Watched:
         """What there is to see of it now, from any thread."""
-        return Watched(self._lease, self._meter, self._telemetry, len(self.inbox))
+        telemetry = replace(self._telemetry, utilization=self._used)
+        return Watched(self._lease, self._meter, telemetry, len(self.inbox))
 
     def ask(self, question: SynthesisMessage) -> SynthesisMessage:
-        """Ask the M that the master runs; the step stands still until it answers."""
+        """Ask what the master runs; the step stands still until it answers."""
         began = time.perf_counter()
         try:
             return self._network.ask(question)
@@ -185,24 +218,36 @@ class Session:
     def _next_event(self) -> object | None:
         """What has come; waits for it only where there is nothing else to do."""
         try:
-            return self.inbox.get(block=not self._trainer.can_advance, timeout=TELEMETRY_SECONDS)
+            return self.inbox.get(block=not self._can_advance, timeout=TELEMETRY_SECONDS)
         except queue.Empty:
             self._measure()
             return None
 
     def _handle(self, event: object) -> None:
         if isinstance(event, Message):
-            event = replace(event, tensor=self._placed(event.tensor))
+            event = replace(event, tensor=self._placed(event.tensor), input=self._placed(event.input))
             self._meter.received_bytes += event.tensor.nbytes if event.tensor is not None else 0
             self._step(self._trainer.receive(event))
         elif isinstance(event, PushReply):
             self._answered(event)
         elif isinstance(event, Fetched):
             self._rebase(event)
+        elif isinstance(event, HeartbeatReply):
+            self._told(event)
         elif isinstance(event, Reopened):
             self._step(self._trainer.unanswered())
         elif isinstance(event, BaseException):
             raise event
+
+    def _told(self, reply: HeartbeatReply) -> None:
+        """Where no layer waits for another, the master says when to begin and when to stop."""
+        self._begun = self._begun or reply.begin
+        if reply.stop and isinstance(self._trainer, FreeTrainer):
+            self._trainer.stop()
+
+    @property
+    def _can_advance(self) -> bool:
+        return self._begun and self._trainer.can_advance
 
     def _rebase(self, event: Fetched) -> None:
         """Go over to a version that was fetched; the step stands still meanwhile."""
@@ -254,7 +299,14 @@ class Session:
                 replica.answered(reply)
 
     def _check_done(self) -> None:
-        """Once the layer is through, push the rest; once that is answered, tell the master."""
+        """Once the layer is through, push the rest; once that is answered, tell the master.
+
+        One that waits for nobody tells it before, too: the master then knows when all may stop.
+        """
+        if not self._came_far and self._trainer.next_batch >= self._config.run.batches:
+            self._came_far = True
+            self._measure()
+            self._network.beat()
         if not self._trainer.through or self._done:
             return
         self._flush()
@@ -273,7 +325,8 @@ class Session:
         self._telemetry = Telemetry(
             steps=trainer.steps,
             next_batch=trainer.next_batch,
-            lost_batches=trainer.lost_batches,
+            # One that was passed over may come after all; it stays reported, so that the count never falls.
+            lost_batches=max(trainer.lost_batches, self._telemetry.lost_batches),
             in_flight=trainer.in_flight,
             step_seconds=self._step_seconds,
             waiting_seconds=self._waiting_seconds,
@@ -302,8 +355,13 @@ class Session:
         then, steps = self._beat_at
         self._beat_at = (now, telemetry.steps)
         rate = (telemetry.steps - steps) * self._config.run.batch_size / (now - then)
+        self._used = self._probe()
         return replace(
-            telemetry, samples_per_second=rate, cpu_seconds=cpu_seconds(), peak_rss_bytes=peak_rss_bytes()
+            telemetry,
+            samples_per_second=rate,
+            cpu_seconds=cpu_seconds() - self._cpu_before,
+            peak_rss_bytes=peak_rss_bytes(),
+            utilization=self._used,
         )
 
     def _built(self) -> Seated:
@@ -318,6 +376,7 @@ class Session:
             ground.device,
             self if self._served else None,
         )
+        self._back_up(built.replicas)
         log.info(
             "layer %d of %d on %s, from batch %d: %s",
             self._lease.layer,
@@ -335,6 +394,7 @@ class Session:
             tuple(place.senders(k)),
             tuple(place.receivers()) if k < count else (),
             max(self._config.decoupling.window(each, count) for each in (k - 1, k)),
+            self._config.decoupling.slots,
         )
 
     def _begin(self, replica: Replica) -> None:
@@ -346,6 +406,22 @@ class Session:
             self._await_reply(replica.name)
             replica.begin(*self._network.pull(replica.name))
         self._pulls += 1
+
+    def _back_up(self, replicas: list[tuple[Replica, Stepper]]) -> None:
+        """Go on with what the optimizers of this seat's last slave remembered; back up what ours do."""
+        moments = Moments({replica.name.partition("/")[2]: stepper for replica, stepper in replicas})
+        every, lease = self._config.cluster.backup_steps, self._lease
+        if not every or not moments.table.tensors:
+            return
+        name = f"{lease.layer}/optimizer"
+        backup = Replica(name, moments, every, lease.incarnation, replica=lease.replica)
+        try:
+            backup.begin(*self._network.pull(name))
+            self._pulls += 1
+        except NotFoundError:
+            if lease.next_batch:
+                log.info("there is no backup of layer %d's optimizers: they begin anew", lease.layer)
+        replicas.append((backup, replicas[0][1]))
 
     def _await_reply(self, shard: str) -> None:
         while True:

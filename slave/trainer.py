@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Iterator
 
+import torch
 from torch import Tensor
 
 from common.batches import Batches
@@ -38,6 +39,7 @@ class Trainer:
         next_batch: the first batch that the layer's weights have not seen.
         place: which replica this is, among how many.
         shape_below: of one example of h_{k-1}; None where it is not known.
+        device: where the layer computes.
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class Trainer:
         next_batch: int,
         place: Place | None = None,
         shape_below: tuple[int, ...] | None = None,
+        device: torch.device | str = "cpu",
     ) -> None:
         self.steps = 0
         self.delays: Counter[int] = Counter()
@@ -63,6 +66,7 @@ class Trainer:
         self._total = total
         self._unlock = unlock
         self._shape_below = shape_below
+        self._device = device
         self._window = window
         self._incarnation = incarnation
         self._place = place = place or Place()
@@ -130,7 +134,7 @@ class Trainer:
         if self._at_end:
             yield from self._end()
         elif self._k == 1:
-            yield from self._train(self._next, self._batches.inputs(self._next))
+            yield from self._train(self._next, self._batches.inputs(self._next).to(self._device))
         else:
             inputs = self._lowest
             assert inputs is not None

@@ -1,4 +1,4 @@
-"""M, the gradient synthesizers: what a layer steps on instead of waiting for the gradient from above."""
+"""M and I: the gradient and the input that a layer makes up instead of waiting for its neighbours."""
 
 from __future__ import annotations
 
@@ -7,12 +7,24 @@ from collections.abc import Callable
 import torch
 
 from common import config
+from common.draws import drawing, mixed
 from common.options import DniOptions, VfbnOptions
-from common.synthesizers.base import GradientSynthesizer
+from common.synthesizers.base import GradientSynthesizer, InputSynthesizer
+from common.synthesizers.inputs import Predictor
 from common.synthesizers.regression import Regression
 from common.synthesizers.virtual import VirtualForward
 
-__all__ = ["GradientSynthesizer", "Regression", "VirtualForward", "build", "initial"]
+__all__ = [
+    "GradientSynthesizer",
+    "InputSynthesizer",
+    "Predictor",
+    "Regression",
+    "VirtualForward",
+    "build",
+    "build_input",
+    "initial",
+    "initial_input",
+]
 
 Builder = Callable[[config.Decoupling, tuple[int, ...], int], GradientSynthesizer]
 
@@ -43,8 +55,31 @@ def build(decoupling: config.Decoupling, shape: tuple[int, ...], classes: int) -
     return BUILDERS[decoupling.gradient](decoupling, shape, classes)
 
 
+def build_input(
+    decoupling: config.Decoupling, input_shape: tuple[int, ...], shape: tuple[int, ...]
+) -> InputSynthesizer:
+    """I of one layer, its parameters drawn from torch's global generator.
+
+    Args:
+        decoupling: which kind, with which options.
+        input_shape: of one example's x: (D,) vectors, (C, H, W) images; anything else is taken as a vector.
+        shape: of one example of the h_{k-1} that it makes up, likewise.
+
+    Raises:
+        ConfigError: it is to have convolutions, and the examples are no images.
+    """
+    return Predictor(decoupling.input, decoupling.predictor_options(), input_shape, shape)
+
+
 def initial(settings: config.Config, k: int, shape: tuple[int, ...], classes: int) -> GradientSynthesizer:
-    """M_k as a run begins with it: a stream of its own for each layer's M, apart from the network's."""
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed((settings.run.seed << 20) + k)
+    """M_k as a run begins with it, wherever it is built: of a stream of its own."""
+    with drawing(mixed(settings.run.seed, k, 0), torch.device("cpu")):
         return build(settings.decoupling, shape, classes)
+
+
+def initial_input(
+    settings: config.Config, k: int, input_shape: tuple[int, ...], shape: tuple[int, ...]
+) -> InputSynthesizer:
+    """I_k as a run begins with it, wherever it is built: of a stream of its own."""
+    with drawing(mixed(settings.run.seed, k, 1), torch.device("cpu")):
+        return build_input(settings.decoupling, input_shape, shape)

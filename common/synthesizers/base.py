@@ -1,4 +1,4 @@
-"""What every gradient synthesizer promises to the layer that steps on it."""
+"""What every synthesizer promises to the layer that steps on what it makes up."""
 
 from __future__ import annotations
 
@@ -35,4 +35,30 @@ class GradientSynthesizer(nn.Module, ABC):
 
         Returns:
             L_M before the step, a detached scalar.
+        """
+
+
+class InputSynthesizer(nn.Module, ABC):
+    """I_k: x -> h_{k-1} hat, the input of layer k, made up at once.
+
+    Its state is its parameters and buffers alone, so that a shard holds all of it. x is (B, *input_shape)
+    float32, and an h is (B, *shape) float32.
+    """
+
+    @abstractmethod
+    def predict(self, x: Tensor) -> Tensor:
+        """H hat, (B, *shape) without a graph; no state changes, and each row depends on its own x alone."""
+
+    @abstractmethod
+    def learn(self, x: Tensor, h: Tensor) -> Tensor:
+        """Add the gradient of L_I = (1/B) sum over the batch of ||h hat - h||^2 to the `.grad`s.
+
+        Each parameter's `.grad` is added to in place, and made where there is none. Running statistics move.
+
+        Args:
+            x: the batch that `h` was computed from.
+            h: the target, h_{k-1} that layer k-1 sent.
+
+        Returns:
+            L_I before the step, a detached scalar.
         """

@@ -259,6 +259,7 @@ MACHINES = Dashboard(
             "1 is one core.",
             PLAIN,
             ("rate(layerwise_process_cpu_seconds_total[1m])", "{{job}} {{instance}}"),
+            ("layerwise_process_utilization_ratio", "{{job}} {{instance}}, as it says itself"),
         ),
         _panel(
             "Memory", "Of the machine.", RATIO, ("layerwise_memory_utilization_ratio", "{{job}} {{instance}}")

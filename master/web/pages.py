@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import socket
 from functools import cache
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 from common import metrics
+from common.problems import problems
+from common.rpc import is_unspecified, split_address
 from common.web import Page, Pages
 from master.web.history import History, throughput
 from master.web.scrape import scraped
@@ -49,10 +52,21 @@ def status(master: Master) -> dict[str, Any]:
         "profile": config.cluster.profile,
         "synthesis": config.cluster.synthesis,
         "unlock": config.decoupling.unlock,
-        "address": master.state.read("address") or "",
         "gradient": config.decoupling.gradient if config.decoupling.unlock != "none" else None,
     }
-    return {**dataclasses.asdict(reply), "run": run, "samples_per_second": throughput(reply)}
+    wrong = problems(reply, config, _address(master))
+    return {
+        **dataclasses.asdict(reply),
+        "run": run,
+        "samples_per_second": throughput(reply),
+        "problems": [dataclasses.asdict(problem) for problem in wrong],
+    }
+
+
+def _address(master: Master) -> str:
+    """Where slaves reach the master, as far as it knows; who listens everywhere goes by the machine's name."""
+    host, port = split_address(master.state.read("address") or "localhost:0")
+    return f"{socket.gethostname() if is_unspecified(host) else host}:{port}"
 
 
 def targets(master: Master) -> list[dict[str, Any]]:

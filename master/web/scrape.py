@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from common import metrics
-from common.machine import utilization
 from common.messages import StatusReply
 from common.metrics import Histogram, Metric, Scrape
 
@@ -20,7 +19,7 @@ def scraped(master: Master) -> bytes:
     for shard, version in status.versions.items():
         scrape.add(metrics.SHARD_VERSION, version, shard.partition("/")[0], shard)
     _add_run(scrape, master, status)
-    scrape.add_process(utilization(folder=str(master.state.path)), "", "")
+    scrape.add_process(status.utilization, "", "")
     return scrape.text()
 
 

@@ -77,14 +77,11 @@ class UpdateUnlock:
         """M learns on delta_k(b) and its own h_k(b); a layer that has not stepped yet steps on it."""
         pair = self._pairs.pop(batch)
         checked(delta, pair.h)
-        said = self._said.pop(batch, None)
-        if said is None:
-            said = self._synthesizer.gradient(batch, pair.h, pair.y)
         if self._pending is not None and self._pending.batch == batch:
             yield from self._back(delta, steps=True)
         elif batch in self._late.waiting():
             yield from self._late.step(batch, delta)
-        self._synthesizer.learn(batch, pair.h, pair.y, said, delta)
+        self._synthesizer.learn(batch, pair.h, pair.y, self._said.pop(batch, None), delta)
 
     def lost(self, batch: int) -> Iterator[Message]:
         """M learns nothing from this batch."""

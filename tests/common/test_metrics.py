@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
 from common import metrics
-from common.machine import utilization
 from common.metrics import BOTH, DECLARED, MASTER, SLAVE, Histogram, Metric, Scrape
 
 
@@ -84,10 +83,3 @@ def test_what_a_process_shows_is_read_back_by_prometheus_own_parser(where: str) 
 def test_a_metric_of_another_process_is_a_bug() -> None:
     with pytest.raises(AssertionError):
         Scrape(SLAVE, "light").add(metrics.SEATS, 1)
-
-
-def test_utilization_is_in_parts_of_the_whole() -> None:
-    utilization()
-    busy = utilization()
-    assert all(0 <= part <= 1 for part in (busy.cpu, busy.memory, busy.disk))
-    assert (busy.gpu, busy.gpu_memory) == (None, None)

@@ -65,6 +65,14 @@ def test_a_cosine_rate_falls_along_half_a_wave_to_zero_and_stays_there(run: tupl
     assert rate(settings, batch + 1, batches) <= rate(settings, batch, batches)
 
 
+@given(RUNS)
+def test_a_stepped_rate_falls_to_a_tenth_at_each_milestone(run: tuple[int, int]) -> None:
+    batch, batches = run
+    settings = SynthesizerOptimizer(learning_rate=0.3, schedule="steps")
+    passed = (2 * batch >= batches) + (4 * batch >= 3 * batches) + (12 * batch >= 11 * batches)
+    assert math.isclose(rate(settings, batch, batches), 0.3 * 0.1**passed)
+
+
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_every_schedule_starts_at_the_learning_rate(schedule: str) -> None:
     assert rate(SynthesizerOptimizer(learning_rate=0.3, schedule=schedule), 0, 100) == 0.3

@@ -104,8 +104,8 @@ TENSORS = st.one_of(
     # Plus zero: minus zero is left out as zero is, and read as it.
     instances(SynthesisMessage).map(lambda message: dataclasses.replace(message, loss=message.loss + 0.0)),
 ).map(lambda message: dataclasses.replace(message, data=bytes(i % 251 for i in range(message.table.nbytes))))
-ENCODE: dict[Any, Any] = {BoundaryMessage: encode_boundary, SynthesisMessage: encode_synthesis}
-DECODE: dict[Any, Any] = {BoundaryMessage: decode_boundary, SynthesisMessage: decode_synthesis}
+ENCODE: dict[type, Any] = {BoundaryMessage: encode_boundary, SynthesisMessage: encode_synthesis}
+DECODE: dict[type, Any] = {BoundaryMessage: decode_boundary, SynthesisMessage: decode_synthesis}
 
 
 def plain(message: Any) -> Any:
@@ -166,8 +166,7 @@ def fields_of(encoded: bytes) -> list[bytes]:
     while position < len(encoded):
         start = position
         tag, position = encoding._read_varint(memoryview(encoded), position)
-        number, position = encoding._read_varint(memoryview(encoded), position)
-        position += number if tag & 7 == 2 else 0
+        _, position = encoding._content(memoryview(encoded), tag & 7, position)
         found.append(encoded[start:position])
     return found
 
@@ -337,7 +336,7 @@ BOUNDARY = encode_boundary(
 )
 
 SYNTHESIS = encode_synthesis(
-    SynthesisMessage(SynthesisKind.LEARN, "gradient", 2, 5, 10, 1.5, TABLE, bytes(range(TABLE.nbytes)))
+    SynthesisMessage(SynthesisKind.LEARN, "input", 2, 5, 10, 1.5, [3], TABLE, bytes(range(TABLE.nbytes)))
 )
 WITH_PAYLOAD = [(decode_frame, FRAME), (decode_boundary, BOUNDARY), (decode_synthesis, SYNTHESIS)]
 

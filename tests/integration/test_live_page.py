@@ -79,14 +79,14 @@ def test_a_slave_that_is_killed_and_replaced_is_seen(cli: Cli, by_hand: HandMade
         victim = next(slave for slave in slaves if slave.pid == page.status()["seats"][1]["pid"])
         victim.kill()
         until(lambda: page.status()["seats"][1]["state"] == "vacant", 30)
-        browser.until(f"{SHOWN}.problems.includes('Layer 2 has no slave')")
+        browser.until(f"{SHOWN}.problems.includes('layer 2: the slave has failed or left')")
         browser.until(f"{SHOWN}.events.includes('its slave failed')")
         page.picture("slave-lost")
 
         by_hand.slave()
         until(lambda: page.status()["seats"][1]["grants"] == 2)
         until(lambda: page.shows(page.status()), 20)
-        browser.until(f"!{SHOWN}.problems.includes('no slave')")
+        browser.until(f"!{SHOWN}.problems.includes('layer 2')")
         page.picture("replaced")
 
         browser.dark(True)

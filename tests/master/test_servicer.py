@@ -294,6 +294,30 @@ def test_a_lease_is_asked_for_kept_given_back_and_then_fenced(master: Served) ->
     assert status(master).counters.fenced == 2
 
 
+def test_whatever_a_fenced_slave_still_sends_is_refused_and_counted(master: Served, client: Client) -> None:
+    old = created(master)
+    master.leave(old)
+    hello = pb.BoundaryMessage(kind=pb.ACTIVATIONS, incarnation=old)
+
+    def exchanged() -> None:
+        with client.exchange() as stream:
+            stream.write(hello)
+            stream.read()
+
+    calls: list[Any] = [
+        lambda: rpc.call(master.channel, methods.HEARTBEAT, HeartbeatRequest(old, 2)),
+        lambda: master.leave(old),
+        lambda: client.push([frame((1.0, 1.0))]),
+        lambda: list(client.pull("1/weights", old)),
+        exchanged,
+    ]
+    for count, call in enumerate(calls, 1):
+        with pytest.raises((FencedError, grpc.RpcError)) as caught:
+            call()
+        assert isinstance(caught.value, FencedError) or caught.value.code() is grpc.StatusCode.ABORTED
+        assert status(master).counters.fenced == count
+
+
 def test_a_join_is_told_the_first_batch_that_the_master_lacks(master: Served, client: Client) -> None:
     incarnation = created(master)
     client.push([frame((1.0, 1.0), sequence=1), frame((1.0, 1.0), sequence=2)])

@@ -155,6 +155,34 @@ def test_another_master_goes_on_from_the_shard() -> None:
     assert store.versions() == {"1/gradient": 3}
 
 
+def test_i_is_served_as_m_is_in_a_shard_of_its_own() -> None:
+    config = configured("decoupling.unlock=full", "downpour.n_push=1")
+    store = stored(config)
+    synthesis = Synthesis(config, store)
+    x, h = torch.randn(B, 4), torch.randn(B, D)
+    here = synthesizers.initial_input(config, 2, (4,), (D,))
+
+    def of_i(kind: SynthesisKind, **tensors: Tensor) -> SynthesisMessage:
+        table, data = packed(tensors)
+        return SynthesisMessage(kind, "input", 7, shape=[D], table=table, data=data)
+
+    answer = synthesis.answer(2, of_i(ASK, x=x))
+    assert answer is not None
+    assert torch.equal(state_dict(answer.table, answer.data)["h"], here.predict(x))
+    for wrong in (of_i(ASK, x=x, h=h), of_i(LEARN, x=x, h=torch.randn(B, D + 1)), of_i(ASK, x=x[1:])):
+        with pytest.raises(MalformedError):
+            synthesis.answer(2, wrong)
+    with pytest.raises(MalformedError, match="no synthesizer"):
+        synthesis.answer(1, of_i(ASK, x=x))
+    synthesis.answer(2, of_i(LEARN, x=x, h=h))
+    again = synthesis.answer(2, of_i(ASK, x=x))
+    assert again is not None
+    assert again.loss == pytest.approx(float(here.learn(x, h)))
+    assert again.data != answer.data
+    synthesis.answer(2, said(ASK))
+    assert store.versions() == {"2/gradient": 0, "2/input": 1}
+
+
 def test_settle_brings_in_every_layers_and_nothing_twice() -> None:
     config = configured()
     store = stored(config)
@@ -245,8 +273,9 @@ def test_what_was_learned_before_a_rollback_does_not_come_in_after_it() -> None:
 
 
 def test_served_synthesis_without_an_m_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"cluster\.synthesis.*no M"):
-        load(None, ["cluster.synthesis=master", "decoupling.unlock=none"])
+    for unlock in ("none", "delayed", "local"):
+        with pytest.raises(ConfigError, match=r"cluster\.synthesis.*no M"):
+            load(None, ["cluster.synthesis=master", f"decoupling.unlock={unlock}"])
 
 
 # --- served -----------------------------------------------------------------------------------------------

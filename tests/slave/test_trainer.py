@@ -164,7 +164,7 @@ class PairSpy(Synthesizer):
 
     pairs: list[tuple[Tensor, Tensor, Tensor]]
 
-    def learn(self, batch: int, h: Tensor, y: Tensor, synthetic: Tensor, delta: Tensor) -> None:
+    def learn(self, batch: int, h: Tensor, y: Tensor, synthetic: Tensor | None, delta: Tensor) -> None:
         if "pairs" not in vars(self):
             self.pairs = []
         self.pairs.append((h, y, delta))

@@ -80,31 +80,15 @@ function spread(counts) {
 let lostSince = null;
 
 function problems(status) {
-  const found = [];
+  const found = (status?.problems ?? []).map(({ what, advice }) => [what, advice]);
   if (lostSince !== null) {
-    found.push([`The master has not answered since ${clock(lostSince)}. Below is what was last known; slaves go on by themselves.`]);
-  }
-  const seats = status?.seats ?? [], vacant = seats.filter((seat) => seat.state === "vacant");
-  if (vacant.length > 0) {
-    const which = vacant.map((seat) => named(seat, status)).join("; ");
-    const many = vacant.length > 1 ? `have no slave. Start ${vacant.length}` : "has no slave. Start one";
-    found.push([`${which} ${many}: `, made("code", {}, `layerwise slave --master ${masterAddress(status)}`)]);
-  }
-  for (const seat of seats) {
-    if (seat.state === "late") {
-      found.push([`The slave of ${named(seat, status).toLowerCase()} has been silent for ${seat.lease_age.toFixed(1)} s.`]);
-    }
+    found.unshift([`the master has not answered since ${clock(lostSince)}`, "below is what was last known; slaves go on by themselves"]);
   }
   return found;
 }
 
-// A master that listens on every interface is reached where this page is.
-function masterAddress({ run }) {
-  return run.address.replace(/^(0\.0\.0\.0|\[::\]):/, `${location.hostname}:`);
-}
-
 function showProblems(status) {
-  byId("problems").replaceChildren(...problems(status).map((parts) => made("li", {}, "▲ ", ...parts)));
+  byId("problems").replaceChildren(...problems(status).map(([what, advice]) => made("li", {}, `▲ ${what}: `, made("span", { class: "advice" }, advice))));
 }
 
 // The layers -----------------------------------------------------------------------------------------------
@@ -112,11 +96,6 @@ function layersOf(status) {
   const layers = new Map();
   for (const seat of status.seats) layers.set(seat.layer, [...(layers.get(seat.layer) ?? []), seat]);
   return [...layers.entries()].sort((a, b) => a[0] - b[0]);
-}
-
-function named(seat, status) {
-  const several = status.seats.some((other) => other.layer === seat.layer && other.replica);
-  return several ? `Layer ${seat.layer}, replica ${seat.replica}` : `Layer ${seat.layer}`;
 }
 
 function showNetwork(status) {
