@@ -92,6 +92,7 @@ class Cluster:
     directory: RunDirectory
     slaves: int
     device: str = "auto"
+    log_format: str = "plain"
     address: str = ""
     # Where the live page is.
     web: str = ""
@@ -218,6 +219,7 @@ class Cluster:
     def _add_slave(self) -> Process:
         number = len(self.processes)
         arguments = ["slave", "--master", self.address, "--device", self.device]
+        arguments += ["--log-format", self.log_format]
         slave = self._process(f"slave-{number}", arguments)
         slave.start(self._environment())
         return slave
@@ -229,7 +231,8 @@ class Cluster:
 
     def _master_arguments(self, listen: str, web: str) -> list[str]:
         config, state = str(self.directory.path / CONFIG), str(self.directory.state)
-        return ["master", config, "--listen", listen, "--web", web, "--state-dir", state]
+        addresses = ["--listen", listen, "--web", web]
+        return ["master", config, *addresses, "--state-dir", state, "--log-format", self.log_format]
 
     def _environment(self) -> dict[str, str]:
         # Processes that share cores must not each start a thread for every core.

@@ -19,7 +19,10 @@ from common.percentiles import percentiles
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from deploy.tensorboard import Board
+
 CONFIG, SUMMARY, METRICS, MODEL = "config.toml", "summary.json", "metrics.jsonl", "model.safetensors"
+TENSORBOARD = "tensorboard"
 
 
 def next_evaluation(batches: int, every: int) -> int:
@@ -43,7 +46,7 @@ class RunDirectory:
         ConfigError: the directory cannot be used, or its run is finished.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, tensorboard: bool = False) -> None:
         self.path = path
         self._beats: dict[int, int] = {}
         if (path / SUMMARY).exists():
@@ -55,6 +58,7 @@ class RunDirectory:
             (path / "logs").mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ConfigError(f"--run-dir {path}: cannot be made: {error.strerror}; give another") from None
+        self._board = _board(path / TENSORBOARD) if tensorboard else None
 
     @property
     def state(self) -> Path:
@@ -111,13 +115,27 @@ class RunDirectory:
 
         save_model(self.path / MODEL, state, config, data)
         draw(self.path / "plots", self.metrics(), summary)
+        if self._board:
+            self._board.close()
         fresh = self.path / f".{SUMMARY}.new"
         fresh.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
         fresh.replace(self.path / SUMMARY)
 
     def _note(self, line: Mapping[str, Any]) -> None:
+        if self._board:
+            self._board.note(line)
         with (self.path / METRICS).open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
+
+
+def _board(path: Path) -> Board:
+    try:
+        from deploy.tensorboard import Board
+    except ImportError:
+        raise ConfigError(
+            "--tensorboard: its package is not installed; pip install 'layerwise[tensorboard]'"
+        ) from None
+    return Board(path)
 
 
 def save_model(path: Path, state: Mapping[str, Tensor], config: Config, data: Dataset) -> None:

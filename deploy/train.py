@@ -36,12 +36,24 @@ class Training:
         given: the configuration from the command line; None to take the run directory's, or the default.
         path: the run directory; None for a new one.
         as_json: whether the summary is to be the only thing on standard output.
+        tensorboard: whether to write events for TensorBoard too.
+        log_format: of the processes' logs.
     """
 
-    def __init__(self, given: Config | None, path: Path | None, as_json: bool) -> None:
+    def __init__(
+        self,
+        given: Config | None,
+        path: Path | None,
+        as_json: bool,
+        *,
+        tensorboard: bool = False,
+        log_format: str = "plain",
+    ) -> None:
         self._given = given
         self._path = path
         self._as_json = as_json
+        self._tensorboard = tensorboard
+        self._log_format = log_format
         self._began = time.monotonic()
         self._stop = threading.Event()
         self._status = StatusReply()
@@ -56,7 +68,7 @@ class Training:
             config, directory, dataset = self._prepared()
             self._config, self._directory = config, directory
             self._screen = Screen(config)
-            cluster = Cluster(directory, sum(config.replicas))
+            cluster = Cluster(directory, sum(config.replicas), log_format=self._log_format)
             try:
                 self._screen.say(
                     f"{directory.path}: training {config.layers} layers on {config.data.dataset}"
@@ -107,7 +119,9 @@ class Training:
                 f"--run-dir {path}: holds an unfinished run of another configuration; give the same, or none "
                 "to go on with it, or another directory"
             )
-        directory = RunDirectory(path if path is not None else new_directory(config.run.name))
+        directory = RunDirectory(
+            path if path is not None else new_directory(config.run.name), tensorboard=self._tensorboard
+        )
         directory.begin(config)
         return config, directory, dataset
 

@@ -64,7 +64,7 @@ def status(master: Master) -> dict[str, Any]:
 
 
 def _address(master: Master) -> str:
-    """Where slaves reach the master, as far as it knows; who listens everywhere goes by the machine's name."""
+    """Where slaves reach the master: by the machine's name, if it listens everywhere."""
     host, port = split_address(master.state.read("address") or "localhost:0")
     return f"{socket.gethostname() if is_unspecified(host) else host}:{port}"
 
