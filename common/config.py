@@ -5,6 +5,7 @@ Imports no torch: a refused configuration answers at once.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import os
 import tomllib
@@ -29,6 +30,7 @@ from common.options import (
     ModelOptions,
 )
 from common.settings import is_user_function, key
+from common.simulation import Simulation
 
 
 @dataclass(frozen=True)
@@ -253,8 +255,9 @@ class Cluster:
 
     profile: str = key(
         "light",
-        "light: a slave knows only the master; basic: neighbours exchange activations and gradients directly",
-        choices=("light", "basic"),
+        "light: a slave knows only the master; basic: neighbours exchange activations and gradients "
+        "directly; synchronous: no cluster, every layer in one process in step",
+        choices=("light", "basic", "synchronous"),
     )
     synthesis: str = key(
         "slave",
@@ -280,6 +283,7 @@ class Config:
     optimizer: Optimizer = dataclasses.field(default_factory=Optimizer)
     downpour: Downpour = dataclasses.field(default_factory=Downpour)
     cluster: Cluster = dataclasses.field(default_factory=Cluster)
+    simulation: Simulation = dataclasses.field(default_factory=Simulation)
 
     def __post_init__(self) -> None:
         if self.downpour.warm_start >= self.run.batches:
@@ -291,6 +295,16 @@ class Config:
             raise ConfigError(
                 'cluster.synthesis: "master" has no meaning with decoupling.unlock = '
                 f'"{self.decoupling.unlock}", which has no M; leave it out'
+            )
+        if self.cluster.profile == "synchronous" and self.cluster.synthesis == "master":
+            raise ConfigError(
+                'cluster.synthesis: "master" has no meaning with cluster.profile = "synchronous", which has '
+                "no master; leave it out"
+            )
+        if self.cluster.profile == "synchronous" and self.downpour != Downpour():
+            raise ConfigError(
+                'downpour: has no meaning with cluster.profile = "synchronous", which pushes nothing; leave '
+                "the section out"
             )
         layers = self.network.layers if self.network.cuts is None else len(self.network.cuts) + 1
         if layers is not None:
@@ -343,14 +357,35 @@ def load(path: Path | None, overrides: Iterable[str] = ()) -> Config:
     Raises:
         ConfigError: no such file, not TOML, an unknown key, or a value that cannot be.
     """
-    values: dict[str, Any] = {}
-    if path is not None:
-        try:
-            values = _toml(path.read_text(encoding="utf-8"), str(path))
-        except (OSError, UnicodeDecodeError) as error:
-            reason = getattr(error, "strerror", None) or str(error)
-            raise ConfigError(f"{path}: cannot be read: {reason}; give the path of a TOML file") from None
-    config = _read(values, overrides, str(path) if path else "")
+    values = {} if path is None else values_of(path)
+    if "compare" in values:
+        raise ConfigError(
+            f"{path}: compare: is of `layerwise compare`, which runs the file's variants; for one run, give "
+            "a file without that section"
+        )
+    return of_values(values, overrides, path)
+
+
+def values_of(path: Path) -> dict[str, Any]:
+    """What a configuration file says, unchecked.
+
+    Raises:
+        ConfigError: no such file, or not TOML.
+    """
+    try:
+        return _toml(path.read_text(encoding="utf-8"), str(path))
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ConfigError(f"{path}: cannot be read: {reason}; give the path of a TOML file") from None
+
+
+def of_values(values: dict[str, Any], overrides: Iterable[str], path: Path | None) -> Config:
+    """The configuration of what the file at `path` says, as `load` makes it.
+
+    Raises:
+        ConfigError: an unknown key, or a value that cannot be.
+    """
+    config = _read(copy.deepcopy(values), overrides, str(path) if path else "")
     return _anchored(config, path.parent if path else Path())
 
 

@@ -16,6 +16,8 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "train": ("deploy.commands", "Train: a whole cluster on this machine, to the end."),
     "master": ("master.cli", "Keep a run's parameters, and serve them to its slaves."),
     "slave": ("slave.cli", "Train one layer; everything else comes from the master."),
+    "simulate": ("deploy.commands", "What so many slaves would do, without a cluster."),
+    "compare": ("deploy.commands", "Methods side by side, on equal terms."),
     "status": ("deploy.commands", "How a run goes."),
     "evaluate": ("deploy.commands", "Test error of a run, finished or live."),
     "export": ("deploy.commands", "Write the plain network's weights, for torch alone."),

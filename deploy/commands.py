@@ -61,6 +61,104 @@ def train(
 
 
 @click.command()
+@click.argument("config", required=False, type=click.Path(path_type=Path))
+@_SET
+@click.option(
+    "--slaves",
+    multiple=True,
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="So many; again for a further row. Default: as many as CONFIG has.",
+)
+@click.option(
+    "--measure", is_flag=True, help="Measure for a second how fast a slave would be on this machine."
+)
+@click.option("--train", "trains", is_flag=True, help="Train, too, and write a run's result files.")
+@click.option(
+    "--run-dir", type=click.Path(path_type=Path), metavar="DIR", help="With --train: where the results go."
+)
+@_JSON
+def simulate(
+    config: Path | None,
+    overrides: tuple[str, ...],
+    slaves: tuple[int, ...],
+    measure: bool,
+    trains: bool,
+    run_dir: Path | None,
+    as_json: bool,
+) -> int:
+    """What 2 to 1,000 slaves would do, without a cluster: throughput, staleness, delay, utilization.
+
+    The slaves' and the master's own code runs in this process under a virtual clock, on machines that the
+    section [simulation] makes up. The same seed gives the same numbers. Nothing is trained unless --train is
+    given; then accuracy is told too, and the seconds in the results are virtual.
+    """
+    from common.config import load
+
+    given = load(config, overrides)
+    if not trains and run_dir is not None:
+        raise ConfigError("simulate --run-dir: is for --train, which alone leaves results; leave it out")
+    if trains and (slaves or measure):
+        raise ConfigError("simulate --train: trains what CONFIG says; leave out --slaves and --measure")
+    if trains:
+        from deploy.train import Training
+
+        return Training(given, run_dir, as_json, simulated=True).run()
+    from deploy.simulate import simulate as predict
+
+    return predict(given, slaves, measure, as_json)
+
+
+@click.command()
+@click.argument("config", type=click.Path(path_type=Path))
+@_SET
+@click.option(
+    "--over",
+    multiple=True,
+    metavar="SECTION.KEY=A,B,...",
+    help="Each of these values; several: all together.",
+)
+@click.option(
+    "--seeds", type=click.IntRange(min=1), metavar="N", help="Runs of each; default: the file's, or 1."
+)
+@click.option(
+    "--in",
+    "place",
+    type=click.Choice(["cluster", "driver", "synchronous"]),
+    default="driver",
+    show_default=True,
+    help="Real processes, made-up machines under a virtual clock, or all layers in step.",
+)
+@click.option("--jobs", type=click.IntRange(min=1), default=1, metavar="N", help="Runs side by side.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Where the results go; what is there already is kept. Default: a new folder under runs/.",
+)
+@_JSON
+def compare(
+    config: Path,
+    overrides: tuple[str, ...],
+    over: tuple[str, ...],
+    seeds: int | None,
+    place: str,
+    jobs: int,
+    out: Path | None,
+    as_json: bool,
+) -> int:
+    """Methods side by side on equal terms: a table, compare.json, plots and one page, compare.html.
+
+    The methods are CONFIG's [compare.variants."NAME"] sections, each a set of keys that differ, and what
+    --over names. A variant with cluster.profile = "synchronous" has all layers on one machine.
+    """
+    from deploy.compare import Comparing
+    from deploy.variants import read
+
+    return Comparing(read(config, overrides, over, seeds, place), place, jobs, out, as_json).run()
+
+
+@click.command()
 @_LIVE
 @_JSON
 @click.option("--watch", is_flag=True, help="Go on until interrupted or the run is over.")

@@ -78,6 +78,10 @@ class RunDirectory:
         """Write down the configuration as it is run."""
         (self.path / CONFIG).write_text(config.to_toml(), encoding="utf-8")
 
+    def forget_metrics(self) -> None:
+        """Begin metrics.jsonl anew, for a run that does."""
+        (self.path / METRICS).unlink(missing_ok=True)
+
     def note_evaluation(self, evaluation: Evaluation, seconds: float) -> None:
         """A line for an evaluation; seconds since the run began."""
         self._note({"kind": "evaluation", "seconds": round(seconds, 3), **dataclasses.asdict(evaluation)})
@@ -100,12 +104,8 @@ class RunDirectory:
         return [line for line in self.metrics() if line["kind"] == "evaluation"]
 
     def metrics(self) -> list[dict[str, Any]]:
-        """Every line of metrics.jsonl; a torn last one is left out."""
-        path = self.path / METRICS
-        if not path.exists():
-            return []
-        lines = path.read_text(encoding="utf-8").splitlines()
-        return [json.loads(line) for line in lines if line.endswith("}")]
+        """Every line of metrics.jsonl."""
+        return metrics_of(self.path)
 
     def finish(
         self, summary: Mapping[str, Any], state: Mapping[str, Tensor], config: Config, data: Dataset
@@ -136,6 +136,15 @@ def _board(path: Path) -> Board:
             "--tensorboard: its package is not installed; pip install 'layerwise[tensorboard]'"
         ) from None
     return Board(path)
+
+
+def metrics_of(path: Path) -> list[dict[str, Any]]:
+    """Every line of a run directory's metrics.jsonl; a torn last one is left out."""
+    path = path / METRICS
+    if not path.exists():
+        return []
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines if line.endswith("}")]
 
 
 def save_model(path: Path, state: Mapping[str, Tensor], config: Config, data: Dataset) -> None:

@@ -245,12 +245,17 @@ def summary_rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     method = summary["unlock"] + (f" ({summary['gradient']})" if summary["gradient"] else "")
     waiting = ", ".join(f"{k}: {100 * part:.1f} %" for k, part in summary["waiting_fraction"].items())
     cpu, rss = summary["cpu_seconds"], summary["peak_rss_bytes"]
-    return [
+    rows = [
         ("run", f"{summary['name']}: {summary['dataset']}, {summary['model']} in {summary['layers']} layers"),
         ("method", f"unlock {method}, profile {summary['profile']}"),
         ("test error", f"{summary['test_error_percent']:.2f} % (loss {summary['test_loss']:.4f})"),
         ("time", f"{summary['wall_seconds']:.1f} s in all"),
         ("throughput", f"{summary['samples_per_second']:,.0f} samples/s in training"),
+    ]
+    if not summary["slaves"]:
+        return rows
+    return [
+        *rows,
         ("staleness", _spread(summary["staleness"]) + " pushes"),
         ("delay", _spread(summary["delay"]) + " batches"),
         ("waiting", f"{waiting} of a step, by layer"),

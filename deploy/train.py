@@ -6,6 +6,7 @@ import json
 import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,7 @@ from common import datasets, resolution
 from common.config import Config
 from common.datasets import Dataset
 from common.errors import ConfigError, NotFoundError, UnreachableError
-from common.lifecycle import INTERRUPTED, Interrupt
+from common.lifecycle import INTERRUPTED, Interrupt, end_with_parent
 from common.messages import Evaluation, StatusReply
 from deploy.local import Cluster
 from deploy.reader import Reader, latest
@@ -24,18 +25,31 @@ from deploy.screen import Screen, print_summary
 
 if TYPE_CHECKING:
     from deploy.evaluator import Evaluator, Snapshot
+    from deploy.simulation.driver import Driver
+    from deploy.synchronous import InStep
 
 STATUS_SECONDS = 0.2
 FINAL_PULL_SECONDS = 60.0
 
 
+@dataclass(frozen=True)
+class Finished:
+    """What a run has come to."""
+
+    status: StatusReply
+    evaluation: Evaluation
+    snapshot: Snapshot
+    restarts: int = 0
+
+
 class Training:
-    """One call of `train`.
+    """One call of `train`, or of `simulate --train`.
 
     Args:
         given: the configuration from the command line; None to take the run directory's, or the default.
         path: the run directory; None for a new one.
         as_json: whether the summary is to be the only thing on standard output.
+        simulated: whether the machines are made up, and time is virtual.
         tensorboard: whether to write events for TensorBoard too.
         log_format: of the processes' logs.
     """
@@ -46,9 +60,11 @@ class Training:
         path: Path | None,
         as_json: bool,
         *,
+        simulated: bool = False,
         tensorboard: bool = False,
         log_format: str = "plain",
     ) -> None:
+        self._simulated = simulated
         self._given = given
         self._path = path
         self._as_json = as_json
@@ -64,39 +80,88 @@ class Training:
         Raises:
             LayerwiseError: the run cannot begin, or not end.
         """
+        end_with_parent()
         with Interrupt(self._stop.set):
             config, directory, dataset = self._prepared()
             self._config, self._directory = config, directory
             self._screen = Screen(config)
-            cluster = Cluster(directory, sum(config.replicas), log_format=self._log_format)
             try:
-                self._screen.say(
-                    f"{directory.path}: training {config.layers} layers on {config.data.dataset}"
-                )
-                cluster.start()
-                self._screen.say(f"live page: http://{cluster.web}/")
-                evaluator = self._evaluator(dataset)
-                with Reader(cluster.address) as reader:
-                    finished = self._watch(cluster, reader, evaluator)
-                    if finished:
-                        snapshot, evaluation = self._evaluated(reader, evaluator)
-                        self._note(evaluation, reader)
-                        self._status = latest(reader, self._status)
-                        cluster.finish()
+                finished = self._trained(dataset)
             finally:
                 self._screen.close()
-                cluster.stop()
-            if not finished:
-                self._screen.say(f"interrupted; go on with: layerwise train --run-dir {directory.path}")
+            if finished is None:
                 return INTERRUPTED
             seconds = time.monotonic() - self._began
-            summary = summarized(config, self._status, evaluation, seconds, cluster.restarts)
-            directory.finish(summary, snapshot.state, config, dataset)
+            summary = summarized(config, finished.status, finished.evaluation, seconds, finished.restarts)
+            directory.finish(summary, finished.snapshot.state, config, dataset)
         if self._as_json:
             click.echo(json.dumps(summary))
         else:
             print_summary(summary, str(directory.path))
         return 0
+
+    def _trained(self, dataset: Dataset) -> Finished | None:
+        """Train where the configuration says; None when interrupted, which is told."""
+        where = f"{self._config.layers} layers on {self._config.data.dataset}"
+        if self._simulated or self._config.cluster.profile == "synchronous":
+            self._screen.say(f"{self._directory.path}: training {where} in this process")
+            return self._here(dataset)
+        self._screen.say(f"{self._directory.path}: training {where}")
+        return self._in_cluster(dataset)
+
+    def _here(self, dataset: Dataset) -> Finished | None:
+        """In this process: step by step, or under a virtual clock."""
+        self._directory.forget_metrics()
+        evaluator, every = self._evaluator(dataset), self._config.run.evaluate_every
+        run, due, told = self._made(dataset), every, 0.0
+        for through in run.run():
+            if self._stop.is_set():
+                self._screen.say("interrupted; it cannot be resumed: the same command begins it anew")
+                return None
+            if through >= due and through < self._config.run.batches:
+                due = next_evaluation(through, every)
+                self._noted(evaluator.measure(evaluator.snapshot(run.pull)), run)
+            elif time.monotonic() - told >= STATUS_SECONDS:
+                told = time.monotonic()
+                self._screen.show(run.status())
+        snapshot = evaluator.snapshot(run.pull)
+        evaluation = evaluator.measure(snapshot)
+        self._noted(evaluation, run)
+        return Finished(run.status(), evaluation, snapshot)
+
+    def _made(self, dataset: Dataset) -> InStep | Driver:
+        from deploy.simulation.driver import Driver
+        from deploy.simulation.paces import alone
+        from deploy.synchronous import InStep
+
+        if self._config.cluster.profile == "synchronous":
+            return InStep(self._config, dataset, alone(self._config, dataset) if self._simulated else None)
+        return Driver(self._config, dataset, trains=True)
+
+    def _noted(self, evaluation: Evaluation, run: InStep | Driver) -> None:
+        """Tell of an evaluation, and of what every layer knows of itself then; in the run's own seconds."""
+        self._screen.evaluated(evaluation)
+        self._directory.note_evaluation(evaluation, run.seconds)
+        self._directory.note_heartbeats(run.seats(), run.seconds)
+
+    def _in_cluster(self, dataset: Dataset) -> Finished | None:
+        cluster = Cluster(self._directory, sum(self._config.replicas), log_format=self._log_format)
+        try:
+            cluster.start()
+            self._screen.say(f"live page: http://{cluster.web}/")
+            evaluator = self._evaluator(dataset)
+            with Reader(cluster.address) as reader:
+                if self._watch(cluster, reader, evaluator):
+                    snapshot, evaluation = self._evaluated(reader, evaluator)
+                    self._note(evaluation, reader)
+                    self._status = latest(reader, self._status)
+                    cluster.finish()
+                    return Finished(self._status, evaluation, snapshot, cluster.restarts)
+        finally:
+            self._screen.close()
+            cluster.stop()
+        self._screen.say(f"interrupted; go on with: layerwise train --run-dir {self._directory.path}")
+        return None
 
     def _evaluator(self, dataset: Dataset) -> Evaluator:
         """Torch is imported here, while the slaves import theirs."""

@@ -52,11 +52,15 @@ def master(
     Stays when the run is over, to answer `status`, `evaluate` and `export`, until it is interrupted.
     """
     from common.config import load
+    from common.errors import ConfigError
     from common.resolution import resolved
     from common.rpc import check_listen
     from master.service import serve
 
     check_listen(listen, insecure)
+    run = load(config, overrides)
+    if run.cluster.profile == "synchronous":
+        raise ConfigError("cluster.profile: synchronous has no master; use `layerwise train`")
     check_listen(web, insecure, "--web")
     logs.configure("master", log_format, log_level)
-    return serve(resolved(load(config, overrides)), listen, web, state_dir)
+    return serve(resolved(run), listen, web, state_dir)

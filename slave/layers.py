@@ -14,7 +14,7 @@ from common import batches, network, synthesizers
 from common.config import Config, SynthesizerOptimizer
 from common.datasets import Dataset
 from common.flat import Flat
-from common.messages import JoinReply
+from common.messages import JoinReply, Telemetry
 from common.network import Blueprint
 from common.replica import Replica
 from common.replicas import Place
@@ -45,6 +45,23 @@ class Seated:
     flat: Flat
     replicas: list[tuple[Replica, Stepper]]
     health: Health
+
+    def telemetry(self) -> Telemetry:
+        """What the trainer and the health say; not what is known of the machine."""
+        trainer, health = self.trainer, self.health
+        return Telemetry(
+            steps=trainer.steps,
+            next_batch=trainer.next_batch,
+            lost_batches=trainer.lost_batches,
+            in_flight=trainer.in_flight,
+            delays=dict(trainer.delays),
+            loss=health.loss,
+            gradient_loss=health.gradient_loss,
+            gradient_cosine=health.gradient_cosine,
+            gradient_norm_ratio=health.gradient_norm_ratio,
+            input_loss=health.input_loss,
+            fallback=health.fallback,
+        )
 
 
 Shape = tuple[int, ...]
@@ -109,6 +126,31 @@ def trainer(
     )
 
 
+def free(
+    config: Config,
+    data: batches.Batches,
+    lease: JoinReply,
+    unlock: FullUnlock,
+    shapes: tuple[Shape, Shape],
+    device: torch.device | str = "cpu",
+) -> FreeTrainer:
+    """The same where no layer waits for another; `shapes` as of `FreeTrainer`."""
+    slots = config.decoupling.slots
+    assert slots is not None
+    return FreeTrainer(
+        lease.layer,
+        data,
+        config.run.batches,
+        unlock,
+        slots=slots,
+        incarnation=lease.incarnation,
+        next_batch=lease.next_batch,
+        place=place(config, lease),
+        shapes=shapes,
+        device=device,
+    )
+
+
 def replica(config: Config, lease: JoinReply, shard: str, flat: Flat, stepper: Stepper) -> Replica:
     """The copy of a lease's shard, pushed and fetched as the configuration says."""
     accrued = stepper if isinstance(stepper, AccruingStepper) else None
@@ -150,23 +192,11 @@ class _Building:
         return Seated(made, flat, self.replicas, self.health)
 
     def _free(self, layer: Layer, data: batches.Batches, shapes: tuple[Shape, Shape]) -> FreeTrainer:
-        config, k, lease = self.config, layer.k, self.lease
+        config, k = self.config, layer.k
         synthesizer = self._synthesizer(shapes[1]) if k < config.layers else None
         predictor = self._predictor(shapes[0]) if k > 1 else None
-        slots = config.decoupling.slots
-        assert slots is not None
-        return FreeTrainer(
-            k,
-            data,
-            config.run.batches,
-            FullUnlock(layer, self.health, synthesizer, predictor, stepping(config, k)),
-            slots=slots,
-            incarnation=lease.incarnation,
-            next_batch=lease.next_batch,
-            place=place(config, lease),
-            shapes=shapes,
-            device=self.device,
-        )
+        unlock = FullUnlock(layer, self.health, synthesizer, predictor, stepping(config, k))
+        return free(config, data, self.lease, unlock, shapes, self.device)
 
     def _predictor(self, shape: Shape) -> Predicting:
         inputs = self.dataset.input_shape

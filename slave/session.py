@@ -140,7 +140,7 @@ class Session:
         self._served = needs and self._config.cluster.synthesis == "master"
         self._network.start()
         try:
-            built = self._built()
+            self._seated = built = self._built()
         except BaseException as error:
             self._network.leave(str(error) or type(error).__name__)
             self._network.close()
@@ -318,25 +318,16 @@ class Session:
             self._network.beat()
 
     def _measure(self) -> None:
-        trainer = self._trainer
         if self._health.fallback != self._telemetry.fallback:
             self._say_fallback()
         self._measured_at = time.perf_counter()
-        self._telemetry = Telemetry(
-            steps=trainer.steps,
-            next_batch=trainer.next_batch,
+        told = self._seated.telemetry()
+        self._telemetry = replace(
+            told,
             # One that was passed over may come after all; it stays reported, so that the count never falls.
-            lost_batches=max(trainer.lost_batches, self._telemetry.lost_batches),
-            in_flight=trainer.in_flight,
+            lost_batches=max(told.lost_batches, self._telemetry.lost_batches),
             step_seconds=self._step_seconds,
             waiting_seconds=self._waiting_seconds,
-            delays=dict(trainer.delays),
-            loss=self._health.loss,
-            gradient_loss=self._health.gradient_loss,
-            gradient_cosine=self._health.gradient_cosine,
-            gradient_norm_ratio=self._health.gradient_norm_ratio,
-            input_loss=self._health.input_loss,
-            fallback=self._health.fallback,
             done=self._done,
             pulls=self._pulls,
         )

@@ -88,7 +88,7 @@ function problems(status) {
 }
 
 function showProblems(status) {
-  byId("problems").replaceChildren(...problems(status).map(([what, advice]) => made("li", {}, `▲ ${what}: `, made("span", { class: "advice" }, advice))));
+  byId("problems").replaceChildren(...problems(status).map(([what, advice]) => made("li", {}, `▲ ${what} → ${advice}`)));
 }
 
 // The layers -----------------------------------------------------------------------------------------------

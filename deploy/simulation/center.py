@@ -1,0 +1,94 @@
+"""The made-up machine in the middle: the master's own store behind one link and one core."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+
+from common.config import Config
+from common.errors import NotFoundError
+from common.messages import Header, JoinReply, PushReply
+from common.replica import Push, Replica
+from deploy.simulation.clock import Clock
+from deploy.simulation.machine import Fetched
+from deploy.simulation.wires import Link, Wires
+from master.policies import policies
+from master.store import Memory, Store
+
+
+class Center:
+    """The master of a run, and the way to it.
+
+    Attributes:
+        store: its shards.
+        staleness: of the pushes that were applied.
+        pushes: how many.
+        pulls: versions that slaves were given.
+        busy_seconds: in which its core has worked.
+    """
+
+    def __init__(self, config: Config, clock: Clock, wires: Wires) -> None:
+        self.store = Store(Memory(), policies(config))
+        self.staleness: Counter[int] = Counter()
+        self.pushes = self.pulls = 0
+        self._clock, self._wires = clock, wires
+        self._seconds = config.simulation.master_seconds
+        self._link = Link()
+        self.busy_seconds = self._busy_until = 0.0
+
+    def ask(self, link: Link, nbytes: int, event: Callable[[], None], *, resent: bool = True) -> None:
+        """Have something done here once the message has come from a link, and the core has the time."""
+
+        def arrived() -> None:
+            self.busy_seconds += self._seconds
+            self._busy_until = max(self._busy_until, self._clock.now) + self._seconds
+            self._clock.at(self._busy_until, event)
+
+        self._clock.at(self._wires.arrival(self._clock.now, link, self._link, nbytes, resent=resent), arrived)
+
+    def send(self, link: Link, nbytes: int, event: Callable[[], None], *, resent: bool = True) -> None:
+        """Have something happen at a link once a message from here is there."""
+        self._clock.at(self._wires.arrival(self._clock.now, self._link, link, nbytes, resent=resent), event)
+
+    def begin(self, lease: JoinReply, replica: Replica) -> None:
+        """Bring a replica to the present version of its shard, which is created if it is not there."""
+        try:
+            fetched = self.fetched(lease, replica.name)
+        except NotFoundError:
+            initial = replica.initial()
+            self.store.create(initial.header, [(0, initial.buffer.data)])
+            fetched = self.fetched(lease, replica.name)
+        replica.begin(fetched.header, fetched.buffer)
+
+    def apply(self, push: Push) -> PushReply:
+        """Take a push, or refuse it as the run's staleness rule says."""
+        reply = self.store.apply(push.header, [(0, push.buffer.data)])
+        if reply.applied:
+            self.pushes += 1
+            self.staleness[reply.staleness] += 1
+        return reply
+
+    def fetched(self, lease: JoinReply, shard: str) -> Fetched:
+        """The present version, for a slave.
+
+        Raises:
+            NotFoundError: there is no such shard.
+        """
+        fetched = Fetched(*self._read(shard, lease.incarnation))
+        self.pulls += 1
+        return fetched
+
+    def read(self, shard: str) -> tuple[Header, bytes]:
+        """The present version, for whoever evaluates.
+
+        Raises:
+            NotFoundError: there is no such shard.
+        """
+        return self._read(shard, 0)
+
+    def _read(self, shard: str, incarnation: int) -> tuple[Header, bytes]:
+        reading = self.store.read(shard, incarnation)
+        try:
+            return reading.header, bytes(reading.buffer)
+        finally:
+            reading.release()

@@ -1,0 +1,142 @@
+"""Slaves that compute nothing: the trainer's protocol and the replica's pushes, on tensors of no size."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+
+import torch
+from torch import Tensor, nn
+
+from common.batches import Batches
+from common.config import Config
+from common.flat import Flat
+from common.messages import BoundaryKind, JoinReply
+from common.replica import Replica
+from common.schedule import AccruingStepper, Stepper
+from slave import layers
+from slave.decoupling import Message
+from slave.free import FreeTrainer
+from slave.health import Health
+from slave.layers import Begin, Seated
+from slave.trainer import Trainer
+from slave.unlocks.full import FullUnlock
+
+NOTHING = torch.zeros(0)
+_LABELS = torch.zeros(0, dtype=torch.int64)
+
+
+class HollowBatches(Batches):
+    """Batches of no example."""
+
+    def __init__(self) -> None:
+        """They are of no data set."""
+
+    def inputs(self, batch: int) -> Tensor:  # noqa: ARG002 - all are the same
+        """x_b, (0,)."""
+        return NOTHING
+
+    def labels(self, batch: int) -> Tensor:  # noqa: ARG002
+        """y_b, (0,)."""
+        return _LABELS
+
+
+class HollowUnlock:
+    """What a layer sends, when, and when it steps; nothing of what it computes.
+
+    Args:
+        k: the layer.
+        top: whether it is the last.
+        unlock: as in the configuration.
+        steppers: of its shards, the layer's own first.
+    """
+
+    def __init__(self, k: int, top: bool, unlock: str, steppers: list[Stepper]) -> None:
+        self._k, self._top = k, top
+        self._late = not top and unlock in ("none", "delayed")
+        self._answer = BoundaryKind.TAKEN if unlock == "local" else BoundaryKind.GRADIENT
+        self._steppers = steppers
+        self._sent: dict[int, Tensor] = {}
+
+    def forward(self, batch: int, h_below: Tensor, y: Tensor) -> Iterator[Tensor | Message]:  # noqa: ARG002
+        """Send h_k(b), unless it is the top; unless it waits for the gradient, step and answer."""
+        if not self._top:
+            self._sent[batch] = h_below
+            yield h_below
+        if not self._late:
+            yield from self._stepped(batch)
+
+    def gradient(self, batch: int, delta: Tensor) -> Iterator[Message]:  # noqa: ARG002
+        """Have M step, or the layer that has waited for it."""
+        del self._sent[batch]
+        if self._late:
+            yield from self._stepped(batch)
+        else:
+            for stepper in self._steppers[1:]:
+                stepper.step(batch)
+
+    def lost(self, batch: int) -> Iterator[Message]:
+        """There is no gradient from above; nobody below will get one, if there is none yet."""
+        del self._sent[batch]
+        if self._late and self._k > 1:
+            yield Message(BoundaryKind.LOST, self._k - 1, batch)
+
+    def sent(self) -> dict[int, Tensor]:
+        """h_k of the batches that are not answered, oldest first."""
+        return self._sent
+
+    def waiting(self) -> Collection[int]:
+        """Batches that were taken, and that the layer has not stepped on."""
+        return self._sent if self._late else ()
+
+    def _stepped(self, batch: int) -> Iterator[Message]:
+        for stepper in self._steppers if self._answer is BoundaryKind.TAKEN else self._steppers[:1]:
+            stepper.step(batch)
+        if self._k > 1:
+            tensor = NOTHING if self._answer is BoundaryKind.GRADIENT else None
+            yield Message(self._answer, self._k - 1, batch, tensor=tensor)
+
+
+class HollowFull(FullUnlock):
+    """The same of `full`: each shard steps when its own would."""
+
+    def __init__(self, k: int, top: bool, steppers: dict[str, Stepper]) -> None:
+        self._k, self._top, self._steppers = k, top, steppers
+
+    def step(self, batch: int, x: Tensor, y: Tensor) -> Iterator[Message]:  # noqa: ARG002
+        """Send h_k(b) up, and the input and its gradient down."""
+        if not self._top:
+            yield Message(BoundaryKind.ACTIVATION, self._k + 1, batch, tensor=NOTHING)
+        if self._k > 1:
+            yield Message(BoundaryKind.GRADIENT, self._k - 1, batch, tensor=NOTHING, input=NOTHING)
+        self._steppers["weights"].step(batch)
+
+    def learn_gradient(self, batch: int, u: Tensor, y: Tensor, delta: Tensor) -> None:  # noqa: ARG002
+        """M steps."""
+        self._steppers["gradient"].step(batch)
+
+    def learn_input(self, batch: int, x: Tensor, h: Tensor) -> None:  # noqa: ARG002
+        """I steps."""
+        self._steppers["input"].step(batch)
+
+
+def hollow(config: Config, lease: JoinReply, shards: Collection[str], begin: Begin) -> Seated:
+    """A lease's slave that computes nothing; `shards` are those of its layer, the weights' first."""
+    replicas: list[tuple[Replica, Stepper]] = []
+    flat = Flat(nn.Module())
+    for shard in shards:
+        flat = Flat(nn.Module())
+        accrues = config.downpour.push == "gradient" and shard.endswith("/weights")
+        stepper = (AccruingStepper if accrues else Stepper)(flat, config.optimizer, config.run.batches)
+        replica = layers.replica(config, lease, shard, flat, stepper)
+        begin(replica)
+        replicas.append((replica, stepper))
+    k, top = lease.layer, lease.layer == config.layers
+    trainer: Trainer | FreeTrainer
+    if config.decoupling.unlock == "full":
+        steppers = {replica.name.partition("/")[2]: stepper for replica, stepper in replicas}
+        trainer = layers.free(config, HollowBatches(), lease, HollowFull(k, top, steppers), ((), ()))
+    else:
+        each = [stepper for _, stepper in replicas]
+        unlock = HollowUnlock(k, top, config.decoupling.unlock, each)
+        trainer = layers.trainer(config, HollowBatches(), lease, unlock)
+    return Seated(trainer, flat, replicas, Health())

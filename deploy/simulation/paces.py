@@ -1,0 +1,131 @@
+"""How long a layer computes, and how many bytes it sends: from the counted costs and a rate."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from common import costs, network, synthesizers
+from common.config import Config
+from common.datasets import Dataset
+from common.flat import Flat, table_of
+from common.network import Blueprint
+from common.schedule import Stepper
+
+# Of what a training step costs, a third is the forward: a product each for h, for the weights' gradient and
+# for the input's. M's use and its teaching likewise.
+FORWARD = 1 / 3
+MEASURE_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class Pace:
+    """One layer's.
+
+    Attributes:
+        until_sent: seconds from taking an input until h_k is sent.
+        step: seconds until all is done that follows from the input.
+        answer: seconds that a gradient from above takes.
+        boundary_nbytes: of h_k of a batch, and of delta_k.
+        shard_nbytes: of each of its shards.
+    """
+
+    until_sent: float
+    step: float
+    answer: float
+    boundary_nbytes: int
+    shard_nbytes: dict[str, int]
+
+
+def counted(config: Config, blueprint: Blueprint, dataset: Dataset) -> list[float]:
+    """Multiply-adds of each unit's training step."""
+    return costs.unit_costs(
+        blueprint.units, blueprint.shapes, dataset.input_shape, config.run.batch_size, config.optimizer.name
+    )
+
+
+def paces(config: Config, blueprint: Blueprint, dataset: Dataset) -> list[Pace]:
+    """Of each layer of a resolved configuration."""
+    cuts = [0, *(config.network.cuts or []), len(blueprint.units)]
+    units = counted(config, blueprint, dataset)
+    return [
+        _pace(config, blueprint, dataset, k, sum(units[cuts[k - 1] : cuts[k]]))
+        for k in range(1, config.layers + 1)
+    ]
+
+
+def alone(config: Config, dataset: Dataset) -> float:
+    """Seconds that a batch takes one machine that has all layers."""
+    found = paces(config, network.build(config, dataset.input_shape, dataset.classes), dataset)
+    overheads = (config.layers - 1) * config.simulation.overhead_seconds
+    return sum(pace.step + pace.answer for pace in found) - overheads
+
+
+def _pace(config: Config, blueprint: Blueprint, dataset: Dataset, k: int, work: float) -> Pace:
+    cuts, batch_size = config.network.cuts or [], config.run.batch_size
+    shape = network.boundary(blueprint, cuts, k)
+    shards = {f"{k}/weights": table_of(network.layer(blueprint, cuts, k)).nbytes}
+    synthesis = 0.0
+    top = k == config.layers
+    if not top and config.decoupling.unlock != "none":
+        optimizer = config.optimizer.synthesizer.name
+        synthesis = costs.synthesizer_cost(config.decoupling, shape, dataset.classes, batch_size, optimizer)
+    if synthesis:
+        with torch.device("meta"):
+            module: nn.Module = synthesizers.build(config.decoupling, shape, dataset.classes)
+        shards[f"{k}/gradient"] = table_of(module).nbytes
+    if config.decoupling.predicts and k > 1:
+        below, optimizer = network.boundary(blueprint, cuts, k - 1), config.optimizer.synthesizer.name
+        work += costs.input_cost(config.decoupling, dataset.input_shape, below, batch_size, optimizer)
+        with torch.device("meta"):
+            module = synthesizers.build_input(config.decoupling, dataset.input_shape, below)
+        shards[f"{k}/input"] = table_of(module).nbytes
+    sent, step, answer = _shares("top" if top else config.decoupling.unlock, work, synthesis)
+    settings = config.simulation
+    nbytes = 4 * batch_size * int(torch.Size(shape).numel())
+    overhead = settings.overhead_seconds
+    return Pace(
+        overhead + sent / settings.rate,
+        overhead + step / settings.rate,
+        answer / settings.rate,
+        nbytes,
+        shards,
+    )
+
+
+def _shares(unlock: str, work: float, synthesis: float) -> tuple[float, float, float]:
+    """Multiply-adds until h_k is sent, until its input is done with, and for an answer from above."""
+    forward, use = work * FORWARD, synthesis * FORWARD
+    if unlock == "none":
+        return forward, forward, work - forward
+    if unlock == "delayed":
+        # It goes forward a second time, with the weights of then.
+        return forward, forward, work
+    if unlock in ("top", "local", "full"):
+        return forward, work + synthesis, 0.0
+    return forward, work + use, synthesis - use
+
+
+def measured(config: Config, blueprint: Blueprint, dataset: Dataset) -> float:
+    """Multiply-adds a second that plain training of the network reaches here, on this many threads."""
+    work = sum(counted(config, blueprint, dataset))
+    flat = Flat(nn.Sequential(*blueprint.units).train())
+    stepper = Stepper(flat, config.optimizer, config.run.batches)
+    x = torch.zeros(config.run.batch_size, *dataset.input_shape)
+    y = torch.zeros(config.run.batch_size, dtype=torch.int64)
+    took: list[float] = []
+    while sum(took) < MEASURE_SECONDS or len(took) < 3:
+        began = time.perf_counter()
+        functional.cross_entropy(flat.module(x), y).backward()  # type: ignore[no-untyped-call]
+        stepper.step(0)
+        took.append(time.perf_counter() - began)
+    return work / _median(took)
+
+
+def _median(values: Sequence[float]) -> float:
+    return sorted(values)[len(values) // 2]

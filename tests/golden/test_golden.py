@@ -1,0 +1,52 @@
+"""Golden trajectories: every method's numbers. `python -m tests.golden.test_golden` writes the files anew.
+
+What is counted (versions, staleness, delays) must be the same; errors and losses may differ by what another
+processor's kernels round otherwise.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.deploy.runs import trained
+
+FOLDER = Path(__file__).parent
+METHODS = {
+    "synchronous-none": ["cluster.profile=synchronous", "decoupling.unlock=none"],
+    "none": ["decoupling.unlock=none"],
+    "update-vfbn": ["decoupling.unlock=update"],
+    "update-cdni": ["decoupling.unlock=update", "decoupling.gradient=cdni"],
+    "update-dni": ["decoupling.unlock=update", "decoupling.gradient=dni"],
+    "update-mixed": ["decoupling.unlock=update", "decoupling.mix_true=true"],
+    "delayed": ["decoupling.unlock=delayed"],
+    "local": ["decoupling.unlock=local"],
+    "full": ["decoupling.unlock=full"],
+    "downpour": ["downpour.push=gradient", "downpour.replicas=2", "downpour.n_fetch=4"],
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_trajectory_is_the_golden_one(method: str) -> None:
+    golden = json.loads((FOLDER / f"{method}.json").read_text(encoding="utf-8"))
+    told = trained(*METHODS[method]).told()
+    for name in ("versions", "staleness", "delays"):
+        assert told[name] == golden[name]
+    assert told["losses"] == pytest.approx(golden["losses"], rel=1e-2)
+    # One example of 360 may fall on the other side.
+    assert told["error"] == pytest.approx(golden["error"], abs=0.6)
+
+
+def main() -> None:
+    """Write the files anew."""
+    torch.set_num_threads(1)
+    for method, overrides in METHODS.items():
+        text = json.dumps(trained(*overrides).told(), indent=1)
+        (FOLDER / f"{method}.json").write_text(text + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
