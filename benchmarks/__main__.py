@@ -6,7 +6,7 @@ import importlib
 import sys
 
 # Each is a module here with a `main`, and writes results/NAME.json.
-BENCHMARKS = ("transfer", "apply", "durability", "vfbn")
+BENCHMARKS = ("transfer", "apply", "durability", "vfbn", "metrics")
 
 
 def main(names: list[str]) -> int:

@@ -150,6 +150,7 @@ class JoinRequest:
     pid: int = 0
     device: str = ""
     address: str = ""
+    metrics: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -67,7 +67,7 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def check_listen(address: str, insecure: bool) -> None:
+def check_listen(address: str, insecure: bool, option: str = "--listen") -> None:
     """Refuse to listen beyond this machine in the clear, unless it was asked for.
 
     Raises:
@@ -76,7 +76,7 @@ def check_listen(address: str, insecure: bool) -> None:
     host, _ = split_address(address)
     if not insecure and not is_loopback(host):
         raise ConfigError(
-            f"--listen {address}: anyone who reaches this address could read and change the run; "
+            f"{option} {address}: anyone who reaches this address could read and change the run; "
             "say --insecure if the network is yours alone"
         )
 

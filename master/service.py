@@ -27,6 +27,7 @@ from common.messages import BoundaryKind, Operation
 from common.rpc import Server, split_address
 from common.table import Table
 from common.utilization import Probe
+from common.web import Site
 from master.auxiliary import Auxiliary
 from master.keeper import Keeper
 from master.optimizers import use_one_thread
@@ -40,9 +41,13 @@ from master.snapshots import Snapshots
 from master.state import StateDirectory, sealed
 from master.store import Pieces, Store
 from master.tally import Tally
+from master.web.history import History
+from master.web.pages import pages
 
 log = logging.getLogger("layerwise.master")
 
+# Between two moments of the live page's charts, at first.
+HISTORY_SECONDS = 1.0
 SHARD_KINDS = ("weights", "gradient", "input", "optimizer")
 
 
@@ -195,15 +200,16 @@ class Master:
         reply = self.store.apply(header, pieces, admit)
         with self._counting:
             # Of buffers alone, as of a slave's moments, the value comes: that is never stale.
-            self.counters.note(seat.layer, reply, ages=header.table.parameters_nbytes > 0)
+            self.counters.note(seat.layer, seat.replica, reply, ages=header.table.parameters_nbytes > 0)
         return reply
 
     def read(self, request: m.PullRequest) -> Reading:
         """Hold a version of a shard for a reader."""
-        if request.incarnation:
-            self.roster.seat(request.incarnation)
+        seat = self.roster.seat(request.incarnation) if request.incarnation else None
         reading = self.store.read(request.shard, request.incarnation)
         self.counters.pulls += 1
+        if seat is not None:
+            self.counters.seats[seat.layer, seat.replica].pulls += 1
         return reading
 
     async def synthesize(self, message: m.SynthesisMessage) -> m.SynthesisMessage | None:
@@ -287,6 +293,7 @@ class Master:
     def _happened(self, events: list[Event]) -> None:
         for event in events:
             self.state.log({"event": event.what, **{k: v for k, v in vars(event).items() if k != "what"}})
+            self.counters.failed_leases += event.what == "failed"
             if event.what in ("left", "failed", "fenced"):
                 self.relay.vacate(event.layer, event.replica)
                 self.store.forget(event.incarnation)
@@ -307,22 +314,27 @@ def _waiting_fractions(seats: list[m.Seat]) -> dict[int, float]:
     return {k: waiting[k] / stepping[k] if stepping[k] else 0.0 for k in sorted(stepping)}
 
 
-async def _serve(config: Config, listen: str, state: StateDirectory) -> int:
+async def _serve(config: Config, listen: str, web: str, state: StateDirectory) -> int:
     master = Master(config, state)
     server = Server(master.count)
     Servicer(master).register(server)
-    address = await server.start(listen)
+    history = History(HISTORY_SECONDS)
+    site = Site(pages(master, history))
+    address, shown = await server.start(listen), await site.start(web, "--web")
+    state.write("web", shown)
     state.write("address", address)
     print(f"master of {config.run.name}: listening on {address}, state in {state.path}", flush=True)
+    print(f"live page: http://{shown}/", flush=True)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for which in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(which, stop.set)
-    ticking = asyncio.ensure_future(_tick(master, master.roster.tick_seconds))
+    ticking = asyncio.ensure_future(_tick(master, history, master.roster.tick_seconds))
     keeping = asyncio.ensure_future(master.keeper.run(config.cluster.snapshot_seconds))
     await stop.wait()
     ticking.cancel()
     keeping.cancel()
+    await site.stop()
     await server.stop(0.5)
     await master.settle()
     # Before the machine is perhaps switched off: what is mapped alone would then not count.
@@ -333,17 +345,25 @@ async def _serve(config: Config, listen: str, state: StateDirectory) -> int:
     return INTERRUPTED
 
 
-async def _tick(master: Master, seconds: float) -> None:
+async def _tick(master: Master, history: History, seconds: float) -> None:
     while True:
         try:
             master.tick()
+            if history.due(now := time.time()):
+                history.note(master.status(), now)
         except RunFailedError as error:
             log.error("%s; trying again", error)
         await asyncio.sleep(seconds)
 
 
-def serve(config: Config, listen: str, state_dir: Path) -> int:
+def serve(config: Config, listen: str, web: str, state_dir: Path) -> int:
     """Run a master until it is interrupted; the exit code.
+
+    Args:
+        config: of the run, resolved.
+        listen: HOST:PORT for gRPC.
+        web: HOST:PORT for what it shows.
+        state_dir: where everything is kept.
 
     Raises:
         RefusedError: the port or the state directory is taken, or holds another run.
@@ -354,6 +374,6 @@ def serve(config: Config, listen: str, state_dir: Path) -> int:
         use_one_thread()
     state = StateDirectory(state_dir)
     try:
-        return asyncio.run(_serve(config, listen, state))
+        return asyncio.run(_serve(config, listen, web, state))
     finally:
         state.close()

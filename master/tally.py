@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 from common import messages as m
+from common import metrics
 from common.lifecycle import cpu_seconds, peak_rss_bytes
+from common.metrics import Histogram
 
 # What of the counters survives a restart; the rest is the process' own.
 KEPT = (
@@ -19,12 +21,27 @@ MOST_STALE = 1024
 
 
 @dataclass
+class SeatTally:
+    """What this master has counted of one seat's pushes and pulls."""
+
+    staleness: Counter[int] = field(default_factory=Counter)
+    pushes: int = 0
+    pulls: int = 0
+    duplicate_pushes: int = 0
+    refused_pushes: int = 0
+
+
+@dataclass
 class Tally:
     """What the master counts."""
 
     # Of each layer: staleness of a push -> how many were applied; and how many were refused.
     staleness: dict[int, Counter[int]] = field(default_factory=lambda: defaultdict(Counter))
     refused: Counter[int] = field(default_factory=Counter)
+    # By (layer, replica), of this master alone.
+    seats: dict[tuple[int, int], SeatTally] = field(default_factory=lambda: defaultdict(SeatTally))
+    failed_leases: int = 0
+    snapshot: Histogram = field(default_factory=lambda: Histogram(metrics.SNAPSHOT_SECONDS))
     pushes: int = 0
     pulls: int = 0
     duplicate_pushes: int = 0
@@ -51,16 +68,21 @@ class Tally:
             "refused": dict(self.refused),
         }
 
-    def note(self, layer: int, reply: m.PushReply, *, ages: bool = True) -> None:
+    def note(self, layer: int, replica: int, reply: m.PushReply, *, ages: bool = True) -> None:
         """Count a push by what became of it, and its staleness if it `ages`."""
+        seat = self.seats[layer, replica]
         if reply.applied:
             self.pushes += 1
-            self.staleness[layer][min(reply.staleness, MOST_STALE)] += ages
+            seat.pushes += 1
+            for staleness in (self.staleness[layer], seat.staleness):
+                staleness[min(reply.staleness, MOST_STALE)] += ages
         elif reply.refused:
             self.refused_pushes += 1
             self.refused[layer] += 1
+            seat.refused_pushes += 1
         else:
             self.duplicate_pushes += 1
+            seat.duplicate_pushes += 1
 
     def reported(self) -> m.Counters:
         """As a message, with what the process has used."""

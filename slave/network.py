@@ -12,7 +12,15 @@ from typing import Any
 
 from common import rpc
 from common.errors import LayerwiseError, RefusedError, UnreachableError
-from common.messages import BoundaryKind, Header, JoinReply, LeaveRequest, SynthesisMessage, Telemetry
+from common.messages import (
+    BoundaryKind,
+    Header,
+    JoinReply,
+    LeaveRequest,
+    PushReply,
+    SynthesisMessage,
+    Telemetry,
+)
 from common.replica import Push
 from common.wire.methods import LEAVE
 from common.wire.payloads import encode_boundary
@@ -22,6 +30,7 @@ from slave.decoupling import Message
 from slave.endpoint import Endpoint
 from slave.links import Boundary, LightLinks, Links, Patience, to_wire
 from slave.mail import Inbox
+from slave.meter import Meter
 from slave.peers import BasicLinks
 
 # What the training thread hands over: a string is a shard to be fetched.
@@ -45,6 +54,7 @@ class Network:
         heartbeat_seconds: between two heartbeats.
         patience: seconds to go on without the master.
         telemetry: what the slave has done so far; called on the network's thread.
+        meter: counts what goes through here.
         boundary: who is above and below.
     """
 
@@ -55,6 +65,7 @@ class Network:
         heartbeat_seconds: float,
         patience: float,
         telemetry: Callable[[], Telemetry],
+        meter: Meter,
         boundary: Boundary | None = None,
     ) -> None:
         self.inbox = Inbox()
@@ -64,6 +75,7 @@ class Network:
         self._heartbeat_seconds = heartbeat_seconds
         self._patience = patience
         self._telemetry = telemetry
+        self._meter = meter
         self._outgoing: queue.SimpleQueue[Said | None] = queue.SimpleQueue()
         self._answers: queue.SimpleQueue[object] = queue.SimpleQueue()
         self._handing_over = threading.Thread(target=self._hand_over, name="sender", daemon=True)
@@ -82,11 +94,16 @@ class Network:
         self._heart = Heart(
             self._control, incarnation, self._heartbeat_seconds, self._telemetry, put, self._wait()
         )
-        self._pusher = Pusher(self._bulk, put, self._wait())
+        self._pusher = Pusher(self._bulk, self._pushed, self._wait())
         self._links = self._linked()
         self._asking = Asking(self._asked, self._answers.put, self._wait())
         self._run(self._heart.run())
         self._run(self._pusher.run())
+
+    def _pushed(self, event: object) -> None:
+        if isinstance(event, PushReply):
+            self._meter.pushed(event.shard)
+        self.inbox.put(event)
 
     def _linked(self) -> Links:
         """The profile: a slave that listens meets its neighbours, another one knows the master alone."""
@@ -158,17 +175,26 @@ class Network:
 
     def _hand(self, said: Said) -> None:
         if isinstance(said, Push):
+            self._meter.pushing(said.header.shard, len(said.buffer))
             self._endpoint.post(self._pusher.push, said)
         elif isinstance(said, SynthesisMessage):
             self._endpoint.post(self._asking.send, said)
         elif isinstance(said, str):
             self._endpoint.post(self._begin_fetch, said)
         else:
-            self._endpoint.post(self._links.send, said, encode_boundary(to_wire(said)))
+            encoded = encode_boundary(to_wire(said))
+            self._meter.sent_bytes += len(encoded)
+            self._endpoint.post(self._links.send, said, encoded)
 
     def pull(self, shard: str) -> tuple[Header, memoryview]:
         """One version of a shard; waits for it."""
-        return self._endpoint.call(pull(self._bulk, shard, self._lease.incarnation))
+        return self._endpoint.call(self._pull(shard))
+
+    async def _pull(self, shard: str) -> tuple[Header, memoryview]:
+        began = time.perf_counter()
+        header, buffer = await pull(self._bulk, shard, self._lease.incarnation)
+        self._meter.pulled(began, buffer.nbytes)
+        return header, buffer
 
     def fetch(self, shard: str) -> None:
         """Begin to fetch a version of a shard, beside the training; `Fetched` comes into the inbox."""
@@ -179,7 +205,7 @@ class Network:
 
     async def _fetch(self, shard: str) -> None:
         try:
-            header, buffer = await pull(self._bulk, shard, self._lease.incarnation)
+            header, buffer = await self._pull(shard)
         except UnreachableError:
             self.inbox.put(Fetched(shard))
         else:

@@ -19,6 +19,7 @@ from master.synthesis import Synthesis
 from slave.decoupling import Message
 from slave.endpoint import Endpoint
 from slave.health import Health
+from slave.meter import Meter
 from slave.network import Network
 from slave.served import ServedPredictor, ServedSynthesizer
 from tests.faults.proxy import Proxy
@@ -100,7 +101,7 @@ class Connected:
     def __init__(self, address: str, lease: JoinReply, patience: float = 20.0) -> None:
         self.lease = lease
         self.endpoint = Endpoint(address)
-        self.network = Network(self.endpoint, lease, 0.2, patience, Telemetry)
+        self.network = Network(self.endpoint, lease, 0.2, patience, Telemetry, Meter())
         self.network.start()
         self.network.converse()
 
