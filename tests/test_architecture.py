@@ -35,6 +35,8 @@ DECIDING = (
     "master.policies",
     "master.roster",
     "slave.trainer",
+    "slave.free",
+    "common.slots",
     "slave.decoupling",
     "slave.unlocks",
     "slave.health",

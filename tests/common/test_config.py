@@ -57,8 +57,14 @@ NETWORKS = (
 )
 DECOUPLINGS = table(
     unlock=st.just("update"), gradient=st.just("vfbn"), in_flight=st.integers(1, 99),
-    gradient_options=table(hidden=st.integers(0, 9), trained=st.booleans()),
-) | st.just({"unlock": "none"})  # fmt: skip
+    gradient_options=table(hidden=st.integers(0, 9), trained=st.booleans()), mix_true=st.booleans(),
+    step_probability=st.floats(0.1, 1), synthesizer_every=st.integers(1, 9),
+    fallback_cosine=st.floats(-1, 0.9),
+) | st.fixed_dictionaries(
+    {"unlock": st.just("delayed")}, optional={"shrink": st.floats(0, 1), "in_flight": st.integers(1, 9)}
+) | st.fixed_dictionaries(
+    {"unlock": st.just("full")}, optional={"input": st.sampled_from(["mlp", "frozen"])}
+) | st.just({"unlock": "none"}) | st.just({"unlock": "local"})  # fmt: skip
 DOWNPOURS = table(
     n_push=st.integers(1, 10**6), n_fetch=st.integers(1, 10**6), replicas=st.integers(1, 9),
     staleness=st.sampled_from(["any", "scale"]),
@@ -163,6 +169,12 @@ def test_every_key_of_every_options_table_has_help() -> None:
         ("[network]\ncuts = [1]\nlayers = 3", "network.layers: 3 contradicts network.cuts = [1]"),
         ("[decoupling]\ngradient_options = {hiden = 3}", "decoupling.gradient_options.hiden: unknown key"),
         ("[decoupling]\nunlock = 'none'\nin_flight = 3", "decoupling.in_flight: 3 has no meaning"),
+        ("[decoupling]\nunlock = 'delayed'\ngradient = 'cdni'", "decoupling.gradient: cdni has no meaning"),
+        ("[decoupling]\nunlock = 'local'\ngradient = 'dni'", "decoupling.gradient: dni has no meaning"),
+        ("[decoupling]\nshrink = 0.5", 'decoupling.shrink: 0.5 has no meaning with unlock = "update"; leave'),
+        ("[decoupling]\nunlock = 'full'\nmix_true = true", "decoupling.mix_true: True has no meaning"),
+        ("[decoupling]\ninput_options = {hidden = [3]}", "decoupling.input_options: {'hidden': [3]} has no"),
+        ("[decoupling]\nfallback_cosine = 1.0", "decoupling.fallback_cosine: 1.0 is too large"),
         ("[optimizer]\nnesterov = true", 'optimizer.nesterov: needs optimizer.name = "sgd"'),
         ("[optimizer.synthesizer]\nnesterov = true", "optimizer.synthesizer.nesterov: needs optimizer.synth"),
         ("[optimizer]\nlearning_rate = inf", "optimizer.learning_rate: expected a finite number, got inf"),

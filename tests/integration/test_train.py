@@ -88,6 +88,10 @@ def _plain_error(model: Path, folder: Path) -> float:
     [
         ["decoupling.unlock=none"],
         ["decoupling.gradient=cdni"],
+        ["decoupling.unlock=delayed"],
+        ["decoupling.unlock=local"],
+        ["decoupling.unlock=full"],
+        ["decoupling.mix_true=true", "decoupling.step_probability=0.5", "decoupling.fallback_cosine=0.2"],
         ["network.model=cnn", "network.options={channels=[8, 8]}", "run.batches=600"],
     ],
 )
@@ -99,6 +103,32 @@ def test_every_method_learns_in_a_real_cluster(cli: Cli, method: list[str]) -> N
     if summary["unlock"] == "none":
         assert summary["delay"] == {"p50": 0, "p99": 0, "max": 0}
         assert summary["gradient"] is None
+
+
+@pytest.mark.parametrize(
+    ("method", "shards"),
+    [
+        (["decoupling.unlock=delayed", "decoupling.shrink=0.9"], []),
+        (["decoupling.unlock=local", "downpour.replicas=[2, 1, 1]"], ["1/gradient", "2/gradient"]),
+        (
+            ["decoupling.unlock=full", "downpour.replicas=[1, 2, 1]", "downpour.push=gradient"],
+            ["1/gradient", "2/gradient", "2/input", "3/input"],
+        ),
+        (["decoupling.mix_true=true", "decoupling.fallback_cosine=0.9"], ["1/gradient", "2/gradient"]),
+    ],
+    ids=["delayed", "local", "full", "mixed"],
+)
+def test_every_unlock_goes_through_a_run_of_real_processes(
+    cli: Cli, method: list[str], shards: list[str]
+) -> None:
+    small = ["run.batches=40", "network.options={widths=[16, 16]}", "downpour.n_push=5"]
+    sets = [part for setting in [*small, *method] for part in ("--set", setting)]
+    summary = cli.json("train", *QUICK, *sets, "--json")
+    assert set(summary["versions"]) == {*shards, *(f"{k}/weights" for k in (1, 2, 3))}
+    assert all(version > 0 for version in summary["versions"].values())
+    assert summary["lost_batches"] == summary["restarts"] == 0
+    assert (summary["input"] == "mlp") == (summary["unlock"] == "full")
+    assert (summary["gradient"] == "vfbn") == (summary["unlock"] in ("full", "update"))
 
 
 def test_a_users_own_network_and_data_train(cli: Cli) -> None:

@@ -28,7 +28,7 @@ def taken(mailbox: Mailbox) -> list[BoundaryMessage | None]:
     """All that is there, oldest first."""
 
     async def take() -> list[BoundaryMessage | None]:
-        found = [await mailbox.get() for _ in range(len(mailbox))]
+        found = [await mailbox.get() for _ in range(len(mailbox) + mailbox.closed)]
         return [None if each is None else decode_boundary(each) for each in found]
 
     return asyncio.run(take())
@@ -95,6 +95,19 @@ def test_a_full_mailbox_is_closed_and_its_senders_are_not_blamed() -> None:
     put(passing, Address(1, 0, UP), BoundaryKind.ACTIVATION, 2, capacity)
     assert mailbox.closed
     assert len(taken(mailbox)) == capacity + 1
+
+
+def test_where_messages_may_be_lost_a_newer_batch_takes_the_slot_of_an_older_and_nothing_is_closed() -> None:
+    passing = Relay([3, 3, 3], [1, 1, 1], slots=3)
+    mailbox = passing.open(Address(2, 0, UP))
+    for batch in (0, 1, 2, 4, 3, 40):
+        put(passing, Address(1, 0, UP), BoundaryKind.ACTIVATION, 2, batch)
+    put(passing, Address(1, 0, UP), BoundaryKind.ACTIVATION, 2, 1)
+    passing.announce(Address(3, 0, UP))
+    assert not mailbox.closed
+    assert [(m.kind.name, m.batch) for m in taken(mailbox) if m] == [
+        ("PEER", 0), ("ACTIVATION", 2), ("ACTIVATION", 3), ("ACTIVATION", 40),
+    ]  # fmt: skip
 
 
 def test_a_window_sent_twice_fits_for_every_layer() -> None:

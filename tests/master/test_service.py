@@ -65,6 +65,32 @@ def test_a_tick_on_a_full_disk_says_so_and_a_later_one_writes_what_is_owed(tmp_p
         master.heartbeat(HeartbeatRequest(held))
 
 
+def test_layers_that_wait_for_nobody_begin_together_and_stop_once_all_came_through(tmp_path: Path) -> None:
+    full = ["decoupling.unlock=full", "run.batches=50", "network.cuts=[1]"]
+    with begun(tmp_path, *full) as master:
+        first = master.join(JoinRequest("a")).incarnation
+
+        def told(held: int, next_batch: int) -> tuple[bool, bool, bool]:
+            reply = master.heartbeat(HeartbeatRequest(held, 1, Telemetry(next_batch=next_batch)))
+            return reply.over, reply.begin, reply.stop
+
+        assert told(first, 0) == (False, False, False)
+        second = master.join(JoinRequest("b")).incarnation
+        assert told(first, 80) == (False, True, False)
+        assert told(second, 49) == (False, True, False)
+        assert told(second, 50) == (False, True, True)
+        assert told(first, 81) == (False, True, True)
+        assert master.status().batches == 50
+
+
+def test_layers_that_wait_for_each_other_are_told_nothing_before_the_run_is_over(tmp_path: Path) -> None:
+    with begun(tmp_path, "network.cuts=[1]", "run.batches=50") as master:
+        held = master.join(JoinRequest("a")).incarnation
+        master.join(JoinRequest("b"))
+        reply = master.heartbeat(HeartbeatRequest(held, 1, Telemetry(next_batch=50)))
+        assert (reply.over, reply.begin, reply.stop) == (False, False, False)
+
+
 def test_counts_starts_and_versions_survive(tmp_path: Path) -> None:
     with begun(tmp_path) as master:
         held = master.join(JoinRequest("a")).incarnation

@@ -21,7 +21,13 @@ SHAPES = st.one_of(
     st.tuples(st.integers(1, 3), st.integers(1, 3), st.integers(1, 5), st.integers(1, 5)),
 )
 TENSORS = (BoundaryKind.ACTIVATION, BoundaryKind.GRADIENT)
-BARE = (BoundaryKind.LOST, BoundaryKind.END, BoundaryKind.ENDED, BoundaryKind.PEER)
+BARE = (
+    BoundaryKind.LOST,
+    BoundaryKind.END,
+    BoundaryKind.ENDED,
+    BoundaryKind.PEER,
+    BoundaryKind.TAKEN,
+)
 
 
 def passed(message: Message) -> Message:
@@ -56,6 +62,15 @@ def test_a_tensor_that_is_not_contiguous_arrives_as_it_reads(tensor: torch.Tenso
     arrived = passed(Message(BoundaryKind.ACTIVATION, 2, 0, 1, tensor)).tensor
     assert arrived is not None
     assert torch.equal(arrived, tensor)
+
+
+def test_a_gradient_arrives_with_the_input_that_it_was_taken_at() -> None:
+    delta, u = torch.rand(3, 5), torch.rand(5, 3).t()
+    arrived = passed(Message(BoundaryKind.GRADIENT, 2, 0, 1, delta, input=u))
+    assert arrived.tensor is not None
+    assert arrived.input is not None
+    assert torch.equal(arrived.tensor, delta)
+    assert torch.equal(arrived.input, u)
 
 
 def test_special_numbers_arrive_as_they_are() -> None:
