@@ -24,11 +24,11 @@ from torch.distributed import rpc as torch_rpc
 from common import rpc
 from common.lifecycle import end_with_parent, keep_freed_memory
 from common.messages import Header, JoinRequest, LeaveRequest, Operation, PushReply, Telemetry
+from common.replica import Push
 from common.table import lay_out
 from common.wire.methods import JOIN, LEAVE
 from slave.client import Heart, Pusher, pull
 from slave.links import Patience
-from slave.replica import Push
 
 Once = Callable[[], object]
 

@@ -19,7 +19,16 @@ import tomli_w
 from common import settings
 from common.downpour import Downpour
 from common.errors import ConfigError
-from common.options import DATASETS, GRADIENTS, INPUTS, MODELS, GradientOptions, InputOptions, ModelOptions
+from common.options import (
+    AUGMENTS,
+    DATASETS,
+    GRADIENTS,
+    INPUTS,
+    MODELS,
+    GradientOptions,
+    InputOptions,
+    ModelOptions,
+)
 from common.settings import is_user_function, key
 from common.simulation import Simulation
 
@@ -54,6 +63,11 @@ class Data:
     path: str | None = key(
         None, "folder that holds the data set's files; unset: downloaded to the user's cache"
     )
+    augment: str = key(
+        "none",
+        "none, or crop-flip: images to train on moved by up to 4 pixels and mirrored at random",
+        choices=AUGMENTS,
+    )
 
 
 @dataclass(frozen=True)
@@ -61,7 +75,10 @@ class Network:
     """The network and where it is cut into layers."""
 
     model: str = key(
-        "mlp", "mlp, cnn, or path/to/file.py:function", choices=tuple(MODELS), user_function=True
+        "mlp",
+        "mlp, cnn, resnet, wrn, or path/to/file.py:function",
+        choices=tuple(MODELS),
+        user_function=True,
     )
     options: dict[str, Any] = key({}, "the model's own options, or keyword arguments of the user's function")
     layers: int | None = key(
@@ -142,7 +159,7 @@ class Decoupling:
     step_probability: float = key(
         1.0, "of M: the part of the batches whose synthetic gradient is stepped on", above=0, maximum=1
     )
-    synthesizer_every: int = key(1, "M learns on every so-manieth true gradient", minimum=1)
+    synthesizer_every: int = key(1, "n: M learns on every n-th true gradient", minimum=1)
     mix_true: bool = key(
         False, "of update: step on the true gradient where it comes before the next batch, on M's elsewhere"
     )
@@ -195,7 +212,7 @@ class Decoupling:
         return self.in_flight or 2 * (layers - layer) + 1
 
 
-SCHEDULES = ("constant", "cosine", "linear")
+SCHEDULES = ("constant", "cosine", "linear", "steps")
 OPTIMIZERS = ("sgd", "adam", "adamw", "adagrad")
 
 
@@ -211,7 +228,9 @@ class SynthesizerOptimizer:
     nesterov: bool = key(False, "of sgd, with momentum")
     weight_decay: float = key(0.0, "its weight decay", minimum=0)
     schedule: str = key(
-        "constant", "constant, or cosine or linear to zero at the run's end", choices=SCHEDULES
+        "constant",
+        "constant; cosine or linear to zero at the run's end; steps: a tenth at 1/2, 3/4 and 11/12 of it",
+        choices=SCHEDULES,
     )
 
     def __post_init__(self) -> None:
@@ -236,12 +255,20 @@ class Cluster:
 
     profile: str = key(
         "light",
-        "light: a slave knows only the master; synchronous: no cluster, every layer in one process in step",
-        choices=("light", "synchronous"),
+        "light: a slave knows only the master; basic: neighbours exchange activations and gradients "
+        "directly; synchronous: no cluster, every layer in one process, in step",
+        choices=("light", "basic", "synchronous"),
     )
-    synthesis: str = key("slave", "slave: M runs in the slaves", choices=("slave",))
+    synthesis: str = key(
+        "slave",
+        "slave: M runs in the slaves; master: it runs in the master, which they ask",
+        choices=("slave", "master"),
+    )
     heartbeat_seconds: float = key(1.0, "seconds between two heartbeats of a slave", minimum=0.05)
     misses: int = key(2, "heartbeats missed in a row until a slave is failed", minimum=1)
+    backup_steps: int = key(
+        100, "steps between two backups of a slave's optimizer state to the master; 0: never", minimum=0
+    )
     snapshot_seconds: float = key(30.0, "seconds between two snapshots of the master", minimum=0.1)
 
 
@@ -268,6 +295,16 @@ class Config:
             raise ConfigError(
                 'downpour: has no meaning with cluster.profile = "synchronous", which pushes nothing; leave '
                 "the section out"
+            )
+        if self.cluster.profile == "synchronous" and self.cluster.synthesis == "master":
+            raise ConfigError(
+                'cluster.synthesis: "master" has no meaning with cluster.profile = "synchronous", which has '
+                "none; leave it out"
+            )
+        if self.cluster.synthesis == "master" and not self.decoupling.synthesizes:
+            raise ConfigError(
+                'cluster.synthesis: "master" has no meaning with decoupling.unlock = '
+                f'"{self.decoupling.unlock}", which has no M; leave it out'
             )
         layers = self.network.layers if self.network.cuts is None else len(self.network.cuts) + 1
         if layers is not None:

@@ -78,49 +78,49 @@ def synthesizer_cost(
                 synthesizer.supervise(h, y)
             else:
                 synthesizer.learn(h, y, synthesizer.gradient(h, y))
-    learned = sum(p.numel() for p in synthesizer.parameters() if p.grad is not None)
-    return counter.work + STEP[optimizer] * learned
+    return counter.work + _stepping(synthesizer, optimizer)
 
 
-def predictor_cost(
+def input_cost(
     decoupling: config.Decoupling,
     input_shape: tuple[int, ...],
     shape: tuple[int, ...],
     batch_size: int,
     optimizer: str,
 ) -> float:
-    """What I costs a layer whose input has `shape` (of an example) in a step: use, teach and step it."""
-    if not decoupling.predicts:
+    """What I costs a layer whose input has `shape` (of one example) in one step: likewise."""
+    if decoupling.unlock != "full":
         return 0.0
     with torch.device("meta"):
-        predictor = synthesizers.build_input(decoupling, input_shape, shape)
-        x, h = torch.zeros(batch_size, *input_shape), torch.zeros(batch_size, *shape)
+        synthesizer = synthesizers.build_input(decoupling, input_shape, shape)
+        x = torch.zeros(batch_size, *input_shape)
         with _counted() as counter:
-            predictor.predict(x)
-            predictor.learn(x, h)
-    learned = sum(p.numel() for p in predictor.parameters() if p.grad is not None)
-    return counter.work + STEP[optimizer] * learned
+            synthesizer.learn(x, synthesizer.predict(x))
+    return counter.work + _stepping(synthesizer, optimizer)
 
 
-def balanced(units: Sequence[float], boundaries: Sequence[float], layers: int) -> list[int]:
+def balanced(
+    units: Sequence[float], ends: Sequence[float], starts: Sequence[float], layers: int
+) -> list[int]:
     """The cuts into `layers` layers whose costliest layer is cheapest: the slowest layer is the pace of all.
 
-    A layer costs its units and, unless it is the last, the boundary that it ends at. Of equally good cuts,
-    those with the earliest first cut, then second, and so on.
+    A layer costs its units, unless it is the last the M it ends with, and unless it is the first the I it
+    starts with. Of equally good cuts, those with the earliest first cut, then second, and so on.
 
     Args:
         units: each unit's cost.
-        boundaries: cost of M after each unit but the last.
+        ends: cost of M for a layer that ends after each unit but the last.
+        starts: cost of I for a layer that starts there.
         layers: K, 1..len(units).
     """
     count = len(units)
     assert 1 <= layers <= count
-    assert len(boundaries) == count - 1
+    assert len(ends) == len(starts) == count - 1
     totals = [0.0, *itertools.accumulate(units)]
-    ends = [0.0, *boundaries, 0.0]
+    from_here, to_here = [0.0, *starts], [0.0, *ends, 0.0]
 
     def cost(start: int, stop: int) -> float:
-        return totals[stop] - totals[start] + ends[stop]
+        return from_here[start] + totals[stop] - totals[start] + to_here[stop]
 
     # rest[k][start]: the costliest of k layers over the units from `start`, at best.
     rest = {1: {start: cost(start, count) for start in range(count)}}
@@ -174,6 +174,11 @@ def _convolution_gradients(
     transposed, wanted = options[4], options[7]
     forward = conv_flop_count(list(x.shape), list(weight.shape), list(delta.shape), transposed)
     return float(forward * sum(wanted[:2]) / 2)
+
+
+def _stepping(synthesizer: nn.Module, optimizer: str) -> float:
+    learned = sum(p.numel() for p in synthesizer.parameters() if p.grad is not None)
+    return STEP[optimizer] * learned
 
 
 @contextmanager

@@ -5,6 +5,7 @@ Imports neither torch nor scikit-learn: each takes longer to import than a data 
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import importlib.util
 import math
@@ -39,6 +40,7 @@ class Dataset:
         std: standard deviation, likewise.
         scale: what raw values are multiplied by for `mean` and `std` to speak of them.
         classes: how many classes there are.
+        augment: how the training examples are varied, as in `data.augment`.
     """
 
     name: str
@@ -50,6 +52,7 @@ class Dataset:
     std: tuple[float, ...]
     scale: float
     classes: int
+    augment: str = "none"
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -88,6 +91,18 @@ def load(
     Raises:
         ConfigError: the data cannot be had, or is not what it should be.
     """
+    dataset = _unvaried(data, path, code, known)
+    if data.augment != "none" and len(dataset.input_shape) != 3:
+        raise ConfigError(
+            f"data.augment: {data.augment} is for images (channels, height, width), but the data's examples "
+            f'are {dataset.input_shape}; choose "none"'
+        )
+    return dataclasses.replace(dataset, augment=data.augment)
+
+
+def _unvaried(
+    data: config.Data, path: Path | None, code: Path | None, known: Mapping[str, Published]
+) -> Dataset:
     folder = _folder(data, path)
     if is_user_function(data.dataset):
         return _user(data.dataset, code)
@@ -102,10 +117,16 @@ def load(
 
 def shuffled(count: int, seed: int, stream: int) -> np.ndarray:
     """The numbers 0..count-1 in an order that is a pure function of the arguments, (count,) int64."""
-    # By sorting raw words: numpy promises that these stay the same from release to release, but not what its
-    # generators make of them, and two slaves need not have the same release.
-    words = np.random.PCG64(np.random.SeedSequence(seed, spawn_key=(stream,))).random_raw(count)
-    return np.argsort(words, kind="stable")
+    return np.argsort(words(count, seed, stream), kind="stable")
+
+
+def words(count: int, seed: int, *stream: int) -> np.ndarray:
+    """Random words, (count,) uint64, that are a pure function of the arguments.
+
+    Numpy promises that these stay the same from release to release, but not what its generators make of them,
+    and two slaves need not have the same release.
+    """
+    return np.random.PCG64(np.random.SeedSequence(seed, spawn_key=stream)).random_raw(count)
 
 
 def measured(x: np.ndarray, scale: float) -> tuple[tuple[float, ...], tuple[float, ...]]:

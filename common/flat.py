@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -131,6 +132,22 @@ def state_dict(table: Table, data: Raw) -> dict[str, torch.Tensor]:
         MalformedError: `data` is not as long as the table says.
     """
     return {name: torch.from_numpy(array.copy()) for name, array in table.arrays(data).items()}
+
+
+def packed(tensors: Mapping[str, torch.Tensor]) -> tuple[Table, memoryview]:
+    """A table of some tensors and their bytes in its layout: what `state_dict` reads."""
+    table = _tabled(
+        tuple((name, str(t.dtype).removeprefix("torch."), tuple(t.shape)) for name, t in tensors.items())
+    )
+    data = np.zeros(table.nbytes, np.uint8)
+    for name, array in table.arrays(data).items():
+        np.copyto(array, tensors[name].detach().cpu().numpy())
+    return table, data.data
+
+
+@lru_cache(maxsize=64)
+def _tabled(tensors: tuple[tuple[str, str, tuple[int, ...]], ...]) -> Table:
+    return lay_out((*tensor, "buffer") for tensor in tensors)
 
 
 def _state(module: nn.Module) -> Iterator[tuple[nn.Module, str, str, torch.Tensor]]:

@@ -77,7 +77,13 @@ class BoundaryKind(IntEnum):
     END = 6
     PEER = 7
     ENDED = 8
-    TAKEN = 9
+    PAIR = 9
+    TAKEN = 10
+
+
+# What goes to the layer above, on the stream of activations, and to the layer below, on that of gradients.
+RISING = (BoundaryKind.ACTIVATION, BoundaryKind.END)
+FALLING = (BoundaryKind.GRADIENT, BoundaryKind.LOST, BoundaryKind.TAKEN, BoundaryKind.ENDED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +99,33 @@ class BoundaryMessage:
     table: Table = field(default_factory=lambda: Table((), 0))
     data: Buffer = b""
     sender: int = 0
+    run: str = ""
+
+
+class SynthesisKind(IntEnum):
+    """What a message of served synthesis says."""
+
+    SYNTHESIS_KIND_UNSPECIFIED = 0
+    ASK = 1
+    LEARN = 2
+    SETTLE = 3
+    SYNTHETIC = 4
+    SETTLED = 5
+
+
+@dataclass(frozen=True, slots=True)
+class SynthesisMessage:
+    """Between a slave and what the master runs for it; `data` holds the tensors of `table`."""
+
+    kind: SynthesisKind
+    synthesizer: str = "gradient"
+    batch: int = 0
+    incarnation: int = 0
+    classes: int = 0
+    loss: float = 0.0
+    shape: list[int] = field(default_factory=list)
+    table: Table = field(default_factory=lambda: Table((), 0))
+    data: Buffer = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,17 +143,18 @@ class DescribeReply:
 
 @dataclass(frozen=True, slots=True)
 class JoinRequest:
-    """Asks for a lease; `slave` is unique to the process."""
+    """Asks for a lease; `slave` is unique to the process, `address` is where its neighbours reach it."""
 
     slave: str = ""
     host: str = ""
     pid: int = 0
     device: str = ""
+    address: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class JoinReply:
-    """A lease on (layer, replica); not granted and not over: wait and ask again."""
+    """A lease on (layer, replica) of a run; not granted and not over: wait and ask again."""
 
     granted: bool = False
     over: bool = False
@@ -128,6 +162,30 @@ class JoinReply:
     replica: int = 0
     incarnation: int = 0
     next_batch: int = 0
+    run: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """The slave on a seat, and where its neighbours reach it."""
+
+    layer: int = 0
+    replica: int = 0
+    incarnation: int = 0
+    address: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Utilization:
+    """How busy a process and its machine are; of the GPU None where there is none, or no library for it."""
+
+    cpu_percent: float = 0.0
+    rss_bytes: int = 0
+    host_cpu_percent: float = 0.0
+    memory_percent: float = 0.0
+    disk_percent: float = 0.0
+    gpu_percent: float | None = None
+    gpu_memory_percent: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,22 +210,26 @@ class Telemetry:
     gradient_norm_ratio: float = 0.0
     input_loss: float = 0.0
     fallback: bool = False
+    utilization: Utilization = field(default_factory=Utilization)
 
 
 @dataclass(frozen=True, slots=True)
 class HeartbeatRequest:
-    """Keeps a lease."""
+    """Keeps a lease; `peers_version` is that of the neighbours that the slave knows."""
 
     incarnation: int = 0
     beat: int = 0
     telemetry: Telemetry = field(default_factory=Telemetry)
+    peers_version: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class HeartbeatReply:
-    """Whether the slave may go; and, where no layer waits for another, whether to begin, and to stop."""
+    """Whether the slave may go; its neighbours, if others now; where no layer waits, to begin and to stop."""
 
     over: bool = False
+    peers_version: int = 0
+    peers: list[Peer] = field(default_factory=list)
     begin: bool = False
     stop: bool = False
 
@@ -232,13 +294,33 @@ class Counters:
     pushes: int = 0
     pulls: int = 0
     duplicate_pushes: int = 0
-    fenced_pushes: int = 0
+    fenced: int = 0
     malformed: int = 0
     bytes_received: int = 0
     bytes_sent: int = 0
     cpu_seconds: float = 0.0
     peak_rss_bytes: int = 0
     refused_pushes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """One snapshot; `damage` says why it cannot be used, where that is known."""
+
+    number: int = 0
+    time: float = 0.0
+    nbytes: int = 0
+    versions: dict[str, int] = field(default_factory=dict)
+    damage: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class LayerPushes:
+    """The pushes of one layer's slaves: staleness -> how many were applied, and how many were refused."""
+
+    layer: int = 0
+    staleness: dict[int, int] = field(default_factory=dict)
+    refused: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,17 +341,10 @@ class StatusReply:
     lost_batches: int = 0
     counters: Counters = field(default_factory=Counters)
     evaluation: Evaluation = field(default_factory=Evaluation)
-
-
-@dataclass(frozen=True, slots=True)
-class Kept:
-    """One snapshot; `damage` says why it cannot be used, where that is known."""
-
-    number: int = 0
-    time: float = 0.0
-    nbytes: int = 0
-    versions: dict[str, int] = field(default_factory=dict)
-    damage: str = ""
+    layers: list[LayerPushes] = field(default_factory=list)
+    utilization: Utilization = field(default_factory=Utilization)
+    snapshot: Kept = field(default_factory=Kept)
+    snapshot_trouble: str = ""
 
 
 @dataclass(frozen=True, slots=True)

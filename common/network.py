@@ -95,11 +95,10 @@ def resolve(
         blueprint.units, blueprint.shapes, input_shape, batch_size, config.optimizer.name
     )
     optimizer = config.optimizer.synthesizer.name
-    boundaries = [
-        costs.synthesizer_cost(config.decoupling, shape, classes, batch_size, optimizer)
-        for shape in blueprint.shapes[:-1]
-    ]
-    return config.with_cuts(costs.balanced(units, boundaries, layers))
+    boundaries = blueprint.shapes[:-1]
+    ends = [costs.synthesizer_cost(config.decoupling, h, classes, batch_size, optimizer) for h in boundaries]
+    starts = [costs.input_cost(config.decoupling, input_shape, h, batch_size, optimizer) for h in boundaries]
+    return config.with_cuts(costs.balanced(units, ends, starts, layers))
 
 
 def layer(blueprint: Blueprint, cuts: Sequence[int], k: int) -> nn.Sequential:

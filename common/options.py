@@ -12,6 +12,7 @@ from common.errors import ConfigError
 from common.settings import key
 
 DATASETS = ("digits", "mnist", "fashion-mnist", "cifar10")
+AUGMENTS = ("none", "crop-flip")
 ACTIVATIONS = ("relu", "tanh", "sigmoid", "gelu")
 
 
@@ -43,6 +44,61 @@ class CnnOptions:
     def units(self) -> int:
         """How many units the network has, the output included."""
         return len(self.channels) + 1
+
+
+@dataclass(frozen=True)
+class ResnetOptions:
+    """The residual network for small images of He et al. (2016): three stages of n blocks, 6n + 2 layers."""
+
+    depth: int = key(20, "6n + 2: 20, 32, 44, 56, 110, ...")
+    width: int = key(16, "channels of the first stage; each further one has twice as many", minimum=1)
+
+    def __post_init__(self) -> None:
+        _check_depth("resnet", self.depth, 2)
+
+    @property
+    def blocks(self) -> int:
+        """n, the blocks of a stage."""
+        return (self.depth - 2) // 6
+
+    @property
+    def units(self) -> int:
+        """How many units the network has: the stem, every block, the output."""
+        return 3 * self.blocks + 2
+
+
+@dataclass(frozen=True)
+class WrnOptions:
+    """The wide residual network of Zagoruyko and Komodakis (2016): pre-activated, 6n + 4 layers."""
+
+    depth: int = key(28, "6n + 4: 16, 22, 28, 40, ...")
+    width: int = key(10, "how many times as wide as a residual network of 16, 32 and 64 channels", minimum=1)
+    dropout: float = key(
+        0.0, "share that is dropped between the two convolutions of a block", minimum=0, maximum=0.9
+    )
+
+    def __post_init__(self) -> None:
+        _check_depth("wrn", self.depth, 4)
+
+    @property
+    def blocks(self) -> int:
+        """n, the blocks of a stage."""
+        return (self.depth - 4) // 6
+
+    @property
+    def units(self) -> int:
+        """How many units the network has: the stem, every block, the output."""
+        return 3 * self.blocks + 2
+
+
+def _check_depth(model: str, depth: int, rest: int) -> None:
+    blocks, left = divmod(depth - rest, 6)
+    if blocks < 1 or left:
+        nearest = 6 * max(1, round((depth - rest) / 6)) + rest
+        raise ConfigError(
+            f"network.options.depth: {depth} is not 6n + {rest}, as the layers of a {model} are; "
+            f"the nearest is {nearest}"
+        )
 
 
 @dataclass(frozen=True)
@@ -90,11 +146,16 @@ class HiddenInputOptions:
             )
 
 
-ModelOptions = MlpOptions | CnnOptions
+ModelOptions = MlpOptions | CnnOptions | ResnetOptions | WrnOptions
 GradientOptions = DniOptions | VfbnOptions
 InputOptions = LinearInputOptions | HiddenInputOptions
 
-MODELS: dict[str, type[MlpOptions] | type[CnnOptions]] = {"mlp": MlpOptions, "cnn": CnnOptions}
+MODELS: dict[str, type[MlpOptions] | type[CnnOptions] | type[ResnetOptions] | type[WrnOptions]] = {
+    "mlp": MlpOptions,
+    "cnn": CnnOptions,
+    "resnet": ResnetOptions,
+    "wrn": WrnOptions,
+}
 GRADIENTS: dict[str, type[DniOptions] | type[VfbnOptions]] = {
     "dni": DniOptions,
     "cdni": DniOptions,

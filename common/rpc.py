@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any, TypeVar, cast
 
@@ -80,6 +81,31 @@ def check_listen(address: str, insecure: bool) -> None:
         )
 
 
+def interface_to(address: str) -> str:
+    """The address, without a port, of this machine's interface that reaches another address.
+
+    Raises:
+        ConfigError: there is no way to it.
+    """
+    host, port = split_address(address)
+    try:
+        family, *_, there = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_DGRAM)[0]
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.connect(there)  # of datagrams: asks for the way, and sends nothing
+            here = str(probe.getsockname()[0])
+    except OSError as error:
+        raise ConfigError(f"{address}: {error.strerror}; check the address and the network") from None
+    return f"[{here}]" if family == socket.AF_INET6 else here
+
+
+def is_unspecified(host: str) -> bool:
+    """Whether a host stands for every interface of this machine (0.0.0.0, [::])."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_unspecified
+    except ValueError:
+        return False
+
+
 def channel(address: str) -> grpc.Channel:
     """A channel for blocking calls."""
     split_address(address)
@@ -154,10 +180,17 @@ Streaming = Callable[[Any], AsyncIterator[Any]]
 
 
 class Server:
-    """A gRPC server of an event loop."""
+    """A gRPC server of an event loop.
 
-    def __init__(self, on_error: Callable[[LayerwiseError], None] = lambda _: None) -> None:
-        self._server = grpc.aio.server(options=_SERVER_OPTIONS)
+    Args:
+        on_error: told of each call that an error ends.
+        calls: so many may be under way at a time, further ones get RESOURCE_EXHAUSTED; None: any number.
+    """
+
+    def __init__(
+        self, on_error: Callable[[LayerwiseError], None] = lambda _: None, calls: int | None = None
+    ) -> None:
+        self._server = grpc.aio.server(options=_SERVER_OPTIONS, maximum_concurrent_rpcs=calls)
         self._handlers: dict[str, dict[str, Any]] = {}
         self._on_error = on_error
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import time
@@ -15,7 +16,7 @@ from common.config import Config
 from common.errors import ConfigError, NotFoundError, UnreachableError
 from common.messages import Evaluation
 from deploy.evaluator import Evaluator, Snapshot
-from deploy.reader import Reader
+from deploy.reader import Reader, latest
 from deploy.runs import CONFIG, MODEL, RunDirectory, new_directory, next_evaluation, summarized
 from deploy.screen import Screen, print_summary
 
@@ -96,7 +97,7 @@ def _watch(
     finally:
         screen.close()
     restarts = sum(seat.grants - 1 for seat in status.seats)
-    summary = summarized(config, reader.status(), evaluation, time.monotonic() - began, restarts)
+    summary = summarized(config, latest(reader, status), evaluation, time.monotonic() - began, restarts)
     directory.finish(summary, snapshot.state, config, dataset)
     click.echo(json.dumps(summary)) if as_json else print_summary(summary, str(directory.path))
     return 0
@@ -113,7 +114,9 @@ def _measured(
     evaluation = evaluator.measure(snapshot)
     screen.evaluated(evaluation)
     directory.note_evaluation(evaluation, time.monotonic() - began)
-    reader.report(evaluation)
+    # The files are what counts: a master that is away is told of the next one.
+    with contextlib.suppress(UnreachableError):
+        reader.report(evaluation)
     return evaluation
 
 

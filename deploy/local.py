@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -12,12 +13,15 @@ from pathlib import Path
 
 from common.errors import ConfigError, LayerwiseError, RefusedError, RunFailedError
 from common.lifecycle import PARENT
+from common.messages import StatusReply
 from deploy.runs import CONFIG, RunDirectory
 
 START_SECONDS = 60.0
 SLAVES_STOP_SECONDS, MASTER_STOP_SECONDS = 10.0, 5.0
 # A process that dies again within this time is started again after a pause that doubles, so many times.
 STEADY_SECONDS, PAUSE_SECONDS, ATTEMPTS = 30.0, 0.25, 5
+# A seat that stays vacant for so many heartbeats, though every process lives, is given a spare slave.
+VACANT_BEATS = 4
 
 
 @dataclass
@@ -32,6 +36,8 @@ class Process:
     deaths: int = 0
     due: float = 0.0
     ended: bool = False
+    # Its id when it was last seen on a seat.
+    seated: int = 0
 
     def start(self, environment: dict[str, str]) -> None:
         """Start it, its output going to its log."""
@@ -46,6 +52,22 @@ class Process:
                 start_new_session=True,
             )
         self.started = time.monotonic()
+
+    @property
+    def alive(self) -> bool:
+        """Whether it runs, or hangs."""
+        return self.running is not None and self.running.poll() is None
+
+    @property
+    def on_its_way(self) -> bool:
+        """Whether it is about to be started again, or was started and has not had a seat yet."""
+        return not self.ended and (self.running is None or self.seated != self.running.pid)
+
+    def go_on(self) -> None:
+        """Should it have been stopped (SIGSTOP), let it see what is asked of it."""
+        if self.alive:
+            assert self.running is not None
+            self.running.send_signal(signal.SIGCONT)
 
     def last_words(self) -> str:
         """The last line of its log."""
@@ -73,6 +95,7 @@ class Cluster:
     address: str = ""
     restarts: int = 0
     processes: list[Process] = field(default_factory=list)
+    _vacant_since: float | None = None
 
     def start(self) -> None:
         """Start the master, wait until it listens, then start the slaves.
@@ -86,11 +109,8 @@ class Cluster:
         self.address = self._listening()
         # Again at the same address if it dies: the slaves know no other.
         self._master.arguments = self._master_arguments(self.address)
-        for number in range(1, self.slaves + 1):
-            slave = self._process(
-                f"slave-{number}", ["slave", "--master", self.address, "--device", self.device]
-            )
-            slave.start(self._environment())
+        for _ in range(self.slaves):
+            self._add_slave()
 
     def check(self) -> list[str]:
         """Start again what has died; what happened, a line each.
@@ -100,9 +120,35 @@ class Cluster:
         """
         return [event for process in self.processes for event in self._check(process)]
 
+    def relieve(self, status: StatusReply, heartbeat_seconds: float) -> list[str]:
+        """Start a spare slave where one hangs: it lives, but has lost its lease, and nobody takes its seat.
+
+        When the one that hung goes on after all, it waits for a seat as any spare does. There are never more
+        spares than seats.
+        """
+        pids, now = {seat.pid for seat in status.seats}, time.monotonic()
+        slaves = [process for process in self.processes if process is not self._master]
+        for slave in slaves:
+            if slave.running is not None and slave.running.pid in pids:
+                slave.seated = slave.running.pid
+        vacant = [seat for seat in status.seats if seat.state == "vacant"]
+        taken = not vacant or status.waiting_slaves or any(slave.on_its_way for slave in slaves)
+        if taken or len(slaves) >= 2 * self.slaves:
+            self._vacant_since = None
+            return []
+        self._vacant_since = self._vacant_since or now
+        if now - self._vacant_since < VACANT_BEATS * heartbeat_seconds:
+            return []
+        self._vacant_since = None
+        self.restarts += 1
+        spare = self._add_slave()
+        return [f"layer {vacant[0].layer} has no slave though none has died: one hangs; {spare.name} started"]
+
     def finish(self) -> None:
         """Give the slaves the time to learn that the run is over, and to go by themselves."""
         deadline = time.monotonic() + SLAVES_STOP_SECONDS
+        for process in self.processes:
+            process.go_on()
         for process in self.processes:
             if process is not self._master and process.running is not None:
                 with contextlib.suppress(subprocess.TimeoutExpired):
@@ -115,8 +161,9 @@ class Cluster:
             ([self._master], MASTER_STOP_SECONDS),
         ):
             for process in chosen:
-                if process.running is not None and process.running.poll() is None:
+                if process.running is not None and process.alive:
                     process.running.terminate()
+                    process.go_on()
             deadline = time.monotonic() + seconds
             for process in chosen:
                 process.stop(deadline)
@@ -164,6 +211,13 @@ class Cluster:
                 return file.read_text(encoding="utf-8")
             time.sleep(0.02)
         raise RunFailedError(f"the master did not listen within {START_SECONDS:g} s; see {self._master.log}")
+
+    def _add_slave(self) -> Process:
+        number = len(self.processes)
+        arguments = ["slave", "--master", self.address, "--device", self.device]
+        slave = self._process(f"slave-{number}", arguments)
+        slave.start(self._environment())
+        return slave
 
     def _process(self, name: str, arguments: list[str]) -> Process:
         process = Process(name, arguments, self.directory.log(name))

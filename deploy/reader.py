@@ -9,6 +9,7 @@ from common import config as configuration
 from common import rpc
 from common.assembly import Whole
 from common.config import Config
+from common.errors import UnreachableError
 from common.messages import (
     DescribeRequest,
     Evaluation,
@@ -26,6 +27,14 @@ from common.wire.methods import DESCRIBE, PULL, REPORT, ROLLBACK, SNAPSHOT, SNAP
 
 # What reads or writes whole shards.
 PULL_SECONDS = 300.0
+
+
+def latest(reader: Reader, known: StatusReply) -> StatusReply:
+    """The status now; of a master that is away, what is known."""
+    try:
+        return reader.status()
+    except UnreachableError:
+        return known
 
 
 class Reader:

@@ -91,7 +91,8 @@ class RunDirectory:
     def _note_heartbeat(self, seat: Seat, seconds: float) -> None:
         flat = dataclasses.asdict(seat)
         telemetry = flat.pop("telemetry")
-        self._note({"kind": "heartbeat", "seconds": round(seconds, 3), **flat, **telemetry})
+        utilization = telemetry.pop("utilization")
+        self._note({"kind": "heartbeat", "seconds": round(seconds, 3), **flat, **telemetry, **utilization})
 
     def evaluations(self) -> list[dict[str, Any]]:
         """Every evaluation so far."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -21,44 +21,131 @@ from rich.table import Table
 from rich.text import Text
 
 from common.config import Config
-from common.messages import Evaluation, Seat, StatusReply
+from common.messages import Evaluation, Seat, StatusReply, Utilization
+from deploy.problems import Problem
 from deploy.runs import percentiles
 
 LINE_SECONDS = 5.0
 
 
-def slaves_table(status: StatusReply) -> Table:
-    """A row for each layer and replica; what is wrong is marked."""
-    table = Table(box=None, pad_edge=False, header_style="bold", expand=False)
-    for title in ("layer", "slave", "device", "state"):
-        table.add_column(title)
-    for title in ("batches", "samples/s", "version", "out", "delay", "waiting", "loss", "M loss", "cosine"):
-        table.add_column(title, justify="right")
+# A terminal of so many columns shows all of them.
+WIDE = 120
+
+
+class Column(NamedTuple):
+    """A column of the layers' table; those that are wide are left out where there is little room."""
+
+    title: str
+    cell: Callable[[Seat, StatusReply], str | Text]
+    right: bool = True
+    wide: bool = False
+
+
+COLUMNS = (
+    Column("layer", lambda seat, _: _place(seat), right=False),
+    Column("state", lambda seat, _: _state(seat), right=False),
+    Column("slave", lambda seat, _: _address(seat), right=False, wide=True),
+    Column("device", lambda seat, _: seat.device or "-", right=False, wide=True),
+    Column("batch", lambda seat, _: f"{seat.telemetry.next_batch:,}"),
+    Column("smp/s", lambda seat, _: f"{seat.telemetry.samples_per_second:,.0f}"),
+    Column("version", lambda seat, status: _versions(seat, status)),
+    Column("stale", lambda seat, status: _spread_of(_staleness(seat, status))),
+    Column("delay", lambda seat, _: _spread_of(seat.telemetry.delays)),
+    Column("out", lambda seat, _: f"{seat.telemetry.in_flight}", wide=True),
+    Column("wait", lambda seat, _: f"{100 * _waiting(seat):.0f}%"),
+    Column("loss", lambda seat, _: _or_dash(seat.telemetry.loss, ".3f")),
+    Column("M loss", lambda seat, _: _or_dash(seat.telemetry.gradient_loss, ".2g")),
+    Column("cos", lambda seat, _: _or_dash(seat.telemetry.gradient_cosine, ".2f")),
+    Column("I loss", lambda seat, _: _or_dash(seat.telemetry.input_loss, ".2g"), wide=True),
+    Column("heard", lambda seat, _: f"{seat.lease_age:.1f} s" if seat.incarnation else "-", wide=True),
+)
+
+
+def slaves_table(status: StatusReply, width: int) -> Table:
+    """A row for each layer and replica; `stale` and `delay` are p50/p99, `version` that of each shard.
+
+    Args:
+        status: of the run.
+        width: of the terminal, in columns.
+    """
+    columns = [column for column in COLUMNS if width >= WIDE or not column.wide]
+    table = _table()
+    for column in columns:
+        table.add_column(column.title, justify="right" if column.right else "left", no_wrap=True)
     for seat in status.seats:
-        table.add_row(*_row(seat, status))
+        table.add_row(*(column.cell(seat, status) for column in columns))
     return table
 
 
-def _row(seat: Seat, status: StatusReply) -> list[str | Text]:
+def machines_table(status: StatusReply) -> Table:
+    """A row for each process: what it and its machine use."""
+    table = _table()
+    for title in ("", "process", "device"):
+        table.add_column(title, no_wrap=True)
+    for title in ("CPU", "memory", "host CPU", "host mem", "disk", "GPU", "GPU mem"):
+        table.add_column(title, justify="right", no_wrap=True)
+    table.add_row("master", "", "", *_used(status.utilization))
+    for seat in status.seats:
+        if seat.incarnation:
+            used = _used(seat.telemetry.utilization)
+            table.add_row(_place(seat), _address(seat), seat.device, *used)
+    return table
+
+
+def problems_list(wrong: Iterable[Problem]) -> Table:
+    """What is wrong, and what to do about it."""
+    table = Table.grid(padding=(0, 1, 0, 0))
+    for problem in wrong:
+        table.add_row(
+            Text("!", style="bold red"), Text.assemble((problem.what, "bold"), f": {problem.advice}")
+        )
+    return table
+
+
+def _table() -> Table:
+    return Table(box=None, pad_edge=False, header_style="bold", expand=False)
+
+
+def _place(seat: Seat) -> str:
+    return f"{seat.layer}" if seat.replica == 0 else f"{seat.layer}.{seat.replica}"
+
+
+def _address(seat: Seat) -> str:
+    return f"{seat.host}:{seat.pid}" if seat.pid else "-"
+
+
+def _state(seat: Seat) -> Text:
+    return Text(seat.state, style={"training": "green", "done": "green"}.get(seat.state, "bold red"))
+
+
+def _versions(seat: Seat, status: StatusReply) -> str:
+    kinds = ("weights", "gradient", "input")
+    found = (status.versions.get(f"{seat.layer}/{kind}") for kind in kinds)
+    return "/".join(str(version) for version in found if version is not None) or "-"
+
+
+def _staleness(seat: Seat, status: StatusReply) -> Mapping[int, int]:
+    return next((layer.staleness for layer in status.layers if layer.layer == seat.layer), {})
+
+
+def _spread_of(counts: Mapping[int, int]) -> str:
+    found = percentiles(counts)
+    return f"{found['p50']}/{found['p99']}" if counts else "-"
+
+
+def _waiting(seat: Seat) -> float:
     told = seat.telemetry
-    state = Text(seat.state, style={"training": "green", "done": "green"}.get(seat.state, "bold red"))
-    if seat.state in ("late", "vacant") and seat.incarnation:
-        state.append(f" {seat.lease_age:.1f} s")
-    waiting = told.waiting_seconds / told.step_seconds if told.step_seconds else 0.0
+    return told.waiting_seconds / told.step_seconds if told.step_seconds else 0.0
+
+
+def _used(machine: Utilization) -> list[str]:
+    shares = (machine.host_cpu_percent, machine.memory_percent, machine.disk_percent)
+    gpu = (machine.gpu_percent, machine.gpu_memory_percent)
     return [
-        f"{seat.layer}" if seat.replica == 0 else f"{seat.layer}.{seat.replica}",
-        f"{seat.host}:{seat.pid}" if seat.pid else "-",
-        seat.device or "-",
-        state,
-        f"{told.next_batch:,}",
-        f"{told.samples_per_second:,.0f}",
-        f"{status.versions.get(f'{seat.layer}/weights', 0):,}",
-        f"{told.in_flight}",
-        f"{percentiles(told.delays)['p50']}",
-        f"{100 * waiting:.1f} %",
-        _or_dash(told.loss, ".4f"),
-        _or_dash(told.gradient_loss, ".3g"),
-        _or_dash(told.gradient_cosine, ".2f"),
+        f"{machine.cpu_percent:.0f}%",
+        f"{machine.rss_bytes / 2**20:,.0f} MiB",
+        *(f"{share:.0f}%" for share in shares),
+        *("-" if share is None else f"{share:.0f}%" for share in gpu),
     ]
 
 
@@ -113,7 +200,9 @@ class Screen:
         if self._live:
             self._progress.update(self._task, completed=status.batches)
             summary = Text(line(status, rate))
-            self._live.update(Group(self._progress, summary, Text(), slaves_table(status)))
+            self._live.update(
+                Group(self._progress, summary, Text(), slaves_table(status, self._console.width))
+            )
         elif time.monotonic() - self._told >= LINE_SECONDS and status.state == "training":
             self._told = time.monotonic()
             self.say(line(status, rate))

@@ -19,7 +19,7 @@ from common.errors import ConfigError, NotFoundError, UnreachableError
 from common.lifecycle import INTERRUPTED, Interrupt, end_with_parent
 from common.messages import Evaluation, StatusReply
 from deploy.local import Cluster
-from deploy.reader import Reader
+from deploy.reader import Reader, latest
 from deploy.runs import RunDirectory, new_directory, next_evaluation, summarized
 from deploy.screen import Screen, print_summary
 
@@ -142,7 +142,7 @@ class Training:
                 if self._watch(cluster, reader, evaluator):
                     snapshot, evaluation = self._evaluated(reader, evaluator)
                     self._note(evaluation, reader)
-                    self._status = reader.status()
+                    self._status = latest(reader, self._status)
                     cluster.finish()
                     return Finished(self._status, evaluation, snapshot, cluster.restarts)
         finally:
@@ -188,6 +188,8 @@ class Training:
                     continue
                 if self._status.state == "done":
                     return True
+                for event in cluster.relieve(self._status, self._config.cluster.heartbeat_seconds):
+                    self._screen.say(event)
                 if evaluating is not None and evaluating.done():
                     self._note(evaluating.result()[1], reader)
                     evaluating = None

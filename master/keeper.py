@@ -25,14 +25,17 @@ Result = TypeVar("Result")
 class Keeper:
     """One run's snapshots, one thing at a time, on a thread of its own: the event loop goes on."""
 
-    def __init__(self, master: Master, snapshots: Snapshots) -> None:
+    def __init__(self, master: Master, snapshots: Snapshots, damage: tuple[str, ...] = ()) -> None:
         self._master = master
         self._snapshots = snapshots
         self._thread = ThreadPoolExecutor(1, "snapshots")
         self._turn = asyncio.Lock()
         self._rolling: asyncio.Task[RollbackReply] | None = None
         newest = snapshots.newest()
-        self._newest = _mark(newest.versions, newest.run) if newest else None
+        self.newest = newest.kept() if newest else Kept()
+        # What has been found wrong since the newest was taken.
+        self.trouble = damage[0] if damage else ""
+        self._mark = _mark(newest.versions, newest.run) if newest else None
         # The snapshot that is being put back: nobody may join a run that is half here and half there.
         self._restoring = 0
 
@@ -45,12 +48,13 @@ class Keeper:
     async def take_if_changed(self) -> None:
         """Take a snapshot unless the newest is just the same; what is wrong is told, and no more."""
         run, versions = self._master.saved(), self._master.store.versions()
-        if not versions or _mark(versions, run) == self._newest:
+        if not versions or _mark(versions, run) == self._mark:
             return
         try:
             await self.take()
         except LayerwiseError as error:
             log.error("%s", error)
+            self.trouble = str(error)
             self._master.state.log({"event": "no snapshot", "why": str(error)})
 
     async def take(self) -> Kept:
@@ -68,7 +72,8 @@ class Keeper:
         began = time.monotonic()
         run = self._master.saved()
         snapshot = await self._aside(lambda: self._snapshots.take(self._master.store, run))
-        self._newest = _mark(snapshot.versions, run)
+        self._mark = _mark(snapshot.versions, run)
+        self.newest, self.trouble = snapshot.kept(), ""
         self._master.save()
         seconds = round(time.monotonic() - began, 3)
         said = {"number": snapshot.number, "nbytes": snapshot.nbytes, "versions": snapshot.versions}
@@ -78,7 +83,9 @@ class Keeper:
     async def listed(self) -> list[Kept]:
         """Every snapshot, and what is wrong with it."""
         async with self._turn:
-            return await self._aside(self._snapshots.listed)
+            kept = await self._aside(self._snapshots.listed)
+        self.trouble = next((each.damage for each in kept if each.damage), self.trouble)
+        return kept
 
     def check_joining(self) -> None:
         """Whether slaves may join.
@@ -125,6 +132,7 @@ class Keeper:
         newest, damage = self._snapshots.newest_whole()
         for line in damage:
             log.warning("%s", line)
+            self.trouble = line
         if newest is None:
             raise RunFailedError(f"{damage[0] if damage else 'there is no snapshot'}; take one first")
         return newest

@@ -48,13 +48,23 @@ def alike(policy: Policy | None = None) -> Policies:
 
 
 def policies(config: Config) -> Policies:
-    """The policy of each shard of a resolved configuration: M's and I's always take updates."""
+    """The policy of each shard of a resolved configuration: M's and I's always take updates.
+
+    Where the master runs M, it alone changes M's shard, whatever the number of replicas. What a slave's
+    optimizers remember (k/optimizer) is never fetched by those that push it: no staleness rule is for it.
+    """
     downpour, replicas = config.downpour, config.replicas
     rule, optimizer = rule_of(downpour), optimizer_of(downpour)
+    served = config.cluster.synthesis == "master"
 
     def policy(shard: str) -> Policy:
         layer, _, kind = shard.partition("/")
-        return Policy(replicas[int(layer) - 1], rule, optimizer if kind == "weights" else None)
+        count = replicas[int(layer) - 1]
+        if kind == "weights":
+            return Policy(count, rule, optimizer)
+        if kind == "optimizer":
+            return Policy(count)
+        return Policy(1 if served else count, rule)
 
     return policy
 

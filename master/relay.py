@@ -8,25 +8,17 @@ peer is new.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from dataclasses import dataclass
 
 from common.errors import LayerwiseError, MalformedError
-from common.messages import BoundaryKind, BoundaryMessage
+from common.messages import FALLING, RISING, BoundaryKind, BoundaryMessage
 from common.slots import Slots
 from common.wire.payloads import encode_boundary
 
 # Twice the largest window (a resend may come behind the first sending), and room for END, LOST and PEER.
 SPARE = 8
 
-_STREAM_OF = {
-    BoundaryKind.ACTIVATION: BoundaryKind.ACTIVATIONS,
-    BoundaryKind.GRADIENT: BoundaryKind.GRADIENTS,
-    BoundaryKind.LOST: BoundaryKind.GRADIENTS,
-    BoundaryKind.END: BoundaryKind.ACTIVATIONS,
-    BoundaryKind.ENDED: BoundaryKind.GRADIENTS,
-    BoundaryKind.TAKEN: BoundaryKind.GRADIENTS,
-}
+_STREAM_OF = dict.fromkeys(RISING, BoundaryKind.ACTIVATIONS) | dict.fromkeys(FALLING, BoundaryKind.GRADIENTS)
 
 _SLOTTED = (BoundaryKind.ACTIVATION, BoundaryKind.GRADIENT)
 
@@ -47,22 +39,18 @@ class Mailbox:
     """
 
     def __init__(self, capacity: int, slots: int | None = None) -> None:
-        self._messages: deque[bytes] = deque()
-        self._slots = Slots[bytes](slots) if slots else None
+        self._messages = Slots[bytes](slots)
         self._some = asyncio.Event()
-        self._capacity = capacity
+        self._capacity = capacity + (slots or 0)
         self.closed = False
         # Why the stream is ended, where its own messages broke a rule.
         self.refusal: LayerwiseError | None = None
 
     def put(self, message: bytes, batch: int | None = None) -> bool:
         """Add one, if there is room; whether there was. `batch` is that of an activation or a gradient."""
-        if self._slots is not None and batch is not None:
-            self._slots.put(batch, message)
-        elif len(self._messages) >= self._capacity:
+        if len(self) >= self._capacity:
             return False
-        else:
-            self._messages.append(message)
+        self._messages.put(message, batch)
         self._some.set()
         return True
 
@@ -76,12 +64,10 @@ class Mailbox:
         while not len(self) and not self.closed:
             self._some.clear()
             await self._some.wait()
-        if self._messages:
-            return self._messages.popleft()
-        return self._slots.take() if self._slots is not None else None
+        return self._messages.get() if len(self) else None
 
     def __len__(self) -> int:
-        return len(self._messages) + (0 if self._slots is None else len(self._slots))
+        return len(self._messages)
 
 
 class Relay:

@@ -8,12 +8,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from common.errors import FencedError, MalformedError
-from common.messages import JoinReply, JoinRequest, Seat, Telemetry
+from common.messages import JoinReply, JoinRequest, Peer, Seat, Telemetry, Utilization
+from common.replicas import partners
 
 
 @dataclass(frozen=True)
 class Event:
-    """Something that happened to a lease: joined, left, failed or done."""
+    """Something that happened to a lease: joined, replaced (another one), left, failed, fenced or done."""
 
     what: str
     layer: int
@@ -34,6 +35,8 @@ class _Lease:
     seen: float = 0.0
     beat: int = 0
     grants: int = 0
+    # How the seat's last slave went: of the next one, whom it replaces.
+    gone: str = ""
     done: bool = False
     telemetry: Telemetry = field(default_factory=Telemetry)
     # What the seat's earlier slaves did.
@@ -60,7 +63,8 @@ def merged(first: Telemetry, second: Telemetry) -> Telemetry:
 
 def _restored(saved: dict[str, Any]) -> Telemetry:
     """Telemetry from JSON, whose keys are text."""
-    return Telemetry(**{**saved, "delays": {int(delay): count for delay, count in saved["delays"].items()}})
+    delays = {int(delay): count for delay, count in saved["delays"].items()}
+    return Telemetry(**{**saved, "delays": delays, "utilization": Utilization(**saved["utilization"])})
 
 
 class Roster:
@@ -74,6 +78,7 @@ class Roster:
     def __init__(
         self, replicas: list[int], heartbeat_seconds: float, misses: int, saved: dict[str, Any] | None = None
     ) -> None:
+        self._replicas = replicas
         self._interval = heartbeat_seconds
         self._patience = heartbeat_seconds * (misses + 0.5)
         self.tick_seconds = heartbeat_seconds / 4
@@ -205,6 +210,31 @@ class Roster:
                 return lease
         raise FencedError(f"incarnation {incarnation} holds no lease any more; join again for a new one")
 
+    def neighbours(self, incarnation: int, known: int) -> tuple[int, list[Peer]]:
+        """The version of a slave's neighbours, and who they are; none if `known` is that version.
+
+        A grant alone makes a new version, and the incarnations count the grants: durably, so that no two
+        masters of a run give one number to different neighbours. A seat that is vacant, or whose slave said
+        no address (profile light), is left out.
+
+        Raises:
+            FencedError: the lease has passed to another.
+        """
+        seat = self.seat(incarnation)
+        if known == self._incarnations:
+            return known, []
+        found = [
+            Peer(lease.layer, lease.replica, lease.incarnation, lease.slave.address)
+            for lease in self._leases
+            if lease.incarnation and lease.slave.address and self._meet(seat, lease)
+        ]
+        return self._incarnations, found
+
+    def _meet(self, one: _Lease, other: _Lease) -> bool:
+        """Whether two seats are neighbours that share a batch."""
+        counts = (self._replicas[lease.layer - 1] for lease in (one, other))
+        return abs(one.layer - other.layer) == 1 and other.replica in partners(one.replica, *counts)
+
     def seats(self, now: float) -> list[Seat]:
         """Every seat, for a reader."""
         return [
@@ -240,7 +270,8 @@ class Roster:
         for lease in self._leases:
             old = by_seat.get((lease.layer, lease.replica))
             if old:
-                lease.incarnation, lease.grants, lease.done = old["incarnation"], old["grants"], old["done"]
+                for name in ("incarnation", "grants", "gone", "done"):
+                    setattr(lease, name, old[name])
                 lease.slave = JoinRequest(**old["slave"])
                 lease.telemetry, lease.retired = _restored(old["telemetry"]), _restored(old["retired"])
 
@@ -252,10 +283,15 @@ class Roster:
         self._incarnations += 1
         lease.incarnation, lease.slave, lease.grants = self._incarnations, request, lease.grants + 1
         lease.beat = 0
-        return self._event("joined", lease)
+        if not lease.gone:
+            return self._event("joined", lease)
+        return self._event("replaced", lease, lease.gone)
 
     def _vacate(self, lease: _Lease, what: str, why: str) -> Event:
         event = self._event(what, lease, why)
+        lease.gone = (
+            f"incarnation {lease.incarnation}, {lease.slave.slave}: {what}, {why or 'no reason given'}"
+        )
         lease.retired, lease.telemetry = lease.total(), Telemetry()
         lease.incarnation, lease.slave = 0, JoinRequest()
         # Its END may not have been answered below: until the run is over, the layer needs a slave.

@@ -8,6 +8,7 @@ import logging
 import signal
 import threading
 import time
+import uuid
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -23,8 +24,10 @@ from common.errors import (
 )
 from common.lifecycle import INTERRUPTED, end_with_parent, keep_freed_memory
 from common.messages import BoundaryKind, Operation
-from common.rpc import Server
+from common.rpc import Server, split_address
 from common.table import Table
+from common.utilization import Probe
+from master.auxiliary import Auxiliary
 from master.keeper import Keeper
 from master.optimizers import use_one_thread
 from master.policies import policies
@@ -36,11 +39,11 @@ from master.shard import Reading
 from master.snapshots import Snapshots
 from master.state import StateDirectory, sealed
 from master.store import Pieces, Store
-from master.tally import KEPT, Tally
+from master.tally import Tally
 
 log = logging.getLogger("layerwise.master")
 
-SHARD_KINDS = ("weights", "gradient", "input")
+SHARD_KINDS = ("weights", "gradient", "input", "optimizer")
 
 
 class Master:
@@ -51,11 +54,12 @@ class Master:
         self.config = resumed(config, state)
         snapshots = Snapshots(state.path / "snapshots")
         saved, recovery = recover(state, snapshots)
-        self.counters = Tally(
-            **{name: saved.get("counters", {}).get(name, 0) for name in KEPT},
-            staleness=Counter({int(s): n for s, n in saved.get("staleness", {}).items()}),
-        )
+        self.counters = Tally.restored(saved)
+        self._probe = Probe(state.path)
+        self._probed, self._utilization = 0.0, m.Utilization()
         self._starts = saved.get("starts", 0) + 1
+        # Ports are used again: a slave must be able to tell a neighbour from another run's slave.
+        self._run = saved.get("run") or uuid.uuid4().hex
         self._evaluation = m.Evaluation(**saved["evaluation"]) if "evaluation" in saved else m.Evaluation()
         replicas = self.config.replicas
         cluster = self.config.cluster
@@ -69,7 +73,9 @@ class Master:
         fenced = self._recovered(recovery) if recovery else []
         state.note_boot()
         self.store = Store(state, policies(self.config))
-        self.keeper = Keeper(self, snapshots)
+        served = self.config.cluster.synthesis == "master"
+        self._auxiliary = Auxiliary(self.config, self.store) if served else None
+        self.keeper = Keeper(self, snapshots, recovery.damage if recovery else ())
         self._happened(fenced)
         self.save()
         state.log({"event": "started", "starts": self._starts})
@@ -90,6 +96,8 @@ class Master:
     def fence(self, run: dict[str, Any], why: str) -> int:
         """End every lease and go back to what was saved of the run then; how many leases there were."""
         events = self._rolled_back(run, why)
+        if self._auxiliary:
+            self._auxiliary.begin_anew()
         self._happened(events)
         self.save()
         return len(events)
@@ -101,42 +109,51 @@ class Master:
     def saved(self) -> dict[str, Any]:
         """What must survive the master beside the shards: plain values, for JSON."""
         with self._counting:
-            staleness = dict(self.counters.staleness)
+            counted = self.counters.saved()
         return {
+            **counted,
             "roster": self.roster.saved(time.monotonic()),
-            "counters": {name: getattr(self.counters, name) for name in KEPT},
-            "staleness": staleness,
             "starts": self._starts,
+            "run": self._run,
             "evaluation": dataclasses.asdict(self._evaluation),
         }
 
     def join(self, request: m.JoinRequest) -> m.JoinReply:
-        """A lease, durable before it is answered."""
+        """A lease, durable before it is answered.
+
+        Raises:
+            ConfigError: (profile basic) the slave does not say where its neighbours reach it.
+        """
         self.keeper.check_joining()
+        if self.config.cluster.profile == "basic":
+            split_address(request.address)
         reply, events = self.roster.join(request, time.monotonic())
         self._happened(events)
-        return dataclasses.replace(
-            reply, next_batch=self.store.next_batch(f"{reply.layer}/weights", reply.replica)
-        )
+        next_batch = self.store.next_batch(f"{reply.layer}/weights", reply.replica)
+        return dataclasses.replace(reply, next_batch=next_batch, run=self._run)
 
     def heartbeat(self, request: m.HeartbeatRequest) -> m.HeartbeatReply:
         """Keep a lease."""
         events = self.roster.heartbeat(request.incarnation, request.beat, request.telemetry, time.monotonic())
         self._happened(events)
+        peers = self.roster.neighbours(request.incarnation, request.peers_version)
         if self.config.decoupling.slots is None:
-            return m.HeartbeatReply(self.roster.over)
+            return m.HeartbeatReply(self.roster.over, *peers)
         seats = self.roster.seats(time.monotonic())
         # The lower layers are the slower ones, and the upper must not freeze on features that are not ripe.
         stop = min(seat.telemetry.next_batch for seat in seats) >= self.config.run.batches
-        return m.HeartbeatReply(self.roster.over, self.roster.complete, stop)
+        return m.HeartbeatReply(self.roster.over, *peers, begin=self.roster.complete, stop=stop)
 
     def leave(self, request: m.LeaveRequest) -> None:
         """Give a lease back."""
         self._happened(self.roster.leave(request.incarnation, request.telemetry, request.reason))
 
     def tick(self) -> None:
-        """Fail who is silent."""
-        self._happened(self.roster.tick(time.monotonic()))
+        """Fail who is silent; and see how busy this machine is, as often as a slave says so of its own."""
+        now = time.monotonic()
+        self._happened(self.roster.tick(now))
+        if now - self._probed >= self.config.cluster.heartbeat_seconds:
+            self._probed, self._utilization = now, self._probe()
 
     def note(self, evaluation: m.Evaluation) -> None:
         """Keep an evaluator's newest result."""
@@ -172,18 +189,13 @@ class Master:
         def admit() -> object:
             return self.roster.seat(header.incarnation)
 
-        admit()
+        seat = self.roster.seat(header.incarnation)
         if header.operation is Operation.CREATE:
             return self.store.create(header, pieces, admit)
         reply = self.store.apply(header, pieces, admit)
         with self._counting:
-            if reply.applied:
-                self.counters.pushes += 1
-                self.counters.staleness[min(reply.staleness, 1024)] += 1
-            elif reply.refused:
-                self.counters.refused_pushes += 1
-            else:
-                self.counters.duplicate_pushes += 1
+            # Of buffers alone, as of a slave's moments, the value comes: that is never stale.
+            self.counters.note(seat.layer, reply, ages=header.table.parameters_nbytes > 0)
         return reply
 
     def read(self, request: m.PullRequest) -> Reading:
@@ -193,6 +205,24 @@ class Master:
         reading = self.store.read(request.shard, request.incarnation)
         self.counters.pulls += 1
         return reading
+
+    async def synthesize(self, message: m.SynthesisMessage) -> m.SynthesisMessage | None:
+        """Take what a slave asks or tells the M of its layer; its answer, if it is a question.
+
+        Raises:
+            MalformedError: it is no such thing, or M runs in the slaves.
+            FencedError: the sender's lease has passed to another.
+        """
+        seat = self.roster.seat(message.incarnation)
+        if self._auxiliary is None:
+            raise MalformedError('M runs in the slaves here: cluster.synthesis = "slave"')
+        return await self._auxiliary.answer(seat.layer, message)
+
+    async def settle(self) -> None:
+        """Bring what the master itself has learned into the shards, and end its thread."""
+        if self._auxiliary:
+            await self._auxiliary.settle()
+            self._auxiliary.close()
 
     def address(self, hello: m.BoundaryMessage) -> Address:
         """Whose stream opens, by its first message.
@@ -220,6 +250,8 @@ class Master:
         total = seats[0].telemetry
         for seat in seats[1:]:
             total = merged(total, seat.telemetry)
+        with self._counting:
+            counters, layers = self.counters.reported(), self.counters.by_layer()
         state = "done" if self.roster.over else "training" if self.roster.complete else "waiting"
         return m.StatusReply(
             name=self.config.run.name,
@@ -237,14 +269,18 @@ class Master:
             delays=total.delays,
             waiting_fraction=_waiting_fractions(seats),
             lost_batches=total.lost_batches,
-            counters=self.counters.reported(),
+            counters=counters,
             evaluation=self._evaluation,
+            layers=layers,
+            utilization=self._utilization,
+            snapshot=self.keeper.newest,
+            snapshot_trouble=self.keeper.trouble,
         )
 
     def count(self, error: LayerwiseError) -> None:
         """Count a refused message."""
         if isinstance(error, FencedError):
-            self.counters.fenced_pushes += 1
+            self.counters.fenced += 1
         elif isinstance(error, MalformedError | TooLargeError):
             self.counters.malformed += 1
 
@@ -288,6 +324,7 @@ async def _serve(config: Config, listen: str, state: StateDirectory) -> int:
     ticking.cancel()
     keeping.cancel()
     await server.stop(0.5)
+    await master.settle()
     # Before the machine is perhaps switched off: what is mapped alone would then not count.
     await master.keeper.take_if_changed()
     master.keeper.close()
@@ -313,7 +350,7 @@ def serve(config: Config, listen: str, state_dir: Path) -> int:
     """
     keep_freed_memory()
     end_with_parent()
-    if config.downpour.push == "gradient":
+    if config.downpour.push == "gradient" or config.cluster.synthesis == "master":
         use_one_thread()
     state = StateDirectory(state_dir)
     try:

@@ -26,7 +26,7 @@ SLOWEST = 1 << 20
 
 
 class Servicer:
-    """The four services over one master."""
+    """The services over one master."""
 
     def __init__(self, master: Master, stalled_seconds: float = STALLED_SECONDS) -> None:
         self._master = master
@@ -48,6 +48,7 @@ class Servicer:
         server.add(methods.PUSH, self.push)
         server.add(methods.PULL, self.pull, encoded=True)
         server.add(methods.EXCHANGE, self.exchange)
+        server.add(methods.SYNTHESIZE, self.synthesize)
 
     async def describe(self, request: m.DescribeRequest) -> m.DescribeReply:  # noqa: ARG002 - has no fields
         """The run's configuration."""
@@ -160,6 +161,17 @@ class Servicer:
                 raise mailbox.refusal
         finally:
             self._master.relay.close(address, mailbox)
+
+    async def synthesize(
+        self, requests: AsyncIterator[m.SynthesisMessage]
+    ) -> AsyncIterator[m.SynthesisMessage]:
+        """What a slave asks and tells M. One at a time: the others wait in its stream."""
+        async for request in requests:
+            self._master.counters.bytes_received += len(request.data)
+            reply = await self._master.synthesize(request)
+            if reply is not None:
+                self._master.counters.bytes_sent += len(reply.data)
+                yield reply
 
     async def _relay(self, requests: AsyncIterator[bytes], address: Address, mailbox: Mailbox) -> None:
         """Pass on what a stream brings, until it ends, is closed or breaks a rule."""

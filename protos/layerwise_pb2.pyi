@@ -25,7 +25,17 @@ class BoundaryKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     END: _ClassVar[BoundaryKind]
     PEER: _ClassVar[BoundaryKind]
     ENDED: _ClassVar[BoundaryKind]
+    PAIR: _ClassVar[BoundaryKind]
     TAKEN: _ClassVar[BoundaryKind]
+
+class SynthesisKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    SYNTHESIS_KIND_UNSPECIFIED: _ClassVar[SynthesisKind]
+    ASK: _ClassVar[SynthesisKind]
+    LEARN: _ClassVar[SynthesisKind]
+    SETTLE: _ClassVar[SynthesisKind]
+    SYNTHETIC: _ClassVar[SynthesisKind]
+    SETTLED: _ClassVar[SynthesisKind]
 OPERATION_UNSPECIFIED: Operation
 CREATE: Operation
 UPDATE: Operation
@@ -40,7 +50,14 @@ LOST: BoundaryKind
 END: BoundaryKind
 PEER: BoundaryKind
 ENDED: BoundaryKind
+PAIR: BoundaryKind
 TAKEN: BoundaryKind
+SYNTHESIS_KIND_UNSPECIFIED: SynthesisKind
+ASK: SynthesisKind
+LEARN: SynthesisKind
+SETTLE: SynthesisKind
+SYNTHETIC: SynthesisKind
+SETTLED: SynthesisKind
 
 class TensorSpec(_message.Message):
     __slots__ = ("name", "dtype", "shape", "offset", "kind")
@@ -121,7 +138,7 @@ class PullRequest(_message.Message):
     def __init__(self, shard: _Optional[str] = ..., incarnation: _Optional[int] = ...) -> None: ...
 
 class BoundaryMessage(_message.Message):
-    __slots__ = ("kind", "layer", "replica", "batch", "incarnation", "version", "table", "data", "sender")
+    __slots__ = ("kind", "layer", "replica", "batch", "incarnation", "version", "table", "data", "sender", "run")
     KIND_FIELD_NUMBER: _ClassVar[int]
     LAYER_FIELD_NUMBER: _ClassVar[int]
     REPLICA_FIELD_NUMBER: _ClassVar[int]
@@ -131,6 +148,7 @@ class BoundaryMessage(_message.Message):
     TABLE_FIELD_NUMBER: _ClassVar[int]
     DATA_FIELD_NUMBER: _ClassVar[int]
     SENDER_FIELD_NUMBER: _ClassVar[int]
+    RUN_FIELD_NUMBER: _ClassVar[int]
     kind: BoundaryKind
     layer: int
     replica: int
@@ -140,7 +158,30 @@ class BoundaryMessage(_message.Message):
     table: Table
     data: bytes
     sender: int
-    def __init__(self, kind: _Optional[_Union[BoundaryKind, str]] = ..., layer: _Optional[int] = ..., replica: _Optional[int] = ..., batch: _Optional[int] = ..., incarnation: _Optional[int] = ..., version: _Optional[int] = ..., table: _Optional[_Union[Table, _Mapping]] = ..., data: _Optional[bytes] = ..., sender: _Optional[int] = ...) -> None: ...
+    run: str
+    def __init__(self, kind: _Optional[_Union[BoundaryKind, str]] = ..., layer: _Optional[int] = ..., replica: _Optional[int] = ..., batch: _Optional[int] = ..., incarnation: _Optional[int] = ..., version: _Optional[int] = ..., table: _Optional[_Union[Table, _Mapping]] = ..., data: _Optional[bytes] = ..., sender: _Optional[int] = ..., run: _Optional[str] = ...) -> None: ...
+
+class SynthesisMessage(_message.Message):
+    __slots__ = ("kind", "synthesizer", "batch", "incarnation", "classes", "loss", "shape", "table", "data")
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    SYNTHESIZER_FIELD_NUMBER: _ClassVar[int]
+    BATCH_FIELD_NUMBER: _ClassVar[int]
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    CLASSES_FIELD_NUMBER: _ClassVar[int]
+    LOSS_FIELD_NUMBER: _ClassVar[int]
+    SHAPE_FIELD_NUMBER: _ClassVar[int]
+    TABLE_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    kind: SynthesisKind
+    synthesizer: str
+    batch: int
+    incarnation: int
+    classes: int
+    loss: float
+    shape: _containers.RepeatedScalarFieldContainer[int]
+    table: Table
+    data: bytes
+    def __init__(self, kind: _Optional[_Union[SynthesisKind, str]] = ..., synthesizer: _Optional[str] = ..., batch: _Optional[int] = ..., incarnation: _Optional[int] = ..., classes: _Optional[int] = ..., loss: _Optional[float] = ..., shape: _Optional[_Iterable[int]] = ..., table: _Optional[_Union[Table, _Mapping]] = ..., data: _Optional[bytes] = ...) -> None: ...
 
 class DescribeRequest(_message.Message):
     __slots__ = ()
@@ -155,35 +196,69 @@ class DescribeReply(_message.Message):
     def __init__(self, config: _Optional[str] = ..., over: bool = ...) -> None: ...
 
 class JoinRequest(_message.Message):
-    __slots__ = ("slave", "host", "pid", "device")
+    __slots__ = ("slave", "host", "pid", "device", "address")
     SLAVE_FIELD_NUMBER: _ClassVar[int]
     HOST_FIELD_NUMBER: _ClassVar[int]
     PID_FIELD_NUMBER: _ClassVar[int]
     DEVICE_FIELD_NUMBER: _ClassVar[int]
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
     slave: str
     host: str
     pid: int
     device: str
-    def __init__(self, slave: _Optional[str] = ..., host: _Optional[str] = ..., pid: _Optional[int] = ..., device: _Optional[str] = ...) -> None: ...
+    address: str
+    def __init__(self, slave: _Optional[str] = ..., host: _Optional[str] = ..., pid: _Optional[int] = ..., device: _Optional[str] = ..., address: _Optional[str] = ...) -> None: ...
 
 class JoinReply(_message.Message):
-    __slots__ = ("granted", "over", "layer", "replica", "incarnation", "next_batch")
+    __slots__ = ("granted", "over", "layer", "replica", "incarnation", "next_batch", "run")
     GRANTED_FIELD_NUMBER: _ClassVar[int]
     OVER_FIELD_NUMBER: _ClassVar[int]
     LAYER_FIELD_NUMBER: _ClassVar[int]
     REPLICA_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     NEXT_BATCH_FIELD_NUMBER: _ClassVar[int]
+    RUN_FIELD_NUMBER: _ClassVar[int]
     granted: bool
     over: bool
     layer: int
     replica: int
     incarnation: int
     next_batch: int
-    def __init__(self, granted: bool = ..., over: bool = ..., layer: _Optional[int] = ..., replica: _Optional[int] = ..., incarnation: _Optional[int] = ..., next_batch: _Optional[int] = ...) -> None: ...
+    run: str
+    def __init__(self, granted: bool = ..., over: bool = ..., layer: _Optional[int] = ..., replica: _Optional[int] = ..., incarnation: _Optional[int] = ..., next_batch: _Optional[int] = ..., run: _Optional[str] = ...) -> None: ...
+
+class Peer(_message.Message):
+    __slots__ = ("layer", "replica", "incarnation", "address")
+    LAYER_FIELD_NUMBER: _ClassVar[int]
+    REPLICA_FIELD_NUMBER: _ClassVar[int]
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    layer: int
+    replica: int
+    incarnation: int
+    address: str
+    def __init__(self, layer: _Optional[int] = ..., replica: _Optional[int] = ..., incarnation: _Optional[int] = ..., address: _Optional[str] = ...) -> None: ...
+
+class Utilization(_message.Message):
+    __slots__ = ("cpu_percent", "rss_bytes", "host_cpu_percent", "memory_percent", "disk_percent", "gpu_percent", "gpu_memory_percent")
+    CPU_PERCENT_FIELD_NUMBER: _ClassVar[int]
+    RSS_BYTES_FIELD_NUMBER: _ClassVar[int]
+    HOST_CPU_PERCENT_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_PERCENT_FIELD_NUMBER: _ClassVar[int]
+    DISK_PERCENT_FIELD_NUMBER: _ClassVar[int]
+    GPU_PERCENT_FIELD_NUMBER: _ClassVar[int]
+    GPU_MEMORY_PERCENT_FIELD_NUMBER: _ClassVar[int]
+    cpu_percent: float
+    rss_bytes: int
+    host_cpu_percent: float
+    memory_percent: float
+    disk_percent: float
+    gpu_percent: float
+    gpu_memory_percent: float
+    def __init__(self, cpu_percent: _Optional[float] = ..., rss_bytes: _Optional[int] = ..., host_cpu_percent: _Optional[float] = ..., memory_percent: _Optional[float] = ..., disk_percent: _Optional[float] = ..., gpu_percent: _Optional[float] = ..., gpu_memory_percent: _Optional[float] = ...) -> None: ...
 
 class Telemetry(_message.Message):
-    __slots__ = ("steps", "next_batch", "lost_batches", "in_flight", "step_seconds", "waiting_seconds", "delays", "loss", "gradient_loss", "gradient_cosine", "samples_per_second", "cpu_seconds", "peak_rss_bytes", "done", "pulls", "gradient_norm_ratio", "input_loss", "fallback")
+    __slots__ = ("steps", "next_batch", "lost_batches", "in_flight", "step_seconds", "waiting_seconds", "delays", "loss", "gradient_loss", "gradient_cosine", "samples_per_second", "cpu_seconds", "peak_rss_bytes", "done", "pulls", "gradient_norm_ratio", "input_loss", "fallback", "utilization")
     class DelaysEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -209,6 +284,7 @@ class Telemetry(_message.Message):
     GRADIENT_NORM_RATIO_FIELD_NUMBER: _ClassVar[int]
     INPUT_LOSS_FIELD_NUMBER: _ClassVar[int]
     FALLBACK_FIELD_NUMBER: _ClassVar[int]
+    UTILIZATION_FIELD_NUMBER: _ClassVar[int]
     steps: int
     next_batch: int
     lost_batches: int
@@ -227,27 +303,34 @@ class Telemetry(_message.Message):
     gradient_norm_ratio: float
     input_loss: float
     fallback: bool
-    def __init__(self, steps: _Optional[int] = ..., next_batch: _Optional[int] = ..., lost_batches: _Optional[int] = ..., in_flight: _Optional[int] = ..., step_seconds: _Optional[float] = ..., waiting_seconds: _Optional[float] = ..., delays: _Optional[_Mapping[int, int]] = ..., loss: _Optional[float] = ..., gradient_loss: _Optional[float] = ..., gradient_cosine: _Optional[float] = ..., samples_per_second: _Optional[float] = ..., cpu_seconds: _Optional[float] = ..., peak_rss_bytes: _Optional[int] = ..., done: bool = ..., pulls: _Optional[int] = ..., gradient_norm_ratio: _Optional[float] = ..., input_loss: _Optional[float] = ..., fallback: bool = ...) -> None: ...
+    utilization: Utilization
+    def __init__(self, steps: _Optional[int] = ..., next_batch: _Optional[int] = ..., lost_batches: _Optional[int] = ..., in_flight: _Optional[int] = ..., step_seconds: _Optional[float] = ..., waiting_seconds: _Optional[float] = ..., delays: _Optional[_Mapping[int, int]] = ..., loss: _Optional[float] = ..., gradient_loss: _Optional[float] = ..., gradient_cosine: _Optional[float] = ..., samples_per_second: _Optional[float] = ..., cpu_seconds: _Optional[float] = ..., peak_rss_bytes: _Optional[int] = ..., done: bool = ..., pulls: _Optional[int] = ..., gradient_norm_ratio: _Optional[float] = ..., input_loss: _Optional[float] = ..., fallback: bool = ..., utilization: _Optional[_Union[Utilization, _Mapping]] = ...) -> None: ...
 
 class HeartbeatRequest(_message.Message):
-    __slots__ = ("incarnation", "beat", "telemetry")
+    __slots__ = ("incarnation", "beat", "telemetry", "peers_version")
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     BEAT_FIELD_NUMBER: _ClassVar[int]
     TELEMETRY_FIELD_NUMBER: _ClassVar[int]
+    PEERS_VERSION_FIELD_NUMBER: _ClassVar[int]
     incarnation: int
     beat: int
     telemetry: Telemetry
-    def __init__(self, incarnation: _Optional[int] = ..., beat: _Optional[int] = ..., telemetry: _Optional[_Union[Telemetry, _Mapping]] = ...) -> None: ...
+    peers_version: int
+    def __init__(self, incarnation: _Optional[int] = ..., beat: _Optional[int] = ..., telemetry: _Optional[_Union[Telemetry, _Mapping]] = ..., peers_version: _Optional[int] = ...) -> None: ...
 
 class HeartbeatReply(_message.Message):
-    __slots__ = ("over", "begin", "stop")
+    __slots__ = ("over", "peers_version", "peers", "begin", "stop")
     OVER_FIELD_NUMBER: _ClassVar[int]
+    PEERS_VERSION_FIELD_NUMBER: _ClassVar[int]
+    PEERS_FIELD_NUMBER: _ClassVar[int]
     BEGIN_FIELD_NUMBER: _ClassVar[int]
     STOP_FIELD_NUMBER: _ClassVar[int]
     over: bool
+    peers_version: int
+    peers: _containers.RepeatedCompositeFieldContainer[Peer]
     begin: bool
     stop: bool
-    def __init__(self, over: bool = ..., begin: bool = ..., stop: bool = ...) -> None: ...
+    def __init__(self, over: bool = ..., peers_version: _Optional[int] = ..., peers: _Optional[_Iterable[_Union[Peer, _Mapping]]] = ..., begin: bool = ..., stop: bool = ...) -> None: ...
 
 class LeaveRequest(_message.Message):
     __slots__ = ("incarnation", "reason", "telemetry")
@@ -319,7 +402,7 @@ class ReportReply(_message.Message):
     def __init__(self) -> None: ...
 
 class Counters(_message.Message):
-    __slots__ = ("staleness", "pushes", "pulls", "duplicate_pushes", "fenced_pushes", "malformed", "bytes_received", "bytes_sent", "cpu_seconds", "peak_rss_bytes", "refused_pushes")
+    __slots__ = ("staleness", "pushes", "pulls", "duplicate_pushes", "fenced", "malformed", "bytes_received", "bytes_sent", "cpu_seconds", "peak_rss_bytes", "refused_pushes")
     class StalenessEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -331,7 +414,7 @@ class Counters(_message.Message):
     PUSHES_FIELD_NUMBER: _ClassVar[int]
     PULLS_FIELD_NUMBER: _ClassVar[int]
     DUPLICATE_PUSHES_FIELD_NUMBER: _ClassVar[int]
-    FENCED_PUSHES_FIELD_NUMBER: _ClassVar[int]
+    FENCED_FIELD_NUMBER: _ClassVar[int]
     MALFORMED_FIELD_NUMBER: _ClassVar[int]
     BYTES_RECEIVED_FIELD_NUMBER: _ClassVar[int]
     BYTES_SENT_FIELD_NUMBER: _ClassVar[int]
@@ -342,17 +425,34 @@ class Counters(_message.Message):
     pushes: int
     pulls: int
     duplicate_pushes: int
-    fenced_pushes: int
+    fenced: int
     malformed: int
     bytes_received: int
     bytes_sent: int
     cpu_seconds: float
     peak_rss_bytes: int
     refused_pushes: int
-    def __init__(self, staleness: _Optional[_Mapping[int, int]] = ..., pushes: _Optional[int] = ..., pulls: _Optional[int] = ..., duplicate_pushes: _Optional[int] = ..., fenced_pushes: _Optional[int] = ..., malformed: _Optional[int] = ..., bytes_received: _Optional[int] = ..., bytes_sent: _Optional[int] = ..., cpu_seconds: _Optional[float] = ..., peak_rss_bytes: _Optional[int] = ..., refused_pushes: _Optional[int] = ...) -> None: ...
+    def __init__(self, staleness: _Optional[_Mapping[int, int]] = ..., pushes: _Optional[int] = ..., pulls: _Optional[int] = ..., duplicate_pushes: _Optional[int] = ..., fenced: _Optional[int] = ..., malformed: _Optional[int] = ..., bytes_received: _Optional[int] = ..., bytes_sent: _Optional[int] = ..., cpu_seconds: _Optional[float] = ..., peak_rss_bytes: _Optional[int] = ..., refused_pushes: _Optional[int] = ...) -> None: ...
+
+class LayerPushes(_message.Message):
+    __slots__ = ("layer", "staleness", "refused")
+    class StalenessEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: int
+        value: int
+        def __init__(self, key: _Optional[int] = ..., value: _Optional[int] = ...) -> None: ...
+    LAYER_FIELD_NUMBER: _ClassVar[int]
+    STALENESS_FIELD_NUMBER: _ClassVar[int]
+    REFUSED_FIELD_NUMBER: _ClassVar[int]
+    layer: int
+    staleness: _containers.ScalarMap[int, int]
+    refused: int
+    def __init__(self, layer: _Optional[int] = ..., staleness: _Optional[_Mapping[int, int]] = ..., refused: _Optional[int] = ...) -> None: ...
 
 class StatusReply(_message.Message):
-    __slots__ = ("name", "state", "batches", "of_batches", "waiting_slaves", "training_seconds", "starts", "seats", "versions", "delays", "waiting_fraction", "lost_batches", "counters", "evaluation")
+    __slots__ = ("name", "state", "batches", "of_batches", "waiting_slaves", "training_seconds", "starts", "seats", "versions", "delays", "waiting_fraction", "lost_batches", "counters", "evaluation", "layers", "utilization", "snapshot", "snapshot_trouble")
     class VersionsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -388,6 +488,10 @@ class StatusReply(_message.Message):
     LOST_BATCHES_FIELD_NUMBER: _ClassVar[int]
     COUNTERS_FIELD_NUMBER: _ClassVar[int]
     EVALUATION_FIELD_NUMBER: _ClassVar[int]
+    LAYERS_FIELD_NUMBER: _ClassVar[int]
+    UTILIZATION_FIELD_NUMBER: _ClassVar[int]
+    SNAPSHOT_FIELD_NUMBER: _ClassVar[int]
+    SNAPSHOT_TROUBLE_FIELD_NUMBER: _ClassVar[int]
     name: str
     state: str
     batches: int
@@ -402,7 +506,11 @@ class StatusReply(_message.Message):
     lost_batches: int
     counters: Counters
     evaluation: Evaluation
-    def __init__(self, name: _Optional[str] = ..., state: _Optional[str] = ..., batches: _Optional[int] = ..., of_batches: _Optional[int] = ..., waiting_slaves: _Optional[int] = ..., training_seconds: _Optional[float] = ..., starts: _Optional[int] = ..., seats: _Optional[_Iterable[_Union[Seat, _Mapping]]] = ..., versions: _Optional[_Mapping[str, int]] = ..., delays: _Optional[_Mapping[int, int]] = ..., waiting_fraction: _Optional[_Mapping[int, float]] = ..., lost_batches: _Optional[int] = ..., counters: _Optional[_Union[Counters, _Mapping]] = ..., evaluation: _Optional[_Union[Evaluation, _Mapping]] = ...) -> None: ...
+    layers: _containers.RepeatedCompositeFieldContainer[LayerPushes]
+    utilization: Utilization
+    snapshot: Kept
+    snapshot_trouble: str
+    def __init__(self, name: _Optional[str] = ..., state: _Optional[str] = ..., batches: _Optional[int] = ..., of_batches: _Optional[int] = ..., waiting_slaves: _Optional[int] = ..., training_seconds: _Optional[float] = ..., starts: _Optional[int] = ..., seats: _Optional[_Iterable[_Union[Seat, _Mapping]]] = ..., versions: _Optional[_Mapping[str, int]] = ..., delays: _Optional[_Mapping[int, int]] = ..., waiting_fraction: _Optional[_Mapping[int, float]] = ..., lost_batches: _Optional[int] = ..., counters: _Optional[_Union[Counters, _Mapping]] = ..., evaluation: _Optional[_Union[Evaluation, _Mapping]] = ..., layers: _Optional[_Iterable[_Union[LayerPushes, _Mapping]]] = ..., utilization: _Optional[_Union[Utilization, _Mapping]] = ..., snapshot: _Optional[_Union[Kept, _Mapping]] = ..., snapshot_trouble: _Optional[str] = ...) -> None: ...
 
 class Kept(_message.Message):
     __slots__ = ("number", "time", "nbytes", "versions", "damage")

@@ -10,15 +10,16 @@ import grpc
 
 from common.assembly import Whole
 from common.errors import LayerwiseError, UnreachableError
-from common.messages import Header, HeartbeatReply, HeartbeatRequest, PullRequest, PushReply, Telemetry
+from common.messages import Header, HeartbeatRequest, PullRequest, PushReply, Telemetry
+from common.replica import Push
 from common.rpc import async_call, async_stream, error_of
 from common.wire.methods import HEARTBEAT, PULL, PUSH
 from common.wire.payloads import frames
 from slave.links import Patience
-from slave.replica import Push
+from slave.neighbours import Neighbours
 
-# Between two heartbeats of a slave that waits for a word: to begin, or that the run is over.
-IDLE_SECONDS = 0.2
+# Between two heartbeats of a slave that waits for news: to begin, a neighbour out of reach, the run's end.
+EAGER_SECONDS = 0.2
 
 
 async def pull(channel: Any, shard: str, incarnation: int) -> tuple[Header, memoryview]:
@@ -99,6 +100,9 @@ class Heart:
         telemetry: what the slave has done so far.
         inbox: takes each `HeartbeatReply` that says something.
         patience: for a master that is away.
+
+    Attributes:
+        neighbours: as the master last named them.
     """
 
     def __init__(
@@ -117,6 +121,7 @@ class Heart:
         self._inbox = inbox
         self._patience = patience
         self._now = asyncio.Event()
+        self.neighbours = Neighbours(self.beat_now)
 
     def beat_now(self) -> None:
         """Do not wait for the next beat's time; on the event loop's thread."""
@@ -131,23 +136,21 @@ class Heart:
         beat = 0
         while True:
             beat += 1
+            telemetry = self._telemetry()
             try:
-                reply = await self._beat(beat)
+                request = HeartbeatRequest(self._incarnation, beat, telemetry, self.neighbours.version)
+                reply = await async_call(self._channel, HEARTBEAT, request)
                 self._patience.reset()
-                if reply != HeartbeatReply():
+                self.neighbours.learn(reply.peers_version, reply.peers)
+                if reply.over or reply.begin or reply.stop:
                     self._inbox(reply)
             except LayerwiseError as error:
                 await self._patience.wait(error)
                 continue
             self._now.clear()
-            telemetry = self._telemetry()
-            idle = telemetry.done or not telemetry.steps
-            pause = min(self._seconds, IDLE_SECONDS) if idle else self._seconds
+            eager = telemetry.done or not telemetry.steps or self.neighbours.wanted
+            pause = min(self._seconds, EAGER_SECONDS) if eager else self._seconds
             try:
                 await asyncio.wait_for(self._now.wait(), pause)
             except TimeoutError:
                 continue
-
-    async def _beat(self, beat: int) -> HeartbeatReply:
-        request = HeartbeatRequest(self._incarnation, beat, self._telemetry())
-        return await async_call(self._channel, HEARTBEAT, request)

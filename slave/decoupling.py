@@ -7,6 +7,7 @@ steps, and nowhere else.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Protocol
@@ -18,9 +19,9 @@ from common.draws import drawing, mixed
 from common.errors import MalformedError
 from common.flat import Flat
 from common.messages import BoundaryKind
+from common.schedule import Stepper
 from common.synthesizers import GradientSynthesizer
 from slave.health import Health
-from slave.schedule import Stepper
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,25 +98,24 @@ class Layer:
             yield Message(BoundaryKind.TAKEN, self.k - 1, batch)
 
 
-class Synthesizer:
-    """M_k, stepped on every `every`-th true gradient."""
+class Synthesizing(ABC):
+    """M_k, wherever it runs; it learns from every `every`-th true gradient."""
 
-    def __init__(
-        self, module: GradientSynthesizer, flat: Flat, stepper: Stepper, health: Health, every: int = 1
-    ) -> None:
-        self.module = module
-        self.flat = flat
-        self._stepper = stepper
+    def __init__(self, health: Health, every: int = 1) -> None:
         self._health = health
         self._every = every
         self._came = 0
 
-    def gradient(self, batch: int, h: Tensor, y: Tensor) -> Tensor:  # noqa: ARG002 - where M is elsewhere
+    @abstractmethod
+    def gradient(self, batch: int, h: Tensor, y: Tensor) -> Tensor:
         """Delta hat of h_k(b), shaped as h."""
-        return self.module.gradient(h, y)
+
+    @abstractmethod
+    def teach(self, batch: int, h: Tensor, y: Tensor, delta: Tensor) -> Tensor | float:
+        """One step of M; L_M before it, or the last that is known."""
 
     def learn(self, batch: int, h: Tensor, y: Tensor, synthetic: Tensor | None, delta: Tensor) -> None:
-        """One step of M on the gradient that came for the very h that it was computed for.
+        """Take the gradient that came for the very h that M is asked for.
 
         `synthetic` is what M had said there; None: it was not asked.
         """
@@ -125,10 +125,31 @@ class Synthesizer:
         looks = self._health.looks("gradient")
         if looks and synthetic is None:
             synthetic = self.gradient(batch, h, y)
-        loss = self.module.learn(h, y, delta)
-        self._stepper.step(batch)
+        loss = self.teach(batch, h, y, delta)
         if looks and synthetic is not None:
             self._health.learned(loss, synthetic, delta)
+
+
+class Synthesizer(Synthesizing):
+    """M_k in this process, stepped."""
+
+    def __init__(
+        self, module: GradientSynthesizer, flat: Flat, stepper: Stepper, health: Health, every: int = 1
+    ) -> None:
+        super().__init__(health, every)
+        self.module = module
+        self.flat = flat
+        self._stepper = stepper
+
+    def gradient(self, batch: int, h: Tensor, y: Tensor) -> Tensor:  # noqa: ARG002 - where M is elsewhere
+        """Delta hat of h_k(b), shaped as h."""
+        return self.module.gradient(h, y)
+
+    def teach(self, batch: int, h: Tensor, y: Tensor, delta: Tensor) -> Tensor:
+        """One step of M; L_M before it."""
+        loss = self.module.learn(h, y, delta)
+        self._stepper.step(batch)
+        return loss
 
 
 class Unlock(Protocol):

@@ -109,9 +109,9 @@ class FreeTrainer:
     def receive(self, message: Message) -> Iterator[Message]:
         """Take a message from a neighbour, to be learned on in its time; nothing is ever answered."""
         if message.kind is BoundaryKind.ACTIVATION:
-            self._activations.put(message.batch, message)
+            self._activations.put(message, message.batch)
         elif message.kind is BoundaryKind.GRADIENT:
-            self._gradients.put(message.batch, message)
+            self._gradients.put(message, message.batch)
         return iter(())
 
     def unanswered(self) -> Iterator[Message]:
@@ -120,10 +120,12 @@ class FreeTrainer:
 
     def _learn(self) -> None:
         """I on an activation, M on a gradient, where one has come."""
-        if (message := self._activations.take()) is not None:
+        if len(self._activations):
+            message = self._activations.get()
             h = self._checked(message.batch, message.tensor, self._below, "activation")
             self._unlock.learn_input(message.batch, self._x(message.batch), h)
-        if (message := self._gradients.take()) is not None:
+        if len(self._gradients):
+            message = self._gradients.get()
             u = self._checked(message.batch, message.input, self._above, "input beside a gradient")
             delta = self._checked(message.batch, message.tensor, self._above, "gradient")
             self._unlock.learn_gradient(message.batch, u, self._y(message.batch), delta)

@@ -40,7 +40,7 @@ class Health:
         if self.looks("loss"):
             self._note("loss", float(loss.detach()) / batch_size)
 
-    def learned(self, loss: Tensor, synthetic: Tensor, delta: Tensor) -> None:
+    def learned(self, loss: Tensor | float, synthetic: Tensor, delta: Tensor) -> None:
         """M learned with this L_M on `delta`, for which it had said `synthetic`; told where it `looks`."""
         self._note("gradient_loss", float(loss))
         cosine, ratio = compared(synthetic, delta)
@@ -49,7 +49,7 @@ class Health:
         if self._fallback is not None:
             self._fallback.note(cosine)
 
-    def learned_input(self, loss: Tensor) -> None:
+    def learned_input(self, loss: Tensor | float) -> None:
         """I learned with this L_I."""
         if self.looks("input"):
             self._note("input_loss", float(loss))

@@ -6,7 +6,6 @@ A slave does it once a lease; the simulator does it for every seat of a run in o
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
 import torch
@@ -14,20 +13,20 @@ import torch
 from common import batches, network, synthesizers
 from common.config import Config, SynthesizerOptimizer
 from common.datasets import Dataset
-from common.draws import drawing, mixed
 from common.flat import Flat
 from common.messages import JoinReply, Telemetry
 from common.network import Blueprint
+from common.replica import Replica
 from common.replicas import Place
+from common.schedule import AccruingStepper, Stepper
 from common.synthesizers import GradientSynthesizer, VirtualForward
-from slave.decoupling import Layer, Synthesizer, Unlock
+from slave.decoupling import Layer, Synthesizer, Synthesizing, Unlock
 from slave.free import FreeTrainer
 from slave.health import Fallback, Health
-from slave.replica import Replica
-from slave.schedule import AccruingStepper, Stepper
+from slave.served import ServedPredictor, ServedSynthesizer, Serving
 from slave.trainer import Trainer
 from slave.unlocks import stepping, unlocked
-from slave.unlocks.full import FullUnlock, Predictor
+from slave.unlocks.full import FullUnlock, Predicting, Predictor
 from slave.unlocks.local import Head
 
 
@@ -77,6 +76,7 @@ def seated(
     lease: JoinReply,
     begin: Begin,
     device: torch.device | str = "cpu",
+    serving: Serving | None = None,
 ) -> Seated:
     """The layer of a lease, ready to train.
 
@@ -87,10 +87,11 @@ def seated(
         lease: which replica of which layer, and the first batch its weights have not seen.
         begin: called for every replica, in the order of `Seated.replicas`.
         device: where it computes.
+        serving: what is asked where M runs in the master (served synthesis); None: M runs here.
     """
     fallback = config.decoupling.fallback_cosine
     health = Health(None if fallback is None else Fallback(fallback))
-    return _Building(config, blueprint, dataset, lease, begin, device, health).built()
+    return _Building(config, blueprint, dataset, lease, begin, device, health, serving).built()
 
 
 def place(config: Config, lease: JoinReply) -> Place:
@@ -168,6 +169,7 @@ class _Building:
     begin: Begin
     device: torch.device | str
     health: Health
+    serving: Serving | None
     replicas: list[tuple[Replica, Stepper]] = field(default_factory=list)
 
     def built(self) -> Seated:
@@ -196,9 +198,11 @@ class _Building:
         unlock = FullUnlock(layer, self.health, synthesizer, predictor, stepping(config, k))
         return free(config, data, self.lease, unlock, shapes, self.device)
 
-    def _predictor(self, shape: Shape) -> Predictor:
-        with self._stream("input"):
-            module = synthesizers.build_input(self.config.decoupling, self.dataset.input_shape, shape)
+    def _predictor(self, shape: Shape) -> Predicting:
+        inputs = self.dataset.input_shape
+        if self.serving:
+            return ServedPredictor(self.serving, self.lease.incarnation, shape, self.health)
+        module = synthesizers.initial_input(self.config, self.lease.layer, inputs, shape)
         flat = Flat(module, self.device)
         return Predictor(module, flat, self._taught("input", flat), self.health)
 
@@ -207,10 +211,13 @@ class _Building:
             self.config, layer, self.health, lambda: self._synthesizer(shape), lambda: self._head(shape)
         )
 
-    def _synthesizer(self, shape: Shape) -> Synthesizer:
+    def _synthesizer(self, shape: Shape) -> Synthesizing:
+        every, lease = self.config.decoupling.synthesizer_every, self.lease
+        if self.serving:
+            classes = self.dataset.classes
+            return ServedSynthesizer(self.serving, lease.incarnation, classes, self.health, every)
         module = self._module(shape)
         flat = Flat(module, self.device)
-        every = self.config.decoupling.synthesizer_every
         return Synthesizer(module, flat, self._taught("gradient", flat), self.health, every)
 
     def _head(self, shape: Shape) -> Head:
@@ -219,13 +226,7 @@ class _Building:
         return Head(module, self._taught("gradient", Flat(module, self.device)), self.health)
 
     def _module(self, shape: Shape) -> GradientSynthesizer:
-        with self._stream("gradient"):
-            return synthesizers.build(self.config.decoupling, shape, self.dataset.classes)
-
-    def _stream(self, shard: str) -> AbstractContextManager[None]:
-        """A stream of its own for the start of each layer's M and I, apart from the network's."""
-        seed = mixed(self.config.run.seed, self.lease.layer, ("gradient", "input").index(shard))
-        return drawing(seed, torch.device("cpu"))
+        return synthesizers.initial(self.config, self.lease.layer, shape, self.dataset.classes)
 
     def _taught(self, shard: str, flat: Flat) -> Stepper:
         return self._stepped(shard, flat, self.config.optimizer.synthesizer, Stepper)

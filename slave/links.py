@@ -1,4 +1,4 @@
-"""How boundary messages travel: `light`, through the master's relay.
+"""How boundary messages travel. Here: through the master's relay, as in the profile `light`.
 
 Two streams, activations and gradients, open and break together. What was under way when they broke is not
 kept here: the trainer sends again what is unanswered.
@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, Protocol
 
 import grpc
 import numpy as np
@@ -18,18 +19,60 @@ import numpy.typing as npt
 import torch
 
 from common.errors import LayerwiseError, MalformedError, UnreachableError
-from common.messages import BoundaryKind, BoundaryMessage
+from common.messages import RISING, BoundaryKind, BoundaryMessage
 from common.rpc import async_stream, error_of
 from common.table import Table, lay_out
 from common.wire.methods import EXCHANGE
 from common.wire.payloads import decode_boundary, encode_boundary
 from slave.decoupling import Message
+from slave.mail import Arrivals, Inbox, Outgoing
 
-_UP = (BoundaryKind.ACTIVATION, BoundaryKind.END)
+# What a stream may hold beside twice a window (a resend may come behind the first sending): END, LOST, PEER.
+SPARE = 8
 
 
 class Reopened:
     """The streams are open (again): send what is unanswered."""
+
+
+@dataclass(frozen=True)
+class Boundary:
+    """What links must know of a layer's two boundaries.
+
+    Attributes:
+        senders: the replicas below that send activations to this slave.
+        receivers: the replicas above that it sends activations to.
+        window: the most batches that this slave, or one below, may have out.
+        slots: of an unlock that may lose messages, so many slots that activations and gradients wait in (see
+            `Slots`); None: nothing is lost.
+    """
+
+    senders: tuple[int, ...] = ()
+    receivers: tuple[int, ...] = ()
+    window: int = 1
+    slots: int | None = None
+
+    @property
+    def capacity(self) -> int:
+        """The most messages that wait for or from one neighbour that keeps to its window."""
+        return max(2 * self.window, self.slots or 0) + SPARE
+
+
+class Links(Protocol):
+    """The messages of one lease, to and from the neighbouring layers: a profile."""
+
+    def send(self, message: Message, encoded: bytes) -> None:
+        """Hand a message over, and its encoding; on the event loop's thread.
+
+        One to a neighbour that is not there is dropped: the trainer is told when it is.
+        """
+
+    async def run(self) -> None:
+        """Exchange messages until cancelled.
+
+        Raises:
+            LayerwiseError: the lease cannot go on.
+        """
 
 
 class Patience:
@@ -67,27 +110,28 @@ class LightLinks:
         incarnation: of the lease.
         inbox: takes each `Message` that arrives, and `Reopened`.
         patience: for a master that is away.
+        slots: see `Boundary`.
     """
 
     def __init__(
         self,
         channels: dict[BoundaryKind, Any],
         incarnation: int,
-        inbox: Callable[[object], None],
+        inbox: Inbox,
         patience: Patience,
+        slots: int | None = None,
     ) -> None:
         self._channels = channels
         self._incarnation = incarnation
         self._inbox = inbox
         self._patience = patience
-        self._outgoing: dict[BoundaryKind, asyncio.Queue[bytes]] = {
-            kind: asyncio.Queue() for kind in channels
-        }
+        self._outgoing = {kind: Outgoing(slots) for kind in channels}
+        self._arrivals = {kind: Arrivals(inbox, slots) for kind in channels}
 
-    def send(self, kind: BoundaryKind, encoded: bytes) -> None:
-        """Hand an encoded message of that kind over; on the event loop's thread."""
-        stream = BoundaryKind.ACTIVATIONS if kind in _UP else BoundaryKind.GRADIENTS
-        self._outgoing[stream].put_nowait(encoded)
+    def send(self, message: Message, encoded: bytes) -> None:
+        """Hand a message over, and its encoding; on the event loop's thread."""
+        stream = BoundaryKind.ACTIVATIONS if message.kind in RISING else BoundaryKind.GRADIENTS
+        self._outgoing[stream].put(message, encoded)
 
     async def run(self) -> None:
         """Keep both streams open until cancelled.
@@ -107,9 +151,8 @@ class LightLinks:
 
     async def _exchange(self) -> None:
         """Open the streams, gradients first: answers must find their way before anything asks for them."""
-        for queue in self._outgoing.values():
-            while not queue.empty():
-                queue.get_nowait()
+        for outgoing in self._outgoing.values():
+            outgoing.clear()
         kinds = (BoundaryKind.GRADIENTS, BoundaryKind.ACTIVATIONS)
         calls = {kind: async_stream(self._channels[kind], EXCHANGE) for kind in kinds}
         tasks: list[asyncio.Task[None]] = []
@@ -120,10 +163,10 @@ class LightLinks:
                 if await call.read() is grpc.aio.EOF:
                     return
             self._patience.reset()
-            self._inbox(Reopened())
+            self._inbox.put(Reopened())
             for kind, call in calls.items():
-                tasks.append(asyncio.ensure_future(self._receive(call)))
-                tasks.append(asyncio.ensure_future(self._transmit(call, self._outgoing[kind])))
+                tasks.append(asyncio.ensure_future(self._receive(call, self._arrivals[kind])))
+                tasks.append(asyncio.ensure_future(transmit(call, self._outgoing[kind])))
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in tasks:
                 if task.done():
@@ -134,13 +177,15 @@ class LightLinks:
             for call in calls.values():
                 call.cancel()
 
-    async def _receive(self, call: Any) -> None:
+    async def _receive(self, call: Any, arrivals: Arrivals) -> None:
         while (encoded := await call.read()) is not grpc.aio.EOF:
-            self._inbox(from_wire(decode_boundary(encoded)))
+            arrivals.put(from_wire(decode_boundary(encoded)))
 
-    async def _transmit(self, call: Any, outgoing: asyncio.Queue[bytes]) -> None:
-        while True:
-            await call.write(await outgoing.get())
+
+async def transmit(call: Any, outgoing: Outgoing) -> None:
+    """Write what waits to a stream, until it is closed."""
+    while (encoded := await outgoing.get()) is not None:
+        await call.write(encoded)
 
 
 @lru_cache(maxsize=64)

@@ -1,4 +1,4 @@
-"""The threads that wait on the network, and the side of them that the training thread uses."""
+"""One lease's connections, and the side of them that the training thread uses."""
 
 from __future__ import annotations
 
@@ -8,19 +8,24 @@ import threading
 import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 from common import rpc
 from common.errors import LayerwiseError, RefusedError, UnreachableError
-from common.messages import BoundaryKind, Header, JoinReply, LeaveRequest, Telemetry
+from common.messages import BoundaryKind, Header, JoinReply, LeaveRequest, SynthesisMessage, Telemetry
+from common.replica import Push
 from common.wire.methods import LEAVE
 from common.wire.payloads import encode_boundary
+from slave.asking import Asking
 from slave.client import Heart, Pusher, pull
 from slave.decoupling import Message
-from slave.links import LightLinks, Patience, to_wire
-from slave.replica import Push
+from slave.endpoint import Endpoint
+from slave.links import Boundary, LightLinks, Links, Patience, to_wire
+from slave.mail import Inbox
+from slave.peers import BasicLinks
 
-Result = TypeVar("Result")
+# What the training thread hands over: a string is a shard to be fetched.
+Said = Message | Push | SynthesisMessage | str
 
 
 @dataclass(frozen=True)
@@ -36,57 +41,100 @@ class Network:
     """One lease's connections. Events come into `inbox`; an error that ends the lease comes there too.
 
     Args:
-        master: HOST:PORT. lease: what the master granted.
+        endpoint: of this process. lease: what the master granted.
         heartbeat_seconds: between two heartbeats.
         patience: seconds to go on without the master.
         telemetry: what the slave has done so far; called on the network's thread.
+        boundary: who is above and below.
     """
 
     def __init__(
         self,
-        master: str,
+        endpoint: Endpoint,
         lease: JoinReply,
         heartbeat_seconds: float,
         patience: float,
         telemetry: Callable[[], Telemetry],
+        boundary: Boundary | None = None,
     ) -> None:
-        self.inbox: queue.SimpleQueue[object] = queue.SimpleQueue()
-        self._master = master
+        self.inbox = Inbox()
+        self._endpoint = endpoint
+        self._boundary = boundary or Boundary()
         self._lease = lease
         self._heartbeat_seconds = heartbeat_seconds
         self._patience = patience
         self._telemetry = telemetry
-        self._outgoing: queue.SimpleQueue[Message | Push | str | None] = queue.SimpleQueue()
+        self._outgoing: queue.SimpleQueue[Said | None] = queue.SimpleQueue()
+        self._answers: queue.SimpleQueue[object] = queue.SimpleQueue()
         self._handing_over = threading.Thread(target=self._hand_over, name="sender", daemon=True)
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="network", daemon=True)
         self._tasks: set[asyncio.Task[None]] = set()
+        self._channels: list[Any] = []
 
     def start(self) -> None:
         """Connect, and begin with heartbeats and pushes; the rest begins with `exchange`."""
-        self._thread.start()
-        self._call(self._open())
+        self._endpoint.call(self._open())
         self._handing_over.start()
 
     async def _open(self) -> None:
         # Streams of their own: nothing urgent queues behind something large.
-        self._control, self._bulk, self._up, self._down = (rpc.async_channel(self._master) for _ in range(4))
+        self._control, self._bulk, self._asked = (self._channel() for _ in range(3))
         put, incarnation = self.inbox.put, self._lease.incarnation
         self._heart = Heart(
             self._control, incarnation, self._heartbeat_seconds, self._telemetry, put, self._wait()
         )
         self._pusher = Pusher(self._bulk, put, self._wait())
-        channels = {BoundaryKind.ACTIVATIONS: self._up, BoundaryKind.GRADIENTS: self._down}
-        self._links = LightLinks(channels, incarnation, put, self._wait())
+        self._links = self._linked()
+        self._asking = Asking(self._asked, self._answers.put, self._wait())
         self._run(self._heart.run())
         self._run(self._pusher.run())
+
+    def _linked(self) -> Links:
+        """The profile: a slave that listens meets its neighbours, another one knows the master alone."""
+        server = self._endpoint.server
+        if server is not None:
+            return BasicLinks(self._lease, self._boundary, server, self._heart.neighbours, self.inbox)
+        streams = (BoundaryKind.ACTIVATIONS, BoundaryKind.GRADIENTS)
+        channels = {stream: self._channel() for stream in streams}
+        slots = self._boundary.slots
+        return LightLinks(channels, self._lease.incarnation, self.inbox, self._wait(), slots)
+
+    def _channel(self) -> Any:
+        channel = rpc.async_channel(self._endpoint.master)
+        self._channels.append(channel)
+        return channel
 
     def _wait(self) -> Patience:
         return Patience(self._patience, time.monotonic)
 
     def exchange(self) -> None:
         """Begin with activations and gradients: the trainer is ready for them."""
-        self._loop.call_soon_threadsafe(lambda: self._run(self._links.run()))
+        self._endpoint.post(lambda: self._run(self._links.run()))
+
+    def converse(self) -> None:
+        """Begin with questions to the master's M."""
+        self._endpoint.post(lambda: self._run(self._asking.run()))
+
+    def ask(self, question: SynthesisMessage) -> SynthesisMessage:
+        """The answer of the master's M; waits for it.
+
+        Raises:
+            BaseException: what ended the lease meanwhile, or was delivered.
+        """
+        self._outgoing.put(question)
+        answer = self._answers.get()
+        if isinstance(answer, SynthesisMessage):
+            return answer
+        assert isinstance(answer, BaseException)
+        raise answer
+
+    def tell(self, lesson: SynthesisMessage) -> None:
+        """Hand a lesson for the master's M over."""
+        self._outgoing.put(lesson)
+
+    def deliver(self, event: object) -> None:
+        """Have an event come into the inbox, and end a wait for an answer."""
+        self._answers.put(event)
+        self.inbox.put(event)
 
     def send(self, message: Message) -> None:
         """Hand a message over."""
@@ -102,18 +150,25 @@ class Network:
         Waking the loop is a system call, at which the training thread would let go of the interpreter and its
         core; putting something into a queue is not.
         """
-        while (said := self._outgoing.get()) is not None:
-            if isinstance(said, Push):
-                self._loop.call_soon_threadsafe(self._pusher.push, said)
-            elif isinstance(said, str):
-                self._loop.call_soon_threadsafe(self._begin_fetch, said)
-            else:
-                encoded = encode_boundary(to_wire(said))
-                self._loop.call_soon_threadsafe(self._links.send, said.kind, encoded)
+        try:
+            while (said := self._outgoing.get()) is not None:
+                self._hand(said)
+        except Exception as error:  # a defect here must end the slave, not leave it silent
+            self.deliver(_defect("sender", error))
+
+    def _hand(self, said: Said) -> None:
+        if isinstance(said, Push):
+            self._endpoint.post(self._pusher.push, said)
+        elif isinstance(said, SynthesisMessage):
+            self._endpoint.post(self._asking.send, said)
+        elif isinstance(said, str):
+            self._endpoint.post(self._begin_fetch, said)
+        else:
+            self._endpoint.post(self._links.send, said, encode_boundary(to_wire(said)))
 
     def pull(self, shard: str) -> tuple[Header, memoryview]:
         """One version of a shard; waits for it."""
-        return self._call(pull(self._bulk, shard, self._lease.incarnation))
+        return self._endpoint.call(pull(self._bulk, shard, self._lease.incarnation))
 
     def fetch(self, shard: str) -> None:
         """Begin to fetch a version of a shard, beside the training; `Fetched` comes into the inbox."""
@@ -132,35 +187,29 @@ class Network:
 
     def beat(self) -> None:
         """Send a heartbeat now."""
-        self._loop.call_soon_threadsafe(self._heart.beat_now)
+        self._endpoint.post(self._heart.beat_now)
 
     def leave(self, reason: str) -> None:
         """Give the lease back; a master that is gone or has fenced us need not know."""
         request = LeaveRequest(self._lease.incarnation, reason, self._telemetry())
         try:
-            self._call(rpc.async_call(self._control, LEAVE, request, 2.0))
+            self._endpoint.call(rpc.async_call(self._control, LEAVE, request, 2.0))
         except LayerwiseError:
             return
 
     def close(self) -> None:
-        """End every task and connection, and the threads."""
+        """End every task and connection, and the sender's thread."""
         self._outgoing.put(None)
         self._handing_over.join()
-        self._call(self._close())
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
+        self._endpoint.call(self._close())
 
     async def _close(self) -> None:
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        for channel in (self._control, self._bulk, self._up, self._down):
+        for channel in self._channels:
             await channel.close()
-
-    def _call(self, coroutine: Coroutine[Any, Any, Result]) -> Result:
-        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
 
     def _run(self, coroutine: Coroutine[Any, Any, None]) -> None:
         task = asyncio.ensure_future(self._reported(coroutine))
@@ -173,6 +222,10 @@ class Network:
         except asyncio.CancelledError:
             raise
         except LayerwiseError as error:
-            self.inbox.put(error)
+            self.deliver(error)
         except Exception as error:  # a defect here must end the slave, not leave it waiting
-            self.inbox.put(RefusedError(f"the network thread failed: {type(error).__name__}: {error}"))
+            self.deliver(_defect("network", error))
+
+
+def _defect(thread: str, error: Exception) -> RefusedError:
+    return RefusedError(f"the {thread} thread failed: {type(error).__name__}: {error}")

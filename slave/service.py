@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING
 from common import config as configuration
 from common import rpc
 from common.config import Config
-from common.errors import FencedError, UnreachableError
-from common.lifecycle import INTERRUPTED, Interrupt, end_with_parent, keep_freed_memory
+from common.errors import ConfigError, FencedError, UnreachableError
+from common.lifecycle import INTERRUPTED, Interrupt, cpu_seconds, end_with_parent, keep_freed_memory
 from common.messages import DescribeRequest, JoinReply, JoinRequest
 from common.wire.methods import DESCRIBE, JOIN
 
 if TYPE_CHECKING:
+    from slave.endpoint import Endpoint
     from slave.session import Ground
 
 log = logging.getLogger("layerwise.slave")
@@ -36,6 +37,9 @@ class Options:
     data: Path | None = None
     code: Path | None = None
     wait: float = 60.0
+    listen: str | None = None
+    advertise: str | None = None
+    insecure: bool = False
 
 
 class Stopped(Exception):  # noqa: N818 - no error: the slave was asked to stop
@@ -51,6 +55,7 @@ class Slave:
         self._channel = rpc.channel(options.master)
         # Told to the training loop through its inbox, and to everything else by this event.
         self._stop = threading.Event()
+        self._cpu_before = 0.0
         self._wake: Callable[[object], None] = lambda _: None
 
     def run(self) -> int:
@@ -110,24 +115,44 @@ class Slave:
         from slave.session import Ground  # imports torch
 
         ground = Ground.prepare(config, self._options)
-        while True:
-            lease = self._joined(config, str(ground.device))
-            if lease is None:
-                log.info("the run is over")
-                return 0
-            if self._session(ground, lease):
-                return 0
+        with self._endpoint(config) as endpoint:
+            while True:
+                lease = self._joined(config, str(ground.device), endpoint.address)
+                if lease is None:
+                    log.info("the run is over")
+                    return 0
+                if self._session(ground, lease, endpoint):
+                    return 0
 
-    def _session(self, ground: Ground, lease: JoinReply) -> bool:
+    def _endpoint(self, config: Config) -> Endpoint:
+        """This process' side of the network; in `basic` it listens."""
+        from slave.endpoint import Endpoint
+
+        options = self._options
+        endpoint = Endpoint(options.master)
+        try:
+            if config.cluster.profile == "basic":
+                # One a replica below, and room for those that are about to be replaced or refused.
+                streams = 2 * max(config.replicas) + 8
+                endpoint.listen(options.listen, options.advertise, streams, insecure=options.insecure)
+                log.info("neighbours reach this slave at %s", endpoint.address)
+            else:
+                _check_unused(options)
+        except BaseException:
+            endpoint.close()
+            raise
+        return endpoint
+
+    def _session(self, ground: Ground, lease: JoinReply, endpoint: Endpoint) -> bool:
         """Train under one lease; whether the run is over."""
         from slave.session import Session
 
         try:
-            session = Session(ground, lease)
+            session = Session(ground, lease, endpoint, self._cpu_before)
         except FencedError as error:
             log.warning("lease lost (%s); asking for another", error)
             return False
-        self._wake = session.inbox.put
+        self._wake = session.wake
         try:
             if self._stop.is_set():
                 raise Stopped
@@ -141,12 +166,13 @@ class Slave:
         finally:
             self._wake = lambda _: None
             session.close()
+            self._cpu_before = cpu_seconds()
         log.info("the run is over")
         return True
 
-    def _joined(self, config: Config, device: str) -> JoinReply | None:
+    def _joined(self, config: Config, device: str, address: str) -> JoinReply | None:
         """A lease, once one is free; None when the run is over."""
-        request = JoinRequest(self._name, socket.gethostname(), os.getpid(), device)
+        request = JoinRequest(self._name, socket.gethostname(), os.getpid(), device, address)
         lost_since: float | None = None
         told = False
         while True:
@@ -168,6 +194,20 @@ class Slave:
     def _pause(self, seconds: float) -> None:
         if self._stop.wait(seconds):
             raise Stopped
+
+
+def _check_unused(options: Options) -> None:
+    """Refuse what has no meaning in profile `light`.
+
+    Raises:
+        ConfigError: an address to listen on was given.
+    """
+    for name, given in (("--listen", options.listen), ("--advertise", options.advertise)):
+        if given is not None:
+            raise ConfigError(
+                f'{name} {given}: has no meaning in a run with cluster.profile = "light", whose slaves know '
+                'the master alone; leave it out, or start the master with cluster.profile = "basic"'
+            )
 
 
 def _import_torch() -> None:

@@ -7,6 +7,7 @@ import queue
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,15 +17,20 @@ from common.config import Config
 from common.datasets import Dataset
 from common.errors import ConfigError, LayerwiseError, NotFoundError
 from common.lifecycle import cpu_seconds, peak_rss_bytes
-from common.messages import HeartbeatReply, JoinReply, PushReply, Telemetry
+from common.messages import HeartbeatReply, JoinReply, PushReply, SynthesisKind, SynthesisMessage, Telemetry
 from common.network import Blueprint
+from common.replica import Replica
+from common.schedule import Stepper
+from common.utilization import Probe
 from slave import layers
 from slave.decoupling import Message
+from slave.endpoint import Endpoint
 from slave.free import FreeTrainer
 from slave.layers import Seated
-from slave.links import Reopened
+from slave.links import Boundary, Reopened
+from slave.mail import Inbox
+from slave.moments import Moments
 from slave.network import Fetched, Network
-from slave.replica import Replica
 
 if TYPE_CHECKING:
     from slave.service import Options
@@ -56,6 +62,13 @@ class Ground:
         dataset = datasets.load(config.data, path=options.data, code=options.code)
         return Ground(config, dataset, device, options)
 
+    @property
+    def gpu(self) -> str | None:
+        """The UUID of the GPU that is computed on."""
+        if self.device.type != "cuda":
+            return None
+        return str(torch.cuda.get_device_properties(self.device).uuid)
+
     def blueprint(self) -> Blueprint:
         """The network with its initial parameters."""
         return network.build(self.config, self.dataset.input_shape, self.dataset.classes, self.options.code)
@@ -78,12 +91,19 @@ def _device(name: str) -> torch.device:
 class Session:
     """One lease: the layer's replicas, its trainer, and the connections to the master.
 
+    Args:
+        ground: what the slave has prepared.
+        lease: what the master granted.
+        cpu_before: CPU seconds of this process that went into earlier leases, and count there.
+
     Raises:
         LayerwiseError: as soon as the lease or the run cannot go on.
     """
 
-    def __init__(self, ground: Ground, lease: JoinReply) -> None:
+    def __init__(self, ground: Ground, lease: JoinReply, endpoint: Endpoint, cpu_before: float = 0.0) -> None:
         self._ground = ground
+        self._cpu_before = cpu_before
+        self._probe = Probe(Path.cwd(), ground.gpu)
         self._lease = lease
         self._config = ground.config
         self._step_seconds = 0.0
@@ -95,13 +115,17 @@ class Session:
         self._measured_at = time.perf_counter()
         self._beat_at = (time.perf_counter(), 0)
         self._network = Network(
-            ground.options.master,
+            endpoint,
             lease,
             self._config.cluster.heartbeat_seconds,
             ground.options.wait,
             self._latest_telemetry,
+            self._boundary(),
         )
-        self.inbox: queue.SimpleQueue[object] = self._network.inbox
+        self.inbox: Inbox = self._network.inbox
+        # The top layer has no M, and the first no I.
+        needs = lease.layer < self._config.layers or self._config.decoupling.predicts
+        self._served = needs and self._config.cluster.synthesis == "master"
         self._network.start()
         try:
             self._seated = built = self._built()
@@ -121,6 +145,8 @@ class Session:
             LayerwiseError: the run cannot go on here.
         """
         self._network.exchange()
+        if self._served:
+            self._network.converse()
         while True:
             event = self._next_event()
             while event is not None:
@@ -131,6 +157,22 @@ class Session:
             if self._can_advance:
                 self._step(self._trainer.advance())
             self._check_done()
+
+    def ask(self, question: SynthesisMessage) -> SynthesisMessage:
+        """Ask what the master runs; the step stands still until it answers."""
+        began = time.perf_counter()
+        try:
+            return self._network.ask(question)
+        finally:
+            self._waiting_seconds += time.perf_counter() - began
+
+    def tell(self, lesson: SynthesisMessage) -> None:
+        """Tell it what has no answer."""
+        self._network.tell(lesson)
+
+    def wake(self, event: object) -> None:
+        """Have whatever this waits for end by an event: it was asked to stop."""
+        self._network.deliver(event)
 
     def leave(self, reason: str) -> None:
         """Push what was learned, wait a little for the answers, and give the lease back."""
@@ -249,6 +291,8 @@ class Session:
             return
         self._flush()
         if all(replica.unanswered is None for replica, _ in self._replicas):
+            if self._served:
+                self.ask(SynthesisMessage(SynthesisKind.SETTLE, incarnation=self._lease.incarnation))
             self._done = True
             self._measure()
             self._network.beat()
@@ -259,6 +303,8 @@ class Session:
         self._measured_at = time.perf_counter()
         self._telemetry = replace(
             self._seated.telemetry(),
+            # One that was passed over may come after all; it stays reported, so that the count never falls.
+            lost_batches=max(self._trainer.lost_batches, self._telemetry.lost_batches),
             step_seconds=self._step_seconds,
             waiting_seconds=self._waiting_seconds,
             done=self._done,
@@ -280,15 +326,26 @@ class Session:
         self._beat_at = (now, telemetry.steps)
         rate = (telemetry.steps - steps) * self._config.run.batch_size / (now - then)
         return replace(
-            telemetry, samples_per_second=rate, cpu_seconds=cpu_seconds(), peak_rss_bytes=peak_rss_bytes()
+            telemetry,
+            samples_per_second=rate,
+            cpu_seconds=cpu_seconds() - self._cpu_before,
+            peak_rss_bytes=peak_rss_bytes(),
+            utilization=self._probe(),
         )
 
     def _built(self) -> Seated:
         """The layer at the master's version, ready to train."""
         ground = self._ground
         built = layers.seated(
-            self._config, ground.blueprint(), ground.dataset, self._lease, self._begin, ground.device
+            self._config,
+            ground.blueprint(),
+            ground.dataset,
+            self._lease,
+            self._begin,
+            ground.device,
+            self if self._served else None,
         )
+        self._back_up(built.replicas)
         log.info(
             "layer %d of %d on %s, from batch %d: %s",
             self._lease.layer,
@@ -299,6 +356,16 @@ class Session:
         )
         return built
 
+    def _boundary(self) -> Boundary:
+        """Who is above and below, and how much may be on its way."""
+        k, count, place = self._lease.layer, self._config.layers, layers.place(self._config, self._lease)
+        return Boundary(
+            tuple(place.senders(k)),
+            tuple(place.receivers()) if k < count else (),
+            max(self._config.decoupling.window(each, count) for each in (k - 1, k)),
+            self._config.decoupling.slots,
+        )
+
     def _begin(self, replica: Replica) -> None:
         """Bring a replica to the master's version of its shard, which is created if it is not there."""
         try:
@@ -308,6 +375,22 @@ class Session:
             self._await_reply(replica.name)
             replica.begin(*self._network.pull(replica.name))
         self._pulls += 1
+
+    def _back_up(self, replicas: list[tuple[Replica, Stepper]]) -> None:
+        """Go on with what the optimizers of this seat's last slave remembered; back up what ours do."""
+        moments = Moments({replica.name.partition("/")[2]: stepper for replica, stepper in replicas})
+        every, lease = self._config.cluster.backup_steps, self._lease
+        if not every or not moments.table.tensors:
+            return
+        name = f"{lease.layer}/optimizer"
+        backup = Replica(name, moments, every, lease.incarnation, replica=lease.replica)
+        try:
+            backup.begin(*self._network.pull(name))
+            self._pulls += 1
+        except NotFoundError:
+            if lease.next_batch:
+                log.info("there is no backup of layer %d's optimizers: they begin anew", lease.layer)
+        replicas.append((backup, replicas[0][1]))
 
     def _await_reply(self, shard: str) -> None:
         while True:

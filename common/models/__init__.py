@@ -7,12 +7,14 @@ from typing import Any
 
 from torch import nn
 
-from common.models import cnn, mlp
+from common.models import cnn, mlp, resnet
 from common.options import ModelOptions
 
 BUILDERS: dict[str, Callable[[Any, tuple[int, ...], int], list[nn.Module]]] = {
     "mlp": mlp.build,
     "cnn": cnn.build,
+    "resnet": resnet.build,
+    "wrn": resnet.build_wide,
 }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from common.errors import ConfigError
+from common.models.images import image
 from common.options import CnnOptions
 
 
@@ -17,12 +18,7 @@ def build(options: CnnOptions, input_shape: tuple[int, ...], classes: int) -> li
     Raises:
         ConfigError: the examples are no images, or too small for so many pools.
     """
-    if len(input_shape) != 3:
-        raise ConfigError(
-            f"network.model: cnn takes images (channels, height, width), but the data's examples are "
-            f'{input_shape}; choose "mlp"'
-        )
-    size, height, width = input_shape
+    size, height, width = image("cnn", input_shape)
     units: list[nn.Module] = []
     for number, channels in enumerate(options.channels):
         if max(height, width) == 1:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
+
 from common import config
+from common.draws import drawing, mixed
 from common.options import DniOptions, VfbnOptions
 from common.synthesizers.base import GradientSynthesizer, InputSynthesizer
 from common.synthesizers.inputs import Predictor
@@ -19,6 +22,8 @@ __all__ = [
     "VirtualForward",
     "build",
     "build_input",
+    "initial",
+    "initial_input",
 ]
 
 Builder = Callable[[config.Decoupling, tuple[int, ...], int], GradientSynthesizer]
@@ -64,3 +69,17 @@ def build_input(
         ConfigError: it is to have convolutions, and the examples are no images.
     """
     return Predictor(decoupling.input, decoupling.predictor_options(), input_shape, shape)
+
+
+def initial(settings: config.Config, k: int, shape: tuple[int, ...], classes: int) -> GradientSynthesizer:
+    """M_k as a run begins with it, wherever it is built: of a stream of its own."""
+    with drawing(mixed(settings.run.seed, k, 0), torch.device("cpu")):
+        return build(settings.decoupling, shape, classes)
+
+
+def initial_input(
+    settings: config.Config, k: int, input_shape: tuple[int, ...], shape: tuple[int, ...]
+) -> InputSynthesizer:
+    """I_k as a run begins with it, wherever it is built: of a stream of its own."""
+    with drawing(mixed(settings.run.seed, k, 1), torch.device("cpu")):
+        return build_input(settings.decoupling, input_shape, shape)

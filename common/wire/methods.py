@@ -44,6 +44,7 @@ def _plain(kind: type[Value]) -> Codec[Value]:
     return Codec(codec.encode, codec.decoder(kind))
 
 
+_SYNTHESIS: Codec[m.SynthesisMessage] = Codec(payloads.encode_synthesis, payloads.decode_synthesis)
 _FRAME: Codec[m.Frame] = Codec(payloads.encode_frame, payloads.decode_frame)
 # Encoded where it is made and decoded where it is used: a relay passes bytes on as they came.
 _RAW: Codec[bytes] = Codec(lambda encoded: encoded, lambda encoded: encoded)
@@ -66,6 +67,7 @@ ROLLBACK = _method("Keeper", "Rollback", _plain(m.RollbackRequest), _plain(m.Rol
 PUSH = _method("Parameters", "Push", _FRAME, _plain(m.PushReply))
 PULL = _method("Parameters", "Pull", _plain(m.PullRequest), _FRAME)
 EXCHANGE = _method("Boundary", "Exchange", _RAW, _RAW)
+SYNTHESIZE = _method("Synthesis", "Synthesize", _SYNTHESIS, _SYNTHESIS)
 
 METHODS: tuple[Method[Any, Any], ...] = (
     DESCRIBE,
@@ -80,6 +82,7 @@ METHODS: tuple[Method[Any, Any], ...] = (
     PUSH,
     PULL,
     EXCHANGE,
+    SYNTHESIZE,
 )
 
 

@@ -1,14 +1,15 @@
-"""The two messages that carry a payload: frames of a shard, and boundary messages."""
+"""The messages that carry a payload: frames of a shard, boundary messages, those of served synthesis."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import lru_cache
+from typing import Generic, TypeVar
 
 from google.protobuf.message import Message
 
 from common.errors import MalformedError
-from common.messages import BoundaryMessage, Buffer, Frame, Header
+from common.messages import BoundaryMessage, Buffer, Frame, Header, SynthesisMessage
 from common.table import ITEMSIZES, Table, lay_out
 from common.wire import codec
 from common.wire.encoding import field_head, split_fields
@@ -16,6 +17,8 @@ from protos import layerwise_pb2 as pb
 
 # Measured (docs/performance.md): at half of it, calls cost more; at twice of it, the copies leave the cache.
 CHUNK_BYTES = 1 << 20
+
+Tensors = TypeVar("Tensors", bound=BoundaryMessage | SynthesisMessage)
 
 
 def _numbers(kind: type[Message]) -> dict[str, int]:
@@ -27,11 +30,9 @@ def _between(numbers: dict[str, int], low: int, high: int) -> tuple[str, ...]:
     return tuple(name for name, number in sorted(numbers.items(), key=lambda n: n[1]) if low < number < high)
 
 
-_FRAME, _HEADER, _BOUNDARY = (_numbers(kind) for kind in (pb.Frame, pb.Header, pb.BoundaryMessage))
+_FRAME, _HEADER = (_numbers(kind) for kind in (pb.Frame, pb.Header))
 _BEFORE_TABLE = _between(_HEADER, 0, _HEADER["table"])
 _AFTER_TABLE = _between(_HEADER, _HEADER["table"], 1 << 29)
-_BEFORE_TENSORS = _between(_BOUNDARY, 0, _BOUNDARY["table"])
-_AFTER_TENSORS = _between(_BOUNDARY, _BOUNDARY["data"], 1 << 29)
 
 
 def encode_frame(frame: Frame) -> bytes:
@@ -96,31 +97,46 @@ def frames(header: Header, buffer: Buffer) -> Iterator[Frame]:
         yield Frame(None, offset, view[offset : offset + CHUNK_BYTES])
 
 
-def encode_boundary(message: BoundaryMessage) -> bytes:
-    """A boundary message as bytes; its tensors are copied once."""
-    return b"".join(
-        (
-            codec.encode_plain(message, _BEFORE_TENSORS),
-            _table_field(_BOUNDARY["table"], message.table),
-            *_payload(_BOUNDARY["data"], message.data),
-            codec.encode_plain(message, _AFTER_TENSORS),
-        )
-    )
+class TensorCodec(Generic[Tensors]):
+    """How a message that ends in a table and its tensors becomes bytes and comes back.
 
-
-def decode_boundary(encoded: bytes) -> BoundaryMessage:
-    """A boundary message whose data is a view of the bytes received.
-
-    Raises:
-        MalformedError: it is none, or its data is not what its table says.
+    Args:
+        kind: the message.
+        generated: its generated class.
     """
-    small, found = split_fields(encoded, (_BOUNDARY["data"], _BOUNDARY["table"]))
-    data = _last(found, _BOUNDARY["data"], encoded)
-    table = _checked(_whole(found, _BOUNDARY["table"]))
-    if table.nbytes != data.nbytes:
-        raise MalformedError(f"{data.nbytes} bytes of tensors came where their table says {table.nbytes}")
-    parsed = codec.parse(pb.BoundaryMessage, small)
-    return codec.from_proto(BoundaryMessage, parsed, table=table, data=data)
+
+    def __init__(self, kind: type[Tensors], generated: type[Message]) -> None:
+        numbers = _numbers(generated)
+        self._kind = kind
+        self._generated = generated
+        self._table, self._data = numbers["table"], numbers["data"]
+        self._before = _between(numbers, 0, self._table)
+        self._after = _between(numbers, self._data, 1 << 29)
+
+    def encode(self, message: Tensors) -> bytes:
+        """As bytes; the tensors are copied once."""
+        return b"".join(
+            (
+                codec.encode_plain(message, self._before),
+                _table_field(self._table, message.table),
+                *_payload(self._data, message.data),
+                codec.encode_plain(message, self._after),
+            )
+        )
+
+    def decode(self, encoded: bytes) -> Tensors:
+        """A message whose data is a view of the bytes received.
+
+        Raises:
+            MalformedError: it is none, or its data is not what its table says.
+        """
+        small, found = split_fields(encoded, (self._data, self._table))
+        data = _last(found, self._data, encoded)
+        table = _checked(_whole(found, self._table))
+        if table.nbytes != data.nbytes:
+            raise MalformedError(f"{data.nbytes} bytes of tensors came where their table says {table.nbytes}")
+        parsed = codec.parse(self._generated, small)
+        return codec.from_proto(self._kind, parsed, table=table, data=data)
 
 
 def _checked(encoded: bytes) -> Table:
@@ -152,3 +168,9 @@ def check_table(table: Table) -> None:
         raise MalformedError("a table names a tensor twice")
     if lay_out((spec.name, spec.dtype, spec.shape, spec.kind) for spec in table.tensors) != table:
         raise MalformedError("a table's tensors do not lie side by side within its bytes")
+
+
+_BOUNDARY = TensorCodec(BoundaryMessage, pb.BoundaryMessage)
+encode_boundary, decode_boundary = _BOUNDARY.encode, _BOUNDARY.decode
+_SYNTHESIS = TensorCodec(SynthesisMessage, pb.SynthesisMessage)
+encode_synthesis, decode_synthesis = _SYNTHESIS.encode, _SYNTHESIS.decode

@@ -8,12 +8,12 @@ from collections.abc import Callable
 from common.config import Config
 from common.errors import NotFoundError
 from common.messages import Header, JoinReply, PushReply
+from common.replica import Push, Replica
 from deploy.simulation.clock import Clock
 from deploy.simulation.machine import Fetched
 from deploy.simulation.wires import Link, Wires
 from master.policies import policies
 from master.store import Memory, Store
-from slave.replica import Push, Replica
 
 
 class Center:

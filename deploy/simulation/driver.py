@@ -17,6 +17,7 @@ from common.datasets import Dataset
 from common.errors import ConfigError, RunFailedError
 from common.messages import BoundaryKind, Buffer, Counters, Header, JoinReply, PushReply, Seat, StatusReply
 from common.network import Blueprint
+from common.replica import Push
 from common.simulation import seat_of
 from deploy.simulation.center import Center
 from deploy.simulation.clock import Clock
@@ -27,7 +28,6 @@ from deploy.simulation.wires import Wires
 from slave import layers
 from slave.decoupling import Message
 from slave.free import FreeTrainer
-from slave.replica import Push
 
 # Of a message without a tensor, and of what goes before one.
 HEADER_NBYTES = 100
@@ -35,6 +35,9 @@ HEADER_NBYTES = 100
 
 class Driver:
     """One run.
+
+    Raises:
+        ConfigError: the run cannot be simulated.
 
     Args:
         config: of the run, resolved; its section `simulation` makes up the machines.
@@ -48,6 +51,8 @@ class Driver:
     """
 
     def __init__(self, config: Config, dataset: Dataset, *, trains: bool) -> None:
+        if config.cluster.synthesis == "master":
+            raise ConfigError('cluster.synthesis: "master" is not simulated; leave it out')
         self.config = config
         self.deaths = self.messages = 0
         self._dataset, self._trains = dataset, trains

@@ -11,13 +11,13 @@ from common.batches import Batches
 from common.config import Config
 from common.flat import Flat
 from common.messages import BoundaryKind, JoinReply
+from common.replica import Replica
+from common.schedule import AccruingStepper, Stepper
 from slave import layers
 from slave.decoupling import Message
 from slave.free import FreeTrainer
 from slave.health import Health
 from slave.layers import Begin, Seated
-from slave.replica import Replica
-from slave.schedule import AccruingStepper, Stepper
 from slave.trainer import Trainer
 from slave.unlocks.full import FullUnlock
 

@@ -15,7 +15,7 @@ from common.config import Config
 from common.datasets import Dataset
 from common.flat import Flat, table_of
 from common.network import Blueprint
-from slave.schedule import Stepper
+from common.schedule import Stepper
 
 # Of what a training step costs, a third is the forward: a product each for h, for the weights' gradient and
 # for the input's. M's use and its teaching likewise.
@@ -81,7 +81,7 @@ def _pace(config: Config, blueprint: Blueprint, dataset: Dataset, k: int, work: 
         shards[f"{k}/gradient"] = table_of(module).nbytes
     if config.decoupling.predicts and k > 1:
         below, optimizer = network.boundary(blueprint, cuts, k - 1), config.optimizer.synthesizer.name
-        work += costs.predictor_cost(config.decoupling, dataset.input_shape, below, batch_size, optimizer)
+        work += costs.input_cost(config.decoupling, dataset.input_shape, below, batch_size, optimizer)
         with torch.device("meta"):
             module = synthesizers.build_input(config.decoupling, dataset.input_shape, below)
         shards[f"{k}/input"] = table_of(module).nbytes

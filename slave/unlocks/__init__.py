@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from common.config import Config
 from common.draws import chance
-from slave.decoupling import Layer, Synthesizer, Top, Unlock
+from slave.decoupling import Layer, Synthesizing, Top, Unlock
 from slave.health import Health
 from slave.unlocks.delayed import DelayedUnlock
 from slave.unlocks.local import Head, LocalUnlock
@@ -18,7 +18,7 @@ def unlocked(
     config: Config,
     layer: Layer,
     health: Health,
-    synthesizer: Callable[[], Synthesizer],
+    synthesizer: Callable[[], Synthesizing],
     head: Callable[[], Head],
 ) -> Unlock:
     """The configured unlock of a layer; M, or its head, is made only where it is needed."""

@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Protocol
 
 from torch import Tensor
 from torch.nn import functional
 
 from common.flat import Flat
 from common.messages import BoundaryKind
+from common.schedule import Stepper
 from common.synthesizers import InputSynthesizer
-from slave.decoupling import Layer, Message, Synthesizer
+from slave.decoupling import Layer, Message, Synthesizing
 from slave.health import Health
-from slave.schedule import Stepper
+
+
+class Predicting(Protocol):
+    """I_k, wherever it runs."""
+
+    def predict(self, batch: int, x: Tensor) -> Tensor:
+        """The made-up h_{k-1} of x_b."""
+
+    def learn(self, batch: int, x: Tensor, h: Tensor) -> None:
+        """Learn from the h_{k-1} that the layer below made of the same batch."""
 
 
 class Predictor:
-    """I_k, stepped."""
+    """I_k in this process, stepped."""
 
     def __init__(self, module: InputSynthesizer, flat: Flat, stepper: Stepper, health: Health) -> None:
         self.flat = flat
@@ -53,8 +64,8 @@ class FullUnlock:
         self,
         layer: Layer,
         health: Health,
-        synthesizer: Synthesizer | None,
-        predictor: Predictor | None,
+        synthesizer: Synthesizing | None,
+        predictor: Predicting | None,
         steps_on: Callable[[int], bool],
     ) -> None:
         self._layer = layer

@@ -7,10 +7,10 @@ from collections.abc import Collection, Iterator
 from torch import Tensor
 
 from common.errors import MalformedError
+from common.schedule import Stepper
 from common.synthesizers import VirtualForward
 from slave.decoupling import Layer, Message
 from slave.health import Health
-from slave.schedule import Stepper
 
 
 class Head:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from slave.decoupling import Layer, Message, Synthesizer, checked
+from slave.decoupling import Layer, Message, Synthesizing, checked
 from slave.health import Health
 from slave.unlocks.delayed import Late
 
@@ -44,7 +44,7 @@ class UpdateUnlock:
     def __init__(
         self,
         layer: Layer,
-        synthesizer: Synthesizer,
+        synthesizer: Synthesizing,
         health: Health,
         steps_on: Callable[[int], bool] = lambda _: True,
         *,

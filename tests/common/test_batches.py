@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import subprocess
 import sys
@@ -129,3 +130,75 @@ def test_the_test_set_is_gone_through_once_and_whole_in_its_own_order(size: int,
     x, y = torch.cat([x for x, _ in parts]), torch.cat([y for _, y in parts])
     np.testing.assert_allclose(x.numpy(), normalized(dataset, dataset.test_x), atol=1e-5)
     assert y.tolist() == dataset.test_y.tolist()
+
+
+def varied(seed: int = 0, size: int = 10) -> Batches:
+    return Batches(dataclasses.replace(coloured(), augment="crop-flip"), seed, size)
+
+
+def test_augmented_batches_are_the_same_whenever_they_are_asked_for_and_vary_from_epoch_to_epoch() -> None:
+    first, second = varied(), varied()
+    ahead = [second.inputs(batch) for batch in (7, 3, 0)]
+    assert all(
+        torch.equal(first.inputs(batch), x) for batch, x in zip((0, 3, 7), reversed(ahead), strict=True)
+    )
+    plain = Batches(coloured(), 0, 10)
+    assert torch.equal(first.labels(3), plain.labels(3))
+    assert first.inputs(3).shape == plain.inputs(3).shape
+    assert not torch.equal(first.inputs(3), plain.inputs(3))
+    whole = [varied(seed, 30).inputs(batch).flatten(1) for seed, batch in ((0, 0), (0, 1), (1, 0))]
+    assert not torch.equal(*(x.sum(1).sort().values for x in whole[:2]))
+    assert not torch.equal(*(x.sum(1).sort().values for x in whole[::2]))
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 3), st.integers(1, 9), st.integers(1, 9), st.integers(0, 2**31))
+def test_every_crop_is_a_window_of_the_bordered_image_or_of_its_mirror(
+    channels: int, height: int, width: int, seed: int
+) -> None:
+    images = np.random.default_rng(seed).integers(1, 256, (4, channels, height, width)).astype(np.uint8)
+    kept = images.copy()
+    cut = batches.cropped_and_flipped(images, datasets.words(4, seed, 0))
+    assert (cut.dtype, cut.shape) == (images.dtype, images.shape)
+    assert np.array_equal(images, kept)
+    for image, result in zip(images, cut, strict=True):
+        bordered = np.pad(image, ((0, 0), (4, 4), (4, 4)))
+        windows = [
+            bordered[:, row : row + height, column : column + width]
+            for row in range(9)
+            for column in range(9)
+        ]
+        assert any(np.array_equal(result, w) or np.array_equal(result, w[:, :, ::-1]) for w in windows)
+
+
+def test_crops_reach_every_place_and_mirror_every_other_image() -> None:
+    images = np.zeros((4000, 1, 9, 9), np.uint8)
+    images[:, 0, 4, 3:5] = 1, 2
+    cut = batches.cropped_and_flipped(images, datasets.words(4000, 1, 0))
+    rows, columns = (cut == 1).nonzero()[2:]
+    assert set(rows.tolist()) == set(range(9))
+    assert set(columns.tolist()) == set(range(9))
+    left_of = np.pad(cut, ((0, 0), (0, 0), (0, 0), (1, 1)))
+    ones, twos = (np.argwhere(left_of == value)[:, [0, 3]] for value in (1, 2))
+    both = {int(n): column for n, column in ones if n in set(twos[:, 0])}
+    mirrored = [both[int(n)] > column for n, column in twos if int(n) in both]
+    assert 0.45 < sum(mirrored) / len(mirrored) < 0.55
+
+
+def test_the_test_set_is_never_augmented() -> None:
+    plain, augmented = coloured(), dataclasses.replace(coloured(), augment="crop-flip")
+    for (x, _), (expected, _) in zip(
+        batches.test_batches(augmented), batches.test_batches(plain), strict=True
+    ):
+        assert torch.equal(x, expected)
+
+
+def test_augmenting_what_is_no_image_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "points.py").write_text(
+        "import numpy as np\ndef points(): return np.eye(4), np.arange(4), np.eye(4), np.arange(4)\n"
+    )
+    with pytest.raises(
+        ConfigError, match=r'^data.augment: crop-flip is for images .* \(4,\); choose "none"$'
+    ):
+        datasets.load(config.Data(f"{tmp_path}/points.py:points", augment="crop-flip"))
+    assert datasets.load(config.Data(augment="crop-flip")).augment == "crop-flip"

@@ -178,7 +178,7 @@ def test_every_key_of_every_options_table_has_help() -> None:
         ("[optimizer]\nnesterov = true", 'optimizer.nesterov: needs optimizer.name = "sgd"'),
         ("[optimizer.synthesizer]\nnesterov = true", "optimizer.synthesizer.nesterov: needs optimizer.synth"),
         ("[optimizer]\nlearning_rate = inf", "optimizer.learning_rate: expected a finite number, got inf"),
-        ("[cluster]\nprofile = 'basic'", 'cluster.profile: "basic" is not one of light'),
+        ("[cluster]\nprofile = 'deep'", 'cluster.profile: "deep" is not one of light, basic'),
         ("run]", "is not TOML: "),
         ("[run]\nseed = " + "9" * 5000, "is not TOML: "),
         ("[run]\nseed = " + "[" * 5000, "is not TOML: "),

@@ -19,7 +19,15 @@ from hypothesis import strategies as st
 
 from common import messages
 from common.errors import LayerwiseError, MalformedError, TooLargeError
-from common.messages import BoundaryKind, BoundaryMessage, Frame, Header, Operation
+from common.messages import (
+    BoundaryKind,
+    BoundaryMessage,
+    Frame,
+    Header,
+    Operation,
+    SynthesisKind,
+    SynthesisMessage,
+)
 from common.table import ITEMSIZES, Kind, Table, TensorSpec, lay_out
 from common.wire import codec, encoding
 from common.wire.codec import decoder, encode
@@ -30,20 +38,22 @@ from common.wire.payloads import (
     check_table,
     decode_boundary,
     decode_frame,
+    decode_synthesis,
     encode_boundary,
     encode_frame,
+    encode_synthesis,
     frames,
 )
 from protos import layerwise_pb2 as pb
 
 NUMBERS = {"replica": 2**32 - 1, "layer": 2**32 - 1, "pid": 2**32 - 1, "in_flight": 2**32 - 1,
            "grants": 2**32 - 1, "waiting_slaves": 2**32 - 1, "sender": 2**32 - 1,
-           "fenced": 2**32 - 1}  # fmt: skip
+           "fenced": 2**32 - 1, "classes": 2**32 - 1}  # fmt: skip
 # Those without a payload: what has one is tested by itself.
 MESSAGES = [
     kind
     for kind in vars(messages).values()
-    if dataclasses.is_dataclass(kind) and kind not in (Frame, BoundaryMessage, Table)
+    if dataclasses.is_dataclass(kind) and kind not in (Frame, BoundaryMessage, SynthesisMessage, Table)
 ]
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
 SHAPES = st.lists(st.integers(0, 3), max_size=2).map(tuple)
@@ -88,10 +98,14 @@ def instances(kind: type) -> st.SearchStrategy[Any]:
 
 
 FRAMES = instances(Frame)
-# Of theirs, the data is as long as the table says.
-BOUNDARIES = instances(BoundaryMessage).map(
-    lambda message: dataclasses.replace(message, data=bytes(i % 251 for i in range(message.table.nbytes)))
-)
+# Of these, the data is as long as the table says.
+TENSORS = st.one_of(
+    instances(BoundaryMessage),
+    # Plus zero: minus zero is left out as zero is, and read as it.
+    instances(SynthesisMessage).map(lambda message: dataclasses.replace(message, loss=message.loss + 0.0)),
+).map(lambda message: dataclasses.replace(message, data=bytes(i % 251 for i in range(message.table.nbytes))))
+ENCODE: dict[type, Any] = {BoundaryMessage: encode_boundary, SynthesisMessage: encode_synthesis}
+DECODE: dict[type, Any] = {BoundaryMessage: decode_boundary, SynthesisMessage: decode_synthesis}
 
 
 def plain(message: Any) -> Any:
@@ -111,7 +125,7 @@ def generated_table(table: Table) -> Any:
 
 
 def generated(message: Any) -> Any:
-    """A frame or a boundary message made with the generated classes alone."""
+    """A frame or a message of tensors made with the generated classes alone."""
     made = {f.name: getattr(message, f.name) for f in dataclasses.fields(message)}
     if "table" in made:
         made["table"] = generated_table(made["table"])
@@ -128,9 +142,9 @@ def test_a_frame_is_written_as_the_generated_class_writes_it(frame: Frame) -> No
 
 
 @settings(deadline=None)
-@given(BOUNDARIES)
-def test_a_boundary_message_is_written_as_the_generated_class_writes_it(message: BoundaryMessage) -> None:
-    assert encode_boundary(message) == generated(message).SerializeToString()
+@given(TENSORS)
+def test_a_message_of_tensors_is_written_as_the_generated_class_writes_it(message: Any) -> None:
+    assert ENCODE[type(message)](message) == generated(message).SerializeToString()
 
 
 @settings(deadline=None)
@@ -140,9 +154,10 @@ def test_a_frame_that_the_generated_class_wrote_is_read(frame: Frame) -> None:
 
 
 @settings(deadline=None)
-@given(BOUNDARIES)
-def test_a_boundary_message_that_the_generated_class_wrote_is_read(message: BoundaryMessage) -> None:
-    assert plain(decode_boundary(generated(message).SerializeToString())) == plain(message)
+@given(TENSORS)
+def test_a_message_of_tensors_that_the_generated_class_wrote_is_read(message: Any) -> None:
+    decode = DECODE[type(message)]
+    assert plain(decode(generated(message).SerializeToString())) == plain(message)
 
 
 def fields_of(encoded: bytes) -> list[bytes]:
@@ -151,8 +166,7 @@ def fields_of(encoded: bytes) -> list[bytes]:
     while position < len(encoded):
         start = position
         tag, position = encoding._read_varint(memoryview(encoded), position)
-        number, position = encoding._read_varint(memoryview(encoded), position)
-        position += number if tag & 7 == 2 else 0
+        _, position = encoding._content(memoryview(encoded), tag & 7, position)
         found.append(encoded[start:position])
     return found
 
@@ -184,13 +198,13 @@ def test_a_frame_is_read_with_fields_in_any_order_among_unknown_ones(
 
 
 @settings(deadline=None)
-@given(BOUNDARIES, UNKNOWN, st.randoms(use_true_random=False))
-def test_a_boundary_message_is_read_with_fields_in_any_order_among_unknown_ones(
-    message: BoundaryMessage, unknown: list[bytes], shuffled: random.Random
+@given(TENSORS, UNKNOWN, st.randoms(use_true_random=False))
+def test_a_message_of_tensors_is_read_with_fields_in_any_order_among_unknown_ones(
+    message: Any, unknown: list[bytes], shuffled: random.Random
 ) -> None:
-    fields = fields_of(encode_boundary(message)) + unknown
+    fields = fields_of(ENCODE[type(message)](message)) + unknown
     shuffled.shuffle(fields)
-    assert plain(decode_boundary(b"".join(fields))) == plain(message)
+    assert plain(DECODE[type(message)](b"".join(fields))) == plain(message)
 
 
 def test_of_a_field_that_comes_twice_the_last_counts_as_protobuf_has_it() -> None:
@@ -321,8 +335,13 @@ BOUNDARY = encode_boundary(
     BoundaryMessage(BoundaryKind.ACTIVATION, 2, 0, 5, 3, 7, TABLE, bytes(range(TABLE.nbytes)))
 )
 
+SYNTHESIS = encode_synthesis(
+    SynthesisMessage(SynthesisKind.LEARN, "input", 2, 5, 10, 1.5, [3], TABLE, bytes(range(TABLE.nbytes)))
+)
+WITH_PAYLOAD = [(decode_frame, FRAME), (decode_boundary, BOUNDARY), (decode_synthesis, SYNTHESIS)]
 
-@pytest.mark.parametrize(("decode", "encoded"), [(decode_frame, FRAME), (decode_boundary, BOUNDARY)])
+
+@pytest.mark.parametrize(("decode", "encoded"), WITH_PAYLOAD)
 def test_every_truncation_of_a_message_is_read_or_refused(decode: Any, encoded: bytes) -> None:
     for length in range(len(encoded)):
         try:
@@ -331,7 +350,7 @@ def test_every_truncation_of_a_message_is_read_or_refused(decode: Any, encoded: 
             continue
 
 
-@pytest.mark.parametrize(("decode", "encoded"), [(decode_frame, FRAME), (decode_boundary, BOUNDARY)])
+@pytest.mark.parametrize(("decode", "encoded"), WITH_PAYLOAD)
 def test_thousands_of_mutations_of_a_message_are_read_or_refused(decode: Any, encoded: bytes) -> None:
     rng = random.Random(0)
     refused = 0

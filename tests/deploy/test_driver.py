@@ -11,11 +11,11 @@ from common import network
 from common.batches import Batches
 from common.errors import ConfigError
 from common.flat import Flat
+from common.schedule import Stepper
 from deploy.evaluator import pulled
 from deploy.simulate import predicted, with_slaves
 from deploy.simulation.driver import Driver
 from deploy.synchronous import InStep
-from slave.schedule import Stepper
 from tests.deploy.runs import digits, hollow, resolved, trained
 
 UNLOCKS = ["none", "update", "delayed", "local", "full"]

@@ -17,10 +17,11 @@ import numpy.typing as npt
 from common import rpc
 from common.errors import FencedError, LayerwiseError, NotFoundError, UnreachableError
 from common.messages import Header, JoinReply, JoinRequest, Operation, PushReply, Telemetry
+from common.replica import Push
 from common.table import lay_out
 from common.wire.methods import JOIN
+from slave.endpoint import Endpoint
 from slave.network import Network
-from slave.replica import Push
 
 SHARD = "1/weights"
 COUNT = 1000
@@ -42,7 +43,8 @@ class Pusher:
     def __init__(self, address: str, slave: str) -> None:
         self.lease = self._joined(address, slave)
         self.sequence = 0
-        self._network = Network(address, self.lease, HEARTBEAT_SECONDS, PATIENCE, Telemetry)
+        self._endpoint = Endpoint(address)
+        self._network = Network(self._endpoint, self.lease, HEARTBEAT_SECONDS, PATIENCE, Telemetry)
         self._network.start()
 
     def __enter__(self) -> Self:
@@ -52,6 +54,7 @@ class Pusher:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._network.close()
+        self._endpoint.close()
 
     def _joined(self, address: str, slave: str) -> JoinReply:
         channel, waiting = rpc.channel(address), threading.Event()

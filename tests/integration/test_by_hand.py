@@ -49,6 +49,12 @@ def test_a_slave_that_is_stopped_and_started_again_goes_on(
     victim.send_signal(how)
     assert victim.wait(20) == (130 if how is signal.SIGTERM else -9)
     until(lambda: "vacant" in _seats(by_hand), 5)
+    problem = by_hand.status()["problems"][0]
+    assert problem["what"] == "layer 2: the slave has failed or left"
+    assert f"layerwise slave --master {by_hand.address}" in problem["advice"]
+    page = cli.run("status", "--master", by_hand.address).stdout
+    assert max(map(len, page.splitlines())) <= 80
+    assert page.index(problem["what"]) < page.index("batch")
     before = by_hand.status()["versions"]["2/weights"]
     slaves.append(by_hand.slave())
     line = cli.wait_for(slaves[-1], "layer 2 of 3", "stderr")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 
+import psutil
+
 from tests.integration.processes import QUICK, Cli, HandMade, until
 
 
@@ -23,6 +25,10 @@ def test_a_run_is_put_back_and_the_same_slaves_take_it_to_its_end(cli: Cli, by_h
     assert rolled["snapshot"]["versions"] == taken["versions"]
     assert rolled["before"]["1/weights"] > taken["versions"]["1/weights"]
     assert rolled["fenced"] == 3
+    until(lambda: all(seat["grants"] == 2 and seat["beat"] > 1 for seat in by_hand.status()["seats"]))
+    # A process that joins again brings only what it has used since.
+    said = sum(seat["telemetry"]["cpu_seconds"] for seat in by_hand.status()["seats"])
+    assert 0 < said <= sum(sum(psutil.Process(slave.pid).cpu_times()[:2]) for slave in slaves)
     # Some that were given up are learned anew: what is reached was never skipped.
     assert [slave.wait(90) for slave in slaves] == [0, 0, 0]
     status = by_hand.status()

@@ -27,7 +27,7 @@ def _here() -> list[str]:
 
 
 def test_the_readme_has_commands_of_every_kind() -> None:
-    assert {place for place, _ in COMMANDS} == {"", "one", "two", "any"}
+    assert {place for place, _ in COMMANDS} == {"", "one", "two", "any", "hub", "box", "far"}
     subcommands = {shlex.split(command)[1] for _, command in COMMANDS if command.startswith("layerwise")}
     assert subcommands == {
         "train", "evaluate", "export", "config", "master", "slave", "status", "snapshot", "rollback",
@@ -79,6 +79,21 @@ def test_the_commands_for_several_machines_make_a_cluster(cli: Cli, by_hand: Han
     for command in ("snapshot", "rollback"):
         done = cli.run(*here["any", command])
         assert done.returncode == 0, done.stderr
+
+
+def test_the_commands_of_profile_basic_make_a_cluster(by_hand: HandMade) -> None:
+    said = {place: shlex.split(command)[1:] for place, command in COMMANDS if place in ("hub", "box", "far")}
+    assert said["hub"][:4] == ["master", "run.toml", "--set", "cluster.profile=basic"]
+    sets = ["--set", "cluster.profile=basic", "--set", "run.batches=100"]
+    by_hand.master(*sets, "--insecure", listen="0.0.0.0:0")
+    by_hand.address = by_hand.address.replace("0.0.0.0", "127.0.0.1")
+    here = {"hub:50051": by_hand.address, "0.0.0.0:50052": "0.0.0.0:0", "far.example:50052": "localhost:0"}
+    slaves = []
+    for place in ("box", "far", "box"):
+        subcommand, _, address, *words = (here.get(word, word) for word in said[place])
+        assert (subcommand, address) == ("slave", by_hand.address)
+        slaves.append(by_hand.slave(*words))
+    assert [slave.wait(60) for slave in slaves] == [0, 0, 0]
 
 
 def test_the_exported_model_is_used_as_the_document_says(cli: Cli) -> None:

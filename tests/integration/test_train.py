@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.integration.processes import QUICK, ROOT, Cli, until
@@ -176,6 +177,52 @@ def test_a_killed_slave_and_a_killed_master_are_started_again(cli: Cli) -> None:
     summary = json.loads(out)
     assert summary["restarts"] == 2
     assert summary["test_error_percent"] < 8
+
+
+def test_served_synthesis_goes_on_after_a_killed_slave_and_a_killed_master(cli: Cli) -> None:
+    served = ["--set", "cluster.synthesis=master", "--set", "run.batches=1200"]
+    process = cli.start("train", *QUICK, *served, "--run-dir", "run", "--json")
+    cli.wait_for(process, "test error", "stderr")
+    cli.of_kind("slave")[0].kill()
+    cli.wait_for(process, "slave-1 was killed by signal 9; starting it again", "stderr")
+    cli.wait_for(process, "test error", "stderr")
+    cli.of_kind("master")[0].kill()
+    cli.wait_for(process, "master was killed by signal 9; starting it again", "stderr")
+    out, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    summary = json.loads(out)
+    assert (summary["synthesis"], summary["restarts"]) == ("master", 2)
+    assert summary["test_error_percent"] < 8
+    # M learned on nearly every batch, and all that it learned at the end is in its shard.
+    assert 100 < summary["versions"]["1/gradient"] <= 125
+
+
+@pytest.mark.parametrize("goes_on", [True, pytest.param(False, marks=pytest.mark.slow)])
+def test_a_slave_that_hangs_is_relieved_and_waits_as_a_spare_if_it_goes_on(cli: Cli, goes_on: bool) -> None:
+    process = cli.start("train", *QUICK, "--set", "run.batches=1500", "--run-dir", "run", "--json")
+    cli.wait_for(process, "test error", "stderr")
+    hanging = next(slave for slave in cli.of_kind("slave") if "layer 2 of 3" in _said(slave))
+    hanging.suspend()
+    cli.wait_for(process, "layer 2 has no slave though none has died: one hangs; slave-4 started", "stderr")
+    if goes_on:
+        until(lambda: "layer 2 of 3" in (cli.folder / "run" / "logs" / "slave-4.log").read_text())
+        hanging.resume()
+        until(lambda: "waiting to take one over" in _said(hanging))
+    out, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    summary = json.loads(out)
+    assert summary["restarts"] == 1
+    assert summary["test_error_percent"] < 10
+    lines = (cli.folder / "run" / "state" / "events.jsonl").read_text().splitlines()
+    events = [json.loads(line) for line in lines]
+    failed, replaced = (next(e for e in events if e["event"] == what) for what in ("failed", "replaced"))
+    assert failed["layer"] == replaced["layer"] == 2
+    assert f"incarnation {failed['incarnation']}, {failed['slave']}: failed, silent for" in replaced["why"]
+
+
+def _said(process: psutil.Process) -> str:
+    """What a process of a cluster has written to its log."""
+    return Path(f"/proc/{process.pid}/fd/1").read_text()
 
 
 def test_nothing_outlives_a_killed_train(cli: Cli) -> None:

@@ -106,7 +106,7 @@ def test_where_messages_may_be_lost_a_newer_batch_takes_the_slot_of_an_older_and
     passing.announce(Address(3, 0, UP))
     assert not mailbox.closed
     assert [(m.kind.name, m.batch) for m in taken(mailbox) if m] == [
-        ("PEER", 0), ("ACTIVATION", 2), ("ACTIVATION", 3), ("ACTIVATION", 40),
+        ("ACTIVATION", 2), ("ACTIVATION", 3), ("ACTIVATION", 40), ("PEER", 0),
     ]  # fmt: skip
 
 

@@ -45,6 +45,24 @@ def ticked(leases: Roster, begin: float, end: float) -> list[tuple[str, int]]:
     return events
 
 
+# --- what is said of it -----------------------------------------------------------------------------------
+
+
+def test_a_seats_second_slave_is_told_from_a_first_and_whom_it_replaces_is_said() -> None:
+    leases = roster()
+    first = [leases.join(JoinRequest(name), 0.0)[1][0] for name in "ab"]
+    assert [(event.what, event.why) for event in first] == [("joined", ""), ("joined", "")]
+    leases.leave(2, Telemetry(), "no data here")
+    ticked(leases, 0.0, 5.0)
+    after = restarted(leases)
+    events = [after.join(JoinRequest(name), 0.0)[1][0] for name in "cd"]
+    assert [(event.what, event.layer, event.slave) for event in events] == [
+        ("replaced", 1, "c"), ("replaced", 2, "d"),
+    ]  # fmt: skip
+    assert events[0].why.startswith("incarnation 1, a: failed, silent for ")
+    assert events[1].why == "incarnation 2, b: left, no data here"
+
+
 # --- joining ----------------------------------------------------------------------------------------------
 
 
@@ -367,3 +385,66 @@ class Histories(RuleBasedStateMachine):
 
 TestHistories = Histories.TestCase
 TestHistories.settings = settings(deadline=None, max_examples=60, stateful_step_count=40)
+
+
+# --- neighbours ---------------------------------------------------------------------------------------
+
+
+def seated(leases: Roster, names: str) -> dict[str, int]:
+    """Slaves that join in turn, each with an address of its own: their incarnations."""
+    return {name: leases.join(JoinRequest(name, address=f"{name}:1"), 0.0)[0].incarnation for name in names}
+
+
+def met(leases: Roster, incarnation: int, known: int = 0) -> list[str]:
+    return [peer.address for peer in leases.neighbours(incarnation, known)[1]]
+
+
+def test_a_slave_is_told_who_shares_a_batch_with_it_above_and_below() -> None:
+    leases = roster([2, 1, 2, 4])
+    at = seated(leases, "abcdefghi")
+    assert {name: met(leases, at[name]) for name in "abcdefghi"} == {
+        "a": ["c:1"],
+        "b": ["c:1"],
+        "c": ["a:1", "b:1", "d:1", "e:1"],
+        "d": ["c:1", "f:1", "h:1"],
+        "e": ["c:1", "g:1", "i:1"],
+        "f": ["d:1"],
+        "g": ["e:1"],
+        "h": ["d:1"],
+        "i": ["e:1"],
+    }
+
+
+def test_neighbours_that_are_known_cost_nothing_and_a_grant_makes_them_new() -> None:
+    leases = roster([1, 1, 1])
+    at = seated(leases, "abc")
+    version, peers = leases.neighbours(at["b"], 0)
+    assert [(peer.layer, peer.replica, peer.incarnation) for peer in peers] == [(1, 0, 1), (3, 0, 3)]
+    assert leases.neighbours(at["b"], version) == (version, [])
+    leases.leave(at["c"], Telemetry(), "")
+    assert met(leases, at["b"]) == ["a:1"]
+    at |= seated(leases, "d")
+    newer, peers = leases.neighbours(at["b"], version)
+    assert newer > version
+    assert [(peer.incarnation, peer.address) for peer in peers] == [(1, "a:1"), (at["d"], "d:1")]
+
+
+def test_a_master_that_is_started_anew_knows_the_addresses_and_goes_on_counting() -> None:
+    leases = roster([1, 1, 1])
+    at = seated(leases, "abc")
+    version, peers = leases.neighbours(at["a"], 0)
+    again = roster([1, 1, 1], json.loads(json.dumps(leases.saved(1.0))))
+    assert again.neighbours(at["a"], 0) == (version, peers)
+    again.leave(at["b"], Telemetry(), "")
+    seated(again, "d")
+    assert again.neighbours(at["a"], version)[0] > version
+
+
+def test_who_is_fenced_is_told_no_neighbours_and_light_has_none() -> None:
+    leases = roster()
+    held = joined(leases, "a")
+    joined(leases, "b")
+    assert met(leases, held) == []
+    leases.leave(held, Telemetry(), "")
+    with pytest.raises(FencedError):
+        leases.neighbours(held, 0)

@@ -192,7 +192,7 @@ def test_a_wrong_push_gets_its_code_and_changes_nothing(
     made = {"1/input"} if len(frames) == 2 and frames[1] == b"\x08" else set()
     assert set(status(master).versions) == {"1/weights"} | made
     counters = status(master).counters
-    assert (counters.malformed, counters.fenced_pushes) == {
+    assert (counters.malformed, counters.fenced) == {
         "ABORTED": (0, 1), "NOT_FOUND": (0, 0),
     }.get(code, (1, 0))  # fmt: skip
     # And the master goes on.
@@ -224,7 +224,7 @@ def test_a_sender_fenced_in_the_middle_of_its_push_changes_nothing(master: Serve
             stream.read()
         assert caught.value.code() is grpc.StatusCode.ABORTED
     assert numbers(client)[0] == 1
-    assert status(master).counters.fenced_pushes == 1
+    assert status(master).counters.fenced == 1
 
 
 def test_a_pull_of_what_is_not_there_is_not_found(client: Client) -> None:
@@ -291,7 +291,31 @@ def test_a_lease_is_asked_for_kept_given_back_and_then_fenced(master: Served) ->
     ):
         with pytest.raises(FencedError):
             call()
-    assert status(master).counters.fenced_pushes == 2
+    assert status(master).counters.fenced == 2
+
+
+def test_whatever_a_fenced_slave_still_sends_is_refused_and_counted(master: Served, client: Client) -> None:
+    old = created(master)
+    master.leave(old)
+    hello = pb.BoundaryMessage(kind=pb.ACTIVATIONS, incarnation=old)
+
+    def exchanged() -> None:
+        with client.exchange() as stream:
+            stream.write(hello)
+            stream.read()
+
+    calls: list[Any] = [
+        lambda: rpc.call(master.channel, methods.HEARTBEAT, HeartbeatRequest(old, 2)),
+        lambda: master.leave(old),
+        lambda: client.push([frame((1.0, 1.0))]),
+        lambda: list(client.pull("1/weights", old)),
+        exchanged,
+    ]
+    for count, call in enumerate(calls, 1):
+        with pytest.raises((FencedError, grpc.RpcError)) as caught:
+            call()
+        assert isinstance(caught.value, FencedError) or caught.value.code() is grpc.StatusCode.ABORTED
+        assert status(master).counters.fenced == count
 
 
 def test_a_join_is_told_the_first_batch_that_the_master_lacks(master: Served, client: Client) -> None:

@@ -25,21 +25,20 @@ from common.config import Config, Data, Decoupling, Network, Optimizer, Run
 from common.datasets import Dataset
 from common.downpour import Downpour
 from common.flat import Flat
-from common.messages import BoundaryKind
+from common.messages import RISING, BoundaryKind
+from common.replica import Push, Replica
+from common.schedule import Stepper
 from common.synthesizers import GradientSynthesizer, VirtualForward
 from common.wire.payloads import decode_boundary, encode_boundary
 from master.store import Memory, Store
 from slave.decoupling import Layer, Message, Synthesizer, Unlock
 from slave.health import Fallback, Health
 from slave.links import from_wire, to_wire
-from slave.replica import Push, Replica
-from slave.schedule import Stepper
 from slave.trainer import Trainer
 from slave.unlocks import unlocked
 from slave.unlocks.local import Head
 
 UP, DOWN = BoundaryKind.ACTIVATIONS, BoundaryKind.GRADIENTS
-RISING = (BoundaryKind.ACTIVATION, BoundaryKind.END)
 
 MakeSynthesizer = Callable[[GradientSynthesizer, Flat, Stepper, Health, int], Synthesizer]
 

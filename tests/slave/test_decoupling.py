@@ -14,10 +14,10 @@ from common.batches import Batches
 from common.config import Config, Optimizer
 from common.flat import Flat
 from common.messages import BoundaryKind
+from common.schedule import Stepper
 from master.store import Memory, Store
 from slave.decoupling import Layer, Message, Synthesizer, Top
 from slave.health import Health
-from slave.schedule import Stepper
 from tests.slave.chain import Chain, Incarnation, configured, digits
 
 NEVER = 10**9

@@ -17,12 +17,12 @@ from common.downpour import Downpour
 from common.errors import MalformedError
 from common.messages import BoundaryKind, JoinReply
 from common.replicas import owner
-from common.slots import Slots
 from deploy.evaluator import estimate_statistics
-from slave.decoupling import Message
+from slave.decoupling import Message, Synthesizer
 from slave.free import FreeTrainer
 from slave.layers import Seated, seated
 from slave.links import from_wire, to_wire
+from slave.unlocks.full import Predictor
 
 DIGITS = datasets.load(Data())
 UP, DOWN = BoundaryKind.ACTIVATION, BoundaryKind.GRADIENT
@@ -87,8 +87,8 @@ def test_m_learns_at_the_input_that_came_with_the_gradient_and_i_on_h_with_x_mad
     before = parts(seat)
     trainer._learn()
     unlock = other._unlock
-    assert unlock._synthesizer is not None
-    assert unlock._predictor is not None
+    assert isinstance(unlock._synthesizer, Synthesizer)
+    assert isinstance(unlock._predictor, Predictor)
     unlock._synthesizer.module.learn(u, other._batches.labels(7), delta)
     unlock._synthesizer._stepper.step(7)
     unlock._predictor._module.learn(other._batches.inputs(9), h)
@@ -174,24 +174,6 @@ def test_whatever_is_lost_late_or_out_of_order_every_layer_goes_on_and_nothing_g
     for (k, r), seen in stepped.items():
         assert seen == [b for b in range(seen[-1] + 1) if owner(b, counts[k - 1]) == r]
         assert len(seen) == trainers[k, r].steps
-
-
-@given(st.integers(1, 5), st.lists(st.tuples(st.integers(0, 30), st.booleans()), max_size=60))
-def test_slots_keep_the_newest_of_each_and_give_the_oldest_first(
-    n: int, events: list[tuple[int, bool]]
-) -> None:
-    slots, model = Slots[int](n), dict[int, int]()
-    for batch, takes in events:
-        if takes:
-            expected = model.pop(next(iter(model))) if model else None
-            assert slots.take() == expected
-        elif batch >= model.get(batch % n, batch):
-            model.pop(batch % n, None)
-            model[batch % n] = batch
-            slots.put(batch, batch)
-        else:
-            slots.put(batch, batch)
-        assert len(slots) == len(model) <= n
 
 
 def error_percent(module: nn.Module) -> float:

@@ -18,14 +18,14 @@ from common.config import Data, SynthesizerOptimizer
 from common.flat import Flat
 from common.messages import BoundaryKind, Operation, PushReply
 from common.optimizers import Settings
+from common.replica import Push, Replica
 from common.replicas import Place, owner
+from common.schedule import AccruingStepper, Stepper
 from master.optimizers import ServerOptimizer
 from master.policies import Policy, alike
 from master.staleness import Rule
 from master.store import Memory, Store
 from slave.decoupling import Message
-from slave.replica import Push, Replica
-from slave.schedule import AccruingStepper, Stepper
 from slave.trainer import Trainer
 
 TOTAL = 30

@@ -17,11 +17,11 @@ from common.draws import chance, mixed
 from common.flat import Flat
 from common.messages import BoundaryKind
 from common.options import VfbnOptions
+from common.schedule import Stepper
 from common.synthesizers import VirtualForward
 from master.store import Memory, Store
 from slave.decoupling import Layer, Message, Synthesizer
 from slave.health import Fallback, Health, compared
-from slave.schedule import Stepper
 from slave.unlocks import stepping
 from slave.unlocks.delayed import DelayedUnlock, Late
 from slave.unlocks.local import Head, LocalUnlock

@@ -13,10 +13,11 @@ from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
+from torch import Tensor
 
 from common.errors import MalformedError
-from common.flat import Flat
 from common.messages import Buffer, Header, Operation, PushReply
+from common.table import Raw, Table
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -38,12 +39,30 @@ class Accrued(Protocol):
         """The sum since the last time it was taken, (P,)."""
 
 
+class State(Protocol):
+    """What a shard is a copy of: `Flat` is that of a module, `Moments` that of its optimizers.
+
+    Attributes:
+        table: what lies where.
+        buffer: uint8, (nbytes,).
+    """
+
+    table: Table
+    buffer: Tensor
+
+    def gather(self) -> None:
+        """Bring the buffer up to date."""
+
+    def load(self, data: Raw) -> None:
+        """Copy a whole state over the present one."""
+
+
 class Replica:
     """One shard's copy in this slave.
 
     Args:
         name: the shard.
-        flat: the module's state.
+        flat: what it is a copy of.
         n_push: steps between two pushes.
         incarnation: of this slave's lease.
         n_fetch: steps between two fetches; 0 where nobody but this slave changes the shard.
@@ -55,7 +74,7 @@ class Replica:
     def __init__(
         self,
         name: str,
-        flat: Flat,
+        flat: State,
         n_push: int,
         incarnation: int,
         n_fetch: int = 0,
@@ -77,9 +96,12 @@ class Replica:
         self._recent: list[Push] = []
         self._pushed_steps = 0
         self._fetched_steps = 0
+        # Whether the master has the shard; if not, the first push makes it.
+        self._exists = False
 
     def initial(self) -> Push:
         """The shard's first contents, for a master that has none."""
+        self._exists = True
         header = replace(self._header, operation=Operation.CREATE)
         return Push(header, self._state().copy())
 
@@ -90,6 +112,7 @@ class Replica:
             MalformedError: it is of another network.
         """
         self._check(header)
+        self._exists = True
         self._flat.load(buffer)
         self._known = np.frombuffer(buffer, np.uint8).copy()
         self._fetched(header)
@@ -142,6 +165,10 @@ class Replica:
         if steps == self._pushed_steps and np.array_equal(self._state(), self._known):
             return None
         self._pushed_steps = steps
+        if not self._exists:
+            self.unanswered = self.initial()
+            self._known = self.unanswered.buffer
+            return self.unanswered
         self._header = replace(self._header, sequence=self._header.sequence + 1, next_batch=next_batch)
         self.unanswered = self._made()
         if self._n_fetch:

@@ -1,4 +1,4 @@
-"""slave.replica: with one replica the master holds, bit for bit, what the slave held at the push."""
+"""common.replica: with one replica the master holds, bit for bit, what the slave held at the push."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from common.errors import MalformedError
 from common.flat import Flat
 from common.messages import Operation, PushReply
+from common.replica import Push, Replica
 from master.store import Memory, Store
-from slave.replica import Push, Replica
 
 NAME = "1/weights"
 

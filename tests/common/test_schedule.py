@@ -1,4 +1,4 @@
-"""slave.schedule: learning rates as pure functions of the batch, torch's optimizers over a flat module."""
+"""common.schedule: learning rates as pure functions of the batch, torch's optimizers over a flat module."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from common.config import SCHEDULES, SynthesizerOptimizer
 from common.flat import Flat
-from slave.schedule import Stepper, rate
+from common.schedule import Stepper, rate
 
 OPTIMIZERS: dict[str, tuple[SynthesizerOptimizer, Any]] = {
     "sgd": (SynthesizerOptimizer("sgd", 0.05), lambda p: torch.optim.SGD(p, 0.05, foreach=True)),
@@ -63,6 +63,14 @@ def test_a_cosine_rate_falls_along_half_a_wave_to_zero_and_stays_there(run: tupl
     expected = 0.15 * (1 + math.cos(math.pi * min(1.0, batch / batches)))
     assert math.isclose(rate(settings, batch, batches), expected, abs_tol=1e-15)
     assert rate(settings, batch + 1, batches) <= rate(settings, batch, batches)
+
+
+@given(RUNS)
+def test_a_stepped_rate_falls_to_a_tenth_at_each_milestone(run: tuple[int, int]) -> None:
+    batch, batches = run
+    settings = SynthesizerOptimizer(learning_rate=0.3, schedule="steps")
+    passed = (2 * batch >= batches) + (4 * batch >= 3 * batches) + (12 * batch >= 11 * batches)
+    assert math.isclose(rate(settings, batch, batches), 0.3 * 0.1**passed)
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)

@@ -1,0 +1,20 @@
+"""What the convolutional networks ask of the data."""
+
+from __future__ import annotations
+
+from common.errors import ConfigError
+
+
+def image(model: str, input_shape: tuple[int, ...]) -> tuple[int, int, int]:
+    """(channels, height, width) of one example.
+
+    Raises:
+        ConfigError: the examples are no images.
+    """
+    if len(input_shape) != 3:
+        raise ConfigError(
+            f"network.model: {model} takes images (channels, height, width), but the data's examples are "
+            f'{input_shape}; choose "mlp"'
+        )
+    channels, height, width = input_shape
+    return channels, height, width
