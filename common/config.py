@@ -256,7 +256,7 @@ class Cluster:
     profile: str = key(
         "light",
         "light: a slave knows only the master; basic: neighbours exchange activations and gradients "
-        "directly; synchronous: no cluster, every layer in one process, in step",
+        "directly; synchronous: no cluster, every layer in one process in step",
         choices=("light", "basic", "synchronous"),
     )
     synthesis: str = key(
@@ -291,20 +291,20 @@ class Config:
                 f"downpour.warm_start: {self.downpour.warm_start} of {self.run.batches} batches leaves none "
                 "to the other replicas"
             )
-        if self.cluster.profile == "synchronous" and self.downpour != Downpour():
-            raise ConfigError(
-                'downpour: has no meaning with cluster.profile = "synchronous", which pushes nothing; leave '
-                "the section out"
-            )
-        if self.cluster.profile == "synchronous" and self.cluster.synthesis == "master":
-            raise ConfigError(
-                'cluster.synthesis: "master" has no meaning with cluster.profile = "synchronous", which has '
-                "none; leave it out"
-            )
         if self.cluster.synthesis == "master" and not self.decoupling.synthesizes:
             raise ConfigError(
                 'cluster.synthesis: "master" has no meaning with decoupling.unlock = '
                 f'"{self.decoupling.unlock}", which has no M; leave it out'
+            )
+        if self.cluster.profile == "synchronous" and self.cluster.synthesis == "master":
+            raise ConfigError(
+                'cluster.synthesis: "master" has no meaning with cluster.profile = "synchronous", which has '
+                "no master; leave it out"
+            )
+        if self.cluster.profile == "synchronous" and self.downpour != Downpour():
+            raise ConfigError(
+                'downpour: has no meaning with cluster.profile = "synchronous", which pushes nothing; leave '
+                "the section out"
             )
         layers = self.network.layers if self.network.cuts is None else len(self.network.cuts) + 1
         if layers is not None:

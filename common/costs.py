@@ -89,7 +89,7 @@ def input_cost(
     optimizer: str,
 ) -> float:
     """What I costs a layer whose input has `shape` (of one example) in one step: likewise."""
-    if decoupling.unlock != "full":
+    if not decoupling.predicts:
         return 0.0
     with torch.device("meta"):
         synthesizer = synthesizers.build_input(decoupling, input_shape, shape)

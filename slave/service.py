@@ -149,7 +149,8 @@ class Slave:
 
         try:
             session = Session(ground, lease, endpoint, self._cpu_before)
-        except FencedError as error:
+        except (FencedError, UnreachableError) as error:
+            # Also of a master that went away before the layer was fetched: joining waits for it.
             log.warning("lease lost (%s); asking for another", error)
             return False
         self._wake = session.wake

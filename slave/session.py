@@ -301,10 +301,11 @@ class Session:
         if self._health.fallback != self._telemetry.fallback:
             self._say_fallback()
         self._measured_at = time.perf_counter()
+        told = self._seated.telemetry()
         self._telemetry = replace(
-            self._seated.telemetry(),
+            told,
             # One that was passed over may come after all; it stays reported, so that the count never falls.
-            lost_batches=max(self._trainer.lost_batches, self._telemetry.lost_batches),
+            lost_batches=max(told.lost_batches, self._telemetry.lost_batches),
             step_seconds=self._step_seconds,
             waiting_seconds=self._waiting_seconds,
             done=self._done,

@@ -122,11 +122,14 @@ def test_every_method_learns_in_a_real_cluster(cli: Cli, method: list[str]) -> N
 def test_every_unlock_goes_through_a_run_of_real_processes(
     cli: Cli, method: list[str], shards: list[str]
 ) -> None:
-    small = ["run.batches=40", "network.options={widths=[16, 16]}", "downpour.n_push=5"]
+    small = [
+        "run.batches=40", "run.batch_size=32", "network.options={widths=[16, 16]}", "downpour.n_push=5",
+        "cluster.heartbeat_seconds=2",
+    ]  # fmt: skip
     sets = [part for setting in [*small, *method] for part in ("--set", setting)]
-    summary = cli.json("train", *QUICK, *sets, "--json")
+    summary = cli.json("train", *sets, "--json", timeout=300)
     assert set(summary["versions"]) == {*shards, *(f"{k}/weights" for k in (1, 2, 3))}
-    assert all(version > 0 for version in summary["versions"].values())
+    assert all(summary["versions"][f"{k}/weights"] > 0 for k in (1, 2, 3))
     assert summary["lost_batches"] == summary["restarts"] == 0
     assert (summary["input"] == "mlp") == (summary["unlock"] == "full")
     assert (summary["gradient"] == "vfbn") == (summary["unlock"] in ("full", "update"))
