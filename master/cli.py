@@ -20,6 +20,13 @@ import click
     help="Port 0 takes a free one.",
 )
 @click.option(
+    "--bulk-port",
+    default=0,
+    type=click.IntRange(0, 65535),
+    metavar="PORT",
+    help="Where shards are pushed and pulled, on the same host; slaves are told. By default a free one.",
+)
+@click.option(
     "--state-dir",
     required=True,
     type=click.Path(path_type=Path),
@@ -27,7 +34,9 @@ import click
     help="Where parameters and leases are kept; what it holds is resumed.",
 )
 @click.option("--insecure", is_flag=True, help="Listen beyond this machine in the clear.")
-def master(config: Path, overrides: tuple[str, ...], listen: str, state_dir: Path, insecure: bool) -> int:
+def master(
+    config: Path, overrides: tuple[str, ...], listen: str, bulk_port: int, state_dir: Path, insecure: bool
+) -> int:
     """Keep a run's parameters, and serve them to its slaves.
 
     Stays when the run is over, to answer `status`, `evaluate` and `export`, until it is interrupted.
@@ -38,4 +47,4 @@ def master(config: Path, overrides: tuple[str, ...], listen: str, state_dir: Pat
     from master.service import serve
 
     check_listen(listen, insecure)
-    return serve(resolved(load(config, overrides)), listen, state_dir)
+    return serve(resolved(load(config, overrides)), listen, bulk_port, state_dir)

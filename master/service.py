@@ -6,13 +6,14 @@ import asyncio
 import dataclasses
 import logging
 import signal
-import threading
 import time
 from collections import Counter
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from common import messages as m
+from common.bulk.server import Server as BulkServer
 from common.config import Config
 from common.errors import (
     FencedError,
@@ -23,10 +24,12 @@ from common.errors import (
 )
 from common.lifecycle import INTERRUPTED, end_with_parent, keep_freed_memory
 from common.messages import BoundaryKind, Operation
-from common.rpc import Server
+from common.rpc import Server, split_address
 from common.table import Table
 from master.keeper import Keeper
 from master.optimizers import use_one_thread
+from master.parameters import Parameters
+from master.places import Places
 from master.policies import policies
 from master.recovery import ROLLBACK, ROSTER, Recovery, recover, resumed
 from master.relay import Address, Mailbox, Relay
@@ -35,7 +38,7 @@ from master.servicer import Servicer
 from master.shard import Reading
 from master.snapshots import Snapshots
 from master.state import StateDirectory, sealed
-from master.store import Pieces, Store
+from master.store import Pieces, Source, Store
 from master.tally import KEPT, Tally
 
 log = logging.getLogger("layerwise.master")
@@ -64,7 +67,8 @@ class Master:
             self.config.decoupling.window(k + 1, self.config.layers) for k in range(self.config.layers)
         ]
         self.relay = Relay(windows, replicas)
-        self._counting = threading.Lock()
+        self.places = Places()
+        self.bulk_port = 0
         self._unsaved = False
         fenced = self._recovered(recovery) if recovery else []
         state.note_boot()
@@ -100,12 +104,10 @@ class Master:
 
     def saved(self) -> dict[str, Any]:
         """What must survive the master beside the shards: plain values, for JSON."""
-        with self._counting:
-            staleness = dict(self.counters.staleness)
         return {
             "roster": self.roster.saved(time.monotonic()),
             "counters": {name: getattr(self.counters, name) for name in KEPT},
-            "staleness": staleness,
+            "staleness": self.counters.saved_staleness(),
             "starts": self._starts,
             "evaluation": dataclasses.asdict(self._evaluation),
         }
@@ -163,22 +165,16 @@ class Master:
 
     def push(self, header: m.Header, pieces: Pieces) -> m.PushReply:
         """Create a shard or apply an update to one, if the sender still holds its lease."""
+        if header.operation is not Operation.CREATE:
+            return self.land(header, lambda _: nullcontext(pieces))
+        self.roster.seat(header.incarnation)
+        return self.store.create(header, pieces, lambda: self.roster.seat(header.incarnation))
 
-        def admit() -> object:
-            return self.roster.seat(header.incarnation)
-
-        admit()
-        if header.operation is Operation.CREATE:
-            return self.store.create(header, pieces, admit)
-        reply = self.store.apply(header, pieces, admit)
-        with self._counting:
-            if reply.applied:
-                self.counters.pushes += 1
-                self.counters.staleness[min(reply.staleness, 1024)] += 1
-            elif reply.refused:
-                self.counters.refused_pushes += 1
-            else:
-                self.counters.duplicate_pushes += 1
+    def land(self, header: m.Header, source: Source) -> m.PushReply:
+        """Apply an update that is received where its outcome will be, if the sender still holds its lease."""
+        self.roster.seat(header.incarnation)
+        reply = self.store.land(header, source, lambda: self.roster.seat(header.incarnation))
+        self.counters.answered(reply)
         return reply
 
     def read(self, request: m.PullRequest) -> Reading:
@@ -186,7 +182,7 @@ class Master:
         if request.incarnation:
             self.roster.seat(request.incarnation)
         reading = self.store.read(request.shard, request.incarnation)
-        self.counters.pulls += 1
+        self.counters.add(pulls=1)
         return reading
 
     def address(self, hello: m.BoundaryMessage) -> Address:
@@ -238,9 +234,9 @@ class Master:
     def count(self, error: LayerwiseError) -> None:
         """Count a refused message."""
         if isinstance(error, FencedError):
-            self.counters.fenced_pushes += 1
+            self.counters.add(fenced_pushes=1)
         elif isinstance(error, MalformedError | TooLargeError):
-            self.counters.malformed += 1
+            self.counters.add(malformed=1)
 
     def _happened(self, events: list[Event]) -> None:
         for event in events:
@@ -265,10 +261,13 @@ def _waiting_fractions(seats: list[m.Seat]) -> dict[int, float]:
     return {k: waiting[k] / stepping[k] if stepping[k] else 0.0 for k in sorted(stepping)}
 
 
-async def _serve(config: Config, listen: str, state: StateDirectory) -> int:
+async def _serve(config: Config, listen: str, bulk_port: int, state: StateDirectory) -> int:
     master = Master(config, state)
     server = Server(master.count)
     Servicer(master).register(server)
+    bulk = BulkServer(master.count)
+    Parameters(master).register(bulk)
+    master.bulk_port = bulk.start(split_address(listen)[0], bulk_port)
     address = await server.start(listen)
     state.write("address", address)
     print(f"master of {config.run.name}: listening on {address}, state in {state.path}", flush=True)
@@ -281,6 +280,7 @@ async def _serve(config: Config, listen: str, state: StateDirectory) -> int:
     await stop.wait()
     ticking.cancel()
     keeping.cancel()
+    await asyncio.to_thread(bulk.stop)
     await server.stop(0.5)
     # Before the machine is perhaps switched off: what is mapped alone would then not count.
     await master.keeper.take_if_changed()
@@ -299,7 +299,7 @@ async def _tick(master: Master, seconds: float) -> None:
         await asyncio.sleep(seconds)
 
 
-def serve(config: Config, listen: str, state_dir: Path) -> int:
+def serve(config: Config, listen: str, bulk_port: int, state_dir: Path) -> int:
     """Run a master until it is interrupted; the exit code.
 
     Raises:
@@ -311,6 +311,6 @@ def serve(config: Config, listen: str, state_dir: Path) -> int:
         use_one_thread()
     state = StateDirectory(state_dir)
     try:
-        return asyncio.run(_serve(config, listen, state))
+        return asyncio.run(_serve(config, listen, bulk_port, state))
     finally:
         state.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from dataclasses import dataclass, field
 
@@ -17,7 +18,7 @@ KEPT = (
 
 @dataclass
 class Tally:
-    """What the master counts."""
+    """What the master counts, on whatever thread it happens."""
 
     staleness: Counter[int] = field(default_factory=Counter)
     pushes: int = 0
@@ -29,11 +30,34 @@ class Tally:
     bytes_received: int = 0
     bytes_sent: int = 0
 
+    def __post_init__(self) -> None:
+        self._lock = threading.Lock()
+
+    def add(self, **counts: int) -> None:
+        """Count."""
+        with self._lock:
+            for name, more in counts.items():
+                setattr(self, name, getattr(self, name) + more)
+
+    def answered(self, reply: m.PushReply) -> None:
+        """Count a push."""
+        if not reply.applied:
+            self.add(**{"refused_pushes" if reply.refused else "duplicate_pushes": 1})
+            return
+        with self._lock:
+            self.pushes += 1
+            self.staleness[min(reply.staleness, 1024)] += 1
+
+    def saved_staleness(self) -> dict[int, int]:
+        """How many pushes had each staleness."""
+        with self._lock:
+            return dict(self.staleness)
+
     def reported(self) -> m.Counters:
         """As a message, with what the process has used."""
         counts = {name: getattr(self, name) for name in KEPT}
         return m.Counters(
-            staleness=dict(self.staleness),
+            staleness=self.saved_staleness(),
             cpu_seconds=cpu_seconds(),
             peak_rss_bytes=peak_rss_bytes(),
             **counts,

@@ -7,29 +7,20 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from common import rpc
-from common.errors import LayerwiseError, RefusedError, UnreachableError
+from common.errors import LayerwiseError, RefusedError
 from common.messages import BoundaryKind, Header, JoinReply, LeaveRequest, Telemetry
 from common.wire.methods import LEAVE
 from common.wire.payloads import encode_boundary
-from slave.client import Heart, Pusher, pull
+from slave.client import Heart
 from slave.decoupling import Message
 from slave.links import LightLinks, Patience, to_wire
 from slave.replica import Push
+from slave.transfer import Fetcher, Pusher
 
 Result = TypeVar("Result")
-
-
-@dataclass(frozen=True)
-class Fetched:
-    """A version of a shard that was asked for; without a header the master could not be reached."""
-
-    shard: str
-    header: Header | None = None
-    buffer: memoryview = memoryview(b"")
 
 
 class Network:
@@ -56,7 +47,9 @@ class Network:
         self._heartbeat_seconds = heartbeat_seconds
         self._patience = patience
         self._telemetry = telemetry
-        self._outgoing: queue.SimpleQueue[Message | Push | str | None] = queue.SimpleQueue()
+        self._outgoing: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
+        self._pusher = Pusher(master, self.inbox.put, self._wait())
+        self._fetcher = Fetcher(master, lease.incarnation, self.inbox.put)
         self._handing_over = threading.Thread(target=self._hand_over, name="sender", daemon=True)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="network", daemon=True)
@@ -67,19 +60,19 @@ class Network:
         self._thread.start()
         self._call(self._open())
         self._handing_over.start()
+        self._pusher.start()
+        self._fetcher.start()
 
     async def _open(self) -> None:
         # Streams of their own: nothing urgent queues behind something large.
-        self._control, self._bulk, self._up, self._down = (rpc.async_channel(self._master) for _ in range(4))
+        self._control, self._up, self._down = (rpc.async_channel(self._master) for _ in range(3))
         put, incarnation = self.inbox.put, self._lease.incarnation
         self._heart = Heart(
             self._control, incarnation, self._heartbeat_seconds, self._telemetry, put, self._wait()
         )
-        self._pusher = Pusher(self._bulk, put, self._wait())
         channels = {BoundaryKind.ACTIVATIONS: self._up, BoundaryKind.GRADIENTS: self._down}
         self._links = LightLinks(channels, incarnation, put, self._wait())
         self._run(self._heart.run())
-        self._run(self._pusher.run())
 
     def _wait(self) -> Patience:
         return Patience(self._patience, time.monotonic)
@@ -94,7 +87,7 @@ class Network:
 
     def push(self, push: Push) -> None:
         """Hand a push over; its reply comes into the inbox."""
-        self._outgoing.put(push)
+        self._pusher.push(push)
 
     def _hand_over(self) -> None:
         """What the training thread says, encoded, to the event loop.
@@ -103,32 +96,16 @@ class Network:
         core; putting something into a queue is not.
         """
         while (said := self._outgoing.get()) is not None:
-            if isinstance(said, Push):
-                self._loop.call_soon_threadsafe(self._pusher.push, said)
-            elif isinstance(said, str):
-                self._loop.call_soon_threadsafe(self._begin_fetch, said)
-            else:
-                encoded = encode_boundary(to_wire(said))
-                self._loop.call_soon_threadsafe(self._links.send, said.kind, encoded)
+            encoded = encode_boundary(to_wire(said))
+            self._loop.call_soon_threadsafe(self._links.send, said.kind, encoded)
 
     def pull(self, shard: str) -> tuple[Header, memoryview]:
         """One version of a shard; waits for it."""
-        return self._call(pull(self._bulk, shard, self._lease.incarnation))
+        return self._fetcher.pull(shard)
 
     def fetch(self, shard: str) -> None:
         """Begin to fetch a version of a shard, beside the training; `Fetched` comes into the inbox."""
-        self._outgoing.put(shard)
-
-    def _begin_fetch(self, shard: str) -> None:
-        self._run(self._fetch(shard))
-
-    async def _fetch(self, shard: str) -> None:
-        try:
-            header, buffer = await pull(self._bulk, shard, self._lease.incarnation)
-        except UnreachableError:
-            self.inbox.put(Fetched(shard))
-        else:
-            self.inbox.put(Fetched(shard, header, buffer))
+        self._fetcher.fetch(shard)
 
     def beat(self) -> None:
         """Send a heartbeat now."""
@@ -144,6 +121,8 @@ class Network:
 
     def close(self) -> None:
         """End every task and connection, and the threads."""
+        self._pusher.close()
+        self._fetcher.close()
         self._outgoing.put(None)
         self._handing_over.join()
         self._call(self._close())
@@ -156,7 +135,7 @@ class Network:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        for channel in (self._control, self._bulk, self._up, self._down):
+        for channel in (self._control, self._up, self._down):
             await channel.close()
 
     def _call(self, coroutine: Coroutine[Any, Any, Result]) -> Result:

@@ -22,10 +22,11 @@ from common.network import Blueprint
 from common.replicas import Place
 from slave.decoupling import Health, Layer, Message, NoUnlock, Synthesizer, Top, Unlock, UpdateUnlock
 from slave.links import Reopened
-from slave.network import Fetched, Network
+from slave.network import Network
 from slave.replica import Replica
 from slave.schedule import AccruingStepper, Stepper
 from slave.trainer import Trainer
+from slave.transfer import Fetched
 
 if TYPE_CHECKING:
     from slave.service import Options
