@@ -15,7 +15,7 @@ from common.assembly import Assembly
 from common.bulk.messages import CONTENT_TYPE, Messages, error_of, prepare
 from common.errors import LayerwiseError, RunFailedError, UnreachableError
 from common.http2.connection import Connection
-from common.http2.frames import ResetError
+from common.http2.frames import Headers, ResetError
 from common.messages import Buffer, DescribeRequest, Header, PullRequest
 from common.wire.methods import DESCRIBE, PULL, Method
 from common.wire.payloads import decode_frame
@@ -102,7 +102,7 @@ class Channel:
 
 
 class Call:
-    """A call under way; leaving it with an error, its connection is given up.
+    """A call under way; left before its end, or with an error, its connection is given up.
 
     Raises (every method):
         LayerwiseError: what the server's status stands for.
@@ -114,7 +114,7 @@ class Call:
         self._connection = connection
         self._method = method
         self._messages = Messages(connection)
-        self._answered = False
+        self._answered = self._over = False
 
     def __enter__(self) -> Self:
         return self
@@ -122,7 +122,7 @@ class Call:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if error is not None:
+        if error is not None or not self._over:
             self._channel.drop()
 
     def send(self, *parts: Buffer, last: bool = False) -> None:
@@ -132,6 +132,12 @@ class Call:
         except ResetError:
             self._finish()
             raise
+
+    def end(self) -> None:
+        """There are no more messages; what is still answered is dropped."""
+        self._connection.send(last=True)
+        while self.read(CONNECT_SECONDS) is not None:
+            pass
 
     def read(self, seconds: float) -> bytearray | None:
         """The next answer; None after the last."""
@@ -152,16 +158,20 @@ class Call:
         self._connection.pipe.set_deadline(time.monotonic() + seconds)
         if not self._answered:
             self._answered = True
-            headers = self._connection.headers()
-            if self._connection.ended:
-                self._raise(headers)
+            self._heard(self._connection.headers())
 
     def _finish(self) -> None:
-        self._raise(self._connection.headers())
+        while not self._heard(self._connection.headers()):
+            pass
 
-    def _raise(self, trailers: list[tuple[str, str]]) -> None:
-        if error := error_of(trailers, f"{self._method.service}.{self._method.name}"):
+    def _heard(self, headers: Headers) -> bool:
+        """Whether these headers are the last, with a status; if that is an error, it is raised."""
+        if "grpc-status" not in dict(headers):
+            return False
+        if error := error_of(headers, f"{self._method.service}.{self._method.name}"):
             raise error
+        self._over = True
+        return True
 
 
 def pull(channel: Channel, request: PullRequest, seconds: float) -> tuple[Header, memoryview]:

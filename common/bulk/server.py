@@ -101,7 +101,7 @@ class Server:
                 self._answer(connection, headers)
                 connection.pipe.set_deadline(None)
         except ProtocolError as error:
-            log.warning("a connection for shards was closed: %s", error)
+            log.info("a connection for shards was closed: %s", error)
             connection.refuse(error.code, str(error))
         except LayerwiseError as error:
             log.debug("a connection for shards ended: %s", error)

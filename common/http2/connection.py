@@ -55,11 +55,11 @@ class Connection:
 
     def open(self) -> None:
         """Say and hear how each end wants it."""
-        own = {frames.WINDOW: frames.LARGEST_WINDOW, frames.FRAME_BYTES: frames.LARGEST_FRAME_BYTES}
+        own = {frames.WINDOW: frames.OWN_WINDOW, frames.FRAME_BYTES: frames.LARGEST_FRAME_BYTES}
         own |= {frames.HEADER_BYTES: frames.MOST_CONTROL_BYTES}
         own |= {frames.STREAMS: 1} if self._serves else {frames.ENABLE_PUSH: 0}
         # The connection's window as wide as a stream's: only one is open.
-        wide = frames.window_update(0, frames.LARGEST_WINDOW - frames.FIRST_WINDOW)
+        wide = frames.window_update(0, frames.OWN_WINDOW - frames.FIRST_WINDOW)
         self.pipe.write((b"" if self._serves else frames.PREFACE) + frames.settings(own) + wide)
         if self._serves and self.pipe.read(len(frames.PREFACE)) != frames.PREFACE:
             raise ProtocolError(Code.PROTOCOL_ERROR, "it does not begin as HTTP/2 does")
@@ -150,10 +150,10 @@ class Connection:
         self.pipe.skip(self._padding)
         self._padding = 0
         self.ended = self.ended or self._last
-        if self._since > frames.LARGEST_WINDOW // 2:
+        if self._since > frames.OWN_WINDOW // 2:
             self.pipe.write(frames.window_update(0, self._since))
             self._since = 0
-        if self._since_on_stream > frames.LARGEST_WINDOW // 2 and not self.ended:
+        if self._since_on_stream > frames.OWN_WINDOW // 2 and not self.ended:
             self.pipe.write(frames.window_update(self._stream, self._since_on_stream))
             self._since_on_stream = 0
 

@@ -15,6 +15,8 @@ LARGEST_FRAME_BYTES = 2 << 20
 # Of all frames but those of data, and of a block of headers in all.
 MOST_CONTROL_BYTES = 16 << 10
 LARGEST_WINDOW = 2**31 - 1
+# How much may come before it is taken: TCP holds a sender back, and each connection has a reader of its own.
+OWN_WINDOW = LARGEST_WINDOW
 FIRST_WINDOW, FIRST_FRAME_BYTES = 65_535, 16_384
 
 

@@ -171,6 +171,11 @@ class Client:
         frames: Iterator[Any] = bound(pb.PullRequest(shard=shard, incarnation=incarnation), timeout=DEADLINE)
         return frames
 
+    def bulk_unary(self, path: str, request: bytes) -> bytes:
+        """Bytes to a unary method at the port for shards."""
+        answer: bytes = self._parameters().unary_unary(path)(request, timeout=DEADLINE)
+        return answer
+
     def exchange(self) -> Stream:
         """A stream of boundary messages, not yet introduced."""
         return Stream(
