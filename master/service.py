@@ -267,8 +267,9 @@ async def _serve(config: Config, listen: str, bulk_port: int, state: StateDirect
     Servicer(master).register(server)
     bulk = BulkServer(master.count)
     Parameters(master).register(bulk)
-    master.bulk_port = bulk.start(split_address(listen)[0], bulk_port)
     address = await server.start(listen)
+    # Before the loop takes its first call: slaves are told of it.
+    master.bulk_port = bulk.start(split_address(listen)[0], bulk_port)
     state.write("address", address)
     print(f"master of {config.run.name}: listening on {address}, state in {state.path}", flush=True)
     stop = asyncio.Event()
