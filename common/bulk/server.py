@@ -56,8 +56,8 @@ class Server:
             self._listening = socket.create_server((bare, port), family=family, backlog=128)
         except OSError as error:
             raise RefusedError(
-                f"{host}:{port}: cannot be listened on for shards ({error.strerror or error}); name a free port "
-                "by --bulk-port, or none to have one chosen"
+                f"{host}:{port}: cannot be listened on for shards ({error.strerror or error}); "
+                "name a free port by --bulk-port, or none to have one chosen"
             ) from None
         self._accepting.start()
         return int(self._listening.getsockname()[1])
