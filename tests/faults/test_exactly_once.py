@@ -28,6 +28,8 @@ SLAVES, SECONDS, KILLS, SEED = 4, 20.0, 5, 3
 ONE_LAYER = ["--set", "network.cuts=[]", "--set", "cluster.heartbeat_seconds=0.4"]
 # No snapshot but those that a test asks for.
 RARELY = ["--set", "cluster.snapshot_seconds=1000"]
+# A lease that outlasts a master's restart, and what a channel waits between two attempts to reach it.
+LASTING = ["--set", "cluster.heartbeat_seconds=3"]
 
 Push = tuple[int, int]
 
@@ -166,11 +168,11 @@ def test_a_push_whose_answer_died_with_the_master_counts_once(
     cli: Cli, by_hand: HandMade, proxy: Proxy
 ) -> None:
     """The slave keeps its lease over the master's restart: what it sends again is recognised."""
-    master = by_hand.master(*ONE_LAYER, *RARELY)
+    master = by_hand.master(*ONE_LAYER, *RARELY, *LASTING)
     with Pusher(by_hand.address, "a") as slave:
         slave.begin()
         lose_the_answer(proxy, slave, by_hand.address)
-        killed(by_hand, master, *ONE_LAYER, *RARELY)
+        killed(by_hand, master, *ONE_LAYER, *RARELY, *LASTING)
         proxy.restore()
         assert not slave.answer().applied
         who = slave.lease.incarnation
