@@ -17,9 +17,9 @@ from urllib.request import urlopen
 import pytest
 
 from deploy.dashboards.panels import DASHBOARDS
-from tests.integration.processes import Cli, HandMade, until
+from tests.integration.processes import ROOT, Cli, HandMade, until
 
-FOLDER = Path(__file__).parents[2] / "deploy" / "prometheus"
+FOLDER = ROOT / "deploy" / "prometheus"
 PROMETHEUS = shutil.which("prometheus")
 
 pytestmark = [
@@ -48,6 +48,8 @@ class Prometheus:
 
     def __init__(self, folder: Path, master: str) -> None:
         shutil.copytree(FOLDER, folder / "etc")
+        for chart in (ROOT / "master" / "web" / "static").glob("uPlot*min*"):
+            shutil.copy(chart, folder / "etc" / "assets")
         config = folder / "etc" / "prometheus.yml"
         text = config.read_text().replace("master:8080", master)
         config.write_text(re.sub(r"(interval|timeout): \d+s", r"\1: 1s", text))
@@ -131,6 +133,8 @@ def test_every_query_finds_data(prometheus: Prometheus) -> None:
     for page in DASHBOARDS:
         console = prometheus.get(f"/consoles/{page.name}.html").decode()
         assert page.title in console
+        for asset in re.findall(r'(?:src|href)="\.\.(/user/[^"]+)"', console):
+            assert prometheus.get(asset)
         assert console.count("<tr>") >= len(page.panels) - 2, page.name
 
 
