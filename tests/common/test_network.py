@@ -110,14 +110,19 @@ def test_so_many_layers_are_cut_as_are_asked_for(layers: int) -> None:
     assert config.parse(resolved.to_toml(), "config.toml") == resolved
 
 
-@pytest.mark.parametrize(("unlock", "cuts"), [("none", [3, 6]), ("update", [2, 4])])
+@pytest.mark.parametrize(
+    ("decoupling", "cuts"),
+    [
+        (config.Decoupling(unlock="none"), [3, 6]),
+        (config.Decoupling(unlock="update", gradient_options={"hidden": 256}), [2, 4]),
+    ],
+    ids=["none", "update"],
+)
 def test_layers_are_balanced_and_those_with_a_synthesizer_get_fewer_units(
-    unlock: str, cuts: list[int]
+    decoupling: config.Decoupling, cuts: list[int]
 ) -> None:
-    asked = config.Config(
-        network=config.Network(options={"widths": [256] * 8}, layers=3),
-        decoupling=config.Decoupling(unlock=unlock, gradient_options={"hidden": 256}),
-    )
+    network_of_nine = config.Network(options={"widths": [256] * 8}, layers=3)
+    asked = config.Config(network=network_of_nine, decoupling=decoupling)
     blueprint = network.build(asked, (256,), 256)
     assert network.resolve(asked, blueprint, (256,), 256).network.cuts == cuts
 
