@@ -1,23 +1,49 @@
-"""`python -m benchmarks [NAME...]`: runs the benchmarks named, or all of them."""
+"""`python -m benchmarks`: runs every benchmark that needs nothing; `... NAME [OPTIONS]`: the one named."""
 
 from __future__ import annotations
 
 import importlib
+import signal
 import sys
 
+from common.errors import ConfigError, LayerwiseError
+from common.lifecycle import INTERRUPTED
+
 # Each is a module here with a `main`, and writes results/NAME.json.
-BENCHMARKS = ("transfer", "apply", "durability", "vfbn", "metrics")
+PLAIN = ("transfer", "apply", "durability", "vfbn", "metrics")
+# Those whose `main` takes options, and what they need.
+ASKING = {
+    "links": "needs root and iproute2; MNIST for its errors (--mnist FOLDER); 12 minutes",
+    "staleness": "needs MNIST for its errors (--mnist FOLDER); half an hour",
+}
 
 
-def main(names: list[str]) -> int:
-    """Run them one after the other; the exit code."""
-    unknown = [name for name in names if name not in BENCHMARKS]
-    if unknown:
-        print(f"{unknown[0]}: is no benchmark; there are {', '.join(BENCHMARKS)}", file=sys.stderr)
-        return 2
-    for name in names or BENCHMARKS:
-        print(f"== {name}", flush=True)
-        importlib.import_module(f"benchmarks.{name}").main()
+def main(arguments: list[str]) -> int:
+    """Run what is asked for; the exit code."""
+    # Who is asked to end puts away what it has made, as after an interrupt.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        return _run(arguments)
+    except LayerwiseError as error:
+        print(f"benchmarks: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return INTERRUPTED
+
+
+def _run(arguments: list[str]) -> int:
+    name, *options = arguments or [""]
+    if name in ASKING:
+        importlib.import_module(f"benchmarks.{name}").main(options)
+        return 0
+    if (name and name not in PLAIN) or options:
+        wrong = f"{name}: takes no options" if name in PLAIN else f"{name}: is no benchmark"
+        raise ConfigError(f"{wrong}; there are {', '.join([*PLAIN, *ASKING])}")
+    for each in [name] if name else PLAIN:
+        print(f"== {each}", flush=True)
+        importlib.import_module(f"benchmarks.{each}").main()
+    for each, needs in {} if name else ASKING.items():
+        print(f"left out: {each}, which {needs}; python -m benchmarks {each} --help", flush=True)
     return 0
 
 

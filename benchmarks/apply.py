@@ -1,6 +1,6 @@
 """What a push of 64 MiB of parameters costs the master to apply: its optimizers against a plain addition.
 
-`python -m benchmarks.apply` writes benchmarks/results/apply.json. The whole of `Store.apply` on one thread,
+`python -m benchmarks apply` writes benchmarks/results/apply.json. The whole of `Store.apply` on one thread,
 on memory-mapped buffers of a state directory, the push in pieces of 1 MiB as the wire brings them. One after
 the other in each round; a ratio is taken within a round, and given as median and quartiles.
 """
@@ -107,11 +107,7 @@ def main() -> None:
         milliseconds, ratio = case["milliseconds"]["median"], case["of_plain_add"]["median"]
         print(f"{name:24} {milliseconds:7.1f} ms  {ratio:5.2f} x a plain add")
     result = {
-        "command": "python -m benchmarks.apply", "torch": torch.__version__, "nbytes": NBYTES,
+        "command": "python -m benchmarks apply", "torch": torch.__version__, "nbytes": NBYTES,
         "rounds": ROUNDS, "threads": 1, "cases": found,
     }  # fmt: skip
     RESULT.write_text(json.dumps(result, indent=1) + "\n")
-
-
-if __name__ == "__main__":
-    main()

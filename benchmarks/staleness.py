@@ -1,6 +1,6 @@
 """Error and throughput of Downpour by staleness rule, with all replicas alike and with one slowed four times.
 
-`python -m benchmarks.staleness --mnist FOLDER`: three layers, two replicas each, accrued gradients and the
+`python -m benchmarks staleness --mnist FOLDER`: three layers, two replicas each, accrued gradients and the
 master's Adagrad; the slowed one gets a quarter of the processor time that it took before, by signals.
 """
 
@@ -132,9 +132,9 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def main(arguments: Sequence[str] = ()) -> None:
+def main(arguments: Sequence[str]) -> None:
     """Run all rules, alternating, and write the results."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks staleness", description=__doc__)
     parser.add_argument("--mnist", type=Path, help="folder of MNIST's files; else the digits are used")
     parser.add_argument("--batches", type=int, default=3000)
     chosen = parser.parse_args(arguments)
@@ -150,7 +150,3 @@ def main(arguments: Sequence[str] = ()) -> None:
     result = {"dataset": dataset, "batches": chosen.batches, "settings": SETTINGS, "rows": rows}
     RESULTS.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print(table(rows))
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

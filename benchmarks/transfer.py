@@ -200,7 +200,3 @@ def main() -> None:
     RESULT.parent.mkdir(exist_ok=True)
     RESULT.write_text(json.dumps(result, indent=2) + "\n")
     print(table(result["cases"]))  # type: ignore[arg-type]
-
-
-if __name__ == "__main__":
-    main()

@@ -1,6 +1,6 @@
 """VFBN's M in closed form, against a double backward by autograd and against the layer that it serves.
 
-`python -m benchmarks.vfbn` writes benchmarks/results/vfbn.json. All run on one thread, side by side in one
+`python -m benchmarks vfbn` writes benchmarks/results/vfbn.json. All run on one thread, side by side in one
 process, round by round; a ratio is taken within a round, and given as median and quartiles over the rounds.
 """
 
@@ -145,7 +145,3 @@ def main() -> None:
         json.dumps({"batch": BATCH, "torch": torch.__version__, "cases": results}, indent=2) + "\n"
     )
     print(json.dumps(results, indent=2))
-
-
-if __name__ == "__main__":
-    main()

@@ -22,6 +22,13 @@ from common import logs
     help="Port 0 takes a free one.",
 )
 @click.option(
+    "--bulk-port",
+    default=0,
+    type=click.IntRange(0, 65535),
+    metavar="PORT",
+    help="Where shards are pushed and pulled, on the same host; slaves are told. By default a free one.",
+)
+@click.option(
     "--state-dir",
     required=True,
     type=click.Path(path_type=Path),
@@ -41,6 +48,7 @@ def master(
     config: Path,
     overrides: tuple[str, ...],
     listen: str,
+    bulk_port: int,
     state_dir: Path,
     web: str,
     insecure: bool,
@@ -63,4 +71,4 @@ def master(
         raise ConfigError("cluster.profile: synchronous has no master; use `layerwise train`")
     check_listen(web, insecure, "--web")
     logs.configure("master", log_format, log_level)
-    return serve(resolved(run), listen, web, state_dir)
+    return serve(resolved(run), listen, bulk_port, web, state_dir)

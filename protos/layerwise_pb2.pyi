@@ -188,12 +188,14 @@ class DescribeRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class DescribeReply(_message.Message):
-    __slots__ = ("config", "over")
+    __slots__ = ("config", "over", "bulk_port")
     CONFIG_FIELD_NUMBER: _ClassVar[int]
     OVER_FIELD_NUMBER: _ClassVar[int]
+    BULK_PORT_FIELD_NUMBER: _ClassVar[int]
     config: str
     over: bool
-    def __init__(self, config: _Optional[str] = ..., over: bool = ...) -> None: ...
+    bulk_port: int
+    def __init__(self, config: _Optional[str] = ..., over: bool = ..., bulk_port: _Optional[int] = ...) -> None: ...
 
 class JoinRequest(_message.Message):
     __slots__ = ("slave", "host", "pid", "device", "address", "metrics")

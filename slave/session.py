@@ -39,7 +39,8 @@ from slave.links import Boundary, Reopened
 from slave.mail import Inbox
 from slave.meter import Meter, Watched
 from slave.moments import Moments
-from slave.network import Fetched, Network
+from slave.network import Network
+from slave.transfer import Fetched
 
 if TYPE_CHECKING:
     from slave.service import Options

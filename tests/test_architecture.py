@@ -61,8 +61,10 @@ DOING = (
 ALLOWED = {"master.store": ("threading",)}
 
 WITHOUT_TORCH = (
+    "common.bulk",
     "common.config",
     "common.downpour",
+    "common.http2",
     "common.settings",
     "common.options",
     "common.errors",

@@ -28,7 +28,7 @@ def _add_seats(scrape: Scrape, master: Master, status: StatusReply) -> None:
         if not seat.incarnation:
             continue
         where = seat.layer, seat.replica
-        tally = master.counters.seats[where]
+        tally = master.counters.of_seat(*where)
         scrape.add(metrics.LEASE_AGE, seat.lease_age, *where)
         scrape.add(metrics.GRANTS, seat.grants, *where)
         scrape.add(metrics.PUSHES, tally.pushes, *where)

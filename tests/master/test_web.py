@@ -45,8 +45,8 @@ def as_json(master: Served, path: str) -> Any:
 def test_a_slave_has_series_while_it_is_here_and_its_counters_go_on_for_the_next(running: Served) -> None:
     assert not any(layer == "1" for _, layer, _ in samples(running))
     lease = running.join("a")
-    running.master.counters.note(1, 0, PushReply("1/weights", 1, 1, staleness=3, applied=True))
-    running.master.counters.note(1, 0, PushReply("1/weights", 1, 1))
+    running.master.counters.pushed(1, 0, PushReply("1/weights", 1, 1, staleness=3, applied=True))
+    running.master.counters.pushed(1, 0, PushReply("1/weights", 1, 1))
     there = samples(running)
     assert there["layerwise_pushes_total", "1", "0"] == 1
     assert there["layerwise_duplicate_pushes_total", "1", "0"] == 1
