@@ -5,7 +5,7 @@ STAMP := .venv/.ready
 # Tests and lint are many small processes: one torch thread each.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup run test test-slow lint format protos bench clean
+.PHONY: setup run test test-slow lint format protos dashboards bench clean
 
 setup: $(STAMP)
 
@@ -35,6 +35,9 @@ format: setup
 
 protos: setup
 	$(BIN)/python -m grpc_tools.protoc -I . --python_out=. --pyi_out=. protos/layerwise.proto
+
+dashboards: setup
+	$(BIN)/python -m deploy.dashboards
 
 bench: setup
 	$(BIN)/python -m benchmarks

@@ -10,7 +10,7 @@ from common.errors import ConfigError, LayerwiseError
 from common.lifecycle import INTERRUPTED
 
 # Each is a module here with a `main`, and writes results/NAME.json.
-PLAIN = ("transfer", "apply", "durability", "vfbn")
+PLAIN = ("transfer", "apply", "durability", "vfbn", "metrics")
 # Those whose `main` takes options, and what they need.
 ASKING = {
     "links": "needs root and iproute2; MNIST for its errors (--mnist FOLDER); 12 minutes",

@@ -6,12 +6,12 @@ seconds of every repeat, from the call until what was pushed is acknowledged, or
 
 from __future__ import annotations
 
-import asyncio
 import json
 import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -23,12 +23,13 @@ from torch.distributed import rpc as torch_rpc
 
 from common import rpc
 from common.lifecycle import end_with_parent, keep_freed_memory
-from common.messages import Header, JoinRequest, LeaveRequest, Operation, PushReply, Telemetry
+from common.messages import Header, JoinReply, JoinRequest, Operation, PushReply, Telemetry
 from common.replica import Push
 from common.table import lay_out
-from common.wire.methods import JOIN, LEAVE
-from slave.client import Heart, Pusher, pull
-from slave.links import Patience
+from common.wire.methods import JOIN
+from slave.endpoint import Endpoint
+from slave.meter import Meter
+from slave.network import Network
 
 Once = Callable[[], object]
 
@@ -185,87 +186,62 @@ def gloo_client(address: str) -> None:
 class Slave:
     """A slave of layer 1 that trains nothing: its three shards have three sizes."""
 
-    def __init__(self, address: str, incarnation: int) -> None:
-        self._replies: asyncio.Queue[Any] = asyncio.Queue()
-        self._incarnation = incarnation
-        self._control, self._bulk = rpc.async_channel(address), rpc.async_channel(address)
-        inbox = self._replies.put_nowait
-        self._heart = Heart(self._control, incarnation, 0.5, Telemetry, inbox, self._patience())
-        self._pusher = Pusher(self._bulk, inbox, self._patience())
-        self._tasks = [asyncio.ensure_future(each.run()) for each in (self._heart, self._pusher)]
-        for task in self._tasks:
-            task.add_done_callback(inbox)
+    def __init__(self, address: str, lease: JoinReply) -> None:
+        self._lease = lease
+        self._endpoint = Endpoint(address)
+        self._network = Network(self._endpoint, lease, 0.5, 20.0, Telemetry, Meter())
+        self._network.start()
         self._shards: dict[int, tuple[Header, np.ndarray]] = {}
 
-    @staticmethod
-    def _patience() -> Patience:
-        return Patience(20.0, time.monotonic)
-
-    async def close(self) -> None:
+    def close(self) -> None:
         """Give the lease back."""
-        for task in self._tasks:
-            task.cancel()
-        await rpc.async_call(self._control, LEAVE, LeaveRequest(self._incarnation))
-        await self._control.close()
-        await self._bulk.close()
+        self._network.leave("the benchmark is over")
+        self._network.close()
+        self._endpoint.close()
 
-    async def create(self, nbytes: int) -> None:
+    def create(self, nbytes: int) -> None:
         """A shard of zeros; pushes will add ones to it."""
         name = f"1/{('weights', 'gradient', 'input')[len(self._shards)]}"
         table = lay_out([("weight", "float32", (nbytes // 4,), "parameter")])
-        header = Header(name, Operation.CREATE, incarnation=self._incarnation, table=table)
-        await self._pushed(Push(header, np.zeros(nbytes, np.uint8)))
+        header = Header(name, Operation.CREATE, incarnation=self._lease.incarnation, table=table)
+        self._pushed(Push(header, np.zeros(nbytes, np.uint8)))
         self._shards[nbytes] = header, np.ones(nbytes // 4, np.float32).view(np.uint8)
 
-    async def push(self, nbytes: int) -> None:
+    def push(self, nbytes: int) -> None:
         """Push ones, and have them acknowledged."""
         header, ones = self._shards[nbytes]
-        changes = {"operation": Operation.UPDATE, "sequence": header.sequence + 1}
-        header = Header(**{name: getattr(header, name) for name in Header.__slots__} | changes)
+        header = replace(header, operation=Operation.UPDATE, sequence=header.sequence + 1)
         self._shards[nbytes] = header, ones
-        await self._pushed(Push(header, ones))
+        self._pushed(Push(header, ones))
 
-    async def pull(self, nbytes: int) -> None:
+    def pull(self, nbytes: int) -> None:
         """Pull, and see that every push was applied once."""
         header, _ = self._shards[nbytes]
-        _, data = await pull(self._bulk, header.shard, self._incarnation)
+        _, data = self._network.pull(header.shard)
         first = np.frombuffer(data, np.float32, 1)[0]
         if first != header.sequence:
             raise AssertionError(f"{header.shard} holds {first} after {header.sequence} pushes of one")
 
-    async def _pushed(self, push: Push) -> None:
-        self._pusher.push(push)
-        reply = await self._replies.get()
+    def _pushed(self, push: Push) -> None:
+        self._network.push(push)
+        reply = self._network.inbox.get()
         if not isinstance(reply, PushReply):
             raise RuntimeError(f"instead of an answer came {reply!r}")
-
-
-async def _work(address: str) -> None:
-    channel = rpc.async_channel(address)
-    lease = await rpc.async_call(channel, JOIN, JoinRequest("benchmark"))
-    await channel.close()
-    slave = Slave(address, lease.incarnation)
-    known: set[int] = set()
-    asking = orders()
-    while (order := await asyncio.to_thread(next, asking, None)) is not None:
-        what, nbytes, repeats = order
-        if nbytes not in known:
-            known.add(nbytes)
-            await slave.create(nbytes)
-        once = slave.push if what == "push" else slave.pull
-        seconds = []
-        for _ in range(repeats):
-            start = time.perf_counter()
-            await once(nbytes)
-            seconds.append(time.perf_counter() - start)
-        answer(seconds)
-    await slave.close()
 
 
 def layerwise_client(address: str) -> None:
     """Pushes and pulls with a slave's own client."""
     keep_freed_memory()
-    asyncio.run(_work(address))
+    channel = rpc.channel(address)
+    slave = Slave(address, rpc.call(channel, JOIN, JoinRequest("benchmark")))
+    channel.close()
+    known: set[int] = set()
+    for what, nbytes, repeats in orders():
+        if nbytes not in known:
+            known.add(nbytes)
+            slave.create(nbytes)
+        answer(timed(repeats, partial(slave.push if what == "push" else slave.pull, nbytes)))
+    slave.close()
 
 
 ENDS: dict[tuple[str, str], Callable[[str], None]] = {

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import numpy as np
-
-from common.errors import MalformedError, RunFailedError, TooLargeError
+from common.errors import MalformedError, TooLargeError
 from common.messages import Frame, Header
 from common.table import Table
 from common.wire.payloads import check_table
@@ -63,51 +61,30 @@ class Assembly:
             raise MalformedError(f"{self.header.shard}: an empty piece")
         self._take(frame)
 
+    def expect(self, offset: int, nbytes: int) -> None:
+        """Take note of the next piece, which comes to its place by itself.
+
+        Raises:
+            MalformedError: it is not the piece that comes next.
+        """
+        if not nbytes:
+            raise MalformedError(f"{self.header.shard}: an empty piece")
+        self._note(offset, nbytes)
+
     def _take(self, frame: Frame) -> None:
         view = memoryview(frame.data)
-        if frame.offset % ALIGNMENT:
-            raise MalformedError(
-                f"{self.header.shard}: a piece begins at {frame.offset}, which is no multiple of {ALIGNMENT}"
-            )
-        if frame.offset != self._received or self._received + view.nbytes > self.header.table.nbytes:
-            raise MalformedError(
-                f"{self.header.shard}: {view.nbytes} bytes came for offset {frame.offset} where "
-                f"{self._received} of {self.header.table.nbytes} had come"
-            )
+        self._note(frame.offset, view.nbytes)
         if view.nbytes:
             self.pieces.append((frame.offset, view))
-            self._received += view.nbytes
 
-
-class Whole:
-    """One buffer put together as its frames come; of a frame nothing is kept."""
-
-    def __init__(self) -> None:
-        self._assembly: Assembly | None = None
-        self._buffer = np.empty(0, np.uint8)
-
-    def add(self, frame: Frame) -> None:
-        """Take the next frame.
-
-        Raises:
-            MalformedError: it is not the one that comes next.
-            TooLargeError: its table says more than a shard may have.
-        """
-        if self._assembly is None:
-            self._assembly = Assembly(frame, None)
-            self._buffer = np.empty(self._assembly.header.table.nbytes, np.uint8)
-        else:
-            self._assembly.add(frame)
-        for offset, piece in self._assembly.pieces:
-            self._buffer[offset : offset + piece.nbytes] = np.frombuffer(piece, np.uint8)
-        self._assembly.pieces.clear()
-
-    def taken(self) -> tuple[Header, memoryview]:
-        """The header and the buffer.
-
-        Raises:
-            RunFailedError: they are not whole.
-        """
-        if self._assembly is None or not self._assembly.complete:
-            raise RunFailedError("a pull ended before the shard was whole")
-        return self._assembly.header, self._buffer.data
+    def _note(self, offset: int, nbytes: int) -> None:
+        if offset % ALIGNMENT:
+            raise MalformedError(
+                f"{self.header.shard}: a piece begins at {offset}, which is no multiple of {ALIGNMENT}"
+            )
+        if offset != self._received or self._received + nbytes > self.header.table.nbytes:
+            raise MalformedError(
+                f"{self.header.shard}: {nbytes} bytes came for offset {offset} where "
+                f"{self._received} of {self.header.table.nbytes} had come"
+            )
+        self._received += nbytes

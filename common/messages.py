@@ -135,10 +135,11 @@ class DescribeRequest:
 
 @dataclass(frozen=True, slots=True)
 class DescribeReply:
-    """The run's configuration as TOML, its cuts resolved."""
+    """The run's configuration as TOML, its cuts resolved; and the port that serves shards."""
 
     config: str = ""
     over: bool = False
+    bulk_port: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +151,7 @@ class JoinRequest:
     pid: int = 0
     device: str = ""
     address: str = ""
+    metrics: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,7 +32,8 @@ _OPTIONS = [
 _CHANNEL_OPTIONS = [
     *_OPTIONS,
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
+    # How long one attempt may take, the peer's answer included: a crowded machine needs more than a moment.
+    ("grpc.min_reconnect_backoff_ms", 2_000),
     ("grpc.max_reconnect_backoff_ms", 2_000),
     # Two channels of a process must not share a connection: bulk would hold up what is urgent.
     ("grpc.use_local_subchannel_pool", 1),
@@ -67,7 +68,7 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def check_listen(address: str, insecure: bool) -> None:
+def check_listen(address: str, insecure: bool, option: str = "--listen") -> None:
     """Refuse to listen beyond this machine in the clear, unless it was asked for.
 
     Raises:
@@ -76,7 +77,7 @@ def check_listen(address: str, insecure: bool) -> None:
     host, _ = split_address(address)
     if not insecure and not is_loopback(host):
         raise ConfigError(
-            f"--listen {address}: anyone who reaches this address could read and change the run; "
+            f"{option} {address}: anyone who reaches this address could read and change the run; "
             "say --insecure if the network is yours alone"
         )
 

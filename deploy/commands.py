@@ -7,11 +7,15 @@ from pathlib import Path
 import click
 
 from common.errors import ConfigError
+from common.logs import FORMATS
 
 _SET = click.option(
     "--set", "overrides", multiple=True, metavar="SECTION.KEY=VALUE", help="Override a key; the last wins."
 )
 _JSON = click.option("--json", "as_json", is_flag=True, help="JSON, and nothing else, on standard output.")
+_TENSORBOARD = click.option(
+    "--tensorboard", is_flag=True, help="Write the run's scalars for TensorBoard too, beside its other files."
+)
 _LIVE = click.option("--master", required=True, metavar="HOST:PORT", help="Where the master listens.")
 _MASTER = click.option("--master", metavar="HOST:PORT", help="Where the master listens.")
 
@@ -26,7 +30,22 @@ _MASTER = click.option("--master", metavar="HOST:PORT", help="Where the master l
     help="Where the results go; an unfinished run there is resumed. Default: a new folder under runs/.",
 )
 @_JSON
-def train(config: Path | None, overrides: tuple[str, ...], run_dir: Path | None, as_json: bool) -> int:
+@_TENSORBOARD
+@click.option(
+    "--log-format",
+    type=click.Choice(FORMATS),
+    default="plain",
+    show_default=True,
+    help="Of the processes' logs, in the run directory's logs/.",
+)
+def train(
+    config: Path | None,
+    overrides: tuple[str, ...],
+    run_dir: Path | None,
+    as_json: bool,
+    tensorboard: bool,
+    log_format: str,
+) -> int:
     """Train: a master and its slaves on this machine, to the end.
 
     Without CONFIG, the default run: handwritten digits. Interrupted, it keeps what was learned and says how
@@ -38,7 +57,7 @@ def train(config: Path | None, overrides: tuple[str, ...], run_dir: Path | None,
     # After that, so that a refused configuration answers at once.
     from deploy.train import Training
 
-    return Training(given, run_dir, as_json).run()
+    return Training(given, run_dir, as_json, tensorboard=tensorboard, log_format=log_format).run()
 
 
 @click.command()

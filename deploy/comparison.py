@@ -68,13 +68,13 @@ def _drawn(plot: Plot, result: Mapping[str, Any], shade: str) -> Figure:
     style: Any = {
         "figure.facecolor": paper, "axes.facecolor": paper, "savefig.facecolor": paper, "text.color": ink,
         "axes.labelcolor": ink, "xtick.color": ink, "ytick.color": ink, "axes.edgecolor": rule,
-        "grid.color": rule, "legend.edgecolor": rule, "legend.facecolor": paper, "font.size": 10,
+        "grid.color": rule, "legend.edgecolor": rule, "legend.facecolor": paper, "font.size": 12,
         "axes.spines.top": False, "axes.spines.right": False,
     }  # fmt: skip
     count = len(result["variants"])
     height = 4.2 + (0.22 * count if plot.lines else 0.0) if plot.lines else 1.4 + 0.34 * count
     with mpl.rc_context(style):
-        axes = Figure(figsize=(7, height), layout="constrained").subplots()
+        axes = Figure(figsize=(6.4, height), layout="constrained").subplots()
         axes.grid(alpha=0.6, linewidth=0.6)
         plot.draw(axes, result)
         if plot.lines:
@@ -119,7 +119,13 @@ def _ends(axes: Axes, result: Mapping[str, Any]) -> None:
     variants = ranked(dict(result))[::-1]
     for place, variant in enumerate(variants):
         error = variant["test_error_percent"]
-        axes.plot(error["values"], [place] * len(error["values"]), "|", color=_COLOURS[0], markersize=13)
+        axes.plot(
+            error["values"],
+            [place] * len(error["values"]),
+            "|",
+            color=mpl.rcParams["text.color"],
+            markersize=13,
+        )
         axes.plot(error["mean"], place, "o", color=_COLOURS[1], markersize=7)
         axes.annotate(
             f"{error['mean']:.2f}", (error["mean"], place), (0, 7), textcoords="offset points", ha="center",

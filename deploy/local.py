@@ -60,8 +60,10 @@ class Process:
 
     @property
     def on_its_way(self) -> bool:
-        """Whether it is about to be started again, or was started and has not had a seat yet."""
-        return not self.ended and (self.running is None or self.seated != self.running.pid)
+        """Whether it is about to be started again, or was started lately and not seen on a seat yet."""
+        if self.running is None or self.ended:
+            return not self.ended
+        return self.seated != self.running.pid and time.monotonic() - self.started < START_SECONDS
 
     def go_on(self) -> None:
         """Should it have been stopped (SIGSTOP), let it see what is asked of it."""
@@ -92,7 +94,10 @@ class Cluster:
     directory: RunDirectory
     slaves: int
     device: str = "auto"
+    log_format: str = "plain"
     address: str = ""
+    # Where the live page is.
+    web: str = ""
     restarts: int = 0
     processes: list[Process] = field(default_factory=list)
     _vacant_since: float | None = None
@@ -104,11 +109,12 @@ class Cluster:
             LayerwiseError: the master did not come up.
         """
         (self.directory.state / "address").unlink(missing_ok=True)
-        self._master = self._process("master", self._master_arguments("127.0.0.1:0"))
+        self._master = self._process("master", self._master_arguments("127.0.0.1:0", "127.0.0.1:0"))
         self._master.start(self._environment())
         self.address = self._listening()
-        # Again at the same address if it dies: the slaves know no other.
-        self._master.arguments = self._master_arguments(self.address)
+        self.web = (self.directory.state / "web").read_text(encoding="utf-8")
+        # Again at the same addresses if it dies: the slaves know no other, nor does who watches.
+        self._master.arguments = self._master_arguments(self.address, self.web)
         for _ in range(self.slaves):
             self._add_slave()
 
@@ -215,6 +221,7 @@ class Cluster:
     def _add_slave(self) -> Process:
         number = len(self.processes)
         arguments = ["slave", "--master", self.address, "--device", self.device]
+        arguments += ["--log-format", self.log_format]
         slave = self._process(f"slave-{number}", arguments)
         slave.start(self._environment())
         return slave
@@ -224,9 +231,10 @@ class Cluster:
         self.processes.append(process)
         return process
 
-    def _master_arguments(self, listen: str) -> list[str]:
+    def _master_arguments(self, listen: str, web: str) -> list[str]:
         config, state = str(self.directory.path / CONFIG), str(self.directory.state)
-        return ["master", config, "--listen", listen, "--state-dir", state]
+        addresses = ["--listen", listen, "--web", web]
+        return ["master", config, *addresses, "--state-dir", state, "--log-format", self.log_format]
 
     def _environment(self) -> dict[str, str]:
         # Processes that share cores must not each start a thread for every core.

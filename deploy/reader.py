@@ -7,7 +7,7 @@ from typing import Self
 
 from common import config as configuration
 from common import rpc
-from common.assembly import Whole
+from common.bulk import client as bulk
 from common.config import Config
 from common.errors import UnreachableError
 from common.messages import (
@@ -23,7 +23,7 @@ from common.messages import (
     StatusReply,
     StatusRequest,
 )
-from common.wire.methods import DESCRIBE, PULL, REPORT, ROLLBACK, SNAPSHOT, SNAPSHOTS, STATUS
+from common.wire.methods import DESCRIBE, REPORT, ROLLBACK, SNAPSHOT, SNAPSHOTS, STATUS
 
 # What reads or writes whole shards.
 PULL_SECONDS = 300.0
@@ -47,6 +47,7 @@ class Reader:
 
     def __init__(self, address: str) -> None:
         self._channel = rpc.channel(address)
+        self._bulk = bulk.Channel(lambda: bulk.locate(address))
 
     def __enter__(self) -> Self:
         return self
@@ -54,6 +55,7 @@ class Reader:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._bulk.drop()
         self._channel.close()
 
     def config(self) -> Config:
@@ -83,7 +85,4 @@ class Reader:
 
     def pull(self, shard: str) -> tuple[Header, memoryview]:
         """One consistent version of a shard: its header and its buffer."""
-        whole = Whole()
-        for frame in rpc.stream(self._channel, PULL, PullRequest(shard), PULL_SECONDS):
-            whole.add(frame)
-        return whole.taken()
+        return bulk.pull(self._bulk, PullRequest(shard), PULL_SECONDS)

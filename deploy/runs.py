@@ -14,11 +14,15 @@ from common.config import Config
 from common.datasets import Dataset
 from common.errors import ConfigError
 from common.messages import Evaluation, Seat, StatusReply
+from common.percentiles import percentiles
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from deploy.tensorboard import Board
+
 CONFIG, SUMMARY, METRICS, MODEL = "config.toml", "summary.json", "metrics.jsonl", "model.safetensors"
+TENSORBOARD = "tensorboard"
 
 
 def next_evaluation(batches: int, every: int) -> int:
@@ -42,7 +46,7 @@ class RunDirectory:
         ConfigError: the directory cannot be used, or its run is finished.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, tensorboard: bool = False) -> None:
         self.path = path
         self._beats: dict[int, int] = {}
         if (path / SUMMARY).exists():
@@ -54,6 +58,7 @@ class RunDirectory:
             (path / "logs").mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ConfigError(f"--run-dir {path}: cannot be made: {error.strerror}; give another") from None
+        self._board = _board(path / TENSORBOARD) if tensorboard else None
 
     @property
     def state(self) -> Path:
@@ -110,13 +115,27 @@ class RunDirectory:
 
         save_model(self.path / MODEL, state, config, data)
         draw(self.path / "plots", self.metrics(), summary)
+        if self._board:
+            self._board.close()
         fresh = self.path / f".{SUMMARY}.new"
         fresh.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
         fresh.replace(self.path / SUMMARY)
 
     def _note(self, line: Mapping[str, Any]) -> None:
+        if self._board:
+            self._board.note(line)
         with (self.path / METRICS).open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
+
+
+def _board(path: Path) -> Board:
+    try:
+        from deploy.tensorboard import Board
+    except ImportError:
+        raise ConfigError(
+            "--tensorboard: its package is not installed; pip install 'layerwise[tensorboard]'"
+        ) from None
+    return Board(path)
 
 
 def metrics_of(path: Path) -> list[dict[str, Any]]:
@@ -190,17 +209,3 @@ def summarized(
         },
         "waiting_fraction": {str(k): round(part, 5) for k, part in sorted(status.waiting_fraction.items())},
     }
-
-
-def percentiles(counts: Mapping[int, int]) -> dict[str, int]:
-    """p50, p99 and max of values that are counted: value -> how often; zeros where there are none."""
-    total = sum(counts.values())
-    found = {"p50": 0, "p99": 0, "max": max(counts, default=0)}
-    for name, part in (("p50", 0.5), ("p99", 0.99)):
-        seen = 0
-        for value in sorted(counts):
-            seen += counts[value]
-            if seen >= part * total:
-                found[name] = value
-                break
-    return found

@@ -22,8 +22,8 @@ from rich.text import Text
 
 from common.config import Config
 from common.messages import Evaluation, Seat, StatusReply, Utilization
-from deploy.problems import Problem
-from deploy.runs import percentiles
+from common.percentiles import percentiles
+from common.problems import Problem
 
 LINE_SECONDS = 5.0
 

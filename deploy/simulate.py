@@ -17,7 +17,7 @@ from common.config import Config
 from common.datasets import Dataset
 from common.downpour import MOST_REPLICAS
 from common.errors import ConfigError
-from deploy.runs import percentiles
+from common.percentiles import percentiles
 from deploy.simulation.driver import Driver
 from deploy.simulation.paces import measured, paces
 

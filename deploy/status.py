@@ -14,7 +14,7 @@ from rich.text import Text
 from common.config import Config
 from common.errors import UnreachableError
 from common.messages import StatusReply
-from deploy.problems import problems
+from common.problems import problems
 from deploy.reader import Reader
 from deploy.screen import line, machines_table, problems_list, slaves_table
 

@@ -50,15 +50,26 @@ class Training:
         path: the run directory; None for a new one.
         as_json: whether the summary is to be the only thing on standard output.
         simulated: whether the machines are made up, and time is virtual.
+        tensorboard: whether to write events for TensorBoard too.
+        log_format: of the processes' logs.
     """
 
     def __init__(
-        self, given: Config | None, path: Path | None, as_json: bool, *, simulated: bool = False
+        self,
+        given: Config | None,
+        path: Path | None,
+        as_json: bool,
+        *,
+        simulated: bool = False,
+        tensorboard: bool = False,
+        log_format: str = "plain",
     ) -> None:
         self._simulated = simulated
         self._given = given
         self._path = path
         self._as_json = as_json
+        self._tensorboard = tensorboard
+        self._log_format = log_format
         self._began = time.monotonic()
         self._stop = threading.Event()
         self._status = StatusReply()
@@ -134,9 +145,10 @@ class Training:
         self._directory.note_heartbeats(run.seats(), run.seconds)
 
     def _in_cluster(self, dataset: Dataset) -> Finished | None:
-        cluster = Cluster(self._directory, sum(self._config.replicas))
+        cluster = Cluster(self._directory, sum(self._config.replicas), log_format=self._log_format)
         try:
             cluster.start()
+            self._screen.say(f"live page: http://{cluster.web}/")
             evaluator = self._evaluator(dataset)
             with Reader(cluster.address) as reader:
                 if self._watch(cluster, reader, evaluator):
@@ -172,7 +184,9 @@ class Training:
                 f"--run-dir {path}: holds an unfinished run of another configuration; give the same, or none "
                 "to go on with it, or another directory"
             )
-        directory = RunDirectory(path if path is not None else new_directory(config.run.name))
+        directory = RunDirectory(
+            path if path is not None else new_directory(config.run.name), tensorboard=self._tensorboard
+        )
         directory.begin(config)
         return config, directory, dataset
 

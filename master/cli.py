@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from common import logs
+
 
 @click.command()
 @click.argument("config", type=click.Path(path_type=Path))
@@ -20,14 +22,39 @@ import click
     help="Port 0 takes a free one.",
 )
 @click.option(
+    "--bulk-port",
+    default=0,
+    type=click.IntRange(0, 65535),
+    metavar="PORT",
+    help="Where shards are pushed and pulled, on the same host; slaves are told. By default a free one.",
+)
+@click.option(
     "--state-dir",
     required=True,
     type=click.Path(path_type=Path),
     metavar="DIR",
     help="Where parameters and leases are kept; what it holds is resumed.",
 )
+@click.option(
+    "--web",
+    default="127.0.0.1:0",
+    show_default=True,
+    metavar="HOST:PORT",
+    help="Where the live page, /metrics and /status are shown, to be read only; port 0 takes a free one.",
+)
 @click.option("--insecure", is_flag=True, help="Listen beyond this machine in the clear.")
-def master(config: Path, overrides: tuple[str, ...], listen: str, state_dir: Path, insecure: bool) -> int:
+@logs.options
+def master(
+    config: Path,
+    overrides: tuple[str, ...],
+    listen: str,
+    bulk_port: int,
+    state_dir: Path,
+    web: str,
+    insecure: bool,
+    log_format: str,
+    log_level: str,
+) -> int:
     """Keep a run's parameters, and serve them to its slaves.
 
     Stays when the run is over, to answer `status`, `evaluate` and `export`, until it is interrupted.
@@ -42,4 +69,6 @@ def master(config: Path, overrides: tuple[str, ...], listen: str, state_dir: Pat
     run = load(config, overrides)
     if run.cluster.profile == "synchronous":
         raise ConfigError("cluster.profile: synchronous has no master; use `layerwise train`")
-    return serve(resolved(run), listen, state_dir)
+    check_listen(web, insecure, "--web")
+    logs.configure("master", log_format, log_level)
+    return serve(resolved(run), listen, bulk_port, web, state_dir)

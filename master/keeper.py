@@ -53,7 +53,6 @@ class Keeper:
         try:
             await self.take()
         except LayerwiseError as error:
-            log.error("%s", error)
             self.trouble = str(error)
             self._master.state.log({"event": "no snapshot", "why": str(error)})
 
@@ -76,6 +75,7 @@ class Keeper:
         self.newest, self.trouble = snapshot.kept(), ""
         self._master.save()
         seconds = round(time.monotonic() - began, 3)
+        self._master.counters.snapshot.observe(seconds)
         said = {"number": snapshot.number, "nbytes": snapshot.nbytes, "versions": snapshot.versions}
         self._master.state.log({"event": "snapshot", **said, "seconds": seconds})
         return snapshot

@@ -137,6 +137,10 @@ class Relay:
         elif not mailbox.put(encoded, batch):
             self.close(address, mailbox)
 
-    def depth(self) -> int:
-        """How many messages are on their way."""
-        return sum(len(mailbox) for mailbox in self._mailboxes.values())
+    def depth(self, layer: int, replica: int) -> int:
+        """How many messages are on their way to a slave."""
+        return sum(
+            len(mailbox)
+            for there, mailbox in self._mailboxes.items()
+            if (there.layer, there.replica) == (layer, replica)
+        )

@@ -84,7 +84,8 @@ class Roster:
         self.tick_seconds = heartbeat_seconds / 4
         self._leases = [_Lease(k + 1, r) for k, count in enumerate(replicas) for r in range(count)]
         self._incarnations = 0
-        self._waiting: dict[str, float] = {}
+        # By their names: who asked, and when last.
+        self._waiting: dict[str, tuple[JoinRequest, float]] = {}
         self._last_tick: float | None = None
         self._began: float | None = None
         self._ended: float | None = None
@@ -112,6 +113,13 @@ class Roster:
         """How many slaves wait for a seat."""
         return len(self._waiting)
 
+    def slaves(self) -> list[JoinRequest]:
+        """Every slave that is here: those with a seat, then those that wait for one; none after the end."""
+        if self.over:
+            return []
+        seated = [lease.slave for lease in self._leases if lease.incarnation]
+        return seated + [slave for slave, _ in self._waiting.values()]
+
     def join(self, request: JoinRequest, now: float) -> tuple[JoinReply, list[Event]]:
         """Grant a vacant seat, the lowest layer first; or have the slave wait.
 
@@ -127,7 +135,7 @@ class Roster:
         mine = [lease for lease in self._leases if lease.incarnation and lease.slave.slave == request.slave]
         vacant = [lease for lease in self._leases if not lease.incarnation and not lease.done]
         if not mine and not vacant:
-            self._waiting[request.slave] = now
+            self._waiting[request.slave] = (request, now)
             return JoinReply(), []
         self._waiting.pop(request.slave, None)
         events = [] if mine else [self._grant(vacant[0], request)]
@@ -187,7 +195,11 @@ class Roster:
         late = self._last_tick is None or now - self._last_tick > self.tick_seconds + self._interval / 2
         self._last_tick = now
         self._note_beginning(now)
-        self._waiting = {s: seen for s, seen in self._waiting.items() if now - seen <= self._patience}
+        self._waiting = {
+            name: (slave, seen)
+            for name, (slave, seen) in self._waiting.items()
+            if now - seen <= self._patience
+        }
         if late:
             for lease in self._leases:
                 lease.seen = now

@@ -6,14 +6,15 @@ import asyncio
 import dataclasses
 import logging
 import signal
-import threading
 import time
 import uuid
 from collections import Counter
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from common import messages as m
+from common.bulk.server import Server as BulkServer
 from common.config import Config
 from common.errors import (
     FencedError,
@@ -27,9 +28,12 @@ from common.messages import BoundaryKind, Operation
 from common.rpc import Server, split_address
 from common.table import Table
 from common.utilization import Probe
+from common.web import Site
 from master.auxiliary import Auxiliary
 from master.keeper import Keeper
 from master.optimizers import use_one_thread
+from master.parameters import Parameters
+from master.places import Places
 from master.policies import policies
 from master.recovery import ROLLBACK, ROSTER, Recovery, recover, resumed
 from master.relay import Address, Mailbox, Relay
@@ -38,11 +42,15 @@ from master.servicer import Servicer
 from master.shard import Reading
 from master.snapshots import Snapshots
 from master.state import StateDirectory, sealed
-from master.store import Pieces, Store
+from master.store import Pieces, Source, Store
 from master.tally import Tally
+from master.web.history import History
+from master.web.pages import pages
 
 log = logging.getLogger("layerwise.master")
 
+# Between two moments of the live page's charts, at first.
+HISTORY_SECONDS = 1.0
 SHARD_KINDS = ("weights", "gradient", "input", "optimizer")
 
 
@@ -68,7 +76,8 @@ class Master:
             self.config.decoupling.window(k + 1, self.config.layers) for k in range(self.config.layers)
         ]
         self.relay = Relay(windows, replicas, self.config.decoupling.slots)
-        self._counting = threading.Lock()
+        self.places = Places()
+        self.bulk_port = 0
         self._unsaved = False
         fenced = self._recovered(recovery) if recovery else []
         state.note_boot()
@@ -108,10 +117,8 @@ class Master:
 
     def saved(self) -> dict[str, Any]:
         """What must survive the master beside the shards: plain values, for JSON."""
-        with self._counting:
-            counted = self.counters.saved()
         return {
-            **counted,
+            **self.counters.saved(),
             "roster": self.roster.saved(time.monotonic()),
             "starts": self._starts,
             "run": self._run,
@@ -185,25 +192,24 @@ class Master:
 
     def push(self, header: m.Header, pieces: Pieces) -> m.PushReply:
         """Create a shard or apply an update to one, if the sender still holds its lease."""
+        if header.operation is not Operation.CREATE:
+            return self.land(header, lambda _: nullcontext(pieces))
+        self.roster.seat(header.incarnation)
+        return self.store.create(header, pieces, lambda: self.roster.seat(header.incarnation))
 
-        def admit() -> object:
-            return self.roster.seat(header.incarnation)
-
+    def land(self, header: m.Header, source: Source) -> m.PushReply:
+        """Apply an update that is received where its outcome will be, if the sender still holds its lease."""
         seat = self.roster.seat(header.incarnation)
-        if header.operation is Operation.CREATE:
-            return self.store.create(header, pieces, admit)
-        reply = self.store.apply(header, pieces, admit)
-        with self._counting:
-            # Of buffers alone, as of a slave's moments, the value comes: that is never stale.
-            self.counters.note(seat.layer, reply, ages=header.table.parameters_nbytes > 0)
+        reply = self.store.land(header, source, lambda: self.roster.seat(header.incarnation))
+        # Of buffers alone, as of a slave's moments, the value comes: that is never stale.
+        self.counters.pushed(seat.layer, seat.replica, reply, ages=header.table.parameters_nbytes > 0)
         return reply
 
     def read(self, request: m.PullRequest) -> Reading:
         """Hold a version of a shard for a reader."""
-        if request.incarnation:
-            self.roster.seat(request.incarnation)
+        seat = self.roster.seat(request.incarnation) if request.incarnation else None
         reading = self.store.read(request.shard, request.incarnation)
-        self.counters.pulls += 1
+        self.counters.pulled((seat.layer, seat.replica) if seat is not None else None)
         return reading
 
     async def synthesize(self, message: m.SynthesisMessage) -> m.SynthesisMessage | None:
@@ -250,8 +256,7 @@ class Master:
         total = seats[0].telemetry
         for seat in seats[1:]:
             total = merged(total, seat.telemetry)
-        with self._counting:
-            counters, layers = self.counters.reported(), self.counters.by_layer()
+        counters, layers = self.counters.reported(), self.counters.by_layer()
         state = "done" if self.roster.over else "training" if self.roster.complete else "waiting"
         return m.StatusReply(
             name=self.config.run.name,
@@ -280,13 +285,14 @@ class Master:
     def count(self, error: LayerwiseError) -> None:
         """Count a refused message."""
         if isinstance(error, FencedError):
-            self.counters.fenced += 1
+            self.counters.add(fenced=1)
         elif isinstance(error, MalformedError | TooLargeError):
-            self.counters.malformed += 1
+            self.counters.add(malformed=1)
 
     def _happened(self, events: list[Event]) -> None:
         for event in events:
             self.state.log({"event": event.what, **{k: v for k, v in vars(event).items() if k != "what"}})
+            self.counters.failed_leases += event.what == "failed"
             if event.what in ("left", "failed", "fenced"):
                 self.relay.vacate(event.layer, event.replica)
                 self.store.forget(event.incarnation)
@@ -307,22 +313,32 @@ def _waiting_fractions(seats: list[m.Seat]) -> dict[int, float]:
     return {k: waiting[k] / stepping[k] if stepping[k] else 0.0 for k in sorted(stepping)}
 
 
-async def _serve(config: Config, listen: str, state: StateDirectory) -> int:
+async def _serve(config: Config, listen: str, bulk_port: int, web: str, state: StateDirectory) -> int:
     master = Master(config, state)
     server = Server(master.count)
     Servicer(master).register(server)
-    address = await server.start(listen)
+    bulk = BulkServer(master.count)
+    Parameters(master).register(bulk)
+    history = History(HISTORY_SECONDS)
+    site = Site(pages(master, history))
+    address, shown = await server.start(listen), await site.start(web, "--web")
+    # Before the loop takes its first call: slaves are told of it.
+    master.bulk_port = bulk.start(split_address(listen)[0], bulk_port)
+    state.write("web", shown)
     state.write("address", address)
     print(f"master of {config.run.name}: listening on {address}, state in {state.path}", flush=True)
+    print(f"live page: http://{shown}/", flush=True)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for which in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(which, stop.set)
-    ticking = asyncio.ensure_future(_tick(master, master.roster.tick_seconds))
+    ticking = asyncio.ensure_future(_tick(master, history, master.roster.tick_seconds))
     keeping = asyncio.ensure_future(master.keeper.run(config.cluster.snapshot_seconds))
     await stop.wait()
     ticking.cancel()
     keeping.cancel()
+    await site.stop()
+    await asyncio.to_thread(bulk.stop)
     await server.stop(0.5)
     await master.settle()
     # Before the machine is perhaps switched off: what is mapped alone would then not count.
@@ -333,17 +349,26 @@ async def _serve(config: Config, listen: str, state: StateDirectory) -> int:
     return INTERRUPTED
 
 
-async def _tick(master: Master, seconds: float) -> None:
+async def _tick(master: Master, history: History, seconds: float) -> None:
     while True:
         try:
             master.tick()
+            if history.due(now := time.time()):
+                history.note(master.status(), now)
         except RunFailedError as error:
             log.error("%s; trying again", error)
         await asyncio.sleep(seconds)
 
 
-def serve(config: Config, listen: str, state_dir: Path) -> int:
+def serve(config: Config, listen: str, bulk_port: int, web: str, state_dir: Path) -> int:
     """Run a master until it is interrupted; the exit code.
+
+    Args:
+        config: of the run, resolved.
+        listen: HOST:PORT for gRPC.
+        bulk_port: for shards, on the same host; 0 takes a free one.
+        web: HOST:PORT for what it shows.
+        state_dir: where everything is kept.
 
     Raises:
         RefusedError: the port or the state directory is taken, or holds another run.
@@ -354,6 +379,6 @@ def serve(config: Config, listen: str, state_dir: Path) -> int:
         use_one_thread()
     state = StateDirectory(state_dir)
     try:
-        return asyncio.run(_serve(config, listen, state))
+        return asyncio.run(_serve(config, listen, bulk_port, web, state))
     finally:
         state.close()

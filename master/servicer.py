@@ -8,21 +8,16 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 from common import messages as m
+from common.assembly import Assembly
 from common.errors import LayerwiseError, MalformedError, StalledError, UnreachableError
 from common.rpc import Server, background
 from common.wire import methods
 from common.wire.payloads import CHUNK_BYTES, decode_boundary, encode_frame, frames
-from master.incoming import Incoming
+from master.places import SLOWEST, STALLED_SECONDS
 from master.relay import Address, Mailbox
 
 if TYPE_CHECKING:
     from master.service import Master
-
-# So many pushes of more than a chunk may be held in memory at once; the others wait on their senders' side.
-LARGE_PUSHES = 2
-# How long such a push may stand still; and with that, how many bytes a second it has to bring.
-STALLED_SECONDS = 30.0
-SLOWEST = 1 << 20
 
 
 class Servicer:
@@ -31,7 +26,6 @@ class Servicer:
     def __init__(self, master: Master, stalled_seconds: float = STALLED_SECONDS) -> None:
         self._master = master
         self._stalled_seconds = stalled_seconds
-        self._places = asyncio.Semaphore(LARGE_PUSHES)
         self._tasks: set[asyncio.Task[None]] = set()
 
     def register(self, server: Server) -> None:
@@ -52,7 +46,8 @@ class Servicer:
 
     async def describe(self, request: m.DescribeRequest) -> m.DescribeReply:  # noqa: ARG002 - has no fields
         """The run's configuration."""
-        return m.DescribeReply(self._master.config.to_toml(), self._master.roster.over)
+        master = self._master
+        return m.DescribeReply(master.config.to_toml(), master.roster.over, master.bulk_port)
 
     async def join(self, request: m.JoinRequest) -> m.JoinReply:
         """A lease, or wait."""
@@ -91,24 +86,20 @@ class Servicer:
     async def push(self, requests: AsyncIterator[m.Frame]) -> AsyncIterator[m.PushReply]:
         """Pushes one after the other, each answered."""
         async for frame in requests:
-            push = Incoming(self._master, frame)
-            self._master.counters.bytes_received += len(frame.data)
-            if push.complete:
-                yield await push.applied()
-                continue
-            async with self._places if push.header.table.nbytes > CHUNK_BYTES else nullcontext():
-                try:
-                    push.begin()
-                    await self._rest(push, requests)
-                    reply = await push.applied()
-                finally:
-                    push.abandon()
+            push = Assembly(frame, self._master.admit(frame.header))
+            self._master.counters.add(bytes_received=len(frame.data))
+            large = push.header.table.nbytes > CHUNK_BYTES
+            async with self._master.places.held_async() if large else nullcontext():
+                await self._rest(push, requests)
+                reply = await self._applied(push)
                 # Its chunks go before another push may bring its own.
                 del push, frame
             yield reply
 
-    async def _rest(self, push: Incoming, requests: AsyncIterator[m.Frame]) -> None:
+    async def _rest(self, push: Assembly, requests: AsyncIterator[m.Frame]) -> None:
         """The further frames of a push, each in its time: who stalls may not keep others out."""
+        if push.complete:
+            return
         header, now = push.header, asyncio.get_running_loop().time
         try:
             async with (
@@ -117,7 +108,7 @@ class Servicer:
             ):
                 async for frame in requests:
                     push.add(frame)
-                    self._master.counters.bytes_received += len(frame.data)
+                    self._master.counters.add(bytes_received=len(frame.data))
                     if push.complete:
                         return
                     patience.reschedule(now() + self._stalled_seconds)
@@ -126,6 +117,13 @@ class Servicer:
                 f"{header.shard}: the push came to a standstill and was dropped; send it again"
             ) from None
         raise MalformedError(f"{header.shard}: the stream ended within a push")
+
+    async def _applied(self, push: Assembly) -> m.PushReply:
+        """The outcome of a push that is whole, in a thread if it takes long or has to wait for others."""
+        # A creation takes room on the disk, whatever its size, and waits for others that do.
+        if push.header.table.nbytes > CHUNK_BYTES or push.header.operation is m.Operation.CREATE:
+            return await asyncio.to_thread(self._master.push, push.header, push.pieces)
+        return self._master.push(push.header, push.pieces)
 
     async def pull(self, request: m.PullRequest) -> AsyncIterator[bytes]:
         """One consistent version."""
@@ -140,7 +138,7 @@ class Servicer:
                     )
                 if reading.header.table.nbytes <= CHUNK_BYTES:
                     reading.release()
-                self._master.counters.bytes_sent += len(encoded)
+                self._master.counters.add(bytes_sent=len(encoded))
                 yield encoded
         finally:
             reading.release()
@@ -155,7 +153,7 @@ class Servicer:
             # Said back, it tells that the mailbox is there: what is answered from now on will arrive.
             yield hello
             while (message := await mailbox.get()) is not None:
-                self._master.counters.bytes_sent += len(message)
+                self._master.counters.add(bytes_sent=len(message))
                 yield message
             if mailbox.refusal is not None:
                 raise mailbox.refusal
@@ -167,10 +165,10 @@ class Servicer:
     ) -> AsyncIterator[m.SynthesisMessage]:
         """What a slave asks and tells M. One at a time: the others wait in its stream."""
         async for request in requests:
-            self._master.counters.bytes_received += len(request.data)
+            self._master.counters.add(bytes_received=len(request.data))
             reply = await self._master.synthesize(request)
             if reply is not None:
-                self._master.counters.bytes_sent += len(reply.data)
+                self._master.counters.add(bytes_sent=len(reply.data))
                 yield reply
 
     async def _relay(self, requests: AsyncIterator[bytes], address: Address, mailbox: Mailbox) -> None:
@@ -179,7 +177,7 @@ class Servicer:
             async for encoded in requests:
                 if mailbox.closed:
                     return
-                self._master.counters.bytes_received += len(encoded)
+                self._master.counters.add(bytes_received=len(encoded))
                 self._master.relay.put(address, decode_boundary(encoded), encoded)
         except LayerwiseError as error:
             mailbox.refusal = error

@@ -83,6 +83,7 @@ class Shard:
         self.slots = slots
         self.policy = policy
         self.regions = updates.regions(slots.table)
+        self.gaps = updates.gaps(self.regions)
         self.writing = threading.Lock()
         self.readers_left = threading.Condition()
         self.readings: set[Reading] = set()

@@ -6,19 +6,30 @@ import contextlib
 import dataclasses
 import fcntl
 import json
+import logging
 import os
 import time
 import zlib
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
+from common import metrics
 from common.errors import RefusedError, RunFailedError
+from common.metrics import Histogram
 from common.table import Table
 from master import mapped
 from master.mapped import MappedSlots
 from master.optimizers import Bytes
 from master.shard import Record, Slots
+
+log = logging.getLogger("layerwise.master")
+
+# Events that somebody should look at.
+TROUBLE = ("failed", "fenced", "no snapshot")
+# Events that are kept at hand for who watches, and how far back a start looks for them in the file.
+RECENT_EVENTS, TAIL_BYTES = 200, 64 << 10
 
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
 
@@ -32,12 +43,14 @@ class StateDirectory:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.journal = Histogram(metrics.JOURNAL_SECONDS)
         self._shards = path / "shards"
         try:
             self._shards.mkdir(parents=True, exist_ok=True)
             self._lock: IO[str] = (path / "lock").open("w")
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self._events = (path / "events.jsonl").open("a", buffering=1)
+            self.recent: deque[dict[str, Any]] = deque(_tail(path / "events.jsonl"), RECENT_EVENTS)
         except BlockingIOError:
             raise RefusedError(
                 f"{path}: another master is using this state directory; stop it or give another --state-dir"
@@ -105,6 +118,7 @@ class StateDirectory:
         fresh = path.with_suffix(".new")
         try:
             slots = mapped.create(fresh, name, table, table.nbytes if nbytes is None else nbytes)
+            slots.took = self.journal.observe
             write(slots)
             # Under its name once it is whole: a crash leaves no shard without its table.
             fresh.replace(path)
@@ -138,6 +152,7 @@ class StateDirectory:
         for path in sorted(self._shards.glob("*.shard")):
             try:
                 name, slots = mapped.opened(path)
+                slots.took = self.journal.observe
                 if slots.recover():
                     found[name] = slots
             except RunFailedError as error:
@@ -174,7 +189,11 @@ class StateDirectory:
 
     def log(self, event: dict[str, Any]) -> None:
         """Add a line to events.jsonl: what happened when, in seconds of the epoch."""
-        line = json.dumps({"time": round(time.time(), 3), **event}) + "\n"
+        event = {"time": round(time.time(), 3), **event}
+        self.recent.append(event)
+        level = logging.WARNING if event["event"] in TROUBLE else logging.INFO
+        log.log(level, "%s", _said(event), extra=event)
+        line = json.dumps(event) + "\n"
         # The run does not hang on its log: on a full disk a line may be lost.
         with contextlib.suppress(OSError):
             self._events.write(line)
@@ -187,6 +206,29 @@ class StateDirectory:
 
     def _file(self, name: str) -> Path:
         return self._shards / (name.replace("/", "-") + ".shard")
+
+
+def _said(event: dict[str, Any]) -> str:
+    """An event in words; what is long stays in the log."""
+    plain = {
+        k: v for k, v in event.items() if k not in ("time", "event") and isinstance(v, str | int | float)
+    }
+    told = ", ".join(f"{name} {value}" for name, value in plain.items() if value != "")
+    return f"{event['event']}: {told}" if told else str(event["event"])
+
+
+def _tail(path: Path) -> list[dict[str, Any]]:
+    """The last events of a log that may be long, or torn by a crash."""
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - TAIL_BYTES))
+        # The first line may have been cut.
+        lines = file.read().decode("utf-8", "replace").splitlines()
+    found = []
+    for line in lines:
+        with contextlib.suppress(ValueError):
+            event = json.loads(line)
+            found += [event] if isinstance(event, dict) else []
+    return found
 
 
 def boot() -> str:

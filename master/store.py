@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from typing import Protocol
 
@@ -24,6 +24,8 @@ from master.shard import Reading, Record, Shard, Slots
 from master.updates import Change, Delay
 
 Pieces = Iterable[tuple[int, Buffer]]
+# Of the buffer that a push's outcome is written to, makes the push: its pieces may lie in that buffer.
+Source = Callable[[memoryview], AbstractContextManager[Pieces]]
 
 
 class Backing(Protocol):
@@ -157,6 +159,18 @@ class Store:
             pieces: the push's buffer, whole, in pieces with their offsets.
             admit: raises, at the moment of the commit, if the sender has lost its lease meanwhile.
 
+        Raises: as `land`.
+        """
+        return self.land(header, lambda _: nullcontext(pieces), admit)
+
+    def land(self, header: Header, source: Source, admit: Callable[[], object] = lambda: None) -> PushReply:
+        """Apply a push that may be received into the idle buffer itself, where it becomes the result.
+
+        Args:
+            header: whose push to what.
+            source: not called where the push is not to be applied.
+            admit: as in `apply`.
+
         Raises:
             NotFoundError: there is no such shard.
             MalformedError: the shard takes no such push, the table is not the registered one, or the result
@@ -175,7 +189,10 @@ class Store:
             if taken:
                 idle, active = shard.claim_idle(), shard.slots.buffers[record.active]
                 change = _change(shard, header, active, idle, staleness)
-                updates.apply_update(shard.regions, active, idle, pieces, shard.policy.replicas, change)
+                with source(idle[: shard.slots.table.nbytes].data) as pieces:
+                    updates.apply_update(shard.regions, active, idle, pieces, shard.policy.replicas, change)
+                for gap in shard.gaps:
+                    idle[gap] = 0
             with shard.readers_left:
                 admit()
                 version = self._commit(shard, header, taken)

@@ -7,6 +7,7 @@ integer buffers are added (of truth values: those that changed are flipped).
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
@@ -48,6 +49,12 @@ def regions(table: Table) -> tuple[Region, ...]:
         elif stop > spec.offset:
             found.append(Region(spec.offset, stop, dtype, parameters))
     return tuple(found)
+
+
+def gaps(shard: Iterable[Region]) -> tuple[slice, ...]:
+    """The bytes between regions, which hold zeros."""
+    pairs = itertools.pairwise(shard)
+    return tuple(slice(left.stop, right.start) for left, right in pairs if left.stop < right.start)
 
 
 def check_finite(region: Region, numbers: npt.NDArray[np.generic]) -> None:
@@ -107,12 +114,13 @@ def stepped(
     def step(where: slice, pushed: Floats) -> None:
         own, result = active[where].view(np.float32), idle[where].view(np.float32)
         before, after = (moments_of(table, each, optimizer.moments, where) for each in (active, idle))
-        for source, target in zip([own, *before], [result, *after], strict=True):
-            np.copyto(target, source)
+        # What was pushed may lie in the result's place; and torch takes no memory that is read only.
         if delay is None:
-            gradient = pushed.copy()  # Torch takes no memory that is read only, as received bytes are.
+            gradient = pushed.copy()
         else:
             gradient = compensated(pushed, own, delay.fetched[where].view(np.float32), delay.strength)
+        for source, target in zip([own, *before], [result, *after], strict=True):
+            np.copyto(target, source)
         optimizer.apply(result, gradient, after, steps, weight)
         for moment in after:
             _check_finite(moment)
@@ -134,7 +142,7 @@ def apply_update(
         shard: the regions of the shard's table.
         active: the shard's present buffer, only read.
         idle: the buffer to write.
-        pushed: the push's buffer in pieces, each with its offset in bytes.
+        pushed: the push's buffer in pieces, each with its offset in bytes; they may lie in idle.
         replicas: R, by which a float buffer's move is divided.
         change: what it makes of the parameters; by default it is added.
 

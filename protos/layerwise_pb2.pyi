@@ -188,26 +188,30 @@ class DescribeRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class DescribeReply(_message.Message):
-    __slots__ = ("config", "over")
+    __slots__ = ("config", "over", "bulk_port")
     CONFIG_FIELD_NUMBER: _ClassVar[int]
     OVER_FIELD_NUMBER: _ClassVar[int]
+    BULK_PORT_FIELD_NUMBER: _ClassVar[int]
     config: str
     over: bool
-    def __init__(self, config: _Optional[str] = ..., over: bool = ...) -> None: ...
+    bulk_port: int
+    def __init__(self, config: _Optional[str] = ..., over: bool = ..., bulk_port: _Optional[int] = ...) -> None: ...
 
 class JoinRequest(_message.Message):
-    __slots__ = ("slave", "host", "pid", "device", "address")
+    __slots__ = ("slave", "host", "pid", "device", "address", "metrics")
     SLAVE_FIELD_NUMBER: _ClassVar[int]
     HOST_FIELD_NUMBER: _ClassVar[int]
     PID_FIELD_NUMBER: _ClassVar[int]
     DEVICE_FIELD_NUMBER: _ClassVar[int]
     ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    METRICS_FIELD_NUMBER: _ClassVar[int]
     slave: str
     host: str
     pid: int
     device: str
     address: str
-    def __init__(self, slave: _Optional[str] = ..., host: _Optional[str] = ..., pid: _Optional[int] = ..., device: _Optional[str] = ..., address: _Optional[str] = ...) -> None: ...
+    metrics: str
+    def __init__(self, slave: _Optional[str] = ..., host: _Optional[str] = ..., pid: _Optional[int] = ..., device: _Optional[str] = ..., address: _Optional[str] = ..., metrics: _Optional[str] = ...) -> None: ...
 
 class JoinReply(_message.Message):
     __slots__ = ("granted", "over", "layer", "replica", "incarnation", "next_batch", "run")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 
 import click
+
+from common import logs
 
 
 @click.command()
@@ -31,7 +32,15 @@ import click
     metavar="HOST:PORT",
     help="Profile basic: where neighbours reach this slave, if not there; port 0 is the one listened on.",
 )
+@click.option(
+    "--metrics",
+    default="127.0.0.1:0",
+    show_default=True,
+    metavar="HOST:PORT",
+    help="Where /metrics is shown, to be read only; the master is told. Port 0 takes a free one.",
+)
 @click.option("--insecure", is_flag=True, help="Listen beyond this machine in the clear.")
+@logs.options
 def slave(
     master: str,
     device: str,
@@ -40,7 +49,10 @@ def slave(
     wait: float,
     listen: str | None,
     advertise: str | None,
+    metrics: str,
     insecure: bool,
+    log_format: str,
+    log_level: str,
 ) -> int:
     """Train one layer: everything else comes from the master.
 
@@ -52,5 +64,6 @@ def slave(
 
     if listen is not None:
         check_listen(listen, insecure)
-    logging.basicConfig(level=logging.INFO, format="slave: %(message)s")
-    return serve(Options(master, device, data, code, wait, listen, advertise, insecure))
+    check_listen(metrics, insecure, "--metrics")
+    logs.configure("slave", log_format, log_level)
+    return serve(Options(master, device, data, code, wait, listen, advertise, insecure, metrics))

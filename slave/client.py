@@ -1,4 +1,4 @@
-"""The slave's side of the roster and of the parameter service, on an event loop."""
+"""The slave's side of the roster, on an event loop."""
 
 from __future__ import annotations
 
@@ -6,90 +6,15 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-import grpc
-
-from common.assembly import Whole
-from common.errors import LayerwiseError, UnreachableError
-from common.messages import Header, HeartbeatRequest, PullRequest, PushReply, Telemetry
-from common.replica import Push
-from common.rpc import async_call, async_stream, error_of
-from common.wire.methods import HEARTBEAT, PULL, PUSH
-from common.wire.payloads import frames
+from common.errors import LayerwiseError
+from common.messages import HeartbeatRequest, Telemetry
+from common.rpc import async_call
+from common.wire.methods import HEARTBEAT
 from slave.links import Patience
 from slave.neighbours import Neighbours
 
 # Between two heartbeats of a slave that waits for news: to begin, a neighbour out of reach, the run's end.
 EAGER_SECONDS = 0.2
-
-
-async def pull(channel: Any, shard: str, incarnation: int) -> tuple[Header, memoryview]:
-    """One consistent version of a shard.
-
-    Raises:
-        NotFoundError: there is no such shard.
-        LayerwiseError: the pull failed otherwise.
-    """
-    call = channel.unary_stream(PULL.path, PULL.request.encode, PULL.reply.decode)(
-        PullRequest(shard, incarnation)
-    )
-    whole = Whole()
-    try:
-        async for frame in call:
-            whole.add(frame)
-    except grpc.RpcError as error:
-        raise error_of(error, PULL) from None
-    return whole.taken()
-
-
-class Pusher:
-    """Pushes of one lease over one stream; one that was not answered is sent again on the next stream."""
-
-    def __init__(self, channel: Any, inbox: Callable[[object], None], patience: Patience) -> None:
-        self._channel = channel
-        self._inbox = inbox
-        self._patience = patience
-        self._unanswered: dict[str, Push] = {}
-        self._outgoing: asyncio.Queue[Push] = asyncio.Queue()
-
-    def push(self, push: Push) -> None:
-        """Hand a push over; on the event loop's thread."""
-        self._unanswered[push.header.shard] = push
-        self._outgoing.put_nowait(push)
-
-    async def run(self) -> None:
-        """Keep the stream open until cancelled.
-
-        Raises:
-            LayerwiseError: the push was refused, or the master has been away for too long.
-        """
-        while True:
-            error: LayerwiseError = UnreachableError("the master closed the stream")
-            try:
-                await self._stream()
-            except grpc.RpcError as failure:
-                error = error_of(failure, PUSH)
-            await self._patience.wait(error)
-
-    async def _stream(self) -> None:
-        self._outgoing = asyncio.Queue()
-        for push in self._unanswered.values():
-            self._outgoing.put_nowait(push)
-        call = async_stream(self._channel, PUSH)
-        sending = asyncio.ensure_future(self._transmit(call))
-        try:
-            while isinstance(reply := await call.read(), PushReply):
-                self._patience.reset()
-                self._unanswered.pop(reply.shard, None)
-                self._inbox(reply)
-        finally:
-            sending.cancel()
-            call.cancel()
-
-    async def _transmit(self, call: Any) -> None:
-        while True:
-            push = await self._outgoing.get()
-            for frame in frames(push.header, push.buffer.data):
-                await call.write(frame)
 
 
 class Heart:

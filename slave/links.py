@@ -92,14 +92,23 @@ class Patience:
         """Wait before the next attempt.
 
         Raises:
+            LayerwiseError: as `pause`.
+        """
+        await asyncio.sleep(self.pause(error))
+
+    def pause(self, error: LayerwiseError) -> float:
+        """Seconds to wait before the next attempt.
+
+        Raises:
             LayerwiseError: `error`, if it has been going on for too long, or is none that time heals.
         """
         now = self._clock()
         self._since = self._since or now
         if not isinstance(error, UnreachableError) or now - self._since > self._seconds:
             raise error
-        await asyncio.sleep(self._delay * random.uniform(0.5, 1.5))  # noqa: S311 - jitter is no secret
+        seconds = self._delay * random.uniform(0.5, 1.5)  # noqa: S311 - jitter is no secret
         self._delay = min(2 * self._delay, 2.0)
+        return seconds
 
 
 class LightLinks:

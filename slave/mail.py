@@ -80,6 +80,9 @@ class Inbox:
         """Whether nothing waits."""
         return self._events.empty()
 
+    def __len__(self) -> int:
+        return self._events.qsize()
+
 
 class Arrivals:
     """What one stream has brought and the training thread has not taken yet.

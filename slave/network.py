@@ -7,34 +7,31 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
 from typing import Any
 
 from common import rpc
-from common.errors import LayerwiseError, RefusedError, UnreachableError
-from common.messages import BoundaryKind, Header, JoinReply, LeaveRequest, SynthesisMessage, Telemetry
+from common.errors import LayerwiseError, RefusedError
+from common.messages import (
+    BoundaryKind,
+    Header,
+    JoinReply,
+    LeaveRequest,
+    PushReply,
+    SynthesisMessage,
+    Telemetry,
+)
 from common.replica import Push
 from common.wire.methods import LEAVE
 from common.wire.payloads import encode_boundary
 from slave.asking import Asking
-from slave.client import Heart, Pusher, pull
+from slave.client import Heart
 from slave.decoupling import Message
 from slave.endpoint import Endpoint
 from slave.links import Boundary, LightLinks, Links, Patience, to_wire
 from slave.mail import Inbox
+from slave.meter import Meter
 from slave.peers import BasicLinks
-
-# What the training thread hands over: a string is a shard to be fetched.
-Said = Message | Push | SynthesisMessage | str
-
-
-@dataclass(frozen=True)
-class Fetched:
-    """A version of a shard that was asked for; without a header the master could not be reached."""
-
-    shard: str
-    header: Header | None = None
-    buffer: memoryview = memoryview(b"")
+from slave.transfer import Fetcher, Pusher
 
 
 class Network:
@@ -45,6 +42,7 @@ class Network:
         heartbeat_seconds: between two heartbeats.
         patience: seconds to go on without the master.
         telemetry: what the slave has done so far; called on the network's thread.
+        meter: counts what goes through here.
         boundary: who is above and below.
     """
 
@@ -55,6 +53,7 @@ class Network:
         heartbeat_seconds: float,
         patience: float,
         telemetry: Callable[[], Telemetry],
+        meter: Meter,
         boundary: Boundary | None = None,
     ) -> None:
         self.inbox = Inbox()
@@ -64,8 +63,11 @@ class Network:
         self._heartbeat_seconds = heartbeat_seconds
         self._patience = patience
         self._telemetry = telemetry
-        self._outgoing: queue.SimpleQueue[Said | None] = queue.SimpleQueue()
+        self._meter = meter
+        self._outgoing: queue.SimpleQueue[Message | SynthesisMessage | None] = queue.SimpleQueue()
         self._answers: queue.SimpleQueue[object] = queue.SimpleQueue()
+        self._pusher = Pusher(endpoint.master, self._heard, self._wait())
+        self._fetcher = Fetcher(endpoint.master, lease.incarnation, self._heard, meter.pulled)
         self._handing_over = threading.Thread(target=self._hand_over, name="sender", daemon=True)
         self._tasks: set[asyncio.Task[None]] = set()
         self._channels: list[Any] = []
@@ -74,19 +76,28 @@ class Network:
         """Connect, and begin with heartbeats and pushes; the rest begins with `exchange`."""
         self._endpoint.call(self._open())
         self._handing_over.start()
+        self._pusher.start()
+        self._fetcher.start()
 
     async def _open(self) -> None:
         # Streams of their own: nothing urgent queues behind something large.
-        self._control, self._bulk, self._asked = (self._channel() for _ in range(3))
+        self._control, self._asked = self._channel(), self._channel()
         put, incarnation = self.inbox.put, self._lease.incarnation
         self._heart = Heart(
             self._control, incarnation, self._heartbeat_seconds, self._telemetry, put, self._wait()
         )
-        self._pusher = Pusher(self._bulk, put, self._wait())
         self._links = self._linked()
         self._asking = Asking(self._asked, self._answers.put, self._wait())
         self._run(self._heart.run())
-        self._run(self._pusher.run())
+
+    def _heard(self, event: object) -> None:
+        """Of a thread for shards."""
+        if isinstance(event, PushReply):
+            self._meter.pushed(event.shard)
+        if isinstance(event, BaseException):
+            self.deliver(event)
+        else:
+            self.inbox.put(event)
 
     def _linked(self) -> Links:
         """The profile: a slave that listens meets its neighbours, another one knows the master alone."""
@@ -142,7 +153,8 @@ class Network:
 
     def push(self, push: Push) -> None:
         """Hand a push over; its reply comes into the inbox."""
-        self._outgoing.put(push)
+        self._meter.pushing(push.header.shard, len(push.buffer))
+        self._pusher.push(push)
 
     def _hand_over(self) -> None:
         """What the training thread says, encoded, to the event loop.
@@ -156,34 +168,21 @@ class Network:
         except Exception as error:  # a defect here must end the slave, not leave it silent
             self.deliver(_defect("sender", error))
 
-    def _hand(self, said: Said) -> None:
-        if isinstance(said, Push):
-            self._endpoint.post(self._pusher.push, said)
-        elif isinstance(said, SynthesisMessage):
+    def _hand(self, said: Message | SynthesisMessage) -> None:
+        if isinstance(said, SynthesisMessage):
             self._endpoint.post(self._asking.send, said)
-        elif isinstance(said, str):
-            self._endpoint.post(self._begin_fetch, said)
         else:
-            self._endpoint.post(self._links.send, said, encode_boundary(to_wire(said)))
+            encoded = encode_boundary(to_wire(said))
+            self._meter.sent_bytes += len(encoded)
+            self._endpoint.post(self._links.send, said, encoded)
 
     def pull(self, shard: str) -> tuple[Header, memoryview]:
         """One version of a shard; waits for it."""
-        return self._endpoint.call(pull(self._bulk, shard, self._lease.incarnation))
+        return self._fetcher.pull(shard)
 
     def fetch(self, shard: str) -> None:
         """Begin to fetch a version of a shard, beside the training; `Fetched` comes into the inbox."""
-        self._outgoing.put(shard)
-
-    def _begin_fetch(self, shard: str) -> None:
-        self._run(self._fetch(shard))
-
-    async def _fetch(self, shard: str) -> None:
-        try:
-            header, buffer = await pull(self._bulk, shard, self._lease.incarnation)
-        except UnreachableError:
-            self.inbox.put(Fetched(shard))
-        else:
-            self.inbox.put(Fetched(shard, header, buffer))
+        self._fetcher.fetch(shard)
 
     def beat(self) -> None:
         """Send a heartbeat now."""
@@ -198,7 +197,9 @@ class Network:
             return
 
     def close(self) -> None:
-        """End every task and connection, and the sender's thread."""
+        """End every task and connection, and the threads of this lease."""
+        self._pusher.close()
+        self._fetcher.close()
         self._outgoing.put(None)
         self._handing_over.join()
         self._endpoint.call(self._close())

@@ -19,7 +19,9 @@ from common.config import Config
 from common.errors import ConfigError, FencedError, UnreachableError
 from common.lifecycle import INTERRUPTED, Interrupt, cpu_seconds, end_with_parent, keep_freed_memory
 from common.messages import DescribeRequest, JoinReply, JoinRequest
+from common.web import Page, Site, advertised, serving
 from common.wire.methods import DESCRIBE, JOIN
+from slave.meter import Exposition
 
 if TYPE_CHECKING:
     from slave.endpoint import Endpoint
@@ -40,6 +42,7 @@ class Options:
     listen: str | None = None
     advertise: str | None = None
     insecure: bool = False
+    metrics: str = "127.0.0.1:0"
 
 
 class Stopped(Exception):  # noqa: N818 - no error: the slave was asked to stop
@@ -57,6 +60,7 @@ class Slave:
         self._stop = threading.Event()
         self._cpu_before = 0.0
         self._wake: Callable[[object], None] = lambda _: None
+        self._exposition = Exposition()
 
     def run(self) -> int:
         """Train until the run is over; the exit code.
@@ -65,7 +69,9 @@ class Slave:
             UnreachableError: no master for `wait` seconds.
             LayerwiseError: the run's configuration cannot be used here, or the master refused.
         """
-        with Interrupt(self._interrupted):
+        site = Site({"/metrics": self._exposition.metrics, "/healthz": lambda: Page(b"ok\n")})
+        with serving(site, self._options.metrics, "--metrics") as shown, Interrupt(self._interrupted):
+            self._shown = advertised(shown, self._options.master)
             try:
                 # Torch takes its time to import: meanwhile the master is asked.
                 preload = threading.Thread(target=_import_torch, daemon=True)
@@ -115,6 +121,8 @@ class Slave:
         from slave.session import Ground  # imports torch
 
         ground = Ground.prepare(config, self._options)
+        told = self._exposition
+        told.profile, told.batch_size = config.cluster.profile, config.run.batch_size
         with self._endpoint(config) as endpoint:
             while True:
                 lease = self._joined(config, str(ground.device), endpoint.address)
@@ -154,6 +162,7 @@ class Slave:
             log.warning("lease lost (%s); asking for another", error)
             return False
         self._wake = session.wake
+        self._exposition.watch = session.watched
         try:
             if self._stop.is_set():
                 raise Stopped
@@ -165,7 +174,7 @@ class Slave:
             session.leave(str(error) or type(error).__name__)
             raise
         finally:
-            self._wake = lambda _: None
+            self._wake, self._exposition.watch = lambda _: None, None
             session.close()
             self._cpu_before = cpu_seconds()
         log.info("the run is over")
@@ -173,7 +182,7 @@ class Slave:
 
     def _joined(self, config: Config, device: str, address: str) -> JoinReply | None:
         """A lease, once one is free; None when the run is over."""
-        request = JoinRequest(self._name, socket.gethostname(), os.getpid(), device, address)
+        request = JoinRequest(self._name, socket.gethostname(), os.getpid(), device, address, self._shown)
         lost_since: float | None = None
         told = False
         while True:

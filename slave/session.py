@@ -17,7 +17,15 @@ from common.config import Config
 from common.datasets import Dataset
 from common.errors import ConfigError, LayerwiseError, NotFoundError
 from common.lifecycle import cpu_seconds, peak_rss_bytes
-from common.messages import HeartbeatReply, JoinReply, PushReply, SynthesisKind, SynthesisMessage, Telemetry
+from common.messages import (
+    HeartbeatReply,
+    JoinReply,
+    PushReply,
+    SynthesisKind,
+    SynthesisMessage,
+    Telemetry,
+    Utilization,
+)
 from common.network import Blueprint
 from common.replica import Replica
 from common.schedule import Stepper
@@ -29,8 +37,10 @@ from slave.free import FreeTrainer
 from slave.layers import Seated
 from slave.links import Boundary, Reopened
 from slave.mail import Inbox
+from slave.meter import Meter, Watched
 from slave.moments import Moments
-from slave.network import Fetched, Network
+from slave.network import Network
+from slave.transfer import Fetched
 
 if TYPE_CHECKING:
     from slave.service import Options
@@ -104,6 +114,7 @@ class Session:
         self._ground = ground
         self._cpu_before = cpu_before
         self._probe = Probe(Path.cwd(), ground.gpu)
+        self._used = Utilization()
         self._lease = lease
         self._config = ground.config
         self._step_seconds = 0.0
@@ -114,12 +125,14 @@ class Session:
         self._telemetry = Telemetry(next_batch=lease.next_batch)
         self._measured_at = time.perf_counter()
         self._beat_at = (time.perf_counter(), 0)
+        self._meter = Meter()
         self._network = Network(
             endpoint,
             lease,
             self._config.cluster.heartbeat_seconds,
             ground.options.wait,
             self._latest_telemetry,
+            self._meter,
             self._boundary(),
         )
         self.inbox: Inbox = self._network.inbox
@@ -157,6 +170,11 @@ class Session:
             if self._can_advance:
                 self._step(self._trainer.advance())
             self._check_done()
+
+    def watched(self) -> Watched:
+        """What there is to see of it now, from any thread."""
+        telemetry = replace(self._telemetry, utilization=self._used)
+        return Watched(self._lease, self._meter, telemetry, len(self.inbox))
 
     def ask(self, question: SynthesisMessage) -> SynthesisMessage:
         """Ask what the master runs; the step stands still until it answers."""
@@ -209,6 +227,7 @@ class Session:
     def _handle(self, event: object) -> None:
         if isinstance(event, Message):
             event = replace(event, tensor=self._placed(event.tensor), input=self._placed(event.input))
+            self._meter.received_bytes += event.tensor.nbytes if event.tensor is not None else 0
             self._step(self._trainer.receive(event))
         elif isinstance(event, PushReply):
             self._answered(event)
@@ -249,7 +268,7 @@ class Session:
 
     def _step(self, messages: Iterator[Message]) -> None:
         """Let the trainer work, send what it says, push what is due; and take the time."""
-        began, waited = time.perf_counter(), 0.0
+        began, waited, steps = time.perf_counter(), 0.0, self._trainer.steps
         for message in messages:
             before = time.perf_counter()
             self._network.send(message)
@@ -264,6 +283,8 @@ class Session:
         now = time.perf_counter()
         self._waiting_seconds += waited + now - before
         self._step_seconds += now - began
+        if self._trainer.steps > steps:
+            self._meter.step.observe(now - began)
         if now - self._measured_at > TELEMETRY_SECONDS:
             self._measure()
 
@@ -326,12 +347,13 @@ class Session:
         then, steps = self._beat_at
         self._beat_at = (now, telemetry.steps)
         rate = (telemetry.steps - steps) * self._config.run.batch_size / (now - then)
+        self._used = self._probe()
         return replace(
             telemetry,
             samples_per_second=rate,
             cpu_seconds=cpu_seconds() - self._cpu_before,
             peak_rss_bytes=peak_rss_bytes(),
-            utilization=self._probe(),
+            utilization=self._used,
         )
 
     def _built(self) -> Seated:

@@ -35,6 +35,9 @@ DECIDING = (
     "master.policies",
     "master.roster",
     "master.synthesis",
+    "master.web.history",
+    "common.percentiles",
+    "common.problems",
     "slave.trainer",
     "slave.free",
     "common.slots",
@@ -58,8 +61,10 @@ DOING = (
 ALLOWED = {"master.store": ("threading",)}
 
 WITHOUT_TORCH = (
+    "common.bulk",
     "common.config",
     "common.downpour",
+    "common.http2",
     "common.settings",
     "common.options",
     "common.errors",

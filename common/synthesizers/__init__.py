@@ -26,6 +26,10 @@ __all__ = [
     "initial_input",
 ]
 
+# Draws of its own for the start of each layer's M and I, apart from the network's.
+_STREAMS = {"gradient": 0, "input": 1}
+_CPU = torch.device("cpu")
+
 Builder = Callable[[config.Decoupling, tuple[int, ...], int], GradientSynthesizer]
 
 
@@ -72,14 +76,14 @@ def build_input(
 
 
 def initial(settings: config.Config, k: int, shape: tuple[int, ...], classes: int) -> GradientSynthesizer:
-    """M_k as a run begins with it, wherever it is built: of a stream of its own."""
-    with drawing(mixed(settings.run.seed, k, 0), torch.device("cpu")):
+    """M_k as a run begins with it, wherever it runs."""
+    with drawing(mixed(settings.run.seed, k, _STREAMS["gradient"]), _CPU):
         return build(settings.decoupling, shape, classes)
 
 
 def initial_input(
     settings: config.Config, k: int, input_shape: tuple[int, ...], shape: tuple[int, ...]
 ) -> InputSynthesizer:
-    """I_k as a run begins with it, wherever it is built: of a stream of its own."""
-    with drawing(mixed(settings.run.seed, k, 1), torch.device("cpu")):
+    """I_k as a run begins with it, wherever it runs."""
+    with drawing(mixed(settings.run.seed, k, _STREAMS["input"]), _CPU):
         return build_input(settings.decoupling, input_shape, shape)

@@ -55,7 +55,7 @@ def split_fields(message: Buffer, wanted: tuple[int, ...]) -> tuple[bytes, dict[
         start, fields = position, fields + 1
         if fields > MOST_FIELDS:
             raise MalformedError(f"a message has more than {MOST_FIELDS} fields")
-        tag, position = _read_varint(view, position)
+        tag, position = read_varint(view, position)
         begin, position = _content(view, tag & 7, position)
         if position > end:
             raise MalformedError("a message ends within one of its fields")
@@ -75,16 +75,21 @@ def split_fields(message: Buffer, wanted: tuple[int, ...]) -> tuple[bytes, dict[
 def _content(view: memoryview, wire_type: int, position: int) -> tuple[int, int]:
     """Where a field's content begins and ends."""
     if wire_type == _VARINT:
-        return position, _read_varint(view, position)[1]
+        return position, read_varint(view, position)[1]
     if wire_type == _LENGTH:
-        length, position = _read_varint(view, position)
+        length, position = read_varint(view, position)
         return position, position + length
     if wire_type in (_FIXED64, _FIXED32):
         return position, position + (8 if wire_type == _FIXED64 else 4)
     raise MalformedError(f"a message has a field of wire type {wire_type}, which no message here has")
 
 
-def _read_varint(view: memoryview, position: int) -> tuple[int, int]:
+def read_varint(view: memoryview, position: int) -> tuple[int, int]:
+    """The number that begins there, and where it ends.
+
+    Raises:
+        MalformedError: it is none.
+    """
     try:
         number = view[position]
         if number < 0x80:

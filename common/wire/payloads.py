@@ -12,7 +12,7 @@ from common.errors import MalformedError
 from common.messages import BoundaryMessage, Buffer, Frame, Header, SynthesisMessage
 from common.table import ITEMSIZES, Table, lay_out
 from common.wire import codec
-from common.wire.encoding import field_head, split_fields
+from common.wire.encoding import field_head, read_varint, split_fields
 from protos import layerwise_pb2 as pb
 
 # Measured (docs/performance.md): at half of it, calls cost more; at twice of it, the copies leave the cache.
@@ -33,16 +33,46 @@ def _between(numbers: dict[str, int], low: int, high: int) -> tuple[str, ...]:
 _FRAME, _HEADER = (_numbers(kind) for kind in (pb.Frame, pb.Header))
 _BEFORE_TABLE = _between(_HEADER, 0, _HEADER["table"])
 _AFTER_TABLE = _between(_HEADER, _HEADER["table"], 1 << 29)
+_OFFSET_TAG, _DATA_TAG = bytes((_FRAME["offset"] << 3,)), field_head(_FRAME["data"], 0)[:1]
+# Two tags of a byte, and two numbers of ten at most.
+PIECE_HEAD_BYTES = 22
+
+
+def frame_parts(frame: Frame) -> tuple[Buffer, ...]:
+    """A frame as bytes, in parts: its data is where it was."""
+    offset, payload = codec.encode_plain(frame, ("offset",)), _payload(_FRAME["data"], frame.data)
+    if frame.header is None:
+        return offset, *payload
+    header = _encoded_header(frame.header)
+    return field_head(_FRAME["header"], len(header)), header, offset, *payload
 
 
 def encode_frame(frame: Frame) -> bytes:
     """A frame as bytes; its data is copied once."""
-    offset = codec.encode_plain(frame, ("offset",))
-    if frame.header is None:
-        return b"".join((offset, *_payload(_FRAME["data"], frame.data)))
-    header = _encoded_header(frame.header)
-    head = field_head(_FRAME["header"], len(header))
-    return b"".join((head, header, offset, *_payload(_FRAME["data"], frame.data)))
+    return b"".join(frame_parts(frame))
+
+
+def piece_head(beginning: bytes, nbytes: int) -> tuple[int, int] | None:
+    """What a frame of a piece alone says before the piece, so that this can be received to its place.
+
+    Args:
+        beginning: the frame's first bytes, all or at least `PIECE_HEAD_BYTES` of them.
+        nbytes: of the whole frame.
+
+    Returns:
+        The piece's offset in its buffer, and where in the frame it begins; None for a frame that is made
+        otherwise, which `decode_frame` may know.
+    """
+    position, offset = 0, 0
+    try:
+        if beginning[:1] == _OFFSET_TAG:
+            offset, position = read_varint(memoryview(beginning), 1)
+        if beginning[position : position + 1] != _DATA_TAG:
+            return None
+        length, position = read_varint(memoryview(beginning), position + 1)
+    except MalformedError:
+        return None
+    return (offset, position) if position + length == nbytes else None
 
 
 def _encoded_header(header: Header) -> bytes:
@@ -61,7 +91,7 @@ def _payload(field: int, data: Buffer) -> tuple[Buffer, ...]:
     return (field_head(field, view.nbytes), view.cast("B")) if view.nbytes else ()
 
 
-def decode_frame(encoded: bytes) -> Frame:
+def decode_frame(encoded: Buffer) -> Frame:
     """A frame whose data is a view of the bytes received.
 
     Raises:
@@ -85,7 +115,7 @@ def _whole(found: dict[int, list[memoryview]], field: int) -> bytes:
     return b"".join(found.get(field, ()))
 
 
-def _last(found: dict[int, list[memoryview]], field: int, encoded: bytes) -> memoryview:
+def _last(found: dict[int, list[memoryview]], field: int, encoded: Buffer) -> memoryview:
     return found[field][-1] if field in found else memoryview(encoded)[:0]
 
 

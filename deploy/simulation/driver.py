@@ -36,6 +36,9 @@ HEADER_NBYTES = 100
 class Driver:
     """One run.
 
+    Raises:
+        ConfigError: the run cannot be simulated.
+
     Args:
         config: of the run, resolved; its section `simulation` makes up the machines.
         dataset: what is trained on.
@@ -48,6 +51,8 @@ class Driver:
     """
 
     def __init__(self, config: Config, dataset: Dataset, *, trains: bool) -> None:
+        if config.cluster.synthesis == "master":
+            raise ConfigError('cluster.synthesis: "master" is not simulated; leave it out')
         self.config = config
         self.deaths = self.messages = 0
         self._dataset, self._trains = dataset, trains

@@ -5,11 +5,14 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import random
+from collections.abc import Callable
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from common.assembly import LARGEST_SHARD_BYTES, Assembly, Whole
-from common.errors import LayerwiseError, MalformedError, RunFailedError, TooLargeError
+from common.assembly import LARGEST_SHARD_BYTES, Assembly
+from common.errors import LayerwiseError, MalformedError, TooLargeError
 from common.messages import Frame, Header, Operation
 from common.table import Table, lay_out
 
@@ -106,16 +109,23 @@ def test_a_shard_beyond_the_limit_is_refused_by_its_table_alone() -> None:
     assert isinstance(refusal(Frame(header)), TooLargeError)
 
 
-def test_a_pull_is_put_together_in_one_buffer_and_given_once_it_is_whole() -> None:
-    whole = Whole()
-    with pytest.raises(RunFailedError):
-        whole.taken()
-    for frame in (piece(0, 16, HEADER), piece(16, 48), piece(48, TABLE.nbytes)):
-        with pytest.raises(RunFailedError):
-            whole.taken()
-        whole.add(frame)
-    header, buffer = whole.taken()
-    assert header == HEADER
-    assert bytes(buffer) == DATA
-    with pytest.raises(MalformedError):
-        whole.add(piece(TABLE.nbytes - 8, TABLE.nbytes))
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.integers(0, TABLE.nbytes), st.integers(0, TABLE.nbytes)), max_size=6))
+def test_a_piece_that_is_announced_is_judged_as_one_that_is_handed_over(
+    pieces: list[tuple[int, int]],
+) -> None:
+    announced, handed = (assembled(piece(0, 8, HEADER)) for _ in range(2))
+    for start, nbytes in [*pieces, (8, TABLE.nbytes - 8)]:
+        assert judged(announced.expect, start, nbytes) == judged(
+            handed.add, Frame(None, start, bytes(nbytes))
+        )
+        assert announced.complete == handed.complete
+    assert whole(announced) == DATA[:8]
+
+
+def judged(take: Callable[..., None], *arguments: object) -> str:
+    try:
+        take(*arguments)
+    except MalformedError as error:
+        return str(error)
+    return "taken"

@@ -48,7 +48,7 @@ from protos import layerwise_pb2 as pb
 
 NUMBERS = {"replica": 2**32 - 1, "layer": 2**32 - 1, "pid": 2**32 - 1, "in_flight": 2**32 - 1,
            "grants": 2**32 - 1, "waiting_slaves": 2**32 - 1, "sender": 2**32 - 1,
-           "fenced": 2**32 - 1, "classes": 2**32 - 1}  # fmt: skip
+           "fenced": 2**32 - 1, "classes": 2**32 - 1, "bulk_port": 2**32 - 1}  # fmt: skip
 # Those without a payload: what has one is tested by itself.
 MESSAGES = [
     kind
@@ -165,7 +165,7 @@ def fields_of(encoded: bytes) -> list[bytes]:
     found, position = [], 0
     while position < len(encoded):
         start = position
-        tag, position = encoding._read_varint(memoryview(encoded), position)
+        tag, position = encoding.read_varint(memoryview(encoded), position)
         _, position = encoding._content(memoryview(encoded), tag & 7, position)
         found.append(encoded[start:position])
     return found

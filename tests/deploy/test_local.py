@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from common.messages import Seat, StatusReply
-from deploy.local import Cluster, Process
+from deploy.local import START_SECONDS, Cluster, Process
 from deploy.runs import RunDirectory
 
 
@@ -52,6 +52,13 @@ def test_a_vacant_seat_that_nobody_can_take_gets_a_spare(cluster: Cluster) -> No
     assert said == "layer 2 has no slave though none has died: one hangs; slave-3 started"
     assert cluster.relieve(status(cluster, 1), 0.0) == []  # it is on its way
     assert cluster.restarts == 1
+
+
+def test_one_that_was_never_seen_on_a_seat_is_waited_for_so_long_and_no_longer(cluster: Cluster) -> None:
+    assert cluster.relieve(status(cluster, 1), 0.0) == []
+    for process in cluster.processes:
+        process.started -= START_SECONDS
+    assert len(cluster.relieve(status(cluster, 1), 0.0)) == 1
 
 
 def test_there_are_no_more_spares_than_seats(cluster: Cluster) -> None:

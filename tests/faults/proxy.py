@@ -5,16 +5,18 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
+from common.errors import LayerwiseError
+
 
 class Proxy:
-    """Passes connections on to a port of this machine."""
+    """Passes connections on to where its target is at the moment."""
 
-    def __init__(self, target: str) -> None:
-        host, _, port = target.rpartition(":")
-        self._target = (host, int(port))
+    def __init__(self, target: Callable[[], tuple[str, int]]) -> None:
+        self._target = target
         self._swallowing = threading.Event()
         self._ends: list[socket.socket] = []
         self._threads: list[threading.Thread] = []
@@ -38,8 +40,8 @@ class Proxy:
             except OSError:
                 return
             try:
-                target = socket.create_connection(self._target)
-            except OSError:
+                target = socket.create_connection(self._target())
+            except (OSError, LayerwiseError):
                 client.close()
                 continue
             self._ends += [client, target]

@@ -21,6 +21,7 @@ from common.replica import Push
 from common.table import lay_out
 from common.wire.methods import JOIN
 from slave.endpoint import Endpoint
+from slave.meter import Meter
 from slave.network import Network
 
 SHARD = "1/weights"
@@ -44,7 +45,7 @@ class Pusher:
         self.lease = self._joined(address, slave)
         self.sequence = 0
         self._endpoint = Endpoint(address)
-        self._network = Network(self._endpoint, self.lease, HEARTBEAT_SECONDS, PATIENCE, Telemetry)
+        self._network = Network(self._endpoint, self.lease, HEARTBEAT_SECONDS, PATIENCE, Telemetry, Meter())
         self._network.start()
 
     def __enter__(self) -> Self:

@@ -15,8 +15,10 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from common.bulk.client import locate
 from common.errors import FencedError
 from common.messages import StatusReply
+from common.rpc import split_address
 from deploy.reader import Reader
 from tests.faults.proxy import Proxy
 from tests.faults.pusher import SHARD, Pusher, delta
@@ -26,6 +28,8 @@ SLAVES, SECONDS, KILLS, SEED = 4, 20.0, 5, 3
 ONE_LAYER = ["--set", "network.cuts=[]", "--set", "cluster.heartbeat_seconds=0.4"]
 # No snapshot but those that a test asks for.
 RARELY = ["--set", "cluster.snapshot_seconds=1000"]
+# A lease that outlasts a master's restart, and what a channel waits between two attempts to reach it.
+LASTING = ["--set", "cluster.heartbeat_seconds=3"]
 
 Push = tuple[int, int]
 
@@ -127,12 +131,20 @@ def subset(total: npt.NDArray[np.float32], pushes: list[Push]) -> list[Push] | N
     return list(itertools.compress(pushes, weights))
 
 
+@pytest.fixture
+def proxy(by_hand: HandMade, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
+    """Before the master's port for shards, where slaves of this process look for that."""
+    with Proxy(lambda: locate(by_hand.address)) as made:
+        monkeypatch.setattr("slave.transfer.locate", lambda _: split_address(made.address))
+        yield made
+
+
 # --- one push ---------------------------------------------------------------------------------------------
 
 
-def test_a_push_whose_answer_is_lost_counts_once(cli: Cli, by_hand: HandMade) -> None:
+def test_a_push_whose_answer_is_lost_counts_once(cli: Cli, by_hand: HandMade, proxy: Proxy) -> None:
     by_hand.master(*ONE_LAYER, *RARELY)
-    with Proxy(by_hand.address) as proxy, Pusher(proxy.address, "a") as slave:
+    with Pusher(by_hand.address, "a") as slave:
         slave.begin()
         lose_the_answer(proxy, slave, by_hand.address)
         proxy.restore()
@@ -152,13 +164,15 @@ def lose_the_answer(proxy: Proxy, slave: Pusher, address: str) -> None:
     until(lambda: status(address).versions[SHARD] == version + 1)
 
 
-def test_a_push_whose_answer_died_with_the_master_counts_once(cli: Cli, by_hand: HandMade) -> None:
+def test_a_push_whose_answer_died_with_the_master_counts_once(
+    cli: Cli, by_hand: HandMade, proxy: Proxy
+) -> None:
     """The slave keeps its lease over the master's restart: what it sends again is recognised."""
-    master = by_hand.master(*ONE_LAYER, *RARELY)
-    with Proxy(by_hand.address) as proxy, Pusher(proxy.address, "a") as slave:
+    master = by_hand.master(*ONE_LAYER, *RARELY, *LASTING)
+    with Pusher(by_hand.address, "a") as slave:
         slave.begin()
         lose_the_answer(proxy, slave, by_hand.address)
-        killed(by_hand, master, *ONE_LAYER, *RARELY)
+        killed(by_hand, master, *ONE_LAYER, *RARELY, *LASTING)
         proxy.restore()
         assert not slave.answer().applied
         who = slave.lease.incarnation
@@ -186,10 +200,10 @@ def test_a_slave_that_asks_again_after_the_masters_restart_is_who_it_was(cli: Cl
 
 
 def test_a_push_whose_answer_was_lost_before_a_rollback_is_refused_after_it(
-    cli: Cli, by_hand: HandMade
+    cli: Cli, by_hand: HandMade, proxy: Proxy
 ) -> None:
     by_hand.master(*ONE_LAYER, *RARELY)
-    with Proxy(by_hand.address) as proxy, Pusher(proxy.address, "a") as slave:
+    with Pusher(by_hand.address, "a") as slave:
         slave.begin()
         slave.push()
         assert slave.answer().applied

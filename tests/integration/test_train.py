@@ -202,7 +202,7 @@ def test_served_synthesis_goes_on_after_a_killed_slave_and_a_killed_master(cli: 
 
 @pytest.mark.parametrize("goes_on", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_a_slave_that_hangs_is_relieved_and_waits_as_a_spare_if_it_goes_on(cli: Cli, goes_on: bool) -> None:
-    process = cli.start("train", *QUICK, "--set", "run.batches=1500", "--run-dir", "run", "--json")
+    process = cli.start("train", *QUICK, "--set", "run.batches=4000", "--run-dir", "run", "--json")
     cli.wait_for(process, "test error", "stderr")
     hanging = next(slave for slave in cli.of_kind("slave") if "layer 2 of 3" in _said(slave))
     hanging.suspend()

@@ -14,10 +14,12 @@ from typing import Any, Self, TypeVar
 import grpc
 
 from common import rpc
+from common.bulk.server import Server as BulkServer
 from common.config import load
 from common.messages import JoinReply, JoinRequest, LeaveRequest
 from common.rpc import Server
 from common.wire import methods
+from master.parameters import Parameters
 from master.service import Master
 from master.servicer import Servicer
 from master.state import StateDirectory
@@ -41,6 +43,11 @@ class Served:
         self.server, self.address = self.do(self._start())
         self.channel = rpc.channel(self.address)
         self.client = Client(self.channel)
+        self.bulk = BulkServer(self.master.count)
+        Parameters(self.master).register(self.bulk)
+        self.master.bulk_port = self.bulk.start("127.0.0.1", 0)
+        self.bulk_address = f"127.0.0.1:{self.master.bulk_port}"
+        self.bulk_client = Client(self.channel, self.bulk_address)
 
     async def _start(self, address: str = "127.0.0.1:0") -> tuple[Server, str]:
         server = Server(self.master.count)
@@ -66,7 +73,9 @@ class Served:
 
     def close(self) -> None:
         """End the server, its thread and its files."""
+        self.bulk_client.close()
         self.channel.close()
+        self.bulk.stop()
         self.do(self.server.stop(0))
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(DEADLINE)
@@ -117,10 +126,29 @@ class Stream:
 
 
 class Client:
-    """The services by their generated classes."""
+    """The services by their generated classes.
 
-    def __init__(self, channel: grpc.Channel) -> None:
+    Args:
+        channel: to the gRPC port.
+        bulk: address of the port that serves Parameters alone, and one call on each connection; None to have
+            Parameters from the gRPC port.
+    """
+
+    def __init__(self, channel: grpc.Channel, bulk: str | None = None) -> None:
         self._channel = channel
+        self._bulk = bulk
+        self._opened: list[grpc.Channel] = []
+
+    def close(self) -> None:
+        """End the connections that were made here."""
+        for channel in self._opened:
+            channel.close()
+
+    def _parameters(self) -> grpc.Channel:
+        if self._bulk is None:
+            return self._channel
+        self._opened.append(rpc.channel(self._bulk))
+        return self._opened[-1]
 
     def push(self, frames: Iterable[Any]) -> list[Any]:
         """Send frames, and give every reply."""
@@ -131,17 +159,22 @@ class Client:
         return Stream(self._push())
 
     def _push(self) -> Any:
-        return self._channel.stream_stream(
+        return self._parameters().stream_stream(
             "/layerwise.v1.Parameters/Push", _bytes_of, pb.PushReply.FromString
         )
 
     def pull(self, shard: str, incarnation: int = 0) -> Iterator[Any]:
         """The frames of a shard."""
-        bound = self._channel.unary_stream(
+        bound = self._parameters().unary_stream(
             "/layerwise.v1.Parameters/Pull", pb.PullRequest.SerializeToString, pb.Frame.FromString
         )
         frames: Iterator[Any] = bound(pb.PullRequest(shard=shard, incarnation=incarnation), timeout=DEADLINE)
         return frames
+
+    def bulk_unary(self, path: str, request: bytes) -> bytes:
+        """Bytes to a unary method at the port for shards."""
+        answer: bytes = self._parameters().unary_unary(path)(request, timeout=DEADLINE)
+        return answer
 
     def exchange(self) -> Stream:
         """A stream of boundary messages, not yet introduced."""

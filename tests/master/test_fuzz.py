@@ -26,7 +26,7 @@ from common.errors import FencedError, LayerwiseError, MalformedError, NotFoundE
 from common.messages import Frame, Header, JoinRequest, LeaveRequest, Operation, PushReply
 from common.table import Table, lay_out
 from common.wire.payloads import decode_frame, encode_frame
-from master import incoming
+from master import servicer
 from master.service import Master
 from master.servicer import Servicer
 from master.state import StateDirectory
@@ -249,25 +249,25 @@ def assert_frames_do_no_harm(target: Target, count: int, seed: int) -> None:
     assert process.memory_info().rss - settled < GROWTH_BYTES
 
 
-@pytest.mark.parametrize("inline", [True, False], ids=["inline", "as they come"])
+@pytest.mark.parametrize("inline", [True, False], ids=["inline", "in a thread"])
 def test_thousands_of_frames_do_no_harm(
     target: Target, inline: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not inline:
-        monkeypatch.setattr(incoming, "INLINE_BYTES", 0)
+        monkeypatch.setattr(servicer, "CHUNK_BYTES", 0)
     assert_frames_do_no_harm(target, 2_000, seed=1)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(
-    ("inline", "count"), [(True, 100_000), (False, 20_000)], ids=["inline", "as they come"]
+    ("inline", "count"), [(True, 100_000), (False, 20_000)], ids=["inline", "in a thread"]
 )
 def test_a_hundred_thousand_frames_do_no_harm(
     target: Target, inline: bool, count: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not inline:
-        monkeypatch.setattr(incoming, "INLINE_BYTES", 0)
+        monkeypatch.setattr(servicer, "CHUNK_BYTES", 0)
     assert_frames_do_no_harm(target, count, seed=2)
 
 

@@ -12,12 +12,13 @@ import numpy.typing as npt
 import pytest
 
 from common.messages import JoinReply
-from master import incoming
+from common.wire.payloads import CHUNK_BYTES
+from master import parameters
 from protos import layerwise_pb2 as pb
 from tests.master.served import Client, Served, Stream, served
 
-COUNT = 3 * incoming.INLINE_BYTES // 4
-PIECE = incoming.INLINE_BYTES // 2
+COUNT = 3 * CHUNK_BYTES // 4
+PIECE = CHUNK_BYTES // 2
 
 
 @pytest.fixture
@@ -27,9 +28,10 @@ def master(tmp_path: Path) -> Iterator[Served]:
         yield running
 
 
-@pytest.fixture
-def client(master: Served) -> Client:
-    return master.client
+@pytest.fixture(params=["grpc", "bulk"])
+def client(master: Served, request: pytest.FixtureRequest) -> Client:
+    """Of Parameters at either port."""
+    return master.client if request.param == "grpc" else master.bulk_client
 
 
 def replicas(master: Served) -> list[JoinReply]:
@@ -97,7 +99,7 @@ def test_half_a_push_is_not_to_be_seen_and_the_whole_is_applied(master: Served, 
 def test_a_push_that_stands_still_lets_others_in_and_is_applied_once_when_it_goes_on(
     master: Served, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(incoming, "PUSHER_SECONDS", 0.05)
+    monkeypatch.setattr(parameters, "PUSHER_SECONDS", 0.05)
     first, second = created(master)
     frames = ones(first, 1)
     with half_sent(client, frames) as stream:
@@ -115,7 +117,7 @@ def test_a_push_that_stands_still_lets_others_in_and_is_applied_once_when_it_goe
 def test_a_push_whose_sender_is_gone_lets_others_in_at_once_and_can_be_sent_again(
     master: Served, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(incoming, "PUSHER_SECONDS", 600.0)
+    monkeypatch.setattr(parameters, "PUSHER_SECONDS", 600.0)
     first, second = created(master)
     frames = ones(first, 1)
     with half_sent(client, frames):
@@ -128,7 +130,7 @@ def test_a_push_whose_sender_is_gone_lets_others_in_at_once_and_can_be_sent_agai
 def test_a_push_that_breaks_a_rule_halfway_lets_others_in_and_changes_nothing(
     master: Served, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(incoming, "PUSHER_SECONDS", 600.0)
+    monkeypatch.setattr(parameters, "PUSHER_SECONDS", 600.0)
     first, second = created(master)
     frames = ones(first, 1)
     with half_sent(client, frames) as stream:

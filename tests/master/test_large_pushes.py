@@ -16,7 +16,8 @@ from common import rpc
 from common.messages import Header, Operation
 from common.rpc import Server
 from common.wire.payloads import CHUNK_BYTES, encode_frame, frames
-from master.servicer import LARGE_PUSHES, Servicer
+from master.places import LARGE_PUSHES
+from master.servicer import Servicer
 from tests.master.pushes import creation, parameters
 from tests.master.served import DEADLINE, Client, Served, served
 

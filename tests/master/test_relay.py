@@ -82,7 +82,7 @@ def test_what_does_not_travel_from_layer_two_that_way_is_malformed(
 def test_what_is_for_nobody_is_dropped_and_counted() -> None:
     passing = relay()
     put(passing, Address(1, 0, UP), BoundaryKind.ACTIVATION, 2)
-    assert (passing.dropped, passing.depth()) == (1, 0)
+    assert (passing.dropped, passing.depth(2, 0)) == (1, 0)
 
 
 def test_a_full_mailbox_is_closed_and_its_senders_are_not_blamed() -> None:
@@ -171,4 +171,4 @@ def test_announcements_alone_do_not_grow_without_bound() -> None:
     passing.open(Address(2, 0, UP))
     for _ in range(1000):
         passing.announce(Address(3, 0, BoundaryKind.ACTIVATIONS))
-    assert passing.depth() <= 2 * 5 + SPARE
+    assert passing.depth(2, 0) <= 2 * 5 + SPARE

@@ -236,7 +236,7 @@ def test_a_slave_whose_lease_has_ended_sends_its_neighbour_away_until_it_has_ano
 
 def test_a_cut_connection_is_made_anew(make: Make) -> None:
     lower, upper = make(1, 1), make(2, 2)
-    with Proxy(upper.endpoint.address) as proxy:
+    with Proxy(lambda: rpc.split_address(upper.endpoint.address)) as proxy:
         lower.told(1, Peer(2, 0, 2, proxy.address))
         lower.got_peer()
         exchange(lower, upper, 0)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from common import synthesizers
+from common import rpc, synthesizers
 from common.errors import FencedError, LayerwiseError, MalformedError, RefusedError, UnreachableError
 from common.messages import JoinReply, SynthesisKind, SynthesisMessage, Telemetry
 from master.policies import policies
@@ -19,6 +19,7 @@ from master.synthesis import Synthesis
 from slave.decoupling import Message
 from slave.endpoint import Endpoint
 from slave.health import Health
+from slave.meter import Meter
 from slave.network import Network
 from slave.served import ServedPredictor, ServedSynthesizer
 from tests.faults.proxy import Proxy
@@ -100,7 +101,7 @@ class Connected:
     def __init__(self, address: str, lease: JoinReply, patience: float = 20.0) -> None:
         self.lease = lease
         self.endpoint = Endpoint(address)
-        self.network = Network(self.endpoint, lease, 0.2, patience, Telemetry)
+        self.network = Network(self.endpoint, lease, 0.2, patience, Telemetry, Meter())
         self.network.start()
         self.network.converse()
 
@@ -125,7 +126,7 @@ def test_a_question_is_answered_after_the_lessons_before_it(master: Served) -> N
 
 
 def test_a_question_whose_answer_was_lost_is_asked_again(master: Served) -> None:
-    with Proxy(master.address) as proxy:
+    with Proxy(lambda: rpc.split_address(master.address)) as proxy:
         slave = Connected(proxy.address, master.join("a"))
         try:
             expected = delta_of(slave.asked(ASK, 1))

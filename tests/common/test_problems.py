@@ -1,4 +1,4 @@
-"""deploy.problems: what is wrong is said, in its order, and nothing is where nothing is."""
+"""common.problems: what is wrong is said, in its order, and nothing is where nothing is."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from common.config import load
 from common.messages import Counters, LayerPushes, Seat, StatusReply, Telemetry, Utilization
-from deploy.problems import problems
+from common.problems import problems
 from deploy.screen import WIDE, slaves_table
 
 CONFIG = load(None, ["network.cuts=[1, 2]", "downpour.staleness=bound", "downpour.bound=4"])

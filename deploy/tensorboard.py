@@ -1,0 +1,36 @@
+"""The lines of metrics.jsonl as scalars for TensorBoard; needs `layerwise[tensorboard]`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch.utils.tensorboard import SummaryWriter
+
+FLUSH_SECONDS = 5
+# Of a heartbeat: who says it, and what is of no interest over time.
+_NOT_SCALARS = ("layer", "replica", "incarnation", "pid", "beat", "grants", "next_batch", "seconds")
+
+
+class Board:
+    """One run's event file. A step is a batch: of the evaluation, or of the slave whose heartbeat it is."""
+
+    def __init__(self, path: Path) -> None:
+        self._writer = SummaryWriter(str(path), flush_secs=FLUSH_SECONDS)
+
+    def note(self, line: Mapping[str, Any]) -> None:
+        """Add a line."""
+        if line["kind"] == "evaluation":
+            group, step = "test", line["batches"]
+            values = {"error_percent": line["test_error_percent"], "loss": line["test_loss"]}
+        else:
+            group, step = f"layer {line['layer']} replica {line['replica']}", line["next_batch"]
+            values = {name: value for name, value in line.items() if name not in _NOT_SCALARS}
+        for name, value in values.items():
+            if isinstance(value, int | float):
+                self._writer.add_scalar(f"{group}/{name}", value, step)
+
+    def close(self) -> None:
+        """Have all of it in the file."""
+        self._writer.close()

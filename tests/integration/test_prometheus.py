@@ -1,0 +1,152 @@
+"""A real Prometheus over a real run: every query of dashboards, consoles, rules and alerts finds data."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+from urllib.parse import urlencode
+from urllib.request import urlopen
+
+import pytest
+
+from deploy.dashboards.panels import DASHBOARDS
+from tests.integration.processes import ROOT, Cli, HandMade, until
+
+FOLDER = ROOT / "deploy" / "prometheus"
+PROMETHEUS = shutil.which("prometheus")
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(PROMETHEUS is None, reason="prometheus is not installed (package prometheus)"),
+]
+
+# There is no GPU, no I and nothing is refused where all is well and nobody has one.
+WITHOUT_DATA = ("gpu_utilization", "gpu_memory_utilization", "input_loss")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def trained(web: str) -> int:
+    """How many batches the run is through."""
+    with urlopen(f"http://{web}/status", timeout=20) as answer:
+        return int(json.load(answer)["batches"])
+
+
+class Prometheus:
+    """Debian's, with what is deployed; but for the master's address and the pace of scraping."""
+
+    def __init__(self, folder: Path, master: str) -> None:
+        shutil.copytree(FOLDER, folder / "etc")
+        for chart in (ROOT / "master" / "web" / "static").glob("uPlot*min*"):
+            shutil.copy(chart, folder / "etc" / "assets")
+        config = folder / "etc" / "prometheus.yml"
+        text = config.read_text().replace("master:8080", master)
+        config.write_text(re.sub(r"(interval|timeout): \d+s", r"\1: 1s", text))
+        port = free_port()
+        self.address = f"http://127.0.0.1:{port}"
+        self.process = subprocess.Popen(
+            [
+                str(PROMETHEUS),
+                f"--config.file={config}",
+                f"--storage.tsdb.path={folder / 'data'}",
+                f"--web.listen-address=127.0.0.1:{port}",
+                f"--web.console.templates={folder / 'etc' / 'consoles'}",
+                f"--web.console.libraries={folder / 'etc' / 'consoles'}",
+                f"--web.user-assets={folder / 'etc' / 'assets'}",
+            ],
+            stdout=subprocess.DEVNULL,
+            stderr=(folder / "log").open("w"),
+        )
+
+    def get(self, path: str, **query: str) -> bytes:
+        with urlopen(f"{self.address}{path}?{urlencode(query)}", timeout=20) as answer:
+            body: bytes = answer.read()
+        return body
+
+    def query(self, expr: str) -> list[Any]:
+        """The series that an expression finds now."""
+        found: list[Any] = json.loads(self.get("/api/v1/query", query=expr))["data"]["result"]
+        return found
+
+    def up(self) -> int:
+        """How many processes were scraped."""
+        try:
+            return len([series for series in self.query("up") if series["value"][1] == "1"])
+        except URLError:
+            return 0
+
+
+@pytest.fixture
+def prometheus(cli: Cli, by_hand: HandMade, tmp_path: Path) -> Iterator[Prometheus]:
+    staleness = ["--set", "downpour.staleness=bound", "--set", "downpour.replicas=[2, 1, 1]"]
+    by_hand.master(*staleness, "--set", "run.batches=1000000", "--set", "cluster.snapshot_seconds=1")
+    for _ in range(4):
+        by_hand.slave()
+    web = (cli.folder / "state" / "web").read_text()
+    until(lambda: trained(web) > 30, 120)
+    assert cli.run("evaluate", "--master", by_hand.address).returncode == 0
+    running = Prometheus(tmp_path, web)
+    try:
+        until(lambda: running.up() == 5)
+        yield running
+    finally:
+        running.process.terminate()
+        running.process.wait(20)
+
+
+def queries() -> Iterator[str]:
+    for page in DASHBOARDS:
+        for panel in page.panels:
+            yield from (query.expr for query in panel.queries)
+    yield from re.findall(r"record: (\S+)", (FOLDER / "rules.yml").read_text())
+    # Of an alert, what it looks at: by itself it says nothing while all is well.
+    yield from re.findall(r"\b(?:layer:)?layerwise_\w+(?::\w+)?", (FOLDER / "alerts.yml").read_text())
+
+
+def test_every_query_finds_data(prometheus: Prometheus) -> None:
+    asked = {expr for expr in queries() if not any(name in expr for name in WITHOUT_DATA)}
+    assert len(asked) > 40
+
+    def unanswered() -> list[str]:
+        return [expr for expr in sorted(asked) if not prometheus.query(expr)]
+
+    try:
+        until(lambda: not unanswered(), 60)
+    except AssertionError:
+        raise AssertionError(f"without data: {unanswered()}") from None
+    slaves = prometheus.query("layerwise_samples_total")
+    assert sorted((s["metric"]["layer"], s["metric"]["replica"]) for s in slaves) == [
+        ("1", "0"), ("1", "1"), ("2", "0"), ("3", "0"),
+    ]  # fmt: skip
+    assert prometheus.query('ALERTS{alertstate="firing"}') == []
+    for page in DASHBOARDS:
+        console = prometheus.get(f"/consoles/{page.name}.html").decode()
+        assert page.title in console
+        for asset in re.findall(r'(?:src|href)="\.\.(/user/[^"]+)"', console):
+            assert prometheus.get(asset)
+        assert console.count("<tr>") >= len(page.panels) - 2, page.name
+
+
+def test_a_slave_that_has_gone_is_scraped_no_more_and_one_that_comes_is(
+    prometheus: Prometheus, by_hand: HandMade
+) -> None:
+    by_hand.slave()
+    until(lambda: prometheus.up() == 6)
+    until(lambda: prometheus.query("layerwise_waiting_slaves")[0]["value"][1] == "1")
+    victim = next(seat["pid"] for seat in by_hand.status()["seats"] if seat["layer"] == 3)
+    next(p for p in by_hand.cli.of_kind("slave") if p.pid == victim).kill()
+    until(lambda: prometheus.up() == 5)
+    until(lambda: prometheus.query("layerwise_leases_granted_total{layer='3'}")[0]["value"][1] == "2")
+    # Who has taken over alone shows the layer.
+    until(lambda: len(prometheus.query("layerwise_samples_total{layer='3'}")) == 1)
