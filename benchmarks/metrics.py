@@ -52,7 +52,3 @@ def main() -> None:
     RESULTS.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     print(f"counting: {1e6 * counting:.2f} us, {100 * found['part_of_a_step']:.2f} % of the shortest step")
     print(f"a scrape: {1e3 * scraping:.2f} ms, {100 * found['part_of_the_time']:.2f} % of the time")
-
-
-if __name__ == "__main__":
-    main()
