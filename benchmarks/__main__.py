@@ -13,7 +13,9 @@ from common.lifecycle import INTERRUPTED
 PLAIN = ("transfer", "apply", "durability", "vfbn", "metrics")
 # Those whose `main` takes options, and what they need.
 ASKING = {
+    "faults": "takes a quarter of an hour",
     "links": "needs root and iproute2; MNIST for its errors (--mnist FOLDER); 12 minutes",
+    "soak": "takes ten minutes a profile",
     "staleness": "needs MNIST for its errors (--mnist FOLDER); half an hour",
 }
 

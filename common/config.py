@@ -265,7 +265,7 @@ class Cluster:
         choices=("slave", "master"),
     )
     heartbeat_seconds: float = key(1.0, "seconds between two heartbeats of a slave", minimum=0.05)
-    misses: int = key(2, "heartbeats missed in a row until a slave is failed", minimum=1)
+    misses: int = key(2, "heartbeats that a slave may be silent for until it is failed", minimum=2)
     backup_steps: int = key(
         100, "steps between two backups of a slave's optimizer state to the master; 0: never", minimum=0
     )

@@ -75,6 +75,12 @@ class RunFailedError(LayerwiseError):
     """The run cannot reach its end."""
 
 
+class NoRoomError(RunFailedError):
+    """The master's disk is full: what has to be kept cannot be. To who asks it is a master that is away."""
+
+    status = "UNAVAILABLE"
+
+
 # INVALID_ARGUMENT is both a ConfigError's and a MalformedError's: over the wire only the latter occurs.
 FROM_STATUS: dict[str, type[LayerwiseError]] = {
     "UNAVAILABLE": UnreachableError,

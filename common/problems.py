@@ -60,7 +60,7 @@ def _vacant(status: StatusReply, master: str) -> Iterator[Problem]:
 
 def _late(status: StatusReply, config: Config) -> Iterator[Problem]:
     cluster = config.cluster
-    patience = cluster.heartbeat_seconds * (cluster.misses + 0.5)
+    patience = cluster.heartbeat_seconds * cluster.misses
     for seat in status.seats:
         if seat.state == "late":
             who, silent = f"{seat.host}:{seat.pid}", seat.lease_age

@@ -32,8 +32,8 @@ _OPTIONS = [
 _CHANNEL_OPTIONS = [
     *_OPTIONS,
     ("grpc.initial_reconnect_backoff_ms", 100),
-    # How long one attempt may take, the peer's answer included: a crowded machine needs more than a moment.
-    ("grpc.min_reconnect_backoff_ms", 2_000),
+    # How long an attempt may take, whatever its name: two round trips of a far or crowded peer.
+    ("grpc.min_reconnect_backoff_ms", 3_000),
     ("grpc.max_reconnect_backoff_ms", 2_000),
     # Two channels of a process must not share a connection: bulk would hold up what is urgent.
     ("grpc.use_local_subchannel_pool", 1),

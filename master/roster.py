@@ -70,9 +70,10 @@ def _restored(saved: dict[str, Any]) -> Telemetry:
 class Roster:
     """Leases of one run.
 
-    A slave that misses `misses` heartbeats is failed and its seat vacant. When the roster's own tick comes
-    late by half an interval, or the master has just started, every lease is extended: the silence may be
-    ours. `tick` is due every `tick_seconds`.
+    A slave that is silent for `misses` heartbeats is failed and its seat vacant: seen at the tick before, so
+    that none that dies is failed later than that. When the roster's own tick comes late by half an interval,
+    or the master has just started, every lease is extended: the silence may be ours. `tick` is due every
+    `tick_seconds`.
     """
 
     def __init__(
@@ -80,8 +81,8 @@ class Roster:
     ) -> None:
         self._replicas = replicas
         self._interval = heartbeat_seconds
-        self._patience = heartbeat_seconds * (misses + 0.5)
-        self.tick_seconds = heartbeat_seconds / 4
+        self.tick_seconds = heartbeat_seconds / 8
+        self._patience = heartbeat_seconds * misses - self.tick_seconds
         self._leases = [_Lease(k + 1, r) for k, count in enumerate(replicas) for r in range(count)]
         self._incarnations = 0
         # By their names: who asked, and when last.

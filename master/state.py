@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from common import metrics
-from common.errors import RefusedError, RunFailedError
+from common.errors import NoRoomError, RefusedError, RunFailedError
 from common.metrics import Histogram
 from common.table import Table
 from master import mapped
@@ -83,7 +83,7 @@ class StateDirectory:
             nbytes: of each buffer: the table's and an optimizer's behind them; left out, the table's alone.
 
         Raises:
-            RunFailedError: there is no room for it.
+            NoRoomError: there is no room for it.
         """
         return self._placed(name, table, nbytes, lambda _: None)
 
@@ -100,7 +100,7 @@ class StateDirectory:
         It is whole, and on the disk, before it takes its place.
 
         Raises:
-            RunFailedError: there is no room for it.
+            NoRoomError: there is no room for it.
         """
 
         def write(slots: MappedSlots) -> None:
@@ -124,9 +124,7 @@ class StateDirectory:
             fresh.replace(path)
         except OSError as error:
             fresh.unlink(missing_ok=True)
-            raise RunFailedError(
-                f"{path}: no room for the shard: {error.strerror}; free disk space"
-            ) from None
+            raise NoRoomError(f"{path}: no room for the shard: {error.strerror}; free disk space") from None
         return slots
 
     def remove(self, name: str) -> None:
@@ -163,7 +161,7 @@ class StateDirectory:
         """Write a small file durably; there is never half of one.
 
         Raises:
-            RunFailedError: it cannot be written; the old one is still there.
+            NoRoomError: it cannot be written; the old one is still there.
         """
         fresh = self.path / f".{name}.new"
         try:
@@ -171,7 +169,7 @@ class StateDirectory:
             fresh.replace(self.path / name)
             sync(self.path)
         except OSError as error:
-            raise RunFailedError(
+            raise NoRoomError(
                 f"{self.path / name}: cannot be written: {error.strerror}; free disk space"
             ) from None
 

@@ -61,6 +61,7 @@ class Heart:
         beat = 0
         while True:
             beat += 1
+            began = asyncio.get_running_loop().time()
             telemetry = self._telemetry()
             try:
                 request = HeartbeatRequest(self._incarnation, beat, telemetry, self.neighbours.version)
@@ -74,7 +75,9 @@ class Heart:
                 continue
             self._now.clear()
             eager = telemetry.done or not telemetry.steps or self.neighbours.wanted
-            pause = min(self._seconds, EAGER_SECONDS) if eager else self._seconds
+            # From beat to beat: what the answer took, on a slow link, is not added to the silence.
+            due = began + (min(self._seconds, EAGER_SECONDS) if eager else self._seconds)
+            pause = max(due - asyncio.get_running_loop().time(), EAGER_SECONDS / 10)
             try:
                 await asyncio.wait_for(self._now.wait(), pause)
             except TimeoutError:

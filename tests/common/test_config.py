@@ -82,7 +82,7 @@ VALUES = table(
     decoupling=DECOUPLINGS,
     optimizer=table(**OPTIMIZER, synthesizer=table(**OPTIMIZER) | SGD) | SGD,
     downpour=DOWNPOURS,
-    cluster=table(heartbeat_seconds=st.floats(0.05, 1e3), misses=st.integers(1, 9)),
+    cluster=table(heartbeat_seconds=st.floats(0.05, 1e3), misses=st.integers(2, 9)),
 )
 
 

@@ -46,7 +46,7 @@ VACANT = seated(1, state="vacant", incarnation=0, slave="", telemetry=Telemetry(
         (VACANT, ["layer 2: the slave has failed", "layerwise slave --master one:50051"]),
         (replace(VACANT, waiting_slaves=1), ["layer 2: the slave has", "one that waits takes it"]),
         (seated(1, state="vacant", grants=0, replica=1), ["layer 2 (replica 1): no slave yet"]),
-        (seated(2, state="late", lease_age=1.94), ["layer 3: its slave host3:13", "1.9 s ago", "2.5 s"]),
+        (seated(2, state="late", lease_age=1.84), ["layer 3: its slave host3:13", "1.8 s ago", "after 2 s"]),
         (seated(0, telemetry=FULL), ["host1: its disk is 93 % full", "host1: its memory is 97 % full"]),
         (replace(WELL, utilization=Utilization(disk_percent=99)), ["the master's machine: its disk is 99 %"]),
         (replace(WELL, snapshot_trouble="3: is torn"), ["snapshots: 3: is torn", "take a new one"]),

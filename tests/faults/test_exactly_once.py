@@ -25,7 +25,10 @@ from tests.faults.pusher import SHARD, Pusher, delta
 from tests.integration.processes import ROOT, Cli, HandMade, until
 
 SLAVES, SECONDS, KILLS, SEED = 4, 20.0, 5, 3
-ONE_LAYER = ["--set", "network.cuts=[]", "--set", "cluster.heartbeat_seconds=0.4"]
+# Leases that outlast everything: none of these is about silence, and answers that are lost make some.
+ONE_LAYER = [
+    "--set", "network.cuts=[]", "--set", "cluster.heartbeat_seconds=0.4", "--set", "cluster.misses=150",
+]  # fmt: skip
 # No snapshot but those that a test asks for.
 RARELY = ["--set", "cluster.snapshot_seconds=1000"]
 # A lease that outlasts a master's restart, and what a channel waits between two attempts to reach it.
@@ -69,7 +72,9 @@ def pushing(cli: Cli, address: str) -> Iterator[list[list[tuple[str, Push]]]]:
     ]  # fmt: skip
     try:
         # The fault is for slaves that push: torch takes its time to be imported.
-        until(lambda: all((cli.folder / f"slave-{n}").read_text().count("applied") for n in range(SLAVES)))
+        until(
+            lambda: all((cli.folder / f"slave-{n}").read_text().count("applied") for n in range(SLAVES)), 150
+        )
         yield said
         for slave in slaves:
             slave.communicate(timeout=60)

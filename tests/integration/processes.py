@@ -16,8 +16,10 @@ from typing import Any
 import psutil
 
 ROOT = Path(__file__).parents[2]
-# Short leases, so that what waits for one waits less.
-QUICK = ["--set", "cluster.heartbeat_seconds=0.4", "--set", "run.batch_size=32"]
+# Short leases, so that what waits for one waits less; not so short that crowded cores end one.
+QUICK = [
+    "--set", "cluster.heartbeat_seconds=0.4", "--set", "cluster.misses=5", "--set", "run.batch_size=32",
+]  # fmt: skip
 
 
 class Cli:

@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 
 from common.config import load
-from common.errors import FencedError, RefusedError, RunFailedError
+from common.errors import FencedError, RefusedError, RunFailedError, UnreachableError
 from common.messages import Evaluation, HeartbeatRequest, JoinRequest, LeaveRequest, Telemetry
 from master.service import Master
 from master.state import StateDirectory
 from tests.master.disk import full_disk
 from tests.master.pushes import creation, update
+from tests.master.served import served
 
 TWO_LAYERS = ("network.cuts=[2]",)
 
@@ -53,6 +54,15 @@ def test_a_grant_that_cannot_be_written_down_is_not_answered_even_when_asked_aga
         assert master.join(JoinRequest("a")).granted
     with begun(tmp_path) as master:
         assert master.join(JoinRequest("b")).incarnation == 2
+
+
+def test_to_who_joins_a_master_whose_disk_is_full_is_one_that_is_away(tmp_path: Path) -> None:
+    """It asks again, where an error of another kind would end it and every slave that beats meanwhile."""
+    with served(tmp_path) as master:
+        unwritten = r"roster.json: cannot be written: .*; free disk space"
+        with full_disk(), pytest.raises(UnreachableError, match=unwritten):
+            master.join("a")
+        assert master.join("a").incarnation == 1
 
 
 def test_a_tick_on_a_full_disk_says_so_and_a_later_one_writes_what_is_owed(tmp_path: Path) -> None:

@@ -1,0 +1,58 @@
+"""What each fault costs: how long until it is seen, until the run goes on, and what is lost.
+
+`python -m benchmarks faults [--only WORDS]` plays the scenarios of tests/faults, or those with WORDS in their
+name, and writes results/faults.json. A slave that takes over waits as a spare, its imports done; a heartbeat
+is a second.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from tests.faults.scenarios import METHODS, SCENARIOS, Scenario, outcome
+from tests.integration.processes import Cli
+
+RESULT = Path(__file__).parent / "results" / "faults.json"
+TOLD = (
+    "test_error_percent", "lost_batches", "fenced", "failures", "detection_seconds", "recovery_seconds",
+)  # fmt: skip
+
+
+def played(scenario: Scenario) -> dict[str, Any]:
+    """What came of a scenario."""
+    with tempfile.TemporaryDirectory() as folder:
+        cli = Cli(Path(folder))
+        try:
+            found = outcome(scenario, cli)
+        finally:
+            left = cli.end()
+    return {**{name: found[name] for name in TOLD}, "processes_left": len(left)}
+
+
+@click.command()
+@click.option("--only", default="", metavar="WORDS", help="Scenarios with these words in their name.")
+def command(only: str) -> None:
+    """Play the scenarios one after the other, print and write down."""
+    known = json.loads(RESULT.read_text(encoding="utf-8"))["scenarios"] if only and RESULT.exists() else {}
+    without = [Scenario("none", profile) for profile in ("light", "basic")]
+    without += [Scenario("none", "light", method) for method in METHODS if method != "update"]
+    for scenario in [*without, *SCENARIOS]:
+        if only in str(scenario):
+            known[str(scenario)] = played(scenario)
+            print(scenario, json.dumps(known[str(scenario)]), flush=True)
+            machine = {"cores": os.cpu_count(), "python": platform.python_version()}
+            text = json.dumps({"machine": machine, "scenarios": known}, indent=1)
+            RESULT.write_text(text + "\n", encoding="utf-8")
+
+
+def main(arguments: Sequence[str] = ()) -> None:
+    """Run the command."""
+    command.main(list(arguments), standalone_mode=False)
