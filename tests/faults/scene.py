@@ -38,7 +38,7 @@ WATCH_SECONDS, DEADLINE = 0.03, 150.0
 
 
 class Way:
-    """From a slave to the master and back, by both of the master's ports, under a loopback address of its own.
+    """From a slave to the master and back, by both of its ports, under a loopback address of its own.
 
     Args:
         proxies: of each port; the first is that of gRPC.
