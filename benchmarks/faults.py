@@ -12,12 +12,13 @@ import os
 import platform
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
 
-from tests.faults.scenarios import METHODS, SCENARIOS, Scenario, outcome
+from tests.faults.scenarios import SCENARIOS, Scenario, outcome
 from tests.integration.processes import Cli
 
 RESULT = Path(__file__).parent / "results" / "faults.json"
@@ -42,8 +43,7 @@ def played(scenario: Scenario) -> dict[str, Any]:
 def command(only: str) -> None:
     """Play the scenarios one after the other, print and write down."""
     known = json.loads(RESULT.read_text(encoding="utf-8"))["scenarios"] if only and RESULT.exists() else {}
-    without = [Scenario("none", profile) for profile in ("light", "basic")]
-    without += [Scenario("none", "light", method) for method in METHODS if method != "update"]
+    without = dict.fromkeys(replace(scenario, fault="none") for scenario in SCENARIOS)
     for scenario in [*without, *SCENARIOS]:
         if only in str(scenario):
             known[str(scenario)] = played(scenario)

@@ -11,7 +11,7 @@ from typing import Any, TypeVar, cast
 import grpc
 
 from common import errors
-from common.errors import ConfigError, LayerwiseError, RefusedError
+from common.errors import ConfigError, LayerwiseError, RefusedError, UnreachableError
 from common.wire.methods import Method
 
 Request = TypeVar("Request")
@@ -20,6 +20,10 @@ Reply = TypeVar("Reply")
 # The largest boundary message: a batch of feature maps. Shards go in chunks and need no more.
 LARGEST_MESSAGE_BYTES = 256 << 20
 UNARY_SECONDS = 10.0
+
+# What grpc.aio makes of a write to a stream that its peer has just ended (grpc/grpc#36066), with the status
+# INTERNAL and without the peer's own: whoever tries again hears that.
+_WRITTEN_TOO_LATE = "Internal error from Core"
 
 _OPTIONS = [
     ("grpc.max_receive_message_length", LARGEST_MESSAGE_BYTES),
@@ -172,6 +176,8 @@ def async_stream(peer: Any, method: Method[Request, Reply]) -> Any:
 def error_of(error: grpc.RpcError, method: Method[Any, Any]) -> LayerwiseError:
     """What a failed call means."""
     code = error.code()
+    if error.details() == _WRITTEN_TOO_LATE:
+        return UnreachableError(f"{method.service}.{method.name}: the peer has ended the stream")
     text = error.details() or f"{method.service}.{method.name} failed with {code.name}"
     return errors.from_status(code.name, text)
 

@@ -15,7 +15,7 @@ from typing import Any
 from tests.faults.scene import HEARTBEAT_SECONDS, Scene, small_disk
 from tests.integration.processes import Cli, until
 
-AT = 100
+AT, BATCHES, LONG_BATCHES = 100, 400, 1500
 # How long the master, a link or the disk is away where no lease is to end by it, and where it must.
 AWAY_SECONDS, LONG_SECONDS = 1.0, 4.0 * HEARTBEAT_SECONDS
 
@@ -150,33 +150,49 @@ METHODS: dict[str, tuple[str, ...]] = {
     "update": (),
     "none": ("decoupling.unlock=none",),
     "delayed": ("decoupling.unlock=delayed",),
-    # Nobody waits: a second without the master is many batches, and must be few of the run's.
-    "full": ("decoupling.unlock=full", "run.batches=1500"),
+    "full": ("decoupling.unlock=full",),
     "served M": ("cluster.synthesis=master",),
 }
 
 
 @dataclass(frozen=True)
 class Scenario:
-    """One fault in one cluster."""
+    """One fault in one cluster.
+
+    Where slaves go on without their master, a second of it is many batches: the run is `long`, lest that be
+    most of it.
+    """
 
     fault: str
     profile: str = "light"
     method: str = "update"
+    long: bool = False
 
     def __str__(self) -> str:
-        return f"{self.fault}, {self.profile}, {self.method}"
+        length = " (long)" if self.long else ""
+        return f"{self.fault}{length}, {self.profile}, {self.method}"
+
+    @property
+    def settings(self) -> tuple[str, ...]:
+        """Its part of the configuration."""
+        batches = LONG_BATCHES if self.long else BATCHES
+        return (f"run.batches={batches}", f"cluster.profile={self.profile}", *METHODS[self.method])
+
+
+def _goes_on(fault: Fault, profile: str) -> bool:
+    """Whether a slave trains on while it is cut off from the master."""
+    return profile == "basic" and fault.linked and bool(fault.fails)
 
 
 SCENARIOS = [
     *(
-        Scenario(name, profile)
+        Scenario(name, profile, long=_goes_on(fault, profile))
         for name, fault in FAULTS.items()
         for profile in fault.profiles
         if name != "none"
     ),
     *(
-        Scenario(name, "light", method)
+        Scenario(name, "light", method, long=method == "full")
         for method in METHODS
         if method != "update"
         for name in ("slave of the middle layer killed", "master killed and restarted")
@@ -192,14 +208,13 @@ def outcome(scenario: Scenario, cli: Cli) -> dict[str, Any]:
         AssertionError: the run did not end by itself, or something was left over.
     """
     fault = FAULTS[scenario.fault]
-    settings = (f"cluster.profile={scenario.profile}", *METHODS[scenario.method])
     temporary = cli.folder / "tmp"
     temporary.mkdir()
     cli.environment["TMPDIR"] = str(temporary)
     with ExitStack() as stack:
         if fault.full:
             stack.enter_context(small_disk(cli.folder / "state"))
-        scene = stack.enter_context(Scene(cli, settings, spares=fault.spares, linked=fault.linked))
+        scene = stack.enter_context(Scene(cli, scenario.settings, spares=fault.spares, linked=fault.linked))
         scene.through(AT)
         scene.strike()
         fault.strike(scene)

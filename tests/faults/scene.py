@@ -30,7 +30,7 @@ from tests.integration.processes import ROOT, Cli, HandMade, until
 LAYERS, HEARTBEAT_SECONDS, N_PUSH = 3, 1.0, 10
 SETTINGS = (
     f"data.dataset={ROOT}/tests/faults/clouds.py:clouds", "network.options={widths=[32, 32]}",
-    "network.layers=3", "run.batches=400", "optimizer.learning_rate=3e-3", "optimizer.schedule=linear",
+    "network.layers=3", "optimizer.learning_rate=3e-3", "optimizer.schedule=linear",
     f"downpour.n_push={N_PUSH}", f"cluster.heartbeat_seconds={HEARTBEAT_SECONDS}",
     "cluster.snapshot_seconds=1", "cluster.backup_steps=20",
 )  # fmt: skip

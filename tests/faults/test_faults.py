@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from typing import Any
 
 import psutil
@@ -18,7 +19,7 @@ LATE_SECONDS = 0.25
 # Of each lease that ends: the windows of its layer and of those below, each batch seen from both sides.
 MOST_LOST = 2 * (5 + 3 + 1)
 
-_without: dict[tuple[str, str], float] = {}
+_without: dict[tuple[str, ...], float] = {}
 
 
 def _held() -> tuple[int, int]:
@@ -28,14 +29,13 @@ def _held() -> tuple[int, int]:
 
 def _error_without(scenario: Scenario, tmp_path_factory: pytest.TempPathFactory) -> float:
     """Of the same cluster without a fault; it is run once."""
-    cluster = (scenario.profile, scenario.method)
-    if cluster not in _without:
+    if scenario.settings not in _without:
         cli = Cli(tmp_path_factory.mktemp("without"))
         try:
-            _without[cluster] = outcome(Scenario("none", *cluster), cli)["test_error_percent"]
+            _without[scenario.settings] = outcome(replace(scenario, fault="none"), cli)["test_error_percent"]
         finally:
             cli.end()
-    return _without[cluster]
+    return _without[scenario.settings]
 
 
 def _most_lost(scenario: Scenario, found: dict[str, Any]) -> int:
