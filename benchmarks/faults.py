@@ -35,7 +35,7 @@ def played(scenario: Scenario) -> dict[str, Any]:
             found = outcome(scenario, cli)
         finally:
             left = cli.end()
-    return {**{name: found[name] for name in TOLD}, "processes_left": len(left)}
+    return {"batches": scenario.batches, **{name: found[name] for name in TOLD}, "processes_left": len(left)}
 
 
 @click.command()

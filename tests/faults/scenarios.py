@@ -15,7 +15,7 @@ from typing import Any
 from tests.faults.scene import HEARTBEAT_SECONDS, Scene, small_disk
 from tests.integration.processes import Cli, until
 
-AT, BATCHES, LONG_BATCHES = 100, 400, 1500
+AT, BATCHES, LONG_BATCHES = 100, 400, 2500
 # How long the master, a link or the disk is away where no lease is to end by it, and where it must.
 AWAY_SECONDS, LONG_SECONDS = 1.0, 4.0 * HEARTBEAT_SECONDS
 
@@ -173,10 +173,14 @@ class Scenario:
         return f"{self.fault}{length}, {self.profile}, {self.method}"
 
     @property
+    def batches(self) -> int:
+        """How long its run is."""
+        return LONG_BATCHES if self.long else BATCHES
+
+    @property
     def settings(self) -> tuple[str, ...]:
         """Its part of the configuration."""
-        batches = LONG_BATCHES if self.long else BATCHES
-        return (f"run.batches={batches}", f"cluster.profile={self.profile}", *METHODS[self.method])
+        return (f"run.batches={self.batches}", f"cluster.profile={self.profile}", *METHODS[self.method])
 
 
 def _goes_on(fault: Fault, profile: str) -> bool:
