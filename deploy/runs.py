@@ -196,7 +196,8 @@ def summarized(
         "delay": percentiles(status.delays),
         "pushes": status.counters.pushes,
         "pulls": status.counters.pulls,
-        "versions": status.versions,
+        # Of what was learned: backups of the optimizers' moments are not part of the result.
+        "versions": {name: at for name, at in status.versions.items() if not name.endswith("/optimizer")},
         "restarts": restarts,
         "lost_batches": status.lost_batches,
         "peak_rss_bytes": {
