@@ -24,6 +24,7 @@ def _telemetry(cluster: HandMade) -> list[dict[str, Any]]:
     return [seat["telemetry"] for seat in cluster.status()["seats"]]
 
 
+@pytest.mark.slow
 def test_a_run_with_replicas_learns_and_says_its_profile(cli: Cli) -> None:
     sets = ["run.batches=600", "downpour.replicas=[2, 1, 2]"]
     summary = cli.json("train", *BASIC, *(part for each in sets for part in ("--set", each)), "--json")
@@ -93,6 +94,7 @@ def _count(cluster: HandMade, shard: str) -> float:
     return float(count)
 
 
+@pytest.mark.slow
 def test_while_the_master_is_away_the_neighbours_do_not_notice(cli: Cli, by_hand: HandMade) -> None:
     arguments = (*BASIC, "--set", "run.batches=1500")
     master = by_hand.master(*arguments)
