@@ -62,7 +62,8 @@ def test_after_a_power_cut_training_goes_on_from_the_newest_snapshot(cli: Cli, b
     slaves = [by_hand.slave() for _ in range(3)]
     snapshots = cli.folder / "state" / "snapshots"
     until(lambda: snapshots.exists() and any(path.name.isdecimal() for path in snapshots.iterdir()))
-    until(lambda: min(_versions(by_hand).values()) > 20)
+    # Of what is learned: backups of optimizers are few.
+    until(lambda: min(at for name, at in _versions(by_hand).items() if "optimizer" not in name) > 20)
     master.kill()
     master.wait()
     (cli.folder / "state" / "boot").write_text("00000000-0000-4000-8000-000000000000")
