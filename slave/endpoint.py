@@ -13,6 +13,8 @@ from common.rpc import check_listen, interface_to, is_unspecified, split_address
 from slave.servicer import BoundaryServer
 
 Result = TypeVar("Result")
+# How long an end waits for what others left on the loop.
+LAST_SECONDS = 1.0
 
 
 class Endpoint:
@@ -78,9 +80,16 @@ class Endpoint:
         """End the server and the thread."""
         if self.server is not None:
             self.call(self.server.stop())
+        self.call(_ended())
         self.post(self._loop.stop)
         self._thread.join()
         self._loop.close()
+
+
+async def _ended() -> None:
+    """Until the loop's last tasks are through: grpcio's own outlive a closed channel by a moment."""
+    if rest := asyncio.all_tasks() - {asyncio.current_task()}:
+        await asyncio.wait(rest, timeout=LAST_SECONDS)
 
 
 def advertised(listen: str, advertise: str | None, master: str) -> str:

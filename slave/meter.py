@@ -21,7 +21,12 @@ class Meter:
     pull: Histogram = field(default_factory=lambda: Histogram(metrics.PULL_SECONDS))
     sent_bytes: int = 0
     received_bytes: int = 0
+    lost_batches: int = 0
     _pushed: dict[str, float] = field(default_factory=dict)
+
+    def lost(self, batches: int) -> None:
+        """So many are lost now. One that was only overtaken comes after all, but a counter does not fall."""
+        self.lost_batches = max(self.lost_batches, batches)
 
     def pushing(self, shard: str, nbytes: int) -> None:
         """A push is handed over."""
@@ -74,7 +79,7 @@ class Exposition:
         values: list[tuple[Metric, float | Histogram]] = [
             (metrics.SAMPLES, told.steps * self.batch_size),
             (metrics.BATCHES, told.steps),
-            (metrics.LOST_BATCHES, told.lost_batches),
+            (metrics.LOST_BATCHES, meter.lost_batches),
             (metrics.STEP_SECONDS, meter.step),
             (metrics.WAITING_SECONDS, told.waiting_seconds),
             (metrics.GRADIENT_DELAY, Histogram.of(metrics.GRADIENT_DELAY, told.delays)),

@@ -323,10 +323,9 @@ class Session:
             self._say_fallback()
         self._measured_at = time.perf_counter()
         told = self._seated.telemetry()
+        self._meter.lost(told.lost_batches)
         self._telemetry = replace(
             told,
-            # One that was passed over may come after all; it stays reported, so that the count never falls.
-            lost_batches=max(told.lost_batches, self._telemetry.lost_batches),
             step_seconds=self._step_seconds,
             waiting_seconds=self._waiting_seconds,
             done=self._done,
