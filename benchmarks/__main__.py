@@ -15,6 +15,7 @@ PLAIN = ("transfer", "apply", "durability", "vfbn", "metrics")
 ASKING = {
     "faults": "takes a quarter of an hour",
     "links": "needs root and iproute2; MNIST for its errors (--mnist FOLDER); 12 minutes",
+    "methods": "needs MNIST (--mnist FOLDER); two hours",
     "soak": "takes ten minutes a profile",
     "staleness": "needs MNIST for its errors (--mnist FOLDER); half an hour",
 }

@@ -1,7 +1,9 @@
 """One layer that waits for nobody: the protocol of `full`. No sockets, no threads, no clock.
 
 Layers run at their own speeds, any message may be lost, and nothing is answered, kept or sent again: a
-message carries all that is needed. So there is no window, no END, and a replaced slave is no event.
+message carries all that is needed. So there is no window, no END, and a replaced slave is no event. Only
+where nothing at all comes from a side does a layer stand still, after `ALONE` batches: M and I, without
+anything to learn from, would go on teaching what was true long ago.
 """
 
 from __future__ import annotations
@@ -23,6 +25,9 @@ from slave.unlocks.full import FullUnlock
 
 # Longer delays are counted as this one.
 LONGEST_DELAY = 1024
+# So many batches a layer goes through without a word from above, or from below: a neighbour may be that many
+# times slower. What it sends meanwhile wakes a neighbour that stands still, too.
+ALONE = 128
 
 
 class FreeTrainer:
@@ -80,6 +85,8 @@ class FreeTrainer:
         self._device = device
         self._next = place.next_own(next_batch)
         self._activations, self._gradients = Slots[Message](slots), Slots[Message](slots)
+        # By the kind that comes from each side, the steps when one last came.
+        self._heard = dict.fromkeys(unlock.learns_on, 0)
 
     @property
     def next_batch(self) -> int:
@@ -88,8 +95,8 @@ class FreeTrainer:
 
     @property
     def can_advance(self) -> bool:
-        """Always, until it is told to stop."""
-        return not self.through
+        """Until it is told to stop; unless a side has been silent for too long."""
+        return not self.through and self.steps < min(self._heard.values(), default=self.steps) + ALONE
 
     def stop(self) -> None:
         """Every layer has gone through the run's batches: no more steps."""
@@ -108,6 +115,10 @@ class FreeTrainer:
 
     def receive(self, message: Message) -> Iterator[Message]:
         """Take a message from a neighbour, to be learned on in its time; nothing is ever answered."""
+        if message.kind in self._heard:
+            self._heard[message.kind] = self.steps
+        elif message.kind is BoundaryKind.PEER:
+            self._hear()
         if message.kind is BoundaryKind.ACTIVATION:
             self._activations.put(message, message.batch)
         elif message.kind is BoundaryKind.GRADIENT:
@@ -115,8 +126,12 @@ class FreeTrainer:
         return iter(())
 
     def unanswered(self) -> Iterator[Message]:
-        """Nothing is kept."""
+        """Nothing is kept; but what neighbours sent before may be lost, and they may wait, too."""
+        self._hear()
         return iter(())
+
+    def _hear(self) -> None:
+        self._heard = dict.fromkeys(self._heard, self.steps)
 
     def _learn(self) -> None:
         """I on an activation, M on a gradient, where one has come."""

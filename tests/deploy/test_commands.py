@@ -149,7 +149,9 @@ def test_a_variant_s_options_replace_the_file_s_and_its_other_keys_join_them(fil
     assert (other.optimizer.learning_rate, other.optimizer.name) == (0.5, "adam")
 
 
-def test_every_variant_of_the_examples_can_be_read() -> None:
-    comparison = read(ROOT / "examples" / "mnist-methods.toml", [], [], None, "driver")
-    assert len(comparison.variants) == 15
-    assert comparison.seeds == 3
+@pytest.mark.parametrize(
+    ("name", "variants", "seeds"), [("mnist-methods", 15, 3), ("mnist-conv", 6, 3), ("mnist-cluster", 8, 1)]
+)
+def test_every_variant_of_the_examples_can_be_read(name: str, variants: int, seeds: int) -> None:
+    comparison = read(ROOT / "examples" / f"{name}.toml", [], [], None, "driver")
+    assert (len(comparison.variants), comparison.seeds) == (variants, seeds)

@@ -19,7 +19,7 @@ from common.messages import BoundaryKind, JoinReply
 from common.replicas import owner
 from deploy.evaluator import estimate_statistics
 from slave.decoupling import Message, Synthesizer
-from slave.free import FreeTrainer
+from slave.free import ALONE, FreeTrainer
 from slave.layers import Seated, seated
 from slave.links import from_wire, to_wire
 from slave.unlocks.full import Predictor
@@ -75,6 +75,31 @@ def test_a_layer_steps_on_its_own_input_and_gradient_and_sends_both_with_what_th
     torch.testing.assert_close(down.input, u.detach())
     torch.testing.assert_close(down.tensor, u.grad)
     torch.testing.assert_close(parts(seat)[0], parts(twin)[0])
+
+
+def test_a_layer_stands_still_after_a_long_silence_of_one_side_until_something_comes() -> None:
+    seats = [made(configured(), k) for k in (1, 2)]
+    below, middle = map(free, seats)
+    for _ in range(ALONE):
+        assert middle.can_advance
+        list(middle.advance())
+        (up,) = below.advance()
+        # From above nothing comes.
+        list(middle.receive(up))
+    assert not middle.can_advance
+    # Of its messages below some arrive: that side goes on.
+    assert not below.can_advance
+    (_, down) = free(made(configured(), 2)).advance()
+    list(below.receive(down))
+    assert below.can_advance
+    # What is new above, or an opened stream, may mean that what it had sent was lost.
+    list(middle.receive(Message(BoundaryKind.PEER, 2, 0, 1)))
+    assert middle.can_advance
+    for _ in range(ALONE):
+        list(middle.advance())
+    assert not middle.can_advance
+    assert not list(middle.unanswered())
+    assert middle.can_advance
 
 
 def test_m_learns_at_the_input_that_came_with_the_gradient_and_i_on_h_with_x_made_anew() -> None:
