@@ -237,10 +237,10 @@ def _laid_out(parts: dict[str, torch.Tensor]) -> tuple[Table, memoryview]:
     if len(parts) == 1:
         (part,) = parts.values()
         return table, _bytes_of(part)
-    data = bytearray(table.nbytes)
+    data = memoryview(bytearray(table.nbytes))
     for spec in table.tensors:
         data[spec.offset : spec.offset + spec.nbytes] = _bytes_of(parts[spec.name])
-    return table, memoryview(data)
+    return table, data
 
 
 def _dtype(tensor: torch.Tensor) -> str:
