@@ -8,7 +8,7 @@ be sent again, lost or overtaken (docs/performance.md says why there is no error
   overflows, and what is within 2^-28 of the largest has all of float16's 11 bits: deltas are small, and
   many would be subnormal as they are.
 - int8: each row (example) is divided by its largest magnitude / 127 and rounded to the nearest. The deltas of
-  examples differ by orders of magnitude; with one scale for all, most examples' would be zero.
+  examples differ by orders of magnitude; with one scale for all, the small ones would be zero.
 
 A tensor with a NaN, an Inf or a magnitude over `LARGEST` goes as the float32 that it is: whoever is to find
 out about it does. (bfloat16 has NaN and Inf itself; finite magnitudes over 3.39e38 become Inf.)
