@@ -10,7 +10,7 @@ from common.errors import ConfigError, LayerwiseError
 from common.lifecycle import INTERRUPTED
 
 # Each is a module here with a `main`, and writes results/NAME.json.
-PLAIN = ("transfer", "apply", "durability", "vfbn", "metrics")
+PLAIN = ("transfer", "apply", "durability", "vfbn", "metrics", "rounding")
 # Those whose `main` takes options, and what they need.
 ASKING = {
     "faults": "takes a quarter of an hour",

@@ -31,6 +31,7 @@ from common.options import (
 )
 from common.settings import is_user_function, key
 from common.simulation import Simulation
+from common.table import BOUNDARY_ITEMSIZES
 
 
 @dataclass(frozen=True)
@@ -264,6 +265,11 @@ class Cluster:
         "slave: M runs in the slaves; master: it runs in the master, which they ask",
         choices=("slave", "master"),
     )
+    wire: str = key(
+        "float32",
+        "float32, bfloat16, float16 or int8: what activations and gradients travel as between layers",
+        choices=tuple(BOUNDARY_ITEMSIZES),
+    )
     heartbeat_seconds: float = key(1.0, "seconds between two heartbeats of a slave", minimum=0.05)
     misses: int = key(2, "heartbeats that a slave may be silent for until it is failed", minimum=2)
     backup_steps: int = key(
@@ -300,6 +306,16 @@ class Config:
             raise ConfigError(
                 'cluster.synthesis: "master" has no meaning with cluster.profile = "synchronous", which has '
                 "no master; leave it out"
+            )
+        if self.cluster.profile == "synchronous" and self.cluster.wire != "float32":
+            raise ConfigError(
+                f'cluster.wire: "{self.cluster.wire}" has no meaning with cluster.profile = "synchronous", '
+                "which sends nothing; leave it out"
+            )
+        if self.cluster.synthesis == "master" and self.cluster.wire != "float32":
+            raise ConfigError(
+                f'cluster.wire: "{self.cluster.wire}" is for what goes from layer to layer, but with '
+                'cluster.synthesis = "master" most goes to the master, as float32; leave one of the two out'
             )
         if self.cluster.profile == "synchronous" and self.downpour != Downpour():
             raise ConfigError(

@@ -18,7 +18,12 @@ Kind = Literal["parameter", "buffer"]
 Raw = bytes | bytearray | memoryview | np.ndarray
 
 FLOATS = ("float32", "float64")
+# What a shard may hold, and what a tensor may be between two layers (`common.narrow`).
 ITEMSIZES = {"float32": 4, "float64": 8, "int64": 8, "int32": 4, "uint8": 1, "bool": 1}
+BOUNDARY_ITEMSIZES = {"float32": 4, "bfloat16": 2, "float16": 2, "int8": 1}
+_ITEMSIZES = ITEMSIZES | BOUNDARY_ITEMSIZES
+# numpy has no bfloat16: its bits.
+_ARRAYS = {"bfloat16": "int16"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +32,7 @@ class TensorSpec:
 
     Attributes:
         name: its name in the module's state dict.
-        dtype: a key of `ITEMSIZES`.
+        dtype: a key of `ITEMSIZES`; in a boundary message, of `BOUNDARY_ITEMSIZES`.
         shape: its sizes; () for a single number.
         offset: bytes from the buffer's start.
         kind: "parameter" learns from gradients; "buffer" does not (BN's statistics, frozen parameters).
@@ -42,7 +47,7 @@ class TensorSpec:
     @property
     def nbytes(self) -> int:
         """Its size in bytes."""
-        return math.prod(self.shape) * ITEMSIZES[self.dtype]
+        return math.prod(self.shape) * _ITEMSIZES[self.dtype]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +67,7 @@ class Table:
         return sum(tensor.nbytes for tensor in self.tensors if tensor.kind == "parameter")
 
     def arrays(self, data: Raw) -> dict[str, np.ndarray]:
-        """Every tensor by name, as a view of `data`, (nbytes,) bytes.
+        """Every tensor by name, as a view of `data`, (nbytes,) bytes; bfloat16's bits as int16.
 
         Raises:
             MalformedError: `data` is not as long as the table says.
@@ -72,7 +77,7 @@ class Table:
             raise MalformedError(f"state of {flat.nbytes} bytes where its table says {self.nbytes}")
         return {
             tensor.name: flat[tensor.offset : tensor.offset + tensor.nbytes]
-            .view(tensor.dtype)
+            .view(_ARRAYS.get(tensor.dtype, tensor.dtype))
             .reshape(tensor.shape)
             for tensor in self.tensors
         }
@@ -91,7 +96,7 @@ def lay_out(tensors: Iterable[tuple[str, str, tuple[int, ...], Kind]]) -> Table:
         if kind == "buffer" and _region(dtype, kind) != region:
             region = _region(dtype, kind)
             end = _aligned(end, 8)
-        specs.append(TensorSpec(name, dtype, shape, _aligned(end, ITEMSIZES[dtype]), kind))
+        specs.append(TensorSpec(name, dtype, shape, _aligned(end, _ITEMSIZES[dtype]), kind))
         end = specs[-1].offset + specs[-1].nbytes
     return Table(tuple(specs), end)
 

@@ -14,14 +14,13 @@ from functools import lru_cache
 from typing import Any, Protocol
 
 import grpc
-import numpy as np
-import numpy.typing as npt
 import torch
 
+from common import narrow
 from common.errors import LayerwiseError, MalformedError, UnreachableError
 from common.messages import RISING, BoundaryKind, BoundaryMessage
 from common.rpc import async_stream, error_of
-from common.table import Table, lay_out
+from common.table import BOUNDARY_ITEMSIZES, Table, lay_out
 from common.wire.methods import EXCHANGE
 from common.wire.payloads import decode_boundary, encode_boundary
 from slave.decoupling import Message
@@ -45,12 +44,14 @@ class Boundary:
         window: the most batches that this slave, or one below, may have out.
         slots: of an unlock that may lose messages, so many slots that activations and gradients wait in (see
             `Slots`); None: nothing is lost.
+        wire: what activations and gradients travel as.
     """
 
     senders: tuple[int, ...] = ()
     receivers: tuple[int, ...] = ()
     window: int = 1
     slots: int | None = None
+    wire: str = "float32"
 
     @property
     def capacity(self) -> int:
@@ -197,27 +198,28 @@ async def transmit(call: Any, outgoing: Outgoing) -> None:
         await call.write(encoded)
 
 
+# Of a message's tensors; one that travels with a scale has it beside it, under its name and this.
+_NAMES = ("tensor", "input")
+_SCALE = ".scale"
+
+
 @lru_cache(maxsize=64)
-def _table(shape: tuple[int, ...], with_input: bool) -> Table:
-    names = ["tensor", "input"] if with_input else ["tensor"]
-    return lay_out([(name, "float32", shape, "buffer") for name in names])
+def _table(tensors: tuple[tuple[str, str, tuple[int, ...]], ...]) -> Table:
+    return lay_out((*tensor, "buffer") for tensor in tensors)
 
 
-_NOTHING = Table((), 0)
-_NAMES = (["tensor"], ["tensor", "input"])
+def to_wire(message: Message, wire: str = "float32") -> BoundaryMessage:
+    """A trainer's message with its tensors as bytes, to travel as `wire` (see `common.narrow`).
 
-
-def to_wire(message: Message) -> BoundaryMessage:
-    """A trainer's message with its tensor as bytes: the tensor's own memory on a CPU."""
-    table, data = _NOTHING, memoryview(b"")
-    if message.tensor is not None:
-        table = _table(tuple(message.tensor.shape), message.input is not None)
-        data = _bytes_of(message.tensor)
-        if message.input is not None:
-            both = bytearray(table.nbytes)
-            for spec, each in zip(table.tensors, (message.tensor, message.input), strict=True):
-                both[spec.offset : spec.offset + spec.nbytes] = _bytes_of(each)
-            data = memoryview(both)
+    A tensor that goes alone is not copied: these are its own memory, on a CPU.
+    """
+    parts: dict[str, torch.Tensor] = {}
+    for name, tensor in zip(_NAMES, (message.tensor, message.input), strict=True):
+        if tensor is not None:
+            parts[name], scale = narrow.narrowed(tensor, wire)
+            if scale is not None:
+                parts[name + _SCALE] = scale
+    table, data = _laid_out(parts)
     return BoundaryMessage(
         message.kind,
         message.layer,
@@ -230,35 +232,74 @@ def to_wire(message: Message) -> BoundaryMessage:
     )
 
 
+def _laid_out(parts: dict[str, torch.Tensor]) -> tuple[Table, memoryview]:
+    table = _table(tuple((name, _dtype(part), tuple(part.shape)) for name, part in parts.items()))
+    if len(parts) == 1:
+        (part,) = parts.values()
+        return table, _bytes_of(part)
+    data = memoryview(bytearray(table.nbytes))
+    for spec in table.tensors:
+        data[spec.offset : spec.offset + spec.nbytes] = _bytes_of(parts[spec.name])
+    return table, data
+
+
+def _dtype(tensor: torch.Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
+
+
 def _bytes_of(tensor: torch.Tensor) -> memoryview:
-    array: npt.NDArray[np.uint8] = tensor.contiguous().cpu().numpy().reshape(-1).view(np.uint8)
-    return array.data
+    # As bytes before numpy sees it, which has no bfloat16.
+    return tensor.contiguous().cpu().reshape(-1).view(torch.uint8).numpy().data
 
 
 def from_wire(message: BoundaryMessage) -> Message:
-    """A message for the trainer, its tensors in memory of its own.
+    """A message for the trainer, its tensors float32 in memory of its own.
 
     Raises:
         MalformedError: it has other tensors than its kind has.
     """
-    tensors: list[torch.Tensor] = []
-    if message.kind in (BoundaryKind.ACTIVATION, BoundaryKind.GRADIENT):
-        specs = message.table.tensors
-        if [spec.name for spec in specs] not in _NAMES or any(spec.dtype != "float32" for spec in specs):
-            raise MalformedError(
-                f"{message.kind.name} has the tensors {[spec.name for spec in specs]}; one of float32 is "
-                "expected, perhaps with its input"
-            )
-        # Copied: within the message it need not be aligned.
-        arrays = message.table.arrays(message.data)
-        tensors = [torch.from_numpy(arrays[spec.name].copy()) for spec in specs]
+    tensors = _tensors(message) if message.kind in (BoundaryKind.ACTIVATION, BoundaryKind.GRADIENT) else {}
     return Message(
         message.kind,
         message.layer,
         message.batch,
         message.incarnation,
-        tensors[0] if tensors else None,
+        tensors.get("tensor"),
         message.replica,
         message.sender,
-        tensors[1] if len(tensors) > 1 else None,
+        tensors.get("input"),
     )
+
+
+def _tensors(message: BoundaryMessage) -> dict[str, torch.Tensor]:
+    _check(message)
+    # Copied: within the message they need not be aligned.
+    parts = {
+        name: torch.from_numpy(array.copy()) for name, array in message.table.arrays(message.data).items()
+    }
+    given = {spec.name: getattr(torch, spec.dtype) for spec in message.table.tensors}
+    return {
+        name: narrow.widened(parts[name].view(given[name]), parts.get(name + _SCALE))
+        for name in _NAMES
+        if name in parts
+    }
+
+
+def _check(message: BoundaryMessage) -> None:
+    given = {spec.name: (spec.dtype, spec.shape) for spec in message.table.tensors}
+    due = {}
+    for name in _NAMES:
+        if name in given:
+            due[name] = given[name]
+            scale = narrow.scale_shape(*given[name])
+            if scale is not None:
+                due[name + _SCALE] = ("float32", scale)
+    if (
+        "tensor" not in given
+        or given != due
+        or any(dtype not in BOUNDARY_ITEMSIZES for dtype, _ in due.values())
+    ):
+        raise MalformedError(
+            f"{message.kind.name} has the tensors {given}; one is expected, perhaps with its input, of "
+            f"{', '.join(BOUNDARY_ITEMSIZES)}, with the scale that its dtype has"
+        )

@@ -172,7 +172,7 @@ class Network:
         if isinstance(said, SynthesisMessage):
             self._endpoint.post(self._asking.send, said)
         else:
-            encoded = encode_boundary(to_wire(said))
+            encoded = encode_boundary(to_wire(said, self._boundary.wire))
             self._meter.sent_bytes += len(encoded)
             self._endpoint.post(self._links.send, said, encoded)
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from common import datasets, network
+from common import datasets, narrow, network
 from common.config import Config
 from common.datasets import Dataset
 from common.errors import ConfigError, LayerwiseError, NotFoundError
@@ -227,7 +227,7 @@ class Session:
     def _handle(self, event: object) -> None:
         if isinstance(event, Message):
             event = replace(event, tensor=self._placed(event.tensor), input=self._placed(event.input))
-            self._meter.received_bytes += event.tensor.nbytes if event.tensor is not None else 0
+            self._meter.received_bytes += self._nbytes(event.tensor) + self._nbytes(event.input)
             self._step(self._trainer.receive(event))
         elif isinstance(event, PushReply):
             self._answered(event)
@@ -265,6 +265,10 @@ class Session:
 
     def _placed(self, tensor: torch.Tensor | None) -> torch.Tensor | None:
         return None if tensor is None else tensor.to(self._ground.device)
+
+    def _nbytes(self, tensor: torch.Tensor | None) -> int:
+        """Of a tensor as it came."""
+        return 0 if tensor is None else narrow.nbytes(tuple(tensor.shape), self._config.cluster.wire)
 
     def _step(self, messages: Iterator[Message]) -> None:
         """Let the trainer work, send what it says, push what is due; and take the time."""
@@ -386,6 +390,7 @@ class Session:
             tuple(place.receivers()) if k < count else (),
             max(self._config.decoupling.window(each, count) for each in (k - 1, k)),
             self._config.decoupling.slots,
+            self._config.cluster.wire,
         )
 
     def _begin(self, replica: Replica) -> None:

@@ -50,6 +50,7 @@ DECIDING = (
     "slave.moments",
     "common.replica",
     "common.schedule",
+    "common.narrow",
     "common.synthesizers",
 )
 DOING = (

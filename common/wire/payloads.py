@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from functools import lru_cache
 from typing import Generic, TypeVar
 
@@ -10,7 +10,7 @@ from google.protobuf.message import Message
 
 from common.errors import MalformedError
 from common.messages import BoundaryMessage, Buffer, Frame, Header, SynthesisMessage
-from common.table import ITEMSIZES, Table, lay_out
+from common.table import BOUNDARY_ITEMSIZES, ITEMSIZES, Table, lay_out
 from common.wire import codec
 from common.wire.encoding import field_head, read_varint, split_fields
 from protos import layerwise_pb2 as pb
@@ -133,12 +133,14 @@ class TensorCodec(Generic[Tensors]):
     Args:
         kind: the message.
         generated: its generated class.
+        dtypes: that its tensors may have.
     """
 
-    def __init__(self, kind: type[Tensors], generated: type[Message]) -> None:
+    def __init__(self, kind: type[Tensors], generated: type[Message], dtypes: Collection[str]) -> None:
         numbers = _numbers(generated)
         self._kind = kind
         self._generated = generated
+        self._dtypes = frozenset(dtypes)
         self._table, self._data = numbers["table"], numbers["data"]
         self._before = _between(numbers, 0, self._table)
         self._after = _between(numbers, self._data, 1 << 29)
@@ -162,35 +164,36 @@ class TensorCodec(Generic[Tensors]):
         """
         small, found = split_fields(encoded, (self._data, self._table))
         data = _last(found, self._data, encoded)
-        table = _checked(_whole(found, self._table))
+        table = _checked(_whole(found, self._table), self._dtypes)
         if table.nbytes != data.nbytes:
             raise MalformedError(f"{data.nbytes} bytes of tensors came where their table says {table.nbytes}")
         parsed = codec.parse(self._generated, small)
         return codec.from_proto(self._kind, parsed, table=table, data=data)
 
 
-def _checked(encoded: bytes) -> Table:
-    return _remembered(encoded) if len(encoded) <= codec.MOST_REMEMBERED_BYTES else _table_of(encoded)
+def _checked(encoded: bytes, dtypes: frozenset[str]) -> Table:
+    read = _remembered if len(encoded) <= codec.MOST_REMEMBERED_BYTES else _table_of
+    return read(encoded, dtypes)
 
 
-def _table_of(encoded: bytes) -> Table:
+def _table_of(encoded: bytes, dtypes: frozenset[str]) -> Table:
     table = codec.decode_table(encoded)
-    check_table(table)
+    check_table(table, dtypes)
     return table
 
 
 _remembered = lru_cache(maxsize=128)(_table_of)
 
 
-def check_table(table: Table) -> None:
-    """Whether a table from a peer lays its tensors out as every table here does.
+def check_table(table: Table, dtypes: Collection[str] = ITEMSIZES) -> None:
+    """Whether a table from a peer lays its tensors out as every table here does; `dtypes` are allowed.
 
     Raises:
         MalformedError: an unknown dtype or kind, a name that comes twice, an overlap, a gap that is no
             alignment, or a size that lies.
     """
     for spec in table.tensors:
-        if spec.dtype not in ITEMSIZES or spec.kind not in ("parameter", "buffer"):
+        if spec.dtype not in dtypes or spec.kind not in ("parameter", "buffer"):
             raise MalformedError(f"tensor {spec.name} has dtype {spec.dtype!r} and kind {spec.kind!r}")
         if spec.kind == "parameter" and spec.dtype != "float32":
             raise MalformedError(f"parameter {spec.name} is {spec.dtype}; parameters are float32")
@@ -200,7 +203,7 @@ def check_table(table: Table) -> None:
         raise MalformedError("a table's tensors do not lie side by side within its bytes")
 
 
-_BOUNDARY = TensorCodec(BoundaryMessage, pb.BoundaryMessage)
+_BOUNDARY = TensorCodec(BoundaryMessage, pb.BoundaryMessage, BOUNDARY_ITEMSIZES)
 encode_boundary, decode_boundary = _BOUNDARY.encode, _BOUNDARY.decode
-_SYNTHESIS = TensorCodec(SynthesisMessage, pb.SynthesisMessage)
+_SYNTHESIS = TensorCodec(SynthesisMessage, pb.SynthesisMessage, ITEMSIZES)
 encode_synthesis, decode_synthesis = _SYNTHESIS.encode, _SYNTHESIS.decode

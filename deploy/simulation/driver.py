@@ -9,9 +9,12 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from functools import partial
 
-from common import network
+from torch import Tensor
+
+from common import narrow, network
 from common.config import Config
 from common.datasets import Dataset
 from common.errors import ConfigError, RunFailedError
@@ -317,13 +320,19 @@ class Driver:
         tensors = sum(tensor is not None for tensor in (message.tensor, message.input))
         nbytes = HEADER_NBYTES + tensors * self._paces[below - 1].boundary_nbytes
         receiver = self._machines[message.layer, message.replica]
-        deliver = partial(self._deliver, receiver, message)
+        deliver = partial(self._deliver, receiver, self._as_received(message))
         if direct:
             arrival = self._wires.arrival(self.seconds, machine.link, receiver.link, nbytes, resent=again)
             self._clock.at(arrival, deliver)
         else:
             pass_on = partial(self.center.send, receiver.link, nbytes, deliver, resent=again)
             self.center.ask(machine.link, nbytes, pass_on, resent=again)
+
+    def _as_received(self, message: Message) -> Message:
+        def rounded(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else narrow.rounded(tensor, self.config.cluster.wire)
+
+        return replace(message, tensor=rounded(message.tensor), input=rounded(message.input))
 
     def _push(self, machine: Machine, push: Push) -> None:
         def arrived() -> None:

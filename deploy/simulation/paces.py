@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from common import costs, network, synthesizers
+from common import costs, narrow, network, synthesizers
 from common.config import Config
 from common.datasets import Dataset
 from common.flat import Flat, table_of
@@ -31,7 +31,7 @@ class Pace:
         until_sent: seconds from taking an input until h_k is sent.
         step: seconds until all is done that follows from the input.
         answer: seconds that a gradient from above takes.
-        boundary_nbytes: of h_k of a batch, and of delta_k.
+        boundary_nbytes: of h_k of a batch, and of delta_k, as they travel.
         shard_nbytes: of each of its shards.
     """
 
@@ -87,7 +87,7 @@ def _pace(config: Config, blueprint: Blueprint, dataset: Dataset, k: int, work: 
         shards[f"{k}/input"] = table_of(module).nbytes
     sent, step, answer = _shares("top" if top else config.decoupling.unlock, work, synthesis)
     settings = config.simulation
-    nbytes = 4 * batch_size * int(torch.Size(shape).numel())
+    nbytes = narrow.nbytes((batch_size, *shape), config.cluster.wire)
     overhead = settings.overhead_seconds
     return Pace(
         overhead + sent / settings.rate,

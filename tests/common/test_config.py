@@ -82,7 +82,11 @@ VALUES = table(
     decoupling=DECOUPLINGS,
     optimizer=table(**OPTIMIZER, synthesizer=table(**OPTIMIZER) | SGD) | SGD,
     downpour=DOWNPOURS,
-    cluster=table(heartbeat_seconds=st.floats(0.05, 1e3), misses=st.integers(2, 9)),
+    cluster=table(
+        heartbeat_seconds=st.floats(0.05, 1e3),
+        misses=st.integers(2, 9),
+        wire=st.sampled_from(["bfloat16", "int8"]),
+    ),
 )
 
 
@@ -116,6 +120,18 @@ def test_a_configuration_written_as_toml_reads_back_equal(values: dict[str, Any]
 def test_what_is_described_for_editing_reads_back_equal(values: dict[str, Any]) -> None:
     config = valid(values)
     assert parse(described(config), "edited.toml") == config
+
+
+@pytest.mark.parametrize("other", ["cluster.profile=synchronous", "cluster.synthesis=master"])
+def test_a_narrow_wire_is_refused_where_little_or_nothing_goes_over_it(other: str) -> None:
+    assert 'cluster.wire: "int8"' in refusal(None, other, "cluster.wire=int8")
+    assert load(None, [other, "cluster.wire=float32"]).cluster.wire == "float32"
+
+
+def test_an_unknown_wire_is_refused() -> None:
+    said = refusal(None, "cluster.wire=float64")
+    assert "cluster.wire" in said
+    assert "int8" in said
 
 
 def test_a_configuration_in_a_file_reads_back_equal(tmp_path: Path) -> None:

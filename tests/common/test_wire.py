@@ -9,6 +9,7 @@ import dataclasses
 import random
 import types
 import typing
+from collections.abc import Iterable
 from enum import IntEnum
 from typing import Any
 
@@ -28,7 +29,7 @@ from common.messages import (
     SynthesisKind,
     SynthesisMessage,
 )
-from common.table import ITEMSIZES, Kind, Table, TensorSpec, lay_out
+from common.table import BOUNDARY_ITEMSIZES, ITEMSIZES, Table, TensorSpec, lay_out
 from common.wire import codec, encoding
 from common.wire.codec import decoder, encode
 from common.wire.encoding import field_head, split_fields, varint
@@ -57,12 +58,18 @@ MESSAGES = [
 ]
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
 SHAPES = st.lists(st.integers(0, 3), max_size=2).map(tuple)
-KINDS: st.SearchStrategy[tuple[str, Kind]] = st.just(("float32", "parameter")) | st.sampled_from(
-    sorted(ITEMSIZES)
-).map(lambda dtype: (dtype, "buffer"))
-TABLES = st.dictionaries(TEXT, st.tuples(KINDS, SHAPES), max_size=4).map(
-    lambda tensors: lay_out((name, kind[0], shape, kind[1]) for name, (kind, shape) in tensors.items())
-)
+
+
+def tables(dtypes: Iterable[str]) -> st.SearchStrategy[Table]:
+    """Any table whose buffers have such dtypes."""
+    buffers = st.sampled_from(sorted(dtypes)).map(lambda dtype: (dtype, "buffer"))
+    kinds: st.SearchStrategy[Any] = st.just(("float32", "parameter")) | buffers
+    return st.dictionaries(TEXT, st.tuples(kinds, SHAPES), max_size=4).map(
+        lambda tensors: lay_out((name, kind[0], shape, kind[1]) for name, (kind, shape) in tensors.items())
+    )
+
+
+TABLES, BOUNDARY_TABLES = tables(ITEMSIZES), tables(BOUNDARY_ITEMSIZES)
 
 
 def values_of(annotation: Any, name: str) -> st.SearchStrategy[Any]:
@@ -91,16 +98,17 @@ def values_of(annotation: Any, name: str) -> st.SearchStrategy[Any]:
     return instances(annotation)
 
 
-def instances(kind: type) -> st.SearchStrategy[Any]:
-    """Any message of a class."""
+def instances(kind: type, **given: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    """Any message of a class; `given` are the values of some fields."""
     hints = typing.get_type_hints(kind)
-    return st.builds(kind, **{f.name: values_of(hints[f.name], f.name) for f in dataclasses.fields(kind)})
+    names = [f.name for f in dataclasses.fields(kind) if f.name not in given]
+    return st.builds(kind, **given, **{name: values_of(hints[name], name) for name in names})
 
 
 FRAMES = instances(Frame)
 # Of these, the data is as long as the table says.
 TENSORS = st.one_of(
-    instances(BoundaryMessage),
+    instances(BoundaryMessage, table=BOUNDARY_TABLES),
     # Plus zero: minus zero is left out as zero is, and read as it.
     instances(SynthesisMessage).map(lambda message: dataclasses.replace(message, loss=message.loss + 0.0)),
 ).map(lambda message: dataclasses.replace(message, data=bytes(i % 251 for i in range(message.table.nbytes))))
@@ -328,11 +336,14 @@ TABLE = lay_out(
         ("count", "int64", (), "buffer"),
     ]
 )
+BOUNDARY_TABLE = lay_out([("tensor", "int8", (3, 2), "buffer"), ("tensor.scale", "float32", (3,), "buffer")])
 FRAME = encode_frame(
     Frame(Header("2/weights", Operation.UPDATE, 7, 3, 9, 100, TABLE), 0, bytes(range(TABLE.nbytes)))
 )
 BOUNDARY = encode_boundary(
-    BoundaryMessage(BoundaryKind.ACTIVATION, 2, 0, 5, 3, 7, TABLE, bytes(range(TABLE.nbytes)))
+    BoundaryMessage(
+        BoundaryKind.ACTIVATION, 2, 0, 5, 3, 7, BOUNDARY_TABLE, bytes(range(BOUNDARY_TABLE.nbytes))
+    )
 )
 
 SYNTHESIS = encode_synthesis(
@@ -420,9 +431,30 @@ def test_an_operation_that_we_do_not_know_is_malformed() -> None:
 
 
 def test_tensors_of_another_size_than_their_table_says_are_malformed() -> None:
-    for data in (b"", bytes(TABLE.nbytes - 1), bytes(TABLE.nbytes + 1)):
-        encoded = encode_boundary(BoundaryMessage(BoundaryKind.ACTIVATION, 2, table=TABLE, data=data))
+    for nbytes in (0, BOUNDARY_TABLE.nbytes - 1, BOUNDARY_TABLE.nbytes + 1):
+        encoded = encode_boundary(
+            BoundaryMessage(BoundaryKind.ACTIVATION, 2, table=BOUNDARY_TABLE, data=bytes(nbytes))
+        )
         assert isinstance(refusal(encoded, decode_boundary), MalformedError)
+
+
+@pytest.mark.parametrize("dtype", sorted(ITEMSIZES | BOUNDARY_ITEMSIZES))
+def test_each_message_has_its_own_dtypes(dtype: str) -> None:
+    table = lay_out([("tensor", dtype, (2, 3), "buffer")])
+    data = bytes(table.nbytes)
+    between = encode_boundary(BoundaryMessage(BoundaryKind.GRADIENT, 1, table=table, data=data))
+    asked = encode_synthesis(SynthesisMessage(SynthesisKind.ASK, table=table, data=data))
+    for encoded, decode, allowed in (
+        (between, decode_boundary, BOUNDARY_ITEMSIZES),
+        (asked, decode_synthesis, ITEMSIZES),
+    ):
+        if dtype in allowed:
+            assert decode(encoded).table == table
+        else:
+            assert isinstance(refusal(encoded, decode), MalformedError)
+    if dtype not in ITEMSIZES:
+        with pytest.raises(MalformedError, match=dtype):
+            check_table(table)
 
 
 def changed(index: int, **what: Any) -> Table:

@@ -126,6 +126,18 @@ def test_slaves_are_placed_where_they_are_needed_and_bring_throughput() -> None:
     assert some["samples_per_second"] > 1.5 * few["samples_per_second"]
 
 
+@pytest.mark.parametrize("wire", ["bfloat16", "float16", "int8"])
+@pytest.mark.parametrize("name", UNLOCKS)
+def test_narrow_messages_change_little_and_take_less_time(name: str, wire: str) -> None:
+    slow = [unlock(name), "simulation.bandwidth_bytes_per_second=1e5", "run.batches=100"]
+    whole, narrow = trained(*slow), trained(*slow, f"cluster.wire={wire}")
+    assert narrow.digest != whole.digest
+    assert abs(narrow.error - whole.error) < 5
+    assert narrow.seconds < whole.seconds
+    empty = hollow(*slow, f"cluster.wire={wire}")
+    assert empty.seconds == narrow.seconds
+
+
 @pytest.mark.parametrize("key", ["slowed", "deaths"])
 def test_a_slave_that_is_not_there_is_refused(key: str) -> None:
     with pytest.raises(ConfigError, match=rf"simulation\.{key}.*\"7\""):

@@ -136,6 +136,15 @@ def test_every_unlock_goes_through_a_run_of_real_processes(
     assert (summary["gradient"] == "vfbn") == (summary["unlock"] in ("full", "update"))
 
 
+@pytest.mark.parametrize(("profile", "wire"), [("light", "int8"), ("basic", "bfloat16")])
+def test_a_run_with_narrow_messages_learns(cli: Cli, profile: str, wire: str) -> None:
+    settings = ["run.batches=400", f"cluster.profile={profile}", f"cluster.wire={wire}"]
+    summary = cli.json("train", *QUICK, *(part for each in settings for part in ("--set", each)), "--json")
+    assert summary["profile"] == profile
+    assert summary["test_error_percent"] < 12
+    assert summary["lost_batches"] == 0
+
+
 def test_a_users_own_network_and_data_train(cli: Cli) -> None:
     network = f"network.model={ROOT}/examples/my_network.py:build"
     summary = cli.json(

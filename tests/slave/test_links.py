@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
+import struct
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from common import narrow
 from common.errors import FencedError, LayerwiseError, MalformedError, UnreachableError
 from common.messages import BoundaryKind, BoundaryMessage
-from common.table import lay_out
+from common.table import BOUNDARY_ITEMSIZES, lay_out
 from common.wire.payloads import decode_boundary, encode_boundary
 from slave.decoupling import Message
 from slave.links import Patience, from_wire, to_wire
@@ -20,6 +23,7 @@ SHAPES = st.one_of(
     st.tuples(st.integers(1, 8), st.integers(0, 40)),
     st.tuples(st.integers(1, 3), st.integers(1, 3), st.integers(1, 5), st.integers(1, 5)),
 )
+NARROW = sorted(set(BOUNDARY_ITEMSIZES) - {"float32"})
 TENSORS = (BoundaryKind.ACTIVATION, BoundaryKind.GRADIENT)
 BARE = (
     BoundaryKind.LOST,
@@ -30,8 +34,8 @@ BARE = (
 )
 
 
-def passed(message: Message) -> Message:
-    return from_wire(decode_boundary(encode_boundary(to_wire(message))))
+def passed(message: Message, wire: str = "float32") -> Message:
+    return from_wire(decode_boundary(encode_boundary(to_wire(message, wire))))
 
 
 @settings(deadline=None)
@@ -73,6 +77,45 @@ def test_a_gradient_arrives_with_the_input_that_it_was_taken_at() -> None:
     assert torch.equal(arrived.input, u)
 
 
+@settings(deadline=None)
+@given(st.sampled_from(NARROW), SHAPES, st.booleans(), st.integers(0, 99))
+def test_what_travels_narrow_arrives_as_it_was_rounded(
+    wire: str, shape: tuple[int, ...], with_input: bool, seed: int
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    delta, u = (torch.randn(shape, generator=generator) for _ in range(2))
+    arrived = passed(Message(BoundaryKind.GRADIENT, 2, 0, 1, delta, input=u if with_input else None), wire)
+    assert arrived.tensor is not None
+    assert arrived.tensor.dtype == torch.float32
+    assert torch.equal(arrived.tensor, narrow.rounded(delta, wire))
+    assert (arrived.input is not None) == with_input
+    if arrived.input is not None:
+        assert torch.equal(arrived.input, narrow.rounded(u, wire))
+
+
+@pytest.mark.parametrize("wire", NARROW)
+def test_what_is_sent_again_is_the_same_bytes(wire: str) -> None:
+    message = Message(BoundaryKind.GRADIENT, 2, 7, 1, torch.randn(4, 9))
+    assert encode_boundary(to_wire(message, wire)) == encode_boundary(to_wire(message, wire))
+
+
+@pytest.mark.parametrize("wire", NARROW)
+def test_a_message_is_as_large_as_its_dtype_says(wire: str) -> None:
+    sent = to_wire(Message(BoundaryKind.ACTIVATION, 2, 0, 1, torch.randn(64, 256)), wire)
+    assert len(sent.data) <= narrow.nbytes((64, 256), wire) + 4  # between the scale and what it is of
+    assert len(encode_boundary(sent)) < 64 * 256 * 4 / (3.8 if wire == "int8" else 1.9)
+
+
+@pytest.mark.parametrize("wire", NARROW)
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf")])
+def test_a_number_that_is_not_finite_arrives(wire: str, number: float) -> None:
+    tensor = torch.ones(3, 4)
+    tensor[1, 2] = number
+    arrived = passed(Message(BoundaryKind.ACTIVATION, 2, 0, 1, tensor), wire).tensor
+    assert arrived is not None
+    torch.testing.assert_close(arrived, tensor, rtol=0, atol=0, equal_nan=True)
+
+
 def test_special_numbers_arrive_as_they_are() -> None:
     tensor = torch.tensor([[float("inf"), -0.0, 1e-42, float("nan")]])
     arrived = passed(Message(BoundaryKind.GRADIENT, 2, 0, 1, tensor)).tensor
@@ -111,14 +154,50 @@ def wrong(kind: BoundaryKind, *tensors: tuple[str, str, tuple[int, ...]]) -> Bou
         [("tensor", "float64", (2, 2))],
         [("tensor", "int32", (2, 2))],
         [("one", "float32", (2,)), ("two", "float32", (2,))],
+        [("input", "float32", (2, 2))],
+        [("tensor", "int8", (2, 2))],
+        [("tensor", "float16", (2, 2))],
+        [("tensor", "int8", (2, 2)), ("tensor.scale", "float32", ())],
+        [("tensor", "int8", (2, 2)), ("tensor.scale", "float32", (2, 2))],
+        [("tensor", "int8", (2, 2)), ("tensor.scale", "float16", (2,))],
+        [("tensor", "int8", (2, 2)), ("input.scale", "float32", (2,))],
+        [("tensor", "float16", (2, 2)), ("tensor.scale", "float32", (2,))],
+        [("tensor", "bfloat16", (2, 2)), ("tensor.scale", "float32", ())],
+        [("tensor", "float32", (2, 2)), ("tensor.scale", "float32", ())],
     ],
-    ids=["none", "of doubles", "of integers", "two"],
+    ids=[
+        "none",
+        "of doubles",
+        "of integers",
+        "two",
+        "an input alone",
+        "of codes without a scale",
+        "of halves without a scale",
+        "of codes with one scale",
+        "of codes with a scale for each",
+        "of codes with narrow scales",
+        "of codes with another's scale",
+        "of halves with scales",
+        "of bfloat16 with a scale",
+        "of floats with a scale",
+    ],
 )
 def test_an_activation_or_gradient_with_other_than_one_tensor_of_floats_is_refused(
     kind: BoundaryKind, tensors: list[tuple[str, str, tuple[int, ...]]]
 ) -> None:
     with pytest.raises(MalformedError):
         from_wire(wrong(kind, *tensors))
+
+
+@pytest.mark.parametrize("wire", ["float16", "int8"])
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf")])
+def test_a_scale_that_is_not_finite_is_refused(wire: str, number: float) -> None:
+    sent = to_wire(Message(BoundaryKind.GRADIENT, 2, 0, 1, torch.ones(2, 3)), wire)
+    scale = next(spec for spec in sent.table.tensors if spec.name == "tensor.scale")
+    data = bytearray(sent.data)
+    data[scale.offset : scale.offset + 4] = struct.pack("<f", number)
+    with pytest.raises(MalformedError, match="scale"):
+        from_wire(decode_boundary(encode_boundary(dataclasses.replace(sent, data=data))))
 
 
 def waits(patience: Patience, error: LayerwiseError) -> None:
