@@ -1,4 +1,4 @@
-"""What a cluster is measured against, each in processes of its own: `python -m benchmarks.rivals WAY [OPTIONS]`.
+"""What a cluster is measured against, in processes of its own: `python -m benchmarks.rivals WAY [OPTIONS]`.
 
 Plain back-propagation, DistributedDataParallel and the schedules of `torch.distributed.pipelining` over gloo:
 on this project's networks from its initial state, batches and evaluator, with torch's own fused optimizer.
@@ -101,6 +101,7 @@ class Plain(Rival):
         self._optimizer = _optimizer(self._module, ground.config.optimizer)
 
     def step(self, batch: int) -> None:
+        """Train on batch b."""
         self._learn(self._ground.batches.inputs(batch), self._ground.batches.labels(batch))
 
     def _learn(self, x: Tensor, y: Tensor) -> None:
@@ -120,12 +121,13 @@ class DataParallel(Plain):
         )
 
     def step(self, batch: int) -> None:
+        """Train on batch b."""
         rank, batches = dist.get_rank(), self._ground.batches
         self._learn(batches.inputs(batch).chunk(RANKS)[rank], batches.labels(batch).chunk(RANKS)[rank])
 
 
 class Pipeline(Rival):
-    """A schedule of `torch.distributed.pipelining`: rank r has a stage; BN's statistics are a microbatch's."""
+    """A schedule of `torch.distributed.pipelining`: a stage a rank; BN's statistics are a microbatch's."""
 
     def __init__(self, ground: Ground, schedule: str, microbatches: int) -> None:
         super().__init__(ground)
@@ -143,12 +145,12 @@ class Pipeline(Rival):
             torch.empty(size, *shapes[place], device="meta", requires_grad=place > 0)
             for place in (dist.get_rank(), dist.get_rank() + 1)
         )
-        stage = PipelineStage(
-            own, dist.get_rank(), RANKS, torch.device("cpu"), input_args=taken, output_args=given
-        )
+        here = torch.device("cpu")
+        stage = PipelineStage(own, dist.get_rank(), RANKS, here, input_args=taken, output_args=given)
         self._schedule = SCHEDULES[schedule](stage, microbatches, loss_fn=cross_entropy)
 
     def step(self, batch: int) -> None:
+        """Train on batch b."""
         if self._first:
             self._schedule.step(self._ground.batches.inputs(batch))
         else:
