@@ -116,16 +116,16 @@ def asked(result: Mapping[str, Any]) -> str:
     found = summarized(result["rounds"], result["curves"])
     light, basic = found["update light"], found["update basic"]
     lines = ["| `update` | asked | light | basic |", "| --- | --- | --- | --- |"]
-    for base, least in BASES.items():
-        lines.append(
-            f"| of {base} | >= {least} | {_shown(light['of'][base])} | {_shown(basic['of'][base])} |"
-        )
-    waiting = [_shown(each["waiting_at_bottleneck"]) for each in (light, basic)]
-    lines.append(f"| waiting at the bottleneck layer | < {WAITING} | {waiting[0]} | {waiting[1]} |")
-    share = _shown(basic["master_share"])
-    lines.append(
-        f"| master's share of a core | < {MASTER} in basic | {_shown(light['master_share'])} | {share} |"
-    )
+    rows = [
+        (f"of {base}", f">= {least}", light["of"][base], basic["of"][base]) for base, least in BASES.items()
+    ]
+    for what, limit, key in (
+        ("waiting at the bottleneck layer", f"< {WAITING}", "waiting_at_bottleneck"),
+        ("master's share of a core", f"< {MASTER} in basic", "master_share"),
+    ):
+        rows.append((what, limit, light[key], basic[key]))
+    for what, limit, *values in rows:
+        lines.append(f"| {' | '.join([what, limit, *map(_shown, values)])} |")
     return "\n".join(lines)
 
 
@@ -135,17 +135,21 @@ def _shown(values: Mapping[str, float]) -> str:
 
 def tables(results: Mapping[str, Any]) -> str:
     """Every table of the results, each under what it is of."""
-    named = dict(results["loopback"])
+    here = results["loopback"]
+    named = dict(here)
     for mbit, networks in results["links"].items():
-        named |= {f"{name}, {mbit} Mbit/s": each for name, each in networks.items()}
+        for name, each in networks.items():
+            # A link changes when a batch is learned, not how many it takes.
+            curves = here[name]["curves"] if name in here else {}
+            named[f"{name}, {mbit} Mbit/s"] = {**each, "curves": curves}
     return "\n\n".join(f"{name}:\n\n{table(each)}\n\n{asked(each)}" for name, each in named.items())
 
 
-def last_results() -> dict[str, Any]:
+def last_results(path: Path) -> dict[str, Any]:
     """What was written last; nothing at first."""
-    if not RESULTS.exists():
+    if not path.exists():
         return {"loopback": {}, "links": {}}
-    found: dict[str, Any] = json.loads(RESULTS.read_text(encoding="utf-8"))
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return found
 
 
@@ -163,11 +167,8 @@ def better(job: Job, mbit: int) -> tuple[list[Way], dict[str, dict[int, float]]]
 
 def ran(way: Way, job: Job, mbit: int = 0) -> Row:
     """Run a way, on links of `mbit` Mbit/s or on this machine, and say what came of it."""
-    with (
-        Network(way.processes + 1 if isinstance(way, Rival) else way.layers + 1, mbit)
-        if mbit
-        else (nullcontext()) as network
-    ):
+    processes = way.processes if isinstance(way, Rival) else way.layers
+    with Network(processes + 1, mbit) if mbit else nullcontext() as network:
         row = way.run(job, network)
     shown = {name: row[name] for name in ("samples_per_second", "test_error_percent") if name in row}
     print(way.name, json.dumps(shown or row), flush=True)
@@ -208,10 +209,10 @@ def measured(
 def main(arguments: Sequence[str]) -> None:
     """Run everything, and write the results as they come."""
     chosen = _parser().parse_args(arguments)
-    results = last_results()
+    results = last_results(chosen.out)
     if chosen.table:
-        if not RESULTS.exists():
-            raise ConfigError(f"--table: there is no {RESULTS}; run the benchmark first")
+        if not chosen.out.exists():
+            raise ConfigError(f"--table: there is no {chosen.out}; run the benchmark first")
         print(tables(results))
         return
     if chosen.mnist and not chosen.mnist.is_dir():
@@ -219,7 +220,7 @@ def main(arguments: Sequence[str]) -> None:
     if chosen.mbit:
         namespaces.check()
     data = ("data.dataset=mnist", f"data.path={chosen.mnist.resolve()}") if chosen.mnist else ()
-    results |= {"machine": machine(), "dataset": "mnist" if chosen.mnist else "digits"}
+    results["machine"] = machine()
     where = results["links"].setdefault(str(chosen.mbit), {}) if chosen.mbit else results["loopback"]
     for name in chosen.network or MNIST:
         settings = (MNIST if chosen.mnist else DIGITS)[name]
@@ -244,9 +245,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--mnist", type=Path, help="folder of MNIST's files; else small nets on the digits")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--batches", type=int, default=200, help="of each run of a round")
-    parser.add_argument(
-        "--curve", type=int, default=600, help="batches of a curve, which ends before at 97 %%"
-    )
+    parser.add_argument("--curve", type=int, default=600, help="batches of a curve, at most")
     parser.add_argument("--every", type=int, default=25, help="batches between two evaluations of a curve")
     parser.add_argument("--network", action="append", choices=tuple(MNIST), help="only this one")
     parser.add_argument("--mbit", type=int, default=0, help="instead of loopback, links of so many Mbit/s")
