@@ -19,9 +19,8 @@ from typing import Any
 
 from benchmarks import namespaces
 from benchmarks.namespaces import Network
-from benchmarks.rivals import TARGET_PERCENT
 from benchmarks.spread import spread
-from benchmarks.ways import Curve, Job, Layerwise, Rival, Row, Way, batches_to
+from benchmarks.ways import TARGET_PERCENT, Curve, Job, Layerwise, Rival, Row, Way, batches_to
 from common.errors import ConfigError
 
 RESULTS = Path(__file__).parent / "results" / "cluster.json"

@@ -36,8 +36,6 @@ from deploy.evaluator import Evaluator
 # Both pipelines and DistributedDataParallel are of two processes.
 RANKS = 2
 SCHEDULES = {"gpipe": ScheduleGPipe, "1f1b": Schedule1F1B}
-# Test error, in per cent, at which a curve may end: 97 % are right.
-TARGET_PERCENT = 3.0
 
 
 @dataclass(frozen=True)
@@ -192,8 +190,8 @@ def throughput(rival: Rival, ground: Ground, warm: int, began: Path | None) -> d
     return {"samples_per_second": round(samples / seconds, 1), "test_error_percent": error}
 
 
-def curve(rival: Rival, ground: Ground, every: int) -> list[tuple[int, float]]:
-    """Test error in per cent after every n batches, until it is the target's or the run is over."""
+def curve(rival: Rival, ground: Ground, every: int, target: float) -> list[tuple[int, float]]:
+    """Test error in per cent after every n batches, until it is `target` or the run is over."""
     errors: list[tuple[int, float]] = []
     measured = ground.evaluator() if _rank() == 0 else None
     for batch in range(ground.config.run.batches):
@@ -203,7 +201,7 @@ def curve(rival: Rival, ground: Ground, every: int) -> list[tuple[int, float]]:
         state = rival.state()
         if measured:
             errors.append((batch + 1, measured(state, batch + 1)))
-        if _told(bool(errors) and errors[-1][1] <= TARGET_PERCENT):
+        if _told(bool(errors) and errors[-1][1] <= target):
             break
     return errors
 
@@ -243,6 +241,7 @@ def serve(arguments: list[str]) -> None:
     parser.add_argument("--warm", type=int, default=0, help="batches before the clock begins")
     parser.add_argument("--began", type=Path, help="a file that is made when the clock begins")
     parser.add_argument("--every", type=int, default=0, help="instead of a rate, a curve: evaluate every n")
+    parser.add_argument("--target", type=float, default=0.0, help="test error in %% that ends a curve")
     parser.add_argument("--set", dest="settings", action="append", default=[], help="section.key=value")
     chosen = parser.parse_args(arguments)
     torch.set_num_threads(chosen.threads)
@@ -253,7 +252,7 @@ def serve(arguments: list[str]) -> None:
     rival = _made(chosen.way, ground, chosen.microbatches)
     found: dict[str, Any]
     if chosen.every:
-        found = {"curve": curve(rival, ground, chosen.every)}
+        found = {"curve": curve(rival, ground, chosen.every, chosen.target)}
     else:
         found = throughput(rival, ground, chosen.warm, chosen.began)
     if chosen.rank == 0:

@@ -59,7 +59,7 @@ def _master(folder: Path, slaves: int) -> list[str]:
     settings = [f"network.options={{widths={[8] * max(1, slaves - 1)}}}"]
     settings += [f"network.cuts={list(range(1, slaves))}", "cluster.misses=20"]
     command = ["deploy.cli", "master", str(folder / "run.toml"), "--listen", "127.0.0.1:0"]
-    command += ["--state-dir", str(folder / "state")]
+    command += ["--state-dir", str(folder / "state"), "--log-level", "warning"]
     return [*command, *(part for setting in settings for part in ("--set", setting))]
 
 

@@ -16,8 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.cluster import DDP, DIGITS, MNIST, machine, settings_of
-from benchmarks.rivals import TARGET_PERCENT
-from benchmarks.ways import Curve, Hold, Job, Layerwise, Rival, Row, Way, batches_to
+from benchmarks.ways import TARGET_PERCENT, Curve, Hold, Job, Layerwise, Rival, Row, Way, batches_to
 from common.errors import ConfigError
 
 RESULTS = Path(__file__).parent / "results" / "straggler.json"
