@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from benchmarks.spread import spread
-from benchmarks.ways import Job, Layerwise, Rival, batches_to, errors, row
+from benchmarks.ways import Job, Layerwise, Rival, Way, batches_to, errors, row
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def test_a_layer_that_was_seen_but_once_has_no_rate() -> None:
 
 
 def test_every_way_has_a_name_of_its_own_and_takes_the_same_job() -> None:
-    ways = [Rival("bp", 1), Rival("bp", 1, threads=2), Rival("ddp"), Layerwise("full", "basic")]
+    ways: list[Way] = [Rival("bp", 1), Rival("bp", 1, threads=2), Rival("ddp"), Layerwise("full", "basic")]
     assert [way.name for way in ways] == ["bp-1", "bp-2", "ddp", "full basic"]
     assert Job(("network.model=mlp",), 64, 10).sets("network.layers=2") == [
         "--set", "network.model=mlp", "--set", "run.batch_size=64", "--set", "run.batches=10",
