@@ -109,12 +109,21 @@ Machines = AbstractContextManager[Network | Loopback]
 class Cluster:
     """A master on machine 0 and a slave on each other one, started by hand.
 
+    Args:
+        network: of one machine more than there are slaves.
+        folder: for the state directory and what the processes say.
+        settings: section.key=value.
+        slaves: how many.
+
     Raises:
         RunFailedError: a process of it ended otherwise than it should.
     """
 
-    def __init__(self, network: Network | Loopback, folder: Path, settings: Sequence[str]) -> None:
+    def __init__(
+        self, network: Network | Loopback, folder: Path, settings: Sequence[str], slaves: int = LAYERS
+    ) -> None:
         self._network = network
+        self._count = slaves
         self._folder = folder
         self._settings = settings
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
@@ -140,7 +149,7 @@ class Cluster:
         listen = ["--listen", f"{self._network.address(0)}:0", "--insecure"]
         self._launch(0, "master", str(self._folder / "run.toml"), *listen, *state, *sets)
         self._address = self._listening()
-        for machine in range(1, LAYERS + 1):
+        for machine in range(1, self._count + 1):
             # In `basic` it listens where it reaches the master, beyond its own loopback.
             self._launch(machine, "slave", "--master", self._address, "--insecure")
 
@@ -159,7 +168,7 @@ class Cluster:
         """What a command says of the master, from the master's machine."""
         arguments = (command, "--master", self._address, "--json")
         done = subprocess.run(
-            self._command(0, *arguments), cwd=ROOT, env=_environment(), capture_output=True, text=True
+            self._command(0, *arguments), cwd=ROOT, env=environment(), capture_output=True, text=True
         )
         if done.returncode:
             raise RunFailedError(f"layerwise {command}: {done.stderr.strip()}")
@@ -168,7 +177,7 @@ class Cluster:
 
     def machine(self, pid: int) -> int:
         """Where the slave of that process id is."""
-        return next(m for m in range(1, LAYERS + 1) if self._processes[f"slave-{m}"].pid == pid)
+        return next(m for m in range(1, self._count + 1) if self._processes[f"slave-{m}"].pid == pid)
 
     @property
     def _slaves(self) -> list[str]:
@@ -183,7 +192,7 @@ class Cluster:
             self._processes[name] = subprocess.Popen(
                 self._command(machine, *arguments),
                 cwd=ROOT,
-                env=_environment(),
+                env=environment(),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -219,7 +228,8 @@ class Cluster:
                 process.wait()
 
 
-def _environment() -> dict[str, str]:
+def environment() -> dict[str, str]:
+    """Of a process that is measured: one torch thread, and no longer life than this one."""
     return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", PARENT: str(os.getpid())}
 
 

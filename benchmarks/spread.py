@@ -6,6 +6,8 @@ import statistics
 
 
 def spread(values: list[float], digits: int = 4) -> dict[str, float]:
-    """Median and quartiles."""
-    low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
+    """Median and quartiles; of a single value, that."""
+    # Of a single one there are no quantiles.
+    several = values if len(values) > 1 else values * 2
+    low, middle, high = statistics.quantiles(several, n=4, method="inclusive")
     return {"p25": round(low, digits), "median": round(middle, digits), "p75": round(high, digits)}

@@ -7,22 +7,15 @@ master's Adagrad; the slowed one gets a quarter of the processor time that it to
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
-import signal
 import subprocess
 import sys
 import tempfile
-import threading
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import psutil
-
-from common.errors import UnreachableError
-from deploy.reader import Reader
+from benchmarks.slowing import Held, slave_of
 
 RESULTS = Path(__file__).parent / "results" / "staleness.json"
 RULES = ("any", "bound", "scale", "compensate")
@@ -33,62 +26,7 @@ SETTINGS = (
     "downpour.replicas=2",
     "downpour.push=gradient",
 )
-PERIOD_SECONDS, SLOWED = 0.01, 4
-
-
-class Watched:
-    """Reads what share of a core a run's first slave takes while it trains, and may hold it to a smaller one.
-
-    A duty cycle would not do: on a machine with more processes than cores, one that is stopped three quarters
-    of the time catches up in the last.
-
-    Attributes:
-        share: of a core, over the training.
-    """
-
-    def __init__(self, train: subprocess.Popen[str], folder: Path, allowed: float | None) -> None:
-        self.share = 0.0
-        self._train = psutil.Process(train.pid)
-        self._address = folder / "state" / "address"
-        self._allowed = allowed
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run)
-        self._thread.start()
-
-    def _run(self) -> None:
-        slave = self._training_slave()
-        if slave is None:
-            return
-        began, before, stopped = time.monotonic(), _cpu_seconds(slave), False
-        try:
-            while not self._stop.wait(PERIOD_SECONDS):
-                self.share = (_cpu_seconds(slave) - before) / (time.monotonic() - began)
-                if self._allowed is not None and stopped != (self.share > self._allowed):
-                    stopped = not stopped
-                    slave.send_signal(signal.SIGSTOP if stopped else signal.SIGCONT)
-        except psutil.NoSuchProcess:
-            return
-
-    def _training_slave(self) -> psutil.Process | None:
-        """The first slave, once every layer has its own and trains."""
-        while not self._stop.wait(0.1):
-            if not self._address.exists():
-                continue
-            address = self._address.read_text(encoding="utf-8")
-            with Reader(address) as reader, contextlib.suppress(UnreachableError):
-                if reader.status(1.0).state == "training":
-                    return next(child for child in self._train.children() if "slave" in child.cmdline())
-        return None
-
-    def end(self) -> None:
-        """Let it go."""
-        self._stop.set()
-        self._thread.join()
-
-
-def _cpu_seconds(process: psutil.Process) -> float:
-    times = process.cpu_times()
-    return float(times.user + times.system)
+SLOWED = 4
 
 
 def measured(rule: str, allowed: float | None, batches: int, data: list[str]) -> dict[str, Any]:
@@ -102,15 +40,12 @@ def measured(rule: str, allowed: float | None, batches: int, data: list[str]) ->
             stderr=subprocess.DEVNULL,
             text=True,
         )
-        watched = Watched(train, Path(folder), allowed)
-        try:
+        with Held(slave_of(1, Path(folder) / "state"), allowed) as held:
             out, _ = train.communicate()
-        finally:
-            watched.end()
     if train.returncode:
         raise SystemExit(f"train ended with {train.returncode}")
     summary: dict[str, Any] = json.loads(out)
-    return {**summary, "share": watched.share}
+    return {**summary, "share": held.share}
 
 
 def row(rule: str, slowed: bool, summary: dict[str, Any]) -> dict[str, Any]:

@@ -31,6 +31,9 @@ def test_every_module_that_measures_has_its_name() -> None:
         (["transfer", "--rounds"], "transfer: takes no options"),
         (["links", "--mnist", "/nowhere"], "--mnist /nowhere: is no folder"),
         (["links", "--rounds"], "unrecognized arguments: --rounds"),
+        (["cluster", "--mnist", "/nowhere"], "--mnist /nowhere: is no folder"),
+        (["cluster", "--table", "--out", "/nowhere"], "there is no /nowhere; run the benchmark first"),
+        (["straggler", "--mnist", "/nowhere"], "--mnist /nowhere: is no folder"),
     ],
 )
 def test_what_cannot_be_run_is_refused(arguments: list[str], said: str) -> None:

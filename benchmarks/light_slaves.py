@@ -1,0 +1,134 @@
+"""Slaves that only push and pull, without torch: `python -m benchmarks.light_slaves MASTER COUNT NBYTES`.
+
+Each of COUNT threads holds a lease and has a shard of NBYTES. When all have theirs, "ready" is said; a line
+of standard input, SECONDS, has them push and pull by turns for so long, and says as JSON how many seconds
+each push and pull took. Leases are kept by heartbeats, once a second each.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
+
+import numpy as np
+
+from common import rpc
+from common.bulk.client import Call, Channel, locate, pull
+from common.errors import RunFailedError
+from common.lifecycle import end_with_parent, keep_freed_memory
+from common.messages import Header, HeartbeatRequest, JoinReply, JoinRequest, Operation, PullRequest
+from common.table import lay_out
+from common.wire.methods import HEARTBEAT, JOIN, PUSH
+from common.wire.payloads import frame_parts, frames
+
+BEAT_SECONDS, ANSWER_SECONDS = 1.0, 60.0
+WARM = 3
+
+Seconds = dict[str, list[float]]
+
+
+class LightSlave:
+    """One slave, after its lease was granted: a connection for pushes, one for pulls."""
+
+    def __init__(self, master: str, lease: JoinReply, nbytes: int) -> None:
+        self._pushes, self._pulls = (Channel(lambda: locate(master)) for _ in range(2))
+        table = lay_out([("weight", "float32", (nbytes // 4,), "parameter")])
+        self._header = Header(
+            f"{lease.layer}/weights", Operation.CREATE, incarnation=lease.incarnation, table=table
+        )
+        self._ones = np.ones(nbytes // 4, np.float32).view(np.uint8).data
+        with self._pushes.call(PUSH) as call:
+            self._sent(call, np.zeros(nbytes, np.uint8).data)
+            call.end()
+        self._header = replace(self._header, operation=Operation.UPDATE)
+
+    def work(self, seconds: float) -> Seconds:
+        """Push and pull by turns for so long; how long each took.
+
+        Raises:
+            RunFailedError: a pull did not hold every push.
+        """
+        found: Seconds = {"push": [], "pull": []}
+        until = time.perf_counter() + seconds
+        with self._pushes.call(PUSH) as call:
+            while time.perf_counter() < until:
+                began = time.perf_counter()
+                self._header = replace(self._header, sequence=self._header.sequence + 1)
+                self._sent(call, self._ones)
+                pushed = time.perf_counter()
+                self._pulled()
+                found["push"].append(pushed - began)
+                found["pull"].append(time.perf_counter() - pushed)
+            call.end()
+        return found
+
+    def _sent(self, call: Call, data: memoryview) -> None:
+        for frame in frames(self._header, data):
+            call.send(*frame_parts(frame))
+        answer = call.read(ANSWER_SECONDS)
+        if answer is None or not PUSH.reply.decode(bytes(answer)).applied:
+            raise RunFailedError(f"a push of {self._header.shard} was not applied")
+
+    def _pulled(self) -> None:
+        request = PullRequest(self._header.shard, self._header.incarnation)
+        _, data = pull(self._pulls, request, ANSWER_SECONDS)
+        first = np.frombuffer(data, np.float32, 1)[0]
+        if first != self._header.sequence:
+            raise RunFailedError(f"{self._header.shard} is {first} after {self._header.sequence} pushes of 1")
+
+
+@contextmanager
+def leases(master: str, count: int) -> Iterator[list[JoinReply]]:
+    """So many leases, kept.
+
+    Raises:
+        RunFailedError: the master has no seat left.
+    """
+    channel, stop = rpc.channel(master), threading.Event()
+    granted = [
+        rpc.call(channel, JOIN, JoinRequest(f"light-{os.getpid()}-{number}")) for number in range(count)
+    ]
+    if not all(lease.granted for lease in granted):
+        raise RunFailedError("the master has fewer seats than there are slaves")
+
+    def beat() -> None:
+        number = 0
+        while not stop.wait(BEAT_SECONDS):
+            number += 1
+            for lease in granted:
+                rpc.call(channel, HEARTBEAT, HeartbeatRequest(lease.incarnation, number))
+
+    beating = threading.Thread(target=beat, daemon=True)
+    beating.start()
+    try:
+        yield granted
+    finally:
+        stop.set()
+        beating.join()
+        channel.close()
+
+
+def serve(master: str, count: int, nbytes: int) -> None:
+    """Do as the module says."""
+    with leases(master, count) as granted, ThreadPoolExecutor(count) as pool:
+        slaves = list(pool.map(lambda lease: LightSlave(master, lease, nbytes), granted))
+        # Connections and the master's memory are there before the clock begins.
+        list(pool.map(lambda slave: slave.work(WARM * 0.1), slaves))
+        print("ready", flush=True)
+        seconds = float(sys.stdin.readline())
+        found = list(pool.map(lambda slave: slave.work(seconds), slaves))
+    every = {what: [took for each in found for took in each[what]] for what in ("push", "pull")}
+    print(json.dumps(every), flush=True)
+
+
+if __name__ == "__main__":
+    end_with_parent()
+    keep_freed_memory()
+    serve(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))

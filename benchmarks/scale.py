@@ -1,0 +1,126 @@
+"""How many slaves one master serves: 1 to 64 that push and pull shards of 1 MiB as fast as they can.
+
+`python -m benchmarks scale` writes results/scale.json; `--table` prints docs/performance.md's table of it.
+The slaves compute nothing and load no torch (`benchmarks.light_slaves`): up to 8 processes, then several
+threads in each. They share the machine with the master, so the rate is what both ends reach together.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.cluster import machine
+from benchmarks.transfer import Process
+from common.errors import ConfigError
+
+RESULTS = Path(__file__).parent / "results" / "scale.json"
+SLAVES = (1, 2, 4, 8, 16, 32, 64)
+PROCESSES = 8
+NBYTES = 1 << 20
+
+
+def measured(slaves: int, seconds: float) -> dict[str, Any]:
+    """One master with so many slaves, for so long."""
+    processes = min(slaves, PROCESSES)
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+
+        def start(*command: str) -> Process:
+            process = Process(*command)
+            stack.callback(process.close)
+            return process
+
+        master = start(*_master(Path(folder), slaves))
+        address = master.hear().partition("listening on ")[2].partition(",")[0]
+        each = [str(slaves // processes), str(NBYTES)]
+        clients = [start("benchmarks.light_slaves", address, *each) for _ in range(processes)]
+        for client in clients:
+            client.hear()
+        before, began = master.cpu_seconds(), time.perf_counter()
+        for client in clients:
+            client.say(str(seconds))
+        found = [json.loads(client.hear()) for client in clients]
+        took, used = time.perf_counter() - began, master.cpu_seconds() - before
+    pushes, pulls = ([seconds for each in found for seconds in each[what]] for what in ("push", "pull"))
+    return {"slaves": slaves, "processes": processes, **row(pushes, pulls, took, used)}
+
+
+def _master(folder: Path, slaves: int) -> list[str]:
+    """A master with a layer for each slave."""
+    (folder / "run.toml").touch()
+    settings = [f"network.options={{widths={[8] * max(1, slaves - 1)}}}"]
+    settings += [f"network.cuts={list(range(1, slaves))}", "cluster.misses=20"]
+    command = ["deploy.cli", "master", str(folder / "run.toml"), "--listen", "127.0.0.1:0"]
+    command += ["--state-dir", str(folder / "state"), "--log-level", "warning"]
+    return [*command, *(part for setting in settings for part in ("--set", setting))]
+
+
+def row(pushes: Sequence[float], pulls: Sequence[float], seconds: float, cpu: float) -> dict[str, Any]:
+    """From how long every push and pull took, the seconds they took in all and the master's CPU seconds."""
+    count = len(pushes) + len(pulls)
+    return {
+        "mib_per_second": round(count * NBYTES / (1 << 20) / seconds, 1),
+        "push_milliseconds": _percentiles(pushes),
+        "pull_milliseconds": _percentiles(pulls),
+        "master_cores": round(cpu / seconds, 3),
+        "master_cpu_milliseconds": round(1e3 * cpu / count, 3),
+    }
+
+
+def _percentiles(seconds: Sequence[float]) -> dict[str, float]:
+    p50, p99 = np.percentile(seconds, [50, 99])
+    return {"p50": round(1e3 * float(p50), 2), "p99": round(1e3 * float(p99), 2)}
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The rows as a table."""
+    heads = ["slaves", "processes", "MiB/s", "push ms, p50", "p99", "pull ms, p50", "p99", "master, cores"]
+    lines = [[*heads, "its CPU ms a MiB"], ["---"] * (len(heads) + 1)]
+    for each in rows:
+        push, pull = each["push_milliseconds"], each["pull_milliseconds"]
+        lines.append(
+            [
+                *(str(each[name]) for name in ("slaves", "processes")),
+                f"{each['mib_per_second']:,.0f}",
+                *(f"{value:.1f}" for value in (push["p50"], push["p99"], pull["p50"], pull["p99"])),
+                f"{each['master_cores']:.2f}",
+                f"{each['master_cpu_milliseconds']:.2f}",
+            ]
+        )
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def last_table() -> str:
+    """The table of the last results.
+
+    Raises:
+        ConfigError: there are none.
+    """
+    if not RESULTS.exists():
+        raise ConfigError(f"--table: there is no {RESULTS}; run the benchmark first")
+    return table(json.loads(RESULTS.read_text(encoding="utf-8"))["rows"])
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Measure with each number of slaves, print a line each, write the results."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks scale", description=__doc__)
+    parser.add_argument("--seconds", type=float, default=10.0, help="with each number of slaves")
+    parser.add_argument("--table", action="store_true", help="print the table of the last results")
+    chosen = parser.parse_args(arguments)
+    if chosen.table:
+        print(last_table())
+        return
+    rows: list[dict[str, Any]] = []
+    for slaves in SLAVES:
+        rows.append(measured(slaves, chosen.seconds))
+        print(table(rows[-1:]).splitlines()[-1], flush=True)
+    result = {"machine": machine(), "nbytes": NBYTES, "seconds": chosen.seconds, "rows": rows}
+    RESULTS.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")

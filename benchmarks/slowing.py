@@ -1,0 +1,97 @@
+"""A process held to a share of a core, as a slower machine would be."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import psutil
+
+from common.errors import UnreachableError
+from deploy.reader import Reader
+
+PERIOD_SECONDS, FIND_SECONDS = 0.01, 0.1
+
+# The process once it trains; None until then.
+Find = Callable[[], psutil.Process | None]
+
+
+class Held:
+    """Reads what share of a core a process takes, and may hold it to a smaller one.
+
+    A duty cycle would not do: on a machine with more processes than cores, one that is stopped three quarters
+    of the time catches up in the last.
+
+    Args:
+        find: asked again and again until it gives the process; the share counts from then.
+        allowed: of a core; None: it is only watched.
+
+    Attributes:
+        share: of a core, until it ended or this did.
+    """
+
+    def __init__(self, find: Find, allowed: float | None) -> None:
+        self.share = 0.0
+        self._find = find
+        self._allowed = allowed
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        process = None
+        while process is None:
+            if self._stop.wait(FIND_SECONDS):
+                return
+            process = self._find()
+        with contextlib.suppress(psutil.NoSuchProcess):
+            self._hold(process)
+
+    def _hold(self, process: psutil.Process) -> None:
+        began, before, stopped = time.monotonic(), _cpu_seconds(process), False
+        try:
+            while not self._stop.wait(PERIOD_SECONDS):
+                self.share = (_cpu_seconds(process) - before) / (time.monotonic() - began)
+                if self._allowed is not None and stopped != (self.share > self._allowed):
+                    stopped = not stopped
+                    process.send_signal(signal.SIGSTOP if stopped else signal.SIGCONT)
+        finally:
+            if stopped:
+                process.send_signal(signal.SIGCONT)
+
+
+def slave_of(layer: int, state: Path) -> Find:
+    """The first replica's slave of a layer, by the master's state directory, once every layer trains."""
+
+    def find() -> psutil.Process | None:
+        address = state / "address"
+        if not address.exists():
+            return None
+        with Reader(address.read_text(encoding="utf-8")) as reader, contextlib.suppress(UnreachableError):
+            status = reader.status(1.0)
+            if status.state == "training":
+                seat = next(each for each in status.seats if (each.layer, each.replica) == (layer, 0))
+                return psutil.Process(seat.pid)
+        return None
+
+    return find
+
+
+def _cpu_seconds(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return float(times.user + times.system)

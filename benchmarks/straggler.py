@@ -1,0 +1,112 @@
+"""What one slow machine costs the others: a process held to a quarter of the processor time it took before.
+
+`python -m benchmarks straggler --mnist FOLDER` writes results/straggler.json: the second of two processes of
+DistributedDataParallel and of 1F1B, and layer 2 of two layers (`update`, `full`) and of three (`full`). Each
+runs unslowed first, which says what the process takes; then slowed. `--table` prints docs/performance.md's
+table of the last results.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from benchmarks.cluster import DDP, DIGITS, MNIST, machine, settings_of
+from benchmarks.ways import TARGET_PERCENT, Curve, Hold, Job, Layerwise, Rival, Row, Way, batches_to
+from common.errors import ConfigError
+
+RESULTS = Path(__file__).parent / "results" / "straggler.json"
+SLOWED, SLOW_LAYER = 4, 2
+WAYS: tuple[Way, ...] = (
+    DDP,
+    Rival("1f1b", microbatches=8),
+    Layerwise("update", "light"),
+    Layerwise("full", "light"),
+    Layerwise("full", "light", layers=3),
+)
+
+
+def measured(way: Way, job: Job, evaluations: tuple[int, int]) -> Row:
+    """A way unslowed and slowed: rates, and a curve of each."""
+    batches, every = evaluations
+    curved = replace(job, batches=batches, every=every)
+    unslowed = way.run(job, hold=Hold(SLOW_LAYER))
+    slow = Hold(SLOW_LAYER, unslowed["share"] / SLOWED)
+    unslowed["curve"] = way.run(curved)["curve"]
+    slowed = way.run(job, hold=slow)
+    # Processes in step learn the same, however long it takes.
+    in_step = isinstance(way, Rival)
+    slowed["curve"] = unslowed["curve"] if in_step else way.run(curved, hold=slow)["curve"]
+    layers = way.processes if isinstance(way, Rival) else way.layers
+    return {"way": way.name, "layers": layers, "unslowed": unslowed, "slowed": slowed}
+
+
+def kept(row: Mapping[str, Any]) -> list[float | None]:
+    """Of each process, its own rate slowed in that unslowed; processes in step have one rate."""
+    before, after = row["unslowed"], row["slowed"]
+    if "layer_rates" not in before:
+        return [after["samples_per_second"] / before["samples_per_second"]] * row["layers"]
+    pairs = [(before["layer_rates"][k], rate) for k, rate in sorted(after["layer_rates"].items())]
+    return [now / then if now and then else None for then, now in pairs]
+
+
+def seconds_to_target(run: Mapping[str, Any], batch_size: int) -> float | None:
+    """From a run's rate and curve; None where it never came so far."""
+    curve: Curve = run["curve"]
+    batches = batches_to(curve, TARGET_PERCENT)
+    return None if batches is None else batches * batch_size / float(run["samples_per_second"])
+
+
+def table(result: Mapping[str, Any]) -> str:
+    """A row a way; the slowed process is the second."""
+    heads = ["way", "processes", "samples/s, unslowed", "slowed", "each one's own rate, of that unslowed"]
+    heads += ["seconds to 97 %, unslowed", "slowed"]
+    lines = [heads, ["---"] * len(heads)]
+    for row in result["rows"]:
+        runs = [row["unslowed"], row["slowed"]]
+        rates = [f"{run['samples_per_second']:,.0f}" for run in runs]
+        parts = ", ".join("-" if part is None else f"{part:.2f}" for part in kept(row))
+        seconds = [seconds_to_target(run, result["batch_size"]) for run in runs]
+        shown = ["-" if each is None else f"{each:.1f}" for each in seconds]
+        lines.append([f"`{row['way']}`", str(row["layers"]), *rates, parts, *shown])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def last_table() -> str:
+    """The table of the last results.
+
+    Raises:
+        ConfigError: there are none.
+    """
+    if not RESULTS.exists():
+        raise ConfigError(f"--table: there is no {RESULTS}; run the benchmark first")
+    return table(json.loads(RESULTS.read_text(encoding="utf-8")))
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run every way, print what came of it, write the results."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks straggler", description=__doc__)
+    parser.add_argument("--mnist", type=Path, help="folder of MNIST's files; else a small net on the digits")
+    parser.add_argument("--batches", type=int, default=150, help="of a run for its rate")
+    parser.add_argument("--curve", type=int, default=400, help="batches of a curve, at most")
+    parser.add_argument("--every", type=int, default=25, help="batches between two evaluations of a curve")
+    parser.add_argument("--table", action="store_true", help="print the table of the last results")
+    chosen = parser.parse_args(arguments)
+    if chosen.table:
+        print(last_table())
+        return
+    if chosen.mnist and not chosen.mnist.is_dir():
+        raise ConfigError(f"--mnist {chosen.mnist}: is no folder; give that of MNIST's files")
+    data = ("data.dataset=mnist", f"data.path={chosen.mnist.resolve()}") if chosen.mnist else ()
+    settings = (*data, *(MNIST if chosen.mnist else DIGITS)["mlp"])
+    job = Job(settings, 256 if chosen.mnist else 64, chosen.batches)
+    result: Row = {"machine": machine(), "settings": settings, "batch_size": job.batch_size, "rows": []}
+    result |= {"settings": settings_of(result), "batches": job.batches}
+    for way in WAYS:
+        result["rows"].append(measured(way, job, (chosen.curve, chosen.every)))
+        print(table(result).splitlines()[-1], flush=True)
+        RESULTS.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")

@@ -1,0 +1,150 @@
+"""The cluster against its rivals, a straggler, and many slaves: ratios, tables, and a small run of all."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import cluster, scale, straggler
+from benchmarks.cluster import OURS, SCHEDULES
+from tests.integration.processes import ROOT
+
+
+def _rival(rate: float) -> dict[str, Any]:
+    return {"samples_per_second": rate, "test_error_percent": 2.5}
+
+
+def _ours(rate: float) -> dict[str, Any]:
+    return {
+        **_rival(rate), "master_share": 0.1, "waiting_fraction": {"1": 0.5, "2": 0.02}, "bottleneck": "2",
+    }  # fmt: skip
+
+
+def _turn(factor: float, ours: float) -> dict[str, dict[str, Any]]:
+    rivals = {"bp-1": 100.0, "bp-2": 180.0, "ddp": 50.0, "gpipe": 80.0, "1f1b": 90.0}
+    return {
+        **{name: _rival(factor * rate) for name, rate in rivals.items()},
+        "update light": _ours(factor * ours),
+        "update basic": _ours(factor * 180),
+    }
+
+
+RESULT: dict[str, Any] = {
+    "batch_size": 10,
+    "rounds": [_turn(1, 160), _turn(2, 170), _turn(3, 180)],
+    "curves": {"update light": [[10, 4.0], [20, 2.0]], "bp-1": [[10, 4.0]]},
+}
+
+
+def test_a_ratio_is_taken_within_a_round_and_against_the_better_pipeline() -> None:
+    found = cluster.summarized(RESULT["rounds"], RESULT["curves"])
+    light = found["update light"]
+    assert light["of"]["2 x one thread"] == {"p25": 0.825, "median": 0.85, "p75": 0.875}
+    assert light["of"]["DDP"]["median"] == 3.4
+    assert light["of"]["better pipeline"]["median"] == round(170 / 90, 4)
+    assert light["samples_per_second"]["median"] == 340
+    assert light["batches_to_target"] == 15
+    assert found["bp-1"]["batches_to_target"] is None
+    assert found["bp-2"]["of"]["2 x one thread"]["median"] == 0.9
+    # That of the layer with the most to do.
+    assert light["waiting_at_bottleneck"]["median"] == 0.02
+
+
+def test_the_tables_say_what_is_asked_and_what_there_is() -> None:
+    lines = cluster.table(RESULT).splitlines()
+    assert lines[0].count("|") == lines[2].count("|")
+    assert (
+        "| `update light` | 340 (250 to 440) | 0.85 | 3.40 | 1.89 | 2.50 | 15 | 0.4 | 2.0 | 10.0 |" in lines
+    )
+    assert "| `bp-1` | 200 (150 to 250) | 0.50 | 2.00 | 1.11 | 2.50 | - | - | - | - |" in lines
+    asked = cluster.asked(RESULT)
+    assert "| of 2 x one thread | >= 0.85 | 0.850 (0.825 to 0.875) | 0.900 (0.900 to 0.900) |" in asked
+    assert "| waiting at the bottleneck layer | < 0.05 | 0.020" in asked
+
+
+def test_on_a_link_as_many_batches_are_needed_as_here() -> None:
+    on_link = {**RESULT, "curves": {}}
+    said = cluster.tables({"loopback": {"mlp": RESULT}, "links": {"1000": {"mlp": on_link}}})
+    assert "mlp, 1000 Mbit/s:" in said
+    assert said.count("| 2.50 | 15 | 0.4 |") == 2
+    assert "| 15 |" not in cluster.tables({"loopback": {}, "links": {"1000": {"mlp": on_link}}})
+
+
+def test_where_a_machine_has_its_data_is_not_written_down() -> None:
+    assert cluster.settings_of({"settings": ("data.path=/home/x", "network.model=mlp")}) == [
+        "network.model=mlp"
+    ]
+
+
+STRAGGLER: dict[str, Any] = {
+    "batch_size": 10,
+    "rows": [
+        {"way": "ddp", "layers": 2, "unslowed": {**_rival(100.0), "curve": [[10, 3.0]]},
+         "slowed": {**_rival(25.0), "curve": [[10, 3.0]]}},
+        {"way": "full light", "layers": 2,
+         "unslowed": {**_ours(100.0), "layer_rates": {"1": 100.0, "2": 110.0}, "curve": [[10, 3.0]]},
+         "slowed": {**_ours(27.5), "layer_rates": {"1": 95.0, "2": 27.5}, "curve": [[20, 5.0]]}},
+    ],
+}  # fmt: skip
+
+
+def test_a_stragglers_table_has_each_process_own_rate() -> None:
+    _, _, ddp, full = straggler.table(STRAGGLER).splitlines()
+    assert ddp == "| `ddp` | 2 | 100 | 25 | 0.25, 0.25 | 1.0 | 4.0 |"
+    assert full == "| `full light` | 2 | 100 | 28 | 0.95, 0.25 | 1.0 | - |"
+
+
+def test_a_row_of_scale_counts_pushes_and_pulls() -> None:
+    row = scale.row([0.002, 0.004], [0.001, 0.003], seconds=2.0, cpu=1.0)
+    assert row["mib_per_second"] == 2.0
+    assert row["push_milliseconds"]["p50"] == 3.0
+    assert row["master_cores"] == 0.5
+    assert row["master_cpu_milliseconds"] == 250.0
+    assert scale.table([{"slaves": 2, "processes": 2, **row}]).splitlines()[2] == (
+        "| 2 | 2 | 2 | 3.0 | 4.0 | 2.0 | 3.0 | 0.50 | 250.00 |"
+    )
+
+
+def test_two_light_slaves_in_one_process_push_and_pull_every_push_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(scale, "PROCESSES", 1)
+    monkeypatch.setattr(scale, "NBYTES", 4096)
+    row = scale.measured(2, 0.2)
+    assert row["processes"] == 1
+    assert row["mib_per_second"] > 0
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_every_way_trains_small_networks_to_the_end(tmp_path: Path) -> None:
+    out = tmp_path / "cluster.json"
+    small = ["--network", "mlp", "--rounds", "1", "--batches", "20", "--curve", "20", "--every", "10"]
+    subprocess.run(
+        [sys.executable, "-m", "benchmarks", "cluster", *small, "--out", str(out)], cwd=ROOT, check=True
+    )
+    found = json.loads(out.read_text(encoding="utf-8"))["loopback"]["mlp"]
+    ways = {"bp-1", "bp-2", "ddp", *SCHEDULES, *(way.name for way in OURS)}
+    assert set(found["rounds"][0]) == set(found["curves"]) == ways
+    for name, row in found["rounds"][0].items():
+        assert row["samples_per_second"] > 0, name
+        assert 0 < row["test_error_percent"] < 100, name
+    # Cut anywhere, back-propagation learns the same; only the order of sums differs.
+    assert found["curves"]["none basic"][-1] == pytest.approx(found["curves"]["bp-1"][-1], abs=3)
+
+
+@pytest.mark.parametrize("module", [cluster, straggler, scale])
+def test_the_page_on_performance_has_the_tables_of_the_last_run(module: Any) -> None:
+    if not module.RESULTS.exists():
+        pytest.skip(f"python -m benchmarks {module.__name__.rpartition('.')[2]} has not been run")
+    page = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
+    if module is cluster:
+        results = cluster.last_results(cluster.RESULTS)
+        assert all(cluster.table(each) in page for each in results["loopback"].values())
+    else:
+        assert module.last_table() in page
