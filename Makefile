@@ -5,7 +5,7 @@ STAMP := .venv/.ready
 # Tests and lint are many small processes: one torch thread each.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup run test test-slow lint format protos dashboards bench clean
+.PHONY: setup run test test-slow test-failed lint format protos dashboards bench clean
 
 setup: $(STAMP)
 
@@ -23,6 +23,10 @@ test: setup
 
 test-slow: setup
 	$(BIN)/pytest -m slow
+
+# What failed in the last run of either, and nothing else.
+test-failed: setup
+	$(BIN)/pytest -m '' --last-failed --last-failed-no-failures none
 
 lint: setup
 	$(BIN)/ruff check .

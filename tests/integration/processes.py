@@ -47,14 +47,14 @@ class Cli:
         return process
 
     def run(
-        self, *arguments: str, timeout: float = 120, cwd: Path | None = None
+        self, *arguments: str, timeout: float = 240, cwd: Path | None = None
     ) -> subprocess.CompletedProcess[str]:
         """Run a command to its end."""
         process = self.start(*arguments, cwd=cwd)
         out, err = process.communicate(timeout=timeout)
         return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
-    def json(self, *arguments: str, timeout: float = 120) -> dict[str, Any]:
+    def json(self, *arguments: str, timeout: float = 240) -> dict[str, Any]:
         """Run a command that must succeed; its standard output, which must be JSON and nothing else."""
         done = self.run(*arguments, timeout=timeout)
         assert done.returncode == 0, done.stderr

@@ -36,6 +36,7 @@ def test_the_readme_has_commands_of_every_kind() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_the_commands_for_one_machine_run_in_their_order(cli: Cli) -> None:
     (cli.folder / "examples").symlink_to(ROOT / "examples")
     for command in _here():

@@ -97,8 +97,10 @@ def _plain_error(model: Path, folder: Path) -> float:
     ],
 )
 def test_every_method_learns_in_a_real_cluster(cli: Cli, method: list[str]) -> None:
-    sets = [part for setting in ["run.batches=400", *method] for part in ("--set", setting)]
-    summary = cli.json("train", *QUICK, *sets, "--json")
+    # Crowded cores are no failure.
+    common = ["run.batches=400", "cluster.misses=10"]
+    sets = [part for setting in [*common, *method] for part in ("--set", setting)]
+    summary = cli.json("train", *QUICK, *sets, "--json", timeout=300)
     assert summary["test_error_percent"] < 12
     assert summary["lost_batches"] == 0
     if summary["unlock"] == "none":
