@@ -67,6 +67,11 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def last_table() -> str:
+    """The table of the last results."""
+    return table(json.loads(RESULTS.read_text(encoding="utf-8"))["rows"])
+
+
 def main(arguments: Sequence[str]) -> None:
     """Run all rules, alternating, and write the results."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks staleness", description=__doc__)
