@@ -1,8 +1,8 @@
 """What each fault costs: how long until it is seen, until the run goes on, and what is lost.
 
 `python -m benchmarks faults [--only WORDS]` plays the scenarios of tests/faults, or those with WORDS in their
-name, and writes results/faults.json. A slave that takes over waits as a spare, its imports done; a heartbeat
-is a second.
+name, and writes results/faults.json; `--table` prints docs/faults.md's table of it. A slave that takes over
+waits as a spare, its imports done; a heartbeat is a second.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import json
 import os
 import platform
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -38,10 +38,43 @@ def played(scenario: Scenario) -> dict[str, Any]:
     return {"batches": scenario.batches, **{name: found[name] for name in TOLD}, "processes_left": len(left)}
 
 
+def table(found: Mapping[str, Mapping[str, Any]]) -> str:
+    """A row a fault and unlock: of two numbers the first is `light`'s, the second `basic`'s."""
+    lines = [
+        "| fault | unlock | batches | seen after, s | goes on after, s | lost batches | test error, % |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    without = dict.fromkeys(replace(scenario, fault="none") for scenario in SCENARIOS)
+    groups: dict[tuple[str, str], list[Scenario]] = {}
+    for scenario in [*without, *SCENARIOS]:
+        groups.setdefault((scenario.fault, scenario.method), []).append(scenario)
+    for (fault, method), scenarios in groups.items():
+        rows = [found[str(scenario)] for scenario in scenarios]
+        names = ("batches", "detection_seconds", "recovery_seconds", "lost_batches", "test_error_percent")
+        cells = [", ".join(_cell(row[name]) for row in rows) for name in names]
+        lines.append(f"| {' | '.join([fault, f'`{method}`', *cells])} |")
+    return "\n".join(lines)
+
+
+def _cell(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.2f}" if isinstance(value, float) else f"{value:,}"
+
+
+def last_table() -> str:
+    """The table of the last results."""
+    return table(json.loads(RESULT.read_text(encoding="utf-8"))["scenarios"])
+
+
 @click.command()
 @click.option("--only", default="", metavar="WORDS", help="Scenarios with these words in their name.")
-def command(only: str) -> None:
+@click.option("--table", "as_table", is_flag=True, help="Print the table of the last results.")
+def command(only: str, as_table: bool) -> None:
     """Play the scenarios one after the other, print and write down."""
+    if as_table:
+        print(last_table())
+        return
     known = json.loads(RESULT.read_text(encoding="utf-8"))["scenarios"] if only and RESULT.exists() else {}
     without = dict.fromkeys(replace(scenario, fault="none") for scenario in SCENARIOS)
     for scenario in [*without, *SCENARIOS]:
