@@ -19,10 +19,10 @@ run: setup
 	$(BIN)/layerwise train
 
 test: setup
-	$(BIN)/pytest -m 'not slow'
+	$(BIN)/pytest -m 'not slow' --durations 15
 
 test-slow: setup
-	$(BIN)/pytest -m slow
+	$(BIN)/pytest -m slow --durations 15
 
 # What failed in the last run of either, and nothing else.
 test-failed: setup

@@ -38,6 +38,7 @@ def test_slaves_wait_for_the_master_train_and_end_while_it_stays(cli: Cli, by_ha
     assert (cli.folder / "watched" / "model.safetensors").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
 def test_a_slave_that_is_stopped_and_started_again_goes_on(
     cli: Cli, by_hand: HandMade, how: signal.Signals

@@ -6,6 +6,7 @@ import json
 import re
 
 import psutil
+import pytest
 
 from tests.integration.processes import QUICK, Cli, HandMade, until
 
@@ -15,6 +16,7 @@ def _versions(cluster: HandMade) -> dict[str, int]:
     return versions
 
 
+@pytest.mark.slow
 def test_a_run_is_put_back_and_the_same_slaves_take_it_to_its_end(cli: Cli, by_hand: HandMade) -> None:
     by_hand.master(*QUICK, "--set", "run.batches=800")
     slaves = [by_hand.slave() for _ in range(3)]
@@ -55,6 +57,7 @@ def test_the_commands_say_what_there_is_and_what_is_wrong(cli: Cli, by_hand: Han
     assert cli.run("snapshot", "--master", "127.0.0.1:42921").returncode == 3
 
 
+@pytest.mark.slow
 def test_after_a_power_cut_training_goes_on_from_the_newest_snapshot(cli: Cli, by_hand: HandMade) -> None:
     """A kill, and another boot's identity: what the kernel would say after the machine was started anew."""
     training = [*QUICK, "--set", "run.batches=800", "--set", "cluster.snapshot_seconds=1"]

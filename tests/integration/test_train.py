@@ -108,6 +108,7 @@ def test_every_method_learns_in_a_real_cluster(cli: Cli, method: list[str]) -> N
         assert summary["gradient"] is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "shards"),
     [
@@ -138,6 +139,7 @@ def test_every_unlock_goes_through_a_run_of_real_processes(
     assert (summary["gradient"] == "vfbn") == (summary["unlock"] in ("full", "update"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("profile", "wire"), [("light", "int8"), ("basic", "bfloat16")])
 def test_a_run_with_narrow_messages_learns(cli: Cli, profile: str, wire: str) -> None:
     settings = ["run.batches=400", f"cluster.profile={profile}", f"cluster.wire={wire}"]
