@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from benchmarks import cluster, scale, straggler
-from benchmarks.cluster import OURS, SCHEDULES
+from benchmarks.ways import Job, Layerwise
 from tests.integration.processes import ROOT
 
 
@@ -121,15 +117,15 @@ def test_two_light_slaves_in_one_process_push_and_pull_every_push_once(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1200)
-def test_every_way_trains_small_networks_to_the_end(tmp_path: Path) -> None:
-    out = tmp_path / "cluster.json"
-    small = ["--network", "mlp", "--rounds", "1", "--batches", "20", "--curve", "20", "--every", "10"]
-    subprocess.run(
-        [sys.executable, "-m", "benchmarks", "cluster", *small, "--out", str(out)], cwd=ROOT, check=True
-    )
-    found = json.loads(out.read_text(encoding="utf-8"))["loopback"]["mlp"]
-    ways = {"bp-1", "bp-2", "ddp", *SCHEDULES, *(way.name for way in OURS)}
+@pytest.mark.timeout(600)
+def test_every_rival_and_a_cluster_train_small_networks_to_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours = [Layerwise("update", "light"), Layerwise("none", "basic")]
+    monkeypatch.setattr(cluster, "OURS", ours)
+    monkeypatch.setattr(cluster, "SCHEDULES", ("1f1b",))
+    monkeypatch.setattr(cluster, "MICROBATCHES", (4,))
+    found: dict[str, Any] = {}
+    cluster.measured(Job(cluster.DIGITS["mlp"], 64, 20), 1, (20, 10), 0, found.update)
+    ways = {"bp-1", "bp-2", "ddp", "1f1b", *(way.name for way in ours)}
     assert set(found["rounds"][0]) == set(found["curves"]) == ways
     for name, row in found["rounds"][0].items():
         assert row["samples_per_second"] > 0, name
