@@ -47,6 +47,7 @@ class FreeTrainer:
         batches: makes x_b and y_b, of batches past the run's count as well.
         total: batches of the run.
         unlock: the layer, M and I.
+        top: whether it is layer K.
         slots: of each mailbox.
         incarnation: of this slave's lease.
         next_batch: the first batch that the layer's weights have not seen.
@@ -62,6 +63,7 @@ class FreeTrainer:
         total: int,
         unlock: FullUnlock,
         *,
+        top: bool,
         slots: int,
         incarnation: int,
         next_batch: int,
@@ -86,7 +88,8 @@ class FreeTrainer:
         self._next = place.next_own(next_batch)
         self._activations, self._gradients = Slots[Message](slots), Slots[Message](slots)
         # By the kind that comes from each side, the steps when one last came.
-        self._heard = dict.fromkeys(unlock.learns_on, 0)
+        sides = {BoundaryKind.ACTIVATION: k > 1, BoundaryKind.GRADIENT: not top}
+        self._heard = {kind: 0 for kind, there in sides.items() if there}
 
     @property
     def next_batch(self) -> int:

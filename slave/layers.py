@@ -142,6 +142,7 @@ def free(
         data,
         config.run.batches,
         unlock,
+        top=lease.layer == config.layers,
         slots=slots,
         incarnation=lease.incarnation,
         next_batch=lease.next_batch,

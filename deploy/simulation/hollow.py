@@ -102,12 +102,6 @@ class HollowFull(FullUnlock):
     def __init__(self, k: int, top: bool, steppers: dict[str, Stepper]) -> None:
         self._k, self._top, self._steppers = k, top, steppers
 
-    @property
-    def learns_on(self) -> list[BoundaryKind]:
-        """What comes from the sides that there are."""
-        sides = {BoundaryKind.ACTIVATION: self._k > 1, BoundaryKind.GRADIENT: not self._top}
-        return [kind for kind, there in sides.items() if there]
-
     def step(self, batch: int, x: Tensor, y: Tensor) -> Iterator[Message]:  # noqa: ARG002
         """Send h_k(b) up, and the input and its gradient down."""
         if not self._top:

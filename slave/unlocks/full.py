@@ -74,12 +74,6 @@ class FullUnlock:
         self._predictor = predictor
         self._steps_on = steps_on
 
-    @property
-    def learns_on(self) -> list[BoundaryKind]:
-        """What comes from the sides that there are."""
-        sides = {BoundaryKind.ACTIVATION: self._predictor, BoundaryKind.GRADIENT: self._synthesizer}
-        return [kind for kind, learning in sides.items() if learning is not None]
-
     def step(self, batch: int, x: Tensor, y: Tensor) -> Iterator[Message]:
         """One step on batch b. Yields h_k(b) for above, u and its gradient for below."""
         made = x if self._predictor is None else self._predictor.predict(batch, x)
