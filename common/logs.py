@@ -56,10 +56,16 @@ class Plain(logging.Formatter):
         return f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text
 
 
+def _is_said(record: logging.LogRecord) -> bool:
+    """Torch notes statistics of its own when a process ends: behind the last line, which says why."""
+    return record.levelno >= logging.WARNING or not record.name.startswith("torch.")
+
+
 def configure(process: str, log_format: str, log_level: str) -> None:
     """Have everything that is logged go to standard error, in that form."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(Json(process) if log_format == "json" else Plain(process))
+    handler.addFilter(_is_said)
     logging.basicConfig(level=log_level.upper(), handlers=[handler], force=True)
 
 

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from common import logs
 from common.logs import Json, Plain
 
 
@@ -44,3 +45,22 @@ def test_a_traceback_is_kept() -> None:
 @pytest.mark.parametrize("name", ["msg", "args", "levelno"])
 def test_what_logging_itself_keeps_is_no_field_of_an_event(name: str) -> None:
     assert name not in json.loads(Json("master").format(record("x")))
+
+
+def test_torch_is_heard_only_where_something_is_wrong(capsys: pytest.CaptureFixture[str]) -> None:
+    root = logging.getLogger()
+    before, level = root.handlers[:], root.level
+    try:
+        logs.configure("slave", "plain", "info")
+        for name in ("torch._subclasses", "layerwise.slave"):
+            # As the root gets it: imported whole, torch has handlers of its own.
+            root.handle(logging.LogRecord(name, logging.INFO, "", 0, f"a note of {name}", None, None))
+            root.handle(logging.LogRecord(name, logging.WARNING, "", 0, f"trouble of {name}", None, None))
+    finally:
+        root.handlers[:] = before
+        root.setLevel(level)
+    assert capsys.readouterr().err.splitlines() == [
+        "slave: warning: trouble of torch._subclasses",
+        "slave: a note of layerwise.slave",
+        "slave: warning: trouble of layerwise.slave",
+    ]
