@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import resource
@@ -27,6 +28,17 @@ def keep_freed_memory() -> None:
         libc.mallopt(_M_TRIM_THRESHOLD, 1 << 30)
     except (OSError, AttributeError):  # not glibc: its malloc does as it does
         return
+
+
+def give_way() -> None:
+    """Have this thread, and those that it starts, wake up without taking the core from who computes there.
+
+    For what a step does not wait for: it runs as soon as a core is idle, or a few milliseconds later. Woken
+    as usual it would stop a training thread in the middle of a product, and leave it a cold cache.
+    """
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError):  # a container may forbid it
+            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
 
 
 def end_with_parent() -> None:

@@ -23,7 +23,7 @@ from common.errors import (
     RunFailedError,
     TooLargeError,
 )
-from common.lifecycle import INTERRUPTED, end_with_parent, keep_freed_memory
+from common.lifecycle import INTERRUPTED, end_with_parent, give_way, keep_freed_memory
 from common.messages import BoundaryKind, Operation
 from common.rpc import Server, split_address
 from common.table import Table
@@ -375,6 +375,8 @@ def serve(config: Config, listen: str, bulk_port: int, web: str, state_dir: Path
     """
     keep_freed_memory()
     end_with_parent()
+    # It may share a machine with those that compute.
+    give_way()
     if config.downpour.push == "gradient" or config.cluster.synthesis == "master":
         use_one_thread()
     state = StateDirectory(state_dir)

@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from common.errors import ConfigError
+from common.lifecycle import give_way
 from common.rpc import check_listen, interface_to, is_unspecified, split_address
 from slave.servicer import BoundaryServer
 
@@ -33,8 +34,12 @@ class Endpoint:
         self.address = ""
         self.server: BoundaryServer | None = None
         self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="network", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="network", daemon=True)
         self._thread.start()
+
+    def _run(self) -> None:
+        give_way()
+        self._loop.run_forever()
 
     def __enter__(self) -> Self:
         return self

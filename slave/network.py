@@ -11,6 +11,7 @@ from typing import Any
 
 from common import rpc
 from common.errors import LayerwiseError, RefusedError
+from common.lifecycle import give_way
 from common.messages import (
     BoundaryKind,
     Header,
@@ -162,6 +163,7 @@ class Network:
         Waking the loop is a system call, at which the training thread would let go of the interpreter and its
         core; putting something into a queue is not.
         """
+        give_way()
         try:
             while (said := self._outgoing.get()) is not None:
                 self._hand(said)

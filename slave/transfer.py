@@ -12,6 +12,7 @@ from typing import Generic, TypeVar
 
 from common.bulk.client import Call, Channel, locate, pull
 from common.errors import LayerwiseError, RefusedError, UnreachableError
+from common.lifecycle import give_way
 from common.messages import Header, PullRequest
 from common.replica import Push
 from common.wire.methods import PUSH
@@ -62,6 +63,7 @@ class _Thread(ABC, Generic[Handed]):
         """Until it is to stop; an error that it raises ends the lease."""
 
     def _reported(self) -> None:
+        give_way()
         try:
             self._work()
         except LayerwiseError as error:
