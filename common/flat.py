@@ -15,12 +15,12 @@ from common.table import ITEMSIZES, Kind, Raw, Table, TensorSpec, lay_out
 
 
 class Flat:
-    """A module whose parameters, gradients and buffers live in flat memory.
+    """A module whose parameters and buffers live in flat memory.
 
-    The module is moved to `device` and its tensors become views; it computes as before, and `backward` adds
-    into `gradients`. Give `[flat.parameters]` to a torch optimizer, and clear with `zero_gradients`: the
-    optimizer's own `zero_grad` would let go of the views, and so would a backward with `create_graph`. A
-    parameter with `requires_grad=False` is a buffer here.
+    The module is moved to `device` and its tensors become views; it computes as before. A gradient stays
+    where backward made it, in its parameter's `.grad`: a copy into flat memory, to be added to and cleared,
+    would be three passes over as many bytes as the weights have. A parameter with `requires_grad=False` is a
+    buffer here.
 
     Torch does not see that a step on `parameters` changes the module's weights: a backward through a forward
     made before the step is not refused, but mixes old activations with new weights. Never step in between.
@@ -29,8 +29,8 @@ class Flat:
         module: the module itself.
         table: what lies where.
         buffer: uint8, (nbytes,): all state.
-        parameters: float32, (P,), a leaf over the buffer's beginning; its `.grad` is `gradients`.
-        gradients: float32, (P,): each parameter's `.grad` is a view of it.
+        parameters: float32, (P,), over the buffer's beginning.
+        learned: the module's own parameters that learn, in their order: views of `parameters`.
 
     Raises:
         ConfigError: two names for one tensor, or a dtype that no shard holds.
@@ -40,9 +40,7 @@ class Flat:
         self.module = module.to(device)
         self.table = table_of(module)
         self.buffer = torch.zeros(self.table.nbytes, dtype=torch.uint8, device=device)
-        self.parameters = nn.Parameter(self.buffer[: self.table.parameters_nbytes].view(torch.float32))
-        self.gradients = torch.zeros_like(self.parameters, requires_grad=False)
-        self.parameters.grad = self.gradients
+        self.parameters = self.buffer[: self.table.parameters_nbytes].view(torch.float32)
         self._views = {spec.name: _view(self.buffer, spec) for spec in self.table.tensors}
         for owner, name, path, tensor in _state(module):
             view = self._views[path].copy_(tensor.detach())
@@ -50,11 +48,22 @@ class Flat:
                 tensor.data = view
             else:
                 setattr(owner, name, view)
-        self._attach_gradients()
+        self.learned: list[torch.Tensor] = [each for each in module.parameters() if each.requires_grad]
+        self.clear_gradients()
 
-    def zero_gradients(self) -> None:
-        """Set every gradient to zero, in place."""
-        self.gradients.zero_()
+    def gradients(self) -> list[torch.Tensor]:
+        """What backward has added up since the last `clear_gradients`, as `learned`; zeros where nothing."""
+        return [torch.zeros_like(w) if w.grad is None else w.grad for w in self.learned]
+
+    def clear_gradients(self) -> None:
+        """Let go of every gradient."""
+        for parameter in self.learned:
+            parameter.grad = None
+
+    def split(self, numbers: torch.Tensor) -> list[torch.Tensor]:
+        """Of numbers for each parameter, (P,), the views that are shaped as `learned`."""
+        parts = torch.split(numbers, [each.numel() for each in self.learned])
+        return [part.view_as(each) for part, each in zip(parts, self.learned, strict=True)]
 
     def load(self, data: Raw) -> None:
         """Copy a whole state, (nbytes,) bytes in the table's layout, over the present one.
@@ -91,14 +100,6 @@ class Flat:
         finally:
             self.gather()
             buffers.copy_(kept)
-
-    def _attach_gradients(self) -> None:
-        start = 0
-        for parameter in self.module.parameters():
-            if parameter.requires_grad:
-                end = start + parameter.numel()
-                parameter.grad = self.gradients[start:end].view(parameter.shape)
-                start = end
 
 
 def table_of(module: nn.Module) -> Table:

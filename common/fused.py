@@ -1,16 +1,19 @@
-"""Torch's own fused optimizer steps on flat tensors: what `torch.optim` calls, without what is around it.
+"""Torch's own fused optimizer steps on lists of tensors: what `torch.optim` calls, without what is around it.
 
 Its classes group tensors at every step, and import torch's compiler (over a second) to be made at all.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from common.optimizers import Settings
+
+Tensors = list[Tensor]
 
 ADAM_BETAS = (0.9, 0.999)
 ADAM_EPSILON = 1e-8
@@ -18,53 +21,61 @@ ADAGRAD_EPSILON = 1e-10
 
 
 def step(
-    settings: Settings, w: Tensor, gradient: Tensor, moments: list[Tensor], steps: Tensor, rate: float
+    settings: Settings,
+    weights: Tensors,
+    gradients: Tensors,
+    moments: Sequence[Tensors],
+    steps: Tensor,
+    rate: float,
+    divisor: Tensor | None = None,
 ) -> None:
     """One step in place, as torch.optim's class of that name takes it with fused=True.
 
     Args:
         settings: the optimizer; its learning rate is not looked at.
-        w: parameters, (P,) float32.
-        gradient: (P,).
-        moments: what is remembered, (P,) each; zeros before the first step.
-        steps: which step this is, from 1: a float32 scalar on w's device.
+        weights: float32.
+        gradients: of each; with a divisor they are changed.
+        moments: what is remembered, of each of the weights; zeros before the first step.
+        steps: which step this is, from 1: a float32 scalar on the weights' device.
         rate: the learning rate.
+        divisor: of the gradients, a float32 scalar, likewise.
     """
-    _STEPS[settings.name](settings, w, gradient, moments, steps, rate)
-
-
-def _adagrad(s: Settings, w: Tensor, g: Tensor, moments: list[Tensor], steps: Tensor, rate: float) -> None:
-    """Dean et al. 2012: eta_i = gamma / sqrt(sum of dw_i^2)."""
-    if w.device.type != "cpu":  # torch has the fused one for CPUs alone
-        g = g.add(w, alpha=s.weight_decay) if s.weight_decay else g
-        moments[0].addcmul_(g, g)
-        w.addcdiv_(g, moments[0].sqrt().add_(ADAGRAD_EPSILON), value=-rate)
+    if not weights:
         return
-    torch._fused_adagrad_(
-        [w], [g], moments, [steps], lr=rate, lr_decay=0.0, weight_decay=s.weight_decay,
-        eps=ADAGRAD_EPSILON, maximize=False,
-    )  # fmt: skip
+    s, counts = settings, [steps] * len(weights)
+    shared: dict[str, Any] = {
+        "lr": rate,
+        "weight_decay": s.weight_decay,
+        "maximize": False,
+        "grad_scale": divisor,
+    }
+    if s.name == "adagrad":
+        _adagrad(weights, gradients, moments[0], counts, shared)
+    elif s.name == "sgd":
+        # The first step's momentum is the gradient, which it also is after a momentum of zeros.
+        torch._fused_sgd_(
+            weights, gradients, moments[0] if moments else [], momentum=s.momentum, dampening=0.0,
+            nesterov=s.nesterov, is_first_step=False, **shared,
+        )  # fmt: skip
+    else:
+        fused = {"adam": torch._fused_adam_, "adamw": torch._fused_adamw_}[s.name]
+        fused(
+            weights, gradients, moments[0], moments[1], [], counts, amsgrad=False, beta1=ADAM_BETAS[0],
+            beta2=ADAM_BETAS[1], eps=ADAM_EPSILON, **shared,
+        )  # fmt: skip
 
 
-def _sgd(s: Settings, w: Tensor, g: Tensor, moments: list[Tensor], steps: Tensor, rate: float) -> None:  # noqa: ARG001
-    # The first step's momentum is the gradient, which it also is after a momentum of zeros.
-    torch._fused_sgd_(
-        [w], [g], moments, weight_decay=s.weight_decay, momentum=s.momentum, lr=rate,
-        dampening=0.0, nesterov=s.nesterov, maximize=False, is_first_step=False,
-    )  # fmt: skip
-
-
-def _adam(s: Settings, w: Tensor, g: Tensor, moments: list[Tensor], steps: Tensor, rate: float) -> None:
-    fused = torch._fused_adamw_ if s.name == "adamw" else torch._fused_adam_
-    fused(
-        [w], [g], moments[:1], moments[1:], [], [steps], amsgrad=False, lr=rate, beta1=ADAM_BETAS[0],
-        beta2=ADAM_BETAS[1], weight_decay=s.weight_decay, eps=ADAM_EPSILON, maximize=False,
-    )  # fmt: skip
-
-
-_STEPS: dict[str, Callable[[Settings, Tensor, Tensor, list[Tensor], Tensor, float], None]] = {
-    "adagrad": _adagrad,
-    "sgd": _sgd,
-    "adam": _adam,
-    "adamw": _adam,
-}
+def _adagrad(
+    weights: Tensors, gradients: Tensors, sums: Tensors, counts: Tensors, shared: dict[str, Any]
+) -> None:
+    """Dean et al. 2012: eta_i = gamma / sqrt(sum of dw_i^2)."""
+    if weights[0].device.type == "cpu":
+        torch._fused_adagrad_(weights, gradients, sums, counts, lr_decay=0.0, eps=ADAGRAD_EPSILON, **shared)
+        return
+    # Torch has the fused one for CPUs alone.
+    divisor, decay = shared["grad_scale"], shared["weight_decay"]
+    for w, g, squares in zip(weights, gradients, sums, strict=True):
+        g = g if divisor is None else g / divisor
+        g = g.add(w, alpha=decay) if decay else g
+        squares.addcmul_(g, g)
+        w.addcdiv_(g, squares.sqrt().add_(ADAGRAD_EPSILON), value=-shared["lr"])

@@ -30,7 +30,7 @@ def rate(settings: SynthesizerOptimizer, batch: int, batches: int) -> float:
 
 
 class Stepper:
-    """Steps a flat module with the configured optimizer, on its one flat parameter.
+    """Steps a flat module with the configured optimizer, whose moments are flat too.
 
     Attributes:
         steps: how many were taken.
@@ -42,8 +42,9 @@ class Stepper:
         self._settings = settings
         self._batches = batches
         self._fused = self._optimizer(settings)
-        self._moments = [torch.zeros_like(flat.gradients) for _ in range(self._fused.moments)]
-        self._count = torch.zeros((), device=flat.gradients.device)
+        self._moments = [torch.zeros_like(flat.parameters) for _ in range(self._fused.moments)]
+        self._split = [flat.split(moment) for moment in self._moments]
+        self._count = torch.zeros((), device=flat.parameters.device)
 
     def remembered(self) -> dict[str, torch.Tensor]:
         """The moments, (P,) each, and how many steps they have seen; nothing where there are no moments."""
@@ -54,15 +55,21 @@ class Stepper:
         return Settings(s.name, s.learning_rate, s.momentum, s.nesterov, s.weight_decay)
 
     @torch.no_grad()
-    def step(self, batch: int) -> None:
-        """Step on what the gradients hold, with the rate of that batch, and set them to zero."""
+    def step(self, batch: int, examples: int = 1) -> None:
+        """Step on the gradients with the rate of that batch, and clear them.
+
+        Args:
+            batch: whose rate it is.
+            examples: so many the gradients are a sum over; the step is on their mean.
+        """
         self.steps += 1
-        if self._flat.gradients.numel():
-            self._count += 1
-            w, gradients = self._flat.parameters, self._flat.gradients
-            now = rate(self._settings, batch, self._batches)
-            fused.step(self._fused, w, gradients, self._moments, self._count, now)
-            self._flat.zero_gradients()
+        self._count += 1
+        # The fused step divides as it reads: no pass of its own.
+        divisor = None if examples == 1 else self._count.new_full((), examples)
+        weights, gradients = self._flat.learned, self._flat.gradients()
+        now = rate(self._settings, batch, self._batches)
+        fused.step(self._fused, weights, gradients, self._split, self._count, now, divisor)
+        self._flat.clear_gradients()
 
 
 class AccruingStepper(Stepper):
@@ -70,15 +77,18 @@ class AccruingStepper(Stepper):
 
     def __init__(self, flat: Flat, settings: SynthesizerOptimizer, batches: int) -> None:
         super().__init__(flat, settings, batches)
-        self._sum = torch.zeros_like(flat.gradients)
+        self._sum = torch.zeros_like(flat.parameters)
+        self._sums = flat.split(self._sum)
 
     def _optimizer(self, s: SynthesizerOptimizer) -> Settings:
         return Settings("sgd", s.learning_rate)
 
-    def step(self, batch: int) -> None:
+    @torch.no_grad()
+    def step(self, batch: int, examples: int = 1) -> None:
         """Step, and add what was stepped on to the sum."""
-        self._sum += self._flat.gradients
-        super().step(batch)
+        for total, gradient in zip(self._sums, self._flat.gradients(), strict=True):
+            total.add_(gradient, alpha=1 / examples)
+        super().step(batch, examples)
 
     def take(self) -> npt.NDArray[np.float32]:
         """The sum since the last time it was taken, (P,)."""

@@ -75,5 +75,5 @@ class ServerOptimizer:
         tensor = self._torch.from_numpy
         rate = self.settings.learning_rate * weight
         step = self._torch.tensor(float(steps + 1))
-        remembered = [tensor(each) for each in moments]
-        self._fused.step(self.settings, tensor(parameters), tensor(gradient), remembered, step, rate)
+        remembered = [[tensor(each)] for each in moments]
+        self._fused.step(self.settings, [tensor(parameters)], [tensor(gradient)], remembered, step, rate)

@@ -86,8 +86,7 @@ class Layer:
 
     def step(self, batch: int, batch_size: int) -> None:
         """Step on the sum's gradient, divided by B here."""
-        self.flat.gradients.mul_(1 / batch_size)
-        self._stepper.step(batch)
+        self._stepper.step(batch, batch_size)
 
     def down(self, batch: int, u: Tensor) -> Iterator[Message]:
         """What layer k - 1 is owed after a backward: delta_{k-1}(b), or that there is none."""

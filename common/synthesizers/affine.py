@@ -39,9 +39,13 @@ class Linear(nn.Module):
 
     def accumulate(self, x: Tensor, g: Tensor, bias: bool = True) -> None:
         """Add x^T g, and the sum of g over the batch."""
-        _grad(self.weight).addmm_(x.t(), g)
+        # The first of a step is written where the second is added: no zeros to begin with.
+        if self.weight.grad is None:
+            self.weight.grad = x.t() @ g
+        else:
+            self.weight.grad.addmm_(x.t(), g)
         if bias:
-            _grad(self.bias).add_(g.sum(0))
+            _add(self.bias, g.sum(0))
 
 
 class PooledLinear(Linear):
@@ -84,12 +88,14 @@ class Convolution(nn.Conv2d):
     def accumulate(self, x: Tensor, g: Tensor, bias: bool = True) -> None:
         """Add the kernel's gradient, and the sum of g over batch and positions."""
         kernel: Tensor = conv2d_weight(x, self.weight.shape, g, padding=self._padding)  # type: ignore[no-untyped-call]
-        _grad(self.weight).add_(kernel)
+        _add(self.weight, kernel)
         if bias:
-            _grad(self.bias).add_(g.sum((0, 2, 3)))
+            _add(self.bias, g.sum((0, 2, 3)))
 
 
-def _grad(parameter: Tensor) -> Tensor:
+def _add(parameter: Tensor, gradient: Tensor) -> None:
     if parameter.grad is None:
-        parameter.grad = torch.zeros_like(parameter)
-    return parameter.grad
+        # As the parameter lies in memory, whatever h did: a fused step reads both in the same order.
+        parameter.grad = gradient.contiguous()
+    else:
+        parameter.grad.add_(gradient)

@@ -91,7 +91,7 @@ class FullUnlock:
         if self._synthesizer is None or self._steps_on(batch):
             self._layer.step(batch, len(y))
         else:
-            self._layer.flat.zero_gradients()
+            self._layer.flat.clear_gradients()
 
     def learn_gradient(self, batch: int, u: Tensor, y: Tensor, delta: Tensor) -> None:
         """M learns on the gradient at the input that the layer above had made up for this batch."""

@@ -117,4 +117,4 @@ class UpdateUnlock:
         if steps:
             self._layer.step(graph.batch, len(delta))
         else:
-            self._layer.flat.zero_gradients()
+            self._layer.flat.clear_gradients()

@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from common.config import SCHEDULES, SynthesizerOptimizer
 from common.flat import Flat
-from common.schedule import Stepper, rate
+from common.schedule import AccruingStepper, Stepper, rate
 
 OPTIMIZERS: dict[str, tuple[SynthesizerOptimizer, Any]] = {
     "sgd": (SynthesizerOptimizer("sgd", 0.05), lambda p: torch.optim.SGD(p, 0.05, foreach=True)),
@@ -106,18 +106,44 @@ def test_a_step_takes_the_rate_of_its_batch_wherever_the_slave_began() -> None:
     with torch.no_grad():
         flat.parameters.zero_()
     for batch in (7, 2, 10):
-        flat.gradients.fill_(-1.0)
+        flat.learned[0].grad = torch.full((1, 1), -1.0)
         stepper.step(batch)
     torch.testing.assert_close(flat.parameters.detach(), torch.tensor([0.3 + 0.8 + 0.0]))
 
 
-def test_a_step_leaves_the_gradients_at_zero_where_backward_adds_to_them() -> None:
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_step_on_a_sum_over_examples_is_one_on_their_mean(name: str) -> None:
+    settings, _ = OPTIMIZERS[name]
+    flats = [Flat(network()) for _ in range(2)]
+    flats[1].load(flats[0].buffer.numpy())
+    for flat, examples in zip(flats, (1, 12), strict=True):
+        stepper = Stepper(flat, settings, 50)
+        for batch in range(3):
+            for number, weight in enumerate(flat.learned):
+                weight.grad = torch.full_like(weight, examples * (number - 1.5 + batch))
+            stepper.step(batch, examples)
+    torch.testing.assert_close(flats[0].parameters, flats[1].parameters)
+
+
+def test_what_accrues_is_the_mean_that_was_stepped_on() -> None:
+    flat = Flat(nn.Linear(2, 1, bias=False))
+    stepper = AccruingStepper(flat, SynthesizerOptimizer("sgd", 0.5), 10)
+    before = flat.parameters.clone()
+    for amount in (8.0, 24.0):
+        flat.learned[0].grad = torch.full((1, 2), amount)
+        stepper.step(0, 4)
+    assert stepper.take().tolist() == [8.0, 8.0]
+    assert torch.equal(flat.parameters, before - 0.5 * 8.0)
+    assert stepper.take().tolist() == [0.0, 0.0]
+
+
+def test_a_step_leaves_no_gradients_where_backward_adds_to_them() -> None:
     flat = Flat(nn.Linear(3, 2))
     stepper = Stepper(flat, SynthesizerOptimizer(), 10)
     flat.module(torch.ones(1, 3)).sum().backward()
-    assert flat.gradients.count_nonzero() > 0
+    assert all(weight.grad is not None for weight in flat.learned)
     stepper.step(0)
-    assert flat.gradients.count_nonzero() == 0
+    assert all(weight.grad is None for weight in flat.learned)
 
 
 def test_a_module_without_parameters_is_stepped_and_counted() -> None:

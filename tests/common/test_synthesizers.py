@@ -321,3 +321,18 @@ def test_synthesizers_import_nothing_that_does_input_or_output() -> None:
                 continue
             assert {name.partition(".")[0] for name in names} <= allowed, path
             assert not any(name.startswith("common.wire") for name in names), path
+
+
+@pytest.mark.parametrize("gradient", GRADIENTS)
+def test_gradients_lie_in_memory_as_their_parameters_do_whatever_h_does(gradient: str) -> None:
+    """A fused step reads both in the same order."""
+    module = stepped(made(gradient, {"hidden": 3 if gradient == "vfbn" else [3]}, (4, 5, 5)), (4, 5, 5))
+    h, y, delta = example((4, 5, 5))
+    module.learn(h, y, delta)
+    expected = {name: p.grad.clone() for name, p in module.named_parameters() if p.grad is not None}
+    module.zero_grad()
+    module.learn(h.to(memory_format=torch.channels_last), y, delta.to(memory_format=torch.channels_last))
+    for name, parameter in module.named_parameters():
+        assert parameter.grad is not None
+        assert parameter.grad.stride() == parameter.stride(), name
+        torch.testing.assert_close(parameter.grad, expected[name])

@@ -47,8 +47,7 @@ def plain(*overrides: str) -> dict[str, torch.Tensor]:
     for b in range(config.run.batches):
         loss = functional.cross_entropy(flat.module(batches.inputs(b)), batches.labels(b), reduction="sum")
         loss.backward()  # type: ignore[no-untyped-call]
-        flat.gradients.mul_(1 / config.run.batch_size)
-        stepper.step(b)
+        stepper.step(b, config.run.batch_size)
     return flat.module.state_dict()
 
 

@@ -56,8 +56,8 @@ class Seat:
         """One step of each on gradients that are a function of the batch."""
         generator = torch.Generator().manual_seed(batch)
         for kind, stepper in self.steppers.items():
-            gradients = self.flats[kind].gradients
-            gradients.copy_(torch.randn(gradients.shape, generator=generator))
+            for weight in self.flats[kind].learned:
+                weight.grad = torch.randn(weight.shape, generator=generator)
             stepper.step(batch)
         return self.backup.due(self.steppers["weights"].steps, batch + 1)
 
@@ -181,7 +181,8 @@ def stepped(taken: Session, steps: int) -> None:
     """Step on made-up gradients, and push what there is."""
     for replica, stepper in taken._replicas:
         for batch in range(steps if not replica.name.endswith("optimizer") else 0):
-            stepper._flat.gradients.normal_()
+            for weight in stepper._flat.learned:
+                weight.grad = torch.randn(weight.shape)
             stepper.step(batch)
     taken._farewell()
 
@@ -196,7 +197,8 @@ def test_a_slave_that_takes_a_seat_over_has_its_predecessors_moments(tmp_path: P
             # Not pushed any more: lost with the slave.
             for replica, stepper in first._replicas[:2]:
                 assert not replica.name.endswith("optimizer")
-                stepper._flat.gradients.fill_(9.0)
+                for weight in stepper._flat.learned:
+                    weight.grad = torch.full_like(weight, 9.0)
                 stepper.step(7)
         with session(running, "second") as second:
             assert same(remembered(second), kept)

@@ -140,7 +140,8 @@ def _fetch(store: Store, replica: Replica, incarnation: int, *, begin: bool = Fa
 
 
 def _learn(flat: Flat, stepper: Stepper, amount: float) -> None:
-    flat.gradients.fill_(amount)
+    for weight in flat.learned:
+        weight.grad = torch.full_like(weight, amount)
     stepper.step(0)
 
 

@@ -241,7 +241,7 @@ def test_a_batch_that_is_not_stepped_on_is_sent_goes_down_and_teaches_m() -> Non
     assert isinstance(down, Message)
     assert down.tensor is not None
     assert torch.equal(parameters(layer), before)
-    assert not layer.flat.gradients.any()
+    assert not any(gradient.any() for gradient in layer.flat.gradients())
     list(unlock.gradient(0, delta_of(0)))
     assert not torch.equal(synthesizer.flat.parameters, m_before)
 
