@@ -13,14 +13,15 @@ from common.lifecycle import INTERRUPTED
 PLAIN = ("transfer", "apply", "durability", "vfbn", "metrics", "rounding")
 # Those whose `main` takes options, and what they need.
 ASKING = {
-    "cluster": "needs MNIST (--mnist FOLDER), for --mbit root and iproute2; two hours and a half",
+    "anatomy": "needs MNIST (--mnist FOLDER); two minutes",
+    "cluster": "needs MNIST (--mnist FOLDER), on links root and iproute2; an hour a network",
     "faults": "takes a quarter of an hour",
     "links": "needs root and iproute2; MNIST for its errors (--mnist FOLDER); 12 minutes",
     "methods": "needs MNIST (--mnist FOLDER); two hours",
     "scale": "takes three minutes",
     "soak": "takes ten minutes a profile",
     "staleness": "needs MNIST for its errors (--mnist FOLDER); half an hour",
-    "straggler": "needs MNIST (--mnist FOLDER); an hour and a half",
+    "straggler": "needs MNIST (--mnist FOLDER); half an hour",
 }
 
 

@@ -2,23 +2,23 @@
 
 `python -m benchmarks cluster --mnist FOLDER` writes results/cluster.json: samples/s of every way, by turns,
 round by round; ratios within a round; the test error after as many batches; and batches to 97 % from a curve
-of each way. With `--mbit N`, the same on links of N Mbit/s, every process on a machine of its own (root,
-iproute2). `--table` prints docs/performance.md's tables of the last results.
+of each way. With `--mbit N`, the same on links of N Mbit/s, with `--delay-ms N` on machines N milliseconds
+apart, every process on a machine of its own (root, iproute2). `--table` prints docs/performance.md's tables
+of the last results.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks import namespaces
-from benchmarks.namespaces import Network
+from benchmarks import kept, namespaces
+from benchmarks.namespaces import Far, Network
 from benchmarks.spread import spread
 from benchmarks.ways import TARGET_PERCENT, Curve, Job, Layerwise, Rival, Row, Way, batches_to
 from common.errors import ConfigError
@@ -38,16 +38,36 @@ ONE, TWO, DDP = Rival("bp", processes=1), Rival("bp", processes=1, threads=2), R
 UNLOCKS, PROFILES = ("update", "delayed", "full", "local", "none"), ("light", "basic")
 OURS = [Layerwise(unlock, profile) for unlock in UNLOCKS for profile in PROFILES]
 OURS_ON_LINKS = [Layerwise("update", "light"), Layerwise("update", "basic"), Layerwise("delayed", "basic")]
+# Two threads compute what one does, and a profile says who carries a message, not what is in it.
+SAME_CURVE = {TWO.name: ONE.name} | {f"{unlock} basic": f"{unlock} light" for unlock in UNLOCKS}
 # What a way is held against, and what `update` is asked to reach of it.
 BASES = {"2 x one thread": 0.85, "DDP": 1.5, "better pipeline": 1.3}
 WAITING, MASTER = 0.05, 0.15
 
+
+@dataclass(frozen=True)
+class Link:
+    """What lies between two machines.
+
+    Attributes:
+        mbit: in Mbit/s.
+        delay_ms: instead of a rate, how far apart they are, in milliseconds.
+    """
+
+    mbit: int = 0
+    delay_ms: int = 0
+
+    @property
+    def name(self) -> str:
+        """As results and tables say it."""
+        return f"{self.mbit} Mbit/s" if self.mbit else f"{self.delay_ms} ms apart"
+
+    def network(self, machines: int) -> Network:
+        """So many machines on such links."""
+        return Network(machines, self.mbit) if self.mbit else Far(machines, self.delay_ms / 1000)
+
+
 Rounds = Sequence[Mapping[str, Row]]
-
-
-def machine() -> dict[str, Any]:
-    """What it was measured on."""
-    return {"cores": os.cpu_count(), "python": platform.python_version()}
 
 
 def bases(turn: Mapping[str, Row]) -> dict[str, float]:
@@ -63,7 +83,8 @@ def bases(turn: Mapping[str, Row]) -> dict[str, float]:
 def summarized(rounds: Rounds, curves: Mapping[str, Curve]) -> dict[str, Row]:
     """Of every way: median and quartiles of its rate and of its ratios, and what the rest says of it."""
     return {
-        name: _summary([turn[name] for turn in rounds], rounds, curves.get(name, [])) for name in rounds[0]
+        name: _summary([turn[name] for turn in rounds], rounds, curves.get(SAME_CURVE.get(name, name), []))
+        for name in rounds[0]
     }
 
 
@@ -90,10 +111,10 @@ def table(result: Mapping[str, Any]) -> str:
     """A network's ways."""
     heads = ["way", "samples/s", *(f"of {base}" for base in BASES), "test error %", "batches to 97 %"]
     heads += ["seconds to 97 %", "waiting %", "master, % of a core"]
-    lines = [heads, ["---"] * len(heads)]
+    lines: list[list[str]] = []
     for name, each in summarized(result["rounds"], result["curves"]).items():
         lines.append([f"`{name}`", *_cells(each, result["batch_size"])])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return kept.markdown(heads, lines)
 
 
 def _cells(each: Row, batch_size: int) -> list[str]:
@@ -136,38 +157,35 @@ def tables(results: Mapping[str, Any]) -> str:
     """Every table of the results, each under what it is of."""
     here = results["loopback"]
     named = dict(here)
-    for mbit, networks in results["links"].items():
+    for link, networks in results["links"].items():
         for name, each in networks.items():
             # A link changes when a batch is learned, not how many it takes.
             curves = here[name]["curves"] if name in here else {}
-            named[f"{name}, {mbit} Mbit/s"] = {**each, "curves": curves}
+            named[f"{name}, {link}"] = {**each, "curves": curves}
     return "\n\n".join(f"{name}:\n\n{table(each)}\n\n{asked(each)}" for name, each in named.items())
 
 
 def last_results(path: Path) -> dict[str, Any]:
     """What was written last; nothing at first."""
-    if not path.exists():
-        return {"loopback": {}, "links": {}}
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return found
+    return kept.read(path) if path.exists() else {"loopback": {}, "links": {}}
 
 
-def better(job: Job, mbit: int) -> tuple[list[Way], dict[str, dict[int, float]]]:
+def better(job: Job, link: Link | None) -> tuple[list[Way], dict[str, dict[int, float]]]:
     """Each schedule with the number of microbatches that is faster, and the rates with each."""
     chosen: list[Way] = []
     trials: dict[str, dict[int, float]] = {}
     for schedule in SCHEDULES:
         ways = [Rival(schedule, microbatches=count) for count in MICROBATCHES]
-        rates = {way.microbatches: float(ran(way, job, mbit)["samples_per_second"]) for way in ways}
+        rates = {way.microbatches: float(ran(way, job, link)["samples_per_second"]) for way in ways}
         trials[schedule] = rates
         chosen.append(max(ways, key=lambda way: rates[way.microbatches]))
     return chosen, trials
 
 
-def ran(way: Way, job: Job, mbit: int = 0) -> Row:
-    """Run a way, on links of `mbit` Mbit/s or on this machine, and say what came of it."""
+def ran(way: Way, job: Job, link: Link | None = None) -> Row:
+    """Run a way, on links or on this machine, and say what came of it."""
     processes = way.processes if isinstance(way, Rival) else way.layers
-    with Network(processes + 1, mbit) if mbit else nullcontext() as network:
+    with link.network(processes + 1) if link else nullcontext() as network:
         row = way.run(job, network)
     shown = {name: row[name] for name in ("samples_per_second", "test_error_percent") if name in row}
     print(way.name, json.dumps(shown or row), flush=True)
@@ -175,7 +193,7 @@ def ran(way: Way, job: Job, mbit: int = 0) -> Row:
 
 
 def measured(
-    job: Job, rounds: int, evaluations: tuple[int, int], mbit: int, write: Callable[[Row], None]
+    job: Job, rounds: int, evaluations: tuple[int, int], link: Link | None, write: Callable[[Row], None]
 ) -> None:
     """Every way by turns, then a curve of each; `write` takes what there is after each round.
 
@@ -183,60 +201,50 @@ def measured(
         job: of a network.
         rounds: how many.
         evaluations: of the curves: their batches, and every how many.
-        mbit: of every link; 0: this machine. There are no curves on links.
+        link: between any two machines; None: all is on this one. There are no curves on links.
         write: takes the network's results so far.
     """
-    pipelines, trials = better(job, mbit)
-    rivals: list[Way] = [ONE, DDP] if mbit else [ONE, TWO, DDP]
-    ways = [*rivals, *pipelines, *(OURS_ON_LINKS if mbit else OURS)]
+    pipelines, trials = better(job, link)
+    rivals: list[Way] = [ONE, DDP] if link else [ONE, TWO, DDP]
+    ways = [*rivals, *pipelines, *(OURS_ON_LINKS if link else OURS)]
     result: Row = {"settings": job.settings, "batch_size": job.batch_size, "batches": job.batches}
     result |= {"microbatches": trials, "rounds": [], "curves": {}}
     for _ in range(rounds):
-        result["rounds"].append({way.name: ran(way, job, mbit) for way in ways})
+        result["rounds"].append({way.name: ran(way, job, link) for way in ways})
         write(result)
     batches, every = evaluations
-    for way in [] if mbit else ways:
-        # Two threads compute what one does.
-        if way is not TWO:
-            curve = Job(job.settings, job.batch_size, batches, every)
-            result["curves"][way.name] = ran(way, curve)["curve"]
-    if not mbit:
-        result["curves"][TWO.name] = result["curves"][ONE.name]
-    write(result)
+    curve = Job(job.settings, job.batch_size, batches, every)
+    for way in [] if link else [way for way in ways if way.name not in SAME_CURVE]:
+        result["curves"][way.name] = ran(way, curve)["curve"]
+        write(result)
 
 
 def main(arguments: Sequence[str]) -> None:
     """Run everything, and write the results as they come."""
     chosen = _parser().parse_args(arguments)
-    results = last_results(chosen.out)
     if chosen.table:
-        if not chosen.out.exists():
-            raise ConfigError(f"--table: there is no {chosen.out}; run the benchmark first")
-        print(tables(results))
+        print(tables(kept.read(chosen.out)))
         return
-    if chosen.mnist and not chosen.mnist.is_dir():
-        raise ConfigError(f"--mnist {chosen.mnist}: is no folder; give that of MNIST's files")
-    if chosen.mbit:
+    data = kept.mnist(chosen.mnist)
+    results = last_results(chosen.out)
+    link = Link(chosen.mbit, chosen.delay_ms) if chosen.mbit or chosen.delay_ms else None
+    if chosen.mbit and chosen.delay_ms:
+        raise ConfigError("--mbit and --delay-ms: give one of them; a link is slow or long here")
+    if link:
         namespaces.check()
-    data = ("data.dataset=mnist", f"data.path={chosen.mnist.resolve()}") if chosen.mnist else ()
-    results["machine"] = machine()
-    where = results["links"].setdefault(str(chosen.mbit), {}) if chosen.mbit else results["loopback"]
+    results["machine"] = kept.machine()
+    where = results["links"].setdefault(link.name, {}) if link else results["loopback"]
     for name in chosen.network or MNIST:
         settings = (MNIST if chosen.mnist else DIGITS)[name]
         job = Job((*data, *settings), 256 if chosen.mnist else 64, chosen.batches)
 
         def write(result: Row, name: str = name) -> None:
-            where[name] = {**result, "settings": settings_of(result)}
-            chosen.out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+            where[name] = {**result, "settings": kept.settings_of(result["settings"])}
+            kept.write(chosen.out, results)
 
         print(f"== {name}", flush=True)
-        measured(job, chosen.rounds, (chosen.curve, chosen.every), chosen.mbit, write)
+        measured(job, chosen.rounds, (chosen.curve, chosen.every), link, write)
     print(tables(results))
-
-
-def settings_of(result: Row) -> list[str]:
-    """Without where this machine has the data."""
-    return [each for each in result["settings"] if not each.startswith("data.path")]
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -248,6 +256,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--every", type=int, default=25, help="batches between two evaluations of a curve")
     parser.add_argument("--network", action="append", choices=tuple(MNIST), help="only this one")
     parser.add_argument("--mbit", type=int, default=0, help="instead of loopback, links of so many Mbit/s")
+    parser.add_argument("--delay-ms", type=int, default=0, help="instead, machines so far apart")
     parser.add_argument("--out", type=Path, default=RESULTS, help="where the results go")
     parser.add_argument("--table", action="store_true", help="print the tables of the last results")
     return parser

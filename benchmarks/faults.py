@@ -8,8 +8,6 @@ waits as a spare, its imports done; a heartbeat is a second.
 from __future__ import annotations
 
 import json
-import os
-import platform
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -18,6 +16,7 @@ from typing import Any
 
 import click
 
+from benchmarks import kept
 from tests.faults.scenarios import SCENARIOS, Scenario, outcome
 from tests.integration.processes import Cli
 
@@ -64,7 +63,7 @@ def _cell(value: float | None) -> str:
 
 def last_table() -> str:
     """The table of the last results."""
-    return table(json.loads(RESULT.read_text(encoding="utf-8"))["scenarios"])
+    return table(kept.read(RESULT)["scenarios"])
 
 
 @click.command()
@@ -81,9 +80,7 @@ def command(only: str, as_table: bool) -> None:
         if only in str(scenario):
             known[str(scenario)] = played(scenario)
             print(scenario, json.dumps(known[str(scenario)]), flush=True)
-            machine = {"cores": os.cpu_count(), "python": platform.python_version()}
-            text = json.dumps({"machine": machine, "scenarios": known}, indent=1)
-            RESULT.write_text(text + "\n", encoding="utf-8")
+            kept.write(RESULT, {"machine": kept.machine(), "scenarios": known})
 
 
 def main(arguments: Sequence[str] = ()) -> None:

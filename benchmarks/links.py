@@ -23,9 +23,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from benchmarks import namespaces
+from benchmarks import kept, namespaces
 from benchmarks.namespaces import Network
-from common.errors import ConfigError, RunFailedError
+from common.errors import RunFailedError
 from common.lifecycle import PARENT
 
 RESULTS = Path(__file__).parent / "results" / "links.json"
@@ -43,7 +43,7 @@ OTHER_UNLOCKS = ("none", "delayed", "full")
 FEWER = 5
 # Crowded cores are no failure.
 COMMON = (f"network.layers={LAYERS}", "run.evaluate_every=1000000", "cluster.misses=20")
-MNIST = ("data.dataset=mnist", "network.options={widths=[256,256]}", "run.batch_size=256")
+MNIST = ("network.options={widths=[256,256]}", "run.batch_size=256")
 DIGITS = ("run.batch_size=64",)
 LIMIT_SECONDS, STOP_SECONDS = 600.0, 20.0
 
@@ -114,15 +114,22 @@ class Cluster:
         folder: for the state directory and what the processes say.
         settings: section.key=value.
         slaves: how many.
+        slave: the module that a slave is started with.
 
     Raises:
         RunFailedError: a process of it ended otherwise than it should.
     """
 
     def __init__(
-        self, network: Network | Loopback, folder: Path, settings: Sequence[str], slaves: int = LAYERS
+        self,
+        network: Network | Loopback,
+        folder: Path,
+        settings: Sequence[str],
+        slaves: int = LAYERS,
+        slave: str = "deploy.cli",
     ) -> None:
         self._network = network
+        self._slave = slave
         self._count = slaves
         self._folder = folder
         self._settings = settings
@@ -175,6 +182,11 @@ class Cluster:
         answer: dict[str, Any] = json.loads(done.stdout)
         return answer
 
+    @property
+    def master(self) -> int:
+        """Its process id."""
+        return self._processes["master-0"].pid
+
     def machine(self, pid: int) -> int:
         """Where the slave of that process id is."""
         return next(m for m in range(1, self._count + 1) if self._processes[f"slave-{m}"].pid == pid)
@@ -184,7 +196,8 @@ class Cluster:
         return [name for name in self._processes if name.startswith("slave")]
 
     def _command(self, machine: int, *arguments: str) -> list[str]:
-        return [*self._network.inside(machine), sys.executable, "-m", "deploy.cli", *arguments]
+        module = self._slave if arguments[0] == "slave" else "deploy.cli"
+        return [*self._network.inside(machine), sys.executable, "-m", module, *arguments]
 
     def _launch(self, machine: int, *arguments: str) -> None:
         name = f"{arguments[0]}-{machine}"
@@ -280,8 +293,7 @@ def row(status: dict[str, Any], batch_size: int) -> Row:
 def table(rows: Sequence[Row]) -> str:
     """Rows as docs/results.md has them; bytes of loopback's master are those of its messages."""
     columns = [_cells(each) for each in rows]
-    lines = [list(columns[0]), ["---"] * len(columns[0]), *(list(each.values()) for each in columns)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return kept.markdown(list(columns[0]), [list(each.values()) for each in columns])
 
 
 def last_table() -> str:
@@ -290,9 +302,7 @@ def last_table() -> str:
     Raises:
         ConfigError: there are none.
     """
-    if not RESULTS.exists():
-        raise ConfigError(f"--table: there is no {RESULTS}; run the benchmark first")
-    return table(json.loads(RESULTS.read_text(encoding="utf-8"))["rows"])
+    return table(kept.read(RESULTS)["rows"])
 
 
 def _cells(each: Row) -> dict[str, str]:
@@ -331,14 +341,13 @@ def main(arguments: Sequence[str]) -> None:
     if chosen.table:
         print(last_table())
         return
-    if chosen.mnist and not chosen.mnist.is_dir():
-        raise ConfigError(f"--mnist {chosen.mnist}: is no folder; give that of MNIST's files")
+    data = kept.mnist(chosen.mnist)
     namespaces.check()
-    settings = (*MNIST, f"data.path={chosen.mnist.resolve()}") if chosen.mnist else DIGITS
+    settings = (*data, *(MNIST if data else DIGITS))
     rows: list[Row] = []
     for case in cases(chosen.batches):
         rows.append(measured(case, settings))
         print(table(rows[-1:]).splitlines()[-1], flush=True)
     dataset = "mnist" if chosen.mnist else "digits"
-    result = {"dataset": dataset, "settings": [*COMMON, *(MNIST if chosen.mnist else DIGITS)], "rows": rows}
-    RESULTS.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    result = {"dataset": dataset, "settings": [*COMMON, *kept.settings_of(settings)], "rows": rows}
+    kept.write(RESULTS, result)

@@ -1,4 +1,4 @@
-"""Machines made of network namespaces, each on a link of its own to one switch, as slow as is asked for.
+"""Machines made of network namespaces: each on a link of its own, slow (`Network`) or long (`Far`).
 
 Needs root and iproute2 (`ip`, `tc`). Every name has a prefix of its own and the process' id in it: what an
 earlier process left behind when it was killed is removed by the next one, what a living one uses is not.
@@ -10,11 +10,13 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from types import TracebackType
 from typing import Self
 
 import psutil
 
+from benchmarks.delaying import DEVICE, MTU
 from common.errors import RefusedError
 
 PREFIX = "layerwise-links-"
@@ -122,3 +124,40 @@ class Network:
     def _remove(self) -> None:
         there = {line.split()[0] for line in _do("ip", "netns", "list").splitlines()}
         remove([name for name in [*self._names, self._switch] if name in there])
+
+
+class Far(Network):
+    """Machines `seconds` away from each other, each way, and as near as this machine otherwise."""
+
+    def __init__(self, machines: int, seconds: float) -> None:
+        super().__init__(machines, 0)
+        self._seconds = seconds
+        self._carrier: subprocess.Popen[str] | None = None
+
+    def traffic(self, machine: int) -> tuple[int, int]:
+        """Bytes that a machine has sent and received."""
+        (device,) = json.loads(
+            _do("ip", "-n", self._names[machine], "-json", "-stats", "link", "show", DEVICE)
+        )
+        return device["stats64"]["tx"]["bytes"], device["stats64"]["rx"]["bytes"]
+
+    def _make(self) -> None:
+        for name in self._names:
+            _do("ip", "netns", "add", name)
+        command = [sys.executable, "-m", "benchmarks.delaying", str(self._seconds), *self._names]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        self._carrier = subprocess.Popen(command, text=True, **pipes)  # type: ignore[call-overload]
+        assert self._carrier
+        assert self._carrier.stdout
+        if not self._carrier.stdout.readline():
+            raise RefusedError("/dev/net/tun: the machines could not be joined; is there such a device?")
+        for machine, name in enumerate(self._names):
+            _do("ip", "-n", name, "address", "add", f"{self.address(machine)}/24", "dev", DEVICE)
+            _do("ip", "-n", name, "link", "set", DEVICE, "mtu", str(MTU), "up")
+            _do("ip", "-n", name, "link", "set", "lo", "up")
+
+    def _remove(self) -> None:
+        if self._carrier and self._carrier.stdin:
+            self._carrier.stdin.close()
+            self._carrier.wait()
+        super()._remove()

@@ -18,9 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.cluster import machine
+from benchmarks import kept
 from benchmarks.transfer import Process
-from common.errors import ConfigError
 
 RESULTS = Path(__file__).parent / "results" / "scale.json"
 SLAVES = (1, 2, 4, 8, 16, 32, 64)
@@ -83,7 +82,7 @@ def _percentiles(seconds: Sequence[float]) -> dict[str, float]:
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
     """The rows as a table."""
     heads = ["slaves", "processes", "MiB/s", "push ms, p50", "p99", "pull ms, p50", "p99", "master, cores"]
-    lines = [[*heads, "its CPU ms a MiB"], ["---"] * (len(heads) + 1)]
+    lines: list[list[str]] = []
     for each in rows:
         push, pull = each["push_milliseconds"], each["pull_milliseconds"]
         lines.append(
@@ -95,7 +94,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
                 f"{each['master_cpu_milliseconds']:.2f}",
             ]
         )
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return kept.markdown([*heads, "its CPU ms a MiB"], lines)
 
 
 def last_table() -> str:
@@ -104,9 +103,7 @@ def last_table() -> str:
     Raises:
         ConfigError: there are none.
     """
-    if not RESULTS.exists():
-        raise ConfigError(f"--table: there is no {RESULTS}; run the benchmark first")
-    return table(json.loads(RESULTS.read_text(encoding="utf-8"))["rows"])
+    return table(kept.read(RESULTS)["rows"])
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -122,5 +119,5 @@ def main(arguments: Sequence[str]) -> None:
     for slaves in SLAVES:
         rows.append(measured(slaves, chosen.seconds))
         print(table(rows[-1:]).splitlines()[-1], flush=True)
-    result = {"machine": machine(), "nbytes": NBYTES, "seconds": chosen.seconds, "rows": rows}
-    RESULTS.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    result = {"machine": kept.machine(), "nbytes": NBYTES, "seconds": chosen.seconds, "rows": rows}
+    kept.write(RESULTS, result)

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks import kept
 from benchmarks.slowing import Held, slave_of
 
 RESULTS = Path(__file__).parent / "results" / "staleness.json"
@@ -69,7 +70,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 def last_table() -> str:
     """The table of the last results."""
-    return table(json.loads(RESULTS.read_text(encoding="utf-8"))["rows"])
+    return table(kept.read(RESULTS)["rows"])
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -88,5 +89,5 @@ def main(arguments: Sequence[str]) -> None:
             print(table(rows[-1:]).splitlines()[-1], flush=True)
     dataset = "mnist" if chosen.mnist else "digits"
     result = {"dataset": dataset, "batches": chosen.batches, "settings": SETTINGS, "rows": rows}
-    RESULTS.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    kept.write(RESULTS, result)
     print(table(rows))

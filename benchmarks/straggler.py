@@ -9,15 +9,14 @@ table of the last results.
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.cluster import DDP, DIGITS, MNIST, machine, settings_of
+from benchmarks import kept
+from benchmarks.cluster import DDP, DIGITS, MNIST
 from benchmarks.ways import TARGET_PERCENT, Curve, Hold, Job, Layerwise, Rival, Row, Way, batches_to
-from common.errors import ConfigError
 
 RESULTS = Path(__file__).parent / "results" / "straggler.json"
 SLOWED, SLOW_LAYER = 4, 2
@@ -45,7 +44,7 @@ def measured(way: Way, job: Job, evaluations: tuple[int, int]) -> Row:
     return {"way": way.name, "layers": layers, "unslowed": unslowed, "slowed": slowed}
 
 
-def kept(row: Mapping[str, Any]) -> list[float | None]:
+def rates_kept(row: Mapping[str, Any]) -> list[float | None]:
     """Of each process, its own rate slowed in that unslowed; processes in step have one rate."""
     before, after = row["unslowed"], row["slowed"]
     if "layer_rates" not in before:
@@ -65,15 +64,15 @@ def table(result: Mapping[str, Any]) -> str:
     """A row a way; the slowed process is the second."""
     heads = ["way", "processes", "samples/s, unslowed", "slowed", "each one's own rate, of that unslowed"]
     heads += ["seconds to 97 %, unslowed", "slowed"]
-    lines = [heads, ["---"] * len(heads)]
+    lines: list[list[str]] = []
     for row in result["rows"]:
         runs = [row["unslowed"], row["slowed"]]
         rates = [f"{run['samples_per_second']:,.0f}" for run in runs]
-        parts = ", ".join("-" if part is None else f"{part:.2f}" for part in kept(row))
+        parts = ", ".join("-" if part is None else f"{part:.2f}" for part in rates_kept(row))
         seconds = [seconds_to_target(run, result["batch_size"]) for run in runs]
         shown = ["-" if each is None else f"{each:.1f}" for each in seconds]
         lines.append([f"`{row['way']}`", str(row["layers"]), *rates, parts, *shown])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return kept.markdown(heads, lines)
 
 
 def last_table() -> str:
@@ -82,9 +81,7 @@ def last_table() -> str:
     Raises:
         ConfigError: there are none.
     """
-    if not RESULTS.exists():
-        raise ConfigError(f"--table: there is no {RESULTS}; run the benchmark first")
-    return table(json.loads(RESULTS.read_text(encoding="utf-8")))
+    return table(kept.read(RESULTS))
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -99,14 +96,12 @@ def main(arguments: Sequence[str]) -> None:
     if chosen.table:
         print(last_table())
         return
-    if chosen.mnist and not chosen.mnist.is_dir():
-        raise ConfigError(f"--mnist {chosen.mnist}: is no folder; give that of MNIST's files")
-    data = ("data.dataset=mnist", f"data.path={chosen.mnist.resolve()}") if chosen.mnist else ()
+    data = kept.mnist(chosen.mnist)
     settings = (*data, *(MNIST if chosen.mnist else DIGITS)["mlp"])
     job = Job(settings, 256 if chosen.mnist else 64, chosen.batches)
-    result: Row = {"machine": machine(), "settings": settings, "batch_size": job.batch_size, "rows": []}
-    result |= {"settings": settings_of(result), "batches": job.batches}
+    result: Row = {"machine": kept.machine(), "settings": kept.settings_of(settings)}
+    result |= {"batch_size": job.batch_size, "batches": job.batches, "rows": []}
     for way in WAYS:
         result["rows"].append(measured(way, job, (chosen.curve, chosen.every)))
         print(table(result).splitlines()[-1], flush=True)
-        RESULTS.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        kept.write(RESULTS, result)

@@ -30,7 +30,7 @@ Curve = Sequence[Sequence[float]]
 
 # Test error, in per cent, that curves are followed to: 97 % are right.
 TARGET_PERCENT = 3.0
-# Of a rival, before its clock begins; ours begins when every layer has its slave.
+# Before a way's clock begins: what is made at a first step, and the filling of a chain, is not its rate.
 WARM = 10
 NEVER = 1_000_000
 # Crowded cores are no failure.
@@ -184,13 +184,16 @@ class Layerwise:
             tempfile.TemporaryDirectory() as folder,
             Cluster(network, Path(folder), settings, self.layers) as cluster,
         ):
+            warm = cluster.asked("status")
+            while min(seat["telemetry"]["steps"] for seat in warm["seats"]) < min(WARM, job.batches // 2):
+                warm = cluster.asked("status")
             cluster.trained()
             status = cluster.asked("status")
             error = cluster.asked("evaluate")["test_error_percent"]
         steps = {str(seat["layer"]): seat["telemetry"]["step_seconds"] for seat in status["seats"]}
         seconds = status["training_seconds"]
         return {
-            "samples_per_second": round(job.batches * job.batch_size / seconds, 1),
+            "samples_per_second": rate_since(warm, status, job.batch_size),
             "test_error_percent": error,
             "master_share": round(status["counters"]["cpu_seconds"] / seconds, 4),
             "waiting_fraction": status["waiting_fraction"],
@@ -205,30 +208,46 @@ def row(summary: Mapping[str, Any], lines: Iterable[Mapping[str, Any]]) -> Row:
     """What of a finished run's summary and metrics is compared."""
     beats = _beats(lines)
     seconds = summary["batches"] * summary["batch_size"] / summary["samples_per_second"]
+    own = rates(beats, summary["batch_size"])
+    known = [rate for rate in own.values() if rate]
     return {
-        "samples_per_second": summary["samples_per_second"],
+        # The slowest layer is the pace of all. A run too short for that has what its summary says.
+        "samples_per_second": min(known) if len(known) == len(own) else summary["samples_per_second"],
         "test_error_percent": summary["test_error_percent"],
         # Its start is counted too: it can only be less.
         "master_share": round(summary["cpu_seconds"]["master"] / seconds, 4),
         "waiting_fraction": summary["waiting_fraction"],
         "bottleneck": max(beats, key=lambda k: float(beats[k][-1]["step_seconds"])),
-        "layer_rates": rates(beats, summary["batch_size"]),
+        "layer_rates": own,
     }
 
 
 def rates(beats: Mapping[str, Sequence[Mapping[str, Any]]], batch_size: int) -> dict[str, float | None]:
-    """Each layer's own samples a second, between its first and its last heartbeat in training.
+    """Each layer's own samples a second, from a heartbeat after its first `WARM` steps to that of its last.
 
     None: it was too short for two heartbeats.
     """
     found: dict[str, float | None] = {}
     for layer, each in sorted(beats.items()):
-        first = next((beat for beat in each if beat["steps"]), each[-1])
+        first = next((beat for beat in each if beat["steps"] >= WARM), each[-1])
         # What comes after the last step is no training.
         last = next(beat for beat in each if beat["steps"] == each[-1]["steps"])
         steps, seconds = last["steps"] - first["steps"], last["seconds"] - first["seconds"]
         found[layer] = round(steps * batch_size / seconds, 1) if seconds > 0 else None
     return found
+
+
+def rate_since(then: Mapping[str, Any], now: Mapping[str, Any], batch_size: int) -> float:
+    """Samples a second of the slowest layer between two statuses, the later one of a run that is over.
+
+    What a seat had done by the earlier one is as old as its last heartbeat.
+    """
+    found: list[float] = []
+    for before, after in zip(then["seats"], now["seats"], strict=True):
+        began = then["training_seconds"] - before["lease_age"]
+        steps = after["telemetry"]["steps"] - before["telemetry"]["steps"]
+        found.append(steps * batch_size / (now["training_seconds"] - began))
+    return round(min(found), 1)
 
 
 def errors(lines: Iterable[Mapping[str, Any]]) -> list[tuple[int, float]]:

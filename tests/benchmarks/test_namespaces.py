@@ -10,7 +10,8 @@ import sys
 import pytest
 
 from benchmarks import namespaces
-from benchmarks.namespaces import Network
+from benchmarks.delaying import destination
+from benchmarks.namespaces import Far, Network
 from common.errors import RefusedError
 from tests.integration.processes import ROOT
 
@@ -53,25 +54,54 @@ def _of(pid: int) -> list[str]:
     return [line for line in listed.splitlines() if line.startswith(f"{namespaces.PREFIX}{pid}-")]
 
 
+def _exchanged(network: Network) -> float:
+    """Seconds in which two machines have sent each other `NBYTES`, one after the other."""
+    server = subprocess.Popen(
+        [*network.inside(1), sys.executable, "-S", "-c", SERVER], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert server.stdout
+        assert server.stdout.readline() == "ready\n"
+        client = subprocess.run(
+            [*network.inside(0), sys.executable, "-S", "-c", CLIENT, network.address(1)],
+            capture_output=True, text=True, check=True, timeout=60,
+        )  # fmt: skip
+        assert server.wait(20) == 0
+    finally:
+        server.kill()
+        server.communicate()
+    for machine in (0, 1):
+        assert all(NBYTES < count < 1.2 * NBYTES for count in network.traffic(machine))
+    return float(client.stdout)
+
+
 def test_what_goes_over_a_link_is_counted_and_takes_its_time_both_ways() -> None:
     with Network(2, MBIT) as network:
-        server = subprocess.Popen(
-            [*network.inside(1), sys.executable, "-S", "-c", SERVER], stdout=subprocess.PIPE, text=True
-        )
-        try:
-            assert server.stdout
-            assert server.stdout.readline() == "ready\n"
-            client = subprocess.run(
-                [*network.inside(0), sys.executable, "-S", "-c", CLIENT, network.address(1)],
-                capture_output=True, text=True, check=True, timeout=60,
-            )  # fmt: skip
-            assert server.wait(20) == 0
-        finally:
-            server.kill()
-            server.communicate()
-        assert float(client.stdout) >= 2 * (NBYTES - BURSTS) * 8 / (MBIT * 1e6)
-        for machine in (0, 1):
-            assert all(NBYTES < count < 1.2 * NBYTES for count in network.traffic(machine))
+        assert _exchanged(network) >= 2 * (NBYTES - BURSTS) * 8 / (MBIT * 1e6)
+
+
+def test_far_machines_hear_each_other_late_and_are_gone_afterwards() -> None:
+    if not os.path.exists("/dev/net/tun"):
+        pytest.skip("there is no /dev/net/tun")
+    with Far(2, 0.1) as network:
+        # There and back.
+        assert _exchanged(network) >= 0.2
+        assert len(_of(os.getpid())) == 2
+    assert not _of(os.getpid())
+
+
+@pytest.mark.parametrize(
+    ("packet", "machine"),
+    [
+        (bytes([0x45, *[0] * 15, 10, 77, 0, 2]), 1),
+        (bytes([0x45, *[0] * 15, 10, 77, 0, 3]), None),
+        (bytes([0x45, *[0] * 15, 10, 77, 0, 0]), None),
+        (bytes([0x60, *[0] * 39]), None),
+        (b"", None),
+    ],
+)
+def test_a_packet_is_for_the_machine_that_its_address_names(packet: bytes, machine: int | None) -> None:
+    assert destination(packet, 2) == machine
 
 
 def test_nothing_is_left_after_an_interrupt() -> None:

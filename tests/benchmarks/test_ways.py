@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from benchmarks.spread import spread
-from benchmarks.ways import Job, Layerwise, Rival, Way, batches_to, errors, row
+from benchmarks.ways import Job, Layerwise, Rival, Way, batches_to, errors, rate_since, row
 
 
 @pytest.mark.parametrize(
@@ -41,6 +41,7 @@ SUMMARY = {
 }  # fmt: skip
 LINES: list[dict[str, Any]] = [
     _beat(1, 1.0, 0, 0.0),
+    _beat(1, 1.5, 9, 0.2),
     _beat(1, 2.0, 20, 0.5),
     {"kind": "evaluation", "batches": 50, "test_error_percent": 7.0},
     _beat(2, 2.5, 10, 1.0),
@@ -56,12 +57,26 @@ def test_a_run_says_the_masters_share_the_bottleneck_and_each_layers_own_rate() 
     # 1,000 samples at 200 a second are 5 seconds.
     assert found["master_share"] == 0.1
     assert found["bottleneck"] == "2"
+    # From the heartbeat after the tenth step on; the slowest is the pace.
     assert found["layer_rates"] == {"1": 80 * 10 / 2, "2": 80 * 10 / 4}
+    assert found["samples_per_second"] == 80 * 10 / 4
     assert errors(LINES) == [(50, 7.0)]
 
 
 def test_a_layer_that_was_seen_but_once_has_no_rate() -> None:
-    assert row(SUMMARY, [_beat(1, 1.0, 100, 1.0)])["layer_rates"] == {"1": None}
+    found = row(SUMMARY, [_beat(1, 1.0, 100, 1.0)])
+    assert found["layer_rates"] == {"1": None}
+    assert found["samples_per_second"] == SUMMARY["samples_per_second"]
+
+
+def test_between_two_statuses_the_slowest_layer_is_the_pace() -> None:
+    def status(seconds: float, *seats: tuple[int, float]) -> dict[str, Any]:
+        told = [{"telemetry": {"steps": steps}, "lease_age": age} for steps, age in seats]
+        return {"training_seconds": seconds, "seats": told}
+
+    # The first layer's 10 steps are those of second 3, the second's 20 those of second 3.5.
+    then, now = status(4.0, (10, 1.0), (20, 0.5)), status(13.0, (110, 2.0), (110, 0.1))
+    assert rate_since(then, now, 19) == round(min(100 * 19 / 10, 90 * 19 / 9.5), 1)
 
 
 def test_every_way_has_a_name_of_its_own_and_takes_the_same_job() -> None:

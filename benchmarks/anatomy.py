@@ -1,0 +1,141 @@
+"""Where a step's time goes: two layers and a master, each part of a step in microseconds.
+
+`python -m benchmarks anatomy --mnist FOLDER` writes results/anatomy.json: of each profile the parts of a step
+of each layer (`benchmarks.timed`), what the other threads of its process and the master use meanwhile, and
+the waiting that the program's own metrics say. `--table` prints docs/performance.md's tables of it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from benchmarks import kept
+from benchmarks.cluster import DIGITS, MNIST
+from benchmarks.links import COMMON, Cluster, Loopback
+from benchmarks.timed import EVENT, FOLDER, PARTS, STEP
+from common.errors import RunFailedError
+
+RESULTS = Path(__file__).parent / "results" / "anatomy.json"
+PROFILES = ("light", "basic")
+LAYERS, LIMIT_SECONDS = 2, 600.0
+# What a layer's process does beside its training thread: the thread's name, and what it is for.
+THREADS = {
+    "sender": "sender: encodes h and delta",
+    "network": "network: gRPC's event loop, decodes",
+    "grpc": "grpcio's own threads",
+    "pusher": "pusher: sends pushes",
+}
+
+Row = dict[str, Any]
+
+
+def measured(profile: str, settings: tuple[str, ...]) -> Row:
+    """One run of a profile.
+
+    Raises:
+        RunFailedError: it did not come to its end.
+    """
+    own = (*settings, *COMMON[1:], f"network.layers={LAYERS}", f"cluster.profile={profile}")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        # Slaves inherit it.
+        os.environ[FOLDER] = name
+        with Cluster(Loopback(), folder, own, LAYERS, slave="benchmarks.timed") as cluster:
+            master = psutil.Process(cluster.master)
+            _await(folder, "began")
+            before = _used(master)
+            _await(folder, "json")
+            used = _used(master) - before
+            cluster.trained()
+            status = cluster.asked("status")
+        layers = {k: json.loads((folder / f"{k}.json").read_text(encoding="utf-8")) for k in _layers()}
+    steps = layers["1"]["steps"]
+    seats = {str(seat["layer"]): seat["telemetry"] for seat in status["seats"]}
+    for k, layer in layers.items():
+        told = seats[k]
+        layer["waiting"] = round(1e6 * told["waiting_seconds"] / told["steps"])
+    return {"layers": layers, "master_microseconds": round(1e6 * used / steps)}
+
+
+def _layers() -> list[str]:
+    return [str(k) for k in range(1, LAYERS + 1)]
+
+
+def _await(folder: Path, suffix: str) -> None:
+    """Until every layer has written its file."""
+    deadline = time.monotonic() + LIMIT_SECONDS
+    while not all((folder / f"{k}.{suffix}").exists() for k in _layers()):
+        if time.monotonic() > deadline:
+            raise RunFailedError("a slave did not come to its last step; see `layerwise slave` by hand")
+        time.sleep(0.05)
+
+
+def _used(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return float(times.user + times.system)
+
+
+def table(rows: Mapping[str, Row]) -> str:
+    """Microseconds of a step: in wall time, and in CPU time of the training thread."""
+    columns = [(profile, k) for profile in rows for k in rows[profile]["layers"]]
+    heads = ["microseconds a step", *(f"{profile}, layer {k}" for profile, k in columns)]
+    lines: list[list[str]] = []
+    layers = [rows[profile]["layers"][k] for profile, k in columns]
+    for name in [name for _, _, name in PARTS if name != EVENT]:
+        lines.append([name, *(_spent(layer["parts"].get(name)) for layer in layers)])
+    lines.append(["the rest of a step", *(_rest(layer) for layer in layers)])
+    lines.append([EVENT, *(_spent(layer["parts"].get(EVENT)) for layer in layers)])
+    lines.append(["**from step to step**", *(f"**{layer['microseconds']:,}**" for layer in layers)])
+    lines.append(["waiting, as the metrics count it", *(f"{layer['waiting']:,}" for layer in layers)])
+    for thread, what in THREADS.items():
+        lines.append([f"beside it, {what}", *(f"{layer['threads'].get(thread, 0):,}" for layer in layers)])
+    shared = [f"{rows[profile]['master_microseconds']:,}" if k == "1" else "" for profile, k in columns]
+    lines.append(["beside it, the master", *shared])
+    return kept.markdown(heads, lines)
+
+
+def _spent(part: list[int] | None) -> str:
+    return "-" if part is None else f"{part[0]:,} ({part[1]:,})"
+
+
+def _rest(layer: Row) -> str:
+    parts = [spent for name, spent in layer["parts"].items() if name not in (STEP, EVENT)]
+    whole = layer["parts"][STEP]
+    return _spent([whole[clock] - sum(part[clock] for part in parts) for clock in (0, 1)])
+
+
+def last_table() -> str:
+    """The table of the last results.
+
+    Raises:
+        ConfigError: there are none.
+    """
+    return table(kept.read(RESULTS)["rows"])
+
+
+def main(arguments: list[str]) -> None:
+    """Run each profile, print the table, write the results."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks anatomy", description=__doc__)
+    parser.add_argument("--mnist", type=Path, help="folder of MNIST's files; else a small net on the digits")
+    parser.add_argument("--batches", type=int, default=300, help="of a run")
+    parser.add_argument("--table", action="store_true", help="print the table of the last results")
+    chosen = parser.parse_args(arguments)
+    if chosen.table:
+        print(last_table())
+        return
+    data = kept.mnist(chosen.mnist)
+    size = (f"run.batch_size={256 if chosen.mnist else 64}", f"run.batches={chosen.batches}")
+    settings = (*data, *(MNIST if chosen.mnist else DIGITS)["mlp"], *size)
+    rows = {profile: measured(profile, settings) for profile in PROFILES}
+    result = {"machine": kept.machine(), "settings": kept.settings_of(settings), "rows": rows}
+    kept.write(RESULTS, result)
+    print(table(rows))
