@@ -36,8 +36,9 @@ def test_the_trajectory_is_the_golden_one(method: str) -> None:
     for name in ("versions", "staleness", "delays"):
         assert told[name] == golden[name]
     assert told["losses"] == pytest.approx(golden["losses"], rel=1e-2)
-    # One example of 360 may fall on the other side.
-    assert told["error"] == pytest.approx(golden["error"], abs=0.6)
+    # So early many examples lie near a border: between two processors whose losses differ by 1e-3, up to
+    # five of the 360 fell on its other side.
+    assert told["error"] == pytest.approx(golden["error"], abs=2.5)
 
 
 def main() -> None:
