@@ -13,7 +13,7 @@ import argparse
 import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +36,15 @@ DIGITS = {
 SCHEDULES, MICROBATCHES = ("gpipe", "1f1b"), (4, 8)
 ONE, TWO, DDP = Rival("bp", processes=1), Rival("bp", processes=1, threads=2), Rival("ddp")
 UNLOCKS, PROFILES = ("update", "delayed", "full", "local", "none"), ("light", "basic")
-OURS = [Layerwise(unlock, profile) for unlock in UNLOCKS for profile in PROFILES]
-OURS_ON_LINKS = [Layerwise("update", "light"), Layerwise("update", "basic"), Layerwise("delayed", "basic")]
+# A sole replica's pushes are for evaluations and a successor, and may come seldom; so may M's steps.
+SELDOM = ("downpour.n_push=50", "decoupling.synthesizer_every=4")
+ASKED = [Layerwise("update", profile, more=more) for more in ((), SELDOM) for profile in PROFILES]
+OURS = ASKED + [Layerwise(unlock, profile) for unlock in UNLOCKS[1:] for profile in PROFILES]
+OURS_ON_LINKS = [*ASKED, Layerwise("delayed", "basic")]
 # Two threads compute what one does, and a profile says who carries a message, not what is in it.
-SAME_CURVE = {TWO.name: ONE.name} | {f"{unlock} basic": f"{unlock} light" for unlock in UNLOCKS}
+SAME_CURVE = {TWO.name: ONE.name} | {
+    way.name: replace(way, profile="light").name for way in OURS if way.profile != "light"
+}
 # What a way is held against, and what `update` is asked to reach of it.
 BASES = {"2 x one thread": 0.85, "DDP": 1.5, "better pipeline": 1.3}
 WAITING, MASTER = 0.05, 0.15
@@ -134,19 +139,18 @@ def _cells(each: Row, batch_size: int) -> list[str]:
 def asked(result: Mapping[str, Any]) -> str:
     """What is asked of `update`, and what there is: median (quartiles)."""
     found = summarized(result["rounds"], result["curves"])
-    light, basic = found["update light"], found["update basic"]
-    lines = ["| `update` | asked | light | basic |", "| --- | --- | --- | --- |"]
+    ours = {way.name: found[way.name] for way in ASKED if way.name in found}
     rows = [
-        (f"of {base}", f">= {least}", light["of"][base], basic["of"][base]) for base, least in BASES.items()
+        (f"of {base}", f">= {least}", [each["of"][base] for each in ours.values()])
+        for base, least in BASES.items()
     ]
     for what, limit, key in (
         ("waiting at the bottleneck layer", f"< {WAITING}", "waiting_at_bottleneck"),
         ("master's share of a core", f"< {MASTER} in basic", "master_share"),
     ):
-        rows.append((what, limit, light[key], basic[key]))
-    for what, limit, *values in rows:
-        lines.append(f"| {' | '.join([what, limit, *map(_shown, values)])} |")
-    return "\n".join(lines)
+        rows.append((what, limit, [each[key] for each in ours.values()]))
+    heads = ["", "asked", *(f"`{name}`" for name in ours)]
+    return kept.markdown(heads, [[what, limit, *map(_shown, values)] for what, limit, values in rows])
 
 
 def _shown(values: Mapping[str, float]) -> str:

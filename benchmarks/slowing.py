@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import statistics
 import threading
 import time
 from collections.abc import Callable
@@ -17,6 +18,8 @@ from common.errors import UnreachableError
 from deploy.reader import Reader
 
 PERIOD_SECONDS, FIND_SECONDS = 0.01, 0.1
+# Its share is the median of as long spells: what it does before and after it trains is not in that.
+SPELL_SECONDS = 0.5
 
 # The process once it trains; None until then.
 Find = Callable[[], psutil.Process | None]
@@ -33,11 +36,11 @@ class Held:
         allowed: of a core; None: it is only watched.
 
     Attributes:
-        share: of a core, until it ended or this did.
+        share: of a core, until it ended or this did: the median of spells.
     """
 
     def __init__(self, find: Find, allowed: float | None) -> None:
-        self.share = 0.0
+        self._spells: list[float] = []
         self._find = find
         self._allowed = allowed
         self._stop = threading.Event()
@@ -62,13 +65,24 @@ class Held:
         with contextlib.suppress(psutil.NoSuchProcess):
             self._hold(process)
 
+    @property
+    def share(self) -> float:
+        """Zero where it was seen for less than a spell."""
+        return statistics.median(self._spells) if self._spells else 0.0
+
     def _hold(self, process: psutil.Process) -> None:
         began, before, stopped = time.monotonic(), _cpu_seconds(process), False
+        since, then = began, before
         try:
             while not self._stop.wait(PERIOD_SECONDS):
-                self.share = (_cpu_seconds(process) - before) / (time.monotonic() - began)
-                if self._allowed is not None and stopped != (self.share > self._allowed):
-                    stopped = not stopped
+                now, used = time.monotonic(), _cpu_seconds(process)
+                if now - since >= SPELL_SECONDS:
+                    self._spells.append((used - then) / (now - since))
+                    since, then = now, used
+                # Over all of its time: what it missed when it could not run it may catch up on.
+                over = self._allowed is not None and used - before > self._allowed * (now - began)
+                if stopped != over:
+                    stopped = over
                     process.send_signal(signal.SIGSTOP if stopped else signal.SIGCONT)
         finally:
             if stopped:

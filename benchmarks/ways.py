@@ -130,16 +130,21 @@ class Rival:
 
 @dataclass(frozen=True)
 class Layerwise:
-    """A cluster of ours."""
+    """A cluster of ours.
+
+    Attributes:
+        more: settings that are not the defaults, section.key=value.
+    """
 
     unlock: str
     profile: str
     layers: int = 2
+    more: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
         """As results say it."""
-        return f"{self.unlock} {self.profile}"
+        return ", ".join([f"{self.unlock} {self.profile}", *(each.partition(".")[2] for each in self.more)])
 
     def run(self, job: Job, network: Network | None = None, hold: Hold | None = None) -> Row:
         """What came of it: of a curve that alone; where a process is held, its share too.
@@ -152,6 +157,7 @@ class Layerwise:
             f"decoupling.unlock={self.unlock}",
             f"cluster.profile={self.profile}",
             f"run.evaluate_every={job.every or NEVER}",
+            *self.more,
         )
         return self._on(network, job, own) if network else self._here(job, own, hold)
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
 
-from benchmarks import cluster, kept, scale, straggler
+from benchmarks import cluster, compiling, kept, scale, straggler
 from benchmarks.ways import Job, Layerwise
 from tests.integration.processes import ROOT
 
@@ -115,6 +116,24 @@ def test_two_light_slaves_in_one_process_push_and_pull_every_push_once(
     assert row["mib_per_second"] > 0
 
 
+def test_what_is_compiled_is_each_layer_of_a_network() -> None:
+    (first, shape), (second, inputs) = compiling.layers(cluster.DIGITS["mlp"], (1, 8, 8))
+    assert shape == (1, 8, 8)
+    assert inputs == (32,)
+    h = first(torch.randn(4, *shape))
+    assert h.shape == (4, *inputs)
+    assert second(h).shape == (4, compiling.CLASSES)
+
+
+def test_compilings_table_has_a_ratio_of_each_layer() -> None:
+    spread = {"p25": 1.0, "median": 1.25, "p75": 1.5}
+    row = {"network": "mlp", "layer": 2, "compiling_seconds": 9.6, "times_faster": spread}
+    row |= {"eager_milliseconds": spread, "compiled_milliseconds": spread}
+    assert (
+        compiling.table([row]).splitlines()[2] == "| `mlp`, layer 2 | 1.2 | 1.2 | 1.25 (1.00 to 1.50) | 10 |"
+    )
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_every_rival_and_a_cluster_train_small_networks_to_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,13 +153,14 @@ def test_every_rival_and_a_cluster_train_small_networks_to_the_end(monkeypatch: 
     assert found["curves"]["none light"][-1] == pytest.approx(found["curves"]["bp-1"][-1], abs=3)
 
 
-@pytest.mark.parametrize("module", [cluster, straggler, scale])
+@pytest.mark.parametrize("module", [cluster, straggler, scale, compiling])
 def test_the_page_on_performance_has_the_tables_of_the_last_run(module: Any) -> None:
     if not module.RESULTS.exists():
         pytest.skip(f"python -m benchmarks {module.__name__.rpartition('.')[2]} has not been run")
     page = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
     if module is cluster:
-        results = cluster.last_results(cluster.RESULTS)
-        assert all(cluster.table(each) in page for each in results["loopback"].values())
+        tables = cluster.tables(cluster.last_results(cluster.RESULTS)).split("\n\n")
+        # Each has a line above it that says what it is of.
+        assert all(each in page for each in tables if each.startswith("|"))
     else:
         assert module.last_table() in page

@@ -1,0 +1,53 @@
+"""A process that is held to a share of a core."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+
+from benchmarks.slowing import Held
+
+BUSY = """
+import time
+until = time.monotonic() + {busy}
+while time.monotonic() < until:
+    pass
+time.sleep({idle})
+"""
+
+
+def _lived(busy: float, idle: float, allowed: float | None) -> tuple[float, float]:
+    """Its share as `Held` says it, and by all of its life."""
+    began = time.monotonic()
+    process = subprocess.Popen([sys.executable, "-c", BUSY.format(busy=busy, idle=idle)])
+    try:
+        with Held(lambda: psutil.Process(process.pid), allowed) as held:
+            watched = psutil.Process(process.pid)
+            while psutil.pid_exists(process.pid) and watched.status() != psutil.STATUS_ZOMBIE:
+                times = watched.cpu_times()
+                time.sleep(0.02)
+        return held.share, (times.user + times.system) / (time.monotonic() - began)
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_what_it_does_when_it_no_longer_trains_is_not_in_its_share() -> None:
+    share, of_all = _lived(busy=2.0, idle=1.2, allowed=None)
+    assert share > 1.2 * of_all
+
+
+@pytest.mark.parametrize("allowed", [0.1, 0.3])
+def test_it_takes_no_more_than_it_is_allowed(allowed: float) -> None:
+    share, _ = _lived(busy=2.5, idle=0.0, allowed=allowed)
+    assert share == pytest.approx(allowed, abs=0.06)
+
+
+def test_of_a_process_that_is_not_found_there_is_no_share() -> None:
+    with Held(lambda: None, 0.5) as held:
+        pass
+    assert held.share == 0
