@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import os
 import sys
 import time
 from abc import ABC, abstractmethod
@@ -258,7 +259,10 @@ def serve(arguments: list[str]) -> None:
     if chosen.rank == 0:
         print(json.dumps(found), flush=True)
     if chosen.meet:
-        dist.destroy_process_group()
+        dist.barrier()
+        # Torch's group, undone with the interpreter's lock held, may wait for a thread of its own that
+        # waits for that lock.
+        os._exit(0)
 
 
 if __name__ == "__main__":
