@@ -94,18 +94,15 @@ class Replica:
         self._accrued = accrued
         operation = Operation.UPDATE if accrued is None else Operation.ACCRUED_GRADIENT
         self._header = Header(name, operation, incarnation=incarnation, table=flat.table, replica=replica)
-        # What the master would hold if nobody else pushed.
-        self._known: Bytes = np.zeros(flat.table.nbytes, np.uint8)
+        # What the master would hold if nobody else pushed; from `begin` on.
+        self._known: Bytes = np.zeros(0, np.uint8)
         # Pushes that the version fetched next may lack.
         self._recent: list[Push] = []
         self._pushed_steps = 0
         self._fetched_steps = 0
-        # Whether the master has the shard; if not, the first push makes it.
-        self._exists = False
 
     def initial(self) -> Push:
         """The shard's first contents, for a master that has none."""
-        self._exists = True
         header = replace(self._header, operation=Operation.CREATE)
         return Push(header, self._state().copy())
 
@@ -116,7 +113,6 @@ class Replica:
             MalformedError: it is of another network.
         """
         self._check(header)
-        self._exists = True
         self._flat.load(buffer)
         self._known = np.frombuffer(buffer, np.uint8).copy()
         self._fetched(header)
@@ -165,14 +161,9 @@ class Replica:
         """A push of whatever has changed since the last; None if nothing has, or one is still out."""
         if self.unanswered is not None:
             return None
-        # Without a step, too: a forward of a batch that is lost afterwards moves BN's statistics.
-        if steps == self._pushed_steps and np.array_equal(self._state(), self._known):
+        if steps == self._pushed_steps and self._unchanged():
             return None
         self._pushed_steps = steps
-        if not self._exists:
-            self.unanswered = self.initial()
-            self._known = self.unanswered.buffer
-            return self.unanswered
         self._header = replace(self._header, sequence=self._header.sequence + 1, next_batch=next_batch)
         self.unanswered = self._made()
         if self._n_fetch:
@@ -190,6 +181,10 @@ class Replica:
         if reply.refused:
             # At once: what comes of stale weights would be refused as well.
             self._fetched_steps = -self._n_fetch
+
+    def _unchanged(self) -> bool:
+        """Without a step, too: a forward of a batch that is lost afterwards moves BN's statistics."""
+        return np.array_equal(self._state(), self._known)
 
     def _check(self, header: Header) -> None:
         if header.table != self._flat.table:
@@ -252,6 +247,34 @@ class Replica:
         """Put a state that was changed back where it is a copy."""
         if self._flat.buffer.device.type != "cpu":
             self._flat.load(state.data)
+
+
+class Backup(Replica):
+    """The copy of a shard of float buffers that only steps change, and that is gathered anew to be read.
+
+    It is sent from where it was gathered, which nothing changes while a push of it is out: to make and to
+    keep copies of it, as of what goes on changing, would be six passes over its bytes.
+    """
+
+    def initial(self) -> Push:
+        """The shard's first contents, for a master that has none."""
+        return Push(replace(self._header, operation=Operation.CREATE), self._state())
+
+    def begin(self, header: Header, buffer: Buffer) -> None:
+        """Take the master's version for our own: the first fetch of a lease.
+
+        Raises:
+            MalformedError: it is of another network.
+        """
+        self._check(header)
+        self._flat.load(buffer)
+        self._fetched(header)
+
+    def _made(self) -> Push:
+        return Push(self._header, self._state())
+
+    def _unchanged(self) -> bool:
+        return True
 
 
 def _moved(own: Floats, known: Floats, change: Floats) -> None:

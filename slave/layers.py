@@ -66,7 +66,7 @@ class Seated:
 
 Shape = tuple[int, ...]
 # Brings a replica that was just made to the master's version of its shard, or creates the shard.
-Begin = Callable[[Replica], None]
+Begin = Callable[[Replica], object]
 
 
 def seated(

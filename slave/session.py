@@ -27,7 +27,7 @@ from common.messages import (
     Utilization,
 )
 from common.network import Blueprint
-from common.replica import Replica
+from common.replica import Backup, Replica
 from common.schedule import Stepper
 from common.utilization import Probe
 from slave import layers
@@ -393,15 +393,17 @@ class Session:
             self._config.cluster.wire,
         )
 
-    def _begin(self, replica: Replica) -> None:
-        """Bring a replica to the master's version of its shard, which is created if it is not there."""
+    def _begin(self, replica: Replica) -> bool:
+        """Bring a replica to the master's version of its shard; False where it had to be created."""
         try:
-            replica.begin(*self._network.pull(replica.name))
+            found, existed = self._network.pull(replica.name), True
         except NotFoundError:
             self._network.push(replica.initial())
             self._await_reply(replica.name)
-            replica.begin(*self._network.pull(replica.name))
+            found, existed = self._network.pull(replica.name), False
+        replica.begin(*found)
         self._pulls += 1
+        return existed
 
     def _back_up(self, replicas: list[tuple[Replica, Stepper]]) -> None:
         """Go on with what the optimizers of this seat's last slave remembered; back up what ours do."""
@@ -410,13 +412,10 @@ class Session:
         if not every or not moments.table.tensors:
             return
         name = f"{lease.layer}/optimizer"
-        backup = Replica(name, moments, every, lease.incarnation, replica=lease.replica)
-        try:
-            backup.begin(*self._network.pull(name))
-            self._pulls += 1
-        except NotFoundError:
-            if lease.next_batch:
-                log.info("there is no backup of layer %d's optimizers: they begin anew", lease.layer)
+        backup = Backup(name, moments, every, lease.incarnation, replica=lease.replica)
+        # Created now: what is used for the first time here and at the master would hold up a step later.
+        if not self._begin(backup) and lease.next_batch:
+            log.info("there is no backup of layer %d's optimizers: they begin anew", lease.layer)
         replicas.append((backup, replicas[0][1]))
 
     def _await_reply(self, shard: str) -> None:
