@@ -2,7 +2,8 @@
 
 `python -m benchmarks anatomy --mnist FOLDER` writes results/anatomy.json: of each profile the parts of a step
 of each layer (`benchmarks.timed`), what the other threads of its process and the master use meanwhile, and
-the waiting that the program's own metrics say. `--table` prints docs/performance.md's tables of it.
+the waiting that the program's own metrics say; of a run of its own what py-spy sees. `--table` prints
+docs/performance.md's tables of it.
 """
 
 from __future__ import annotations
@@ -21,12 +22,17 @@ import psutil
 from benchmarks import kept
 from benchmarks.cluster import DIGITS, MNIST
 from benchmarks.links import COMMON, Cluster, Loopback
+from benchmarks.spied import spied
 from benchmarks.timed import EVENT, FOLDER, PARTS, STEP
+from benchmarks.ways import NEVER, WARM
 from common.errors import RunFailedError
 
 RESULTS = Path(__file__).parent / "results" / "anatomy.json"
 PROFILES = ("light", "basic")
 LAYERS, LIMIT_SECONDS = 2, 600.0
+SPIED_SECONDS = 10
+# Of the functions that py-spy saw, so many are in the table.
+SHOWN = 12
 # What a layer's process does beside its training thread: the thread's name, and what it is for.
 THREADS = {
     "sender": "sender: encodes h and delta",
@@ -44,7 +50,7 @@ def measured(profile: str, settings: tuple[str, ...]) -> Row:
     Raises:
         RunFailedError: it did not come to its end.
     """
-    own = (*settings, *COMMON[1:], f"network.layers={LAYERS}", f"cluster.profile={profile}")
+    own = _own(profile, settings)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         # Slaves inherit it.
@@ -64,6 +70,27 @@ def measured(profile: str, settings: tuple[str, ...]) -> Row:
         told = seats[k]
         layer["waiting"] = round(1e6 * told["waiting_seconds"] / told["steps"])
     return {"layers": layers, "master_microseconds": round(1e6 * used / steps)}
+
+
+def seen(profile: str, settings: tuple[str, ...]) -> dict[str, dict[str, float]]:
+    """What py-spy sees of each layer's slave in a run of a profile, which it ends then (`benchmarks.spied`).
+
+    Raises:
+        RunFailedError: it did not come to its steps, or not to the seconds.
+    """
+    endless = (*_own(profile, settings), f"run.batches={NEVER}")
+    with tempfile.TemporaryDirectory() as name, Cluster(Loopback(), Path(name), endless, LAYERS) as cluster:
+        deadline = time.monotonic() + LIMIT_SECONDS
+        seats: list[Row] = []
+        while not seats or min(seat["telemetry"]["steps"] for seat in seats) < WARM:
+            if time.monotonic() > deadline:
+                raise RunFailedError(f"a slave did not come to step {WARM}; try `layerwise slave` by hand")
+            seats = cluster.asked("status")["seats"]
+        return spied({str(seat["layer"]): seat["pid"] for seat in seats}, SPIED_SECONDS)
+
+
+def _own(profile: str, settings: tuple[str, ...]) -> tuple[str, ...]:
+    return (*settings, *COMMON[1:], f"network.layers={LAYERS}", f"cluster.profile={profile}")
 
 
 def _layers() -> list[str]:
@@ -103,6 +130,19 @@ def table(rows: Mapping[str, Row]) -> str:
     return kept.markdown(heads, lines)
 
 
+def functions(found: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
+    """Per cent of the time that a thread was found at work in a function, by profile and layer."""
+    columns = [(profile, k) for profile in found for k in found[profile]]
+    heads = ["% of the time", *(f"{profile}, layer {k}" for profile, k in columns)]
+    each = [found[profile][k] for profile, k in columns]
+    most: dict[str, float] = {}
+    for column in each:
+        most |= {name: max(percent, most.get(name, 0.0)) for name, percent in column.items()}
+    shown = sorted(most, key=lambda name: -most[name])[:SHOWN]
+    lines = [[name, *(f"{column[name]:.1f}" if name in column else "-" for column in each)] for name in shown]
+    return kept.markdown(heads, lines)
+
+
 def _spent(part: list[int] | None) -> str:
     return "-" if part is None else f"{part[0]:,} ({part[1]:,})"
 
@@ -113,13 +153,14 @@ def _rest(layer: Row) -> str:
     return _spent([whole[clock] - sum(part[clock] for part in parts) for clock in (0, 1)])
 
 
-def last_table() -> str:
-    """The table of the last results.
+def last_tables() -> list[str]:
+    """The tables of the last results.
 
     Raises:
         ConfigError: there are none.
     """
-    return table(kept.read(RESULTS)["rows"])
+    result = kept.read(RESULTS)
+    return [table(result["rows"]), functions(result["functions"])]
 
 
 def main(arguments: list[str]) -> None:
@@ -127,15 +168,19 @@ def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks anatomy", description=__doc__)
     parser.add_argument("--mnist", type=Path, help="folder of MNIST's files; else a small net on the digits")
     parser.add_argument("--batches", type=int, default=300, help="of a run")
-    parser.add_argument("--table", action="store_true", help="print the table of the last results")
+    parser.add_argument(
+        "--spy", type=int, default=10, help="so many seconds py-spy looks on, in runs of its own"
+    )
+    parser.add_argument("--table", action="store_true", help="print the tables of the last results")
     chosen = parser.parse_args(arguments)
     if chosen.table:
-        print(last_table())
+        print("\n\n".join(last_tables()))
         return
     data = kept.mnist(chosen.mnist)
     size = (f"run.batch_size={256 if chosen.mnist else 64}", f"run.batches={chosen.batches}")
     settings = (*data, *(MNIST if chosen.mnist else DIGITS)["mlp"], *size)
     rows = {profile: measured(profile, settings) for profile in PROFILES}
+    found = {profile: seen(profile, settings) for profile in PROFILES}
     result = {"machine": kept.machine(), "settings": kept.settings_of(settings), "rows": rows}
-    kept.write(RESULTS, result)
-    print(table(rows))
+    kept.write(RESULTS, {**result, "spied_seconds": SPIED_SECONDS, "functions": found})
+    print("\n\n".join(last_tables()))

@@ -36,10 +36,14 @@ DIGITS = {
 SCHEDULES, MICROBATCHES = ("gpipe", "1f1b"), (4, 8)
 ONE, TWO, DDP = Rival("bp", processes=1), Rival("bp", processes=1, threads=2), Rival("ddp")
 UNLOCKS, PROFILES = ("update", "delayed", "full", "local", "none"), ("light", "basic")
-# A sole replica's pushes are for evaluations and a successor, and may come seldom; so may M's steps.
-SELDOM = ("downpour.n_push=50", "decoupling.synthesizer_every=4")
+# A sole replica's pushes are for evaluations and a successor: they may come seldom.
+SELDOM = ("downpour.n_push=50",)
 ASKED = [Layerwise("update", profile, more=more) for more in ((), SELDOM) for profile in PROFILES]
-OURS = ASKED + [Layerwise(unlock, profile) for unlock in UNLOCKS[1:] for profile in PROFILES]
+OURS = [
+    *ASKED,
+    Layerwise("update", "light", more=("decoupling.synthesizer_every=4",)),
+    *(Layerwise(unlock, profile) for unlock in UNLOCKS[1:] for profile in PROFILES),
+]
 OURS_ON_LINKS = [*ASKED, Layerwise("delayed", "basic")]
 # Two threads compute what one does, and a profile says who carries a message, not what is in it.
 SAME_CURVE = {TWO.name: ONE.name} | {

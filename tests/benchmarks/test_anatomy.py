@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -9,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from benchmarks import anatomy, timed
+from benchmarks import anatomy, spied, timed
 from benchmarks.cluster import DIGITS
+from common.errors import RunFailedError
 
 LAYER: dict[str, Any] = {
     "layer": 1, "steps": 10, "microseconds": 1000,
@@ -62,6 +65,46 @@ def test_threads_are_told_by_name() -> None:
         thread.join()
 
 
+RAW = """\
+thread (12): MainThread;run (slave/session.py:1);step (common/fused.py:9);_adagrad (common/fused.py:70) 30
+thread (12): MainThread;run (slave/session.py:1);_adagrad (common/fused.py:70) 20
+thread (13): sender;<module> (threading.py:1) 7
+thread (13): sender;odd 1
+"""
+
+
+def test_what_is_seen_goes_to_the_innermost_function() -> None:
+    found = spied.shares(RAW, 1000)
+    assert found == {"MainThread: _adagrad (common/fused.py)": 5.0, "sender: <module> (threading.py)": 0.7}
+    assert spied.shares(RAW, 5000) == {"MainThread: _adagrad (common/fused.py)": 1.0}
+
+
+def test_the_table_of_functions_has_the_most_first() -> None:
+    found = {"light": {"1": {"a": 5.0, "b": 1.0}, "2": {"b": 70.0}}}
+    assert anatomy.functions(found).splitlines() == [
+        "| % of the time | light, layer 1 | light, layer 2 |",
+        "| --- | --- | --- |",
+        "| b | 1.0 | 70.0 |",
+        "| a | 5.0 | - |",
+    ]
+
+
+def test_a_busy_process_is_seen_and_one_that_is_not_there_is_an_error() -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", "import threading\ndef busy():\n while True: pass\nbusy()"]
+    )
+    try:
+        # It may not have begun yet, at the first look.
+        time.sleep(1.0)
+        found = spied.spied({"1": process.pid}, 1)
+        assert found["1"]["MainThread: busy (<string>)"] > 20
+    finally:
+        process.kill()
+        process.wait()
+    with pytest.raises(RunFailedError, match="py-spy, process"):
+        spied.spied({"1": process.pid}, 1)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_small_run_is_taken_apart() -> None:
@@ -76,8 +119,9 @@ def test_a_small_run_is_taken_apart() -> None:
     assert row["master_microseconds"] > 0
 
 
-def test_the_page_on_performance_has_the_last_table() -> None:
+def test_the_page_on_performance_has_the_last_tables() -> None:
     if not anatomy.RESULTS.exists():
         pytest.skip("python -m benchmarks anatomy has not been run")
     page = Path(__file__).parents[2] / "docs" / "performance.md"
-    assert anatomy.last_table() in page.read_text(encoding="utf-8")
+    for table in anatomy.last_tables():
+        assert table in page.read_text(encoding="utf-8")
