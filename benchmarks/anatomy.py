@@ -20,8 +20,9 @@ from typing import Any
 import psutil
 
 from benchmarks import kept
-from benchmarks.cluster import DIGITS, MNIST
+from benchmarks.cluster import ground
 from benchmarks.links import COMMON, Cluster, Loopback
+from benchmarks.slowing import cpu_seconds
 from benchmarks.spied import spied
 from benchmarks.timed import EVENT, FOLDER, PARTS, STEP
 from benchmarks.ways import NEVER, WARM
@@ -58,9 +59,9 @@ def measured(profile: str, settings: tuple[str, ...]) -> Row:
         with Cluster(Loopback(), folder, own, LAYERS, slave="benchmarks.timed") as cluster:
             master = psutil.Process(cluster.master)
             _await(folder, "began")
-            before = _used(master)
+            before = cpu_seconds(master)
             _await(folder, "json")
-            used = _used(master) - before
+            used = cpu_seconds(master) - before
             cluster.trained()
             status = cluster.asked("status")
         layers = {k: json.loads((folder / f"{k}.json").read_text(encoding="utf-8")) for k in _layers()}
@@ -80,12 +81,7 @@ def seen(profile: str, settings: tuple[str, ...]) -> dict[str, dict[str, float]]
     """
     endless = (*_own(profile, settings), f"run.batches={NEVER}")
     with tempfile.TemporaryDirectory() as name, Cluster(Loopback(), Path(name), endless, LAYERS) as cluster:
-        deadline = time.monotonic() + LIMIT_SECONDS
-        seats: list[Row] = []
-        while not seats or min(seat["telemetry"]["steps"] for seat in seats) < WARM:
-            if time.monotonic() > deadline:
-                raise RunFailedError(f"a slave did not come to step {WARM}; try `layerwise slave` by hand")
-            seats = cluster.asked("status")["seats"]
+        seats = cluster.stepped(WARM)["seats"]
         return spied({str(seat["layer"]): seat["pid"] for seat in seats}, SPIED_SECONDS)
 
 
@@ -104,11 +100,6 @@ def _await(folder: Path, suffix: str) -> None:
         if time.monotonic() > deadline:
             raise RunFailedError("a slave did not come to its last step; see `layerwise slave` by hand")
         time.sleep(0.05)
-
-
-def _used(process: psutil.Process) -> float:
-    times = process.cpu_times()
-    return float(times.user + times.system)
 
 
 def table(rows: Mapping[str, Row]) -> str:
@@ -168,17 +159,13 @@ def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks anatomy", description=__doc__)
     parser.add_argument("--mnist", type=Path, help="folder of MNIST's files; else a small net on the digits")
     parser.add_argument("--batches", type=int, default=300, help="of a run")
-    parser.add_argument(
-        "--spy", type=int, default=10, help="so many seconds py-spy looks on, in runs of its own"
-    )
     parser.add_argument("--table", action="store_true", help="print the tables of the last results")
     chosen = parser.parse_args(arguments)
     if chosen.table:
         print("\n\n".join(last_tables()))
         return
-    data = kept.mnist(chosen.mnist)
-    size = (f"run.batch_size={256 if chosen.mnist else 64}", f"run.batches={chosen.batches}")
-    settings = (*data, *(MNIST if chosen.mnist else DIGITS)["mlp"], *size)
+    network, batch_size = ground(chosen.mnist, "mlp")
+    settings = (*network, f"run.batch_size={batch_size}", f"run.batches={chosen.batches}")
     rows = {profile: measured(profile, settings) for profile in PROFILES}
     found = {profile: seen(profile, settings) for profile in PROFILES}
     result = {"machine": kept.machine(), "settings": kept.settings_of(settings), "rows": rows}

@@ -79,6 +79,16 @@ class Link:
 Rounds = Sequence[Mapping[str, Row]]
 
 
+def ground(folder: Path | None, network: str) -> tuple[tuple[str, ...], int]:
+    """The settings of data and network, and B: of MNIST in a folder; without one, small ones on the digits.
+
+    Raises:
+        ConfigError: it is no folder.
+    """
+    settings = (MNIST if folder else DIGITS)[network]
+    return (*kept.mnist(folder), *settings), 256 if folder else 64
+
+
 def bases(turn: Mapping[str, Row]) -> dict[str, float]:
     """Samples a second of what a way is held against, in one round."""
     rate = {name: float(row["samples_per_second"]) for name, row in turn.items()}
@@ -233,7 +243,6 @@ def main(arguments: Sequence[str]) -> None:
     if chosen.table:
         print(tables(kept.read(chosen.out)))
         return
-    data = kept.mnist(chosen.mnist)
     results = last_results(chosen.out)
     link = Link(chosen.mbit, chosen.delay_ms) if chosen.mbit or chosen.delay_ms else None
     if chosen.mbit and chosen.delay_ms:
@@ -243,8 +252,7 @@ def main(arguments: Sequence[str]) -> None:
     results["machine"] = kept.machine()
     where = results["links"].setdefault(link.name, {}) if link else results["loopback"]
     for name in chosen.network or MNIST:
-        settings = (MNIST if chosen.mnist else DIGITS)[name]
-        job = Job((*data, *settings), 256 if chosen.mnist else 64, chosen.batches)
+        job = Job(*ground(chosen.mnist, name), chosen.batches)
 
         def write(result: Row, name: str = name) -> None:
             where[name] = {**result, "settings": kept.settings_of(result["settings"])}

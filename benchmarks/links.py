@@ -160,6 +160,17 @@ class Cluster:
             # In `basic` it listens where it reaches the master, beyond its own loopback.
             self._launch(machine, "slave", "--master", self._address, "--insecure")
 
+    def stepped(self, steps: int) -> dict[str, Any]:
+        """Wait until every layer has made so many steps; what `status` says then."""
+        deadline = time.monotonic() + LIMIT_SECONDS
+        while True:
+            status = self.asked("status")
+            seats = status["seats"]
+            if seats and min(seat["telemetry"]["steps"] for seat in seats) >= steps:
+                return status
+            if time.monotonic() > deadline:
+                raise RunFailedError(f"not every layer came to step {steps}: {self._said('master-0')}")
+
     def trained(self) -> None:
         """Wait until every slave has ended, the run being over."""
         deadline = time.monotonic() + LIMIT_SECONDS

@@ -71,11 +71,11 @@ class Held:
         return statistics.median(self._spells) if self._spells else 0.0
 
     def _hold(self, process: psutil.Process) -> None:
-        began, before, stopped = time.monotonic(), _cpu_seconds(process), False
+        began, before, stopped = time.monotonic(), cpu_seconds(process), False
         since, then = began, before
         try:
             while not self._stop.wait(PERIOD_SECONDS):
-                now, used = time.monotonic(), _cpu_seconds(process)
+                now, used = time.monotonic(), cpu_seconds(process)
                 if now - since >= SPELL_SECONDS:
                     self._spells.append((used - then) / (now - since))
                     since, then = now, used
@@ -106,6 +106,7 @@ def slave_of(layer: int, state: Path) -> Find:
     return find
 
 
-def _cpu_seconds(process: psutil.Process) -> float:
+def cpu_seconds(process: psutil.Process) -> float:
+    """What it has used so far, in and for it."""
     times = process.cpu_times()
     return float(times.user + times.system)

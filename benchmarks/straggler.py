@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import kept
-from benchmarks.cluster import DDP, DIGITS, MNIST
+from benchmarks.cluster import DDP, ground
 from benchmarks.ways import TARGET_PERCENT, Curve, Hold, Job, Layerwise, Rival, Row, Way, batches_to
 
 RESULTS = Path(__file__).parent / "results" / "straggler.json"
@@ -96,9 +96,8 @@ def main(arguments: Sequence[str]) -> None:
     if chosen.table:
         print(last_table())
         return
-    data = kept.mnist(chosen.mnist)
-    settings = (*data, *(MNIST if chosen.mnist else DIGITS)["mlp"])
-    job = Job(settings, 256 if chosen.mnist else 64, chosen.batches)
+    settings, batch_size = ground(chosen.mnist, "mlp")
+    job = Job(settings, batch_size, chosen.batches)
     result: Row = {"machine": kept.machine(), "settings": kept.settings_of(settings)}
     result |= {"batch_size": job.batch_size, "batches": job.batches, "rows": []}
     for way in WAYS:

@@ -190,9 +190,7 @@ class Layerwise:
             tempfile.TemporaryDirectory() as folder,
             Cluster(network, Path(folder), settings, self.layers) as cluster,
         ):
-            warm = cluster.asked("status")
-            while min(seat["telemetry"]["steps"] for seat in warm["seats"]) < min(WARM, job.batches // 2):
-                warm = cluster.asked("status")
+            warm = cluster.stepped(min(WARM, job.batches // 2))
             cluster.trained()
             status = cluster.asked("status")
             error = cluster.asked("evaluate")["test_error_percent"]

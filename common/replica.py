@@ -114,8 +114,11 @@ class Replica:
         """
         self._check(header)
         self._flat.load(buffer)
-        self._known = np.frombuffer(buffer, np.uint8).copy()
+        self._keep(buffer)
         self._fetched(header)
+
+    def _keep(self, buffer: Buffer) -> None:
+        self._known = np.frombuffer(buffer, np.uint8).copy()
 
     def fetch_due(self, steps: int) -> bool:
         """Whether a fetch is to be started: `n_fetch` of the module's steps have gone by since the last."""
@@ -206,9 +209,9 @@ class Replica:
         # Gaps between buffers hold zeros.
         sent[stop:] = 0
         own, known, pushed = (a[:stop].view(np.float32) for a in (state, self._known, sent))
-        change = pushed
         if self._accrued is None:
             _moved(own, known, pushed)
+            change = pushed
         else:
             change = own - known
             np.copyto(known, own)
@@ -260,15 +263,8 @@ class Backup(Replica):
         """The shard's first contents, for a master that has none."""
         return Push(replace(self._header, operation=Operation.CREATE), self._state())
 
-    def begin(self, header: Header, buffer: Buffer) -> None:
-        """Take the master's version for our own: the first fetch of a lease.
-
-        Raises:
-            MalformedError: it is of another network.
-        """
-        self._check(header)
-        self._flat.load(buffer)
-        self._fetched(header)
+    def _keep(self, buffer: Buffer) -> None:
+        """Nothing is compared with it."""
 
     def _made(self) -> Push:
         return Push(self._header, self._state())

@@ -90,17 +90,16 @@ def test_the_table_of_functions_has_the_most_first() -> None:
 
 
 def test_a_busy_process_is_seen_and_one_that_is_not_there_is_an_error() -> None:
-    process = subprocess.Popen(
-        [sys.executable, "-c", "import threading\ndef busy():\n while True: pass\nbusy()"]
-    )
+    code = "import threading\ndef busy():\n print(flush=True)\n while True: pass\nbusy()"
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
     try:
-        # It may not have begun yet, at the first look.
-        time.sleep(1.0)
+        assert process.stdout
+        process.stdout.readline()
         found = spied.spied({"1": process.pid}, 1)
         assert found["1"]["MainThread: busy (<string>)"] > 20
     finally:
         process.kill()
-        process.wait()
+        process.communicate()
     with pytest.raises(RunFailedError, match="py-spy, process"):
         spied.spied({"1": process.pid}, 1)
 
