@@ -64,6 +64,14 @@ def split_address(address: str) -> tuple[str, int]:
     return host, int(port)
 
 
+def cannot_listen(option: str, host: str, port: int) -> RefusedError:
+    """What to say where an address that an option names cannot be listened on."""
+    return RefusedError(
+        f"{option} {host}:{port}: cannot be listened on: port {port} is taken, or {host} is no address "
+        "of this machine; choose another port, or stop the program that has it"
+    )
+
+
 def is_loopback(host: str) -> bool:
     """Whether a host can only be reached from this machine."""
     try:
@@ -260,10 +268,7 @@ class Server:
         try:
             port = self._server.add_insecure_port(address)
         except RuntimeError:
-            raise RefusedError(
-                f"--listen {address}: cannot be listened on: port {port} is taken, or {host} is no address "
-                "of this machine; choose another port, or stop the program that has it"
-            ) from None
+            raise cannot_listen("--listen", host, port) from None
         await self._server.start()
         return f"{host}:{port}"
 

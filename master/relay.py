@@ -11,7 +11,7 @@ import asyncio
 from dataclasses import dataclass
 
 from common.errors import LayerwiseError, MalformedError
-from common.messages import FALLING, RISING, BoundaryKind, BoundaryMessage
+from common.messages import FALLING, RISING, BoundaryKind, BoundaryMessage, Buffer
 from common.slots import Slots
 from common.wire.payloads import encode_boundary
 
@@ -39,14 +39,14 @@ class Mailbox:
     """
 
     def __init__(self, capacity: int, slots: int | None = None) -> None:
-        self._messages = Slots[bytes](slots)
+        self._messages = Slots[Buffer](slots)
         self._some = asyncio.Event()
         self._capacity = capacity + (slots or 0)
         self.closed = False
         # Why the stream is ended, where its own messages broke a rule.
         self.refusal: LayerwiseError | None = None
 
-    def put(self, message: bytes, batch: int | None = None) -> bool:
+    def put(self, message: Buffer, batch: int | None = None) -> bool:
         """Add one, if there is room; whether there was. `batch` is that of an activation or a gradient."""
         if len(self) >= self._capacity:
             return False
@@ -59,7 +59,7 @@ class Mailbox:
         self.closed = True
         self._some.set()
 
-    async def get(self) -> bytes | None:
+    async def get(self) -> Buffer | None:
         """The oldest one, as soon as there is one; None once closed."""
         while not len(self) and not self.closed:
             self._some.clear()
@@ -111,7 +111,7 @@ class Relay:
             if address.stream is BoundaryKind.ACTIVATIONS and address.layer == there.layer - 1:
                 self._deliver(address, notice)
 
-    def put(self, sender: Address, message: BoundaryMessage, encoded: bytes) -> None:
+    def put(self, sender: Address, message: BoundaryMessage, encoded: Buffer) -> None:
         """Pass a message on to the mailbox it is addressed to.
 
         A mailbox that is full is closed: its reader does not keep up. Once it opens its stream anew, all that
@@ -130,7 +130,7 @@ class Relay:
         batch = message.batch if message.kind in _SLOTTED else None
         self._deliver(Address(message.layer, message.replica, sender.stream), encoded, batch)
 
-    def _deliver(self, address: Address, encoded: bytes, batch: int | None = None) -> None:
+    def _deliver(self, address: Address, encoded: Buffer, batch: int | None = None) -> None:
         mailbox = self._mailboxes.get(address)
         if mailbox is None:
             self.dropped += 1

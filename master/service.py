@@ -316,9 +316,11 @@ def _waiting_fractions(seats: list[m.Seat]) -> dict[int, float]:
 async def _serve(config: Config, listen: str, bulk_port: int, web: str, state: StateDirectory) -> int:
     master = Master(config, state)
     server = Server(master.count)
-    Servicer(master).register(server)
+    servicer = Servicer(master)
+    servicer.register(server)
     bulk = BulkServer(master.count)
     Parameters(master).register(bulk)
+    servicer.register_open(bulk, asyncio.get_running_loop())
     history = History(HISTORY_SECONDS)
     site = Site(pages(master, history))
     address, shown = await server.start(listen), await site.start(web, "--web")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 from common import messages as m
 from common.assembly import Assembly
+from common.bulk.server import Server as BulkServer
+from common.bulk.streams import Parts
 from common.errors import LayerwiseError, MalformedError, StalledError, UnreachableError
 from common.rpc import Server, background
 from common.wire import methods
@@ -143,7 +145,11 @@ class Servicer:
         finally:
             reading.release()
 
-    async def exchange(self, requests: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    def register_open(self, server: BulkServer, loop: asyncio.AbstractEventLoop) -> None:
+        """Serve the calls that stay open at the port for what is large, too."""
+        server.add_open(methods.EXCHANGE, self.exchange, loop)
+
+    async def exchange(self, requests: AsyncIterator[m.Buffer]) -> AsyncGenerator[Parts, None]:
         """One slave's activations, or its gradients, both ways."""
         hello = await anext(requests, b"")
         address = self._master.address(decode_boundary(hello))
@@ -151,10 +157,10 @@ class Servicer:
         background(self._relay(requests, address, mailbox), self._tasks)
         try:
             # Said back, it tells that the mailbox is there: what is answered from now on will arrive.
-            yield hello
+            yield (hello,)
             while (message := await mailbox.get()) is not None:
                 self._master.counters.add(bytes_sent=len(message))
-                yield message
+                yield (message,)
             if mailbox.refusal is not None:
                 raise mailbox.refusal
         finally:
@@ -171,7 +177,7 @@ class Servicer:
                 self._master.counters.add(bytes_sent=len(reply.data))
                 yield reply
 
-    async def _relay(self, requests: AsyncIterator[bytes], address: Address, mailbox: Mailbox) -> None:
+    async def _relay(self, requests: AsyncIterator[m.Buffer], address: Address, mailbox: Mailbox) -> None:
         """Pass on what a stream brings, until it ends, is closed or breaks a rule."""
         try:
             async for encoded in requests:

@@ -27,19 +27,20 @@ class Endpoint:
     Attributes:
         address: where the neighbours reach this slave; empty where it does not listen.
         server: what it listens with; None where it does not.
+        loop: runs on the thread.
     """
 
     def __init__(self, master: str) -> None:
         self.master = master
         self.address = ""
         self.server: BoundaryServer | None = None
-        self._loop = asyncio.new_event_loop()
+        self.loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="network", daemon=True)
         self._thread.start()
 
     def _run(self) -> None:
         give_way()
-        self._loop.run_forever()
+        self.loop.run_forever()
 
     def __enter__(self) -> Self:
         return self
@@ -65,30 +66,28 @@ class Endpoint:
         listen = listen or f"{interface_to(self.master)}:0"
         check_listen(listen, insecure)
         self.address = advertised(listen, advertise, self.master)
-        taken = self.call(self._started(listen, streams))
+        server = BoundaryServer(streams, self.loop)
+        taken = server.start(listen)
+        self.server = server
         host, port = split_address(self.address)
-        self.address = f"{host}:{port or split_address(taken)[1]}"
-
-    async def _started(self, listen: str, streams: int) -> str:
-        self.server = BoundaryServer(streams)
-        return await self.server.start(listen)
+        self.address = f"{host}:{port or taken}"
 
     def call(self, coroutine: Coroutine[Any, Any, Result]) -> Result:
         """Run something on the loop; waits for it."""
-        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
+        return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result()
 
     def post(self, work: Callable[..., object], *arguments: object) -> None:
         """Have the loop call something soon."""
-        self._loop.call_soon_threadsafe(work, *arguments)
+        self.loop.call_soon_threadsafe(work, *arguments)
 
     def close(self) -> None:
         """End the server and the thread."""
         if self.server is not None:
-            self.call(self.server.stop())
+            self.server.stop()
         self.call(_ended())
-        self.post(self._loop.stop)
+        self.post(self.loop.stop)
         self._thread.join()
-        self._loop.close()
+        self.loop.close()
 
 
 async def _ended() -> None:

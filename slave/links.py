@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Protocol
 
-import grpc
 import torch
 
 from common import narrow
+from common.bulk import streams
+from common.bulk.streams import Parts, Stream
 from common.errors import LayerwiseError, MalformedError, UnreachableError
 from common.messages import RISING, BoundaryKind, BoundaryMessage
-from common.rpc import async_stream, error_of
 from common.table import BOUNDARY_ITEMSIZES, Table, lay_out
 from common.wire.methods import EXCHANGE
 from common.wire.payloads import decode_boundary, encode_boundary
@@ -62,7 +63,7 @@ class Boundary:
 class Links(Protocol):
     """The messages of one lease, to and from the neighbouring layers: a profile."""
 
-    def send(self, message: Message, encoded: bytes) -> None:
+    def send(self, message: Message, encoded: Parts) -> None:
         """Hand a message over, and its encoding; on the event loop's thread.
 
         One to a neighbour that is not there is dropped: the trainer is told when it is.
@@ -112,11 +113,15 @@ class Patience:
         return seconds
 
 
+# Gradients first: answers must find their way before anything asks for them.
+_STREAMS = (BoundaryKind.GRADIENTS, BoundaryKind.ACTIVATIONS)
+
+
 class LightLinks:
     """Messages of one lease, through the master.
 
     Args:
-        channels: the channels to the master for activations and for gradients.
+        locate: says where the master takes streams: host and port.
         incarnation: of the lease.
         inbox: takes each `Message` that arrives, and `Reopened`.
         patience: for a master that is away.
@@ -125,20 +130,20 @@ class LightLinks:
 
     def __init__(
         self,
-        channels: dict[BoundaryKind, Any],
+        locate: Callable[[], Awaitable[tuple[str, int]]],
         incarnation: int,
         inbox: Inbox,
         patience: Patience,
         slots: int | None = None,
     ) -> None:
-        self._channels = channels
+        self._locate = locate
         self._incarnation = incarnation
         self._inbox = inbox
         self._patience = patience
-        self._outgoing = {kind: Outgoing(slots) for kind in channels}
-        self._arrivals = {kind: Arrivals(inbox, slots) for kind in channels}
+        self._outgoing = {kind: Outgoing(slots) for kind in _STREAMS}
+        self._arrivals = {kind: Arrivals(inbox, slots) for kind in _STREAMS}
 
-    def send(self, message: Message, encoded: bytes) -> None:
+    def send(self, message: Message, encoded: Parts) -> None:
         """Hand a message over, and its encoding; on the event loop's thread."""
         stream = BoundaryKind.ACTIVATIONS if message.kind in RISING else BoundaryKind.GRADIENTS
         self._outgoing[stream].put(message, encoded)
@@ -152,50 +157,64 @@ class LightLinks:
         while True:
             error: LayerwiseError = UnreachableError("the master closed the streams")
             try:
-                await self._exchange()
-            except grpc.RpcError as failure:
-                error = error_of(failure, EXCHANGE)
-            except asyncio.InvalidStateError:  # a write to a stream that the master has closed
-                pass
+                async with AsyncExitStack() as open_streams:
+                    await self._exchange(open_streams)
+            except LayerwiseError as failure:
+                error = failure
             await self._patience.wait(error)
 
-    async def _exchange(self) -> None:
-        """Open the streams, gradients first: answers must find their way before anything asks for them."""
+    async def _exchange(self, open_streams: AsyncExitStack) -> None:
+        """Open the streams, each over a connection of its own, and use them until one ends."""
         for outgoing in self._outgoing.values():
             outgoing.clear()
-        kinds = (BoundaryKind.GRADIENTS, BoundaryKind.ACTIVATIONS)
-        calls = {kind: async_stream(self._channels[kind], EXCHANGE) for kind in kinds}
-        tasks: list[asyncio.Task[None]] = []
-        try:
-            for kind, call in calls.items():
-                hello = BoundaryMessage(kind, 0, incarnation=self._incarnation)
-                await call.write(encode_boundary(hello))
-                if await call.read() is grpc.aio.EOF:
-                    return
-            self._patience.reset()
-            self._inbox.put(Reopened())
-            for kind, call in calls.items():
-                tasks.append(asyncio.ensure_future(self._receive(call, self._arrivals[kind])))
-                tasks.append(asyncio.ensure_future(transmit(call, self._outgoing[kind])))
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            for task in tasks:
-                if task.done():
-                    task.result()
-        finally:
-            for task in tasks:
-                task.cancel()
-            for call in calls.values():
-                call.cancel()
+        host, port = await self._locate()
+        calls = {}
+        for kind in _STREAMS:
+            call = await open_streams.enter_async_context(streams.opened(host, port, EXCHANGE))
+            hello = BoundaryMessage(kind, 0, incarnation=self._incarnation)
+            await call.write(encode_boundary(hello))
+            if await call.read() is None:
+                return
+            calls[kind] = call
+        self._patience.reset()
+        self._inbox.put(Reopened())
+        await until_one_ends(
+            *(self._receive(call, self._arrivals[kind]) for kind, call in calls.items()),
+            *(transmit(call, self._outgoing[kind]) for kind, call in calls.items()),
+        )
 
-    async def _receive(self, call: Any, arrivals: Arrivals) -> None:
-        while (encoded := await call.read()) is not grpc.aio.EOF:
+    async def _receive(self, call: Stream, arrivals: Arrivals) -> None:
+        while (encoded := await call.read()) is not None:
             arrivals.put(from_wire(decode_boundary(encoded)))
 
 
-async def transmit(call: Any, outgoing: Outgoing) -> None:
+async def transmit(call: Stream, outgoing: Outgoing) -> None:
     """Write what waits to a stream, until it is closed."""
     while (encoded := await outgoing.get()) is not None:
-        await call.write(encoded)
+        await call.write(*encoded)
+
+
+async def until_one_ends(*work: Coroutine[Any, Any, None]) -> None:
+    """Run coroutines side by side until one ends, and cancel the others.
+
+    Raises:
+        Exception: what the first of those that have ended raised.
+    """
+    tasks = [asyncio.ensure_future(each) for each in work]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in tasks:
+            if task.done():
+                task.result()
+    finally:
+        await cancelled(tasks)
+
+
+async def cancelled(tasks: Sequence[asyncio.Task[Any]]) -> None:
+    """Cancel tasks and wait for their end."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 # Of a message's tensors; one that travels with a scale has it beside it, under its name and this.

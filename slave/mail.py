@@ -6,6 +6,7 @@ import asyncio
 import queue
 import threading
 
+from common.bulk.streams import Parts
 from common.messages import BoundaryKind
 from common.slots import Slots
 from slave.decoupling import Message
@@ -27,12 +28,12 @@ class Outgoing:
     """
 
     def __init__(self, slots: int | None, capacity: int | None = None) -> None:
-        self._waiting: Slots[bytes] = Slots(slots)
+        self._waiting: Slots[Parts] = Slots(slots)
         self._capacity = capacity
         self._some = asyncio.Event()
         self._closed = False
 
-    def put(self, message: Message, encoded: bytes) -> bool:
+    def put(self, message: Message, encoded: Parts) -> bool:
         """Add one; False if so many wait that whoever reads them does not keep up."""
         if self._capacity is not None and len(self._waiting) >= self._capacity:
             return False
@@ -49,7 +50,7 @@ class Outgoing:
         self._closed = True
         self._some.set()
 
-    async def get(self) -> bytes | None:
+    async def get(self) -> Parts | None:
         """The oldest one, as soon as there is one; None once closed."""
         while not self._closed and not len(self._waiting):
             self._some.clear()

@@ -10,10 +10,11 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from common import rpc
+from common.bulk.client import LOCATE_SECONDS
 from common.errors import LayerwiseError, RefusedError
 from common.lifecycle import give_way
 from common.messages import (
-    BoundaryKind,
+    DescribeRequest,
     Header,
     JoinReply,
     LeaveRequest,
@@ -22,8 +23,8 @@ from common.messages import (
     Telemetry,
 )
 from common.replica import Push
-from common.wire.methods import LEAVE
-from common.wire.payloads import encode_boundary
+from common.wire.methods import DESCRIBE, LEAVE
+from common.wire.payloads import boundary_parts
 from slave.asking import Asking
 from slave.client import Heart
 from slave.decoupling import Message
@@ -105,10 +106,13 @@ class Network:
         server = self._endpoint.server
         if server is not None:
             return BasicLinks(self._lease, self._boundary, server, self._heart.neighbours, self.inbox)
-        streams = (BoundaryKind.ACTIVATIONS, BoundaryKind.GRADIENTS)
-        channels = {stream: self._channel() for stream in streams}
         slots = self._boundary.slots
-        return LightLinks(channels, self._lease.incarnation, self.inbox, self._wait(), slots)
+        return LightLinks(self._located, self._lease.incarnation, self.inbox, self._wait(), slots)
+
+    async def _located(self) -> tuple[str, int]:
+        """Where the master takes what is large; another one at the same address takes it elsewhere."""
+        described = await rpc.async_call(self._control, DESCRIBE, DescribeRequest(), LOCATE_SECONDS)
+        return rpc.split_address(self._endpoint.master)[0], described.bulk_port
 
     def _channel(self) -> Any:
         channel = rpc.async_channel(self._endpoint.master)
@@ -174,8 +178,8 @@ class Network:
         if isinstance(said, SynthesisMessage):
             self._endpoint.post(self._asking.send, said)
         else:
-            encoded = encode_boundary(to_wire(said, self._boundary.wire))
-            self._meter.sent_bytes += len(encoded)
+            encoded = boundary_parts(to_wire(said, self._boundary.wire))
+            self._meter.sent_bytes += sum(len(part) for part in encoded)
             self._endpoint.post(self._links.send, said, encoded)
 
     def pull(self, shard: str) -> tuple[Header, memoryview]:

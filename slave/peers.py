@@ -11,18 +11,18 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
 from typing import Any
 
-import grpc
-
+from common.bulk import streams
+from common.bulk.streams import Parts, Stream
 from common.errors import FencedError, LayerwiseError, MalformedError, RefusedError, UnreachableError
-from common.messages import FALLING, RISING, BoundaryKind, BoundaryMessage, JoinReply, Peer
-from common.rpc import async_channel, async_stream, error_of
+from common.messages import FALLING, RISING, BoundaryKind, BoundaryMessage, Buffer, JoinReply, Peer
+from common.rpc import split_address
 from common.wire.methods import EXCHANGE
-from common.wire.payloads import decode_boundary, encode_boundary
+from common.wire.payloads import boundary_parts, decode_boundary, encode_boundary
 from slave.decoupling import Message
-from slave.links import Boundary, from_wire, transmit
+from slave.links import Boundary, cancelled, from_wire, transmit, until_one_ends
 from slave.mail import Arrivals, Inbox, Outgoing
 from slave.neighbours import Neighbours, Seat
 from slave.servicer import BoundaryServer
@@ -44,7 +44,7 @@ class Pair:
         self.outgoing = Outgoing(boundary.slots, boundary.capacity)
         self._arrivals = Arrivals(inbox, boundary.slots, boundary.capacity)
 
-    def send(self, message: Message, encoded: bytes) -> None:
+    def send(self, message: Message, encoded: Parts) -> None:
         """Have a message wait; of a neighbour that does not keep up the stream is closed, as by the relay."""
         if not self.outgoing.put(message, encoded):
             self.close(UnreachableError("too much waits to be sent; open the stream anew"))
@@ -90,7 +90,7 @@ class BasicLinks:
         # What each seat above last refused us with: it is said once.
         self._refusals: dict[Seat, str] = {}
 
-    def send(self, message: Message, encoded: bytes) -> None:
+    def send(self, message: Message, encoded: Parts) -> None:
         """Hand a message over, and its encoding; on the event loop's thread."""
         pair = self._pairs.get((message.layer, message.replica))
         if pair is not None:
@@ -109,7 +109,7 @@ class BasicLinks:
             await asyncio.gather(*tasks)
         finally:
             self._server.links = None
-            await _cancelled(tasks)
+            await cancelled(tasks)
             for pair in self._pairs.values():
                 pair.close(UnreachableError("the lease has ended"))
 
@@ -139,7 +139,7 @@ class BasicLinks:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             return done.pop().result()
         finally:
-            await _cancelled(tasks)
+            await cancelled(tasks)
 
     async def _replaced(self, peer: Peer) -> bool:
         while self._neighbours.at((peer.layer, peer.replica)) in (peer, None):
@@ -148,20 +148,15 @@ class BasicLinks:
 
     async def _exchange(self, peer: Peer) -> bool:
         """One stream to a neighbour, until it breaks; whether it opened."""
-        channel = async_channel(peer.address)
         opened = False
         try:
-            call = async_stream(channel, EXCHANGE)
-            await call.write(encode_boundary(self._hello(peer)))
-            if await call.read() is not grpc.aio.EOF:
-                opened = True
-                await self._opened(peer, call)
-        except grpc.RpcError as failure:
-            self._failed(peer, error_of(failure, EXCHANGE), opened)
-        except asyncio.InvalidStateError:  # a write to a stream that the neighbour has closed
-            pass
-        finally:
-            await channel.close()
+            async with streams.opened(*split_address(peer.address), EXCHANGE) as call:
+                await call.write(encode_boundary(self._hello(peer)))
+                if await call.read() is not None:
+                    opened = True
+                    await self._opened(peer, call)
+        except LayerwiseError as error:
+            self._failed(peer, error, opened)
         return opened
 
     def _hello(self, peer: Peer) -> BoundaryMessage:
@@ -175,24 +170,17 @@ class BasicLinks:
             run=lease.run,
         )
 
-    async def _opened(self, peer: Peer, call: Any) -> None:
+    async def _opened(self, peer: Peer, call: Stream) -> None:
         pair = self._pairs[peer.layer, peer.replica] = Pair(peer, self._boundary, self._inbox)
         self._neighbours.meet(pair.seat)
         self._inbox.put(Message(BoundaryKind.PEER, peer.layer, 0, sender=peer.replica))
-        tasks = [
-            asyncio.ensure_future(self._receive(pair, call)),
-            asyncio.ensure_future(transmit(call, pair.outgoing)),
-        ]
         try:
-            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            done.pop().result()
+            await until_one_ends(self._receive(pair, call), transmit(call, pair.outgoing))
         finally:
-            call.cancel()
-            await _cancelled(tasks)
             self._forget(pair)
 
-    async def _receive(self, pair: Pair, call: Any) -> None:
-        while (encoded := await call.read()) is not grpc.aio.EOF:
+    async def _receive(self, pair: Pair, call: Stream) -> None:
+        while (encoded := await call.read()) is not None:
             message = from_wire(decode_boundary(encoded))
             self._check(message, pair, FALLING)
             pair.receive(message)
@@ -212,7 +200,9 @@ class BasicLinks:
 
     # --- downwards: streams that the layer below opens
 
-    async def accepted(self, hello: BoundaryMessage, requests: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    async def accepted(
+        self, hello: BoundaryMessage, requests: AsyncIterator[Buffer]
+    ) -> AsyncGenerator[Parts, None]:
         """The answers on a stream that a slave below has opened: its hello, then what is sent to it.
 
         Raises:
@@ -223,7 +213,7 @@ class BasicLinks:
         pair = self._admitted(hello)
         reading = asyncio.ensure_future(self._read(pair, requests))
         try:
-            yield encode_boundary(hello)
+            yield boundary_parts(hello)
             while (encoded := await pair.outgoing.get()) is not None:
                 yield encoded
             if pair.error is not None:
@@ -253,7 +243,7 @@ class BasicLinks:
         pair = self._pairs[seat] = Pair(Peer(*seat, hello.incarnation), self._boundary, self._inbox)
         return pair
 
-    async def _read(self, pair: Pair, requests: AsyncIterator[bytes]) -> None:
+    async def _read(self, pair: Pair, requests: AsyncIterator[Buffer]) -> None:
         """Take what a stream brings, until it ends, is closed or breaks a rule."""
         error: LayerwiseError = UnreachableError("the stream has ended")
         try:
@@ -299,10 +289,3 @@ class BasicLinks:
 
 def _fenced(incarnation: int, newest: int) -> FencedError:
     return FencedError(f"incarnation {incarnation} is fenced: its seat is incarnation {newest}'s")
-
-
-async def _cancelled(tasks: list[asyncio.Task[Any]]) -> None:
-    """Cancel tasks and wait for their end."""
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)

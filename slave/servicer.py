@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 from typing import Protocol
 
+from common.bulk.server import Server
+from common.bulk.streams import Parts
 from common.errors import LayerwiseError, MalformedError, StalledError, UnreachableError
-from common.messages import BoundaryKind, BoundaryMessage
-from common.rpc import Server
+from common.messages import BoundaryKind, BoundaryMessage, Buffer
+from common.rpc import split_address
 from common.wire.methods import EXCHANGE
 from common.wire.payloads import decode_boundary
 
@@ -23,7 +26,9 @@ HELLO_SECONDS = 10.0
 class Accepting(Protocol):
     """What takes the streams that are opened: the links of a lease."""
 
-    def accepted(self, hello: BoundaryMessage, requests: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    def accepted(
+        self, hello: BoundaryMessage, requests: AsyncIterator[Buffer]
+    ) -> AsyncGenerator[Parts, None]:
         """The answers on a stream that has said whose it is."""
 
 
@@ -32,6 +37,7 @@ class BoundaryServer:
 
     Args:
         streams: so many may be open at a time.
+        loop: that they are served on; it must outlive this server.
         hello_seconds: for the first message of each.
 
     Attributes:
@@ -39,27 +45,29 @@ class BoundaryServer:
         refused: streams that were refused or ended with an error, by the error's name.
     """
 
-    def __init__(self, streams: int, hello_seconds: float = HELLO_SECONDS) -> None:
+    def __init__(
+        self, streams: int, loop: asyncio.AbstractEventLoop, hello_seconds: float = HELLO_SECONDS
+    ) -> None:
         self.links: Accepting | None = None
         self.refused: Counter[str] = Counter()
         self._hello_seconds = hello_seconds
         self._last_refusal = ""
         self._server = Server(self._count, streams)
-        self._server.add(EXCHANGE, self.exchange)
+        self._server.add_open(EXCHANGE, self.exchange, loop)
 
-    async def start(self, listen: str) -> str:
-        """Listen; the address with the port that was taken.
+    def start(self, listen: str) -> int:
+        """Listen; the port that was taken.
 
         Raises:
             RefusedError: the address cannot be listened on.
         """
-        return await self._server.start(listen)
+        return self._server.start(*split_address(listen), option="--listen")
 
-    async def stop(self) -> None:
-        """End every stream and the server."""
-        await self._server.stop(0)
+    def stop(self) -> None:
+        """End every stream and the server; on another thread than the loop's."""
+        self._server.stop()
 
-    async def exchange(self, requests: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    async def exchange(self, requests: AsyncIterator[Buffer]) -> AsyncGenerator[Parts, None]:
         """One neighbour's activations up, and the gradients down."""
         try:
             async with asyncio.timeout(self._hello_seconds):
@@ -70,8 +78,9 @@ class BoundaryServer:
             raise MalformedError(f"a stream to a slave begins with PAIR, not {hello.kind.name}")
         if self.links is None:
             raise UnreachableError("this slave trains no layer at present; try again")
-        async for encoded in self.links.accepted(hello, requests):
-            yield encoded
+        async with aclosing(self.links.accepted(hello, requests)) as answers:
+            async for encoded in answers:
+                yield encoded
 
     def _count(self, error: LayerwiseError) -> None:
         self.refused[type(error).__name__] += 1

@@ -12,7 +12,7 @@ import numpy as np
 
 from common import rpc
 from common.assembly import Assembly
-from common.bulk.messages import CONTENT_TYPE, Messages, error_of, prepare
+from common.bulk.messages import Messages, call_headers, error_of, prepare
 from common.errors import LayerwiseError, RunFailedError, UnreachableError
 from common.http2.connection import Connection
 from common.http2.frames import Headers, ResetError
@@ -22,8 +22,6 @@ from common.wire.payloads import decode_frame
 
 LOCATE_SECONDS = 5.0
 CONNECT_SECONDS = 10.0
-_HEADERS = [(":method", "POST"), (":scheme", "http"), (":authority", "layerwise")]
-_FURTHER_HEADERS = [("te", "trailers"), ("content-type", CONTENT_TYPE)]
 
 
 def locate(master: str) -> tuple[str, int]:
@@ -61,7 +59,7 @@ class Channel:
         connection = self._connection or self._connect()
         connection.pipe.set_deadline(time.monotonic() + CONNECT_SECONDS)
         try:
-            connection.request([*_HEADERS, (":path", method.path), *_FURTHER_HEADERS])
+            connection.request(call_headers(method))
         except LayerwiseError:
             self.drop()
             raise

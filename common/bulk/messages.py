@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import socket
 import struct
+from collections.abc import Iterable
+from typing import Any
 from urllib.parse import quote, unquote
 
 import grpc
@@ -14,17 +16,27 @@ from common.errors import LayerwiseError, MalformedError, TooLargeError
 from common.http2.connection import Connection
 from common.http2.frames import Headers
 from common.messages import Buffer
+from common.wire.methods import Method
 from common.wire.payloads import PIECE_HEAD_BYTES, decode_frame, piece_head
 
-# A chunk and its header fit well; larger messages are for the gRPC port.
+# Of a shard: a chunk and its header fit well.
 LARGEST_MESSAGE_BYTES = 4 << 20
+# What comes before a message: whether it is compressed, and its length.
+PREFIX_BYTES = 5
 CONTENT_TYPE = "application/grpc"
 # After so much silence a peer is asked whether it is still there, and given up when it does not answer.
 _SILENT_SECONDS = 10
 _GONE_MILLISECONDS = 20_000
 _LONGEST_TEXT = 2000
+_FIRST_HEADERS = [(":method", "POST"), (":scheme", "http"), (":authority", "layerwise")]
+_FURTHER_HEADERS = [("te", "trailers"), ("content-type", CONTENT_TYPE)]
 _NUMBERS = {code.name: str(code.value[0]) for code in grpc.StatusCode}
 _NAMES = {number: name for name, number in _NUMBERS.items()}
+
+
+def call_headers(method: Method[Any, Any]) -> Headers:
+    """What a call begins with."""
+    return [*_FIRST_HEADERS, (":path", method.path), *_FURTHER_HEADERS]
 
 
 def status_headers(status: str, text: str = "") -> Headers:
@@ -57,6 +69,26 @@ def prepare(stream: socket.socket) -> socket.socket:
     return stream
 
 
+def prefix(parts: Iterable[Buffer]) -> bytes:
+    """What comes before a message in parts."""
+    return struct.pack(">BL", 0, sum(memoryview(part).nbytes for part in parts))
+
+
+def message_length(prefix: Buffer, most: int) -> int:
+    """Of the message that comes after this.
+
+    Raises:
+        MalformedError: no message can begin like this.
+        TooLargeError: none may be of that size.
+    """
+    compressed, length = struct.unpack(">BL", prefix)
+    if compressed:
+        raise MalformedError("a message is compressed, which none may be")
+    if length > most:
+        raise TooLargeError(f"a message has {length} bytes; at most {most}")
+    return int(length)
+
+
 class Messages:
     """A call's messages, in and out, at either end."""
 
@@ -65,8 +97,7 @@ class Messages:
 
     def send(self, *parts: Buffer, last: bool = False) -> None:
         """A message, in parts, from where they lie."""
-        nbytes = sum(memoryview(part).nbytes for part in parts)
-        self.connection.send(struct.pack(">BL", 0, nbytes), *parts, last=last)
+        self.connection.send(prefix(parts), *parts, last=last)
 
     def read(self) -> bytearray | None:
         """The next message; None at their end."""
@@ -82,12 +113,7 @@ class Messages:
         """
         if not self.connection.more():
             return None
-        compressed, length = struct.unpack(">BL", self.part(5))
-        if compressed:
-            raise MalformedError("a message is compressed, which none may be")
-        if length > LARGEST_MESSAGE_BYTES:
-            raise TooLargeError(f"a message has {length} bytes; at most {LARGEST_MESSAGE_BYTES}")
-        return int(length)
+        return message_length(self.part(PREFIX_BYTES), LARGEST_MESSAGE_BYTES)
 
     def part(self, nbytes: int) -> bytearray:
         """So much of the message that is being read."""

@@ -1,23 +1,29 @@
-"""The answering end: a thread for each connection, which answers one call after the other."""
+"""The answering end: a thread for each connection, which answers one call after the other.
+
+Calls that stay open are an event loop's: the thread hands its connection over, and waits for their end.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import socket
 import threading
 from collections.abc import Callable
 from typing import Any
 
+from common.bulk import streams
 from common.bulk.messages import CONTENT_TYPE, Messages, prepare, status_headers
-from common.errors import LayerwiseError, RefusedError, StalledError
+from common.errors import LayerwiseError, StalledError
 from common.http2.connection import Connection
 from common.http2.frames import BrokenError, Code, Headers, ProtocolError, ResetError
+from common.rpc import cannot_listen
 from common.wire.methods import Method
 
 log = logging.getLogger("layerwise.bulk")
 
-# Two of every slave, and some readers.
-MOST_CONNECTIONS = 1024
+# Four of every slave, and some readers.
+MOST_CONNECTIONS = 2048
 
 # Reads a call's requests and sends its answers.
 Handler = Callable[[Messages], None]
@@ -30,10 +36,21 @@ class UnknownMethodError(LayerwiseError):
 
 
 class Server:
-    """Serves methods from threads of its own."""
+    """Serves methods from threads of its own.
 
-    def __init__(self, on_error: Callable[[LayerwiseError], None] = lambda _: None) -> None:
+    Args:
+        on_error: told of each call that an error ends.
+        most: so many connections may be open at a time; a further one is closed.
+    """
+
+    def __init__(
+        self,
+        on_error: Callable[[LayerwiseError], None] = lambda _: None,
+        most: int = MOST_CONNECTIONS,
+    ) -> None:
         self._handlers: dict[str, Handler] = {}
+        self._open: dict[str, tuple[streams.Handler, asyncio.AbstractEventLoop]] = {}
+        self._most = most
         self._on_error = on_error
         self._listening: socket.socket | None = None
         self._threads: dict[Connection, threading.Thread] = {}
@@ -44,8 +61,19 @@ class Server:
         """Serve a method."""
         self._handlers[method.path] = handler
 
-    def start(self, host: str, port: int) -> int:
+    def add_open(
+        self, method: Method[Any, Any], handler: streams.Handler, loop: asyncio.AbstractEventLoop
+    ) -> None:
+        """Serve a method whose calls stay open, on an event loop, which must outlive this server."""
+        self._open[method.path] = handler, loop
+
+    def start(self, host: str, port: int, option: str = "--bulk-port") -> int:
         """Listen; returns the port that was taken (0 takes a free one).
+
+        Args:
+            host: an address of this machine.
+            port: of it.
+            option: of the command line, by which another port is chosen.
 
         Raises:
             RefusedError: it cannot be listened on.
@@ -54,22 +82,20 @@ class Server:
         family = socket.AF_INET6 if ":" in bare else socket.AF_INET
         try:
             self._listening = socket.create_server((bare, port), family=family, backlog=128)
-        except OSError as error:
-            raise RefusedError(
-                f"{host}:{port}: cannot be listened on for shards ({error.strerror or error}); "
-                "name a free port by --bulk-port, or none to have one chosen"
-            ) from None
+        except OSError:
+            raise cannot_listen(option, host, port) from None
         self._accepting.start()
         return int(self._listening.getsockname()[1])
 
     def stop(self) -> None:
         """End every call and connection."""
-        if self._listening is None:
+        listening, self._listening = self._listening, None
+        if listening is None:
             return
         # Closing alone would not wake the thread that accepts.
-        self._listening.shutdown(socket.SHUT_RDWR)
+        listening.shutdown(socket.SHUT_RDWR)
         self._accepting.join()
-        self._listening.close()
+        listening.close()
         with self._lock:
             threads = dict(self._threads)
         for connection in threads:
@@ -78,16 +104,17 @@ class Server:
             thread.join()
 
     def _accept(self) -> None:
-        assert self._listening is not None
+        listening = self._listening
+        assert listening is not None
         while True:
             try:
-                stream, _ = self._listening.accept()
+                stream, _ = listening.accept()
             except OSError:
                 return
             connection = Connection(prepare(stream), serves=True)
             thread = threading.Thread(target=self._serve, args=(connection,), name="bulk", daemon=True)
             with self._lock:
-                taken = len(self._threads) < MOST_CONNECTIONS
+                taken = len(self._threads) < self._most
                 if taken:
                     self._threads[connection] = thread
             if taken:
@@ -99,6 +126,10 @@ class Server:
         try:
             connection.open()
             while (headers := connection.accept()) is not None:
+                if (served := self._open.get(dict(headers).get(":path", ""))) and _is_grpc(headers):
+                    handler, loop = served
+                    asyncio.run_coroutine_threadsafe(self._answer_open(connection, handler), loop).result()
+                    return
                 self._answer(connection, headers)
                 connection.pipe.set_deadline(None)
         except ProtocolError as error:
@@ -113,15 +144,17 @@ class Server:
             with self._lock:
                 self._threads.pop(connection, None)
 
+    async def _answer_open(self, connection: Connection, handler: streams.Handler) -> None:
+        await streams.answer(connection.handed_over(), handler, self._on_error)
+
     def _answer(self, connection: Connection, headers: Headers) -> None:
-        asked = dict(headers)
-        if not asked.get("content-type", "").startswith(CONTENT_TYPE):
+        if not _is_grpc(headers):
             connection.send_headers([(":status", "415")], last=True)
             return
         connection.send_headers([(":status", "200"), ("content-type", CONTENT_TYPE)])
         try:
-            if (handler := self._handlers.get(asked.get(":path", ""))) is None:
-                raise UnknownMethodError("this port serves Parameters alone; the gRPC port serves the rest")
+            if (handler := self._handlers.get(dict(headers).get(":path", ""))) is None:
+                raise UnknownMethodError(f"this port serves {self._served()} alone; the gRPC port the rest")
             handler(Messages(connection))
         except ResetError:
             return
@@ -136,3 +169,11 @@ class Server:
                 raise BrokenError(str(error)) from None
         else:
             connection.send_headers(status_headers("OK"), last=True)
+
+    def _served(self) -> str:
+        services = {path.split("/")[1].rpartition(".")[2] for path in (*self._handlers, *self._open)}
+        return " and ".join(sorted(services))
+
+
+def _is_grpc(headers: Headers) -> bool:
+    return dict(headers).get("content-type", "").startswith(CONTENT_TYPE)

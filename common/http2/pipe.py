@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import select
 import socket
 import struct
@@ -17,10 +18,17 @@ from common.messages import Buffer
 READ_AHEAD_BYTES = 16 << 10
 # Who takes nothing of what is written for so long is gone.
 WRITE_SECONDS = 30.0
+# On an event loop, of so much at a time.
+WRITE_BYTES = 1 << 20
+# On an event loop, the kernel is to hold back no more than this.
+MOST_HELD_BYTES = 1 << 20
+
+_TAKES_NOTHING = "a peer does not take what it asked for"
+_CLOSED = "the peer closed the connection"
 
 
 class Pipe:
-    """A connected socket.
+    """A connected socket of a thread: its coroutines block, and never suspend.
 
     Raises (every method):
         BrokenError: the connection is gone.
@@ -44,7 +52,7 @@ class Pipe:
         """Seconds, 0 for any number of them."""
         return 0.0 if self._deadline is None else max(1e-3, self._deadline - time.monotonic())
 
-    def read(self, nbytes: int) -> bytes:
+    async def read(self, nbytes: int) -> bytes:
         """So many bytes, a few.
 
         Raises:
@@ -54,10 +62,10 @@ class Pipe:
             self._start += nbytes
             return bytes(self._ahead[self._start - nbytes : self._start])
         target = bytearray(nbytes)
-        self.into(memoryview(target))
+        await self.into(memoryview(target))
         return bytes(target)
 
-    def into(self, target: memoryview) -> None:
+    async def into(self, target: memoryview) -> None:
         """Fill it.
 
         Raises:
@@ -66,25 +74,26 @@ class Pipe:
         while target.nbytes:
             ahead = self._stop - self._start
             if not ahead and target.nbytes >= READ_AHEAD_BYTES:
-                target = target[self._received(target, socket.MSG_WAITALL) :]
+                target = target[await self._received(target, socket.MSG_WAITALL) :]
                 continue
             if not ahead:
-                self._start, self._stop = 0, self._received(self._ahead, 0)
+                self._stop = await self._received(self._ahead, 0)
+                self._start = 0
             count = min(target.nbytes, self._stop - self._start)
             target[:count] = self._ahead[self._start : self._start + count]
             self._start += count
             target = target[count:]
 
-    def skip(self, nbytes: int) -> None:
+    async def skip(self, nbytes: int) -> None:
         """Read what nobody wants."""
         while nbytes:
-            nbytes -= len(self.read(min(nbytes, READ_AHEAD_BYTES)))
+            nbytes -= len(await self.read(min(nbytes, READ_AHEAD_BYTES)))
 
     def readable(self) -> bool:
         """Whether something has come that was not read."""
         return self._stop > self._start or bool(select.select([self._socket], [], [], 0)[0])
 
-    def _received(self, target: memoryview, flags: int) -> int:
+    async def _received(self, target: memoryview, flags: int) -> int:
         try:
             if self._deadline is not None and time.monotonic() > self._deadline:
                 raise BlockingIOError
@@ -92,32 +101,46 @@ class Pipe:
         except BlockingIOError:
             raise StalledError("a peer stood still within a message; send it again") from None
         except OSError as error:
-            raise BrokenError(f"the connection to a peer broke: {error.strerror or error}") from None
+            raise _broken(error) from None
         if not count:
-            raise BrokenError("the peer closed the connection")
+            raise BrokenError(_CLOSED)
         return count
 
-    def write(self, *parts: Buffer) -> None:
+    async def write(self, *parts: Buffer) -> None:
         """All of them, one behind the other."""
+        self._write(parts)
+
+    def say(self, frame: bytes) -> None:
+        """Have a small frame written, whole, between others; whoever reads does not wait for it."""
+        self._write((frame,))
+
+    def _write(self, parts: Iterable[Buffer]) -> None:
         views = [memoryview(part) for part in parts]
         try:
             while views:
                 _, views = cut(views, self._socket.sendmsg(views))
         except BlockingIOError:
-            raise BrokenError("a peer does not take what it asked for") from None
+            raise BrokenError(_TAKES_NOTHING) from None
         except OSError as error:
-            raise BrokenError(f"the connection to a peer broke: {error.strerror or error}") from None
+            raise _broken(error) from None
 
     def farewell(self, last: bytes) -> None:
         """Say one thing more, if the peer listens."""
         with suppress(OSError, BrokenError):
-            self.write(last)
+            self._write((last,))
             self._socket.shutdown(socket.SHUT_WR)
             self.set_deadline(time.monotonic() + 1.0)
             # What is unread when a socket is closed takes back what was said last.
             for _ in range(64):
                 if not self._socket.recv(1 << 16):
                     break
+
+    def tell(self) -> None:
+        """The peer has said something that a sender may wait for: on a thread, who reads is who sends."""
+
+    def handed_over(self) -> LoopPipe:
+        """The same socket for the running event loop; this one is of no more use."""
+        return LoopPipe(self._socket, self._ahead[self._start : self._stop])
 
     def interrupt(self) -> None:
         """End the connection, from another thread."""
@@ -128,6 +151,138 @@ class Pipe:
         """End the connection."""
         self.interrupt()
         self._socket.close()
+
+
+class LoopPipe(Pipe):
+    """A connected socket of an event loop: one task reads from it, and one writes to it, at a time.
+
+    Args:
+        stream: the socket.
+        ahead: what was read of it before, and nobody has taken.
+    """
+
+    def __init__(self, stream: socket.socket, ahead: Buffer = b"") -> None:
+        super().__init__(stream)
+        stream.setblocking(False)
+        self._loop = asyncio.get_running_loop()
+        self._writing = asyncio.Lock()
+        self._told = asyncio.Event()
+        self._gone = False
+        self._said: list[bytes] = []
+        self._saying: asyncio.Task[None] | None = None
+        self._stop = len(ahead)
+        self._ahead[: self._stop] = ahead
+
+    async def _received(self, target: memoryview, flags: int) -> int:  # noqa: ARG002 - comes as it comes
+        try:
+            if target.nbytes > READ_AHEAD_BYTES:
+                await self._arrived(target.nbytes)
+            count = await self._loop.sock_recv_into(self._socket, target)
+        except OSError as error:
+            self._lost()
+            raise _broken(error) from None
+        if not count:
+            self._lost()
+            raise BrokenError(_CLOSED)
+        return count
+
+    async def _arrived(self, nbytes: int) -> None:
+        """Until so much has come, or as much as the kernel holds back: woken once, not for every packet."""
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, min(nbytes, MOST_HELD_BYTES))
+        arrived = self._loop.create_future()
+        self._loop.add_reader(self._socket, _wake, arrived)
+        try:
+            await arrived
+        finally:
+            self._loop.remove_reader(self._socket)
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
+
+    def _lost(self) -> None:
+        self._gone = True
+        self.tell()
+
+    def tell(self) -> None:
+        """The peer has said something that a sender may wait for, or will say nothing more."""
+        self._told.set()
+
+    async def news(self) -> None:
+        """Until the peer has said something more.
+
+        Raises:
+            BrokenError: the connection is gone, or nothing was said for as long as a writer waits.
+        """
+        if not self._gone:
+            self._told.clear()
+            try:
+                async with asyncio.timeout(WRITE_SECONDS):
+                    await self._told.wait()
+            except TimeoutError:
+                raise BrokenError(_TAKES_NOTHING) from None
+        if self._gone:
+            raise BrokenError(_CLOSED)
+
+    async def write(self, *parts: Buffer) -> None:
+        """All of them, one behind the other."""
+        async with self._writing:
+            await self._say_all()
+            await self._sent(parts)
+
+    def say(self, frame: bytes) -> None:
+        """Have a small frame written, whole, between others; whoever reads does not wait for it."""
+        self._said.append(frame)
+        if self._saying is None or self._saying.done():
+            self._saying = asyncio.ensure_future(self._say())
+
+    async def _say(self) -> None:
+        # Whoever reads notices where the connection is gone.
+        with suppress(BrokenError):
+            async with self._writing:
+                await self._say_all()
+
+    async def _say_all(self) -> None:
+        # Settings are to be acknowledged before anything that makes use of them.
+        while self._said:
+            await self._sent((self._said.pop(0),))
+
+    async def _sent(self, parts: Iterable[Buffer]) -> None:
+        views = [memoryview(part) for part in parts]
+        try:
+            with suppress(BlockingIOError):
+                _, views = cut(views, self._socket.sendmsg(views))
+            for view in views:  # what the kernel did not take at once
+                for start in range(0, view.nbytes, WRITE_BYTES):
+                    async with asyncio.timeout(WRITE_SECONDS):
+                        await self._loop.sock_sendall(self._socket, view[start : start + WRITE_BYTES])
+        except TimeoutError:
+            raise BrokenError(_TAKES_NOTHING) from None
+        except OSError as error:
+            raise _broken(error) from None
+
+    async def ended(self) -> None:
+        """End the connection; nobody may be reading or writing."""
+        if self._saying is not None:
+            self._saying.cancel()
+            await asyncio.wait([self._saying])
+        self.close()
+
+    async def drain(self, seconds: float) -> None:
+        """Say no more, and hear the peer out: what is unread on closing takes back what was said last."""
+        with suppress(OSError, TimeoutError):
+            async with asyncio.timeout(seconds):
+                if self._saying is not None:
+                    await self._saying
+                self._socket.shutdown(socket.SHUT_WR)
+                while await self._loop.sock_recv_into(self._socket, self._ahead):
+                    pass
+
+
+def _wake(waiting: asyncio.Future[None]) -> None:
+    if not waiting.done():
+        waiting.set_result(None)
+
+
+def _broken(error: OSError) -> BrokenError:
+    return BrokenError(f"the connection to a peer broke: {error.strerror or error}")
 
 
 def _timeval(seconds: float) -> bytes:

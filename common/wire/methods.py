@@ -48,6 +48,8 @@ _SYNTHESIS: Codec[m.SynthesisMessage] = Codec(payloads.encode_synthesis, payload
 _FRAME: Codec[m.Frame] = Codec(payloads.encode_frame, payloads.decode_frame)
 # Encoded where it is made and decoded where it is used: a relay passes bytes on as they came.
 _RAW: Codec[bytes] = Codec(lambda encoded: encoded, lambda encoded: encoded)
+# Answers, which come in parts.
+_PARTS: Codec[Any] = Codec(b"".join, lambda encoded: encoded)
 
 
 def _method(service: str, name: str, request: Codec[Request], reply: Codec[Reply]) -> Method[Request, Reply]:
@@ -66,7 +68,7 @@ SNAPSHOTS = _method("Keeper", "Snapshots", _plain(m.SnapshotsRequest), _plain(m.
 ROLLBACK = _method("Keeper", "Rollback", _plain(m.RollbackRequest), _plain(m.RollbackReply))
 PUSH = _method("Parameters", "Push", _FRAME, _plain(m.PushReply))
 PULL = _method("Parameters", "Pull", _plain(m.PullRequest), _FRAME)
-EXCHANGE = _method("Boundary", "Exchange", _RAW, _RAW)
+EXCHANGE = _method("Boundary", "Exchange", _RAW, _PARTS)
 SYNTHESIZE = _method("Synthesis", "Synthesize", _SYNTHESIS, _SYNTHESIS)
 
 METHODS: tuple[Method[Any, Any], ...] = (

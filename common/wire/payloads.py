@@ -147,16 +147,14 @@ class TensorCodec(Generic[Tensors]):
 
     def encode(self, message: Tensors) -> bytes:
         """As bytes; the tensors are copied once."""
-        return b"".join(
-            (
-                codec.encode_plain(message, self._before),
-                _table_field(self._table, message.table),
-                *_payload(self._data, message.data),
-                codec.encode_plain(message, self._after),
-            )
-        )
+        return b"".join(self.parts(message))
 
-    def decode(self, encoded: bytes) -> Tensors:
+    def parts(self, message: Tensors) -> tuple[Buffer, ...]:
+        """As bytes, in parts: the tensors are where they were."""
+        before = codec.encode_plain(message, self._before) + _table_field(self._table, message.table)
+        return before, *_payload(self._data, message.data), codec.encode_plain(message, self._after)
+
+    def decode(self, encoded: Buffer) -> Tensors:
         """A message whose data is a view of the bytes received.
 
         Raises:
@@ -204,6 +202,6 @@ def check_table(table: Table, dtypes: Collection[str] = ITEMSIZES) -> None:
 
 
 _BOUNDARY = TensorCodec(BoundaryMessage, pb.BoundaryMessage, BOUNDARY_ITEMSIZES)
-encode_boundary, decode_boundary = _BOUNDARY.encode, _BOUNDARY.decode
+encode_boundary, boundary_parts, decode_boundary = _BOUNDARY.encode, _BOUNDARY.parts, _BOUNDARY.decode
 _SYNTHESIS = TensorCodec(SynthesisMessage, pb.SynthesisMessage, ITEMSIZES)
 encode_synthesis, decode_synthesis = _SYNTHESIS.encode, _SYNTHESIS.decode

@@ -40,18 +40,20 @@ class Served:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever)
         self._thread.start()
+        self.servicer = Servicer(self.master)
         self.server, self.address = self.do(self._start())
         self.channel = rpc.channel(self.address)
         self.client = Client(self.channel)
         self.bulk = BulkServer(self.master.count)
         Parameters(self.master).register(self.bulk)
+        self.servicer.register_open(self.bulk, self._loop)
         self.master.bulk_port = self.bulk.start("127.0.0.1", 0)
         self.bulk_address = f"127.0.0.1:{self.master.bulk_port}"
         self.bulk_client = Client(self.channel, self.bulk_address)
 
     async def _start(self, address: str = "127.0.0.1:0") -> tuple[Server, str]:
         server = Server(self.master.count)
-        Servicer(self.master).register(server)
+        self.servicer.register(server)
         return server, await server.start(address)
 
     def start_another(self) -> None:
@@ -130,8 +132,8 @@ class Client:
 
     Args:
         channel: to the gRPC port.
-        bulk: address of the port that serves Parameters alone, and one call on each connection; None to have
-            Parameters from the gRPC port.
+        bulk: address of the port for what is large, with one call on each connection; None to have Parameters
+            and Boundary from the gRPC port.
     """
 
     def __init__(self, channel: grpc.Channel, bulk: str | None = None) -> None:
@@ -144,7 +146,7 @@ class Client:
         for channel in self._opened:
             channel.close()
 
-    def _parameters(self) -> grpc.Channel:
+    def _large(self) -> grpc.Channel:
         if self._bulk is None:
             return self._channel
         self._opened.append(rpc.channel(self._bulk))
@@ -159,13 +161,13 @@ class Client:
         return Stream(self._push())
 
     def _push(self) -> Any:
-        return self._parameters().stream_stream(
+        return self._large().stream_stream(
             "/layerwise.v1.Parameters/Push", _bytes_of, pb.PushReply.FromString
         )
 
     def pull(self, shard: str, incarnation: int = 0) -> Iterator[Any]:
         """The frames of a shard."""
-        bound = self._parameters().unary_stream(
+        bound = self._large().unary_stream(
             "/layerwise.v1.Parameters/Pull", pb.PullRequest.SerializeToString, pb.Frame.FromString
         )
         frames: Iterator[Any] = bound(pb.PullRequest(shard=shard, incarnation=incarnation), timeout=DEADLINE)
@@ -173,13 +175,13 @@ class Client:
 
     def bulk_unary(self, path: str, request: bytes) -> bytes:
         """Bytes to a unary method at the port for shards."""
-        answer: bytes = self._parameters().unary_unary(path)(request, timeout=DEADLINE)
+        answer: bytes = self._large().unary_unary(path)(request, timeout=DEADLINE)
         return answer
 
     def exchange(self) -> Stream:
         """A stream of boundary messages, not yet introduced."""
         return Stream(
-            self._channel.stream_stream(
+            self._large().stream_stream(
                 "/layerwise.v1.Boundary/Exchange", _bytes_of, pb.BoundaryMessage.FromString
             )
         )

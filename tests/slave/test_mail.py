@@ -7,6 +7,7 @@ import queue
 
 import pytest
 
+from common.bulk.streams import Parts
 from common.messages import BoundaryKind
 from slave.decoupling import Message
 from slave.mail import Arrivals, Inbox, Outgoing
@@ -58,22 +59,22 @@ def test_who_does_not_keep_up_is_told_so_and_what_waits_is_bounded() -> None:
 
 
 def test_what_is_to_be_sent_waits_until_the_stream_is_closed() -> None:
-    async def use() -> list[bytes | None]:
+    async def use() -> list[Parts | None]:
         outgoing = Outgoing(2, capacity=10)
         getting = asyncio.ensure_future(outgoing.get())
         await asyncio.sleep(0)
         for batch in range(5):
-            outgoing.put(activation(batch), bytes([batch]))
+            outgoing.put(activation(batch), (bytes([batch]),))
         found = [await getting, await outgoing.get()]
-        outgoing.put(Message(BoundaryKind.END, 2, 5), b"end")
+        outgoing.put(Message(BoundaryKind.END, 2, 5), (b"end",))
         found.append(await outgoing.get())
-        outgoing.put(activation(6), b"six")
+        outgoing.put(activation(6), (b"six",))
         outgoing.close()
         return [*found, await outgoing.get(), await outgoing.get()]
 
-    assert asyncio.run(use()) == [b"\3", b"\4", b"end", None, None]
+    assert asyncio.run(use()) == [(b"\3",), (b"\4",), (b"end",), None, None]
 
 
 def test_a_stream_that_is_not_read_holds_no_more_than_its_capacity() -> None:
     outgoing = Outgoing(None, capacity=3)
-    assert [outgoing.put(activation(batch), b"") for batch in range(5)] == [True] * 3 + [False] * 2
+    assert [outgoing.put(activation(batch), ()) for batch in range(5)] == [True] * 3 + [False] * 2

@@ -15,7 +15,7 @@ import torch
 from common import rpc
 from common.errors import ConfigError, LayerwiseError, RefusedError
 from common.messages import BoundaryKind, BoundaryMessage, JoinReply, Peer
-from common.wire.payloads import encode_boundary
+from common.wire.payloads import boundary_parts, encode_boundary
 from slave.decoupling import Message
 from slave.endpoint import Endpoint
 from slave.links import Boundary, to_wire
@@ -94,14 +94,14 @@ class Slave:
         layer = self.lease.layer + (1 if up else -1)
         whose = incarnation or self.lease.incarnation
         message = Message(kind, layer, batch, whose, tensor, replica, self.lease.replica)
-        self.endpoint.post(self._links.send, message, encode_boundary(to_wire(message)))
+        self.endpoint.post(self._links.send, message, boundary_parts(to_wire(message)))
 
     def burst(self, count: int) -> None:
         """Activations, all before anything is written."""
 
         async def send() -> None:
             for batch in range(count):
-                self._links.send(activation(batch=batch), encode_boundary(to_wire(activation(batch=batch))))
+                self._links.send(activation(batch=batch), boundary_parts(to_wire(activation(batch=batch))))
 
         self.endpoint.call(send())
 
@@ -422,26 +422,25 @@ def test_with_slots_a_slow_neighbour_finds_the_newest_and_every_word(make: Make)
 
 
 def test_streams_that_never_say_whose_they_are_take_no_more_than_their_number_and_time() -> None:
-    async def started() -> tuple[BoundaryServer, str]:
-        server = BoundaryServer(2, hello_seconds=1.0)
-        return server, await server.start("127.0.0.1:0")
-
     endpoint = Endpoint(NOWHERE)
-    server, address = endpoint.call(started())
-    channel = rpc.channel(address)
+    server = BoundaryServer(2, endpoint.loop, hello_seconds=1.0)
+    address = f"127.0.0.1:{server.start('127.0.0.1:0')}"
+    # A connection each.
+    channels = [rpc.channel(address) for _ in range(3)]
     try:
-        with Client(channel).exchange() as one, Client(channel).exchange() as two:
+        with Client(channels[0]).exchange() as one, Client(channels[1]).exchange() as two:
             threading.Event().wait(0.3)
-            with Client(channel).exchange() as third, pytest.raises(grpc.RpcError) as full:
+            with Client(channels[2]).exchange() as third, pytest.raises(grpc.RpcError) as full:
                 third.read()
-            assert full.value.code().name == "RESOURCE_EXHAUSTED"
+            assert full.value.code().name == "UNAVAILABLE"
             for silent in (one, two):
                 with pytest.raises(grpc.RpcError) as late:
                     silent.read()
                 assert late.value.code().name == "DEADLINE_EXCEEDED"
     finally:
-        channel.close()
-        endpoint.call(server.stop())
+        for channel in channels:
+            channel.close()
+        server.stop()
         endpoint.close()
 
 

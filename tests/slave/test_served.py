@@ -204,4 +204,4 @@ def _until(condition: object) -> None:
 def test_without_a_stream_nothing_is_left_running(master: Served) -> None:
     slave = Connected(master.address, master.join("a"))
     slave.close()
-    assert not asyncio.all_tasks(slave.endpoint._loop)
+    assert not asyncio.all_tasks(slave.endpoint.loop)
