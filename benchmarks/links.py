@@ -182,6 +182,16 @@ class Cluster:
             if self._processes[name].returncode:
                 raise RunFailedError(f"{name} failed: {self._said(name)}")
 
+    def watch(self) -> None:
+        """Have what `status` says be written down from now on, every second."""
+        self._launch(0, "status", "--master", self._address, "--json", "--watch")
+
+    def watched(self) -> list[dict[str, Any]]:
+        """What was written down, the run being over."""
+        self._processes["status-0"].wait(LIMIT_SECONDS)
+        lines = (self._folder / "status-0").read_text(encoding="utf-8").splitlines()
+        return [json.loads(line) for line in lines if line.startswith("{")]
+
     def asked(self, command: str) -> dict[str, Any]:
         """What a command says of the master, from the master's machine."""
         arguments = (command, "--master", self._address, "--json")

@@ -159,9 +159,9 @@ class Layerwise:
             f"run.evaluate_every={job.every or NEVER}",
             *self.more,
         )
-        return self._on(network, job, own) if network else self._here(job, own, hold)
+        return self._curve(job, own, hold) if job.every else self._rate(network or Loopback(), job, own, hold)
 
-    def _here(self, job: Job, own: Sequence[str], hold: Hold | None) -> Row:
+    def _curve(self, job: Job, own: Sequence[str], hold: Hold | None) -> Row:
         with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
             folder = Path(name)
             command = [
@@ -177,81 +177,75 @@ class Layerwise:
             train = stack.enter_context(_process(command, folder / "said", environment()))
             find = slave_of(hold.layer, folder / "run" / "state") if hold else None
             held = stack.enter_context(_holding(find, hold))
-            out, _ = train.communicate()
+            train.communicate()
             _check(train.returncode, self.name, folder / "said")
-            lines = metrics_of(folder / "run")
-        if job.every:
-            return {"curve": errors(lines)}
-        return {**row(json.loads(out), lines), **_share(held)}
+            return {"curve": errors(metrics_of(folder / "run")), **_share(held)}
 
-    def _on(self, network: Network, job: Job, own: Sequence[str]) -> Row:
+    def _rate(self, machines: Network | Loopback, job: Job, own: Sequence[str], hold: Hold | None) -> Row:
         settings = job.sets(*OURS, *own)[1::2]
-        with (
-            tempfile.TemporaryDirectory() as folder,
-            Cluster(network, Path(folder), settings, self.layers) as cluster,
-        ):
-            warm = cluster.stepped(min(WARM, job.batches // 2))
+        with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
+            folder = Path(name)
+            cluster = stack.enter_context(Cluster(machines, folder, settings, self.layers))
+            cluster.watch()
+            find = slave_of(hold.layer, folder / "state") if hold else None
+            held = stack.enter_context(_holding(find, hold))
             cluster.trained()
-            status = cluster.asked("status")
+            last = cluster.asked("status")
             error = cluster.asked("evaluate")["test_error_percent"]
-        steps = {str(seat["layer"]): seat["telemetry"]["step_seconds"] for seat in status["seats"]}
-        seconds = status["training_seconds"]
-        return {
-            "samples_per_second": rate_since(warm, status, job.batch_size),
-            "test_error_percent": error,
-            "master_share": round(status["counters"]["cpu_seconds"] / seconds, 4),
-            "waiting_fraction": status["waiting_fraction"],
-            "bottleneck": max(steps, key=lambda k: steps[k]),
-        }
+            found = row([*cluster.watched(), last], job.batch_size)
+        return {**found, "test_error_percent": error, **_share(held)}
 
 
 Way = Rival | Layerwise
 
 
-def row(summary: Mapping[str, Any], lines: Iterable[Mapping[str, Any]]) -> Row:
-    """What of a finished run's summary and metrics is compared."""
-    beats = _beats(lines)
-    seconds = summary["batches"] * summary["batch_size"] / summary["samples_per_second"]
-    own = rates(beats, summary["batch_size"])
-    known = [rate for rate in own.values() if rate]
+def row(statuses: Sequence[Mapping[str, Any]], batch_size: int) -> Row:
+    """What of a run is compared, from what was said of it second by second and at its end."""
+    last = statuses[-1]
+    own = {str(seat["layer"]): rate(beats(statuses, k), batch_size) for k, seat in enumerate(last["seats"])}
+    steps = {str(seat["layer"]): seat["telemetry"]["step_seconds"] for seat in last["seats"]}
     return {
-        # The slowest layer is the pace of all. A run too short for that has what its summary says.
-        "samples_per_second": min(known) if len(known) == len(own) else summary["samples_per_second"],
-        "test_error_percent": summary["test_error_percent"],
-        # Its start is counted too: it can only be less.
-        "master_share": round(summary["cpu_seconds"]["master"] / seconds, 4),
-        "waiting_fraction": summary["waiting_fraction"],
-        "bottleneck": max(beats, key=lambda k: float(beats[k][-1]["step_seconds"])),
+        # The slowest layer is the pace of all.
+        "samples_per_second": min(own.values()),
         "layer_rates": own,
+        "master_share": master_share(statuses),
+        "waiting_fraction": last["waiting_fraction"],
+        "bottleneck": max(steps, key=lambda k: steps[k]),
     }
 
 
-def rates(beats: Mapping[str, Sequence[Mapping[str, Any]]], batch_size: int) -> dict[str, float | None]:
-    """Each layer's own samples a second, from a heartbeat after its first `WARM` steps to that of its last.
+def beats(statuses: Iterable[Mapping[str, Any]], seat: int) -> list[tuple[int, float]]:
+    """How many steps a seat had made, and when in seconds: its heartbeats."""
+    seats = [(status["seats"][seat], status["training_seconds"]) for status in statuses]
+    return [(each["telemetry"]["steps"], seconds - each["lease_age"]) for each, seconds in seats]
 
-    None: it was too short for two heartbeats.
+
+def rate(beats: Sequence[tuple[int, float]], batch_size: int) -> float:
+    """A layer's own samples a second, between the first and the last heartbeat while it trained.
+
+    The one after its last step is no such: it may be a second late. A run that is too short for two has
+    what it took in all.
     """
-    found: dict[str, float | None] = {}
-    for layer, each in sorted(beats.items()):
-        first = next((beat for beat in each if beat["steps"] >= WARM), each[-1])
-        # What comes after the last step is no training.
-        last = next(beat for beat in each if beat["steps"] == each[-1]["steps"])
-        steps, seconds = last["steps"] - first["steps"], last["seconds"] - first["seconds"]
-        found[layer] = round(steps * batch_size / seconds, 1) if seconds > 0 else None
-    return found
+    within = [beat for beat in beats if WARM <= beat[0] < beats[-1][0]]
+    first, last = (within[0], within[-1]) if within else ((0, 0.0), beats[-1])
+    if first[0] == last[0]:
+        first, last = (0, 0.0), beats[-1]
+    return round((last[0] - first[0]) * batch_size / (last[1] - first[1]), 1)
 
 
-def rate_since(then: Mapping[str, Any], now: Mapping[str, Any], batch_size: int) -> float:
-    """Samples a second of the slowest layer between two statuses, the later one of a run that is over.
-
-    What a seat had done by the earlier one is as old as its last heartbeat.
-    """
-    found: list[float] = []
-    for before, after in zip(then["seats"], now["seats"], strict=True):
-        began = then["training_seconds"] - before["lease_age"]
-        steps = after["telemetry"]["steps"] - before["telemetry"]["steps"]
-        found.append(steps * batch_size / (now["training_seconds"] - began))
-    return round(min(found), 1)
+def master_share(statuses: Sequence[Mapping[str, Any]]) -> float:
+    """Of a core, what the master used while every layer trained; of a run too short for that, in all."""
+    final = [seat["telemetry"]["steps"] for seat in statuses[-1]["seats"]]
+    spent = [
+        (status["counters"]["cpu_seconds"], status["training_seconds"])
+        for status in statuses
+        if all(WARM <= seat["telemetry"]["steps"] < n for seat, n in zip(status["seats"], final, strict=True))
+    ]
+    if len(spent) < 2:
+        last = statuses[-1]
+        spent = [(0.0, 0.0), (last["counters"]["cpu_seconds"], last["training_seconds"])]
+    (before, began), (after, ended) = spent[0], spent[-1]
+    return round(float((after - before) / (ended - began)), 4)
 
 
 def errors(lines: Iterable[Mapping[str, Any]]) -> list[tuple[int, float]]:
@@ -273,15 +267,6 @@ def batches_to(curve: Curve, percent: float) -> float | None:
             return float(before[0] + part * (batches - before[0]))
         before = (batches, error)
     return None
-
-
-def _beats(lines: Iterable[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
-    """Heartbeats by layer, in order."""
-    found: dict[str, list[Mapping[str, Any]]] = {}
-    for line in lines:
-        if line["kind"] == "heartbeat":
-            found.setdefault(str(line["layer"]), []).append(line)
-    return found
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from benchmarks.spread import spread
-from benchmarks.ways import Job, Layerwise, Rival, Way, batches_to, errors, rate_since, row
+from benchmarks.ways import Job, Layerwise, Rival, Way, batches_to, errors, row
 
 
 @pytest.mark.parametrize(
@@ -29,54 +29,54 @@ def test_the_target_is_reached_on_the_line_between_two_evaluations(
     assert batches_to(curve, 3.0) == batches
 
 
-def _beat(layer: int, seconds: float, steps: int, step_seconds: float) -> dict[str, Any]:
+def _status(seconds: float, cpu: float, *seats: tuple[int, float]) -> dict[str, Any]:
+    """Of two layers: the steps that their last heartbeats told, and how old these are."""
+    told = [
+        {"layer": k, "lease_age": age, "telemetry": {"steps": steps, "step_seconds": k * seconds}}
+        for k, (steps, age) in enumerate(seats, 1)
+    ]
+    counters = {"cpu_seconds": cpu}
     return {
-        "kind": "heartbeat", "layer": layer, "seconds": seconds, "steps": steps, "step_seconds": step_seconds,
+        "training_seconds": seconds, "counters": counters, "seats": told, "waiting_fraction": {"2": 0.03}
     }  # fmt: skip
 
 
-SUMMARY = {
-    "batches": 100, "batch_size": 10, "samples_per_second": 200.0, "test_error_percent": 4.0,
-    "cpu_seconds": {"master": 0.5, "slaves": [4.0, 5.0]}, "waiting_fraction": {"1": 0.01, "2": 0.03},
-}  # fmt: skip
-LINES: list[dict[str, Any]] = [
-    _beat(1, 1.0, 0, 0.0),
-    _beat(1, 1.5, 9, 0.2),
-    _beat(1, 2.0, 20, 0.5),
-    {"kind": "evaluation", "batches": 50, "test_error_percent": 7.0},
-    _beat(2, 2.5, 10, 1.0),
-    _beat(1, 4.0, 100, 2.0),
-    # It waits for the others.
-    _beat(1, 6.0, 100, 2.0),
-    _beat(2, 6.5, 90, 4.0),
+STATUSES = [
+    _status(1.0, 5.0, (2, 0.0), (1, 0.0)),
+    _status(2.0, 5.5, (20, 0.5), (9, 0.0)),
+    _status(3.0, 5.6, (40, 0.5), (19, 0.0)),
+    _status(5.0, 5.8, (80, 0.5), (59, 0.5)),
+    # The last steps may have been long ago.
+    _status(6.0, 7.0, (100, 0.0), (70, 0.5)),
+    _status(8.0, 9.0, (100, 0.0), (100, 0.0)),
 ]
 
 
-def test_a_run_says_the_masters_share_the_bottleneck_and_each_layers_own_rate() -> None:
-    found = row(SUMMARY, LINES)
-    # 1,000 samples at 200 a second are 5 seconds.
-    assert found["master_share"] == 0.1
+def test_a_rate_is_between_two_heartbeats_in_training_and_the_slowest_layers_is_the_pace() -> None:
+    found = row(STATUSES, 10)
+    assert found["layer_rates"] == {
+        "1": round((80 - 20) * 10 / (4.5 - 1.5), 1),
+        "2": round((70 - 19) * 10 / (5.5 - 3.0), 1),
+    }
+    assert found["samples_per_second"] == found["layer_rates"]["1"]
     assert found["bottleneck"] == "2"
-    # From the heartbeat after the tenth step on; the slowest is the pace.
-    assert found["layer_rates"] == {"1": 80 * 10 / 2, "2": 80 * 10 / 4}
-    assert found["samples_per_second"] == 80 * 10 / 4
-    assert errors(LINES) == [(50, 7.0)]
+    assert found["waiting_fraction"] == {"2": 0.03}
 
 
-def test_a_layer_that_was_seen_but_once_has_no_rate() -> None:
-    found = row(SUMMARY, [_beat(1, 1.0, 100, 1.0)])
-    assert found["layer_rates"] == {"1": None}
-    assert found["samples_per_second"] == SUMMARY["samples_per_second"]
+def test_the_masters_share_has_neither_its_start_nor_its_end_in_it() -> None:
+    assert row(STATUSES, 10)["master_share"] == round((5.8 - 5.6) / (5.0 - 3.0), 4)
 
 
-def test_between_two_statuses_the_slowest_layer_is_the_pace() -> None:
-    def status(seconds: float, *seats: tuple[int, float]) -> dict[str, Any]:
-        told = [{"telemetry": {"steps": steps}, "lease_age": age} for steps, age in seats]
-        return {"training_seconds": seconds, "seats": told}
+def test_a_run_that_is_too_short_for_two_heartbeats_has_what_it_took_in_all() -> None:
+    found = row([_status(1.0, 0.4, (5, 0.0), (3, 0.0)), _status(4.0, 2.0, (30, 0.0), (30, 0.0))], 10)
+    assert found["layer_rates"] == {"1": 75.0, "2": 75.0}
+    assert found["master_share"] == 0.5
 
-    # The first layer's 10 steps are those of second 3, the second's 20 those of second 3.5.
-    then, now = status(4.0, (10, 1.0), (20, 0.5)), status(13.0, (110, 2.0), (110, 0.1))
-    assert rate_since(then, now, 19) == round(min(100 * 19 / 10, 90 * 19 / 9.5), 1)
+
+def test_a_curve_is_of_the_evaluations_alone() -> None:
+    evaluation = {"kind": "evaluation", "batches": 50, "test_error_percent": 7.0}
+    lines: list[dict[str, Any]] = [{"kind": "heartbeat"}, evaluation]
+    assert errors(lines) == [(50, 7.0)]
 
 
 def test_every_way_has_a_name_of_its_own_and_takes_the_same_job() -> None:
