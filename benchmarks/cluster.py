@@ -44,7 +44,13 @@ OURS = [
     Layerwise("update", "light", more=("decoupling.synthesizer_every=4",)),
     *(Layerwise(unlock, profile) for unlock in UNLOCKS[1:] for profile in PROFILES),
 ]
-OURS_ON_LINKS = [*ASKED, Layerwise("delayed", "basic")]
+# On a slow link, what goes between layers can be narrower, too.
+SPARING = (*SELDOM, "cluster.wire=int8")
+OURS_ON_LINKS = [
+    *ASKED,
+    *(Layerwise("update", profile, more=SPARING) for profile in PROFILES),
+    Layerwise("delayed", "basic"),
+]
 # Two threads compute what one does, and a profile says who carries a message, not what is in it.
 SAME_CURVE = {TWO.name: ONE.name} | {
     way.name: replace(way, profile="light").name for way in OURS if way.profile != "light"

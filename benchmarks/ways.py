@@ -202,7 +202,11 @@ Way = Rival | Layerwise
 def row(statuses: Sequence[Mapping[str, Any]], batch_size: int) -> Row:
     """What of a run is compared, from what was said of it second by second and at its end."""
     last = statuses[-1]
-    own = {str(seat["layer"]): rate(beats(statuses, k), batch_size) for k, seat in enumerate(last["seats"])}
+    seconds = last["training_seconds"]
+    own = {
+        str(seat["layer"]): rate(beats(statuses, k), batch_size, seconds)
+        for k, seat in enumerate(last["seats"])
+    }
     steps = {str(seat["layer"]): seat["telemetry"]["step_seconds"] for seat in last["seats"]}
     return {
         # The slowest layer is the pace of all.
@@ -220,16 +224,16 @@ def beats(statuses: Iterable[Mapping[str, Any]], seat: int) -> list[tuple[int, f
     return [(each["telemetry"]["steps"], seconds - each["lease_age"]) for each, seconds in seats]
 
 
-def rate(beats: Sequence[tuple[int, float]], batch_size: int) -> float:
+def rate(beats: Sequence[tuple[int, float]], batch_size: int, seconds: float) -> float:
     """A layer's own samples a second, between the first and the last heartbeat while it trained.
 
     The one after its last step is no such: it may be a second late. A run that is too short for two has
-    what it took in all.
+    what it took in all, which was so many seconds.
     """
     within = [beat for beat in beats if WARM <= beat[0] < beats[-1][0]]
-    first, last = (within[0], within[-1]) if within else ((0, 0.0), beats[-1])
-    if first[0] == last[0]:
-        first, last = (0, 0.0), beats[-1]
+    if not within or within[0][0] == within[-1][0]:
+        within = [(0, 0.0), (beats[-1][0], seconds)]
+    first, last = within[0], within[-1]
     return round((last[0] - first[0]) * batch_size / (last[1] - first[1]), 1)
 
 

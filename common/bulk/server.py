@@ -9,6 +9,7 @@ import asyncio
 import logging
 import socket
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -24,6 +25,7 @@ log = logging.getLogger("layerwise.bulk")
 
 # Four of every slave, and some readers.
 MOST_CONNECTIONS = 2048
+OPENING_SECONDS = 10.0
 
 # Reads a call's requests and sends its answers.
 Handler = Callable[[Messages], None]
@@ -41,16 +43,19 @@ class Server:
     Args:
         on_error: told of each call that an error ends.
         most: so many connections may be open at a time; a further one is closed.
+        opening_seconds: in which one has to have begun its first call.
     """
 
     def __init__(
         self,
         on_error: Callable[[LayerwiseError], None] = lambda _: None,
         most: int = MOST_CONNECTIONS,
+        opening_seconds: float = OPENING_SECONDS,
     ) -> None:
         self._handlers: dict[str, Handler] = {}
         self._open: dict[str, tuple[streams.Handler, asyncio.AbstractEventLoop]] = {}
         self._most = most
+        self._opening_seconds = opening_seconds
         self._on_error = on_error
         self._listening: socket.socket | None = None
         self._threads: dict[Connection, threading.Thread] = {}
@@ -124,8 +129,11 @@ class Server:
 
     def _serve(self, connection: Connection) -> None:
         try:
+            # Who connects has something to ask; who never does may not keep others out.
+            connection.pipe.set_deadline(time.monotonic() + self._opening_seconds)
             connection.open()
             while (headers := connection.accept()) is not None:
+                connection.pipe.set_deadline(None)
                 if (served := self._open.get(dict(headers).get(":path", ""))) and _is_grpc(headers):
                     handler, loop = served
                     asyncio.run_coroutine_threadsafe(self._answer_open(connection, handler), loop).result()

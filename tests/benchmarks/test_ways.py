@@ -68,7 +68,7 @@ def test_the_masters_share_has_neither_its_start_nor_its_end_in_it() -> None:
 
 
 def test_a_run_that_is_too_short_for_two_heartbeats_has_what_it_took_in_all() -> None:
-    found = row([_status(1.0, 0.4, (5, 0.0), (3, 0.0)), _status(4.0, 2.0, (30, 0.0), (30, 0.0))], 10)
+    found = row([_status(1.0, 0.4, (5, 0.0), (3, 0.0)), _status(4.0, 2.0, (30, 9.0), (30, 9.0))], 10)
     assert found["layer_rates"] == {"1": 75.0, "2": 75.0}
     assert found["master_share"] == 0.5
 

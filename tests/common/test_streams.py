@@ -308,6 +308,22 @@ def test_every_address_of_a_name_is_tried(serve: Serve, monkeypatch: pytest.Monk
     assert run(echoed(port, b"a")) == [b"a"]
 
 
+def test_who_connects_and_asks_nothing_keeps_nobody_out() -> None:
+    server = Server(most=1, opening_seconds=0.3)
+    server.add(EXCHANGE, lambda messages: None)
+    port = server.start("127.0.0.1", 0)
+    try:
+        for said in (b"", HELLO):
+            with socket.create_connection(("127.0.0.1", port), DEADLINE) as silent:
+                silent.sendall(said)
+                until(lambda: len(server._threads) == 1)
+                with pytest.raises(LayerwiseError):
+                    run(echoed(port, b"a"))
+                until(lambda: not server._threads)
+    finally:
+        server.stop()
+
+
 def test_nobody_there_is_unreachable() -> None:
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]
