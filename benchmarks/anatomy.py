@@ -37,7 +37,7 @@ SHOWN = 12
 # What a layer's process does beside its training thread: the thread's name, and what it is for.
 THREADS = {
     "sender": "sender: encodes h and delta",
-    "network": "network: gRPC's event loop, decodes",
+    "network": "network: event loop, sends, receives, decodes",
     "grpc": "grpcio's own threads",
     "pusher": "pusher: sends pushes",
 }
