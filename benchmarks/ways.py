@@ -176,10 +176,10 @@ class Layerwise:
             command += job.sets(*OURS, *own)
             train = stack.enter_context(_process(command, folder / "said", environment()))
             find = slave_of(hold.layer, folder / "run" / "state") if hold else None
-            held = stack.enter_context(_holding(find, hold))
+            stack.enter_context(_holding(find, hold))
             train.communicate()
             _check(train.returncode, self.name, folder / "said")
-            return {"curve": errors(metrics_of(folder / "run")), **_share(held)}
+            return {"curve": errors(metrics_of(folder / "run"))}
 
     def _rate(self, machines: Network | Loopback, job: Job, own: Sequence[str], hold: Hold | None) -> Row:
         settings = job.sets(*OURS, *own)[1::2]

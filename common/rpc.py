@@ -64,10 +64,11 @@ def split_address(address: str) -> tuple[str, int]:
     return host, int(port)
 
 
-def cannot_listen(option: str, host: str, port: int) -> RefusedError:
+def cannot_listen(option: str, host: str, port: int, reason: str | None = None) -> RefusedError:
     """What to say where an address that an option names cannot be listened on."""
+    why = f" ({reason})" if reason else ""
     return RefusedError(
-        f"{option} {host}:{port}: cannot be listened on: port {port} is taken, or {host} is no address "
+        f"{option} {host}:{port}: cannot be listened on{why}: port {port} is taken, or {host} is no address "
         "of this machine; choose another port, or stop the program that has it"
     )
 

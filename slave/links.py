@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 
@@ -26,6 +26,8 @@ from common.wire.methods import EXCHANGE
 from common.wire.payloads import decode_boundary, encode_boundary
 from slave.decoupling import Message
 from slave.mail import Arrivals, Inbox, Outgoing
+
+Result = TypeVar("Result")
 
 # What a stream may hold beside twice a window (a resend may come behind the first sending): END, LOST, PEER.
 SPARE = 8
@@ -194,8 +196,8 @@ async def transmit(call: Stream, outgoing: Outgoing) -> None:
         await call.write(*encoded)
 
 
-async def until_one_ends(*work: Coroutine[Any, Any, None]) -> None:
-    """Run coroutines side by side until one ends, and cancel the others.
+async def until_one_ends(*work: Coroutine[Any, Any, Result]) -> Result:
+    """Run coroutines side by side until one ends, and cancel the others; its result.
 
     Raises:
         Exception: what the first of those that have ended raised.
@@ -203,9 +205,9 @@ async def until_one_ends(*work: Coroutine[Any, Any, None]) -> None:
     tasks = [asyncio.ensure_future(each) for each in work]
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        for task in tasks:
-            if task.done():
-                task.result()
+        # Of several that have ended, an error comes before a result.
+        results = [task.result() for task in tasks if task.done()]
+        return results[0]
     finally:
         await cancelled(tasks)
 

@@ -11,8 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
-from typing import Any
+from collections.abc import AsyncGenerator, AsyncIterator
 
 from common.bulk import streams
 from common.bulk.streams import Parts, Stream
@@ -120,7 +119,8 @@ class BasicLinks:
         while True:
             self._neighbours.miss(seat)
             peer = self._neighbours.at(seat)
-            if peer is not None and await self._until_replaced(peer, self._exchange(peer)):
+            # Whether the stream ever opened, once it breaks or another slave has the seat.
+            if peer is not None and await until_one_ends(self._exchange(peer), self._replaced(peer)):
                 delay = FIRST_DELAY
             try:
                 pause = delay * random.uniform(0.5, 1.5)  # noqa: S311 - jitter is no secret
@@ -128,18 +128,6 @@ class BasicLinks:
                 delay = FIRST_DELAY
             except TimeoutError:
                 delay = min(2 * delay, LONGEST_DELAY)
-
-    async def _until_replaced(self, peer: Peer, exchange: Coroutine[Any, Any, bool]) -> bool:
-        """Exchange until the stream breaks or another slave has the seat; whether it ever opened."""
-        tasks: list[asyncio.Task[bool]] = [
-            asyncio.ensure_future(exchange),
-            asyncio.ensure_future(self._replaced(peer)),
-        ]
-        try:
-            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            return done.pop().result()
-        finally:
-            await cancelled(tasks)
 
     async def _replaced(self, peer: Peer) -> bool:
         while self._neighbours.at((peer.layer, peer.replica)) in (peer, None):

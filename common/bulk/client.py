@@ -12,7 +12,7 @@ import numpy as np
 
 from common import rpc
 from common.assembly import Assembly
-from common.bulk.messages import Messages, call_headers, error_of, prepare
+from common.bulk.messages import Messages, call_headers, is_over, prepare
 from common.errors import LayerwiseError, RunFailedError, UnreachableError
 from common.http2.connection import Connection
 from common.http2.frames import Headers, ResetError
@@ -163,13 +163,9 @@ class Call:
             pass
 
     def _heard(self, headers: Headers) -> bool:
-        """Whether these headers are the last, with a status; if that is an error, it is raised."""
-        if "grpc-status" not in dict(headers):
-            return False
-        if error := error_of(headers, f"{self._method.service}.{self._method.name}"):
-            raise error
-        self._over = True
-        return True
+        """Whether these headers are the last (see `is_over`)."""
+        self._over = is_over(headers, self._method)
+        return self._over
 
 
 def pull(channel: Channel, request: PullRequest, seconds: float) -> tuple[Header, memoryview]:

@@ -12,7 +12,7 @@ import grpc
 
 from common import errors
 from common.assembly import Assembly
-from common.errors import LayerwiseError, MalformedError, TooLargeError
+from common.errors import MalformedError, TooLargeError
 from common.http2.connection import Connection
 from common.http2.frames import Headers
 from common.messages import Buffer
@@ -34,6 +34,10 @@ _NUMBERS = {code.name: str(code.value[0]) for code in grpc.StatusCode}
 _NAMES = {number: name for name, number in _NUMBERS.items()}
 
 
+# What an answer begins with.
+ANSWER_HEADERS: Headers = [(":status", "200"), ("content-type", CONTENT_TYPE)]
+
+
 def call_headers(method: Method[Any, Any]) -> Headers:
     """What a call begins with."""
     return [*_FIRST_HEADERS, (":path", method.path), *_FURTHER_HEADERS]
@@ -44,14 +48,20 @@ def status_headers(status: str, text: str = "") -> Headers:
     return [("grpc-status", _NUMBERS[status]), ("grpc-message", quote(text[:_LONGEST_TEXT], safe=" "))]
 
 
-def error_of(trailers: Headers, what: str) -> LayerwiseError | None:
-    """The error that a call's trailers stand for, if it failed."""
-    found = dict(trailers)
-    status = _NAMES.get(found.get("grpc-status", ""), "UNKNOWN")
-    if status == "OK":
-        return None
-    text = unquote(found.get("grpc-message", ""))
-    return errors.from_status(status, text or f"{what} failed with {status}")
+def is_over(headers: Headers, method: Method[Any, Any]) -> bool:
+    """Whether these headers are a call's last, with its status.
+
+    Raises:
+        LayerwiseError: what that stands for, if the call failed.
+    """
+    found = dict(headers)
+    if "grpc-status" not in found:
+        return False
+    status = _NAMES.get(found["grpc-status"], "UNKNOWN")
+    if status != "OK":
+        text = unquote(found.get("grpc-message", ""))
+        raise errors.from_status(status, text or f"{method.service}.{method.name} failed with {status}")
+    return True
 
 
 def prepare(stream: socket.socket) -> socket.socket:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 from common.bulk import streams
-from common.bulk.messages import CONTENT_TYPE, Messages, prepare, status_headers
+from common.bulk.messages import ANSWER_HEADERS, CONTENT_TYPE, Messages, prepare, status_headers
 from common.errors import LayerwiseError, StalledError
 from common.http2.connection import Connection
 from common.http2.frames import BrokenError, Code, Headers, ProtocolError, ResetError
@@ -87,8 +87,8 @@ class Server:
         family = socket.AF_INET6 if ":" in bare else socket.AF_INET
         try:
             self._listening = socket.create_server((bare, port), family=family, backlog=128)
-        except OSError:
-            raise cannot_listen(option, host, port) from None
+        except OSError as error:
+            raise cannot_listen(option, host, port, error.strerror) from None
         self._accepting.start()
         return int(self._listening.getsockname()[1])
 
@@ -159,7 +159,7 @@ class Server:
         if not _is_grpc(headers):
             connection.send_headers([(":status", "415")], last=True)
             return
-        connection.send_headers([(":status", "200"), ("content-type", CONTENT_TYPE)])
+        connection.send_headers(ANSWER_HEADERS)
         try:
             if (handler := self._handlers.get(dict(headers).get(":path", ""))) is None:
                 raise UnknownMethodError(f"this port serves {self._served()} alone; the gRPC port the rest")

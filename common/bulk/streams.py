@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 
 from common.bulk.messages import (
-    CONTENT_TYPE,
+    ANSWER_HEADERS,
     PREFIX_BYTES,
     call_headers,
-    error_of,
+    is_over,
     message_length,
     prefix,
     prepare,
@@ -57,7 +57,7 @@ class Stream:
 
     def __init__(self, end: End, method: Method[Any, Any]) -> None:
         self._end = end
-        self._name = f"{method.service}.{method.name}"
+        self._method = method
         self._answered = False
 
     async def write(self, *parts: Buffer) -> None:
@@ -68,21 +68,13 @@ class Stream:
         """The next message; None once the peer has ended the call."""
         if not self._answered:
             self._answered = True
-            if self._over(await self._end.headers()):
+            if is_over(await self._end.headers(), self._method):
                 return None
         message = await _read(self._end)
         if message is None:
-            while not self._over(await self._end.headers()):
+            while not is_over(await self._end.headers(), self._method):
                 pass
         return message
-
-    def _over(self, headers: Headers) -> bool:
-        """Whether these headers are the last, with a status; if that is an error, it is raised."""
-        if "grpc-status" not in dict(headers):
-            return False
-        if error := error_of(headers, self._name):
-            raise error
-        return True
 
 
 @asynccontextmanager
@@ -143,34 +135,27 @@ async def answer(end: End, handler: Handler, on_error: Callable[[LayerwiseError]
         on_error: told of the error that ends the call, unless it is the peer who is gone.
     """
     assert isinstance(end.pipe, LoopPipe)
-    requests = _Requests(end)
     try:
-        await end.send_headers([(":status", "200"), ("content-type", CONTENT_TYPE)])
-        status = await _status(end, requests, handler, on_error)
-        await requests.close()
-        await end.send_headers(status, last=True)
+        await end.send_headers(ANSWER_HEADERS)
+        await end.send_headers(await _status(end, handler, on_error), last=True)
         # The next call will have to come over another connection.
-        end.pipe.say(end.goaway(Code.NO_ERROR))
-        await end.pipe.drain(LINGER_SECONDS)
+        await end.pipe.leave(end.goaway(Code.NO_ERROR), LINGER_SECONDS)
     except ProtocolError as error:
         log.info("a stream was closed: %s", error)
-        end.pipe.say(end.goaway(error.code, str(error)))
-        await end.pipe.drain(LINGER_SECONDS)
+        await end.pipe.leave(end.goaway(error.code, str(error)), LINGER_SECONDS)
     except LayerwiseError as error:
         log.debug("a stream ended: %s", error)
     finally:
-        await requests.close()
         await end.pipe.ended()
 
 
-async def _status(
-    end: End, requests: _Requests, handler: Handler, on_error: Callable[[LayerwiseError], None]
-) -> Headers:
+async def _status(end: End, handler: Handler, on_error: Callable[[LayerwiseError], None]) -> Headers:
     """Send all answers; the status after them.
 
     Raises:
         BrokenError, ResetError: there is nobody to answer any more.
     """
+    requests = _Requests(end)
     try:
         async with aclosing(handler(requests)) as answers:
             async for parts in answers:
@@ -180,6 +165,8 @@ async def _status(
     except LayerwiseError as error:
         on_error(error)
         return status_headers(error.status, str(error))
+    finally:
+        await requests.close()
     return status_headers("OK")
 
 

@@ -265,12 +265,11 @@ class LoopPipe(Pipe):
             await asyncio.wait([self._saying])
         self.close()
 
-    async def drain(self, seconds: float) -> None:
-        """Say no more, and hear the peer out: what is unread on closing takes back what was said last."""
-        with suppress(OSError, TimeoutError):
+    async def leave(self, last: bytes, seconds: float) -> None:
+        """Say one thing more, and hear the peer out: what is unread on closing takes back what was said."""
+        with suppress(OSError, BrokenError, TimeoutError):
             async with asyncio.timeout(seconds):
-                if self._saying is not None:
-                    await self._saying
+                await self.write(last)
                 self._socket.shutdown(socket.SHUT_WR)
                 while await self._loop.sock_recv_into(self._socket, self._ahead):
                     pass

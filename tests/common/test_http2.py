@@ -226,6 +226,11 @@ def mutated(rng: random.Random) -> bytes:
     talk += [frames.window_update(1, 9), data(b"", flags=frames.END_STREAM), headers(3), data(MESSAGE, 3)]
     if rng.random() < 0.5:
         rng.shuffle(talk[1:])
+    return with_changes(rng, talk)
+
+
+def with_changes(rng: random.Random, talk: list[bytes]) -> bytes:
+    """What is said, with some of its bytes changed, lost, repeated or added."""
     changed = bytearray(b"".join(talk))
     for _ in range(rng.randint(1, 6)):
         at = rng.randrange(len(frames.PREFACE) if rng.random() < 0.9 else 0, len(changed) + 1)

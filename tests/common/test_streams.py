@@ -6,7 +6,6 @@ import asyncio
 import random
 import socket
 import threading
-import time
 import tracemalloc
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator
 from typing import Any
@@ -23,7 +22,8 @@ from common.http2 import frames, pipe
 from common.http2.frames import Code, Kind, frame, settings
 from common.messages import Buffer
 from common.wire.methods import EXCHANGE
-from tests.common.test_http2 import HELLO, MESSAGE, data, parsed
+from tests.common.test_http2 import HELLO, MESSAGE, data, parsed, with_changes
+from tests.integration.processes import until
 
 DEADLINE = 20.0
 MIB = 1 << 20
@@ -103,13 +103,6 @@ def run(work: Coroutine[Any, Any, Any]) -> Any:
             return await work
 
     return asyncio.run(bounded())
-
-
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + DEADLINE
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 async def echoed(port: int, *messages: bytes) -> list[bytes]:
@@ -263,7 +256,7 @@ def test_a_length_takes_no_memory_and_too_large_a_one_is_refused(serve: Serve) -
     with socket.create_connection(("127.0.0.1", server.port), DEADLINE) as peer:
         tracemalloc.start()
         peer.sendall(HELLO + asked() + begun(rpc.LARGEST_MESSAGE_BYTES))
-        time.sleep(0.3)
+        until(lambda: tracemalloc.get_traced_memory()[1] >= streams.FIRST_BYTES)
         _, most = tracemalloc.get_traced_memory()
         tracemalloc.stop()
     assert most < 2 * streams.FIRST_BYTES
@@ -363,17 +356,7 @@ def mutated(rng: random.Random) -> bytes:
     talk = [HELLO, asked(), data(MESSAGE), frame(Kind.PING, payload=bytes(8)), data(MESSAGE * 50)]
     talk += [frames.window_update(1, 9), data(MESSAGE, flags=frames.END_STREAM)]
     talk += [frames.reset(1, Code.CANCEL)] * (rng.random() < 0.3)
-    changed = bytearray(b"".join(talk))
-    for _ in range(rng.randint(1, 6)):
-        at = rng.randrange(len(frames.PREFACE) if rng.random() < 0.9 else 0, len(changed) + 1)
-        what = rng.randrange(3)
-        if what == 0:
-            changed[at : at + 1] = rng.randbytes(1)
-        elif what == 1:
-            del changed[at : at + rng.randint(1, 20)]
-        else:
-            changed[at:at] = rng.choice((rng.randbytes(rng.randint(1, 20)), b"\xff" * 9, bytes(9)))
-    return bytes(changed)
+    return with_changes(rng, talk)
 
 
 @pytest.mark.parametrize("count", [300, pytest.param(5_000, marks=pytest.mark.slow)])
