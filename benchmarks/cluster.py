@@ -189,6 +189,15 @@ def tables(results: Mapping[str, Any]) -> str:
     return "\n\n".join(f"{name}:\n\n{table(each)}\n\n{asked(each)}" for name, each in named.items())
 
 
+def last_tables(path: Path = RESULTS) -> str:
+    """The tables of the last results.
+
+    Raises:
+        ConfigError: there are none.
+    """
+    return tables(kept.read(path))
+
+
 def last_results(path: Path) -> dict[str, Any]:
     """What was written last; nothing at first."""
     return kept.read(path) if path.exists() else {"loopback": {}, "links": {}}
@@ -247,7 +256,7 @@ def main(arguments: Sequence[str]) -> None:
     """Run everything, and write the results as they come."""
     chosen = _parser().parse_args(arguments)
     if chosen.table:
-        print(tables(kept.read(chosen.out)))
+        print(last_tables(chosen.out))
         return
     results = last_results(chosen.out)
     link = Link(chosen.mbit, chosen.delay_ms) if chosen.mbit or chosen.delay_ms else None

@@ -1,14 +1,18 @@
-"""Whether `torch.compile` would pay: forward and backward of a layer, with and without it.
+"""Whether `torch.compile` pays: a layer's forward and backward with and without it, and a cluster's rate.
 
-`python -m benchmarks compiling` writes results/compiling.json, of the layers of `benchmarks.cluster`'s
-networks; `--table` prints docs/performance.md's table of it. Needs a C++ compiler.
+`python -m benchmarks compiling --mnist FOLDER` writes results/compiling.json, of the layers of
+`benchmarks.cluster`'s networks and of a cluster with the convolutional one; `--table` prints
+docs/performance.md's tables of it. Needs a C++ compiler.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
+import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,13 +20,21 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks import kept
-from benchmarks.cluster import DIGITS, MNIST
+from benchmarks.cluster import DIGITS, MNIST, ONE, PROFILES, TWO, ground, ran
 from benchmarks.spread import spread
+from benchmarks.ways import Job, Layerwise, Way
 from common import config as configuration
 from common import network
+from common.lifecycle import keep_freed_memory
 
 RESULTS = Path(__file__).parent / "results" / "compiling.json"
 LAYERS, CLASSES = 2, 10
+# The network that it pays for, and the layer.
+NETWORK, COMPILED = "cnn", ("cluster.compile=[true,false]",)
+WAYS: list[Way] = [
+    *(replace(way, compiled=compiled) for way in (ONE, TWO) for compiled in (False, True)),
+    *(Layerwise("update", profile, more=more) for more in ((), COMPILED) for profile in PROFILES),
+]
 
 Row = dict[str, Any]
 # Forward and backward of a batch's h and the gradient of what comes out.
@@ -98,33 +110,68 @@ def table(rows: Sequence[Row]) -> str:
     return kept.markdown(heads, lines)
 
 
-def last_table() -> str:
-    """The table of the last results.
+def cluster_table(rounds: Sequence[Mapping[str, Row]]) -> str:
+    """A row a way; a ratio is taken within a round."""
+    bases = {f"2 x `{way.name}`": way.name for way in (ONE, replace(ONE, compiled=True))}
+    lines: list[list[str]] = []
+    for name in rounds[0]:
+        rates = [float(turn[name]["samples_per_second"]) for turn in rounds]
+        found = spread(rates, 1)
+        lines.append([f"`{name}`", "{median:,.0f} ({p25:,.0f} to {p75:,.0f})".format(**found)])
+        for base in bases.values():
+            held = [2 * float(turn[base]["samples_per_second"]) for turn in rounds]
+            ratio = spread([rate / each for rate, each in zip(rates, held, strict=True)])
+            lines[-1].append("{median:.2f} ({p25:.2f} to {p75:.2f})".format(**ratio))
+        errors = spread([float(turn[name]["test_error_percent"]) for turn in rounds])
+        lines[-1].append(f"{errors['median']:.2f}")
+    return kept.markdown(["way", "samples/s", *(f"of {base}" for base in bases), "test error %"], lines)
+
+
+def last_tables() -> str:
+    """The tables of the last results.
 
     Raises:
         ConfigError: there are none.
     """
-    return table(kept.read(RESULTS)["rows"])
+    found = kept.read(RESULTS)
+    return f"{table(found['rows'])}\n\n{cluster_table(found['cluster']['rounds'])}"
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Measure every layer, print the table, write the results."""
+    """Measure every layer and every way, write the results, print the tables."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks compiling", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=5, help="turns of each")
+    parser.add_argument("--mnist", type=Path, help="folder of MNIST's files; else small nets on the digits")
+    parser.add_argument("--turns", type=int, default=5, help="of a layer with and without")
     parser.add_argument("--passes", type=int, default=20, help="of a turn")
-    parser.add_argument("--small", action="store_true", help="small networks on the digits, to try it")
-    parser.add_argument("--table", action="store_true", help="print the table of the last results")
+    parser.add_argument("--rounds", type=int, default=3, help="of the cluster and its rivals")
+    parser.add_argument("--batches", type=int, default=100, help="of each run of a round")
+    parser.add_argument("--table", action="store_true", help="print the tables of the last results")
     chosen = parser.parse_args(arguments)
     if chosen.table:
-        print(last_table())
+        print(last_tables())
         return
+    # As in a slave: else h, of megabytes, is memory that the kernel has to clear in every pass.
+    keep_freed_memory()
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    networks, shape, batch_size = (DIGITS, (1, 8, 8), 64) if chosen.small else (MNIST, (1, 28, 28), 256)
+    with tempfile.TemporaryDirectory() as cache:
+        # Nothing that was compiled before.
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache
+        found = _measured(chosen)
+    kept.write(RESULTS, found)
+    print(last_tables())
+
+
+def _measured(chosen: argparse.Namespace) -> Row:
+    networks, shape = (MNIST, (1, 28, 28)) if chosen.mnist else (DIGITS, (1, 8, 8))
+    settings, batch_size = ground(chosen.mnist, NETWORK)
     rows: list[Row] = []
-    for name, settings in networks.items():
-        for k, (module, inputs) in enumerate(layers(settings, shape), 1):
-            row = compared(module, inputs, k == 1, batch_size, chosen.rounds, chosen.passes)
+    for name, network_settings in networks.items():
+        for k, (module, inputs) in enumerate(layers(network_settings, shape), 1):
+            row = compared(module, inputs, k == 1, batch_size, chosen.turns, chosen.passes)
             rows.append({"network": name, "layer": k, **row})
-    kept.write(RESULTS, {"machine": kept.machine(), "torch": torch.__version__, "rows": rows})
-    print(table(rows))
+    job = Job(settings, batch_size, chosen.batches)
+    rounds = [{way.name: ran(way, job) for way in WAYS} for _ in range(chosen.rounds)]
+    cluster = {"settings": kept.settings_of(settings), "batch_size": batch_size}
+    cluster |= {"batches": chosen.batches, "rounds": rounds}
+    return {"machine": kept.machine(), "torch": torch.__version__, "rows": rows, "cluster": cluster}

@@ -17,7 +17,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -92,12 +92,14 @@ class Rival(ABC):
 
 
 class Plain(Rival):
-    """Back-propagation in this process."""
+    """Back-propagation in this process, `compiled` by `torch.compile` or not."""
 
-    def __init__(self, ground: Ground) -> None:
+    def __init__(self, ground: Ground, *, compiled: bool = False) -> None:
         super().__init__(ground)
         self._module: nn.Module = self._whole.train()
         self._optimizer = _optimizer(self._module, ground.config.optimizer)
+        if compiled:
+            self._module = cast(nn.Module, torch.compile(self._whole))
 
     def step(self, batch: int) -> None:
         """Train on batch b."""
@@ -225,9 +227,9 @@ def _told(over: bool) -> bool:
     return bool(said)
 
 
-def _made(way: str, ground: Ground, microbatches: int) -> Rival:
+def _made(way: str, ground: Ground, microbatches: int, *, compiled: bool) -> Rival:
     if way == "bp":
-        return Plain(ground)
+        return Plain(ground, compiled=compiled)
     return DataParallel(ground) if way == "ddp" else Pipeline(ground, way, microbatches)
 
 
@@ -239,6 +241,7 @@ def serve(arguments: list[str]) -> None:
     parser.add_argument("--meet", type=Path, help="a file that both processes make themselves known in")
     parser.add_argument("--threads", type=int, default=1, help="of torch")
     parser.add_argument("--microbatches", type=int, default=4, help="of a pipeline")
+    parser.add_argument("--compile", action="store_true", help="of bp: by torch.compile")
     parser.add_argument("--warm", type=int, default=0, help="batches before the clock begins")
     parser.add_argument("--began", type=Path, help="a file that is made when the clock begins")
     parser.add_argument("--every", type=int, default=0, help="instead of a rate, a curve: evaluate every n")
@@ -250,7 +253,7 @@ def serve(arguments: list[str]) -> None:
         where = f"file://{chosen.meet}"
         dist.init_process_group("gloo", init_method=where, rank=chosen.rank, world_size=RANKS)
     ground = Ground.prepare(chosen.settings)
-    rival = _made(chosen.way, ground, chosen.microbatches)
+    rival = _made(chosen.way, ground, chosen.microbatches, compiled=chosen.compile)
     found: dict[str, Any]
     if chosen.every:
         found = {"curve": curve(rival, ground, chosen.every, chosen.target)}

@@ -80,11 +80,13 @@ class Rival:
     processes: int = 2
     threads: int = 1
     microbatches: int = 4
+    compiled: bool = False
 
     @property
     def name(self) -> str:
         """As results say it."""
-        return f"{self.way}-{self.threads}" if self.way == "bp" else self.way
+        name = f"{self.way}-{self.threads}" if self.way == "bp" else self.way
+        return f"{name}, compiled" if self.compiled else name
 
     def run(self, job: Job, network: Network | None = None, hold: Hold | None = None) -> Row:
         """What rank 0 says; where a process is held, its share too.
@@ -110,7 +112,7 @@ class Rival:
         options = ["--threads", str(self.threads), "--microbatches", str(self.microbatches)]
         # As many layers as there are processes: the pipelines' stages.
         options += [*job.sets("network.layers=2"), "--every", str(job.every), "--warm", str(self._warm(job))]
-        options += ["--target", str(TARGET_PERCENT)]
+        options += ["--target", str(TARGET_PERCENT), *(["--compile"] if self.compiled else [])]
         for rank in range(self.processes):
             own = ["--began", str(folder / "began")] if rank == 0 else ["--rank", str(rank)]
             if self.processes > 1:

@@ -270,12 +270,28 @@ class Cluster:
         "float32, bfloat16, float16 or int8: what activations and gradients travel as between layers",
         choices=tuple(BOUNDARY_ITEMSIZES),
     )
+    compile: bool | list[bool] = key(
+        False, "have slaves compile their layers (torch.compile), which takes a C++ compiler; or one a layer"
+    )
     heartbeat_seconds: float = key(1.0, "seconds between two heartbeats of a slave", minimum=0.05)
     misses: int = key(2, "heartbeats that a slave may be silent for until it is failed", minimum=2)
     backup_steps: int = key(
         100, "steps between two backups of a slave's optimizer state to the master; 0: never", minimum=0
     )
     snapshot_seconds: float = key(30.0, "seconds between two snapshots of the master", minimum=0.1)
+
+    def compiled_of(self, layers: int) -> list[bool]:
+        """Whether each of K layers is compiled.
+
+        Raises:
+            ConfigError: a list of another length than K.
+        """
+        compiled = self.compile if isinstance(self.compile, list) else [self.compile] * layers
+        if len(compiled) != layers:
+            raise ConfigError(
+                f"cluster.compile: {len(compiled)} values for {layers} layers; give one, or one a layer"
+            )
+        return compiled
 
 
 @dataclass(frozen=True)
@@ -312,6 +328,11 @@ class Config:
                 f'cluster.wire: "{self.cluster.wire}" has no meaning with cluster.profile = "synchronous", '
                 "which sends nothing; leave it out"
             )
+        if self.cluster.profile == "synchronous" and self.cluster.compile:
+            raise ConfigError(
+                'cluster.compile: has no meaning with cluster.profile = "synchronous", which has no slaves; '
+                "leave it out"
+            )
         if self.cluster.synthesis == "master" and self.cluster.wire != "float32":
             raise ConfigError(
                 f'cluster.wire: "{self.cluster.wire}" is for what goes from layer to layer, but with '
@@ -325,6 +346,7 @@ class Config:
         layers = self.network.layers if self.network.cuts is None else len(self.network.cuts) + 1
         if layers is not None:
             self.downpour.replicas_of(layers)
+            self.cluster.compiled_of(layers)
 
     @property
     def layers(self) -> int:

@@ -9,6 +9,7 @@ from functools import lru_cache
 import numpy as np
 import torch
 from torch import nn
+from torch.utils.dlpack import from_dlpack
 
 from common.errors import ConfigError, MalformedError
 from common.table import ITEMSIZES, Kind, Raw, Table, TensorSpec, lay_out
@@ -165,7 +166,8 @@ def _state(module: nn.Module) -> Iterator[tuple[nn.Module, str, str, torch.Tenso
 
 
 def _view(buffer: torch.Tensor, spec: TensorSpec) -> torch.Tensor:
-    # `.data`: a version counter of its own. Views share theirs, and a backward through one batch
-    # normalization would then be refused because the next one has moved its statistics.
-    region = buffer.data[spec.offset : spec.offset + spec.nbytes].data
-    return region.view(getattr(torch, spec.dtype)).view(spec.shape)
+    # By DLPack: a storage and a version counter of its own. Views share theirs: a backward through one batch
+    # normalization would be refused because the next one has moved its statistics, and `torch.compile` does
+    # not take a network of which a part changes.
+    region = buffer[spec.offset : spec.offset + spec.nbytes]
+    return from_dlpack(region.view(getattr(torch, spec.dtype)).view(spec.shape))

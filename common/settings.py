@@ -176,6 +176,7 @@ def _checked(value: Any, annotation: Any, rule: Rule, where: str) -> Any:
 
 
 _NAMES = {int: "a whole number", float: "a number", str: "a string", bool: "true or false", dict: "a table"}
+_PLURALS = {int: "whole numbers", float: "numbers", str: "strings", bool: "true and false"}
 
 
 def _typed(value: Any, annotation: Any, where: str) -> Any:
@@ -226,5 +227,5 @@ def _fits(value: Any, annotation: Any) -> bool:
 
 def _named(annotation: Any) -> str:
     if typing.get_origin(annotation) is list:
-        return f"a list of {_NAMES[typing.get_args(annotation)[0]].split(' ', 1)[1]}s"
+        return f"a list of {_PLURALS[typing.get_args(annotation)[0]]}"
     return _NAMES[typing.get_origin(annotation) or annotation]

@@ -8,7 +8,7 @@ steps, and nowhere else.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -52,6 +52,9 @@ class Layer:
         stepper: steps it.
         seed: of the run. What a forward draws (dropout's mask) is a function of (seed, k, b) alone.
         goes_down: whether the layer below is owed delta_{k-1}.
+
+    Attributes:
+        function: h_k of h_{k-1}: the module, or the module compiled.
     """
 
     def __init__(
@@ -59,6 +62,7 @@ class Layer:
     ) -> None:
         self.k = k
         self.flat = flat
+        self.function: Callable[[Tensor], Tensor] = flat.module
         self._stepper = stepper
         self._seed = seed
         self._goes_down = goes_down and k > 1
@@ -77,7 +81,7 @@ class Layer:
         if self._goes_down:
             u.requires_grad_()
         with drawing(mixed(self._seed, self.k, batch), u.device):
-            return u, self.flat.module(u)
+            return u, self.function(u)
 
     def backward(self, h: Tensor, delta: Tensor) -> None:
         """Go back from delta, (B, ...) like h; a first layer without parameters has nowhere to go."""

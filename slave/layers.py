@@ -20,6 +20,7 @@ from common.replica import Replica
 from common.replicas import Place
 from common.schedule import AccruingStepper, Stepper
 from common.synthesizers import GradientSynthesizer, VirtualForward
+from slave.compiling import compile_layer
 from slave.decoupling import Layer, Synthesizer, Synthesizing, Unlock
 from slave.free import FreeTrainer
 from slave.health import Fallback, Health
@@ -77,6 +78,8 @@ def seated(
     begin: Begin,
     device: torch.device | str = "cpu",
     serving: Serving | None = None,
+    *,
+    compiled: bool = False,
 ) -> Seated:
     """The layer of a lease, ready to train.
 
@@ -88,10 +91,14 @@ def seated(
         begin: called for every replica, in the order of `Seated.replicas`.
         device: where it computes.
         serving: what is asked where M runs in the master (served synthesis); None: M runs here.
+        compiled: have `torch.compile` make the layer faster, before its first step.
+
+    Raises:
+        ConfigError: the layer cannot be compiled here.
     """
     fallback = config.decoupling.fallback_cosine
     health = Health(None if fallback is None else Fallback(fallback))
-    return _Building(config, blueprint, dataset, lease, begin, device, health, serving).built()
+    return _Building(config, blueprint, dataset, lease, begin, device, health, serving, compiled).built()
 
 
 def place(config: Config, lease: JoinReply) -> Place:
@@ -171,6 +178,7 @@ class _Building:
     device: torch.device | str
     health: Health
     serving: Serving | None
+    compiled: bool
     replicas: list[tuple[Replica, Stepper]] = field(default_factory=list)
 
     def built(self) -> Seated:
@@ -185,6 +193,8 @@ class _Building:
         data = batches.Batches(self.dataset, config.run.seed, config.run.batch_size)
         above = network.boundary(self.blueprint, cuts, k)
         below = network.boundary(self.blueprint, cuts, k - 1) if k > 1 else self.dataset.input_shape
+        if self.compiled:
+            compile_layer(layer, (config.run.batch_size, *below), self.device)
         made: Trainer | FreeTrainer
         if config.decoupling.unlock == "full":
             made = self._free(layer, data, (below, above))

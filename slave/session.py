@@ -362,6 +362,9 @@ class Session:
     def _built(self) -> Seated:
         """The layer at the master's version, ready to train."""
         ground = self._ground
+        compiled = self._config.cluster.compiled_of(self._config.layers)[self._lease.layer - 1]
+        if compiled:
+            log.info("compiling layer %d", self._lease.layer)
         built = layers.seated(
             self._config,
             ground.blueprint(),
@@ -370,6 +373,7 @@ class Session:
             self._begin,
             ground.device,
             self if self._served else None,
+            compiled=compiled,
         )
         self._back_up(built.replicas)
         log.info(

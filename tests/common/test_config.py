@@ -86,6 +86,7 @@ VALUES = table(
         heartbeat_seconds=st.floats(0.05, 1e3),
         misses=st.integers(2, 9),
         wire=st.sampled_from(["bfloat16", "int8"]),
+        compile=st.booleans(),
     ),
 )
 
@@ -126,6 +127,16 @@ def test_what_is_described_for_editing_reads_back_equal(values: dict[str, Any]) 
 def test_a_narrow_wire_is_refused_where_little_or_nothing_goes_over_it(other: str) -> None:
     assert 'cluster.wire: "int8"' in refusal(None, other, "cluster.wire=int8")
     assert load(None, [other, "cluster.wire=float32"]).cluster.wire == "float32"
+
+
+def test_what_is_compiled_is_said_of_all_layers_or_of_each() -> None:
+    config = load(None, ["network.layers=3", "cluster.compile=[true,false,true]"])
+    assert config.cluster.compiled_of(3) == [True, False, True]
+    assert load(None, ["cluster.compile=true"]).cluster.compiled_of(2) == [True, True]
+    said = refusal(None, "network.layers=3", "cluster.compile=[true,false]")
+    assert "cluster.compile: 2 values for 3 layers" in said
+    assert "a list of true and false" in refusal(None, "cluster.compile=1")
+    assert "no slaves" in refusal(None, "cluster.profile=synchronous", "cluster.compile=true")
 
 
 def test_an_unknown_wire_is_refused() -> None:

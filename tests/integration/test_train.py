@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -248,3 +249,22 @@ def test_nothing_outlives_a_killed_train(cli: Cli) -> None:
     until(lambda: len(cli.of_kind("slave")) == 3)
     process.kill()
     until(lambda: not cli.processes(), 20)
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
+def test_a_layer_that_is_compiled_learns_as_the_others(cli: Cli) -> None:
+    run = ["--run-dir", "run", *QUICK, "--set", "network.layers=2", "--set", "cluster.compile=[true,false]"]
+    done = cli.run("train", "--json", *run)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["test_error_percent"] < 10
+    said = [log.read_text() for log in (cli.folder / "run" / "logs").iterdir() if "slave" in log.name]
+    assert sum("compiling layer 1" in log for log in said) == 1
+    assert not any("compiling layer 2" in log for log in said)
+
+
+def test_a_layer_that_cannot_be_compiled_is_said_to_be_so(cli: Cli) -> None:
+    cli.environment |= {"CXX": "no-such-compiler", "TORCHINDUCTOR_CACHE_DIR": str(cli.folder / "compiled")}
+    done = cli.run("train", *QUICK, "--set", "network.layers=2", "--set", "cluster.compile=[false,true]")
+    assert done.returncode == 2, done.stderr
+    assert "cluster.compile: layer 2 cannot be compiled here" in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
