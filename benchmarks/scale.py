@@ -3,6 +3,7 @@
 `python -m benchmarks scale` writes results/scale.json; `--table` prints docs/performance.md's table of it.
 The slaves compute nothing and load no torch (`benchmarks.light_slaves`): up to 8 processes, then several
 threads in each. They share the machine with the master, so the rate is what both ends reach together.
+Beside it stands what the simulator predicts of a master with a core of its own, from what one slave measured.
 """
 
 from __future__ import annotations
@@ -20,11 +21,17 @@ import numpy as np
 
 from benchmarks import kept
 from benchmarks.transfer import Process
+from common import config as configuration
+from common import datasets
+from deploy.simulate import resolved
+from deploy.simulation.driver import Driver
 
 RESULTS = Path(__file__).parent / "results" / "scale.json"
 SLAVES = (1, 2, 4, 8, 16, 32, 64)
 PROCESSES = 8
 NBYTES = 1 << 20
+# Of each simulated slave.
+TURNS = 1000
 
 
 def measured(slaves: int, seconds: float) -> dict[str, Any]:
@@ -74,6 +81,42 @@ def row(pushes: Sequence[float], pulls: Sequence[float], seconds: float, cpu: fl
     }
 
 
+def predicted(slaves: int, alone: Mapping[str, Any]) -> dict[str, float]:
+    """What the simulator makes of so many slaves, replicas of one layer that push and fetch at every step.
+
+    Args:
+        slaves: how many.
+        alone: the row of one slave: the master's CPU time of a push or a pull, and how long each takes.
+    """
+    turn = 1e-3 * (alone["push_milliseconds"]["p50"] + alone["pull_milliseconds"]["p50"])
+    settings = {
+        "network.layers": 1,
+        # Else a single one would never fetch.
+        "downpour.push": "gradient",
+        "downpour.replicas": slaves,
+        "downpour.n_push": 1,
+        "downpour.n_fetch": 1,
+        "run.batches": TURNS * slaves,
+        "simulation.master_seconds": 1e-3 * alone["master_cpu_milliseconds"],
+        "simulation.overhead_seconds": turn,
+        "simulation.rate": 1e18,
+        "simulation.bandwidth_bytes_per_second": 1e15,
+        "simulation.latency_seconds": 0.0,
+        "simulation.jitter": 0.0,
+    }
+    config = configuration.load(None, [f"{name}={value}" for name, value in settings.items()])
+    dataset = datasets.load(config.data)
+    driver = Driver(resolved(config, dataset), dataset, trains=False)
+    for _ in driver.run():
+        pass
+    # Each one's first version took the simulated master no time.
+    count = driver.center.pushes + driver.center.pulls - slaves
+    return {
+        "mib_per_second": round(count * NBYTES / (1 << 20) / driver.seconds, 1),
+        "master_cores": round(driver.center.busy_seconds / driver.seconds, 3),
+    }
+
+
 def _percentiles(seconds: Sequence[float]) -> dict[str, float]:
     p50, p99 = np.percentile(seconds, [50, 99])
     return {"p50": round(1e3 * float(p50), 2), "p99": round(1e3 * float(p99), 2)}
@@ -82,6 +125,7 @@ def _percentiles(seconds: Sequence[float]) -> dict[str, float]:
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
     """The rows as a table."""
     heads = ["slaves", "processes", "MiB/s", "push ms, p50", "p99", "pull ms, p50", "p99", "master, cores"]
+    heads += ["its CPU ms a MiB", "simulated, MiB/s", "master, cores"]
     lines: list[list[str]] = []
     for each in rows:
         push, pull = each["push_milliseconds"], each["pull_milliseconds"]
@@ -92,9 +136,11 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
                 *(f"{value:.1f}" for value in (push["p50"], push["p99"], pull["p50"], pull["p99"])),
                 f"{each['master_cores']:.2f}",
                 f"{each['master_cpu_milliseconds']:.2f}",
+                f"{each['simulated']['mib_per_second']:,.0f}",
+                f"{each['simulated']['master_cores']:.2f}",
             ]
         )
-    return kept.markdown([*heads, "its CPU ms a MiB"], lines)
+    return kept.markdown(heads, lines)
 
 
 def last_table() -> str:
@@ -117,7 +163,8 @@ def main(arguments: Sequence[str]) -> None:
         return
     rows: list[dict[str, Any]] = []
     for slaves in SLAVES:
-        rows.append(measured(slaves, chosen.seconds))
+        row = measured(slaves, chosen.seconds)
+        rows.append({**row, "simulated": predicted(slaves, rows[0] if rows else row)})
         print(table(rows[-1:]).splitlines()[-1], flush=True)
     result = {"machine": kept.machine(), "nbytes": NBYTES, "seconds": chosen.seconds, "rows": rows}
     kept.write(RESULTS, result)

@@ -102,9 +102,22 @@ def test_a_row_of_scale_counts_pushes_and_pulls() -> None:
     assert row["push_milliseconds"]["p50"] == 3.0
     assert row["master_cores"] == 0.5
     assert row["master_cpu_milliseconds"] == 250.0
-    assert scale.table([{"slaves": 2, "processes": 2, **row}]).splitlines()[2] == (
-        "| 2 | 2 | 2 | 3.0 | 4.0 | 2.0 | 3.0 | 0.50 | 250.00 |"
+    simulated = {"mib_per_second": 4.0, "master_cores": 0.75}
+    assert scale.table([{"slaves": 2, "processes": 2, **row, "simulated": simulated}]).splitlines()[2] == (
+        "| 2 | 2 | 2 | 3.0 | 4.0 | 2.0 | 3.0 | 0.50 | 250.00 | 4 | 0.75 |"
     )
+
+
+def test_the_simulated_master_is_a_core_that_takes_each_push_and_pull_as_long() -> None:
+    alone = {
+        "push_milliseconds": {"p50": 4.0},
+        "pull_milliseconds": {"p50": 6.0},
+        "master_cpu_milliseconds": 2.0,
+    }
+    # A push and a pull of 1 MiB every 10 ms; from three slaves on the core is full.
+    rates = [scale.predicted(slaves, alone)["mib_per_second"] for slaves in (1, 2, 8)]
+    assert rates == pytest.approx([200.0, 400.0, 500.0], rel=0.02)
+    assert scale.predicted(1, alone)["master_cores"] == pytest.approx(0.4, rel=0.02)
 
 
 def test_two_light_slaves_in_one_process_push_and_pull_every_push_once(
