@@ -7,7 +7,6 @@ process, round by round; a ratio is taken within a round, and given as median an
 from __future__ import annotations
 
 import json
-import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,6 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from benchmarks import kept
+from benchmarks.spread import spread
 from common.options import VfbnOptions
 from common.synthesizers import VirtualForward
 
@@ -129,19 +130,10 @@ def measure(case: Case) -> dict[str, object]:
     return {"milliseconds": times, "ratio": ratios}
 
 
-def spread(values: list[float]) -> dict[str, float]:
-    """Median and quartiles."""
-    low, middle, high = statistics.quantiles(values, n=4)
-    return {"p25": round(low, 4), "median": round(middle, 4), "p75": round(high, 4)}
-
-
 def main() -> None:
     """Measure every case, print a line each, write the result."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
     results = {case.name: measure(case) for case in cases()}
-    RESULT.parent.mkdir(exist_ok=True)
-    RESULT.write_text(
-        json.dumps({"batch": BATCH, "torch": torch.__version__, "cases": results}, indent=2) + "\n"
-    )
+    kept.write(RESULT, {"batch": BATCH, "torch": torch.__version__, "cases": results})
     print(json.dumps(results, indent=2))
