@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
+import sysconfig
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +18,8 @@ from typing import Any
 import psutil
 
 ROOT = Path(__file__).parents[2]
+# Whether `torch.compile` has what it takes here.
+COMPILES = bool(shutil.which("g++")) and Path(sysconfig.get_path("include"), "Python.h").exists()
 # Short leases, so that what waits for one waits less; not so short that crowded cores end one.
 QUICK = [
     "--set", "cluster.heartbeat_seconds=0.4", "--set", "cluster.misses=5", "--set", "run.batch_size=32",

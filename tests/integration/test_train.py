@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import signal
 import subprocess
 import sys
@@ -12,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.integration.processes import QUICK, ROOT, Cli, until
+from tests.integration.processes import COMPILES, QUICK, ROOT, Cli, until
 
 KEYS = """
     name dataset model profile synthesis unlock gradient input layers slaves batches batch_size wall_seconds
@@ -251,7 +250,7 @@ def test_nothing_outlives_a_killed_train(cli: Cli) -> None:
     until(lambda: not cli.processes(), 20)
 
 
-@pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
+@pytest.mark.skipif(not COMPILES, reason="no C++ compiler, or not Python's headers")
 def test_a_layer_that_is_compiled_learns_as_the_others(cli: Cli) -> None:
     run = ["--run-dir", "run", *QUICK, "--set", "network.layers=2", "--set", "cluster.compile=[true,false]"]
     done = cli.run("train", "--json", *run)

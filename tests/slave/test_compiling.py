@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import pytest
@@ -14,11 +13,12 @@ from common.flat import Flat
 from common.schedule import Stepper
 from slave.compiling import compile_layer
 from slave.decoupling import Layer
+from tests.integration.processes import COMPILES
 
 SGD = Optimizer(name="sgd", learning_rate=0.1)
 SHAPE = (8, 2, 6, 6)
 
-pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
+pytestmark = pytest.mark.skipif(not COMPILES, reason="no C++ compiler, or not Python's headers")
 
 
 @pytest.fixture(autouse=True)
