@@ -15,7 +15,7 @@ PLAIN = ("transfer", "apply", "durability", "vfbn", "metrics", "rounding")
 ASKING = {
     "anatomy": "needs MNIST (--mnist FOLDER); two minutes",
     "cluster": "needs MNIST (--mnist FOLDER), on links root and iproute2; an hour a network",
-    "compiling": "needs a C++ compiler; ten minutes",
+    "compiling": "needs a C++ compiler, and MNIST for its networks (--mnist FOLDER); seven minutes",
     "faults": "takes a quarter of an hour",
     "links": "needs root and iproute2; MNIST for its errors (--mnist FOLDER); 12 minutes",
     "methods": "needs MNIST (--mnist FOLDER); two hours",

@@ -127,13 +127,13 @@ def cluster_table(rounds: Sequence[Mapping[str, Row]]) -> str:
     return kept.markdown(["way", "samples/s", *(f"of {base}" for base in bases), "test error %"], lines)
 
 
-def last_tables() -> str:
+def last_tables(path: Path = RESULTS) -> str:
     """The tables of the last results.
 
     Raises:
         ConfigError: there are none.
     """
-    found = kept.read(RESULTS)
+    found = kept.read(path)
     return f"{table(found['rows'])}\n\n{cluster_table(found['cluster']['rounds'])}"
 
 
@@ -145,10 +145,11 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--passes", type=int, default=20, help="of a turn")
     parser.add_argument("--rounds", type=int, default=3, help="of the cluster and its rivals")
     parser.add_argument("--batches", type=int, default=100, help="of each run of a round")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="where the results go")
     parser.add_argument("--table", action="store_true", help="print the tables of the last results")
     chosen = parser.parse_args(arguments)
     if chosen.table:
-        print(last_tables())
+        print(last_tables(chosen.out))
         return
     # As in a slave: else h, of megabytes, is memory that the kernel has to clear in every pass.
     keep_freed_memory()
@@ -158,8 +159,8 @@ def main(arguments: Sequence[str]) -> None:
         # Nothing that was compiled before.
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache
         found = _measured(chosen)
-    kept.write(RESULTS, found)
-    print(last_tables())
+    kept.write(chosen.out, found)
+    print(last_tables(chosen.out))
 
 
 def _measured(chosen: argparse.Namespace) -> Row:

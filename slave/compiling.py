@@ -27,9 +27,11 @@ def compile_layer(layer: Layer, shape: tuple[int, ...], device: torch.device | s
             _, h = layer.forward(0, torch.zeros(shape, device=device))
             layer.backward(h, torch.zeros_like(h))
     except RuntimeError as error:
-        said = str(error).strip().splitlines() or [type(error).__name__]
+        # What a backend raised is wrapped.
+        inner = getattr(error, "inner_exception", error)
+        said = str(inner).strip().splitlines() or [type(inner).__name__]
         raise ConfigError(
-            f"cluster.compile: layer {layer.k} cannot be compiled here: {said[0]}; it takes a C++ compiler "
-            "(g++) and Python's headers. Leave it out for this layer, or install them"
+            f"cluster.compile: layer {layer.k} cannot be compiled here: {said[0]}; install a C++ compiler "
+            "(g++) and Python's headers, or leave this layer out, as in [true, false]"
         ) from error
     layer.flat.clear_gradients()

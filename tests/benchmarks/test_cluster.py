@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +12,7 @@ import torch
 
 from benchmarks import cluster, compiling, kept, scale, straggler
 from benchmarks.ways import Job, Layerwise
-from tests.integration.processes import ROOT
+from tests.integration.processes import COMPILES, ROOT
 
 
 def _rival(rate: float) -> dict[str, Any]:
@@ -154,6 +156,27 @@ def test_a_cluster_with_a_compiled_layer_is_held_against_one_thread_with_and_wit
     assert compiling.cluster_table([turn]).splitlines()[-1] == (
         "| `update light, compile=[true,false]` | 200 (200 to 200) | 1.00 (1.00 to 1.00) | "
         "0.80 (0.80 to 0.80) | 4.00 |"
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not COMPILES, reason="no C++ compiler, or not Python's headers")
+def test_compiled_and_not_are_compared_on_small_networks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compiling, "WAYS", [cluster.ONE, replace(cluster.ONE, compiled=True)])
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "")
+    out = tmp_path / "compiling.json"
+    few = ["--turns", "1", "--passes", "2", "--rounds", "1", "--batches", "12"]
+    compiling.main([*few, "--out", str(out)])
+    found = kept.read(out)
+    assert [(row["network"], row["layer"]) for row in found["rows"]] == [
+        ("mlp", 1), ("mlp", 2), ("cnn", 1), ("cnn", 2)
+    ]  # fmt: skip
+    assert all(row["compiling_seconds"] > 0.5 for row in found["rows"])
+    (turn,) = found["cluster"]["rounds"]
+    assert turn["bp-1, compiled"]["test_error_percent"] == pytest.approx(
+        turn["bp-1"]["test_error_percent"], abs=2
     )
 
 
