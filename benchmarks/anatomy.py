@@ -144,14 +144,14 @@ def _rest(layer: Row) -> str:
     return _spent([whole[clock] - sum(part[clock] for part in parts) for clock in (0, 1)])
 
 
-def last_tables() -> list[str]:
+def last_tables() -> str:
     """The tables of the last results.
 
     Raises:
         ConfigError: there are none.
     """
     result = kept.read(RESULTS)
-    return [table(result["rows"]), functions(result["functions"])]
+    return f"{table(result['rows'])}\n\n{functions(result['functions'])}"
 
 
 def main(arguments: list[str]) -> None:
@@ -162,7 +162,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--table", action="store_true", help="print the tables of the last results")
     chosen = parser.parse_args(arguments)
     if chosen.table:
-        print("\n\n".join(last_tables()))
+        print(last_tables())
         return
     network, batch_size = ground(chosen.mnist, "mlp")
     settings = (*network, f"run.batch_size={batch_size}", f"run.batches={chosen.batches}")
@@ -170,4 +170,4 @@ def main(arguments: list[str]) -> None:
     found = {profile: seen(profile, settings) for profile in PROFILES}
     result = {"machine": kept.machine(), "settings": kept.settings_of(settings), "rows": rows}
     kept.write(RESULTS, {**result, "spied_seconds": SPIED_SECONDS, "functions": found})
-    print("\n\n".join(last_tables()))
+    print(last_tables())

@@ -19,7 +19,7 @@ from typing import Any
 
 from benchmarks import kept, namespaces
 from benchmarks.namespaces import Far, Network
-from benchmarks.spread import spread
+from benchmarks.spread import shown, spread
 from benchmarks.ways import TARGET_PERCENT, Curve, Job, Layerwise, Rival, Row, Way, batches_to
 from common.errors import ConfigError
 
@@ -146,7 +146,7 @@ def _cells(each: Row, batch_size: int) -> list[str]:
     batches, rate = each["batches_to_target"], each["samples_per_second"]
     ours = "master_share" in each
     return [
-        f"{rate['median']:,.0f} ({rate['p25']:,.0f} to {rate['p75']:,.0f})",
+        shown(rate, ",.0f"),
         *(f"{each['of'][base]['median']:.2f}" for base in BASES),
         f"{each['test_error_percent']['median']:.2f}",
         f"{batches:,.0f}" if batches else "-",
@@ -170,11 +170,9 @@ def asked(result: Mapping[str, Any]) -> str:
     ):
         rows.append((what, limit, [each[key] for each in ours.values()]))
     heads = ["", "asked", *(f"`{name}`" for name in ours)]
-    return kept.markdown(heads, [[what, limit, *map(_shown, values)] for what, limit, values in rows])
-
-
-def _shown(values: Mapping[str, float]) -> str:
-    return f"{values['median']:.3f} ({values['p25']:.3f} to {values['p75']:.3f})"
+    return kept.markdown(
+        heads, [[what, limit, *(shown(each, ".3f") for each in values)] for what, limit, values in rows]
+    )
 
 
 def tables(results: Mapping[str, Any]) -> str:

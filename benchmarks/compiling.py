@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from benchmarks import kept
 from benchmarks.cluster import DIGITS, MNIST, ONE, PROFILES, TWO, ground, ran
-from benchmarks.spread import spread
+from benchmarks.spread import shown, spread
 from benchmarks.ways import Job, Layerwise, Way
 from common import config as configuration
 from common import network
@@ -102,7 +102,7 @@ def table(rows: Sequence[Row]) -> str:
         [
             f"`{row['network']}`, layer {row['layer']}",
             *(f"{row[f'{way}_milliseconds']['median']:.1f}" for way in ("eager", "compiled")),
-            "{median:.2f} ({p25:.2f} to {p75:.2f})".format(**row["times_faster"]),
+            shown(row["times_faster"], ".2f"),
             f"{row['compiling_seconds']:.0f}",
         ]
         for row in rows
@@ -116,12 +116,11 @@ def cluster_table(rounds: Sequence[Mapping[str, Row]]) -> str:
     lines: list[list[str]] = []
     for name in rounds[0]:
         rates = [float(turn[name]["samples_per_second"]) for turn in rounds]
-        found = spread(rates, 1)
-        lines.append([f"`{name}`", "{median:,.0f} ({p25:,.0f} to {p75:,.0f})".format(**found)])
+        lines.append([f"`{name}`", shown(spread(rates, 1), ",.0f")])
         for base in bases.values():
             held = [2 * float(turn[base]["samples_per_second"]) for turn in rounds]
             ratio = spread([rate / each for rate, each in zip(rates, held, strict=True)])
-            lines[-1].append("{median:.2f} ({p25:.2f} to {p75:.2f})".format(**ratio))
+            lines[-1].append(shown(ratio, ".2f"))
         errors = spread([float(turn[name]["test_error_percent"]) for turn in rounds])
         lines[-1].append(f"{errors['median']:.2f}")
     return kept.markdown(["way", "samples/s", *(f"of {base}" for base in bases), "test error %"], lines)

@@ -3,6 +3,13 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Mapping
+
+
+def shown(found: Mapping[str, float], form: str) -> str:
+    """What `spread` has found, each number in a format of Python's, as tables show it."""
+    median, low, high = (format(found[name], form) for name in ("median", "p25", "p75"))
+    return f"{median} ({low} to {high})"
 
 
 def spread(values: list[float], digits: int = 4) -> dict[str, float]:

@@ -29,7 +29,7 @@ from common.options import (
     InputOptions,
     ModelOptions,
 )
-from common.settings import is_user_function, key
+from common.settings import is_user_function, key, one_a_layer
 from common.simulation import Simulation
 from common.table import BOUNDARY_ITEMSIZES
 
@@ -286,12 +286,7 @@ class Cluster:
         Raises:
             ConfigError: a list of another length than K.
         """
-        compiled = self.compile if isinstance(self.compile, list) else [self.compile] * layers
-        if len(compiled) != layers:
-            raise ConfigError(
-                f"cluster.compile: {len(compiled)} values for {layers} layers; give one, or one a layer"
-            )
-        return compiled
+        return one_a_layer("cluster.compile", self.compile, layers, "values")
 
 
 @dataclass(frozen=True)
@@ -318,35 +313,29 @@ class Config:
                 'cluster.synthesis: "master" has no meaning with decoupling.unlock = '
                 f'"{self.decoupling.unlock}", which has no M; leave it out'
             )
-        if self.cluster.profile == "synchronous" and self.cluster.synthesis == "master":
-            raise ConfigError(
-                'cluster.synthesis: "master" has no meaning with cluster.profile = "synchronous", which has '
-                "no master; leave it out"
-            )
-        if self.cluster.profile == "synchronous" and self.cluster.wire != "float32":
-            raise ConfigError(
-                f'cluster.wire: "{self.cluster.wire}" has no meaning with cluster.profile = "synchronous", '
-                "which sends nothing; leave it out"
-            )
-        if self.cluster.profile == "synchronous" and self.cluster.compile:
-            raise ConfigError(
-                'cluster.compile: has no meaning with cluster.profile = "synchronous", which has no slaves; '
-                "leave it out"
-            )
+        if self.cluster.profile == "synchronous":
+            self._check_synchronous()
         if self.cluster.synthesis == "master" and self.cluster.wire != "float32":
             raise ConfigError(
                 f'cluster.wire: "{self.cluster.wire}" is for what goes from layer to layer, but with '
                 'cluster.synthesis = "master" most goes to the master, as float32; leave one of the two out'
             )
-        if self.cluster.profile == "synchronous" and self.downpour != Downpour():
-            raise ConfigError(
-                'downpour: has no meaning with cluster.profile = "synchronous", which pushes nothing; leave '
-                "the section out"
-            )
         layers = self.network.layers if self.network.cuts is None else len(self.network.cuts) + 1
         if layers is not None:
             self.downpour.replicas_of(layers)
             self.cluster.compiled_of(layers)
+
+    def _check_synchronous(self) -> None:
+        """What is for a cluster's processes must not be given where there is none."""
+        cluster = self.cluster
+        for given, what, why in (
+            (cluster.synthesis == "master", 'cluster.synthesis: "master"', "has no master; leave it out"),
+            (cluster.wire != "float32", f'cluster.wire: "{cluster.wire}"', "sends nothing; leave it out"),
+            (cluster.compile, "cluster.compile:", "has no slaves; leave it out"),
+            (self.downpour != Downpour(), "downpour:", "pushes nothing; leave the section out"),
+        ):
+            if given:
+                raise ConfigError(f'{what} has no meaning with cluster.profile = "synchronous", which {why}')
 
     @property
     def layers(self) -> int:
@@ -359,6 +348,11 @@ class Config:
     def replicas(self) -> list[int]:
         """R of each layer of a resolved configuration."""
         return self.downpour.replicas_of(self.layers)
+
+    @property
+    def compiled(self) -> list[bool]:
+        """Whether each layer of a resolved configuration is compiled."""
+        return self.cluster.compiled_of(self.layers)
 
     def with_cuts(self, cuts: list[int]) -> Config:
         """The same run with its cuts resolved."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 
 from common.errors import ConfigError
-from common.settings import key
+from common.settings import key, one_a_layer
 
 PUSHES = ("update", "gradient")
 SERVER_OPTIMIZERS = ("adagrad", "sgd", "adam", "adamw")
@@ -100,9 +100,4 @@ class Downpour:
         Raises:
             ConfigError: a list of another length than K.
         """
-        counts = self._counts if isinstance(self.replicas, list) else self._counts * layers
-        if len(counts) != layers:
-            raise ConfigError(
-                f"downpour.replicas: {len(counts)} numbers for {layers} layers; give one, or one a layer"
-            )
-        return counts
+        return one_a_layer("downpour.replicas", self.replicas, layers, "numbers")

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 from common.errors import ConfigError
 
 Table = TypeVar("Table")
+Value = TypeVar("Value")
 
 # TOML's whole numbers, and the wire's.
 LARGEST_INTEGER = 2**63 - 1
@@ -59,6 +60,18 @@ def key(
     if isinstance(default, list | dict):
         return dataclasses.field(default_factory=default.copy, metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
+
+
+def one_a_layer(name: str, value: Value | list[Value], layers: int, what: str) -> list[Value]:
+    """A key's value for each of K layers: the one for all, or a list of one each; `what` is their plural.
+
+    Raises:
+        ConfigError: a list of another length than K.
+    """
+    values = value if isinstance(value, list) else [value] * layers
+    if len(values) != layers:
+        raise ConfigError(f"{name}: {len(values)} {what} for {layers} layers; give one, or one a layer")
+    return values
 
 
 def is_user_function(text: str) -> bool:

@@ -362,7 +362,7 @@ class Session:
     def _built(self) -> Seated:
         """The layer at the master's version, ready to train."""
         ground = self._ground
-        compiled = self._config.cluster.compiled_of(self._config.layers)[self._lease.layer - 1]
+        compiled = self._config.compiled[self._lease.layer - 1]
         if compiled:
             log.info("compiling layer %d", self._lease.layer)
         built = layers.seated(

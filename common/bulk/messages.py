@@ -24,6 +24,8 @@ LARGEST_MESSAGE_BYTES = 4 << 20
 # What comes before a message: whether it is compressed, and its length.
 PREFIX_BYTES = 5
 CONTENT_TYPE = "application/grpc"
+# What an answer begins with.
+ANSWER_HEADERS: Headers = [(":status", "200"), ("content-type", CONTENT_TYPE)]
 # After so much silence a peer is asked whether it is still there, and given up when it does not answer.
 _SILENT_SECONDS = 10
 _GONE_MILLISECONDS = 20_000
@@ -32,10 +34,6 @@ _FIRST_HEADERS = [(":method", "POST"), (":scheme", "http"), (":authority", "laye
 _FURTHER_HEADERS = [("te", "trailers"), ("content-type", CONTENT_TYPE)]
 _NUMBERS = {code.name: str(code.value[0]) for code in grpc.StatusCode}
 _NAMES = {number: name for name, number in _NUMBERS.items()}
-
-
-# What an answer begins with.
-ANSWER_HEADERS: Headers = [(":status", "200"), ("content-type", CONTENT_TYPE)]
 
 
 def call_headers(method: Method[Any, Any]) -> Headers:

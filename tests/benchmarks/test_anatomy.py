@@ -6,7 +6,6 @@ import subprocess
 import sys
 import threading
 import time
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -116,11 +115,3 @@ def test_a_small_run_is_taken_apart() -> None:
         parts = sum(wall[name] for name in wall if name not in (timed.STEP, timed.EVENT))
         assert 0 < parts <= wall[timed.STEP] <= layer["microseconds"]
     assert row["master_microseconds"] > 0
-
-
-def test_the_page_on_performance_has_the_last_tables() -> None:
-    if not anatomy.RESULTS.exists():
-        pytest.skip("python -m benchmarks anatomy has not been run")
-    page = Path(__file__).parents[2] / "docs" / "performance.md"
-    for table in anatomy.last_tables():
-        assert table in page.read_text(encoding="utf-8")

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import cluster, compiling, kept, scale, straggler
+from benchmarks import anatomy, cluster, compiling, kept, scale, straggler
 from benchmarks.ways import Job, Layerwise
 from tests.integration.processes import COMPILES, ROOT
 
@@ -200,7 +200,14 @@ def test_every_rival_and_a_cluster_train_small_networks_to_the_end(monkeypatch: 
 
 
 @pytest.mark.parametrize(
-    "last", [cluster.last_tables, straggler.last_table, scale.last_table, compiling.last_tables]
+    "last",
+    [
+        anatomy.last_tables,
+        cluster.last_tables,
+        compiling.last_tables,
+        scale.last_table,
+        straggler.last_table,
+    ],
 )
 def test_the_page_on_performance_has_the_tables_of_the_last_run(last: Callable[[], str]) -> None:
     page = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")

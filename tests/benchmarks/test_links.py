@@ -44,6 +44,5 @@ def test_the_table_has_a_row_a_run_and_says_what_a_link_has_carried() -> None:
     assert "| 3 + 2 | - |" in second
 
 
-@pytest.mark.skipif(not links.RESULTS.exists(), reason="python -m benchmarks links has not been run")
 def test_the_page_of_results_has_the_table_of_the_last_run() -> None:
     assert links.last_table() in (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
