@@ -19,15 +19,15 @@ import numpy as np
 import torch
 
 from benchmarks.spread import spread
-from common.messages import Buffer, Header, Operation
-from common.optimizers import Settings
-from common.table import lay_out
+from common.optim.optimizers import Settings
+from common.shards.pushes import Buffer, Header, Operation
+from common.shards.table import lay_out
 from common.wire.payloads import CHUNK_BYTES
-from master.optimizers import ServerOptimizer, use_one_thread
-from master.policies import Policy, alike
-from master.staleness import Rule
-from master.state import StateDirectory
-from master.store import Store
+from master.disk.state import StateDirectory
+from master.store.optimizers import ServerOptimizer, use_one_thread
+from master.store.policies import Policy, alike
+from master.store.staleness import Rule
+from master.store.store import Store
 
 RESULT = Path(__file__).parent / "results" / "apply.json"
 NBYTES = 64 << 20

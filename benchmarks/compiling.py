@@ -23,9 +23,9 @@ from benchmarks import kept
 from benchmarks.cluster import DIGITS, MNIST, ONE, PROFILES, TWO, ground, ran
 from benchmarks.spread import shown, spread
 from benchmarks.ways import Job, Layerwise, Way
-from common import config as configuration
-from common import network
+from common.config import files
 from common.lifecycle import keep_freed_memory
+from common.models import network
 
 RESULTS = Path(__file__).parent / "results" / "compiling.json"
 LAYERS, CLASSES = 2, 10
@@ -43,7 +43,7 @@ Pass = Callable[[Tensor, Tensor], None]
 
 def layers(settings: Sequence[str], shape: tuple[int, ...]) -> list[tuple[nn.Module, tuple[int, ...]]]:
     """A network's layers, each with the shape of one example of its input."""
-    config = configuration.load(None, [*settings, f"network.layers={LAYERS}"])
+    config = files.load(None, [*settings, f"network.layers={LAYERS}"])
     blueprint = network.build(config, shape, CLASSES)
     cuts = network.resolve(config, blueprint, shape, CLASSES).network.cuts
     assert cuts is not None

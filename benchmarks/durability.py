@@ -19,13 +19,13 @@ from pathlib import Path
 
 from benchmarks.spread import spread
 from benchmarks.transfer import Process
-from common.config import load
+from common.config.files import load
 from common.lifecycle import keep_freed_memory
-from common.table import Table
+from common.shards.table import Table
 from master import service
-from master.shard import Slots
-from master.state import StateDirectory
-from master.store import Memory
+from master.disk.state import StateDirectory
+from master.store.shard import Slots
+from master.store.store import Memory
 
 RESULT = Path(__file__).parent / "results" / "durability.json"
 SIZES = {"1 MiB": 1 << 20, "64 MiB": 64 << 20}

@@ -21,15 +21,16 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed import rpc as torch_rpc
 
-from common import rpc
 from common.lifecycle import end_with_parent, keep_freed_memory
-from common.messages import Header, JoinReply, JoinRequest, Operation, PushReply, Telemetry
-from common.replica import Push
-from common.table import lay_out
+from common.net import addresses, control
+from common.shards.pushes import Header, Operation, PushReply
+from common.shards.table import lay_out
+from common.shards.working_copy import Push
+from common.wire.messages import JoinReply, JoinRequest, Telemetry
 from common.wire.methods import JOIN
-from slave.endpoint import Endpoint
-from slave.meter import Meter
-from slave.network import Network
+from slave.network.endpoint import Endpoint
+from slave.network.meter import Meter
+from slave.network.network import Network
 
 Once = Callable[[], object]
 
@@ -70,7 +71,7 @@ def _receive(stream: socket.socket, buffer: memoryview) -> None:
 
 def tcp_server(address: str) -> None:
     """Takes what is pushed and acknowledges it; gives what is pulled."""
-    host, port = rpc.split_address(address)
+    host, port = addresses.split_address(address)
     with socket.create_server((host, port)) as listening:
         print(f"{host}:{listening.getsockname()[1]}", flush=True)
         stream, _ = listening.accept()
@@ -85,7 +86,7 @@ def tcp_server(address: str) -> None:
 
 def tcp_client(address: str) -> None:
     """Pushes and pulls over a plain socket."""
-    stream = socket.create_connection(rpc.split_address(address))
+    stream = socket.create_connection(addresses.split_address(address))
     stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     sign = memoryview(bytearray(1))
     for what, nbytes, repeats in orders():
@@ -232,8 +233,8 @@ class Slave:
 def layerwise_client(address: str) -> None:
     """Pushes and pulls with a slave's own client."""
     keep_freed_memory()
-    channel = rpc.channel(address)
-    slave = Slave(address, rpc.call(channel, JOIN, JoinRequest("benchmark")))
+    channel = control.channel(address)
+    slave = Slave(address, control.call(channel, JOIN, JoinRequest("benchmark")))
     channel.close()
     known: set[int] = set()
     for what, nbytes, repeats in orders():

@@ -19,12 +19,13 @@ from dataclasses import replace
 
 import numpy as np
 
-from common import rpc
-from common.bulk.client import Call, Channel, locate, pull
 from common.errors import RunFailedError
 from common.lifecycle import end_with_parent, keep_freed_memory
-from common.messages import Header, HeartbeatRequest, JoinReply, JoinRequest, Operation, PullRequest
-from common.table import lay_out
+from common.net import control
+from common.net.data.client import Call, Channel, locate, pull
+from common.shards.pushes import Header, Operation, PullRequest
+from common.shards.table import lay_out
+from common.wire.messages import HeartbeatRequest, JoinReply, JoinRequest
 from common.wire.methods import HEARTBEAT, JOIN, PUSH
 from common.wire.payloads import frame_parts, frames
 
@@ -91,9 +92,9 @@ def leases(master: str, count: int) -> Iterator[list[JoinReply]]:
     Raises:
         RunFailedError: the master has no seat left.
     """
-    channel, stop = rpc.channel(master), threading.Event()
+    channel, stop = control.channel(master), threading.Event()
     granted = [
-        rpc.call(channel, JOIN, JoinRequest(f"light-{os.getpid()}-{number}")) for number in range(count)
+        control.call(channel, JOIN, JoinRequest(f"light-{os.getpid()}-{number}")) for number in range(count)
     ]
     if not all(lease.granted for lease in granted):
         raise RunFailedError("the master has fewer seats than there are slaves")
@@ -103,7 +104,7 @@ def leases(master: str, count: int) -> Iterator[list[JoinReply]]:
         while not stop.wait(BEAT_SECONDS):
             number += 1
             for lease in granted:
-                rpc.call(channel, HEARTBEAT, HeartbeatRequest(lease.incarnation, number))
+                control.call(channel, HEARTBEAT, HeartbeatRequest(lease.incarnation, number))
 
     beating = threading.Thread(target=beat, daemon=True)
     beating.start()

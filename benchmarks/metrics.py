@@ -8,8 +8,8 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from common.messages import JoinReply, Telemetry
-from slave.meter import Exposition, Meter, Watched
+from common.wire.messages import JoinReply, Telemetry
+from slave.network.meter import Exposition, Meter, Watched
 
 RESULTS = Path(__file__).parent / "results" / "metrics.json"
 ROUNDS = 20_000

@@ -26,13 +26,14 @@ from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGP
 from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 
-from common import config as configuration
-from common import datasets, network
-from common.batches import Batches
-from common.config import Config, Optimizer
-from common.datasets import Dataset
+from common.config import files
+from common.config.sections import Config, Optimizer
+from common.data import datasets
+from common.data.batches import Batches
+from common.data.datasets import Dataset
 from common.lifecycle import end_with_parent, keep_freed_memory
-from deploy.evaluator import Evaluator
+from common.models import network
+from deploy.evaluation.evaluator import Evaluator
 
 # Both pipelines and DistributedDataParallel are of two processes.
 RANKS = 2
@@ -60,7 +61,7 @@ class Ground:
     @staticmethod
     def prepare(settings: list[str]) -> Ground:
         """Load the data and build the network, cut where the costs of back-propagation balance."""
-        config = configuration.load(None, [*settings, "decoupling.unlock=none"])
+        config = files.load(None, [*settings, "decoupling.unlock=none"])
         dataset = datasets.load(config.data)
         shape, classes = dataset.input_shape, dataset.classes
         blueprint = network.build(config, shape, classes)

@@ -16,15 +16,17 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from common import config as configuration
-from common import datasets, narrow, network
-from common.messages import BoundaryKind
-from common.table import BOUNDARY_ITEMSIZES
+from common.config import files
+from common.data import datasets
+from common.models import network
+from common.shards.table import BOUNDARY_ITEMSIZES
+from common.wire import precision
+from common.wire.messages import BoundaryKind
 from common.wire.payloads import decode_boundary, encode_boundary
 from deploy.simulation.driver import Driver
 from deploy.simulation.machine import Machine
-from slave.decoupling import Message
-from slave.links import from_wire, to_wire
+from slave.network.links import from_wire, to_wire
+from slave.training.decoupling import Message
 
 RESULT = Path(__file__).parent / "results" / "rounding.json"
 BATCHES, LAST = 400, 100
@@ -36,7 +38,7 @@ Way = Callable[[Tensor], Tensor]
 
 def plain(delta: Tensor) -> Tensor:
     """As it is sent."""
-    return narrow.rounded(delta, "int8")
+    return precision.rounded(delta, "int8")
 
 
 def one_scale(delta: Tensor) -> Tensor:
@@ -97,7 +99,7 @@ class Recorder(Driver):
 
 def run() -> Recorder:
     """The digits, three layers."""
-    config = configuration.load(None, RUN)
+    config = files.load(None, RUN)
     dataset = datasets.load(config.data)
     blueprint = network.build(config, dataset.input_shape, dataset.classes)
     config = network.resolve(config, blueprint, dataset.input_shape, dataset.classes)

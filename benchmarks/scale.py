@@ -21,10 +21,10 @@ import numpy as np
 
 from benchmarks import kept
 from benchmarks.transfer import Process
-from common import config as configuration
-from common import datasets
-from deploy.simulate import resolved
+from common.config import files
+from common.data import datasets
 from deploy.simulation.driver import Driver
+from deploy.simulation.simulate import resolved
 
 RESULTS = Path(__file__).parent / "results" / "scale.json"
 SLAVES = (1, 2, 4, 8, 16, 32, 64)
@@ -104,7 +104,7 @@ def predicted(slaves: int, alone: Mapping[str, Any]) -> dict[str, float]:
         "simulation.latency_seconds": 0.0,
         "simulation.jitter": 0.0,
     }
-    config = configuration.load(None, [f"{name}={value}" for name, value in settings.items()])
+    config = files.load(None, [f"{name}={value}" for name, value in settings.items()])
     dataset = datasets.load(config.data)
     driver = Driver(resolved(config, dataset), dataset, trains=False)
     for _ in driver.run():

@@ -15,7 +15,7 @@ from typing import Self
 import psutil
 
 from common.errors import UnreachableError
-from deploy.reader import Reader
+from deploy.evaluation.reader import Reader
 
 PERIOD_SECONDS, FIND_SECONDS = 0.01, 0.1
 # Its share is the median of as long spells: what it does before and after it trains is not in that.

@@ -20,11 +20,11 @@ from typing import Any
 import torch
 
 from benchmarks.ways import WARM
-from common.replica import Replica
+from common.shards.working_copy import Replica
 from deploy.cli import run
-from slave.decoupling import Layer, Synthesizer
-from slave.network import Network
-from slave.session import Session
+from slave.network.network import Network
+from slave.network.session import Session
+from slave.training.decoupling import Layer, Synthesizer
 
 FOLDER = "LAYERWISE_ANATOMY"
 STEP, EVENT = "step, in all", "waits for a message"

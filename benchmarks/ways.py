@@ -22,7 +22,7 @@ from benchmarks.links import ROOT, Cluster, Loopback, environment
 from benchmarks.namespaces import Network
 from benchmarks.slowing import Find, Held, slave_of
 from common.errors import RunFailedError
-from deploy.runs import metrics_of
+from deploy.runs.directory import metrics_of
 
 Row = dict[str, Any]
 # Test error in per cent by batches.

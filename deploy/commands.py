@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from common.errors import ConfigError
-from common.logs import FORMATS
+from common.observe.logs import FORMATS
 
 _SET = click.option(
     "--set", "overrides", multiple=True, metavar="SECTION.KEY=VALUE", help="Override a key; the last wins."
@@ -51,7 +51,7 @@ def train(
     Without CONFIG, the default run: handwritten digits. Interrupted, it keeps what was learned and says how
     to go on.
     """
-    from common.config import load
+    from common.config.files import load
 
     given = load(config, overrides) if config or overrides else None
     # After that, so that a refused configuration answers at once.
@@ -93,7 +93,7 @@ def simulate(
     section [simulation] makes up. The same seed gives the same numbers. Nothing is trained unless --train is
     given; then accuracy is told too, and the seconds in the results are virtual.
     """
-    from common.config import load
+    from common.config.files import load
 
     given = load(config, overrides)
     if not trains and run_dir is not None:
@@ -104,7 +104,7 @@ def simulate(
         from deploy.train import Training
 
         return Training(given, run_dir, as_json, simulated=True).run()
-    from deploy.simulate import simulate as predict
+    from deploy.simulation.simulate import simulate as predict
 
     return predict(given, slaves, measure, as_json)
 
@@ -152,8 +152,8 @@ def compare(
     The methods are CONFIG's [compare.variants."NAME"] sections, each a set of keys that differ, and what
     --over names. A variant with cluster.profile = "synchronous" has all layers on one machine.
     """
-    from deploy.compare import Comparing
-    from deploy.variants import read
+    from deploy.comparison.compare import Comparing
+    from deploy.comparison.variants import read
 
     return Comparing(read(config, overrides, over, seeds, place), place, jobs, out, as_json).run()
 
@@ -192,7 +192,7 @@ def evaluate(
 
     With --watch, the result files are written to RUN_DIR (by default a new folder under runs/).
     """
-    from deploy.evaluate import evaluate_directory, evaluate_master
+    from deploy.evaluation.evaluate import evaluate_directory, evaluate_master
 
     if master is None:
         if run_dir is None:
@@ -217,7 +217,7 @@ def evaluate(
 )
 def export(run_dir: Path | None, master: str | None, output: Path) -> int:
     """Write the plain network's state dict: it loads in torch without this project."""
-    from deploy.export import export_run
+    from deploy.evaluation.export import export_run
 
     if (run_dir is None) == (master is None):
         raise ConfigError("export: give a run directory or --master HOST:PORT, one of the two")
@@ -264,6 +264,6 @@ def rollback(master: str, number: int | None, as_json: bool) -> int:
 @_SET
 def config(path: Path | None, overrides: tuple[str, ...]) -> None:
     """Print every key, its default and its meaning, as TOML to edit; of CONFIG or --set, their values."""
-    from common.config import described, load
+    from common.config.files import described, load
 
     click.echo(described(load(path, overrides)), nl=False)

@@ -20,10 +20,10 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from common.config import Config
-from common.messages import Evaluation, Seat, StatusReply, Utilization
-from common.percentiles import percentiles
-from common.problems import Problem
+from common.config.sections import Config
+from common.observe.percentiles import percentiles
+from common.observe.problems import Problem
+from common.wire.messages import Evaluation, Seat, StatusReply, Utilization
 
 LINE_SECONDS = 5.0
 

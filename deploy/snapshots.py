@@ -8,8 +8,8 @@ from datetime import datetime
 
 import click
 
-from common.messages import Kept
-from deploy.reader import Reader
+from common.wire.messages import Kept
+from deploy.evaluation.reader import Reader
 
 
 def take_snapshot(master: str, as_json: bool) -> int:

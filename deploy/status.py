@@ -11,11 +11,11 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
-from common.config import Config
+from common.config.sections import Config
 from common.errors import UnreachableError
-from common.messages import StatusReply
-from common.problems import problems
-from deploy.reader import Reader
+from common.observe.problems import problems
+from common.wire.messages import StatusReply
+from deploy.evaluation.reader import Reader
 from deploy.screen import line, machines_table, problems_list, slaves_table
 
 WATCH_SECONDS = 1.0

@@ -12,21 +12,22 @@ from typing import TYPE_CHECKING
 
 import click
 
-from common import datasets, resolution
-from common.config import Config
-from common.datasets import Dataset
+from common.config.sections import Config
+from common.data import datasets
+from common.data.datasets import Dataset
 from common.errors import ConfigError, NotFoundError, UnreachableError
 from common.lifecycle import INTERRUPTED, Interrupt, end_with_parent
-from common.messages import Evaluation, StatusReply
-from deploy.local import Cluster
-from deploy.reader import Reader, latest
-from deploy.runs import RunDirectory, new_directory, next_evaluation, summarized
+from common.models import resolution
+from common.wire.messages import Evaluation, StatusReply
+from deploy.engines.local import Cluster
+from deploy.evaluation.reader import Reader, latest
+from deploy.runs.directory import RunDirectory, new_directory, next_evaluation, summarized
 from deploy.screen import Screen, print_summary
 
 if TYPE_CHECKING:
-    from deploy.evaluator import Evaluator, Snapshot
+    from deploy.evaluation.evaluator import Evaluator, Snapshot
     from deploy.simulation.driver import Driver
-    from deploy.synchronous import InStep
+    from deploy.simulation.synchronous import InStep
 
 STATUS_SECONDS = 0.2
 FINAL_PULL_SECONDS = 60.0
@@ -132,7 +133,7 @@ class Training:
     def _made(self, dataset: Dataset) -> InStep | Driver:
         from deploy.simulation.driver import Driver
         from deploy.simulation.paces import alone
-        from deploy.synchronous import InStep
+        from deploy.simulation.synchronous import InStep
 
         if self._config.cluster.profile == "synchronous":
             return InStep(self._config, dataset, alone(self._config, dataset) if self._simulated else None)
@@ -165,8 +166,8 @@ class Training:
 
     def _evaluator(self, dataset: Dataset) -> Evaluator:
         """Torch is imported here, while the slaves import theirs."""
-        from common import network
-        from deploy.evaluator import Evaluator
+        from common.models import network
+        from deploy.evaluation.evaluator import Evaluator
 
         blueprint = network.build(self._config, dataset.input_shape, dataset.classes)
         return Evaluator(self._config, dataset, blueprint)

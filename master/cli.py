@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from common import logs
+from common.observe import logs
 
 
 @click.command()
@@ -59,10 +59,10 @@ def master(
 
     Stays when the run is over, to answer `status`, `evaluate` and `export`, until it is interrupted.
     """
-    from common.config import load
+    from common.config.files import load
     from common.errors import ConfigError
-    from common.resolution import resolved
-    from common.rpc import check_listen
+    from common.models.resolution import resolved
+    from common.net.addresses import check_listen
     from master.service import serve
 
     check_listen(listen, insecure)

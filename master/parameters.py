@@ -11,19 +11,19 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from common.assembly import Assembly
-from common.bulk.messages import Messages
-from common.bulk.server import Server
 from common.errors import MalformedError, StalledError, TooLargeError, UnreachableError
-from common.messages import Operation, PushReply
+from common.net.data.messages import Messages
+from common.net.data.server import Server
+from common.shards.assembly import Assembly
+from common.shards.pushes import Operation, PushReply
 from common.wire.methods import PULL, PUSH
 from common.wire.payloads import CHUNK_BYTES, decode_frame, encode_frame, frame_parts, frames
 from master.places import SLOWEST, STALLED_SECONDS
 
 if TYPE_CHECKING:
     from master.service import Master
-    from master.shard import Reading
-    from master.store import Pieces
+    from master.store.shard import Reading
+    from master.store.store import Pieces
 
 # How long others wait for a push that is received into its shard's idle buffer; then it is dropped, and comes
 # in through memory of its own when it is sent again.

@@ -11,8 +11,9 @@ import asyncio
 from dataclasses import dataclass
 
 from common.errors import LayerwiseError, MalformedError
-from common.messages import FALLING, RISING, BoundaryKind, BoundaryMessage, Buffer
+from common.shards.pushes import Buffer
 from common.slots import Slots
+from common.wire.messages import FALLING, RISING, BoundaryKind, BoundaryMessage
 from common.wire.payloads import encode_boundary
 
 # Twice the largest window (a resend may come behind the first sending), and room for END, LOST and PEER.

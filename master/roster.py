@@ -7,9 +7,9 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
+from common.data.replicas import partners
 from common.errors import FencedError, MalformedError
-from common.messages import JoinReply, JoinRequest, Peer, Seat, Telemetry, Utilization
-from common.replicas import partners
+from common.wire.messages import JoinReply, JoinRequest, Peer, Seat, Telemetry, Utilization
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from common import messages as m
-from common.bulk.server import Server as BulkServer
-from common.config import Config
+from common.config.sections import Config
 from common.errors import (
     FencedError,
     LayerwiseError,
@@ -24,25 +22,30 @@ from common.errors import (
     TooLargeError,
 )
 from common.lifecycle import INTERRUPTED, end_with_parent, give_way, keep_freed_memory
-from common.messages import BoundaryKind, Operation
-from common.rpc import Server, split_address
-from common.table import Table
-from common.utilization import Probe
-from common.web import Site
-from master.auxiliary import Auxiliary
-from master.keeper import Keeper
-from master.optimizers import use_one_thread
+from common.net.addresses import split_address
+from common.net.control import Server
+from common.net.data.server import Server as BulkServer
+from common.observe.utilization import Probe
+from common.observe.web import Site
+from common.shards import pushes
+from common.shards.pushes import Operation
+from common.shards.table import Table
+from common.wire import messages as m
+from common.wire.messages import BoundaryKind
+from master.disk.keeper import Keeper
+from master.disk.recovery import ROLLBACK, ROSTER, Recovery, recover, resumed
+from master.disk.snapshots import Snapshots
+from master.disk.state import StateDirectory, sealed
 from master.parameters import Parameters
 from master.places import Places
-from master.policies import policies
-from master.recovery import ROLLBACK, ROSTER, Recovery, recover, resumed
 from master.relay import Address, Mailbox, Relay
 from master.roster import Event, Roster, merged
 from master.servicer import Servicer
-from master.shard import Reading
-from master.snapshots import Snapshots
-from master.state import StateDirectory, sealed
-from master.store import Pieces, Source, Store
+from master.store.optimizers import use_one_thread
+from master.store.policies import policies
+from master.store.shard import Reading
+from master.store.store import Pieces, Source, Store
+from master.synthesis.thread import Auxiliary
 from master.tally import Tally
 from master.web.history import History
 from master.web.pages import pages
@@ -168,7 +171,7 @@ class Master:
         self.state.log({"event": "evaluated", **dataclasses.asdict(evaluation)})
         self.save()
 
-    def admit(self, header: m.Header | None) -> Table | None:
+    def admit(self, header: pushes.Header | None) -> Table | None:
         """Whether a push may come in: its shard's registered table, or None for one that is to be created.
 
         Raises:
@@ -190,14 +193,14 @@ class Master:
             raise MalformedError(f"{header.operation.name} with sequence {header.sequence} is no push")
         return self.store.table(header)
 
-    def push(self, header: m.Header, pieces: Pieces) -> m.PushReply:
+    def push(self, header: pushes.Header, pieces: Pieces) -> pushes.PushReply:
         """Create a shard or apply an update to one, if the sender still holds its lease."""
         if header.operation is not Operation.CREATE:
             return self.land(header, lambda _: nullcontext(pieces))
         self.roster.seat(header.incarnation)
         return self.store.create(header, pieces, lambda: self.roster.seat(header.incarnation))
 
-    def land(self, header: m.Header, source: Source) -> m.PushReply:
+    def land(self, header: pushes.Header, source: Source) -> pushes.PushReply:
         """Apply an update that is received where its outcome will be, if the sender still holds its lease."""
         seat = self.roster.seat(header.incarnation)
         reply = self.store.land(header, source, lambda: self.roster.seat(header.incarnation))
@@ -205,7 +208,7 @@ class Master:
         self.counters.pushed(seat.layer, seat.replica, reply, ages=header.table.parameters_nbytes > 0)
         return reply
 
-    def read(self, request: m.PullRequest) -> Reading:
+    def read(self, request: pushes.PullRequest) -> Reading:
         """Hold a version of a shard for a reader."""
         seat = self.roster.seat(request.incarnation) if request.incarnation else None
         reading = self.store.read(request.shard, request.incarnation)

@@ -7,12 +7,13 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
-from common import messages as m
-from common.assembly import Assembly
-from common.bulk.server import Server as BulkServer
-from common.bulk.streams import Parts
 from common.errors import LayerwiseError, MalformedError, StalledError, UnreachableError
-from common.rpc import Server, background
+from common.net.control import Server, background
+from common.net.data.server import Server as BulkServer
+from common.net.data.streams import Parts
+from common.shards import pushes
+from common.shards.assembly import Assembly
+from common.wire import messages as m
 from common.wire import methods
 from common.wire.payloads import CHUNK_BYTES, decode_boundary, encode_frame, frames
 from master.places import SLOWEST, STALLED_SECONDS
@@ -85,7 +86,7 @@ class Servicer:
         """Put the run back to one."""
         return await self._master.keeper.roll_back(request.number)
 
-    async def push(self, requests: AsyncIterator[m.Frame]) -> AsyncIterator[m.PushReply]:
+    async def push(self, requests: AsyncIterator[pushes.Frame]) -> AsyncIterator[pushes.PushReply]:
         """Pushes one after the other, each answered."""
         async for frame in requests:
             push = Assembly(frame, self._master.admit(frame.header))
@@ -98,7 +99,7 @@ class Servicer:
                 del push, frame
             yield reply
 
-    async def _rest(self, push: Assembly, requests: AsyncIterator[m.Frame]) -> None:
+    async def _rest(self, push: Assembly, requests: AsyncIterator[pushes.Frame]) -> None:
         """The further frames of a push, each in its time: who stalls may not keep others out."""
         if push.complete:
             return
@@ -120,14 +121,14 @@ class Servicer:
             ) from None
         raise MalformedError(f"{header.shard}: the stream ended within a push")
 
-    async def _applied(self, push: Assembly) -> m.PushReply:
+    async def _applied(self, push: Assembly) -> pushes.PushReply:
         """The outcome of a push that is whole, in a thread if it takes long or has to wait for others."""
         # A creation takes room on the disk, whatever its size, and waits for others that do.
-        if push.header.table.nbytes > CHUNK_BYTES or push.header.operation is m.Operation.CREATE:
+        if push.header.table.nbytes > CHUNK_BYTES or push.header.operation is pushes.Operation.CREATE:
             return await asyncio.to_thread(self._master.push, push.header, push.pieces)
         return self._master.push(push.header, push.pieces)
 
-    async def pull(self, request: m.PullRequest) -> AsyncIterator[bytes]:
+    async def pull(self, request: pushes.PullRequest) -> AsyncIterator[bytes]:
         """One consistent version."""
         reading = self._master.read(request)
         try:
@@ -149,7 +150,7 @@ class Servicer:
         """Serve the calls that stay open at the port for what is large, too."""
         server.add_open(methods.EXCHANGE, self.exchange, loop)
 
-    async def exchange(self, requests: AsyncIterator[m.Buffer]) -> AsyncGenerator[Parts, None]:
+    async def exchange(self, requests: AsyncIterator[pushes.Buffer]) -> AsyncGenerator[Parts, None]:
         """One slave's activations, or its gradients, both ways."""
         hello = await anext(requests, b"")
         address = self._master.address(decode_boundary(hello))
@@ -177,7 +178,9 @@ class Servicer:
                 self._master.counters.add(bytes_sent=len(reply.data))
                 yield reply
 
-    async def _relay(self, requests: AsyncIterator[m.Buffer], address: Address, mailbox: Mailbox) -> None:
+    async def _relay(
+        self, requests: AsyncIterator[pushes.Buffer], address: Address, mailbox: Mailbox
+    ) -> None:
         """Pass on what a stream brings, until it ends, is closed or breaks a rule."""
         try:
             async for encoded in requests:

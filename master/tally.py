@@ -8,10 +8,11 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-from common import messages as m
-from common import metrics
 from common.lifecycle import cpu_seconds, peak_rss_bytes
-from common.metrics import Histogram
+from common.observe import metrics
+from common.observe.metrics import Histogram
+from common.shards.pushes import PushReply
+from common.wire import messages as m
 
 # What of the counters survives a restart; the rest is the process' own.
 KEPT = (
@@ -80,7 +81,7 @@ class Tally:
             for name, more in counts.items():
                 setattr(self, name, getattr(self, name) + more)
 
-    def pushed(self, layer: int, replica: int, reply: m.PushReply, *, ages: bool = True) -> None:
+    def pushed(self, layer: int, replica: int, reply: PushReply, *, ages: bool = True) -> None:
         """Count a push by what became of it, and its staleness if it `ages`."""
         with self._lock:
             seat = self.seats[layer, replica]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from common import logs
+from common.observe import logs
 
 
 @click.command()
@@ -59,8 +59,9 @@ def slave(
     Waits for the master if it is not there yet; takes over a layer whose slave has failed; ends with 0 when
     the run is over.
     """
-    from common.rpc import check_listen
-    from slave.service import Options, serve
+    from common.net.addresses import check_listen
+    from slave.network.options import Options
+    from slave.service import serve
 
     if listen is not None:
         check_listen(listen, insecure)

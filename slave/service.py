@@ -9,40 +9,24 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from common import config as configuration
-from common import rpc
-from common.config import Config
+from common.config import files
+from common.config.sections import Config
 from common.errors import ConfigError, FencedError, UnreachableError
 from common.lifecycle import INTERRUPTED, Interrupt, cpu_seconds, end_with_parent, keep_freed_memory
-from common.messages import DescribeRequest, JoinReply, JoinRequest
-from common.web import Page, Site, advertised, serving
+from common.net import control
+from common.observe.web import Page, Site, advertised, serving
+from common.wire.messages import DescribeRequest, JoinReply, JoinRequest
 from common.wire.methods import DESCRIBE, JOIN
-from slave.meter import Exposition
+from slave.network.meter import Exposition
+from slave.network.options import Options
 
 if TYPE_CHECKING:
-    from slave.endpoint import Endpoint
-    from slave.session import Ground
+    from slave.network.endpoint import Endpoint
+    from slave.network.prepared import Prepared
 
 log = logging.getLogger("layerwise.slave")
-
-
-@dataclass(frozen=True)
-class Options:
-    """What a slave is told on its command line; everything else comes from the master."""
-
-    master: str
-    device: str = "auto"
-    data: Path | None = None
-    code: Path | None = None
-    wait: float = 60.0
-    listen: str | None = None
-    advertise: str | None = None
-    insecure: bool = False
-    metrics: str = "127.0.0.1:0"
 
 
 class Stopped(Exception):  # noqa: N818 - no error: the slave was asked to stop
@@ -55,7 +39,7 @@ class Slave:
     def __init__(self, options: Options) -> None:
         self._options = options
         self._name = uuid.uuid4().hex[:12]
-        self._channel = rpc.channel(options.master)
+        self._channel = control.channel(options.master)
         # Told to the training loop through its inbox, and to everything else by this event.
         self._stop = threading.Event()
         self._cpu_before = 0.0
@@ -96,7 +80,7 @@ class Slave:
         deadline, told = time.monotonic() + self._options.wait, False
         while True:
             try:
-                reply = rpc.call(self._channel, DESCRIBE, DescribeRequest(), 1.0)
+                reply = control.call(self._channel, DESCRIBE, DescribeRequest(), 1.0)
             except UnreachableError:
                 if time.monotonic() > deadline:
                     raise UnreachableError(
@@ -115,12 +99,12 @@ class Slave:
             if reply.over:
                 log.info("the run is over")
                 return None
-            return configuration.parse(reply.config, f"the configuration from {self._options.master}")
+            return files.parse(reply.config, f"the configuration from {self._options.master}")
 
     def _train(self, config: Config) -> int:
-        from slave.session import Ground  # imports torch
+        from slave.network.prepared import Prepared  # imports torch
 
-        ground = Ground.prepare(config, self._options)
+        ground = Prepared.prepare(config, self._options)
         told = self._exposition
         told.profile, told.batch_size = config.cluster.profile, config.run.batch_size
         with self._endpoint(config) as endpoint:
@@ -134,7 +118,7 @@ class Slave:
 
     def _endpoint(self, config: Config) -> Endpoint:
         """This process' side of the network; in `basic` it listens."""
-        from slave.endpoint import Endpoint
+        from slave.network.endpoint import Endpoint
 
         options = self._options
         endpoint = Endpoint(options.master)
@@ -151,9 +135,9 @@ class Slave:
             raise
         return endpoint
 
-    def _session(self, ground: Ground, lease: JoinReply, endpoint: Endpoint) -> bool:
+    def _session(self, ground: Prepared, lease: JoinReply, endpoint: Endpoint) -> bool:
         """Train under one lease; whether the run is over."""
-        from slave.session import Session
+        from slave.network.session import Session
 
         try:
             session = Session(ground, lease, endpoint, self._cpu_before)
@@ -187,7 +171,7 @@ class Slave:
         told = False
         while True:
             try:
-                reply = rpc.call(self._channel, JOIN, request, 2.0)
+                reply = control.call(self._channel, JOIN, request, 2.0)
             except UnreachableError:
                 lost_since = lost_since or time.monotonic()
                 if time.monotonic() - lost_since > self._options.wait:

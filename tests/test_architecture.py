@@ -1,8 +1,9 @@
-"""Who may import whom: the house of docs/architecture.md, kept by reading every module's imports."""
+"""House of docs/architecture.md: rooms, arrows and what stays out, read from every module's imports."""
 
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,6 +15,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("protos", "common", "master", "slave", "deploy")
+PICTURE = ROOT / "docs" / "architecture.md"
+MOST_LINES = 400
 
 # What the modules of each part may import of the project; of two parts that fit, the longer name counts.
 MAY_IMPORT = {
@@ -24,63 +27,59 @@ MAY_IMPORT = {
     "slave": ("common", "slave"),
     "deploy": ("common", "master", "slave", "deploy"),
 }
-# What the wire stands on: it may not stand on what stands on it.
-BELOW_WIRE = ("common.wire", "common.errors", "common.messages", "common.table")
+# The wire stands on these rooms and may not import what stands on it.
+BELOW_WIRE = ("common.wire", "common.errors", "common.shards")
+# Arrows that no picture may ever allow: module, then what it must not reach, by any number of imports.
+NEVER = {
+    "slave.training": ("slave.network", "grpc", "socket", "asyncio"),
+    "master.store": ("grpc", "master.disk", "mmap", "shutil", "tempfile"),
+    "master.roster": ("grpc", "master.disk", "master.store"),
+}
 
 DECIDING = (
-    "master.store",
-    "master.updates",
-    "master.optimizers",
-    "master.staleness",
-    "master.policies",
-    "master.roster",
-    "master.synthesis",
-    "master.web.history",
-    "common.percentiles",
-    "common.problems",
-    "slave.trainer",
-    "slave.free",
-    "common.slots",
-    "slave.decoupling",
-    "slave.unlocks",
-    "slave.health",
+    "common.data.replicas",
     "common.draws",
-    "slave.layers",
-    "slave.served",
-    "slave.moments",
-    "common.replica",
-    "common.schedule",
-    "common.narrow",
+    "common.observe.percentiles",
+    "common.observe.problems",
+    "common.optim",
+    "common.shards.working_copy",
+    "common.slots",
     "common.synthesizers",
+    "common.wire.messages",
+    "common.wire.precision",
+    "master.roster",
+    "master.store",
+    "master.synthesis.served",
+    "master.web.history",
+    "slave.training",
 )
 DOING = (
-    "grpc", "common.wire", "common.rpc", "protos", "click", "time", "datetime", "random", "secrets", "uuid",
-    "socket", "asyncio", "select", "selectors", "subprocess", "multiprocessing", "concurrent", "threading",
-    "queue", "signal", "os", "pathlib", "shutil", "tempfile", "urllib", "http", "requests",
+    "grpc", "common.wire.codec", "common.wire.payloads", "common.net", "protos", "click", "time", "datetime",
+    "random", "secrets", "uuid", "socket", "asyncio", "select", "selectors", "subprocess", "multiprocessing",
+    "concurrent", "threading", "queue", "signal", "os", "pathlib", "shutil", "tempfile", "urllib", "http",
+    "requests",
 )  # fmt: skip
-# The store's locks: it is used by several threads, and starts none.
+# Several threads use the store: it takes locks, and starts none.
 ALLOWED = {"master.store": ("threading",)}
 
 WITHOUT_TORCH = (
-    "common.bulk",
     "common.config",
-    "common.downpour",
-    "common.http2",
-    "common.settings",
-    "common.options",
     "common.errors",
-    "common.messages",
-    "common.table",
     "common.lifecycle",
-    "common.rpc",
-    "common.resolution",
+    "common.models.resolution",
+    "common.net",
+    "common.shards.assembly",
+    "common.shards.pushes",
+    "common.shards.table",
+    "common.wire.messages",
+    "common.wire.payloads",
     "master",
     "slave.cli",
     "deploy.cli",
     "deploy.commands",
 )
 # Loaded where M is served, and by nothing that is loaded otherwise.
-WITH_TORCH = ("master.synthesis",)
+WITH_TORCH = ("master.synthesis.served",)
 FORBIDDEN_MODULES = ("pickle", "cPickle", "dill", "cloudpickle", "marshal", "shelve", "joblib")
 FORBIDDEN_CALLS = ("eval", "exec", "compile", "torch.load", "torch.hub.load", "numpy.load", "np.load")
 
@@ -94,6 +93,7 @@ class Import:
     module: str
     line: int
     top_level: bool
+    for_types: bool = False
 
 
 class Tree:
@@ -109,28 +109,38 @@ class Tree:
     @cached_property
     def imports(self) -> dict[str, list[Import]]:
         """Every import of every module, those for type checkers alone left out."""
+        return {
+            module: [each for each in found if not each.for_types] for module, found in self.written.items()
+        }
+
+    @cached_property
+    def written(self) -> dict[str, list[Import]]:
+        """Every import as it is written, those for type checkers with it."""
         return {module: list(self._imports(module)) for module in self.files}
 
     def parsed(self, module: str) -> ast.Module:
         return ast.parse(self.files[module].read_text(encoding="utf-8"))
 
     def _imports(self, module: str) -> Iterator[Import]:
-        def walk(node: ast.AST, top_level: bool) -> Iterator[Import]:
-            for child in ast.iter_child_nodes(node):
-                if isinstance(child, ast.If) and ast.unparse(child.test).endswith("TYPE_CHECKING"):
-                    yield from (found for other in child.orelse for found in walk(other, top_level))
-                elif isinstance(child, ast.Import):
-                    yield from (Import(name.name, child.lineno, top_level) for name in child.names)
-                elif isinstance(child, ast.ImportFrom):
-                    base = self._base(module, child)
-                    for name in child.names:
-                        inner = f"{base}.{name.name}"
-                        yield Import(inner if inner in self.files else base, child.lineno, top_level)
-                else:
-                    inside = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
-                    yield from walk(child, top_level and not inside)
+        def imported(node: ast.AST, top_level: bool, for_types: bool) -> Iterator[Import]:
+            if isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING"):
+                for each in node.body:
+                    yield from imported(each, top_level, True)
+                for each in node.orelse:
+                    yield from imported(each, top_level, for_types)
+            elif isinstance(node, ast.Import):
+                yield from (Import(name.name, node.lineno, top_level, for_types) for name in node.names)
+            elif isinstance(node, ast.ImportFrom):
+                base = self._base(module, node)
+                for name in node.names:
+                    inner = f"{base}.{name.name}"
+                    yield Import(inner if inner in self.files else base, node.lineno, top_level, for_types)
+            else:
+                inside = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+                for child in ast.iter_child_nodes(node):
+                    yield from imported(child, top_level and not inside, for_types)
 
-        return walk(self.parsed(module), True)
+        return imported(self.parsed(module), True, False)
 
     def _base(self, module: str, node: ast.ImportFrom) -> str:
         if not node.level:
@@ -154,8 +164,113 @@ class Tree:
         return found
 
 
+class Picture:
+    """The rooms and arrows that a mermaid flowchart draws: `subgraph` names a package, a label its rooms."""
+
+    def __init__(self, text: str) -> None:
+        self.rooms: dict[str, str] = {}
+        self.arrows: dict[str, set[str]] = {}
+        package = ""
+        for line in text.splitlines():
+            if started := re.fullmatch(r"\s*subgraph (\w+).*", line):
+                package = started[1] + "."
+            elif line.strip() == "end":
+                package = ""
+            elif node := re.fullmatch(r'\s*(\w+)\["([^"]+)"\]', line):
+                for name in node[2].split(", "):
+                    self.rooms[package + name] = node[1]
+            elif arrow := re.fullmatch(r"\s*([\w &]+?) --> ([\w &]+)", line):
+                for above in arrow[1].split(" & "):
+                    self.arrows.setdefault(above, set()).update(arrow[2].split(" & "))
+
+    def room(self, module: str) -> str | None:
+        """The node that a module belongs to; None for a package's own `__init__`."""
+        return next((self.rooms[name] for name in self.rooms if within(module, (name,))), None)
+
+    def reach(self, room: str, without: str | None = None) -> set[str]:
+        """All nodes that a room's arrows lead to, on every way but the direct one to `without`."""
+        found: set[str] = set()
+        waiting = [each for each in self.arrows.get(room, ()) if each != without]
+        while waiting:
+            each = waiting.pop()
+            if each not in found:
+                found.add(each)
+                waiting += self.arrows.get(each, ())
+        return found
+
+    def circles(self) -> list[str]:
+        """Rooms that lead back to themselves."""
+        return [room for room in self.arrows if room in self.reach(room)]
+
+
+def picture_violations(tree: Tree) -> list[str]:
+    """Imports that the picture has no arrows for, arrows that no import needs, modules in no room."""
+    picture = Picture(PICTURE.read_text(encoding="utf-8"))
+    found = [f"{room} leads back to itself" for room in picture.circles()]
+    used: dict[str, set[str]] = {}
+    for module, imports in tree.written.items():
+        room = picture.room(module)
+        if room is None and module not in PACKAGES:
+            found.append(f"{module} is in no room of the picture")
+        for each in imports:
+            other = picture.room(each.module) if within(each.module, PACKAGES) else None
+            if room is None or other is None or other == room:
+                continue
+            used.setdefault(room, set()).add(other)
+            if other not in picture.reach(room):
+                found.append(f"{module}:{each.line} imports {each.module}: no arrow from {room} to {other}")
+    for room, others in picture.arrows.items():
+        for other in others:
+            if other not in used.get(room, ()):
+                found.append(f"no import needs the arrow from {room} to {other}")
+            elif other in picture.reach(room, without=other):
+                found.append(f"the arrow from {room} to {other} says what others say already")
+    return found
+
+
+def circle_violations(tree: Tree) -> list[str]:
+    """Modules that import each other in a circle, through imports for type checkers too."""
+    arrows = {
+        module: {each.module for each in imports if each.module in tree.files and each.module != module}
+        for module, imports in tree.written.items()
+    }
+    found = []
+    for module in arrows:
+        waiting, seen = list(arrows[module]), set[str]()
+        while waiting:
+            each = waiting.pop()
+            if each not in seen:
+                seen.add(each)
+                waiting += arrows.get(each, ())
+        if module in seen:
+            found.append(f"{module} imports itself by way of others")
+    return found
+
+
+def never_violations(tree: Tree) -> list[str]:
+    """Imports, over any number of modules, that are never allowed."""
+    return [
+        way
+        for room, others in NEVER.items()
+        for module in tree.files
+        if within(module, (room,))
+        for name, way in tree.loaded(module).items()
+        if within(name, others)
+    ]
+
+
+def size_violations(tree: Tree) -> list[str]:
+    """Files that are too long to hold in mind; generated code aside."""
+    return [
+        f"{module} has {lines} lines"
+        for module, path in tree.files.items()
+        if (lines := len(path.read_text(encoding="utf-8").splitlines())) > MOST_LINES
+        and not within(module, ("protos",))
+    ]
+
+
 def import_violations(tree: Tree) -> list[str]:
-    """Imports against the house's order: protos <- wire <- common <- master, slave <- deploy."""
+    """Imports against the order of packages: protos <- wire <- common <- master, slave <- deploy."""
     found = []
     for module, imports in tree.imports.items():
         part = max((part for part in MAY_IMPORT if within(module, (part,))), key=len)
@@ -175,13 +290,17 @@ def deciding_violations(tree: Tree) -> list[str]:
     The project's own modules are followed, since what is imported by way of another is used all the same.
     Their paths and locks are no I/O of what decides: of what is far, only the worst counts.
     """
-    far = ("grpc", "common.wire", "common.rpc", "protos", "click", "socket", "asyncio", "subprocess", "time")
+    far = (
+        "grpc", "common.wire.codec", "common.net", "protos", "click", "socket", "asyncio", "subprocess",
+        "time",
+    )  # fmt: skip
     found = []
     for module in tree.files:
         if not within(module, DECIDING):
             continue
         for each in tree.imports[module]:
-            if within(each.module, DOING) and not within(each.module, ALLOWED.get(module, ())):
+            allowed = [name for part, names in ALLOWED.items() if within(module, (part,)) for name in names]
+            if within(each.module, DOING) and not within(each.module, tuple(allowed)):
                 found.append(f"{module}:{each.line} imports {each.module}")
         found += [f"{way}" for name, way in tree.loaded(module).items() if within(name, far)]
     return found
@@ -214,7 +333,16 @@ def unsafe_violations(tree: Tree) -> list[str]:
     return found
 
 
-RULES = [import_violations, deciding_violations, torch_violations, unsafe_violations]
+RULES = [
+    import_violations,
+    circle_violations,
+    never_violations,
+    deciding_violations,
+    torch_violations,
+    unsafe_violations,
+]
+# These hold for the whole project alone: a planted tree has no picture.
+WHOLE = [picture_violations, size_violations]
 
 
 @pytest.fixture(scope="module")
@@ -222,14 +350,14 @@ def tree() -> Tree:
     return Tree(ROOT)
 
 
-@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
+@pytest.mark.parametrize("rule", RULES + WHOLE, ids=lambda rule: rule.__name__)
 def test_the_project_keeps_the_rule(rule: object, tree: Tree) -> None:
     assert callable(rule)
     assert rule(tree) == []
 
 
 def test_every_module_that_a_rule_names_exists(tree: Tree) -> None:
-    for name in {*DECIDING, *WITHOUT_TORCH, *MAY_IMPORT, *BELOW_WIRE}:
+    for name in {*DECIDING, *WITHOUT_TORCH, *MAY_IMPORT, *BELOW_WIRE, *NEVER}:
         assert any(within(module, (name,)) for module in tree.files), name
 
 
@@ -243,7 +371,7 @@ def planted(root: Path, **files: str) -> Tree:
         (root / package / "__init__.py").touch()
     for name, text in files.items():
         path = root / (name.replace("__", "/") + ".py")
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(exist_ok=True, parents=True)
         path.write_text(text)
     return Tree(root)
 
@@ -279,7 +407,83 @@ def test_imports_in_the_order_and_for_type_checkers_alone_are_not_found(tmp_path
         deploy__cli="import master.store, slave",
         slave__session="from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from master import store",
     )
-    assert [rule(tree) for rule in RULES] == [[], [], [], []]
+    assert [rule(tree) for rule in RULES] == [[] for _ in RULES]
+
+
+def test_a_circle_is_found_though_it_is_for_type_checkers_alone(tmp_path: Path) -> None:
+    typed = "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from common import second"
+    files = {"common__first": typed, "common__second": "from common import third"}
+    assert circle_violations(planted(tmp_path, **files, common__third="")) == []
+    (tmp_path / "common" / "third.py").write_text("def late():\n    from common.first import name")
+    assert len(circle_violations(Tree(tmp_path))) == 3
+
+
+@pytest.mark.parametrize("text", ["import grpc", "from master.disk import state", "from common import far"])
+def test_a_store_that_comes_to_files_or_grpc_is_found(text: str, tmp_path: Path) -> None:
+    tree = planted(tmp_path, common__far="import mmap", master__disk__state="", master__store=text)
+    assert never_violations(tree)
+
+
+PICTURE_OF_TWO = """
+    subgraph common
+        ground["errors, draws"]
+        wire["wire"]
+    end
+    subgraph master
+        store["store"]
+    end
+    store --> wire
+    wire --> ground
+"""
+
+
+def test_a_picture_is_read_with_its_rooms_and_arrows() -> None:
+    picture = Picture(PICTURE_OF_TWO)
+    names = ("common.draws", "common.wire.codec", "master.store", "slave")
+    assert [picture.room(name) for name in names] == ["ground", "wire", "store", None]
+    assert picture.reach("store") == {"wire", "ground"}
+    assert picture.reach("store", without="wire") == set()
+    assert picture.circles() == []
+    assert sorted(Picture(PICTURE_OF_TWO + "    ground --> store\n").circles()) == ["ground", "store", "wire"]
+
+
+@pytest.mark.parametrize(
+    ("extra", "arrow", "wrong"),
+    [
+        ("from master.store import shards", "", "no arrow from ground to store"),
+        ("", "    store --> ground", "says what others say already"),
+        ("", "    wire --> store", "leads back to itself"),
+    ],
+)
+def test_a_picture_that_differs_from_the_imports_is_found(
+    extra: str, arrow: str, wrong: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree = planted(
+        tmp_path,
+        common__errors="",
+        common__draws=extra,
+        common__wire__codec="from common import errors",
+        master__store__shards="from common import errors\nfrom common.wire import codec",
+    )
+    monkeypatch.setattr(sys.modules[__name__], "PICTURE", tmp_path / "picture.md")
+    (tmp_path / "picture.md").write_text(PICTURE_OF_TWO + arrow + "\n")
+    assert any(wrong in each for each in picture_violations(tree))
+
+
+def test_a_picture_that_is_right_passes_and_an_arrow_too_many_does_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree = planted(
+        tmp_path,
+        common__errors="",
+        common__wire__codec="from common import errors",
+        master__store__shards="from common.wire import codec",
+    )
+    monkeypatch.setattr(sys.modules[__name__], "PICTURE", tmp_path / "picture.md")
+    (tmp_path / "picture.md").write_text(PICTURE_OF_TWO)
+    assert picture_violations(tree) == []
+    (tmp_path / "master" / "store" / "shards.py").write_text("")
+    assert picture_violations(Tree(tmp_path)) == ["no import needs the arrow from store to wire"]
 
 
 @pytest.mark.parametrize(
@@ -290,10 +494,10 @@ def test_imports_in_the_order_and_for_type_checkers_alone_are_not_found(tmp_path
         ("master__store", "import grpc"),
         ("master__roster", "import threading"),
         ("master__roster", "from datetime import datetime"),
-        ("master__updates", "def f():\n    import socket"),
-        ("slave__trainer", "from common.wire import codec"),
-        ("common__replica", "import click"),
-        ("common__schedule", "import random"),
+        ("master__store__updates", "def f():\n    import socket"),
+        ("slave__training__trainer", "from common.wire import codec"),
+        ("common__shards__working_copy", "import click"),
+        ("common__optim", "import random"),
         ("common__synthesizers__virtual", "from common import clock"),
     ],
 )
@@ -340,8 +544,10 @@ def loads_torch(*modules: str) -> bool:
 
 
 def test_the_command_line_answers_and_the_master_runs_without_torch() -> None:
-    assert not loads_torch("deploy.cli", "deploy.commands", "common.config", "slave.cli", "master.service")
+    assert not loads_torch(
+        "deploy.cli", "deploy.commands", "common.config.files", "slave.cli", "master.service"
+    )
 
 
 def test_a_process_that_does_load_torch_is_noticed() -> None:
-    assert loads_torch("common.flat")
+    assert loads_torch("common.shards.flat")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import nn
 
+from common.config.options import CnnOptions
 from common.errors import ConfigError
 from common.models.images import image
-from common.options import CnnOptions
 
 
 def build(options: CnnOptions, input_shape: tuple[int, ...], classes: int) -> list[nn.Module]:

@@ -7,7 +7,7 @@ import math
 
 from torch import nn
 
-from common.options import MlpOptions
+from common.config.options import MlpOptions
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU,

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from common.config.options import ResnetOptions, WrnOptions
 from common.models.images import image
-from common.options import ResnetOptions, WrnOptions
 
 STEM = 16
 

@@ -13,13 +13,13 @@ from pathlib import Path
 
 from torch import nn
 
-from common import config
+from common.config import sections
+from common.config.user_code import load_user_function, told
 from common.errors import ConfigError
-from common.user_code import load_user_function, told
 
 
 def build(
-    network: config.Network, input_shape: tuple[int, ...], classes: int, code: Path | None
+    network: sections.Network, input_shape: tuple[int, ...], classes: int, code: Path | None
 ) -> list[nn.Module]:
     """The units that the user's function returns.
 

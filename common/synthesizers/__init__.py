@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import torch
 
-from common import config
+from common.config import sections
+from common.config.options import DniOptions, VfbnOptions
 from common.draws import drawing, mixed
-from common.options import DniOptions, VfbnOptions
 from common.synthesizers.base import GradientSynthesizer, InputSynthesizer
 from common.synthesizers.inputs import Predictor
 from common.synthesizers.regression import Regression
@@ -30,16 +30,16 @@ __all__ = [
 _STREAMS = {"gradient": 0, "input": 1}
 _CPU = torch.device("cpu")
 
-Builder = Callable[[config.Decoupling, tuple[int, ...], int], GradientSynthesizer]
+Builder = Callable[[sections.Decoupling, tuple[int, ...], int], GradientSynthesizer]
 
 
-def _regression(decoupling: config.Decoupling, shape: tuple[int, ...], classes: int) -> Regression:
+def _regression(decoupling: sections.Decoupling, shape: tuple[int, ...], classes: int) -> Regression:
     options = decoupling.synthesizer_options()
     assert isinstance(options, DniOptions)
     return Regression(options, shape, classes if decoupling.gradient == "cdni" else None)
 
 
-def _virtual(decoupling: config.Decoupling, shape: tuple[int, ...], classes: int) -> VirtualForward:
+def _virtual(decoupling: sections.Decoupling, shape: tuple[int, ...], classes: int) -> VirtualForward:
     options = decoupling.synthesizer_options()
     assert isinstance(options, VfbnOptions)
     return VirtualForward(options, shape, classes)
@@ -48,7 +48,7 @@ def _virtual(decoupling: config.Decoupling, shape: tuple[int, ...], classes: int
 BUILDERS: dict[str, Builder] = {"dni": _regression, "cdni": _regression, "vfbn": _virtual}
 
 
-def build(decoupling: config.Decoupling, shape: tuple[int, ...], classes: int) -> GradientSynthesizer:
+def build(decoupling: sections.Decoupling, shape: tuple[int, ...], classes: int) -> GradientSynthesizer:
     """M of one layer, its parameters drawn from torch's global generator.
 
     Args:
@@ -60,7 +60,7 @@ def build(decoupling: config.Decoupling, shape: tuple[int, ...], classes: int) -
 
 
 def build_input(
-    decoupling: config.Decoupling, input_shape: tuple[int, ...], shape: tuple[int, ...]
+    decoupling: sections.Decoupling, input_shape: tuple[int, ...], shape: tuple[int, ...]
 ) -> InputSynthesizer:
     """I of one layer, its parameters drawn from torch's global generator.
 
@@ -75,14 +75,14 @@ def build_input(
     return Predictor(decoupling.input, decoupling.predictor_options(), input_shape, shape)
 
 
-def initial(settings: config.Config, k: int, shape: tuple[int, ...], classes: int) -> GradientSynthesizer:
+def initial(settings: sections.Config, k: int, shape: tuple[int, ...], classes: int) -> GradientSynthesizer:
     """M_k as a run begins with it, wherever it runs."""
     with drawing(mixed(settings.run.seed, k, _STREAMS["gradient"]), _CPU):
         return build(settings.decoupling, shape, classes)
 
 
 def initial_input(
-    settings: config.Config, k: int, input_shape: tuple[int, ...], shape: tuple[int, ...]
+    settings: sections.Config, k: int, input_shape: tuple[int, ...], shape: tuple[int, ...]
 ) -> InputSynthesizer:
     """I_k as a run begins with it, wherever it runs."""
     with drawing(mixed(settings.run.seed, k, _STREAMS["input"]), _CPU):

@@ -7,8 +7,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from common.config.options import HiddenInputOptions, InputOptions, LinearInputOptions
 from common.errors import ConfigError
-from common.options import HiddenInputOptions, InputOptions, LinearInputOptions
 from common.synthesizers.base import InputSynthesizer
 
 # Where convolutions end in a vector, the first strides over so many pixels.

@@ -12,9 +12,10 @@ from typing import Any, TypeVar
 
 from google.protobuf.message import DecodeError, Message
 
-from common import messages
 from common.errors import MalformedError
-from common.table import Table, TensorSpec
+from common.shards import pushes
+from common.shards.table import Table, TensorSpec
+from common.wire import messages
 from protos import layerwise_pb2 as pb
 
 Value = TypeVar("Value")
@@ -176,7 +177,8 @@ def parse(generated: type[Message], data: bytes) -> Any:
 
 def _check_complete() -> None:
     """Every field of every message here has its counterpart in the generated code, and vice versa."""
-    kinds = [kind for kind in vars(messages).values() if isinstance(kind, type)]
+    named = {**vars(messages), **vars(pushes)}
+    kinds = [kind for kind in named.values() if isinstance(kind, type)]
     for kind in [*kinds, Table, TensorSpec]:
         if dataclasses.is_dataclass(kind):
             ours = {field.name for field in dataclasses.fields(kind)}

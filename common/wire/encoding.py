@@ -8,7 +8,7 @@ Both are exactly protobuf's encoding: any language's generated code reads and wr
 from __future__ import annotations
 
 from common.errors import MalformedError, TooLargeError
-from common.messages import Buffer
+from common.shards.pushes import Buffer
 
 _VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
 

@@ -6,8 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from common import messages as m
+from common.shards import pushes
 from common.wire import codec, payloads
+from common.wire import messages as m
 from protos import layerwise_pb2 as pb
 
 Request = TypeVar("Request")
@@ -45,7 +46,7 @@ def _plain(kind: type[Value]) -> Codec[Value]:
 
 
 _SYNTHESIS: Codec[m.SynthesisMessage] = Codec(payloads.encode_synthesis, payloads.decode_synthesis)
-_FRAME: Codec[m.Frame] = Codec(payloads.encode_frame, payloads.decode_frame)
+_FRAME: Codec[pushes.Frame] = Codec(payloads.encode_frame, payloads.decode_frame)
 # Encoded where it is made and decoded where it is used: a relay passes bytes on as they came.
 _RAW: Codec[bytes] = Codec(lambda encoded: encoded, lambda encoded: encoded)
 # Answers, which come in parts.
@@ -66,8 +67,8 @@ REPORT = _method("Roster", "Report", _plain(m.Evaluation), _plain(m.ReportReply)
 SNAPSHOT = _method("Keeper", "Snapshot", _plain(m.SnapshotRequest), _plain(m.SnapshotReply))
 SNAPSHOTS = _method("Keeper", "Snapshots", _plain(m.SnapshotsRequest), _plain(m.SnapshotsReply))
 ROLLBACK = _method("Keeper", "Rollback", _plain(m.RollbackRequest), _plain(m.RollbackReply))
-PUSH = _method("Parameters", "Push", _FRAME, _plain(m.PushReply))
-PULL = _method("Parameters", "Pull", _plain(m.PullRequest), _FRAME)
+PUSH = _method("Parameters", "Push", _FRAME, _plain(pushes.PushReply))
+PULL = _method("Parameters", "Pull", _plain(pushes.PullRequest), _FRAME)
 EXCHANGE = _method("Boundary", "Exchange", _RAW, _PARTS)
 SYNTHESIZE = _method("Synthesis", "Synthesize", _SYNTHESIS, _SYNTHESIS)
 

@@ -9,10 +9,11 @@ from typing import Generic, TypeVar
 from google.protobuf.message import Message
 
 from common.errors import MalformedError
-from common.messages import BoundaryMessage, Buffer, Frame, Header, SynthesisMessage
-from common.table import BOUNDARY_ITEMSIZES, ITEMSIZES, Table, lay_out
+from common.shards.pushes import Buffer, Frame, Header
+from common.shards.table import BOUNDARY_ITEMSIZES, ITEMSIZES, Table, check_table
 from common.wire import codec
 from common.wire.encoding import field_head, read_varint, split_fields
+from common.wire.messages import BoundaryMessage, SynthesisMessage
 from protos import layerwise_pb2 as pb
 
 # Measured (docs/performance.md): at half of it, calls cost more; at twice of it, the copies leave the cache.
@@ -181,24 +182,6 @@ def _table_of(encoded: bytes, dtypes: frozenset[str]) -> Table:
 
 
 _remembered = lru_cache(maxsize=128)(_table_of)
-
-
-def check_table(table: Table, dtypes: Collection[str] = ITEMSIZES) -> None:
-    """Whether a table from a peer lays its tensors out as every table here does; `dtypes` are allowed.
-
-    Raises:
-        MalformedError: an unknown dtype or kind, a name that comes twice, an overlap, a gap that is no
-            alignment, or a size that lies.
-    """
-    for spec in table.tensors:
-        if spec.dtype not in dtypes or spec.kind not in ("parameter", "buffer"):
-            raise MalformedError(f"tensor {spec.name} has dtype {spec.dtype!r} and kind {spec.kind!r}")
-        if spec.kind == "parameter" and spec.dtype != "float32":
-            raise MalformedError(f"parameter {spec.name} is {spec.dtype}; parameters are float32")
-    if len({spec.name for spec in table.tensors}) < len(table.tensors):
-        raise MalformedError("a table names a tensor twice")
-    if lay_out((spec.name, spec.dtype, spec.shape, spec.kind) for spec in table.tensors) != table:
-        raise MalformedError("a table's tensors do not lie side by side within its bytes")
 
 
 _BOUNDARY = TensorCodec(BoundaryMessage, pb.BoundaryMessage, BOUNDARY_ITEMSIZES)

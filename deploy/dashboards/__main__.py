@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from common import metrics
+from common.observe import metrics
 from deploy.dashboards import consoles, grafana
 from deploy.dashboards.panels import DASHBOARDS
 

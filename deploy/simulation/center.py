@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 
-from common.config import Config
+from common.config.sections import Config
 from common.errors import NotFoundError
-from common.messages import Header, JoinReply, PushReply
-from common.replica import Push, Replica
+from common.shards.pushes import Header, PushReply
+from common.shards.working_copy import Push, Replica
+from common.wire.messages import JoinReply
 from deploy.simulation.clock import Clock
 from deploy.simulation.machine import Fetched
 from deploy.simulation.wires import Link, Wires
-from master.policies import policies
-from master.store import Memory, Store
+from master.store.policies import policies
+from master.store.store import Memory, Store
 
 
 class Center:

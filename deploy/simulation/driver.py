@@ -14,23 +14,25 @@ from functools import partial
 
 from torch import Tensor
 
-from common import narrow, network
-from common.config import Config
-from common.datasets import Dataset
+from common.config.sections import Config
+from common.config.simulation import seat_of
+from common.data.datasets import Dataset
 from common.errors import ConfigError, RunFailedError
-from common.messages import BoundaryKind, Buffer, Counters, Header, JoinReply, PushReply, Seat, StatusReply
-from common.network import Blueprint
-from common.replica import Push
-from common.simulation import seat_of
+from common.models import network
+from common.models.network import Blueprint
+from common.shards.pushes import Buffer, Header, PushReply
+from common.shards.working_copy import Push
+from common.wire import precision
+from common.wire.messages import BoundaryKind, Counters, JoinReply, Seat, StatusReply
 from deploy.simulation.center import Center
 from deploy.simulation.clock import Clock
 from deploy.simulation.hollow import hollow
 from deploy.simulation.machine import Event, Fetched, Machine, Reopened
 from deploy.simulation.paces import paces
 from deploy.simulation.wires import Wires
-from slave import layers
-from slave.decoupling import Message
-from slave.free import FreeTrainer
+from slave.training import layers
+from slave.training.decoupling import Message
+from slave.training.free import FreeTrainer
 
 # Of a message without a tensor, and of what goes before one.
 HEADER_NBYTES = 100
@@ -330,7 +332,7 @@ class Driver:
 
     def _as_received(self, message: Message) -> Message:
         def rounded(tensor: Tensor | None) -> Tensor | None:
-            return None if tensor is None else narrow.rounded(tensor, self.config.cluster.wire)
+            return None if tensor is None else precision.rounded(tensor, self.config.cluster.wire)
 
         return replace(message, tensor=rounded(message.tensor), input=rounded(message.input))
 

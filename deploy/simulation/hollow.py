@@ -7,19 +7,19 @@ from collections.abc import Collection, Iterator
 import torch
 from torch import Tensor, nn
 
-from common.batches import Batches
-from common.config import Config
-from common.flat import Flat
-from common.messages import BoundaryKind, JoinReply
-from common.replica import Replica
-from common.schedule import AccruingStepper, Stepper
-from slave import layers
-from slave.decoupling import Message
-from slave.free import FreeTrainer
-from slave.health import Health
-from slave.layers import Begin, Seated
-from slave.trainer import Trainer
-from slave.unlocks.full import FullUnlock
+from common.config.sections import Config
+from common.data.batches import Batches
+from common.optim.stepper import AccruingStepper, Stepper
+from common.shards.flat import Flat
+from common.shards.working_copy import Replica
+from common.wire.messages import BoundaryKind, JoinReply
+from slave.training import layers
+from slave.training.decoupling import Message
+from slave.training.free import FreeTrainer
+from slave.training.health import Health
+from slave.training.layers import Begin, Seated
+from slave.training.trainer import Trainer
+from slave.training.unlocks.full import FullUnlock
 
 NOTHING = torch.zeros(0)
 _LABELS = torch.zeros(0, dtype=torch.int64)

@@ -6,10 +6,11 @@ import dataclasses
 from collections import Counter, deque
 from dataclasses import dataclass, field
 
-from common.messages import Header, JoinReply, PushReply, Telemetry
+from common.shards.pushes import Header, PushReply
+from common.wire.messages import JoinReply, Telemetry
 from deploy.simulation.wires import Link
-from slave.decoupling import Message
-from slave.layers import Seated
+from slave.training.decoupling import Message
+from slave.training.layers import Seated
 
 
 @dataclass(frozen=True)

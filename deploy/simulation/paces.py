@@ -10,12 +10,14 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from common import costs, narrow, network, synthesizers
-from common.config import Config
-from common.datasets import Dataset
-from common.flat import Flat, table_of
-from common.network import Blueprint
-from common.schedule import Stepper
+from common import synthesizers
+from common.config.sections import Config
+from common.data.datasets import Dataset
+from common.models import costs, network
+from common.models.network import Blueprint
+from common.optim.stepper import Stepper
+from common.shards.flat import Flat, table_of
+from common.wire import precision
 
 # Of what a training step costs, a third is the forward: a product each for h, for the weights' gradient and
 # for the input's. M's use and its teaching likewise.
@@ -87,7 +89,7 @@ def _pace(config: Config, blueprint: Blueprint, dataset: Dataset, k: int, work: 
         shards[f"{k}/input"] = table_of(module).nbytes
     sent, step, answer = _shares("top" if top else config.decoupling.unlock, work, synthesis)
     settings = config.simulation
-    nbytes = narrow.nbytes((batch_size, *shape), config.cluster.wire)
+    nbytes = precision.nbytes((batch_size, *shape), config.cluster.wire)
     overhead = settings.overhead_seconds
     return Pace(
         overhead + sent / settings.rate,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass, field
 
-from common.simulation import Simulation
+from common.config.simulation import Simulation
 
 
 @dataclass(eq=False)

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from common.messages import StatusReply
-from common.percentiles import percentiles
+from common.observe.percentiles import percentiles
+from common.wire.messages import StatusReply
 
 CAPACITY = 600
 

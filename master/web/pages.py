@@ -9,10 +9,10 @@ from functools import cache
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
-from common import metrics
-from common.problems import problems
-from common.rpc import is_unspecified, split_address
-from common.web import Page, Pages
+from common.net.addresses import is_unspecified, split_address
+from common.observe import metrics
+from common.observe.problems import problems
+from common.observe.web import Page, Pages
 from master.web.history import History, throughput
 from master.web.scrape import scraped
 

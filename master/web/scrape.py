@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from common import metrics
-from common.messages import StatusReply
-from common.metrics import Histogram, Metric, Scrape
+from common.observe import metrics
+from common.observe.metrics import Histogram, Metric, Scrape
+from common.wire.messages import StatusReply
 
 if TYPE_CHECKING:
     from master.service import Master

@@ -74,7 +74,10 @@ thread (13): sender;odd 1
 
 def test_what_is_seen_goes_to_the_innermost_function() -> None:
     found = spied.shares(RAW, 1000)
-    assert found == {"MainThread: _adagrad (common/fused.py)": 5.0, "sender: <module> (threading.py)": 0.7}
+    assert found == {
+        "MainThread: _adagrad (common/fused.py)": 5.0,
+        "sender: <module> (threading.py)": 0.7,
+    }
     assert spied.shares(RAW, 5000) == {"MainThread: _adagrad (common/fused.py)": 1.0}
 
 

@@ -7,14 +7,15 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from common import config as configuration
-from common import datasets, network
-from common.config import Config, Data
-from common.datasets import Dataset
-from common.messages import StatusReply
-from deploy.evaluator import Evaluator
+from common.config import files
+from common.config.sections import Config, Data
+from common.data import datasets
+from common.data.datasets import Dataset
+from common.models import network
+from common.wire.messages import StatusReply
+from deploy.evaluation.evaluator import Evaluator
 from deploy.simulation.driver import Driver
-from deploy.synchronous import InStep
+from deploy.simulation.synchronous import InStep
 
 SMALL = ["network.options.widths=[16, 16]", "run.batches=40", "run.batch_size=16", "downpour.n_push=4"]
 
@@ -28,7 +29,7 @@ def digits() -> Dataset:
 def resolved(*overrides: str) -> Config:
     """A small run of three layers with these keys."""
     synchronous = "cluster.profile=synchronous" in overrides
-    config = configuration.load(None, [*(SMALL[:-1] if synchronous else SMALL), *overrides])
+    config = files.load(None, [*(SMALL[:-1] if synchronous else SMALL), *overrides])
     blueprint = network.build(config, digits().input_shape, digits().classes)
     return network.resolve(config, blueprint, digits().input_shape, digits().classes)
 

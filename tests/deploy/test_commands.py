@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from deploy.variants import read
+from deploy.comparison.variants import read
 from tests.integration.processes import ROOT, Cli
 
 FILE = """

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from common.metrics import DECLARED, sample_names
+from common.observe.metrics import DECLARED, sample_names
 from deploy.dashboards.panels import DASHBOARDS
 
 FOLDER = Path(__file__).parents[2] / "deploy" / "prometheus"

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from common.errors import ConfigError
-from common.messages import Evaluation, Seat, Telemetry
-from deploy.runs import RunDirectory
+from common.wire.messages import Evaluation, Seat, Telemetry
+from deploy.runs.directory import RunDirectory
 
 
 def test_scalars_are_those_of_the_metrics_file(tmp_path: Path) -> None:
@@ -31,6 +31,6 @@ def test_scalars_are_those_of_the_metrics_file(tmp_path: Path) -> None:
 def test_without_the_package_it_is_said_what_to_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, "deploy.tensorboard", None)
+    monkeypatch.setitem(sys.modules, "deploy.runs.tensorboard", None)
     with pytest.raises(ConfigError, match=r"layerwise\[tensorboard\]"):
         RunDirectory(tmp_path, tensorboard=True)

@@ -14,15 +14,16 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
-from common import rpc
 from common.errors import FencedError, LayerwiseError, NotFoundError, UnreachableError
-from common.messages import Header, JoinReply, JoinRequest, Operation, PushReply, Telemetry
-from common.replica import Push
-from common.table import lay_out
+from common.net import control
+from common.shards.pushes import Header, Operation, PushReply
+from common.shards.table import lay_out
+from common.shards.working_copy import Push
+from common.wire.messages import JoinReply, JoinRequest, Telemetry
 from common.wire.methods import JOIN
-from slave.endpoint import Endpoint
-from slave.meter import Meter
-from slave.network import Network
+from slave.network.endpoint import Endpoint
+from slave.network.meter import Meter
+from slave.network.network import Network
 
 SHARD = "1/weights"
 COUNT = 1000
@@ -58,11 +59,11 @@ class Pusher:
         self._endpoint.close()
 
     def _joined(self, address: str, slave: str) -> JoinReply:
-        channel, waiting = rpc.channel(address), threading.Event()
+        channel, waiting = control.channel(address), threading.Event()
         try:
             while True:
                 try:
-                    reply = rpc.call(channel, JOIN, JoinRequest(slave), 2.0)
+                    reply = control.call(channel, JOIN, JoinRequest(slave), 2.0)
                     if reply.granted:
                         return reply
                 except UnreachableError:

@@ -18,12 +18,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from common import datasets, network
+from common.data import datasets
 from common.errors import UnreachableError
-from common.messages import Seat, StatusReply
-from common.rpc import split_address
-from deploy.evaluator import Evaluator
-from deploy.reader import Reader
+from common.models import network
+from common.net.addresses import split_address
+from common.wire.messages import Seat, StatusReply
+from deploy.evaluation.evaluator import Evaluator
+from deploy.evaluation.reader import Reader
 from tests.faults.proxy import Proxy
 from tests.integration.processes import ROOT, Cli, HandMade, until
 

@@ -15,11 +15,11 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from common.bulk.client import locate
 from common.errors import FencedError
-from common.messages import StatusReply
-from common.rpc import split_address
-from deploy.reader import Reader
+from common.net.addresses import split_address
+from common.net.data.client import locate
+from common.wire.messages import StatusReply
+from deploy.evaluation.reader import Reader
 from tests.faults.proxy import Proxy
 from tests.faults.pusher import SHARD, Pusher, delta
 from tests.integration.processes import ROOT, Cli, HandMade, until
@@ -140,7 +140,7 @@ def subset(total: npt.NDArray[np.float32], pushes: list[Push]) -> list[Push] | N
 def proxy(by_hand: HandMade, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
     """Before the master's port for shards, where slaves of this process look for that."""
     with Proxy(lambda: locate(by_hand.address)) as made:
-        monkeypatch.setattr("slave.transfer.locate", lambda _: split_address(made.address))
+        monkeypatch.setattr("slave.network.transfer.locate", lambda _: split_address(made.address))
         yield made
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from common.errors import UnreachableError
-from common.rpc import split_address
-from deploy.reader import Reader
+from common.net.addresses import split_address
+from deploy.evaluation.reader import Reader
 from tests.faults.proxy import Proxy
 from tests.master.served import served
 

@@ -12,7 +12,7 @@ import numpy as np
 import psutil
 import pytest
 
-from deploy.reader import Reader
+from deploy.evaluation.reader import Reader
 from tests.integration.processes import QUICK, Cli, HandMade, until
 
 # Patient: on a crowded machine, too, a lease ends where a test ends it.

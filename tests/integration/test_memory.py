@@ -11,10 +11,11 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from common import rpc
-from common.assembly import Assembly
-from common.messages import Header, JoinReply, JoinRequest, Operation, PullRequest
-from common.table import lay_out
+from common.net import control
+from common.shards.assembly import Assembly
+from common.shards.pushes import Header, Operation, PullRequest
+from common.shards.table import lay_out
+from common.wire.messages import JoinReply, JoinRequest
 from common.wire.methods import JOIN, PULL, PUSH
 from common.wire.payloads import frames
 from tests.integration.processes import HandMade
@@ -52,7 +53,7 @@ def pushed(channel: Any, lease: JoinReply, operation: Operation, count: int = 1)
 def pulled(channel: Any) -> None:
     """Pull, keeping nothing."""
     assembly: Assembly | None = None
-    for frame in rpc.stream(channel, PULL, PullRequest("1/weights"), 120):
+    for frame in control.stream(channel, PULL, PullRequest("1/weights"), 120):
         if assembly is None:
             assembly = Assembly(frame, None)
         else:
@@ -76,8 +77,8 @@ def test_the_masters_memory_is_bounded_with_one_push_under_way(
     # Nothing beats here: the lease has to last.
     settings = ("network.cuts=[1]", f'downpour.push="{push}"', "cluster.heartbeat_seconds=60")
     process = by_hand.master(*(word for each in settings for word in ("--set", each)))
-    channel = rpc.channel(by_hand.address)
-    lease = rpc.call(channel, JOIN, JoinRequest("memory"))
+    channel = control.channel(by_hand.address)
+    lease = control.call(channel, JOIN, JoinRequest("memory"))
     pushed(channel, lease, Operation.CREATE)
     pushed(channel, lease, operation, PUSHES)
     pulled(channel)

@@ -73,8 +73,8 @@ def test_the_default_run_learns_digits_and_leaves_its_files(cli: Cli) -> None:
 def _plain_error(model: Path, folder: Path) -> float:
     import numpy as np
 
-    from common import datasets
-    from common.config import Data
+    from common.config.sections import Data
+    from common.data import datasets
 
     data = datasets.load(Data())
     np.savez(folder / "test.npz", x=data.test_x, y=data.test_y)

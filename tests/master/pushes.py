@@ -7,11 +7,11 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from common.messages import Header, Operation
-from common.optimizers import Settings
-from common.table import Table, lay_out
-from master.optimizers import ServerOptimizer
-from master.policies import Policies, Policy, alike
+from common.optim.optimizers import Settings
+from common.shards.pushes import Header, Operation
+from common.shards.table import Table, lay_out
+from master.store.optimizers import ServerOptimizer
+from master.store.policies import Policies, Policy, alike
 
 Pieces = list[tuple[int, memoryview]]
 

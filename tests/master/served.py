@@ -13,16 +13,16 @@ from typing import Any, Self, TypeVar
 
 import grpc
 
-from common import rpc
-from common.bulk.server import Server as BulkServer
-from common.config import load
-from common.messages import JoinReply, JoinRequest, LeaveRequest
-from common.rpc import Server
+from common.config.files import load
+from common.net import control
+from common.net.control import Server
+from common.net.data.server import Server as BulkServer
 from common.wire import methods
+from common.wire.messages import JoinReply, JoinRequest, LeaveRequest
+from master.disk.state import StateDirectory
 from master.parameters import Parameters
 from master.service import Master
 from master.servicer import Servicer
-from master.state import StateDirectory
 from protos import layerwise_pb2 as pb
 
 Result = TypeVar("Result")
@@ -42,7 +42,7 @@ class Served:
         self._thread.start()
         self.servicer = Servicer(self.master)
         self.server, self.address = self.do(self._start())
-        self.channel = rpc.channel(self.address)
+        self.channel = control.channel(self.address)
         self.client = Client(self.channel)
         self.bulk = BulkServer(self.master.count)
         Parameters(self.master).register(self.bulk)
@@ -67,11 +67,11 @@ class Served:
 
     def join(self, slave: str) -> JoinReply:
         """A lease on the lowest layer that is free."""
-        return rpc.call(self.channel, methods.JOIN, JoinRequest(slave))
+        return control.call(self.channel, methods.JOIN, JoinRequest(slave))
 
     def leave(self, incarnation: int) -> None:
         """Give a lease back: its incarnation is fenced."""
-        rpc.call(self.channel, methods.LEAVE, LeaveRequest(incarnation))
+        control.call(self.channel, methods.LEAVE, LeaveRequest(incarnation))
 
     def close(self) -> None:
         """End the server, its thread and its files."""
@@ -149,7 +149,7 @@ class Client:
     def _large(self) -> grpc.Channel:
         if self._bulk is None:
             return self._channel
-        self._opened.append(rpc.channel(self._bulk))
+        self._opened.append(control.channel(self._bulk))
         return self._opened[-1]
 
     def push(self, frames: Iterable[Any]) -> list[Any]:

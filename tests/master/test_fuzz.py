@@ -21,15 +21,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from common.config import load
+from common.config.files import load
 from common.errors import FencedError, LayerwiseError, MalformedError, NotFoundError, TooLargeError
-from common.messages import Frame, Header, JoinRequest, LeaveRequest, Operation, PushReply
-from common.table import Table, lay_out
+from common.shards.pushes import Frame, Header, Operation, PushReply
+from common.shards.table import Table, lay_out
+from common.wire.messages import JoinRequest, LeaveRequest
 from common.wire.payloads import decode_frame, encode_frame
 from master import servicer
+from master.disk.state import StateDirectory
 from master.service import Master
 from master.servicer import Servicer
-from master.state import StateDirectory
 from tests.master.pushes import MIXED
 from tests.master.served import Stream, served
 

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from common.messages import JoinReply
+from common.wire.messages import JoinReply
 from common.wire.payloads import CHUNK_BYTES
 from master import parameters
 from protos import layerwise_pb2 as pb

@@ -12,9 +12,9 @@ import grpc
 import numpy as np
 import pytest
 
-from common import rpc
-from common.messages import Header, Operation
-from common.rpc import Server
+from common.net import control
+from common.net.control import Server
+from common.shards.pushes import Header, Operation
 from common.wire.payloads import CHUNK_BYTES, encode_frame, frames
 from master.places import LARGE_PUSHES
 from master.servicer import Servicer
@@ -46,7 +46,7 @@ def impatient(master: Served) -> Iterator[Client]:
         return server, await server.start("127.0.0.1:0")
 
     server, address = master.do(start())
-    channel = rpc.channel(address)
+    channel = control.channel(address)
     yield Client(channel)
     channel.close()
     master.do(server.stop(0))
@@ -67,7 +67,7 @@ def until(condition: Callable[[], bool]) -> None:
 
 
 def test_a_third_large_push_waits_until_one_of_two_is_in(master: Served) -> None:
-    received, channels = master.master.counters, [rpc.channel(master.address) for _ in range(3)]
+    received, channels = master.master.counters, [control.channel(master.address) for _ in range(3)]
     with ExitStack() as stack:
         streams = [stack.enter_context(Client(channel).pushing()) for channel in channels]
         for layer in range(1, LARGE_PUSHES + 1):

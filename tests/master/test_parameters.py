@@ -12,12 +12,13 @@ import grpc
 import numpy as np
 import pytest
 
-from common.bulk.client import Channel, pull
-from common.bulk.messages import LARGEST_MESSAGE_BYTES
 from common.errors import FencedError, LayerwiseError, MalformedError, NotFoundError, UnreachableError
-from common.messages import Header, JoinReply, Operation, PullRequest, PushReply
-from common.rpc import split_address
-from common.table import Table, lay_out
+from common.net.addresses import split_address
+from common.net.data.client import Channel, pull
+from common.net.data.messages import LARGEST_MESSAGE_BYTES
+from common.shards.pushes import Header, Operation, PullRequest, PushReply
+from common.shards.table import Table, lay_out
+from common.wire.messages import JoinReply
 from common.wire.methods import PUSH, STATUS
 from common.wire.payloads import CHUNK_BYTES, frame_parts, frames
 from master import parameters

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from common.errors import MalformedError
-from common.messages import BoundaryKind, BoundaryMessage
+from common.wire.messages import BoundaryKind, BoundaryMessage
 from common.wire.payloads import decode_boundary, encode_boundary
 from master.relay import SPARE, Address, Mailbox, Relay
 

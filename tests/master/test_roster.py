@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from common.errors import FencedError, MalformedError
-from common.messages import JoinRequest, Telemetry
+from common.wire.messages import JoinRequest, Telemetry
 from master.roster import Roster, merged
 
 INTERVAL = 1.0

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from common.config import load
+from common.config.files import load
 from common.errors import FencedError, RefusedError, RunFailedError, UnreachableError
-from common.messages import Evaluation, HeartbeatRequest, JoinRequest, LeaveRequest, Telemetry
+from common.wire.messages import Evaluation, HeartbeatRequest, JoinRequest, LeaveRequest, Telemetry
+from master.disk.state import StateDirectory
 from master.service import Master
-from master.state import StateDirectory
-from tests.master.disk import full_disk
+from tests.master.full_disk import full_disk
 from tests.master.pushes import creation, update
 from tests.master.served import served
 

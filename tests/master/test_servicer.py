@@ -11,10 +11,11 @@ import grpc
 import numpy as np
 import pytest
 
-from common import rpc
-from common.config import load, parse
+from common.config.files import load, parse
 from common.errors import FencedError, RefusedError
-from common.messages import (
+from common.net import control
+from common.wire import methods
+from common.wire.messages import (
     DescribeRequest,
     Evaluation,
     HeartbeatRequest,
@@ -22,7 +23,6 @@ from common.messages import (
     StatusRequest,
     Telemetry,
 )
-from common.wire import methods
 from common.wire.payloads import CHUNK_BYTES
 from protos import layerwise_pb2 as pb
 from tests.master.served import DEADLINE, Client, Served, served
@@ -67,7 +67,7 @@ def numbers(client: Client, shard: str = "1/weights") -> tuple[int, list[float]]
 
 
 def status(master: Served) -> StatusReply:
-    return rpc.call(master.channel, methods.STATUS, StatusRequest())
+    return control.call(master.channel, methods.STATUS, StatusRequest())
 
 
 def created(master: Served, contents: Any = (1.0, 2.0)) -> int:
@@ -247,7 +247,7 @@ def test_a_pull_by_a_fenced_incarnation_is_refused(master: Served, client: Clien
 def test_a_reader_that_stands_still_is_told_to_begin_again_and_holds_up_no_push(
     master: Served, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("master.shard.READER_SECONDS", 0.05)
+    monkeypatch.setattr("master.store.shard.READER_SECONDS", 0.05)
     count = 8 * CHUNK_BYTES
     created(master, np.zeros(count))
     ones = np.ones(count, np.float32).tobytes()
@@ -283,11 +283,11 @@ def test_a_lease_is_asked_for_kept_given_back_and_then_fenced(master: Served) ->
     lease = master.join("a")
     assert (lease.granted, lease.layer, lease.replica) == (True, 1, 0)
     beat = HeartbeatRequest(lease.incarnation, 1, Telemetry(steps=3))
-    assert not rpc.call(master.channel, methods.HEARTBEAT, beat).over
+    assert not control.call(master.channel, methods.HEARTBEAT, beat).over
     assert status(master).seats[0].telemetry.steps == 3
     master.leave(lease.incarnation)
     for call in (
-        lambda: rpc.call(master.channel, methods.HEARTBEAT, beat),
+        lambda: control.call(master.channel, methods.HEARTBEAT, beat),
         lambda: master.leave(lease.incarnation),
     ):
         with pytest.raises(FencedError):
@@ -306,7 +306,7 @@ def test_whatever_a_fenced_slave_still_sends_is_refused_and_counted(master: Serv
             stream.read()
 
     calls: list[Any] = [
-        lambda: rpc.call(master.channel, methods.HEARTBEAT, HeartbeatRequest(old, 2)),
+        lambda: control.call(master.channel, methods.HEARTBEAT, HeartbeatRequest(old, 2)),
         lambda: master.leave(old),
         lambda: client.push([frame((1.0, 1.0))]),
         lambda: list(client.pull("1/weights", old)),
@@ -333,21 +333,25 @@ def test_a_slave_without_a_name_is_refused(client: Client) -> None:
 
 
 def test_the_configuration_is_described_as_it_is_run(master: Served) -> None:
-    reply = rpc.call(master.channel, methods.DESCRIBE, DescribeRequest())
+    reply = control.call(master.channel, methods.DESCRIBE, DescribeRequest())
     assert parse(reply.config, "described") == load(None, ["network.cuts=[1, 2]"])
     assert not reply.over
 
 
 def test_an_evaluation_that_is_reported_is_in_the_status(master: Served) -> None:
     evaluation = Evaluation(100, 3.5, 0.25, {"1/weights": 7})
-    rpc.call(master.channel, methods.REPORT, evaluation)
+    control.call(master.channel, methods.REPORT, evaluation)
     assert status(master).evaluation == evaluation
 
 
 def test_a_run_is_over_when_every_layer_says_it_is_done(master: Served) -> None:
     leases = [master.join(name) for name in "abc"]
     done = [HeartbeatRequest(lease.incarnation, 1, Telemetry(done=True)) for lease in leases]
-    assert [rpc.call(master.channel, methods.HEARTBEAT, beat).over for beat in done] == [False, False, True]
+    assert [control.call(master.channel, methods.HEARTBEAT, beat).over for beat in done] == [
+        False,
+        False,
+        True,
+    ]
     assert status(master).state == "done"
     assert master.join("d").over
 

@@ -19,24 +19,26 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from common import datasets, network, synthesizers
-from common.batches import Batches
-from common.config import Config, Data, Decoupling, Network, Optimizer, Run
-from common.datasets import Dataset
-from common.downpour import Downpour
-from common.flat import Flat
-from common.messages import RISING, BoundaryKind
-from common.replica import Push, Replica
-from common.schedule import Stepper
+from common import synthesizers
+from common.config.downpour import Downpour
+from common.config.sections import Config, Data, Decoupling, Network, Optimizer, Run
+from common.data import datasets
+from common.data.batches import Batches
+from common.data.datasets import Dataset
+from common.models import network
+from common.optim.stepper import Stepper
+from common.shards.flat import Flat
+from common.shards.working_copy import Push, Replica
 from common.synthesizers import GradientSynthesizer, VirtualForward
+from common.wire.messages import RISING, BoundaryKind
 from common.wire.payloads import decode_boundary, encode_boundary
-from master.store import Memory, Store
-from slave.decoupling import Layer, Message, Synthesizer, Unlock
-from slave.health import Fallback, Health
-from slave.links import from_wire, to_wire
-from slave.trainer import Trainer
-from slave.unlocks import unlocked
-from slave.unlocks.local import Head
+from master.store.store import Memory, Store
+from slave.network.links import from_wire, to_wire
+from slave.training.decoupling import Layer, Message, Synthesizer, Unlock
+from slave.training.health import Fallback, Health
+from slave.training.trainer import Trainer
+from slave.training.unlocks import unlocked
+from slave.training.unlocks.local import Head
 
 UP, DOWN = BoundaryKind.ACTIVATIONS, BoundaryKind.GRADIENTS
 
@@ -99,7 +101,7 @@ class WatchedLayer(Layer):
 
 
 class Incarnation:
-    """One slave under one lease: what `slave.session` composes, without its threads."""
+    """One slave under one lease: what `slave.network.session` composes, without its threads."""
 
     def __init__(
         self, config: Config, k: int, number: int, store: Store, batches: Batches, make: MakeSynthesizer

@@ -1,0 +1,1 @@
+"""Configuration: sections, keys, options, TOML in and out."""

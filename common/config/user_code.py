@@ -1,0 +1,88 @@
+"""Functions from a user's own files: networks and data sets given as `path/to/file.py:function`."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from common.config.settings import is_user_function, nearest
+from common.errors import ConfigError
+
+
+def load_user_function(spec: str, code: Path | None) -> Callable[..., Any]:
+    """The function that `path/to/file.py:function` names.
+
+    The file is run under a private module name, so that it may bear any name without hiding a package of
+    this project's. Every call runs it anew.
+
+    Args:
+        spec: the file's path and the function's name.
+        code: a folder (a slave's `--code`) in which the file is looked up by its bare name first.
+
+    Raises:
+        ConfigError: no such file, no such function, or the file raises while it is run.
+    """
+    if not is_user_function(spec):
+        raise ConfigError(f"{spec}: names no function in a file; write it as path/to/file.py:function")
+    path, _, name = spec.rpartition(":")
+    file = _located(Path(path), code)
+    module = _run(file)
+    function = getattr(module, name, None)
+    if not callable(function):
+        functions = _functions(module)
+        raise ConfigError(f'{file}: has no function "{name}"{nearest(name, functions) if functions else ""}')
+    return function  # type: ignore[no-any-return]
+
+
+def told(error: BaseException, file: str) -> str:
+    """An exception of user code in one line: its type, its message, and the last line of `file` it passed."""
+    message = " ".join(str(error).split())
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
+    where = f" (line {lines[-1]})" if lines else ""
+    return f"{type(error).__name__}{': ' if message else ''}{message}{where}"
+
+
+def _located(path: Path, code: Path | None) -> Path:
+    if code is not None and not code.is_dir():
+        raise ConfigError(f"--code: {code} is no folder; give the one that holds {path.name}")
+    for file in [path] if code is None else [code / path.name, path]:
+        if file.is_file():
+            return file.absolute()
+    there = "" if code is None else f", nor {path.name} in {code}"
+    raise ConfigError(f"{path}: no such file{there}; put it there, or give a slave its folder by --code DIR")
+
+
+def _run(file: Path) -> ModuleType:
+    name = f"_layerwise_user_{hashlib.sha256(str(file).encode()).hexdigest()[:16]}"
+    spec = importlib.util.spec_from_file_location(name, file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    # Dataclasses and the like look their own module up by its name while it is run.
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:
+        del sys.modules[name]
+        raise ConfigError(f"{file}: cannot be run: {told(error, str(file))}; {_advice(error)}") from error
+    return module
+
+
+def _advice(error: BaseException) -> str:
+    if isinstance(error, ModuleNotFoundError):
+        return "a user's file is loaded alone: it can import what is installed, not the files beside it"
+    return "correct the file"
+
+
+def _functions(module: ModuleType) -> list[str]:
+    return [
+        name
+        for name, value in vars(module).items()
+        if callable(value) and getattr(value, "__module__", None) == module.__name__
+    ]

@@ -1,0 +1,1 @@
+"""Data sets, readers and batches: (seed, b) -> x_b, y_b."""

@@ -1,0 +1,209 @@
+"""What a layer costs, counted and not measured, and the cuts that make the costliest as cheap as can be.
+
+Counted on a batch without data (torch's meta device), so every machine counts the same. The unit is one
+multiply-add of a matrix product; the prices of the rest are ratios that were measured once, on one core.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import conv_flop_count, flop_registry
+
+from common import synthesizers
+from common.config import sections
+from common.synthesizers import VirtualForward
+
+# A number that an operation writes, in multiply-adds: these operations wait for memory, not for arithmetic.
+NUMBER = 50.0
+SLOW_NUMBERS = {
+    "max_pool2d_with_indices": 1000.0,
+    "avg_pool2d": 900.0,
+    "avg_pool2d_backward": 275.0,
+    "native_batch_norm": 180.0,
+}
+# One parameter's step, its gradient cleared and added to, likewise.
+STEP = {"sgd": 130.0, "adam": 290.0, "adamw": 290.0, "adagrad": 180.0}
+
+
+def unit_costs(
+    units: Sequence[nn.Module],
+    shapes: Sequence[tuple[int, ...]],
+    input_shape: tuple[int, ...],
+    batch_size: int,
+    optimizer: str,
+) -> list[float]:
+    """What each unit's part of one training step costs, in multiply-adds.
+
+    Forward, gradient in the weights, gradient in the input (which the network's first needs not), and the
+    optimizer's step.
+
+    Args:
+        units: the network's.
+        shapes: of one example after each unit.
+        input_shape: of one example before the first.
+        batch_size: B.
+        optimizer: a key of `STEP`.
+    """
+    costs = []
+    learned = False
+    for unit, before in zip(units, [input_shape, *shapes], strict=False):
+        parameters = sum(parameter.numel() for parameter in unit.parameters() if parameter.requires_grad)
+        costs.append(_trained(unit, (batch_size, *before), gradient=learned) + STEP[optimizer] * parameters)
+        learned = learned or parameters > 0
+    return costs
+
+
+def synthesizer_cost(
+    decoupling: sections.Decoupling, shape: tuple[int, ...], classes: int, batch_size: int, optimizer: str
+) -> float:
+    """What M, or a head, costs a layer whose h has `shape` (of an example) in a step: use, teach, step it."""
+    local = decoupling.unlock == "local"
+    if not (decoupling.synthesizes or local):
+        return 0.0
+    with torch.device("meta"):
+        synthesizer = synthesizers.build(decoupling, shape, classes)
+        h = torch.zeros(batch_size, *shape)
+        y = torch.zeros(batch_size, dtype=torch.int64)
+        with _counted() as counter:
+            if local:
+                assert isinstance(synthesizer, VirtualForward)
+                synthesizer.supervise(h, y)
+            else:
+                synthesizer.learn(h, y, synthesizer.gradient(h, y))
+    return counter.work + _stepping(synthesizer, optimizer)
+
+
+def input_cost(
+    decoupling: sections.Decoupling,
+    input_shape: tuple[int, ...],
+    shape: tuple[int, ...],
+    batch_size: int,
+    optimizer: str,
+) -> float:
+    """What I costs a layer whose input has `shape` (of one example) in one step: likewise."""
+    if not decoupling.predicts:
+        return 0.0
+    with torch.device("meta"):
+        synthesizer = synthesizers.build_input(decoupling, input_shape, shape)
+        x = torch.zeros(batch_size, *input_shape)
+        with _counted() as counter:
+            synthesizer.learn(x, synthesizer.predict(x))
+    return counter.work + _stepping(synthesizer, optimizer)
+
+
+def balanced(
+    units: Sequence[float], ends: Sequence[float], starts: Sequence[float], layers: int
+) -> list[int]:
+    """The cuts into `layers` layers whose costliest layer is cheapest: the slowest layer is the pace of all.
+
+    A layer costs its units, unless it is the last the M it ends with, and unless it is the first the I it
+    starts with. Of equally good cuts, those with the earliest first cut, then second, and so on.
+
+    Args:
+        units: each unit's cost.
+        ends: cost of M for a layer that ends after each unit but the last.
+        starts: cost of I for a layer that starts there.
+        layers: K, 1..len(units).
+    """
+    count = len(units)
+    assert 1 <= layers <= count
+    assert len(ends) == len(starts) == count - 1
+    totals = [0.0, *itertools.accumulate(units)]
+    from_here, to_here = [0.0, *starts], [0.0, *ends, 0.0]
+
+    def cost(start: int, stop: int) -> float:
+        return from_here[start] + totals[stop] - totals[start] + to_here[stop]
+
+    # rest[k][start]: the costliest of k layers over the units from `start`, at best.
+    rest = {1: {start: cost(start, count) for start in range(count)}}
+    for k in range(2, layers + 1):
+        rest[k] = {
+            start: min(max(cost(start, stop), rest[k - 1][stop]) for stop in range(start + 1, count - k + 2))
+            for start in range(count - k + 1)
+        }
+    cuts = [0]
+    for k in range(layers, 1, -1):
+        stops = range(cuts[-1] + 1, count - k + 2)
+        pace = rest[layers][0]
+        cuts.append(next(s for s in stops if max(cost(cuts[-1], s), rest[k - 1][s]) <= pace))
+    return cuts[1:]
+
+
+class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Adds up what every operation of torch that runs under it costs; what writes nothing is free."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.work = 0.0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        self.work += _work(func, args, kwargs, out)
+        return out
+
+
+def _work(func: Any, args: Any, kwargs: Any, out: Any) -> float:
+    packet = func.overloadpacket
+    name = packet.__name__
+    if packet is torch.ops.aten.convolution_backward:
+        return _convolution_gradients(*args)
+    product = flop_registry.get(packet) or flop_registry.get(
+        getattr(torch.ops.aten, name.removesuffix("_"), None)
+    )
+    if product:
+        return float(product(*args, **kwargs, out_val=out)) / 2
+    if func.is_view or name.startswith("empty"):
+        return 0.0
+    numbers = sum(leaf.numel() for leaf in tree_leaves(out) if isinstance(leaf, torch.Tensor))
+    return SLOW_NUMBERS.get(name, NUMBER) * numbers
+
+
+def _convolution_gradients(
+    delta: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, *options: Any
+) -> float:
+    """Each gradient takes forward's products; torch's own count forgets that groups divide the weight's."""
+    transposed, wanted = options[4], options[7]
+    forward = conv_flop_count(list(x.shape), list(weight.shape), list(delta.shape), transposed)
+    return float(forward * sum(wanted[:2]) / 2)
+
+
+def _stepping(synthesizer: nn.Module, optimizer: str) -> float:
+    learned = sum(p.numel() for p in synthesizer.parameters() if p.grad is not None)
+    return STEP[optimizer] * learned
+
+
+@contextmanager
+def _counted() -> Iterator[_Counter]:
+    with torch.random.fork_rng(devices=[]), _Counter() as counter:
+        yield counter
+
+
+def _trained(unit: nn.Module, shape: tuple[int, ...], *, gradient: bool) -> float:
+    """Work of a forward and a backward of a batch of `shape`; `gradient`: in the input too."""
+    try:
+        return _trained_on("meta", unit, shape, gradient=gradient)
+    except Exception:
+        # A user's forward may look at its numbers, which a meta tensor has none of.
+        return _trained_on("cpu", unit, shape, gradient=gradient)
+
+
+def _trained_on(device: str, unit: nn.Module, shape: tuple[int, ...], *, gradient: bool) -> float:
+    unit = copy.deepcopy(unit).to(device).train()
+    with torch.device(device), torch.enable_grad():
+        x = torch.zeros(shape, requires_grad=gradient)
+        inputs = [tensor for tensor in [x, *unit.parameters()] if tensor.requires_grad]
+        with _counted() as counter:
+            y = unit(x)
+            if y.requires_grad:
+                torch.autograd.grad(y, inputs, torch.empty_like(y), allow_unused=True)
+    return counter.work

@@ -1,0 +1,177 @@
+"""Build a network from the configuration, and cut it into layers.
+
+A network is a list of units; its plain form is `nn.Sequential(*units)`, and layer k the `nn.Sequential` of
+the units between two cuts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from common.config import sections
+from common.config.settings import is_user_function
+from common.errors import ConfigError
+from common.models import builtin, costs, user
+from common.shards import flat
+
+
+@dataclass(frozen=True)
+class Blueprint:
+    """A built network: its units, and the shape of one example after each.
+
+    Attributes:
+        units: the smallest parts that a cut can fall between.
+        shapes: shapes[i] is one example's after unit i + 1; the last is (classes,).
+    """
+
+    units: list[nn.Module]
+    shapes: list[tuple[int, ...]]
+
+
+def build(
+    config: sections.Config, input_shape: tuple[int, ...], classes: int, code: Path | None = None
+) -> Blueprint:
+    """The configuration's network, initialised from `run.seed`: the same in every process.
+
+    Args:
+        config: the run's.
+        input_shape: of one example of the data.
+        classes: how many labels the data has.
+        code: folder where a user's file is looked for by its bare name first.
+
+    Raises:
+        ConfigError: it cannot be built, its units do not fit each other or the data, or two share state.
+    """
+    where = f"network.model: {config.network.model}"
+    with torch.random.fork_rng(devices=[]):
+        # The CPU's generator alone: torch.manual_seed would reseed the caller's accelerators too.
+        torch.default_generator.manual_seed(config.run.seed)
+        if is_user_function(config.network.model):
+            units = user.build(config.network, input_shape, classes, code)
+        else:
+            units = builtin.build(config.network.model, config.network.model_options(), input_shape, classes)
+        shapes = _shapes(units, input_shape, where)
+    _check_state(units, where)
+    if shapes[-1] != (classes,):
+        raise ConfigError(
+            f"{where}: the last unit gives {_batch(shapes[-1])}, but the data has {classes} classes; "
+            f"it must give (B, {classes})"
+        )
+    return Blueprint(units, shapes)
+
+
+def resolve(
+    config: sections.Config, blueprint: Blueprint, input_shape: tuple[int, ...], classes: int
+) -> sections.Config:
+    """The configuration with its cuts known: as given, balanced by counted cost, or one layer a unit.
+
+    Raises:
+        ConfigError: the network has too few units for what is asked.
+    """
+    count = len(blueprint.units)
+    cuts, layers = config.network.cuts, config.network.layers
+    if cuts is not None:
+        if cuts and cuts[-1] >= count:
+            raise ConfigError(
+                f"network.cuts: {cuts} goes past the {count} units of {config.network.model}; "
+                f"cut after unit {count - 1} at the latest"
+            )
+        return config.with_cuts(cuts)
+    if layers is None or layers == count:
+        return config.with_cuts(list(range(1, count)))
+    if layers > count:
+        raise ConfigError(
+            f"network.layers: {layers} layers cannot be cut from the {count} units of "
+            f"{config.network.model}; at most {count}"
+        )
+    batch_size = config.run.batch_size
+    units = costs.unit_costs(
+        blueprint.units, blueprint.shapes, input_shape, batch_size, config.optimizer.name
+    )
+    optimizer = config.optimizer.synthesizer.name
+    boundaries = blueprint.shapes[:-1]
+    ends = [costs.synthesizer_cost(config.decoupling, h, classes, batch_size, optimizer) for h in boundaries]
+    starts = [costs.input_cost(config.decoupling, input_shape, h, batch_size, optimizer) for h in boundaries]
+    return config.with_cuts(costs.balanced(units, ends, starts, layers))
+
+
+def layer(blueprint: Blueprint, cuts: Sequence[int], k: int) -> nn.Sequential:
+    """Layer k, 1..K: the blueprint's own units, not copies."""
+    start, stop = _span(cuts, k, len(blueprint.units))
+    return nn.Sequential(*blueprint.units[start:stop])
+
+
+def boundary(blueprint: Blueprint, cuts: Sequence[int], k: int) -> tuple[int, ...]:
+    """The shape of one example of h_k, k in 1..K."""
+    return blueprint.shapes[_span(cuts, k, len(blueprint.units))[1] - 1]
+
+
+def plain_name(cuts: Sequence[int], k: int, name: str) -> str:
+    """What the plain network calls `name` of layer k's module: "0.0.weight" may be "2.0.weight"."""
+    unit, dot, rest = name.partition(".")
+    return f"{int(unit) + [0, *cuts][k - 1]}{dot}{rest}"
+
+
+def _span(cuts: Sequence[int], k: int, units: int) -> tuple[int, int]:
+    assert 1 <= k <= len(cuts) + 1
+    return [0, *cuts][k - 1], [*cuts, units][k - 1]
+
+
+@torch.no_grad()
+def _shapes(units: Sequence[nn.Module], input_shape: tuple[int, ...], where: str) -> list[tuple[int, ...]]:
+    """One example's shape after each unit, found by passing two examples of zeros through."""
+    h = torch.zeros(2, *input_shape)
+    shapes = []
+    for number, unit in enumerate(units, 1):
+        described = f"{where}: unit {number} ({user.shown(unit)})"
+        taken, version = h, h._version
+        try:
+            h = unit.eval()(taken)
+        except Exception as error:
+            text = next(iter(str(error).splitlines()), type(error).__name__)
+            raise ConfigError(f"{described} cannot take {_batch(tuple(taken.shape[1:]))}: {text}") from error
+        finally:
+            unit.train()
+        if taken._version != version:
+            raise ConfigError(
+                f"{described} changes its input in place, which is not its own; use inplace=False"
+            )
+        if not isinstance(h, torch.Tensor) or h.dtype != torch.float32 or h.shape[:1] != (2,):
+            raise ConfigError(f"{described} gives {_result(h)} for 2 examples; it must give float32 (2, ...)")
+        shapes.append(tuple(h.shape[1:]))
+    return shapes
+
+
+def _check_state(units: Sequence[nn.Module], where: str) -> None:
+    """Every unit's state fits a shard and is its own."""
+    owners: dict[int, int] = {}
+    for number, unit in enumerate(units, 1):
+        try:
+            flat.table_of(unit)
+        except ConfigError as error:
+            raise ConfigError(f"{where}: unit {number} ({user.shown(unit)}): {error}") from None
+        for name, tensor in [*unit.named_parameters(), *unit.named_buffers()]:
+            owner = owners.setdefault(id(tensor), number)
+            if owner != number:
+                raise ConfigError(
+                    f"{where}: units {owner} and {number} share {name}, but each layer must own its "
+                    "parameters; build a module of its own for each"
+                )
+    if not any(p.requires_grad for unit in units for p in unit.parameters()):
+        raise ConfigError(f"{where}: has no parameters to train; return at least one module that has some")
+
+
+def _batch(shape: tuple[int, ...]) -> str:
+    return f"({', '.join(['B', *map(str, shape)])})"
+
+
+def _result(value: Any) -> str:
+    if isinstance(value, torch.Tensor):
+        return f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"
+    return f"a {type(value).__name__}"

@@ -1,0 +1,1 @@
+"""Network: addresses, control plane, data plane."""

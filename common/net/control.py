@@ -1,0 +1,224 @@
+"""gRPC as this project uses it: channels, servers, limits, deadlines, and errors as statuses."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from typing import Any, TypeVar, cast
+
+import grpc
+
+from common import errors
+from common.errors import LayerwiseError, UnreachableError
+from common.net.addresses import cannot_listen, split_address
+from common.wire.methods import Method
+
+Request = TypeVar("Request")
+Reply = TypeVar("Reply")
+
+# The largest boundary message: a batch of feature maps. Shards go in chunks and need no more.
+LARGEST_MESSAGE_BYTES = 256 << 20
+UNARY_SECONDS = 10.0
+
+# What grpc.aio makes of a write to a stream that its peer has just ended (grpc/grpc#36066), with the status
+# INTERNAL and without the peer's own: whoever tries again hears that.
+_WRITTEN_TOO_LATE = "Internal error from Core"
+
+_OPTIONS = [
+    ("grpc.max_receive_message_length", LARGEST_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", LARGEST_MESSAGE_BYTES),
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+]
+_CHANNEL_OPTIONS = [
+    *_OPTIONS,
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    # How long an attempt may take, whatever its name: two round trips of a far or crowded peer.
+    ("grpc.min_reconnect_backoff_ms", 3_000),
+    ("grpc.max_reconnect_backoff_ms", 2_000),
+    # Two channels of a process must not share a connection: bulk would hold up what is urgent.
+    ("grpc.use_local_subchannel_pool", 1),
+    # A proxy of the environment is for the world outside a cluster.
+    ("grpc.enable_http_proxy", 0),
+]
+_SERVER_OPTIONS = [
+    *_OPTIONS,
+    # By default two servers would share a port unseen.
+    ("grpc.so_reuseport", 0),
+    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+]
+
+
+def channel(address: str) -> grpc.Channel:
+    """A channel for blocking calls."""
+    split_address(address)
+    return grpc.insecure_channel(address, options=_CHANNEL_OPTIONS)
+
+
+def async_channel(address: str) -> Any:
+    """A channel for calls of an event loop."""
+    split_address(address)
+    return grpc.aio.insecure_channel(address, options=_CHANNEL_OPTIONS)
+
+
+def call(
+    peer: grpc.Channel, method: Method[Request, Reply], request: Request, seconds: float = UNARY_SECONDS
+) -> Reply:
+    """One unary call that blocks.
+
+    Raises:
+        LayerwiseError: the error that the peer's status stands for.
+    """
+    bound = peer.unary_unary(method.path, method.request.encode, method.reply.decode)
+    try:
+        return cast(Reply, bound(request, timeout=seconds))
+    except grpc.RpcError as error:
+        raise error_of(error, method) from None
+
+
+def stream(
+    peer: grpc.Channel, method: Method[Request, Reply], request: Request, seconds: float
+) -> Iterator[Reply]:
+    """One call that answers with a stream, blocking.
+
+    Raises:
+        LayerwiseError: the error that the peer's status stands for.
+    """
+    bound = peer.unary_stream(method.path, method.request.encode, method.reply.decode)
+    try:
+        yield from bound(request, timeout=seconds)
+    except grpc.RpcError as error:
+        raise error_of(error, method) from None
+
+
+async def async_call(
+    peer: Any, method: Method[Request, Reply], request: Request, seconds: float = UNARY_SECONDS
+) -> Reply:
+    """One unary call of an event loop.
+
+    Raises:
+        LayerwiseError: the error that the peer's status stands for.
+    """
+    bound = peer.unary_unary(method.path, method.request.encode, method.reply.decode)
+    try:
+        return cast(Reply, await bound(request, timeout=seconds))
+    except grpc.RpcError as error:
+        raise error_of(error, method) from None
+
+
+def async_stream(peer: Any, method: Method[Request, Reply]) -> Any:
+    """A bidirectional stream of an event loop, as grpc.aio's call object."""
+    return peer.stream_stream(method.path, method.request.encode, method.reply.decode)()
+
+
+def error_of(error: grpc.RpcError, method: Method[Any, Any]) -> LayerwiseError:
+    """What a failed call means."""
+    code = error.code()
+    if error.details() == _WRITTEN_TOO_LATE:
+        return UnreachableError(f"{method.service}.{method.name}: the peer has ended the stream")
+    text = error.details() or f"{method.service}.{method.name} failed with {code.name}"
+    return errors.from_status(code.name, text)
+
+
+Unary = Callable[[Any], Awaitable[Any]]
+Streaming = Callable[[Any], AsyncIterator[Any]]
+
+
+class Server:
+    """A gRPC server of an event loop.
+
+    Args:
+        on_error: told of each call that an error ends.
+        calls: so many may be under way at a time, further ones get RESOURCE_EXHAUSTED; None: any number.
+    """
+
+    def __init__(
+        self, on_error: Callable[[LayerwiseError], None] = lambda _: None, calls: int | None = None
+    ) -> None:
+        self._server = grpc.aio.server(options=_SERVER_OPTIONS, maximum_concurrent_rpcs=calls)
+        self._handlers: dict[str, dict[str, Any]] = {}
+        self._on_error = on_error
+
+    def add(self, method: Method[Any, Any], handler: Unary | Streaming, *, encoded: bool = False) -> None:
+        """Serve a method: `handler(request)` answers one, or an iterator of them if the method streams.
+
+        Requests are decoded here rather than by grpc, which would answer INTERNAL to a malformed one.
+        `encoded` says that the handler's answers are bytes already.
+        """
+        kind, wrapped = self._wrapped(method, handler)
+        service = method.path.split("/")[1]
+        self._handlers.setdefault(service, {})[method.name] = kind(
+            wrapped, request_deserializer=None, response_serializer=None if encoded else method.reply.encode
+        )
+
+    def _wrapped(self, method: Method[Any, Any], handler: Any) -> tuple[Any, Any]:
+        async def unary(raw: bytes, context: Any) -> Any:
+            try:
+                return await handler(method.request.decode(raw))
+            except LayerwiseError as error:
+                await self._abort(context, error)
+
+        async def server_stream(raw: bytes, context: Any) -> AsyncIterator[Any]:
+            try:
+                async for reply in handler(method.request.decode(raw)):
+                    yield reply
+            except LayerwiseError as error:
+                await self._abort(context, error)
+
+        async def both(raw: AsyncIterator[bytes], context: Any) -> AsyncIterator[Any]:
+            try:
+                async for reply in handler(_decoded(raw, method.request.decode)):
+                    yield reply
+            except LayerwiseError as error:
+                await self._abort(context, error)
+
+        if method.streams_requests:
+            return grpc.stream_stream_rpc_method_handler, both
+        if method.streams_replies:
+            return grpc.unary_stream_rpc_method_handler, server_stream
+        return grpc.unary_unary_rpc_method_handler, unary
+
+    async def _abort(self, context: Any, error: LayerwiseError) -> None:
+        self._on_error(error)
+        await context.abort(grpc.StatusCode[error.status], str(error))
+
+    async def start(self, address: str) -> str:
+        """Listen; returns the address with the port that was taken (`:0` takes a free one).
+
+        Raises:
+            RefusedError: the address cannot be listened on.
+        """
+        self._server.add_generic_rpc_handlers(
+            tuple(
+                grpc.method_handlers_generic_handler(name, methods)
+                for name, methods in self._handlers.items()
+            )
+        )
+        host, port = split_address(address)
+        try:
+            port = self._server.add_insecure_port(address)
+        except RuntimeError:
+            raise cannot_listen("--listen", host, port) from None
+        await self._server.start()
+        return f"{host}:{port}"
+
+    async def stop(self, grace: float) -> None:
+        """Take no more calls; end those under way after `grace` seconds."""
+        await self._server.stop(grace)
+
+
+async def _decoded(raw: AsyncIterator[bytes], decode: Callable[[bytes], Any]) -> AsyncIterator[Any]:
+    try:
+        async for each in raw:
+            yield decode(each)
+    except grpc.aio.UsageError:  # what grpc says when the call ended while its messages were being read
+        return
+
+
+def background(coroutine: Any, tasks: set[asyncio.Task[None]]) -> None:
+    """Run a coroutine beside the others, kept alive by `tasks` until it ends."""
+    task = asyncio.ensure_future(coroutine)
+    tasks.add(task)
+    task.add_done_callback(tasks.discard)

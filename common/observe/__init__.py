@@ -1,0 +1,1 @@
+"""Observation: metrics, logs, problems, utilization, HTTP pages."""

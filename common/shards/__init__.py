@@ -1,0 +1,1 @@
+"""Shards: table, flat module state, working copy, messages of the parameter service."""

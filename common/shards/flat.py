@@ -1,0 +1,173 @@
+"""A module whose state is one flat buffer: what a shard holds, an optimizer steps and a push sends."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils.dlpack import from_dlpack
+
+from common.errors import ConfigError, MalformedError
+from common.shards.table import ITEMSIZES, Kind, Raw, Table, TensorSpec, lay_out
+
+
+class Flat:
+    """A module whose parameters and buffers live in flat memory.
+
+    The module is moved to `device` and its tensors become views; it computes as before. A gradient stays
+    where backward made it, in its parameter's `.grad`: a copy into flat memory, to be added to and cleared,
+    would be three passes over as many bytes as the weights have. A parameter with `requires_grad=False` is a
+    buffer here.
+
+    Torch does not see that a step on `parameters` changes the module's weights: a backward through a forward
+    made before the step is not refused, but mixes old activations with new weights. Never step in between.
+
+    Attributes:
+        module: the module itself.
+        table: what lies where.
+        buffer: uint8, (nbytes,): all state.
+        parameters: float32, (P,), over the buffer's beginning.
+        learned: the module's own parameters that learn, in their order: views of `parameters`.
+
+    Raises:
+        ConfigError: two names for one tensor, or a dtype that no shard holds.
+    """
+
+    def __init__(self, module: nn.Module, device: torch.device | str = "cpu") -> None:
+        self.module = module.to(device)
+        self.table = table_of(module)
+        self.buffer = torch.zeros(self.table.nbytes, dtype=torch.uint8, device=device)
+        self.parameters = self.buffer[: self.table.parameters_nbytes].view(torch.float32)
+        self._views = {spec.name: _view(self.buffer, spec) for spec in self.table.tensors}
+        for owner, name, path, tensor in _state(module):
+            view = self._views[path].copy_(tensor.detach())
+            if isinstance(tensor, nn.Parameter):
+                tensor.data = view
+            else:
+                setattr(owner, name, view)
+        self.learned: list[torch.Tensor] = [each for each in module.parameters() if each.requires_grad]
+        self.clear_gradients()
+
+    def gradients(self) -> list[torch.Tensor]:
+        """What backward has added up since the last `clear_gradients`, as `learned`; zeros where nothing."""
+        return [torch.zeros_like(w) if w.grad is None else w.grad for w in self.learned]
+
+    def clear_gradients(self) -> None:
+        """Let go of every gradient."""
+        for parameter in self.learned:
+            parameter.grad = None
+
+    def split(self, numbers: torch.Tensor) -> list[torch.Tensor]:
+        """Of numbers for each parameter, (P,), the views that are shaped as `learned`."""
+        parts = torch.split(numbers, [each.numel() for each in self.learned])
+        return [part.view_as(each) for part, each in zip(parts, self.learned, strict=True)]
+
+    def load(self, data: Raw) -> None:
+        """Copy a whole state, (nbytes,) bytes in the table's layout, over the present one.
+
+        Raises:
+            MalformedError: another length than the table's.
+        """
+        source = np.frombuffer(data, dtype=np.uint8)
+        if source.nbytes != self.table.nbytes:
+            raise MalformedError(f"state of {source.nbytes} bytes where its table says {self.table.nbytes}")
+        if self.buffer.device.type == "cpu":
+            np.copyto(self.buffer.numpy(), source)
+        else:
+            self.buffer.copy_(torch.from_numpy(source.copy()))
+
+    def gather(self) -> None:
+        """Take back buffers that the module's forward replaced (`self.mean = ...`) instead of changing them.
+
+        Needed before the state is read, but only for a user's module; torch's own change theirs in place.
+        """
+        for owner, name, path, tensor in _state(self.module):
+            view = self._views[path]
+            if tensor is not view and not isinstance(tensor, nn.Parameter):
+                setattr(owner, name, view.copy_(tensor.detach()))
+
+    @contextmanager
+    def buffers_kept(self) -> Iterator[None]:
+        """Have every buffer afterwards as it was before: for a forward that must not count."""
+        self.gather()
+        buffers = self.buffer[self.table.parameters_nbytes :]
+        kept = buffers.clone()
+        try:
+            yield
+        finally:
+            self.gather()
+            buffers.copy_(kept)
+
+
+def table_of(module: nn.Module) -> Table:
+    """The table of a module's state; non-persistent buffers are left out.
+
+    Raises:
+        ConfigError: two names for one tensor, or a dtype that no shard holds.
+    """
+    names: dict[int, str] = {}
+    tensors: list[tuple[str, str, tuple[int, ...], Kind]] = []
+    for _, _, path, tensor in _state(module):
+        known = names.setdefault(id(tensor), path)
+        if known != path:
+            raise ConfigError(
+                f"{known} and {path} are one tensor; give each its own, a layer cannot tie them"
+            )
+        dtype = str(tensor.dtype).removeprefix("torch.")
+        kind: Kind = "parameter" if tensor.requires_grad else "buffer"
+        if kind == "parameter" and dtype != "float32":
+            raise ConfigError(f"parameter {path} is {dtype}; parameters must be float32")
+        if dtype not in ITEMSIZES:
+            raise ConfigError(f"buffer {path} is {dtype}; a buffer may be {', '.join(ITEMSIZES)}")
+        tensors.append((path, dtype, tuple(tensor.shape), kind))
+    return lay_out(tensors)
+
+
+def state_dict(table: Table, data: Raw) -> dict[str, torch.Tensor]:
+    """The tensors of a state in the table's layout, (nbytes,) bytes, copied: ready for `load_state_dict`.
+
+    Raises:
+        MalformedError: `data` is not as long as the table says.
+    """
+    return {name: torch.from_numpy(array.copy()) for name, array in table.arrays(data).items()}
+
+
+def packed(tensors: Mapping[str, torch.Tensor]) -> tuple[Table, memoryview]:
+    """A table of some tensors and their bytes in its layout: what `state_dict` reads."""
+    table = _tabled(
+        tuple((name, str(t.dtype).removeprefix("torch."), tuple(t.shape)) for name, t in tensors.items())
+    )
+    data = np.zeros(table.nbytes, np.uint8)
+    for name, array in table.arrays(data).items():
+        np.copyto(array, tensors[name].detach().cpu().numpy())
+    return table, data.data
+
+
+@lru_cache(maxsize=64)
+def _tabled(tensors: tuple[tuple[str, str, tuple[int, ...]], ...]) -> Table:
+    return lay_out((*tensor, "buffer") for tensor in tensors)
+
+
+def _state(module: nn.Module) -> Iterator[tuple[nn.Module, str, str, torch.Tensor]]:
+    """(owner, name, dotted name, tensor) of every parameter, then of every persistent buffer."""
+    owners = list(module.named_modules(remove_duplicate=False))
+    for prefix, owner in owners:
+        for name, parameter in owner._parameters.items():
+            if parameter is not None:
+                yield owner, name, f"{prefix}.{name}".lstrip("."), parameter
+    for prefix, owner in owners:
+        for name, buffer in owner._buffers.items():
+            if buffer is not None and name not in owner._non_persistent_buffers_set:
+                yield owner, name, f"{prefix}.{name}".lstrip("."), buffer
+
+
+def _view(buffer: torch.Tensor, spec: TensorSpec) -> torch.Tensor:
+    # By DLPack: a storage and a version counter of its own. Views share theirs: a backward through one batch
+    # normalization would be refused because the next one has moved its statistics, and `torch.compile` does
+    # not take a network of which a part changes.
+    region = buffer[spec.offset : spec.offset + spec.nbytes]
+    return from_dlpack(region.view(getattr(torch, spec.dtype)).view(spec.shape))

@@ -1,0 +1,65 @@
+"""Messages of the parameter service as plain values: pushes, pulls and their answers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import IntEnum
+
+from common.shards.table import Table
+
+# Bytes of a buffer: what a received message holds, or a view into a tensor's memory.
+Buffer = bytes | bytearray | memoryview
+
+
+class Operation(IntEnum):
+    """What a frame's buffer is."""
+
+    OPERATION_UNSPECIFIED = 0
+    CREATE = 1
+    UPDATE = 2
+    VALUE = 3
+    ACCRUED_GRADIENT = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """Describes the buffer that follows it: see `protos/layerwise.proto` for each field."""
+
+    shard: str
+    operation: Operation
+    version: int = 0
+    incarnation: int = 0
+    sequence: int = 0
+    next_batch: int = 0
+    table: Table = field(default_factory=lambda: Table((), 0))
+    fetched_sequence: int = 0
+    replica: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """A header, a piece of a buffer at `offset`, or both."""
+
+    header: Header | None = None
+    offset: int = 0
+    data: Buffer = b""
+
+
+@dataclass(frozen=True, slots=True)
+class PushReply:
+    """Answers one push."""
+
+    shard: str = ""
+    version: int = 0
+    sequence: int = 0
+    staleness: int = 0
+    applied: bool = False
+    refused: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class PullRequest:
+    """Asks for one consistent version of a shard."""
+
+    shard: str = ""
+    incarnation: int = 0

@@ -1,0 +1,98 @@
+"""Activations and gradients in fewer bits than float32, for their way between two layers.
+
+Nothing is remembered from one tensor to the next: the same tensor is always encoded alike, so a message may
+be sent again, lost or overtaken (docs/performance.md says why there is no error feedback).
+
+- bfloat16: rounded to the nearest; the range is float32's.
+- float16: first times a power of two that brings the tensor's largest magnitude to [2^14, 2^15). So nothing
+  overflows, and what is within 2^-28 of the largest has all of float16's 11 bits: deltas are small, and
+  many would be subnormal as they are.
+- int8: each row (example) is divided by its largest magnitude / 127 and rounded to the nearest. The deltas of
+  examples differ by orders of magnitude; with one scale for all, the small ones would be zero.
+
+A tensor with a NaN, an Inf or a magnitude over `LARGEST` goes as the float32 that it is: whoever is to find
+out about it does. (bfloat16 has NaN and Inf itself; finite magnitudes over 3.39e38 become Inf.)
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from common.errors import MalformedError
+from common.shards.table import BOUNDARY_ITEMSIZES
+
+# Under it neither a scale nor what is multiplied by one can overflow.
+LARGEST = 2.0**126
+# Float32's smallest normal magnitude, 2^SMALLEST_EXPONENT: scales are not subnormal.
+SMALLEST_EXPONENT = -126
+_TOP_EXPONENT, _TOP_CODE = 15, 127
+
+
+def narrowed(tensor: Tensor, wire: str) -> tuple[Tensor, Tensor | None]:
+    """A float32 tensor as it is to travel.
+
+    Args:
+        tensor: (B, ...) float32.
+        wire: a key of `BOUNDARY_ITEMSIZES`.
+
+    Returns:
+        Values of the tensor's shape, and the scale that they are to be multiplied by, of `scale_shape`;
+        None: there is none. Where float32 stays float32, the tensor itself.
+    """
+    if wire == "float32" or not tensor.numel():
+        return tensor, None
+    if wire == "bfloat16":
+        return tensor.to(torch.bfloat16), None
+    return _float16(tensor) if wire == "float16" else _int8(tensor)
+
+
+def _float16(tensor: Tensor) -> tuple[Tensor, Tensor | None]:
+    low, high = tensor.aminmax()
+    largest = max(-float(low), float(high))
+    if not largest <= LARGEST:  # NaN is not
+        return tensor, None
+    exponent = max(math.frexp(largest)[1] - _TOP_EXPONENT, SMALLEST_EXPONENT)
+    return tensor.mul(2.0**-exponent).to(torch.float16), torch.tensor(2.0**exponent)
+
+
+def _int8(tensor: Tensor) -> tuple[Tensor, Tensor | None]:
+    rows = tensor.reshape(len(tensor), -1)
+    largest = torch.maximum(rows.amax(1), rows.amin(1).neg_())
+    if not float(largest.max()) <= LARGEST:
+        return tensor, None
+    scale = largest.div_(_TOP_CODE).clamp_min_(2.0**SMALLEST_EXPONENT)
+    codes = rows.div(scale[:, None]).round_().to(torch.int8)
+    return codes.view(tensor.shape), scale
+
+
+def widened(values: Tensor, scale: Tensor | None) -> Tensor:
+    """What `narrowed` made, as float32 again; float32 values are themselves.
+
+    Raises:
+        MalformedError: a scale that is not finite.
+    """
+    if scale is None:
+        return values.float()
+    if not scale.isfinite().all():
+        raise MalformedError(f"a {values.dtype} tensor came with a scale that is not finite")
+    return values.float().mul_(scale.reshape(scale.shape + (1,) * (values.ndim - scale.ndim)))
+
+
+def rounded(tensor: Tensor, wire: str) -> Tensor:
+    """The tensor as its receiver has it."""
+    return widened(*narrowed(tensor, wire))
+
+
+def scale_shape(dtype: str, shape: tuple[int, ...]) -> tuple[int, ...] | None:
+    """The shape of the float32 scale of a tensor that travels so; None: it has none."""
+    return {"float16": (), "int8": shape[:1]}.get(dtype)
+
+
+def nbytes(shape: tuple[int, ...], wire: str) -> int:
+    """How many bytes a tensor of that shape has on its way, its scale included."""
+    scale = scale_shape(wire, shape)
+    scales = 0 if scale is None else BOUNDARY_ITEMSIZES["float32"] * math.prod(scale)
+    return BOUNDARY_ITEMSIZES[wire] * math.prod(shape) + scales

@@ -1,0 +1,1 @@
+"""Comparison of variants of one configuration."""

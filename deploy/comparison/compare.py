@@ -1,0 +1,161 @@
+"""`layerwise compare`: every variant with every seed, each a process of its own; what is there is kept."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from common.errors import ConfigError, RunFailedError
+from common.lifecycle import INTERRUPTED, Interrupt
+from deploy.comparison.jobs import Job
+from deploy.comparison.results import rows, summed
+from deploy.comparison.variants import Comparison
+from deploy.runs.directory import new_directory
+
+RESULT, PAGE = "compare.json", "compare.html"
+POLL_SECONDS, STOP_SECONDS = 0.1, 20.0
+
+
+class Comparing:
+    """One call of `compare`.
+
+    Args:
+        comparison: what is run.
+        place: "cluster", "driver" or "synchronous".
+        jobs: runs side by side.
+        out: where the results go; None for a new folder.
+        as_json: whether compare.json is to be the only thing on standard output.
+    """
+
+    def __init__(
+        self, comparison: Comparison, place: str, jobs: int, out: Path | None, as_json: bool
+    ) -> None:
+        self._comparison, self._place, self._side_by_side = comparison, place, jobs
+        self._out = out or new_directory(f"compare-{comparison.name}")
+        self._as_json = as_json
+        self._stop = threading.Event()
+
+    def run(self) -> int:
+        """Run what is not there yet, then write the table, the plots and the page; the exit code.
+
+        Raises:
+            ConfigError: the folder holds results of other configurations.
+            RunFailedError: a run failed; the others' results are kept.
+        """
+        with Interrupt(self._stop.set):
+            jobs = self._prepared()
+            if not self._run_all([job for job in jobs if job.summary is None]):
+                click.echo(f"interrupted; go on with the same command and --out {self._out}", err=True)
+                return INTERRUPTED
+        result = self._result(jobs)
+        self._write(result)
+        if self._as_json:
+            click.echo(json.dumps(result))
+        else:
+            _print(result)
+            click.echo(f"results in {self._out}: {RESULT}, {PAGE}, plots/")
+        return 0
+
+    def _prepared(self) -> list[Job]:
+        jobs = [
+            Job(variant, variant.config.run.seed + n, self._out / variant.slug / f"seed-{n}")
+            for n in range(self._comparison.seeds)
+            for variant in self._comparison.variants
+        ]
+        for job in jobs:
+            given = job.variant.seeded(job.seed - job.variant.config.run.seed).to_toml()
+            # The place belongs to what was run as much as the configuration does.
+            text = f"# in {self._place}\n{given}"
+            file = job.path.with_suffix(".toml")
+            if file.exists() and file.read_text(encoding="utf-8") != text:
+                raise ConfigError(
+                    f"--out {self._out}: holds {job.name()} with another configuration ({file}); give "
+                    "another folder, or remove that one"
+                )
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(text, encoding="utf-8")
+        return jobs
+
+    def _run_all(self, jobs: Sequence[Job]) -> bool:
+        """Run them, so many at a time; False when interrupted."""
+        waiting, running, count = list(jobs), list[Job](), 0
+        threads = max(1, (os.cpu_count() or 1) // self._side_by_side)
+        try:
+            while waiting or running:
+                while waiting and len(running) < self._side_by_side:
+                    running.append(waiting.pop(0))
+                    running[-1].start(self._place, threads)
+                if self._stop.wait(POLL_SECONDS):
+                    return False
+                for job in [each for each in running if each.process and each.process.poll() is not None]:
+                    running.remove(job)
+                    count += 1
+                    self._tell(job, count, len(jobs))
+        finally:
+            _end(running)
+        return True
+
+    def _tell(self, job: Job, count: int, of: int) -> None:
+        summary = job.summary
+        assert job.process is not None
+        if summary is None:
+            lines = job.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+            said = lines[-1].removeprefix("layerwise: ") if lines else f"ended with {job.process.returncode}"
+            raise RunFailedError(f"{job.name()} failed: {said} (see {job.log})")
+        error, seconds = summary["test_error_percent"], summary["wall_seconds"]
+        click.echo(f"{count}/{of}  {job.name()}: test error {error:.2f} %, {seconds:.0f} s", err=True)
+
+    def _result(self, jobs: Sequence[Job]) -> dict[str, Any]:
+        variants = [
+            summed(variant, [job for job in jobs if job.variant is variant])
+            for variant in self._comparison.variants
+        ]
+        seeds = self._comparison.seeds
+        return {"name": self._comparison.name, "in": self._place, "seeds": seeds, "variants": variants}
+
+    def _write(self, result: dict[str, Any]) -> None:
+        from deploy.comparison.figures import draw
+        from deploy.comparison.page import page
+
+        (self._out / RESULT).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        figures = draw(self._out / "plots", result)
+        (self._out / PAGE).write_text(page(result, figures), encoding="utf-8")
+
+
+def _end(running: Sequence[Job]) -> None:
+    """Stop what still runs; a cluster is given the time to."""
+    for job in running:
+        if job.process is not None:
+            job.process.terminate()
+    deadline = time.monotonic() + STOP_SECONDS
+    for job in running:
+        if job.process is not None:
+            try:
+                job.process.wait(max(0.0, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                job.process.kill()
+                job.process.wait()
+
+
+def _print(result: dict[str, Any]) -> None:
+    console = Console(file=sys.stdout, highlight=False)
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("variant", no_wrap=True)
+    for title in ("error %", "loss", "samples/s", "staleness", "delay"):
+        table.add_column(title, justify="right", no_wrap=True)
+    for row in rows(result):
+        table.add_row(*row)
+    console.print(table)
+    clock = "; seconds are virtual" if result["in"] == "driver" else ""
+    console.print(f"the mean ± deviation of {result['seeds']} seeds; staleness and delay as p50/p99{clock}")

@@ -1,0 +1,59 @@
+"""Jobs of a comparison: one variant with one seed, each a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from common.lifecycle import PARENT
+from deploy.comparison.variants import Variant
+from deploy.runs.directory import SUMMARY
+
+
+@dataclass
+class Job:
+    """One variant with one seed."""
+
+    variant: Variant
+    seed: int
+    path: Path
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def summary(self) -> dict[str, Any] | None:
+        """Of the run, once it is finished."""
+        path = self.path / SUMMARY
+        if not path.exists():
+            return None
+        value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return value
+
+    @property
+    def log(self) -> Path:
+        """Where its output goes."""
+        return self.path.with_suffix(".log")
+
+    def start(self, place: str, threads: int) -> None:
+        """Start the run in a process of its own."""
+        command = ["simulate", "--train"] if place == "driver" else ["train"]
+        arguments = [*command, str(self.path.with_suffix(".toml")), "--run-dir", str(self.path), "--json"]
+        environment = {"OMP_NUM_THREADS": str(threads), **os.environ, PARENT: str(os.getpid())}
+        with self.log.open("wb") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "deploy.cli", *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=environment,
+                # An interrupt at the terminal is for `compare`, which stops all in order.
+                start_new_session=True,
+            )
+
+    def name(self) -> str:
+        """For a person."""
+        return f"{self.variant.name}, seed {self.seed}"

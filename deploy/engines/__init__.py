@@ -1,0 +1,1 @@
+"""Engines: where the processes of a cluster are started."""

@@ -1,0 +1,1 @@
+"""Evaluation and export of a run's network."""

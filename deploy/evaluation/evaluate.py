@@ -1,0 +1,132 @@
+"""`layerwise evaluate`: of a run directory, or of a live master, once or as the run goes on."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import time
+from pathlib import Path
+
+import click
+
+from common.config import files
+from common.config.sections import Config
+from common.data import datasets
+from common.errors import ConfigError, NotFoundError, UnreachableError
+from common.models import network
+from common.wire.messages import Evaluation
+from deploy.evaluation.evaluator import Evaluator, Snapshot
+from deploy.evaluation.reader import Reader, latest
+from deploy.runs.directory import CONFIG, MODEL, RunDirectory, new_directory, next_evaluation, summarized
+from deploy.screen import Screen, print_summary
+
+WATCH_SECONDS = 0.5
+
+
+def evaluate_directory(path: Path, data: Path | None, code: Path | None, as_json: bool) -> int:
+    """Measure a finished run's model.safetensors again.
+
+    Raises:
+        ConfigError: there is no such model, or the data cannot be had.
+    """
+    from safetensors.torch import load_file
+
+    if not (path / MODEL).exists():
+        raise ConfigError(
+            f"{path}: has no {MODEL}; give a finished run's directory, or --master for one that is running"
+        )
+    config = files.parse((path / CONFIG).read_text(encoding="utf-8"), str(path / CONFIG))
+    evaluator = _evaluator(config, datasets.load(config.data, path=data, code=code), code)
+    _tell(evaluator.measure_state(load_file(path / MODEL), {}, config.run.batches), as_json)
+    return 0
+
+
+def evaluate_master(
+    master: str, path: Path | None, watch: bool, data: Path | None, code: Path | None, as_json: bool
+) -> int:
+    """Measure a live master's weights.
+
+    Raises:
+        LayerwiseError: no master there, or the data cannot be had.
+    """
+    with Reader(master) as reader:
+        config = reader.config()
+        dataset = datasets.load(config.data, path=data, code=code)
+        evaluator = _evaluator(config, dataset, code)
+        if watch:
+            return _watch(reader, config, dataset, evaluator, path, as_json)
+        evaluation = evaluator.measure(evaluator.snapshot(reader.pull))
+        reader.report(evaluation)
+    _tell(evaluation, as_json)
+    return 0
+
+
+def _watch(
+    reader: Reader,
+    config: Config,
+    dataset: datasets.Dataset,
+    evaluator: Evaluator,
+    path: Path | None,
+    as_json: bool,
+) -> int:
+    began = time.monotonic()
+    directory = RunDirectory(path or new_directory(config.run.name))
+    directory.begin(config)
+    screen = Screen(config)
+    due = config.run.evaluate_every
+    try:
+        while True:
+            try:
+                status = reader.status()
+                snapshot = (
+                    evaluator.snapshot(reader.pull)
+                    if status.batches >= due or status.state == "done"
+                    else None
+                )
+            except (UnreachableError, NotFoundError):
+                time.sleep(WATCH_SECONDS)
+                continue
+            screen.show(status)
+            directory.note_heartbeats(status.seats, time.monotonic() - began)
+            if snapshot is not None:
+                evaluation = _measured(evaluator, snapshot, reader, directory, screen, began)
+                due = next_evaluation(status.batches, config.run.evaluate_every)
+                if status.state == "done":
+                    break
+            time.sleep(WATCH_SECONDS)
+    finally:
+        screen.close()
+    restarts = sum(seat.grants - 1 for seat in status.seats)
+    summary = summarized(config, latest(reader, status), evaluation, time.monotonic() - began, restarts)
+    directory.finish(summary, snapshot.state, config, dataset)
+    click.echo(json.dumps(summary)) if as_json else print_summary(summary, str(directory.path))
+    return 0
+
+
+def _measured(
+    evaluator: Evaluator,
+    snapshot: Snapshot,
+    reader: Reader,
+    directory: RunDirectory,
+    screen: Screen,
+    began: float,
+) -> Evaluation:
+    evaluation = evaluator.measure(snapshot)
+    screen.evaluated(evaluation)
+    directory.note_evaluation(evaluation, time.monotonic() - began)
+    # The files are what counts: a master that is away is told of the next one.
+    with contextlib.suppress(UnreachableError):
+        reader.report(evaluation)
+    return evaluation
+
+
+def _evaluator(config: Config, dataset: datasets.Dataset, code: Path | None) -> Evaluator:
+    return Evaluator(config, dataset, network.build(config, dataset.input_shape, dataset.classes, code))
+
+
+def _tell(evaluation: Evaluation, as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps(dataclasses.asdict(evaluation)))
+    else:
+        click.echo(f"test error {evaluation.test_error_percent:.2f} %, test loss {evaluation.test_loss:.4f}")

@@ -1,0 +1,134 @@
+"""`layerwise simulate`: what so many slaves would do, without a cluster and without training."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from common.config.downpour import MOST_REPLICAS
+from common.config.sections import Config
+from common.data import datasets
+from common.data.datasets import Dataset
+from common.errors import ConfigError
+from common.models import network
+from common.observe.percentiles import percentiles
+from deploy.simulation.driver import Driver
+from deploy.simulation.paces import measured, paces
+
+
+def simulate(config: Config, slaves: Sequence[int], measure: bool, as_json: bool) -> int:
+    """Print what each number of slaves would do; none: as many as the configuration says.
+
+    Raises:
+        ConfigError: the run cannot be, or cannot have so many slaves.
+    """
+    dataset = datasets.load(config.data)
+    dataset.check_batch_size(config.run.batch_size)
+    if measure:
+        blueprint = network.build(config, dataset.input_shape, dataset.classes)
+        config = _rated(config, measured(config, blueprint, dataset))
+    placed = [with_slaves(config, dataset, count) for count in slaves] or [resolved(config, dataset)]
+    told = []
+    for each in placed:
+        told.append(predicted(each, dataset))
+        click.echo(f"{told[-1]['slaves']} slaves done", err=True)
+    result = {"rate": config.simulation.rate, "predictions": told}
+    click.echo(json.dumps(result)) if as_json else _print(config, told)
+    return 0
+
+
+def resolved(config: Config, dataset: Dataset) -> Config:
+    """The configuration with its cuts."""
+    blueprint = network.build(config, dataset.input_shape, dataset.classes)
+    return network.resolve(config, blueprint, dataset.input_shape, dataset.classes)
+
+
+def with_slaves(config: Config, dataset: Dataset, slaves: int) -> Config:
+    """The run on so many slaves: a layer each while there are as few, then replicas of the slowest layers.
+
+    Raises:
+        ConfigError: fewer than one, or more than a layer may have.
+    """
+    blueprint = network.build(config, dataset.input_shape, dataset.classes)
+    given = network.resolve(config, blueprint, dataset.input_shape, dataset.classes)
+    layers = min(slaves, given.layers)
+    if layers < given.layers:
+        cut = dataclasses.replace(config.network, cuts=None, layers=layers)
+        config = _replicated(dataclasses.replace(config, network=cut), 1)
+        given = network.resolve(config, blueprint, dataset.input_shape, dataset.classes)
+    seconds = [pace.step + pace.answer for pace in paces(_replicated(given, 1), blueprint, dataset)]
+    replicas = [1] * layers
+    for _ in range(slaves - layers):
+        slowest = max(range(layers), key=lambda k: seconds[k] / replicas[k])
+        replicas[slowest] += 1
+    if max(replicas) > MOST_REPLICAS:
+        raise ConfigError(
+            f"--slaves {slaves}: takes {max(replicas)} replicas of one layer; at most {MOST_REPLICAS}"
+        )
+    return _replicated(given, replicas)
+
+
+def predicted(config: Config, dataset: Dataset) -> dict[str, Any]:
+    """What a run of a resolved configuration would be like."""
+    driver = Driver(config, dataset, trains=False)
+    for _ in driver.run():
+        pass
+    status = driver.status()
+    samples = config.run.batches * config.run.batch_size
+    layers = range(1, config.layers + 1)
+    return {
+        "slaves": len(driver.machines),
+        "layers": config.layers,
+        "replicas": config.replicas,
+        "profile": config.cluster.profile,
+        "unlock": config.decoupling.unlock,
+        "seconds": round(driver.seconds, 6),
+        "samples_per_second": round(samples / driver.seconds, 1),
+        "staleness": percentiles(status.counters.staleness),
+        "delay": percentiles(status.delays),
+        "utilization": {str(k): round(driver.utilization(k), 4) for k in layers},
+        "master_utilization": round(driver.center.busy_seconds / driver.seconds, 4),
+        "pushes": status.counters.pushes,
+        "lost_batches": status.lost_batches,
+    }
+
+
+def _rated(config: Config, rate: float) -> Config:
+    return dataclasses.replace(config, simulation=dataclasses.replace(config.simulation, rate=rate))
+
+
+def _replicated(config: Config, replicas: int | list[int]) -> Config:
+    return dataclasses.replace(config, downpour=dataclasses.replace(config.downpour, replicas=replicas))
+
+
+def _print(config: Config, told: Sequence[dict[str, Any]]) -> None:
+    console = Console(file=sys.stdout, highlight=False)
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for title in (
+        "slaves", "layers", "samples/s", "staleness p50/p99/max", "delay p50/p99/max", "busy, by layer",
+        "master busy",
+    ):  # fmt: skip
+        table.add_column(title, justify="right")
+    for each in told:
+        table.add_row(
+            f"{each['slaves']:,}",
+            f"{each['layers']}",
+            f"{each['samples_per_second']:,.0f}",
+            "/".join(map(str, each["staleness"].values())),
+            "/".join(map(str, each["delay"].values())),
+            " ".join(f"{100 * part:.0f}%" for part in each["utilization"].values()),
+            f"{100 * each['master_utilization']:.0f}%",
+        )
+    console.print(table)
+    console.print(
+        f"{config.run.batches:,} batches of {config.run.batch_size}, unlock {config.decoupling.unlock}, "
+        f"profile {config.cluster.profile}; a slave does {config.simulation.rate:.2e} multiply-adds a second",
+        soft_wrap=True,
+    )

@@ -1,0 +1,1 @@
+"""State on disk: mapped files, commit records, snapshots, recovery."""

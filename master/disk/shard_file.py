@@ -1,0 +1,131 @@
+"""One version of a shard as a safetensors file, written straight from the buffer while pushes go on."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from safetensors import safe_open
+
+from common.shards.table import Table
+from master.store.optimizers import Bytes
+from master.store.shard import Reading
+from master.store.store import Store
+
+# After so many readings that pushes could not wait for, pushes wait.
+ATTEMPTS = 3
+# Of a shard's buffer, what lies behind the tensors of its table: the master's optimizer's.
+OPTIMIZER_STATE = "optimizer_state"
+_PIECE_BYTES = 4 << 20
+_DTYPES = {"float32": "F32", "float64": "F64", "int64": "I64", "int32": "I32", "uint8": "U8", "bool": "BOOL"}
+
+
+class _RevokedError(Exception):
+    """Pushes could not wait for us."""
+
+
+def file_name(shard: str) -> str:
+    """Of a shard's file."""
+    return shard.replace("/", "-") + ".safetensors"
+
+
+def write(store: Store, name: str, path: Path) -> dict[str, Any]:
+    """Write one version of a shard, to the disk; what the manifest says of it.
+
+    Raises:
+        OSError: there is no room for it.
+    """
+    for attempt in range(ATTEMPTS + 1):
+        still = store.still(name) if attempt == ATTEMPTS else contextlib.nullcontext()
+        with still, _held(store, name) as reading, path.open("wb") as file:
+            try:
+                crc, nbytes = _copy(file, reading)
+            except _RevokedError:
+                continue
+            # Pushes need not wait for the disk.
+            reading.release()
+            file.flush()
+            os.fsync(file.fileno())
+            return {
+                "checksum": crc,
+                "nbytes": nbytes,
+                "room": len(reading.whole),
+                "table": asdict(reading.header.table),
+                "record": asdict(reading.record),
+            }
+    raise AssertionError("a shard that stands still can be read")
+
+
+@contextmanager
+def _held(store: Store, name: str) -> Iterator[Reading]:
+    reading = store.read(name)
+    try:
+        yield reading
+    finally:
+        reading.release()
+
+
+def _copy(file: IO[bytes], reading: Reading) -> tuple[int, int]:
+    """The format's own writer copies every tensor; this one writes from the buffer, checksum on the way."""
+    crc = written = 0
+    for part in _parts(reading):
+        for start in range(0, len(part), _PIECE_BYTES):
+            piece = part[start : start + _PIECE_BYTES]
+            file.write(piece)
+            crc, written = zlib.crc32(piece, crc), written + len(piece)
+            if reading.revoked:
+                raise _RevokedError
+    return crc, written
+
+
+def _parts(reading: Reading) -> Iterator[bytes | memoryview]:
+    """A safetensors file: the length of its header, the header, then the tensors side by side."""
+    table, whole = reading.header.table, reading.whole
+    # The widest first: each then begins at a multiple of its item's size.
+    tensors = [
+        (spec.name, _DTYPES[spec.dtype], spec.shape, whole[spec.offset : spec.offset + spec.nbytes])
+        for spec in sorted(table.tensors, key=lambda spec: -np.dtype(spec.dtype).itemsize)
+    ]
+    if len(whole) > table.nbytes:
+        tensors.append((OPTIMIZER_STATE, "U8", (len(whole) - table.nbytes,), whole[table.nbytes :]))
+    header: dict[str, Any] = {
+        "__metadata__": {"shard": reading.header.shard, "version": str(reading.record.version)}
+    }
+    end = 0
+    for name, dtype, shape, data in tensors:
+        start, end = end, end + len(data)
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [start, end]}
+    encoded = json.dumps(header).encode()
+    encoded += b" " * (-len(encoded) % 8)
+    yield len(encoded).to_bytes(8, "little") + encoded
+    for *_, data in tensors:
+        yield data
+
+
+def checksum(file: IO[bytes]) -> int:
+    """Of all of a file."""
+    crc = 0
+    while piece := file.read(_PIECE_BYTES):
+        crc = zlib.crc32(piece, crc)
+    return crc
+
+
+def filler(path: Path, table: Table) -> Callable[[Bytes], None]:
+    """What writes a file's contents into a shard's buffer."""
+
+    def fill(buffer: Bytes) -> None:
+        with safe_open(path, "np") as file:
+            for name, array in table.arrays(buffer[: table.nbytes].data).items():
+                array[...] = file.get_tensor(name)
+            if buffer.nbytes > table.nbytes:
+                buffer[table.nbytes :] = file.get_tensor(OPTIMIZER_STATE)
+
+    return fill

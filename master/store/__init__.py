@@ -1,0 +1,1 @@
+"""Parameter store: shards, updates, staleness rules, server optimizers. No gRPC, no files."""

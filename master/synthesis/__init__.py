@@ -1,0 +1,1 @@
+"""Served synthesis: M and I that run in the master."""

@@ -1,0 +1,1 @@
+"""Network side of a slave: sessions, links, transfers, endpoint."""

@@ -1,0 +1,76 @@
+"""The slave's side of served synthesis, on an event loop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import grpc
+
+from common.errors import LayerwiseError, UnreachableError
+from common.net.control import async_stream, error_of
+from common.wire.messages import SynthesisKind, SynthesisMessage
+from common.wire.methods import SYNTHESIZE
+from slave.network.links import Patience
+
+
+class Asking:
+    """Questions and lessons of one lease over one stream, one question at a time.
+
+    A question is asked again on the next stream until it is answered. A lesson on a stream that broke may be
+    lost: M learns from the next one, as it does after a master that died.
+
+    Args:
+        channel: to the master.
+        answered: takes the answers.
+        patience: for a master that is away.
+    """
+
+    def __init__(
+        self, channel: Any, answered: Callable[[SynthesisMessage], None], patience: Patience
+    ) -> None:
+        self._channel = channel
+        self._answered = answered
+        self._patience = patience
+        self._question: SynthesisMessage | None = None
+        self._outgoing: asyncio.Queue[SynthesisMessage] = asyncio.Queue()
+
+    def send(self, message: SynthesisMessage) -> None:
+        """Hand a question or a lesson over; on the event loop's thread."""
+        if message.kind is not SynthesisKind.LEARN:
+            self._question = message
+        self._outgoing.put_nowait(message)
+
+    async def run(self) -> None:
+        """Keep the stream open until cancelled.
+
+        Raises:
+            LayerwiseError: what was said was refused, or the master has been away for too long.
+        """
+        while True:
+            error: LayerwiseError = UnreachableError("the master closed the stream of its synthesizer")
+            try:
+                await self._stream()
+            except grpc.RpcError as failure:
+                error = error_of(failure, SYNTHESIZE)
+            await self._patience.wait(error)
+
+    async def _stream(self) -> None:
+        # Nothing is handed over behind a question that waits: where the queue is empty, it had been taken.
+        if self._question and self._outgoing.empty():
+            self._outgoing.put_nowait(self._question)
+        call = async_stream(self._channel, SYNTHESIZE)
+        sending = asyncio.ensure_future(self._transmit(call))
+        try:
+            while isinstance(answer := await call.read(), SynthesisMessage):
+                self._patience.reset()
+                self._question = None
+                self._answered(answer)
+        finally:
+            sending.cancel()
+            call.cancel()
+
+    async def _transmit(self, call: Any) -> None:
+        while True:
+            await call.write(await self._outgoing.get())

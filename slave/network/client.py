@@ -1,0 +1,84 @@
+"""The slave's side of the roster, on an event loop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from common.errors import LayerwiseError
+from common.net.control import async_call
+from common.wire.messages import HeartbeatRequest, Telemetry
+from common.wire.methods import HEARTBEAT
+from slave.network.links import Patience
+from slave.network.neighbours import Neighbours
+
+# Between two heartbeats of a slave that waits for news: to begin, a neighbour out of reach, the run's end.
+EAGER_SECONDS = 0.2
+
+
+class Heart:
+    """Heartbeats of one lease.
+
+    Args:
+        channel: to the master. incarnation: of the lease. seconds: between two beats.
+        telemetry: what the slave has done so far.
+        inbox: takes each `HeartbeatReply` that says something.
+        patience: for a master that is away.
+
+    Attributes:
+        neighbours: as the master last named them.
+    """
+
+    def __init__(
+        self,
+        channel: Any,
+        incarnation: int,
+        seconds: float,
+        telemetry: Callable[[], Telemetry],
+        inbox: Callable[[object], None],
+        patience: Patience,
+    ) -> None:
+        self._channel = channel
+        self._incarnation = incarnation
+        self._seconds = seconds
+        self._telemetry = telemetry
+        self._inbox = inbox
+        self._patience = patience
+        self._now = asyncio.Event()
+        self.neighbours = Neighbours(self.beat_now)
+
+    def beat_now(self) -> None:
+        """Do not wait for the next beat's time; on the event loop's thread."""
+        self._now.set()
+
+    async def run(self) -> None:
+        """Beat until cancelled.
+
+        Raises:
+            LayerwiseError: the lease has passed to another, or the master has been away for too long.
+        """
+        beat = 0
+        while True:
+            beat += 1
+            began = asyncio.get_running_loop().time()
+            telemetry = self._telemetry()
+            try:
+                request = HeartbeatRequest(self._incarnation, beat, telemetry, self.neighbours.version)
+                reply = await async_call(self._channel, HEARTBEAT, request)
+                self._patience.reset()
+                self.neighbours.learn(reply.peers_version, reply.peers)
+                if reply.over or reply.begin or reply.stop:
+                    self._inbox(reply)
+            except LayerwiseError as error:
+                await self._patience.wait(error)
+                continue
+            self._now.clear()
+            eager = telemetry.done or not telemetry.steps or self.neighbours.wanted
+            # From beat to beat: what the answer took, on a slow link, is not added to the silence.
+            due = began + (min(self._seconds, EAGER_SECONDS) if eager else self._seconds)
+            pause = max(due - asyncio.get_running_loop().time(), EAGER_SECONDS / 10)
+            try:
+                await asyncio.wait_for(self._now.wait(), pause)
+            except TimeoutError:
+                continue

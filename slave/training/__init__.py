@@ -1,0 +1,1 @@
+"""Training of one layer: trainers, unlocks, device. No I/O."""

@@ -1,0 +1,104 @@
+"""`full`: no wait for the gradient, nor for the input (complete unlock; Jaderberg et al. 2016)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Protocol
+
+from torch import Tensor
+from torch.nn import functional
+
+from common.optim.stepper import Stepper
+from common.shards.flat import Flat
+from common.synthesizers import InputSynthesizer
+from common.wire.messages import BoundaryKind
+from slave.training.decoupling import Layer, Message, Synthesizing
+from slave.training.health import Health
+
+
+class Predicting(Protocol):
+    """I_k, wherever it runs."""
+
+    def predict(self, batch: int, x: Tensor) -> Tensor:
+        """The made-up h_{k-1} of x_b."""
+
+    def learn(self, batch: int, x: Tensor, h: Tensor) -> None:
+        """Learn from the h_{k-1} that the layer below made of the same batch."""
+
+
+class Predictor:
+    """I_k in this process, stepped."""
+
+    def __init__(self, module: InputSynthesizer, flat: Flat, stepper: Stepper, health: Health) -> None:
+        self.flat = flat
+        self._module = module
+        self._stepper = stepper
+        self._health = health
+
+    def predict(self, batch: int, x: Tensor) -> Tensor:  # noqa: ARG002 - where I is elsewhere
+        """The made-up h_{k-1} of x_b."""
+        return self._module.predict(x)
+
+    def learn(self, batch: int, x: Tensor, h: Tensor) -> None:
+        """One step of I on the h_{k-1} that the layer below made of the same batch."""
+        loss = self._module.learn(x, h)
+        self._stepper.step(batch)
+        self._health.learned_input(loss)
+
+
+class FullUnlock:
+    """`full`: step on the layer's own u = I_k(x_b) and on M_k(h_k, y_b); learn on whatever comes.
+
+    The gradient that comes from above was taken at the input u that the layer above had made up, so M learns
+    at that u, and not at what this layer had sent. Nothing is kept.
+
+    Args:
+        layer: which is stepped.
+        health: of its learning.
+        synthesizer: M; None for the top layer, which has the loss's own gradient.
+        predictor: I; None for the first layer, whose input is x itself.
+        steps_on: whether a batch's synthetic gradient is stepped on.
+    """
+
+    def __init__(
+        self,
+        layer: Layer,
+        health: Health,
+        synthesizer: Synthesizing | None,
+        predictor: Predicting | None,
+        steps_on: Callable[[int], bool],
+    ) -> None:
+        self._layer = layer
+        self._health = health
+        self._synthesizer = synthesizer
+        self._predictor = predictor
+        self._steps_on = steps_on
+
+    def step(self, batch: int, x: Tensor, y: Tensor) -> Iterator[Message]:
+        """One step on batch b. Yields h_k(b) for above, u and its gradient for below."""
+        made = x if self._predictor is None else self._predictor.predict(batch, x)
+        u, h = self._layer.forward(batch, made)
+        if self._synthesizer is None:
+            loss = functional.cross_entropy(h, y, reduction="sum")
+            loss.backward()  # type: ignore[no-untyped-call]
+            self._health.lost(loss, len(y))
+        else:
+            sent = h.detach()
+            yield Message(BoundaryKind.ACTIVATION, self._layer.k + 1, batch, tensor=sent)
+            self._layer.backward(h, self._synthesizer.gradient(batch, sent, y))
+        if u.requires_grad:
+            yield Message(BoundaryKind.GRADIENT, self._layer.k - 1, batch, tensor=u.grad, input=made)
+        if self._synthesizer is None or self._steps_on(batch):
+            self._layer.step(batch, len(y))
+        else:
+            self._layer.flat.clear_gradients()
+
+    def learn_gradient(self, batch: int, u: Tensor, y: Tensor, delta: Tensor) -> None:
+        """M learns on the gradient at the input that the layer above had made up for this batch."""
+        assert self._synthesizer is not None
+        self._synthesizer.learn(batch, u, y, None, delta)
+
+    def learn_input(self, batch: int, x: Tensor, h: Tensor) -> None:
+        """I learns on what the layer below made of this batch."""
+        assert self._predictor is not None
+        self._predictor.learn(batch, x, h)

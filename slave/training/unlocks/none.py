@@ -1,0 +1,45 @@
+"""`none`: back-propagation across slaves, the baseline."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+
+from torch import Tensor
+
+from common.wire.messages import BoundaryKind
+from slave.training.decoupling import Layer, Message, checked
+
+
+class NoUnlock:
+    """`none`: one batch at a time through the network, true gradients."""
+
+    def __init__(self, layer: Layer) -> None:
+        self._layer = layer
+        self._graphs: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def forward(self, batch: int, h_below: Tensor, y: Tensor) -> Iterator[Tensor | Message]:  # noqa: ARG002
+        """Take h_{k-1}(b), send h_k(b), and wait."""
+        u, h = self._layer.forward(batch, h_below)
+        self._graphs[batch] = (u, h)
+        yield h.detach()
+
+    def gradient(self, batch: int, delta: Tensor) -> Iterator[Message]:
+        """Go backward with delta_k(b), send delta_{k-1}(b) down, step."""
+        u, h = self._graphs.pop(batch)
+        self._layer.backward(h, checked(delta, h))
+        yield from self._layer.down(batch, u)
+        self._layer.step(batch, len(delta))
+
+    def lost(self, batch: int) -> Iterator[Message]:
+        """Nobody below will get a gradient for this batch either."""
+        del self._graphs[batch]
+        if self._layer.k > 1:
+            yield Message(BoundaryKind.LOST, self._layer.k - 1, batch)
+
+    def sent(self) -> dict[int, Tensor]:
+        """h_k of the batches whose gradient has not come, oldest first."""
+        return {batch: h.detach() for batch, (_, h) in self._graphs.items()}
+
+    def waiting(self) -> Collection[int]:
+        """It steps when the gradient comes."""
+        return self._graphs

@@ -1,0 +1,120 @@
+"""`update`: no wait for the gradient (DNI; Jaderberg et al. 2016)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from slave.training.decoupling import Layer, Message, Synthesizing, checked
+from slave.training.health import Health
+from slave.training.unlocks.delayed import Late
+
+
+@dataclass(frozen=True, eq=False)
+class _Pair:
+    """What M learns from once delta_k(b) comes."""
+
+    h: Tensor
+    y: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class _Graph:
+    """A forward that has not gone back yet."""
+
+    batch: int
+    u: Tensor
+    h: Tensor
+
+
+class UpdateUnlock:
+    """`update`: step on M's gradient; M learns when the true one comes.
+
+    Args:
+        layer: which is stepped.
+        synthesizer: M.
+        health: says whether M's gradients are good enough; while they are not, true ones are waited for.
+        steps_on: whether a batch's synthetic gradient is stepped on; M's own learning goes on regardless.
+        mix_true: a batch is stepped on only when the next one is there. If its true gradient has come by then
+            it was used, and M's is not.
+    """
+
+    def __init__(
+        self,
+        layer: Layer,
+        synthesizer: Synthesizing,
+        health: Health,
+        steps_on: Callable[[int], bool] = lambda _: True,
+        *,
+        mix_true: bool = False,
+    ) -> None:
+        self._layer = layer
+        self._synthesizer = synthesizer
+        self._health = health
+        self._steps_on = steps_on
+        self._mix_true = mix_true
+        self._late = Late(layer)
+        self._pairs: dict[int, _Pair] = {}
+        self._said: dict[int, Tensor] = {}
+        self._pending: _Graph | None = None
+
+    def forward(self, batch: int, h_below: Tensor, y: Tensor) -> Iterator[Tensor | Message]:
+        """Take h_{k-1}(b), send h_k(b); step on M_k(h_k(b), y), send that step's delta_{k-1}(b) down."""
+        yield from self._go_on()
+        if self._health.fallback:
+            h = self._late.forward(batch, h_below)
+        else:
+            u, h = self._layer.forward(batch, h_below)
+            self._pending = _Graph(batch, u, h)
+        self._pairs[batch] = _Pair(h.detach(), y)
+        yield self._pairs[batch].h
+        if not self._mix_true:
+            yield from self._go_on()
+
+    def gradient(self, batch: int, delta: Tensor) -> Iterator[Message]:
+        """M learns on delta_k(b) and its own h_k(b); a layer that has not stepped yet steps on it."""
+        pair = self._pairs.pop(batch)
+        checked(delta, pair.h)
+        if self._pending is not None and self._pending.batch == batch:
+            yield from self._back(delta, steps=True)
+        elif batch in self._late.waiting():
+            yield from self._late.step(batch, delta)
+        self._synthesizer.learn(batch, pair.h, pair.y, self._said.pop(batch, None), delta)
+
+    def lost(self, batch: int) -> Iterator[Message]:
+        """M learns nothing from this batch."""
+        if self._pending is not None and self._pending.batch == batch:
+            yield from self._go_on()
+        if batch in self._late.waiting():
+            yield from self._late.lose(batch)
+        self._said.pop(batch, None)
+        del self._pairs[batch]
+
+    def sent(self) -> dict[int, Tensor]:
+        """h_k of the batches whose gradient has not come, oldest first."""
+        return {batch: pair.h for batch, pair in self._pairs.items()}
+
+    def waiting(self) -> Collection[int]:
+        """Those that wait for their true gradient."""
+        pending = set() if self._pending is None else {self._pending.batch}
+        return pending | set(self._late.waiting())
+
+    def _go_on(self) -> Iterator[Message]:
+        """Step on M's gradient where the true one has not come in time."""
+        if self._pending is not None:
+            batch = self._pending.batch
+            pair = self._pairs[batch]
+            self._said[batch] = self._synthesizer.gradient(batch, pair.h, pair.y)
+            yield from self._back(self._said[batch], steps=self._steps_on(batch))
+
+    def _back(self, delta: Tensor, *, steps: bool) -> Iterator[Message]:
+        graph, self._pending = self._pending, None
+        assert graph is not None
+        self._layer.backward(graph.h, delta)
+        yield from self._layer.down(graph.batch, graph.u)
+        if steps:
+            self._layer.step(graph.batch, len(delta))
+        else:
+            self._layer.flat.clear_gradients()

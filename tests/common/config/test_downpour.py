@@ -1,0 +1,92 @@
+"""common.config.downpour: every key has a meaning, or its default."""
+
+from __future__ import annotations
+
+import pytest
+
+from common.config.downpour import SERVER_OPTIMIZERS, Downpour
+from common.config.files import load
+from common.errors import ConfigError
+
+GRADIENT = 'downpour.push="gradient"'
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["server_optimizer=adam"], 'server_optimizer: has no meaning without downpour.push = "gradient"'),
+        (["server_learning_rate=0.1"], "server_learning_rate: has no meaning without downpour.push"),
+        (["server_weight_decay=0.1"], "server_weight_decay: has no meaning without downpour.push"),
+        (
+            ["push=gradient", "server_momentum=0.9"],
+            "server_momentum: has no meaning without downpour.server_o",
+        ),
+        (
+            ["push=gradient", "server_nesterov=true"],
+            "server_nesterov: has no meaning without downpour.server_o",
+        ),
+        (["push=gradient", "server_optimizer=sgd", "server_nesterov=true"], "server_nesterov: needs"),
+        (
+            ["push=gradient", "server_optimizer=sgd", "server_momentum=1.5"],
+            "server_momentum: 1.5 is too large",
+        ),
+        (["push=gradient", "server_learning_rate=0"], "server_learning_rate: 0.0 is too small"),
+        (["staleness=compensate"], 'staleness: "compensate" corrects gradients; give downpour.push'),
+        (["bound=3"], 'bound: has no meaning without downpour.staleness = "bound"'),
+        (["compensation=1"], 'compensation: has no meaning without downpour.staleness = "compensate"'),
+        (["staleness=bound", "bound=-1"], "bound: -1 is too small"),
+        (["warm_start=10"], "warm_start: 10 has no meaning with one replica"),
+        (["warm_start=10", "replicas=[1, 1, 1]"], "warm_start: 10 has no meaning with one replica"),
+        (["warm_start=800", "replicas=2"], "warm_start: 800 of 800 batches leaves none"),
+        (["replicas=0"], "replicas: 0 is too small"),
+        (["replicas=[1, 0, 1]"], "replicas: 0 is too small"),
+        (["replicas=100000"], "replicas: 100000 is too large"),
+        (["replicas=true"], "replicas: expected a whole number or a list of whole numbers"),
+        (["n_fetch=0"], "n_fetch: 0 is too small"),
+        (["push=both"], 'push: "both" is not one of update, gradient'),
+    ],
+)
+def test_what_has_no_meaning_is_refused_by_its_key(overrides: list[str], said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(None, [f"downpour.{each}" for each in overrides])
+    assert str(caught.value).startswith(f"--set: downpour.{said}")
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["push=gradient", "staleness=compensate", "compensation=2.0", "replicas=2", "warm_start=100"],
+        ["push=gradient", "server_optimizer=sgd", "server_momentum=0.9", "server_nesterov=true"],
+        ["push=gradient", "server_optimizer=adamw", "server_weight_decay=0.01", "server_learning_rate=1"],
+        ["staleness=bound", "bound=0", "replicas=[1, 2, 3]", "n_fetch=1"],
+        ["staleness=scale", "server_optimizer=adagrad", "server_momentum=0.0", "bound=16"],
+    ],
+)
+def test_what_has_a_meaning_or_is_the_default_is_taken(overrides: list[str]) -> None:
+    load(None, [f"downpour.{each}" for each in overrides])
+
+
+def test_replicas_are_one_number_or_one_a_layer() -> None:
+    cut = ["network.cuts=[1, 2]"]
+    assert load(None, cut).replicas == [1, 1, 1]
+    assert load(None, [*cut, "downpour.replicas=2"]).replicas == [2, 2, 2]
+    assert load(None, [*cut, "downpour.replicas=[3, 1, 2]"]).replicas == [3, 1, 2]
+
+
+@pytest.mark.parametrize("known", ["network.cuts=[1, 2]", "network.layers=3"])
+@pytest.mark.parametrize("count", [0, 2, 4])
+def test_a_list_of_replicas_of_another_length_is_refused_as_soon_as_the_layers_are_known(
+    known: str, count: int
+) -> None:
+    replicas = f"downpour.replicas={[1] * count}"
+    with pytest.raises(ConfigError, match=f"downpour.replicas: {count} numbers for 3 layers"):
+        load(None, [known, replicas])
+    unresolved = load(None, [replicas])
+    with pytest.raises(ConfigError, match=f"downpour.replicas: {count} numbers for 3 layers"):
+        unresolved.with_cuts([1, 2])
+
+
+def test_a_servers_rate_that_is_unset_is_its_optimizers() -> None:
+    for name in SERVER_OPTIMIZERS:
+        assert Downpour("gradient", server_optimizer=name).server_rate > 0
+    assert Downpour("gradient", server_learning_rate=0.7).server_rate == 0.7

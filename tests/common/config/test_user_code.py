@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from common.config.user_code import load_user_function
+from common.errors import ConfigError
+
+
+def written(folder: Path, text: str, name: str = "own.py") -> Path:
+    file = folder / name
+    file.write_text(text)
+    return file
+
+
+def refusal(spec: str, code: Path | None = None) -> str:
+    """The one line that a function is refused with."""
+    with pytest.raises(ConfigError) as caught:
+        load_user_function(spec, code)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_a_file_with_a_packages_name_is_loaded_and_hides_nothing(tmp_path: Path) -> None:
+    before = sys.modules["common"]
+    file = written(tmp_path, "def answer():\n    return 42\n", "common.py")
+    assert load_user_function(f"{file}:answer", None)() == 42
+    assert sys.modules["common"] is before
+
+
+def test_a_files_own_dataclasses_find_their_module(tmp_path: Path) -> None:
+    text = (
+        "from __future__ import annotations\nimport dataclasses, typing\n"
+        "@dataclasses.dataclass\nclass Answer:\n    value: typing.ClassVar[int] = 42\n"
+    )
+    function = load_user_function(f"{written(tmp_path, text)}:Answer", None)
+    assert function.__module__.startswith("_layerwise_user_")
+    assert function().value == 42
+
+
+def test_two_files_of_one_name_are_kept_apart(tmp_path: Path) -> None:
+    functions = []
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        file = written(tmp_path / name, f"NAME = {name!r}\ndef own():\n    return NAME\n")
+        functions.append(load_user_function(f"{file}:own", None))
+    assert [function() for function in functions] == ["one", "two"]
+
+
+def test_a_code_folder_is_looked_in_first_and_the_path_after_it(tmp_path: Path) -> None:
+    code = tmp_path / "code"
+    code.mkdir()
+    file = written(tmp_path, "def where():\n    return 'path'\n")
+    spec = f"{file}:where"
+    assert load_user_function(spec, code)() == "path"
+    written(code, "def where():\n    return 'code'\n")
+    assert load_user_function(spec, code)() == "code"
+
+
+def test_a_file_that_is_nowhere_is_told_with_both_places(tmp_path: Path) -> None:
+    assert refusal("/absent/own.py:f").startswith("/absent/own.py: no such file; ")
+    assert f"nor own.py in {tmp_path}; " in refusal("/absent/own.py:f", tmp_path)
+    assert refusal("/absent/own.py:f", tmp_path / "x").startswith(f"--code: {tmp_path / 'x'} is no folder; ")
+
+
+@pytest.mark.parametrize("spec", ["", "own.py", "own:f", "own.py:", "own.py:a.b"])
+def test_what_names_no_function_in_a_file_is_refused(spec: str) -> None:
+    assert "path/to/file.py:function" in refusal(spec)
+
+
+def test_a_function_that_is_not_there_is_told_with_the_nearest(tmp_path: Path) -> None:
+    file = written(tmp_path, "from os.path import join\nnumber = 3\ndef network():\n    pass\n")
+    assert refusal(f"{file}:netwrok") == f'{file}: has no function "netwrok"; did you mean "network"?'
+    assert refusal(f"{file}:number").endswith("; known are network")
+    assert refusal(f"{written(tmp_path, '', 'empty.py')}:f").endswith('has no function "f"')
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("x = 1\nraise ValueError('two\\nlines')\n", "ValueError: two lines (line 2)"),
+        ("def f(:\n", "SyntaxError: "),
+        ("import sys\nsys.exit(3)\n", "SystemExit: 3 (line 2)"),
+        ("assert False\n", "AssertionError (line 1)"),
+        (
+            "import no_such_neighbour\n",
+            "No module named 'no_such_neighbour' (line 1); a user's file is loaded alone",
+        ),
+        ("\0", "cannot be run: "),
+    ],
+)
+def test_what_a_file_raises_is_told_in_one_line(tmp_path: Path, text: str, told: str) -> None:
+    file = written(tmp_path, text)
+    before = set(sys.modules)
+    assert re.match(f"{re.escape(str(file))}: cannot be run: .*", refusal(f"{file}:f"))
+    assert told in refusal(f"{file}:f")
+    assert set(sys.modules) == before

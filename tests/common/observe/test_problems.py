@@ -1,0 +1,104 @@
+"""common.observe.problems: what is wrong is said, in its order, and nothing is where nothing is."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from common.config.files import load
+from common.observe.problems import problems
+from common.wire.messages import Counters, LayerPushes, Seat, StatusReply, Telemetry, Utilization
+from deploy.screen import WIDE, slaves_table
+
+CONFIG = load(None, ["network.cuts=[1, 2]", "downpour.staleness=bound", "downpour.bound=4"])
+LEARNED = Telemetry(steps=500, loss=0.1, gradient_loss=2.0, gradient_cosine=0.6)
+SEATS = [Seat(k, 0, "training", f"s{k}", f"host{k}", 10 + k, "cpu", k, 0.3, 9, 1, LEARNED) for k in (1, 2, 3)]
+WELL = StatusReply("run", "training", seats=SEATS, utilization=Utilization(disk_percent=50))
+
+
+def seated(place: int, **changed: object) -> StatusReply:
+    """All is well but for one seat."""
+    seats = list(SEATS)
+    seats[place] = replace(seats[place], **changed)  # type: ignore[arg-type]
+    return replace(WELL, seats=seats)
+
+
+def told(status: StatusReply) -> list[str]:
+    return [f"{each.what}: {each.advice}" for each in problems(status, CONFIG, "one:50051")]
+
+
+def test_where_all_is_well_nothing_is_wrong() -> None:
+    assert told(WELL) == []
+
+
+FULL = replace(LEARNED, utilization=Utilization(disk_percent=93.2, memory_percent=97))
+OLD_M = replace(LEARNED, gradient_cosine=-0.21)
+VACANT = seated(1, state="vacant", incarnation=0, slave="", telemetry=Telemetry())
+
+
+@pytest.mark.parametrize(
+    ("status", "said"),
+    [
+        (VACANT, ["layer 2: the slave has failed", "layerwise slave --master one:50051"]),
+        (replace(VACANT, waiting_slaves=1), ["layer 2: the slave has", "one that waits takes it"]),
+        (seated(1, state="vacant", grants=0, replica=1), ["layer 2 (replica 1): no slave yet"]),
+        (seated(2, state="late", lease_age=1.84), ["layer 3: its slave host3:13", "1.8 s ago", "after 2 s"]),
+        (seated(0, telemetry=FULL), ["host1: its disk is 93 % full", "host1: its memory is 97 % full"]),
+        (replace(WELL, utilization=Utilization(disk_percent=99)), ["the master's machine: its disk is 99 %"]),
+        (replace(WELL, snapshot_trouble="3: is torn"), ["snapshots: 3: is torn", "take a new one"]),
+        (seated(2, telemetry=replace(LEARNED, loss=math.nan)), ["layer 3: its loss is no number"]),
+        (seated(0, telemetry=OLD_M), ["layer 1: M's gradient has a cosine of -0.21", '"vfbn"']),
+        (replace(WELL, layers=[LayerPushes(2, {0: 50}, 30)]), ["layer 2: 30 of 80 pushes", "bound = 4"]),
+        (seated(0, telemetry=replace(OLD_M, fallback=True)), ["layer 1: it waits for true gradients"]),
+        (replace(WELL, counters=Counters(malformed=2)), ["2 malformed messages were refused"]),
+        (replace(WELL, counters=Counters(fenced=1_200)), ["1,200 messages of slaves that"]),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_said_and_what_to_do(status: StatusReply, said: list[str]) -> None:
+    text = "\n".join(told(status))
+    assert all(part in text for part in said), text
+
+
+@pytest.mark.parametrize(
+    "status",
+    [
+        # M has not had the time yet, or there is none.
+        seated(0, telemetry=replace(OLD_M, steps=150)),
+        seated(0, telemetry=replace(OLD_M, gradient_loss=0.0)),
+        replace(WELL, layers=[LayerPushes(2, {0: 50}, 2)]),
+        replace(VACANT, state="done"),
+    ],
+)
+def test_what_is_not_wrong_is_not_said(status: StatusReply) -> None:
+    assert told(status) == []
+
+
+def test_the_worst_comes_first_and_a_machine_once() -> None:
+    seats = [replace(seat, host="one", telemetry=FULL) for seat in VACANT.seats]
+    seats[1] = VACANT.seats[1]
+    lines = told(replace(WELL, seats=seats, counters=Counters(fenced=1)))
+    assert [line.split(":")[0] for line in lines] == [
+        "layer 2", "one", "one", "1 messages of slaves that had lost their lease were refused",
+    ]  # fmt: skip
+
+
+@given(
+    st.sampled_from(["training", "vacant", "late", "done"]),
+    st.builds(
+        Telemetry,
+        steps=st.integers(0, 10**6),
+        loss=st.floats(),
+        gradient_loss=st.floats(),
+        gradient_cosine=st.floats(),
+        delays=st.dictionaries(st.integers(0, 9), st.integers(0, 9)),
+        step_seconds=st.floats(0, 1e6),
+    ),
+)
+def test_whatever_a_slave_reports_can_be_shown_and_judged(state: str, telemetry: Telemetry) -> None:
+    status = seated(0, state=state, telemetry=telemetry)
+    assert all(line.strip() for line in told(status))
+    assert slaves_table(status, 80).row_count == slaves_table(status, WIDE).row_count == 3

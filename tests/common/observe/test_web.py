@@ -1,0 +1,108 @@
+"""The HTTP side: what it answers, whom it turns away, and that nobody can hold it up."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from common.errors import MalformedError, RefusedError
+from common.observe import web
+from common.observe.web import Page, Site, advertised, serving
+
+
+def failing() -> Page:
+    raise MalformedError("this page cannot be made")
+
+
+PAGES = {"/": lambda: Page(b"hello", "text/html"), "/failing": failing}
+
+
+@pytest.fixture
+def port() -> Iterator[int]:
+    with serving(Site(PAGES), "127.0.0.1:0", "--web") as address:
+        yield int(address.rpartition(":")[2])
+
+
+def said(port: int, request: str) -> tuple[int, str, str]:
+    """Status, head and body of the answer to a request as it goes over the wire."""
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as there:
+        there.sendall(request.replace("\n", "\r\n").encode())
+        answer = b""
+        while piece := there.recv(1 << 16):
+            answer += piece
+    head, _, body = answer.decode().partition("\r\n\r\n")
+    return int(head.split()[1]), head, body
+
+
+def test_a_page_is_answered_and_a_head_has_no_body(port: int) -> None:
+    status, head, body = said(port, "GET /?x=1 HTTP/1.1\nHost: localhost\n\n")
+    assert (status, body) == (200, "hello")
+    assert "Content-Length: 5" in head
+    assert "default-src 'self'" in head
+    status, head, body = said(port, "HEAD / HTTP/1.1\nHost: localhost\n\n")
+    assert (status, body) == (200, "")
+    assert "Content-Length: 5" in head
+
+
+@pytest.mark.parametrize(
+    ("request_", "status"),
+    [
+        ("GET /none HTTP/1.1\nHost: localhost\n\n", 404),
+        ("GET /../etc/passwd HTTP/1.1\nHost: localhost\n\n", 404),
+        ("POST / HTTP/1.1\nHost: localhost\nContent-Length: 0\n\n", 405),
+        ("DELETE / HTTP/1.1\nHost: localhost\n\n", 405),
+        ("GET / HTTP/1.1\n\n", 421),
+        ("GET / HTTP/1.1\nHost: attacker.example\n\n", 421),
+        ("GET / HTTP/1.1\nHost: attacker.example:80\n\n", 421),
+        ("GET / HTTP/1.1\nHost: 192.0.2.1\n\n", 421),
+        ("GET / HTTP/1.1\nHost: localhost\nHost: attacker.example\n\n", 421),
+        ("GET / HTTP/1.1\nHost: 127.0.0.1:8080\n\n", 200),
+        ("GET / HTTP/1.1\nHost: [::1]:8080\n\n", 200),
+        ("GET /failing HTTP/1.1\nHost: localhost\n\n", 500),
+        ("nonsense\n\n", 400),
+        ("GET / HTTP/1.1\nX: " + 20_000 * "a" + "\n\n", 400),
+    ],
+)
+def test_requests_and_their_status(port: int, request_: str, status: int) -> None:
+    assert said(port, request_)[0] == status
+
+
+def test_beyond_loopback_addresses_and_plain_names_are_known_and_others_not() -> None:
+    with serving(Site(PAGES), "0.0.0.0:0", "--web") as address:
+        port = int(address.rpartition(":")[2])
+        for host, status in [("10.0.0.7:8080", 200), ("master:8080", 200), ("attacker.example", 421)]:
+            assert said(port, f"GET / HTTP/1.1\nHost: {host}\n\n")[0] == status, host
+
+
+def test_who_says_nothing_is_hung_up_on_and_others_are_answered(
+    port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(web, "HEAD_SECONDS", 0.2)
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as silent:
+        silent.sendall(b"GET / HTT")
+        assert said(port, "GET / HTTP/1.1\nHost: localhost\n\n")[0] == 200
+        assert silent.recv(100) == b""
+
+
+def test_more_than_so_many_at_once_are_turned_away(port: int) -> None:
+    waiting = [socket.create_connection(("127.0.0.1", port), timeout=10) for _ in range(web.CONNECTIONS)]
+    try:
+        assert said(port, "GET / HTTP/1.1\nHost: localhost\n\n")[0] == 503
+    finally:
+        for each in waiting:
+            each.close()
+
+
+def test_a_taken_port_is_refused(port: int) -> None:
+    with (
+        pytest.raises(RefusedError, match=rf"--metrics 127\.0\.0\.1:{port}"),
+        serving(Site(PAGES), f"127.0.0.1:{port}", "--metrics"),
+    ):
+        pass
+
+
+def test_what_listens_everywhere_is_told_by_the_address_that_faces_the_peer() -> None:
+    assert advertised("0.0.0.0:9", "127.0.0.1:50051") == "127.0.0.1:9"
+    assert advertised("192.0.2.4:9", "127.0.0.1:50051") == "192.0.2.4:9"

@@ -1,0 +1,153 @@
+"""Learning rates as pure functions of the batch, torch's optimizers over a flat module."""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+from torch.nn import functional
+
+from common.config.sections import SCHEDULES, SynthesizerOptimizer
+from common.optim.stepper import AccruingStepper, Stepper, rate
+from common.shards.flat import Flat
+
+OPTIMIZERS: dict[str, tuple[SynthesizerOptimizer, Any]] = {
+    "sgd": (SynthesizerOptimizer("sgd", 0.05), lambda p: torch.optim.SGD(p, 0.05, foreach=True)),
+    "sgd with momentum, Nesterov and decay": (
+        SynthesizerOptimizer("sgd", 0.05, momentum=0.9, nesterov=True, weight_decay=0.01),
+        lambda p: torch.optim.SGD(p, 0.05, momentum=0.9, nesterov=True, weight_decay=0.01, foreach=True),
+    ),
+    "adam": (
+        SynthesizerOptimizer("adam", 0.01, weight_decay=0.01),
+        lambda p: torch.optim.Adam(p, 0.01, weight_decay=0.01, foreach=True),
+    ),
+    "adamw": (
+        SynthesizerOptimizer("adamw", 0.01, weight_decay=0.01),
+        lambda p: torch.optim.AdamW(p, 0.01, weight_decay=0.01, foreach=True),
+    ),
+    "adagrad": (
+        SynthesizerOptimizer("adagrad", 0.01, weight_decay=0.01),
+        lambda p: torch.optim.Adagrad(p, 0.01, weight_decay=0.01, foreach=True),
+    ),
+}
+RUNS = st.integers(1, 10**6).flatmap(lambda n: st.tuples(st.integers(0, 2 * n), st.just(n)))
+
+
+def network() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.ReLU(), nn.Flatten(), nn.Linear(48, 7))
+
+
+@given(RUNS)
+def test_a_constant_rate_is_constant(run: tuple[int, int]) -> None:
+    assert rate(SynthesizerOptimizer(learning_rate=0.3), *run) == 0.3
+
+
+@given(RUNS)
+def test_a_linear_rate_falls_evenly_to_zero_and_stays_there(run: tuple[int, int]) -> None:
+    batch, batches = run
+    expected = 0.3 * max(0.0, 1 - batch / batches)
+    assert rate(SynthesizerOptimizer(learning_rate=0.3, schedule="linear"), batch, batches) == expected
+
+
+@given(RUNS)
+def test_a_cosine_rate_falls_along_half_a_wave_to_zero_and_stays_there(run: tuple[int, int]) -> None:
+    batch, batches = run
+    settings = SynthesizerOptimizer(learning_rate=0.3, schedule="cosine")
+    expected = 0.15 * (1 + math.cos(math.pi * min(1.0, batch / batches)))
+    assert math.isclose(rate(settings, batch, batches), expected, abs_tol=1e-15)
+    assert rate(settings, batch + 1, batches) <= rate(settings, batch, batches)
+
+
+@given(RUNS)
+def test_a_stepped_rate_falls_to_a_tenth_at_each_milestone(run: tuple[int, int]) -> None:
+    batch, batches = run
+    settings = SynthesizerOptimizer(learning_rate=0.3, schedule="steps")
+    passed = (2 * batch >= batches) + (4 * batch >= 3 * batches) + (12 * batch >= 11 * batches)
+    assert math.isclose(rate(settings, batch, batches), 0.3 * 0.1**passed)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_every_schedule_starts_at_the_learning_rate(schedule: str) -> None:
+    assert rate(SynthesizerOptimizer(learning_rate=0.3, schedule=schedule), 0, 100) == 0.3
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_stepper_does_what_torchs_optimizer_does_to_the_plain_module(name: str) -> None:
+    settings, theirs = OPTIMIZERS[name]
+    plain = network()
+    flat = Flat(copy.deepcopy(plain))
+    stepper, optimizer = Stepper(flat, settings, 50), theirs(plain.parameters())
+    generator = torch.Generator().manual_seed(1)
+    for batch in range(50):
+        x, y = torch.randn(6, 1, 6, 6, generator=generator), torch.arange(6)
+        optimizer.zero_grad()
+        # The same gradients for both: it is the step that is compared, not how its rounding grows.
+        functional.cross_entropy(flat.module(x), y).backward()  # type: ignore[no-untyped-call]
+        for ours, parameter in zip(flat.module.parameters(), plain.parameters(), strict=True):
+            assert ours.grad is not None
+            parameter.grad = ours.grad.clone()
+        optimizer.step()
+        stepper.step(batch)
+        for ours, parameter in zip(flat.module.parameters(), plain.parameters(), strict=True):
+            torch.testing.assert_close(ours, parameter, rtol=1e-6, atol=1e-7)
+    assert stepper.steps == 50
+
+
+def test_a_step_takes_the_rate_of_its_batch_wherever_the_slave_began() -> None:
+    flat = Flat(nn.Linear(1, 1, bias=False))
+    stepper = Stepper(flat, SynthesizerOptimizer("sgd", 1.0, schedule="linear"), 10)
+    with torch.no_grad():
+        flat.parameters.zero_()
+    for batch in (7, 2, 10):
+        flat.learned[0].grad = torch.full((1, 1), -1.0)
+        stepper.step(batch)
+    torch.testing.assert_close(flat.parameters.detach(), torch.tensor([0.3 + 0.8 + 0.0]))
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_step_on_a_sum_over_examples_is_one_on_their_mean(name: str) -> None:
+    settings, _ = OPTIMIZERS[name]
+    flats = [Flat(network()) for _ in range(2)]
+    flats[1].load(flats[0].buffer.numpy())
+    for flat, examples in zip(flats, (1, 12), strict=True):
+        stepper = Stepper(flat, settings, 50)
+        for batch in range(3):
+            for number, weight in enumerate(flat.learned):
+                weight.grad = torch.full_like(weight, examples * (number - 1.5 + batch))
+            stepper.step(batch, examples)
+    torch.testing.assert_close(flats[0].parameters, flats[1].parameters)
+
+
+def test_what_accrues_is_the_mean_that_was_stepped_on() -> None:
+    flat = Flat(nn.Linear(2, 1, bias=False))
+    stepper = AccruingStepper(flat, SynthesizerOptimizer("sgd", 0.5), 10)
+    before = flat.parameters.clone()
+    for amount in (8.0, 24.0):
+        flat.learned[0].grad = torch.full((1, 2), amount)
+        stepper.step(0, 4)
+    assert stepper.take().tolist() == [8.0, 8.0]
+    assert torch.equal(flat.parameters, before - 0.5 * 8.0)
+    assert stepper.take().tolist() == [0.0, 0.0]
+
+
+def test_a_step_leaves_no_gradients_where_backward_adds_to_them() -> None:
+    flat = Flat(nn.Linear(3, 2))
+    stepper = Stepper(flat, SynthesizerOptimizer(), 10)
+    flat.module(torch.ones(1, 3)).sum().backward()
+    assert all(weight.grad is not None for weight in flat.learned)
+    stepper.step(0)
+    assert all(weight.grad is None for weight in flat.learned)
+
+
+def test_a_module_without_parameters_is_stepped_and_counted() -> None:
+    flat = Flat(nn.Flatten())
+    stepper = Stepper(flat, SynthesizerOptimizer(), 10)
+    stepper.step(0)
+    assert stepper.steps == 1

@@ -1,0 +1,83 @@
+"""A slave that hangs is relieved by a spare, and there are never more spares than seats."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from common.wire.messages import Seat, StatusReply
+from deploy.engines.local import START_SECONDS, Cluster, Process
+from deploy.runs.directory import RunDirectory
+
+
+@pytest.fixture
+def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+    """A cluster of two seats whose processes live and do nothing."""
+
+    def start(process: Process, environment: dict[str, str]) -> None:
+        process.running = subprocess.Popen(["sleep", "600"])
+        process.started = time.monotonic()
+
+    monkeypatch.setattr(Process, "start", start)
+    made = Cluster(RunDirectory(tmp_path), 2)
+    made._master = made._process("master", [])
+    made._master.start({})
+    for _ in range(2):
+        made._add_slave()
+    yield made
+    made.stop()
+
+
+def status(cluster: Cluster, *seated: int, waiting: int = 0) -> StatusReply:
+    """A run whose seats those processes of the cluster have; the others are vacant."""
+    pids = [running.pid for n in seated if (running := cluster.processes[n].running)]
+    taken = [Seat(k, 0, "training", pid=pid, incarnation=k) for k, pid in enumerate(pids, 1)]
+    return StatusReply(
+        seats=taken + [Seat(k) for k in range(len(taken) + 1, 3)], waiting_slaves=waiting, state="waiting"
+    )
+
+
+def test_a_vacant_seat_that_nobody_can_take_gets_a_spare(cluster: Cluster) -> None:
+    assert cluster.relieve(status(cluster), 0.0) == []  # they are on their way
+    assert cluster.relieve(status(cluster, 1, 2), 0.0) == []
+    assert cluster.relieve(status(cluster, 1), 1e9) == []  # not for long enough
+    assert cluster.relieve(status(cluster, 1, waiting=1), 0.0) == []
+    (said,) = cluster.relieve(status(cluster, 1), 0.0)
+    assert said == "layer 2 has no slave though none has died: one hangs; slave-3 started"
+    assert cluster.relieve(status(cluster, 1), 0.0) == []  # it is on its way
+    assert cluster.restarts == 1
+
+
+def test_one_that_was_never_seen_on_a_seat_is_waited_for_so_long_and_no_longer(cluster: Cluster) -> None:
+    assert cluster.relieve(status(cluster, 1), 0.0) == []
+    for process in cluster.processes:
+        process.started -= START_SECONDS
+    assert len(cluster.relieve(status(cluster, 1), 0.0)) == 1
+
+
+def test_there_are_no_more_spares_than_seats(cluster: Cluster) -> None:
+    seated = [1, 2]
+    for spare in (3, 4):
+        cluster.relieve(status(cluster, *seated), 0.0)
+        assert len(cluster.relieve(status(cluster, seated[0]), 0.0)) == 1
+        seated = [seated[0], spare]
+    cluster.relieve(status(cluster, *seated), 0.0)
+    assert cluster.relieve(status(cluster, seated[0]), 0.0) == []
+    assert len(cluster.processes) == 5
+
+
+def test_one_that_is_stopped_does_not_hold_up_the_end(cluster: Cluster) -> None:
+    for process in cluster.processes:
+        assert process.running is not None
+        process.running.send_signal(signal.SIGSTOP)
+    began = time.monotonic()
+    cluster.stop()
+    assert time.monotonic() - began < 9
+    assert not any(process.alive for process in cluster.processes)
+    assert not [child for child in psutil.Process().children() if child.name() == "sleep"]

@@ -1,0 +1,146 @@
+"""A whole run under the virtual clock: determinism, what it equals, and what its machines do to it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from common.data.batches import Batches
+from common.errors import ConfigError
+from common.models import network
+from common.optim.stepper import Stepper
+from common.shards.flat import Flat
+from deploy.evaluation.evaluator import pulled
+from deploy.simulation.driver import Driver
+from deploy.simulation.simulate import predicted, with_slaves
+from deploy.simulation.synchronous import InStep
+from tests.deploy.runs import digits, hollow, resolved, trained
+
+UNLOCKS = ["none", "update", "delayed", "local", "full"]
+ROUGH = ["simulation.jitter=0.5", "simulation.loss=0.05", "simulation.resend_seconds=0.002"]
+
+
+def unlock(name: str) -> str:
+    return f"decoupling.unlock={name}"
+
+
+@pytest.mark.parametrize("name", UNLOCKS)
+def test_the_same_seed_gives_the_same_bits(name: str) -> None:
+    assert trained(unlock(name), *ROUGH) == trained(unlock(name), *ROUGH)
+
+
+def test_another_seed_of_the_schedule_gives_another_schedule() -> None:
+    one, other = (trained(unlock("update"), f"simulation.seed={seed}", *ROUGH) for seed in (0, 1))
+    assert one.seconds != other.seconds
+    assert one.digest != other.digest
+
+
+def plain(*overrides: str) -> dict[str, torch.Tensor]:
+    """One process, one module, one optimizer: back-propagation without this project's layers."""
+    config = resolved(*overrides)
+    blueprint = network.build(config, digits().input_shape, digits().classes)
+    flat = Flat(nn.Sequential(*blueprint.units).train())
+    stepper = Stepper(flat, config.optimizer, config.run.batches)
+    batches = Batches(digits(), config.run.seed, config.run.batch_size)
+    for b in range(config.run.batches):
+        loss = functional.cross_entropy(flat.module(batches.inputs(b)), batches.labels(b), reduction="sum")
+        loss.backward()  # type: ignore[no-untyped-call]
+        stepper.step(b, config.run.batch_size)
+    return flat.module.state_dict()
+
+
+@pytest.mark.parametrize("profile", ["light", "synchronous"])
+@pytest.mark.parametrize("name", ["none", "delayed"])
+def test_one_batch_at_a_time_is_back_propagation_and_in_step_to_the_last_bit(name: str, profile: str) -> None:
+    late = ["decoupling.in_flight=1"] if name == "delayed" else []
+    # A push rounds what was learned as the master does; only the last one is left.
+    once = ["downpour.n_push=1000"] if profile == "light" else []
+    config = resolved(unlock(name), f"cluster.profile={profile}", *late, *once)
+    run: InStep | Driver
+    run = InStep(config, digits()) if profile == "synchronous" else Driver(config, digits(), trains=True)
+    for _ in run.run():
+        pass
+    state, expected = pulled(config, run.pull).state, plain()
+    assert state.keys() == expected.keys()
+    for tensor, value in expected.items():
+        if profile == "light":
+            torch.testing.assert_close(state[tensor], value, rtol=0, atol=1e-7)
+        else:
+            assert torch.equal(state[tensor], value), tensor
+
+
+@pytest.mark.parametrize("name", UNLOCKS)
+def test_without_training_all_goes_as_it_does_with_it(name: str) -> None:
+    keys = [unlock(name), "downpour.replicas=[1, 2, 1]", *ROUGH]
+    real, empty = trained(*keys), hollow(*keys)
+    told = empty.status()
+    assert told.delays == real.status.delays
+    assert told.counters.staleness == real.status.counters.staleness
+    assert told.versions == real.status.versions
+    assert empty.seconds == real.seconds
+
+
+@pytest.mark.parametrize("push", ["update", "gradient"])
+def test_replicas_make_pushes_stale(push: str) -> None:
+    run = trained("downpour.replicas=2", f"downpour.push={push}", "downpour.n_fetch=4")
+    assert max(run.status.counters.staleness) > 0
+    assert run.status.lost_batches == 0
+
+
+@pytest.mark.parametrize("name", UNLOCKS)
+def test_a_run_with_losses_and_a_death_comes_to_its_end(name: str) -> None:
+    driver = hollow(
+        unlock(name),
+        *ROUGH,
+        'simulation.deaths={"1" = 0.01, "2" = 0.02}',
+        "simulation.restart_seconds=0.01",
+        "run.batches=100",
+    )
+    assert driver.deaths == 2
+    assert driver.status().state == "done"
+    through = [driver.center.store.next_batch(f"{k}/weights") for k in (1, 2, 3)]
+    assert min(through) >= 100
+
+
+def test_one_straggler_is_the_pace_of_all_unless_nobody_waits() -> None:
+    slowed = ['simulation.slowed={"2" = 20.0}', "simulation.jitter=0.0", "cluster.profile=light"]
+    steady = hollow(unlock("update"), "simulation.jitter=0.0")
+    slow = hollow(unlock("update"), *slowed)
+    assert slow.seconds > 3 * steady.seconds
+    assert slow.utilization(2) > 0.95
+    assert slow.utilization(1) < 0.3
+    # Of full the others go on stepping meanwhile.
+    assert hollow(unlock("full"), *slowed).utilization(1) > 0.95
+
+
+def test_slaves_are_placed_where_they_are_needed_and_bring_throughput() -> None:
+    quick = ["simulation.master_seconds=0.0", "simulation.bandwidth_bytes_per_second=1e9"]
+    config = resolved(unlock("update"), "run.batches=200", "network.options.widths=[256, 256]", *quick)
+    few, some = (predicted(with_slaves(config, digits(), count), digits()) for count in (2, 12))
+    assert (few["slaves"], few["layers"]) == (2, 2)
+    assert (some["slaves"], some["layers"]) == (12, 3)
+    assert max(some["replicas"]) == some["replicas"][1]
+    assert some["samples_per_second"] > 1.5 * few["samples_per_second"]
+
+
+@pytest.mark.parametrize("wire", ["bfloat16", "float16", "int8"])
+@pytest.mark.parametrize("name", UNLOCKS)
+def test_narrow_messages_change_little_and_take_less_time(name: str, wire: str) -> None:
+    slow = [unlock(name), "simulation.bandwidth_bytes_per_second=1e5", "run.batches=100"]
+    whole, narrow = trained(*slow), trained(*slow, f"cluster.wire={wire}")
+    assert narrow.digest != whole.digest
+    # In `full` more messages arrive, and M and I learn on others.
+    assert name == "full" or abs(narrow.error - whole.error) < 5
+    assert narrow.seconds < whole.seconds
+    empty = hollow(*slow, f"cluster.wire={wire}")
+    assert empty.seconds == narrow.seconds
+
+
+@pytest.mark.parametrize("key", ["slowed", "deaths"])
+def test_a_slave_that_is_not_there_is_refused(key: str) -> None:
+    with pytest.raises(ConfigError, match=rf"simulation\.{key}.*\"7\""):
+        hollow(f'simulation.{key}={{"7" = 1.0}}')
+    with pytest.raises(ConfigError, match="names no slave"):
+        resolved(f'simulation.{key}={{"x" = 1.0}}')

@@ -1,0 +1,97 @@
+"""What a master shows: of each slave that is here, and of none that has gone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from common.net import control
+from common.shards.pushes import PushReply
+from common.wire import methods
+from common.wire.messages import Evaluation, JoinRequest
+from master.web.history import History
+from master.web.pages import STATIC, pages
+from tests.master.served import Served, served
+
+
+@pytest.fixture
+def running(tmp_path: Path) -> Iterator[Served]:
+    with served(tmp_path, "downpour.staleness=bound") as master:
+        yield master
+
+
+def shown(master: Served, path: str) -> bytes:
+    return pages(master.master, History(1.0))[path]().body
+
+
+def samples(master: Served) -> dict[tuple[str, str, str], float]:
+    """Each sample by its name, layer and replica."""
+    families = text_string_to_metric_families(shown(master, "/metrics").decode())
+    return {
+        (s.name, s.labels.get("layer", ""), s.labels.get("replica", "")): s.value
+        for family in families
+        for s in family.samples
+    }
+
+
+def as_json(master: Served, path: str) -> Any:
+    return json.loads(shown(master, path))
+
+
+def test_a_slave_has_series_while_it_is_here_and_its_counters_go_on_for_the_next(running: Served) -> None:
+    assert not any(layer == "1" for _, layer, _ in samples(running))
+    lease = running.join("a")
+    running.master.counters.pushed(1, 0, PushReply("1/weights", 1, 1, staleness=3, applied=True))
+    running.master.counters.pushed(1, 0, PushReply("1/weights", 1, 1))
+    there = samples(running)
+    assert there["layerwise_pushes_total", "1", "0"] == 1
+    assert there["layerwise_duplicate_pushes_total", "1", "0"] == 1
+    assert there["layerwise_push_staleness_sum", "1", "0"] == 3
+    assert there["layerwise_lease_age_seconds", "1", "0"] >= 0
+    assert there["layerwise_vacant_seats", "", ""] == 2
+    running.leave(lease.incarnation)
+    assert not any(layer == "1" for _, layer, _ in samples(running))
+    running.join("b")
+    assert samples(running)["layerwise_pushes_total", "1", "0"] == 1
+
+
+def test_what_is_known_of_the_run_is_there(running: Served) -> None:
+    there = samples(running)
+    assert there["layerwise_push_staleness_bound", "", ""] == 16
+    assert there["layerwise_master_starts_total", "", ""] == 1
+    assert ("layerwise_test_error_ratio", "", "") not in there
+    running.master.note(Evaluation(10, 25.0, 0.5, {"1/weights": 1}))
+    assert samples(running)["layerwise_test_error_ratio", "", ""] == 0.25
+
+
+def test_prometheus_is_told_of_every_slave_those_that_wait_too(running: Served) -> None:
+    for name in "abcd":
+        request = JoinRequest(name, f"host-{name}", metrics=f"192.0.2.1:{ord(name)}")
+        control.call(running.channel, methods.JOIN, request)
+    told = as_json(running, "/targets")
+    assert told == [
+        {"targets": [f"192.0.2.1:{ord(name)}"], "labels": {"host": f"host-{name}"}} for name in "abcd"
+    ]
+
+
+def test_status_is_that_of_the_rpc_and_history_has_the_events(running: Served) -> None:
+    running.join("a")
+    told = as_json(running, "/status")
+    assert [seat["state"] for seat in told["seats"]] == ["training", "vacant", "vacant"]
+    assert told["run"]["profile"] == "light"
+    assert [event["event"] for event in as_json(running, "/history")["events"]] == ["started", "joined"]
+
+
+@pytest.mark.parametrize("path", STATIC)
+def test_the_live_page_is_in_the_package(running: Served, path: str) -> None:
+    assert len(shown(running, path)) > 100
+
+
+def test_the_live_page_names_nothing_from_elsewhere(running: Served) -> None:
+    for path in ("/", "/page.js", "/page.css"):
+        assert b"//" not in shown(running, path).replace(b"// ", b"").replace(b"127.0.0.1", b""), path

@@ -1,0 +1,47 @@
+"""slave.network.client: heartbeats over real sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from itertools import pairwise
+
+from common.net.control import Server, async_channel
+from common.wire.messages import HeartbeatReply, HeartbeatRequest, Telemetry
+from common.wire.methods import HEARTBEAT
+from slave.network.client import Heart
+from slave.network.links import Patience
+
+BEATS, SECONDS, ANSWER_SECONDS = 6, 0.4, 0.3
+
+
+async def _beaten() -> list[float]:
+    """When each heartbeat came to a master that takes its time to answer."""
+    came: list[float] = []
+
+    async def heartbeat(request: HeartbeatRequest) -> HeartbeatReply:
+        came.append(time.monotonic())
+        await asyncio.sleep(ANSWER_SECONDS)
+        return HeartbeatReply()
+
+    server = Server()
+    server.add(HEARTBEAT, heartbeat)
+    channel = async_channel(await server.start("127.0.0.1:0"))
+    patience = Patience(60.0, time.monotonic)
+    heart = Heart(channel, 1, SECONDS, lambda: Telemetry(steps=1), print, patience)
+    beating = asyncio.ensure_future(heart.run())
+    while len(came) < BEATS:
+        await asyncio.sleep(0.05)
+    beating.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await beating
+    await channel.close()
+    await server.stop(0)
+    return came
+
+
+def test_the_time_that_an_answer_takes_is_not_added_to_a_slaves_silence() -> None:
+    came = asyncio.run(_beaten())
+    shortest = min(b - a for a, b in pairwise(came))
+    assert 0.9 * SECONDS < shortest < SECONDS + ANSWER_SECONDS - 0.1

@@ -1,0 +1,506 @@
+"""slave.network.peers: links of real slaves' endpoints, over real sockets, without any training."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import grpc
+import psutil
+import pytest
+import torch
+
+from common.errors import ConfigError, LayerwiseError, RefusedError
+from common.net import addresses, control
+from common.wire.messages import BoundaryKind, BoundaryMessage, JoinReply, Peer
+from common.wire.payloads import boundary_parts, encode_boundary
+from slave.network.endpoint import Endpoint
+from slave.network.links import Boundary, to_wire
+from slave.network.mail import Inbox
+from slave.network.neighbours import Neighbours
+from slave.network.peers import BasicLinks
+from slave.network.servicer import BoundaryServer
+from slave.training.decoupling import Message
+from tests.faults.proxy import Proxy
+from tests.integration.processes import until
+from tests.master.served import Client, Stream
+
+# Nothing waits so long unless it fails.
+DEADLINE = 20.0
+NOWHERE = "127.0.0.1:1"
+RUN = "this run"
+
+
+class Slave:
+    """A slave's endpoint and the links of its lease; what comes is kept in its inbox."""
+
+    def __init__(
+        self,
+        layer: int,
+        incarnation: int,
+        replica: int = 0,
+        slots: int | None = None,
+        listen: str | None = None,
+    ) -> None:
+        self.lease = JoinReply(True, False, layer, replica, incarnation, 0, RUN)
+        self.inbox = Inbox()
+        self.asked = 0
+        self.neighbours = Neighbours(self._ask)
+        self.endpoint = Endpoint(NOWHERE)
+        self.endpoint.listen(listen, None, 8, insecure=False)
+        assert self.endpoint.server is not None
+        self.server: BoundaryServer = self.endpoint.server
+        boundary = Boundary((0, 1), (0,) if layer == 1 else (), 2, slots)
+        self._links = BasicLinks(self.lease, boundary, self.server, self.neighbours, self.inbox)
+        self.endpoint.call(self._begin())
+
+    def _ask(self) -> None:
+        self.asked += 1
+
+    async def _begin(self) -> None:
+        self._running = asyncio.ensure_future(self._run())
+        await asyncio.sleep(0)
+
+    async def _run(self) -> None:
+        try:
+            await self._links.run()
+        except LayerwiseError as error:
+            self.inbox.put(error)
+
+    @property
+    def peer(self) -> Peer:
+        """As the master would name it."""
+        lease = self.lease
+        return Peer(lease.layer, lease.replica, lease.incarnation, self.endpoint.address)
+
+    def told(self, version: int, *peers: Peer) -> None:
+        """The master says who the neighbours are."""
+
+        async def learn() -> None:
+            self.neighbours.learn(version, list(peers))
+
+        self.endpoint.call(learn())
+
+    def send(self, kind: BoundaryKind, batch: int, *, replica: int = 0, incarnation: int = 0) -> None:
+        """Hand a message for the layer above or below over."""
+        up = kind in (BoundaryKind.ACTIVATION, BoundaryKind.END)
+        tensor = (
+            torch.full((2, 3), float(batch))
+            if kind in (BoundaryKind.ACTIVATION, BoundaryKind.GRADIENT)
+            else None
+        )
+        layer = self.lease.layer + (1 if up else -1)
+        whose = incarnation or self.lease.incarnation
+        message = Message(kind, layer, batch, whose, tensor, replica, self.lease.replica)
+        self.endpoint.post(self._links.send, message, boundary_parts(to_wire(message)))
+
+    def burst(self, count: int) -> None:
+        """Activations, all before anything is written."""
+
+        async def send() -> None:
+            for batch in range(count):
+                self._links.send(activation(batch=batch), boundary_parts(to_wire(activation(batch=batch))))
+
+        self.endpoint.call(send())
+
+    def got(self) -> Message:
+        """The next message that came."""
+        message = self.inbox.get(timeout=DEADLINE)
+        assert isinstance(message, Message), message
+        return message
+
+    def got_peer(self) -> None:
+        """What comes next tells that a neighbour above is there (again)."""
+        assert self.got().kind is BoundaryKind.PEER
+
+    async def _end(self) -> None:
+        self._running.cancel()
+        await asyncio.gather(self._running, return_exceptions=True)
+
+    def end_lease(self) -> None:
+        """The lease ends, the process goes on."""
+        self.endpoint.call(self._end())
+
+    def close(self) -> None:
+        """The process ends."""
+        self.end_lease()
+        self.endpoint.close()
+
+
+Make = Callable[..., Slave]
+
+
+@pytest.fixture
+def make() -> Iterator[Make]:
+    """Makes slaves, which are closed at the end."""
+    made: list[Slave] = []
+
+    def making(*arguments: Any, **named: Any) -> Slave:
+        made.append(Slave(*arguments, **named))
+        return made[-1]
+
+    yield making
+    for slave in made:
+        if slave.endpoint._thread.is_alive():
+            slave.close()
+
+
+@pytest.fixture
+def pair(make: Make) -> tuple[Slave, Slave]:
+    """Layer 1 and layer 2, which have met."""
+    lower, upper = make(1, 1), make(2, 2)
+    lower.told(1, upper.peer)
+    lower.got_peer()
+    return lower, upper
+
+
+def exchange(lower: Slave, upper: Slave, batch: int) -> None:
+    """A message each way arrives."""
+    lower.send(BoundaryKind.ACTIVATION, batch)
+    came = upper.got()
+    assert (came.kind, came.batch, came.incarnation) == (
+        BoundaryKind.ACTIVATION,
+        batch,
+        lower.lease.incarnation,
+    )
+    assert came.tensor is not None
+    assert torch.equal(came.tensor, torch.full((2, 3), float(batch)))
+    upper.send(BoundaryKind.GRADIENT, batch, incarnation=lower.lease.incarnation)
+    back = lower.got()
+    assert (back.kind, back.batch, back.sender) == (BoundaryKind.GRADIENT, batch, upper.lease.replica)
+
+
+def test_messages_go_both_ways_in_order(pair: tuple[Slave, Slave]) -> None:
+    lower, upper = pair
+    exchange(lower, upper, 0)
+    for batch in range(1, 8):
+        lower.send(BoundaryKind.ACTIVATION, batch)
+    lower.send(BoundaryKind.END, 8)
+    assert [upper.got().batch for _ in range(8)] == list(range(1, 9))
+    for kind in (BoundaryKind.LOST, BoundaryKind.ENDED):
+        upper.send(kind, 8)
+        assert lower.got().kind is kind
+
+
+def test_a_neighbour_that_is_not_known_yet_is_asked_for_and_met_when_it_is(make: Make) -> None:
+    lower = make(1, 1)
+    until(lambda: lower.asked and lower.neighbours.wanted, DEADLINE)
+    upper = make(2, 2)
+    lower.send(BoundaryKind.ACTIVATION, 0)  # to nobody: the trainer sends it again
+    lower.told(1, upper.peer)
+    lower.got_peer()
+    assert not lower.neighbours.wanted
+    exchange(lower, upper, 1)
+
+
+def test_a_neighbour_that_is_replaced_at_another_address_is_followed(
+    pair: tuple[Slave, Slave], make: Make
+) -> None:
+    lower, upper = pair
+    successor = make(2, 3)
+    lower.told(2, successor.peer)
+    lower.got_peer()
+    exchange(lower, successor, 4)
+    assert upper.inbox.empty()
+
+
+def test_a_neighbour_that_was_gone_for_a_while_is_met_again_at_its_address(
+    pair: tuple[Slave, Slave], make: Make
+) -> None:
+    lower, upper = pair
+    address = upper.endpoint.address
+    asked = lower.asked
+    upper.close()
+    until(lambda: lower.neighbours.wanted, DEADLINE)
+    assert lower.asked == asked + 1
+    for batch in range(1000):
+        lower.send(BoundaryKind.ACTIVATION, batch)
+    again = make(2, 2, listen=address)
+    lower.got_peer()
+    exchange(lower, again, 1000)
+
+
+def test_a_slave_whose_lease_has_ended_sends_its_neighbour_away_until_it_has_another(
+    pair: tuple[Slave, Slave],
+) -> None:
+    lower, upper = pair
+    upper.end_lease()
+    until(lambda: lower.neighbours.wanted, DEADLINE)
+    until(lambda: upper.server.refused["UnreachableError"], DEADLINE)
+    upper.endpoint.call(upper._begin())
+    lower.got_peer()
+    exchange(lower, upper, 1)
+
+
+def test_a_cut_connection_is_made_anew(make: Make) -> None:
+    lower, upper = make(1, 1), make(2, 2)
+    with Proxy(lambda: addresses.split_address(upper.endpoint.address)) as proxy:
+        lower.told(1, Peer(2, 0, 2, proxy.address))
+        lower.got_peer()
+        exchange(lower, upper, 0)
+        for batch in range(1, 4):
+            proxy.restore()
+            lower.got_peer()
+            exchange(lower, upper, batch)
+
+
+def test_two_replicas_below_have_a_stream_each(make: Make) -> None:
+    lowers, upper = [make(1, 1), make(1, 2, replica=1)], make(2, 3)
+    for lower in lowers:
+        lower.told(1, upper.peer)
+        lower.got_peer()
+    for number, lower in enumerate(lowers):
+        lower.send(BoundaryKind.ACTIVATION, number)
+        assert upper.got().sender == number
+        upper.send(BoundaryKind.GRADIENT, number, replica=number)
+        assert lower.got().batch == number
+
+
+# --- who is let in
+
+
+def test_an_older_incarnation_is_fenced_by_its_successors_stream(
+    pair: tuple[Slave, Slave], make: Make
+) -> None:
+    lower, upper = pair
+    successor = make(1, 5)
+    successor.told(1, upper.peer)
+    successor.got_peer()
+    # The older one finds its stream closed, opens it again, and is refused: it may not take it back.
+    until(lambda: upper.server.refused["FencedError"] >= 2, DEADLINE)
+    exchange(successor, upper, 3)
+    assert lower.inbox.empty()
+    assert lower.neighbours.wanted
+
+
+def test_an_older_incarnation_is_fenced_by_what_the_master_says(pair: tuple[Slave, Slave]) -> None:
+    lower, upper = pair
+    upper.told(9, Peer(1, 0, 9, NOWHERE))
+    until(lambda: upper.server.refused["FencedError"] >= 2, DEADLINE)
+    assert lower.inbox.empty()
+
+
+def hello(**changed: Any) -> BoundaryMessage:
+    """What layer 1's slave of incarnation 1 says to that of layer 2."""
+    said = {"layer": 2, "replica": 0, "incarnation": 1, "sender": 0, "run": RUN, **changed}
+    return BoundaryMessage(said.pop("kind", BoundaryKind.PAIR), **said)
+
+
+class Stranger:
+    """A stream to a slave, opened by hand."""
+
+    def __init__(self, slave: Slave) -> None:
+        self._channel = control.channel(slave.endpoint.address)
+        self.stream: Stream = Client(self._channel).exchange()
+
+    def __enter__(self) -> Stream:
+        return self.stream.__enter__()
+
+    def __exit__(self, *what: object) -> None:
+        self.stream.__exit__(*what)
+        self._channel.close()
+
+
+@pytest.mark.parametrize(
+    ("said", "status", "why"),
+    [
+        (hello(run="another"), "FAILED_PRECONDITION", "another run"),
+        (hello(layer=3), "FAILED_PRECONDITION", "layer 3 replica 0 is not here"),
+        (hello(replica=1), "FAILED_PRECONDITION", "layer 2 replica 1 is not here"),
+        (hello(sender=7), "FAILED_PRECONDITION", "replica 7 of layer 1 shares no batch"),
+        (hello(kind=BoundaryKind.ACTIVATIONS), "INVALID_ARGUMENT", "begins with PAIR"),
+        (hello(kind=BoundaryKind.ACTIVATION), "INVALID_ARGUMENT", "begins with PAIR"),
+    ],
+)
+def test_a_wrong_hello_is_refused(make: Make, said: BoundaryMessage, status: str, why: str) -> None:
+    upper = make(2, 2)
+    with Stranger(upper) as stream:
+        stream.write(encode_boundary(said))
+        with pytest.raises(grpc.RpcError) as caught:
+            stream.read()
+    assert caught.value.code().name == status
+    assert why in caught.value.details()
+    assert upper.server.refused.total() == 1
+    assert upper.inbox.empty()
+
+
+@pytest.mark.parametrize("encoded", [b"", b"\xff" * 40, b"\x08\x63"], ids=["nothing", "noise", "no kind"])
+def test_what_is_no_hello_is_refused(make: Make, encoded: bytes) -> None:
+    upper = make(2, 2)
+    with Stranger(upper) as stream:
+        stream.write(encoded)
+        with pytest.raises(grpc.RpcError) as caught:
+            stream.read()
+    assert caught.value.code().name == "INVALID_ARGUMENT"
+
+
+def activation(**changed: Any) -> Message:
+    said = {"layer": 2, "batch": 0, "incarnation": 1, "tensor": torch.zeros(2, 3), "replica": 0, "sender": 0}
+    return Message(changed.pop("kind", BoundaryKind.ACTIVATION), **{**said, **changed})
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        activation(layer=3),
+        activation(replica=1),
+        activation(sender=1),
+        activation(incarnation=2),
+        activation(kind=BoundaryKind.GRADIENT),
+        activation(kind=BoundaryKind.PEER, tensor=None),
+        activation(tensor=None),
+    ],
+    ids=["layer", "replica", "sender", "incarnation", "gradient", "peer", "no tensor"],
+)
+def test_a_message_that_does_not_belong_on_its_stream_ends_it(make: Make, wrong: Message) -> None:
+    upper = make(2, 2)
+    with Stranger(upper) as stream:
+        stream.write(encode_boundary(hello()))
+        assert stream.read().kind == BoundaryKind.PAIR
+        stream.write(encode_boundary(to_wire(wrong)))
+        with pytest.raises(grpc.RpcError) as caught:
+            stream.read()
+    assert caught.value.code().name == "INVALID_ARGUMENT"
+    assert upper.inbox.empty()
+
+
+def test_a_slave_that_sends_what_its_neighbour_cannot_use_is_told_so_and_ends(
+    pair: tuple[Slave, Slave],
+) -> None:
+    lower, upper = pair
+    lower.send(BoundaryKind.ACTIVATION, 0, incarnation=77)
+    assert "came from incarnation 77" in str(lower.inbox.get(timeout=DEADLINE))
+    assert upper.inbox.empty()
+
+
+# --- what is bounded
+
+
+def test_a_neighbour_that_is_sent_too_much_at_once_has_its_stream_opened_anew(
+    pair: tuple[Slave, Slave],
+) -> None:
+    lower, upper = pair
+    capacity = Boundary(window=2).capacity
+    lower.burst(4 * capacity)
+    # Too much waits: the stream is opened anew, and the trainer told what to send again.
+    lower.got_peer()
+    while not upper.inbox.empty():
+        upper.got()
+    exchange(lower, upper, 1000)
+
+
+def test_a_slave_that_does_not_keep_up_holds_no_more_than_fits(make: Make) -> None:
+    upper, capacity = make(2, 2), Boundary(window=2).capacity
+    with Stranger(upper) as stream:
+        stream.write(encode_boundary(hello()))
+        stream.write(*(encode_boundary(to_wire(activation(batch=batch))) for batch in range(10 * capacity)))
+        stream.read()
+        with pytest.raises(grpc.RpcError) as caught:
+            stream.read()
+    assert caught.value.code().name == "UNAVAILABLE"
+    assert [upper.got().batch for _ in range(capacity)] == list(range(capacity))
+    assert upper.inbox.empty()
+
+
+def test_with_slots_a_slow_neighbour_finds_the_newest_and_every_word(make: Make) -> None:
+    lower, upper = make(1, 1, slots=4), make(2, 2, slots=4)
+    lower.told(1, upper.peer)
+    lower.got_peer()
+    for batch in range(500):
+        lower.send(BoundaryKind.ACTIVATION, batch)
+    lower.send(BoundaryKind.END, 500)
+    threading.Event().wait(0.5)
+    found: list[Message] = []
+    while not found or found[-1].kind is not BoundaryKind.END:
+        found.append(upper.got())
+    batches = [message.batch for message in found]
+    assert batches == sorted(batches)
+    assert {496, 497, 498, 499} <= {*batches}
+    assert len(found) < 500
+
+
+def test_streams_that_never_say_whose_they_are_take_no_more_than_their_number_and_time() -> None:
+    endpoint = Endpoint(NOWHERE)
+    server = BoundaryServer(2, endpoint.loop, hello_seconds=1.0)
+    address = f"127.0.0.1:{server.start('127.0.0.1:0')}"
+    # A connection each.
+    channels = [control.channel(address) for _ in range(3)]
+    try:
+        with Client(channels[0]).exchange() as one, Client(channels[1]).exchange() as two:
+            threading.Event().wait(0.3)
+            with Client(channels[2]).exchange() as third, pytest.raises(grpc.RpcError) as full:
+                third.read()
+            assert full.value.code().name == "UNAVAILABLE"
+            for silent in (one, two):
+                with pytest.raises(grpc.RpcError) as late:
+                    silent.read()
+                assert late.value.code().name == "DEADLINE_EXCEEDED"
+    finally:
+        for channel in channels:
+            channel.close()
+        server.stop()
+        endpoint.close()
+
+
+def test_closing_leaves_no_thread_and_no_socket(make: Make) -> None:
+    def ports() -> set[Any]:
+        return {c.laddr for c in psutil.Process().net_connections("tcp") if c.status == "LISTEN"}
+
+    threads, before = threading.active_count(), ports()
+    lower, upper = make(1, 1), make(2, 2)
+    lower.told(1, upper.peer)
+    lower.got_peer()
+    exchange(lower, upper, 0)
+    assert len(ports()) == len(before) + 2
+    lower.close()
+    upper.close()
+    until(lambda: threading.active_count() <= threads and ports() == before, DEADLINE)
+
+
+# --- where a slave listens
+
+
+def listening(listen: str | None, advertise: str | None = None, *, insecure: bool = False) -> str:
+    endpoint = Endpoint(NOWHERE)
+    try:
+        endpoint.listen(listen, advertise, 2, insecure=insecure)
+        return endpoint.address
+    finally:
+        endpoint.close()
+
+
+def test_a_slave_listens_on_loopback_where_the_master_is_and_says_so() -> None:
+    host, port = addresses.split_address(listening(None))
+    assert host == "127.0.0.1"
+    assert port > 0
+
+
+def test_what_is_advertised_is_told_and_port_0_is_the_one_that_was_taken() -> None:
+    assert listening(None, "far.example:4711") == "far.example:4711"
+    host, port = addresses.split_address(listening("127.0.0.2:0", "localhost:0"))
+    assert host == "localhost"
+    assert port > 0
+
+
+def test_every_interface_is_advertised_as_the_one_that_reaches_the_master() -> None:
+    assert addresses.split_address(listening("0.0.0.0:0", insecure=True))[0] == "127.0.0.1"
+    with pytest.raises(ConfigError, match=r"--advertise 0\.0\.0\.0:0: nobody can reach it"):
+        listening(None, "0.0.0.0:0")
+
+
+def test_listening_beyond_this_machine_has_to_be_asked_for() -> None:
+    with pytest.raises(ConfigError, match="say --insecure"):
+        listening("0.0.0.0:0")
+
+
+def test_a_taken_port_is_refused(make: Make) -> None:
+    taken = make(2, 2).endpoint.address
+    with pytest.raises(RefusedError, match="is taken"):
+        listening(taken)
+
+
+def test_a_master_without_an_interface_to_it_is_a_wrong_address() -> None:
+    with pytest.raises(ConfigError, match=r"no\.such\.host\.invalid:1: "):
+        addresses.interface_to("no.such.host.invalid:1")

@@ -1,0 +1,78 @@
+"""slave.training.compiling: a compiled layer does what it did before, from the state that it had."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from common.config.sections import Optimizer
+from common.optim.stepper import Stepper
+from common.shards.flat import Flat
+from slave.training.compiling import compile_layer
+from slave.training.decoupling import Layer
+from tests.integration.processes import COMPILES
+
+SGD = Optimizer(name="sgd", learning_rate=0.1)
+SHAPE = (8, 2, 6, 6)
+
+pytestmark = pytest.mark.skipif(not COMPILES, reason="no C++ compiler, or not Python's headers")
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where what is compiled is kept: nothing of an earlier run."""
+    torch.compiler.reset()
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    return tmp_path
+
+
+def made(*more: nn.Module) -> Layer:
+    """Layer 2, convolutional and normalized."""
+    torch.manual_seed(4)
+    module = nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3), nn.ReLU(), nn.MaxPool2d(2), *more).train()
+    flat = Flat(module)
+    return Layer(2, flat, Stepper(flat, SGD, 10), seed=7)
+
+
+def passed(layer: Layer, batch: int) -> Tensor:
+    """Forward, backward and a step; the gradient in the input."""
+    generator = torch.Generator().manual_seed(batch)
+    u, h = layer.forward(batch, torch.rand(SHAPE, generator=generator))
+    layer.backward(h, torch.rand(h.shape, generator=generator))
+    layer.step(batch, len(u))
+    assert u.grad is not None
+    return u.grad
+
+
+def test_compiling_leaves_a_layers_state_as_it_was(cache: Path) -> None:
+    layer, untouched = made(), made()
+    compile_layer(layer, SHAPE, "cpu")
+    # Forward and backward have become C++.
+    assert len(list(cache.rglob("*.cpp"))) >= 2
+    assert torch.equal(layer.flat.buffer, untouched.flat.buffer)
+    assert all(parameter.grad is None for parameter in layer.flat.learned)
+    assert layer.flat.table == untouched.flat.table
+
+
+def test_a_compiled_layer_steps_as_it_would_have() -> None:
+    layer, eager = made(), made()
+    compile_layer(layer, SHAPE, "cpu")
+    for batch in range(5):
+        torch.testing.assert_close(passed(layer, batch), passed(eager, batch), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(layer.flat.parameters, eager.flat.parameters, rtol=1e-4, atol=1e-5)
+    for name, statistic in layer.flat.module.named_buffers():
+        torch.testing.assert_close(statistic, eager.flat.module.get_buffer(name), rtol=1e-4, atol=1e-5)
+
+
+def test_what_a_compiled_forward_draws_is_its_batchs_alone() -> None:
+    layer = made(nn.Dropout(0.5))
+    compile_layer(layer, SHAPE, "cpu")
+    x = torch.rand(SHAPE)
+    _, h = layer.again(3, x)
+    _, same = layer.again(3, x)
+    _, other = layer.again(4, x)
+    assert torch.equal(h, same)
+    assert not torch.equal(h, other)

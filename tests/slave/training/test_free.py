@@ -1,0 +1,247 @@
+"""`full`: what a layer that waits for nobody steps and learns on, whatever is lost on the way."""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from common.config.downpour import Downpour
+from common.config.sections import Config, Data, Decoupling, Network, Run
+from common.data import batches, datasets
+from common.data.replicas import owner
+from common.errors import MalformedError
+from common.models import network
+from common.wire.messages import BoundaryKind, JoinReply
+from deploy.evaluation.evaluator import estimate_statistics
+from slave.network.links import from_wire, to_wire
+from slave.training.decoupling import Message, Synthesizer
+from slave.training.free import ALONE, FreeTrainer
+from slave.training.layers import Seated, seated
+from slave.training.unlocks.full import Predictor
+
+DIGITS = datasets.load(Data())
+UP, DOWN = BoundaryKind.ACTIVATION, BoundaryKind.GRADIENT
+SLOTS = 3
+
+
+def configured(
+    widths: tuple[int, ...] = (6, 5), counts: list[int] | int = 1, size: int = 4, probability: float = 1.0
+) -> Config:
+    return Config(
+        Run(batches=20, batch_size=size),
+        Data(),
+        Network(options={"widths": list(widths)}, cuts=list(range(1, len(widths) + 1))),
+        Decoupling("full", in_flight=SLOTS, step_probability=probability),
+        downpour=Downpour(n_push=10**9, replicas=counts),
+    )
+
+
+def made(config: Config, k: int, replica: int = 0, next_batch: int = 0) -> Seated:
+    blueprint = network.build(config, DIGITS.input_shape, DIGITS.classes)
+    lease = JoinReply(True, False, k, replica, 10 * k + replica, next_batch)
+    return seated(config, blueprint, DIGITS, lease, lambda _: None)
+
+
+def free(seat: Seated) -> FreeTrainer:
+    assert isinstance(seat.trainer, FreeTrainer)
+    return seat.trainer
+
+
+def parts(seat: Seated) -> tuple[Tensor, Tensor, Tensor]:
+    """The parameters of the layer, of M and of I."""
+    flats = [seat.flat, seat.trainer._unlock._synthesizer.flat, seat.trainer._unlock._predictor.flat]  # type: ignore[union-attr]
+    first, second, third = (flat.parameters.detach().clone() for flat in flats)
+    return first, second, third
+
+
+def test_a_layer_steps_on_its_own_input_and_gradient_and_sends_both_with_what_they_belong_to() -> None:
+    config = configured()
+    seat, twin = made(config, 2), made(config, 2)
+    unlock, layer = twin.trainer._unlock, twin.trainer._unlock._layer  # type: ignore[union-attr]
+    x, y = free(twin)._x(0), free(twin)._y(0)
+    u, h = layer.forward(0, unlock._predictor.predict(0, x))  # type: ignore[union-attr]
+    h.backward(unlock._synthesizer.gradient(0, h.detach(), y))  # type: ignore[union-attr]
+    layer.step(0, len(y))
+    up, down = free(seat).advance()
+    assert (up.kind, up.layer, up.batch, up.incarnation) == (UP, 3, 0, 20)
+    assert (down.kind, down.layer, down.batch, down.incarnation) == (DOWN, 1, 0, 20)
+    assert up.input is None
+    torch.testing.assert_close(up.tensor, h.detach())
+    torch.testing.assert_close(down.input, u.detach())
+    torch.testing.assert_close(down.tensor, u.grad)
+    torch.testing.assert_close(parts(seat)[0], parts(twin)[0])
+
+
+def test_a_layer_stands_still_after_a_long_silence_of_one_side_until_something_comes() -> None:
+    seats = [made(configured(), k) for k in (1, 2)]
+    below, middle = map(free, seats)
+    for _ in range(ALONE):
+        assert middle.can_advance
+        list(middle.advance())
+        (up,) = below.advance()
+        # From above nothing comes.
+        list(middle.receive(up))
+    assert not middle.can_advance
+    # Of its messages below some arrive: that side goes on.
+    assert not below.can_advance
+    (_, down) = free(made(configured(), 2)).advance()
+    list(below.receive(down))
+    assert below.can_advance
+    # What is new above, or an opened stream, may mean that what it had sent was lost.
+    list(middle.receive(Message(BoundaryKind.PEER, 2, 0, 1)))
+    assert middle.can_advance
+    for _ in range(ALONE):
+        list(middle.advance())
+    assert not middle.can_advance
+    assert not list(middle.unanswered())
+    assert middle.can_advance
+
+
+def test_m_learns_at_the_input_that_came_with_the_gradient_and_i_on_h_with_x_made_anew() -> None:
+    config = configured()
+    seat, twin = made(config, 2), made(config, 2)
+    trainer, other = free(seat), free(twin)
+    u, delta, h = torch.rand(4, 5), torch.randn(4, 5), torch.rand(4, 6)
+    list(trainer.receive(Message(DOWN, 2, 7, tensor=delta, input=u)))
+    list(trainer.receive(Message(UP, 2, 9, tensor=h)))
+    before = parts(seat)
+    trainer._learn()
+    unlock = other._unlock
+    assert isinstance(unlock._synthesizer, Synthesizer)
+    assert isinstance(unlock._predictor, Predictor)
+    unlock._synthesizer.module.learn(u, other._batches.labels(7), delta)
+    unlock._synthesizer._stepper.step(7)
+    unlock._predictor._module.learn(other._batches.inputs(9), h)
+    unlock._predictor._stepper.step(9)
+    after, expected = parts(seat), parts(twin)
+    assert torch.equal(after[0], before[0])
+    for name in (1, 2):
+        assert not torch.equal(after[name], before[name])
+        assert torch.equal(after[name], expected[name])
+
+
+def test_before_each_step_at_most_one_message_of_each_kind_is_learned_on() -> None:
+    trainer = free(made(configured(), 2))
+    for batch in range(3):
+        list(trainer.receive(Message(DOWN, 2, batch, tensor=torch.ones(4, 5), input=torch.ones(4, 5))))
+    for learned in (1, 2, 3, 3):
+        list(trainer.advance())
+        assert trainer.delays.total() == learned
+
+
+def test_a_layer_goes_on_past_the_runs_batches_until_it_is_told_to_stop() -> None:
+    trainer = free(made(configured(), 1, next_batch=18))
+    for _ in range(5):
+        assert trainer.can_advance
+        list(trainer.advance())
+    assert trainer.next_batch == 23
+    assert not trainer.through
+    trainer.stop()
+    assert trainer.through
+    assert not trainer.can_advance
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        Message(DOWN, 2, 0, tensor=torch.ones(4, 5)),
+        Message(DOWN, 2, 0, tensor=torch.ones(4, 5), input=torch.ones(1, 5)),
+        Message(DOWN, 2, 0, tensor=torch.ones(4, 6), input=torch.ones(4, 6)),
+        Message(UP, 2, 0, tensor=torch.ones(4, 5)),
+        Message(UP, 2, 0, tensor=torch.ones(5, 6)),
+    ],
+    ids=["no input", "input of one", "gradient of another shape", "h of another shape", "another batch size"],
+)
+def test_tensors_of_another_run_are_refused(message: Message) -> None:
+    trainer = free(made(configured(), 2))
+    list(trainer.receive(message))
+    with pytest.raises(MalformedError, match="same network"):
+        list(trainer.advance())
+
+
+@settings(max_examples=12, deadline=None)
+@given(
+    st.lists(st.integers(1, 3), min_size=3, max_size=3),
+    st.sampled_from([0.0, 0.3, 0.95]),
+    st.sampled_from([1.0, 0.5]),
+    st.integers(0, 2**32),
+)
+def test_whatever_is_lost_late_or_out_of_order_every_layer_goes_on_and_nothing_grows(
+    counts: list[int], lost: float, probability: float, seed: int
+) -> None:
+    config, chance = configured(counts=counts, probability=probability), random.Random(seed)
+    trainers = {(k, r): free(made(config, k, r)) for k in (1, 2, 3) for r in range(counts[k - 1])}
+    speeds = {place: chance.choice([0.5, 1.0, 2.0]) for place in trainers}
+    under_way: deque[Message] = deque()
+    stepped: dict[tuple[int, int], list[int]] = {place: [] for place in trainers}
+    while min(trainer.next_batch for trainer in trainers.values()) < 8:
+        if under_way and chance.random() < 0.6:
+            under_way.rotate(chance.randrange(-2, 3))
+            message = from_wire(to_wire(under_way.popleft()))
+            if chance.random() >= lost:
+                assert not list(trainers[message.layer, message.replica].receive(message))
+            continue
+        (place,) = chance.choices(list(trainers), list(speeds.values()))
+        stepped[place].append(trainers[place].next_batch)
+        for message in trainers[place].advance():
+            assert message.replica == owner(message.batch, counts[message.layer - 1])
+            assert (message.input is not None) == (message.kind is DOWN)
+            under_way.append(message)
+        for trainer in trainers.values():
+            assert len(trainer._activations) <= SLOTS
+            assert len(trainer._gradients) <= SLOTS
+            assert trainer.in_flight == trainer.lost_batches == 0
+    for (k, r), seen in stepped.items():
+        assert seen == [b for b in range(seen[-1] + 1) if owner(b, counts[k - 1]) == r]
+        assert len(seen) == trainers[k, r].steps
+
+
+def error_percent(module: nn.Module) -> float:
+    module.eval()
+    with torch.no_grad():
+        wrong = sum(int((module(x).argmax(1) != y).sum()) for x, y in batches.test_batches(DIGITS))
+    return 100 * wrong / len(DIGITS.test_y)
+
+
+@pytest.mark.slow
+def test_layers_that_run_at_their_own_speeds_learn_the_digits_together() -> None:
+    config, chance = configured(widths=(64, 64), size=64), random.Random(3)
+    seats = [made(config, k) for k in (1, 2, 3)]
+    trainers = [free(seat) for seat in seats]
+    under_way: list[Message] = []
+    while min(trainer.next_batch for trainer in trainers) < 600:
+        (trainer,) = chance.choices(trainers, [1.0, 1.5, 2.0])
+        under_way += trainer.advance()
+        while len(under_way) > 4:
+            message = under_way.pop(chance.randrange(3))
+            list(trainers[message.layer - 1].receive(message))
+    chain = nn.Sequential(*(seat.flat.module for seat in seats))
+    data = batches.Batches(DIGITS, 0, 64)
+    estimate_statistics(chain, map(data.inputs, range(20)))
+    assert error_percent(chain) < 8
+    assert all(seat.health.gradient_cosine > 0.3 for seat in seats[:2])
+
+
+def test_statistics_are_the_mean_over_the_real_batches_and_the_same_each_time() -> None:
+    torch.manual_seed(0)
+    chain = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Dropout(0.5)).train()
+    inputs = [torch.rand(8, 3) for _ in range(5)]
+    weights = [parameter.clone() for parameter in chain.parameters()]
+    found = []
+    for _ in range(2):
+        estimate_statistics(chain.eval(), inputs)
+        found.append([buffer.clone() for buffer in chain.buffers()])
+        assert not any(module.training for module in chain.children())
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(weights, chain.parameters(), strict=True))
+    with torch.no_grad():
+        outputs = [chain[0](x) for x in inputs]
+    torch.testing.assert_close(chain[1].running_mean, torch.stack([h.mean(0) for h in outputs]).mean(0))
+    torch.testing.assert_close(chain[1].running_var, torch.stack([h.var(0) for h in outputs]).mean(0))
+    assert chain[1].momentum == 0.1

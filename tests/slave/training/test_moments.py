@@ -1,0 +1,234 @@
+"""slave.training.moments: who takes a seat over goes on with what its predecessor's optimizers remembered."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from common.config.downpour import Downpour
+from common.config.sections import OPTIMIZERS, SynthesizerOptimizer
+from common.errors import MalformedError
+from common.optim.stepper import Stepper
+from common.shards.flat import Flat
+from common.shards.working_copy import Backup, Push
+from master.store.policies import policies
+from master.store.store import Memory, Store
+from slave.network.endpoint import Endpoint
+from slave.network.options import Options
+from slave.network.prepared import Prepared
+from slave.network.session import Session
+from slave.training.moments import Moments
+from tests.master.served import Served, served
+from tests.slave.chain import configured
+
+NAME = "1/optimizer"
+
+
+def settings_of(name: str) -> SynthesizerOptimizer:
+    return SynthesizerOptimizer(name, 0.05, momentum=0.9 if name == "sgd" else 0.0)
+
+
+class Seat:
+    """A layer's module and M's with their steppers, and the backup of what these remember."""
+
+    def __init__(self, store: Store, incarnation: int, name: str, every: int = 4, replica: int = 0) -> None:
+        torch.manual_seed(1)
+        modules = {"weights": nn.Sequential(nn.Linear(5, 3), nn.BatchNorm1d(3)), "gradient": nn.Linear(3, 2)}
+        self.flats = {kind: Flat(module) for kind, module in modules.items()}
+        self.steppers = {kind: Stepper(flat, settings_of(name), 1000) for kind, flat in self.flats.items()}
+        self.moments = Moments(self.steppers)
+        self.backup = Backup(NAME, self.moments, every, incarnation, replica=replica)
+        self.existed = NAME in store.versions()
+        if not self.existed:
+            first = self.backup.initial()
+            store.create(first.header, [(0, first.buffer.data)])
+        reading = store.read(NAME, incarnation)
+        self.backup.begin(reading.header, bytes(reading.buffer))
+        reading.release()
+
+    def step(self, batch: int) -> Push | None:
+        """One step of each on gradients that are a function of the batch."""
+        generator = torch.Generator().manual_seed(batch)
+        for kind, stepper in self.steppers.items():
+            for weight in self.flats[kind].learned:
+                weight.grad = torch.randn(weight.shape, generator=generator)
+            stepper.step(batch)
+        return self.backup.due(self.steppers["weights"].steps, batch + 1)
+
+    def remembered(self) -> dict[str, torch.Tensor]:
+        """A copy of everything."""
+        return {
+            f"{kind}.{name}": tensor.clone()
+            for kind, stepper in self.steppers.items()
+            for name, tensor in stepper.remembered().items()
+        }
+
+
+def answered(store: Store, seat: Seat, push: Push) -> None:
+    """The master takes a backup."""
+    seat.backup.answered(store.apply(push.header, [(0, push.buffer.data)]))
+
+
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.sampled_from(["adam", "adamw", "adagrad", "sgd"]), st.integers(1, 30), st.integers(1, 7))
+def test_a_successor_has_bit_for_bit_what_was_backed_up_and_goes_on_the_same(
+    name: str, steps: int, every: int
+) -> None:
+    store = Store(Memory())
+    first = Seat(store, 1, name, every)
+    backed_up = None
+    for batch in range(steps):
+        push = first.step(batch)
+        if push is not None:
+            backed_up = first.remembered()
+            answered(store, first, push)
+    second = Seat(store, 2, name, every)
+    assert second.existed
+    assert (backed_up is not None) == (steps >= every)
+    if backed_up is None:
+        assert not any(tensor.count_nonzero() for tensor in second.remembered().values())
+        return
+    assert same(second.remembered(), backed_up)
+    assert float(backed_up["weights.count"]) == float(backed_up["gradient.count"]) == steps // every * every
+    # From the same weights, the same steps: nothing else is in a stepper.
+    twin = Seat(Store(Memory()), 3, name)
+    twin.moments.load(bytes(second.moments.buffer.numpy()))
+    for seat in (second, twin):
+        seat.step(steps)
+    assert same(second.remembered(), twin.remembered())
+    assert all(torch.equal(second.flats[k].parameters, twin.flats[k].parameters) for k in second.flats)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_an_optimizer_without_moments_has_nothing_to_back_up(name: str) -> None:
+    flat = Flat(nn.Linear(2, 2))
+    plain = SynthesizerOptimizer(name, 0.1)
+    assert bool(Moments({"weights": Stepper(flat, plain, 10)}).table.tensors) == (name != "sgd")
+
+
+def test_the_shard_is_of_buffers_alone_under_the_names_of_its_parts() -> None:
+    table = Seat(Store(Memory()), 1, "adam").moments.table
+    assert {spec.kind for spec in table.tensors} == {"buffer"}
+    names = [f"{kind}.{each}" for kind in ("weights", "gradient") for each in ("m0", "m1", "count")]
+    assert [spec.name for spec in table.tensors] == names
+    assert table.parameters_nbytes == 0
+
+
+def test_of_several_replicas_each_moves_the_shard_towards_its_own() -> None:
+    # No rule of staleness is for it.
+    rule = Downpour(replicas=2, staleness="bound", bound=0)
+    two = Store(Memory(), policies(replace(configured(), downpour=rule)))
+    seats = [Seat(two, number + 1, "adam", every=2, replica=number) for number in range(2)]
+    expected = {name: torch.zeros_like(each) for name, each in seats[0].remembered().items()}
+    for seat, batches in zip(seats, (range(2), range(10, 14)), strict=True):
+        for batch in batches:
+            push = seat.step(batch)
+            if push is not None:
+                answered(two, seat, push)
+                # By half of what lies between: from the zeros that it began with, too.
+                expected = {name: (expected[name] + ours) / 2 for name, ours in seat.remembered().items()}
+    taker = Seat(two, 9, "adam")
+    for name, ours in taker.remembered().items():
+        torch.testing.assert_close(ours, expected[name])
+
+
+def test_a_state_of_another_length_is_refused() -> None:
+    moments = Seat(Store(Memory()), 1, "adam").moments
+    with pytest.raises(MalformedError):
+        moments.load(bytes(8))
+
+
+# --- with a master, over its wire
+
+
+RUN = ("run.batch_size=8", "network.options={widths=[6, 6]}", "cluster.heartbeat_seconds=60")
+
+
+@contextmanager
+def session(running: Served, name: str) -> Iterator[Session]:
+    """A slave's session that trains nothing by itself; it ends as kill -9 ends it, without a word."""
+    endpoint = Endpoint(running.address)
+    lease = running.join(name)
+    ground = Prepared.prepare(running.master.config, Options(running.address, "cpu"))
+    taken = Session(ground, lease, endpoint)
+    try:
+        yield taken
+    finally:
+        taken.close()
+        endpoint.close()
+        running.leave(lease.incarnation)
+
+
+def remembered(taken: Session) -> dict[str, torch.Tensor]:
+    return {
+        f"{replica.name}.{name}": tensor.clone()
+        for replica, stepper in taken._replicas
+        if not replica.name.endswith("optimizer")
+        for name, tensor in stepper.remembered().items()
+    }
+
+
+def stepped(taken: Session, steps: int) -> None:
+    """Step on made-up gradients, and push what there is."""
+    for replica, stepper in taken._replicas:
+        for batch in range(steps if not replica.name.endswith("optimizer") else 0):
+            for weight in stepper._flat.learned:
+                weight.grad = torch.randn(weight.shape)
+            stepper.step(batch)
+    taken._farewell()
+
+
+@pytest.mark.parametrize("push", ["update", "gradient"])
+def test_a_slave_that_takes_a_seat_over_has_its_predecessors_moments(tmp_path: Path, push: str) -> None:
+    with served(tmp_path, *RUN, f"downpour.push={push}") as running:
+        with session(running, "first") as first:
+            stepped(first, 7)
+            kept = copy.deepcopy(remembered(first))
+            assert {float(v) for name, v in kept.items() if name.endswith("count")} == {7.0}
+            # Not pushed any more: lost with the slave.
+            for replica, stepper in first._replicas[:2]:
+                assert not replica.name.endswith("optimizer")
+                for weight in stepper._flat.learned:
+                    weight.grad = torch.full_like(weight, 9.0)
+                stepper.step(7)
+        with session(running, "second") as second:
+            assert same(remembered(second), kept)
+    # The master's optimizer has the weights' own moments.
+    parts = {"1/gradient.m0", "1/gradient.m1", "1/gradient.count"}
+    weights = {"1/weights.m0", "1/weights.m1", "1/weights.count"}
+    assert kept.keys() == (parts if push == "gradient" else parts | weights)
+
+
+@pytest.mark.parametrize("setting", ["cluster.backup_steps=0", "optimizer.name=sgd"])
+def test_where_nothing_is_backed_up_there_is_no_shard(tmp_path: Path, setting: str) -> None:
+    sgd = "optimizer.synthesizer.name=sgd"
+    with served(tmp_path, *RUN, setting, sgd) as running:
+        with session(running, "first") as first:
+            stepped(first, 3)
+        assert sorted(running.master.store.versions()) == ["1/gradient", "1/weights"]
+
+
+def test_a_rollback_to_a_time_before_the_backup_begins_the_optimizers_anew(tmp_path: Path) -> None:
+    with served(tmp_path, *RUN) as running:
+        with session(running, "first") as first:
+            stepped(first, 0)
+            running.do(running.master.keeper.take())
+            stepped(first, 5)
+            assert running.master.store.versions()["1/optimizer"] > 0
+        running.do(running.master.keeper.roll_back(1))
+        assert running.master.store.versions()["1/optimizer"] == 0
+        with session(running, "second") as second:
+            assert not any(tensor.count_nonzero() for tensor in remembered(second).values())
