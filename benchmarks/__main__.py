@@ -13,6 +13,7 @@ from common.lifecycle import INTERRUPTED
 PLAIN = ("transfer", "apply", "durability", "vfbn", "metrics", "rounding")
 # Those whose `main` takes options, and what they need.
 ASKING = {
+    "against": "needs an earlier checkout (--before FOLDER) and MNIST (--mnist FOLDER); ten minutes",
     "anatomy": "needs MNIST (--mnist FOLDER); two minutes",
     "cluster": "needs MNIST (--mnist FOLDER), on links root and iproute2; an hour a network",
     "compiling": "needs a C++ compiler, and MNIST for its networks (--mnist FOLDER); seven minutes",
