@@ -69,8 +69,9 @@ def test_epochs_and_seeds_have_orders_of_their_own() -> None:
 
 def test_batches_are_the_same_in_every_process() -> None:
     code = (
-        "import hashlib; from common import config, datasets; from common.data.batches import Batches; "
-        "made = Batches(datasets.load(config.Data()), 3, 64); "
+        "import hashlib; from common.config import sections; from common.data import datasets; "
+        "from common.data.batches import Batches; "
+        "made = Batches(datasets.load(sections.Data()), 3, 64); "
         "print(hashlib.sha256(b''.join(made.inputs(b).numpy().tobytes() + made.labels(b).numpy().tobytes() "
         "for b in (0, 21, 22, 1000))).hexdigest())"
     )

@@ -44,7 +44,8 @@ def test_digits_are_split_the_same_way_for_ever_with_every_class_on_both_sides()
 
 def test_loading_imports_neither_torch_nor_scikit_learn() -> None:
     code = (
-        "import sys; from common import config, datasets; datasets.load(config.Data()); "
+        "import sys; from common.config import sections; from common.data import datasets; "
+        "datasets.load(sections.Data()); "
         "print([name for name in ('torch', 'sklearn', 'scipy') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
