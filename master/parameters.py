@@ -18,13 +18,17 @@ from common.shards.assembly import Assembly
 from common.shards.pushes import Operation, PushReply
 from common.wire.methods import PULL, PUSH
 from common.wire.payloads import CHUNK_BYTES, decode_frame, encode_frame, frame_parts, frames
-from master.places import SLOWEST, STALLED_SECONDS
 
 if TYPE_CHECKING:
     from master.service import Master
     from master.store.shard import Reading
     from master.store.store import Pieces
 
+# Large pushes (over a chunk) in the master's memory at a time; further ones wait in their senders' windows.
+LARGE_PUSHES = 2
+# How long such a push may stand still; and beyond that, how many bytes a second have to come.
+STALLED_SECONDS = 30.0
+SLOWEST = 1 << 20
 # How long others wait for a push that is received into its shard's idle buffer; then it is dropped, and comes
 # in through memory of its own when it is sent again.
 PUSHER_SECONDS = 2.0
@@ -118,7 +122,7 @@ class Incoming:
             return self._master.push(header, self._whole(stalled_seconds))
         if header.operation is not Operation.CREATE and pace * self.nbytes < PUSHER_SECONDS / 2:
             return self._landed(stalled_seconds)
-        with self._master.places.held():
+        with self._master.large_pushes.hold():
             return self._master.push(header, self._whole(stalled_seconds))
 
     def _whole(self, stalled_seconds: float) -> Pieces:
@@ -138,7 +142,7 @@ class Incoming:
         self._until = time.monotonic() + PUSHER_SECONDS
         reply = self._master.land(self._assembly.header, self._landing)
         if not self._assembly.complete:
-            with self._master.places.held():
+            with self._master.large_pushes.hold():
                 self._whole(stalled_seconds)
         return reply
 

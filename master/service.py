@@ -36,10 +36,10 @@ from master.disk.keeper import Keeper
 from master.disk.recovery import ROLLBACK, ROSTER, Recovery, recover, resumed
 from master.disk.snapshots import Snapshots
 from master.disk.state import StateDirectory, sealed
-from master.parameters import Parameters
-from master.places import Places
+from master.parameters import LARGE_PUSHES, Parameters
 from master.relay import Address, Mailbox, Relay
 from master.roster import Event, Roster, merged
+from master.semaphore import FairSemaphore
 from master.servicer import Servicer
 from master.store.optimizers import use_one_thread
 from master.store.policies import policies
@@ -79,7 +79,7 @@ class Master:
             self.config.decoupling.window(k + 1, self.config.layers) for k in range(self.config.layers)
         ]
         self.relay = Relay(windows, replicas, self.config.decoupling.slots)
-        self.places = Places()
+        self.large_pushes = FairSemaphore(LARGE_PUSHES)
         self.bulk_port = 0
         self._unsaved = False
         fenced = self._recovered(recovery) if recovery else []

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
-from common.errors import LayerwiseError, MalformedError, StalledError, UnreachableError
+from common.errors import LayerwiseError
 from common.net.control import Server, background
 from common.net.data.server import Server as BulkServer
 from common.net.data.streams import Parts
 from common.shards import pushes
-from common.shards.assembly import Assembly
 from common.wire import messages as m
 from common.wire import methods
-from common.wire.payloads import CHUNK_BYTES, decode_boundary, encode_frame, frames
-from master.places import SLOWEST, STALLED_SECONDS
+from common.wire.payloads import decode_boundary
 from master.relay import Address, Mailbox
 
 if TYPE_CHECKING:
@@ -26,9 +23,8 @@ if TYPE_CHECKING:
 class Servicer:
     """The services over one master."""
 
-    def __init__(self, master: Master, stalled_seconds: float = STALLED_SECONDS) -> None:
+    def __init__(self, master: Master) -> None:
         self._master = master
-        self._stalled_seconds = stalled_seconds
         self._tasks: set[asyncio.Task[None]] = set()
 
     def register(self, server: Server) -> None:
@@ -42,9 +38,6 @@ class Servicer:
         server.add(methods.SNAPSHOT, self.snapshot)
         server.add(methods.SNAPSHOTS, self.snapshots)
         server.add(methods.ROLLBACK, self.rollback)
-        server.add(methods.PUSH, self.push)
-        server.add(methods.PULL, self.pull, encoded=True)
-        server.add(methods.EXCHANGE, self.exchange)
         server.add(methods.SYNTHESIZE, self.synthesize)
 
     async def describe(self, request: m.DescribeRequest) -> m.DescribeReply:  # noqa: ARG002 - has no fields
@@ -86,68 +79,8 @@ class Servicer:
         """Put the run back to one."""
         return await self._master.keeper.roll_back(request.number)
 
-    async def push(self, requests: AsyncIterator[pushes.Frame]) -> AsyncIterator[pushes.PushReply]:
-        """Pushes one after the other, each answered."""
-        async for frame in requests:
-            push = Assembly(frame, self._master.admit(frame.header))
-            self._master.counters.add(bytes_received=len(frame.data))
-            large = push.header.table.nbytes > CHUNK_BYTES
-            async with self._master.places.held_async() if large else nullcontext():
-                await self._rest(push, requests)
-                reply = await self._applied(push)
-                # Its chunks go before another push may bring its own.
-                del push, frame
-            yield reply
-
-    async def _rest(self, push: Assembly, requests: AsyncIterator[pushes.Frame]) -> None:
-        """The further frames of a push, each in its time: who stalls may not keep others out."""
-        if push.complete:
-            return
-        header, now = push.header, asyncio.get_running_loop().time
-        try:
-            async with (
-                asyncio.timeout(self._stalled_seconds + header.table.nbytes / SLOWEST),
-                asyncio.timeout(self._stalled_seconds) as patience,
-            ):
-                async for frame in requests:
-                    push.add(frame)
-                    self._master.counters.add(bytes_received=len(frame.data))
-                    if push.complete:
-                        return
-                    patience.reschedule(now() + self._stalled_seconds)
-        except TimeoutError:
-            raise StalledError(
-                f"{header.shard}: the push came to a standstill and was dropped; send it again"
-            ) from None
-        raise MalformedError(f"{header.shard}: the stream ended within a push")
-
-    async def _applied(self, push: Assembly) -> pushes.PushReply:
-        """The outcome of a push that is whole, in a thread if it takes long or has to wait for others."""
-        # A creation takes room on the disk, whatever its size, and waits for others that do.
-        if push.header.table.nbytes > CHUNK_BYTES or push.header.operation is pushes.Operation.CREATE:
-            return await asyncio.to_thread(self._master.push, push.header, push.pieces)
-        return self._master.push(push.header, push.pieces)
-
-    async def pull(self, request: pushes.PullRequest) -> AsyncIterator[bytes]:
-        """One consistent version."""
-        reading = self._master.read(request)
-        try:
-            for frame in frames(reading.header, reading.buffer):
-                # Encoding copies, and the question comes after it: a revoked buffer may change meanwhile.
-                encoded = encode_frame(frame)
-                if reading.revoked:
-                    raise UnreachableError(
-                        f"{request.shard}: pushes could not wait for this reader; pull again"
-                    )
-                if reading.header.table.nbytes <= CHUNK_BYTES:
-                    reading.release()
-                self._master.counters.add(bytes_sent=len(encoded))
-                yield encoded
-        finally:
-            reading.release()
-
     def register_open(self, server: BulkServer, loop: asyncio.AbstractEventLoop) -> None:
-        """Serve the calls that stay open at the port for what is large, too."""
+        """Serve boundary streams at the data port, from an event loop."""
         server.add_open(methods.EXCHANGE, self.exchange, loop)
 
     async def exchange(self, requests: AsyncIterator[pushes.Buffer]) -> AsyncGenerator[Parts, None]:

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import pytest
 
 from common.net import control
+from common.net.data.client import locate
 from common.shards.assembly import Assembly
 from common.shards.pushes import Header, Operation, PullRequest
 from common.shards.table import lay_out
@@ -77,8 +78,11 @@ def test_the_masters_memory_is_bounded_with_one_push_under_way(
     # Nothing beats here: the lease has to last.
     settings = ("network.cuts=[1]", f'downpour.push="{push}"', "cluster.heartbeat_seconds=60")
     process = by_hand.master(*(word for each in settings for word in ("--set", each)))
-    channel = control.channel(by_hand.address)
-    lease = control.call(channel, JOIN, JoinRequest("memory"))
+    roster = control.channel(by_hand.address)
+    lease = control.call(roster, JOIN, JoinRequest("memory"))
+    roster.close()
+    host, port = locate(by_hand.address)
+    channel = control.channel(f"{host}:{port}")
     pushed(channel, lease, Operation.CREATE)
     pushed(channel, lease, operation, PUSHES)
     pulled(channel)

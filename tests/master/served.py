@@ -1,4 +1,4 @@
-"""A master that serves on loopback, and a client of generated classes alone: any other language's."""
+"""Master that serves on loopback, and a client of generated classes, as in any language."""
 
 from __future__ import annotations
 
@@ -43,13 +43,12 @@ class Served:
         self.servicer = Servicer(self.master)
         self.server, self.address = self.do(self._start())
         self.channel = control.channel(self.address)
-        self.client = Client(self.channel)
         self.bulk = BulkServer(self.master.count)
         Parameters(self.master).register(self.bulk)
         self.servicer.register_open(self.bulk, self._loop)
         self.master.bulk_port = self.bulk.start("127.0.0.1", 0)
         self.bulk_address = f"127.0.0.1:{self.master.bulk_port}"
-        self.bulk_client = Client(self.channel, self.bulk_address)
+        self.client = Client(self.bulk_address)
 
     async def _start(self, address: str = "127.0.0.1:0") -> tuple[Server, str]:
         server = Server(self.master.count)
@@ -75,7 +74,7 @@ class Served:
 
     def close(self) -> None:
         """End the server, its thread and its files."""
-        self.bulk_client.close()
+        self.client.close()
         self.channel.close()
         self.bulk.stop()
         self.do(self.server.stop(0))
@@ -128,29 +127,24 @@ class Stream:
 
 
 class Client:
-    """The services by their generated classes.
+    """Parameters and Boundary by their generated classes, each call over a connection of its own.
 
     Args:
-        channel: to the gRPC port.
-        bulk: address of the port for what is large, with one call on each connection; None to have Parameters
-            and Boundary from the gRPC port.
+        address: a data port.
     """
 
-    def __init__(self, channel: grpc.Channel, bulk: str | None = None) -> None:
-        self._channel = channel
-        self._bulk = bulk
-        self._opened: list[grpc.Channel] = []
+    def __init__(self, address: str) -> None:
+        self._address = address
+        self._channels: list[grpc.Channel] = []
 
     def close(self) -> None:
-        """End the connections that were made here."""
-        for channel in self._opened:
+        """Close every connection."""
+        for channel in self._channels:
             channel.close()
 
-    def _large(self) -> grpc.Channel:
-        if self._bulk is None:
-            return self._channel
-        self._opened.append(control.channel(self._bulk))
-        return self._opened[-1]
+    def _connect(self) -> grpc.Channel:
+        self._channels.append(control.channel(self._address))
+        return self._channels[-1]
 
     def push(self, frames: Iterable[Any]) -> list[Any]:
         """Send frames, and give every reply."""
@@ -161,35 +155,35 @@ class Client:
         return Stream(self._push())
 
     def _push(self) -> Any:
-        return self._large().stream_stream(
+        return self._connect().stream_stream(
             "/layerwise.v1.Parameters/Push", _bytes_of, pb.PushReply.FromString
         )
 
     def pull(self, shard: str, incarnation: int = 0) -> Iterator[Any]:
         """The frames of a shard."""
-        bound = self._large().unary_stream(
+        bound = self._connect().unary_stream(
             "/layerwise.v1.Parameters/Pull", pb.PullRequest.SerializeToString, pb.Frame.FromString
         )
         frames: Iterator[Any] = bound(pb.PullRequest(shard=shard, incarnation=incarnation), timeout=DEADLINE)
         return frames
 
-    def bulk_unary(self, path: str, request: bytes) -> bytes:
-        """Bytes to a unary method at the port for shards."""
-        answer: bytes = self._large().unary_unary(path)(request, timeout=DEADLINE)
-        return answer
+    def unary(self, path: str, request: bytes) -> bytes:
+        """Call a unary method with raw bytes."""
+        return call_raw(self._connect(), path, request)
 
     def exchange(self) -> Stream:
         """A stream of boundary messages, not yet introduced."""
         return Stream(
-            self._large().stream_stream(
+            self._connect().stream_stream(
                 "/layerwise.v1.Boundary/Exchange", _bytes_of, pb.BoundaryMessage.FromString
             )
         )
 
-    def unary(self, path: str, request: bytes) -> bytes:
-        """Bytes to a unary method."""
-        answer: bytes = self._channel.unary_unary(path)(request, timeout=DEADLINE)
-        return answer
+
+def call_raw(channel: grpc.Channel, path: str, request: bytes) -> bytes:
+    """Call a unary method with raw bytes."""
+    answer: bytes = channel.unary_unary(path)(request, timeout=DEADLINE)
+    return answer
 
 
 def _bytes_of(message: Any) -> bytes:

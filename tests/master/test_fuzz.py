@@ -1,18 +1,18 @@
-"""Whatever bytes come as pushes: the documented refusal or the documented effect, and nothing else.
+"""Arbitrary bytes as pushes: the documented refusal or the documented effect, and nothing else.
 
-Real frames are mutated: bytes, fields, order. `layerwise.v1.Parameters/Push` is run as the server runs it, in
-this process for speed; some also go through a real server.
+Real frames are mutated: bytes, fields, order. `layerwise.v1.Parameters/Push` runs as the data port runs it,
+without a socket, for speed; a part also goes through a real server.
 """
 
 from __future__ import annotations
 
-import asyncio
+import contextlib
 import itertools
 import random
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import grpc
 import numpy as np
@@ -23,14 +23,17 @@ from hypothesis import strategies as st
 
 from common.config.files import load
 from common.errors import FencedError, LayerwiseError, MalformedError, NotFoundError, TooLargeError
+from common.net.data.messages import Messages, prefix
+from common.net.http2.connection import Connection
 from common.shards.pushes import Frame, Header, Operation, PushReply
 from common.shards.table import Table, lay_out
 from common.wire.messages import JoinRequest, LeaveRequest
+from common.wire.methods import PUSH
 from common.wire.payloads import decode_frame, encode_frame
-from master import servicer
+from master import parameters
 from master.disk.state import StateDirectory
+from master.parameters import Parameters
 from master.service import Master
-from master.servicer import Servicer
 from tests.master.pushes import MIXED
 from tests.master.served import Stream, served
 
@@ -161,7 +164,7 @@ class Target:
     def __init__(self, folder: Path) -> None:
         self.directory = StateDirectory(folder)
         self.master = Master(load(None, ["network.cuts=[1, 2]"]), self.directory)
-        self.servicer = Servicer(self.master)
+        self.parameters = Parameters(self.master)
         self.join()
         rng = random.Random(0)
         for shard, table in TABLES.items():
@@ -189,20 +192,40 @@ class Target:
             reading.release()
         return found
 
-    async def offer(self, stream: list[bytes]) -> list[PushReply]:
-        """Every reply to a stream; only what is documented is caught."""
+    def offer(self, stream: list[bytes]) -> list[PushReply]:
+        """Replies to a stream of frames; errors beyond the documented ones are raised."""
+        calls = Recorded(stream)
+        with contextlib.suppress(*DOCUMENTED):
+            self.parameters.push(Messages(cast(Connection, calls)))
+        return calls.replies
 
-        async def decoded() -> AsyncIterator[Frame]:
-            for encoded in stream:
-                yield decode_frame(encoded)
 
-        replies: list[PushReply] = []
-        try:
-            async for reply in self.servicer.push(decoded()):
-                replies.append(reply)
-        except DOCUMENTED:
-            return replies
-        return replies
+class Recorded:
+    """Connection that holds a call's frames in memory and keeps the replies."""
+
+    def __init__(self, stream: list[bytes]) -> None:
+        self._data = memoryview(b"".join(prefix([each]) + each for each in stream))
+        self.pipe = self
+        self.replies: list[PushReply] = []
+
+    def set_deadline(self, deadline: float | None) -> None:
+        """Ignore: memory never stalls."""
+
+    def more(self) -> bool:
+        """Whether bytes are left."""
+        return self._data.nbytes > 0
+
+    def into(self, target: memoryview) -> bool:
+        """Fill the target; False at the end."""
+        enough = target.nbytes <= self._data.nbytes
+        if enough:
+            target[:] = self._data[: target.nbytes]
+            self._data = self._data[target.nbytes :]
+        return enough
+
+    def send(self, head: bytes, reply: bytes, last: bool = False) -> None:
+        """Keep a reply."""
+        self.replies.append(PUSH.reply.decode(reply))
 
 
 @pytest.fixture
@@ -221,7 +244,7 @@ def changes(before: dict[str, tuple[int, bytes]], after: dict[str, tuple[int, by
     return created + sum(after[name][0] - version for name, (version, _) in before.items())
 
 
-async def fuzz(target: Target, fuzzer: Fuzzer, count: int) -> tuple[int, int]:
+def fuzz(target: Target, fuzzer: Fuzzer, count: int) -> tuple[int, int]:
     """Offer streams of so many frames in all; how many streams were taken, and refused."""
     frames = taken = refused = 0
     before = target.state()
@@ -232,7 +255,7 @@ async def fuzz(target: Target, fuzzer: Fuzzer, count: int) -> tuple[int, int]:
             fuzzer.incarnation = target.join()
         stream = fuzzer.stream(target.sequences())
         frames += len(stream)
-        replies = await target.offer(stream)
+        replies = target.offer(stream)
         after = target.state()
         assert changes(before, after) == sum(reply.applied for reply in replies)
         before = after
@@ -243,9 +266,9 @@ async def fuzz(target: Target, fuzzer: Fuzzer, count: int) -> tuple[int, int]:
 def assert_frames_do_no_harm(target: Target, count: int, seed: int) -> None:
     process = psutil.Process()
     fuzzer = Fuzzer(seed, target.incarnation)
-    asyncio.run(fuzz(target, fuzzer, count // 10))
+    fuzz(target, fuzzer, count // 10)
     settled = process.memory_info().rss
-    taken, refused = asyncio.run(fuzz(target, fuzzer, count))
+    taken, refused = fuzz(target, fuzzer, count)
     assert min(taken, refused) > count / 100
     assert process.memory_info().rss - settled < GROWTH_BYTES
 
@@ -255,7 +278,7 @@ def test_thousands_of_frames_do_no_harm(
     target: Target, inline: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not inline:
-        monkeypatch.setattr(servicer, "CHUNK_BYTES", 0)
+        monkeypatch.setattr(parameters, "CHUNK_BYTES", 0)
     assert_frames_do_no_harm(target, 2_000, seed=1)
 
 
@@ -268,7 +291,7 @@ def test_a_hundred_thousand_frames_do_no_harm(
     target: Target, inline: bool, count: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not inline:
-        monkeypatch.setattr(servicer, "CHUNK_BYTES", 0)
+        monkeypatch.setattr(parameters, "CHUNK_BYTES", 0)
     assert_frames_do_no_harm(target, count, seed=2)
 
 
@@ -276,7 +299,7 @@ def test_a_hundred_thousand_frames_do_no_harm(
 @given(st.lists(st.binary(max_size=80), min_size=1, max_size=3))
 def test_arbitrary_frames_change_nothing(target: Target, stream: list[bytes]) -> None:
     before = target.state()
-    assert not asyncio.run(target.offer(stream))
+    assert not target.offer(stream)
     assert target.state() == before
 
 
@@ -309,6 +332,6 @@ def test_frames_through_a_server_get_a_documented_status(tmp_path: Path, count: 
             with master.client.pushing() as stream:
                 applied, status = outcome(stream, sent)
             assert status in STATUSES | {"OK"}
-            assert applied == sum(reply.applied for reply in asyncio.run(target.offer(sent)))
+            assert applied == sum(reply.applied for reply in target.offer(sent))
         assert master.master.store.versions() == target.master.store.versions()
     target.directory.close()

@@ -28,10 +28,10 @@ def master(tmp_path: Path) -> Iterator[Served]:
         yield running
 
 
-@pytest.fixture(params=["grpc", "bulk"])
-def client(master: Served, request: pytest.FixtureRequest) -> Client:
-    """Of Parameters at either port."""
-    return master.client if request.param == "grpc" else master.bulk_client
+@pytest.fixture
+def client(master: Served) -> Client:
+    """Foreign client of the data port."""
+    return master.client
 
 
 def replicas(master: Served) -> list[JoinReply]:

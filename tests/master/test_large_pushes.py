@@ -12,12 +12,10 @@ import grpc
 import numpy as np
 import pytest
 
-from common.net import control
-from common.net.control import Server
+from common.net.data.server import Server
 from common.shards.pushes import Header, Operation
 from common.wire.payloads import CHUNK_BYTES, encode_frame, frames
-from master.places import LARGE_PUSHES
-from master.servicer import Servicer
+from master.parameters import LARGE_PUSHES, Parameters
 from tests.master.pushes import creation, parameters
 from tests.master.served import DEADLINE, Client, Served, served
 
@@ -38,18 +36,13 @@ def master(tmp_path: Path) -> Iterator[Served]:
 
 @pytest.fixture
 def impatient(master: Served) -> Iterator[Client]:
-    """The same master, served where a push may not stand still for long."""
-
-    async def start() -> tuple[Server, str]:
-        server = Server(master.master.count)
-        Servicer(master.master, STALLED_SECONDS).register(server)
-        return server, await server.start("127.0.0.1:0")
-
-    server, address = master.do(start())
-    channel = control.channel(address)
-    yield Client(channel)
-    channel.close()
-    master.do(server.stop(0))
+    """Client of a second data port, where a push may not stand still for long."""
+    server = Server(master.master.count)
+    Parameters(master.master, STALLED_SECONDS).register(server)
+    client = Client(f"127.0.0.1:{server.start('127.0.0.1', 0)}")
+    yield client
+    client.close()
+    server.stop()
 
 
 def chunks(layer: int) -> list[Any]:
@@ -67,29 +60,23 @@ def until(condition: Callable[[], bool]) -> None:
 
 
 def test_a_third_large_push_waits_until_one_of_two_is_in(master: Served) -> None:
-    received, channels = master.master.counters, [control.channel(master.address) for _ in range(3)]
+    received = master.master.counters
     with ExitStack() as stack:
-        streams = [stack.enter_context(Client(channel).pushing()) for channel in channels]
+        streams = [stack.enter_context(master.client.pushing()) for _ in range(3)]
         for layer in range(1, LARGE_PUSHES + 1):
             streams[layer - 1].write(*chunks(layer)[:-1])
         until(lambda: received.bytes_received == 2 * LARGE_PUSHES * CHUNK_BYTES)
         streams[2].write(*chunks(3))
         # Its first chunk tells whose it is; the others stay where they are.
         until(lambda: received.bytes_received == (2 * LARGE_PUSHES + 1) * CHUNK_BYTES)
-        assert master.do(_turn()) is None
+        until(lambda: len(master.master.large_pushes._waiting) == 1)
         assert received.bytes_received == (2 * LARGE_PUSHES + 1) * CHUNK_BYTES
         streams[0].write(chunks(1)[-1])
         for which in (0, 2):
             assert streams[which].read().applied
         streams[1].write(chunks(2)[-1])
         assert streams[1].read().applied
-    for channel in channels:
-        channel.close()
     assert master.master.store.versions() == {f"{layer}/weights": 1 for layer in (1, 2, 3)}
-
-
-async def _turn() -> None:
-    """A turn of the event loop."""
 
 
 def test_pushes_that_stand_still_are_dropped_and_change_nothing(master: Served, impatient: Client) -> None:

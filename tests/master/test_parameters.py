@@ -1,4 +1,4 @@
-"""Parameters at both ports, by our own client: the same bytes, refusals and effects; and pushes that land."""
+"""Parameters by the slave's own client: bytes, refusals, effects, and pushes that land in the idle buffer."""
 
 from __future__ import annotations
 
@@ -39,17 +39,9 @@ def master(tmp_path: Path) -> Iterator[Served]:
         yield running
 
 
-@pytest.fixture(params=["grpc", "bulk"])
-def channel(master: Served, request: pytest.FixtureRequest) -> Iterator[Channel]:
-    """Our client, at grpcio's server or at ours."""
-    address = master.address if request.param == "grpc" else master.bulk_address
-    made = Channel(lambda: split_address(address))
-    yield made
-    made.drop()
-
-
 @pytest.fixture
-def bulk(master: Served) -> Iterator[Channel]:
+def channel(master: Served) -> Iterator[Channel]:
+    """Slave's own client of the data port."""
     made = Channel(lambda: split_address(master.bulk_address))
     yield made
     made.drop()
@@ -82,7 +74,7 @@ def contents(channel: Channel) -> tuple[int, Any]:
     return found.version, np.frombuffer(buffer, np.float32)
 
 
-def test_what_is_pushed_is_pulled_at_either_port(master: Served, channel: Channel) -> None:
+def test_what_is_pushed_is_pulled(master: Served, channel: Channel) -> None:
     lease, random = master.join("a"), np.random.default_rng(0).normal(size=COUNT).astype(np.float32)
     with channel.call(PUSH) as call:
         assert send(call, header(lease, 0), random).applied
@@ -106,7 +98,7 @@ REFUSALS: dict[str, tuple[type[LayerwiseError], dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("which", REFUSALS)
-def test_a_push_is_refused_alike_at_either_port_and_the_next_call_is_taken(
+def test_a_refused_push_raises_its_error_and_the_next_call_is_taken(
     master: Served, channel: Channel, which: str
 ) -> None:
     lease = created(master)
@@ -119,7 +111,7 @@ def test_a_push_is_refused_alike_at_either_port_and_the_next_call_is_taken(
     assert contents(channel)[0] == 0
 
 
-def test_a_pull_of_what_is_not_there_is_refused_alike(master: Served, channel: Channel) -> None:
+def test_a_pull_of_a_missing_shard_is_refused(master: Served, channel: Channel) -> None:
     with pytest.raises(NotFoundError, match='there is no shard "1/weights"; known are'):
         contents(channel)
 
@@ -132,10 +124,10 @@ def test_where_nobody_listens_is_said(master: Served) -> None:
 
 def test_what_is_not_served_and_what_is_too_large_get_their_codes(master: Served) -> None:
     with pytest.raises(grpc.RpcError) as caught:
-        master.bulk_client.bulk_unary(STATUS.path, b"")
+        master.client.unary(STATUS.path, b"")
     assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
     with pytest.raises(grpc.RpcError) as caught:
-        master.bulk_client.push([bytes(LARGEST_MESSAGE_BYTES + 1)])
+        master.client.push([bytes(LARGEST_MESSAGE_BYTES + 1)])
     assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
@@ -152,46 +144,48 @@ def landing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("landing")
 def test_pushes_land_in_the_idle_buffer_one_after_the_other(
-    master: Served, bulk: Channel, monkeypatch: pytest.MonkeyPatch
+    master: Served, channel: Channel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lease = created(master)
     monkeypatch.delattr(Incoming, "_whole")
-    with bulk.call(PUSH) as call:
+    with channel.call(PUSH) as call:
         assert [send(call, header(lease, s), ones(s)).version for s in (1, 2, 3)] == [1, 2, 3]
-    version, numbers = contents(bulk)
+    version, numbers = contents(channel)
     assert (version, numbers.min(), numbers.max()) == (3, 6.0, 6.0)
 
 
 @pytest.mark.usefixtures("landing")
-def test_one_that_was_applied_before_is_received_and_leaves_no_trace(master: Served, bulk: Channel) -> None:
+def test_a_push_that_was_applied_before_is_received_and_leaves_no_trace(
+    master: Served, channel: Channel
+) -> None:
     lease = created(master)
-    with bulk.call(PUSH) as call:
+    with channel.call(PUSH) as call:
         replies = [send(call, header(lease, sequence), ones()) for sequence in (1, 1, 2)]
     assert [reply.applied for reply in replies] == [True, False, True]
-    assert contents(bulk)[1].max() == 2.0
+    assert contents(channel)[1].max() == 2.0
 
 
 @pytest.mark.usefixtures("landing")
 @pytest.mark.parametrize("where", [0, COUNT // 2, COUNT - 1])
-def test_one_that_is_no_number_leaves_the_shard_as_it_was(master: Served, bulk: Channel, where: int) -> None:
+def test_a_nan_leaves_the_shard_as_it_was(master: Served, channel: Channel, where: int) -> None:
     lease, wrong = created(master), ones()
     wrong[where] = np.nan
-    with pytest.raises(MalformedError, match="NaN"), bulk.call(PUSH) as call:
+    with pytest.raises(MalformedError, match="NaN"), channel.call(PUSH) as call:
         send(call, header(lease), wrong)
-    assert contents(bulk)[0] == 0
-    with bulk.call(PUSH) as call:
+    assert contents(channel)[0] == 0
+    with channel.call(PUSH) as call:
         assert send(call, header(lease), ones()).applied
-    assert contents(bulk)[1].min() == 1.0
+    assert contents(channel)[1].min() == 1.0
 
 
 @pytest.mark.usefixtures("landing")
-def test_gaps_between_tensors_stay_zeros_whatever_is_pushed_there(master: Served, bulk: Channel) -> None:
+def test_gaps_between_tensors_stay_zeros_whatever_is_pushed_there(master: Served, channel: Channel) -> None:
     lease = created(master, GAPS)
     pushed = np.zeros(GAPS.nbytes, np.uint8)
     pushed[GAPS.parameters_nbytes :] = 1
-    with bulk.call(PUSH) as call:
+    with channel.call(PUSH) as call:
         assert send(call, header(lease, 1, GAPS), pushed).applied
-    _, buffer = pull(bulk, PullRequest("1/weights"), DEADLINE)
+    _, buffer = pull(channel, PullRequest("1/weights"), DEADLINE)
     covered = np.zeros(GAPS.nbytes, bool)
     for spec in GAPS.tensors:
         covered[spec.offset : spec.offset + spec.nbytes] = True
@@ -200,7 +194,7 @@ def test_gaps_between_tensors_stay_zeros_whatever_is_pushed_there(master: Served
 
 
 def test_one_that_stands_still_is_dropped_and_the_next_time_kept_in_memory(
-    master: Served, bulk: Channel, monkeypatch: pytest.MonkeyPatch
+    master: Served, channel: Channel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lease = created(master)
     taken = Incoming.taken
@@ -208,11 +202,11 @@ def test_one_that_stands_still_is_dropped_and_the_next_time_kept_in_memory(
         patched.setattr(parameters, "PUSHER_SECONDS", 0.3)
         patched.setattr(Incoming, "taken", lambda self, _, seconds: taken(self, 0.0, seconds))
         with pytest.raises(UnreachableError, match="came to a standstill"):
-            half_of(bulk, header(lease))
+            half_of(channel, header(lease))
     monkeypatch.delattr(Incoming, "_landed")
-    with bulk.call(PUSH) as call:
+    with channel.call(PUSH) as call:
         assert send(call, header(lease), ones()).applied
-    assert contents(bulk)[1].min() == 1.0
+    assert contents(channel)[1].min() == 1.0
 
 
 def half_of(channel: Channel, header: Header) -> None:

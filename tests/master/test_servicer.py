@@ -25,7 +25,7 @@ from common.wire.messages import (
 )
 from common.wire.payloads import CHUNK_BYTES
 from protos import layerwise_pb2 as pb
-from tests.master.served import DEADLINE, Client, Served, served
+from tests.master.served import DEADLINE, Client, Served, call_raw, served
 
 CREATE, UPDATE, VALUE = pb.CREATE, pb.UPDATE, pb.VALUE
 
@@ -36,10 +36,10 @@ def master(tmp_path: Path) -> Iterator[Served]:
         yield running
 
 
-@pytest.fixture(params=["grpc", "bulk"])
-def client(master: Served, request: pytest.FixtureRequest) -> Client:
-    """Of Parameters at either port."""
-    return master.client if request.param == "grpc" else master.bulk_client
+@pytest.fixture
+def client(master: Served) -> Client:
+    """Foreign client of the data port."""
+    return master.client
 
 
 def table(count: int) -> Any:
@@ -73,7 +73,11 @@ def status(master: Served) -> StatusReply:
 def created(master: Served, contents: Any = (1.0, 2.0)) -> int:
     """Layer 1's lease and its shard; the lease's incarnation."""
     incarnation = master.join("a").incarnation
-    (reply,) = master.client.push([frame(contents, CREATE, incarnation, 0)])
+    whole = frame(contents, CREATE, incarnation, 0)
+    starts = range(CHUNK_BYTES, len(whole.data), CHUNK_BYTES)
+    rest = [pb.Frame(offset=at, data=whole.data[at : at + CHUNK_BYTES]) for at in starts]
+    whole.data = whole.data[:CHUNK_BYTES]
+    (reply,) = master.client.push([whole, *rest])
     assert reply.applied
     return incarnation
 
@@ -265,16 +269,23 @@ def test_a_reader_that_stands_still_is_told_to_begin_again_and_holds_up_no_push(
     assert not any(any(each.data) for each in seen[:-1])
 
 
+@pytest.mark.parametrize("method", [methods.PUSH, methods.PULL, methods.EXCHANGE], ids=lambda m: m.name)
+def test_the_control_port_serves_no_parameters_and_no_boundary(master: Served, method: Any) -> None:
+    with pytest.raises(grpc.RpcError) as caught:
+        call_raw(master.channel, method.path, b"")
+    assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
 # --- roster -----------------------------------------------------------------------------------------------
 
 UNARY = [method for method in methods.METHODS if not method.streams_requests and not method.streams_replies]
 
 
 @pytest.mark.parametrize("method", UNARY, ids=lambda method: method.name)
-def test_a_unary_request_of_garbage_is_invalid(master: Served, client: Client, method: Any) -> None:
+def test_a_unary_request_of_garbage_is_invalid(master: Served, method: Any) -> None:
     for garbage in (b"\xff", b"\x0a\x7f", b"\x0f\x01", b"\x0a\x01a\xff"):
         with pytest.raises(grpc.RpcError) as caught:
-            client.unary(method.path, garbage)
+            call_raw(master.channel, method.path, garbage)
         assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert [seat.state for seat in status(master).seats] == ["vacant"] * 3
 
@@ -326,9 +337,9 @@ def test_a_join_is_told_the_first_batch_that_the_master_lacks(master: Served, cl
     assert master.join("b").next_batch == 20
 
 
-def test_a_slave_without_a_name_is_refused(client: Client) -> None:
+def test_a_slave_without_a_name_is_refused(master: Served) -> None:
     with pytest.raises(grpc.RpcError) as caught:
-        client.unary(methods.JOIN.path, b"")
+        call_raw(master.channel, methods.JOIN.path, b"")
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 

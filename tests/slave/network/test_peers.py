@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from common.errors import ConfigError, LayerwiseError, RefusedError
-from common.net import addresses, control
+from common.net import addresses
 from common.wire.messages import BoundaryKind, BoundaryMessage, JoinReply, Peer
 from common.wire.payloads import boundary_parts, encode_boundary
 from slave.network.endpoint import Endpoint
@@ -292,15 +292,15 @@ class Stranger:
     """A stream to a slave, opened by hand."""
 
     def __init__(self, slave: Slave) -> None:
-        self._channel = control.channel(slave.endpoint.address)
-        self.stream: Stream = Client(self._channel).exchange()
+        self._client = Client(slave.endpoint.address)
+        self.stream: Stream = self._client.exchange()
 
     def __enter__(self) -> Stream:
         return self.stream.__enter__()
 
     def __exit__(self, *what: object) -> None:
         self.stream.__exit__(*what)
-        self._channel.close()
+        self._client.close()
 
 
 @pytest.mark.parametrize(
@@ -424,13 +424,11 @@ def test_with_slots_a_slow_neighbour_finds_the_newest_and_every_word(make: Make)
 def test_streams_that_never_say_whose_they_are_take_no_more_than_their_number_and_time() -> None:
     endpoint = Endpoint(NOWHERE)
     server = BoundaryServer(2, endpoint.loop, hello_seconds=1.0)
-    address = f"127.0.0.1:{server.start('127.0.0.1:0')}"
-    # A connection each.
-    channels = [control.channel(address) for _ in range(3)]
+    client = Client(f"127.0.0.1:{server.start('127.0.0.1:0')}")
     try:
-        with Client(channels[0]).exchange() as one, Client(channels[1]).exchange() as two:
+        with client.exchange() as one, client.exchange() as two:
             threading.Event().wait(0.3)
-            with Client(channels[2]).exchange() as third, pytest.raises(grpc.RpcError) as full:
+            with client.exchange() as third, pytest.raises(grpc.RpcError) as full:
                 third.read()
             assert full.value.code().name == "UNAVAILABLE"
             for silent in (one, two):
@@ -438,8 +436,7 @@ def test_streams_that_never_say_whose_they_are_take_no_more_than_their_number_an
                     silent.read()
                 assert late.value.code().name == "DEADLINE_EXCEEDED"
     finally:
-        for channel in channels:
-            channel.close()
+        client.close()
         server.stop()
         endpoint.close()
 
