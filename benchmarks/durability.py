@@ -55,7 +55,7 @@ def serve(way: str, folder: Path) -> None:
     keep_freed_memory()
     config = load(None, ["network.cuts=[]", f"cluster.snapshot_seconds={WAYS[way]}"])
     state = (InMemory if way == "memory" else StateDirectory)(folder)
-    asyncio.run(service._serve(config, "127.0.0.1:0", 0, "127.0.0.1:0", state))
+    asyncio.run(service.run_until_signal(config, "127.0.0.1:0", 0, "127.0.0.1:0", state))
 
 
 def measure() -> Rates:

@@ -1,198 +1,89 @@
-"""Parameters.Push and Parameters.Pull into and from the shards' own buffers, on a thread a connection."""
+"""Parameter service: which pushes may come in, and the shards' side of pushes and pulls. No I/O."""
 
 from __future__ import annotations
 
-import queue
-import time
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from contextlib import nullcontext
 
-import numpy as np
+from common.errors import MalformedError
+from common.shards.pushes import Header, Operation, PullRequest, PushReply
+from common.shards.table import Table
+from master.roster import Roster
+from master.store.shard import Reading
+from master.store.store import Pieces, Source, Store
+from master.tally import Tally
 
-from common.errors import MalformedError, StalledError, TooLargeError, UnreachableError
-from common.net.data.messages import Messages
-from common.net.data.server import Server
-from common.shards.assembly import Assembly
-from common.shards.pushes import Operation, PushReply
-from common.wire.methods import PULL, PUSH
-from common.wire.payloads import CHUNK_BYTES, decode_frame, encode_frame, frame_parts, frames
-
-if TYPE_CHECKING:
-    from master.service import Master
-    from master.store.shard import Reading
-    from master.store.store import Pieces
-
-# Large pushes (over a chunk) in the master's memory at a time; further ones wait in their senders' windows.
-LARGE_PUSHES = 2
-# How long such a push may stand still; and beyond that, how many bytes a second have to come.
-STALLED_SECONDS = 30.0
-SLOWEST = 1 << 20
-# How long others wait for a push that is received into its shard's idle buffer; then it is dropped, and comes
-# in through memory of its own when it is sent again.
-PUSHER_SECONDS = 2.0
+SHARD_KINDS = ("weights", "gradient", "input", "optimizer")
 
 
-class Parameters:
-    """Push and Pull over one master."""
+class ParameterService:
+    """Shards of one run, open to the slaves that hold its leases and to readers. Safe for several threads.
 
-    def __init__(self, master: Master, stalled_seconds: float = STALLED_SECONDS) -> None:
-        self._master = master
-        self._stalled_seconds = stalled_seconds
-
-    def register(self, server: Server) -> None:
-        """Serve both."""
-        server.add(PUSH, self.push)
-        server.add(PULL, self.pull)
-
-    def push(self, messages: Messages) -> None:
-        """Pushes one after the other, each answered."""
-        pace = float("inf")
-        while (encoded := messages.read()) is not None:
-            began = time.monotonic()
-            frame = decode_frame(encoded)
-            push = Incoming(self._master, messages, Assembly(frame, self._master.admit(frame.header)))
-            self._master.counters.add(bytes_received=len(frame.data))
-            del encoded, frame
-            reply = push.taken(pace, self._stalled_seconds)
-            if push.nbytes > CHUNK_BYTES:
-                pace = (time.monotonic() - began) / push.nbytes
-            messages.connection.pipe.set_deadline(None)
-            messages.send(PUSH.reply.encode(reply))
-
-    def pull(self, messages: Messages) -> None:
-        """One consistent version."""
-        encoded = messages.read()
-        if encoded is None or messages.read() is not None:
-            raise MalformedError("a pull has one request")
-        reading = self._master.read(PULL.request.decode(bytes(encoded)))
-        try:
-            self._send(messages, reading)
-        finally:
-            reading.release()
-
-    def _send(self, messages: Messages, reading: Reading) -> None:
-        """The frames of a version, from where it lies; a small one is copied, so that no push waits."""
-        for frame in frames(reading.header, reading.buffer):
-            small = reading.header.table.nbytes <= CHUNK_BYTES
-            parts = (encode_frame(frame),) if small else frame_parts(frame)
-            if small:
-                reading.release()
-            messages.send(*parts)
-            # Asked after it was sent: without the status that follows the last frame, nothing counts.
-            if reading.revoked:
-                raise UnreachableError(
-                    f"{reading.header.shard}: pushes could not wait for this reader; pull again"
-                )
-            self._master.counters.add(bytes_sent=sum(len(part) for part in parts))
-
-
-class Incoming:
-    """One push, whose first frame has come.
-
-    A large one is received into the shard's idle buffer and becomes the result there, piece by piece, while
-    others of the shard wait: only the commit makes it true. That is for senders that are known to be fast;
-    what others send, and a creation, is kept in memory until it is whole.
+    Args:
+        roster: leases, read only.
+        store: the shards.
+        tally: counts of pushes and pulls.
     """
 
-    def __init__(self, master: Master, messages: Messages, assembly: Assembly) -> None:
-        self.nbytes = assembly.header.table.nbytes
-        self._master = master
-        self._messages = messages
-        self._assembly = assembly
-        self._stopped = False
-        self._until = 0.0
+    def __init__(self, roster: Roster, store: Store, tally: Tally) -> None:
+        self._roster = roster
+        self._store = store
+        self._tally = tally
 
-    def taken(self, pace: float, stalled_seconds: float) -> PushReply:
-        """The outcome, once it is applied.
-
-        Args:
-            pace: seconds a byte that this sender took last.
-            stalled_seconds: how long it may stand still where nobody waits for it.
+    def admit(self, header: Header | None) -> Table | None:
+        """Check a push by its header; returns the shard's registered table, or None for a creation.
 
         Raises:
-            StalledError: it did not come in time.
-            LayerwiseError: it is refused.
+            MalformedError: no header, or a shard that slaves of the sender's layer may not push to.
+            FencedError: the sender's lease has passed to another slave.
+            NotFoundError: there is no such shard.
         """
-        header = self._assembly.header
-        if self._assembly.complete:
-            return self._master.push(header, self._assembly.pieces)
-        if self.nbytes <= CHUNK_BYTES:
-            return self._master.push(header, self._whole(stalled_seconds))
-        if header.operation is not Operation.CREATE and pace * self.nbytes < PUSHER_SECONDS / 2:
-            return self._landed(stalled_seconds)
-        with self._master.large_pushes.hold():
-            return self._master.push(header, self._whole(stalled_seconds))
+        if header is None:
+            raise MalformedError("data came where a header was expected")
+        layer, _, kind = header.shard.partition("/")
+        seat = self._roster.seat(header.incarnation)
+        if kind not in SHARD_KINDS or layer != str(seat.layer):
+            raise MalformedError(f'layer {seat.layer} cannot push to "{header.shard}"')
+        if header.replica != seat.replica:
+            raise MalformedError(f"replica {seat.replica} cannot push as replica {header.replica}")
+        if header.operation is Operation.CREATE:
+            return None
+        if header.operation is Operation.VALUE or header.sequence < 1:
+            raise MalformedError(f"{header.operation.name} with sequence {header.sequence} is no push")
+        return self._store.table(header)
 
-    def _whole(self, stalled_seconds: float) -> Pieces:
-        """All of it, in memory of its own."""
-        try:
-            buffer = np.empty(self.nbytes, np.uint8)
-        except MemoryError:
-            raise TooLargeError(f"{self._assembly.header.shard}: no memory for {self.nbytes} bytes") from None
-        self._begun(buffer.data)
-        last = time.monotonic() + stalled_seconds + self.nbytes / SLOWEST
-        while not self._assembly.complete:
-            self._next(buffer.data, min(last, time.monotonic() + stalled_seconds))
-        return [(0, buffer.data)]
+    def push(self, header: Header, pieces: Pieces) -> PushReply:
+        """Create a shard or apply an update, if the sender still holds its lease.
 
-    def _landed(self, stalled_seconds: float) -> PushReply:
-        """Apply it as it comes; where it is not to be applied, receive it all the same."""
-        self._until = time.monotonic() + PUSHER_SECONDS
-        reply = self._master.land(self._assembly.header, self._landing)
-        if not self._assembly.complete:
-            with self._master.large_pushes.hold():
-                self._whole(stalled_seconds)
+        Raises:
+            LayerwiseError: as `Store.create` and `Store.land`.
+            FencedError: the sender's lease has passed to another slave.
+        """
+        if header.operation is not Operation.CREATE:
+            return self.land(header, lambda _: nullcontext(pieces))
+        self._roster.seat(header.incarnation)
+        return self._store.create(header, pieces, lambda: self._roster.seat(header.incarnation))
+
+    def land(self, header: Header, source: Source) -> PushReply:
+        """Apply an update that `source` receives into the shard's idle buffer, if the sender holds its lease.
+
+        Raises:
+            LayerwiseError: as `Store.land`.
+            FencedError: the sender's lease has passed to another slave.
+        """
+        seat = self._roster.seat(header.incarnation)
+        reply = self._store.land(header, source, lambda: self._roster.seat(header.incarnation))
+        # A push of buffers alone, as of a slave's moments, carries values, which are never stale.
+        self._tally.count_push(seat.layer, seat.replica, reply, ages=header.table.parameters_nbytes > 0)
         return reply
 
-    @contextmanager
-    def _landing(self, idle: memoryview) -> Iterator[Pieces]:
-        """Its pieces, received into the idle buffer by a thread of their own."""
-        landed: queue.SimpleQueue[slice | None] = queue.SimpleQueue()
-        with ThreadPoolExecutor(1, "receiver") as receiver:
-            landed.put(self._begun(idle))
-            received = receiver.submit(self._receive, idle, landed)
-            try:
-                yield _pieces(idle, landed, received)
-            finally:
-                # The buffer is others' from now on.
-                self._stopped = True
+    def read(self, request: PullRequest) -> Reading:
+        """Hold one version of a shard for a reader, who releases the reading.
 
-    def _receive(self, idle: memoryview, landed: queue.SimpleQueue[slice | None]) -> None:
-        try:
-            while not self._assembly.complete and not self._stopped:
-                landed.put(self._next(idle, self._until))
-        finally:
-            landed.put(None)
-
-    def _begun(self, buffer: memoryview) -> slice:
-        """Put what came with the header into its place."""
-        stop = 0
-        for offset, piece in self._assembly.pieces:
-            stop = offset + piece.nbytes
-            buffer[offset:stop] = piece
-        self._assembly.pieces.clear()
-        return slice(0, stop)
-
-    def _next(self, buffer: memoryview, deadline: float) -> slice:
-        """Receive the next piece to its place."""
-        self._messages.connection.pipe.set_deadline(deadline)
-        try:
-            where = self._messages.land(self._assembly, buffer)
-        except StalledError:
-            raise StalledError(
-                f"{self._assembly.header.shard}: the push came to a standstill and was dropped; send it again"
-            ) from None
-        if where is None:
-            raise MalformedError(f"{self._assembly.header.shard}: the stream ended within a push")
-        self._master.counters.add(bytes_received=where.stop - where.start)
-        return where
-
-
-def _pieces(
-    idle: memoryview, landed: queue.SimpleQueue[slice | None], received: Future[None]
-) -> Iterator[tuple[int, memoryview]]:
-    while (where := landed.get()) is not None:
-        yield where.start, idle[where]
-    received.result()
+        Raises:
+            FencedError: the reader's lease has passed to another slave.
+            NotFoundError: there is no such shard.
+        """
+        seat = self._roster.seat(request.incarnation) if request.incarnation else None
+        reading = self._store.read(request.shard, request.incarnation)
+        self._tally.count_pull((seat.layer, seat.replica) if seat is not None else None)
+        return reading

@@ -92,6 +92,13 @@ class Relay:
         self._mailboxes[address] = mailbox = Mailbox(self._capacity, self._slots)
         return mailbox
 
+    def connect(self, address: Address) -> Mailbox:
+        """Open a slave's stream; a stream of activations is announced to the layer below."""
+        mailbox = self.open(address)
+        if address.stream is BoundaryKind.ACTIVATIONS:
+            self.announce(address)
+        return mailbox
+
     def close(self, address: Address, mailbox: Mailbox | None) -> None:
         """Forget a stream's mailbox, unless a newer stream has taken the address."""
         if mailbox is not None:

@@ -1,4 +1,4 @@
-"""Who trains what: leases on (layer, replica), kept by heartbeats. A state machine; the clock comes in."""
+"""State machine of the leases on (layer, replica), kept by heartbeats; the time comes in as an argument."""
 
 from __future__ import annotations
 
@@ -13,20 +13,45 @@ from common.wire.messages import JoinReply, JoinRequest, Peer, Seat, Telemetry, 
 
 
 @dataclass(frozen=True)
-class Event:
-    """Something that happened to a lease: joined, replaced (another one), left, failed, fenced or done."""
+class LeaseEvent:
+    """Event of a lease; `kind` is joined, replaced (an earlier slave), left, failed, fenced or done."""
 
-    what: str
+    kind: str
     layer: int
     replica: int
     incarnation: int
     slave: str
-    why: str = ""
+    reason: str = ""
+
+    def line(self) -> dict[str, Any]:
+        """Line for the event log."""
+        return {
+            "event": self.kind,
+            "layer": self.layer,
+            "replica": self.replica,
+            "incarnation": self.incarnation,
+            "slave": self.slave,
+            "why": self.reason,
+        }
 
 
 @dataclass
-class _Lease:
-    """One seat and what is known of it; `incarnation` 0 is a vacant one."""
+class Lease:
+    """Seat and its present lease, if any.
+
+    Attributes:
+        layer: k of the seat.
+        replica: r of the seat.
+        incarnation: number of the lease; 0 for a vacant seat.
+        slave: holder of the lease.
+        seen: time of the holder's last sign of life.
+        beat: number of the last heartbeat.
+        grants: leases granted on the seat so far.
+        gone: last slave's end in words, for the event of its successor.
+        done: the holder is through all batches, with every push acknowledged.
+        telemetry: work of the holder.
+        retired: work of earlier slaves.
+    """
 
     layer: int
     replica: int
@@ -35,19 +60,18 @@ class _Lease:
     seen: float = 0.0
     beat: int = 0
     grants: int = 0
-    # How the seat's last slave went: of the next one, whom it replaces.
     gone: str = ""
     done: bool = False
     telemetry: Telemetry = field(default_factory=Telemetry)
-    # What the seat's earlier slaves did.
     retired: Telemetry = field(default_factory=Telemetry)
 
     def total(self) -> Telemetry:
-        return merged(self.retired, self.telemetry)
+        """Work of every slave of the seat."""
+        return merge(self.retired, self.telemetry)
 
 
-def merged(first: Telemetry, second: Telemetry) -> Telemetry:
-    """Two slaves' telemetry on one seat, the second the present one: sums, and its gauges."""
+def merge(first: Telemetry, second: Telemetry) -> Telemetry:
+    """Add the telemetry of two slaves: sums, and the gauges of the second, present slave."""
     summed = {
         name: getattr(first, name) + getattr(second, name)
         for name in ("steps", "lost_batches", "step_seconds", "waiting_seconds", "cpu_seconds", "pulls")
@@ -61,8 +85,13 @@ def merged(first: Telemetry, second: Telemetry) -> Telemetry:
     )
 
 
-def _restored(saved: dict[str, Any]) -> Telemetry:
-    """Telemetry from JSON, whose keys are text."""
+def _restore_telemetry(lease: dict[str, Any]) -> tuple[Telemetry, Telemetry]:
+    """Restore telemetry of a saved seat's earlier slaves and of its present slave."""
+    return _parse_telemetry(lease["retired"]), _parse_telemetry(lease["telemetry"])
+
+
+def _parse_telemetry(saved: dict[str, Any]) -> Telemetry:
+    """Build telemetry from JSON, whose keys are text."""
     delays = {int(delay): count for delay, count in saved["delays"].items()}
     return Telemetry(**{**saved, "delays": delays, "utilization": Utilization(**saved["utilization"])})
 
@@ -70,10 +99,16 @@ def _restored(saved: dict[str, Any]) -> Telemetry:
 class Roster:
     """Leases of one run.
 
-    A slave that is silent for `misses` heartbeats is failed and its seat vacant: seen at the tick before, so
-    that none that dies is failed later than that. When the roster's own tick comes late by half an interval,
-    or the master has just started, every lease is extended: the silence may be ours. `tick` is due every
+    A slave that is silent for `misses` heartbeats is failed, and its seat becomes vacant. The tick before the
+    full time decides, so no dead slave is failed later. After a tick that is half an interval late, or a
+    start of the master, every lease is extended: the master may have missed heartbeats. `tick` is due every
     `tick_seconds`.
+
+    Args:
+        replicas: R_k of each layer.
+        heartbeat_seconds: interval of the heartbeats.
+        misses: heartbeats that a slave may miss.
+        saved: values from an earlier roster's `dump`; None at the run's beginning.
     """
 
     def __init__(
@@ -83,9 +118,9 @@ class Roster:
         self._interval = heartbeat_seconds
         self.tick_seconds = heartbeat_seconds / 8
         self._patience = heartbeat_seconds * misses - self.tick_seconds
-        self._leases = [_Lease(k + 1, r) for k, count in enumerate(replicas) for r in range(count)]
+        self._leases = [Lease(k + 1, r) for k, count in enumerate(replicas) for r in range(count)]
         self._incarnations = 0
-        # By their names: who asked, and when last.
+        # By slave: request, and time of the last request.
         self._waiting: dict[str, tuple[JoinRequest, float]] = {}
         self._last_tick: float | None = None
         self._began: float | None = None
@@ -105,32 +140,32 @@ class Roster:
         return all(lease.incarnation or lease.done for lease in self._leases)
 
     def training_seconds(self, now: float) -> float:
-        """Seconds from the first moment that every seat was taken until the run was over."""
+        """Seconds since every seat was first taken, until the end of the run."""
         if self._began is None:
             return self._earlier_seconds
         return self._earlier_seconds + (now if self._ended is None else self._ended) - self._began
 
     def waiting(self) -> int:
-        """How many slaves wait for a seat."""
+        """Number of slaves that wait for a seat."""
         return len(self._waiting)
 
     def slaves(self) -> list[JoinRequest]:
-        """Every slave that is here: those with a seat, then those that wait for one; none after the end."""
+        """Slaves with a seat, then waiting slaves; none after the end of the run."""
         if self.over:
             return []
         seated = [lease.slave for lease in self._leases if lease.incarnation]
         return seated + [slave for slave, _ in self._waiting.values()]
 
-    def join(self, request: JoinRequest, now: float) -> tuple[JoinReply, list[Event]]:
-        """Grant a vacant seat, the lowest layer first; or have the slave wait.
+    def join(self, request: JoinRequest, now: float) -> tuple[JoinReply, list[LeaseEvent]]:
+        """Grant a vacant seat, the lowest layer first, or ask the slave to wait.
 
-        A slave that asks again while it holds a lease (its answer was lost) is granted the same one.
+        A slave that asks again while holding a lease (the reply was lost) is granted its lease again.
 
         Raises:
-            MalformedError: a slave without a name, which could not be told from another.
+            MalformedError: the slave has no name.
         """
         if not request.slave:
-            raise MalformedError("a slave that joins says its name, unique to its process")
+            raise MalformedError("a slave joins under a name, unique to its process")
         if self.over:
             return JoinReply(over=True), []
         mine = [lease for lease in self._leases if lease.incarnation and lease.slave.slave == request.slave]
@@ -145,11 +180,11 @@ class Roster:
         self._note_beginning(now)
         return JoinReply(True, False, lease.layer, lease.replica, lease.incarnation), events
 
-    def heartbeat(self, incarnation: int, beat: int, telemetry: Telemetry, now: float) -> list[Event]:
-        """Keep a lease, and note what its slave has done.
+    def heartbeat(self, incarnation: int, beat: int, telemetry: Telemetry, now: float) -> list[LeaseEvent]:
+        """Keep a lease, and store the slave's telemetry.
 
         Raises:
-            FencedError: the lease has passed to another.
+            FencedError: the lease has passed to another slave.
         """
         lease = self.seat(incarnation)
         lease.seen, lease.beat, lease.telemetry = now, beat, telemetry
@@ -160,39 +195,39 @@ class Roster:
             self._ended = now
         return [self._event("done", lease)]
 
-    def leave(self, incarnation: int, telemetry: Telemetry, reason: str) -> list[Event]:
+    def leave(self, incarnation: int, telemetry: Telemetry, reason: str) -> list[LeaseEvent]:
         """Give a lease back at once.
 
         Raises:
-            FencedError: the lease has passed to another.
+            FencedError: the lease has passed to another slave.
         """
         lease = self.seat(incarnation)
         lease.telemetry = telemetry
         return [self._vacate(lease, "left", reason)]
 
-    def roll_back(self, saved: dict[str, Any], why: str, now: float) -> list[Event]:
-        """End every lease, and have each seat done what it had done when it was saved.
+    def roll_back(self, saved: dict[str, Any], reason: str, now: float) -> list[LeaseEvent]:
+        """End every lease, and set each seat's work back to a saved state.
 
-        Incarnations go on growing: whoever holds one is fenced, and joins again by itself.
+        Incarnations go on growing: every holder is fenced, and joins again by itself.
 
         Args:
-            saved: what `saved` gave then; nothing: at the run's beginning.
-            why: for the log.
+            saved: values from an earlier `dump`; empty: from the run's beginning.
+            reason: for the event log.
             now: the time.
         """
-        events = [self._vacate(lease, "fenced", why) for lease in self._leases if lease.incarnation]
+        events = [self._vacate(lease, "fenced", reason) for lease in self._leases if lease.incarnation]
         self._earlier_seconds, self._began, self._ended = self.training_seconds(now), None, None
         by_seat = {(old["layer"], old["replica"]): old for old in saved.get("leases", [])}
         for lease in self._leases:
             old = by_seat.get((lease.layer, lease.replica))
             lease.done = bool(old and old["done"])
-            then = merged(_restored(old["retired"]), _restored(old["telemetry"])) if old else Telemetry()
-            # How far it was is in the shards; steps beyond that were not pushed.
-            lease.retired = dataclasses.replace(then, next_batch=0, done=lease.done)
+            total = merge(*_restore_telemetry(old)) if old else Telemetry()
+            # The shards say how far the seat was; steps beyond were not pushed.
+            lease.retired = dataclasses.replace(total, next_batch=0, done=lease.done)
         return events
 
-    def tick(self, now: float) -> list[Event]:
-        """Fail the slaves that have been silent for too long."""
+    def tick(self, now: float) -> list[LeaseEvent]:
+        """Fail slaves after too long a silence."""
         late = self._last_tick is None or now - self._last_tick > self.tick_seconds + self._interval / 2
         self._last_tick = now
         self._note_beginning(now)
@@ -212,26 +247,30 @@ class Roster:
         ]
         return [self._vacate(lease, "failed", f"silent for {now - lease.seen:.1f} s") for lease in silent]
 
-    def seat(self, incarnation: int) -> _Lease:
-        """The lease of an incarnation.
+    def seat(self, incarnation: int) -> Lease:
+        """Find the lease of an incarnation.
 
         Raises:
-            FencedError: it has passed to another.
+            FencedError: the lease has passed to another slave.
         """
         for lease in self._leases:
             if incarnation and lease.incarnation == incarnation:
                 return lease
-        raise FencedError(f"incarnation {incarnation} holds no lease any more; join again for a new one")
+        raise FencedError(f"incarnation {incarnation} holds no lease any more; join again for a new lease")
 
     def neighbours(self, incarnation: int, known: int) -> tuple[int, list[Peer]]:
-        """The version of a slave's neighbours, and who they are; none if `known` is that version.
+        """Version of a slave's neighbours, and the neighbours unless the slave knows the version.
 
-        A grant alone makes a new version, and the incarnations count the grants: durably, so that no two
-        masters of a run give one number to different neighbours. A seat that is vacant, or whose slave said
-        no address (profile light), is left out.
+        Only a grant makes a new version. The version is the durable count of grants, so two masters of a run
+        never give one number to different neighbours. Vacant seats, and slaves without an address (profile
+        `light`), are left out.
+
+        Args:
+            incarnation: of the asking slave.
+            known: version that the slave has.
 
         Raises:
-            FencedError: the lease has passed to another.
+            FencedError: the lease has passed to another slave.
         """
         seat = self.seat(incarnation)
         if known == self._incarnations:
@@ -239,17 +278,17 @@ class Roster:
         found = [
             Peer(lease.layer, lease.replica, lease.incarnation, lease.slave.address)
             for lease in self._leases
-            if lease.incarnation and lease.slave.address and self._meet(seat, lease)
+            if lease.incarnation and lease.slave.address and self._share_batch(seat, lease)
         ]
         return self._incarnations, found
 
-    def _meet(self, one: _Lease, other: _Lease) -> bool:
-        """Whether two seats are neighbours that share a batch."""
+    def _share_batch(self, one: Lease, other: Lease) -> bool:
+        """Whether two seats are in adjacent layers and share a batch."""
         counts = (self._replicas[lease.layer - 1] for lease in (one, other))
         return abs(one.layer - other.layer) == 1 and other.replica in partners(one.replica, *counts)
 
     def seats(self, now: float) -> list[Seat]:
-        """Every seat, for a reader."""
+        """Every seat, as a message."""
         return [
             Seat(
                 lease.layer,
@@ -268,8 +307,8 @@ class Roster:
             for lease in self._leases
         ]
 
-    def saved(self, now: float) -> dict[str, Any]:
-        """What must survive the master: plain values, for JSON."""
+    def dump(self, now: float) -> dict[str, Any]:
+        """Values that must outlive the master, plain for JSON."""
         return {
             "incarnations": self._incarnations,
             "training_seconds": self.training_seconds(now),
@@ -286,13 +325,13 @@ class Roster:
                 for name in ("incarnation", "grants", "gone", "done"):
                     setattr(lease, name, old[name])
                 lease.slave = JoinRequest(**old["slave"])
-                lease.telemetry, lease.retired = _restored(old["telemetry"]), _restored(old["retired"])
+                lease.retired, lease.telemetry = _restore_telemetry(old)
 
     def _note_beginning(self, now: float) -> None:
         if self._began is None and self.complete and not self.over:
             self._began = now
 
-    def _grant(self, lease: _Lease, request: JoinRequest) -> Event:
+    def _grant(self, lease: Lease, request: JoinRequest) -> LeaseEvent:
         self._incarnations += 1
         lease.incarnation, lease.slave, lease.grants = self._incarnations, request, lease.grants + 1
         lease.beat = 0
@@ -300,21 +339,21 @@ class Roster:
             return self._event("joined", lease)
         return self._event("replaced", lease, lease.gone)
 
-    def _vacate(self, lease: _Lease, what: str, why: str) -> Event:
-        event = self._event(what, lease, why)
+    def _vacate(self, lease: Lease, kind: str, reason: str) -> LeaseEvent:
+        event = self._event(kind, lease, reason)
         lease.gone = (
-            f"incarnation {lease.incarnation}, {lease.slave.slave}: {what}, {why or 'no reason given'}"
+            f"incarnation {lease.incarnation}, {lease.slave.slave}: {kind}, {reason or 'no reason given'}"
         )
         lease.retired, lease.telemetry = lease.total(), Telemetry()
         lease.incarnation, lease.slave = 0, JoinRequest()
-        # Its END may not have been answered below: until the run is over, the layer needs a slave.
+        # The slave may not have answered an END from below: until the run is over, the layer needs a slave.
         lease.done = lease.done and self.over
         return event
 
-    def _event(self, what: str, lease: _Lease, why: str = "") -> Event:
-        return Event(what, lease.layer, lease.replica, lease.incarnation, lease.slave.slave, why)
+    def _event(self, kind: str, lease: Lease, reason: str = "") -> LeaseEvent:
+        return LeaseEvent(kind, lease.layer, lease.replica, lease.incarnation, lease.slave.slave, reason)
 
-    def _state(self, lease: _Lease, now: float) -> str:
+    def _state(self, lease: Lease, now: float) -> str:
         if lease.done:
             return "done"
         if not lease.incarnation:

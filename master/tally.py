@@ -1,4 +1,4 @@
-"""What the master counts, on whatever thread it happens."""
+"""Counters of the master, safe for several threads."""
 
 from __future__ import annotations
 
@@ -8,24 +8,22 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-from common.lifecycle import cpu_seconds, peak_rss_bytes
-from common.observe import metrics
-from common.observe.metrics import Histogram
+from common.errors import FencedError, LayerwiseError, MalformedError, TooLargeError
 from common.shards.pushes import PushReply
 from common.wire import messages as m
 
-# What of the counters survives a restart; the rest is the process' own.
+# Counters that outlive the master.
 KEPT = (
     "pushes", "pulls", "duplicate_pushes", "refused_pushes", "fenced", "malformed", "bytes_received",
     "bytes_sent",
 )  # fmt: skip
-# Of staler pushes it is only known that they were that stale.
+# Staler pushes count with this staleness: the table stays bounded.
 MOST_STALE = 1024
 
 
 @dataclass
 class SeatTally:
-    """What this master has counted of one seat's pushes and pulls."""
+    """Pushes and pulls of one seat since the master started."""
 
     staleness: Counter[int] = field(default_factory=Counter)
     pushes: int = 0
@@ -36,15 +34,14 @@ class SeatTally:
 
 @dataclass
 class Tally:
-    """What the master counts; every method takes its lock."""
+    """Counters of one run; every method takes the lock."""
 
-    # Of each layer: staleness of a push -> how many were applied; and how many were refused.
+    # By layer: staleness of a push -> applied pushes; refused pushes.
     staleness: dict[int, Counter[int]] = field(default_factory=lambda: defaultdict(Counter))
     refused: Counter[int] = field(default_factory=Counter)
-    # By (layer, replica), of this master alone.
+    # By (layer, replica), since the master started.
     seats: dict[tuple[int, int], SeatTally] = field(default_factory=lambda: defaultdict(SeatTally))
     failed_leases: int = 0
-    snapshot: Histogram = field(default_factory=lambda: Histogram(metrics.SNAPSHOT_SECONDS))
     pushes: int = 0
     pulls: int = 0
     duplicate_pushes: int = 0
@@ -58,16 +55,16 @@ class Tally:
         self._lock = threading.Lock()
 
     @classmethod
-    def restored(cls, saved: dict[str, Any]) -> Self:
-        """What was saved, from JSON, whose keys are text."""
+    def restore(cls, saved: dict[str, Any]) -> Self:
+        """Restore counters from `dump` by way of JSON, which turns keys into text."""
         tally = cls(**{name: saved.get("counters", {}).get(name, 0) for name in KEPT})
         for layer, counts in saved.get("staleness", {}).items():
             tally.staleness[int(layer)].update({int(staleness): count for staleness, count in counts.items()})
         tally.refused.update({int(layer): count for layer, count in saved.get("refused", {}).items()})
         return tally
 
-    def saved(self) -> dict[str, Any]:
-        """What survives a restart: plain values, for JSON."""
+    def dump(self) -> dict[str, Any]:
+        """Values that outlive the master, plain for JSON."""
         with self._lock:
             return {
                 "counters": {name: getattr(self, name) for name in KEPT},
@@ -76,13 +73,20 @@ class Tally:
             }
 
     def add(self, **counts: int) -> None:
-        """Count."""
+        """Add to counters by name."""
         with self._lock:
             for name, more in counts.items():
                 setattr(self, name, getattr(self, name) + more)
 
-    def pushed(self, layer: int, replica: int, reply: PushReply, *, ages: bool = True) -> None:
-        """Count a push by what became of it, and its staleness if it `ages`."""
+    def count_error(self, error: LayerwiseError) -> None:
+        """Count a refused message."""
+        if isinstance(error, FencedError):
+            self.add(fenced=1)
+        elif isinstance(error, MalformedError | TooLargeError):
+            self.add(malformed=1)
+
+    def count_push(self, layer: int, replica: int, reply: PushReply, *, ages: bool = True) -> None:
+        """Count a push by its outcome, and its staleness where a push `ages`."""
         with self._lock:
             seat = self.seats[layer, replica]
             if reply.applied:
@@ -98,30 +102,28 @@ class Tally:
                 self.duplicate_pushes += 1
                 seat.duplicate_pushes += 1
 
-    def pulled(self, seat: tuple[int, int] | None) -> None:
-        """Count a pull by the slave on a seat, or by a reader."""
+    def count_pull(self, seat: tuple[int, int] | None) -> None:
+        """Count a pull by the slave on a seat, or by a reader (None)."""
         with self._lock:
             self.pulls += 1
             if seat is not None:
                 self.seats[seat].pulls += 1
 
-    def of_seat(self, layer: int, replica: int) -> SeatTally:
-        """What was counted of a seat so far, copied."""
+    def seat(self, layer: int, replica: int) -> SeatTally:
+        """Copy a seat's counters."""
         with self._lock:
             seat = self.seats[layer, replica]
             return dataclasses.replace(seat, staleness=seat.staleness.copy())
 
-    def reported(self) -> m.Counters:
-        """As a message, with what the process has used."""
+    def counters(self) -> m.Counters:
+        """Build the message for a status; CPU and memory of the process are left out."""
         with self._lock:
             counts = {name: getattr(self, name) for name in KEPT}
             staleness = dict(sum(self.staleness.values(), Counter()))
-        return m.Counters(
-            staleness=staleness, cpu_seconds=cpu_seconds(), peak_rss_bytes=peak_rss_bytes(), **counts
-        )
+        return m.Counters(staleness=staleness, **counts)
 
     def by_layer(self) -> list[m.LayerPushes]:
-        """The pushes of each layer that has had any."""
+        """Count pushes by layer, for layers with any."""
         with self._lock:
             layers = sorted({*self.staleness, *self.refused})
             return [m.LayerPushes(k, dict(self.staleness.get(k, {})), self.refused[k]) for k in layers]

@@ -34,6 +34,9 @@ NEVER = {
     "slave.training": ("slave.network", "grpc", "socket", "asyncio"),
     "master.store": ("grpc", "master.disk", "mmap", "shutil", "tempfile"),
     "master.roster": ("grpc", "master.disk", "master.store"),
+    "master.run": ("grpc", "master.disk", "master.store"),
+    "master.disk": ("grpc", "master.run", "master.service"),
+    "master.web": ("grpc", "master.run", "master.service"),
 }
 
 DECIDING = (
@@ -47,9 +50,12 @@ DECIDING = (
     "common.synthesizers",
     "common.wire.messages",
     "common.wire.precision",
+    "master.parameters",
     "master.roster",
+    "master.run",
     "master.store",
     "master.synthesis.served",
+    "master.tally",
     "master.web.history",
     "slave.training",
 )
@@ -59,8 +65,8 @@ DOING = (
     "concurrent", "threading", "queue", "signal", "os", "pathlib", "shutil", "tempfile", "urllib", "http",
     "requests",
 )  # fmt: skip
-# Several threads use the store: it takes locks, and starts none.
-ALLOWED = {"master.store": ("threading",)}
+# Several threads use these: they take locks, and start no thread.
+ALLOWED = {"master.store": ("threading",), "master.tally": ("threading",)}
 
 WITHOUT_TORCH = (
     "common.config",

@@ -11,7 +11,7 @@ from common.config import files
 from common.config.sections import Config
 from common.errors import RefusedError, RunFailedError
 from master.disk.snapshots import Snapshot, Snapshots
-from master.disk.state import StateDirectory, unsealed
+from master.disk.state import StateDirectory, unseal
 from master.store.shard import Slots
 
 log = logging.getLogger("layerwise.master")
@@ -68,7 +68,7 @@ class Recovery:
                 fill, room = self.snapshot.filler(name), self.snapshot.room(name)
                 state.put_back(name, self.snapshot.table(name), self.snapshot.record(name), fill, room)
 
-    def say(self, state: StateDirectory) -> None:
+    def report(self, state: StateDirectory) -> None:
         """Into the log, and the event log."""
         for line in self.damage:
             log.warning("%s", line)
@@ -123,7 +123,7 @@ def _saved(
     if text is None:
         return {}, None
     try:
-        return unsealed(text, state.path / ROSTER), None
+        return unseal(text, state.path / ROSTER), None
     except RunFailedError as error:
         damage.append(str(error))
         snapshot = _newest(snapshots, damage)
@@ -147,7 +147,7 @@ def _newest(snapshots: Snapshots, damage: list[str]) -> Snapshot | None:
     return snapshot
 
 
-def resumed(config: Config, state: StateDirectory) -> Config:
+def resume_config(config: Config, state: StateDirectory) -> Config:
     """The run's configuration, which the state directory keeps.
 
     Raises:

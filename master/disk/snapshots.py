@@ -19,7 +19,7 @@ from common.shards.table import Table
 from common.wire.messages import Kept
 from master.disk import shard_file
 from master.disk.mapped import table_of
-from master.disk.state import boot, sealed, sync, unsealed, write_durably
+from master.disk.state import boot, seal, sync, unseal, write_durably
 from master.store.optimizers import Bytes
 from master.store.shard import Record
 from master.store.store import Store
@@ -79,7 +79,7 @@ class Snapshot:
             if crc != shard["checksum"]:
                 raise RunFailedError(f"{path}: is torn or damaged (checksum)")
 
-    def kept(self, damage: str = "") -> Kept:
+    def summarize(self, damage: str = "") -> Kept:
         """As a message."""
         return Kept(self.number, self.time, self.nbytes, self.versions, damage)
 
@@ -119,7 +119,7 @@ class Snapshots:
                 for name in store.versions()
             }
             content = {"number": number, "time": round(time.time(), 3), "boot": boot()}
-            write_durably(fresh / MANIFEST, sealed({**content, "shards": shards, "run": run}))
+            write_durably(fresh / MANIFEST, seal({**content, "shards": shards, "run": run}))
             sync(fresh)
             fresh.replace(self._folder / str(number))
             sync(self._folder)
@@ -148,7 +148,7 @@ class Snapshots:
             if folder.exists():
                 raise RunFailedError(f"{folder}: has no {MANIFEST}") from None
             raise NotFoundError(f"there is no snapshot {number}; there are {self.numbers()}") from None
-        said = unsealed(text, folder / MANIFEST)
+        said = unseal(text, folder / MANIFEST)
         nbytes = sum(shard["nbytes"] for shard in said["shards"].values())
         return Snapshot(number, folder, said["shards"], said["run"], said["time"], nbytes)
 
@@ -172,7 +172,7 @@ class Snapshots:
             return snapshot, damage
         return None, damage
 
-    def listed(self) -> list[Kept]:
+    def list_all(self) -> list[Kept]:
         """Every snapshot, read to the end."""
         found = []
         for number in self.numbers():
@@ -183,9 +183,9 @@ class Snapshots:
                 continue
             try:
                 snapshot.check()
-                found.append(snapshot.kept())
+                found.append(snapshot.summarize())
             except RunFailedError as error:
-                found.append(snapshot.kept(str(error)))
+                found.append(snapshot.summarize(str(error)))
         return found
 
     def _prune(self) -> None:

@@ -254,12 +254,12 @@ def write_durably(path: Path, text: str) -> None:
         os.fsync(file.fileno())
 
 
-def sealed(value: dict[str, Any]) -> str:
+def seal(value: dict[str, Any]) -> str:
     """JSON with a checksum of its own."""
     return json.dumps({"checksum": _checksum(value), **value}, indent=1)
 
 
-def unsealed(text: str, path: Path) -> dict[str, Any]:
+def unseal(text: str, path: Path) -> dict[str, Any]:
     """What was sealed.
 
     Raises:

@@ -15,7 +15,7 @@ from master.store.store import Store
 log = logging.getLogger("layerwise.master")
 
 
-class Auxiliary:
+class SynthesisThread:
     """Served synthesis of one run. Loads torch."""
 
     def __init__(self, config: Config, store: Store) -> None:
@@ -34,7 +34,7 @@ class Auxiliary:
         synthesis = self._synthesis
         return await asyncio.get_running_loop().run_in_executor(self._thread, synthesis.answer, k, message)
 
-    def begin_anew(self) -> None:
+    def restart(self) -> None:
         """Every lease has ended and the shards are about to be put back: each M begins from its shard."""
         self._synthesis.end()
         self._synthesis = self._make()

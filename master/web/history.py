@@ -46,7 +46,7 @@ class History:
         """Whether the next moment has come."""
         return not self._moments or now - self._moments[-1].time >= self._seconds
 
-    def note(self, status: StatusReply, now: float) -> None:
+    def add(self, status: StatusReply, now: float) -> None:
         """Keep this moment."""
         if len(self._moments) == self._capacity:
             # The newest stays: the next is due one new interval after it.

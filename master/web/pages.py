@@ -1,4 +1,4 @@
-"""The pages of a master, by their paths."""
+"""Pages of a master: live page, metrics, status, history, scrape targets."""
 
 from __future__ import annotations
 
@@ -7,19 +7,17 @@ import json
 import socket
 from functools import cache
 from importlib import resources
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from common.net.addresses import is_unspecified, split_address
 from common.observe import metrics
 from common.observe.problems import problems
 from common.observe.web import Page, Pages
 from master.web.history import History, throughput
-from master.web.scrape import scraped
+from master.web.scrape import scrape
+from master.web.view import View
 
-if TYPE_CHECKING:
-    from master.service import Master
-
-# The path of each file of the live page, and its type.
+# Files of the live page and their content types, by path.
 STATIC = {
     "/": ("index.html", "text/html; charset=utf-8"),
     "/page.js": ("page.js", "text/javascript; charset=utf-8"),
@@ -30,21 +28,21 @@ STATIC = {
 }
 
 
-def pages(master: Master, history: History) -> Pages:
-    """What a master shows."""
+def pages(view: View, history: History) -> Pages:
+    """Build a master's pages by their paths."""
     dynamic: Pages = {
         "/healthz": lambda: Page(b"ok\n"),
-        "/metrics": lambda: Page(scraped(master), metrics.CONTENT_TYPE),
-        "/status": lambda: _json(status(master)),
-        "/history": lambda: _json({"moments": history.columns(), "events": list(master.state.recent)}),
-        "/targets": lambda: _json(targets(master)),
+        "/metrics": lambda: Page(scrape(view), metrics.CONTENT_TYPE),
+        "/status": lambda: _json(describe(view)),
+        "/history": lambda: _json({"moments": history.columns(), "events": view.events()}),
+        "/targets": lambda: _json(targets(view)),
     }
     return {**dynamic, **{path: _Static(*file) for path, file in STATIC.items()}}
 
 
-def status(master: Master) -> dict[str, Any]:
-    """What `layerwise status --json` says, and what the run is."""
-    config, reply = master.config, master.status()
+def describe(view: View) -> dict[str, Any]:
+    """Describe the run: the content of `layerwise status --json`, and the configuration in short."""
+    config, reply = view.config, view.status()
     run = {
         "dataset": config.data.dataset,
         "model": config.network.model,
@@ -54,32 +52,32 @@ def status(master: Master) -> dict[str, Any]:
         "unlock": config.decoupling.unlock,
         "gradient": config.decoupling.gradient if config.decoupling.unlock != "none" else None,
     }
-    wrong = problems(reply, config, _address(master))
+    found = problems(reply, config, _reachable(view.address()))
     return {
         **dataclasses.asdict(reply),
         "run": run,
         "samples_per_second": throughput(reply),
-        "problems": [dataclasses.asdict(problem) for problem in wrong],
+        "problems": [dataclasses.asdict(problem) for problem in found],
     }
 
 
-def _address(master: Master) -> str:
-    """Where slaves reach the master: by the machine's name, if it listens everywhere."""
-    host, port = split_address(master.state.read("address") or "localhost:0")
+def _reachable(address: str) -> str:
+    """Replace the host by the machine's name if the master listens everywhere."""
+    host, port = split_address(address)
     return f"{socket.gethostname() if is_unspecified(host) else host}:{port}"
 
 
-def targets(master: Master) -> list[dict[str, Any]]:
-    """Every slave that shows its metrics, for Prometheus' HTTP service discovery."""
+def targets(view: View) -> list[dict[str, Any]]:
+    """List the slaves that show metrics, for Prometheus' HTTP service discovery."""
     return [
         {"targets": [slave.metrics], "labels": {"host": slave.host}}
-        for slave in master.roster.slaves()
+        for slave in view.slaves()
         if slave.metrics
     ]
 
 
 class _Static:
-    """A file of the package."""
+    """Page from a file of the package."""
 
     def __init__(self, name: str, content_type: str) -> None:
         self._name = name

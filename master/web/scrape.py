@@ -1,55 +1,51 @@
-"""The master's /metrics: put together from what it knows when it is asked."""
+"""Prometheus metrics of a master, computed when a scrape asks for them."""
 
 from __future__ import annotations
-
-from typing import TYPE_CHECKING
 
 from common.observe import metrics
 from common.observe.metrics import Histogram, Metric, Scrape
 from common.wire.messages import StatusReply
-
-if TYPE_CHECKING:
-    from master.service import Master
+from master.web.view import View
 
 
-def scraped(master: Master) -> bytes:
-    """In Prometheus' text format; a seat without a slave has no series."""
-    scrape, status = Scrape(metrics.MASTER, master.config.cluster.profile), master.status()
-    _add_seats(scrape, master, status)
+def scrape(view: View) -> bytes:
+    """Write every metric in Prometheus' text format; a seat without a slave has no series."""
+    series, status = Scrape(metrics.MASTER, view.config.cluster.profile), view.status()
+    _add_seats(series, view, status)
     for shard, version in status.versions.items():
-        scrape.add(metrics.SHARD_VERSION, version, shard.partition("/")[0], shard)
-    _add_run(scrape, master, status)
-    scrape.add_process(status.utilization, "", "")
-    return scrape.text()
+        series.add(metrics.SHARD_VERSION, version, shard.partition("/")[0], shard)
+    _add_run(series, view, status)
+    series.add_process(status.utilization, "", "")
+    return series.text()
 
 
-def _add_seats(scrape: Scrape, master: Master, status: StatusReply) -> None:
+def _add_seats(series: Scrape, view: View, status: StatusReply) -> None:
     for seat in status.seats:
         if not seat.incarnation:
             continue
         where = seat.layer, seat.replica
-        tally = master.counters.of_seat(*where)
-        scrape.add(metrics.LEASE_AGE, seat.lease_age, *where)
-        scrape.add(metrics.GRANTS, seat.grants, *where)
-        scrape.add(metrics.PUSHES, tally.pushes, *where)
-        scrape.add(metrics.PULLS, tally.pulls, *where)
-        scrape.add(metrics.DUPLICATE_PUSHES, tally.duplicate_pushes, *where)
-        scrape.add(metrics.REFUSED_PUSHES, tally.refused_pushes, *where)
-        scrape.add(metrics.PUSH_STALENESS, Histogram.of(metrics.PUSH_STALENESS, tally.staleness), *where)
-        scrape.add(metrics.MAILBOX_DEPTH, master.relay.depth(*where), *where)
+        tally = view.tally.seat(*where)
+        series.add(metrics.LEASE_AGE, seat.lease_age, *where)
+        series.add(metrics.GRANTS, seat.grants, *where)
+        series.add(metrics.PUSHES, tally.pushes, *where)
+        series.add(metrics.PULLS, tally.pulls, *where)
+        series.add(metrics.DUPLICATE_PUSHES, tally.duplicate_pushes, *where)
+        series.add(metrics.REFUSED_PUSHES, tally.refused_pushes, *where)
+        series.add(metrics.PUSH_STALENESS, Histogram.of(metrics.PUSH_STALENESS, tally.staleness), *where)
+        series.add(metrics.MAILBOX_DEPTH, view.mailbox_depth(*where), *where)
 
 
-def _add_run(scrape: Scrape, master: Master, status: StatusReply) -> None:
-    counters, evaluation, downpour = status.counters, status.evaluation, master.config.downpour
-    vacant = 0 if master.roster.over else sum(not seat.incarnation for seat in status.seats)
+def _add_run(series: Scrape, view: View, status: StatusReply) -> None:
+    counters, evaluation, downpour = status.counters, status.evaluation, view.config.downpour
+    vacant = 0 if status.state == "done" else sum(not seat.incarnation for seat in status.seats)
     values: list[tuple[Metric, float | Histogram]] = [
         (metrics.FENCED_PUSHES, counters.fenced),
         (metrics.MALFORMED, counters.malformed),
         (metrics.RECEIVED_BYTES, counters.bytes_received),
         (metrics.SENT_BYTES, counters.bytes_sent),
-        (metrics.JOURNAL_SECONDS, master.state.journal),
-        (metrics.SNAPSHOT_SECONDS, master.counters.snapshot),
-        (metrics.FAILED_LEASES, master.counters.failed_leases),
+        (metrics.JOURNAL_SECONDS, view.journal),
+        (metrics.SNAPSHOT_SECONDS, view.snapshots),
+        (metrics.FAILED_LEASES, view.tally.failed_leases),
         (metrics.SEATS, len(status.seats)),
         (metrics.VACANT_SEATS, vacant),
         (metrics.WAITING_SLAVES, status.waiting_slaves),
@@ -58,9 +54,9 @@ def _add_run(scrape: Scrape, master: Master, status: StatusReply) -> None:
         (metrics.STARTS, status.starts),
     ]
     for metric, value in values:
-        scrape.add(metric, value)
+        series.add(metric, value)
     if evaluation.versions:
-        scrape.add(metrics.TEST_ERROR, evaluation.test_error_percent / 100)
-        scrape.add(metrics.TEST_LOSS, evaluation.test_loss)
+        series.add(metrics.TEST_ERROR, evaluation.test_error_percent / 100)
+        series.add(metrics.TEST_LOSS, evaluation.test_loss)
     if downpour.staleness == "bound":
-        scrape.add(metrics.STALENESS_BOUND, downpour.bound)
+        series.add(metrics.STALENESS_BOUND, downpour.bound)

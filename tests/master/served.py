@@ -15,14 +15,10 @@ import grpc
 
 from common.config.files import load
 from common.net import control
-from common.net.control import Server
-from common.net.data.server import Server as BulkServer
 from common.wire import methods
 from common.wire.messages import JoinReply, JoinRequest, LeaveRequest
 from master.disk.state import StateDirectory
-from master.parameters import Parameters
-from master.service import Master
-from master.servicer import Servicer
+from master.service import Master, Ports
 from protos import layerwise_pb2 as pb
 
 Result = TypeVar("Result")
@@ -40,24 +36,18 @@ class Served:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever)
         self._thread.start()
-        self.servicer = Servicer(self.master)
-        self.server, self.address = self.do(self._start())
+        self.ports, self.address, port = self.do(self._open("127.0.0.1:0"))
         self.channel = control.channel(self.address)
-        self.bulk = BulkServer(self.master.count)
-        Parameters(self.master).register(self.bulk)
-        self.servicer.register_open(self.bulk, self._loop)
-        self.master.bulk_port = self.bulk.start("127.0.0.1", 0)
-        self.bulk_address = f"127.0.0.1:{self.master.bulk_port}"
-        self.client = Client(self.bulk_address)
-
-    async def _start(self, address: str = "127.0.0.1:0") -> tuple[Server, str]:
-        server = Server(self.master.count)
-        self.servicer.register(server)
-        return server, await server.start(address)
+        self.data_address = f"127.0.0.1:{port}"
+        self.client = Client(self.data_address)
 
     def start_another(self) -> None:
-        """A second server on the same port."""
-        self.do(self._start(self.address))
+        """Start a second server on the same port."""
+        self.do(self._open(self.address))
+
+    async def _open(self, listen: str) -> tuple[Ports, str, int]:
+        ports = Ports(self.master)
+        return ports, *await ports.open(listen, 0)
 
     def do(self, coroutine: Coroutine[Any, Any, Result]) -> Result:
         """Run something on the server's event loop."""
@@ -76,8 +66,7 @@ class Served:
         """End the server, its thread and its files."""
         self.client.close()
         self.channel.close()
-        self.bulk.stop()
-        self.do(self.server.stop(0))
+        self.do(self.ports.close(0))
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(DEADLINE)
         self._loop.close()

@@ -1,216 +1,121 @@
-"""Parameters by the slave's own client: bytes, refusals, effects, and pushes that land in the idle buffer."""
+"""master.parameters without a wire: pushes by header, lease and shard."""
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-import grpc
 import numpy as np
 import pytest
 
-from common.errors import FencedError, LayerwiseError, MalformedError, NotFoundError, UnreachableError
-from common.net.addresses import split_address
-from common.net.data.client import Channel, pull
-from common.net.data.messages import LARGEST_MESSAGE_BYTES
-from common.shards.pushes import Header, Operation, PullRequest, PushReply
-from common.shards.table import Table, lay_out
-from common.wire.messages import JoinReply
-from common.wire.methods import PUSH, STATUS
-from common.wire.payloads import CHUNK_BYTES, frame_parts, frames
-from master import parameters
-from master.parameters import Incoming
-from tests.master.served import DEADLINE, Served, served
-
-COUNT = CHUNK_BYTES  # four chunks of it
-LARGE = lay_out([("weight", "float32", (COUNT,), "parameter")])
-# A gap of 4 bytes behind the parameter, one of 5 within the buffers.
-GAPS = lay_out(
-    [("w", "float32", (COUNT + 1,), "parameter"), ("b", "bool", (3,), "buffer"), ("n", "int64", (), "buffer")]
-)  # fmt: skip
+from common.errors import FencedError, LayerwiseError, MalformedError, NotFoundError
+from common.shards.pushes import Operation, PullRequest
+from common.shards.table import lay_out
+from common.wire.messages import JoinRequest, Telemetry
+from master.parameters import ParameterService
+from master.roster import Roster
+from master.store.store import Memory, Pieces, Store
+from master.tally import Tally
+from tests.master.pushes import creation, parameters, update
 
 
-@pytest.fixture
-def master(tmp_path: Path) -> Iterator[Served]:
-    with served(tmp_path) as running:
-        yield running
+class Machine:
+    """One layer with two replicas, and a shard of two zeros; replica 0 holds incarnation 1."""
 
+    def __init__(self) -> None:
+        self.roster, self.store, self.tally = Roster([2], 1.0, 3), Store(Memory()), Tally()
+        self.service = ParameterService(self.roster, self.store, self.tally)
+        for name in "ab":
+            self.roster.join(JoinRequest(name), 0.0)
+        assert self.service.push(*creation((0.0, 0.0))).applied
 
-@pytest.fixture
-def channel(master: Served) -> Iterator[Channel]:
-    """Slave's own client of the data port."""
-    made = Channel(lambda: split_address(master.bulk_address))
-    yield made
-    made.drop()
-
-
-def header(lease: JoinReply, sequence: int = 1, table: Table = LARGE) -> Header:
-    operation = Operation.UPDATE if sequence else Operation.CREATE
-    return Header("1/weights", operation, 0, lease.incarnation, sequence, 10 * sequence, table)
-
-
-def send(call: Any, header: Header, numbers: Any) -> PushReply:
-    for frame in frames(header, np.ascontiguousarray(numbers).data):
-        call.send(*frame_parts(frame))
-    reply: PushReply = PUSH.reply.decode(bytes(call.read(DEADLINE)))
-    return reply
-
-
-def ones(value: float = 1.0) -> Any:
-    return np.full(COUNT, value, np.float32)
-
-
-def created(master: Served, table: Table = LARGE) -> JoinReply:
-    lease = master.join("a")
-    master.master.push(header(lease, 0, table), [(0, memoryview(bytes(table.nbytes)))])
-    return lease
-
-
-def contents(channel: Channel) -> tuple[int, Any]:
-    found, buffer = pull(channel, PullRequest("1/weights"), DEADLINE)
-    return found.version, np.frombuffer(buffer, np.float32)
-
-
-def test_what_is_pushed_is_pulled(master: Served, channel: Channel) -> None:
-    lease, random = master.join("a"), np.random.default_rng(0).normal(size=COUNT).astype(np.float32)
-    with channel.call(PUSH) as call:
-        assert send(call, header(lease, 0), random).applied
-        assert [send(call, header(lease, s), ones()).version for s in (1, 2)] == [1, 2]
-        assert not send(call, header(lease, 2), ones()).applied
-        call.end()
-    version, numbers = contents(channel)
-    assert version == 2
-    assert np.array_equal(numbers, random + 1.0 + 1.0)
-    small, data = pull(channel, PullRequest("1/weights", lease.incarnation), DEADLINE)
-    assert (small.sequence, len(data)) == (2, LARGE.nbytes)
-
-
-REFUSALS: dict[str, tuple[type[LayerwiseError], dict[str, Any]]] = {
-    "fenced": (FencedError, {"incarnation": 99}),
-    "no such shard": (NotFoundError, {"shard": "1/gradient"}),
-    "another layer's": (MalformedError, {"shard": "2/weights"}),
-    "another table": (MalformedError, {"table": lay_out([("v", "float32", (COUNT,), "parameter")])}),
-    "no push": (MalformedError, {"sequence": 0}),
-}
-
-
-@pytest.mark.parametrize("which", REFUSALS)
-def test_a_refused_push_raises_its_error_and_the_next_call_is_taken(
-    master: Served, channel: Channel, which: str
-) -> None:
-    lease = created(master)
-    kind, changes = REFUSALS[which]
-    with pytest.raises(LayerwiseError) as caught, channel.call(PUSH) as call:
-        send(call, replace(header(lease), **changes), ones())
-    assert type(caught.value) is kind
-    counted = master.master.counters
-    assert counted.fenced + counted.malformed == (kind is not NotFoundError)
-    assert contents(channel)[0] == 0
-
-
-def test_a_pull_of_a_missing_shard_is_refused(master: Served, channel: Channel) -> None:
-    with pytest.raises(NotFoundError, match='there is no shard "1/weights"; known are'):
-        contents(channel)
-
-
-def test_where_nobody_listens_is_said(master: Served) -> None:
-    nobody = Channel(lambda: ("127.0.0.1", 1))
-    with pytest.raises(UnreachableError, match=r"127\.0\.0\.1:1: the master's port for shards"):
-        contents(nobody)
-
-
-def test_what_is_not_served_and_what_is_too_large_get_their_codes(master: Served) -> None:
-    with pytest.raises(grpc.RpcError) as caught:
-        master.client.unary(STATUS.path, b"")
-    assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
-    with pytest.raises(grpc.RpcError) as caught:
-        master.client.push([bytes(LARGEST_MESSAGE_BYTES + 1)])
-    assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-
-
-# --- pushes that are received where they will be ----------------------------------------------------------
+    def contents(self) -> list[float]:
+        reading = self.store.read("1/weights")
+        found: list[float] = np.frombuffer(reading.buffer, np.float32).tolist()
+        reading.release()
+        return found
 
 
 @pytest.fixture
-def landing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every large push lands, however slow this machine is; none is kept in memory of its own."""
-    monkeypatch.setattr(parameters, "PUSHER_SECONDS", 2 * DEADLINE)
-    taken = Incoming.taken
-    monkeypatch.setattr(Incoming, "taken", lambda self, _, seconds: taken(self, 0.0, seconds))
+def machine() -> Machine:
+    return Machine()
 
 
-@pytest.mark.usefixtures("landing")
-def test_pushes_land_in_the_idle_buffer_one_after_the_other(
-    master: Served, channel: Channel, monkeypatch: pytest.MonkeyPatch
+def test_a_push_of_the_holder_is_admitted_against_the_registered_table(machine: Machine) -> None:
+    assert machine.service.admit(update((1.0, 1.0))[0]) == parameters(2)
+
+
+def test_a_creation_is_admitted_without_a_table(machine: Machine) -> None:
+    assert machine.service.admit(creation((1.0,), shard="1/gradient")[0]) is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind"),
+    [
+        ({"shard": "2/weights"}, MalformedError),
+        ({"shard": "1/secrets"}, MalformedError),
+        ({"shard": ""}, MalformedError),
+        ({"replica": 1}, MalformedError),
+        ({"operation": Operation.VALUE}, MalformedError),
+        ({"operation": Operation.ACCRUED_GRADIENT}, MalformedError),
+        ({"sequence": 0}, MalformedError),
+        ({"incarnation": 9}, FencedError),
+        ({"incarnation": 0}, FencedError),
+        ({"shard": "1/gradient"}, NotFoundError),
+    ],
+)
+def test_any_other_push_is_refused_by_its_header(
+    machine: Machine, changes: dict[str, Any], kind: type[LayerwiseError]
 ) -> None:
-    lease = created(master)
-    monkeypatch.delattr(Incoming, "_whole")
-    with channel.call(PUSH) as call:
-        assert [send(call, header(lease, s), ones(s)).version for s in (1, 2, 3)] == [1, 2, 3]
-    version, numbers = contents(channel)
-    assert (version, numbers.min(), numbers.max()) == (3, 6.0, 6.0)
+    with pytest.raises(kind):
+        machine.service.admit(replace(update((1.0, 1.0))[0], **changes))
 
 
-@pytest.mark.usefixtures("landing")
-def test_a_push_that_was_applied_before_is_received_and_leaves_no_trace(
-    master: Served, channel: Channel
-) -> None:
-    lease = created(master)
-    with channel.call(PUSH) as call:
-        replies = [send(call, header(lease, sequence), ones()) for sequence in (1, 1, 2)]
-    assert [reply.applied for reply in replies] == [True, False, True]
-    assert contents(channel)[1].max() == 2.0
+def test_data_without_a_header_is_refused(machine: Machine) -> None:
+    with pytest.raises(MalformedError, match="header"):
+        machine.service.admit(None)
 
 
-@pytest.mark.usefixtures("landing")
-@pytest.mark.parametrize("where", [0, COUNT // 2, COUNT - 1])
-def test_a_nan_leaves_the_shard_as_it_was(master: Served, channel: Channel, where: int) -> None:
-    lease, wrong = created(master), ones()
-    wrong[where] = np.nan
-    with pytest.raises(MalformedError, match="NaN"), channel.call(PUSH) as call:
-        send(call, header(lease), wrong)
-    assert contents(channel)[0] == 0
-    with channel.call(PUSH) as call:
-        assert send(call, header(lease), ones()).applied
-    assert contents(channel)[1].min() == 1.0
+def test_pushes_are_counted_by_seat_and_outcome(machine: Machine) -> None:
+    for sequence in (1, 1, 2):
+        machine.service.push(*update((1.0, 2.0), sequence))
+    seat = machine.tally.seat(1, 0)
+    assert (seat.pushes, seat.duplicate_pushes, machine.tally.seat(1, 1).pushes) == (2, 1, 0)
+    assert machine.contents() == [2.0, 4.0]
 
 
-@pytest.mark.usefixtures("landing")
-def test_gaps_between_tensors_stay_zeros_whatever_is_pushed_there(master: Served, channel: Channel) -> None:
-    lease = created(master, GAPS)
-    pushed = np.zeros(GAPS.nbytes, np.uint8)
-    pushed[GAPS.parameters_nbytes :] = 1
-    with channel.call(PUSH) as call:
-        assert send(call, header(lease, 1, GAPS), pushed).applied
-    _, buffer = pull(channel, PullRequest("1/weights"), DEADLINE)
-    covered = np.zeros(GAPS.nbytes, bool)
-    for spec in GAPS.tensors:
-        covered[spec.offset : spec.offset + spec.nbytes] = True
-    assert not covered.all()
-    assert not np.frombuffer(buffer, np.uint8)[~covered].any()
+def test_a_push_of_buffers_alone_has_no_staleness(machine: Machine) -> None:
+    table = lay_out([("moment", "float32", (2,), "buffer")])
+    header, pieces = creation((0.0, 0.0), shard="1/optimizer")
+    machine.service.push(replace(header, table=table), pieces)
+    header, pieces = update((1.0, 1.0), shard="1/optimizer")
+    assert machine.service.push(replace(header, table=table), pieces).applied
+    seat = machine.tally.seat(1, 0)
+    assert (seat.pushes, seat.staleness.total()) == (1, 0)
 
 
-def test_one_that_stands_still_is_dropped_and_the_next_time_kept_in_memory(
-    master: Served, channel: Channel, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    lease = created(master)
-    taken = Incoming.taken
-    with monkeypatch.context() as patched:
-        patched.setattr(parameters, "PUSHER_SECONDS", 0.3)
-        patched.setattr(Incoming, "taken", lambda self, _, seconds: taken(self, 0.0, seconds))
-        with pytest.raises(UnreachableError, match="came to a standstill"):
-            half_of(channel, header(lease))
-    monkeypatch.delattr(Incoming, "_landed")
-    with channel.call(PUSH) as call:
-        assert send(call, header(lease), ones()).applied
-    assert contents(channel)[1].min() == 1.0
+def test_a_lease_that_ends_while_its_push_lands_leaves_the_shard_as_it_was(machine: Machine) -> None:
+    header, pieces = update((1.0, 1.0))
+
+    @contextmanager
+    def source(idle: memoryview) -> Iterator[Pieces]:
+        yield pieces
+        machine.roster.leave(1, Telemetry(), "")
+
+    with pytest.raises(FencedError):
+        machine.service.land(header, source)
+    assert machine.contents() == [0.0, 0.0]
+    assert machine.tally.seat(1, 0).pushes == 0
 
 
-def half_of(channel: Channel, header: Header) -> None:
-    with channel.call(PUSH) as call:
-        for frame in itertools.islice(frames(header, ones().data), 2):
-            call.send(*frame_parts(frame))
-        call.read(DEADLINE)
+def test_pulls_are_counted_for_slaves_and_readers(machine: Machine) -> None:
+    for incarnation in (0, 1, 1):
+        machine.service.read(PullRequest("1/weights", incarnation)).release()
+    assert (machine.tally.pulls, machine.tally.seat(1, 0).pulls) == (3, 2)
+    with pytest.raises(FencedError):
+        machine.service.read(PullRequest("1/weights", 9))
+    with pytest.raises(NotFoundError):
+        machine.service.read(PullRequest("2/weights"))
+    assert machine.tally.pulls == 3

@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from common.errors import FencedError, MalformedError
 from common.wire.messages import JoinRequest, Telemetry
-from master.roster import Roster, merged
+from master.roster import Roster, merge
 
 INTERVAL = 1.0
 DONE = Telemetry(done=True)
@@ -33,7 +33,7 @@ def joined(leases: Roster, slave: str, now: float = 0.0) -> int:
 
 def restarted(leases: Roster, now: float = 0.0) -> Roster:
     """What the next master makes of what this one wrote down."""
-    return Roster([1, 1], INTERVAL, 2, json.loads(json.dumps(leases.saved(now))))
+    return Roster([1, 1], INTERVAL, 2, json.loads(json.dumps(leases.dump(now))))
 
 
 def ticked(leases: Roster, begin: float, end: float) -> list[tuple[str, int]]:
@@ -41,7 +41,7 @@ def ticked(leases: Roster, begin: float, end: float) -> list[tuple[str, int]]:
     events, now = [], begin
     while now < end:
         now = min(now + leases.tick_seconds, end)
-        events += [(event.what, event.incarnation) for event in leases.tick(now)]
+        events += [(event.kind, event.incarnation) for event in leases.tick(now)]
     return events
 
 
@@ -51,16 +51,16 @@ def ticked(leases: Roster, begin: float, end: float) -> list[tuple[str, int]]:
 def test_a_seats_second_slave_is_told_from_a_first_and_whom_it_replaces_is_said() -> None:
     leases = roster()
     first = [leases.join(JoinRequest(name), 0.0)[1][0] for name in "ab"]
-    assert [(event.what, event.why) for event in first] == [("joined", ""), ("joined", "")]
+    assert [(event.kind, event.reason) for event in first] == [("joined", ""), ("joined", "")]
     leases.leave(2, Telemetry(), "no data here")
     ticked(leases, 0.0, 5.0)
     after = restarted(leases)
     events = [after.join(JoinRequest(name), 0.0)[1][0] for name in "cd"]
-    assert [(event.what, event.layer, event.slave) for event in events] == [
+    assert [(event.kind, event.layer, event.slave) for event in events] == [
         ("replaced", 1, "c"), ("replaced", 2, "d"),
     ]  # fmt: skip
-    assert events[0].why.startswith("incarnation 1, a: failed, silent for ")
-    assert events[1].why == "incarnation 2, b: left, no data here"
+    assert events[0].reason.startswith("incarnation 1, a: failed, silent for ")
+    assert events[1].reason == "incarnation 2, b: left, no data here"
 
 
 # --- joining ----------------------------------------------------------------------------------------------
@@ -104,7 +104,7 @@ def test_a_seat_that_is_left_goes_to_the_next_who_asks() -> None:
     first = joined(leases, "a")
     joined(leases, "b")
     (event,) = leases.leave(first, Telemetry(steps=5), "interrupted")
-    assert (event.what, event.layer, event.why) == ("left", 1, "interrupted")
+    assert (event.kind, event.layer, event.reason) == ("left", 1, "interrupted")
     reply, _ = leases.join(JoinRequest("c"), 0.0)
     assert (reply.layer, reply.incarnation) == (1, 3)
 
@@ -174,7 +174,7 @@ def test_a_tick_that_is_late_by_less_extends_nothing() -> None:
     leases = roster()
     joined(leases, "a")
     assert ticked(leases, 0.0, 1.8) == []
-    assert [event.what for event in leases.tick(1.8 + 0.6)] == ["failed"]
+    assert [event.kind for event in leases.tick(1.8 + 0.6)] == ["failed"]
 
 
 def test_a_master_that_just_started_extends_every_lease() -> None:
@@ -201,7 +201,7 @@ def test_the_run_is_over_only_when_every_seat_is_done() -> None:
     held = [joined(leases, name) for name in "abc"]
     for incarnation in held:
         assert not leases.over
-        assert [event.what for event in leases.heartbeat(incarnation, 1, DONE, 1.0)] == ["done"]
+        assert [event.kind for event in leases.heartbeat(incarnation, 1, DONE, 1.0)] == ["done"]
         assert leases.heartbeat(incarnation, 2, DONE, 1.0) == []
     assert leases.over
     reply, _ = leases.join(JoinRequest("d"), 1.0)
@@ -293,10 +293,10 @@ def test_a_run_that_was_over_is_over_after_a_restart() -> None:
     assert again.join(JoinRequest("c"), 50.0)[0].over
 
 
-def test_merged_sums_counts_and_takes_the_newer_gauges() -> None:
+def test_merge_sums_counts_and_takes_the_newer_gauges() -> None:
     old = Telemetry(steps=1, step_seconds=2.0, loss=9.0, peak_rss_bytes=100, delays={1: 1})
     new = Telemetry(steps=2, step_seconds=1.0, loss=3.0, peak_rss_bytes=50, delays={1: 1, 2: 1})
-    both = merged(old, new)
+    both = merge(old, new)
     assert (both.steps, both.step_seconds, both.loss, both.peak_rss_bytes) == (3, 3.0, 3.0, 100)
     assert both.delays == {1: 2, 2: 1}
 
@@ -370,7 +370,7 @@ class Histories(RuleBasedStateMachine):
             self.tick_late(0.0)
             return
         self.last_tick = self.now
-        failed = {event.incarnation for event in self.roster.tick(self.now) if event.what == "failed"}
+        failed = {event.incarnation for event in self.roster.tick(self.now) if event.kind == "failed"}
         silent = {i for i in self.held if self.now - self.seen[i] > 1.875 * INTERVAL}
         assert failed == (set() if self.roster.over else silent)
         for incarnation in failed:
@@ -385,7 +385,7 @@ class Histories(RuleBasedStateMachine):
 
     @rule(down=st.floats(0, 60))
     def restart(self, down: float) -> None:
-        saved = json.loads(json.dumps(self.roster.saved(self.now)))
+        saved = json.loads(json.dumps(self.roster.dump(self.now)))
         self.now += down
         self.roster = Roster(self.replicas, INTERVAL, 2, saved)
         self.tick_late(0.0)
@@ -458,7 +458,7 @@ def test_a_master_that_is_started_anew_knows_the_addresses_and_goes_on_counting(
     leases = roster([1, 1, 1])
     at = seated(leases, "abc")
     version, peers = leases.neighbours(at["a"], 0)
-    again = roster([1, 1, 1], json.loads(json.dumps(leases.saved(1.0))))
+    again = roster([1, 1, 1], json.loads(json.dumps(leases.dump(1.0))))
     assert again.neighbours(at["a"], 0) == (version, peers)
     again.leave(at["b"], Telemetry(), "")
     seated(again, "d")

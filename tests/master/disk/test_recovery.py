@@ -37,7 +37,7 @@ def begun(folder: Path) -> Iterator[Master]:
 
 
 def snap(master: Master) -> None:
-    Snapshots(master.state.path / "snapshots").take(master.store, master.saved())
+    Snapshots(master.state.path / "snapshots").take(master.store, master.ledger.dump())
 
 
 def push(master: Master, incarnation: int, first: int, last: int, shard: str = "1/weights") -> None:
@@ -46,13 +46,13 @@ def push(master: Master, incarnation: int, first: int, last: int, shard: str = "
         header, pieces = update(
             (1.0, 1.0), sequence, incarnation=incarnation, shard=shard, next_batch=10 * sequence
         )
-        assert master.push(header, pieces).applied
+        assert master.parameters.push(header, pieces).applied
 
 
 def trained(master: Master, *, snapshot_at: int | None = 3, pushes: int = 5) -> int:
     """A slave of layer 1 that pushed; the incarnation."""
-    held = master.join(JoinRequest("a")).incarnation
-    master.push(*creation((0.0, 0.0), incarnation=held))
+    held = master.ledger.apply(master.run.join, JoinRequest("a")).incarnation
+    master.parameters.push(*creation((0.0, 0.0), incarnation=held))
     push(master, held, 1, snapshot_at or 0)
     if snapshot_at is not None:
         snap(master)
@@ -96,7 +96,7 @@ def test_in_the_same_boot_nothing_is_taken_back(tmp_path: Path) -> None:
         assert (tmp_path / "boot").read_text() == boot() != ""
     with begun(tmp_path) as master:
         assert master.store.versions() == {"1/weights": 5}
-        master.heartbeat(HeartbeatRequest(held, 1))
+        master.ledger.apply(master.run.heartbeat, HeartbeatRequest(held, 1))
     assert event(tmp_path) == {}
 
 
@@ -111,7 +111,7 @@ def test_after_a_power_cut_the_newest_snapshot_is_used_and_it_is_said(tmp_path: 
         # Who trained on what is gone is fenced; the next incarnation is a new one.
         with pytest.raises(FencedError):
             push(master, held, 6, 6)
-        again = master.join(JoinRequest("a"))
+        again = master.ledger.apply(master.run.join, JoinRequest("a"))
         assert (again.incarnation, again.next_batch) == (held + 1, 30)
         push(master, again.incarnation, 1, 2)
     said = event(tmp_path)
@@ -137,26 +137,28 @@ def test_a_power_cut_that_took_the_shards_files_takes_no_more(tmp_path: Path) ->
 def test_a_shard_that_is_younger_than_the_snapshot_is_created_anew(tmp_path: Path) -> None:
     with begun(tmp_path) as master:
         trained(master)
-        held = master.join(JoinRequest("b")).incarnation
-        master.push(*creation((0.0, 0.0), incarnation=held, shard="2/weights"))
+        held = master.ledger.apply(master.run.join, JoinRequest("b")).incarnation
+        master.parameters.push(*creation((0.0, 0.0), incarnation=held, shard="2/weights"))
         push(master, held, 1, 4, "2/weights")
     (tmp_path / "boot").write_text(OTHER_BOOT)
     with begun(tmp_path) as master:
         assert master.store.versions() == {"1/weights": 3}
-        held = master.join(JoinRequest("a")).incarnation
+        held = master.ledger.apply(master.run.join, JoinRequest("a")).incarnation
     assert event(tmp_path)["lost_pushes"] == 6
 
 
 def test_a_power_cut_before_the_first_snapshot_begins_the_run_anew(tmp_path: Path) -> None:
     with begun(tmp_path) as master:
         held = trained(master, snapshot_at=None)
-        master.heartbeat(HeartbeatRequest(held, 1, Telemetry(done=True, next_batch=50)))
+        master.ledger.apply(
+            master.run.heartbeat, HeartbeatRequest(held, 1, Telemetry(done=True, next_batch=50))
+        )
     (tmp_path / "boot").write_text(OTHER_BOOT)
     with begun(tmp_path) as master:
         assert master.store.versions() == {}
         status = master.status()
         assert (status.seats[0].state, status.batches) == ("vacant", 0)
-        assert master.join(JoinRequest("a")).incarnation == held + 1
+        assert master.ledger.apply(master.run.join, JoinRequest("a")).incarnation == held + 1
     assert (event(tmp_path)["snapshot"], event(tmp_path)["lost_pushes"]) == (0, 5)
 
 
@@ -193,8 +195,8 @@ def test_after_a_power_cut_damaged_snapshots_alone_are_no_reason_to_begin_anew(t
 def test_a_damaged_shard_is_named_and_put_back_and_the_others_keep_every_push(tmp_path: Path) -> None:
     with begun(tmp_path) as master:
         other = trained(master)
-        held = master.join(JoinRequest("b")).incarnation
-        master.push(*creation((0.0, 0.0), incarnation=held, shard="2/weights"))
+        held = master.ledger.apply(master.run.join, JoinRequest("b")).incarnation
+        master.parameters.push(*creation((0.0, 0.0), incarnation=held, shard="2/weights"))
         snap(master)
         push(master, held, 1, 4, "2/weights")
         push(master, other, 6, 7)
@@ -203,7 +205,7 @@ def test_a_damaged_shard_is_named_and_put_back_and_the_others_keep_every_push(tm
         assert master.store.versions() == {"1/weights": 5, "2/weights": 4}
         for fenced in (held, other):
             with pytest.raises(FencedError):
-                master.heartbeat(HeartbeatRequest(fenced))
+                master.ledger.apply(master.run.heartbeat, HeartbeatRequest(fenced))
     said = event(tmp_path)
     assert "1-weights.shard: both its records are torn" in said["damage"][0]
     assert (said["snapshot"], said["before"], said["after"]) == (2, {}, {"1/weights": 5})
@@ -222,7 +224,7 @@ def test_a_damaged_shard_that_no_snapshot_has_is_an_error(tmp_path: Path) -> Non
 def test_a_damaged_roster_is_named_and_no_incarnation_is_granted_twice(tmp_path: Path, text: str) -> None:
     with begun(tmp_path) as master:
         held = trained(master)
-        late = master.join(JoinRequest("b")).incarnation
+        late = master.ledger.apply(master.run.join, JoinRequest("b")).incarnation
         push(master, held, 6, 6)
     (tmp_path / ROSTER).write_text(text)
     with begun(tmp_path) as master:
@@ -230,8 +232,8 @@ def test_a_damaged_roster_is_named_and_no_incarnation_is_granted_twice(tmp_path:
         assert contents(master) == [6.0, 6.0]
         for fenced in (held, late):
             with pytest.raises(FencedError):
-                master.heartbeat(HeartbeatRequest(fenced))
-        assert master.join(JoinRequest("a")).incarnation == held + UNKNOWN_GRANTS + 1
+                master.ledger.apply(master.run.heartbeat, HeartbeatRequest(fenced))
+        assert master.ledger.apply(master.run.join, JoinRequest("a")).incarnation == held + UNKNOWN_GRANTS + 1
     said = event(tmp_path)
     assert (said["lost_pushes"], len(said["damage"])) == (0, 1)
     assert ROSTER in said["damage"][0]
@@ -256,7 +258,7 @@ def test_a_rollback_that_was_interrupted_is_brought_to_its_end(tmp_path: Path) -
         assert contents(master) == [3.0, 3.0]
         with pytest.raises(FencedError):
             push(master, held, 6, 6)
-        again = master.join(JoinRequest("a")).incarnation
+        again = master.ledger.apply(master.run.join, JoinRequest("a")).incarnation
         push(master, again, 1, 1)
     assert (event(tmp_path)["snapshot"], event(tmp_path)["lost_pushes"]) == (1, 2)
     with begun(tmp_path) as master:
@@ -273,7 +275,7 @@ def test_a_recovery_that_was_interrupted_begins_again(tmp_path: Path) -> None:
     (tmp_path / "boot").write_text(OTHER_BOOT)
     with begun(tmp_path) as master:
         assert contents(master) == [3.0, 3.0]
-        assert master.join(JoinRequest("a")).incarnation == held + 1
+        assert master.ledger.apply(master.run.join, JoinRequest("a")).incarnation == held + 1
 
 
 # --- counters ---------------------------------------------------------------------------------------------
@@ -282,7 +284,7 @@ def test_a_recovery_that_was_interrupted_begins_again(tmp_path: Path) -> None:
 def test_counts_go_on_after_a_power_cut(tmp_path: Path) -> None:
     with begun(tmp_path) as master:
         trained(master)
-        master.save()
+        master.ledger.save()
     (tmp_path / "boot").write_text(OTHER_BOOT)
     with begun(tmp_path) as master:
         assert master.status().counters.pushes == 5

@@ -170,7 +170,7 @@ def test_a_damaged_file_is_named_and_the_newest_whole_snapshot_is_the_one_before
     assert len(lines) == 1
     assert str(tmp_path / "2") in lines[0]
     assert name in lines[0]
-    assert [bool(each.damage) for each in snapshots.listed()] == [False, True]
+    assert [bool(each.damage) for each in snapshots.list_all()] == [False, True]
 
 
 def test_on_a_full_disk_no_snapshot_is_left_and_the_older_one_stays(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import pytest
 
 from common.errors import RefusedError, RunFailedError
 from master.disk.mapped import CHECKSUM, MAGIC, RECORD_BYTES
-from master.disk.state import StateDirectory, sealed, unsealed
+from master.disk.state import StateDirectory, seal, unseal
 from master.store.shard import Record, Slots
 from master.store.store import Store
 from tests.master.full_disk import full_disk
@@ -255,9 +255,9 @@ def test_a_path_that_is_a_file_is_refused(tmp_path: Path) -> None:
 def test_a_small_file_is_replaced_whole(state: StateDirectory) -> None:
     assert state.read("roster.json") is None
     for value in ({"a": 1}, {"b": [1, 2], "c": {3: 4.5}}):
-        state.write("roster.json", sealed(value))
+        state.write("roster.json", seal(value))
         text = state.read("roster.json") or ""
-        assert unsealed(text, state.path) == json.loads(json.dumps(value))
+        assert unseal(text, state.path) == json.loads(json.dumps(value))
     state.write("config.toml", "text = 'ü'")
     assert state.read("config.toml") == "text = 'ü'"
 

@@ -366,10 +366,10 @@ def test_a_rollback_takes_m_with_it(master: Served) -> None:
     with conversing(master) as stream:
         stream.write(*(said(LEARN, batch, mine) for batch in range(4)), said(ASK, 9, mine))
         kept = stream.read()
-        number = master.do(master.master.keeper.take()).number
+        number = master.do(master.master.scheduler.take()).number
         stream.write(*(said(LEARN, batch, mine) for batch in range(4, 12)), said(ASK, 9, mine))
         assert stream.read().data != kept.data
-        master.do(master.master.keeper.roll_back(number))
+        master.do(master.master.scheduler.roll_back(number))
         stream.write(said(LEARN, 12, mine))
         assert refusal(stream) is grpc.StatusCode.ABORTED
     assert master.master.status().versions == {"1/gradient": 1}
@@ -385,7 +385,8 @@ def test_a_master_that_is_stopped_brings_in_what_m_has_learned(master: Served) -
         stream.write(said(LEARN, 0, mine), said(ASK, 1, mine))
         stream.read()
     assert master.master.status().versions == {"1/gradient": 0}
-    master.do(master.master.settle())
+    assert master.master.synthesis
+    master.do(master.master.synthesis.settle())
     assert master.master.status().versions == {"1/gradient": 1}
 
 

@@ -17,7 +17,7 @@ def test_moments_are_bounded_and_reach_from_near_the_beginning_to_the_end(ticks:
     history = History(1.0, capacity)
     for now in range(ticks):
         if history.due(now):
-            history.note(StatusReply(batches=now), now)
+            history.add(StatusReply(batches=now), now)
     times = history.columns()["time"]
     assert 0 < len(times) <= capacity
     assert times == sorted(times)
@@ -28,10 +28,10 @@ def test_moments_are_bounded_and_reach_from_near_the_beginning_to_the_end(ticks:
 
 def test_quantiles_are_of_what_came_since_the_moment_before() -> None:
     history = History(1.0)
-    history.note(StatusReply(counters=Counters(staleness={0: 10}), delays={3: 5}), 0.0)
-    history.note(StatusReply(counters=Counters(staleness={0: 10, 7: 1}), delays={3: 5}), 1.0)
+    history.add(StatusReply(counters=Counters(staleness={0: 10}), delays={3: 5}), 0.0)
+    history.add(StatusReply(counters=Counters(staleness={0: 10, 7: 1}), delays={3: 5}), 1.0)
     evaluated = Evaluation(10, 2.5, 0.1, {"1/weights": 3})
-    history.note(StatusReply(counters=Counters(staleness={0: 11, 7: 1}), evaluation=evaluated), 2.0)
+    history.add(StatusReply(counters=Counters(staleness={0: 11, 7: 1}), evaluation=evaluated), 2.0)
     columns = history.columns()
     assert columns["staleness_p50"] == [0, 7, 0]
     assert columns["delay_p99"] == [3, None, None]

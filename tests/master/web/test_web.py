@@ -26,7 +26,7 @@ def running(tmp_path: Path) -> Iterator[Served]:
 
 
 def shown(master: Served, path: str) -> bytes:
-    return pages(master.master, History(1.0))[path]().body
+    return pages(master.master.view(), History(1.0))[path]().body
 
 
 def samples(master: Served) -> dict[tuple[str, str, str], float]:
@@ -46,8 +46,8 @@ def as_json(master: Served, path: str) -> Any:
 def test_a_slave_has_series_while_it_is_here_and_its_counters_go_on_for_the_next(running: Served) -> None:
     assert not any(layer == "1" for _, layer, _ in samples(running))
     lease = running.join("a")
-    running.master.counters.pushed(1, 0, PushReply("1/weights", 1, 1, staleness=3, applied=True))
-    running.master.counters.pushed(1, 0, PushReply("1/weights", 1, 1))
+    running.master.run.tally.count_push(1, 0, PushReply("1/weights", 1, 1, staleness=3, applied=True))
+    running.master.run.tally.count_push(1, 0, PushReply("1/weights", 1, 1))
     there = samples(running)
     assert there["layerwise_pushes_total", "1", "0"] == 1
     assert there["layerwise_duplicate_pushes_total", "1", "0"] == 1
@@ -65,7 +65,7 @@ def test_what_is_known_of_the_run_is_there(running: Served) -> None:
     assert there["layerwise_push_staleness_bound", "", ""] == 16
     assert there["layerwise_master_starts_total", "", ""] == 1
     assert ("layerwise_test_error_ratio", "", "") not in there
-    running.master.note(Evaluation(10, 25.0, 0.5, {"1/weights": 1}))
+    running.master.ledger.apply(running.master.run.report, Evaluation(10, 25.0, 0.5, {"1/weights": 1}))
     assert samples(running)["layerwise_test_error_ratio", "", ""] == 0.25
 
 

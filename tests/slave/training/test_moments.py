@@ -162,7 +162,7 @@ def session(running: Served, name: str) -> Iterator[Session]:
     """A slave's session that trains nothing by itself; it ends as kill -9 ends it, without a word."""
     endpoint = Endpoint(running.address)
     lease = running.join(name)
-    ground = Prepared.prepare(running.master.config, Options(running.address, "cpu"))
+    ground = Prepared.prepare(running.master.run.config, Options(running.address, "cpu"))
     taken = Session(ground, lease, endpoint)
     try:
         yield taken
@@ -225,10 +225,10 @@ def test_a_rollback_to_a_time_before_the_backup_begins_the_optimizers_anew(tmp_p
     with served(tmp_path, *RUN) as running:
         with session(running, "first") as first:
             stepped(first, 0)
-            running.do(running.master.keeper.take())
+            running.do(running.master.scheduler.take())
             stepped(first, 5)
             assert running.master.store.versions()["1/optimizer"] > 0
-        running.do(running.master.keeper.roll_back(1))
+        running.do(running.master.scheduler.roll_back(1))
         assert running.master.store.versions()["1/optimizer"] == 0
         with session(running, "second") as second:
             assert not any(tensor.count_nonzero() for tensor in remembered(second).values())

@@ -144,7 +144,7 @@ def test_a_question_whose_answer_was_lost_is_asked_again(master: Served) -> None
             proxy.swallow()
             slave.network.tell(said(LEARN, 2, slave.lease.incarnation))
             slave.network._outgoing.put(said(ASK, 3, slave.lease.incarnation))
-            _until(lambda: master.master.counters.bytes_received > 3 * len(said(ASK).data))
+            _until(lambda: master.master.run.tally.bytes_received > 3 * len(said(ASK).data))
             proxy.restore()
             answer = slave.network._answers.get(timeout=20)
             assert isinstance(answer, SynthesisMessage)
@@ -170,7 +170,7 @@ def test_who_waits_for_a_master_that_is_away_waits_so_long_and_no_longer(master:
     slave = Connected(master.address, lease, patience=0.5)
     try:
         slave.asked(ASK, 0)
-        master.do(master.server.stop(0))
+        master.do(master.ports.control.stop(0))
         with pytest.raises(UnreachableError):
             slave.asked(ASK, 1)
     finally:

@@ -15,7 +15,7 @@ import pytest
 from common.net.data.server import Server
 from common.shards.pushes import Header, Operation
 from common.wire.payloads import CHUNK_BYTES, encode_frame, frames
-from master.parameters import LARGE_PUSHES, Parameters
+from master.servicers.parameters import LARGE_PUSHES, ParametersServicer
 from tests.master.pushes import creation, parameters
 from tests.master.served import DEADLINE, Client, Served, served
 
@@ -30,15 +30,16 @@ def master(tmp_path: Path) -> Iterator[Served]:
         for layer in (1, 2, 3):
             held = running.join(f"slave {layer}").incarnation
             header, pieces = creation(np.zeros(COUNT), incarnation=held, shard=f"{layer}/weights")
-            running.master.push(header, pieces)
+            running.master.parameters.push(header, pieces)
         yield running
 
 
 @pytest.fixture
 def impatient(master: Served) -> Iterator[Client]:
     """Client of a second data port, where a push may not stand still for long."""
-    server = Server(master.master.count)
-    Parameters(master.master, STALLED_SECONDS).register(server)
+    tally = master.master.run.tally
+    server = Server(tally.count_error)
+    ParametersServicer(master.master.parameters, tally, STALLED_SECONDS).register(server)
     client = Client(f"127.0.0.1:{server.start('127.0.0.1', 0)}")
     yield client
     client.close()
@@ -60,7 +61,7 @@ def until(condition: Callable[[], bool]) -> None:
 
 
 def test_a_third_large_push_waits_until_one_of_two_is_in(master: Served) -> None:
-    received = master.master.counters
+    received = master.master.run.tally
     with ExitStack() as stack:
         streams = [stack.enter_context(master.client.pushing()) for _ in range(3)]
         for layer in range(1, LARGE_PUSHES + 1):
@@ -69,7 +70,7 @@ def test_a_third_large_push_waits_until_one_of_two_is_in(master: Served) -> None
         streams[2].write(*chunks(3))
         # Its first chunk tells whose it is; the others stay where they are.
         until(lambda: received.bytes_received == (2 * LARGE_PUSHES + 1) * CHUNK_BYTES)
-        until(lambda: len(master.master.large_pushes._waiting) == 1)
+        until(lambda: len(master.ports.parameters._large_pushes._waiting) == 1)
         assert received.bytes_received == (2 * LARGE_PUSHES + 1) * CHUNK_BYTES
         streams[0].write(chunks(1)[-1])
         for which in (0, 2):

@@ -30,10 +30,10 @@ from common.shards.table import Table, lay_out
 from common.wire.messages import JoinRequest, LeaveRequest
 from common.wire.methods import PUSH
 from common.wire.payloads import decode_frame, encode_frame
-from master import parameters
 from master.disk.state import StateDirectory
-from master.parameters import Parameters
 from master.service import Master
+from master.servicers import parameters
+from master.servicers.parameters import ParametersServicer
 from tests.master.pushes import MIXED
 from tests.master.served import Stream, served
 
@@ -164,16 +164,16 @@ class Target:
     def __init__(self, folder: Path) -> None:
         self.directory = StateDirectory(folder)
         self.master = Master(load(None, ["network.cuts=[1, 2]"]), self.directory)
-        self.parameters = Parameters(self.master)
+        self.parameters = ParametersServicer(self.master.parameters, self.master.run.tally)
         self.join()
         rng = random.Random(0)
         for shard, table in TABLES.items():
             header = Header(shard, Operation.CREATE, incarnation=self.incarnation, table=table)
-            self.master.push(header, [(0, memoryview(contents(table, rng)))])
+            self.master.parameters.push(header, [(0, memoryview(contents(table, rng)))])
 
     def join(self) -> int:
         """A lease on layer 1, which has none."""
-        self.incarnation = self.master.join(JoinRequest("fuzzer")).incarnation
+        self.incarnation = self.master.ledger.apply(self.master.run.join, JoinRequest("fuzzer")).incarnation
         return self.incarnation
 
     def sequences(self) -> dict[str, int]:
@@ -251,7 +251,7 @@ def fuzz(target: Target, fuzzer: Fuzzer, count: int) -> tuple[int, int]:
     while frames < count:
         sequences = target.sequences()
         if max(sequences.values()) > 1 << 60:  # A mutation has used them up.
-            target.master.leave(LeaveRequest(target.incarnation))
+            target.master.ledger.apply(target.master.run.leave, LeaveRequest(target.incarnation))
             fuzzer.incarnation = target.join()
         stream = fuzzer.stream(target.sequences())
         frames += len(stream)

@@ -13,7 +13,7 @@ import pytest
 
 from common.wire.messages import JoinReply
 from common.wire.payloads import CHUNK_BYTES
-from master import parameters
+from master.servicers import parameters
 from protos import layerwise_pb2 as pb
 from tests.master.served import Client, Served, Stream, served
 

@@ -36,7 +36,7 @@ from tests.master.served import Served, served
 def master(tmp_path: Path) -> Iterator[Served]:
     with served(tmp_path) as running:
         yield running
-        running.master.keeper.close()
+        running.master.scheduler.close()
 
 
 def snapshot(master: Served) -> Kept:
@@ -58,7 +58,7 @@ def beat(master: Served, incarnation: int, **telemetry: Any) -> None:
 def push(master: Served, incarnation: int, first: int, last: int) -> None:
     for sequence in range(first, last + 1):
         header, pieces = update((1.0, 1.0), sequence, incarnation=incarnation, next_batch=10 * sequence)
-        assert master.master.push(header, pieces).applied
+        assert master.master.parameters.push(header, pieces).applied
 
 
 def contents(master: Served) -> list[float]:
@@ -72,7 +72,7 @@ def contents(master: Served) -> list[float]:
 
 def begun(master: Served) -> int:
     held = master.join("a").incarnation
-    master.master.push(*creation((0.0, 0.0), incarnation=held))
+    master.master.parameters.push(*creation((0.0, 0.0), incarnation=held))
     return held
 
 
@@ -111,7 +111,7 @@ def test_a_rollback_puts_the_shards_back_and_fences_everyone(master: Served) -> 
     # A push that was under way, or whose answer was lost: not even the next sequence is taken.
     for sequence in (5, 6):
         with pytest.raises(FencedError):
-            master.master.push(*update((1.0, 1.0), sequence, incarnation=held))
+            master.master.parameters.push(*update((1.0, 1.0), sequence, incarnation=held))
     again = master.join("a")
     assert (again.incarnation, again.next_batch) == (other + 1, 20)
     push(master, again.incarnation, 1, 1)
@@ -139,7 +139,7 @@ def test_a_run_that_was_done_is_not_any_more_where_it_was_not_then(master: Serve
     snapshot(master)
     push(master, held, 2, 2)
     beat(master, held, done=True, next_batch=50, steps=50)
-    master.master.note(Evaluation(50, 2.5, 0.1, {"1/weights": 2}))
+    master.master.ledger.apply(master.master.run.report, Evaluation(50, 2.5, 0.1, {"1/weights": 2}))
     snapshot(master)
     seat = control.call(master.channel, methods.STATUS, StatusRequest()).seats[0]
     assert seat.state == "done"
@@ -157,7 +157,7 @@ def test_a_run_that_was_done_is_not_any_more_where_it_was_not_then(master: Serve
 def test_a_shard_that_was_not_there_then_is_none_afterwards(master: Served) -> None:
     held = master.join("a").incarnation
     empty = snapshot(master)
-    master.master.push(*creation((0.0, 0.0), incarnation=held))
+    master.master.parameters.push(*creation((0.0, 0.0), incarnation=held))
     push(master, held, 1, 1)
     later = snapshot(master)
     roll_back(master, empty.number)
@@ -222,14 +222,14 @@ def test_a_rollback_goes_on_when_who_asked_for_it_hangs_up(master: Served) -> No
     held = begun(master)
     snapshot(master)
     push(master, held, 1, 1)
-    keeper = master.master.keeper
+    scheduler = master.master.scheduler
 
     async def hang_up() -> None:
-        asked = asyncio.ensure_future(keeper.roll_back(1))
+        asked = asyncio.ensure_future(scheduler.roll_back(1))
         while master.state.read(ROLLBACK) is None:
             await asyncio.sleep(0.001)
         asked.cancel()
-        await keeper.listed()  # After it: one thing at a time.
+        await scheduler.list_all()  # After it: one thing at a time.
 
     master.do(hang_up())
     assert contents(master) == [0.0, 0.0]
@@ -238,17 +238,17 @@ def test_a_rollback_goes_on_when_who_asked_for_it_hangs_up(master: Served) -> No
 
 def test_snapshots_are_taken_as_time_goes_by_while_there_is_something_new(master: Served) -> None:
     held = begun(master)
-    keeper, numbers = master.master.keeper, list[int]()
+    scheduler, numbers = master.master.scheduler, list[int]()
 
     async def some() -> None:
-        keeping = asyncio.ensure_future(keeper.run(0.01))
+        keeping = asyncio.ensure_future(scheduler.take_periodically(0.01))
         for sequence in (1, 2):
             push(master, held, sequence, sequence)
             while not any(e.get("versions") == {"1/weights": sequence} for e in events(master)):
                 await asyncio.sleep(0.01)
         # Nothing is new: another round takes none.
-        await keeper.take_if_changed()
-        numbers.extend(each.number for each in await keeper.listed())
+        await scheduler.take_if_changed()
+        numbers.extend(each.number for each in await scheduler.list_all())
         keeping.cancel()
 
     master.do(some())
@@ -259,14 +259,14 @@ def test_snapshots_are_taken_as_time_goes_by_while_there_is_something_new(master
 
 
 def test_a_run_without_shards_is_not_worth_a_snapshot(master: Served) -> None:
-    master.do(master.master.keeper.take_if_changed())
+    master.do(master.master.scheduler.take_if_changed())
     assert listed(master) == []
 
 
 def test_without_room_on_the_disk_the_run_goes_on_and_it_is_said(master: Served) -> None:
     held = begun(master)
     with full_disk(100):
-        master.do(master.master.keeper.take_if_changed())
+        master.do(master.master.scheduler.take_if_changed())
     push(master, held, 1, 1)
     assert contents(master) == [1.0, 1.0]
     assert listed(master) == []

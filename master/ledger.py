@@ -1,0 +1,110 @@
+"""Driver of a run's state machine: gives inputs the time, and makes effects durable before a reply leaves."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from master.disk.recovery import ROSTER
+from master.disk.state import StateDirectory, seal
+from master.roster import LeaseEvent
+from master.run import Effect, Run
+
+Request = TypeVar("Request")
+Reply = TypeVar("Reply")
+
+
+class Ledger:
+    """Event log and durable values of one run.
+
+    Args:
+        run: the state machine.
+        state: directory that keeps log and values.
+        end_lease: called for each lease that ended, with its last event.
+        on_rollback: called when every lease has ended and the shards are about to be put back.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        state: StateDirectory,
+        end_lease: Callable[[LeaseEvent], None],
+        on_rollback: Callable[[], None],
+    ) -> None:
+        self._run = run
+        self._state = state
+        self._end_lease = end_lease
+        self._on_rollback = on_rollback
+        self._unsaved = False
+
+    def apply(self, decide: Callable[[Request, float], Reply], request: Request) -> Reply:
+        """Give the run a request and carry the effects out; the reply may leave afterwards.
+
+        Raises:
+            NoRoomError: the values cannot be written; the next input tries again.
+        """
+        reply = decide(request, time.monotonic())
+        self.carry_out(self._run.take_effects())
+        return reply
+
+    def tick(self) -> None:
+        """Let the run notice the passing of time.
+
+        Raises:
+            NoRoomError: the values cannot be written; the next input tries again.
+        """
+        self._run.tick(time.monotonic())
+        self.carry_out(self._run.take_effects())
+
+    def carry_out(self, effects: list[Effect]) -> None:
+        """Log events, end leases, and save.
+
+        Raises:
+            NoRoomError: the values cannot be written; the next input tries again.
+        """
+        for effect in effects:
+            self._state.log(effect.line)
+            if effect.ended:
+                self._end_lease(effect.ended)
+        # A save that failed (a full disk) is owed: no reply leaves before one has succeeded.
+        self._unsaved = self._unsaved or bool(effects)
+        if self._unsaved:
+            self.save()
+            self._unsaved = False
+
+    def save(self) -> None:
+        """Write the run's values durably.
+
+        Raises:
+            NoRoomError: they cannot be written; the old ones are still there.
+        """
+        self._state.write(ROSTER, seal(self.dump()))
+
+    def dump(self) -> dict[str, Any]:
+        """Values that must outlive the master beside the shards."""
+        return self._run.dump(time.monotonic())
+
+    def check_open(self) -> None:
+        """Refuse while a rollback is under way.
+
+        Raises:
+            UnreachableError: the run is being put back to a snapshot.
+        """
+        self._run.check_open()
+
+    def begin_rollback(self, number: int, saved: dict[str, Any]) -> int:
+        """End every lease, durably, and go back to a snapshot's values; returns how many leases ended.
+
+        Raises:
+            NoRoomError: the values cannot be written.
+        """
+        ended = self._run.begin_rollback(number, saved, time.monotonic())
+        self._on_rollback()
+        self.carry_out(self._run.take_effects())
+        self.save()
+        return ended
+
+    def end_rollback(self) -> None:
+        """Let slaves join again."""
+        self._run.end_rollback()

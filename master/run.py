@@ -1,0 +1,229 @@
+"""State machine of one run: leases, counts, the newest evaluation, and the values that outlive the master.
+
+Inputs are requests and the time, outputs are a reply and effects. `master.ledger` carries the effects out
+before the reply leaves. No I/O and no clock.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from common.config.sections import Config
+from common.errors import UnreachableError
+from common.wire import messages as m
+from master.roster import LeaseEvent, Roster, merge
+from master.tally import Tally
+
+# Kinds of lease events after which a seat is vacant.
+_ENDS = ("left", "failed", "fenced")
+
+
+class Shards(Protocol):
+    """Progress of the run's shards."""
+
+    def versions(self) -> dict[str, int]:
+        """Version of every shard."""
+
+    def next_batch(self, name: str, replica: int | None = None) -> int:
+        """First batch that a shard lacks, of a replica or of all."""
+
+
+@dataclass(frozen=True)
+class Effect:
+    """Line for the event log, and the lease that ended with the event, if any."""
+
+    line: dict[str, Any]
+    ended: LeaseEvent | None = None
+
+
+class Run:
+    """Roster, tally and evaluation of one run.
+
+    Args:
+        config: resolved configuration.
+        shards: progress of the shards, read for replies.
+        saved: values from an earlier master's `dump`; empty at the run's beginning.
+        identity: random name of the run, unless `saved` has one. Ports are used again: the name tells a
+            neighbour from another run's slave.
+    """
+
+    def __init__(self, config: Config, shards: Shards, saved: dict[str, Any], identity: str) -> None:
+        self.config = config
+        self.roster = _restore_roster(config, saved)
+        self.tally = Tally.restore(saved)
+        self.starts = saved.get("starts", 0) + 1
+        self._identity = saved.get("run") or identity
+        self._evaluation = m.Evaluation(**saved.get("evaluation", {}))
+        self._shards = shards
+        self._effects: list[Effect] = []
+        # Number of the snapshot that a rollback is putting back; the shards are of two versions meanwhile.
+        self._restoring = 0
+
+    def take_effects(self) -> list[Effect]:
+        """Hand over the effects of the inputs so far, in order, once."""
+        effects, self._effects = self._effects, []
+        return effects
+
+    def dump(self, now: float) -> dict[str, Any]:
+        """Values that must outlive the master beside the shards, plain for JSON."""
+        return {
+            **self.tally.dump(),
+            "roster": self.roster.dump(now),
+            "starts": self.starts,
+            "run": self._identity,
+            "evaluation": dataclasses.asdict(self._evaluation),
+        }
+
+    def join(self, request: m.JoinRequest, now: float) -> m.JoinReply:
+        """Grant a lease, or ask the slave to wait.
+
+        Raises:
+            UnreachableError: the run is being put back to a snapshot.
+        """
+        self.check_open()
+        reply, events = self.roster.join(request, now)
+        self._note(events)
+        next_batch = self._shards.next_batch(f"{reply.layer}/weights", reply.replica)
+        return dataclasses.replace(reply, next_batch=next_batch, run=self._identity)
+
+    def heartbeat(self, request: m.HeartbeatRequest, now: float) -> m.HeartbeatReply:
+        """Keep a lease.
+
+        Raises:
+            FencedError: the lease has passed to another slave.
+        """
+        self._note(self.roster.heartbeat(request.incarnation, request.beat, request.telemetry, now))
+        version, peers = self.roster.neighbours(request.incarnation, request.peers_version)
+        reply = m.HeartbeatReply(self.roster.over, version, peers)
+        if self.config.decoupling.slots is None:
+            return reply
+        next_batches = [seat.telemetry.next_batch for seat in self.roster.seats(now)]
+        stop = may_stop(next_batches, self.config.run.batches)
+        return dataclasses.replace(reply, begin=self.roster.complete, stop=stop)
+
+    def leave(self, request: m.LeaveRequest, now: float) -> m.LeaveReply:  # noqa: ARG002 - an input like the rest
+        """Give a lease back.
+
+        Raises:
+            FencedError: the lease has passed to another slave.
+        """
+        self._note(self.roster.leave(request.incarnation, request.telemetry, request.reason))
+        return m.LeaveReply()
+
+    def report(self, evaluation: m.Evaluation, now: float) -> m.ReportReply:  # noqa: ARG002 - an input like the rest
+        """Keep an evaluator's newest result."""
+        self._evaluation = evaluation
+        self._effects.append(Effect({"event": "evaluated", **dataclasses.asdict(evaluation)}))
+        return m.ReportReply()
+
+    def tick(self, now: float) -> None:
+        """Fail silent slaves."""
+        self._note(self.roster.tick(now))
+
+    def begin_rollback(self, number: int, saved: dict[str, Any], now: float) -> int:
+        """End every lease and go back to the values of a snapshot; returns how many leases ended.
+
+        Nobody may join until `end_rollback`.
+        """
+        self._restoring = number
+        reason = f"rolled back to snapshot {number}"
+        events = self.roster.roll_back(saved.get("roster", {}), reason, now)
+        self._evaluation = m.Evaluation(**saved.get("evaluation", {}))
+        self._note(events)
+        return len(events)
+
+    def end_rollback(self) -> None:
+        """Let slaves join again: every shard has been put back."""
+        self._restoring = 0
+
+    def check_open(self) -> None:
+        """Refuse while a rollback is under way.
+
+        Raises:
+            UnreachableError: the run is being put back to a snapshot; ask again.
+        """
+        if self._restoring:
+            raise UnreachableError(f"the run is being put back to snapshot {self._restoring}; ask again")
+
+    def status(self, now: float) -> m.StatusReply:
+        """State of the run; the process' own figures and snapshots are left at their defaults."""
+        seats = self.roster.seats(now)
+        total = seats[0].telemetry
+        for seat in seats[1:]:
+            total = merge(total, seat.telemetry)
+        reached = (
+            max(seat.telemetry.next_batch, self._shards.next_batch(f"{seat.layer}/weights")) for seat in seats
+        )
+        return m.StatusReply(
+            name=self.config.run.name,
+            state="done" if self.roster.over else "training" if self.roster.complete else "waiting",
+            batches=min(self.config.run.batches, *reached),
+            of_batches=self.config.run.batches,
+            waiting_slaves=self.roster.waiting(),
+            training_seconds=self.roster.training_seconds(now),
+            starts=self.starts,
+            seats=seats,
+            versions=self._shards.versions(),
+            delays=total.delays,
+            waiting_fraction=_waiting_fractions(seats),
+            lost_batches=total.lost_batches,
+            counters=self.tally.counters(),
+            evaluation=self._evaluation,
+            layers=self.tally.by_layer(),
+        )
+
+    def _note(self, events: list[LeaseEvent]) -> None:
+        self._effects += [_effect(event) for event in events]
+        self.tally.add(failed_leases=sum(event.kind == "failed" for event in events))
+
+
+def may_stop(next_batches: Iterable[int], batches: int) -> bool:
+    """Whether layers that wait for nobody (unlock `full`) may stop: the slowest is through the run's batches.
+
+    Lower layers are the slower ones, and an upper layer must not freeze on features that are not ripe.
+    """
+    return min(next_batches) >= batches
+
+
+def fence_saved(
+    config: Config, saved: dict[str, Any], snapshot: dict[str, Any], reason: str, now: float
+) -> tuple[dict[str, Any], list[Effect]]:
+    """End every lease of a run at rest, as `Run.begin_rollback` does of a live one.
+
+    Args:
+        config: resolved configuration.
+        saved: the run's values from its last master.
+        snapshot: values kept with the snapshot that is put back; empty: the run begins anew.
+        reason: for the event log.
+        now: the time.
+
+    Returns:
+        The values to go on with, and the effects once a master does.
+    """
+    roster = _restore_roster(config, saved)
+    events = roster.roll_back(snapshot.get("roster", {}), reason, now)
+    fenced = {**saved, "roster": roster.dump(now), "evaluation": snapshot.get("evaluation", {})}
+    return fenced, [_effect(event) for event in events]
+
+
+def _restore_roster(config: Config, saved: dict[str, Any]) -> Roster:
+    cluster = config.cluster
+    return Roster(config.replicas, cluster.heartbeat_seconds, cluster.misses, saved.get("roster"))
+
+
+def _effect(event: LeaseEvent) -> Effect:
+    return Effect(event.line(), event if event.kind in _ENDS else None)
+
+
+def _waiting_fractions(seats: list[m.Seat]) -> dict[int, float]:
+    """Fraction of each layer's time in steps during which a step stood still."""
+    stepping: Counter[int] = Counter()
+    waiting: Counter[int] = Counter()
+    for seat in seats:
+        stepping[seat.layer] += seat.telemetry.step_seconds  # type: ignore[assignment]
+        waiting[seat.layer] += seat.telemetry.waiting_seconds  # type: ignore[assignment]
+    return {k: waiting[k] / stepping[k] if stepping[k] else 0.0 for k in sorted(stepping)}

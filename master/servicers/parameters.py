@@ -1,0 +1,231 @@
+"""Parameters.Push and Parameters.Pull at the data port: straight into and out of the shards' buffers.
+
+Each connection has a thread, which may block.
+"""
+
+from __future__ import annotations
+
+import queue
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+
+import numpy as np
+
+from common.errors import MalformedError, StalledError, TooLargeError, UnreachableError
+from common.net.data.messages import Messages
+from common.net.data.server import Server
+from common.shards.assembly import Assembly
+from common.shards.pushes import Operation, PushReply
+from common.wire.methods import PULL, PUSH
+from common.wire.payloads import CHUNK_BYTES, decode_frame, encode_frame, frame_parts, frames
+from master.parameters import ParameterService
+from master.semaphore import FairSemaphore
+from master.store.shard import Reading
+from master.store.store import Pieces
+from master.tally import Tally
+
+# Large pushes (over a chunk) in the master's memory at a time; further ones wait in their senders' windows.
+LARGE_PUSHES = 2
+# Longest standstill of such a push; beyond that, the fewest bytes a second.
+STALLED_SECONDS = 30.0
+SLOWEST = 1 << 20
+# How long other pushes wait for a push that lands in the shard's idle buffer. The late push is dropped, and
+# kept in memory when its sender tries again.
+PUSHER_SECONDS = 2.0
+
+
+class ParametersServicer:
+    """Pushes and pulls of one run."""
+
+    def __init__(
+        self, service: ParameterService, tally: Tally, stalled_seconds: float = STALLED_SECONDS
+    ) -> None:
+        self._service = service
+        self._tally = tally
+        self._stalled_seconds = stalled_seconds
+        self._large_pushes = FairSemaphore(LARGE_PUSHES)
+
+    def register(self, server: Server) -> None:
+        """Serve both methods."""
+        server.add(PUSH, self.push)
+        server.add(PULL, self.pull)
+
+    def push(self, messages: Messages) -> None:
+        """Answer pushes one after the other.
+
+        Raises:
+            LayerwiseError: a push is refused, which ends the call.
+        """
+        pace = float("inf")
+        while (encoded := messages.read()) is not None:
+            began = time.monotonic()
+            frame = decode_frame(encoded)
+            assembly = Assembly(frame, self._service.admit(frame.header))
+            self._tally.add(bytes_received=len(frame.data))
+            del encoded, frame
+            incoming = IncomingPush(self._service, self._tally, messages, assembly, self._stalled_seconds)
+            reply = incoming.apply(pace, self._large_pushes)
+            if incoming.nbytes > CHUNK_BYTES:
+                pace = (time.monotonic() - began) / incoming.nbytes
+            messages.connection.pipe.set_deadline(None)
+            messages.send(PUSH.reply.encode(reply))
+
+    def pull(self, messages: Messages) -> None:
+        """Send one consistent version.
+
+        Raises:
+            MalformedError: no request, or several.
+            UnreachableError: pushes could not wait for the reader, whose frames are mixed.
+        """
+        encoded = messages.read()
+        if encoded is None or messages.read() is not None:
+            raise MalformedError("a pull has one request")
+        reading = self._service.read(PULL.request.decode(bytes(encoded)))
+        try:
+            self._send(messages, reading)
+        finally:
+            reading.release()
+
+    def _send(self, messages: Messages, reading: Reading) -> None:
+        """Send a version's frames from the shard's buffer; a small shard is copied, so that no push waits."""
+        small = reading.header.table.nbytes <= CHUNK_BYTES
+        for frame in frames(reading.header, reading.buffer):
+            parts = (encode_frame(frame),) if small else frame_parts(frame)
+            if small:
+                reading.release()
+            messages.send(*parts)
+            # The check follows the sending: frames count only with the OK status behind the last.
+            if reading.revoked:
+                raise UnreachableError(
+                    f"{reading.header.shard}: pushes could not wait for this reader; pull again"
+                )
+            self._tally.add(bytes_sent=sum(len(part) for part in parts))
+
+
+class IncomingPush:
+    """Push whose first frame has come.
+
+    A large push of a fast sender lands: a thread receives the change into the shard's idle buffer while
+    another turns the pieces there into the result. Other pushes of the shard wait meanwhile, and only the
+    commit makes the result the shard. A slow sender's push, and a creation, is kept in memory until complete.
+
+    Args:
+        service: the shards.
+        tally: counts received bytes.
+        messages: the call, read up to the first frame.
+        assembly: the push, holding its first frame.
+        stalled_seconds: longest standstill while no other push waits.
+    """
+
+    def __init__(
+        self,
+        service: ParameterService,
+        tally: Tally,
+        messages: Messages,
+        assembly: Assembly,
+        stalled_seconds: float,
+    ) -> None:
+        self.nbytes = assembly.header.table.nbytes
+        self._service = service
+        self._tally = tally
+        self._messages = messages
+        self._assembly = assembly
+        self._stalled_seconds = stalled_seconds
+        self._stopped = False
+        self._land_by = 0.0
+
+    def apply(self, pace: float, permits: FairSemaphore) -> PushReply:
+        """Receive the rest, and apply.
+
+        Args:
+            pace: seconds for a byte of the sender's last large push.
+            permits: for pushes kept in memory.
+
+        Raises:
+            StalledError: the push did not come in time.
+            LayerwiseError: the push is refused.
+        """
+        header = self._assembly.header
+        if self._assembly.complete:
+            return self._service.push(header, self._assembly.pieces)
+        if self.nbytes <= CHUNK_BYTES:
+            return self._service.push(header, self._receive_all())
+        if header.operation is not Operation.CREATE and pace * self.nbytes < PUSHER_SECONDS / 2:
+            return self._land(permits)
+        with permits.hold():
+            return self._service.push(header, self._receive_all())
+
+    def _receive_all(self) -> Pieces:
+        """Receive the push into memory of its own."""
+        try:
+            buffer = np.empty(self.nbytes, np.uint8)
+        except MemoryError:
+            raise TooLargeError(f"{self._assembly.header.shard}: no memory for {self.nbytes} bytes") from None
+        self._place_first(buffer.data)
+        last = time.monotonic() + self._stalled_seconds + self.nbytes / SLOWEST
+        while not self._assembly.complete:
+            self._receive_piece(buffer.data, min(last, time.monotonic() + self._stalled_seconds))
+        return [(0, buffer.data)]
+
+    def _land(self, permits: FairSemaphore) -> PushReply:
+        """Apply the push while it comes; receive a push that is not to be applied all the same."""
+        self._land_by = time.monotonic() + PUSHER_SECONDS
+        reply = self._service.land(self._assembly.header, self._receive_into)
+        if not self._assembly.complete:
+            with permits.hold():
+                self._receive_all()
+        return reply
+
+    @contextmanager
+    def _receive_into(self, idle: memoryview) -> Iterator[Pieces]:
+        """Receive the pieces into the idle buffer on a thread, and give each as soon as it is there."""
+        landed: queue.SimpleQueue[slice | None] = queue.SimpleQueue()
+        with ThreadPoolExecutor(1, "receiver") as receiver:
+            landed.put(self._place_first(idle))
+            receiving = receiver.submit(self._receive_rest, idle, landed)
+            try:
+                yield _iterate_pieces(idle, landed, receiving)
+            finally:
+                # From now on the buffer belongs to other pushes.
+                self._stopped = True
+
+    def _receive_rest(self, idle: memoryview, landed: queue.SimpleQueue[slice | None]) -> None:
+        try:
+            while not self._assembly.complete and not self._stopped:
+                landed.put(self._receive_piece(idle, self._land_by))
+        finally:
+            landed.put(None)
+
+    def _place_first(self, buffer: memoryview) -> slice:
+        """Copy the first frame's data to its place in a buffer; returns the place."""
+        stop = 0
+        for offset, piece in self._assembly.pieces:
+            stop = offset + piece.nbytes
+            buffer[offset:stop] = piece
+        self._assembly.pieces.clear()
+        return slice(0, stop)
+
+    def _receive_piece(self, buffer: memoryview, deadline: float) -> slice:
+        """Receive the next piece to its place in a buffer; returns the place."""
+        self._messages.connection.pipe.set_deadline(deadline)
+        try:
+            place = self._messages.land(self._assembly, buffer)
+        except StalledError:
+            raise StalledError(
+                f"{self._assembly.header.shard}: the push came to a standstill and was dropped; send it again"
+            ) from None
+        if place is None:
+            raise MalformedError(f"{self._assembly.header.shard}: the stream ended within a push")
+        self._tally.add(bytes_received=place.stop - place.start)
+        return place
+
+
+def _iterate_pieces(
+    idle: memoryview, landed: queue.SimpleQueue[slice | None], receiving: Future[None]
+) -> Iterator[tuple[int, memoryview]]:
+    while (place := landed.get()) is not None:
+        yield place.start, idle[place]
+    # Raise the receiver's error, if any.
+    receiving.result()

@@ -1,0 +1,39 @@
+"""Everything that a master's pages show, behind one small interface."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from common.config.sections import Config
+from common.observe.metrics import Histogram
+from common.wire.messages import JoinRequest, StatusReply
+from master.tally import Tally
+
+
+@dataclass(frozen=True)
+class View:
+    """Sources of the pages; callables are read anew for each page.
+
+    Attributes:
+        config: the run's configuration.
+        status: state of the run.
+        slaves: slaves with a lease, then waiting ones.
+        events: newest events of the run, oldest first.
+        address: HOST:PORT of the control port.
+        mailbox_depth: messages on their way to a seat (layer, replica).
+        tally: the master's counters.
+        journal: seconds of each commit.
+        snapshots: seconds of each snapshot.
+    """
+
+    config: Config
+    status: Callable[[], StatusReply]
+    slaves: Callable[[], list[JoinRequest]]
+    events: Callable[[], list[dict[str, Any]]]
+    address: Callable[[], str]
+    mailbox_depth: Callable[[int, int], int]
+    tally: Tally
+    journal: Histogram
+    snapshots: Histogram

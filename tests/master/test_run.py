@@ -1,0 +1,213 @@
+"""master.run as a machine: requests and times in, replies and effects out."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from common.config.files import load
+from common.errors import FencedError, LayerwiseError, UnreachableError
+from common.wire.messages import (
+    Evaluation,
+    HeartbeatRequest,
+    JoinRequest,
+    LeaveRequest,
+    Telemetry,
+)
+from master.run import Run, fence_saved, may_stop
+
+EVALUATION = Evaluation(100, 3.5, 0.25, {"1/weights": 7})
+
+
+class Shards:
+    """Progress by shard and replica."""
+
+    def __init__(self, **progress: int) -> None:
+        self.progress = progress
+
+    def versions(self) -> dict[str, int]:
+        return {"1/weights": 3}
+
+    def next_batch(self, name: str, replica: int | None = None) -> int:
+        return self.progress.get(f"layer{name[0]}", 0)
+
+
+def begin(
+    *overrides: str, saved: dict[str, Any] | None = None, identity: str = "run", **progress: int
+) -> Run:
+    """Two layers' run."""
+    config = load(None, ["network.cuts=[1]", *overrides])
+    return Run(config, Shards(**progress), saved or {}, identity)
+
+
+def restart(run: Run, now: float = 9.0) -> Run:
+    """Go on from the values that a run has dumped, by way of JSON."""
+    saved = json.loads(json.dumps(run.dump(now)))
+    return Run(run.config, Shards(), saved, "another")
+
+
+def events(run: Run) -> list[str]:
+    return [effect.line["event"] for effect in run.take_effects()]
+
+
+def test_a_grant_is_an_effect_that_is_handed_over_once() -> None:
+    run = begin(layer1=20)
+    reply = run.join(JoinRequest("a"), 1.0)
+    assert (reply.granted, reply.incarnation, reply.next_batch, reply.run) == (True, 1, 20, "run")
+    (effect,) = run.take_effects()
+    line = {"event": "joined", "layer": 1, "replica": 0, "incarnation": 1, "slave": "a", "why": ""}
+    assert (effect.line, effect.ended) == (line, None)
+    assert run.take_effects() == []
+
+
+def test_a_heartbeat_has_an_effect_only_when_the_layer_gets_done() -> None:
+    run = begin()
+    held = run.join(JoinRequest("a"), 1.0).incarnation
+    run.take_effects()
+    run.heartbeat(HeartbeatRequest(held, 1, Telemetry(steps=3)), 2.0)
+    assert events(run) == []
+    run.heartbeat(HeartbeatRequest(held, 2, Telemetry(steps=4, done=True)), 3.0)
+    assert events(run) == ["done"]
+
+
+def test_a_lease_that_ends_is_named_by_its_effect() -> None:
+    run = begin("cluster.heartbeat_seconds=1", "cluster.misses=2")
+    left, silent = (run.join(JoinRequest(name), 0.0).incarnation for name in "ab")
+    run.leave(LeaveRequest(left, "tired"), 0.1)
+    for tick in range(1, 40):
+        run.tick(tick / 8)
+    ended = [effect.ended for effect in run.take_effects() if effect.ended]
+    assert [(event.kind, event.incarnation) for event in ended] == [("left", left), ("failed", silent)]
+    assert run.tally.failed_leases == 1
+
+
+def test_a_fenced_request_has_no_effect() -> None:
+    run = begin()
+    for refused in (
+        lambda: run.heartbeat(HeartbeatRequest(7), 1.0),
+        lambda: run.leave(LeaveRequest(7), 1.0),
+    ):
+        with pytest.raises(FencedError):
+            refused()
+    assert run.take_effects() == []
+
+
+def test_an_evaluation_is_an_effect_and_outlives_the_master() -> None:
+    run = begin()
+    run.report(EVALUATION, 1.0)
+    assert events(run) == ["evaluated"]
+    assert run.status(2.0).evaluation == restart(run).status(2.0).evaluation == EVALUATION
+
+
+def test_a_restart_keeps_identity_leases_and_counts() -> None:
+    run = begin()
+    held = run.join(JoinRequest("a"), 1.0).incarnation
+    run.tally.add(pushes=5)
+    run = restart(run)
+    assert (run.status(9.0).starts, run.status(9.0).counters.pushes) == (2, 5)
+    again = run.join(JoinRequest("a"), 10.0)
+    assert (again.incarnation, again.run) == (held, "run")
+
+
+def test_nobody_joins_between_the_two_ends_of_a_rollback() -> None:
+    run = begin()
+    before = run.dump(0.0)
+    held = run.join(JoinRequest("a"), 1.0).incarnation
+    run.report(EVALUATION, 1.0)
+    run.take_effects()
+    assert run.begin_rollback(4, before, 2.0) == 1
+    (effect,) = run.take_effects()
+    assert effect.ended
+    assert (effect.ended.kind, effect.ended.incarnation) == ("fenced", held)
+    with pytest.raises(UnreachableError, match="put back to snapshot 4"):
+        run.join(JoinRequest("a"), 3.0)
+    assert run.take_effects() == []
+    run.end_rollback()
+    assert run.join(JoinRequest("a"), 4.0).incarnation == held + 1
+    assert run.status(5.0).evaluation == Evaluation()
+
+
+def test_a_run_at_rest_is_fenced_as_a_live_one_is() -> None:
+    live, before = begin(), begin().dump(0.0)
+    live.join(JoinRequest("a"), 1.0)
+    live.report(EVALUATION, 1.0)
+    saved = json.loads(json.dumps(live.dump(2.0)))
+    live.take_effects()
+    live.begin_rollback(4, before, 2.0)
+    fenced, effects = fence_saved(live.config, saved, before, "rolled back to snapshot 4", 2.0)
+    assert effects == live.take_effects()
+    expected = json.loads(json.dumps(live.dump(2.0)))
+    # A run at rest has heard no heartbeat.
+    for lease in expected["roster"]["leases"]:
+        lease["seen"] = 0.0
+    assert json.loads(json.dumps(fenced)) == expected
+
+
+def test_layers_that_wait_for_nobody_are_told_to_begin_and_to_stop() -> None:
+    run = begin("decoupling.unlock=full", "run.batches=50")
+    first = run.join(JoinRequest("a"), 1.0).incarnation
+
+    def signals(incarnation: int, next_batch: int) -> tuple[bool, bool]:
+        reply = run.heartbeat(HeartbeatRequest(incarnation, 1, Telemetry(next_batch=next_batch)), 2.0)
+        return reply.begin, reply.stop
+
+    assert signals(first, 0) == (False, False)
+    second = run.join(JoinRequest("b"), 1.0).incarnation
+    assert signals(first, 80) == (True, False)
+    assert signals(second, 50) == (True, True)
+
+
+@pytest.mark.parametrize(("next_batches", "stop"), [([50, 49], False), ([50, 80], True), ([0], False)])
+def test_the_slowest_layer_decides_when_to_stop(next_batches: list[int], stop: bool) -> None:
+    assert may_stop(next_batches, 50) is stop
+
+
+def test_the_status_has_the_progress_of_the_slowest_layer_in_slaves_or_shards() -> None:
+    run = begin("run.batches=50", layer1=20, layer2=12)
+    held = run.join(JoinRequest("a"), 1.0).incarnation
+    run.heartbeat(HeartbeatRequest(held, 1, Telemetry(next_batch=30, steps=9)), 2.0)
+    status = run.status(3.0)
+    assert (status.state, status.batches, status.of_batches) == ("waiting", 12, 50)
+    assert status.versions == {"1/weights": 3}
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(("join", "leave", "done", "tick", "roll back")), st.integers(0, 3)))
+)
+def test_whatever_happens_every_lease_ends_once_and_a_restart_goes_on_from_there(
+    steps: list[tuple[str, int]],
+) -> None:
+    run, now = begin(), 0.0
+    begun = run.dump(now)
+    granted: list[int] = []
+    ended: list[int] = []
+    for word, number in steps:
+        now += 1.0
+        held = granted[-1 - number % len(granted)] if granted else 0
+        try:
+            if word == "join":
+                reply = run.join(JoinRequest(f"slave {number}"), now)
+                granted += [reply.incarnation] if reply.incarnation > max(granted, default=0) else []
+            elif word == "leave":
+                run.leave(LeaveRequest(held), now)
+            elif word == "done":
+                run.heartbeat(HeartbeatRequest(held, 1, Telemetry(done=True)), now)
+            elif word == "tick":
+                run.tick(now)
+            else:
+                run.begin_rollback(1, begun, now)
+                run.end_rollback()
+        except LayerwiseError:
+            assert run.take_effects() == []
+        ended += [effect.ended.incarnation for effect in run.take_effects() if effect.ended]
+    seats = run.status(now).seats
+    assert granted == list(range(1, len(granted) + 1))
+    assert sorted(ended + [seat.incarnation for seat in seats if seat.incarnation]) == granted
+    again = restart(run, now).status(now).seats
+    assert [(s.incarnation, s.grants, s.state == "done") for s in again] == [
+        (s.incarnation, s.grants, s.state == "done") for s in seats
+    ]
