@@ -25,8 +25,8 @@ from common.shards.table import lay_out
 from common.wire.payloads import CHUNK_BYTES
 from master.disk.state import StateDirectory
 from master.store.optimizers import ServerOptimizer, use_one_thread
-from master.store.policies import Policy, alike
-from master.store.staleness import Rule
+from master.store.policies import Policy, uniform
+from master.store.staleness import StalenessRule
 from master.store.store import Store
 
 RESULT = Path(__file__).parent / "results" / "apply.json"
@@ -37,18 +37,20 @@ TABLE = lay_out([("weight", "float32", (NBYTES // 4,), "parameter")])
 
 POLICIES: dict[str, Callable[[], Policy]] = {
     "update (plain add)": Policy,
-    "update, scaled": lambda: Policy(2, Rule("scale")),
+    "update, scaled": lambda: Policy(2, StalenessRule("scale")),
     "sgd": lambda: _gradient("sgd"),
     "sgd, nesterov": lambda: _gradient("sgd", 0.9, nesterov=True),
     "adagrad": lambda: _gradient("adagrad"),
     "adam": lambda: _gradient("adam"),
     "adamw": lambda: _gradient("adamw"),
-    "adagrad, compensated": lambda: replace(_gradient("adagrad"), rule=Rule("compensate", strength=0.004)),
+    "adagrad, compensated": lambda: replace(
+        _gradient("adagrad"), rule=StalenessRule("compensate", strength=0.004)
+    ),
 }
 
 
 def _gradient(name: str, momentum: float = 0.0, *, nesterov: bool = False) -> Policy:
-    return Policy(2, Rule(), ServerOptimizer(Settings(name, 1e-3, momentum, nesterov)))
+    return Policy(2, StalenessRule(), ServerOptimizer(Settings(name, 1e-3, momentum, nesterov)))
 
 
 class Case:
@@ -56,7 +58,7 @@ class Case:
 
     def __init__(self, folder: Path, policy: Policy) -> None:
         self._operation = policy.operation
-        self._store = Store(StateDirectory(folder), alike(policy))
+        self._store = Store(StateDirectory(folder), uniform(policy))
         self._pieces = _pieces(0)
         self._store.create(Header("1/weights", Operation.CREATE, table=TABLE), self._pieces)
         self._pushes = 0

@@ -24,7 +24,7 @@ from common.lifecycle import keep_freed_memory
 from common.shards.table import Table
 from master import service
 from master.disk.state import StateDirectory
-from master.store.shard import Slots
+from master.store.shard import BufferPair
 from master.store.store import Memory
 
 RESULT = Path(__file__).parent / "results" / "durability.json"
@@ -41,11 +41,11 @@ Rates = dict[str, dict[str, list[float]]]
 class InMemory(StateDirectory):
     """A state directory that keeps no shard."""
 
-    def create(self, name: str, table: Table, nbytes: int | None = None) -> Slots:
+    def create(self, name: str, table: Table, nbytes: int | None = None) -> BufferPair:
         """Room in this process' memory."""
         return Memory().create(name, table, table.nbytes if nbytes is None else nbytes)
 
-    def survey(self) -> tuple[dict[str, Slots], dict[str, str]]:
+    def survey(self) -> tuple[dict[str, BufferPair], dict[str, str]]:
         """There is nothing."""
         return {}, {}
 

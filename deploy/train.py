@@ -25,7 +25,7 @@ from deploy.runs.directory import RunDirectory, new_directory, next_evaluation, 
 from deploy.screen import Screen, print_summary
 
 if TYPE_CHECKING:
-    from deploy.evaluation.evaluator import Evaluator, Snapshot
+    from deploy.evaluation.evaluator import Evaluator, PulledNetwork
     from deploy.simulation.driver import Driver
     from deploy.simulation.synchronous import InStep
 
@@ -39,7 +39,7 @@ class Finished:
 
     status: StatusReply
     evaluation: Evaluation
-    snapshot: Snapshot
+    network: PulledNetwork
     restarts: int = 0
 
 
@@ -94,7 +94,7 @@ class Training:
                 return INTERRUPTED
             seconds = time.monotonic() - self._began
             summary = summarized(config, finished.status, finished.evaluation, seconds, finished.restarts)
-            directory.finish(summary, finished.snapshot.state, config, dataset)
+            directory.finish(summary, finished.network.state, config, dataset)
         if self._as_json:
             click.echo(json.dumps(summary))
         else:
@@ -121,14 +121,14 @@ class Training:
                 return None
             if through >= due and through < self._config.run.batches:
                 due = next_evaluation(through, every)
-                self._noted(evaluator.measure(evaluator.snapshot(run.pull)), run)
+                self._noted(evaluator.measure(evaluator.pull(run.pull)), run)
             elif time.monotonic() - told >= STATUS_SECONDS:
                 told = time.monotonic()
                 self._screen.show(run.status())
-        snapshot = evaluator.snapshot(run.pull)
-        evaluation = evaluator.measure(snapshot)
+        network = evaluator.pull(run.pull)
+        evaluation = evaluator.measure(network)
         self._noted(evaluation, run)
-        return Finished(run.status(), evaluation, snapshot)
+        return Finished(run.status(), evaluation, network)
 
     def _made(self, dataset: Dataset) -> InStep | Driver:
         from deploy.simulation.driver import Driver
@@ -153,11 +153,11 @@ class Training:
             evaluator = self._evaluator(dataset)
             with Reader(cluster.address) as reader:
                 if self._watch(cluster, reader, evaluator):
-                    snapshot, evaluation = self._evaluated(reader, evaluator)
+                    network, evaluation = self._evaluated(reader, evaluator)
                     self._note(evaluation, reader)
                     self._status = latest(reader, self._status)
                     cluster.finish()
-                    return Finished(self._status, evaluation, snapshot, cluster.restarts)
+                    return Finished(self._status, evaluation, network, cluster.restarts)
         finally:
             self._screen.close()
             cluster.stop()
@@ -193,7 +193,7 @@ class Training:
 
     def _watch(self, cluster: Cluster, reader: Reader, evaluator: Evaluator) -> bool:
         """Follow the run; True at its end, False when interrupted."""
-        evaluating: Future[tuple[Snapshot, Evaluation]] | None = None
+        evaluating: Future[tuple[PulledNetwork, Evaluation]] | None = None
         due = self._config.run.evaluate_every
         with ThreadPoolExecutor(1) as pool:
             while not self._stop.wait(STATUS_SECONDS):
@@ -224,16 +224,16 @@ class Training:
         self._screen.show(self._status)
         return True
 
-    def _evaluated(self, reader: Reader, evaluator: Evaluator) -> tuple[Snapshot, Evaluation]:
+    def _evaluated(self, reader: Reader, evaluator: Evaluator) -> tuple[PulledNetwork, Evaluation]:
         deadline = time.monotonic() + FINAL_PULL_SECONDS
         while True:
             try:
-                snapshot = evaluator.snapshot(reader.pull)
+                network = evaluator.pull(reader.pull)
             except (UnreachableError, NotFoundError):  # the master is being started again
                 if time.monotonic() > deadline or self._stop.wait(STATUS_SECONDS):
                     raise
                 continue
-            return snapshot, evaluator.measure(snapshot)
+            return network, evaluator.measure(network)
 
     def _note(self, evaluation: Evaluation, reader: Reader) -> None:
         self._screen.evaluated(evaluation)

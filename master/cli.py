@@ -19,28 +19,28 @@ from common.observe import logs
     default="127.0.0.1:50051",
     show_default=True,
     metavar="HOST:PORT",
-    help="Port 0 takes a free one.",
+    help="Control port; 0 takes a free port.",
 )
 @click.option(
     "--bulk-port",
     default=0,
     type=click.IntRange(0, 65535),
     metavar="PORT",
-    help="Where shards are pushed and pulled, on the same host; slaves are told. By default a free one.",
+    help="Data port on the same host, for shards and boundary streams; slaves learn it. 0 takes a free port.",
 )
 @click.option(
     "--state-dir",
     required=True,
     type=click.Path(path_type=Path),
     metavar="DIR",
-    help="Where parameters and leases are kept; what it holds is resumed.",
+    help="Directory for parameters and leases; a run in the directory is resumed.",
 )
 @click.option(
     "--web",
     default="127.0.0.1:0",
     show_default=True,
     metavar="HOST:PORT",
-    help="Where the live page, /metrics and /status are shown, to be read only; port 0 takes a free one.",
+    help="Address of the read-only pages: live page, /metrics, /status; port 0 takes a free port.",
 )
 @click.option("--insecure", is_flag=True, help="Listen beyond this machine in the clear.")
 @logs.options
@@ -55,9 +55,9 @@ def master(
     log_format: str,
     log_level: str,
 ) -> int:
-    """Keep a run's parameters, and serve them to its slaves.
+    """Keep a run's parameters, and serve slaves.
 
-    Stays when the run is over, to answer `status`, `evaluate` and `export`, until it is interrupted.
+    Stays when the run is over, to answer `status`, `evaluate` and `export`, until interrupted.
     """
     from common.config.files import load
     from common.errors import ConfigError

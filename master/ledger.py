@@ -16,7 +16,7 @@ Reply = TypeVar("Reply")
 
 
 class Ledger:
-    """Event log and durable values of one run.
+    """Event log and durable values of a run.
 
     Args:
         run: the state machine.

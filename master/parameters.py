@@ -16,7 +16,7 @@ SHARD_KINDS = ("weights", "gradient", "input", "optimizer")
 
 
 class ParameterService:
-    """Shards of one run, open to the slaves that hold its leases and to readers. Safe for several threads.
+    """Shards of a run, open to readers and to slaves with a lease. Safe for several threads.
 
     Args:
         roster: leases, read only.
@@ -52,7 +52,7 @@ class ParameterService:
         return self._store.table(header)
 
     def push(self, header: Header, pieces: Pieces) -> PushReply:
-        """Create a shard or apply an update, if the sender still holds its lease.
+        """Create a shard or apply an update, if the sender holds a lease.
 
         Raises:
             LayerwiseError: as `Store.create` and `Store.land`.
@@ -64,7 +64,7 @@ class ParameterService:
         return self._store.create(header, pieces, lambda: self._roster.seat(header.incarnation))
 
     def land(self, header: Header, source: Source) -> PushReply:
-        """Apply an update that `source` receives into the shard's idle buffer, if the sender holds its lease.
+        """Apply an update that `source` receives into the idle buffer, if the sender holds a lease.
 
         Raises:
             LayerwiseError: as `Store.land`.
@@ -77,7 +77,7 @@ class ParameterService:
         return reply
 
     def read(self, request: PullRequest) -> Reading:
-        """Hold one version of a shard for a reader, who releases the reading.
+        """Hold a version of a shard for a reader; the caller releases the reading.
 
         Raises:
             FencedError: the reader's lease has passed to another slave.

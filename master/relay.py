@@ -1,8 +1,7 @@
-"""The light profile's mailboxes: boundary messages passed on by their address, as the bytes that came.
+"""Mailboxes of profile `light`: boundary messages passed on by address, as received bytes.
 
-A mailbox exists while its reader's stream is open, and is bounded; what is addressed to nobody is dropped.
-Nothing is lost by that: a sender keeps every activation until it is answered, and sends it again when its
-peer is new.
+A mailbox is bounded, and exists while its reader's stream is open; messages to absent readers are dropped. A
+sender keeps every activation until the answer, and sends again to a new peer, so no batch is lost.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from common.slots import Slots
 from common.wire.messages import FALLING, RISING, BoundaryKind, BoundaryMessage
 from common.wire.payloads import encode_boundary
 
-# Twice the largest window (a resend may come behind the first sending), and room for END, LOST and PEER.
+# Beyond twice the largest window (a resend may follow the first sending): room for END, LOST and PEER.
 SPARE = 8
 
 _STREAM_OF = dict.fromkeys(RISING, BoundaryKind.ACTIVATIONS) | dict.fromkeys(FALLING, BoundaryKind.GRADIENTS)
@@ -26,7 +25,7 @@ _SLOTTED = (BoundaryKind.ACTIVATION, BoundaryKind.GRADIENT)
 
 @dataclass(frozen=True)
 class Address:
-    """Whose stream, of which kind."""
+    """Key of a mailbox: layer, replica and direction."""
 
     layer: int
     replica: int
@@ -34,9 +33,12 @@ class Address:
 
 
 class Mailbox:
-    """Messages on their way to one open stream, oldest first; None closes the stream.
+    """Messages waiting for an open stream, oldest first.
 
-    Given `slots`, activations and gradients share those: a newer batch's takes the place of an older one's.
+    Args:
+        capacity: most messages.
+        slots: number of slots for activations and gradients, where a newer batch replaces an older batch;
+            None: no message is replaced.
     """
 
     def __init__(self, capacity: int, slots: int | None = None) -> None:
@@ -44,11 +46,11 @@ class Mailbox:
         self._some = asyncio.Event()
         self._capacity = capacity + (slots or 0)
         self.closed = False
-        # Why the stream is ended, where its own messages broke a rule.
+        # Error that ends the stream, after a message of its own broke a rule.
         self.refusal: LayerwiseError | None = None
 
     def put(self, message: Buffer, batch: int | None = None) -> bool:
-        """Add one, if there is room; whether there was. `batch` is that of an activation or a gradient."""
+        """Add a message, with the batch of an activation or gradient; returns False if full."""
         if len(self) >= self._capacity:
             return False
         self._messages.put(message, batch)
@@ -56,12 +58,12 @@ class Mailbox:
         return True
 
     def close(self) -> None:
-        """Let the reader end after what is there."""
+        """Let the reader end after the messages left."""
         self.closed = True
         self._some.set()
 
     async def get(self) -> Buffer | None:
-        """The oldest one, as soon as there is one; None once closed."""
+        """Wait for the oldest message; None after the last message of a closed mailbox."""
         while not len(self) and not self.closed:
             self._some.clear()
             await self._some.wait()
@@ -75,9 +77,9 @@ class Relay:
     """Mailboxes by address.
 
     Args:
-        windows: of each layer, the most batches that it may have out.
-        replicas: of each layer.
-        slots: of each mailbox, where messages may be lost.
+        windows: most batches in flight, by layer.
+        replicas: R_k of each layer.
+        slots: of a mailbox, where messages may be lost; None: where not.
     """
 
     def __init__(self, windows: list[int], replicas: list[int], slots: int | None = None) -> None:
@@ -87,7 +89,7 @@ class Relay:
         self.dropped = 0
 
     def open(self, address: Address) -> Mailbox:
-        """A fresh mailbox for a stream; an older stream of the same address is closed."""
+        """Make a mailbox for a stream, and close an older stream of the address."""
         self.close(address, self._mailboxes.get(address))
         self._mailboxes[address] = mailbox = Mailbox(self._capacity, self._slots)
         return mailbox
@@ -100,33 +102,33 @@ class Relay:
         return mailbox
 
     def close(self, address: Address, mailbox: Mailbox | None) -> None:
-        """Forget a stream's mailbox, unless a newer stream has taken the address."""
+        """Close a stream's mailbox, and free the address unless a newer stream has taken the address."""
         if mailbox is not None:
             mailbox.close()
             if self._mailboxes.get(address) is mailbox:
                 del self._mailboxes[address]
 
     def vacate(self, layer: int, replica: int) -> None:
-        """Close the streams of a slave whose lease has ended."""
+        """Close the streams of a seat after the end of a lease."""
         for stream in (BoundaryKind.ACTIVATIONS, BoundaryKind.GRADIENTS):
             address = Address(layer, replica, stream)
             self.close(address, self._mailboxes.get(address))
 
-    def announce(self, there: Address) -> None:
-        """Tell the layer below that a slave is there (again): what it has not answered is to be sent anew."""
-        notice = encode_boundary(BoundaryMessage(BoundaryKind.PEER, there.layer, sender=there.replica))
+    def announce(self, peer: Address) -> None:
+        """Tell the layer below about a new peer: unanswered batches are to be sent again."""
+        notice = encode_boundary(BoundaryMessage(BoundaryKind.PEER, peer.layer, sender=peer.replica))
         for address in list(self._mailboxes):
-            if address.stream is BoundaryKind.ACTIVATIONS and address.layer == there.layer - 1:
+            if address.stream is BoundaryKind.ACTIVATIONS and address.layer == peer.layer - 1:
                 self._deliver(address, notice)
 
     def put(self, sender: Address, message: BoundaryMessage, encoded: Buffer) -> None:
-        """Pass a message on to the mailbox it is addressed to.
+        """Pass a message to the addressed mailbox.
 
-        A mailbox that is full is closed: its reader does not keep up. Once it opens its stream anew, all that
-        is unanswered is sent again.
+        A full mailbox is closed: the reader does not keep up. After the reader opens a new stream, unanswered
+        batches are sent again.
 
         Raises:
-            MalformedError: it is not for a neighbour of its sender, or of no kind that travels so.
+            MalformedError: the address is no neighbour of the sender, or the kind does not fit the stream.
         """
         stream = _STREAM_OF.get(message.kind)
         step = 1 if stream is BoundaryKind.ACTIVATIONS else -1
@@ -146,9 +148,9 @@ class Relay:
             self.close(address, mailbox)
 
     def depth(self, layer: int, replica: int) -> int:
-        """How many messages are on their way to a slave."""
+        """Number of messages waiting for a seat."""
         return sum(
             len(mailbox)
-            for there, mailbox in self._mailboxes.items()
-            if (there.layer, there.replica) == (layer, replica)
+            for address, mailbox in self._mailboxes.items()
+            if (address.layer, address.replica) == (layer, replica)
         )

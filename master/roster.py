@@ -37,7 +37,7 @@ class LeaseEvent:
 
 @dataclass
 class Lease:
-    """Seat and its present lease, if any.
+    """Seat, with the present lease.
 
     Attributes:
         layer: k of the seat.
@@ -97,7 +97,7 @@ def _parse_telemetry(saved: dict[str, Any]) -> Telemetry:
 
 
 class Roster:
-    """Leases of one run.
+    """Leases of a run.
 
     A slave that is silent for `misses` heartbeats is failed, and its seat becomes vacant. The tick before the
     full time decides, so no dead slave is failed later. After a tick that is half an interval late, or a
@@ -146,7 +146,7 @@ class Roster:
         return self._earlier_seconds + (now if self._ended is None else self._ended) - self._began
 
     def waiting(self) -> int:
-        """Number of slaves that wait for a seat."""
+        """Number of waiting slaves."""
         return len(self._waiting)
 
     def slaves(self) -> list[JoinRequest]:

@@ -34,14 +34,14 @@ class Shards(Protocol):
 
 @dataclass(frozen=True)
 class Effect:
-    """Line for the event log, and the lease that ended with the event, if any."""
+    """Line for the event log, and the last event of a lease that ended."""
 
     line: dict[str, Any]
     ended: LeaseEvent | None = None
 
 
 class Run:
-    """Roster, tally and evaluation of one run.
+    """Roster, tally and evaluation of a run.
 
     Args:
         config: resolved configuration.
@@ -182,7 +182,7 @@ class Run:
 
 
 def may_stop(next_batches: Iterable[int], batches: int) -> bool:
-    """Whether layers that wait for nobody (unlock `full`) may stop: the slowest is through the run's batches.
+    """Whether layers under unlock `full` may stop: the slowest layer is through the run's batches.
 
     Lower layers are the slower ones, and an upper layer must not freeze on features that are not ripe.
     """

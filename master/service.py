@@ -1,4 +1,4 @@
-"""Puts one master together over a state directory, opens its ports, and runs it until a signal."""
+"""Master process: composition over a state directory, ports, and life until a signal."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ HISTORY_SECONDS = 1.0
 
 
 class Master:
-    """Parts of one master: state machine, shards, relay, snapshots, served synthesis.
+    """Parts of a master: state machine, shards, relay, snapshots, served synthesis.
 
     Raises:
         RefusedError: the directory holds a run of another configuration.
@@ -70,7 +70,7 @@ class Master:
         effects: list[Effect] = []
         if recovery:
             # Every lease ends, durably, before a shard is put back: a crash in between repeats the whole.
-            saved, effects = fence_saved(config, saved, recovery.run, recovery.why, time.monotonic())
+            saved, effects = fence_saved(config, saved, recovery.run, recovery.reason, time.monotonic())
             state.write(ROSTER, seal(saved))
             recovery.put_back(state)
             state.discard(ROLLBACK)
@@ -153,7 +153,7 @@ class Master:
 
 
 class Ports:
-    """Control port and data port of one master; made on the event loop that serves control and boundary."""
+    """Control port and data port of a master; made on the event loop of control and boundary."""
 
     def __init__(self, master: Master) -> None:
         run, tally = master.run, master.run.tally
@@ -167,7 +167,7 @@ class Ports:
         BoundaryServicer(run.roster, master.relay, tally).register(self.data, asyncio.get_running_loop())
 
     async def open(self, listen: str, data_port: int) -> tuple[str, int]:
-        """Listen; returns the control address and the data port that were taken (0 takes a free one).
+        """Listen; returns the control address and the data port (0 takes a free port).
 
         Raises:
             RefusedError: a port cannot be listened on.
@@ -223,7 +223,7 @@ async def _tick(master: Master, history: History, seconds: float) -> None:
 
 
 def serve(config: Config, listen: str, data_port: int, web: str, state_dir: Path) -> int:
-    """Run a master until it is interrupted; returns the exit code.
+    """Run a master until interrupted; returns the exit code.
 
     Args:
         config: resolved configuration of the run.

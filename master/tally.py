@@ -23,7 +23,7 @@ MOST_STALE = 1024
 
 @dataclass
 class SeatTally:
-    """Pushes and pulls of one seat since the master started."""
+    """Pushes and pulls of a seat since the master started."""
 
     staleness: Counter[int] = field(default_factory=Counter)
     pushes: int = 0
@@ -34,7 +34,7 @@ class SeatTally:
 
 @dataclass
 class Tally:
-    """Counters of one run; every method takes the lock."""
+    """Counters of a run; every method takes the lock."""
 
     # By layer: staleness of a push -> applied pushes; refused pushes.
     staleness: dict[int, Counter[int]] = field(default_factory=lambda: defaultdict(Counter))
@@ -86,7 +86,7 @@ class Tally:
             self.add(malformed=1)
 
     def count_push(self, layer: int, replica: int, reply: PushReply, *, ages: bool = True) -> None:
-        """Count a push by its outcome, and its staleness where a push `ages`."""
+        """Count a push by outcome; with `ages`, by staleness too."""
         with self._lock:
             seat = self.seats[layer, replica]
             if reply.applied:
@@ -123,7 +123,7 @@ class Tally:
         return m.Counters(staleness=staleness, **counts)
 
     def by_layer(self) -> list[m.LayerPushes]:
-        """Count pushes by layer, for layers with any."""
+        """Count pushes by layer, for layers with pushes."""
         with self._lock:
             layers = sorted({*self.staleness, *self.refused})
             return [m.LayerPushes(k, dict(self.staleness.get(k, {})), self.refused[k]) for k in layers]

@@ -16,7 +16,7 @@ from common.data import datasets
 from common.errors import ConfigError, NotFoundError, UnreachableError
 from common.models import network
 from common.wire.messages import Evaluation
-from deploy.evaluation.evaluator import Evaluator, Snapshot
+from deploy.evaluation.evaluator import Evaluator, PulledNetwork
 from deploy.evaluation.reader import Reader, latest
 from deploy.runs.directory import CONFIG, MODEL, RunDirectory, new_directory, next_evaluation, summarized
 from deploy.screen import Screen, print_summary
@@ -56,7 +56,7 @@ def evaluate_master(
         evaluator = _evaluator(config, dataset, code)
         if watch:
             return _watch(reader, config, dataset, evaluator, path, as_json)
-        evaluation = evaluator.measure(evaluator.snapshot(reader.pull))
+        evaluation = evaluator.measure(evaluator.pull(reader.pull))
         reader.report(evaluation)
     _tell(evaluation, as_json)
     return 0
@@ -79,18 +79,16 @@ def _watch(
         while True:
             try:
                 status = reader.status()
-                snapshot = (
-                    evaluator.snapshot(reader.pull)
-                    if status.batches >= due or status.state == "done"
-                    else None
+                network = (
+                    evaluator.pull(reader.pull) if status.batches >= due or status.state == "done" else None
                 )
             except (UnreachableError, NotFoundError):
                 time.sleep(WATCH_SECONDS)
                 continue
             screen.show(status)
             directory.note_heartbeats(status.seats, time.monotonic() - began)
-            if snapshot is not None:
-                evaluation = _measured(evaluator, snapshot, reader, directory, screen, began)
+            if network is not None:
+                evaluation = _measured(evaluator, network, reader, directory, screen, began)
                 due = next_evaluation(status.batches, config.run.evaluate_every)
                 if status.state == "done":
                     break
@@ -99,20 +97,20 @@ def _watch(
         screen.close()
     restarts = sum(seat.grants - 1 for seat in status.seats)
     summary = summarized(config, latest(reader, status), evaluation, time.monotonic() - began, restarts)
-    directory.finish(summary, snapshot.state, config, dataset)
+    directory.finish(summary, network.state, config, dataset)
     click.echo(json.dumps(summary)) if as_json else print_summary(summary, str(directory.path))
     return 0
 
 
 def _measured(
     evaluator: Evaluator,
-    snapshot: Snapshot,
+    network: PulledNetwork,
     reader: Reader,
     directory: RunDirectory,
     screen: Screen,
     began: float,
 ) -> Evaluation:
-    evaluation = evaluator.measure(snapshot)
+    evaluation = evaluator.measure(network)
     screen.evaluated(evaluation)
     directory.note_evaluation(evaluation, time.monotonic() - began)
     # The files are what counts: a master that is away is told of the next one.

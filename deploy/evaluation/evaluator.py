@@ -23,7 +23,7 @@ Pull = Callable[[str], tuple[Header, Buffer]]
 
 
 @dataclass(frozen=True)
-class Snapshot:
+class PulledNetwork:
     """The plain network's state at one vector of versions."""
 
     state: dict[str, Tensor]
@@ -35,7 +35,7 @@ class Snapshot:
 ESTIMATED = 30
 
 
-def pulled(config: Config, pull: Pull) -> Snapshot:
+def pull_network(config: Config, pull: Pull) -> PulledNetwork:
     """Pull every layer's weights, and name them as the plain network does.
 
     Raises:
@@ -50,7 +50,7 @@ def pulled(config: Config, pull: Pull) -> Snapshot:
         through.append(header.next_batch)
         for name, tensor in flat.state_dict(header.table, buffer).items():
             state[network.plain_name(config.network.cuts or [], k, name)] = tensor
-    return Snapshot(state, versions, min(*through, config.run.batches))
+    return PulledNetwork(state, versions, min(*through, config.run.batches))
 
 
 class Evaluator:
@@ -61,7 +61,7 @@ class Evaluator:
         self._dataset = dataset
         self.network = nn.Sequential(*blueprint.units).eval()
 
-    def snapshot(self, pull: Pull) -> Snapshot:
+    def pull(self, pull: Pull) -> PulledNetwork:
         """Pull every layer's weights, ready to be measured and kept.
 
         With unlock `full` BN's statistics are those of inputs that were made up: here they are estimated anew
@@ -70,18 +70,18 @@ class Evaluator:
         Raises:
             NotFoundError: a layer has no weights yet.
         """
-        snapshot = pulled(self._config, pull)
+        pulled = pull_network(self._config, pull)
         if not self._config.decoupling.predicts:
-            return snapshot
-        self.network.load_state_dict(snapshot.state, strict=False)
+            return pulled
+        self.network.load_state_dict(pulled.state, strict=False)
         made = batches.Batches(self._dataset, self._config.run.seed, self._config.run.batch_size)
         estimate_statistics(self.network, map(made.inputs, range(ESTIMATED)))
         state = self.network.state_dict()
-        return replace(snapshot, state={name: state[name].clone() for name in snapshot.state})
+        return replace(pulled, state={name: state[name].clone() for name in pulled.state})
 
-    def measure(self, snapshot: Snapshot) -> Evaluation:
-        """Test error in per cent and mean loss at a snapshot."""
-        return self.measure_state(snapshot.state, snapshot.versions, snapshot.batches)
+    def measure(self, pulled: PulledNetwork) -> Evaluation:
+        """Test error in per cent and mean loss of a pulled network."""
+        return self.measure_state(pulled.state, pulled.versions, pulled.batches)
 
     @torch.no_grad()
     def measure_state(

@@ -54,7 +54,7 @@ def _write(run_dir: Path | None, master: str | None, suffix: str, path: Path) ->
         config = reader.config()
         data = datasets.load(config.data)
         blueprint = network.build(config, data.input_shape, data.classes)
-        state = Evaluator(config, data, blueprint).snapshot(reader.pull).state
+        state = Evaluator(config, data, blueprint).pull(reader.pull).state
     if suffix == ".pt":
         torch.save(state, path)
     else:

@@ -1,4 +1,4 @@
-"""A start on a state directory that is not as a master left it: a power cut, a torn file, half a rollback."""
+"""Recovery at a start: after a power cut, with torn files, or in the middle of a rollback."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ from common.config.sections import Config
 from common.errors import RefusedError, RunFailedError
 from master.disk.snapshots import Snapshot, Snapshots
 from master.disk.state import StateDirectory, unseal
-from master.store.shard import Slots
+from master.store.shard import BufferPair
 
 log = logging.getLogger("layerwise.master")
 
 ROSTER = "roster.json"
-# Holds the number of the snapshot that a rollback is putting back; gone once it has.
+# Names the snapshot that a rollback puts back; removed at the rollback's end.
 ROLLBACK = "rollback"
-# Incarnations that may have been granted since a snapshot: so many are left out where the roster is lost.
+# Most incarnations granted since a snapshot: skipped where the roster is lost.
 UNKNOWN_GRANTS = 1 << 20
 
 
 @dataclass(frozen=True)
 class Recovery:
-    """What has to be put right before anything is served, and why. Every slave is fenced then.
+    """Repairs before the first call is served; every slave is fenced.
 
     Attributes:
-        why: what had happened.
-        snapshot: what is put back; None: there was none, and the run begins anew.
-        shards: the shards that are put back, or removed where the snapshot has none of that name.
-        before: the versions that the files of these claimed, as far as they could be read.
-        damage: a line for each file that could not be used.
+        reason: cause of the damage.
+        snapshot: source of the repairs; None: no snapshot exists, and the run begins anew.
+        shards: shards to put back, or to remove where the snapshot lacks them.
+        before: versions in the damaged files, as far as readable.
+        damage: a line for each unusable file.
     """
 
-    why: str
+    reason: str
     snapshot: Snapshot | None = None
     shards: frozenset[str] = frozenset()
     before: dict[str, int] = field(default_factory=dict)
@@ -43,23 +43,23 @@ class Recovery:
 
     @property
     def run(self) -> dict[str, Any]:
-        """What is kept beside the shards."""
+        """Values beside the shards; empty without a snapshot."""
         return self.snapshot.run if self.snapshot else {}
 
     @property
     def after(self) -> dict[str, int]:
-        """The versions of these shards once they are put back."""
+        """Versions of the shards after the repairs."""
         versions = self.snapshot.versions if self.snapshot else {}
         return {name: version for name, version in versions.items() if name in self.shards}
 
     @property
-    def lost(self) -> int:
-        """Acknowledged pushes that are gone, as far as is known."""
+    def lost_pushes(self) -> int:
+        """Number of lost acknowledged pushes, as far as known."""
         after = self.after
         return sum(max(0, version - after.get(name, 0)) for name, version in self.before.items())
 
     def put_back(self, state: StateDirectory) -> None:
-        """Make the files what they have to be; done again after a crash, it comes to the same."""
+        """Repair the files; idempotent, for a crash on the way."""
         known = self.snapshot.shards if self.snapshot else {}
         for name in sorted(self.shards):
             if self.snapshot is None or name not in known:
@@ -69,56 +69,63 @@ class Recovery:
                 state.put_back(name, self.snapshot.table(name), self.snapshot.record(name), fill, room)
 
     def report(self, state: StateDirectory) -> None:
-        """Into the log, and the event log."""
+        """Write the recovery to the log and the event log."""
         for line in self.damage:
             log.warning("%s", line)
         number = self.snapshot.number if self.snapshot else 0
         source = f"snapshot {number}" if number else "nothing, for there was no snapshot"
         text = "%s; going on from %s; acknowledged pushes lost, as far as is known: %d"
-        log.warning(text, self.why, source, self.lost)
-        said = {"why": self.why, "snapshot": number, "before": self.before, "after": self.after}
-        state.log({"event": "recovered", **said, "lost_pushes": self.lost, "damage": list(self.damage)})
+        log.warning(text, self.reason, source, self.lost_pushes)
+        event = {"why": self.reason, "snapshot": number, "before": self.before, "after": self.after}
+        damage = list(self.damage)
+        state.log({"event": "recovered", **event, "lost_pushes": self.lost_pushes, "damage": damage})
 
 
 def recover(state: StateDirectory, snapshots: Snapshots) -> tuple[dict[str, Any], Recovery | None]:
-    """What was saved of the run, and what has to be put right.
+    """Read the run's saved values, and find the repairs that the directory needs.
 
     Raises:
-        RunFailedError: something is damaged, and there is no whole snapshot to put it back from.
+        RunFailedError: a file is damaged, and no whole snapshot can replace the file.
     """
     damage: list[str] = []
-    saved, source = _saved(state, snapshots, damage)
+    saved, source = _read_saved(state, snapshots, damage)
     found, damaged = state.survey()
     damage += damaged.values()
     shards = frozenset([*found, *damaged])
     wanted = state.read(ROLLBACK)
     snapshot: Snapshot | None
     if wanted is not None:
-        why, snapshot = "a rollback had been interrupted", snapshots.get(int(wanted))
+        reason, snapshot = "a rollback had been interrupted", snapshots.get(int(wanted))
     elif state.other_boot and (shards or snapshots.numbers()):
-        why = "the machine was started anew: what was written last may never have reached its disk"
+        reason = "the machine was restarted: the last writes may never have reached the disk"
         snapshot = _newest(snapshots, damage)
     elif damaged:
-        why, snapshot, shards = "a shard's file is damaged", _newest(snapshots, damage), frozenset(damaged)
+        reason, snapshot, shards = "a shard's file is damaged", _newest(snapshots, damage), frozenset(damaged)
         if snapshot is None or not shards <= {*snapshot.shards}:
             raise RunFailedError(damage[0])
-        return saved, _recovery(why, snapshot, shards, found, damage)
+        return saved, _recovery(reason, snapshot, shards, found, damage)
     else:
         return saved, Recovery(f"{ROSTER} is damaged", source, damage=tuple(damage)) if source else None
-    return saved, _recovery(why, snapshot, shards | {*(snapshot.shards if snapshot else ())}, found, damage)
+    return saved, _recovery(
+        reason, snapshot, shards | {*(snapshot.shards if snapshot else ())}, found, damage
+    )
 
 
 def _recovery(
-    why: str, snapshot: Snapshot | None, shards: frozenset[str], found: dict[str, Slots], damage: list[str]
+    reason: str,
+    snapshot: Snapshot | None,
+    shards: frozenset[str],
+    found: dict[str, BufferPair],
+    damage: list[str],
 ) -> Recovery:
-    before = {name: slots.record.version for name, slots in found.items() if name in shards}
-    return Recovery(why, snapshot, shards, before, tuple(damage))
+    before = {name: pair.record.version for name, pair in found.items() if name in shards}
+    return Recovery(reason, snapshot, shards, before, tuple(damage))
 
 
-def _saved(
+def _read_saved(
     state: StateDirectory, snapshots: Snapshots, damage: list[str]
 ) -> tuple[dict[str, Any], Snapshot | None]:
-    """Leases and counts as they were saved last; or where that cannot be read, a snapshot's, and which."""
+    """Read the last saved values; if unreadable, take a snapshot's, and return the snapshot too."""
     text = state.read(ROSTER)
     if text is None:
         return {}, None
@@ -135,10 +142,10 @@ def _saved(
 
 
 def _newest(snapshots: Snapshots, damage: list[str]) -> Snapshot | None:
-    """The newest whole snapshot; None where none was ever taken.
+    """Find the newest whole snapshot; None without a snapshot.
 
     Raises:
-        RunFailedError: there are some, and none is whole.
+        RunFailedError: every snapshot is damaged.
     """
     snapshot, unusable = snapshots.newest_whole()
     damage += unusable
@@ -148,7 +155,7 @@ def _newest(snapshots: Snapshots, damage: list[str]) -> Snapshot | None:
 
 
 def resume_config(config: Config, state: StateDirectory) -> Config:
-    """The run's configuration, which the state directory keeps.
+    """Keep a new run's configuration in the state directory, or check it against the kept configuration.
 
     Raises:
         RefusedError: the directory holds a run of another configuration.
@@ -161,7 +168,7 @@ def resume_config(config: Config, state: StateDirectory) -> Config:
     if kept != config:
         raise RefusedError(
             f"{state.path}: holds a run of another configuration ({_difference(kept, config)}); give the "
-            "configuration it was started with, or another --state-dir"
+            "original configuration, or another --state-dir"
         )
     return kept
 

@@ -80,7 +80,7 @@ class SnapshotScheduler:
         self._fingerprint = _fingerprint(newest.versions, newest.run) if newest else None
 
     async def take_periodically(self, seconds: float) -> None:
-        """Take a snapshot at intervals, if anything has changed, until cancelled."""
+        """Take a snapshot at intervals, after changes, until cancelled."""
         while True:
             await self.take_if_changed()
             await asyncio.sleep(seconds)

@@ -1,4 +1,4 @@
-"""One version of a shard as a safetensors file, written straight from the buffer while pushes go on."""
+"""Version of a shard as a safetensors file, written from the mapped buffer while pushes go on."""
 
 from __future__ import annotations
 
@@ -20,32 +20,32 @@ from master.store.optimizers import Bytes
 from master.store.shard import Reading
 from master.store.store import Store
 
-# After so many readings that pushes could not wait for, pushes wait.
+# Readings that pushes may revoke; then pushes wait.
 ATTEMPTS = 3
-# Of a shard's buffer, what lies behind the tensors of its table: the master's optimizer's.
+# Name of the bytes behind a shard's tensors: the server optimizer's moments.
 OPTIMIZER_STATE = "optimizer_state"
 _PIECE_BYTES = 4 << 20
 _DTYPES = {"float32": "F32", "float64": "F64", "int64": "I64", "int32": "I32", "uint8": "U8", "bool": "BOOL"}
 
 
 class _RevokedError(Exception):
-    """Pushes could not wait for us."""
+    """Pushes could not wait for the reading."""
 
 
 def file_name(shard: str) -> str:
-    """Of a shard's file."""
+    """Name of a shard's file."""
     return shard.replace("/", "-") + ".safetensors"
 
 
 def write(store: Store, name: str, path: Path) -> dict[str, Any]:
-    """Write one version of a shard, to the disk; what the manifest says of it.
+    """Write one version of a shard to the disk; returns the manifest's entry.
 
     Raises:
-        OSError: there is no room for it.
+        OSError: the disk has no room.
     """
     for attempt in range(ATTEMPTS + 1):
-        still = store.still(name) if attempt == ATTEMPTS else contextlib.nullcontext()
-        with still, _held(store, name) as reading, path.open("wb") as file:
+        waiting = store.hold_pushes(name) if attempt == ATTEMPTS else contextlib.nullcontext()
+        with waiting, _hold(store, name) as reading, path.open("wb") as file:
             try:
                 crc, nbytes = _copy(file, reading)
             except _RevokedError:
@@ -61,11 +61,11 @@ def write(store: Store, name: str, path: Path) -> dict[str, Any]:
                 "table": asdict(reading.header.table),
                 "record": asdict(reading.record),
             }
-    raise AssertionError("a shard that stands still can be read")
+    raise AssertionError("a shard without pushes can be read")
 
 
 @contextmanager
-def _held(store: Store, name: str) -> Iterator[Reading]:
+def _hold(store: Store, name: str) -> Iterator[Reading]:
     reading = store.read(name)
     try:
         yield reading
@@ -74,7 +74,7 @@ def _held(store: Store, name: str) -> Iterator[Reading]:
 
 
 def _copy(file: IO[bytes], reading: Reading) -> tuple[int, int]:
-    """The format's own writer copies every tensor; this one writes from the buffer, checksum on the way."""
+    """Copy a reading to a file; returns CRC-32 and size. The format's own writer would copy every tensor."""
     crc = written = 0
     for part in _parts(reading):
         for start in range(0, len(part), _PIECE_BYTES):
@@ -87,9 +87,9 @@ def _copy(file: IO[bytes], reading: Reading) -> tuple[int, int]:
 
 
 def _parts(reading: Reading) -> Iterator[bytes | memoryview]:
-    """A safetensors file: the length of its header, the header, then the tensors side by side."""
+    """Lay out a safetensors file: length of the header, header, tensors side by side."""
     table, whole = reading.header.table, reading.whole
-    # The widest first: each then begins at a multiple of its item's size.
+    # The widest first: every tensor then begins at a multiple of its item size.
     tensors = [
         (spec.name, _DTYPES[spec.dtype], spec.shape, whole[spec.offset : spec.offset + spec.nbytes])
         for spec in sorted(table.tensors, key=lambda spec: -np.dtype(spec.dtype).itemsize)
@@ -111,7 +111,7 @@ def _parts(reading: Reading) -> Iterator[bytes | memoryview]:
 
 
 def checksum(file: IO[bytes]) -> int:
-    """Of all of a file."""
+    """Compute the CRC-32 of a whole file."""
     crc = 0
     while piece := file.read(_PIECE_BYTES):
         crc = zlib.crc32(piece, crc)
@@ -119,7 +119,7 @@ def checksum(file: IO[bytes]) -> int:
 
 
 def filler(path: Path, table: Table) -> Callable[[Bytes], None]:
-    """What writes a file's contents into a shard's buffer."""
+    """Make a reader of a file into a shard's buffer."""
 
     def fill(buffer: Bytes) -> None:
         with safe_open(path, "np") as file:

@@ -1,7 +1,7 @@
-"""Snapshots: every shard at one version each, as safetensors, with what else the run needs as JSON.
+"""Snapshots: a version of every shard as safetensors, and the run's other values as JSON.
 
-A snapshot is a folder `snapshots/<number>`: a file a shard, and `snapshot.json` with the checksum of each. It
-is written beside the others, brought to the disk, and only then given its name.
+A snapshot is a folder `snapshots/<number>` with a file for each shard, and `snapshot.json` with checksums.
+The folder is written under a hidden name, brought to the disk, and then renamed.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ MANIFEST = "snapshot.json"
 
 @dataclass(frozen=True)
 class Snapshot:
-    """One snapshot by its number, its folder and what its manifest says."""
+    """Snapshot: number, folder, and the manifest's content."""
 
     number: int
     folder: Path
@@ -41,33 +41,33 @@ class Snapshot:
 
     @property
     def versions(self) -> dict[str, int]:
-        """The version of every shard."""
+        """Version of every shard."""
         return {name: shard["record"]["version"] for name, shard in self.shards.items()}
 
     def record(self, name: str) -> Record:
-        """A shard's record; it remembers no slave, since every one is fenced before the record is used."""
+        """Record of a shard, without slaves: all are fenced before the record is used."""
         record = self.shards[name]["record"]
         progress = {int(replica): batch for replica, batch in record["progress"].items()}
         return Record(**{**record, "progress": progress, "sequences": {}, "refused": [], "active": 0})
 
     def table(self, name: str) -> Table:
-        """A shard's table."""
+        """Table of a shard."""
         return table_of(self.shards[name]["table"])
 
     def room(self, name: str) -> int:
-        """Bytes of a shard's buffer: its tensors and what an optimizer remembers of them."""
+        """Size of a shard's buffer in bytes: tensors and moments."""
         room: int = self.shards[name]["room"]
         return room
 
     def filler(self, name: str) -> Callable[[Bytes], None]:
-        """What writes a shard's contents into a buffer."""
+        """Make a reader of a shard into a buffer."""
         return shard_file.filler(self._file(name), self.table(name))
 
     def check(self) -> None:
-        """Read all of it.
+        """Verify every file.
 
         Raises:
-            RunFailedError: a file is not what was written.
+            RunFailedError: a file is torn or damaged.
         """
         for name, shard in self.shards.items():
             path = self._file(name)
@@ -80,7 +80,7 @@ class Snapshot:
                 raise RunFailedError(f"{path}: is torn or damaged (checksum)")
 
     def summarize(self, damage: str = "") -> Kept:
-        """As a message."""
+        """Build the message for status and lists."""
         return Kept(self.number, self.time, self.nbytes, self.versions, damage)
 
     def _file(self, name: str) -> Path:
@@ -88,26 +88,26 @@ class Snapshot:
 
 
 class Snapshots:
-    """The snapshots of one run, in a folder; the newest few are kept."""
+    """Snapshots of a run in a folder, pruned to the newest few."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     def numbers(self) -> list[int]:
-        """The snapshots that there are, oldest first."""
+        """Numbers of the snapshots, oldest first."""
         if not self._folder.exists():
             return []
         return sorted(int(p.name) for p in self._folder.iterdir() if p.name.isascii() and p.name.isdecimal())
 
     def take(self, store: Store, run: dict[str, Any]) -> Snapshot:
-        """Write a snapshot; pushes go on meanwhile.
+        """Write a snapshot while pushes go on.
 
         Args:
             store: the shards.
-            run: what else the run needs, as it was before: of a layer that is done, every push is in.
+            run: values beside the shards, dumped before: the shards have every push of a layer that is done.
 
         Raises:
-            RunFailedError: it cannot be written; nothing of it is left.
+            RunFailedError: the snapshot cannot be written; no part is left.
         """
         number = max(self.numbers(), default=0) + 1
         fresh = self._folder / f".{number}.new"
@@ -133,11 +133,11 @@ class Snapshots:
         return self.get(number)
 
     def get(self, number: int) -> Snapshot:
-        """A snapshot, its manifest checked; `check` reads the rest.
+        """Open a snapshot and verify the manifest; `check` verifies the rest.
 
         Raises:
-            NotFoundError: there is none of that number.
-            RunFailedError: its manifest is damaged.
+            NotFoundError: no snapshot has the number.
+            RunFailedError: the manifest is damaged.
         """
         folder = self._folder / str(number)
         try:
@@ -148,19 +148,19 @@ class Snapshots:
             if folder.exists():
                 raise RunFailedError(f"{folder}: has no {MANIFEST}") from None
             raise NotFoundError(f"there is no snapshot {number}; there are {self.numbers()}") from None
-        said = unseal(text, folder / MANIFEST)
-        nbytes = sum(shard["nbytes"] for shard in said["shards"].values())
-        return Snapshot(number, folder, said["shards"], said["run"], said["time"], nbytes)
+        manifest = unseal(text, folder / MANIFEST)
+        nbytes = sum(shard["nbytes"] for shard in manifest["shards"].values())
+        return Snapshot(number, folder, manifest["shards"], manifest["run"], manifest["time"], nbytes)
 
     def newest(self) -> Snapshot | None:
-        """The newest one, its shards unread; None where there is none, or its manifest is damaged."""
+        """Newest snapshot, with unverified shards; None without a snapshot, or with a damaged manifest."""
         try:
             return self.get(self.numbers()[-1])
         except (IndexError, RunFailedError):
             return None
 
     def newest_whole(self) -> tuple[Snapshot | None, list[str]]:
-        """The newest snapshot of which every byte is right, and what is wrong with those after it."""
+        """Find the newest undamaged snapshot, and describe the damage of newer snapshots."""
         damage = []
         for number in reversed(self.numbers()):
             try:
@@ -173,7 +173,7 @@ class Snapshots:
         return None, damage
 
     def list_all(self) -> list[Kept]:
-        """Every snapshot, read to the end."""
+        """Verify and list every snapshot."""
         found = []
         for number in self.numbers():
             try:
@@ -190,13 +190,13 @@ class Snapshots:
 
     def _prune(self) -> None:
         for number in self.numbers()[:-NEWEST]:
-            # Half of a folder that is removed is no snapshot.
+            # Hidden first: a half-removed folder must not look like a snapshot.
             hidden = self._folder / f".{number}.old"
             with contextlib.suppress(OSError):
                 (self._folder / str(number)).replace(hidden)
                 shutil.rmtree(hidden)
 
     def _tidy(self) -> None:
-        """What a crash has left half written or half removed."""
+        """Remove folders that a crash has left half written or half removed."""
         for path in self._folder.glob(".*"):
             shutil.rmtree(path)

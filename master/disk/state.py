@@ -1,4 +1,4 @@
-"""What survives: the state directory. Shards in memory-mapped files, the roster in a JSON file."""
+"""State directory of a master: shards in memory-mapped files, the run's other values in small files."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ from common.observe import metrics
 from common.observe.metrics import Histogram
 from common.shards.table import Table
 from master.disk import mapped
-from master.disk.mapped import MappedSlots
+from master.disk.mapped import MappedPair
 from master.store.optimizers import Bytes
-from master.store.shard import Record, Slots
+from master.store.shard import BufferPair, Record
 
 log = logging.getLogger("layerwise.master")
 
-# Events that somebody should look at.
+# Events that an operator should look at.
 TROUBLE = ("failed", "fenced", "no snapshot")
-# Events that are kept at hand for who watches, and how far back a start looks for them in the file.
+# Events kept in memory for the pages, and the part of the log that a start reads for them.
 RECENT_EVENTS, TAIL_BYTES = 200, 64 << 10
 
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 
 class StateDirectory:
-    """The master's files, locked against a second master.
+    """Files of a master, locked against a second master.
 
     Raises:
-        RefusedError: another master holds the directory, or it cannot be written.
+        RefusedError: another master holds the directory, or the directory cannot be written.
     """
 
     def __init__(self, path: Path) -> None:
@@ -62,30 +62,30 @@ class StateDirectory:
 
     @property
     def other_boot(self) -> bool:
-        """Whether the machine was started anew since a master last used the directory.
+        """Whether the machine was restarted since a master last used the directory.
 
-        What that one wrote into mapped files may then never have reached the disk. The boot is kept here, in
-        a file that is durable before the first commit, and not in the records: of two records the newer may
-        be lost and the older vouch for pages that were written since.
+        The last writes into mapped files may then never have reached the disk. The boot is kept in a file
+        that is durable before the first commit, and not in the records: the newer record may be lost, and the
+        older record would vouch for pages that were written since.
         """
         return self.read("boot") not in (None, "", boot())
 
     def note_boot(self) -> None:
-        """From now on this boot's writes are what is here."""
+        """Mark the directory as written by the present boot."""
         self.write("boot", boot())
 
-    def create(self, name: str, table: Table, nbytes: int | None = None) -> Slots:
-        """Room for a new shard; it exists once its first record is committed.
+    def create(self, name: str, table: Table, nbytes: int | None = None) -> BufferPair:
+        """Create the file of a new shard; the shard exists from the first commit on.
 
         Args:
-            name: the shard.
-            table: its tensors.
-            nbytes: of each buffer: the table's and an optimizer's behind them; left out, the table's alone.
+            name: of the shard.
+            table: of the tensors.
+            nbytes: size of a buffer, tensors and moments; by default the table's.
 
         Raises:
-            NoRoomError: there is no room for it.
+            NoRoomError: the disk has no room.
         """
-        return self._placed(name, table, nbytes, lambda _: None)
+        return self._place(name, table, nbytes, lambda _: None)
 
     def put_back(
         self,
@@ -95,45 +95,45 @@ class StateDirectory:
         fill: Callable[[Bytes], None],
         nbytes: int | None = None,
     ) -> None:
-        """Replace a shard's file by one with this record and what `fill` puts into its buffer.
+        """Replace a shard's file by a file with a record, and a buffer that `fill` writes.
 
-        It is whole, and on the disk, before it takes its place.
+        The new file is whole, and on the disk, before the old file goes.
 
         Raises:
-            NoRoomError: there is no room for it.
+            NoRoomError: the disk has no room.
         """
 
-        def write(slots: MappedSlots) -> None:
-            fill(slots.buffers[0])
-            slots.commit(dataclasses.replace(record, active=0))
-            slots.flush()
+        def write(pair: MappedPair) -> None:
+            fill(pair.buffers[0])
+            pair.commit(dataclasses.replace(record, active=0))
+            pair.flush()
 
-        self._placed(name, table, nbytes, write)
+        self._place(name, table, nbytes, write)
         sync(self._shards)
 
-    def _placed(
-        self, name: str, table: Table, nbytes: int | None, write: Callable[[MappedSlots], None]
-    ) -> MappedSlots:
+    def _place(
+        self, name: str, table: Table, nbytes: int | None, write: Callable[[MappedPair], None]
+    ) -> MappedPair:
         path = self._file(name)
         fresh = path.with_suffix(".new")
         try:
-            slots = mapped.create(fresh, name, table, table.nbytes if nbytes is None else nbytes)
-            slots.took = self.journal.observe
-            write(slots)
-            # Under its name once it is whole: a crash leaves no shard without its table.
+            pair = mapped.create(fresh, name, table, table.nbytes if nbytes is None else nbytes)
+            pair.on_commit = self.journal.observe
+            write(pair)
+            # The whole file gets the name: a crash leaves no shard without a table.
             fresh.replace(path)
         except OSError as error:
             fresh.unlink(missing_ok=True)
             raise NoRoomError(f"{path}: no room for the shard: {error.strerror}; free disk space") from None
-        return slots
+        return pair
 
     def remove(self, name: str) -> None:
-        """Forget a shard."""
+        """Remove a shard's file."""
         self._file(name).unlink(missing_ok=True)
         sync(self._shards)
 
-    def existing(self) -> dict[str, Slots]:
-        """The shards that were committed before.
+    def load(self) -> dict[str, BufferPair]:
+        """Open the shards of earlier masters.
 
         Raises:
             RunFailedError: a shard's file is torn.
@@ -143,25 +143,25 @@ class StateDirectory:
             raise RunFailedError(why)
         return found
 
-    def survey(self) -> tuple[dict[str, Slots], dict[str, str]]:
-        """The shards that were committed before and are whole; of the others, what is wrong with each."""
-        found: dict[str, Slots] = {}
+    def survey(self) -> tuple[dict[str, BufferPair], dict[str, str]]:
+        """Open the whole shards of earlier masters; describe the damage of the rest, by shard."""
+        found: dict[str, BufferPair] = {}
         damaged: dict[str, str] = {}
         for path in sorted(self._shards.glob("*.shard")):
             try:
-                name, slots = mapped.opened(path)
-                slots.took = self.journal.observe
-                if slots.recover():
-                    found[name] = slots
+                name, pair = mapped.open_pair(path)
+                pair.on_commit = self.journal.observe
+                if pair.recover():
+                    found[name] = pair
             except RunFailedError as error:
                 damaged[path.stem.replace("-", "/", 1)] = str(error)
         return found, damaged
 
     def write(self, name: str, text: str) -> None:
-        """Write a small file durably; there is never half of one.
+        """Write a small file, durably and atomically.
 
         Raises:
-            NoRoomError: it cannot be written; the old one is still there.
+            NoRoomError: the file cannot be written; the old file is still there.
         """
         fresh = self.path / f".{name}.new"
         try:
@@ -174,7 +174,7 @@ class StateDirectory:
             ) from None
 
     def read(self, name: str) -> str | None:
-        """A small file's text, or None where there is none."""
+        """Read a small file; None if the file does not exist."""
         try:
             return (self.path / name).read_text(encoding="utf-8")
         except FileNotFoundError:
@@ -186,18 +186,18 @@ class StateDirectory:
         sync(self.path)
 
     def log(self, event: dict[str, Any]) -> None:
-        """Add a line to events.jsonl: what happened when, in seconds of the epoch."""
+        """Add an event to events.jsonl, with the time in seconds of the epoch."""
         event = {"time": round(time.time(), 3), **event}
         self.recent.append(event)
         level = logging.WARNING if event["event"] in TROUBLE else logging.INFO
-        log.log(level, "%s", _said(event), extra=event)
+        log.log(level, "%s", _describe(event), extra=event)
         line = json.dumps(event) + "\n"
-        # The run does not hang on its log: on a full disk a line may be lost.
+        # The run does not depend on the log: a full disk may lose a line.
         with contextlib.suppress(OSError):
             self._events.write(line)
 
     def close(self) -> None:
-        """Let another master have the directory."""
+        """Unlock the directory for the next master."""
         with contextlib.suppress(OSError):
             self._events.close()
         self._lock.close()
@@ -206,20 +206,20 @@ class StateDirectory:
         return self._shards / (name.replace("/", "-") + ".shard")
 
 
-def _said(event: dict[str, Any]) -> str:
-    """An event in words; what is long stays in the log."""
+def _describe(event: dict[str, Any]) -> str:
+    """Describe an event in words; lists and tables stay in the event log."""
     plain = {
         k: v for k, v in event.items() if k not in ("time", "event") and isinstance(v, str | int | float)
     }
-    told = ", ".join(f"{name} {value}" for name, value in plain.items() if value != "")
-    return f"{event['event']}: {told}" if told else str(event["event"])
+    details = ", ".join(f"{name} {value}" for name, value in plain.items() if value != "")
+    return f"{event['event']}: {details}" if details else str(event["event"])
 
 
 def _tail(path: Path) -> list[dict[str, Any]]:
-    """The last events of a log that may be long, or torn by a crash."""
+    """Read the last events of a log that may be long, or torn by a crash."""
     with path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - TAIL_BYTES))
-        # The first line may have been cut.
+        # The first line may be cut.
         lines = file.read().decode("utf-8", "replace").splitlines()
     found = []
     for line in lines:
@@ -230,7 +230,7 @@ def _tail(path: Path) -> list[dict[str, Any]]:
 
 
 def boot() -> str:
-    """This boot of this machine; empty where the system does not tell."""
+    """Identity of the machine's present boot; empty where the system has none."""
     try:
         return _BOOT.read_text(encoding="ascii").strip()
     except OSError:
@@ -238,7 +238,7 @@ def boot() -> str:
 
 
 def sync(folder: Path) -> None:
-    """A new name is durable once its folder is."""
+    """Bring a folder's names to the disk."""
     directory = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(directory)
@@ -247,7 +247,7 @@ def sync(folder: Path) -> None:
 
 
 def write_durably(path: Path, text: str) -> None:
-    """A small file, on the disk when this returns."""
+    """Write a small file, and bring the content to the disk."""
     with path.open("w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
@@ -255,12 +255,12 @@ def write_durably(path: Path, text: str) -> None:
 
 
 def seal(value: dict[str, Any]) -> str:
-    """JSON with a checksum of its own."""
+    """Encode a value as JSON with a checksum."""
     return json.dumps({"checksum": _checksum(value), **value}, indent=1)
 
 
 def unseal(text: str, path: Path) -> dict[str, Any]:
-    """What was sealed.
+    """Decode and verify JSON from `seal`.
 
     Raises:
         RunFailedError: the text is torn or was changed.
@@ -271,9 +271,9 @@ def unseal(text: str, path: Path) -> dict[str, Any]:
             return value
     except (ValueError, KeyError, TypeError, AttributeError):
         pass
-    raise RunFailedError(f"{path}: is torn or was changed (checksum); restore it from a copy")
+    raise RunFailedError(f"{path}: is torn or was changed (checksum); restore the file from a copy")
 
 
 def _checksum(value: dict[str, Any]) -> int:
-    # As JSON has it: numbers that are keys are text there.
+    # By way of JSON, which turns keys into text.
     return zlib.crc32(json.dumps(json.loads(json.dumps(value)), sort_keys=True).encode())

@@ -1,1 +1,1 @@
-"""RPCs of the master: each method reads a message, calls one function, and writes the answer."""
+"""RPCs of the master: a method reads a message, calls a single function, and writes the answer."""

@@ -54,7 +54,7 @@ class BoundaryServicer:
             self._relay.close(address, mailbox)
 
     def _identify(self, hello: BoundaryMessage) -> Address:
-        """Find a stream's address by its first message.
+        """Find the address of a stream by the first message.
 
         Raises:
             MalformedError: the message opens no stream.

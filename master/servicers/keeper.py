@@ -9,7 +9,7 @@ from master.disk.scheduler import SnapshotScheduler
 
 
 class KeeperServicer:
-    """Snapshots of one run on demand."""
+    """Snapshots of a run on demand."""
 
     def __init__(self, scheduler: SnapshotScheduler) -> None:
         self._scheduler = scheduler

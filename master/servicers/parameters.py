@@ -37,7 +37,7 @@ PUSHER_SECONDS = 2.0
 
 
 class ParametersServicer:
-    """Pushes and pulls of one run."""
+    """Pushes and pulls of a run."""
 
     def __init__(
         self, service: ParameterService, tally: Tally, stalled_seconds: float = STALLED_SECONDS
@@ -48,12 +48,12 @@ class ParametersServicer:
         self._large_pushes = FairSemaphore(LARGE_PUSHES)
 
     def register(self, server: Server) -> None:
-        """Serve both methods."""
+        """Register Push and Pull."""
         server.add(PUSH, self.push)
         server.add(PULL, self.pull)
 
     def push(self, messages: Messages) -> None:
-        """Answer pushes one after the other.
+        """Answer the pushes of a call, in order.
 
         Raises:
             LayerwiseError: a push is refused, which ends the call.
@@ -73,7 +73,7 @@ class ParametersServicer:
             messages.send(PUSH.reply.encode(reply))
 
     def pull(self, messages: Messages) -> None:
-        """Send one consistent version.
+        """Send a consistent version.
 
         Raises:
             MalformedError: no request, or several.
@@ -89,7 +89,7 @@ class ParametersServicer:
             reading.release()
 
     def _send(self, messages: Messages, reading: Reading) -> None:
-        """Send a version's frames from the shard's buffer; a small shard is copied, so that no push waits."""
+        """Send a version's frames from the shard's buffer; a small shard is copied, to let pushes go on."""
         small = reading.header.table.nbytes <= CHUNK_BYTES
         for frame in frames(reading.header, reading.buffer):
             parts = (encode_frame(frame),) if small else frame_parts(frame)
@@ -105,7 +105,7 @@ class ParametersServicer:
 
 
 class IncomingPush:
-    """Push whose first frame has come.
+    """Push under way, after the first frame.
 
     A large push of a fast sender lands: a thread receives the change into the shard's idle buffer while
     another turns the pieces there into the result. Other pushes of the shard wait meanwhile, and only the
@@ -158,7 +158,7 @@ class IncomingPush:
             return self._service.push(header, self._receive_all())
 
     def _receive_all(self) -> Pieces:
-        """Receive the push into memory of its own."""
+        """Receive the push into fresh memory."""
         try:
             buffer = np.empty(self.nbytes, np.uint8)
         except MemoryError:
@@ -170,7 +170,7 @@ class IncomingPush:
         return [(0, buffer.data)]
 
     def _land(self, permits: FairSemaphore) -> PushReply:
-        """Apply the push while it comes; receive a push that is not to be applied all the same."""
+        """Apply the push while frames come in; a push that is not applied is received and dropped."""
         self._land_by = time.monotonic() + PUSHER_SECONDS
         reply = self._service.land(self._assembly.header, self._receive_into)
         if not self._assembly.complete:
@@ -180,7 +180,7 @@ class IncomingPush:
 
     @contextmanager
     def _receive_into(self, idle: memoryview) -> Iterator[Pieces]:
-        """Receive the pieces into the idle buffer on a thread, and give each as soon as it is there."""
+        """Receive the pieces into the idle buffer on a thread, and yield them as they come."""
         landed: queue.SimpleQueue[slice | None] = queue.SimpleQueue()
         with ThreadPoolExecutor(1, "receiver") as receiver:
             landed.put(self._place_first(idle))

@@ -13,7 +13,7 @@ from master.run import Run
 
 
 class RosterServicer:
-    """Leases, heartbeats and the state of one run.
+    """Leases, heartbeats and the state of a run.
 
     Attributes:
         data_port: port for pushes, pulls and boundary streams, on the same host; set before the first call.

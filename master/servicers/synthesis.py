@@ -14,7 +14,7 @@ from master.tally import Tally
 
 
 class SynthesisServicer:
-    """Synthesizers of one run; `synthesis` is None where M and I run in the slaves."""
+    """Synthesizers of a run; `synthesis` is None where M and I run in the slaves."""
 
     def __init__(self, roster: Roster, synthesis: SynthesisThread | None, tally: Tally) -> None:
         self._roster = roster
@@ -26,7 +26,7 @@ class SynthesisServicer:
         server.add(SYNTHESIZE, self.synthesize)
 
     async def synthesize(self, requests: AsyncIterator[SynthesisMessage]) -> AsyncIterator[SynthesisMessage]:
-        """Answer a slave's messages one at a time; later ones wait in the stream.
+        """Answer a slave's messages in order; later messages wait in the stream.
 
         Raises:
             MalformedError: an invalid message, or synthesis runs in the slaves.

@@ -1,4 +1,4 @@
-"""How each shard of a run takes its pushes, from the configuration."""
+"""Policies of a run's shards for pushes, from the configuration."""
 
 from __future__ import annotations
 
@@ -10,51 +10,51 @@ from common.config.sections import Config
 from common.optim.optimizers import Settings
 from common.shards.pushes import Operation
 from master.store.optimizers import ServerOptimizer
-from master.store.staleness import Rule
+from master.store.staleness import StalenessRule
 
 
 @dataclass(frozen=True)
 class Policy:
-    """How one shard takes its pushes.
+    """Policy of a shard for pushes.
 
     Attributes:
-        replicas: R, the slaves that push to it.
-        rule: what comes of a push's staleness.
-        optimizer: what applies accrued gradients; None: updates come, and are added.
+        replicas: R, the number of slaves that push.
+        rule: treatment of stale pushes.
+        optimizer: applies accrued gradients; None where updates are pushed, and added.
     """
 
     replicas: int = 1
-    rule: Rule = Rule()
+    rule: StalenessRule = StalenessRule()
     optimizer: ServerOptimizer | None = None
 
     @property
     def operation(self) -> Operation:
-        """What is pushed to it."""
+        """Operation of the slaves' pushes."""
         return Operation.ACCRUED_GRADIENT if self.optimizer else Operation.UPDATE
 
     @property
     def moments(self) -> int:
-        """Numbers that are remembered for each parameter."""
+        """Moments of the optimizer, per parameter."""
         return self.optimizer.moments if self.optimizer else 0
 
 
 Policies = Callable[[str], Policy]
 
 
-def alike(policy: Policy | None = None) -> Policies:
-    """One policy for every shard."""
+def uniform(policy: Policy | None = None) -> Policies:
+    """Use a single policy for every shard."""
     chosen = policy or Policy()
     return lambda _: chosen
 
 
 def policies(config: Config) -> Policies:
-    """The policy of each shard of a resolved configuration: M's and I's always take updates.
+    """Derive the policies from a resolved configuration; shards of M and I always take updates.
 
-    Where the master runs M, it alone changes M's shard, whatever the number of replicas. What a slave's
-    optimizers remember (k/optimizer) is never fetched by those that push it: no staleness rule is for it.
+    With served synthesis the master alone changes M's shard, whatever the number of replicas. Slaves never
+    fetch `k/optimizer`, so staleness rules do not apply to it.
     """
     downpour, replicas = config.downpour, config.replicas
-    rule, optimizer = rule_of(downpour), optimizer_of(downpour)
+    rule, optimizer = staleness_rule(downpour), server_optimizer(downpour)
     served = config.cluster.synthesis == "master"
 
     def policy(shard: str) -> Policy:
@@ -69,17 +69,17 @@ def policies(config: Config) -> Policies:
     return policy
 
 
-def rule_of(downpour: Downpour) -> Rule:
-    """The run's staleness rule.
+def staleness_rule(downpour: Downpour) -> StalenessRule:
+    """Build the run's staleness rule.
 
-    Zheng et al.'s lambda is for one step's gradient. A push is the sum of n_push of them, and to be
-    compensated by the sum of their squares: about the square of the sum over n_push.
+    The lambda of Zheng et al. 2017 is for the gradient of a single step. A push sums n_push gradients and
+    needs the sum of their squares, about the square of the sum over n_push: hence lambda / n_push.
     """
-    return Rule(downpour.staleness, downpour.bound, downpour.compensation / downpour.n_push)
+    return StalenessRule(downpour.staleness, downpour.bound, downpour.compensation / downpour.n_push)
 
 
-def optimizer_of(downpour: Downpour) -> ServerOptimizer | None:
-    """The master's optimizer, where gradients are pushed. Loads torch."""
+def server_optimizer(downpour: Downpour) -> ServerOptimizer | None:
+    """Build the server optimizer; None where slaves push updates. Loads torch."""
     if downpour.push != "gradient":
         return None
     return ServerOptimizer(

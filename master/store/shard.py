@@ -1,4 +1,4 @@
-"""One shard: where it lies, what is committed of it, and who reads it."""
+"""Shard: buffers, committed record, and readers."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from master.store import updates
 from master.store.optimizers import Bytes
 from master.store.policies import Policy
 
-# How long a push waits for a reader that holds the idle buffer; then that reader has to begin again.
+# Longest wait of a push for a reader that holds the idle buffer; then the reader has to begin again.
 READER_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
 class Record:
-    """What a commit makes true of a shard.
+    """Committed facts of a shard.
 
     Attributes:
-        version: how many pushes were applied.
-        active: which of the two buffers is the shard.
-        progress: of each replica, the first batch that it has not brought in.
-        sequences: of each slave the last push that was applied or refused.
-        steps: how many steps the master's optimizer has taken.
-        refused: the slaves whose last push was refused.
+        version: number of applied pushes.
+        active: index of the buffer that holds the shard.
+        progress: first missing batch, by replica.
+        sequences: last push that was applied or refused, by incarnation.
+        steps: number of the server optimizer's steps.
+        refused: incarnations whose last push was refused.
     """
 
     version: int = 0
@@ -38,14 +38,14 @@ class Record:
     refused: list[int] = field(default_factory=list)
 
     def next_batch(self, replicas: int) -> int:
-        """The first batch that may not be in it: where the slowest of R replicas is."""
+        """First batch that the shard may lack: the progress of the slowest of R replicas."""
         return min(self.progress.get(replica, 0) for replica in range(replicas))
 
 
-class Slots(Protocol):
-    """Where one shard lies: two buffers and the last committed record.
+class BufferPair(Protocol):
+    """Two buffers of one shard, and the last committed record.
 
-    Each buffer holds the table's tensors, then what an optimizer remembers of them.
+    Each buffer holds the table's tensors, then the optimizer's moments.
     """
 
     table: Table
@@ -53,66 +53,66 @@ class Slots(Protocol):
     record: Record
 
     def commit(self, record: Record) -> None:
-        """Make the record true, at once or not at all."""
+        """Replace the record, atomically."""
 
 
 class Reading:
-    """One version of a shard, held for a reader until `release`; `revoked` once it must begin again."""
+    """Version of a shard, held for a reader until `release`; `revoked` once pushes could not wait."""
 
     def __init__(self, shard: Shard, header: Header) -> None:
         self._shard = shard
-        self.index = shard.slots.record.active
+        self.index = shard.pair.record.active
         self.header = header
-        self.record = shard.slots.record
-        # With what an optimizer remembers, and without.
-        self.whole = shard.slots.buffers[self.index].data
+        self.record = shard.pair.record
+        # With the optimizer's moments, and without.
+        self.whole = shard.pair.buffers[self.index].data
         self.buffer = self.whole[: header.table.nbytes]
         self.revoked = False
 
     def release(self) -> None:
-        """Let pushes have the buffer; more than once does no harm."""
+        """Give the buffer up for pushes; further calls do nothing."""
         with self._shard.readers_left:
             self._shard.readings.discard(self)
             self._shard.readers_left.notify_all()
 
 
 class Shard:
-    """A shard and what is known of those who use it. `writing` is held by the one push that is under way."""
+    """Shard with its readers and pushing slaves; the push under way holds `writing`."""
 
-    def __init__(self, slots: Slots, policy: Policy) -> None:
-        self.slots = slots
+    def __init__(self, pair: BufferPair, policy: Policy) -> None:
+        self.pair = pair
         self.policy = policy
-        self.regions = updates.regions(slots.table)
+        self.regions = updates.regions(pair.table)
         self.gaps = updates.gaps(self.regions)
         self.writing = threading.Lock()
         self.readers_left = threading.Condition()
         self.readings: set[Reading] = set()
-        # What each slave last fetched, and how many of its own pushes came since: for staleness.
+        # For staleness: the version that each slave fetched last, and the number of its pushes since.
         self.fetched: dict[int, int] = {}
         self.own_since: Counter[int] = Counter()
-        # Parameters by version: what slaves fetched and the buffers no longer hold, for compensation alone.
+        # For compensation: parameters of fetched versions that the buffers no longer hold.
         self._kept: dict[int, Bytes] = {}
 
     def note_fetch(self, incarnation: int) -> None:
-        """A slave takes the present version; the caller holds `readers_left`."""
-        self.fetched[incarnation] = self.slots.record.version
+        """Note that a slave fetches the present version; the caller holds `readers_left`."""
+        self.fetched[incarnation] = self.pair.record.version
         self.own_since[incarnation] = 0
 
     def forget(self, incarnation: int) -> None:
-        """A slave is gone; the caller holds `readers_left`."""
+        """Drop a departed slave's state; the caller holds `readers_left`."""
         self.fetched.pop(incarnation, None)
         self.own_since.pop(incarnation, None)
         self._drop_unwanted()
 
     def forget_all(self) -> None:
-        """Every slave is gone; the caller holds `readers_left`."""
+        """Drop every slave's state; the caller holds `readers_left`."""
         self.fetched.clear()
         self.own_since.clear()
         self._drop_unwanted()
 
     def claim_idle(self) -> Bytes:
-        """The idle buffer, once no reader holds it."""
-        idle = 1 - self.slots.record.active
+        """Wait until no reader holds the idle buffer, and return the buffer."""
+        idle = 1 - self.pair.record.active
         with self.readers_left:
             self.readers_left.wait_for(lambda: not self._held(idle), READER_SECONDS)
             for reading in self._held(idle):
@@ -120,19 +120,19 @@ class Shard:
                 self.readings.discard(reading)
         if self.policy.rule.compensates and self.policy.optimizer:
             self._keep(idle)
-        return self.slots.buffers[idle]
+        return self.pair.buffers[idle]
 
     def _held(self, index: int) -> list[Reading]:
         return [reading for reading in self.readings if reading.index == index]
 
     def _keep(self, idle: int) -> None:
-        """Copy the version that a push is about to overwrite, if it is what a slave last fetched."""
-        version = self.slots.record.version - 1
+        """Copy the idle buffer's version before a push overwrites it, if a slave fetched it last."""
+        version = self.pair.record.version - 1
         with self.readers_left:
             self._drop_unwanted()
             wanted = version in self.fetched.values() and version not in self._kept
         if wanted:
-            copy = self.slots.buffers[idle][: self.slots.table.parameters_nbytes].copy()
+            copy = self.pair.buffers[idle][: self.pair.table.parameters_nbytes].copy()
             with self.readers_left:
                 self._kept[version] = copy
                 self._drop_unwanted()
@@ -141,18 +141,18 @@ class Shard:
         wanted = set(self.fetched.values())
         self._kept = {version: kept for version, kept in self._kept.items() if version in wanted}
 
-    def kept(self, incarnation: int) -> Bytes | None:
-        """The parameters that a slave last fetched; None if they are not known, or are the present ones."""
+    def find_fetched(self, incarnation: int) -> Bytes | None:
+        """Parameters that a slave fetched last; None if unknown, or still the present parameters."""
         with self.readers_left:
             return self._kept.get(self.fetched.get(incarnation, -1))
 
     def staleness(self, header: Header) -> int:
-        """What others did since that slave last fetched: the version less that, less its own pushes since.
+        """Staleness of a push: versions since the sender's last fetch, minus the sender's own pushes.
 
-        A master that was started anew has seen no fetch and takes the slave's word for it.
+        A restarted master has seen no fetch, and takes the header's word.
         """
         with self.readers_left:
             fetched, own = self.fetched.get(header.incarnation), self.own_since[header.incarnation]
             if fetched is None:
                 fetched, own = header.version, header.sequence - 1 - header.fetched_sequence
-            return max(0, self.slots.record.version - fetched - max(0, own))
+            return max(0, self.pair.record.version - fetched - max(0, own))

@@ -1,4 +1,4 @@
-"""What the master makes of a push's staleness: whether it is taken, with what weight, with which gradient."""
+"""Rules for stale pushes: refuse, weight, or compensate the gradient."""
 
 from __future__ import annotations
 
@@ -11,31 +11,31 @@ import numpy.typing as npt
 Number = TypeVar("Number", bound=np.floating)
 
 
-def admitted(staleness: int, bound: int) -> bool:
-    """Stale synchronous (Ho et al. 2013): a push is taken up to so much staleness."""
+def admits(staleness: int, bound: int) -> bool:
+    """Whether a push of some staleness is applied (stale synchronous, Ho et al. 2013)."""
     return staleness <= bound
 
 
 def weight(staleness: int) -> float:
-    """What a push counts for, 1 / max(1, staleness) (Zhang et al. 2016, staleness-aware SGD)."""
+    """Weight of a push, 1 / max(1, staleness) (staleness-aware SGD, Zhang et al. 2016)."""
     return 1.0 / max(1, staleness)
 
 
-def compensated(
+def compensate(
     gradient: npt.NDArray[Number],
     now: npt.NDArray[Number],
     fetched: npt.NDArray[Number],
     strength: float,
 ) -> npt.NDArray[Number]:
-    """The gradient at the present weights, about: g + lambda g * g * (w_now - w_fetched), elementwise.
+    """Approximate the gradient at the present weights: g + lambda g * g * (w_now - w_fetched), elementwise.
 
-    Delay compensation (Zheng et al. 2017, algorithm 2): Taylor's first order, with lambda times the diagonal
-    of g g^T for the Hessian.
+    Delay compensation (Zheng et al. 2017, algorithm 2): first-order Taylor expansion, with lambda times the
+    diagonal of g g^T for the Hessian.
 
     Args:
         gradient: g, (n,), taken at `fetched`.
-        now: the weights it will be applied to, (n,).
-        fetched: the weights it was taken at, (n,).
+        now: present weights, (n,).
+        fetched: weights at which the slave computed g, (n,).
         strength: lambda.
     """
     correction = now - fetched
@@ -47,13 +47,13 @@ def compensated(
 
 
 @dataclass(frozen=True, slots=True)
-class Rule:
-    """The rule of a run.
+class StalenessRule:
+    """Staleness rule of a run.
 
     Attributes:
         name: any, bound, scale or compensate.
-        bound: the largest staleness taken, of `bound`.
-        strength: lambda for a pushed gradient, of `compensate`.
+        bound: largest staleness that `bound` applies.
+        strength: lambda of `compensate`, for a pushed gradient.
     """
 
     name: str = "any"
@@ -61,14 +61,14 @@ class Rule:
     strength: float = 0.0
 
     def admits(self, staleness: int) -> bool:
-        """Whether a push is taken."""
-        return self.name != "bound" or admitted(staleness, self.bound)
+        """Whether a push is applied."""
+        return self.name != "bound" or admits(staleness, self.bound)
 
     def weight(self, staleness: int) -> float:
-        """What a push's change, or its learning rate, is multiplied by."""
+        """Factor of an update, or of the learning rate of a gradient."""
         return weight(staleness) if self.name == "scale" else 1.0
 
     @property
     def compensates(self) -> bool:
-        """Whether the weights that a slave fetched are needed when it pushes."""
+        """Whether a push needs the weights of the sender's last fetch."""
         return self.name == "compensate"

@@ -1,8 +1,8 @@
-"""How a push changes a shard: the arithmetic alone, piece by piece.
+"""Arithmetic of a push on a shard, piece by piece.
 
-Of an update the change of the parameters is added; on an accrued gradient the master's optimizer takes a
-step. Either way each float buffer moves by (value - own) / R towards the replica's value, and the changes of
-integer buffers are added (of truth values: those that changed are flipped).
+An update's change of the parameters is added; with an accrued gradient the server optimizer takes a step. In
+either case a float buffer moves by (value - own) / R towards the replica's value, integer buffers add their
+changes, and boolean buffers flip where the replica's value has changed.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from common.errors import MalformedError
 from common.shards.pushes import Buffer
 from common.shards.table import Table
 from master.store.optimizers import Bytes, Floats, ServerOptimizer, moments_of
-from master.store.staleness import compensated
+from master.store.staleness import compensate
 
-# Writes what a pushed piece makes of the parameters at these bytes into the idle buffer.
+# Computes parameters at some bytes of the idle buffer from a pushed piece.
 Change = Callable[[slice, Floats], None]
 
 # A piece and its two counterparts in the shard's buffers stay in a core's cache together.
@@ -29,7 +29,7 @@ PIECE_BYTES = 1 << 18
 
 @dataclass(frozen=True, slots=True)
 class Region:
-    """Bytes [start, stop) of a shard that hold numbers of one dtype, treated alike."""
+    """Bytes [start, stop) of a shard with numbers of a single dtype and kind."""
 
     start: int
     stop: int
@@ -38,7 +38,7 @@ class Region:
 
 
 def regions(table: Table) -> tuple[Region, ...]:
-    """A table's runs of tensors of one dtype and kind."""
+    """Group neighbouring tensors of equal dtype and kind."""
     found: list[Region] = []
     for spec in table.tensors:
         stop = spec.offset + spec.nbytes
@@ -52,13 +52,13 @@ def regions(table: Table) -> tuple[Region, ...]:
 
 
 def gaps(shard: Iterable[Region]) -> tuple[slice, ...]:
-    """The bytes between regions, which hold zeros."""
+    """Bytes between regions; always zeros."""
     pairs = itertools.pairwise(shard)
     return tuple(slice(left.stop, right.start) for left, right in pairs if left.stop < right.start)
 
 
 def check_finite(region: Region, numbers: npt.NDArray[np.generic]) -> None:
-    """Refuse what a push would make of a shard where it is no longer finite.
+    """Refuse NaN and infinities.
 
     Raises:
         MalformedError: a NaN or an infinity.
@@ -72,8 +72,8 @@ def _check_finite(numbers: npt.NDArray[np.generic]) -> None:
         raise MalformedError("the push would store NaN or Inf; nothing was changed")
 
 
-def added(active: Bytes, idle: Bytes, weight: float = 1.0) -> Change:
-    """Of an update: own + weight * change."""
+def make_addition(active: Bytes, idle: Bytes, weight: float = 1.0) -> Change:
+    """Make the change of an update: own + weight * change."""
 
     def add(where: slice, change: Floats) -> None:
         weighted = change if weight == 1.0 else change * np.float32(weight)
@@ -84,13 +84,13 @@ def added(active: Bytes, idle: Bytes, weight: float = 1.0) -> Change:
 
 @dataclass(frozen=True, slots=True)
 class Delay:
-    """What compensating a gradient's delay needs: the parameters at the fetch, (4 P,) bytes, and lambda."""
+    """Inputs of delay compensation: parameters at the fetch, (4 P,) bytes, and lambda."""
 
     fetched: Bytes
     strength: float
 
 
-def stepped(
+def make_step(
     optimizer: ServerOptimizer,
     table: Table,
     active: Bytes,
@@ -99,26 +99,26 @@ def stepped(
     weight: float = 1.0,
     delay: Delay | None = None,
 ) -> Change:
-    """Of an accrued gradient: a step of the master's optimizer, its moments in the same buffers.
+    """Make the change of an accrued gradient: a step of the server optimizer, moments included.
 
     Args:
-        optimizer: the master's.
-        table: the shard's.
+        optimizer: the server optimizer.
+        table: of the shard.
         active: parameters and moments before, only read.
         idle: parameters and moments after.
-        steps: how many steps went before.
-        weight: what the learning rate is multiplied by.
-        delay: how the gradient is compensated; None: not at all.
+        steps: number of earlier steps.
+        weight: factor of the learning rate.
+        delay: inputs of delay compensation; None: no compensation.
     """
 
     def step(where: slice, pushed: Floats) -> None:
         own, result = active[where].view(np.float32), idle[where].view(np.float32)
         before, after = (moments_of(table, each, optimizer.moments, where) for each in (active, idle))
-        # What was pushed may lie in the result's place; and torch takes no memory that is read only.
+        # The pushed piece may lie in the place of the result; and torch refuses read-only memory.
         if delay is None:
             gradient = pushed.copy()
         else:
-            gradient = compensated(pushed, own, delay.fetched[where].view(np.float32), delay.strength)
+            gradient = compensate(pushed, own, delay.fetched[where].view(np.float32), delay.strength)
         for source, target in zip([own, *before], [result, *after], strict=True):
             np.copyto(target, source)
         optimizer.apply(result, gradient, after, steps, weight)
@@ -136,21 +136,21 @@ def apply_update(
     replicas: int,
     change: Change | None = None,
 ) -> None:
-    """Write what a push makes of active into idle.
+    """Compute the result of a push on the active buffer, into the idle buffer.
 
     Args:
         shard: the regions of the shard's table.
         active: the shard's present buffer, only read.
         idle: the buffer to write.
-        pushed: the push's buffer in pieces, each with its offset in bytes; they may lie in idle.
-        replicas: R, by which a float buffer's move is divided.
-        change: what it makes of the parameters; by default it is added.
+        pushed: pieces of the push's buffer with their offsets in bytes; pieces may lie in idle.
+        replicas: R, the divisor of a float buffer's move.
+        change: arithmetic of the parameters; addition by default.
 
     Raises:
         MalformedError: the result is not finite; idle is spoiled, active untouched.
     """
-    change = change or added(active, idle)
-    for region, start, stop, piece in _pieces(tuple(shard), pushed):
+    change = change or make_addition(active, idle)
+    for region, start, stop, piece in cut_pieces(tuple(shard), pushed):
         numbers = np.frombuffer(piece, region.dtype)
         own, result = active[start:stop].view(region.dtype), idle[start:stop].view(region.dtype)
         with np.errstate(over="ignore", invalid="ignore"):
@@ -165,10 +165,10 @@ def apply_update(
         check_finite(region, result)
 
 
-def _pieces(
+def cut_pieces(
     shard: tuple[Region, ...], pushed: Iterable[tuple[int, Buffer]]
 ) -> Iterator[tuple[Region, int, int, memoryview]]:
-    """Each pushed piece cut at the regions' edges and to the cache's size: (region, start, stop, bytes)."""
+    """Cut pushed pieces at the regions' edges and to the size of a cache: (region, start, stop, bytes)."""
     for offset, data in pushed:
         view = memoryview(data)
         for region in shard:

@@ -1,1 +1,1 @@
-"""Served synthesis: M and I that run in the master."""
+"""Served synthesis: M and I in the master."""

@@ -1,4 +1,4 @@
-"""The thread on which the master runs M for its slaves: the event loop, and heartbeats with it, go on."""
+"""Thread for served synthesis: M and I compute while the event loop answers heartbeats."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ log = logging.getLogger("layerwise.master")
 
 
 class SynthesisThread:
-    """Served synthesis of one run. Loads torch."""
+    """Served synthesis of a run, on a thread. Loads torch."""
 
     def __init__(self, config: Config, store: Store) -> None:
         from master.synthesis.served import Synthesis
@@ -26,21 +26,21 @@ class SynthesisThread:
         self._thread = ThreadPoolExecutor(1, "synthesis")
 
     async def answer(self, k: int, message: SynthesisMessage) -> SynthesisMessage | None:
-        """Take what a slave of layer k says, after what came before it.
+        """Process a message from a slave of layer k, after all earlier messages; answer a question.
 
         Raises:
-            LayerwiseError: it cannot be taken.
+            LayerwiseError: the message is refused.
         """
         synthesis = self._synthesis
         return await asyncio.get_running_loop().run_in_executor(self._thread, synthesis.answer, k, message)
 
     def restart(self) -> None:
-        """Every lease has ended and the shards are about to be put back: each M begins from its shard."""
+        """Discard the synthesizers before a rollback; new synthesizers begin from the shards."""
         self._synthesis.end()
         self._synthesis = self._make()
 
     async def settle(self) -> None:
-        """Bring all that was learned into the shards; what is wrong is told, and no more."""
+        """Push the synthesizers' latest steps; log a failure instead of raising."""
         try:
             await asyncio.get_running_loop().run_in_executor(self._thread, self._synthesis.settle)
         except LayerwiseError as error:

@@ -1,1 +1,1 @@
-"""What a master shows over HTTP: the live page, /metrics, /status, /history, /targets and /healthz."""
+"""HTTP pages of a master: the live page, /metrics, /status, /history, /targets and /healthz."""

@@ -1,4 +1,4 @@
-"""How the run went so far: a bounded number of moments, the whole run always among them."""
+"""Course of the run: a bounded number of moments over the whole run, for the live page's charts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CAPACITY = 600
 
 @dataclass(frozen=True)
 class Moment:
-    """What a chart shows at one time; None where there is nothing to say."""
+    """Values of the charts at a time; None without a measurement."""
 
     time: float
     batches: int
@@ -28,11 +28,11 @@ class Moment:
 
 
 class History:
-    """Moments at even times. When there are too many every second one goes, and the next come half as often.
+    """Moments at even intervals; at capacity every second moment is dropped, and the interval doubles.
 
     Args:
-        seconds: between two moments at first.
-        capacity: of moments, even.
+        seconds: first interval.
+        capacity: most moments, an even number.
     """
 
     def __init__(self, seconds: float, capacity: int = CAPACITY) -> None:
@@ -43,13 +43,13 @@ class History:
         self._delays: Counter[int] = Counter()
 
     def due(self, now: float) -> bool:
-        """Whether the next moment has come."""
+        """Whether the next moment is due."""
         return not self._moments or now - self._moments[-1].time >= self._seconds
 
     def add(self, status: StatusReply, now: float) -> None:
-        """Keep this moment."""
+        """Add a moment."""
         if len(self._moments) == self._capacity:
-            # The newest stays: the next is due one new interval after it.
+            # The newest stays: the next moment is due a new interval later.
             del self._moments[::2]
             self._seconds *= 2
         staleness, delays = Counter(status.counters.staleness), Counter(status.delays)
@@ -70,22 +70,22 @@ class History:
         )
 
     def columns(self) -> dict[str, list[Any]]:
-        """Every moment, a list for each of its fields."""
+        """All moments as columns, by field."""
         rows = [asdict(moment) for moment in self._moments]
         return {field.name: [row[field.name] for row in rows] for field in fields(Moment)}
 
 
 def _since(before: Mapping[int, int], now: Counter[int]) -> dict[str, int]:
-    """Quantiles of what was counted since; nothing where nothing was."""
+    """Percentiles of the counts since the last moment; empty without counts."""
     fresh = {value: often - before.get(value, 0) for value, often in now.items()}
     fresh = {value: often for value, often in fresh.items() if often > 0}
     return percentiles(fresh) if fresh else {}
 
 
 def throughput(status: StatusReply) -> float:
-    """Samples a second that go through the whole network: those of its slowest layer."""
+    """Samples a second through the whole network: the rate of the slowest layer."""
     by_layer: Counter[int] = Counter()
     for seat in status.seats:
-        # A slave that has gone trains nothing, whatever it last said.
+        # A departed slave trains no more, whatever its last telemetry.
         by_layer[seat.layer] += seat.telemetry.samples_per_second if seat.incarnation else 0.0  # type: ignore[assignment]
     return float(min(by_layer.values(), default=0.0))

@@ -29,7 +29,7 @@ STATIC = {
 
 
 def pages(view: View, history: History) -> Pages:
-    """Build a master's pages by their paths."""
+    """Build a master's pages, by path."""
     dynamic: Pages = {
         "/healthz": lambda: Page(b"ok\n"),
         "/metrics": lambda: Page(scrape(view), metrics.CONTENT_TYPE),

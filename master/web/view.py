@@ -1,4 +1,4 @@
-"""Everything that a master's pages show, behind one small interface."""
+"""Sources of a master's pages, behind a small interface."""
 
 from __future__ import annotations
 

@@ -65,9 +65,9 @@ def trained(*overrides: str) -> Run:
     losses, due = [], 10
     for through in run.run():
         if through >= due:
-            losses.append(evaluator.measure(evaluator.snapshot(run.pull)).test_loss)
+            losses.append(evaluator.measure(evaluator.pull(run.pull)).test_loss)
             due += 10
-    snapshot = evaluator.snapshot(run.pull)
+    snapshot = evaluator.pull(run.pull)
     evaluation = evaluator.measure(snapshot)
     digest = hashlib.sha256(
         b"".join(snapshot.state[name].numpy().tobytes() for name in sorted(snapshot.state))

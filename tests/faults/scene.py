@@ -263,7 +263,7 @@ class Scene:
             evaluator = Evaluator(
                 config, dataset, network.build(config, dataset.input_shape, dataset.classes)
             )
-            evaluation = evaluator.measure(evaluator.snapshot(reader.pull))
+            evaluation = evaluator.measure(evaluator.pull(reader.pull))
         assert status.state == "done"
         assert not list((self.folder / "state").rglob("*.new"))
         return {

@@ -1,4 +1,4 @@
-"""A disk that is full, for this process alone."""
+"""Simulates a full disk, for the test's process alone."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def full_disk(nbytes: int = 0) -> Iterator[None]:
-    """No file of this process grows beyond so many bytes meanwhile."""
+    """Limit the size of the process' files, in bytes."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (nbytes, hard))
     try:

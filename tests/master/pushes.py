@@ -11,7 +11,7 @@ from common.optim.optimizers import Settings
 from common.shards.pushes import Header, Operation
 from common.shards.table import Table, lay_out
 from master.store.optimizers import ServerOptimizer
-from master.store.policies import Policies, Policy, alike
+from master.store.policies import Policies, Policy, uniform
 
 Pieces = list[tuple[int, memoryview]]
 
@@ -32,7 +32,7 @@ MIXED = lay_out(
 
 
 def parameters(count: int) -> Table:
-    """A table of one tensor of so many parameters."""
+    """Table of a single tensor of `count` parameters."""
     return lay_out([("weight", "float32", (count,), "parameter")])
 
 
@@ -45,7 +45,7 @@ def update(
     version: int = 0,
     next_batch: int = 0,
 ) -> tuple[Header, Pieces]:
-    """A push of the change of parameters, in one piece."""
+    """Update of parameters, in a single piece."""
     data = np.atleast_1d(np.asarray(numbers, np.float32))
     table = parameters(data.size)
     header = Header(shard, Operation.UPDATE, version, incarnation, sequence, next_batch, table)
@@ -55,7 +55,7 @@ def update(
 def gradient(
     numbers: npt.ArrayLike, sequence: int = 1, *, incarnation: int = 1, version: int = 0, fetched: int = 0
 ) -> tuple[Header, Pieces]:
-    """A push of the accrued gradient of parameters, in one piece."""
+    """Accrued gradient of parameters, in a single piece."""
     header, pieces = update(numbers, sequence, incarnation=incarnation, version=version)
     return replace(header, operation=Operation.ACCRUED_GRADIENT, fetched_sequence=fetched), pieces
 
@@ -63,17 +63,17 @@ def gradient(
 def creation(
     numbers: npt.ArrayLike, *, incarnation: int = 1, shard: str = "1/weights"
 ) -> tuple[Header, Pieces]:
-    """A shard's first contents, in one piece."""
+    """Creation of a shard, in a single piece."""
     data = np.atleast_1d(np.asarray(numbers, np.float32))
     header = Header(shard, Operation.CREATE, incarnation=incarnation, table=parameters(data.size))
     return header, [(0, memoryview(data.tobytes()))]
 
 
 def noise(sequence: int, count: int) -> npt.NDArray[np.float32]:
-    """The gradient of a sequence, the same at every call."""
+    """Gradient of a sequence number, reproducible."""
     return np.random.default_rng(sequence).normal(size=count).astype(np.float32)
 
 
 def adam() -> Policies:
     """Every shard takes gradients, for Adam."""
-    return alike(Policy(optimizer=ServerOptimizer(Settings("adam", 0.01))))
+    return uniform(Policy(optimizer=ServerOptimizer(Settings("adam", 0.01))))

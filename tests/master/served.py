@@ -28,7 +28,7 @@ DEADLINE = 20.0
 
 
 class Served:
-    """Three layers' master on a port of its own. Nobody's tick fails a lease: tests do that by leaving."""
+    """Master of three layers on free ports. No tick fails a lease: tests leave instead."""
 
     def __init__(self, folder: Path, *settings: str) -> None:
         self.state = StateDirectory(folder)
@@ -42,7 +42,7 @@ class Served:
         self.client = Client(self.data_address)
 
     def start_another(self) -> None:
-        """Start a second server on the same port."""
+        """Start a second server on the master's port."""
         self.do(self._open(self.address))
 
     async def _open(self, listen: str) -> tuple[Ports, str, int]:
@@ -50,20 +50,20 @@ class Served:
         return ports, *await ports.open(listen, 0)
 
     def do(self, coroutine: Coroutine[Any, Any, Result]) -> Result:
-        """Run something on the server's event loop."""
+        """Run a coroutine on the server's event loop."""
         waiting: Future[Result] = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
         return waiting.result(DEADLINE)
 
     def join(self, slave: str) -> JoinReply:
-        """A lease on the lowest layer that is free."""
+        """Take a lease on the lowest free layer."""
         return control.call(self.channel, methods.JOIN, JoinRequest(slave))
 
     def leave(self, incarnation: int) -> None:
-        """Give a lease back: its incarnation is fenced."""
+        """Give a lease back; the incarnation is fenced."""
         control.call(self.channel, methods.LEAVE, LeaveRequest(incarnation))
 
     def close(self) -> None:
-        """End the server, its thread and its files."""
+        """Stop the server and its thread, and close the files."""
         self.client.close()
         self.channel.close()
         self.do(self.ports.close(0))
@@ -84,7 +84,7 @@ def served(folder: Path, *settings: str) -> Iterator[Served]:
 
 
 class Stream:
-    """One open bidirectional stream: write, then read what has come, each with a deadline."""
+    """Open bidirectional stream with deadlines for writes and reads."""
 
     def __init__(self, bound: Any) -> None:
         self._outgoing: queue.SimpleQueue[Any] = queue.SimpleQueue()
@@ -98,12 +98,12 @@ class Stream:
         self._call.cancel()
 
     def write(self, *messages: Any) -> None:
-        """Send some."""
+        """Send messages."""
         for message in messages:
             self._outgoing.put(message)
 
     def read(self) -> Any:
-        """The next one; None at the stream's end.
+        """Read the next message; None at the stream's end.
 
         Raises:
             grpc.RpcError: the stream was ended with an error.
@@ -116,7 +116,7 @@ class Stream:
 
 
 class Client:
-    """Parameters and Boundary by their generated classes, each call over a connection of its own.
+    """Client of Parameters and Boundary by generated classes, with a connection per call.
 
     Args:
         address: a data port.
@@ -140,7 +140,7 @@ class Client:
         return list(self._push()(iter(list(frames)), timeout=DEADLINE))
 
     def pushing(self) -> Stream:
-        """A stream of pushes that stays open."""
+        """Open a stream of pushes."""
         return Stream(self._push())
 
     def _push(self) -> Any:
@@ -176,5 +176,5 @@ def call_raw(channel: grpc.Channel, path: str, request: bytes) -> bytes:
 
 
 def _bytes_of(message: Any) -> bytes:
-    """A generated message, or bytes that claim to be one."""
+    """Encode a generated message; pass raw bytes through."""
     return message if isinstance(message, bytes) else message.SerializeToString()

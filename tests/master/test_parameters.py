@@ -22,7 +22,7 @@ from tests.master.pushes import creation, parameters, update
 
 
 class Machine:
-    """One layer with two replicas, and a shard of two zeros; replica 0 holds incarnation 1."""
+    """Layer with two replicas, and a shard of two zeros; replica 0 holds incarnation 1."""
 
     def __init__(self) -> None:
         self.roster, self.store, self.tally = Roster([2], 1.0, 3), Store(Memory()), Tally()

@@ -1,4 +1,4 @@
-"""master.relay: messages find their mailbox, break no rule, and never pile up."""
+"""master.relay: delivery by address, refusals, and bounded mailboxes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def put(passing: Relay, sender: Address, kind: BoundaryKind, layer: int, batch: 
 
 
 def taken(mailbox: Mailbox) -> list[BoundaryMessage | None]:
-    """All that is there, oldest first."""
+    """Take all messages out, oldest first."""
 
     async def take() -> list[BoundaryMessage | None]:
         found = [await mailbox.get() for _ in range(len(mailbox) + mailbox.closed)]

@@ -1,4 +1,4 @@
-"""master.roster: leases on seats, under whatever order of joins, beats, silences, ticks and restarts."""
+"""master.roster: leases on seats, under any order of joins, beats, silences, ticks and restarts."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ DONE = Telemetry(done=True)
 
 
 def roster(replicas: list[int] | None = None, saved: dict[str, Any] | None = None) -> Roster:
-    """Two heartbeats may be missed; its first tick has been."""
+    """Roster after the first tick, where two heartbeats may be missed."""
     made = Roster(replicas or [1, 1], INTERVAL, 2, saved)
     made.tick(0.0)
     return made
@@ -32,12 +32,12 @@ def joined(leases: Roster, slave: str, now: float = 0.0) -> int:
 
 
 def restarted(leases: Roster, now: float = 0.0) -> Roster:
-    """What the next master makes of what this one wrote down."""
+    """Restart: restore a roster from a dump, by way of JSON."""
     return Roster([1, 1], INTERVAL, 2, json.loads(json.dumps(leases.dump(now))))
 
 
 def ticked(leases: Roster, begin: float, end: float) -> list[tuple[str, int]]:
-    """Ticks in time; what happened to whom."""
+    """Tick on time until a moment; returns kind and slave of the events."""
     events, now = [], begin
     while now < end:
         now = min(now + leases.tick_seconds, end)
@@ -137,7 +137,7 @@ def test_a_slave_that_misses_two_heartbeats_is_failed_and_fenced() -> None:
 def test_a_slave_that_dies_is_failed_within_its_misses_and_not_before_one_less(
     misses: int, begin: float, alive: float, interval: float
 ) -> None:
-    """Whenever in its life, and between two ticks, its last heartbeat comes."""
+    """The last heartbeat comes at any time between two ticks."""
     leases = Roster([1], interval, misses)
     now, seen = 0.0, begin * interval
     leases.tick(now)
@@ -209,7 +209,7 @@ def test_the_run_is_over_only_when_every_seat_is_done() -> None:
 
 
 def test_a_done_seat_whose_slave_goes_before_the_run_is_over_is_granted_again() -> None:
-    """Its answer to END may not have reached the layer below."""
+    """The slave's answer to END may not have reached the layer below."""
     leases = roster()
     first = joined(leases, "a")
     leases.heartbeat(first, 1, DONE, 0.0)
@@ -250,7 +250,7 @@ def test_a_restored_roster_keeps_incarnations_and_grants_only_newer_ones() -> No
 
 
 def test_a_slave_that_goes_on_after_a_masters_restart_is_counted_once() -> None:
-    """Telemetry says what was done under the lease: the same lease's later word replaces the earlier."""
+    """Telemetry counts the work under a lease: later telemetry replaces earlier telemetry."""
     leases = roster()
     kept = joined(leases, "a")
     first = Telemetry(steps=500, pulls=2, cpu_seconds=3.0, delays={1: 10})
@@ -416,7 +416,7 @@ TestHistories.settings = settings(deadline=None, max_examples=60, stateful_step_
 
 
 def seated(leases: Roster, names: str) -> dict[str, int]:
-    """Slaves that join in turn, each with an address of its own: their incarnations."""
+    """Let slaves with different addresses join in turn; returns the incarnations."""
     return {name: leases.join(JoinRequest(name, address=f"{name}:1"), 0.0)[0].incarnation for name in names}
 
 

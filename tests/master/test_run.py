@@ -45,7 +45,7 @@ def begin(
 
 
 def restart(run: Run, now: float = 9.0) -> Run:
-    """Go on from the values that a run has dumped, by way of JSON."""
+    """Restore a run from a dump, by way of JSON."""
     saved = json.loads(json.dumps(run.dump(now)))
     return Run(run.config, Shards(), saved, "another")
 

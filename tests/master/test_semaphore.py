@@ -1,4 +1,4 @@
-"""Permits are bounded and go to threads in the order of their requests."""
+"""Permits are bounded, and go to threads in the order of requests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""master.service: what one master hands to the next, and what it owes before it answers."""
+"""master.service: values handed from a master to the next, and durability before replies."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TWO_LAYERS = ("network.cuts=[2]",)
 
 @contextmanager
 def begun(folder: Path, *overrides: str) -> Iterator[Master]:
-    """A master that ends as kill -9 ends it: without a word."""
+    """Run a master and end it without notice, as kill -9 does."""
     state = StateDirectory(folder)
     try:
         yield Master(load(None, [*TWO_LAYERS, *overrides]), state)
@@ -57,7 +57,7 @@ def test_a_grant_that_cannot_be_written_down_is_not_answered_even_when_asked_aga
 
 
 def test_to_who_joins_a_master_whose_disk_is_full_is_one_that_is_away(tmp_path: Path) -> None:
-    """It asks again, where an error of another kind would end it and every slave that beats meanwhile."""
+    """A slave asks again after UNAVAILABLE, and would end after any other error."""
     with served(tmp_path) as master:
         unwritten = r"roster.json: cannot be written: .*; free disk space"
         with full_disk(), pytest.raises(UnreachableError, match=unwritten):

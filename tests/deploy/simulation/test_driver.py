@@ -12,7 +12,7 @@ from common.errors import ConfigError
 from common.models import network
 from common.optim.stepper import Stepper
 from common.shards.flat import Flat
-from deploy.evaluation.evaluator import pulled
+from deploy.evaluation.evaluator import pull_network
 from deploy.simulation.driver import Driver
 from deploy.simulation.simulate import predicted, with_slaves
 from deploy.simulation.synchronous import InStep
@@ -62,7 +62,7 @@ def test_one_batch_at_a_time_is_back_propagation_and_in_step_to_the_last_bit(nam
     run = InStep(config, digits()) if profile == "synchronous" else Driver(config, digits(), trains=True)
     for _ in run.run():
         pass
-    state, expected = pulled(config, run.pull).state, plain()
+    state, expected = pull_network(config, run.pull).state, plain()
     assert state.keys() == expected.keys()
     for tensor, value in expected.items():
         if profile == "light":

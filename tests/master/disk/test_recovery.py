@@ -1,4 +1,4 @@
-"""A master that starts on a directory after a power cut, on damaged files, or in the middle of a rollback."""
+"""Starts of a master after a power cut, on damaged files, and in the middle of a rollback."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ OTHER_BOOT = "00000000-0000-4000-8000-000000000000"
 
 @contextmanager
 def begun(folder: Path) -> Iterator[Master]:
-    """A master that ends as kill -9 ends it: without a word."""
+    """Run a master and end it without notice, as kill -9 does."""
     state = StateDirectory(folder)
     try:
         yield Master(load(None, ["network.cuts=[2]"]), state)
@@ -41,7 +41,7 @@ def snap(master: Master) -> None:
 
 
 def push(master: Master, incarnation: int, first: int, last: int, shard: str = "1/weights") -> None:
-    """Pushes of 1 to each of two numbers."""
+    """Push 1 to two numbers, repeatedly."""
     for sequence in range(first, last + 1):
         header, pieces = update(
             (1.0, 1.0), sequence, incarnation=incarnation, shard=shard, next_batch=10 * sequence
@@ -50,7 +50,7 @@ def push(master: Master, incarnation: int, first: int, last: int, shard: str = "
 
 
 def trained(master: Master, *, snapshot_at: int | None = 3, pushes: int = 5) -> int:
-    """A slave of layer 1 that pushed; the incarnation."""
+    """Push as a slave of layer 1; returns the incarnation."""
     held = master.ledger.apply(master.run.join, JoinRequest("a")).incarnation
     master.parameters.push(*creation((0.0, 0.0), incarnation=held))
     push(master, held, 1, snapshot_at or 0)
@@ -70,7 +70,7 @@ def contents(master: Master, shard: str = "1/weights") -> list[float]:
 
 
 def event(folder: Path, what: str = "recovered") -> dict[str, Any]:
-    """The last event of a kind; {} if there is none."""
+    """Last event of a kind; {} without such events."""
     lines = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
     found: list[dict[str, Any]] = [line for line in lines if line["event"] == what]
     return found[-1] if found else {}
@@ -117,7 +117,7 @@ def test_after_a_power_cut_the_newest_snapshot_is_used_and_it_is_said(tmp_path: 
     said = event(tmp_path)
     assert (said["snapshot"], said["lost_pushes"]) == (1, 2)
     assert (said["before"], said["after"]) == ({"1/weights": 5}, {"1/weights": 3})
-    assert "started anew" in said["why"]
+    assert "was restarted" in said["why"]
     assert event(tmp_path, "fenced")["incarnation"] == held
     # It was one power cut: the next start has nothing to put right.
     with begun(tmp_path) as master:
@@ -207,7 +207,7 @@ def test_a_damaged_shard_is_named_and_put_back_and_the_others_keep_every_push(tm
             with pytest.raises(FencedError):
                 master.ledger.apply(master.run.heartbeat, HeartbeatRequest(fenced))
     said = event(tmp_path)
-    assert "1-weights.shard: both its records are torn" in said["damage"][0]
+    assert "1-weights.shard: both records are torn" in said["damage"][0]
     assert (said["snapshot"], said["before"], said["after"]) == (2, {}, {"1/weights": 5})
 
 
@@ -216,7 +216,7 @@ def test_a_damaged_shard_that_no_snapshot_has_is_an_error(tmp_path: Path) -> Non
         trained(master, snapshot_at=None)
     tear_records(tmp_path)
     for _ in range(2):
-        with pytest.raises(RunFailedError, match="both its records are torn"), begun(tmp_path):
+        with pytest.raises(RunFailedError, match="both records are torn"), begun(tmp_path):
             pass
 
 
@@ -266,7 +266,7 @@ def test_a_rollback_that_was_interrupted_is_brought_to_its_end(tmp_path: Path) -
 
 
 def test_a_recovery_that_was_interrupted_begins_again(tmp_path: Path) -> None:
-    """Killed where the shards are back and the mark of it is not: as if nothing had been done."""
+    """After a kill between the last shard and the mark's removal, the next start repeats the rollback."""
     with begun(tmp_path) as master:
         held = trained(master)
     (tmp_path / "boot").write_text(OTHER_BOOT)

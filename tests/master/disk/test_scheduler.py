@@ -1,4 +1,4 @@
-"""Snapshots in time and on demand; rollbacks that fence everyone."""
+"""Snapshots at intervals and on demand; rollbacks that fence every slave."""
 
 from __future__ import annotations
 
@@ -203,7 +203,7 @@ def test_a_rollback_that_cannot_begin_changes_nothing(master: Served) -> None:
 
 
 def test_a_rollback_that_fails_half_way_lets_nobody_in_until_it_succeeds(master: Served) -> None:
-    """There is room for the note that it has begun, and none for the roster."""
+    """The disk has room for the rollback's mark, and none for the roster."""
     held = begun(master)
     push(master, held, 1, 1)
     snapshot(master)

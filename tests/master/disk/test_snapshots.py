@@ -1,4 +1,4 @@
-"""One version of every shard, in files that others can read, whole or named as damaged."""
+"""Snapshots: a version of every shard in safetensors files, whole or named as damaged."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ RUN = {"roster": {"incarnations": 3}, "counters": {"pushes": 2}}
 
 
 def mixed_store() -> Store:
-    """A shard with every kind of tensor, its bytes counting up."""
+    """Shard with every kind of tensor, and bytes that count up."""
     store = Store(Memory())
     data = {spec.name: np.arange(np.prod(spec.shape, dtype=int)) for spec in MIXED.tensors}
     buffer = np.zeros(MIXED.nbytes, np.uint8)
@@ -185,7 +185,7 @@ def test_on_a_full_disk_no_snapshot_is_left_and_the_older_one_stays(tmp_path: Pa
 def test_pushes_go_on_while_a_snapshot_is_written_and_it_is_of_one_version(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each push adds 1 to a million numbers; were two versions mixed, a snapshot would hold two values."""
+    """A push adds 1 to a million numbers: a mix of versions would hold several values."""
     monkeypatch.setattr(writing, "_PIECE_BYTES", 1 << 14)
     store, count = one_shard(count=1_000_000), 1_000_000
     enough, ones = threading.Event(), np.ones(count)
@@ -212,7 +212,7 @@ def test_pushes_go_on_while_a_snapshot_is_written_and_it_is_of_one_version(
 def test_a_snapshot_that_pushes_revoke_again_and_again_has_them_wait(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Pushes do not wait for readers at all here, and two come between any two pieces."""
+    """Pushes never wait for readers, and two pushes come between any two pieces."""
     monkeypatch.setattr(shards, "READER_SECONDS", 0.0)
     store, sequence, attempts = one_shard(count=8), 0, 0
     begin = writing._parts

@@ -1,4 +1,4 @@
-"""What was acknowledged is there after a crash, and damage is named rather than passed over."""
+"""Acknowledged pushes survive a crash, and damage is named."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import pytest
 from common.errors import RefusedError, RunFailedError
 from master.disk.mapped import CHECKSUM, MAGIC, RECORD_BYTES
 from master.disk.state import StateDirectory, seal, unseal
-from master.store.shard import Record, Slots
+from master.store.shard import BufferPair, Record
 from master.store.store import Store
 from tests.master.full_disk import full_disk
 from tests.master.pushes import MIXED, creation, parameters, update
@@ -41,7 +41,7 @@ def contents(store: Store, shard: str = "1/weights") -> tuple[int, list[float]]:
 
 
 def pushed(state: StateDirectory, times: int) -> Store:
-    """A shard of two numbers, to which 1 was added so many times."""
+    """Shard of two numbers, after a number of pushes of 1."""
     store = Store(state)
     store.create(*creation((0.0, 0.0)))
     for sequence in range(1, times + 1):
@@ -60,7 +60,7 @@ def overwrite(path: Path, position: int, data: bytes) -> None:
 
 
 def record_at(index: int) -> int:
-    """Where a commit record begins; the preamble of these small tables is one page."""
+    """Offset of a commit record; the preamble of a small table is a page."""
     return 4096 + index * RECORD_BYTES
 
 
@@ -79,14 +79,14 @@ def test_shards_come_back_with_version_contents_and_sequences(state: StateDirect
 def test_every_kind_of_table_comes_back_equal(state: StateDirectory) -> None:
     for name, table in (("1/weights", MIXED), ("2/weights", parameters(0)), ("3/input", parameters(5000))):
         state.create(name, table).commit(Record())
-    assert {name: slots.table for name, slots in state.existing().items()} == {
+    assert {name: slots.table for name, slots in state.load().items()} == {
         "1/weights": MIXED, "2/weights": parameters(0), "3/input": parameters(5000),
     }  # fmt: skip
 
 
 def test_a_shard_that_was_never_committed_does_not_exist(state: StateDirectory) -> None:
     state.create("1/weights", parameters(2))
-    assert state.existing() == {}
+    assert state.load() == {}
     assert contents(pushed(state, 1)) == (1, [1.0, 1.0])
 
 
@@ -99,7 +99,7 @@ def test_a_crash_while_a_shards_file_is_made_leaves_no_shard_and_no_error(state:
 
 def test_what_a_crashed_push_left_in_the_idle_buffer_does_not_count(state: StateDirectory) -> None:
     pushed(state, 2)
-    slots = state.existing()["1/weights"]
+    slots = state.load()["1/weights"]
     slots.buffers[1 - slots.record.active][:] = 255
     again = Store(state)
     assert contents(again) == (2, [2.0, 2.0])
@@ -113,7 +113,7 @@ def test_what_a_crashed_push_left_in_the_idle_buffer_does_not_count(state: State
 @pytest.mark.parametrize("times", [3, 4])
 @pytest.mark.parametrize("torn", [0, 3, 8, 12, 40])
 def test_a_torn_newest_record_leaves_the_one_before(state: StateDirectory, times: int, torn: int) -> None:
-    """As a kill in the middle of a commit leaves it: the idle buffer written, the record half so."""
+    """State after a kill in the middle of a commit: the idle buffer is written, the record half."""
     pushed(state, times)
     newest = (times + 1) % 2  # The create's commit is the first.
     overwrite(shard_file(state), record_at(newest) + torn, b"\xff" * 32)
@@ -133,13 +133,13 @@ def test_two_torn_records_are_damage_and_not_a_new_shard(state: StateDirectory) 
     pushed(state, 5)
     for index in (0, 1):
         overwrite(shard_file(state), record_at(index) + 10, b"\xff" * 8)
-    with pytest.raises(RunFailedError, match="both its records are torn"):
+    with pytest.raises(RunFailedError, match="both records are torn"):
         Store(state)
 
 
 def test_a_record_that_does_not_fit_is_refused_and_the_present_one_stays(state: StateDirectory) -> None:
     pushed(state, 2)
-    slots = state.existing()["1/weights"]
+    slots = state.load()["1/weights"]
     crowd = Record(3, 1 - slots.record.active, {0: 30}, dict.fromkeys(range(10**9, 10**9 + 9000), 10**9))
     for _ in range(2):
         with pytest.raises(RunFailedError, match="too many"):
@@ -147,7 +147,7 @@ def test_a_record_that_does_not_fit_is_refused_and_the_present_one_stays(state: 
     assert slots.record.version == 2
     slots.commit(Record(3, slots.record.active, {0: 30}, {1: 3}))
     overwrite(shard_file(state), record_at(4 % 2), b"\xff" * 32)
-    assert state.existing()["1/weights"].record.version == 2
+    assert state.load()["1/weights"].record.version == 2
 
 
 # --- torn files -------------------------------------------------------------------------------------------
@@ -157,9 +157,9 @@ def test_a_record_that_does_not_fit_is_refused_and_the_present_one_stays(state: 
     ("position", "said"),
     [
         (0, "is no shard"),
-        (len(MAGIC), "its table is torn"),
-        (len(MAGIC) + 4, "its table is torn"),
-        (len(MAGIC) + CHECKSUM.size + 5, "its table is torn"),
+        (len(MAGIC), "the table is torn"),
+        (len(MAGIC) + 4, "the table is torn"),
+        (len(MAGIC) + CHECKSUM.size + 5, "the table is torn"),
     ],
 )
 def test_a_torn_preamble_is_named(state: StateDirectory, position: int, said: str) -> None:
@@ -200,7 +200,7 @@ PUSHING = textwrap.dedent("""
 
 
 def test_after_kill_9_every_acknowledged_push_is_there_once_and_whole(tmp_path: Path) -> None:
-    """Three processes in a row are killed while they push; each goes on where the last was."""
+    """Three processes are killed in a row while pushing; the next always goes on from the last commit."""
     acknowledged = 0
     for _ in range(3):
         child = subprocess.Popen(
@@ -301,6 +301,6 @@ def test_on_a_full_disk_the_run_goes_on_without_its_log(state: StateDirectory) -
 
 
 def test_slots_of_files_are_slots(state: StateDirectory) -> None:
-    slots: Slots = state.create("1/weights", parameters(3))
+    slots: BufferPair = state.create("1/weights", parameters(3))
     assert [buffer.nbytes for buffer in slots.buffers] == [12, 12]
     assert not np.shares_memory(*slots.buffers)

@@ -1,4 +1,4 @@
-"""Arbitrary bytes as pushes: the documented refusal or the documented effect, and nothing else.
+"""Arbitrary bytes as pushes have the documented refusal or the documented effect, and no further effect.
 
 Real frames are mutated: bytes, fields, order. `layerwise.v1.Parameters/Push` runs as the data port runs it,
 without a socket, for speed; a part also goes through a real server.
@@ -46,7 +46,7 @@ GROWTH_BYTES = 48 << 20
 
 
 def contents(table: Table, rng: random.Random) -> bytes:
-    """Numbers that may be stored."""
+    """Random numbers for a table, all finite."""
     buffer = np.zeros(table.nbytes, np.uint8)
     for array in table.arrays(buffer).values():
         array[...] = rng.randint(0, 1) if array.dtype.kind == "b" else rng.randint(0, 9)
@@ -62,14 +62,14 @@ def pushed(header: Header, data: bytes, cuts: list[int]) -> list[bytes]:
 
 
 class Fuzzer:
-    """Makes streams of frames that are nearly right."""
+    """Makes streams of nearly correct frames."""
 
     def __init__(self, seed: int, incarnation: int) -> None:
         self.incarnation = incarnation
         self._rng = random.Random(seed)
 
     def stream(self, sequences: dict[str, int]) -> list[bytes]:
-        """One or two pushes, mutated."""
+        """Make one or two mutated pushes."""
         frames: list[bytes] = []
         for _ in range(self._rng.randint(1, 2)):
             frames += self._push(sequences)
@@ -159,7 +159,7 @@ def decoded_or_none(encoded: bytes) -> Frame | None:
 
 
 class Target:
-    """A master without a server, its layer 1 with two shards."""
+    """Master without a server, with two shards of layer 1."""
 
     def __init__(self, folder: Path) -> None:
         self.directory = StateDirectory(folder)
@@ -172,12 +172,12 @@ class Target:
             self.master.parameters.push(header, [(0, memoryview(contents(table, rng)))])
 
     def join(self) -> int:
-        """A lease on layer 1, which has none."""
+        """Take the lease on layer 1."""
         self.incarnation = self.master.ledger.apply(self.master.run.join, JoinRequest("fuzzer")).incarnation
         return self.incarnation
 
     def sequences(self) -> dict[str, int]:
-        """Of each shard, the last of the slave's pushes."""
+        """Sequence of the slave's last push, by shard."""
         readings = {name: self.master.store.read(name, self.incarnation) for name in TABLES}
         for reading in readings.values():
             reading.release()
@@ -193,7 +193,7 @@ class Target:
         return found
 
     def offer(self, stream: list[bytes]) -> list[PushReply]:
-        """Replies to a stream of frames; errors beyond the documented ones are raised."""
+        """Push a stream of frames; returns the replies, and raises undocumented errors."""
         calls = Recorded(stream)
         with contextlib.suppress(*DOCUMENTED):
             self.parameters.push(Messages(cast(Connection, calls)))
@@ -236,7 +236,7 @@ def target(tmp_path: Path) -> Iterator[Target]:
 
 
 def changes(before: dict[str, tuple[int, bytes]], after: dict[str, tuple[int, bytes]]) -> int:
-    """Pushes that took effect; what no push changed has to be as it was."""
+    """Count the pushes that took effect, and check that all else is unchanged."""
     assert set(before) <= set(after)
     for name, (version, data) in before.items():
         assert after[name][0] > version or after[name] == (version, data), name
@@ -245,7 +245,7 @@ def changes(before: dict[str, tuple[int, bytes]], after: dict[str, tuple[int, by
 
 
 def fuzz(target: Target, fuzzer: Fuzzer, count: int) -> tuple[int, int]:
-    """Offer streams of so many frames in all; how many streams were taken, and refused."""
+    """Offer streams with a total of `count` frames; returns the numbers of applied and refused streams."""
     frames = taken = refused = 0
     before = target.state()
     while frames < count:
@@ -304,7 +304,7 @@ def test_arbitrary_frames_change_nothing(target: Target, stream: list[bytes]) ->
 
 
 def outcome(stream: Stream, frames: list[bytes]) -> tuple[int, str]:
-    """How many were applied, and how the stream ended."""
+    """Number of applied pushes, and status of the stream."""
     applied = 0
     stream.write(*frames)
     stream.end()

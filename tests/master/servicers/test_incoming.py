@@ -1,4 +1,4 @@
-"""Pushes of large shards: applied while they come, once, and never at the cost of others."""
+"""Large pushes: applied while frames come in, once, and without holding other pushes up."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PIECE = CHUNK_BYTES // 2
 
 @pytest.fixture
 def master(tmp_path: Path) -> Iterator[Served]:
-    """Whose layers have two replicas each."""
+    """Master of layers with two replicas."""
     with served(tmp_path, "downpour.replicas=2", 'downpour.push="update"') as running:
         yield running
 
@@ -61,7 +61,7 @@ def ones(lease: JoinReply, sequence: int, value: float = 1.0) -> list[Any]:
 
 
 def created(master: Served) -> list[JoinReply]:
-    """A shard of zeros; its two slaves."""
+    """Create a shard of zeros; returns the leases of two slaves."""
     slaves = replicas(master)
     (reply,) = master.client.push(cut(bytes(4 * COUNT), pb.CREATE, slaves[0], 0))
     assert reply.applied
@@ -80,7 +80,7 @@ def assert_is(client: Client, version: int, value: float) -> None:
 
 
 def half_sent(client: Client, frames: list[Any]) -> Stream:
-    """A push of which half has come, and is being applied."""
+    """Send half of a push, which is being applied."""
     stream = client.pushing()
     stream.write(*frames[: len(frames) // 2])
     return stream

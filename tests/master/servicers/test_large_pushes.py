@@ -1,4 +1,4 @@
-"""Large pushes: two at a time hold their chunks, and who stands still does not keep the others out."""
+"""Large pushes: two at a time are held in memory, and a stalled push does not keep further pushes out."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def impatient(master: Served) -> Iterator[Client]:
 
 
 def chunks(layer: int) -> list[Any]:
-    """The frames of a layer's push of ones, by the slave that has its lease."""
+    """Frames of a push of ones, by the slave of a layer."""
     header = Header(f"{layer}/weights", Operation.UPDATE, 0, layer, 1, 10, parameters(COUNT))
     encoded: list[Any] = [encode_frame(frame) for frame in frames(header, np.ones(COUNT, np.float32).data)]
     return encoded

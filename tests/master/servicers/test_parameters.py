@@ -1,4 +1,4 @@
-"""Parameters by the slave's own client: bytes, refusals, effects, and pushes that land in the idle buffer."""
+"""Parameters by the slave's client: bytes, refusals, effects, and pushes that land in the idle buffer."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def test_what_is_not_served_and_what_is_too_large_get_their_codes(master: Served
 
 @pytest.fixture
 def landing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every large push lands, however slow this machine is; none is kept in memory of its own."""
+    """Let every large push land, however slow the machine; no push is kept in memory."""
     monkeypatch.setattr(parameters, "PUSHER_SECONDS", 2 * DEADLINE)
     apply = IncomingPush.apply
     monkeypatch.setattr(IncomingPush, "apply", lambda self, _, permits: apply(self, 0.0, permits))

@@ -1,4 +1,4 @@
-"""The master's RPCs over real channels: what is wrong is refused by its code and changes nothing."""
+"""RPCs of the master over real channels: invalid calls get the documented status and change no state."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def header(count: int, operation: int = UPDATE, incarnation: int = 1, sequence: 
 
 
 def frame(numbers: Any, operation: int = UPDATE, incarnation: int = 1, sequence: int = 1, **more: Any) -> Any:
-    """A whole push in one frame."""
+    """Whole push in a single frame."""
     data = np.atleast_1d(np.asarray(numbers, np.float32))
     made = header(data.size, operation, incarnation, sequence, **more)
     return pb.Frame(header=made, data=data.tobytes())
@@ -71,7 +71,7 @@ def status(master: Served) -> StatusReply:
 
 
 def created(master: Served, contents: Any = (1.0, 2.0)) -> int:
-    """Layer 1's lease and its shard; the lease's incarnation."""
+    """Take layer 1's lease and create the shard; returns the incarnation."""
     incarnation = master.join("a").incarnation
     whole = frame(contents, CREATE, incarnation, 0)
     starts = range(CHUNK_BYTES, len(whole.data), CHUNK_BYTES)
@@ -397,7 +397,7 @@ def opened(client: Client, incarnation: int, kind: int = pb.ACTIVATIONS) -> Any:
 
 
 def code_of(stream: Any) -> str:
-    """How a stream ends."""
+    """Status at the end of a stream."""
     try:
         while stream.read() is not None:
             pass

@@ -1,4 +1,4 @@
-"""Gradients pushed to a store: the master's optimizer, the staleness rules, what survives, that it learns."""
+"""Gradients pushed to a store: server optimizer, staleness rules, crashes, convergence."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ from common.optim.optimizers import Settings
 from common.shards.pushes import Operation, PushReply
 from master.disk.state import StateDirectory
 from master.store.optimizers import ServerOptimizer
-from master.store.policies import Policy, alike, policies
-from master.store.staleness import Rule
+from master.store.policies import Policy, policies, uniform
+from master.store.staleness import StalenessRule
 from master.store.store import Backing, Memory, Store
 from tests.master.pushes import SHARD, adam, creation, gradient, noise, update
 
@@ -36,18 +36,18 @@ ROOT = Path(__file__).parents[3]
 Numbers = npt.NDArray[np.float32]
 
 
-def policy(rule: Rule | None = None, name: str = "sgd", rate: float = 1.0) -> Policy:
-    return Policy(2, rule or Rule(), ServerOptimizer(Settings(name, rate)))
+def policy(rule: StalenessRule | None = None, name: str = "sgd", rate: float = 1.0) -> Policy:
+    return Policy(2, rule or StalenessRule(), ServerOptimizer(Settings(name, rate)))
 
 
 def created(chosen: Policy, count: int = 2, backing: Backing | None = None) -> Store:
-    store = Store(backing or Memory(), alike(chosen))
+    store = Store(backing or Memory(), uniform(chosen))
     store.create(*creation(np.zeros(count)))
     return store
 
 
 def whole(store: Store) -> tuple[int, Numbers]:
-    """A shard's version, and its parameters with what is remembered of them."""
+    """Version of a shard, and parameters with moments."""
     reading = store.read(SHARD)
     try:
         return reading.header.version, np.frombuffer(reading.whole, np.float32).copy()
@@ -97,7 +97,7 @@ def test_a_gradient_that_comes_twice_takes_one_step() -> None:
     for _ in range(2):
         store.apply(*gradient((1.0, 2.0)))
     assert numbers(store).tolist() == [-1.0, -2.0]
-    assert store._shards[SHARD].slots.record.steps == 1
+    assert store._shards[SHARD].pair.record.steps == 1
 
 
 @pytest.mark.parametrize("name", ["sgd", "adagrad", "adam"])
@@ -108,8 +108,8 @@ def test_readers_never_see_what_is_remembered(name: str) -> None:
 
 
 def test_readers_among_gradients_see_one_version_in_every_number() -> None:
-    """Each gradient is -1 everywhere, at rate 1: version v holds v in every number, and in what is summed."""
-    chosen = Policy(1, Rule(), ServerOptimizer(Settings("sgd", 1.0, momentum=1e-30)))
+    """Gradients are -1 everywhere at rate 1: version v holds v in every parameter and in the sums."""
+    chosen = Policy(1, StalenessRule(), ServerOptimizer(Settings("sgd", 1.0, momentum=1e-30)))
     count, pushes, store = 100_000, 60, created(chosen, 100_000)
     minus, stop = -np.ones(count), threading.Event()
 
@@ -156,11 +156,11 @@ def pushed(store: Store, sequences: range, count: int) -> Store:
 @pytest.mark.parametrize("name", ["adagrad", "sgd", "adam", "adamw"])
 def test_a_master_started_anew_goes_on_as_one_that_never_stopped(state: StateDirectory, name: str) -> None:
     settings = Settings(name, 0.1, 0.9 if name == "sgd" else 0.0, name == "sgd")
-    chosen, count = Policy(1, Rule(), ServerOptimizer(settings)), 48
+    chosen, count = Policy(1, StalenessRule(), ServerOptimizer(settings)), 48
     pushed(created(chosen, count, state), range(1, 6), count)
-    again = Store(state, alike(chosen))
+    again = Store(state, uniform(chosen))
     # What a push that was killed leaves in the idle buffer.
-    slots = again._shards[SHARD].slots
+    slots = again._shards[SHARD].pair
     slots.buffers[1 - slots.record.active][:] = 255
     pushed(again, range(6, 11), count)
     unbroken = pushed(created(chosen, count), range(1, 11), count)
@@ -186,7 +186,7 @@ PUSHING = textwrap.dedent("""
 
 
 def test_after_kill_9_parameters_and_moments_are_those_of_one_push(tmp_path: Path) -> None:
-    """Two processes in a row are killed while they push; the second goes on where the first was."""
+    """Two processes are killed in a row while pushing; the second goes on from the first's last commit."""
     count = 20_000
     for _ in range(2):
         child = subprocess.Popen(
@@ -213,11 +213,11 @@ def test_after_kill_9_parameters_and_moments_are_those_of_one_push(tmp_path: Pat
 
 # --- bound ------------------------------------------------------------------------------------------------
 
-BOUND = Rule("bound", bound=1)
+BOUND = StalenessRule("bound", bound=1)
 
 
 def overtaken(store: Store) -> PushReply:
-    """The reply to slave 2, which two pushes of slave 1 have overtaken."""
+    """Reply to slave 2, after two pushes of slave 1 have overtaken it."""
     for incarnation in (1, 2):
         numbers(store, incarnation)
     for sequence in (1, 2):
@@ -251,25 +251,25 @@ def test_a_refused_push_is_used_up_whatever_comes_between_and_is_refused_again()
 
 def test_a_refusal_outlives_the_master(state: StateDirectory) -> None:
     overtaken(created(policy(BOUND), 2, state))
-    again = Store(state, alike(policy(BOUND)))
+    again = Store(state, uniform(policy(BOUND)))
     reply = again.apply(*gradient((5.0, 5.0), incarnation=2))
     assert (reply.applied, reply.refused) == (False, True)
     assert numbers(again).tolist() == [-2.0, -2.0]
     again.forget(2)
-    assert again._shards[SHARD].slots.record.refused == []
+    assert again._shards[SHARD].pair.record.refused == []
 
 
 def test_a_push_of_a_fenced_slave_is_fenced_and_not_refused() -> None:
     store = created(policy(BOUND))
     overtaken(store)
-    before = store._shards[SHARD].slots.record
+    before = store._shards[SHARD].pair.record
 
     def fenced() -> None:
         raise FencedError("incarnation 2 holds no lease any more")
 
     with pytest.raises(FencedError):
         store.apply(*gradient((5.0, 5.0), 2, incarnation=2), fenced)
-    assert store._shards[SHARD].slots.record == before
+    assert store._shards[SHARD].pair.record == before
 
 
 ACTIONS = st.lists(
@@ -282,8 +282,8 @@ ACTIONS = st.lists(
 def test_in_any_history_each_push_is_applied_or_refused_once_and_for_all(
     actions: list[tuple[str, int]], bound: int
 ) -> None:
-    """Against a model that knows every push, whatever is fetched, sent again or forgotten by the master."""
-    chosen, backing = policy(Rule("bound", bound)), _Outliving()
+    """Compare with a model of every push, over fetches, resends and restarts of the master."""
+    chosen, backing = policy(StalenessRule("bound", bound)), _Outliving()
     store = created(chosen, 2, backing)
     applied: list[int] = []
     fetched = dict.fromkeys((1, 2, 3), (0, 0))
@@ -291,7 +291,7 @@ def test_in_any_history_each_push_is_applied_or_refused_once_and_for_all(
     for what, slave in actions:
         version, sequence = fetched[slave]
         if what == "restart":
-            store = Store(backing, alike(chosen))
+            store = Store(backing, uniform(chosen))
         elif what == "fetch":
             numbers(store, slave)
             fetched[slave] = (len(applied), len(fates[slave]))
@@ -314,7 +314,7 @@ def test_in_any_history_each_push_is_applied_or_refused_once_and_for_all(
 
 
 class _Outliving(Memory):
-    """A backing that outlives its store, as files do."""
+    """Backing that outlives a store, as files do."""
 
     def __init__(self) -> None:
         self._slots: dict[str, object] = {}
@@ -322,7 +322,7 @@ class _Outliving(Memory):
     def create(self, name, table, nbytes):  # type: ignore[no-untyped-def]
         return self._slots.setdefault(name, super().create(name, table, nbytes))
 
-    def existing(self):  # type: ignore[no-untyped-def]
+    def load(self):  # type: ignore[no-untyped-def]
         return dict(self._slots)
 
 
@@ -331,7 +331,7 @@ class _Outliving(Memory):
 
 @pytest.mark.parametrize("kind", ["update", "gradient"])
 def test_a_stale_push_is_divided_by_its_staleness(kind: str) -> None:
-    chosen, sign = policy(Rule("scale")), 1.0
+    chosen, sign = policy(StalenessRule("scale")), 1.0
     if kind == "update":
         chosen, sign = dataclasses.replace(chosen, optimizer=None), -1.0
 
@@ -350,7 +350,7 @@ def test_a_stale_push_is_divided_by_its_staleness(kind: str) -> None:
 
 # --- compensate -------------------------------------------------------------------------------------------
 
-COMPENSATE = Rule("compensate", strength=0.5)
+COMPENSATE = StalenessRule("compensate", strength=0.5)
 
 
 @settings(deadline=None)
@@ -404,7 +404,7 @@ def test_a_master_started_anew_applies_gradients_uncompensated(state: StateDirec
     store = created(policy(COMPENSATE), 2, state)
     numbers(store, 2)
     store.apply(*gradient((1.0, 1.0), incarnation=1))
-    again = Store(state, alike(policy(COMPENSATE)))
+    again = Store(state, uniform(policy(COMPENSATE)))
     again.apply(*gradient((2.0, 2.0), incarnation=2))
     assert numbers(again).tolist() == [-3.0, -3.0]
 
@@ -431,7 +431,7 @@ class Problem:
 
 
 class Slave:
-    """A replica that fetches, steps locally, accrues and pushes as Dean et al. describe."""
+    """Replica that fetches, steps locally, accrues and pushes, as in Dean et al. 2012."""
 
     n_push, n_fetch, alpha = 5, 5, 0.02
 
@@ -455,7 +455,9 @@ class Slave:
 @pytest.mark.parametrize("name", ["adagrad", "sgd"])
 def test_two_replicas_one_of_them_slow_solve_least_squares_under_every_rule(rule: str, name: str) -> None:
     problem, draw = Problem(), random.Random(0)
-    store = created(policy(Rule(rule, 3, 0.04 / Slave.n_push), name, {"adagrad": 0.3, "sgd": 0.02}[name]), 8)
+    store = created(
+        policy(StalenessRule(rule, 3, 0.04 / Slave.n_push), name, {"adagrad": 0.3, "sgd": 0.02}[name]), 8
+    )
     slaves = [Slave(store, incarnation, problem) for incarnation in (1, 2)]
     for batch in range(3000):
         # The second is four times as slow, and overtaken about four times between two of its fetches.

@@ -15,7 +15,7 @@ from common.errors import MalformedError
 from common.optim.optimizers import Settings
 from common.shards.table import lay_out
 from master.store.optimizers import Bytes, ServerOptimizer, moments_of, room
-from master.store.updates import Delay, apply_update, regions, stepped
+from master.store.updates import Delay, apply_update, make_step, regions
 from tests.master.pushes import MIXED, parameters
 
 Floats = npt.NDArray[np.float32]
@@ -29,7 +29,7 @@ SETTINGS = st.builds(Settings, st.sampled_from(["adagrad", "adam", "adamw"]), RA
 
 
 def peer(chosen: Settings, w: torch.nn.Parameter) -> torch.optim.Optimizer:
-    """torch.optim's class with the same settings."""
+    """Build torch.optim's class with equal settings."""
     rate, decay = chosen.learning_rate, chosen.weight_decay
     if chosen.name == "sgd":
         return torch.optim.SGD(
@@ -42,7 +42,7 @@ def peer(chosen: Settings, w: torch.nn.Parameter) -> torch.optim.Optimizer:
 
 
 class Buffers:
-    """Two buffers of one shard of parameters, between which pushes alternate."""
+    """Two buffers of a shard of parameters, between which pushes alternate."""
 
     def __init__(self, chosen: Settings, start: Floats) -> None:
         self.optimizer = ServerOptimizer(chosen)
@@ -62,7 +62,7 @@ class Buffers:
         edges = [0, *cuts, gradient.nbytes]
         data = gradient.tobytes()
         pieces = [(a, data[a:b]) for a, b in itertools.pairwise(edges) if b > a]
-        change = stepped(self.optimizer, self.table, self.active, self.idle, self.steps, weight, delay)
+        change = make_step(self.optimizer, self.table, self.active, self.idle, self.steps, weight, delay)
         apply_update(regions(self.table), self.active, self.idle, pieces, 1, change)
         self.active, self.idle, self.steps = self.idle, self.active, self.steps + 1
 
@@ -72,7 +72,7 @@ class Buffers:
 def test_pushes_in_pieces_are_steps_of_torchs_class_to_the_bit(
     chosen: Settings, count: int, pushes: int, data: st.DataObject
 ) -> None:
-    """Pieces of whole registers, as those of 1 MiB are, which slaves send."""
+    """Slaves send pieces of 1 MiB, whole registers."""
     rng = np.random.default_rng(data.draw(st.integers(0, 99)))
     start = rng.normal(size=count).astype(np.float32)
     shard, w = Buffers(chosen, start), torch.nn.Parameter(torch.from_numpy(start.copy()))
@@ -93,7 +93,7 @@ def test_pushes_in_pieces_are_steps_of_torchs_class_to_the_bit(
 def test_pieces_of_any_size_differ_by_a_rounding_at_most(
     chosen: Settings, count: int, data: st.DataObject
 ) -> None:
-    """What is left of a register at a piece's end is computed number by number, and rounded otherwise."""
+    """The rest of a register at a piece's end is computed by number, with another rounding."""
     rng = np.random.default_rng(0)
     start, gradient = (rng.normal(size=count).astype(np.float32) for _ in range(2))
     whole, cut = Buffers(chosen, start), Buffers(chosen, start)
@@ -153,7 +153,7 @@ def test_buffers_are_left_to_their_own_rule(name: str) -> None:
         for buffer in (active, pushed):
             array = table.arrays(buffer[: table.nbytes])[spec.name]
             array[...] = rng.integers(0, 2 if array.dtype.kind == "b" else 9, array.shape)
-    change = stepped(optimizer, table, active, idle, 0)
+    change = make_step(optimizer, table, active, idle, 0)
     apply_update(regions(table), active, idle, [(0, pushed.tobytes())], 3, change)
     apply_update(regions(table), active, plain, [(0, pushed.tobytes())], 3)
     np.testing.assert_array_equal(

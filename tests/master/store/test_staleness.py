@@ -1,4 +1,4 @@
-"""master.store.staleness: each rule by its definition, at whatever staleness."""
+"""master.store.staleness: every rule by definition, at any staleness."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from master.store.staleness import Rule, admitted, compensated, weight
+from master.store.staleness import StalenessRule, admits, compensate, weight
 
 STALENESS = st.integers(0, 10**6)
 NUMBERS = arrays(np.float64, 5, elements=st.floats(-10, 10))
@@ -20,8 +20,8 @@ Numbers = npt.NDArray[np.float64]
 def test_a_bound_admits_exactly_what_is_not_above_it_and_a_fresh_push_always(
     staleness: int, bound: int
 ) -> None:
-    assert admitted(staleness, bound) == (staleness <= bound)
-    assert admitted(0, bound)
+    assert admits(staleness, bound) == (staleness <= bound)
+    assert admits(0, bound)
 
 
 @given(STALENESS)
@@ -36,34 +36,34 @@ def test_compensation_is_the_papers_formula_and_changes_no_operand(
     gradient: Numbers, now: Numbers, fetched: Numbers, strength: float
 ) -> None:
     before = [each.copy() for each in (gradient, now, fetched)]
-    made = compensated(gradient, now, fetched, strength)
+    made = compensate(gradient, now, fetched, strength)
     np.testing.assert_allclose(made, gradient + strength * gradient * gradient * (now - fetched), atol=1e-9)
     for each, kept in zip((gradient, now, fetched), before, strict=True):
         np.testing.assert_array_equal(each, kept)
 
 
 @given(NUMBERS, NUMBERS, NUMBERS, st.floats(0, 2))
-def test_without_a_delay_or_without_strength_nothing_is_compensated(
+def test_without_a_delay_or_without_strength_nothing_is_compensate(
     gradient: Numbers, now: Numbers, fetched: Numbers, strength: float
 ) -> None:
-    np.testing.assert_array_equal(compensated(gradient, now, now, strength), gradient)
-    np.testing.assert_array_equal(compensated(gradient, now, fetched, 0.0), gradient)
+    np.testing.assert_array_equal(compensate(gradient, now, now, strength), gradient)
+    np.testing.assert_array_equal(compensate(gradient, now, fetched, 0.0), gradient)
 
 
 @given(NUMBERS, NUMBERS, NUMBERS)
 def test_compensation_is_exact_where_the_squared_gradient_is_the_curvature(
     curvature: Numbers, now: Numbers, fetched: Numbers
 ) -> None:
-    """Of a linear gradient a + c (w - w_fetched) with c = lambda a^2, it gives the gradient at w."""
+    """For a linear gradient a + c (w - w_fetched) with c = lambda a^2 the result is the gradient at w."""
     gradient = np.sqrt(np.abs(curvature) / 0.5)
     np.testing.assert_allclose(
-        compensated(gradient, now, fetched, 0.5), gradient + np.abs(curvature) * (now - fetched), atol=1e-9
+        compensate(gradient, now, fetched, 0.5), gradient + np.abs(curvature) * (now - fetched), atol=1e-9
     )
 
 
 @given(STALENESS, st.sampled_from(["any", "bound", "scale", "compensate"]))
 def test_a_rule_does_its_own_part_alone(staleness: int, name: str) -> None:
-    rule = Rule(name, bound=7)
+    rule = StalenessRule(name, bound=7)
     assert rule.admits(staleness) == (name != "bound" or staleness <= 7)
     assert rule.weight(staleness) == (weight(staleness) if name == "scale" else 1.0)
     assert rule.compensates == (name == "compensate")

@@ -1,4 +1,4 @@
-"""master.store.store: versions, one at a time and whole; pushes once; staleness by its definition."""
+"""master.store.store: whole versions in order; pushes once; staleness by definition."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from common.errors import FencedError, MalformedError, NotFoundError
 from common.shards.pushes import Header, Operation
 from common.shards.table import Table
 from master.store import shard as shards
-from master.store.shard import Record, Slots
-from master.store.store import Memory, MemorySlots, Store
+from master.store.shard import BufferPair, Record
+from master.store.store import Memory, MemoryPair, Store
 from tests.master.pushes import MIXED, creation, update
 
 
@@ -276,7 +276,7 @@ def test_a_push_waits_for_a_reader_that_leaves_in_time() -> None:
 
 
 def record(store: Store) -> Record:
-    return store._shards["1/weights"].slots.record
+    return store._shards["1/weights"].pair.record
 
 
 def test_what_is_remembered_of_a_fenced_incarnation_is_dropped_and_of_others_kept() -> None:
@@ -397,15 +397,15 @@ def test_in_any_history_staleness_is_what_others_applied_since_the_own_last_fetc
 
 
 class Kept:
-    """A backing that outlives its store, as files do."""
+    """Backing that outlives a store, as files do."""
 
     def __init__(self) -> None:
-        self.slots: dict[str, MemorySlots] = {}
+        self.slots: dict[str, MemoryPair] = {}
 
-    def create(self, name: str, table: Table, nbytes: int) -> MemorySlots:
-        return self.slots.setdefault(name, MemorySlots(table, nbytes))
+    def create(self, name: str, table: Table, nbytes: int) -> MemoryPair:
+        return self.slots.setdefault(name, MemoryPair(table, nbytes))
 
-    def existing(self) -> dict[str, Slots]:
+    def load(self) -> dict[str, BufferPair]:
         return dict(self.slots)
 
     def remove(self, name: str) -> None:

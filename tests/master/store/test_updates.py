@@ -1,4 +1,4 @@
-"""master.store.updates: what a push makes of a shard, whatever pieces it comes in."""
+"""master.store.updates: results of pushes, however the pieces are cut."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""M in the master comes to what it comes to in a slave, and its shard is as any other."""
+"""M in the master learns exactly as in a slave, and the shard of M is versioned like the rest."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def delta_of(answer: SynthesisMessage | None) -> Tensor:
 
 
 def in_a_slave(config: Config, k: int, batches: int) -> tuple[Flat, synthesizers.GradientSynthesizer]:
-    """M as a slave trains it on the same, with a store of its own."""
+    """Train M as a slave does, on equal lessons, with a separate store."""
     module, store = synthesizers.initial(config, k, (D,), CLASSES), stored(config)
     flat = Flat(module)
     stepper = Stepper(flat, config.optimizer.synthesizer, config.run.batches)
@@ -290,7 +290,7 @@ def master(tmp_path: Path) -> Iterator[Served]:
 
 
 def conversing(master: Served) -> Stream:
-    """A stream by the generated classes alone, as any other language's."""
+    """Open a stream by generated classes alone, as in any language."""
     return Stream(
         master.channel.stream_stream(
             "/layerwise.v1.Synthesis/Synthesize", encode_synthesis, pb.SynthesisMessage.FromString

@@ -1,4 +1,4 @@
-"""The live page's history: bounded, the whole run in it, and its quantiles those of the time between."""
+"""History of the live page: bounded, over the whole run, with percentiles of the interval."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a master shows: of each slave that is here, and of none that has gone."""
+"""Pages of a master: series of present slaves, and of no departed slave."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def shown(master: Served, path: str) -> bytes:
 
 
 def samples(master: Served) -> dict[tuple[str, str, str], float]:
-    """Each sample by its name, layer and replica."""
+    """Samples by name, layer and replica."""
     families = text_string_to_metric_families(shown(master, "/metrics").decode())
     return {
         (s.name, s.labels.get("layer", ""), s.labels.get("replica", "")): s.value

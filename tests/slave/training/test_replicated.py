@@ -23,8 +23,8 @@ from common.shards.pushes import Operation, PushReply
 from common.shards.working_copy import Push, Replica
 from common.wire.messages import BoundaryKind
 from master.store.optimizers import ServerOptimizer
-from master.store.policies import Policy, alike
-from master.store.staleness import Rule
+from master.store.policies import Policy, uniform
+from master.store.staleness import StalenessRule
 from master.store.store import Memory, Store
 from slave.training.decoupling import Message
 from slave.training.trainer import Trainer
@@ -160,7 +160,7 @@ def _held(store: Store) -> np.ndarray:
 
 
 def test_a_fetch_takes_what_others_did_and_keeps_what_is_under_way() -> None:
-    store = Store(Memory(), alike(Policy(replicas=2)))
+    store = Store(Memory(), uniform(Policy(replicas=2)))
     (one, flat, stepper), (two, other, others) = (_replica(store, i, gradient=False) for i in (1, 2))
     start = flat.parameters.detach().numpy().copy()
     _learn(other, others, 1.0)
@@ -182,7 +182,7 @@ def test_a_fetch_takes_what_others_did_and_keeps_what_is_under_way() -> None:
 
 def test_accrued_gradients_are_summed_pushed_and_replaced_by_what_the_master_makes_of_them() -> None:
     optimizer = ServerOptimizer(Settings("sgd", 0.5))
-    store = Store(Memory(), alike(Policy(optimizer=optimizer)))
+    store = Store(Memory(), uniform(Policy(optimizer=optimizer)))
     replica, flat, stepper = _replica(store, 1, gradient=True)
     start = flat.parameters.detach().numpy().copy()
     _learn(flat, stepper, 1.0)
@@ -198,7 +198,7 @@ def test_accrued_gradients_are_summed_pushed_and_replaced_by_what_the_master_mak
 
 
 def test_a_refused_push_is_dropped_and_a_fetch_is_due_at_once() -> None:
-    store = Store(Memory(), alike(Policy(2, Rule("bound", 0))))
+    store = Store(Memory(), uniform(Policy(2, StalenessRule("bound", 0))))
     (one, flat, stepper), (two, other, others) = (_replica(store, i, gradient=False) for i in (1, 2))
     start = flat.parameters.detach().numpy().copy()
     _learn(other, others, 1.0)
