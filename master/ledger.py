@@ -67,7 +67,7 @@ class Ledger:
             self._state.log(effect.line)
             if effect.ended:
                 self._end_lease(effect.ended)
-        # A save that failed (a full disk) is owed: no reply leaves before one has succeeded.
+        # A save that failed (a full disk) is owed: no reply leaves before a save succeeds.
         self._unsaved = self._unsaved or bool(effects)
         if self._unsaved:
             self.save()

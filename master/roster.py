@@ -346,7 +346,7 @@ class Roster:
         )
         lease.retired, lease.telemetry = lease.total(), Telemetry()
         lease.incarnation, lease.slave = 0, JoinRequest()
-        # The slave may not have answered an END from below: until the run is over, the layer needs a slave.
+        # The layer below may lack the slave's answer to END: until the run is over, the seat needs a slave.
         lease.done = lease.done and self.over
         return event
 

@@ -142,7 +142,7 @@ class SnapshotScheduler:
         async with self._turn:
             snapshot = await self._on_thread(lambda: self._choose(number))
             before = self._store.versions()
-            # If this process dies on the way, the next one finishes the rollback.
+            # If the process dies on the way, the next master finishes the rollback.
             self._state.write(ROLLBACK, str(snapshot.number))
             fenced = self._run.begin_rollback(snapshot.number, snapshot.run)
             await self._on_thread(lambda: self._put_back(snapshot))
