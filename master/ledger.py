@@ -23,6 +23,9 @@ class Ledger:
         state: directory that keeps log and values.
         end_lease: called for each lease that ended, with its last event.
         on_rollback: called when every lease has ended and the shards are about to be put back.
+
+    Raises (every method that saves):
+        NoRoomError: the values cannot be written; the old values stay, and the next input tries again.
     """
 
     def __init__(
@@ -39,30 +42,18 @@ class Ledger:
         self._unsaved = False
 
     def apply(self, decide: Callable[[Request, float], Reply], request: Request) -> Reply:
-        """Give the run a request and carry the effects out; the reply may leave afterwards.
-
-        Raises:
-            NoRoomError: the values cannot be written; the next input tries again.
-        """
+        """Give the run a request, and carry the effects out before the reply leaves."""
         reply = decide(request, time.monotonic())
         self.carry_out(self._run.take_effects())
         return reply
 
     def tick(self) -> None:
-        """Let the run notice the passing of time.
-
-        Raises:
-            NoRoomError: the values cannot be written; the next input tries again.
-        """
+        """Tell the run the time, and carry the effects out."""
         self._run.tick(time.monotonic())
         self.carry_out(self._run.take_effects())
 
     def carry_out(self, effects: list[Effect]) -> None:
-        """Log events, end leases, and save.
-
-        Raises:
-            NoRoomError: the values cannot be written; the next input tries again.
-        """
+        """Log events, end leases, and save."""
         for effect in effects:
             self._state.log(effect.line)
             if effect.ended:
@@ -74,11 +65,7 @@ class Ledger:
             self._unsaved = False
 
     def save(self) -> None:
-        """Write the run's values durably.
-
-        Raises:
-            NoRoomError: they cannot be written; the old ones are still there.
-        """
+        """Write the run's values durably."""
         self._state.write(ROSTER, seal(self.dump()))
 
     def dump(self) -> dict[str, Any]:
@@ -86,19 +73,11 @@ class Ledger:
         return self._run.dump(time.monotonic())
 
     def check_open(self) -> None:
-        """Refuse while a rollback is under way.
-
-        Raises:
-            UnreachableError: the run is being put back to a snapshot.
-        """
+        """Raise UnreachableError while a rollback is under way."""
         self._run.check_open()
 
     def begin_rollback(self, number: int, saved: dict[str, Any]) -> int:
-        """End every lease, durably, and go back to a snapshot's values; returns how many leases ended.
-
-        Raises:
-            NoRoomError: the values cannot be written.
-        """
+        """End every lease, durably, and go back to a snapshot's values; returns how many leases ended."""
         ended = self._run.begin_rollback(number, saved, time.monotonic())
         self._on_rollback()
         self.carry_out(self._run.take_effects())

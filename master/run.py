@@ -47,8 +47,13 @@ class Run:
         config: resolved configuration.
         shards: progress of the shards, read for replies.
         saved: values from an earlier master's `dump`; empty at the run's beginning.
-        identity: random name of the run, unless `saved` has one. Ports are used again: the name tells a
+        identity: random name of the run, unless `saved` has a name. Ports are used again: the name tells a
             neighbour from another run's slave.
+
+    Attributes:
+        roster: leases.
+        tally: counters.
+        starts: number of masters so far, the present included.
     """
 
     def __init__(self, config: Config, shards: Shards, saved: dict[str, Any], identity: str) -> None:
@@ -56,7 +61,7 @@ class Run:
         self.roster = _restore_roster(config, saved)
         self.tally = Tally.restore(saved)
         self.starts = saved.get("starts", 0) + 1
-        self._identity = saved.get("run") or identity
+        self.identity = saved.get("run") or identity
         self._evaluation = m.Evaluation(**saved.get("evaluation", {}))
         self._shards = shards
         self._effects: list[Effect] = []
@@ -74,7 +79,7 @@ class Run:
             **self.tally.dump(),
             "roster": self.roster.dump(now),
             "starts": self.starts,
-            "run": self._identity,
+            "run": self.identity,
             "evaluation": dataclasses.asdict(self._evaluation),
         }
 
@@ -88,7 +93,7 @@ class Run:
         reply, events = self.roster.join(request, now)
         self._note(events)
         next_batch = self._shards.next_batch(f"{reply.layer}/weights", reply.replica)
-        return dataclasses.replace(reply, next_batch=next_batch, run=self._identity)
+        return dataclasses.replace(reply, next_batch=next_batch, run=self.identity)
 
     def heartbeat(self, request: m.HeartbeatRequest, now: float) -> m.HeartbeatReply:
         """Keep a lease.
