@@ -27,7 +27,8 @@ from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 
 from common.config import files
-from common.config.sections import Config, Optimizer
+from common.config.optimizer import OptimizerConfig
+from common.config.sections import Config
 from common.data import datasets
 from common.data.batches import Batches
 from common.data.datasets import Dataset
@@ -170,7 +171,7 @@ class Pipeline(Rival):
         return super().state()
 
 
-def _optimizer(module: nn.Module, settings: Optimizer) -> torch.optim.Optimizer:
+def _optimizer(module: nn.Module, settings: OptimizerConfig) -> torch.optim.Optimizer:
     assert settings.name == "adam"
     return torch.optim.Adam(module.parameters(), lr=settings.learning_rate, fused=True)
 

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from benchmarks import kept
 from benchmarks.spread import spread
-from common.config.options import VfbnOptions
+from common.config.synthesizers import VfbnOptions
 from common.synthesizers import VirtualForward
 
 RESULT = Path(__file__).parent / "results" / "vfbn.json"

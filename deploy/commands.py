@@ -264,6 +264,6 @@ def rollback(master: str, number: int | None, as_json: bool) -> int:
 @_SET
 def config(path: Path | None, overrides: tuple[str, ...]) -> None:
     """Print every key, its default and its meaning, as TOML to edit; of CONFIG or --set, their values."""
-    from common.config.files import described, load
+    from common.config.files import describe, load
 
-    click.echo(described(load(path, overrides)), nl=False)
+    click.echo(describe(load(path, overrides)), nl=False)

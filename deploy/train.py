@@ -104,7 +104,7 @@ class Training:
     def _trained(self, dataset: Dataset) -> Finished | None:
         """Train where the configuration says; None when interrupted, which is told."""
         where = f"{self._config.layers} layers on {self._config.data.dataset}"
-        if self._simulated or self._config.cluster.profile == "synchronous":
+        if self._simulated or not self._config.cluster.distributed:
             self._screen.say(f"{self._directory.path}: training {where} in this process")
             return self._here(dataset)
         self._screen.say(f"{self._directory.path}: training {where}")
@@ -135,7 +135,7 @@ class Training:
         from deploy.simulation.paces import alone
         from deploy.simulation.synchronous import InStep
 
-        if self._config.cluster.profile == "synchronous":
+        if not self._config.cluster.distributed:
             return InStep(self._config, dataset, alone(self._config, dataset) if self._simulated else None)
         return Driver(self._config, dataset, trains=True)
 

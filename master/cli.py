@@ -67,8 +67,8 @@ def master(
 
     check_listen(listen, insecure)
     run = load(config, overrides)
-    if run.cluster.profile == "synchronous":
-        raise ConfigError("cluster.profile: synchronous has no master; use `layerwise train`")
+    if not run.cluster.distributed:
+        raise ConfigError(f"cluster.profile: {run.cluster.profile} has no master; use `layerwise train`")
     check_listen(web, insecure, "--web")
     logs.configure("master", log_format, log_level)
     return serve(resolved(run), listen, bulk_port, web, state_dir)

@@ -81,7 +81,7 @@ class Master:
         windows = [config.decoupling.window(k, config.layers) for k in range(1, config.layers + 1)]
         self.relay = Relay(windows, config.replicas, config.decoupling.slots)
         self.parameters = ParameterService(self.run.roster, self.store, self.run.tally)
-        served = config.cluster.synthesis == "master"
+        served = config.cluster.served
         self.synthesis = SynthesisThread(config, self.store) if served else None
         self.ledger = Ledger(self.run, state, self._end_lease, self._restart_synthesis)
         damage = recovery.damage if recovery else ()
@@ -239,7 +239,7 @@ def serve(config: Config, listen: str, data_port: int, web: str, state_dir: Path
     end_with_parent()
     # Slaves that compute may share the machine.
     give_way()
-    if config.downpour.push == "gradient" or config.cluster.synthesis == "master":
+    if config.downpour.accrues or config.cluster.served:
         use_one_thread()
     state = StateDirectory(state_dir)
     try:

@@ -123,7 +123,7 @@ class Slave:
         options = self._options
         endpoint = Endpoint(options.master)
         try:
-            if config.cluster.profile == "basic":
+            if config.cluster.direct:
                 # One a replica below, and room for those that are about to be replaced or refused.
                 streams = 2 * max(config.replicas) + 8
                 endpoint.listen(options.listen, options.advertise, streams, insecure=options.insecure)

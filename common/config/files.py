@@ -1,6 +1,6 @@
 """Configuration files: TOML in and out, overrides, and paths made absolute.
 
-Imports no torch: a refused configuration answers at once.
+Imports no torch, so that a refused configuration answers at once.
 """
 
 from __future__ import annotations
@@ -17,39 +17,39 @@ import tomli_w
 
 from common.config import settings
 from common.config.sections import Config
-from common.config.settings import is_user_function
+from common.config.values import is_user_function
 from common.errors import ConfigError
 
 
 def parse(text: str, source: str) -> Config:
-    """Read a configuration from TOML text; `source` names it in messages.
+    """Read a configuration from TOML text; `source` is its name in messages.
 
     Raises:
-        ConfigError: not TOML, an unknown key, or a value that cannot be.
+        ConfigError: not TOML, an unknown key, or a value that is refused.
     """
     return _read(_toml(text, source), [], source)
 
 
 def load(path: Path | None, overrides: Iterable[str] = ()) -> Config:
-    """Read a configuration file, then apply `--set section.key=value` overrides, the last one winning.
+    """Read a configuration file, then apply `--set section.key=value` overrides; the last one wins.
 
-    A relative `data.path`, user's network or user's data is made absolute: it is looked for from the current
-    folder first, then from the configuration's own.
+    A relative `data.path`, user's network or user's data becomes absolute: the current folder is searched
+    first, then the folder of the file.
 
     Raises:
-        ConfigError: no such file, not TOML, an unknown key, or a value that cannot be.
+        ConfigError: no such file, not TOML, an unknown key, or a value that is refused.
     """
-    values = {} if path is None else values_of(path)
+    values = {} if path is None else read_values(path)
     if "compare" in values:
         raise ConfigError(
-            f"{path}: compare: is of `layerwise compare`, which runs the file's variants; for one run, give "
-            "a file without that section"
+            f"{path}: compare: is a section for `layerwise compare`, which runs the file's variants; for one "
+            "run, give a file without that section"
         )
-    return of_values(values, overrides, path)
+    return build(values, overrides, path)
 
 
-def values_of(path: Path) -> dict[str, Any]:
-    """What a configuration file says, unchecked.
+def read_values(path: Path) -> dict[str, Any]:
+    """Return the values in a configuration file, unchecked.
 
     Raises:
         ConfigError: no such file, or not TOML.
@@ -61,20 +61,20 @@ def values_of(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: cannot be read: {reason}; give the path of a TOML file") from None
 
 
-def of_values(values: dict[str, Any], overrides: Iterable[str], path: Path | None) -> Config:
-    """The configuration of what the file at `path` says, as `load` makes it.
+def build(values: dict[str, Any], overrides: Iterable[str], path: Path | None) -> Config:
+    """Build the configuration from the values of the file at `path`, as `load` does.
 
     Raises:
-        ConfigError: an unknown key, or a value that cannot be.
+        ConfigError: an unknown key, or a value that is refused.
     """
     config = _read(copy.deepcopy(values), overrides, str(path) if path else "")
-    return _anchored(config, path.parent if path else Path())
+    return _anchor_paths(config, path.parent if path else Path())
 
 
 def _toml(text: str, source: str) -> dict[str, Any]:
     try:
         return tomllib.loads(text)
-    except (ValueError, RecursionError) as error:  # a number of thousands of digits, arrays as deep
+    except (ValueError, RecursionError) as error:  # thousands of digits, or of nested arrays
         raise ConfigError(f"{source}: is not TOML: {error}") from None
 
 
@@ -109,25 +109,25 @@ def _assign(values: dict[str, Any], dotted: str, value: Any) -> None:
     values[last] = value
 
 
-def _anchored(config: Config, folder: Path) -> Config:
+def _anchor_paths(config: Config, folder: Path) -> Config:
     def absolute(text: str) -> str:
         here = Path(text)
         beside = folder / text
         return os.path.abspath(beside if os.path.exists(beside) and not os.path.exists(here) else here)
 
-    def anchored(text: str) -> str:
+    def anchor(text: str) -> str:
         path, _, function = text.rpartition(":")
         return f"{absolute(path)}:{function}" if is_user_function(text) else text
 
-    data = dataclasses.replace(config.data, dataset=anchored(config.data.dataset))
+    data = dataclasses.replace(config.data, dataset=anchor(config.data.dataset))
     if data.path is not None:
         data = dataclasses.replace(data, path=absolute(data.path))
-    network = dataclasses.replace(config.network, model=anchored(config.network.model))
+    network = dataclasses.replace(config.network, model=anchor(config.network.model))
     return dataclasses.replace(config, data=data, network=network)
 
 
-def described(config: Config) -> str:
-    """Every key with its value and one line of help, as TOML that can be edited and given back."""
+def describe(config: Config) -> str:
+    """Return every key with its value and one line of help, as TOML that `load` reads."""
     lines: list[str] = []
     for title, table in _tables(config, ""):
         lines += [f"[{title}]"]
@@ -141,7 +141,7 @@ def described(config: Config) -> str:
 
 
 def _inline(value: Any) -> str:
-    """A value on one line, as tomli_w writes none but the plain ones."""
+    """Format a value on one line; tomli_w spreads tables and lists over several."""
     if isinstance(value, Mapping):
         inner = ", ".join(f"{_quoted(name)} = {_inline(each)}" for name, each in value.items())
         return f"{{ {inner} }}" if inner else "{}"
@@ -151,7 +151,7 @@ def _inline(value: Any) -> str:
 
 
 def _quoted(name: str) -> str:
-    """A key, in quotes where TOML needs them."""
+    """Quote a key where TOML needs quotes."""
     return tomli_w.dumps({name: 0}).rpartition(" = ")[0]
 
 

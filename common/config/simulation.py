@@ -10,7 +10,7 @@ from common.errors import ConfigError
 
 
 @dataclass(frozen=True)
-class Simulation:
+class SimulationConfig:
     """Made-up machines, one a slave, and the network between them; a real cluster knows none of it."""
 
     seed: int = key(0, "seed of the schedule: jitter, losses, stragglers", minimum=0)

@@ -11,7 +11,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from common.config.settings import is_user_function, nearest
+from common.config.settings import nearest
+from common.config.values import is_user_function
 from common.errors import ConfigError
 
 

@@ -45,8 +45,9 @@ class Batches:
     def inputs(self, batch: int) -> torch.Tensor:
         """x_b, (B, *input_shape) float32, normalized."""
         raw = self._dataset.train_x[self._rows(batch)]
-        if self._dataset.augment == "crop-flip":
-            raw = cropped_and_flipped(raw, datasets.words(len(raw), self._seed, 0, batch))
+        vary = _VARIATIONS.get(self._dataset.augment)
+        if vary is not None:
+            raw = vary(raw, datasets.words(len(raw), self._seed, 0, batch))
         return self._normalize(raw)
 
     def labels(self, batch: int) -> torch.Tensor:
@@ -89,6 +90,10 @@ def cropped_and_flipped(images: np.ndarray, words: np.ndarray) -> np.ndarray:
     each = np.arange(len(images))[:, None, None, None]
     cut: np.ndarray = padded[each, channels, rows[:, None, :, None], columns[:, None, None, :]]
     return cut
+
+
+# By rows of `common.config.data.AUGMENTS`; a row that is not here leaves examples as they are.
+_VARIATIONS = {"crop-flip": cropped_and_flipped}
 
 
 class _Normalization:

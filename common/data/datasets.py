@@ -6,24 +6,20 @@ Imports neither torch nor scikit-learn: each takes longer to import than a data 
 from __future__ import annotations
 
 import dataclasses
-import gzip
-import importlib.util
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from common.config import sections
-from common.config.settings import is_user_function, nearest
-from common.data import published, user_data
-from common.data.published import PUBLISHED, Published
+from common.config.data import AUGMENTS, DATASETS, DataConfig
+from common.config.settings import nearest
+from common.config.values import is_user_function
+from common.data import user_data
+from common.data.downloads import Source
 from common.errors import ConfigError
+from common.registry import import_implementation
 
-# Results compare only on one and the same split, so it is fixed for all runs; any number would do.
-_DIGITS_SPLIT = 0
-_DIGITS_TRAIN = 1437
 _BLOCK = 4096
 
 
@@ -75,25 +71,21 @@ class Dataset:
 
 
 def load(
-    data: sections.Data,
-    *,
-    path: Path | None = None,
-    code: Path | None = None,
-    known: Mapping[str, Published] = PUBLISHED,
+    data: DataConfig, *, path: Path | None = None, code: Path | None = None, source: Source | None = None
 ) -> Dataset:
     """Load the data set that a configuration names.
 
     Args:
-        data: the configuration's section.
-        path: a folder that takes the place of `data.path` (a slave's `--data`).
-        code: a folder in which a user's file is looked up first (a slave's `--code`).
-        known: the public data sets and their homes.
+        data: section [data].
+        path: folder that replaces `data.path` (a slave's `--data`).
+        code: folder in which a user's file is searched first (a slave's `--code`).
+        source: addresses that replace the published ones.
 
     Raises:
-        ConfigError: the data cannot be had, or is not what it should be.
+        ConfigError: the data set cannot be read, or its examples do not fit `data.augment`.
     """
-    dataset = _unvaried(data, path, code, known)
-    if data.augment != "none" and len(dataset.input_shape) != 3:
+    dataset = _load_raw(data, path, code, source)
+    if AUGMENTS[data.augment].needs_images and len(dataset.input_shape) != 3:
         raise ConfigError(
             f"data.augment: {data.augment} is for images (channels, height, width), but the data's examples "
             f'are {dataset.input_shape}; choose "none"'
@@ -101,19 +93,14 @@ def load(
     return dataclasses.replace(dataset, augment=data.augment)
 
 
-def _unvaried(
-    data: sections.Data, path: Path | None, code: Path | None, known: Mapping[str, Published]
-) -> Dataset:
+def _load_raw(data: DataConfig, path: Path | None, code: Path | None, source: Source | None) -> Dataset:
     folder = _folder(data, path)
     if is_user_function(data.dataset):
-        return _user(data.dataset, code)
-    if data.dataset == "digits":
-        return _digits()
-    if data.dataset not in known:
-        raise ConfigError(f"data.dataset: {data.dataset} is not known{nearest(data.dataset, known)}")
-    public = known[data.dataset]
-    arrays = published.arrays(data.dataset, public, folder)
-    return Dataset(data.dataset, *arrays, public.mean, public.std, 1 / 255, 10)
+        return _load_user(data.dataset, code)
+    if data.dataset not in DATASETS:
+        raise ConfigError(f"data.dataset: {data.dataset} is not known{nearest(data.dataset, DATASETS)}")
+    dataset: Dataset = import_implementation("common.data.sets", data.dataset).load(folder, source)
+    return dataset
 
 
 def shuffled(count: int, seed: int, stream: int) -> np.ndarray:
@@ -154,7 +141,7 @@ def _divisor(mean: float, variance: float) -> float:
     return std if std > 1e-6 * abs(mean) else 1.0
 
 
-def _folder(data: sections.Data, path: Path | None) -> Path | None:
+def _folder(data: DataConfig, path: Path | None) -> Path | None:
     if path is None and data.path is None:
         return None
     folder, key = (path, "--data") if path is not None else (Path(str(data.path)), "data.path")
@@ -165,35 +152,9 @@ def _folder(data: sections.Data, path: Path | None) -> Path | None:
     return folder
 
 
-def _user(spec: str, code: Path | None) -> Dataset:
+def _load_user(spec: str, code: Path | None) -> Dataset:
     train_x, train_y, test_x, test_y = user_data.load(spec, code)
     scale = 1 / 255 if train_x.dtype == np.uint8 else 1.0
     mean, std = measured(train_x, scale)
     classes = int(max(train_y.max(), test_y.max())) + 1
     return Dataset(spec, train_x, train_y, test_x, test_y, mean, std, scale, classes)
-
-
-def _digits() -> Dataset:
-    table = _digits_table()
-    images = np.ascontiguousarray(table[:, :-1]).reshape(-1, 1, 8, 8)
-    labels = table[:, -1].astype(np.int64)
-    order = shuffled(len(table), _DIGITS_SPLIT, 0)
-    train, test = order[:_DIGITS_TRAIN], order[_DIGITS_TRAIN:]
-    mean, std = measured(images[train], 1 / 16)
-    return Dataset("digits", images[train], labels[train], images[test], labels[test], mean, std, 1 / 16, 10)
-
-
-def _digits_table() -> np.ndarray:
-    """Scikit-learn's handwritten digits: (1797, 65) uint8, 64 pixels of 0 to 16 and the label."""
-    found = importlib.util.find_spec("sklearn")
-    if found is None or not found.submodule_search_locations:
-        raise ConfigError("data.dataset: digits is a part of scikit-learn; pip install scikit-learn")
-    file = Path(found.submodule_search_locations[0]) / "datasets" / "data" / "digits.csv.gz"
-    try:
-        with gzip.open(file, "rt", encoding="ascii") as lines:
-            table = np.loadtxt(lines, dtype=np.uint8, delimiter=",")
-    except (OSError, EOFError, ValueError) as error:
-        raise ConfigError(f"{file}: cannot be read ({error}); install scikit-learn again") from None
-    if table.shape != (1797, 65):
-        raise ConfigError(f"{file}: holds {table.shape}, not 1797 x 65 numbers; install scikit-learn again")
-    return table

@@ -19,7 +19,8 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import conv_flop_count, flop_registry
 
 from common import synthesizers
-from common.config import sections
+from common.config.decoupling import DecouplingConfig
+from common.config.optimizers import OPTIMIZERS
 from common.synthesizers import VirtualForward
 
 # A number that an operation writes, in multiply-adds: these operations wait for memory, not for arithmetic.
@@ -30,8 +31,6 @@ SLOW_NUMBERS = {
     "avg_pool2d_backward": 275.0,
     "native_batch_norm": 180.0,
 }
-# One parameter's step, its gradient cleared and added to, likewise.
-STEP = {"sgd": 130.0, "adam": 290.0, "adamw": 290.0, "adagrad": 180.0}
 
 
 def unit_costs(
@@ -51,30 +50,30 @@ def unit_costs(
         shapes: of one example after each unit.
         input_shape: of one example before the first.
         batch_size: B.
-        optimizer: a key of `STEP`.
+        optimizer: name of the optimizer.
     """
     costs = []
     learned = False
     for unit, before in zip(units, [input_shape, *shapes], strict=False):
         parameters = sum(parameter.numel() for parameter in unit.parameters() if parameter.requires_grad)
-        costs.append(_trained(unit, (batch_size, *before), gradient=learned) + STEP[optimizer] * parameters)
+        work = _trained(unit, (batch_size, *before), gradient=learned)
+        costs.append(work + OPTIMIZERS[optimizer].price * parameters)
         learned = learned or parameters > 0
     return costs
 
 
 def synthesizer_cost(
-    decoupling: sections.Decoupling, shape: tuple[int, ...], classes: int, batch_size: int, optimizer: str
+    decoupling: DecouplingConfig, shape: tuple[int, ...], classes: int, batch_size: int, optimizer: str
 ) -> float:
     """What M, or a head, costs a layer whose h has `shape` (of an example) in a step: use, teach, step it."""
-    local = decoupling.unlock == "local"
-    if not (decoupling.synthesizes or local):
+    if not (decoupling.row.synthesizes or decoupling.row.supervises):
         return 0.0
     with torch.device("meta"):
         synthesizer = synthesizers.build(decoupling, shape, classes)
         h = torch.zeros(batch_size, *shape)
         y = torch.zeros(batch_size, dtype=torch.int64)
         with _counted() as counter:
-            if local:
+            if decoupling.row.supervises:
                 assert isinstance(synthesizer, VirtualForward)
                 synthesizer.supervise(h, y)
             else:
@@ -83,14 +82,14 @@ def synthesizer_cost(
 
 
 def input_cost(
-    decoupling: sections.Decoupling,
+    decoupling: DecouplingConfig,
     input_shape: tuple[int, ...],
     shape: tuple[int, ...],
     batch_size: int,
     optimizer: str,
 ) -> float:
     """What I costs a layer whose input has `shape` (of one example) in one step: likewise."""
-    if not decoupling.predicts:
+    if not decoupling.row.predicts:
         return 0.0
     with torch.device("meta"):
         synthesizer = synthesizers.build_input(decoupling, input_shape, shape)
@@ -179,7 +178,7 @@ def _convolution_gradients(
 
 def _stepping(synthesizer: nn.Module, optimizer: str) -> float:
     learned = sum(p.numel() for p in synthesizer.parameters() if p.grad is not None)
-    return STEP[optimizer] * learned
+    return OPTIMIZERS[optimizer].price * learned
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""What the convolutional networks ask of the data."""
+"""Check of the data for convolutional networks."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from common.errors import ConfigError
 
 
 def image(model: str, input_shape: tuple[int, ...]) -> tuple[int, int, int]:
-    """(channels, height, width) of one example.
+    """Return (channels, height, width) of one example.
 
     Raises:
-        ConfigError: the examples are no images.
+        ConfigError: the examples are not images.
     """
     if len(input_shape) != 3:
         raise ConfigError(

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from common.config import sections
-from common.config.settings import is_user_function
+from common.config.sections import Config
+from common.config.values import is_user_function
 from common.errors import ConfigError
 from common.models import builtin, costs, user
 from common.shards import flat
@@ -34,9 +34,7 @@ class Blueprint:
     shapes: list[tuple[int, ...]]
 
 
-def build(
-    config: sections.Config, input_shape: tuple[int, ...], classes: int, code: Path | None = None
-) -> Blueprint:
+def build(config: Config, input_shape: tuple[int, ...], classes: int, code: Path | None = None) -> Blueprint:
     """The configuration's network, initialised from `run.seed`: the same in every process.
 
     Args:
@@ -66,9 +64,7 @@ def build(
     return Blueprint(units, shapes)
 
 
-def resolve(
-    config: sections.Config, blueprint: Blueprint, input_shape: tuple[int, ...], classes: int
-) -> sections.Config:
+def resolve(config: Config, blueprint: Blueprint, input_shape: tuple[int, ...], classes: int) -> Config:
     """The configuration with its cuts known: as given, balanced by counted cost, or one layer a unit.
 
     Raises:

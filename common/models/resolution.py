@@ -10,7 +10,7 @@ import sys
 
 from common.config import files
 from common.config.sections import Config
-from common.config.settings import is_user_function
+from common.config.values import is_user_function
 from common.data import datasets
 from common.data.datasets import Dataset
 from common.errors import ConfigError, LayerwiseError

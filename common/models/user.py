@@ -13,13 +13,13 @@ from pathlib import Path
 
 from torch import nn
 
-from common.config import sections
+from common.config.network import NetworkConfig
 from common.config.user_code import load_user_function, told
 from common.errors import ConfigError
 
 
 def build(
-    network: sections.Network, input_shape: tuple[int, ...], classes: int, code: Path | None
+    network: NetworkConfig, input_shape: tuple[int, ...], classes: int, code: Path | None
 ) -> list[nn.Module]:
     """The units that the user's function returns.
 

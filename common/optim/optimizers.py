@@ -1,15 +1,15 @@
-"""Which optimizer, and its numbers. Imports no torch: `common.optim.fused` has the arithmetic."""
+"""Numbers of an optimizer. Imports no torch; the arithmetic is in `common.optim.steps`."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-_MOMENTS = {"adagrad": 1, "sgd": 1, "adam": 2, "adamw": 2}
+from common.config.optimizers import OPTIMIZERS
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Which optimizer, and its numbers, as torch.optim's classes take them."""
+    """Name of an optimizer and its numbers, as torch.optim's classes take them."""
 
     name: str = "adagrad"
     learning_rate: float = 0.05
@@ -19,5 +19,5 @@ class Settings:
 
     @property
     def moments(self) -> int:
-        """Numbers that it remembers for each parameter."""
-        return int(self.momentum > 0) if self.name == "sgd" else _MOMENTS[self.name]
+        """Numbers that the optimizer keeps for each parameter."""
+        return OPTIMIZERS[self.name].moments(self.momentum)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from common.config.options import DniOptions
+from common.config.synthesizers import DniOptions
 from common.synthesizers.base import GradientSynthesizer
 
 KERNEL = 5

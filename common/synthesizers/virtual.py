@@ -18,7 +18,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from common.config.options import VfbnOptions
+from common.config.synthesizers import VfbnOptions
 from common.synthesizers.affine import Convolution, Linear, PooledLinear
 from common.synthesizers.base import GradientSynthesizer
 

@@ -17,6 +17,8 @@ out about it does. (bfloat16 has NaN and Inf itself; finite magnitudes over 3.39
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -42,11 +44,15 @@ def narrowed(tensor: Tensor, wire: str) -> tuple[Tensor, Tensor | None]:
         Values of the tensor's shape, and the scale that they are to be multiplied by, of `scale_shape`;
         None: there is none. Where float32 stays float32, the tensor itself.
     """
-    if wire == "float32" or not tensor.numel():
-        return tensor, None
-    if wire == "bfloat16":
-        return tensor.to(torch.bfloat16), None
-    return _float16(tensor) if wire == "float16" else _int8(tensor)
+    return PRECISIONS[wire].encode(tensor) if tensor.numel() else (tensor, None)
+
+
+def _float32(tensor: Tensor) -> tuple[Tensor, Tensor | None]:
+    return tensor, None
+
+
+def _bfloat16(tensor: Tensor) -> tuple[Tensor, Tensor | None]:
+    return tensor.to(torch.bfloat16), None
 
 
 def _float16(tensor: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -66,6 +72,28 @@ def _int8(tensor: Tensor) -> tuple[Tensor, Tensor | None]:
     scale = largest.div_(_TOP_CODE).clamp_min_(2.0**SMALLEST_EXPONENT)
     codes = rows.div(scale[:, None]).round_().to(torch.int8)
     return codes.view(tensor.shape), scale
+
+
+@dataclass(frozen=True)
+class Precision:
+    """A dtype of tensors between two layers.
+
+    Attributes:
+        encode: returns a tensor's values in this dtype, and their scale.
+        scale_shape: returns the shape of the scale, given the tensor's; None: there is no scale.
+    """
+
+    encode: Callable[[Tensor], tuple[Tensor, Tensor | None]]
+    scale_shape: Callable[[tuple[int, ...]], tuple[int, ...] | None] = lambda _: None
+
+
+# Rows of `common.config.profiles.WIRES`; the sizes are in `BOUNDARY_ITEMSIZES`, the allow-list of tables.
+PRECISIONS = {
+    "float32": Precision(_float32),
+    "bfloat16": Precision(_bfloat16),
+    "float16": Precision(_float16, lambda _: ()),
+    "int8": Precision(_int8, lambda shape: shape[:1]),
+}
 
 
 def widened(values: Tensor, scale: Tensor | None) -> Tensor:
@@ -88,7 +116,7 @@ def rounded(tensor: Tensor, wire: str) -> Tensor:
 
 def scale_shape(dtype: str, shape: tuple[int, ...]) -> tuple[int, ...] | None:
     """The shape of the float32 scale of a tensor that travels so; None: it has none."""
-    return {"float16": (), "int8": shape[:1]}.get(dtype)
+    return PRECISIONS[dtype].scale_shape(shape)
 
 
 def nbytes(shape: tuple[int, ...], wire: str) -> int:

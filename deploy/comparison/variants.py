@@ -66,7 +66,7 @@ def read(
     Raises:
         ConfigError: a variant cannot be run, or there is nothing to compare.
     """
-    values = files.values_of(path)
+    values = files.read_values(path)
     section = settings.read(Section, values.pop("compare", {}), "compare.", sources={"": str(path)})
     if not section.variants and not over:
         raise ConfigError(
@@ -88,7 +88,7 @@ def _variant(
     name: str, values: dict[str, Any], overrides: Iterable[str], path: Path, others: Sequence[Variant]
 ) -> Variant:
     try:
-        config = files.of_values(values, overrides, path)
+        config = files.build(values, overrides, path)
     except ConfigError as error:
         raise ConfigError(f'variant "{name}": {error}') from None
     slug = re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-.") or "variant"

@@ -71,7 +71,7 @@ class Evaluator:
             NotFoundError: a layer has no weights yet.
         """
         pulled = pull_network(self._config, pull)
-        if not self._config.decoupling.predicts:
+        if not self._config.decoupling.row.predicts:
             return pulled
         self.network.load_state_dict(pulled.state, strict=False)
         made = batches.Batches(self._dataset, self._config.run.seed, self._config.run.batch_size)

@@ -56,13 +56,13 @@ class Driver:
     """
 
     def __init__(self, config: Config, dataset: Dataset, *, trains: bool) -> None:
-        if config.cluster.synthesis == "master":
+        if config.cluster.served:
             raise ConfigError('cluster.synthesis: "master" is not simulated; leave it out')
         self.config = config
         self.deaths = self.messages = 0
         self._dataset, self._trains = dataset, trains
         # Any message may be lost, and no layer waits for another.
-        self._free = config.decoupling.unlock == "full"
+        self._free = config.decoupling.slots is not None
         self._clock = Clock()
         self._draws = random.Random(config.simulation.seed)  # noqa: S311 - it makes up a schedule
         self._wires = Wires(config.simulation, self._draws)
@@ -315,7 +315,7 @@ class Driver:
     def _send(self, machine: Machine, message: Message) -> None:
         """Send a boundary message: straight to its receiver, or by way of the master."""
         self.messages += 1
-        direct = self.config.cluster.profile == "basic"
+        direct = self.config.cluster.direct
         if self._free and any(self._wires.lost() for _ in range(1 if direct else 2)):
             return
         below, again = min(machine.layer, message.layer), not self._free

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from common.config.sections import Config
+from common.config.unlocks import UnlockRow
 from common.data.batches import Batches
 from common.optim.stepper import AccruingStepper, Stepper
 from common.shards.flat import Flat
@@ -46,15 +47,17 @@ class HollowUnlock:
     Args:
         k: the layer.
         top: whether it is the last.
-        unlock: as in the configuration.
+        unlock: row of the unlock.
         steppers: of its shards, the layer's own first.
     """
 
-    def __init__(self, k: int, top: bool, unlock: str, steppers: list[Stepper]) -> None:
+    def __init__(self, k: int, top: bool, unlock: UnlockRow, steppers: list[Stepper]) -> None:
         self._k, self._top = k, top
-        self._late = not top and unlock in ("none", "delayed")
-        self._answer = BoundaryKind.TAKEN if unlock == "local" else BoundaryKind.GRADIENT
-        self._steppers = steppers
+        self._late = not top and unlock.waits
+        self._sends_down = unlock.sends_down
+        # A head steps with its layer, M on the gradient from above.
+        self._stepping = steppers if unlock.supervises else steppers[:1]
+        self._learning = steppers[1:]
         self._sent: dict[int, Tensor] = {}
 
     def forward(self, batch: int, h_below: Tensor, y: Tensor) -> Iterator[Tensor | Message]:  # noqa: ARG002
@@ -71,7 +74,7 @@ class HollowUnlock:
         if self._late:
             yield from self._stepped(batch)
         else:
-            for stepper in self._steppers[1:]:
+            for stepper in self._learning:
                 stepper.step(batch)
 
     def lost(self, batch: int) -> Iterator[Message]:
@@ -89,11 +92,11 @@ class HollowUnlock:
         return self._sent if self._late else ()
 
     def _stepped(self, batch: int) -> Iterator[Message]:
-        for stepper in self._steppers if self._answer is BoundaryKind.TAKEN else self._steppers[:1]:
+        for stepper in self._stepping:
             stepper.step(batch)
         if self._k > 1:
-            tensor = NOTHING if self._answer is BoundaryKind.GRADIENT else None
-            yield Message(self._answer, self._k - 1, batch, tensor=tensor)
+            kind = BoundaryKind.GRADIENT if self._sends_down else BoundaryKind.TAKEN
+            yield Message(kind, self._k - 1, batch, tensor=NOTHING if self._sends_down else None)
 
 
 class HollowFull(FullUnlock):
@@ -125,18 +128,18 @@ def hollow(config: Config, lease: JoinReply, shards: Collection[str], begin: Beg
     flat = Flat(nn.Module())
     for shard in shards:
         flat = Flat(nn.Module())
-        accrues = config.downpour.push == "gradient" and shard.endswith("/weights")
+        accrues = config.downpour.accrues and shard.endswith("/weights")
         stepper = (AccruingStepper if accrues else Stepper)(flat, config.optimizer, config.run.batches)
         replica = layers.replica(config, lease, shard, flat, stepper)
         begin(replica)
         replicas.append((replica, stepper))
     k, top = lease.layer, lease.layer == config.layers
     trainer: Trainer | FreeTrainer
-    if config.decoupling.unlock == "full":
+    if config.decoupling.slots is not None:
         steppers = {replica.name.partition("/")[2]: stepper for replica, stepper in replicas}
         trainer = layers.free(config, HollowBatches(), lease, HollowFull(k, top, steppers), ((), ()))
     else:
         each = [stepper for _, stepper in replicas]
-        unlock = HollowUnlock(k, top, config.decoupling.unlock, each)
+        unlock = HollowUnlock(k, top, config.decoupling.row, each)
         trainer = layers.trainer(config, HollowBatches(), lease, unlock)
     return Seated(trainer, flat, replicas, Health())

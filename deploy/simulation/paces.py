@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from common import synthesizers
 from common.config.sections import Config
+from common.config.unlocks import share_at_once
 from common.data.datasets import Dataset
 from common.models import costs, network
 from common.models.network import Blueprint
@@ -19,9 +20,6 @@ from common.optim.stepper import Stepper
 from common.shards.flat import Flat, table_of
 from common.wire import precision
 
-# Of what a training step costs, a third is the forward: a product each for h, for the weights' gradient and
-# for the input's. M's use and its teaching likewise.
-FORWARD = 1 / 3
 MEASURE_SECONDS = 1.0
 
 
@@ -74,20 +72,21 @@ def _pace(config: Config, blueprint: Blueprint, dataset: Dataset, k: int, work: 
     shards = {f"{k}/weights": table_of(network.layer(blueprint, cuts, k)).nbytes}
     synthesis = 0.0
     top = k == config.layers
-    if not top and config.decoupling.unlock != "none":
+    if not top:
         optimizer = config.optimizer.synthesizer.name
         synthesis = costs.synthesizer_cost(config.decoupling, shape, dataset.classes, batch_size, optimizer)
     if synthesis:
         with torch.device("meta"):
             module: nn.Module = synthesizers.build(config.decoupling, shape, dataset.classes)
         shards[f"{k}/gradient"] = table_of(module).nbytes
-    if config.decoupling.predicts and k > 1:
+    if config.decoupling.row.predicts and k > 1:
         below, optimizer = network.boundary(blueprint, cuts, k - 1), config.optimizer.synthesizer.name
         work += costs.input_cost(config.decoupling, dataset.input_shape, below, batch_size, optimizer)
         with torch.device("meta"):
             module = synthesizers.build_input(config.decoupling, dataset.input_shape, below)
         shards[f"{k}/input"] = table_of(module).nbytes
-    sent, step, answer = _shares("top" if top else config.decoupling.unlock, work, synthesis)
+    share = share_at_once if top else config.decoupling.row.shares
+    sent, step, answer = share(work, synthesis)
     settings = config.simulation
     nbytes = precision.nbytes((batch_size, *shape), config.cluster.wire)
     overhead = settings.overhead_seconds
@@ -98,19 +97,6 @@ def _pace(config: Config, blueprint: Blueprint, dataset: Dataset, k: int, work: 
         nbytes,
         shards,
     )
-
-
-def _shares(unlock: str, work: float, synthesis: float) -> tuple[float, float, float]:
-    """Multiply-adds until h_k is sent, until its input is done with, and for an answer from above."""
-    forward, use = work * FORWARD, synthesis * FORWARD
-    if unlock == "none":
-        return forward, forward, work - forward
-    if unlock == "delayed":
-        # It goes forward a second time, with the weights of then.
-        return forward, forward, work
-    if unlock in ("top", "local", "full"):
-        return forward, work + synthesis, 0.0
-    return forward, work + use, synthesis - use
 
 
 def measured(config: Config, blueprint: Blueprint, dataset: Dataset) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass, field
 
-from common.config.simulation import Simulation
+from common.config.simulation import SimulationConfig
 
 
 @dataclass(eq=False)
@@ -25,7 +25,7 @@ class Wires:
         draws: where jitter and losses are drawn from.
     """
 
-    def __init__(self, settings: Simulation, draws: random.Random) -> None:
+    def __init__(self, settings: SimulationConfig, draws: random.Random) -> None:
         self._settings = settings
         self._draws = draws
 

@@ -44,7 +44,7 @@ class RosterServicer:
         Raises:
             ConfigError: profile `basic`, and the slave names no address for its neighbours.
         """
-        if self._run.config.cluster.profile == "basic":
+        if self._run.config.cluster.direct:
             split_address(request.address)
         return self._ledger.apply(self._run.join, request)
 

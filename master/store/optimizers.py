@@ -52,12 +52,12 @@ class ServerOptimizer:
     def __init__(self, settings: Settings) -> None:
         import torch
 
-        from common.optim import fused
+        from common.optim.steps import find_step
 
         self.settings = settings
         self.moments = settings.moments
         self._torch: Any = torch
-        self._fused = fused
+        self._step = find_step(settings.name)
 
     def apply(
         self, parameters: Floats, gradient: Floats, moments: list[Floats], steps: int, weight: float = 1.0
@@ -73,6 +73,6 @@ class ServerOptimizer:
         """
         tensor = self._torch.from_numpy
         rate = self.settings.learning_rate * weight
-        step = self._torch.tensor(float(steps + 1))
+        number = self._torch.tensor(float(steps + 1))
         remembered = [[tensor(each)] for each in moments]
-        self._fused.step(self.settings, [tensor(parameters)], [tensor(gradient)], remembered, step, rate)
+        self._step(self.settings, [tensor(parameters)], [tensor(gradient)], remembered, number, rate)

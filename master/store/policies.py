@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from common.config.downpour import Downpour
+from common.config.downpour import DownpourConfig
 from common.config.sections import Config
 from common.optim.optimizers import Settings
 from common.shards.pushes import Operation
@@ -55,7 +55,7 @@ def policies(config: Config) -> Policies:
     """
     downpour, replicas = config.downpour, config.replicas
     rule, optimizer = staleness_rule(downpour), server_optimizer(downpour)
-    served = config.cluster.synthesis == "master"
+    served = config.cluster.served
 
     def policy(shard: str) -> Policy:
         layer, _, kind = shard.partition("/")
@@ -69,7 +69,7 @@ def policies(config: Config) -> Policies:
     return policy
 
 
-def staleness_rule(downpour: Downpour) -> StalenessRule:
+def staleness_rule(downpour: DownpourConfig) -> StalenessRule:
     """Build the run's staleness rule.
 
     The lambda of Zheng et al. 2017 is for the gradient of a single step. A push sums n_push gradients and
@@ -78,9 +78,9 @@ def staleness_rule(downpour: Downpour) -> StalenessRule:
     return StalenessRule(downpour.staleness, downpour.bound, downpour.compensation / downpour.n_push)
 
 
-def server_optimizer(downpour: Downpour) -> ServerOptimizer | None:
+def server_optimizer(downpour: DownpourConfig) -> ServerOptimizer | None:
     """Build the server optimizer; None where slaves push updates. Loads torch."""
-    if downpour.push != "gradient":
+    if not downpour.accrues:
         return None
     return ServerOptimizer(
         Settings(

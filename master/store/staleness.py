@@ -8,17 +8,9 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from common.config.pushes import STALENESS_RULES
+
 Number = TypeVar("Number", bound=np.floating)
-
-
-def admits(staleness: int, bound: int) -> bool:
-    """Whether a push of some staleness is applied (stale synchronous, Ho et al. 2013)."""
-    return staleness <= bound
-
-
-def weight(staleness: int) -> float:
-    """Weight of a push, 1 / max(1, staleness) (staleness-aware SGD, Zhang et al. 2016)."""
-    return 1.0 / max(1, staleness)
 
 
 def compensate(
@@ -51,7 +43,7 @@ class StalenessRule:
     """Staleness rule of a run.
 
     Attributes:
-        name: any, bound, scale or compensate.
+        name: row of `STALENESS_RULES`.
         bound: largest staleness that `bound` applies.
         strength: lambda of `compensate`, for a pushed gradient.
     """
@@ -62,13 +54,13 @@ class StalenessRule:
 
     def admits(self, staleness: int) -> bool:
         """Whether a push is applied."""
-        return self.name != "bound" or admits(staleness, self.bound)
+        return STALENESS_RULES[self.name].admits(staleness, self.bound)
 
     def weight(self, staleness: int) -> float:
         """Factor of an update, or of the learning rate of a gradient."""
-        return weight(staleness) if self.name == "scale" else 1.0
+        return STALENESS_RULES[self.name].weight(staleness)
 
     @property
     def compensates(self) -> bool:
         """Whether a push needs the weights of the sender's last fetch."""
-        return self.name == "compensate"
+        return STALENESS_RULES[self.name].compensates

@@ -128,8 +128,8 @@ class Synthesis:
     def _form(self, k: int, name: str) -> Form:
         decoupling = self._config.decoupling
         available = {
-            "gradient": decoupling.synthesizes and k < self._config.layers,
-            "input": decoupling.predicts and k > 1,
+            "gradient": decoupling.row.synthesizes and k < self._config.layers,
+            "input": decoupling.row.predicts and k > 1,
         }
         if not available.get(name):
             raise MalformedError(f'layer {k} of {self._config.layers} has no synthesizer "{name}"')

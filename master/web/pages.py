@@ -50,7 +50,7 @@ def describe(view: View) -> dict[str, Any]:
         "profile": config.cluster.profile,
         "synthesis": config.cluster.synthesis,
         "unlock": config.decoupling.unlock,
-        "gradient": config.decoupling.gradient if config.decoupling.unlock != "none" else None,
+        "gradient": config.decoupling.gradient if config.decoupling.row.synthesizes else None,
     }
     found = problems(reply, config, _reachable(view.address()))
     return {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from common.config.pushes import STALENESS_RULES
 from common.observe import metrics
 from common.observe.metrics import Histogram, Metric, Scrape
 from common.wire.messages import StatusReply
@@ -58,5 +59,5 @@ def _add_run(series: Scrape, view: View, status: StatusReply) -> None:
     if evaluation.versions:
         series.add(metrics.TEST_ERROR, evaluation.test_error_percent / 100)
         series.add(metrics.TEST_LOSS, evaluation.test_loss)
-    if downpour.staleness == "bound":
+    if "bound" in STALENESS_RULES[downpour.staleness].heeds:
         series.add(metrics.STALENESS_BOUND, downpour.bound)

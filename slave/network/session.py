@@ -87,8 +87,8 @@ class Session:
         )
         self.inbox: Inbox = self._network.inbox
         # The top layer has no M, and the first no I.
-        needs = lease.layer < self._config.layers or self._config.decoupling.predicts
-        self._served = needs and self._config.cluster.synthesis == "master"
+        needs = lease.layer < self._config.layers or self._config.decoupling.row.predicts
+        self._served = needs and self._config.cluster.served
         self._network.start()
         try:
             self._seated = built = self._built()

@@ -155,6 +155,16 @@ class Synthesizer(Synthesizing):
         return loss
 
 
+class Predicting(Protocol):
+    """I_k, wherever it runs."""
+
+    def predict(self, batch: int, x: Tensor) -> Tensor:
+        """Return the predicted h_{k-1} of x_b."""
+
+    def learn(self, batch: int, x: Tensor, h: Tensor) -> None:
+        """Learn from h_{k-1} of batch b, as the layer below sent it."""
+
+
 class Unlock(Protocol):
     """What a layer does; each method yields what is to be sent as soon as it is known."""
 

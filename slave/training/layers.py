@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 import torch
 
 from common import synthesizers
-from common.config.sections import Config, SynthesizerOptimizer
+from common.config.optimizer import SynthesizerOptimizerConfig
+from common.config.sections import Config
 from common.data import batches
 from common.data.datasets import Dataset
 from common.data.replicas import Place
@@ -23,14 +24,14 @@ from common.shards.working_copy import Replica
 from common.synthesizers import GradientSynthesizer, VirtualForward
 from common.wire.messages import JoinReply, Telemetry
 from slave.training.compiling import compile_layer
-from slave.training.decoupling import Layer, Synthesizer, Synthesizing, Unlock
+from slave.training.decoupling import Layer, Predicting, Synthesizer, Synthesizing, Unlock
 from slave.training.free import FreeTrainer
 from slave.training.health import Fallback, Health
+from slave.training.parts import Parts
 from slave.training.served import ServedPredictor, ServedSynthesizer, Serving
 from slave.training.trainer import Trainer
-from slave.training.unlocks import stepping, unlocked
-from slave.training.unlocks.full import FullUnlock, Predicting, Predictor
-from slave.training.unlocks.local import Head
+from slave.training.unlocks import build, find_builder
+from slave.training.unlocks.full import FullUnlock, Predictor
 
 
 @dataclass(frozen=True, eq=False)
@@ -188,28 +189,33 @@ class _Building:
         cuts = config.network.cuts or []
         flat = Flat(network.layer(self.blueprint, cuts, k), self.device)
         flat.module.train()
-        kind = AccruingStepper if config.downpour.push == "gradient" else Stepper
+        kind = AccruingStepper if config.downpour.accrues else Stepper
         stepper = self._stepped("weights", flat, config.optimizer, kind)
-        goes_down = config.decoupling.unlock != "local"
-        layer = Layer(k, flat, stepper, config.run.seed, goes_down=goes_down)
+        layer = Layer(k, flat, stepper, config.run.seed, goes_down=config.decoupling.row.sends_down)
         data = batches.Batches(self.dataset, config.run.seed, config.run.batch_size)
         above = network.boundary(self.blueprint, cuts, k)
         below = network.boundary(self.blueprint, cuts, k - 1) if k > 1 else self.dataset.input_shape
         if self.compiled:
             compile_layer(layer, (config.run.batch_size, *below), self.device)
+        parts = self._parts(layer, (below, above))
         made: Trainer | FreeTrainer
-        if config.decoupling.unlock == "full":
-            made = self._free(layer, data, (below, above))
+        if config.decoupling.slots is None:
+            made = trainer(config, data, self.lease, build(parts), below, self.device)
         else:
-            made = trainer(config, data, self.lease, self._unlock(layer, above), below, self.device)
+            unlock = find_builder(parts)(parts)
+            made = free(config, data, self.lease, unlock, (below, above), self.device)
         return Seated(made, flat, self.replicas, self.health)
 
-    def _free(self, layer: Layer, data: batches.Batches, shapes: tuple[Shape, Shape]) -> FreeTrainer:
-        config, k = self.config, layer.k
-        synthesizer = self._synthesizer(shapes[1]) if k < config.layers else None
-        predictor = self._predictor(shapes[0]) if k > 1 else None
-        unlock = FullUnlock(layer, self.health, synthesizer, predictor, stepping(config, k))
-        return free(config, data, self.lease, unlock, shapes, self.device)
+    def _parts(self, layer: Layer, shapes: tuple[Shape, Shape]) -> Parts:
+        below, above = shapes
+        return Parts(
+            self.config,
+            layer,
+            self.health,
+            lambda: self._synthesizer(above),
+            lambda: self._predictor(below),
+            lambda: self._head(above),
+        )
 
     def _predictor(self, shape: Shape) -> Predicting:
         inputs = self.dataset.input_shape
@@ -218,11 +224,6 @@ class _Building:
         module = synthesizers.initial_input(self.config, self.lease.layer, inputs, shape)
         flat = Flat(module, self.device)
         return Predictor(module, flat, self._taught("input", flat), self.health)
-
-    def _unlock(self, layer: Layer, shape: Shape) -> Unlock:
-        return unlocked(
-            self.config, layer, self.health, lambda: self._synthesizer(shape), lambda: self._head(shape)
-        )
 
     def _synthesizer(self, shape: Shape) -> Synthesizing:
         every, lease = self.config.decoupling.synthesizer_every, self.lease
@@ -233,10 +234,10 @@ class _Building:
         flat = Flat(module, self.device)
         return Synthesizer(module, flat, self._taught("gradient", flat), self.health, every)
 
-    def _head(self, shape: Shape) -> Head:
+    def _head(self, shape: Shape) -> tuple[VirtualForward, Stepper]:
         module = self._module(shape)
         assert isinstance(module, VirtualForward)
-        return Head(module, self._taught("gradient", Flat(module, self.device)), self.health)
+        return module, self._taught("gradient", Flat(module, self.device))
 
     def _module(self, shape: Shape) -> GradientSynthesizer:
         return synthesizers.initial(self.config, self.lease.layer, shape, self.dataset.classes)
@@ -245,7 +246,7 @@ class _Building:
         return self._stepped(shard, flat, self.config.optimizer.synthesizer, Stepper)
 
     def _stepped(
-        self, shard: str, flat: Flat, settings: SynthesizerOptimizer, kind: type[Stepper]
+        self, shard: str, flat: Flat, settings: SynthesizerOptimizerConfig, kind: type[Stepper]
     ) -> Stepper:
         """What steps a module, its replica begun."""
         stepper = kind(flat, settings, self.config.run.batches)

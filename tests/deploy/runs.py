@@ -8,7 +8,8 @@ from functools import lru_cache
 from typing import Any
 
 from common.config import files
-from common.config.sections import Config, Data
+from common.config.data import DataConfig
+from common.config.sections import Config
 from common.data import datasets
 from common.data.datasets import Dataset
 from common.models import network
@@ -23,7 +24,7 @@ SMALL = ["network.options.widths=[16, 16]", "run.batches=40", "run.batch_size=16
 @lru_cache(maxsize=1)
 def digits() -> Dataset:
     """The digits, loaded once."""
-    return datasets.load(Data())
+    return datasets.load(DataConfig())
 
 
 def resolved(*overrides: str) -> Config:

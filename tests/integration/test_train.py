@@ -73,10 +73,10 @@ def test_the_default_run_learns_digits_and_leaves_its_files(cli: Cli) -> None:
 def _plain_error(model: Path, folder: Path) -> float:
     import numpy as np
 
-    from common.config.sections import Data
+    from common.config.data import DataConfig
     from common.data import datasets
 
-    data = datasets.load(Data())
+    data = datasets.load(DataConfig())
     np.savez(folder / "test.npz", x=data.test_x, y=data.test_y)
     script = [sys.executable, "-I", "-c", PLAIN, str(model), str(folder / "test.npz")]
     done = subprocess.run(script, capture_output=True, text=True, check=True, cwd="/")

@@ -20,8 +20,13 @@ import torch
 from torch import Tensor, nn
 
 from common import synthesizers
-from common.config.downpour import Downpour
-from common.config.sections import Config, Data, Decoupling, Network, Optimizer, Run
+from common.config.data import DataConfig
+from common.config.decoupling import DecouplingConfig
+from common.config.downpour import DownpourConfig
+from common.config.network import NetworkConfig
+from common.config.optimizer import OptimizerConfig
+from common.config.run import RunConfig
+from common.config.sections import Config
 from common.data import datasets
 from common.data.batches import Batches
 from common.data.datasets import Dataset
@@ -34,11 +39,11 @@ from common.wire.messages import RISING, BoundaryKind
 from common.wire.payloads import decode_boundary, encode_boundary
 from master.store.store import Memory, Store
 from slave.network.links import from_wire, to_wire
-from slave.training.decoupling import Layer, Message, Synthesizer, Unlock
+from slave.training.decoupling import Layer, Message, Predicting, Synthesizer, Unlock
 from slave.training.health import Fallback, Health
+from slave.training.parts import Parts
 from slave.training.trainer import Trainer
-from slave.training.unlocks import unlocked
-from slave.training.unlocks.local import Head
+from slave.training.unlocks import build
 
 UP, DOWN = BoundaryKind.ACTIVATIONS, BoundaryKind.GRADIENTS
 
@@ -48,7 +53,7 @@ MakeSynthesizer = Callable[[GradientSynthesizer, Flat, Stepper, Health, int], Sy
 @lru_cache(maxsize=1)
 def digits() -> Dataset:
     """The digits, loaded once."""
-    return datasets.load(Data())
+    return datasets.load(DataConfig())
 
 
 def configured(
@@ -63,16 +68,16 @@ def configured(
     in_flight: int | None = None,
     n_push: int = 3,
     decoupling: dict[str, Any] | None = None,
-    optimizer: Optimizer | None = None,
+    optimizer: OptimizerConfig | None = None,
 ) -> Config:
     """A run on the digits, cut into a layer a unit."""
     config = Config(
-        Run(batches=batches, batch_size=batch_size),
-        Data(),
-        Network(model, options or {"widths": [6, 6, 6]}),
-        Decoupling(unlock, gradient, gradient_options or {}, in_flight=in_flight, **(decoupling or {})),
-        optimizer or Optimizer(),
-        Downpour(n_push=n_push),
+        RunConfig(batches=batches, batch_size=batch_size),
+        DataConfig(),
+        NetworkConfig(model, options or {"widths": [6, 6, 6]}),
+        DecouplingConfig(unlock, gradient, gradient_options or {}, in_flight=in_flight, **(decoupling or {})),
+        optimizer or OptimizerConfig(),
+        DownpourConfig(n_push=n_push),
     )
     blueprint = network.build(config, digits().input_shape, digits().classes)
     return network.resolve(config, blueprint, digits().input_shape, digits().classes)
@@ -152,12 +157,18 @@ class Incarnation:
         assert len(trainer._owed) <= max(self.window, 1)
 
     def _unlock(self, module: Callable[[], GradientSynthesizer]) -> Unlock:
-        return unlocked(
-            self._config,
-            self.layer,
-            self.health,
-            lambda: self._synthesizer(module()),
-            lambda: self._head(module()),
+        def make_predictor() -> Predicting:
+            raise AssertionError("a layer that waits for its input has no I")
+
+        return build(
+            Parts(
+                self._config,
+                self.layer,
+                self.health,
+                lambda: self._synthesizer(module()),
+                make_predictor,
+                lambda: self._head(module()),
+            )
         )
 
     def _module(self, shape: tuple[int, ...]) -> GradientSynthesizer:
@@ -172,9 +183,9 @@ class Incarnation:
         self.synthesizer = self._make(module, flat, stepper, self.health, every)
         return self.synthesizer
 
-    def _head(self, module: GradientSynthesizer) -> Head:
+    def _head(self, module: GradientSynthesizer) -> tuple[VirtualForward, Stepper]:
         assert isinstance(module, VirtualForward)
-        return Head(module, self._stepper("gradient", Flat(module)), self.health)
+        return module, self._stepper("gradient", Flat(module))
 
     def _stepper(self, shard: str, flat: Flat) -> Stepper:
         optimizer = self._config.optimizer if shard == "weights" else self._config.optimizer.synthesizer

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from common.wire.messages import BoundaryKind
 from slave.training.decoupling import Layer, Message, checked
+from slave.training.parts import Parts
 
 
 class Late:
@@ -79,3 +80,8 @@ class DelayedUnlock:
     def waiting(self) -> Collection[int]:
         """It steps when the gradient comes."""
         return self._late.waiting()
+
+
+def build(parts: Parts) -> DelayedUnlock:
+    """Build the unlock of a layer below the top."""
+    return DelayedUnlock(parts.layer, parts.config.decoupling.shrink)

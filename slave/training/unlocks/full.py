@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Protocol
 
 from torch import Tensor
 from torch.nn import functional
@@ -12,18 +11,9 @@ from common.optim.stepper import Stepper
 from common.shards.flat import Flat
 from common.synthesizers import InputSynthesizer
 from common.wire.messages import BoundaryKind
-from slave.training.decoupling import Layer, Message, Synthesizing
+from slave.training.decoupling import Layer, Message, Predicting, Synthesizing
 from slave.training.health import Health
-
-
-class Predicting(Protocol):
-    """I_k, wherever it runs."""
-
-    def predict(self, batch: int, x: Tensor) -> Tensor:
-        """The made-up h_{k-1} of x_b."""
-
-    def learn(self, batch: int, x: Tensor, h: Tensor) -> None:
-        """Learn from the h_{k-1} that the layer below made of the same batch."""
+from slave.training.parts import Parts
 
 
 class Predictor:
@@ -102,3 +92,10 @@ class FullUnlock:
         """I learns on what the layer below made of this batch."""
         assert self._predictor is not None
         self._predictor.learn(batch, x, h)
+
+
+def build(parts: Parts) -> FullUnlock:
+    """Build the unlock of any layer: M but for the top, I but for the first."""
+    synthesizer = None if parts.top else parts.make_synthesizer()
+    predictor = parts.make_predictor() if parts.layer.k > 1 else None
+    return FullUnlock(parts.layer, parts.health, synthesizer, predictor, parts.steps_on)

@@ -11,6 +11,7 @@ from common.optim.stepper import Stepper
 from common.synthesizers import VirtualForward
 from slave.training.decoupling import Layer, Message
 from slave.training.health import Health
+from slave.training.parts import Parts
 
 
 class Head:
@@ -66,3 +67,8 @@ class LocalUnlock:
     def waiting(self) -> Collection[int]:
         """It steps at once."""
         return ()
+
+
+def build(parts: Parts) -> LocalUnlock:
+    """Build the unlock of a layer below the top, with a head."""
+    return LocalUnlock(parts.layer, Head(*parts.make_head(), parts.health))

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from common.wire.messages import BoundaryKind
 from slave.training.decoupling import Layer, Message, checked
+from slave.training.parts import Parts
 
 
 class NoUnlock:
@@ -43,3 +44,8 @@ class NoUnlock:
     def waiting(self) -> Collection[int]:
         """It steps when the gradient comes."""
         return self._graphs
+
+
+def build(parts: Parts) -> NoUnlock:
+    """Build the unlock of a layer below the top."""
+    return NoUnlock(parts.layer)

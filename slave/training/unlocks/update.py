@@ -9,6 +9,7 @@ from torch import Tensor
 
 from slave.training.decoupling import Layer, Message, Synthesizing, checked
 from slave.training.health import Health
+from slave.training.parts import Parts
 from slave.training.unlocks.delayed import Late
 
 
@@ -118,3 +119,11 @@ class UpdateUnlock:
             self._layer.step(graph.batch, len(delta))
         else:
             self._layer.flat.clear_gradients()
+
+
+def build(parts: Parts) -> UpdateUnlock:
+    """Build the unlock of a layer below the top, with M."""
+    mix_true = parts.config.decoupling.mix_true
+    return UpdateUnlock(
+        parts.layer, parts.make_synthesizer(), parts.health, parts.steps_on, mix_true=mix_true
+    )

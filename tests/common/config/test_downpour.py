@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from common.config.downpour import SERVER_OPTIMIZERS, Downpour
+from common.config.downpour import DownpourConfig
 from common.config.files import load
+from common.config.optimizers import SERVER_OPTIMIZERS
 from common.errors import ConfigError
 
 GRADIENT = 'downpour.push="gradient"'
@@ -14,16 +15,19 @@ GRADIENT = 'downpour.push="gradient"'
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
-        (["server_optimizer=adam"], 'server_optimizer: has no meaning without downpour.push = "gradient"'),
-        (["server_learning_rate=0.1"], "server_learning_rate: has no meaning without downpour.push"),
-        (["server_weight_decay=0.1"], "server_weight_decay: has no meaning without downpour.push"),
+        (
+            ["server_optimizer=adam"],
+            'server_optimizer: unknown key for downpour.push = "update"; leave it out, or',
+        ),
+        (["server_learning_rate=0.1"], 'server_learning_rate: unknown key for downpour.push = "update"'),
+        (["server_weight_decay=0.1"], 'server_weight_decay: unknown key for downpour.push = "update"'),
         (
             ["push=gradient", "server_momentum=0.9"],
-            "server_momentum: has no meaning without downpour.server_o",
+            'server_momentum: unknown key for downpour.server_optimizer = "adagrad"; leave',
         ),
         (
             ["push=gradient", "server_nesterov=true"],
-            "server_nesterov: has no meaning without downpour.server_o",
+            'server_nesterov: unknown key for downpour.server_optimizer = "adagrad"; leave',
         ),
         (["push=gradient", "server_optimizer=sgd", "server_nesterov=true"], "server_nesterov: needs"),
         (
@@ -32,8 +36,8 @@ GRADIENT = 'downpour.push="gradient"'
         ),
         (["push=gradient", "server_learning_rate=0"], "server_learning_rate: 0.0 is too small"),
         (["staleness=compensate"], 'staleness: "compensate" corrects gradients; give downpour.push'),
-        (["bound=3"], 'bound: has no meaning without downpour.staleness = "bound"'),
-        (["compensation=1"], 'compensation: has no meaning without downpour.staleness = "compensate"'),
+        (["bound=3"], 'bound: unknown key for downpour.staleness = "any"; leave it out, or choose'),
+        (["compensation=1"], 'compensation: unknown key for downpour.staleness = "any"; leave it out'),
         (["staleness=bound", "bound=-1"], "bound: -1 is too small"),
         (["warm_start=10"], "warm_start: 10 has no meaning with one replica"),
         (["warm_start=10", "replicas=[1, 1, 1]"], "warm_start: 10 has no meaning with one replica"),
@@ -88,5 +92,5 @@ def test_a_list_of_replicas_of_another_length_is_refused_as_soon_as_the_layers_a
 
 def test_a_servers_rate_that_is_unset_is_its_optimizers() -> None:
     for name in SERVER_OPTIMIZERS:
-        assert Downpour("gradient", server_optimizer=name).server_rate > 0
-    assert Downpour("gradient", server_learning_rate=0.7).server_rate == 0.7
+        assert DownpourConfig("gradient", server_optimizer=name).server_rate > 0
+    assert DownpourConfig("gradient", server_learning_rate=0.7).server_rate == 0.7

@@ -12,8 +12,12 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from common.config import settings
-from common.config.settings import is_user_function, key, nearest, read
+from common.config.settings import choice, key, nearest, read
+from common.config.values import is_user_function
 from common.errors import ConfigError
+from common.registry import Registry, Row
+
+COLOURS = Registry(Row(name="red", help="warm", heeds=("count",)), Row(name="green", help="cold"))
 
 
 @dataclass(frozen=True)
@@ -24,7 +28,7 @@ class Inner:
 
 @dataclass(frozen=True)
 class Outer:
-    word: str = key("red", "a colour", choices=("red", "green"), user_function=True)
+    word: str = choice("red", COLOURS, "a colour", user_function=True)
     count: int | None = key(None, "how many", minimum=0)
     sizes: list[int] = key([], "their sizes", minimum=1)
     flag: bool = key(False, "whether")

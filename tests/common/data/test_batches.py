@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.config import sections
+from common.config.data import DataConfig
 from common.data import batches, datasets
 from common.data.batches import Batches
 from common.errors import ConfigError
@@ -69,14 +69,13 @@ def test_epochs_and_seeds_have_orders_of_their_own() -> None:
 
 def test_batches_are_the_same_in_every_process() -> None:
     code = (
-        "import hashlib; from common.config import sections; from common.data import datasets; "
-        "from common.data.batches import Batches; "
-        "made = Batches(datasets.load(sections.Data()), 3, 64); "
+        "import hashlib; from common.config.data import DataConfig; from common.data import datasets; "
+        "from common.data.batches import Batches; made = Batches(datasets.load(DataConfig()), 3, 64); "
         "print(hashlib.sha256(b''.join(made.inputs(b).numpy().tobytes() + made.labels(b).numpy().tobytes() "
         "for b in (0, 21, 22, 1000))).hexdigest())"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    made = Batches(datasets.load(sections.Data()), 3, 64)
+    made = Batches(datasets.load(DataConfig()), 3, 64)
     content = b"".join(
         made.inputs(b).numpy().tobytes() + made.labels(b).numpy().tobytes() for b in (0, 21, 22, 1000)
     )
@@ -96,7 +95,7 @@ def test_bytes_are_normalized_by_channel() -> None:
 
 
 def test_digits_come_out_with_mean_zero_and_deviation_one() -> None:
-    digits = datasets.load(sections.Data())
+    digits = datasets.load(DataConfig())
     x = Batches(digits, 0, 1437).inputs(0)
     assert x.shape == (1437, 1, 8, 8)
     assert x.mean().item() == pytest.approx(0, abs=1e-4)
@@ -107,7 +106,7 @@ def test_a_batch_larger_than_the_training_set_is_refused() -> None:
     with pytest.raises(
         ConfigError, match=r"^run\.batch_size: 4096 is more than the 1437 training examples of digits; "
     ):
-        Batches(datasets.load(sections.Data()), 0, 4096)
+        Batches(datasets.load(DataConfig()), 0, 4096)
 
 
 def test_a_batch_is_the_callers_own() -> None:
@@ -202,5 +201,5 @@ def test_augmenting_what_is_no_image_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
         ConfigError, match=r'^data.augment: crop-flip is for images .* \(4,\); choose "none"$'
     ):
-        datasets.load(sections.Data(f"{tmp_path}/points.py:points", augment="crop-flip"))
-    assert datasets.load(sections.Data(augment="crop-flip")).augment == "crop-flip"
+        datasets.load(DataConfig(f"{tmp_path}/points.py:points", augment="crop-flip"))
+    assert datasets.load(DataConfig(augment="crop-flip")).augment == "crop-flip"

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from common.config import sections
+from common.config.data import DataConfig
 from common.data import cifar10, datasets
 from common.errors import ConfigError
 
@@ -32,7 +32,7 @@ def write_archive(path: Path, files: dict[str, bytes]) -> None:
 
 
 def check(folder: Path) -> None:
-    loaded = datasets.load(sections.Data(dataset="cifar10", path=str(folder)))
+    loaded = datasets.load(DataConfig(dataset="cifar10", path=str(folder)))
     train, test = np.concatenate([FILES[name] for name in cifar10.TRAIN]), FILES[cifar10.TEST]
     for x, y, written in ((loaded.train_x, loaded.train_y, train), (loaded.test_x, loaded.test_y, test)):
         np.testing.assert_array_equal(x, written[:, 1:].reshape(-1, 3, 32, 32))

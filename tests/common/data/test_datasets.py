@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from common.config import sections
+from common.config.data import DataConfig
 from common.data import datasets
 from common.errors import ConfigError
 
@@ -19,7 +19,7 @@ MNIST = ROOT.parent / "shared" / "data" / "mnist"
 def test_digits_are_all_of_scikit_learns_each_once() -> None:
     from sklearn.datasets import load_digits
 
-    digits, theirs = datasets.load(sections.Data()), load_digits()
+    digits, theirs = datasets.load(DataConfig()), load_digits()
     x = np.concatenate([digits.train_x, digits.test_x]).reshape(-1, 64)
     y = np.concatenate([digits.train_y, digits.test_y])
     expected = np.column_stack([theirs.data, theirs.target]).astype(int)
@@ -27,7 +27,7 @@ def test_digits_are_all_of_scikit_learns_each_once() -> None:
 
 
 def test_digits_come_raw_as_images_with_their_measures() -> None:
-    digits = datasets.load(sections.Data())
+    digits = datasets.load(DataConfig())
     assert (digits.train_x.dtype.name, digits.train_y.dtype.name) == ("uint8", "int64")
     assert (digits.train_x.shape, digits.test_x.shape) == ((1437, 1, 8, 8), (360, 1, 8, 8))
     assert (digits.input_shape, digits.classes, digits.scale) == ((1, 8, 8), 10, 1 / 16)
@@ -36,7 +36,7 @@ def test_digits_come_raw_as_images_with_their_measures() -> None:
 
 
 def test_digits_are_split_the_same_way_for_ever_with_every_class_on_both_sides() -> None:
-    digits = datasets.load(sections.Data())
+    digits = datasets.load(DataConfig())
     assert digits.train_y[:12].tolist() == [4, 5, 3, 8, 2, 5, 8, 0, 1, 2, 6, 2]
     assert digits.test_y[:12].tolist() == [7, 6, 9, 4, 3, 6, 5, 9, 7, 1, 0, 0]
     assert np.bincount(digits.test_y).min() > 20
@@ -44,8 +44,8 @@ def test_digits_are_split_the_same_way_for_ever_with_every_class_on_both_sides()
 
 def test_loading_imports_neither_torch_nor_scikit_learn() -> None:
     code = (
-        "import sys; from common.config import sections; from common.data import datasets; "
-        "datasets.load(sections.Data()); "
+        "import sys; from common.config.data import DataConfig; from common.data import datasets; "
+        "datasets.load(DataConfig()); "
         "print([name for name in ('torch', 'sklearn', 'scipy') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
@@ -55,7 +55,7 @@ def test_loading_imports_neither_torch_nor_scikit_learn() -> None:
 def test_whole_mnist_is_read_and_has_its_published_measures() -> None:
     if not MNIST.is_dir():
         pytest.skip("MNIST is not there: it is looked for in ../shared/data/mnist")
-    mnist = datasets.load(sections.Data(dataset="mnist", path=str(MNIST)))
+    mnist = datasets.load(DataConfig(dataset="mnist", path=str(MNIST)))
     assert (mnist.train_x.shape, mnist.test_x.shape) == ((60000, 1, 28, 28), (10000, 1, 28, 28))
     assert np.bincount(mnist.train_y).tolist() == [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
     mean, std = datasets.measured(mnist.train_x, mnist.scale)
@@ -67,12 +67,12 @@ def test_whole_mnist_is_read_and_has_its_published_measures() -> None:
 def test_a_path_that_is_no_folder_is_refused_and_nothing_is_downloaded(tmp_path: Path, name: str) -> None:
     absent = tmp_path / "absent"
     with pytest.raises(ConfigError, match=re.escape(f"data.path: {absent} is no folder; ")):
-        datasets.load(sections.Data(dataset=name, path=str(absent)))
+        datasets.load(DataConfig(dataset=name, path=str(absent)))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_slaves_own_folder_takes_the_place_of_the_configured_one(tmp_path: Path) -> None:
-    configured = sections.Data(dataset="mnist", path=str(tmp_path / "only on the master's machine"))
+    configured = DataConfig(dataset="mnist", path=str(tmp_path / "only on the master's machine"))
     with pytest.raises(ConfigError, match=re.escape(f"{tmp_path}: lacks train-images-idx3-ubyte.gz, ")):
         datasets.load(configured, path=tmp_path)
     with pytest.raises(ConfigError, match=re.escape(f"--data: {tmp_path / 'absent'} is no folder; ")):
@@ -91,7 +91,7 @@ def test_a_folder_that_lacks_files_is_told_which_and_where_from(
     tmp_path: Path, name: str, file: str, home: str
 ) -> None:
     with pytest.raises(ConfigError) as caught:
-        datasets.load(sections.Data(dataset=name, path=str(tmp_path)))
+        datasets.load(DataConfig(dataset=name, path=str(tmp_path)))
     said = str(caught.value)
     assert said.startswith(f"{tmp_path}: lacks ")
     assert file in said
@@ -142,10 +142,10 @@ def users(folder: Path, x: str, y: str) -> datasets.Dataset:
     file.write_text(
         f"import numpy as np\ndef own():\n    x, y = {x}, np.array({y})\n    return x, y, x[:2], y[:2]\n"
     )
-    return datasets.load(sections.Data(dataset=f"{file}:own"))
+    return datasets.load(DataConfig(dataset=f"{file}:own"))
 
 
 def test_the_example_of_ones_own_data_loads_from_a_folder_given_to_a_slave() -> None:
-    spirals = datasets.load(sections.Data(dataset="/elsewhere/my_data.py:spirals"), code=ROOT / "examples")
+    spirals = datasets.load(DataConfig(dataset="/elsewhere/my_data.py:spirals"), code=ROOT / "examples")
     assert (spirals.train_x.shape, spirals.test_x.shape, spirals.classes) == ((2400, 2), (600, 2), 3)
     assert spirals.train_x.dtype == np.float32

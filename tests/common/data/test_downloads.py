@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import dataclasses
 import gzip
 import hashlib
 import http.server
@@ -15,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from common.config import sections
+from common.config.data import DataConfig
 from common.data import datasets, downloads, idx
 from common.data.downloads import Source
-from common.data.published import PUBLISHED
+from common.data.sets import cifar10
 from common.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -221,10 +220,10 @@ def test_a_data_set_fills_the_cache_with_what_is_missing_and_is_then_read_from_i
     (cached / "t10k-labels-idx1-ubyte").write_bytes(gzip.decompress(files["t10k-labels-idx1-ubyte.gz"]))
     home = Home(files)
     md5s = {name: hashlib.md5(content).hexdigest() for name, content in files.items()}
-    known = {"mnist": dataclasses.replace(PUBLISHED["mnist"], source=Source((home.address,), md5s))}
+    source = Source((home.address,), md5s)
     with home.serving():
-        first = datasets.load(sections.Data(dataset="mnist"), known=known)
-    again = datasets.load(sections.Data(dataset="mnist"), known=known)
+        first = datasets.load(DataConfig(dataset="mnist"), source=source)
+    again = datasets.load(DataConfig(dataset="mnist"), source=source)
     assert home.asked == [name for name in files if name != "t10k-labels-idx1-ubyte.gz"]
     assert first.train_x.shape == again.train_x.shape == (2, 1, 28, 28)
 
@@ -233,9 +232,8 @@ def test_cifar10_is_downloaded_as_its_archive(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nobody: str
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    files = PUBLISHED["cifar10"].source.files
-    known = {"cifar10": dataclasses.replace(PUBLISHED["cifar10"], source=Source((nobody,), files))}
+    source = Source((nobody,), cifar10.PUBLISHED.source.files)
     with pytest.raises(
         ConfigError, match=r"cifar10 cannot be downloaded .*: get cifar-10-binary\.tar\.gz from "
     ):
-        datasets.load(sections.Data(dataset="cifar10"), known=known)
+        datasets.load(DataConfig(dataset="cifar10"), source=source)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from common.config import sections
+from common.config.data import DataConfig
 from common.data import datasets, idx
 from common.errors import ConfigError
 
@@ -48,7 +48,7 @@ def test_files_are_read_under_every_name_they_go_by(
     for name, array in zip(idx.FILES, small(), strict=True):
         content = gzip.compress(encoded(array)) if ending else encoded(array)
         (tmp_path / (name.replace("-idx", mark) + ending)).write_bytes(content)
-    loaded = datasets.load(sections.Data(dataset=dataset, path=str(tmp_path)))
+    loaded = datasets.load(DataConfig(dataset=dataset, path=str(tmp_path)))
     found = (loaded.train_x[:, 0], loaded.train_y, loaded.test_x[:, 0], loaded.test_y)
     for ours, written in zip(found, small(), strict=True):
         np.testing.assert_array_equal(ours, written)

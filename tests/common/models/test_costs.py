@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 
 import pytest
@@ -13,11 +14,13 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from common import synthesizers
-from common.config import sections
+from common.config.decoupling import DecouplingConfig
+from common.config.optimizers import OPTIMIZERS
 from common.models import costs
-from common.models.costs import NUMBER, STEP
+from common.models.costs import NUMBER
 
 B = 32
+STEP = {name: row.price for name, row in OPTIMIZERS.items()}
 
 
 def cost(*units: nn.Module, shape: tuple[int, ...], optimizer: str = "sgd") -> list[float]:
@@ -38,7 +41,7 @@ def test_a_linear_costs_three_products_and_the_networks_first_two() -> None:
     assert cost(*units, shape=(20,)) == [linear(20, 30, 2), linear(30, 40, 3)]
 
 
-@pytest.mark.parametrize("optimizer", sections.OPTIMIZERS)
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_every_optimizer_has_its_price_a_parameter(optimizer: str) -> None:
     assert cost(nn.Linear(20, 30), shape=(20,), optimizer=optimizer) == [linear(20, 30, 2, optimizer)]
 
@@ -115,14 +118,14 @@ def test_a_forward_that_looks_at_its_numbers_is_counted_too() -> None:
 @pytest.mark.parametrize("gradient", ["dni", "cdni", "vfbn"])
 @pytest.mark.parametrize("shape", [(64,), (6, 5, 5)])
 def test_every_synthesizer_costs_more_the_larger_the_boundary(gradient: str, shape: tuple[int, ...]) -> None:
-    decoupling = sections.Decoupling(gradient=gradient)
+    decoupling = DecouplingConfig(gradient=gradient)
     small = costs.synthesizer_cost(decoupling, shape, 10, B, "adam")
     large = costs.synthesizer_cost(decoupling, (2 * shape[0], *shape[1:]), 10, B, "adam")
     assert 0 < small < large
 
 
 def test_a_linear_dni_costs_its_products_and_its_step() -> None:
-    decoupling = sections.Decoupling(gradient="dni")
+    decoupling = DecouplingConfig(gradient="dni")
     counted = costs.synthesizer_cost(decoupling, (100,), 10, B, "adam")
     products = 3 * B * 100 * 100
     assert (
@@ -133,11 +136,11 @@ def test_a_linear_dni_costs_its_products_and_its_step() -> None:
 
 
 def test_without_unlock_no_synthesizer_is_paid_for() -> None:
-    assert costs.synthesizer_cost(sections.Decoupling(unlock="none"), (64,), 10, B, "adam") == 0
+    assert costs.synthesizer_cost(DecouplingConfig(unlock="none"), (64,), 10, B, "adam") == 0
 
 
-def full(kind: str) -> sections.Decoupling:
-    return sections.Decoupling(unlock="full", input=kind)
+def full(kind: str) -> DecouplingConfig:
+    return DecouplingConfig(unlock="full", input=kind)
 
 
 def test_a_linear_input_synthesizer_costs_its_products_and_its_step() -> None:
@@ -155,7 +158,7 @@ def test_a_frozen_input_synthesizer_costs_less_than_the_one_that_learns() -> Non
 
 @pytest.mark.parametrize("unlock", ["none", "update"])
 def test_where_inputs_are_waited_for_no_input_synthesizer_is_paid_for(unlock: str) -> None:
-    assert costs.input_cost(sections.Decoupling(unlock=unlock), (20,), (30,), B, "adam") == 0
+    assert costs.input_cost(DecouplingConfig(unlock=unlock), (20,), (30,), B, "adam") == 0
 
 
 def added_products(_: object, a: list[int], b: list[int], **kwargs: object) -> int:
@@ -173,13 +176,13 @@ def test_products_of_synthesizers_on_feature_maps_are_those_that_torch_measures(
     gradient: str, kind: str, shape: tuple[int, int, int], hidden: int
 ) -> None:
     options = {"hidden": hidden} if gradient == "vfbn" else {"hidden": [hidden] if hidden else []}
-    decoupling = sections.Decoupling("full", gradient, options, input=kind)
+    decoupling = DecouplingConfig("full", gradient, options, input=kind)
     image = (2, 9, 8)
-    free = dict.fromkeys(STEP, 0.0)
+    free = {name: dataclasses.replace(row, price=0.0) for name, row in OPTIMIZERS.items()}
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(costs, "NUMBER", 0.0)
         patched.setattr(costs, "SLOW_NUMBERS", {})
-        patched.setattr(costs, "STEP", free)
+        patched.setattr(costs, "OPTIMIZERS", free)
         counted = costs.synthesizer_cost(decoupling, shape, 3, B, "adam")
         counted += costs.input_cost(decoupling, image, shape, B, "adam")
     synthesizer = synthesizers.build(decoupling, shape, 3)

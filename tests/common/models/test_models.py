@@ -11,8 +11,11 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from torch import nn
 
-from common.config import sections, settings
-from common.config.options import ACTIVATIONS, MODELS, CnnOptions, MlpOptions, ResnetOptions, WrnOptions
+from common.config import settings
+from common.config.models import ACTIVATIONS, MODELS, CnnOptions, MlpOptions, ResnetOptions, WrnOptions
+from common.config.network import NetworkConfig
+from common.config.run import RunConfig
+from common.config.sections import Config
 from common.errors import ConfigError
 from common.models import builtin, network
 
@@ -22,8 +25,8 @@ def kinds(unit: nn.Module) -> list[str]:
 
 
 def test_every_model_of_the_options_can_be_built() -> None:
-    assert set(builtin.BUILDERS) == set(MODELS)
-    for name, options in MODELS.items():
+    for name, row in MODELS.items():
+        options = row.options
         with torch.device("meta"):
             units = builtin.build(name, options(), (1, 8, 8), 10)
             assert len(units) == options().units
@@ -36,7 +39,7 @@ def test_every_model_of_the_options_can_be_built() -> None:
     st.lists(st.integers(1, 5), min_size=1, max_size=3).map(tuple),
     st.integers(2, 5),
     st.booleans(),
-    st.sampled_from(ACTIVATIONS),
+    st.sampled_from(list(ACTIVATIONS)),
 )
 def test_an_mlp_takes_any_input_through_its_widths(
     widths: list[int], shape: tuple[int, ...], classes: int, batch_norm: bool, activation: str
@@ -94,7 +97,7 @@ def test_a_cnns_averages_at_the_border_are_over_pixels_alone() -> None:
 @pytest.mark.parametrize("model", ["cnn", "resnet", "wrn"])
 def test_convolutions_refuse_data_that_is_no_images(model: str) -> None:
     with pytest.raises(ConfigError, match=rf'network.model: {model} .*examples are \(64,\); choose "mlp"'):
-        builtin.build(model, MODELS[model](), (64,), 10)
+        builtin.build(model, MODELS[model].options(), (64,), 10)
 
 
 # Of the papers (0.27, 0.85, 1.7 and 36.5 million), to the parameter, for three channels and ten classes.
@@ -130,7 +133,7 @@ SMALL: dict[str, dict[str, object]] = {
 def test_a_network_cut_anywhere_computes_what_it_computes_uncut(
     model: str, data: st.DataObject, seed: int
 ) -> None:
-    made = sections.Config(sections.Run(seed=seed), network=sections.Network(model, SMALL[model]))
+    made = Config(RunConfig(seed=seed), network=NetworkConfig(model, SMALL[model]))
     blueprint = network.build(made, (1, 8, 8), 10)
     places = st.lists(st.integers(1, len(blueprint.units) - 1), unique=True).map(sorted)
     cuts = data.draw(places)
@@ -146,7 +149,7 @@ def test_a_network_cut_anywhere_computes_what_it_computes_uncut(
 @hypothesis_settings(max_examples=10, deadline=None)
 @given(st.sampled_from(["resnet", "wrn"]), st.tuples(*[st.integers(1, 9)] * 3))
 def test_residual_stages_halve_the_image_rounded_up(model: str, shape: tuple[int, int, int]) -> None:
-    options = settings.read(MODELS[model], SMALL[model])
+    options = settings.read(MODELS[model].options, SMALL[model])
     h = torch.randn(2, *shape)
     shapes = [tuple((h := unit(h)).shape[2:]) for unit in builtin.build(model, options, shape, 10)[:-1]]
     _, height, width = shape
@@ -188,4 +191,4 @@ def test_options_that_no_residual_network_has_are_refused(
     model: str, options: dict[str, object], told: str
 ) -> None:
     with pytest.raises(ConfigError, match=f"^network.options.{told}"):
-        sections.Network(model, options)
+        NetworkConfig(model, options)

@@ -10,29 +10,33 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from common.config import files, sections
+from common.config import files
+from common.config.decoupling import DecouplingConfig
+from common.config.network import NetworkConfig
+from common.config.run import RunConfig
+from common.config.sections import Config
 from common.errors import ConfigError
 from common.models import network
 
 EXAMPLE = Path(__file__).parents[3] / "examples" / "my_network.py"
 
 
-def configuration(**keys: object) -> sections.Config:
-    return sections.Config(network=sections.Network(**keys))  # type: ignore[arg-type]
+def configuration(**keys: object) -> Config:
+    return Config(network=NetworkConfig(**keys))  # type: ignore[arg-type]
 
 
-def mlp(units: int = 6, **keys: object) -> sections.Config:
+def mlp(units: int = 6, **keys: object) -> Config:
     return configuration(options={"widths": list(range(8, 7 + units))}, **keys)
 
 
-def written(folder: Path, body: str, signature: str = "") -> sections.Config:
+def written(folder: Path, body: str, signature: str = "") -> Config:
     lines = "\n".join(f"    {line}" for line in body.splitlines())
     text = f"import torch\nfrom torch import nn\n\ndef build({signature}):\n{lines}\n"
     (folder / "net.py").write_text(text)
     return configuration(model=f"{folder / 'net.py'}:build")
 
 
-def refusal(asked: sections.Config, shape: tuple[int, ...] = (64,)) -> str:
+def refusal(asked: Config, shape: tuple[int, ...] = (64,)) -> str:
     with pytest.raises(ConfigError) as caught:
         network.build(asked, shape, 10)
     assert "\n" not in str(caught.value)
@@ -46,7 +50,7 @@ def test_a_blueprint_tells_one_examples_shape_after_each_unit() -> None:
 
 def test_the_same_seed_builds_the_same_network_and_another_seed_another() -> None:
     def state(seed: int) -> dict[str, torch.Tensor]:
-        asked = sections.Config(run=sections.Run(seed=seed))
+        asked = Config(run=RunConfig(seed=seed))
         return nn.Sequential(*network.build(asked, (1, 8, 8), 10).units).state_dict()
 
     first, again, other = state(3), state(3), state(4)
@@ -114,16 +118,16 @@ def test_so_many_layers_are_cut_as_are_asked_for(layers: int) -> None:
 @pytest.mark.parametrize(
     ("decoupling", "cuts"),
     [
-        (sections.Decoupling(unlock="none"), [3, 6]),
-        (sections.Decoupling(unlock="update", gradient_options={"hidden": 256}), [2, 4]),
+        (DecouplingConfig(unlock="none"), [3, 6]),
+        (DecouplingConfig(unlock="update", gradient_options={"hidden": 256}), [2, 4]),
     ],
     ids=["none", "update"],
 )
 def test_layers_are_balanced_and_those_with_a_synthesizer_get_fewer_units(
-    decoupling: sections.Decoupling, cuts: list[int]
+    decoupling: DecouplingConfig, cuts: list[int]
 ) -> None:
-    network_of_nine = sections.Network(options={"widths": [256] * 8}, layers=3)
-    asked = sections.Config(network=network_of_nine, decoupling=decoupling)
+    network_of_nine = NetworkConfig(options={"widths": [256] * 8}, layers=3)
+    asked = Config(network=network_of_nine, decoupling=decoupling)
     blueprint = network.build(asked, (256,), 256)
     assert network.resolve(asked, blueprint, (256,), 256).network.cuts == cuts
 

@@ -13,26 +13,27 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional
 
-from common.config.sections import SCHEDULES, SynthesizerOptimizer
+from common.config.optimizer import SynthesizerOptimizerConfig
+from common.config.optimizers import SCHEDULES
 from common.optim.stepper import AccruingStepper, Stepper, rate
 from common.shards.flat import Flat
 
-OPTIMIZERS: dict[str, tuple[SynthesizerOptimizer, Any]] = {
-    "sgd": (SynthesizerOptimizer("sgd", 0.05), lambda p: torch.optim.SGD(p, 0.05, foreach=True)),
+OPTIMIZERS: dict[str, tuple[SynthesizerOptimizerConfig, Any]] = {
+    "sgd": (SynthesizerOptimizerConfig("sgd", 0.05), lambda p: torch.optim.SGD(p, 0.05, foreach=True)),
     "sgd with momentum, Nesterov and decay": (
-        SynthesizerOptimizer("sgd", 0.05, momentum=0.9, nesterov=True, weight_decay=0.01),
+        SynthesizerOptimizerConfig("sgd", 0.05, momentum=0.9, nesterov=True, weight_decay=0.01),
         lambda p: torch.optim.SGD(p, 0.05, momentum=0.9, nesterov=True, weight_decay=0.01, foreach=True),
     ),
     "adam": (
-        SynthesizerOptimizer("adam", 0.01, weight_decay=0.01),
+        SynthesizerOptimizerConfig("adam", 0.01, weight_decay=0.01),
         lambda p: torch.optim.Adam(p, 0.01, weight_decay=0.01, foreach=True),
     ),
     "adamw": (
-        SynthesizerOptimizer("adamw", 0.01, weight_decay=0.01),
+        SynthesizerOptimizerConfig("adamw", 0.01, weight_decay=0.01),
         lambda p: torch.optim.AdamW(p, 0.01, weight_decay=0.01, foreach=True),
     ),
     "adagrad": (
-        SynthesizerOptimizer("adagrad", 0.01, weight_decay=0.01),
+        SynthesizerOptimizerConfig("adagrad", 0.01, weight_decay=0.01),
         lambda p: torch.optim.Adagrad(p, 0.01, weight_decay=0.01, foreach=True),
     ),
 }
@@ -46,20 +47,20 @@ def network() -> nn.Sequential:
 
 @given(RUNS)
 def test_a_constant_rate_is_constant(run: tuple[int, int]) -> None:
-    assert rate(SynthesizerOptimizer(learning_rate=0.3), *run) == 0.3
+    assert rate(SynthesizerOptimizerConfig(learning_rate=0.3), *run) == 0.3
 
 
 @given(RUNS)
 def test_a_linear_rate_falls_evenly_to_zero_and_stays_there(run: tuple[int, int]) -> None:
     batch, batches = run
     expected = 0.3 * max(0.0, 1 - batch / batches)
-    assert rate(SynthesizerOptimizer(learning_rate=0.3, schedule="linear"), batch, batches) == expected
+    assert rate(SynthesizerOptimizerConfig(learning_rate=0.3, schedule="linear"), batch, batches) == expected
 
 
 @given(RUNS)
 def test_a_cosine_rate_falls_along_half_a_wave_to_zero_and_stays_there(run: tuple[int, int]) -> None:
     batch, batches = run
-    settings = SynthesizerOptimizer(learning_rate=0.3, schedule="cosine")
+    settings = SynthesizerOptimizerConfig(learning_rate=0.3, schedule="cosine")
     expected = 0.15 * (1 + math.cos(math.pi * min(1.0, batch / batches)))
     assert math.isclose(rate(settings, batch, batches), expected, abs_tol=1e-15)
     assert rate(settings, batch + 1, batches) <= rate(settings, batch, batches)
@@ -68,14 +69,14 @@ def test_a_cosine_rate_falls_along_half_a_wave_to_zero_and_stays_there(run: tupl
 @given(RUNS)
 def test_a_stepped_rate_falls_to_a_tenth_at_each_milestone(run: tuple[int, int]) -> None:
     batch, batches = run
-    settings = SynthesizerOptimizer(learning_rate=0.3, schedule="steps")
+    settings = SynthesizerOptimizerConfig(learning_rate=0.3, schedule="steps")
     passed = (2 * batch >= batches) + (4 * batch >= 3 * batches) + (12 * batch >= 11 * batches)
     assert math.isclose(rate(settings, batch, batches), 0.3 * 0.1**passed)
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_every_schedule_starts_at_the_learning_rate(schedule: str) -> None:
-    assert rate(SynthesizerOptimizer(learning_rate=0.3, schedule=schedule), 0, 100) == 0.3
+    assert rate(SynthesizerOptimizerConfig(learning_rate=0.3, schedule=schedule), 0, 100) == 0.3
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
@@ -102,7 +103,7 @@ def test_a_stepper_does_what_torchs_optimizer_does_to_the_plain_module(name: str
 
 def test_a_step_takes_the_rate_of_its_batch_wherever_the_slave_began() -> None:
     flat = Flat(nn.Linear(1, 1, bias=False))
-    stepper = Stepper(flat, SynthesizerOptimizer("sgd", 1.0, schedule="linear"), 10)
+    stepper = Stepper(flat, SynthesizerOptimizerConfig("sgd", 1.0, schedule="linear"), 10)
     with torch.no_grad():
         flat.parameters.zero_()
     for batch in (7, 2, 10):
@@ -127,7 +128,7 @@ def test_a_step_on_a_sum_over_examples_is_one_on_their_mean(name: str) -> None:
 
 def test_what_accrues_is_the_mean_that_was_stepped_on() -> None:
     flat = Flat(nn.Linear(2, 1, bias=False))
-    stepper = AccruingStepper(flat, SynthesizerOptimizer("sgd", 0.5), 10)
+    stepper = AccruingStepper(flat, SynthesizerOptimizerConfig("sgd", 0.5), 10)
     before = flat.parameters.clone()
     for amount in (8.0, 24.0):
         flat.learned[0].grad = torch.full((1, 2), amount)
@@ -139,7 +140,7 @@ def test_what_accrues_is_the_mean_that_was_stepped_on() -> None:
 
 def test_a_step_leaves_no_gradients_where_backward_adds_to_them() -> None:
     flat = Flat(nn.Linear(3, 2))
-    stepper = Stepper(flat, SynthesizerOptimizer(), 10)
+    stepper = Stepper(flat, SynthesizerOptimizerConfig(), 10)
     flat.module(torch.ones(1, 3)).sum().backward()
     assert all(weight.grad is not None for weight in flat.learned)
     stepper.step(0)
@@ -148,6 +149,6 @@ def test_a_step_leaves_no_gradients_where_backward_adds_to_them() -> None:
 
 def test_a_module_without_parameters_is_stepped_and_counted() -> None:
     flat = Flat(nn.Flatten())
-    stepper = Stepper(flat, SynthesizerOptimizer(), 10)
+    stepper = Stepper(flat, SynthesizerOptimizerConfig(), 10)
     stepper.step(0)
     assert stepper.steps == 1

@@ -9,9 +9,10 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from common.config import sections, settings
-from common.config.options import INPUTS
-from common.config.sections import Decoupling
+from common.config import settings
+from common.config.decoupling import DecouplingConfig
+from common.config.sections import Config
+from common.config.synthesizers import INPUTS
 from common.errors import ConfigError
 from common.shards.flat import Flat
 from common.synthesizers import InputSynthesizer, build_input
@@ -39,7 +40,7 @@ def _one_thread() -> None:
 
 
 def made(kind: str, options: dict[str, object], shape: tuple[int, ...] = (6,)) -> InputSynthesizer:
-    return build_input(Decoupling(unlock="full", input=kind, input_options=options), IMAGE, shape)
+    return build_input(DecouplingConfig(unlock="full", input=kind, input_options=options), IMAGE, shape)
 
 
 def example(shape: tuple[int, ...], size: int = BATCH) -> tuple[Tensor, Tensor]:
@@ -70,7 +71,7 @@ def state(module: InputSynthesizer) -> dict[str, Tensor]:
 def test_every_kind_goes_from_any_image_to_any_shape(
     kind: str, image: tuple[int, ...], shape: tuple[int, ...]
 ) -> None:
-    module = build_input(Decoupling(unlock="full", input=kind), image, shape)
+    module = build_input(DecouplingConfig(unlock="full", input=kind), image, shape)
     x = torch.randn(BATCH, *image)
     assert module.predict(x).shape == (BATCH, *shape)
     assert module.learn(x, torch.randn(BATCH, *shape)).shape == ()
@@ -79,13 +80,13 @@ def test_every_kind_goes_from_any_image_to_any_shape(
 @pytest.mark.parametrize("kind", sorted(INPUTS.keys() - {"conv"}))
 @every_shape
 def test_vectors_do_for_every_kind_without_convolutions(kind: str, shape: tuple[int, ...]) -> None:
-    module = build_input(Decoupling(unlock="full", input=kind), (11,), shape)
+    module = build_input(DecouplingConfig(unlock="full", input=kind), (11,), shape)
     assert module.predict(torch.randn(BATCH, 11)).shape == (BATCH, *shape)
 
 
 def test_convolutions_refuse_vectors() -> None:
     with pytest.raises(ConfigError, match=r'^decoupling.input: conv .*\(11,\); choose "mlp"$'):
-        build_input(Decoupling(unlock="full", input="conv"), (11,), (6,))
+        build_input(DecouplingConfig(unlock="full", input="conv"), (11,), (6,))
 
 
 @every_kind
@@ -228,4 +229,4 @@ def test_options_that_a_kind_does_not_have_are_refused_at_load(
 ) -> None:
     values = {"decoupling": {"input": kind, "input_options": options}}
     with pytest.raises(ConfigError, match=f"^{named}"):
-        settings.read(sections.Config, values)
+        settings.read(Config, values)

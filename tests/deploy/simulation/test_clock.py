@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from common.config.simulation import Simulation
+from common.config.simulation import SimulationConfig
 from deploy.simulation.clock import Clock
 from deploy.simulation.wires import Link, Wires
 
@@ -57,7 +57,7 @@ sends = st.lists(
 def test_a_link_takes_its_time_keeps_order_and_never_carries_more_than_its_bandwidth(
     sends: list[tuple[float, int, int, int]], loss: float, jitter: float, seed: int
 ) -> None:
-    simulation = Simulation(loss=loss, jitter=jitter, bandwidth_bytes_per_second=1e6)
+    simulation = SimulationConfig(loss=loss, jitter=jitter, bandwidth_bytes_per_second=1e6)
     wires = Wires(simulation, random.Random(seed))
     links = [Link() for _ in range(3)]
     now, last = 0.0, dict[tuple[int, int], float]()
@@ -74,5 +74,5 @@ def test_a_link_takes_its_time_keeps_order_and_never_carries_more_than_its_bandw
 
 @pytest.mark.parametrize("loss", [0.2, 0.6])
 def test_as_many_are_lost_as_is_said(loss: float) -> None:
-    wires = Wires(Simulation(loss=loss), random.Random(0))
+    wires = Wires(SimulationConfig(loss=loss), random.Random(0))
     assert sum(wires.lost() for _ in range(20000)) / 20000 == pytest.approx(loss, abs=0.02)

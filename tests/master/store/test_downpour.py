@@ -20,8 +20,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.config.downpour import STALENESS_RULES
 from common.config.files import load
+from common.config.pushes import STALENESS_RULES
 from common.errors import FencedError, MalformedError
 from common.optim.optimizers import Settings
 from common.shards.pushes import Operation, PushReply

@@ -9,9 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from master.store.staleness import StalenessRule, admits, compensate, weight
+from common.config.pushes import STALENESS_RULES
+from master.store.staleness import StalenessRule, compensate
 
 STALENESS = st.integers(0, 10**6)
+admits, weight = STALENESS_RULES["bound"].admits, STALENESS_RULES["scale"].weight
 NUMBERS = arrays(np.float64, 5, elements=st.floats(-10, 10))
 Numbers = npt.NDArray[np.float64]
 

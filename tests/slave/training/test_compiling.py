@@ -8,14 +8,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from common.config.sections import Optimizer
+from common.config.optimizer import OptimizerConfig
 from common.optim.stepper import Stepper
 from common.shards.flat import Flat
 from slave.training.compiling import compile_layer
 from slave.training.decoupling import Layer
 from tests.integration.processes import COMPILES
 
-SGD = Optimizer(name="sgd", learning_rate=0.1)
+SGD = OptimizerConfig(name="sgd", learning_rate=0.1)
 SHAPE = (8, 2, 6, 6)
 
 pytestmark = pytest.mark.skipif(not COMPILES, reason="no C++ compiler, or not Python's headers")

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from common.config.sections import Config, Optimizer
+from common.config.optimizer import OptimizerConfig
+from common.config.sections import Config
 from common.data import batches
 from common.data.batches import Batches
 from common.models import network
@@ -22,8 +23,8 @@ from slave.training.health import Health
 from tests.slave.chain import Chain, Incarnation, configured, digits
 
 NEVER = 10**9
-SGD = Optimizer(name="sgd", learning_rate=0.05, momentum=0.9, weight_decay=1e-3)
-ADAM = Optimizer(name="adam", learning_rate=1e-3)
+SGD = OptimizerConfig(name="sgd", learning_rate=0.05, momentum=0.9, weight_decay=1e-3)
+ADAM = OptimizerConfig(name="adam", learning_rate=1e-3)
 TORCH: dict[str, Any] = {
     "sgd": lambda parameters: torch.optim.SGD(parameters, 0.05, momentum=0.9, weight_decay=1e-3, fused=True),
     "adam": lambda parameters: torch.optim.Adam(parameters, 1e-3, fused=True),
@@ -160,7 +161,7 @@ def test_the_top_sends_each_examples_own_gradient_whatever_the_batch_size() -> N
 
 
 def test_a_layer_steps_on_the_gradient_of_the_mean_and_goes_back_from_m_of_its_own_h() -> None:
-    config = configured(batches=3, batch_size=8, optimizer=Optimizer(name="sgd", learning_rate=0.5))
+    config = configured(batches=3, batch_size=8, optimizer=OptimizerConfig(name="sgd", learning_rate=0.5))
     slave = lone(2, config)
     blueprint = network.build(config, digits().input_shape, digits().classes)
     twin = network.layer(blueprint, config.network.cuts or [], 2)

@@ -11,8 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from common.config.downpour import Downpour
-from common.config.sections import Config, Data, Decoupling, Network, Run
+from common.config.data import DataConfig
+from common.config.decoupling import DecouplingConfig
+from common.config.downpour import DownpourConfig
+from common.config.network import NetworkConfig
+from common.config.run import RunConfig
+from common.config.sections import Config
 from common.data import batches, datasets
 from common.data.replicas import owner
 from common.errors import MalformedError
@@ -25,7 +29,7 @@ from slave.training.free import ALONE, FreeTrainer
 from slave.training.layers import Seated, seated
 from slave.training.unlocks.full import Predictor
 
-DIGITS = datasets.load(Data())
+DIGITS = datasets.load(DataConfig())
 UP, DOWN = BoundaryKind.ACTIVATION, BoundaryKind.GRADIENT
 SLOTS = 3
 
@@ -34,11 +38,11 @@ def configured(
     widths: tuple[int, ...] = (6, 5), counts: list[int] | int = 1, size: int = 4, probability: float = 1.0
 ) -> Config:
     return Config(
-        Run(batches=20, batch_size=size),
-        Data(),
-        Network(options={"widths": list(widths)}, cuts=list(range(1, len(widths) + 1))),
-        Decoupling("full", in_flight=SLOTS, step_probability=probability),
-        downpour=Downpour(n_push=10**9, replicas=counts),
+        RunConfig(batches=20, batch_size=size),
+        DataConfig(),
+        NetworkConfig(options={"widths": list(widths)}, cuts=list(range(1, len(widths) + 1))),
+        DecouplingConfig("full", in_flight=SLOTS, step_probability=probability),
+        downpour=DownpourConfig(n_push=10**9, replicas=counts),
     )
 
 

@@ -14,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from common.config.downpour import Downpour
-from common.config.sections import OPTIMIZERS, SynthesizerOptimizer
+from common.config.downpour import DownpourConfig
+from common.config.optimizer import SynthesizerOptimizerConfig
+from common.config.optimizers import OPTIMIZERS
 from common.errors import MalformedError
 from common.optim.stepper import Stepper
 from common.shards.flat import Flat
@@ -33,8 +34,8 @@ from tests.slave.chain import configured
 NAME = "1/optimizer"
 
 
-def settings_of(name: str) -> SynthesizerOptimizer:
-    return SynthesizerOptimizer(name, 0.05, momentum=0.9 if name == "sgd" else 0.0)
+def settings_of(name: str) -> SynthesizerOptimizerConfig:
+    return SynthesizerOptimizerConfig(name, 0.05, momentum=0.9 if name == "sgd" else 0.0)
 
 
 class Seat:
@@ -115,7 +116,7 @@ def test_a_successor_has_bit_for_bit_what_was_backed_up_and_goes_on_the_same(
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_an_optimizer_without_moments_has_nothing_to_back_up(name: str) -> None:
     flat = Flat(nn.Linear(2, 2))
-    plain = SynthesizerOptimizer(name, 0.1)
+    plain = SynthesizerOptimizerConfig(name, 0.1)
     assert bool(Moments({"weights": Stepper(flat, plain, 10)}).table.tensors) == (name != "sgd")
 
 
@@ -129,7 +130,7 @@ def test_the_shard_is_of_buffers_alone_under_the_names_of_its_parts() -> None:
 
 def test_of_several_replicas_each_moves_the_shard_towards_its_own() -> None:
     # No rule of staleness is for it.
-    rule = Downpour(replicas=2, staleness="bound", bound=0)
+    rule = DownpourConfig(replicas=2, staleness="bound", bound=0)
     two = Store(Memory(), policies(replace(configured(), downpour=rule)))
     seats = [Seat(two, number + 1, "adam", every=2, replica=number) for number in range(2)]
     expected = {name: torch.zeros_like(each) for name, each in seats[0].remembered().items()}

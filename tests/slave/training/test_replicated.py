@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from common.config.sections import Data, SynthesizerOptimizer
+from common.config.data import DataConfig
+from common.config.optimizer import SynthesizerOptimizerConfig
 from common.data import datasets
 from common.data.batches import Batches
 from common.data.replicas import Place, owner
@@ -30,7 +31,7 @@ from slave.training.decoupling import Message
 from slave.training.trainer import Trainer
 
 TOTAL = 30
-BATCHES = Batches(datasets.load(Data()), 0, 4)
+BATCHES = Batches(datasets.load(DataConfig()), 0, 4)
 
 
 class Passing:
@@ -125,7 +126,7 @@ def test_every_batch_goes_to_its_owner_once_and_every_replica_ends(
 def _replica(store: Store, incarnation: int, *, gradient: bool) -> tuple[Replica, Flat, Stepper]:
     torch.manual_seed(0)
     flat = Flat(nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4)))
-    stepper = (AccruingStepper if gradient else Stepper)(flat, SynthesizerOptimizer("sgd", 0.125), 100)
+    stepper = (AccruingStepper if gradient else Stepper)(flat, SynthesizerOptimizerConfig("sgd", 0.125), 100)
     accrued = stepper if isinstance(stepper, AccruingStepper) else None
     replica = Replica("1/weights", flat, 2, incarnation, 2, accrued)
     push = replica.initial()

@@ -12,7 +12,8 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from common.config.sections import Config, Optimizer
+from common.config.optimizer import OptimizerConfig
+from common.config.sections import Config
 from common.data.batches import Batches
 from common.errors import MalformedError
 from common.wire.messages import BoundaryKind
@@ -20,7 +21,7 @@ from master.store.store import Memory, Store
 from slave.training.decoupling import Message, Synthesizer
 from tests.slave.chain import Chain, Fault, Incarnation, configured, digits
 
-SGD = Optimizer(name="sgd", learning_rate=0.01)
+SGD = OptimizerConfig(name="sgd", learning_rate=0.01)
 SEEDS = st.integers(0, 2**32 - 1)
 UNLOCKS = st.sampled_from(["none", "update", "delayed", "local"])
 WINDOWS = st.sampled_from([None, 1, 2, 5])

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional
 
-from common.config.options import VfbnOptions
-from common.config.sections import Config, Optimizer, SynthesizerOptimizer
+from common.config.optimizer import OptimizerConfig, SynthesizerOptimizerConfig
+from common.config.sections import Config
+from common.config.synthesizers import VfbnOptions
 from common.data.batches import Batches
 from common.draws import chance, mixed
 from common.optim.stepper import Stepper
@@ -22,17 +23,17 @@ from common.wire.messages import BoundaryKind
 from master.store.store import Memory, Store
 from slave.training.decoupling import Layer, Message, Synthesizer
 from slave.training.health import Fallback, Health, compared
-from slave.training.unlocks import stepping
+from slave.training.parts import Parts
 from slave.training.unlocks.delayed import DelayedUnlock, Late
 from slave.training.unlocks.local import Head, LocalUnlock
 from slave.training.unlocks.update import UpdateUnlock
 from tests.slave.chain import Chain, Incarnation, configured, digits
 
-SGD = Optimizer(name="sgd", learning_rate=0.1)
+SGD = OptimizerConfig(name="sgd", learning_rate=0.1)
 UP, DOWN = BoundaryKind.ACTIVATION, BoundaryKind.GRADIENT
 
 
-def made(dropout: float = 0.0, optimizer: SynthesizerOptimizer = SGD, goes_down: bool = True) -> Layer:
+def made(dropout: float = 0.0, optimizer: SynthesizerOptimizerConfig = SGD, goes_down: bool = True) -> Layer:
     """Layer 2: 6 in, 5 out, normalized."""
     torch.manual_seed(4)
     module = nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(5), nn.Tanh(), nn.Dropout(dropout)).train()
@@ -86,7 +87,7 @@ def test_delayed_steps_on_the_late_gradient_at_the_present_weights_of_the_input_
 
 
 def test_shrink_leaves_weight_decay_alone() -> None:
-    layer = made(optimizer=Optimizer(name="sgd", learning_rate=0.1, weight_decay=0.5))
+    layer = made(optimizer=OptimizerConfig(name="sgd", learning_rate=0.1, weight_decay=0.5))
     unlock, (x, y) = DelayedUnlock(layer, shrink=0.0), batch_of(0)
     before = parameters(layer)
     list(unlock.forward(0, x, y))
@@ -136,7 +137,7 @@ def test_every_number_changes_what_is_mixed(numbers: list[int], place: int, bit:
 
 def test_what_goes_down_of_delayed_is_shrunk_at_every_boundary() -> None:
     """With one batch out, and steps of nothing, each delta is back-propagation's times beta^(K-k)."""
-    still = Optimizer(name="sgd", learning_rate=1e-30)
+    still = OptimizerConfig(name="sgd", learning_rate=1e-30)
     sent = {}
     for shrink in (1.0, 0.5):
         config = configured(
@@ -248,11 +249,21 @@ def test_a_batch_that_is_not_stepped_on_is_sent_goes_down_and_teaches_m() -> Non
 
 def test_steps_are_taken_with_their_probability_and_always_the_same() -> None:
     config = configured(decoupling={"step_probability": 0.25})
-    taken = [stepping(config, 1)(b) for b in range(4000)]
+
+    def absent() -> Any:
+        raise AssertionError("no part is made")
+
+    def taken_by(config: Config, k: int, batches: int) -> list[bool]:
+        flat = Flat(nn.Linear(1, 1))
+        layer = Layer(k, flat, Stepper(flat, SGD, 10))
+        parts = Parts(config, layer, Health(), absent, absent, absent)
+        return [parts.steps_on(b) for b in range(batches)]
+
+    taken = taken_by(config, 1, 4000)
     assert 0.22 < sum(taken) / 4000 < 0.28
-    assert taken == [stepping(config, 1)(b) for b in range(4000)]
-    assert taken != [stepping(config, 2)(b) for b in range(4000)]
-    assert all(map(stepping(configured(), 1), range(100)))
+    assert taken == taken_by(config, 1, 4000)
+    assert taken != taken_by(config, 2, 4000)
+    assert all(taken_by(configured(), 1, 100))
 
 
 def test_m_learns_on_every_nth_true_gradient() -> None:

@@ -1,4 +1,4 @@
-"""A perceptron."""
+"""Perceptron."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 
 from torch import nn
 
-from common.config.options import MlpOptions
+from common.config.models import MlpOptions
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU,
@@ -18,10 +18,10 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
 
 
 def build(options: MlpOptions, input_shape: tuple[int, ...], classes: int) -> list[nn.Module]:
-    """Units (B, *input_shape) -> (B, width) ... -> (B, classes).
+    """Build units (B, *input_shape) -> (B, width) ... -> (B, classes).
 
-    A unit is a Linear with the batch normalization and activation that follow it; the last has the Linear
-    alone. Input of more than one dimension is flattened by the first.
+    A unit is a Linear with its batch normalization and activation; the last is a Linear alone. The first
+    flattens input of more than one dimension.
     """
     widths = [math.prod(input_shape), *options.widths]
     units = [_hidden(options, size, width) for size, width in itertools.pairwise(widths)]
@@ -32,7 +32,7 @@ def build(options: MlpOptions, input_shape: tuple[int, ...], classes: int) -> li
 
 
 def _hidden(options: MlpOptions, size: int, width: int) -> nn.Sequential:
-    # The Linear keeps its bias before BN too: torch's default, so an exported state dict fits the network as
-    # anyone would write it.
+    # The Linear keeps its bias before BN, torch's default, so that an exported state dict fits the network as
+    # commonly written.
     norm = [nn.BatchNorm1d(width)] if options.batch_norm else []
     return nn.Sequential(nn.Linear(size, width), *norm, ACTIVATIONS[options.activation]())

@@ -1,22 +1,22 @@
-"""A plain convolutional network in the manner of cuda-convnet's for CIFAR-10, which DNI was measured on."""
+"""Plain convolutional network after cuda-convnet's for CIFAR-10, on which DNI was measured."""
 
 from __future__ import annotations
 
 from torch import nn
 
-from common.config.options import CnnOptions
+from common.config.models import CnnOptions
 from common.errors import ConfigError
 from common.models.images import image
 
 
 def build(options: CnnOptions, input_shape: tuple[int, ...], classes: int) -> list[nn.Module]:
-    """Units (B, C, H, W) -> (B, channels[0], H/2, W/2) -> ... -> (B, classes), halves rounded up.
+    """Build units (B, C, H, W) -> (B, channels[0], H/2, W/2) -> ... -> (B, classes), halves rounded up.
 
-    A unit is a 5x5 convolution with padding 2, BN, ReLU and a 3x3 pool of stride 2: of maxima in the first,
-    of averages in each other. The last is a Linear over the flattened map.
+    A unit is a 5x5 convolution with padding 2, BN, ReLU and a 3x3 pool of stride 2: maxima in the first,
+    averages in the rest. The last is a Linear over the flattened map.
 
     Raises:
-        ConfigError: the examples are no images, or too small for so many pools.
+        ConfigError: the examples are not images, or too small for the number of pools.
     """
     size, height, width = image("cnn", input_shape)
     units: list[nn.Module] = []
@@ -32,8 +32,8 @@ def build(options: CnnOptions, input_shape: tuple[int, ...], classes: int) -> li
 
 
 def _convolution(size: int, channels: int, *, first: bool) -> nn.Sequential:
-    # Padding 1 halves every size, odd ones rounded up: no pixel is left out. An average at the border is over
-    # the pixels there are, as in cuda-convnet.
+    # Padding 1 halves every size, odd sizes rounded up, so no pixel is left out. An average at the border is
+    # over existing pixels alone, as in cuda-convnet.
     pool: nn.Module = nn.MaxPool2d(3, stride=2, padding=1)
     if not first:
         pool = nn.AvgPool2d(3, stride=2, padding=1, count_include_pad=False)

@@ -1,0 +1,70 @@
+"""Section [decoupling]: the unlock, its synthesizers and their use."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from common.config import settings
+from common.config.settings import choice, key
+from common.config.synthesizers import GRADIENTS, INPUTS, GradientOptions, InputOptions
+from common.config.unlocks import UNLOCKS, UnlockRow
+
+
+@dataclass(frozen=True)
+class DecouplingConfig:
+    """The unlock of all layers, and the options of M and I."""
+
+    unlock: str = choice("update", UNLOCKS)
+    gradient: str = choice("vfbn", GRADIENTS, "M, the gradient synthesizer")
+    gradient_options: dict[str, Any] = key({}, "M's own options: hidden, ...; with local, the head's")
+    input: str = choice("mlp", INPUTS, "I, the input synthesizer")
+    input_options: dict[str, Any] = key({}, "I's own options: hidden, ...")
+    in_flight: int | None = key(
+        None,
+        "batches a layer may have out without their delta; unset: 2(K - k) + 1; of full: slots of a mailbox",
+        minimum=1,
+    )
+    shrink: float = key(1.0, "of delayed: factor of a gradient at each boundary (beta)", minimum=0, maximum=1)
+    step_probability: float = key(
+        1.0, "of M: the part of the batches whose synthetic gradient is stepped on", above=0, maximum=1
+    )
+    synthesizer_every: int = key(1, "n: M learns on every n-th true gradient", minimum=1)
+    mix_true: bool = key(
+        False,
+        "of update: step on the true gradient where it arrives before the next batch, on M's elsewhere",
+    )
+    fallback_cosine: float | None = key(
+        None,
+        "of update: a layer whose M's cosine stays under it waits for true gradients; unset: never",
+        minimum=-1,
+        maximum=0.9,
+    )
+
+    def __post_init__(self) -> None:
+        self.synthesizer_options()
+        self.predictor_options()
+
+    @property
+    def row(self) -> UnlockRow:
+        """Row of the unlock."""
+        return UNLOCKS[self.unlock]
+
+    @property
+    def slots(self) -> int | None:
+        """Slots N of a mailbox where messages may be lost (slot b mod N keeps the newest), else None."""
+        return self.row.slots and (self.in_flight or self.row.slots)
+
+    def synthesizer_options(self) -> GradientOptions:
+        """Return the checked options of M, or of the head."""
+        return settings.read(
+            GRADIENTS[self.gradient].options, self.gradient_options, "decoupling.gradient_options."
+        )
+
+    def predictor_options(self) -> InputOptions:
+        """Return the checked options of I."""
+        return settings.read(INPUTS[self.input].options, self.input_options, "decoupling.input_options.")
+
+    def window(self, layer: int, layers: int) -> int:
+        """Return how many batches layer k of K may have out without their delta."""
+        return self.row.window or self.in_flight or 2 * (layers - layer) + 1

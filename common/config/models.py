@@ -1,0 +1,126 @@
+"""Registry of the built-in networks, each with its options.
+
+The networks are built in `common.models.builtin`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from common.config.settings import choice, key
+from common.errors import ConfigError
+from common.registry import Registry, Row
+
+ACTIVATIONS = Registry(
+    Row(name="relu", help="max(0, x)"),
+    Row(name="tanh", help="hyperbolic tangent"),
+    Row(name="sigmoid", help="logistic function"),
+    Row(name="gelu", help="Gaussian error linear unit"),
+)
+
+
+@dataclass(frozen=True)
+class MlpOptions:
+    """Options of a perceptron, whose unit is a Linear with its batch normalization and activation."""
+
+    widths: list[int] = key([256, 256], "widths of the hidden units; the output unit is added", minimum=1)
+    batch_norm: bool = key(True, "batch normalization after each hidden Linear")
+    activation: str = choice("relu", ACTIVATIONS, "after each hidden unit")
+
+    @property
+    def units(self) -> int:
+        """Number of units, the output included."""
+        return len(self.widths) + 1
+
+
+@dataclass(frozen=True)
+class CnnOptions:
+    """Options of 5x5 convolutions, each with batch normalization, ReLU and a pool; then a Linear."""
+
+    channels: list[int] = key([64, 64], "channels of each convolution", minimum=1)
+
+    def __post_init__(self) -> None:
+        if not self.channels:
+            raise ConfigError("network.options.channels: at least one convolution is needed")
+
+    @property
+    def units(self) -> int:
+        """Number of units, the output included."""
+        return len(self.channels) + 1
+
+
+@dataclass(frozen=True)
+class ResnetOptions:
+    """Options of the residual network of He et al. (2016): three stages of n blocks, 6n + 2 layers."""
+
+    depth: int = key(20, "6n + 2: 20, 32, 44, 56, 110, ...")
+    width: int = key(16, "channels of the first stage; each further one has twice as many", minimum=1)
+
+    def __post_init__(self) -> None:
+        _check_depth("resnet", self.depth, 2)
+
+    @property
+    def blocks(self) -> int:
+        """Number n of blocks in a stage."""
+        return (self.depth - 2) // 6
+
+    @property
+    def units(self) -> int:
+        """Number of units: the stem, every block, the output."""
+        return 3 * self.blocks + 2
+
+
+@dataclass(frozen=True)
+class WrnOptions:
+    """Options of the wide residual network of Zagoruyko and Komodakis (2016): 6n + 4 layers."""
+
+    depth: int = key(28, "6n + 4: 16, 22, 28, 40, ...")
+    width: int = key(10, "how many times as wide as a residual network of 16, 32 and 64 channels", minimum=1)
+    dropout: float = key(
+        0.0, "share that is dropped between the two convolutions of a block", minimum=0, maximum=0.9
+    )
+
+    def __post_init__(self) -> None:
+        _check_depth("wrn", self.depth, 4)
+
+    @property
+    def blocks(self) -> int:
+        """Number n of blocks in a stage."""
+        return (self.depth - 4) // 6
+
+    @property
+    def units(self) -> int:
+        """Number of units: the stem, every block, the output."""
+        return 3 * self.blocks + 2
+
+
+def _check_depth(model: str, depth: int, rest: int) -> None:
+    blocks, left = divmod(depth - rest, 6)
+    if blocks < 1 or left:
+        nearest = 6 * max(1, round((depth - rest) / 6)) + rest
+        raise ConfigError(
+            f"network.options.depth: {depth} is not 6n + {rest}, as the layers of a {model} are; "
+            f"the nearest is {nearest}"
+        )
+
+
+ModelOptions = MlpOptions | CnnOptions | ResnetOptions | WrnOptions
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelRow(Row):
+    """A built-in network.
+
+    Attributes:
+        options: dataclass of `network.options`.
+    """
+
+    options: type[MlpOptions] | type[CnnOptions] | type[ResnetOptions] | type[WrnOptions]
+
+
+MODELS = Registry(
+    ModelRow(name="mlp", help="perceptron", options=MlpOptions),
+    ModelRow(name="cnn", help="plain convolutional network", options=CnnOptions),
+    ModelRow(name="resnet", help="residual network", options=ResnetOptions),
+    ModelRow(name="wrn", help="wide residual network", options=WrnOptions),
+)

@@ -1,0 +1,80 @@
+"""Registries of optimizers and of learning rate schedules.
+
+One step of an optimizer is `common.optim.steps.NAME`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from common.registry import Registry, Row
+
+# 150, 225 and 275 of 300 epochs, as FDG's and many published figures were trained.
+MILESTONES = (1 / 2, 3 / 4, 11 / 12)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerRow(Row):
+    """An optimizer, named as in `torch.optim`.
+
+    Attributes:
+        moments: numbers kept for each parameter, given the momentum.
+        price: multiply-adds of the step of one parameter, its gradient cleared and accumulated included; a
+            ratio measured once, on one core (`common.models.costs`).
+        server_rate: default learning rate in the master; None: not offered there. Measured with two replicas
+            on the digits and MNIST, amid a wide plateau.
+    """
+
+    moments: Callable[[float], int]
+    price: float
+    server_rate: float | None = None
+
+
+OPTIMIZERS = Registry(
+    OptimizerRow(
+        name="sgd", help="with or without momentum", heeds=("momentum", "nesterov"),
+        moments=lambda momentum: int(momentum > 0), price=130.0, server_rate=0.1,
+    ),
+    OptimizerRow(
+        name="adam", help="Kingma and Ba, 2015", moments=lambda _: 2, price=290.0, server_rate=0.003
+    ),
+    OptimizerRow(
+        name="adamw", help="adam with decoupled weight decay", moments=lambda _: 2, price=290.0,
+        server_rate=0.003,
+    ),
+    OptimizerRow(
+        name="adagrad", help="Duchi et al., 2011", moments=lambda _: 1, price=180.0, server_rate=0.01
+    ),
+)  # fmt: skip
+SERVER_OPTIMIZERS = OPTIMIZERS.select(lambda row: row.server_rate is not None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScheduleRow(Row):
+    """A learning rate schedule.
+
+    Attributes:
+        rate: learning rate, given the configured rate and the progress of the run, 0 to 1.
+    """
+
+    rate: Callable[[float, float], float]
+
+
+SCHEDULES = Registry(
+    ScheduleRow(name="constant", help="one rate", rate=lambda rate, _: rate),
+    ScheduleRow(
+        name="cosine",
+        help="to zero at the run's end",
+        rate=lambda rate, progress: rate * 0.5 * (1 + math.cos(math.pi * progress)),
+    ),
+    ScheduleRow(
+        name="linear", help="to zero at the run's end", rate=lambda rate, progress: rate * (1 - progress)
+    ),
+    ScheduleRow(
+        name="steps",
+        help="a tenth at 1/2, 3/4 and 11/12 of the run",
+        rate=lambda rate, progress: rate / math.pow(10, sum(progress >= each for each in MILESTONES)),
+    ),
+)

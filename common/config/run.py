@@ -1,0 +1,26 @@
+"""Section [run]: how long to train, on what batches."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from common.config.settings import key
+from common.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Length of a run, its batches and its seed."""
+
+    name: str = key("layerwise", "name of the run, used for its folder")
+    seed: int = key(0, "seed of the parameters, the batches and everything else that is random", minimum=0)
+    batches: int = key(800, "mini-batches that every layer goes through", minimum=1)
+    batch_size: int = key(64, "examples a mini-batch (B)", minimum=2)
+    evaluate_every: int = key(200, "batches between two evaluations on the test set", minimum=1)
+
+    def __post_init__(self) -> None:
+        if not self.name.isprintable() or not self.name or Path(self.name).name != self.name:
+            raise ConfigError(
+                f"run.name: {self.name!r} cannot name a folder; use plain words without slashes"
+            )

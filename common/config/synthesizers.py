@@ -1,0 +1,96 @@
+"""Registries of M and I: every gradient and input synthesizer with its options.
+
+The modules are built in `common.synthesizers.gradients` and `common.synthesizers.inputs`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from common.config.settings import key
+from common.errors import ConfigError
+from common.registry import Registry, Row
+
+
+@dataclass(frozen=True)
+class DniOptions:
+    """Options of the regression from h (and y) to the gradient (DNI, cDNI; Jaderberg et al. 2016)."""
+
+    hidden: list[int] = key(
+        [], "widths (channels, for feature maps) of the hidden layers; [] is linear", minimum=1
+    )
+    batch_norm: bool = key(True, "batch normalization in the hidden layers")
+
+
+@dataclass(frozen=True)
+class VfbnOptions:
+    """Options of the virtual forward network v, whose gradient is M's output (VFBN; Miyato et al. 2017)."""
+
+    hidden: int | None = key(
+        None,
+        "width (channels, for feature maps) of v's hidden layers; 0 is a linear v; "
+        "unset: 64 for vectors, 0 for feature maps",
+        minimum=0,
+    )
+    trained: bool = key(True, "false keeps v at its random start: the paper's control of rate 0")
+
+
+@dataclass(frozen=True)
+class LinearInputOptions:
+    """Options of a linear I: none."""
+
+
+@dataclass(frozen=True)
+class HiddenInputOptions:
+    """Options of an I with hidden layers, linear or convolutional."""
+
+    hidden: list[int] | None = key(
+        None, "widths (channels, of convolutions) of the hidden layers; unset: [256] ([16])", minimum=1
+    )
+    batch_norm: bool = key(True, "batch normalization in the hidden layers")
+
+    def __post_init__(self) -> None:
+        if self.hidden == []:
+            raise ConfigError(
+                'decoupling.input_options.hidden: at least one layer is needed; decoupling.input = "linear" '
+                "has none"
+            )
+
+
+GradientOptions = DniOptions | VfbnOptions
+InputOptions = LinearInputOptions | HiddenInputOptions
+
+
+@dataclass(frozen=True, kw_only=True)
+class GradientRow(Row):
+    """A gradient synthesizer M.
+
+    Attributes:
+        options: dataclass of `decoupling.gradient_options`.
+    """
+
+    options: type[DniOptions] | type[VfbnOptions]
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputRow(Row):
+    """An input synthesizer I.
+
+    Attributes:
+        options: dataclass of `decoupling.input_options`.
+    """
+
+    options: type[LinearInputOptions] | type[HiddenInputOptions]
+
+
+GRADIENTS = Registry(
+    GradientRow(name="dni", help="regression on h", options=DniOptions),
+    GradientRow(name="cdni", help="regression on h and the label", options=DniOptions),
+    GradientRow(name="vfbn", help="gradient of a small virtual forward network", options=VfbnOptions),
+)
+INPUTS = Registry(
+    InputRow(name="linear", help="one linear layer", options=LinearInputOptions),
+    InputRow(name="mlp", help="hidden linear layers", options=HiddenInputOptions),
+    InputRow(name="conv", help="convolutions of images", options=HiddenInputOptions),
+    InputRow(name="frozen", help="never trained, the control", options=HiddenInputOptions),
+)

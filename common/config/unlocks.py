@@ -1,0 +1,111 @@
+"""Registry of the unlocks: how a layer stops waiting for its neighbours.
+
+The code that trains a layer under an unlock is `slave.training.unlocks.NAME`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from common.registry import Registry, Row
+
+# Forward is a third of a training step, which has one product each for h, the weights' gradient and the
+# input's gradient. The use and the learning of M divide alike.
+FORWARD = 1 / 3
+
+
+class Shares(NamedTuple):
+    """Multiply-adds of one training step, divided among the moments at which they are spent.
+
+    Attributes:
+        sent: from taking the input until h_k is sent.
+        step: from taking the input until the layer is ready for the next input.
+        answer: on the arrival of delta_k.
+    """
+
+    sent: float
+    step: float
+    answer: float
+
+
+def share_at_once(work: float, synthesis: float) -> Shares:
+    """Divide a step that needs no gradient from above: the layer's `work` and that of its M or head."""
+    return Shares(work * FORWARD, work + synthesis, 0.0)
+
+
+def _share_with_learning_later(work: float, synthesis: float) -> Shares:
+    """Divide a step on M's gradient; M learns once delta_k arrives."""
+    use = synthesis * FORWARD
+    return Shares(work * FORWARD, work + use, synthesis - use)
+
+
+def _share_with_backward_later(work: float, synthesis: float) -> Shares:  # noqa: ARG001 - there is no M
+    """Divide a step whose backward waits for delta_k."""
+    forward = work * FORWARD
+    return Shares(forward, forward, work - forward)
+
+
+def _share_with_recomputation(work: float, synthesis: float) -> Shares:  # noqa: ARG001 - there is no M
+    """Divide a step that is taken once delta_k arrives, after a second forward with the present weights."""
+    forward = work * FORWARD
+    return Shares(forward, forward, work)
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnlockRow(Row):
+    """An unlock.
+
+    Attributes:
+        synthesizes: whether layers have a gradient synthesizer M.
+        predicts: whether layers have an input synthesizer I.
+        supervises: whether layers have a head with a loss of its own in the place of M.
+        sends_down: whether the layer below receives a gradient.
+        waits: whether a layer steps only once delta_k arrives.
+        window: batches that may be out without their delta; None: `decoupling.in_flight`, or 2(K - k) + 1.
+        slots: default number of mailbox slots, where messages may be lost and no layer waits for another;
+            None: every message arrives.
+        shares: division of a step's multiply-adds, for the simulator.
+    """
+
+    synthesizes: bool = False
+    predicts: bool = False
+    supervises: bool = False
+    sends_down: bool = True
+    waits: bool = False
+    window: int | None = None
+    slots: int | None = None
+    shares: Callable[[float, float], Shares] = share_at_once
+
+
+# Keys that every unlock with an M heeds.
+_SYNTHESIS = (
+    "gradient", "gradient_options", "in_flight", "step_probability", "synthesizer_every", "cluster.synthesis",
+)  # fmt: skip
+
+UNLOCKS = Registry(
+    UnlockRow(
+        name="none", help="back-propagation across slaves", waits=True, window=1,
+        shares=_share_with_backward_later,
+    ),
+    UnlockRow(
+        name="update", help="no wait for the gradient, which M predicts",
+        heeds=(*_SYNTHESIS, "mix_true", "fallback_cosine"), synthesizes=True,
+        shares=_share_with_learning_later,
+    ),
+    UnlockRow(
+        name="full", help="the same, and no wait for the input, which I predicts",
+        heeds=(*_SYNTHESIS, "input", "input_options"), synthesizes=True, predicts=True,
+        # A message that waits longer is older than the messages that a layer could learn from instead.
+        slots=4,
+    ),
+    UnlockRow(
+        name="delayed", help="true gradients, some batches late", heeds=("in_flight", "shrink"), waits=True,
+        shares=_share_with_recomputation,
+    ),
+    UnlockRow(
+        name="local", help="a head and a loss a layer", heeds=("gradient_options", "in_flight"),
+        supervises=True, sends_down=False,
+    ),
+)  # fmt: skip

@@ -1,0 +1,62 @@
+"""Registries: one row for each value that a configuration key may take.
+
+A row holds whatever depends on the value and needs no torch: name, help, the keys that the value heeds, and
+facts that other modules ask for. Code that a configuration must not import (torch, sockets) lives in a module
+named after the row, which `import_implementation` finds.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One value of a key, and everything that depends on the value.
+
+    Attributes:
+        name: the word in a configuration.
+        help: meaning in a few words, for `layerwise config`.
+        heeds: keys that have a meaning with this row and not with every other row. A name without a dot is a
+            key of the section that holds the choice; a name that ends in a dot stands for a whole section.
+    """
+
+    name: str
+    help: str
+    heeds: tuple[str, ...] = ()
+
+
+RowT = TypeVar("RowT", bound=Row)
+
+
+class Registry(Mapping[str, RowT], Generic[RowT]):
+    """Rows by name, in the order of their declaration."""
+
+    def __init__(self, *rows: RowT) -> None:
+        self._rows = {row.name: row for row in rows}
+        assert len(self._rows) == len(rows), "two rows share a name"
+
+    def __getitem__(self, name: str) -> RowT:
+        return self._rows[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._rows)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def select(self, condition: Callable[[RowT], bool]) -> Registry[RowT]:
+        """Return the registry of those rows that meet a condition."""
+        return Registry(*filter(condition, self._rows.values()))
+
+    def describe(self) -> str:
+        """Return one line of help: every row with its meaning."""
+        return ", ".join(f"{row.name} ({row.help})" for row in self._rows.values())
+
+
+def import_implementation(package: str, name: str) -> Any:
+    """Import the module of a row, PACKAGE.NAME with underscores for dashes."""
+    return importlib.import_module(f"{package}.{name.replace('-', '_')}")

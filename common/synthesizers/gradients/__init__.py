@@ -1,0 +1,1 @@
+"""Gradient synthesizers M: module NAME has the function `build` of the row NAME of `GRADIENTS`."""

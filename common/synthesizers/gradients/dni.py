@@ -1,0 +1,11 @@
+"""DNI (Jaderberg et al. 2016): regression from h to the gradient."""
+
+from __future__ import annotations
+
+from common.config.synthesizers import DniOptions
+from common.synthesizers.regression import Regression
+
+
+def build(options: DniOptions, shape: tuple[int, ...], classes: int) -> Regression:  # noqa: ARG001 - no label
+    """Build M for an h of `shape` (of one example)."""
+    return Regression(options, shape, None)

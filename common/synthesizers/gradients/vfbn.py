@@ -1,0 +1,11 @@
+"""VFBN (Miyato et al. 2017): gradient of a small virtual forward network."""
+
+from __future__ import annotations
+
+from common.config.synthesizers import VfbnOptions
+from common.synthesizers.virtual import VirtualForward
+
+
+def build(options: VfbnOptions, shape: tuple[int, ...], classes: int) -> VirtualForward:
+    """Build M for an h of `shape` (of one example)."""
+    return VirtualForward(options, shape, classes)

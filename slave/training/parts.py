@@ -1,0 +1,44 @@
+"""Parts of one layer, from which the builder of an unlock takes its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from common.config.sections import Config
+from common.draws import chance
+from common.optim.stepper import Stepper
+from common.synthesizers import VirtualForward
+from slave.training.decoupling import Layer, Predicting, Synthesizing
+from slave.training.health import Health
+
+
+@dataclass(frozen=True, eq=False)
+class Parts:
+    """A layer and the makers of its M, I and head; a maker also begins the shard of what it makes.
+
+    Attributes:
+        config: of the run, its cuts known.
+        layer: the layer.
+        health: the layer's view of its own learning.
+        make_synthesizer: makes M, which the top layer lacks.
+        make_predictor: makes I, which the first layer lacks.
+        make_head: makes a head, and the stepper of the head.
+    """
+
+    config: Config
+    layer: Layer
+    health: Health
+    make_synthesizer: Callable[[], Synthesizing]
+    make_predictor: Callable[[], Predicting]
+    make_head: Callable[[], tuple[VirtualForward, Stepper]]
+
+    @property
+    def top(self) -> bool:
+        """Whether the layer is the last, K."""
+        return self.layer.k == self.config.layers
+
+    def steps_on(self, batch: int) -> bool:
+        """Whether the layer steps on the synthetic gradient of a batch: a function of (seed, k, b)."""
+        decoupling, seed = self.config.decoupling, self.config.run.seed
+        return chance(seed, self.layer.k, batch) < decoupling.step_probability
