@@ -45,7 +45,7 @@ def layers(settings: Sequence[str], shape: tuple[int, ...]) -> list[tuple[nn.Mod
     """A network's layers, each with the shape of one example of its input."""
     config = files.load(None, [*settings, f"network.layers={LAYERS}"])
     blueprint = network.build(config, shape, CLASSES)
-    cuts = network.resolve(config, blueprint, shape, CLASSES).network.cuts
+    cuts = network.cut(config, blueprint, shape, CLASSES).network.cuts
     assert cuts is not None
     inputs = [shape, *(network.boundary(blueprint, cuts, k) for k in range(1, LAYERS))]
     return [(network.layer(blueprint, cuts, k), inputs[k - 1]) for k in range(1, LAYERS + 1)]

@@ -66,7 +66,7 @@ class Ground:
         dataset = datasets.load(config.data)
         shape, classes = dataset.input_shape, dataset.classes
         blueprint = network.build(config, shape, classes)
-        config = network.resolve(config, blueprint, shape, classes)
+        config = network.cut(config, blueprint, shape, classes)
         batches = Batches(dataset, config.run.seed, config.run.batch_size)
         return Ground(config, dataset, batches, blueprint.units, blueprint.shapes)
 

@@ -102,7 +102,7 @@ def run() -> Recorder:
     config = files.load(None, RUN)
     dataset = datasets.load(config.data)
     blueprint = network.build(config, dataset.input_shape, dataset.classes)
-    config = network.resolve(config, blueprint, dataset.input_shape, dataset.classes)
+    config = network.cut(config, blueprint, dataset.input_shape, dataset.classes)
     return Recorder(config, dataset, trains=True).recorded()
 
 

@@ -23,8 +23,8 @@ from benchmarks import kept
 from benchmarks.transfer import Process
 from common.config import files
 from common.data import datasets
+from common.models.resolution import resolve_with_torch
 from deploy.simulation.driver import Driver
-from deploy.simulation.simulate import resolved
 
 RESULTS = Path(__file__).parent / "results" / "scale.json"
 SLAVES = (1, 2, 4, 8, 16, 32, 64)
@@ -106,7 +106,7 @@ def predicted(slaves: int, alone: Mapping[str, Any]) -> dict[str, float]:
     }
     config = files.load(None, [f"{name}={value}" for name, value in settings.items()])
     dataset = datasets.load(config.data)
-    driver = Driver(resolved(config, dataset), dataset, trains=False)
+    driver = Driver(resolve_with_torch(config, dataset), dataset, trains=False)
     for _ in driver.run():
         pass
     # Each one's first version took the simulated master no time.

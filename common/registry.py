@@ -1,8 +1,8 @@
-"""Registries: one row for each value that a configuration key may take.
+"""Registries: rows for the values of a configuration key.
 
-A row holds whatever depends on the value and needs no torch: name, help, the keys that the value heeds, and
-facts that other modules ask for. Code that a configuration must not import (torch, sockets) lives in a module
-named after the row, which `import_implementation` finds.
+A row holds everything about a value that needs no torch: name, help, heeded keys, and facts for the rest of
+the program. Code with further imports (torch, sockets) lives in a module named after the row, found by
+`import_implementation`.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from typing import Any, Generic, TypeVar
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One value of a key, and everything that depends on the value.
+    """Value of a configuration key, with its meaning.
 
     Attributes:
         name: the word in a configuration.
         help: meaning in a few words, for `layerwise config`.
-        heeds: keys that have a meaning with this row and not with every other row. A name without a dot is a
-            key of the section that holds the choice; a name that ends in a dot stands for a whole section.
+        heeds: keys without a meaning unless a row lists them. A name without a dot is a key of the section
+            that holds the choice; a name with a final dot stands for a whole section.
     """
 
     name: str
@@ -49,11 +49,11 @@ class Registry(Mapping[str, RowT], Generic[RowT]):
         return len(self._rows)
 
     def select(self, condition: Callable[[RowT], bool]) -> Registry[RowT]:
-        """Return the registry of those rows that meet a condition."""
+        """Return the registry of the rows that meet a condition."""
         return Registry(*filter(condition, self._rows.values()))
 
     def describe(self) -> str:
-        """Return one line of help: every row with its meaning."""
+        """Return a line of help: all rows with their meanings."""
         return ", ".join(f"{row.name} ({row.help})" for row in self._rows.values())
 
 

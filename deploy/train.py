@@ -179,7 +179,7 @@ class Training:
         config = self._given or kept or Config()
         dataset = datasets.load(config.data)
         dataset.check_batch_size(config.run.batch_size)
-        config = resolution.known(config) or resolution.counted(config, dataset)
+        config = resolution.resolve_without_torch(config) or resolution.resolve_with_torch(config, dataset)
         if kept is not None and kept != config:
             raise ConfigError(
                 f"--run-dir {path}: holds an unfinished run of another configuration; give the same, or none "

@@ -61,7 +61,7 @@ def master(
     """
     from common.config.files import load
     from common.errors import ConfigError
-    from common.models.resolution import resolved
+    from common.models.resolution import resolve
     from common.net.addresses import check_listen
     from master.service import serve
 
@@ -71,4 +71,4 @@ def master(
         raise ConfigError(f"cluster.profile: {run.cluster.profile} has no master; use `layerwise train`")
     check_listen(web, insecure, "--web")
     logs.configure("master", log_format, log_level)
-    return serve(resolved(run), listen, bulk_port, web, state_dir)
+    return serve(resolve(run), listen, bulk_port, web, state_dir)

@@ -129,7 +129,7 @@ class Slave:
                 endpoint.listen(options.listen, options.advertise, streams, insecure=options.insecure)
                 log.info("neighbours reach this slave at %s", endpoint.address)
             else:
-                _check_unused(options)
+                _check_unused(options, config.cluster.profile)
         except BaseException:
             endpoint.close()
             raise
@@ -190,8 +190,8 @@ class Slave:
             raise Stopped
 
 
-def _check_unused(options: Options) -> None:
-    """Refuse what has no meaning in profile `light`.
+def _check_unused(options: Options, profile: str) -> None:
+    """Refuse options without a meaning in a profile whose slaves do not listen.
 
     Raises:
         ConfigError: an address to listen on was given.
@@ -199,8 +199,8 @@ def _check_unused(options: Options) -> None:
     for name, given in (("--listen", options.listen), ("--advertise", options.advertise)):
         if given is not None:
             raise ConfigError(
-                f'{name} {given}: has no meaning in a run with cluster.profile = "light", whose slaves know '
-                'the master alone; leave it out, or start the master with cluster.profile = "basic"'
+                f'{name} {given}: has no meaning in a run with cluster.profile = "{profile}", whose slaves '
+                'know the master alone; leave it out, or start the master with cluster.profile = "basic"'
             )
 
 

@@ -1,4 +1,4 @@
-"""The configuration's section on the machines that `simulate` and `compare --in driver` make up."""
+"""Section [simulation]: the virtual machines of `simulate` and `compare --in driver`."""
 
 from __future__ import annotations
 
@@ -11,28 +11,33 @@ from common.errors import ConfigError
 
 @dataclass(frozen=True)
 class SimulationConfig:
-    """Made-up machines, one a slave, and the network between them; a real cluster knows none of it."""
+    """Virtual machines, one a slave, and the network between them; a real cluster ignores the section."""
 
     seed: int = key(0, "seed of the schedule: jitter, losses, stragglers", minimum=0)
     rate: float = key(
         1.5e10, "multiply-adds a second of a slave (`simulate --measure`: of this machine)", above=0
     )
-    overhead_seconds: float = key(3e-4, "what a step takes beside what is counted", minimum=0)
-    latency_seconds: float = key(2e-4, "from one machine to another", minimum=0)
-    bandwidth_bytes_per_second: float = key(1.25e8, "of each machine's link, each way", above=0)
-    master_seconds: float = key(2e-4, "what the master's one core takes for each message", minimum=0)
+    overhead_seconds: float = key(3e-4, "seconds that a step takes beside the counted work", minimum=0)
+    latency_seconds: float = key(2e-4, "seconds of a message from one machine to another", minimum=0)
+    bandwidth_bytes_per_second: float = key(1.25e8, "bandwidth of each machine's link, each way", above=0)
+    master_seconds: float = key(2e-4, "seconds that the master's one core takes for each message", minimum=0)
     jitter: float = key(
         0.1, "spread of computing and latency: sigma of a log-normal factor of median 1", minimum=0, maximum=3
     )
     loss: float = key(
-        0.0, "probability that a message is lost: sent again, or in full given up", minimum=0, maximum=0.9
+        0.0,
+        "probability that a message is lost: sent again, but given up with unlock full",
+        minimum=0,
+        maximum=0.9,
     )
-    resend_seconds: float = key(0.2, "until what was lost is sent again", minimum=0)
+    resend_seconds: float = key(0.2, "seconds until a lost message is sent again", minimum=0)
     stragglers: float = key(0.0, "part of the slaves, drawn at random, that are slow", minimum=0, maximum=1)
-    straggler_factor: float = key(3.0, "how many times longer a straggler computes", above=0)
-    slowed: dict[str, Any] = key({}, 'the same by name: { "2" = 4.0, "1.1" = 2.0 } for layer.replica')
-    deaths: dict[str, Any] = key({}, 'when a slave dies, in virtual seconds: { "2" = 1.5 }, likewise')
-    restart_seconds: float = key(3.0, "until a dead slave's successor is there", minimum=0)
+    straggler_factor: float = key(3.0, "factor of a straggler's computing time", above=0)
+    slowed: dict[str, Any] = key(
+        {}, 'slow slaves by name, layer or layer.replica, with their factor: { "2" = 4.0, "1.1" = 2.0 }'
+    )
+    deaths: dict[str, Any] = key({}, 'deaths of slaves, in virtual seconds: { "2" = 1.5 }')
+    restart_seconds: float = key(3.0, "seconds until a dead slave's successor joins", minimum=0)
 
     def __post_init__(self) -> None:
         for name in ("slowed", "deaths"):
@@ -43,10 +48,10 @@ class SimulationConfig:
 
 
 def seat_of(text: str, where: str) -> tuple[int, int]:
-    """(layer, replica) of "2" or "2.1".
+    """Parse "2" or "2.1" into (layer, replica).
 
     Raises:
-        ConfigError: it is neither.
+        ConfigError: another form; `where` names the key.
     """
     layer, _, replica = text.partition(".")
     if not layer.isdecimal() or not (replica or "0").isdecimal():

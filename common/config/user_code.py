@@ -17,39 +17,39 @@ from common.errors import ConfigError
 
 
 def load_user_function(spec: str, code: Path | None) -> Callable[..., Any]:
-    """The function that `path/to/file.py:function` names.
+    """Load the function that `path/to/file.py:function` names.
 
-    The file is run under a private module name, so that it may bear any name without hiding a package of
-    this project's. Every call runs it anew.
+    The file runs under a private module name, so that no file name can hide a package of this project. Every
+    call runs the file anew.
 
     Args:
-        spec: the file's path and the function's name.
-        code: a folder (a slave's `--code`) in which the file is looked up by its bare name first.
+        spec: path of the file and name of the function.
+        code: folder (a slave's `--code`) in which the file is searched first, by its bare name.
 
     Raises:
-        ConfigError: no such file, no such function, or the file raises while it is run.
+        ConfigError: no such file, no such function, or the file raises while it runs.
     """
     if not is_user_function(spec):
         raise ConfigError(f"{spec}: names no function in a file; write it as path/to/file.py:function")
     path, _, name = spec.rpartition(":")
-    file = _located(Path(path), code)
+    file = _find_file(Path(path), code)
     module = _run(file)
     function = getattr(module, name, None)
     if not callable(function):
-        functions = _functions(module)
+        functions = _list_functions(module)
         raise ConfigError(f'{file}: has no function "{name}"{nearest(name, functions) if functions else ""}')
     return function  # type: ignore[no-any-return]
 
 
-def told(error: BaseException, file: str) -> str:
-    """An exception of user code in one line: its type, its message, and the last line of `file` it passed."""
+def format_error(error: BaseException, file: str) -> str:
+    """Format an exception of user code in one line: type, message, and last line of `file` in the trace."""
     message = " ".join(str(error).split())
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
     where = f" (line {lines[-1]})" if lines else ""
     return f"{type(error).__name__}{': ' if message else ''}{message}{where}"
 
 
-def _located(path: Path, code: Path | None) -> Path:
+def _find_file(path: Path, code: Path | None) -> Path:
     if code is not None and not code.is_dir():
         raise ConfigError(f"--code: {code} is no folder; give the one that holds {path.name}")
     for file in [path] if code is None else [code / path.name, path]:
@@ -65,23 +65,25 @@ def _run(file: Path) -> ModuleType:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    # Dataclasses and the like look their own module up by its name while it is run.
+    # Dataclasses look up their own module by its name while the file runs.
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
         del sys.modules[name]
-        raise ConfigError(f"{file}: cannot be run: {told(error, str(file))}; {_advice(error)}") from error
+        raise ConfigError(
+            f"{file}: cannot be run: {format_error(error, str(file))}; {_advise(error)}"
+        ) from error
     return module
 
 
-def _advice(error: BaseException) -> str:
+def _advise(error: BaseException) -> str:
     if isinstance(error, ModuleNotFoundError):
         return "a user's file is loaded alone: it can import what is installed, not the files beside it"
     return "correct the file"
 
 
-def _functions(module: ModuleType) -> list[str]:
+def _list_functions(module: ModuleType) -> list[str]:
     return [
         name
         for name, value in vars(module).items()

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from common.config.user_code import load_user_function, told
+from common.config.user_code import format_error, load_user_function
 from common.errors import ConfigError
 
 Arrays = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
@@ -34,7 +34,7 @@ def load(spec: str, code: Path | None) -> Arrays:
         returned = function()
     except (Exception, SystemExit) as error:
         file = getattr(getattr(function, "__code__", None), "co_filename", "")
-        raise ConfigError(f"{spec}: raised {told(error, file)}; correct the function") from error
+        raise ConfigError(f"{spec}: raised {format_error(error, file)}; correct the function") from error
     if not isinstance(returned, tuple | list) or len(returned) != len(NAMES):
         raise ConfigError(f"{spec}: returned {_shown(returned)}; return the four arrays {', '.join(NAMES)}")
     arrays = [_array(spec, name, value) for name, value in zip(NAMES, returned, strict=True)]
@@ -56,7 +56,7 @@ def _array(spec: str, name: str, value: Any) -> np.ndarray:
         return np.asarray(value)
     except Exception as error:
         raise ConfigError(
-            f"{spec}: {name} cannot be read as a numpy array: {told(error, '')}; return a numpy array"
+            f"{spec}: {name} cannot be read as a numpy array: {format_error(error, '')}; return a numpy array"
         ) from error
 
 

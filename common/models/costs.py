@@ -1,7 +1,7 @@
-"""What a layer costs, counted and not measured, and the cuts that make the costliest as cheap as can be.
+"""Counted costs of a layer, and the cuts with the cheapest costliest layer.
 
-Counted on a batch without data (torch's meta device), so every machine counts the same. The unit is one
-multiply-add of a matrix product; the prices of the rest are ratios that were measured once, on one core.
+Costs are counted on a batch without data (torch's meta device), so that every machine counts alike. The unit
+is a multiply-add of a matrix product; the rest has relative prices, measured once on a single core.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from common.config.decoupling import DecouplingConfig
 from common.config.optimizers import OPTIMIZERS
 from common.synthesizers import VirtualForward
 
-# A number that an operation writes, in multiply-adds: these operations wait for memory, not for arithmetic.
+# Price of one number that an operation writes: such operations wait for memory, not for arithmetic.
 NUMBER = 50.0
 SLOW_NUMBERS = {
     "max_pool2d_with_indices": 1000.0,
@@ -40,15 +40,15 @@ def unit_costs(
     batch_size: int,
     optimizer: str,
 ) -> list[float]:
-    """What each unit's part of one training step costs, in multiply-adds.
+    """Count the multiply-adds of each unit in one training step.
 
-    Forward, gradient in the weights, gradient in the input (which the network's first needs not), and the
-    optimizer's step.
+    A step has a forward, the gradient in the weights, the gradient in the input (unnecessary for the first
+    unit with parameters) and the optimizer's step.
 
     Args:
-        units: the network's.
-        shapes: of one example after each unit.
-        input_shape: of one example before the first.
+        units: units of the network.
+        shapes: shape of one example after each unit.
+        input_shape: shape of one example before the first unit.
         batch_size: B.
         optimizer: name of the optimizer.
     """
@@ -56,7 +56,7 @@ def unit_costs(
     learned = False
     for unit, before in zip(units, [input_shape, *shapes], strict=False):
         parameters = sum(parameter.numel() for parameter in unit.parameters() if parameter.requires_grad)
-        work = _trained(unit, (batch_size, *before), gradient=learned)
+        work = _count_training(unit, (batch_size, *before), gradient=learned)
         costs.append(work + OPTIMIZERS[optimizer].price * parameters)
         learned = learned or parameters > 0
     return costs
@@ -65,20 +65,23 @@ def unit_costs(
 def synthesizer_cost(
     decoupling: DecouplingConfig, shape: tuple[int, ...], classes: int, batch_size: int, optimizer: str
 ) -> float:
-    """What M, or a head, costs a layer whose h has `shape` (of an example) in a step: use, teach, step it."""
+    """Count the multiply-adds of M, or of a head, in one step: use, learning and its optimizer's step.
+
+    `shape` is the shape of one example of the layer's h.
+    """
     if not (decoupling.row.synthesizes or decoupling.row.supervises):
         return 0.0
     with torch.device("meta"):
         synthesizer = synthesizers.build(decoupling, shape, classes)
         h = torch.zeros(batch_size, *shape)
         y = torch.zeros(batch_size, dtype=torch.int64)
-        with _counted() as counter:
+        with _count() as counter:
             if decoupling.row.supervises:
                 assert isinstance(synthesizer, VirtualForward)
                 synthesizer.supervise(h, y)
             else:
                 synthesizer.learn(h, y, synthesizer.gradient(h, y))
-    return counter.work + _stepping(synthesizer, optimizer)
+    return counter.work + _count_step(synthesizer, optimizer)
 
 
 def input_cost(
@@ -88,29 +91,27 @@ def input_cost(
     batch_size: int,
     optimizer: str,
 ) -> float:
-    """What I costs a layer whose input has `shape` (of one example) in one step: likewise."""
+    """Count the multiply-adds of I in one step; `shape` is the shape of one example of the layer's input."""
     if not decoupling.row.predicts:
         return 0.0
     with torch.device("meta"):
         synthesizer = synthesizers.build_input(decoupling, input_shape, shape)
         x = torch.zeros(batch_size, *input_shape)
-        with _counted() as counter:
+        with _count() as counter:
             synthesizer.learn(x, synthesizer.predict(x))
-    return counter.work + _stepping(synthesizer, optimizer)
+    return counter.work + _count_step(synthesizer, optimizer)
 
 
-def balanced(
-    units: Sequence[float], ends: Sequence[float], starts: Sequence[float], layers: int
-) -> list[int]:
-    """The cuts into `layers` layers whose costliest layer is cheapest: the slowest layer is the pace of all.
+def balance(units: Sequence[float], ends: Sequence[float], starts: Sequence[float], layers: int) -> list[int]:
+    """Return the cuts into K layers whose costliest layer is cheapest: the slowest layer sets the pace.
 
-    A layer costs its units, unless it is the last the M it ends with, and unless it is the first the I it
-    starts with. Of equally good cuts, those with the earliest first cut, then second, and so on.
+    The cost of a layer is the sum over its units, plus M unless the layer is the last, plus I unless the
+    layer is the first. Among equally good cuts, the earliest first cut wins, then the earliest second cut.
 
     Args:
-        units: each unit's cost.
+        units: cost of each unit.
         ends: cost of M for a layer that ends after each unit but the last.
-        starts: cost of I for a layer that starts there.
+        starts: cost of I for a layer that starts after each unit but the last.
         layers: K, 1..len(units).
     """
     count = len(units)
@@ -122,7 +123,7 @@ def balanced(
     def cost(start: int, stop: int) -> float:
         return from_here[start] + totals[stop] - totals[start] + to_here[stop]
 
-    # rest[k][start]: the costliest of k layers over the units from `start`, at best.
+    # rest[k][start]: lowest possible cost of the costliest of k layers over the units from `start`.
     rest = {1: {start: cost(start, count) for start in range(count)}}
     for k in range(2, layers + 1):
         rest[k] = {
@@ -138,7 +139,7 @@ def balanced(
 
 
 class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Adds up what every operation of torch that runs under it costs; what writes nothing is free."""
+    """Adds up the costs of torch's operations in a `with` block; an operation that writes nothing is free."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -147,15 +148,15 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
-        self.work += _work(func, args, kwargs, out)
+        self.work += _count_operation(func, args, kwargs, out)
         return out
 
 
-def _work(func: Any, args: Any, kwargs: Any, out: Any) -> float:
+def _count_operation(func: Any, args: Any, kwargs: Any, out: Any) -> float:
     packet = func.overloadpacket
     name = packet.__name__
     if packet is torch.ops.aten.convolution_backward:
-        return _convolution_gradients(*args)
+        return _count_convolution_gradients(*args)
     product = flop_registry.get(packet) or flop_registry.get(
         getattr(torch.ops.aten, name.removesuffix("_"), None)
     )
@@ -167,41 +168,41 @@ def _work(func: Any, args: Any, kwargs: Any, out: Any) -> float:
     return SLOW_NUMBERS.get(name, NUMBER) * numbers
 
 
-def _convolution_gradients(
+def _count_convolution_gradients(
     delta: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, *options: Any
 ) -> float:
-    """Each gradient takes forward's products; torch's own count forgets that groups divide the weight's."""
+    """Count forward's products for each gradient; torch's count ignores that groups divide the weight's."""
     transposed, wanted = options[4], options[7]
     forward = conv_flop_count(list(x.shape), list(weight.shape), list(delta.shape), transposed)
     return float(forward * sum(wanted[:2]) / 2)
 
 
-def _stepping(synthesizer: nn.Module, optimizer: str) -> float:
+def _count_step(synthesizer: nn.Module, optimizer: str) -> float:
     learned = sum(p.numel() for p in synthesizer.parameters() if p.grad is not None)
     return OPTIMIZERS[optimizer].price * learned
 
 
 @contextmanager
-def _counted() -> Iterator[_Counter]:
+def _count() -> Iterator[_Counter]:
     with torch.random.fork_rng(devices=[]), _Counter() as counter:
         yield counter
 
 
-def _trained(unit: nn.Module, shape: tuple[int, ...], *, gradient: bool) -> float:
-    """Work of a forward and a backward of a batch of `shape`; `gradient`: in the input too."""
+def _count_training(unit: nn.Module, shape: tuple[int, ...], *, gradient: bool) -> float:
+    """Count a forward and a backward of a batch of `shape`; `gradient`: also in the input."""
     try:
-        return _trained_on("meta", unit, shape, gradient=gradient)
+        return _count_training_on("meta", unit, shape, gradient=gradient)
     except Exception:
-        # A user's forward may look at its numbers, which a meta tensor has none of.
-        return _trained_on("cpu", unit, shape, gradient=gradient)
+        # A user's forward may read its numbers, and a meta tensor has none.
+        return _count_training_on("cpu", unit, shape, gradient=gradient)
 
 
-def _trained_on(device: str, unit: nn.Module, shape: tuple[int, ...], *, gradient: bool) -> float:
+def _count_training_on(device: str, unit: nn.Module, shape: tuple[int, ...], *, gradient: bool) -> float:
     unit = copy.deepcopy(unit).to(device).train()
     with torch.device(device), torch.enable_grad():
         x = torch.zeros(shape, requires_grad=gradient)
         inputs = [tensor for tensor in [x, *unit.parameters()] if tensor.requires_grad]
-        with _counted() as counter:
+        with _count() as counter:
             y = unit(x)
             if y.requires_grad:
                 torch.autograd.grad(y, inputs, torch.empty_like(y), allow_unused=True)

@@ -27,7 +27,7 @@ class Blueprint:
 
     Attributes:
         units: the smallest parts that a cut can fall between.
-        shapes: shapes[i] is one example's after unit i + 1; the last is (classes,).
+        shapes: shapes[i] is the shape of one example after unit i + 1; the last is (classes,).
     """
 
     units: list[nn.Module]
@@ -35,20 +35,20 @@ class Blueprint:
 
 
 def build(config: Config, input_shape: tuple[int, ...], classes: int, code: Path | None = None) -> Blueprint:
-    """The configuration's network, initialised from `run.seed`: the same in every process.
+    """Build the configuration's network, initialised from `run.seed`: the same in every process.
 
     Args:
-        config: the run's.
-        input_shape: of one example of the data.
-        classes: how many labels the data has.
-        code: folder where a user's file is looked for by its bare name first.
+        config: configuration of the run.
+        input_shape: shape of one example of the data.
+        classes: number of labels of the data.
+        code: folder in which a user's file is searched first, by its bare name.
 
     Raises:
-        ConfigError: it cannot be built, its units do not fit each other or the data, or two share state.
+        ConfigError: a unit fails, two units share state, or units do not fit each other or the data.
     """
     where = f"network.model: {config.network.model}"
     with torch.random.fork_rng(devices=[]):
-        # The CPU's generator alone: torch.manual_seed would reseed the caller's accelerators too.
+        # Seeds the CPU's generator alone: torch.manual_seed would also reseed the caller's accelerators.
         torch.default_generator.manual_seed(config.run.seed)
         if is_user_function(config.network.model):
             units = user.build(config.network, input_shape, classes, code)
@@ -58,17 +58,17 @@ def build(config: Config, input_shape: tuple[int, ...], classes: int, code: Path
     _check_state(units, where)
     if shapes[-1] != (classes,):
         raise ConfigError(
-            f"{where}: the last unit gives {_batch(shapes[-1])}, but the data has {classes} classes; "
+            f"{where}: the last unit gives {_format_batch(shapes[-1])}, but the data has {classes} classes; "
             f"it must give (B, {classes})"
         )
     return Blueprint(units, shapes)
 
 
-def resolve(config: Config, blueprint: Blueprint, input_shape: tuple[int, ...], classes: int) -> Config:
-    """The configuration with its cuts known: as given, balanced by counted cost, or one layer a unit.
+def cut(config: Config, blueprint: Blueprint, input_shape: tuple[int, ...], classes: int) -> Config:
+    """Return the configuration with its cuts: as given, balanced by counted cost, or one layer a unit.
 
     Raises:
-        ConfigError: the network has too few units for what is asked.
+        ConfigError: the network has too few units.
     """
     count = len(blueprint.units)
     cuts, layers = config.network.cuts, config.network.layers
@@ -94,22 +94,22 @@ def resolve(config: Config, blueprint: Blueprint, input_shape: tuple[int, ...], 
     boundaries = blueprint.shapes[:-1]
     ends = [costs.synthesizer_cost(config.decoupling, h, classes, batch_size, optimizer) for h in boundaries]
     starts = [costs.input_cost(config.decoupling, input_shape, h, batch_size, optimizer) for h in boundaries]
-    return config.with_cuts(costs.balanced(units, ends, starts, layers))
+    return config.with_cuts(costs.balance(units, ends, starts, layers))
 
 
 def layer(blueprint: Blueprint, cuts: Sequence[int], k: int) -> nn.Sequential:
-    """Layer k, 1..K: the blueprint's own units, not copies."""
+    """Return layer k, 1..K, made of the blueprint's own units, not of copies."""
     start, stop = _span(cuts, k, len(blueprint.units))
     return nn.Sequential(*blueprint.units[start:stop])
 
 
 def boundary(blueprint: Blueprint, cuts: Sequence[int], k: int) -> tuple[int, ...]:
-    """The shape of one example of h_k, k in 1..K."""
+    """Return the shape of one example of h_k, k in 1..K."""
     return blueprint.shapes[_span(cuts, k, len(blueprint.units))[1] - 1]
 
 
 def plain_name(cuts: Sequence[int], k: int, name: str) -> str:
-    """What the plain network calls `name` of layer k's module: "0.0.weight" may be "2.0.weight"."""
+    """Translate a tensor's name in layer k to the plain network's: "0.0.weight" may become "2.0.weight"."""
     unit, dot, rest = name.partition(".")
     return f"{int(unit) + [0, *cuts][k - 1]}{dot}{rest}"
 
@@ -121,37 +121,41 @@ def _span(cuts: Sequence[int], k: int, units: int) -> tuple[int, int]:
 
 @torch.no_grad()
 def _shapes(units: Sequence[nn.Module], input_shape: tuple[int, ...], where: str) -> list[tuple[int, ...]]:
-    """One example's shape after each unit, found by passing two examples of zeros through."""
+    """Return the shape of one example after each unit, found by passing two examples of zeros through."""
     h = torch.zeros(2, *input_shape)
     shapes = []
     for number, unit in enumerate(units, 1):
-        described = f"{where}: unit {number} ({user.shown(unit)})"
+        place = f"{where}: unit {number} ({user.describe(unit)})"
         taken, version = h, h._version
         try:
             h = unit.eval()(taken)
         except Exception as error:
             text = next(iter(str(error).splitlines()), type(error).__name__)
-            raise ConfigError(f"{described} cannot take {_batch(tuple(taken.shape[1:]))}: {text}") from error
+            raise ConfigError(
+                f"{place} cannot take {_format_batch(tuple(taken.shape[1:]))}: {text}"
+            ) from error
         finally:
             unit.train()
         if taken._version != version:
             raise ConfigError(
-                f"{described} changes its input in place, which is not its own; use inplace=False"
+                f"{place} changes its input in place, which belongs to another unit; use inplace=False"
             )
         if not isinstance(h, torch.Tensor) or h.dtype != torch.float32 or h.shape[:1] != (2,):
-            raise ConfigError(f"{described} gives {_result(h)} for 2 examples; it must give float32 (2, ...)")
+            raise ConfigError(
+                f"{place} gives {_describe_result(h)} for 2 examples; it must give float32 (2, ...)"
+            )
         shapes.append(tuple(h.shape[1:]))
     return shapes
 
 
 def _check_state(units: Sequence[nn.Module], where: str) -> None:
-    """Every unit's state fits a shard and is its own."""
+    """Check that the state of every unit fits a shard, and that no two units share state."""
     owners: dict[int, int] = {}
     for number, unit in enumerate(units, 1):
         try:
             flat.table_of(unit)
         except ConfigError as error:
-            raise ConfigError(f"{where}: unit {number} ({user.shown(unit)}): {error}") from None
+            raise ConfigError(f"{where}: unit {number} ({user.describe(unit)}): {error}") from None
         for name, tensor in [*unit.named_parameters(), *unit.named_buffers()]:
             owner = owners.setdefault(id(tensor), number)
             if owner != number:
@@ -163,11 +167,11 @@ def _check_state(units: Sequence[nn.Module], where: str) -> None:
         raise ConfigError(f"{where}: has no parameters to train; return at least one module that has some")
 
 
-def _batch(shape: tuple[int, ...]) -> str:
+def _format_batch(shape: tuple[int, ...]) -> str:
     return f"({', '.join(['B', *map(str, shape)])})"
 
 
-def _result(value: Any) -> str:
+def _describe_result(value: Any) -> str:
     if isinstance(value, torch.Tensor):
         return f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"
     return f"a {type(value).__name__}"

@@ -1,6 +1,6 @@
-"""Where a configuration's network is cut, decided once by whoever reads the configuration first.
+"""Cuts of a configuration's network, decided once by the first reader of the configuration.
 
-Counting costs needs torch and runs the user's code: a master does neither, and asks another process for it.
+Counting costs takes torch and runs the user's code. A master leaves both to a child process.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from common.data.datasets import Dataset
 from common.errors import ConfigError, LayerwiseError
 
 
-def known(config: Config) -> Config | None:
-    """The configuration with its cuts, where neither torch nor the user's code is needed to tell them."""
+def resolve_without_torch(config: Config) -> Config | None:
+    """Return the configuration with cuts, or None where finding cuts takes the built network."""
     network = config.network
     if is_user_function(network.model):
         return None
@@ -27,15 +27,15 @@ def known(config: Config) -> Config | None:
     return config.with_cuts(list(range(1, units))) if network.layers in (None, units) else None
 
 
-def resolved(config: Config) -> Config:
-    """The configuration with its cuts known.
+def resolve(config: Config) -> Config:
+    """Return the configuration with cuts, found in a child process where torch is needed.
 
     Raises:
-        ConfigError: the network or the data it is for cannot be had.
+        ConfigError: the network cannot be built, or the data cannot be loaded.
     """
-    simple = known(config)
-    if simple is not None:
-        return simple
+    known = resolve_without_torch(config)
+    if known is not None:
+        return known
     child = subprocess.run(
         [sys.executable, "-m", "common.models.resolution"],
         input=config.to_toml(),
@@ -49,19 +49,23 @@ def resolved(config: Config) -> Config:
     return files.parse(child.stdout, "the resolved configuration")
 
 
-def counted(config: Config, dataset: Dataset) -> Config:
-    """The same, by building the network in this process."""
-    from common.models import network as networks
+def resolve_with_torch(config: Config, dataset: Dataset) -> Config:
+    """Return the configuration with cuts, from a network built in the calling process.
 
-    blueprint = networks.build(config, dataset.input_shape, dataset.classes)
-    return networks.resolve(config, blueprint, dataset.input_shape, dataset.classes)
+    Raises:
+        ConfigError: the network cannot be built.
+    """
+    from common.models import network
+
+    blueprint = network.build(config, dataset.input_shape, dataset.classes)
+    return network.cut(config, blueprint, dataset.input_shape, dataset.classes)
 
 
 def main() -> int:
-    """Read TOML from standard input, write it resolved to standard output; the exit code."""
+    """Read TOML from standard input, write the resolved TOML to standard output; return the exit code."""
     try:
         config = files.parse(sys.stdin.read(), "the configuration")
-        print(counted(config, datasets.load(config.data)).to_toml())
+        print(resolve_with_torch(config, datasets.load(config.data)).to_toml())
     except LayerwiseError as error:
         print(error, file=sys.stderr)
         return error.exit_code

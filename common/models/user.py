@@ -1,8 +1,8 @@
 """A user's own network: a function in a file, `network.model = "path/to/file.py:function"`.
 
-Parameters of the function named `input_shape` and `classes` are filled in from the data; `network.options`
-are its other keyword arguments. It returns an `nn.Sequential` or a list of modules, which are the units. It
-draws random numbers from torch alone, whose generator is seeded by the run.
+Parameters named `input_shape` and `classes` take their values from the data; `network.options` are the other
+keyword arguments. The function returns an `nn.Sequential` or a list of modules, the units. Its random numbers
+must come from torch, whose generator the run seeds.
 """
 
 from __future__ import annotations
@@ -14,23 +14,23 @@ from pathlib import Path
 from torch import nn
 
 from common.config.network import NetworkConfig
-from common.config.user_code import load_user_function, told
+from common.config.user_code import format_error, load_user_function
 from common.errors import ConfigError
 
 
 def build(
     network: NetworkConfig, input_shape: tuple[int, ...], classes: int, code: Path | None
 ) -> list[nn.Module]:
-    """The units that the user's function returns.
+    """Return the units that the user's function builds.
 
     Args:
         network: names the function and its options.
-        input_shape: of one example.
-        classes: how many labels the data has.
-        code: folder where the file is looked for by its bare name first.
+        input_shape: shape of one example.
+        classes: number of labels of the data.
+        code: folder in which the file is searched first, by its bare name.
 
     Raises:
-        ConfigError: no such function, it raises, or what it returns is no network.
+        ConfigError: the function is missing, raises, or returns something else than a network.
     """
     where = f"network.model: {network.model}"
     function = load_user_function(network.model, code)
@@ -41,19 +41,20 @@ def build(
     except Exception as error:
         file = getattr(getattr(function, "__code__", None), "co_filename", "")
         raise ConfigError(
-            f"{where}: {told(error, file)}; correct it, or its keyword arguments, which are network.options"
+            f"{where}: {format_error(error, file)}; correct the function, or network.options, its keyword "
+            "arguments"
         ) from error
     if not isinstance(units, nn.Sequential | list | tuple) or not all(
         isinstance(u, nn.Module) for u in units
     ):
         raise ConfigError(
-            f"{where}: returns {shown(units)}; return an nn.Sequential or a list of modules, one a unit"
+            f"{where}: returns {describe(units)}; return an nn.Sequential or a list of modules, one a unit"
         )
     if len(units) == 0:
         raise ConfigError(f"{where}: returns no unit; return at least one module")
     return list(units)
 
 
-def shown(value: object) -> str:
-    """A module or a user's value in one short line."""
+def describe(value: object) -> str:
+    """Describe a module or a user's value in one short line."""
     return textwrap.shorten(repr(value), 120, placeholder=" ...")

@@ -9,7 +9,7 @@ from common.config.optimizers import OPTIMIZERS
 
 @dataclass(frozen=True)
 class Settings:
-    """Name of an optimizer and its numbers, as torch.optim's classes take them."""
+    """Name and numbers of an optimizer, as in torch.optim's classes."""
 
     name: str = "adagrad"
     learning_rate: float = 0.05

@@ -14,7 +14,7 @@ from common.shards.flat import Flat
 
 
 def rate(settings: SynthesizerOptimizerConfig, batch: int, batches: int) -> float:
-    """Return the learning rate at batch b of a run: a pure function, so a replacement slave continues it."""
+    """Return the learning rate at batch b of a run: a pure function of its arguments."""
     progress = min(batch / batches, 1.0)
     return SCHEDULES[settings.schedule].rate(settings.learning_rate, progress)
 
@@ -38,7 +38,7 @@ class Stepper:
         self._count = torch.zeros((), device=flat.parameters.device)
 
     def remembered(self) -> dict[str, torch.Tensor]:
-        """Return the moments, (P,) each, and their number of steps; nothing where there are no moments."""
+        """Return the moments, (P,), and the number of steps; nothing for an optimizer without moments."""
         moments = {f"m{number}": moment for number, moment in enumerate(self._moments)}
         return {**moments, "count": self._count} if moments else {}
 

@@ -18,6 +18,7 @@ from common.data import datasets
 from common.data.datasets import Dataset
 from common.errors import ConfigError
 from common.models import network
+from common.models.resolution import resolve_with_torch
 from common.observe.percentiles import percentiles
 from deploy.simulation.driver import Driver
 from deploy.simulation.paces import measured, paces
@@ -34,7 +35,9 @@ def simulate(config: Config, slaves: Sequence[int], measure: bool, as_json: bool
     if measure:
         blueprint = network.build(config, dataset.input_shape, dataset.classes)
         config = _rated(config, measured(config, blueprint, dataset))
-    placed = [with_slaves(config, dataset, count) for count in slaves] or [resolved(config, dataset)]
+    placed = [with_slaves(config, dataset, count) for count in slaves] or [
+        resolve_with_torch(config, dataset)
+    ]
     told = []
     for each in placed:
         told.append(predicted(each, dataset))
@@ -44,12 +47,6 @@ def simulate(config: Config, slaves: Sequence[int], measure: bool, as_json: bool
     return 0
 
 
-def resolved(config: Config, dataset: Dataset) -> Config:
-    """The configuration with its cuts."""
-    blueprint = network.build(config, dataset.input_shape, dataset.classes)
-    return network.resolve(config, blueprint, dataset.input_shape, dataset.classes)
-
-
 def with_slaves(config: Config, dataset: Dataset, slaves: int) -> Config:
     """The run on so many slaves: a layer each while there are as few, then replicas of the slowest layers.
 
@@ -57,12 +54,12 @@ def with_slaves(config: Config, dataset: Dataset, slaves: int) -> Config:
         ConfigError: fewer than one, or more than a layer may have.
     """
     blueprint = network.build(config, dataset.input_shape, dataset.classes)
-    given = network.resolve(config, blueprint, dataset.input_shape, dataset.classes)
+    given = network.cut(config, blueprint, dataset.input_shape, dataset.classes)
     layers = min(slaves, given.layers)
     if layers < given.layers:
         cut = dataclasses.replace(config.network, cuts=None, layers=layers)
         config = _replicated(dataclasses.replace(config, network=cut), 1)
-        given = network.resolve(config, blueprint, dataset.input_shape, dataset.classes)
+        given = network.cut(config, blueprint, dataset.input_shape, dataset.classes)
     seconds = [pace.step + pace.answer for pace in paces(_replicated(given, 1), blueprint, dataset)]
     replicas = [1] * layers
     for _ in range(slaves - layers):

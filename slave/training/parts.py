@@ -1,4 +1,4 @@
-"""Parts of one layer, from which the builder of an unlock takes its own."""
+"""Parts of a layer for the builder of an unlock."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from slave.training.health import Health
 
 @dataclass(frozen=True, eq=False)
 class Parts:
-    """A layer and the makers of its M, I and head; a maker also begins the shard of what it makes.
+    """Layer with makers of M, I and a head; a maker also begins the shard of its module.
 
     Attributes:
         config: of the run, its cuts known.
         layer: the layer.
-        health: the layer's view of its own learning.
-        make_synthesizer: makes M, which the top layer lacks.
-        make_predictor: makes I, which the first layer lacks.
+        health: the layer's record of its own learning.
+        make_synthesizer: makes M, absent from the top layer.
+        make_predictor: makes I, absent from the first layer.
         make_head: makes a head, and the stepper of the head.
     """
 

@@ -32,7 +32,7 @@ def resolved(*overrides: str) -> Config:
     synchronous = "cluster.profile=synchronous" in overrides
     config = files.load(None, [*(SMALL[:-1] if synchronous else SMALL), *overrides])
     blueprint = network.build(config, digits().input_shape, digits().classes)
-    return network.resolve(config, blueprint, digits().input_shape, digits().classes)
+    return network.cut(config, blueprint, digits().input_shape, digits().classes)
 
 
 @dataclass(frozen=True)

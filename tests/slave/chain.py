@@ -80,7 +80,7 @@ def configured(
         DownpourConfig(n_push=n_push),
     )
     blueprint = network.build(config, digits().input_shape, digits().classes)
-    return network.resolve(config, blueprint, digits().input_shape, digits().classes)
+    return network.cut(config, blueprint, digits().input_shape, digits().classes)
 
 
 class WatchedLayer(Layer):

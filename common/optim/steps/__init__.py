@@ -1,7 +1,7 @@
-"""One step of each optimizer: torch's fused operations on lists of tensors, without `torch.optim`.
+"""Steps of the optimizers: torch's fused operations on lists of tensors, without `torch.optim`.
 
-The classes of `torch.optim` group tensors at every step, and import torch's compiler (over a second) when one
-is made. Module NAME has the function `step` of the optimizer NAME of `common.config.optimizers`.
+The classes of `torch.optim` group tensors at every step, and import torch's compiler (over a second) when
+made. Module NAME has the function `step` of the optimizer NAME of `common.config.optimizers`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Tensors = list[Tensor]
 
 
 class Step(Protocol):
-    """One step in place, as torch.optim's class of that name takes it with fused=True."""
+    """Step in place, equal to the step of torch.optim's class of that name with fused=True."""
 
     def __call__(
         self,

@@ -1,4 +1,4 @@
-"""Adagrad (Duchi et al. 2011), with which Downpour SGD steps (Dean et al. 2012)."""
+"""Adagrad (Duchi et al. 2011), the optimizer of Downpour SGD (Dean et al. 2012)."""
 
 from __future__ import annotations
 

@@ -216,4 +216,4 @@ def test_balanced_cuts_are_those_that_brute_force_finds(data: st.DataObject, uni
         )
 
     best = min(itertools.combinations(range(1, len(units)), layers - 1), key=lambda cuts: (pace(cuts), cuts))
-    assert costs.balanced(units, synthesizers, inputs, layers) == list(best)
+    assert costs.balance(units, synthesizers, inputs, layers) == list(best)

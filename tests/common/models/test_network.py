@@ -61,7 +61,7 @@ def test_the_same_seed_builds_the_same_network_and_another_seed_another() -> Non
 def test_building_and_resolving_leave_the_callers_generator_as_it_was() -> None:
     before = torch.get_rng_state()
     asked = configuration(model="cnn", layers=2)
-    network.resolve(asked, network.build(asked, (1, 8, 8), 10), (1, 8, 8), 10)
+    network.cut(asked, network.build(asked, (1, 8, 8), 10), (1, 8, 8), 10)
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -75,7 +75,7 @@ def test_building_moves_no_statistics_and_leaves_units_in_training_mode() -> Non
 def test_cuts_after_unit_three_of_six_give_units_one_to_three_and_four_to_six() -> None:
     asked = mlp(6, cuts=[3])
     blueprint = network.build(asked, (64,), 10)
-    assert network.resolve(asked, blueprint, (64,), 10).network.cuts == [3]
+    assert network.cut(asked, blueprint, (64,), 10).network.cuts == [3]
     assert list(network.layer(blueprint, [3], 1)) == blueprint.units[:3]
     assert list(network.layer(blueprint, [3], 2)) == blueprint.units[3:]
     assert network.boundary(blueprint, [3], 1) == (10,)
@@ -102,7 +102,7 @@ def test_layers_chained_are_the_plain_network_and_name_its_state(cuts: list[int]
 
 def test_without_cuts_or_layers_every_unit_is_a_layer() -> None:
     asked = mlp(4)
-    resolved = network.resolve(asked, network.build(asked, (64,), 10), (64,), 10)
+    resolved = network.cut(asked, network.build(asked, (64,), 10), (64,), 10)
     assert resolved.network.cuts == [1, 2, 3]
     assert resolved.layers == 4
 
@@ -110,7 +110,7 @@ def test_without_cuts_or_layers_every_unit_is_a_layer() -> None:
 @pytest.mark.parametrize("layers", [1, 2, 3, 6])
 def test_so_many_layers_are_cut_as_are_asked_for(layers: int) -> None:
     asked = mlp(6, layers=layers)
-    resolved = network.resolve(asked, network.build(asked, (64,), 10), (64,), 10)
+    resolved = network.cut(asked, network.build(asked, (64,), 10), (64,), 10)
     assert resolved.layers == layers
     assert files.parse(resolved.to_toml(), "config.toml") == resolved
 
@@ -129,7 +129,7 @@ def test_layers_are_balanced_and_those_with_a_synthesizer_get_fewer_units(
     network_of_nine = NetworkConfig(options={"widths": [256] * 8}, layers=3)
     asked = Config(network=network_of_nine, decoupling=decoupling)
     blueprint = network.build(asked, (256,), 256)
-    assert network.resolve(asked, blueprint, (256,), 256).network.cuts == cuts
+    assert network.cut(asked, blueprint, (256,), 256).network.cuts == cuts
 
 
 def test_the_example_network_takes_the_digits_and_its_options(tmp_path: Path) -> None:
@@ -243,4 +243,4 @@ def test_cuts_that_the_units_cannot_give_are_refused(keys: dict[str, object], to
     asked = configuration(model=f"{EXAMPLE}:build", **keys)
     blueprint = network.build(asked, (1, 8, 8), 10)
     with pytest.raises(ConfigError, match=told):
-        network.resolve(asked, blueprint, (1, 8, 8), 10)
+        network.cut(asked, blueprint, (1, 8, 8), 10)
