@@ -28,12 +28,7 @@ _DISTRIBUTED = ("synthesis", "wire", "compile", "downpour.")
 
 PROFILES = Registry(
     ProfileRow(name="light", help="a slave knows only the master", heeds=_DISTRIBUTED),
-    ProfileRow(
-        name="basic",
-        help="neighbours exchange activations and gradients directly",
-        heeds=_DISTRIBUTED,
-        direct=True,
-    ),
+    ProfileRow(name="basic", help="neighbours call each other directly", heeds=_DISTRIBUTED, direct=True),
     ProfileRow(name="synchronous", help="no cluster, every layer in one process in step", distributed=False),
 )
 

@@ -53,22 +53,15 @@ STALENESS_RULES = Registry(
     StalenessRow(name="any", help="applied as it is"),
     # Stale synchronous (Ho et al. 2013).
     StalenessRow(
-        name="bound",
-        help="refused above downpour.bound",
-        heeds=("bound",),
+        name="bound", help="refused above downpour.bound", heeds=("bound",),
         admits=lambda staleness, bound: staleness <= bound,
     ),
     # Staleness-aware SGD (Zhang et al. 2016).
     StalenessRow(
-        name="scale",
-        help="divided by its staleness",
-        weight=lambda staleness: 1.0 / max(1, staleness),
+        name="scale", help="divided by its staleness", weight=lambda staleness: 1.0 / max(1, staleness)
     ),
     # Delay compensation (Zheng et al. 2017).
     StalenessRow(
-        name="compensate",
-        help="its gradient corrected",
-        heeds=("compensation",),
-        compensates=True,
+        name="compensate", help="its gradient corrected", heeds=("compensation",), compensates=True
     ),
-)
+)  # fmt: skip

@@ -37,7 +37,7 @@ class Stepper:
         self._split = [flat.split(moment) for moment in self._moments]
         self._count = torch.zeros((), device=flat.parameters.device)
 
-    def remembered(self) -> dict[str, torch.Tensor]:
+    def state(self) -> dict[str, torch.Tensor]:
         """Return the moments, (P,), and the number of steps; nothing for an optimizer without moments."""
         moments = {f"m{number}": moment for number, moment in enumerate(self._moments)}
         return {**moments, "count": self._count} if moments else {}

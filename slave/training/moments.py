@@ -29,7 +29,7 @@ class Moments:
         self._tensors = {
             f"{kind}.{name}": tensor
             for kind, stepper in steppers.items()
-            for name, tensor in stepper.remembered().items()
+            for name, tensor in stepper.state().items()
         }
         buffer: Kind = "buffer"
         self.table = lay_out((n, "float32", tuple(t.shape), buffer) for n, t in self._tensors.items())

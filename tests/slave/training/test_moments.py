@@ -70,7 +70,7 @@ class Seat:
         return {
             f"{kind}.{name}": tensor.clone()
             for kind, stepper in self.steppers.items()
-            for name, tensor in stepper.remembered().items()
+            for name, tensor in stepper.state().items()
         }
 
 
@@ -178,7 +178,7 @@ def remembered(taken: Session) -> dict[str, torch.Tensor]:
         f"{replica.name}.{name}": tensor.clone()
         for replica, stepper in taken._replicas
         if not replica.name.endswith("optimizer")
-        for name, tensor in stepper.remembered().items()
+        for name, tensor in stepper.state().items()
     }
 
 
