@@ -1,1 +1,1 @@
-"""Dashboards for Grafana and console templates for Prometheus, made from one list of panels."""
+"""Grafana's dashboards, generated from a single list of panels."""

@@ -1,4 +1,4 @@
-"""Writes everything that is made from the lists of metrics and panels; `make dashboards`."""
+"""Write the files that are generated from the lists of metrics and panels; `make dashboards`."""
 
 from __future__ import annotations
 
@@ -6,21 +6,20 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from common.observe import metrics
-from deploy.dashboards import consoles, grafana
+from deploy.dashboards import grafana
 from deploy.dashboards.panels import DASHBOARDS
 
 ROOT = Path(__file__).parents[2]
 
 
-def made() -> Iterator[tuple[Path, str]]:
-    """Each file and what is in it."""
+def generate() -> Iterator[tuple[Path, str]]:
+    """Yield the path and the text of every generated file."""
     yield ROOT / "docs/metrics.md", metrics.documented()
     for page in DASHBOARDS:
-        yield ROOT / f"deploy/grafana/dashboards/{page.name}.json", grafana.encoded(page)
-        yield ROOT / f"deploy/prometheus/consoles/{page.name}.html", consoles.encoded(page)
+        yield ROOT / f"deploy/grafana/dashboards/{page.name}.json", grafana.encode(page)
 
 
 if __name__ == "__main__":
-    for path, text in made():
+    for path, text in generate():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Grafana's dashboards as JSON."""
+"""JSON of Grafana's dashboards."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from deploy.dashboards.panels import (
 )
 
 _UNITS = {SECONDS: "s", RATIO: "percentunit", BYTES: "bytes", BYTES_PER_SECOND: "Bps", PLAIN: "short"}
-# As deploy/grafana/provisioning names it.
+# The uid in deploy/grafana/provisioning/datasources.
 _SOURCE = DataSourceRef(type_val="prometheus", uid="layerwise")
 _WIDTH, _HEIGHT, _ROW = 12, 8, 24
 
 
-def encoded(page: Dashboard) -> str:
-    """One dashboard, ready to be provisioned."""
+def encode(page: Dashboard) -> str:
+    """Return the JSON of a dashboard, ready to be provisioned."""
     builder = (
         dashboard.Dashboard(f"layerwise: {page.title}")
         .uid(f"layerwise-{page.name}")
@@ -38,13 +38,13 @@ def encoded(page: Dashboard) -> str:
         link = dashboard.DashboardLink(other.title).url(f"/d/layerwise-{other.name}").keep_time(True)
         builder.link(link)
     for number, panel in enumerate(page.panels):
-        builder.with_panel(_drawn(panel, number))
+        builder.with_panel(_build_panel(panel, number))
     return JSONEncoder(sort_keys=True, indent=2).encode(builder.build()) + "\n"
 
 
-def _drawn(panel: Panel, number: int) -> timeseries.Panel:
+def _build_panel(panel: Panel, number: int) -> timeseries.Panel:
     column, row = number * _WIDTH % _ROW, number * _WIDTH // _ROW
-    drawn = (
+    built = (
         timeseries.Panel()
         .id(number + 1)
         .title(panel.title)
@@ -63,5 +63,5 @@ def _drawn(panel: Panel, number: int) -> timeseries.Panel:
     )
     for letter, query in zip("ABCDEFGH", panel.queries, strict=False):
         target = prometheus.Dataquery().expr(query.expr).legend_format(query.legend).ref_id(letter)
-        drawn.with_target(target.datasource(_SOURCE))
-    return drawn
+        built.with_target(target.datasource(_SOURCE))
+    return built

@@ -1,16 +1,16 @@
-"""What is looked at in a run: every panel once, whatever draws it."""
+"""Panels and queries of every dashboard."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-# Units that every drawer knows.
+# Units of an axis.
 SECONDS, RATIO, BYTES, BYTES_PER_SECOND, PLAIN = "s", "ratio", "bytes", "bytes/s", ""
 
 
 @dataclass(frozen=True)
 class Query:
-    """PromQL, and how its series are called: `{{label}}` is a label's value."""
+    """PromQL and the legend of its series; `{{label}}` stands for a label's value."""
 
     expr: str
     legend: str
@@ -18,13 +18,13 @@ class Query:
 
 @dataclass(frozen=True)
 class Panel:
-    """One chart.
+    """A chart.
 
     Attributes:
-        title: what it shows.
-        text: what to read from it.
-        unit: of its axis.
-        queries: its series.
+        title: quantity on the chart.
+        text: help for the reader.
+        unit: unit of the axis.
+        queries: queries that give the series.
     """
 
     title: str
@@ -35,7 +35,7 @@ class Panel:
 
 @dataclass(frozen=True)
 class Dashboard:
-    """A page of panels; `name` is its file's."""
+    """A page of panels; `name` is also the file's name."""
 
     name: str
     title: str
@@ -62,40 +62,48 @@ OVERVIEW = Dashboard(
     "Overview",
     (
         _panel(
-            "Test error", "As the evaluator last measured it.", RATIO, ("layerwise_test_error_ratio", "error")
+            "Test error",
+            "Latest measurement of the evaluator.",
+            RATIO,
+            ("layerwise_test_error_ratio", "error"),
         ),
-        _panel("Test loss", "The same, an example.", PLAIN, ("layerwise_test_loss", "loss")),
+        _panel(
+            "Test loss",
+            "Loss per test example, latest measurement of the evaluator.",
+            PLAIN,
+            ("layerwise_test_loss", "loss"),
+        ),
         _panel(
             "Progress",
-            "Batches that the whole network has gone through, of those it is to.",
+            "Batches that every layer has trained, and the length of the run.",
             PLAIN,
             ("layerwise_run_batches", "batches"),
-            ("layerwise_run_length_batches", "of"),
+            ("layerwise_run_length_batches", "length of the run"),
         ),
         _panel(
             "Samples a second",
-            "What goes through the whole network: its slowest layer's.",
+            "Throughput of the whole network, that is, of the slowest layer.",
             PLAIN,
             ("run:layerwise_samples:rate1m", "network"),
             ("layer:layerwise_samples:rate1m", _LAYER),
         ),
         _panel(
             "Seats without a slave",
-            "Above zero: a slave was lost and none has taken over.",
+            "Above zero, a slave was lost and no successor has taken the seat over.",
             PLAIN,
             ("layerwise_vacant_seats", "vacant"),
-            ("layerwise_seats", "seats in all"),
-            ("layerwise_waiting_slaves", "slaves that wait for a seat"),
+            ("layerwise_seats", "seats"),
+            ("layerwise_waiting_slaves", "waiting slaves"),
         ),
         _panel(
             "Age of leases",
-            "Since a slave's last heartbeat. What climbs is a slave in trouble.",
+            "Time since the slave's last heartbeat. A rising line shows a slave in trouble.",
             SECONDS,
             ("layerwise_lease_age_seconds", _SEAT),
         ),
         _panel(
-            "What was refused",
-            "A few after a slave was replaced are in order; a steady rate is not.",
+            "Refused messages",
+            "A few after the replacement of a slave are normal; a steady rate is not.",
             PLAIN,
             ("increase(layerwise_fenced_pushes_total[5m])", "fenced"),
             ("sum(increase(layerwise_duplicate_pushes_total[5m]))", "duplicate"),
@@ -103,15 +111,18 @@ OVERVIEW = Dashboard(
             ("increase(layerwise_malformed_messages_total[5m])", "malformed"),
         ),
         _panel(
-            "Training loss", "Of the layer that has the loss: the top one.", PLAIN, ("layerwise_loss", _SEAT)
+            "Training loss",
+            "Loss of the top layer; with unlock `local`, of every layer.",
+            PLAIN,
+            ("layerwise_loss", _SEAT),
         ),
         _panel(
             "Starts and lost leases",
-            "A step: the master was started again, or a slave was silent too long.",
+            "An increase means that the master was restarted or a slave's lease failed.",
             PLAIN,
             ("layerwise_master_starts_total", "starts of the master"),
             ("layerwise_leases_failed_total", "leases failed"),
-            ("sum(layerwise_leases_granted_total)", "leases granted on seats that are taken"),
+            ("sum(layerwise_leases_granted_total)", "leases granted"),
         ),
     ),
 )
@@ -122,7 +133,7 @@ STALENESS = Dashboard(
     (
         _panel(
             "Staleness of pushes",
-            "What other replicas pushed between a slave's fetch and its push.",
+            "Pushes of other replicas between a slave's fetch and the slave's push.",
             PLAIN,
             (_quantile(0.5, "push_staleness"), f"p50 of {_LAYER}"),
             (_quantile(0.99, "push_staleness"), f"p99 of {_LAYER}"),
@@ -130,35 +141,38 @@ STALENESS = Dashboard(
         ),
         _panel(
             "Delay of gradients",
-            "Batches that a layer started before the gradient of one came back.",
+            "Batches that a layer started between sending an activation and receiving the gradient.",
             PLAIN,
             (_quantile(0.5, "gradient_delay_batches"), f"p50 of {_LAYER}"),
             (_quantile(0.99, "gradient_delay_batches"), f"p99 of {_LAYER}"),
         ),
         _panel(
             "Mean delay",
-            "Climbing: the layers above do not keep up.",
+            "A rising line means that the layers above do not keep up.",
             PLAIN,
             ("layer:layerwise_gradient_delay_batches:mean5m", _LAYER),
         ),
         _panel(
             "In flight",
-            "Batches that are out without their delta.",
+            "Batches sent upwards whose gradient has not arrived.",
             PLAIN,
             ("layerwise_in_flight_batches", _SEAT),
         ),
         _panel(
             "Mailboxes",
-            "Messages that wait: at the relay for a slave, and in the slave's own inbox.",
+            "Messages waiting at the master's relay and in the slave's inbox.",
             PLAIN,
             ("layerwise_mailbox_depth", "{{job}}, " + _SEAT),
         ),
         _panel(
-            "Lost batches", "Batches that died with a slave.", PLAIN, ("layerwise_lost_batches_total", _SEAT)
+            "Lost batches",
+            "Batches that never arrived, or whose gradient never did.",
+            PLAIN,
+            ("layerwise_lost_batches_total", _SEAT),
         ),
         _panel(
-            "Too stale to take",
-            "The part of pushes refused by the rule `bound`.",
+            "Pushes over the staleness bound",
+            "Share of the pushes that the rule `bound` refused.",
             RATIO,
             ("layer:layerwise_refused_pushes:ratio5m", _LAYER),
         ),
@@ -171,34 +185,34 @@ THROUGHPUT = Dashboard(
     (
         _panel(
             "Samples a second",
-            "By layer; the lowest is the bottleneck.",
+            "Throughput of each layer; the lowest is the bottleneck.",
             PLAIN,
             (_rate("samples_total"), _LAYER),
         ),
         _panel(
-            "A step",
-            "From taking an input to having pushed.",
+            "Duration of a step",
+            "Time from taking an input to having handed over the push.",
             SECONDS,
             (_quantile(0.5, "step_seconds"), f"p50 of {_LAYER}"),
             (_quantile(0.99, "step_seconds"), f"p99 of {_LAYER}"),
         ),
         _panel(
             "Waiting",
-            "The part of a step that stands still for serializing, sending, a push or a fetch.",
+            "Share of a step spent waiting for serializing, sending, a push or a fetch.",
             RATIO,
             ("layer:layerwise_waiting:ratio1m", _LAYER),
         ),
-        _panel("Pushes a second", "Applied by the master.", PLAIN, (_rate("pushes_total"), _LAYER)),
+        _panel("Pushes a second", "Pushes that the master applied.", PLAIN, (_rate("pushes_total"), _LAYER)),
         _panel(
-            "A push",
-            "From handing it over to the master's answer, beside the computing.",
+            "Duration of a push",
+            "Time from handing a push over to the master's answer; computing goes on meanwhile.",
             SECONDS,
             (_quantile(0.5, "push_seconds"), f"p50 of {_LAYER}"),
             (_quantile(0.99, "push_seconds"), f"p99 of {_LAYER}"),
         ),
         _panel(
-            "A pull",
-            "From asking for a version to having it, since the slave has its layer.",
+            "Duration of a pull",
+            "Time from requesting a version to receiving the whole version, over the slave's life.",
             SECONDS,
             (
                 "histogram_quantile(0.5, sum by (le, layer) (layerwise_pull_seconds_bucket))",
@@ -207,22 +221,20 @@ THROUGHPUT = Dashboard(
         ),
         _panel(
             "Journal and snapshots",
-            "Making a push durable; writing all shards to the disk.",
+            "Time to write a commit record, and to write every shard to a snapshot.",
             SECONDS,
             ("histogram_quantile(0.99, sum by (le) (layerwise_journal_seconds_bucket))", "journal, p99"),
             ("histogram_quantile(0.99, sum by (le) (layerwise_snapshot_seconds_bucket))", "snapshot, p99"),
         ),
         _panel(
             "Bytes",
-            "That came in and went out, by process.",
+            "Bytes received and sent by each process.",
             BYTES_PER_SECOND,
             ("sum by (job, instance) (rate(layerwise_received_bytes_total[1m]))", "{{job}} {{instance}} in"),
             ("sum by (job, instance) (rate(layerwise_sent_bytes_total[1m]))", "{{job}} {{instance}} out"),
         ),
-        _panel(
-            "Versions", "Pushes that each shard has taken.", PLAIN, ("layerwise_shard_version", "{{shard}}")
-        ),
-        _panel("Pulls a second", "Versions given to slaves.", PLAIN, (_rate("pulls_total"), _LAYER)),
+        _panel("Versions", "Pushes applied to each shard.", PLAIN, ("layerwise_shard_version", "{{shard}}")),
+        _panel("Pulls a second", "Shard versions sent to slaves.", PLAIN, (_rate("pulls_total"), _LAYER)),
     ),
 )
 
@@ -232,17 +244,17 @@ SYNTHESIZERS = Dashboard(
     (
         _panel(
             "Cosine of M",
-            "Between M's gradient and the one that came from above: 1 is perfect, 0 says nothing.",
+            "Cosine between M's prediction and the gradient from above: 1 is perfect, 0 is worthless.",
             PLAIN,
             ("layerwise_gradient_cosine", _SEAT),
         ),
-        _panel("Loss of M", "L_M, an example.", PLAIN, ("layerwise_gradient_loss", _SEAT)),
+        _panel("Loss of M", "L_M per example.", PLAIN, ("layerwise_gradient_loss", _SEAT)),
         _panel(
-            "Loss of I", "L_I, an example; with unlock `full` alone.", PLAIN, ("layerwise_input_loss", _SEAT)
+            "Loss of I", "L_I per example; only with unlock `full`.", PLAIN, ("layerwise_input_loss", _SEAT)
         ),
         _panel(
             "Versions of M and I",
-            "Pushes that their shards have taken.",
+            "Pushes applied to the shards of M and I.",
             PLAIN,
             ('layerwise_shard_version{shard=~".*/(gradient|input)"}', "{{shard}}"),
         ),
@@ -253,32 +265,40 @@ MACHINES = Dashboard(
     "machines",
     "Machines",
     (
-        _panel("CPUs", "Of the machine.", RATIO, ("layerwise_cpu_utilization_ratio", "{{job}} {{instance}}")),
         _panel(
-            "CPUs of the process",
-            "1 is one core.",
-            PLAIN,
-            ("rate(layerwise_process_cpu_seconds_total[1m])", "{{job}} {{instance}}"),
-            ("layerwise_process_utilization_ratio", "{{job}} {{instance}}, as it says itself"),
+            "CPUs",
+            "Utilization of the machine's cores.",
+            RATIO,
+            ("layerwise_cpu_utilization_ratio", "{{job}} {{instance}}"),
         ),
         _panel(
-            "Memory", "Of the machine.", RATIO, ("layerwise_memory_utilization_ratio", "{{job}} {{instance}}")
+            "CPUs of the process",
+            "CPU use of the process; 1 is a whole core.",
+            PLAIN,
+            ("rate(layerwise_process_cpu_seconds_total[1m])", "{{job}} {{instance}}"),
+            ("layerwise_process_utilization_ratio", "{{job}} {{instance}}, self-reported"),
+        ),
+        _panel(
+            "Memory",
+            "Used share of the machine's memory.",
+            RATIO,
+            ("layerwise_memory_utilization_ratio", "{{job}} {{instance}}"),
         ),
         _panel(
             "Memory of the process",
-            "Resident.",
+            "Resident memory of the process.",
             BYTES,
             ("layerwise_process_resident_memory_bytes", "{{job}} {{instance}}"),
         ),
         _panel(
             "Disk",
-            "In use. A full one stops snapshots and leases.",
+            "Used share of the process' disk. A full disk stops snapshots and leases.",
             RATIO,
             ("layerwise_disk_utilization_ratio", "{{job}} {{instance}}"),
         ),
         _panel(
             "GPU",
-            "Of slaves on one.",
+            "Utilization of a slave's GPU and GPU memory.",
             RATIO,
             ("layerwise_gpu_utilization_ratio", "{{instance}}"),
             ("layerwise_gpu_memory_utilization_ratio", "{{instance}} memory"),

@@ -1,4 +1,4 @@
-"""A real Prometheus over a real run: every query of dashboards, consoles, rules and alerts finds data."""
+"""A real Prometheus over a real run: every query of dashboards, rules and alerts finds data."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ pytestmark = [
     pytest.mark.skipif(PROMETHEUS is None, reason="prometheus is not installed (package prometheus)"),
 ]
 
-# There is no GPU, no I and nothing is refused where all is well and nobody has one.
+# A healthy run on CPUs has no GPU and, without unlock `full`, no I.
 WITHOUT_DATA = ("gpu_utilization", "gpu_memory_utilization", "input_loss")
 
 
@@ -38,18 +38,16 @@ def free_port() -> int:
 
 
 def trained(web: str) -> int:
-    """How many batches the run is through."""
+    """Return the number of batches that the whole network has trained."""
     with urlopen(f"http://{web}/status", timeout=20) as answer:
         return int(json.load(answer)["batches"])
 
 
 class Prometheus:
-    """Debian's, with what is deployed; but for the master's address and the pace of scraping."""
+    """Debian's Prometheus with the deployed files, but a free port and a short scrape interval."""
 
     def __init__(self, folder: Path, master: str) -> None:
         shutil.copytree(FOLDER, folder / "etc")
-        for chart in (ROOT / "master" / "web" / "static").glob("uPlot*min*"):
-            shutil.copy(chart, folder / "etc" / "assets")
         config = folder / "etc" / "prometheus.yml"
         text = config.read_text().replace("master:8080", master)
         config.write_text(re.sub(r"(interval|timeout): \d+s", r"\1: 1s", text))
@@ -61,26 +59,19 @@ class Prometheus:
                 f"--config.file={config}",
                 f"--storage.tsdb.path={folder / 'data'}",
                 f"--web.listen-address=127.0.0.1:{port}",
-                f"--web.console.templates={folder / 'etc' / 'consoles'}",
-                f"--web.console.libraries={folder / 'etc' / 'consoles'}",
-                f"--web.user-assets={folder / 'etc' / 'assets'}",
             ],
             stdout=subprocess.DEVNULL,
             stderr=(folder / "log").open("w"),
         )
 
-    def get(self, path: str, **query: str) -> bytes:
-        with urlopen(f"{self.address}{path}?{urlencode(query)}", timeout=20) as answer:
-            body: bytes = answer.read()
-        return body
-
     def query(self, expr: str) -> list[Any]:
-        """The series that an expression finds now."""
-        found: list[Any] = json.loads(self.get("/api/v1/query", query=expr))["data"]["result"]
+        """Return the series that an expression selects now."""
+        with urlopen(f"{self.address}/api/v1/query?{urlencode({'query': expr})}", timeout=20) as answer:
+            found: list[Any] = json.load(answer)["data"]["result"]
         return found
 
     def up(self) -> int:
-        """How many processes were scraped."""
+        """Return the number of processes that the last scrape reached."""
         try:
             return len([series for series in self.query("up") if series["value"][1] == "1"])
         except URLError:
@@ -110,7 +101,7 @@ def queries() -> Iterator[str]:
         for panel in page.panels:
             yield from (query.expr for query in panel.queries)
     yield from re.findall(r"record: (\S+)", (FOLDER / "rules.yml").read_text())
-    # Of an alert, what it looks at: by itself it says nothing while all is well.
+    # An alert's own expression selects nothing while the run is healthy, so query its metrics.
     yield from re.findall(r"\b(?:layer:)?layerwise_\w+(?::\w+)?", (FOLDER / "alerts.yml").read_text())
 
 
@@ -130,12 +121,6 @@ def test_every_query_finds_data(prometheus: Prometheus) -> None:
         ("1", "0"), ("1", "1"), ("2", "0"), ("3", "0"),
     ]  # fmt: skip
     assert prometheus.query('ALERTS{alertstate="firing"}') == []
-    for page in DASHBOARDS:
-        console = prometheus.get(f"/consoles/{page.name}.html").decode()
-        assert page.title in console
-        for asset in re.findall(r'(?:src|href)="\.\.(/user/[^"]+)"', console):
-            assert prometheus.get(asset)
-        assert console.count("<tr>") >= len(page.panels) - 2, page.name
 
 
 def test_a_slave_that_has_gone_is_scraped_no_more_and_one_that_comes_is(
@@ -148,5 +133,5 @@ def test_a_slave_that_has_gone_is_scraped_no_more_and_one_that_comes_is(
     next(p for p in by_hand.cli.of_kind("slave") if p.pid == victim).kill()
     until(lambda: prometheus.up() == 5)
     until(lambda: prometheus.query("layerwise_leases_granted_total{layer='3'}")[0]["value"][1] == "2")
-    # Who has taken over alone shows the layer.
+    # Only the successor exposes the layer.
     until(lambda: len(prometheus.query("layerwise_samples_total{layer='3'}")) == 1)
