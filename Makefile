@@ -1,50 +1,78 @@
-# Everything a developer or CI does, through one virtual environment made from pinned versions.
+# Everything a developer or CI does, through a virtual environment made from pinned versions.
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.ready
-# Tests and lint are many small processes: one torch thread each.
+# Tests and lint are many small processes: give each a single torch thread.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup run test test-slow test-failed lint format protos dashboards bench clean
+.DEFAULT_GOAL := help
+.PHONY: help setup run test test-slow test-failed test-lowest test-highest coverage lint format protos dashboards figures node bench clean
 
-setup: $(STAMP)
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
 
-# Made again whenever what it was made from changes.
+setup: $(STAMP) ## create .venv from constraints.txt; every target that needs .venv does so
+
+# Rebuilt whenever a source of the environment changes.
 $(STAMP): setup.cfg pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
-run: setup
+run: setup ## train handwritten digits with a master and three slaves on this machine
 	$(BIN)/layerwise train
 
-test: setup
+test: setup ## run the fast tests
 	$(BIN)/pytest -m 'not slow' --durations 15
 
-test-slow: setup
+test-slow: setup ## run the slow tests: accuracy, faults, soak, browser, Prometheus
 	$(BIN)/pytest -m slow --durations 15
 
-# What failed in the last run of either, and nothing else.
-test-failed: setup
+test-failed: setup ## run only the tests that failed in the last run
 	$(BIN)/pytest -m '' --last-failed --last-failed-no-failures none
 
-lint: setup
+test-lowest: ## run the fast tests on the lowest supported versions, in .venv-lowest
+	$(call test_on,lowest)
+
+test-highest: ## run the fast tests on the highest supported versions, in .venv-highest
+	$(call test_on,highest)
+
+define test_on
+	test -x .venv-$(1)/bin/python || $(PYTHON) -m venv .venv-$(1)
+	.venv-$(1)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints-$(1).txt --editable '.[test]'
+	.venv-$(1)/bin/python -m pytest -m 'not slow'
+endef
+
+coverage: setup ## run the fast tests with coverage, subprocesses included; the report is htmlcov/index.html
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest -m 'not slow'
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage html --quiet
+	$(BIN)/coverage report --skip-covered
+
+lint: setup ## check style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-format: setup
+format: setup ## format the code and apply safe fixes
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-protos: setup
+protos: setup ## generate protos/layerwise_pb2.py from the service descriptions
 	$(BIN)/python -m grpc_tools.protoc -I . --python_out=. --pyi_out=. protos/layerwise.proto
 
-dashboards: setup
+dashboards: setup ## generate Grafana's dashboards and docs/metrics.md
 	$(BIN)/python -m deploy.dashboards
 
-bench: setup
+figures: setup ## draw the README's figure from benchmarks/results
+	$(BIN)/python -m benchmarks.figure
+
+node: ## install the packages of the JavaScript client that a test runs
+	npm ci --prefix tests/integration/node --no-audit --no-fund --ignore-scripts
+
+bench: setup ## run the benchmarks that need no data set and no network namespaces
 	$(BIN)/python -m benchmarks
 
-clean:
-	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache
+clean: ## delete the virtual environments and every generated cache
+	rm -rf .venv .venv-lowest .venv-highest build *.egg-info .mypy_cache .ruff_cache .pytest_cache .coverage* htmlcov
