@@ -1,11 +1,11 @@
 # One image for master, slave and evaluator: torch's CPU build, about 1.6 GB. Built and started by docker-compose.yml.
 FROM python:3.11-slim AS build
-# Where torch's build is found: the CPU's by default; docker-compose.gpu.yml asks for another.
+# Index of torch builds: CPU by default; docker-compose.gpu.yml sets the CUDA index.
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 WORKDIR /src
 COPY constraints.txt ./
 RUN python3 -m venv /opt/layerwise
-# torch first and alone: what is above it changes daily, it does not.
+# Install torch first and alone, so that changes of the sources below keep this layer.
 RUN /opt/layerwise/bin/pip install --no-cache-dir --retries 1 --extra-index-url "$TORCH_INDEX" --constraint constraints.txt torch
 COPY setup.cfg pyproject.toml README.md LICENSE ./
 COPY protos protos
@@ -17,7 +17,7 @@ RUN /opt/layerwise/bin/pip install --no-cache-dir --constraint constraints.txt .
 
 FROM python:3.11-slim
 COPY --from=build /opt/layerwise /opt/layerwise
-# Whoever it runs as owns what is kept; a volume takes that over when it is made.
+# The user owns the folders that are kept; a new volume inherits the owner.
 RUN useradd --uid 10001 --no-create-home layerwise \
     && mkdir /state /runs /cache && chown layerwise /state /runs /cache
 ENV PATH=/opt/layerwise/bin:$PATH HOME=/tmp MPLCONFIGDIR=/tmp XDG_CACHE_HOME=/cache PYTHONUNBUFFERED=1 \
