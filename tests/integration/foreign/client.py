@@ -64,11 +64,16 @@ def cut(header: Any, buffer: bytes) -> Iterator[Any]:
         yield pb.Frame(offset=offset, data=buffer[offset : offset + PIECE_BYTES])
 
 
+def identify(incarnation: int) -> list[tuple[str, str]]:
+    """Return the metadata of a call at the data port."""
+    return [("layerwise-incarnation", str(incarnation))] if incarnation else []
+
+
 def push(channel: grpc.Channel, header: Any, buffer: bytes) -> Any:
     """Push a buffer and return the reply."""
     call = channel.stream_stream(
         "/layerwise.v1.Parameters/Push", pb.Frame.SerializeToString, pb.PushReply.FromString
-    )(cut(header, buffer), timeout=SECONDS)
+    )(cut(header, buffer), timeout=SECONDS, metadata=identify(header.incarnation))
     (reply,) = call
     return reply
 
@@ -77,7 +82,7 @@ def pull(channel: grpc.Channel, shard: str, incarnation: int = 0) -> tuple[Any, 
     """Pull a version of a shard: the header and the buffer."""
     call = channel.unary_stream(
         "/layerwise.v1.Parameters/Pull", pb.PullRequest.SerializeToString, pb.Frame.FromString
-    )(pb.PullRequest(shard=shard, incarnation=incarnation), timeout=SECONDS)
+    )(pb.PullRequest(shard=shard, incarnation=incarnation), timeout=SECONDS, metadata=identify(incarnation))
     # An unfinished call raises here, so mixed bytes are never returned.
     frames = list(call)
     header = frames[0].header
