@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import random
 import socket
 import threading
 import time
@@ -16,7 +17,9 @@ from common.config.sections import Config
 from common.errors import ConfigError, FencedError, UnreachableError
 from common.lifecycle import INTERRUPTED, Interrupt, cpu_seconds, end_with_parent, keep_freed_memory
 from common.net import control
-from common.observe.web import Page, Site, advertised, serving
+from common.net.addresses import reachable_address
+from common.net.backoff import Backoff
+from common.observe.web import Page, Site, serving
 from common.wire.messages import DescribeRequest, JoinReply, JoinRequest
 from common.wire.methods import DESCRIBE, JOIN
 from slave.network.meter import Exposition
@@ -55,7 +58,7 @@ class Slave:
         """
         site = Site({"/metrics": self._exposition.metrics, "/healthz": lambda: Page(b"ok\n")})
         with serving(site, self._options.metrics, "--metrics") as shown, Interrupt(self._interrupted):
-            self._shown = advertised(shown, self._options.master)
+            self._shown = self._reachable(shown)
             try:
                 # Torch takes its time to import: meanwhile the master is asked.
                 preload = threading.Thread(target=_import_torch, daemon=True)
@@ -71,35 +74,49 @@ class Slave:
             finally:
                 self._channel.close()
 
+    def _reachable(self, listen: str) -> str:
+        try:
+            return reachable_address(listen, self._options.master)
+        except ConfigError:
+            # The master's name may come to be known once the master is up.
+            return reachable_address(listen, None)
+
     def _interrupted(self) -> None:
         self._stop.set()
         self._wake(Stopped())
 
     def _described(self) -> Config | None:
         """The run's configuration, once there is a master; None when its run is over."""
-        deadline, told = time.monotonic() + self._options.wait, False
+        backoff, reported = self._backoff(0.2), False
         while True:
             try:
                 reply = control.call(self._channel, DESCRIBE, DescribeRequest(), 1.0)
             except UnreachableError:
-                if time.monotonic() > deadline:
-                    raise UnreachableError(
-                        f"--master {self._options.master}: no master answered for {self._options.wait:g} s; "
-                        "start one there with `layerwise master`, or check the address and the firewall"
-                    ) from None
-                if not told:
+                delay = backoff.delay_after(self._no_master())
+                if not reported:
                     log.info(
                         "no master at %s yet; waiting for up to %g s",
                         self._options.master,
                         self._options.wait,
                     )
-                    told = True
-                self._pause(0.2)
+                    reported = True
+                self._pause(delay)
                 continue
             if reply.over:
                 log.info("the run is over")
                 return None
             return files.parse(reply.config, f"the configuration from {self._options.master}")
+
+    def _no_master(self) -> UnreachableError:
+        return UnreachableError(
+            f"--master {self._options.master}: no master answered for {self._options.wait:g} s; "
+            "start one there with `layerwise master`, or check the address and the firewall"
+        )
+
+    def _backoff(self, seconds: float) -> Backoff:
+        return Backoff(
+            time.monotonic, random.random, first=seconds, longest=seconds, patience=self._options.wait
+        )
 
     def _train(self, config: Config) -> int:
         from slave.network.prepared import Prepared  # imports torch
@@ -167,23 +184,21 @@ class Slave:
     def _joined(self, config: Config, device: str, address: str) -> JoinReply | None:
         """A lease, once one is free; None when the run is over."""
         request = JoinRequest(self._name, socket.gethostname(), os.getpid(), device, address, self._shown)
-        lost_since: float | None = None
-        told = False
+        backoff, reported = self._backoff(config.cluster.heartbeat_seconds / 2), False
         while True:
             try:
                 reply = control.call(self._channel, JOIN, request, 2.0)
-            except UnreachableError:
-                lost_since = lost_since or time.monotonic()
-                if time.monotonic() - lost_since > self._options.wait:
-                    raise
+            except UnreachableError as error:
+                seconds = backoff.delay_after(error)
             else:
-                lost_since = None
+                backoff.reset()
                 if reply.granted or reply.over:
                     return reply if reply.granted else None
-                if not told:
+                if not reported:
                     log.info("every layer has its slave; waiting to take one over")
-                    told = True
-            self._pause(config.cluster.heartbeat_seconds / 2)
+                    reported = True
+                seconds = backoff.next_delay()
+            self._pause(seconds)
 
     def _pause(self, seconds: float) -> None:
         if self._stop.wait(seconds):

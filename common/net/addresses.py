@@ -1,4 +1,4 @@
-"""Addresses HOST:PORT: parsing, which of them are safe to listen on, and which interface reaches a peer."""
+"""Addresses HOST:PORT: parsing, limits on listening, and the address by which peers reach a listener."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from common.errors import ConfigError, RefusedError
 
 
 def split_address(address: str) -> tuple[str, int]:
-    """HOST:PORT as its two parts.
+    """Split HOST:PORT.
 
     Raises:
-        ConfigError: it is no such thing.
+        ConfigError: the address is not HOST:PORT.
     """
     host, colon, port = address.rpartition(":")
     if not colon or not host or not (port.isascii() and port.isdecimal()) or int(port) > 65535:
@@ -21,7 +21,7 @@ def split_address(address: str) -> tuple[str, int]:
 
 
 def cannot_listen(option: str, host: str, port: int, reason: str | None = None) -> RefusedError:
-    """What to say where an address that an option names cannot be listened on."""
+    """Build the error for an address, named by a command-line option, on which listening failed."""
     why = f" ({reason})" if reason else ""
     return RefusedError(
         f"{option} {host}:{port}: cannot be listened on{why}: port {port} is taken, or {host} is no address "
@@ -30,7 +30,7 @@ def cannot_listen(option: str, host: str, port: int, reason: str | None = None) 
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a host can only be reached from this machine."""
+    """Whether only this machine can reach a host."""
     try:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
@@ -38,10 +38,10 @@ def is_loopback(host: str) -> bool:
 
 
 def check_listen(address: str, insecure: bool, option: str = "--listen") -> None:
-    """Refuse to listen beyond this machine in the clear, unless it was asked for.
+    """Refuse to listen in the clear beyond this machine without --insecure.
 
     Raises:
-        ConfigError: it was not.
+        ConfigError: the host is not loopback and `insecure` is false.
     """
     host, _ = split_address(address)
     if not insecure and not is_loopback(host):
@@ -51,21 +51,39 @@ def check_listen(address: str, insecure: bool, option: str = "--listen") -> None
         )
 
 
-def interface_to(address: str) -> str:
-    """The address, without a port, of this machine's interface that reaches another address.
+def reachable_address(listen: str, peer: str | None) -> str:
+    """Return the HOST:PORT by which a peer and the peer's network reach a listener.
+
+    Args:
+        listen: HOST:PORT of the listener; an unspecified host (0.0.0.0, [::]) stands for every interface.
+        peer: HOST:PORT; the interface that routes to the peer replaces an unspecified host. None: this
+            machine's name does.
 
     Raises:
-        ConfigError: there is no way to it.
+        ConfigError: an address is malformed, or no route leads to the peer.
     """
-    host, port = split_address(address)
+    host, port = split_address(listen)
+    if is_unspecified(host):
+        host = interface_to(peer) if peer else socket.gethostname()
+    return f"{host}:{port}"
+
+
+def interface_to(peer: str) -> str:
+    """Return the host part of this machine's interface that routes to a peer.
+
+    Raises:
+        ConfigError: no route leads to the peer.
+    """
+    host, port = split_address(peer)
     try:
-        family, *_, there = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_DGRAM)[0]
+        family, *_, address = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_DGRAM)[0]
         with socket.socket(family, socket.SOCK_DGRAM) as probe:
-            probe.connect(there)  # of datagrams: asks for the way, and sends nothing
-            here = str(probe.getsockname()[0])
+            # Connecting a datagram socket looks up the route and sends nothing.
+            probe.connect(address)
+            interface = str(probe.getsockname()[0])
     except OSError as error:
-        raise ConfigError(f"{address}: {error.strerror}; check the address and the network") from None
-    return f"[{here}]" if family == socket.AF_INET6 else here
+        raise ConfigError(f"{peer}: {error.strerror}; check the address and the network") from None
+    return f"[{interface}]" if family == socket.AF_INET6 else interface
 
 
 def is_unspecified(host: str) -> bool:

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from common.errors import ConfigError, LayerwiseError, RefusedError
-from common.net.addresses import interface_to, is_loopback, is_unspecified, split_address
+from common.errors import LayerwiseError, RefusedError
+from common.net.addresses import is_loopback, split_address
 
 HEAD_BYTES = 8 << 10
 HEAD_SECONDS = 5.0
@@ -170,17 +170,6 @@ def _encoded(page: Page, head_only: bool) -> bytes:
         f"Content-Length: {len(page.body)}\r\n{allow}{_HEADERS}\r\n"
     )
     return head.encode("latin-1") + (b"" if head_only else page.body)
-
-
-def advertised(listening: str, peer: str) -> str:
-    """Where others reach what listens on an address; of all of this machine's, the one that faces `peer`."""
-    host, port = split_address(listening)
-    if not is_unspecified(host):
-        return listening
-    try:
-        return f"{interface_to(peer)}:{port}"
-    except ConfigError:  # an unknown name: it may be known when the peer is there
-        return f"{socket.gethostname()}:{port}"
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -13,13 +14,14 @@ from pathlib import Path
 
 from common.errors import ConfigError, LayerwiseError, RefusedError, RunFailedError
 from common.lifecycle import PARENT
+from common.net.backoff import Backoff
 from common.wire.messages import StatusReply
 from deploy.runs.directory import CONFIG, RunDirectory
 
 START_SECONDS = 60.0
 SLAVES_STOP_SECONDS, MASTER_STOP_SECONDS = 10.0, 5.0
-# A process that dies again within this time is started again after a pause that doubles, so many times.
-STEADY_SECONDS, PAUSE_SECONDS, ATTEMPTS = 30.0, 0.25, 5
+# Deaths of a process within STEADY_SECONDS of its start count as a row; ATTEMPTS restarts in a row are made.
+STEADY_SECONDS, FIRST_PAUSE_SECONDS, ATTEMPTS = 30.0, 0.25, 5
 # A seat that stays vacant for so many heartbeats, though every process lives, is given a spare slave.
 VACANT_BEATS = 4
 
@@ -34,6 +36,9 @@ class Process:
     running: subprocess.Popen[bytes] | None = None
     started: float = 0.0
     deaths: int = 0
+    backoff: Backoff = field(
+        default_factory=lambda: Backoff(time.monotonic, random.random, first=FIRST_PAUSE_SECONDS, longest=4.0)
+    )
     due: float = 0.0
     ended: bool = False
     # Its id when it was last seen on a seat.
@@ -191,7 +196,10 @@ class Cluster:
         return [self._died(process, code, now)]
 
     def _died(self, process: Process, code: int, now: float) -> str:
-        process.deaths = process.deaths + 1 if now - process.started < STEADY_SECONDS else 1
+        if now - process.started >= STEADY_SECONDS:
+            process.deaths = 0
+            process.backoff.reset()
+        process.deaths += 1
         if code == ConfigError.exit_code:
             raise ConfigError(_said(process))
         if process.deaths > ATTEMPTS:
@@ -200,7 +208,7 @@ class Cluster:
                 f"(see {process.log})"
             )
         process.running = None
-        process.due = now + PAUSE_SECONDS * 2 ** (process.deaths - 1)
+        process.due = now + process.backoff.next_delay()
         how = f"was killed by signal {-code}" if code < 0 else f"ended with {code}"
         return f"{process.name} {how}; starting it again"
 

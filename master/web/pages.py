@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import socket
 from functools import cache
 from importlib import resources
 from typing import Any
 
-from common.net.addresses import is_unspecified, split_address
+from common.net.addresses import reachable_address
 from common.observe import metrics
 from common.observe.problems import problems
 from common.observe.web import Page, Pages
@@ -52,19 +51,13 @@ def describe(view: View) -> dict[str, Any]:
         "unlock": config.decoupling.unlock,
         "gradient": config.decoupling.gradient if config.decoupling.row.synthesizes else None,
     }
-    found = problems(reply, config, _reachable(view.address()))
+    found = problems(reply, config, reachable_address(view.address(), None))
     return {
         **dataclasses.asdict(reply),
         "run": run,
         "samples_per_second": throughput(reply),
         "problems": [dataclasses.asdict(problem) for problem in found],
     }
-
-
-def _reachable(address: str) -> str:
-    """Replace the host by the machine's name if the master listens everywhere."""
-    host, port = split_address(address)
-    return f"{socket.gethostname() if is_unspecified(host) else host}:{port}"
 
 
 def targets(view: View) -> list[dict[str, Any]]:

@@ -9,10 +9,10 @@ from typing import Any
 import grpc
 
 from common.errors import LayerwiseError, UnreachableError
+from common.net.backoff import Backoff
 from common.net.control import async_stream, error_of
 from common.wire.messages import SynthesisKind, SynthesisMessage
 from common.wire.methods import SYNTHESIZE
-from slave.network.links import Patience
 
 
 class Asking:
@@ -24,15 +24,13 @@ class Asking:
     Args:
         channel: to the master.
         answered: takes the answers.
-        patience: for a master that is away.
+        backoff: for a master that is away.
     """
 
-    def __init__(
-        self, channel: Any, answered: Callable[[SynthesisMessage], None], patience: Patience
-    ) -> None:
+    def __init__(self, channel: Any, answered: Callable[[SynthesisMessage], None], backoff: Backoff) -> None:
         self._channel = channel
         self._answered = answered
-        self._patience = patience
+        self._backoff = backoff
         self._question: SynthesisMessage | None = None
         self._outgoing: asyncio.Queue[SynthesisMessage] = asyncio.Queue()
 
@@ -54,7 +52,7 @@ class Asking:
                 await self._stream()
             except grpc.RpcError as failure:
                 error = error_of(failure, SYNTHESIZE)
-            await self._patience.wait(error)
+            await asyncio.sleep(self._backoff.delay_after(error))
 
     async def _stream(self) -> None:
         # Nothing is handed over behind a question that waits: where the queue is empty, it had been taken.
@@ -64,7 +62,7 @@ class Asking:
         sending = asyncio.ensure_future(self._transmit(call))
         try:
             while isinstance(answer := await call.read(), SynthesisMessage):
-                self._patience.reset()
+                self._backoff.reset()
                 self._question = None
                 self._answered(answer)
         finally:

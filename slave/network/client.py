@@ -7,10 +7,10 @@ from collections.abc import Callable
 from typing import Any
 
 from common.errors import LayerwiseError
+from common.net.backoff import Backoff
 from common.net.control import async_call
 from common.wire.messages import HeartbeatRequest, Telemetry
 from common.wire.methods import HEARTBEAT
-from slave.network.links import Patience
 from slave.network.neighbours import Neighbours
 
 # Between two heartbeats of a slave that waits for news: to begin, a neighbour out of reach, the run's end.
@@ -24,7 +24,7 @@ class Heart:
         channel: to the master. incarnation: of the lease. seconds: between two beats.
         telemetry: what the slave has done so far.
         inbox: takes each `HeartbeatReply` that says something.
-        patience: for a master that is away.
+        backoff: for a master that is away.
 
     Attributes:
         neighbours: as the master last named them.
@@ -37,14 +37,14 @@ class Heart:
         seconds: float,
         telemetry: Callable[[], Telemetry],
         inbox: Callable[[object], None],
-        patience: Patience,
+        backoff: Backoff,
     ) -> None:
         self._channel = channel
         self._incarnation = incarnation
         self._seconds = seconds
         self._telemetry = telemetry
         self._inbox = inbox
-        self._patience = patience
+        self._backoff = backoff
         self._now = asyncio.Event()
         self.neighbours = Neighbours(self.beat_now)
 
@@ -66,12 +66,12 @@ class Heart:
             try:
                 request = HeartbeatRequest(self._incarnation, beat, telemetry, self.neighbours.version)
                 reply = await async_call(self._channel, HEARTBEAT, request)
-                self._patience.reset()
+                self._backoff.reset()
                 self.neighbours.learn(reply.peers_version, reply.peers)
                 if reply.over or reply.begin or reply.stop:
                     self._inbox(reply)
             except LayerwiseError as error:
-                await self._patience.wait(error)
+                await asyncio.sleep(self._backoff.delay_after(error))
                 continue
             self._now.clear()
             eager = telemetry.done or not telemetry.steps or self.neighbours.wanted

@@ -10,7 +10,7 @@ from typing import Any, Self, TypeVar
 
 from common.errors import ConfigError
 from common.lifecycle import give_way
-from common.net.addresses import check_listen, interface_to, is_unspecified, split_address
+from common.net.addresses import check_listen, interface_to, is_unspecified, reachable_address, split_address
 from slave.network.servicer import BoundaryServer
 
 Result = TypeVar("Result")
@@ -65,7 +65,11 @@ class Endpoint:
         """
         listen = listen or f"{interface_to(self.master)}:0"
         check_listen(listen, insecure)
-        self.address = advertised(listen, advertise, self.master)
+        if advertise and is_unspecified(split_address(advertise)[0]):
+            raise ConfigError(
+                f"--advertise {advertise}: nobody can reach it; give a name or address of this machine"
+            )
+        self.address = reachable_address(advertise or listen, self.master)
         server = BoundaryServer(streams, self.loop)
         taken = server.start(listen)
         self.server = server
@@ -94,19 +98,3 @@ async def _ended() -> None:
     """Until the loop's last tasks are through: grpcio's own outlive a closed channel by a moment."""
     if rest := asyncio.all_tasks() - {asyncio.current_task()}:
         await asyncio.wait(rest, timeout=LAST_SECONDS)
-
-
-def advertised(listen: str, advertise: str | None, master: str) -> str:
-    """HOST:PORT that neighbours are told; port 0 stands for the one that will be taken.
-
-    Raises:
-        ConfigError: it is no address, or one that nobody can reach.
-    """
-    host, port = split_address(advertise or listen)
-    if not is_unspecified(host):
-        return f"{host}:{port}"
-    if advertise:
-        raise ConfigError(
-            f"--advertise {advertise}: nobody can reach it; give a name or address of this machine"
-        )
-    return f"{interface_to(master)}:{port}"

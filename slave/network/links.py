@@ -7,7 +7,6 @@ kept here: the trainer sends again what is unanswered.
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from typing import Any, Protocol, TypeVar
 import torch
 
 from common.errors import LayerwiseError, MalformedError, UnreachableError
+from common.net.backoff import Backoff
 from common.net.data import streams
 from common.net.data.streams import Parts, Stream
 from common.shards.table import BOUNDARY_ITEMSIZES, Table, lay_out
@@ -79,42 +79,6 @@ class Links(Protocol):
         """
 
 
-class Patience:
-    """Delays between attempts, doubling with jitter, and how long to go on in all."""
-
-    def __init__(self, seconds: float, clock: Callable[[], float]) -> None:
-        self._seconds = seconds
-        self._clock = clock
-        self._since: float | None = None
-        self._delay = 0.1
-
-    def reset(self) -> None:
-        """It works again."""
-        self._since, self._delay = None, 0.1
-
-    async def wait(self, error: LayerwiseError) -> None:
-        """Wait before the next attempt.
-
-        Raises:
-            LayerwiseError: as `pause`.
-        """
-        await asyncio.sleep(self.pause(error))
-
-    def pause(self, error: LayerwiseError) -> float:
-        """Seconds to wait before the next attempt.
-
-        Raises:
-            LayerwiseError: `error`, if it has been going on for too long, or is none that time heals.
-        """
-        now = self._clock()
-        self._since = self._since or now
-        if not isinstance(error, UnreachableError) or now - self._since > self._seconds:
-            raise error
-        seconds = self._delay * random.uniform(0.5, 1.5)  # noqa: S311 - jitter is no secret
-        self._delay = min(2 * self._delay, 2.0)
-        return seconds
-
-
 # Gradients first: answers must find their way before anything asks for them.
 _STREAMS = (BoundaryKind.GRADIENTS, BoundaryKind.ACTIVATIONS)
 
@@ -126,7 +90,7 @@ class LightLinks:
         locate: says where the master takes streams: host and port.
         incarnation: of the lease.
         inbox: takes each `Message` that arrives, and `Reopened`.
-        patience: for a master that is away.
+        backoff: for a master that is away.
         slots: see `Boundary`.
     """
 
@@ -135,13 +99,13 @@ class LightLinks:
         locate: Callable[[], Awaitable[tuple[str, int]]],
         incarnation: int,
         inbox: Inbox,
-        patience: Patience,
+        backoff: Backoff,
         slots: int | None = None,
     ) -> None:
         self._locate = locate
         self._incarnation = incarnation
         self._inbox = inbox
-        self._patience = patience
+        self._backoff = backoff
         self._outgoing = {kind: Outgoing(slots) for kind in _STREAMS}
         self._arrivals = {kind: Arrivals(inbox, slots) for kind in _STREAMS}
 
@@ -163,7 +127,7 @@ class LightLinks:
                     await self._exchange(open_streams)
             except LayerwiseError as failure:
                 error = failure
-            await self._patience.wait(error)
+            await asyncio.sleep(self._backoff.delay_after(error))
 
     async def _exchange(self, open_streams: AsyncExitStack) -> None:
         """Open the streams, each over a connection of its own, and use them until one ends."""
@@ -178,7 +142,7 @@ class LightLinks:
             if await call.read() is None:
                 return
             calls[kind] = call
-        self._patience.reset()
+        self._backoff.reset()
         self._inbox.put(Reopened())
         await until_one_ends(
             *(self._receive(call, self._arrivals[kind]) for kind, call in calls.items()),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import queue
+import random
 import threading
 import time
 from collections.abc import Callable, Coroutine
@@ -12,6 +13,7 @@ from typing import Any
 from common.errors import LayerwiseError, RefusedError
 from common.lifecycle import give_way
 from common.net import addresses, control
+from common.net.backoff import Backoff
 from common.net.data.client import LOCATE_SECONDS
 from common.shards.pushes import Header, PushReply
 from common.shards.working_copy import Push
@@ -21,7 +23,7 @@ from common.wire.payloads import boundary_parts
 from slave.network.asking import Asking
 from slave.network.client import Heart
 from slave.network.endpoint import Endpoint
-from slave.network.links import Boundary, LightLinks, Links, Patience, to_wire
+from slave.network.links import Boundary, LightLinks, Links, to_wire
 from slave.network.mail import Inbox
 from slave.network.meter import Meter
 from slave.network.peers import BasicLinks
@@ -61,7 +63,7 @@ class Network:
         self._meter = meter
         self._outgoing: queue.SimpleQueue[Message | SynthesisMessage | None] = queue.SimpleQueue()
         self._answers: queue.SimpleQueue[object] = queue.SimpleQueue()
-        self._pusher = Pusher(endpoint.master, self._heard, self._wait())
+        self._pusher = Pusher(endpoint.master, self._heard, self._backoff())
         self._fetcher = Fetcher(endpoint.master, lease.incarnation, self._heard, meter.pulled)
         self._handing_over = threading.Thread(target=self._hand_over, name="sender", daemon=True)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -79,10 +81,10 @@ class Network:
         self._control, self._asked = self._channel(), self._channel()
         put, incarnation = self.inbox.put, self._lease.incarnation
         self._heart = Heart(
-            self._control, incarnation, self._heartbeat_seconds, self._telemetry, put, self._wait()
+            self._control, incarnation, self._heartbeat_seconds, self._telemetry, put, self._backoff()
         )
         self._links = self._linked()
-        self._asking = Asking(self._asked, self._answers.put, self._wait())
+        self._asking = Asking(self._asked, self._answers.put, self._backoff())
         self._run(self._heart.run())
 
     def _heard(self, event: object) -> None:
@@ -100,7 +102,7 @@ class Network:
         if server is not None:
             return BasicLinks(self._lease, self._boundary, server, self._heart.neighbours, self.inbox)
         slots = self._boundary.slots
-        return LightLinks(self._located, self._lease.incarnation, self.inbox, self._wait(), slots)
+        return LightLinks(self._located, self._lease.incarnation, self.inbox, self._backoff(), slots)
 
     async def _located(self) -> tuple[str, int]:
         """Where the master takes what is large; another one at the same address takes it elsewhere."""
@@ -112,8 +114,8 @@ class Network:
         self._channels.append(channel)
         return channel
 
-    def _wait(self) -> Patience:
-        return Patience(self._patience, time.monotonic)
+    def _backoff(self) -> Backoff:
+        return Backoff(time.monotonic, random.random, patience=self._patience)
 
     def exchange(self) -> None:
         """Begin with activations and gradients: the trainer is ready for them."""

@@ -11,10 +11,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import time
 from collections.abc import AsyncGenerator, AsyncIterator
 
 from common.errors import FencedError, LayerwiseError, MalformedError, RefusedError, UnreachableError
 from common.net.addresses import split_address
+from common.net.backoff import Backoff
 from common.net.data import streams
 from common.net.data.streams import Parts, Stream
 from common.shards.pushes import Buffer
@@ -116,19 +118,18 @@ class BasicLinks:
     # --- upwards: streams that this slave opens
 
     async def _dial(self, seat: Seat) -> None:
-        delay = FIRST_DELAY
+        backoff = Backoff(time.monotonic, random.random, first=FIRST_DELAY, longest=LONGEST_DELAY)
         while True:
             self._neighbours.miss(seat)
             peer = self._neighbours.at(seat)
             # Whether the stream ever opened, once it breaks or another slave has the seat.
             if peer is not None and await until_one_ends(self._exchange(peer), self._replaced(peer)):
-                delay = FIRST_DELAY
+                backoff.reset()
             try:
-                pause = delay * random.uniform(0.5, 1.5)  # noqa: S311 - jitter is no secret
-                await asyncio.wait_for(self._neighbours.change(), pause)
-                delay = FIRST_DELAY
+                await asyncio.wait_for(self._neighbours.change(), backoff.next_delay())
+                backoff.reset()
             except TimeoutError:
-                delay = min(2 * delay, LONGEST_DELAY)
+                continue
 
     async def _replaced(self, peer: Peer) -> bool:
         while self._neighbours.at((peer.layer, peer.replica)) in (peer, None):

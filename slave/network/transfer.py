@@ -12,12 +12,12 @@ from typing import Generic, TypeVar
 
 from common.errors import LayerwiseError, RefusedError, UnreachableError
 from common.lifecycle import give_way
+from common.net.backoff import Backoff
 from common.net.data.client import Call, Channel, locate, pull
 from common.shards.pushes import Header, PullRequest
 from common.shards.working_copy import Push
 from common.wire.methods import PUSH
 from common.wire.payloads import frame_parts, frames
-from slave.network.links import Patience
 
 # In which a push is answered or a pull is whole, beside a second for each of so many bytes.
 ANSWER_SECONDS = 60.0
@@ -78,12 +78,12 @@ class Pusher(_Thread[Push]):
 
     Args:
         master: HOST:PORT. inbox: takes each `PushReply`, and the error that ends the lease.
-        patience: for a master that is away.
+        backoff: for a master that is away.
     """
 
-    def __init__(self, master: str, inbox: Callable[[object], None], patience: Patience) -> None:
+    def __init__(self, master: str, inbox: Callable[[object], None], backoff: Backoff) -> None:
         super().__init__(master, inbox, "pusher")
-        self._patience = patience
+        self._backoff = backoff
 
     def push(self, push: Push) -> None:
         """Hand a push over."""
@@ -99,7 +99,7 @@ class Pusher(_Thread[Push]):
                         self._send(call, push)
                         push = self._handed.get()
             except LayerwiseError as error:
-                if self._stop.wait(self._patience.pause(error)):
+                if self._stop.wait(self._backoff.delay_after(error)):
                     return
 
     def _send(self, call: Call, push: Push) -> None:
@@ -108,7 +108,7 @@ class Pusher(_Thread[Push]):
         encoded = call.read(ANSWER_SECONDS + push.header.table.nbytes / SLOWEST)
         if encoded is None:
             raise UnreachableError("the master ended the stream of pushes")
-        self._patience.reset()
+        self._backoff.reset()
         self._inbox(PUSH.reply.decode(bytes(encoded)))
 
 

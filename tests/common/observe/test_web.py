@@ -9,7 +9,7 @@ import pytest
 
 from common.errors import MalformedError, RefusedError
 from common.observe import web
-from common.observe.web import Page, Site, advertised, serving
+from common.observe.web import Page, Site, serving
 
 
 def failing() -> Page:
@@ -101,8 +101,3 @@ def test_a_taken_port_is_refused(port: int) -> None:
         serving(Site(PAGES), f"127.0.0.1:{port}", "--metrics"),
     ):
         pass
-
-
-def test_what_listens_everywhere_is_told_by_the_address_that_faces_the_peer() -> None:
-    assert advertised("0.0.0.0:9", "127.0.0.1:50051") == "127.0.0.1:9"
-    assert advertised("192.0.2.4:9", "127.0.0.1:50051") == "192.0.2.4:9"

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 import time
 from itertools import pairwise
 
+from common.net.backoff import Backoff
 from common.net.control import Server, async_channel
 from common.wire.messages import HeartbeatReply, HeartbeatRequest, Telemetry
 from common.wire.methods import HEARTBEAT
 from slave.network.client import Heart
-from slave.network.links import Patience
 
 BEATS, SECONDS, ANSWER_SECONDS = 6, 0.4, 0.3
 
@@ -28,8 +29,8 @@ async def _beaten() -> list[float]:
     server = Server()
     server.add(HEARTBEAT, heartbeat)
     channel = async_channel(await server.start("127.0.0.1:0"))
-    patience = Patience(60.0, time.monotonic)
-    heart = Heart(channel, 1, SECONDS, lambda: Telemetry(steps=1), print, patience)
+    backoff = Backoff(time.monotonic, random.random, patience=60.0)
+    heart = Heart(channel, 1, SECONDS, lambda: Telemetry(steps=1), print, backoff)
     beating = asyncio.ensure_future(heart.run())
     while len(came) < BEATS:
         await asyncio.sleep(0.05)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 import struct
 
@@ -11,12 +10,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.errors import FencedError, LayerwiseError, MalformedError, UnreachableError
+from common.errors import MalformedError
 from common.shards.table import BOUNDARY_ITEMSIZES, lay_out
 from common.wire import precision
 from common.wire.messages import BoundaryKind, BoundaryMessage
 from common.wire.payloads import decode_boundary, encode_boundary
-from slave.network.links import Patience, from_wire, to_wire
+from slave.network.links import from_wire, to_wire
 from slave.training.decoupling import Message
 
 SHAPES = st.one_of(
@@ -198,33 +197,3 @@ def test_a_scale_that_is_not_finite_is_refused(wire: str, number: float) -> None
     data[scale.offset : scale.offset + 4] = struct.pack("<f", number)
     with pytest.raises(MalformedError, match="scale"):
         from_wire(decode_boundary(encode_boundary(dataclasses.replace(sent, data=data))))
-
-
-def waits(patience: Patience, error: LayerwiseError) -> None:
-    asyncio.run(patience.wait(error))
-
-
-def test_patience_lasts_as_long_as_it_was_given_and_begins_anew_once_it_works(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    now, slept = [100.0], []
-
-    async def sleep(seconds: float) -> None:
-        slept.append(seconds)
-
-    monkeypatch.setattr("slave.network.links.asyncio.sleep", sleep)
-    patience = Patience(10.0, lambda: now[0])
-    for _ in range(8):
-        waits(patience, UnreachableError("away"))
-    assert 0.05 <= slept[0] <= 0.15
-    assert slept[-1] <= 3.0
-    now[0] = 111.0
-    with pytest.raises(UnreachableError):
-        waits(patience, UnreachableError("away"))
-    patience.reset()
-    waits(patience, UnreachableError("away"))
-
-
-def test_patience_has_none_for_what_time_does_not_heal() -> None:
-    with pytest.raises(FencedError):
-        waits(Patience(10.0, lambda: 0.0), FencedError("old"))
