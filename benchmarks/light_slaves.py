@@ -22,7 +22,7 @@ import numpy as np
 from common.errors import RunFailedError
 from common.lifecycle import end_with_parent, keep_freed_memory
 from common.net import control
-from common.net.data.client import Call, Channel, locate, pull
+from common.net.data.client import Call, DataClient, locate, pull
 from common.shards.pushes import Header, Operation, PullRequest
 from common.shards.table import lay_out
 from common.wire.messages import HeartbeatRequest, JoinReply, JoinRequest
@@ -39,7 +39,7 @@ class LightSlave:
     """One slave, after its lease was granted: a connection for pushes, one for pulls."""
 
     def __init__(self, master: str, lease: JoinReply, nbytes: int) -> None:
-        self._pushes, self._pulls = (Channel(lambda: locate(master)) for _ in range(2))
+        self._pushes, self._pulls = (DataClient(lambda: locate(master)) for _ in range(2))
         table = lay_out([("weight", "float32", (nbytes // 4,), "parameter")])
         self._header = Header(
             f"{lease.layer}/weights", Operation.CREATE, incarnation=lease.incarnation, table=table

@@ -157,7 +157,7 @@ class Ports:
 
     def __init__(self, master: Master) -> None:
         run, tally = master.run, master.run.tally
-        self.control, self.data = control.Server(tally.count_error), data.Server(tally.count_error)
+        self.control, self.data = control.ControlServer(tally.count_error), data.DataServer(tally.count_error)
         self._roster = RosterServicer(run, master.ledger, master.status)
         self._roster.register(self.control)
         KeeperServicer(master.scheduler).register(self.control)

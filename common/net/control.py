@@ -126,7 +126,7 @@ Unary = Callable[[Any], Awaitable[Any]]
 Streaming = Callable[[Any], AsyncIterator[Any]]
 
 
-class Server:
+class ControlServer:
     """A gRPC server of an event loop.
 
     Args:

@@ -9,7 +9,7 @@ from common.config import files
 from common.config.sections import Config
 from common.errors import UnreachableError
 from common.net import control
-from common.net.data import client as bulk
+from common.net.data import client as data
 from common.shards.pushes import Header, PullRequest
 from common.wire.messages import (
     DescribeRequest,
@@ -46,7 +46,7 @@ class Reader:
 
     def __init__(self, address: str) -> None:
         self._channel = control.channel(address)
-        self._bulk = bulk.Channel(lambda: bulk.locate(address))
+        self._data = data.DataClient(lambda: data.locate(address))
 
     def __enter__(self) -> Self:
         return self
@@ -54,7 +54,7 @@ class Reader:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._bulk.drop()
+        self._data.drop()
         self._channel.close()
 
     def config(self) -> Config:
@@ -84,4 +84,4 @@ class Reader:
 
     def pull(self, shard: str) -> tuple[Header, memoryview]:
         """One consistent version of a shard: its header and its buffer."""
-        return bulk.pull(self._bulk, PullRequest(shard), PULL_SECONDS)
+        return data.pull(self._data, PullRequest(shard), PULL_SECONDS)

@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 
 from common.errors import LayerwiseError, MalformedError
 from common.net.control import background
-from common.net.data.server import Server
+from common.net.data.server import DataServer
 from common.net.data.streams import Parts
 from common.shards.pushes import Buffer
 from common.wire.messages import BoundaryKind, BoundaryMessage
@@ -27,7 +27,7 @@ class BoundaryServicer:
         self._tally = tally
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def register(self, server: Server, loop: asyncio.AbstractEventLoop) -> None:
+    def register(self, server: DataServer, loop: asyncio.AbstractEventLoop) -> None:
         """Serve the method on an event loop."""
         server.add_open(EXCHANGE, self.exchange, loop)
 

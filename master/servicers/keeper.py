@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from common.net.control import Server
+from common.net.control import ControlServer
 from common.wire import messages as m
 from common.wire import methods
 from master.disk.scheduler import SnapshotScheduler
@@ -14,7 +14,7 @@ class KeeperServicer:
     def __init__(self, scheduler: SnapshotScheduler) -> None:
         self._scheduler = scheduler
 
-    def register(self, server: Server) -> None:
+    def register(self, server: ControlServer) -> None:
         """Serve every method."""
         server.add(methods.SNAPSHOT, self.snapshot)
         server.add(methods.SNAPSHOTS, self.snapshots)

@@ -15,7 +15,7 @@ import numpy as np
 
 from common.errors import MalformedError, StalledError, TooLargeError, UnreachableError
 from common.net.data.messages import Messages
-from common.net.data.server import Server
+from common.net.data.server import DataServer
 from common.shards.assembly import Assembly
 from common.shards.pushes import Operation, PushReply
 from common.wire.methods import PULL, PUSH
@@ -47,7 +47,7 @@ class ParametersServicer:
         self._stalled_seconds = stalled_seconds
         self._large_pushes = FairSemaphore(LARGE_PUSHES)
 
-    def register(self, server: Server) -> None:
+    def register(self, server: DataServer) -> None:
         """Register Push and Pull."""
         server.add(PUSH, self.push)
         server.add(PULL, self.pull)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from common.net.addresses import split_address
-from common.net.control import Server
+from common.net.control import ControlServer
 from common.wire import messages as m
 from common.wire import methods
 from master.ledger import Ledger
@@ -25,7 +25,7 @@ class RosterServicer:
         self._status = status
         self.data_port = 0
 
-    def register(self, server: Server) -> None:
+    def register(self, server: ControlServer) -> None:
         """Serve every method."""
         server.add(methods.DESCRIBE, self.describe)
         server.add(methods.JOIN, self.join)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 from common.errors import MalformedError
-from common.net.control import Server
+from common.net.control import ControlServer
 from common.wire.messages import SynthesisMessage
 from common.wire.methods import SYNTHESIZE
 from master.roster import Roster
@@ -21,7 +21,7 @@ class SynthesisServicer:
         self._synthesis = synthesis
         self._tally = tally
 
-    def register(self, server: Server) -> None:
+    def register(self, server: ControlServer) -> None:
         """Serve the method."""
         server.add(SYNTHESIZE, self.synthesize)
 

@@ -7,11 +7,11 @@ kept here: the trainer sends again what is unanswered.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 import torch
 
@@ -19,6 +19,7 @@ from common.errors import LayerwiseError, MalformedError, UnreachableError
 from common.net.backoff import Backoff
 from common.net.data import streams
 from common.net.data.streams import Parts, Stream
+from common.net.tasks import run_until_one_ends
 from common.shards.table import BOUNDARY_ITEMSIZES, Table, lay_out
 from common.wire import precision
 from common.wire.messages import RISING, BoundaryKind, BoundaryMessage
@@ -144,7 +145,7 @@ class LightLinks:
             calls[kind] = call
         self._backoff.reset()
         self._inbox.put(Reopened())
-        await until_one_ends(
+        await run_until_one_ends(
             *(self._receive(call, self._arrivals[kind]) for kind, call in calls.items()),
             *(transmit(call, self._outgoing[kind]) for kind, call in calls.items()),
         )
@@ -158,29 +159,6 @@ async def transmit(call: Stream, outgoing: Outgoing) -> None:
     """Write what waits to a stream, until it is closed."""
     while (encoded := await outgoing.get()) is not None:
         await call.write(*encoded)
-
-
-async def until_one_ends(*work: Coroutine[Any, Any, Result]) -> Result:
-    """Run coroutines side by side until one ends, and cancel the others; its result.
-
-    Raises:
-        Exception: what the first of those that have ended raised.
-    """
-    tasks = [asyncio.ensure_future(each) for each in work]
-    try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        # Of several that have ended, an error comes before a result.
-        results = [task.result() for task in tasks if task.done()]
-        return results[0]
-    finally:
-        await cancelled(tasks)
-
-
-async def cancelled(tasks: Sequence[asyncio.Task[Any]]) -> None:
-    """Cancel tasks and wait for their end."""
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 # Of a message's tensors; one that travels with a scale has it beside it, under its name and this.

@@ -19,11 +19,12 @@ from common.net.addresses import split_address
 from common.net.backoff import Backoff
 from common.net.data import streams
 from common.net.data.streams import Parts, Stream
+from common.net.tasks import cancel, run_until_one_ends
 from common.shards.pushes import Buffer
 from common.wire.messages import FALLING, RISING, BoundaryKind, BoundaryMessage, JoinReply, Peer
 from common.wire.methods import EXCHANGE
 from common.wire.payloads import boundary_parts, decode_boundary, encode_boundary
-from slave.network.links import Boundary, cancelled, from_wire, transmit, until_one_ends
+from slave.network.links import Boundary, from_wire, transmit
 from slave.network.mail import Arrivals, Inbox, Outgoing
 from slave.network.neighbours import Neighbours, Seat
 from slave.network.servicer import BoundaryServer
@@ -111,7 +112,7 @@ class BasicLinks:
             await asyncio.gather(*tasks)
         finally:
             self._server.links = None
-            await cancelled(tasks)
+            await cancel(tasks)
             for pair in self._pairs.values():
                 pair.close(UnreachableError("the lease has ended"))
 
@@ -123,7 +124,7 @@ class BasicLinks:
             self._neighbours.miss(seat)
             peer = self._neighbours.at(seat)
             # Whether the stream ever opened, once it breaks or another slave has the seat.
-            if peer is not None and await until_one_ends(self._exchange(peer), self._replaced(peer)):
+            if peer is not None and await run_until_one_ends(self._exchange(peer), self._replaced(peer)):
                 backoff.reset()
             try:
                 await asyncio.wait_for(self._neighbours.change(), backoff.next_delay())
@@ -165,7 +166,7 @@ class BasicLinks:
         self._neighbours.meet(pair.seat)
         self._inbox.put(Message(BoundaryKind.PEER, peer.layer, 0, sender=peer.replica))
         try:
-            await until_one_ends(self._receive(pair, call), transmit(call, pair.outgoing))
+            await run_until_one_ends(self._receive(pair, call), transmit(call, pair.outgoing))
         finally:
             self._forget(pair)
 

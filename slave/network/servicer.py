@@ -11,7 +11,7 @@ from typing import Protocol
 
 from common.errors import LayerwiseError, MalformedError, StalledError, UnreachableError
 from common.net.addresses import split_address
-from common.net.data.server import Server
+from common.net.data.server import DataServer
 from common.net.data.streams import Parts
 from common.shards.pushes import Buffer
 from common.wire.messages import BoundaryKind, BoundaryMessage
@@ -53,7 +53,7 @@ class BoundaryServer:
         self.refused: Counter[str] = Counter()
         self._hello_seconds = hello_seconds
         self._last_refusal = ""
-        self._server = Server(self._count, streams)
+        self._server = DataServer(self._count, streams)
         self._server.add_open(EXCHANGE, self.exchange, loop)
 
     def start(self, listen: str) -> int:

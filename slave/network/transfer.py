@@ -13,7 +13,7 @@ from typing import Generic, TypeVar
 from common.errors import LayerwiseError, RefusedError, UnreachableError
 from common.lifecycle import give_way
 from common.net.backoff import Backoff
-from common.net.data.client import Call, Channel, locate, pull
+from common.net.data.client import Call, DataClient, locate, pull
 from common.shards.pushes import Header, PullRequest
 from common.shards.working_copy import Push
 from common.wire.methods import PUSH
@@ -40,7 +40,7 @@ class _Thread(ABC, Generic[Handed]):
     """A thread that works on what it is handed, with a channel of its own."""
 
     def __init__(self, master: str, inbox: Callable[[object], None], name: str) -> None:
-        self._channel = Channel(lambda: locate(master))
+        self._client = DataClient(lambda: locate(master))
         self._inbox = inbox
         self._handed: queue.SimpleQueue[Handed | None] = queue.SimpleQueue()
         self._stop = threading.Event()
@@ -53,10 +53,10 @@ class _Thread(ABC, Generic[Handed]):
     def close(self) -> None:
         """End it, whatever is under way."""
         self._stop.set()
-        self._channel.interrupt()
+        self._client.interrupt()
         self._handed.put(None)
         self._thread.join()
-        self._channel.drop()
+        self._client.drop()
 
     @abstractmethod
     def _work(self) -> None:
@@ -93,7 +93,7 @@ class Pusher(_Thread[Push]):
         push: Push | None = None
         while not self._stop.is_set():
             try:
-                with self._channel.call(PUSH) as call:
+                with self._client.call(PUSH) as call:
                     push = push or self._handed.get()
                     while push is not None:
                         self._send(call, push)
@@ -146,7 +146,7 @@ class Fetcher(_Thread[str]):
         """
         with self._lock:
             began = time.perf_counter()
-            header, buffer = pull(self._channel, PullRequest(shard, self._incarnation), PULL_SECONDS)
+            header, buffer = pull(self._client, PullRequest(shard, self._incarnation), PULL_SECONDS)
             self._pulled(began, buffer.nbytes)
             return header, buffer
 

@@ -1,8 +1,9 @@
-"""The calling end."""
+"""Calling end of the data plane, for a thread."""
 
 from __future__ import annotations
 
 import socket
+import ssl
 import time
 from collections.abc import Callable
 from types import TracebackType
@@ -26,10 +27,10 @@ CONNECT_SECONDS = 10.0
 
 
 def locate(master: str) -> tuple[str, int]:
-    """Where a master serves shards: host and port. Another one at the same address serves them elsewhere.
+    """Ask a master for the host and port of its data plane; a restarted master may have another port.
 
     Raises:
-        LayerwiseError: it does not say.
+        LayerwiseError: the master does not answer.
     """
     channel = control.channel(master)
     try:
@@ -39,15 +40,24 @@ def locate(master: str) -> tuple[str, int]:
     return addresses.split_address(master)[0], port
 
 
-class Channel:
-    """Calls to a server, one after the other over one connection, which is made when it is needed.
+class DataClient:
+    """Calls to a data server, one after the other over one connection, which the first call opens.
 
     Args:
-        locate: says where the server is, HOST and port; raises UnreachableError if nobody knows.
+        locate: returns the server's host and port; raises UnreachableError while they are unknown.
+        incarnation: of the caller's lease, sent with every call; 0 without a lease.
+        tls: certificates and trust; None: in the clear.
     """
 
-    def __init__(self, locate: Callable[[], tuple[str, int]]) -> None:
+    def __init__(
+        self,
+        locate: Callable[[], tuple[str, int]],
+        incarnation: int = 0,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         self._locate = locate
+        self._incarnation = incarnation
+        self._tls = tls
         self._connection: Connection | None = None
         self._closed = False
 
@@ -55,27 +65,29 @@ class Channel:
         """Begin a call.
 
         Raises:
-            UnreachableError: there is no server.
+            UnreachableError: no server answers.
         """
         connection = self._connection or self._connect()
         connection.pipe.set_deadline(time.monotonic() + CONNECT_SECONDS)
         try:
-            connection.request(call_headers(method))
+            connection.request(call_headers(method, self._incarnation))
         except LayerwiseError:
             self.drop()
             raise
         return Call(self, connection, method)
 
     def _connect(self) -> Connection:
-        host, port = self._locate()
+        address, port = self._locate()
+        host = address.strip("[]")
         try:
-            stream = socket.create_connection((host.strip("[]"), port), CONNECT_SECONDS)
+            stream = socket.create_connection((host, port), CONNECT_SECONDS)
         except OSError as error:
+            why = error.strerror or error
             raise UnreachableError(
-                f"{host}:{port}: the master's port for shards does not answer ({error.strerror or error}); "
+                f"{address}:{port}: the master's port for shards does not answer ({why}); "
                 "is it open between the two machines?"
             ) from None
-        connection = Connection(prepare(stream), serves=False)
+        connection = Connection(prepare(stream), serves=False, tls=self._tls, host=host)
         self._connection = connection
         if self._closed:
             connection.pipe.interrupt()
@@ -88,28 +100,28 @@ class Channel:
         return connection
 
     def drop(self) -> None:
-        """Have the next call make a connection of its own."""
+        """Close the connection; the next call opens another one."""
         connection, self._connection = self._connection, None
         if connection:
             connection.pipe.close()
 
     def interrupt(self) -> None:
-        """From another thread: have the call that is under way, and every later one, fail."""
+        """Make the call under way and every later call fail; from another thread."""
         self._closed = True
         if connection := self._connection:
             connection.pipe.interrupt()
 
 
 class Call:
-    """A call under way; left before its end, or with an error, its connection is given up.
+    """Call under way; a call that is left before its end, or with an error, closes its connection.
 
     Raises (every method):
-        LayerwiseError: what the server's status stands for.
+        LayerwiseError: the error that the server's status stands for.
         UnreachableError: the connection broke, or the server took too long.
     """
 
-    def __init__(self, channel: Channel, connection: Connection, method: Method[Any, Any]) -> None:
-        self._channel = channel
+    def __init__(self, client: DataClient, connection: Connection, method: Method[Any, Any]) -> None:
+        self._client = client
         self._connection = connection
         self._method = method
         self._messages = Messages(connection)
@@ -122,10 +134,10 @@ class Call:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if error is not None or not self._over:
-            self._channel.drop()
+            self._client.drop()
 
     def send(self, *parts: Buffer, last: bool = False) -> None:
-        """A message, in parts, from where they lie."""
+        """Send a message from the memory that holds its parts."""
         try:
             self._messages.send(*parts, last=last)
         except ResetError:
@@ -133,13 +145,13 @@ class Call:
             raise
 
     def end(self) -> None:
-        """There are no more messages; what is still answered is dropped."""
+        """End the messages, and drop the answers that still come."""
         self._connection.send(last=True)
         while self.read(CONNECT_SECONDS) is not None:
             pass
 
     def read(self, seconds: float) -> bytearray | None:
-        """The next answer; None after the last."""
+        """Read the next answer, within `seconds`; None after the last."""
         self._await(seconds)
         answer = self._messages.read()
         if answer is None:
@@ -147,7 +159,7 @@ class Call:
         return answer
 
     def land(self, assembly: Assembly, buffer: memoryview, seconds: float) -> None:
-        """Take the next frame's piece to its place in a buffer."""
+        """Receive the next frame's piece in place in a shard's buffer, within `seconds`."""
         self._await(seconds)
         if self._messages.land(assembly, buffer) is None:
             self._finish()
@@ -157,27 +169,27 @@ class Call:
         self._connection.pipe.set_deadline(time.monotonic() + seconds)
         if not self._answered:
             self._answered = True
-            self._heard(self._connection.headers())
+            self._take_headers(self._connection.headers())
 
     def _finish(self) -> None:
-        while not self._heard(self._connection.headers()):
+        while not self._take_headers(self._connection.headers()):
             pass
 
-    def _heard(self, headers: Headers) -> bool:
-        """Whether these headers are the last (see `is_over`)."""
+    def _take_headers(self, headers: Headers) -> bool:
+        """Whether headers end the call (see `is_over`)."""
         self._over = is_over(headers, self._method)
         return self._over
 
 
-def pull(channel: Channel, request: PullRequest, seconds: float) -> tuple[Header, memoryview]:
-    """One consistent version of a shard: its header and its buffer.
+def pull(client: DataClient, request: PullRequest, seconds: float) -> tuple[Header, memoryview]:
+    """Pull one consistent version of a shard, within `seconds`: its header and its buffer.
 
     Raises:
-        NotFoundError: there is no such shard.
+        NotFoundError: the master has no shard of that name.
         LayerwiseError: the pull failed otherwise.
     """
     until = time.monotonic() + seconds
-    with channel.call(PULL) as call:
+    with client.call(PULL) as call:
         call.send(PULL.request.encode(request), last=True)
         first = call.read(seconds)
         if first is None:
@@ -192,7 +204,7 @@ def pull(channel: Channel, request: PullRequest, seconds: float) -> tuple[Header
 
 
 def _room(assembly: Assembly) -> memoryview:
-    """A buffer for all of it, with what has come."""
+    """Allocate a buffer for the whole shard, with the pieces that have come."""
     buffer = np.empty(assembly.header.table.nbytes, np.uint8)
     for offset, piece in assembly.pieces:
         buffer[offset : offset + piece.nbytes] = np.frombuffer(piece, np.uint8)

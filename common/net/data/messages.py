@@ -1,4 +1,4 @@
-"""A call's messages and its status, as either end has them."""
+"""Headers, messages and status of a call, common to both ends."""
 
 from __future__ import annotations
 
@@ -19,38 +19,54 @@ from common.shards.pushes import Buffer
 from common.wire.methods import Method
 from common.wire.payloads import PIECE_HEAD_BYTES, decode_frame, piece_head
 
-# Of a shard: a chunk and its header fit well.
+# Bound of a message that carries a piece of a shard: fits a chunk and its header.
 LARGEST_MESSAGE_BYTES = 4 << 20
-# What comes before a message: whether it is compressed, and its length.
+# Prefix of a message: a flag for compression and the length.
 PREFIX_BYTES = 5
 CONTENT_TYPE = "application/grpc"
-# What an answer begins with.
+# Headers that an answer begins with.
 ANSWER_HEADERS: Headers = [(":status", "200"), ("content-type", CONTENT_TYPE)]
-# After so much silence a peer is asked whether it is still there, and given up when it does not answer.
+# Header with the incarnation of the calling slave's lease, in decimal.
+INCARNATION = "layerwise-incarnation"
+# TCP probes a silent peer after so long, and gives up a peer that does not acknowledge.
 _SILENT_SECONDS = 10
 _GONE_MILLISECONDS = 20_000
 _LONGEST_TEXT = 2000
+_MOST_DIGITS = 20  # of 64 bits
 _FIRST_HEADERS = [(":method", "POST"), (":scheme", "http"), (":authority", "layerwise")]
 _FURTHER_HEADERS = [("te", "trailers"), ("content-type", CONTENT_TYPE)]
 _NUMBERS = {code.name: str(code.value[0]) for code in grpc.StatusCode}
 _NAMES = {number: name for name, number in _NUMBERS.items()}
 
 
-def call_headers(method: Method[Any, Any]) -> Headers:
-    """What a call begins with."""
-    return [*_FIRST_HEADERS, (":path", method.path), *_FURTHER_HEADERS]
+def call_headers(method: Method[Any, Any], incarnation: int = 0) -> Headers:
+    """Build the headers of a call; an incarnation of 0 stands for a caller without a lease."""
+    identity = [(INCARNATION, str(incarnation))] if incarnation else []
+    return [*_FIRST_HEADERS, (":path", method.path), *_FURTHER_HEADERS, *identity]
+
+
+def caller_incarnation(headers: Headers) -> int:
+    """Return the incarnation of the caller's lease; 0 for a caller without a lease.
+
+    Raises:
+        MalformedError: the header is not a number.
+    """
+    text = dict(headers).get(INCARNATION, "0")
+    if not (text.isascii() and text.isdecimal() and len(text) <= _MOST_DIGITS):
+        raise MalformedError(f"the header {INCARNATION} is no incarnation: {text[:40]!r}")
+    return int(text)
 
 
 def status_headers(status: str, text: str = "") -> Headers:
-    """The trailers of a call that ended so."""
+    """Build the trailers of a call that ended with a status."""
     return [("grpc-status", _NUMBERS[status]), ("grpc-message", quote(text[:_LONGEST_TEXT], safe=" "))]
 
 
 def is_over(headers: Headers, method: Method[Any, Any]) -> bool:
-    """Whether these headers are a call's last, with its status.
+    """Whether headers are the trailers of a call that ended with OK.
 
     Raises:
-        LayerwiseError: what that stands for, if the call failed.
+        LayerwiseError: the error that the trailers' status stands for, if the call failed.
     """
     found = dict(headers)
     if "grpc-status" not in found:
@@ -63,7 +79,7 @@ def is_over(headers: Headers, method: Method[Any, Any]) -> bool:
 
 
 def prepare(stream: socket.socket) -> socket.socket:
-    """Set a connected socket up: small messages at once, and a peer that is gone is noticed."""
+    """Have a connected socket send small messages at once, and notice a peer that is gone."""
     stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     stream.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for name, value in (
@@ -78,67 +94,67 @@ def prepare(stream: socket.socket) -> socket.socket:
 
 
 def prefix(parts: Iterable[Buffer]) -> bytes:
-    """What comes before a message in parts."""
+    """Encode the prefix of a message in parts."""
     return struct.pack(">BL", 0, sum(memoryview(part).nbytes for part in parts))
 
 
 def message_length(prefix: Buffer, most: int) -> int:
-    """Of the message that comes after this.
+    """Decode the length of the message behind a prefix.
 
     Raises:
-        MalformedError: no message can begin like this.
-        TooLargeError: none may be of that size.
+        MalformedError: the message is compressed.
+        TooLargeError: the message is longer than `most` bytes.
     """
     compressed, length = struct.unpack(">BL", prefix)
     if compressed:
-        raise MalformedError("a message is compressed, which none may be")
+        raise MalformedError("a message is compressed, which the data plane does not take")
     if length > most:
         raise TooLargeError(f"a message has {length} bytes; at most {most}")
     return int(length)
 
 
 class Messages:
-    """A call's messages, in and out, at either end."""
+    """Messages of a call in both directions, for a thread at either end."""
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
 
     def send(self, *parts: Buffer, last: bool = False) -> None:
-        """A message, in parts, from where they lie."""
+        """Send a message from the memory that holds its parts."""
         self.connection.send(prefix(parts), *parts, last=last)
 
     def read(self) -> bytearray | None:
-        """The next message; None at their end."""
+        """Read the next message; None at the end of the messages."""
         length = self.length()
         return None if length is None else self.part(length)
 
     def length(self) -> int | None:
-        """Of the next message, whose parts are then to be read; None at their end.
+        """Read the length of the next message, whose parts follow; None at the end of the messages.
 
         Raises:
-            MalformedError: no message can begin like this.
-            TooLargeError: none may be of that size.
+            MalformedError: the message is compressed.
+            TooLargeError: the message is longer than LARGEST_MESSAGE_BYTES.
         """
         if not self.connection.more():
             return None
         return message_length(self.part(PREFIX_BYTES), LARGEST_MESSAGE_BYTES)
 
     def part(self, nbytes: int) -> bytearray:
-        """So much of the message that is being read."""
+        """Read the next `nbytes` bytes of the message under way."""
         found = bytearray(nbytes)
         self.into(memoryview(found))
         return found
 
     def into(self, target: memoryview) -> None:
-        """So much of the message that is being read, to its place."""
+        """Read the next bytes of the message under way into a buffer."""
         if not self.connection.into(target):
             raise MalformedError("the stream ended within a message")
 
     def land(self, assembly: Assembly, buffer: memoryview) -> slice | None:
-        """Take the next frame's piece to its place in a buffer; None where there is none any more.
+        """Receive the next frame's piece in place in a shard's buffer; None at the end of the messages.
 
         Raises:
-            MalformedError: it is not the piece that comes next.
+            MalformedError: the frame is not the piece that comes next.
         """
         if (nbytes := self.length()) is None:
             return None

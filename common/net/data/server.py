@@ -1,6 +1,7 @@
-"""The answering end: a thread for each connection, which answers one call after the other.
+"""Answering end of the data plane: a thread for each connection, which answers one call after the other.
 
-Calls that stay open are an event loop's: the thread hands its connection over, and waits for their end.
+Calls that stay open belong to an event loop: the thread hands its connection over, and waits for the call's
+end.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable
@@ -16,34 +18,47 @@ from typing import Any
 from common.errors import LayerwiseError, StalledError
 from common.net.addresses import cannot_listen
 from common.net.data import streams
-from common.net.data.messages import ANSWER_HEADERS, CONTENT_TYPE, Messages, prepare, status_headers
+from common.net.data.messages import (
+    ANSWER_HEADERS,
+    CONTENT_TYPE,
+    Messages,
+    caller_incarnation,
+    prepare,
+    status_headers,
+)
 from common.net.http2.connection import Connection
 from common.net.http2.frames import BrokenError, Code, Headers, ProtocolError, ResetError
 from common.wire.methods import Method
 
-log = logging.getLogger("layerwise.bulk")
+log = logging.getLogger("layerwise.data")
 
-# Four of every slave, and some readers.
+# Four connections of every slave, and some readers.
 MOST_CONNECTIONS = 2048
 OPENING_SECONDS = 10.0
+# Upper bound of a stop, for all connections together.
+STOP_SECONDS = 10.0
 
 # Reads a call's requests and sends its answers.
 Handler = Callable[[Messages], None]
 
 
 class UnknownMethodError(LayerwiseError):
-    """Nobody serves what was called."""
+    """A call of a method that the server does not have."""
 
     status = "UNIMPLEMENTED"
 
 
-class Server:
+class DataServer:
     """Serves methods from threads of its own.
 
     Args:
-        on_error: told of each call that an error ends.
-        most: so many connections may be open at a time; a further one is closed.
-        opening_seconds: in which one has to have begun its first call.
+        on_error: takes the error of each call that fails.
+        most: upper bound of open connections; a further connection is closed.
+        opening_seconds: time in which a connection must begin its first call, TLS handshake included.
+        admit: takes the incarnation that a call's headers name (0: none) before the call's handler runs;
+            raises
+            LayerwiseError to refuse the call.
+        tls: certificates and trust; None: in the clear.
     """
 
     def __init__(
@@ -51,16 +66,21 @@ class Server:
         on_error: Callable[[LayerwiseError], None] = lambda _: None,
         most: int = MOST_CONNECTIONS,
         opening_seconds: float = OPENING_SECONDS,
+        *,
+        admit: Callable[[int], None] = lambda _: None,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         self._handlers: dict[str, Handler] = {}
         self._open: dict[str, tuple[streams.Handler, asyncio.AbstractEventLoop]] = {}
         self._most = most
         self._opening_seconds = opening_seconds
         self._on_error = on_error
+        self._admit = admit
+        self._tls = tls
         self._listening: socket.socket | None = None
         self._threads: dict[Connection, threading.Thread] = {}
         self._lock = threading.Lock()
-        self._accepting = threading.Thread(target=self._accept, name="bulk", daemon=True)
+        self._accepting = threading.Thread(target=self._accept, name="data", daemon=True)
 
     def add(self, method: Method[Any, Any], handler: Handler) -> None:
         """Serve a method."""
@@ -69,31 +89,34 @@ class Server:
     def add_open(
         self, method: Method[Any, Any], handler: streams.Handler, loop: asyncio.AbstractEventLoop
     ) -> None:
-        """Serve a method whose calls stay open, on an event loop, which must outlive this server."""
+        """Serve a method whose calls stay open, on an event loop that must outlive this server."""
         self._open[method.path] = handler, loop
 
     def start(self, host: str, port: int, option: str = "--bulk-port") -> int:
-        """Listen; returns the port that was taken (0 takes a free one).
+        """Listen; returns the port that was taken.
 
         Args:
-            host: an address of this machine.
-            port: of it.
-            option: of the command line, by which another port is chosen.
+            host: an address of this machine; [::] stands for every address of IPv6 and IPv4.
+            port: to listen on; 0 takes a free one.
+            option: command-line option that chooses the port, for the error.
 
         Raises:
-            RefusedError: it cannot be listened on.
+            RefusedError: the address cannot be listened on.
         """
         bare = host.strip("[]")
         family = socket.AF_INET6 if ":" in bare else socket.AF_INET
+        both = bare == "::" and socket.has_dualstack_ipv6()
         try:
-            self._listening = socket.create_server((bare, port), family=family, backlog=128)
+            self._listening = socket.create_server(
+                (bare, port), family=family, backlog=128, dualstack_ipv6=both
+            )
         except OSError as error:
             raise cannot_listen(option, host, port, error.strerror) from None
         self._accepting.start()
         return int(self._listening.getsockname()[1])
 
     def stop(self) -> None:
-        """End every call and connection."""
+        """End every call and connection, within STOP_SECONDS."""
         listening, self._listening = self._listening, None
         if listening is None:
             return
@@ -105,8 +128,11 @@ class Server:
             threads = dict(self._threads)
         for connection in threads:
             connection.pipe.interrupt()
+        deadline = time.monotonic() + STOP_SECONDS
         for thread in threads.values():
-            thread.join()
+            thread.join(max(0.0, deadline - time.monotonic()))
+        if left := sum(thread.is_alive() for thread in threads.values()):
+            log.error("%d calls did not end within %g s", left, STOP_SECONDS)
 
     def _accept(self) -> None:
         listening = self._listening
@@ -116,8 +142,13 @@ class Server:
                 stream, _ = listening.accept()
             except OSError:
                 return
-            connection = Connection(prepare(stream), serves=True)
-            thread = threading.Thread(target=self._serve, args=(connection,), name="bulk", daemon=True)
+            try:
+                connection = Connection(prepare(stream), serves=True, tls=self._tls)
+            except (OSError, BrokenError):
+                # The peer has left again.
+                stream.close()
+                continue
+            thread = threading.Thread(target=self._serve, args=(connection,), name="data", daemon=True)
             with self._lock:
                 taken = len(self._threads) < self._most
                 if taken:
@@ -129,31 +160,34 @@ class Server:
 
     def _serve(self, connection: Connection) -> None:
         try:
-            # Who connects has something to ask; who never does may not keep others out.
+            # A connection without a call may not keep others out.
             connection.pipe.set_deadline(time.monotonic() + self._opening_seconds)
             connection.open()
             while (headers := connection.accept()) is not None:
                 connection.pipe.set_deadline(None)
                 if (served := self._open.get(dict(headers).get(":path", ""))) and _is_grpc(headers):
                     handler, loop = served
-                    asyncio.run_coroutine_threadsafe(self._answer_open(connection, handler), loop).result()
+                    answered = self._answer_open(connection, headers, handler)
+                    asyncio.run_coroutine_threadsafe(answered, loop).result()
                     return
                 self._answer(connection, headers)
                 connection.pipe.set_deadline(None)
         except ProtocolError as error:
-            log.info("a connection for shards was closed: %s", error)
+            log.info("a connection of the data plane was closed: %s", error)
             connection.refuse(error.code, str(error))
         except LayerwiseError as error:
-            log.debug("a connection for shards ended: %s", error)
+            log.debug("a connection of the data plane ended: %s", error)
         except Exception:
-            log.exception("a call for a shard failed")
+            log.exception("a call of the data plane failed")
         finally:
             connection.pipe.close()
             with self._lock:
                 self._threads.pop(connection, None)
 
-    async def _answer_open(self, connection: Connection, handler: streams.Handler) -> None:
-        await streams.answer(connection.handed_over(), handler, self._on_error)
+    async def _answer_open(self, connection: Connection, headers: Headers, handler: streams.Handler) -> None:
+        await streams.answer(
+            connection.hand_over(), handler, self._on_error, lambda: self._admit(caller_incarnation(headers))
+        )
 
     def _answer(self, connection: Connection, headers: Headers) -> None:
         if not _is_grpc(headers):
@@ -162,7 +196,10 @@ class Server:
         connection.send_headers(ANSWER_HEADERS)
         try:
             if (handler := self._handlers.get(dict(headers).get(":path", ""))) is None:
-                raise UnknownMethodError(f"this port serves {self._served()} alone; the gRPC port the rest")
+                raise UnknownMethodError(
+                    f"this port serves {self._services()} alone; the gRPC port has the rest"
+                )
+            self._admit(caller_incarnation(headers))
             handler(Messages(connection))
         except ResetError:
             return
@@ -172,13 +209,13 @@ class Server:
             self._on_error(error)
             connection.send_headers(status_headers(error.status, str(error)), last=True)
             if isinstance(error, StalledError):
-                # Where its next frame will begin is not known.
+                # The beginning of the peer's next frame is unknown.
                 connection.refuse(Code.NO_ERROR, "it stood still")
                 raise BrokenError(str(error)) from None
         else:
             connection.send_headers(status_headers("OK"), last=True)
 
-    def _served(self) -> str:
+    def _services(self) -> str:
         services = {path.split("/")[1].rpartition(".")[2] for path in (*self._handlers, *self._open)}
         return " and ".join(sorted(services))
 

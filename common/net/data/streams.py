@@ -1,7 +1,7 @@
 """Calls that stay open and go both ways, on an event loop: for activations and gradients.
 
-A message here may be as large as gRPC's (`rpc.LARGEST_MESSAGE_BYTES`), and is sent in parts, from where they
-lie. A connection has one such call, and ends with it.
+A message may be as large as gRPC's (`control.LARGEST_MESSAGE_BYTES`), and leaves from the memory that holds
+its parts. A connection has one such call, and ends with it.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
 from typing import Any
@@ -27,31 +28,36 @@ from common.net.data.messages import (
     prepare,
     status_headers,
 )
-from common.net.http2.connection import End
+from common.net.http2.end import End
 from common.net.http2.frames import BrokenError, Code, Headers, ProtocolError, ResetError
-from common.net.http2.pipe import LoopPipe
+from common.net.http2.loop_pipe import LoopPipe
+from common.net.http2.tls import TlsLoopPipe, wrap
+from common.net.tasks import cancel
 from common.shards.pushes import Buffer
 from common.wire.methods import Method
 
-log = logging.getLogger("layerwise.bulk")
+log = logging.getLogger("layerwise.data")
 
 CONNECT_SECONDS = 10.0
-# How long a peer whose call has ended is heard out.
+# A peer whose call has ended is read from for so long, until the peer has closed.
 LINGER_SECONDS = 5.0
-# Memory for a message is taken as it comes, from here on.
+# Memory for a message grows with the bytes that have come, from this size on.
 FIRST_BYTES = 4 << 20
+# A silent peer is pinged so often, and given up after so long without a byte.
+PING_SECONDS, SILENT_SECONDS = 10.0, 40.0
 
-# A message, in parts that follow each other.
+# Parts of a message, one behind the other.
 Parts = tuple[Buffer, ...]
-# The answers to what comes on a call. That is to be read meanwhile: news of the peer's window come behind it.
+# Yields the answers of a call. The requests must be read meanwhile: news of the peer's window lie behind
+# them.
 Handler = Callable[[AsyncIterator[Buffer]], AsyncGenerator[Parts, None]]
 
 
 class Stream:
-    """The calling end of an open call; one task may read while another one writes.
+    """Calling end of an open call; one task may read while another one writes.
 
     Raises (every method):
-        LayerwiseError: what the peer's status stands for.
+        LayerwiseError: the error that the peer's status stands for.
         UnreachableError: the connection broke.
     """
 
@@ -65,7 +71,7 @@ class Stream:
         await _send(self._end, parts)
 
     async def read(self) -> Buffer | None:
-        """The next message; None once the peer has ended the call."""
+        """Read the next message; None once the peer has ended the call."""
         if not self._answered:
             self._answered = True
             if is_over(await self._end.headers(), self._method):
@@ -78,24 +84,65 @@ class Stream:
 
 
 @asynccontextmanager
-async def opened(host: str, port: int, method: Method[Any, Any]) -> AsyncIterator[Stream]:
-    """A call over a connection of its own. Whatever reads or writes it has to be over before it is left.
+async def opened(
+    host: str,
+    port: int,
+    method: Method[Any, Any],
+    *,
+    incarnation: int = 0,
+    tls: ssl.SSLContext | None = None,
+) -> AsyncIterator[Stream]:
+    """Open a call over a connection of its own; tasks that read or write must end before the context does.
+
+    Args:
+        host: name or address of the server.
+        port: of its data plane.
+        method: to call.
+        incarnation: of the caller's lease; 0 without a lease.
+        tls: certificates and trust; None: in the clear.
 
     Raises:
-        UnreachableError: nobody answers there.
+        UnreachableError: no server answers.
     """
-    pipe = LoopPipe(prepare(await _connected(host, port)))
+    pipe = await _connected_pipe(host.strip("[]"), port, tls)
     try:
         end = End(pipe, serves=False)
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
                 await end.open()
         except TimeoutError:
-            raise UnreachableError(f"{host}:{port}: does not say how it wants to be spoken to") from None
-        await end.request(call_headers(method))
-        yield Stream(end, method)
+            raise UnreachableError(f"{host}:{port}: answers, but does not speak HTTP/2") from None
+        await end.request(call_headers(method, incarnation))
+        async with _kept_alive(end, pipe):
+            yield Stream(end, method)
     finally:
-        await pipe.ended()
+        await pipe.close()
+
+
+async def _connected_pipe(host: str, port: int, tls: ssl.SSLContext | None) -> LoopPipe:
+    stream = prepare(await _connected(host, port))
+    return LoopPipe(stream) if tls is None else TlsLoopPipe(wrap(stream, tls, host))
+
+
+@asynccontextmanager
+async def _kept_alive(end: End, pipe: LoopPipe) -> AsyncIterator[None]:
+    """Ping a silent peer within the context, and end the connection of a peer that stays silent."""
+    pinging = asyncio.ensure_future(_ping(end, pipe))
+    try:
+        yield
+    finally:
+        await cancel([pinging])
+
+
+async def _ping(end: End, pipe: LoopPipe) -> None:
+    while True:
+        await asyncio.sleep(PING_SECONDS)
+        silence = asyncio.get_running_loop().time() - pipe.received_at
+        if silence > SILENT_SECONDS:
+            log.info("a stream was closed: its peer has been silent for %.0f s", silence)
+            pipe.interrupt()
+            return
+        end.ping()
 
 
 async def _connected(host: str, port: int) -> socket.socket:
@@ -103,10 +150,8 @@ async def _connected(host: str, port: int) -> socket.socket:
     try:
         async with asyncio.timeout(CONNECT_SECONDS):
             loop = asyncio.get_running_loop()
-            # A name may stand for several addresses, of which one is listened on.
-            for family, _, _, _, address in await loop.getaddrinfo(
-                host.strip("[]"), port, type=socket.SOCK_STREAM
-            ):
+            # A name may have several addresses, and the server may listen on one of them.
+            for family, _, _, _, address in await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM):
                 stream = socket.socket(family, socket.SOCK_STREAM)
                 stream.setblocking(False)
                 try:
@@ -126,37 +171,52 @@ async def _connected(host: str, port: int) -> socket.socket:
     raise UnreachableError(f"{host}:{port}: does not answer{why}")
 
 
-async def answer(end: End, handler: Handler, on_error: Callable[[LayerwiseError], None]) -> None:
+async def answer(
+    end: End,
+    handler: Handler,
+    on_error: Callable[[LayerwiseError], None],
+    admit: Callable[[], None],
+) -> None:
     """Answer the call that a connection has begun, and end both.
 
     Args:
-        end: handed over to the running event loop.
-        handler: makes the answers.
-        on_error: told of the error that ends the call, unless it is the peer who is gone.
+        end: connection that was handed over to the running event loop.
+        handler: yields the answers.
+        on_error: takes the error that ends the call, unless the peer is gone.
+        admit: raises LayerwiseError to refuse the caller before the handler runs.
     """
-    assert isinstance(end.pipe, LoopPipe)
+    pipe = end.pipe
+    assert isinstance(pipe, LoopPipe)
     try:
         await end.send_headers(ANSWER_HEADERS)
-        await end.send_headers(await _status(end, handler, on_error), last=True)
-        # The next call will have to come over another connection.
-        await end.pipe.leave(end.goaway(Code.NO_ERROR), LINGER_SECONDS)
+        async with _kept_alive(end, pipe):
+            status = await _status(end, handler, on_error, admit)
+        await end.send_headers(status, last=True)
+        # The next call has to come over another connection.
+        await pipe.leave(end.goaway(Code.NO_ERROR), LINGER_SECONDS)
     except ProtocolError as error:
         log.info("a stream was closed: %s", error)
-        await end.pipe.leave(end.goaway(error.code, str(error)), LINGER_SECONDS)
+        await pipe.leave(end.goaway(error.code, str(error)), LINGER_SECONDS)
     except LayerwiseError as error:
         log.debug("a stream ended: %s", error)
     finally:
-        await end.pipe.ended()
+        await pipe.close()
 
 
-async def _status(end: End, handler: Handler, on_error: Callable[[LayerwiseError], None]) -> Headers:
-    """Send all answers; the status after them.
+async def _status(
+    end: End,
+    handler: Handler,
+    on_error: Callable[[LayerwiseError], None],
+    admit: Callable[[], None],
+) -> Headers:
+    """Send all answers, and return the trailers that follow them.
 
     Raises:
-        BrokenError, ResetError: there is nobody to answer any more.
+        BrokenError, ResetError: the peer is gone.
     """
     requests = _Requests(end)
     try:
+        admit()
         async with aclosing(handler(requests)) as answers:
             async for parts in answers:
                 await _send(end, parts)
@@ -171,7 +231,7 @@ async def _status(end: End, handler: Handler, on_error: Callable[[LayerwiseError
 
 
 class _Requests:
-    """What comes on a call, message by message, until that ends or the call is answered."""
+    """Messages of a call, until the peer ends them or the call is answered."""
 
     def __init__(self, end: End) -> None:
         self._end = end
@@ -197,11 +257,10 @@ class _Requests:
         return message
 
     async def close(self) -> None:
-        """Nothing more is read; who waits for it is told that there is no more."""
+        """Read no more: a task that waits for a message finds the end of the messages."""
         self._closed = True
         if self._reading is not None:
-            self._reading.cancel()
-            await asyncio.gather(self._reading, return_exceptions=True)
+            await cancel([self._reading])
 
 
 async def _send(end: End, parts: Parts) -> None:
@@ -226,7 +285,7 @@ async def _read(end: End) -> memoryview | None:
 
 
 def _room(nbytes: int) -> memoryview:
-    # Not zeroed, as bytearray would be.
+    # Unlike bytearray, numpy leaves the memory as it was.
     return np.empty(nbytes, np.uint8).data
 
 

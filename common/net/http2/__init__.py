@@ -1,9 +1,9 @@
-"""HTTP/2 (RFC 9113) over a thread's sockets or an event loop's, one stream at a time: as much as gRPC needs.
+"""HTTP/2 (RFC 9113) with one stream at a time, over sockets of threads or of an event loop.
 
-Payload is not copied on its way: DATA frames are written with `sendmsg` from wherever their parts lie, and
-read with `recv_into` to wherever they belong. A second stream beside the one under way is refused (the
-settings say so), so one thread or task serves a connection, and nothing but TCP holds back a fast sender.
+Payload is not copied on the way: DATA frames leave by `sendmsg` from the memory that holds the parts, and
+arrive by `recv_into` in the memory that wants them. A second stream beside an open one is refused (the
+settings announce so): one thread or one task serves a connection, and TCP alone holds back a fast sender.
 
-TLS would wrap the socket before it comes here; ssl's sockets have no `sendmsg`: `pipe.Pipe.write` would have
-to send part by part.
+Pipes carry the bytes: `pipe.Pipe` for a thread, `loop_pipe.LoopPipe` for an event loop, and `tls` has both
+over TLS.
 """

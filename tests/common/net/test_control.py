@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 import grpc
 
 from common.errors import UnreachableError
-from common.net.control import Server, async_channel, async_stream, error_of
+from common.net.control import ControlServer, async_channel, async_stream, error_of
 from common.wire.methods import EXCHANGE
 
 STREAMS, WRITES = 20, 500
@@ -40,7 +40,7 @@ async def _written_to(address: str) -> list[type[Exception]]:
 
 def test_a_write_to_a_stream_that_the_peer_has_just_ended_is_tried_again_and_ends_nobody() -> None:
     async def run() -> list[type[Exception]]:
-        server = Server()
+        server = ControlServer()
         server.add(EXCHANGE, _ends_at_once, encoded=True)
         ends = await _written_to(await server.start("127.0.0.1:0"))
         await server.stop(0)

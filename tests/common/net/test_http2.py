@@ -15,7 +15,7 @@ import pytest
 
 from common.errors import LayerwiseError
 from common.net.data.messages import CONTENT_TYPE, Messages
-from common.net.data.server import Server
+from common.net.data.server import DataServer
 from common.net.http2 import frames
 from common.net.http2.connection import Connection
 from common.net.http2.frames import BrokenError, Code, Kind, ResetError, frame, settings
@@ -34,7 +34,7 @@ def echo(messages: Messages) -> None:
 @pytest.fixture
 def server() -> Iterator[tuple[str, int]]:
     """One that echoes, so that both directions are used."""
-    made = Server()
+    made = DataServer()
     made.add(PUSH, echo)
     made.add(PULL, echo)
     yield "127.0.0.1", made.start("127.0.0.1", 0)
@@ -248,7 +248,7 @@ def conversation(what: bytes) -> str:
     """How one connection ends, run as a server's thread runs it, over a pair of sockets."""
     ours, theirs = socket.socketpair()
     outcome: list[str] = []
-    served = Server()
+    served = DataServer()
     served.add(PUSH, echo)
     connection = Connection(ours, serves=True)
     thread = threading.Thread(target=lambda: outcome.append(ended(served, connection)))
@@ -268,7 +268,7 @@ def conversation(what: bytes) -> str:
     return outcome[0] if outcome[0] != "refused" or goodbye(got) is not None else "not told"
 
 
-def ended(server: Server, connection: Connection) -> str:
+def ended(server: DataServer, connection: Connection) -> str:
     refused = False
     refuse: Callable[[Code, str], None] = connection.refuse
 

@@ -16,7 +16,7 @@ import pytest
 from common.errors import FencedError, LayerwiseError, TooLargeError, UnreachableError
 from common.net import addresses, control
 from common.net.data import streams
-from common.net.data.server import Server
+from common.net.data.server import DataServer
 from common.net.data.streams import Parts, Stream, opened
 from common.net.http2 import frames, pipe
 from common.net.http2.frames import Code, Kind, frame, settings
@@ -62,7 +62,7 @@ class Echo:
         self._thread = threading.Thread(target=self.loop.run_forever)
         self._thread.start()
         self.errors: list[LayerwiseError] = []
-        self.server = Server(self.errors.append)
+        self.server = DataServer(self.errors.append)
         self.server.add_open(EXCHANGE, handler, self.loop)
         self.port = self.server.start("127.0.0.1", 0)
 
@@ -167,7 +167,7 @@ def test_grpcs_client_speaks_with_our_server_and_may_call_again(serve: Serve) ->
 
 def test_our_client_speaks_with_grpcs_server() -> None:
     async def work() -> list[bytes]:
-        server = control.Server()
+        server = control.ControlServer()
         server.add(EXCHANGE, echo)
         _, port = addresses.split_address(await server.start("127.0.0.1:0"))
         try:
@@ -302,7 +302,7 @@ def test_every_address_of_a_name_is_tried(serve: Serve, monkeypatch: pytest.Monk
 
 
 def test_who_connects_and_asks_nothing_keeps_nobody_out() -> None:
-    server = Server(most=1, opening_seconds=0.3)
+    server = DataServer(most=1, opening_seconds=0.3)
     server.add(EXCHANGE, lambda messages: None)
     port = server.start("127.0.0.1", 0)
     try:
@@ -334,12 +334,12 @@ async def _nowhere() -> None:
 def test_what_does_not_speak_http2_is_unreachable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(streams, "CONNECT_SECONDS", 0.3)
     silent = socket.create_server(("127.0.0.1", 0))
-    with silent, pytest.raises(UnreachableError, match="does not say"):
+    with silent, pytest.raises(UnreachableError, match="does not speak HTTP/2"):
         run(echoed(silent.getsockname()[1], b""))
 
 
 def test_a_call_that_nobody_serves_is_refused(serve: Serve) -> None:
-    server = Server()
+    server = DataServer()
     port = server.start("127.0.0.1", 0)
     try:
         with pytest.raises(LayerwiseError, match="this port serves"):

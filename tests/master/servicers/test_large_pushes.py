@@ -12,7 +12,7 @@ import grpc
 import numpy as np
 import pytest
 
-from common.net.data.server import Server
+from common.net.data.server import DataServer
 from common.shards.pushes import Header, Operation
 from common.wire.payloads import CHUNK_BYTES, encode_frame, frames
 from master.servicers.parameters import LARGE_PUSHES, ParametersServicer
@@ -38,7 +38,7 @@ def master(tmp_path: Path) -> Iterator[Served]:
 def impatient(master: Served) -> Iterator[Client]:
     """Client of a second data port, where a push may not stand still for long."""
     tally = master.master.run.tally
-    server = Server(tally.count_error)
+    server = DataServer(tally.count_error)
     ParametersServicer(master.master.parameters, tally, STALLED_SECONDS).register(server)
     client = Client(f"127.0.0.1:{server.start('127.0.0.1', 0)}")
     yield client

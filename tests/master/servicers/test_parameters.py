@@ -14,7 +14,7 @@ import pytest
 
 from common.errors import FencedError, LayerwiseError, MalformedError, NotFoundError, UnreachableError
 from common.net.addresses import split_address
-from common.net.data.client import Channel, pull
+from common.net.data.client import DataClient, pull
 from common.net.data.messages import LARGEST_MESSAGE_BYTES
 from common.shards.pushes import Header, Operation, PullRequest, PushReply
 from common.shards.table import Table, lay_out
@@ -40,9 +40,9 @@ def master(tmp_path: Path) -> Iterator[Served]:
 
 
 @pytest.fixture
-def channel(master: Served) -> Iterator[Channel]:
+def channel(master: Served) -> Iterator[DataClient]:
     """Slave's own client of the data port."""
-    made = Channel(lambda: split_address(master.data_address))
+    made = DataClient(lambda: split_address(master.data_address))
     yield made
     made.drop()
 
@@ -69,12 +69,12 @@ def created(master: Served, table: Table = LARGE) -> JoinReply:
     return lease
 
 
-def contents(channel: Channel) -> tuple[int, Any]:
+def contents(channel: DataClient) -> tuple[int, Any]:
     found, buffer = pull(channel, PullRequest("1/weights"), DEADLINE)
     return found.version, np.frombuffer(buffer, np.float32)
 
 
-def test_what_is_pushed_is_pulled(master: Served, channel: Channel) -> None:
+def test_what_is_pushed_is_pulled(master: Served, channel: DataClient) -> None:
     lease, random = master.join("a"), np.random.default_rng(0).normal(size=COUNT).astype(np.float32)
     with channel.call(PUSH) as call:
         assert send(call, header(lease, 0), random).applied
@@ -99,7 +99,7 @@ REFUSALS: dict[str, tuple[type[LayerwiseError], dict[str, Any]]] = {
 
 @pytest.mark.parametrize("which", REFUSALS)
 def test_a_refused_push_raises_its_error_and_the_next_call_is_taken(
-    master: Served, channel: Channel, which: str
+    master: Served, channel: DataClient, which: str
 ) -> None:
     lease = created(master)
     kind, changes = REFUSALS[which]
@@ -111,13 +111,13 @@ def test_a_refused_push_raises_its_error_and_the_next_call_is_taken(
     assert contents(channel)[0] == 0
 
 
-def test_a_pull_of_a_missing_shard_is_refused(master: Served, channel: Channel) -> None:
+def test_a_pull_of_a_missing_shard_is_refused(master: Served, channel: DataClient) -> None:
     with pytest.raises(NotFoundError, match='there is no shard "1/weights"; known are'):
         contents(channel)
 
 
 def test_where_nobody_listens_is_said(master: Served) -> None:
-    nobody = Channel(lambda: ("127.0.0.1", 1))
+    nobody = DataClient(lambda: ("127.0.0.1", 1))
     with pytest.raises(UnreachableError, match=r"127\.0\.0\.1:1: the master's port for shards"):
         contents(nobody)
 
@@ -144,7 +144,7 @@ def landing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("landing")
 def test_pushes_land_in_the_idle_buffer_one_after_the_other(
-    master: Served, channel: Channel, monkeypatch: pytest.MonkeyPatch
+    master: Served, channel: DataClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lease = created(master)
     monkeypatch.delattr(IncomingPush, "_receive_all")
@@ -156,7 +156,7 @@ def test_pushes_land_in_the_idle_buffer_one_after_the_other(
 
 @pytest.mark.usefixtures("landing")
 def test_a_push_that_was_applied_before_is_received_and_leaves_no_trace(
-    master: Served, channel: Channel
+    master: Served, channel: DataClient
 ) -> None:
     lease = created(master)
     with channel.call(PUSH) as call:
@@ -167,7 +167,7 @@ def test_a_push_that_was_applied_before_is_received_and_leaves_no_trace(
 
 @pytest.mark.usefixtures("landing")
 @pytest.mark.parametrize("where", [0, COUNT // 2, COUNT - 1])
-def test_a_nan_leaves_the_shard_as_it_was(master: Served, channel: Channel, where: int) -> None:
+def test_a_nan_leaves_the_shard_as_it_was(master: Served, channel: DataClient, where: int) -> None:
     lease, wrong = created(master), ones()
     wrong[where] = np.nan
     with pytest.raises(MalformedError, match="NaN"), channel.call(PUSH) as call:
@@ -179,7 +179,9 @@ def test_a_nan_leaves_the_shard_as_it_was(master: Served, channel: Channel, wher
 
 
 @pytest.mark.usefixtures("landing")
-def test_gaps_between_tensors_stay_zeros_whatever_is_pushed_there(master: Served, channel: Channel) -> None:
+def test_gaps_between_tensors_stay_zeros_whatever_is_pushed_there(
+    master: Served, channel: DataClient
+) -> None:
     lease = created(master, GAPS)
     pushed = np.zeros(GAPS.nbytes, np.uint8)
     pushed[GAPS.parameters_nbytes :] = 1
@@ -194,7 +196,7 @@ def test_gaps_between_tensors_stay_zeros_whatever_is_pushed_there(master: Served
 
 
 def test_one_that_stands_still_is_dropped_and_the_next_time_kept_in_memory(
-    master: Served, channel: Channel, monkeypatch: pytest.MonkeyPatch
+    master: Served, channel: DataClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lease = created(master)
     apply = IncomingPush.apply
@@ -209,7 +211,7 @@ def test_one_that_stands_still_is_dropped_and_the_next_time_kept_in_memory(
     assert contents(channel)[1].min() == 1.0
 
 
-def half_of(channel: Channel, header: Header) -> None:
+def half_of(channel: DataClient, header: Header) -> None:
     with channel.call(PUSH) as call:
         for frame in itertools.islice(frames(header, ones().data), 2):
             call.send(*frame_parts(frame))

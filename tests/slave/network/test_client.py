@@ -9,7 +9,7 @@ import time
 from itertools import pairwise
 
 from common.net.backoff import Backoff
-from common.net.control import Server, async_channel
+from common.net.control import ControlServer, async_channel
 from common.wire.messages import HeartbeatReply, HeartbeatRequest, Telemetry
 from common.wire.methods import HEARTBEAT
 from slave.network.client import Heart
@@ -26,7 +26,7 @@ async def _beaten() -> list[float]:
         await asyncio.sleep(ANSWER_SECONDS)
         return HeartbeatReply()
 
-    server = Server()
+    server = ControlServer()
     server.add(HEARTBEAT, heartbeat)
     channel = async_channel(await server.start("127.0.0.1:0"))
     backoff = Backoff(time.monotonic, random.random, patience=60.0)

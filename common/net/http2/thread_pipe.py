@@ -1,0 +1,112 @@
+"""Pipe of a thread: coroutines that block in the kernel and never suspend."""
+
+from __future__ import annotations
+
+import socket
+import struct
+import time
+from collections.abc import Iterable
+from contextlib import suppress
+
+from common.errors import StalledError, UnreachableError
+from common.net.http2 import pipe
+from common.net.http2.frames import BrokenError
+from common.net.http2.loop_pipe import LoopPipe
+from common.net.http2.pipe import CLOSED, WRITE_STALLED, Pipe, broken, cut, run_sync
+from common.shards.pushes import Buffer
+
+# A farewell waits so long, and for so many reads, until the peer has closed.
+FAREWELL_SECONDS, FAREWELL_READS = 1.0, 256
+_STOOD_STILL = "a peer stood still within a message; send it again"
+
+
+class ThreadPipe(Pipe):
+    """Connected socket of a thread, in the clear."""
+
+    def __init__(self, stream: socket.socket) -> None:
+        super().__init__(stream)
+        self._deadline: float | None = None
+        self._successor: LoopPipe | None = None
+        self._set_up()
+
+    def _set_up(self) -> None:
+        # The kernel keeps the deadlines: with Python's timeouts a chunk would take many system calls.
+        self._socket.settimeout(None)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _timeval(pipe.WRITE_SECONDS))
+
+    def set_deadline(self, moment: float | None) -> None:
+        """Set the monotonic time by which reads must be through; None disables the deadline."""
+        self._deadline = moment
+        seconds = 0.0 if moment is None else max(1e-3, moment - time.monotonic())
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _timeval(seconds))
+
+    async def _receive(self, target: memoryview, *, whole: bool) -> int:
+        try:
+            if self._deadline is not None and time.monotonic() > self._deadline:
+                raise BlockingIOError
+            count = self._socket.recv_into(target, 0, socket.MSG_WAITALL if whole else 0)
+        except BlockingIOError:
+            raise StalledError(_STOOD_STILL) from None
+        except OSError as error:
+            raise broken(error) from None
+        if not count:
+            raise BrokenError(CLOSED)
+        return count
+
+    async def write(self, *parts: Buffer) -> None:
+        """Write parts, one behind the other."""
+        await self._send(parts)
+
+    def enqueue(self, frame: bytes) -> None:
+        """Write a small frame at once: a thread reads and writes in turn."""
+        run_sync(self._send((frame,)))
+
+    async def _send(self, parts: Iterable[Buffer]) -> None:
+        views = [memoryview(part) for part in parts]
+        try:
+            while views:
+                _, views = cut(views, self._socket.sendmsg(views))
+        except BlockingIOError:
+            raise BrokenError(WRITE_STALLED) from None
+        except OSError as error:
+            raise broken(error) from None
+
+    def notify(self) -> None:
+        """Do nothing: the thread that reads is the thread that would be woken."""
+
+    def farewell(self, last: bytes) -> None:
+        """Write a last frame and read until the peer closes, within a bound.
+
+        Unread bytes in a socket that is closed would take the last frame back.
+        """
+        with suppress(OSError, UnreachableError):
+            self.enqueue(last)
+            socket.socket.shutdown(self._socket, socket.SHUT_WR)
+            self.set_deadline(time.monotonic() + FAREWELL_SECONDS)
+            for _ in range(FAREWELL_READS):
+                run_sync(self._receive(self._ahead, whole=False))
+
+    def hand_over(self) -> LoopPipe:
+        """Move the socket to the running event loop; this pipe keeps the right to interrupt."""
+        self._successor = self._on_loop(self._ahead[self._start : self._stop])
+        return self._successor
+
+    def _on_loop(self, ahead: Buffer) -> LoopPipe:
+        return LoopPipe(self._socket, ahead)
+
+    def interrupt(self) -> None:
+        """End the connection, from another thread."""
+        if self._successor is not None:
+            self._successor.interrupt_from_thread()
+        with suppress(OSError):
+            # The plain socket's method: that of a TLS socket would drop the session under a reader.
+            socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """End the connection."""
+        self.interrupt()
+        self._socket.close()
+
+
+def _timeval(seconds: float) -> bytes:
+    return struct.pack("ll", int(seconds), int(seconds % 1 * 1e6))
