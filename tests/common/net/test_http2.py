@@ -9,6 +9,7 @@ import time
 import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import hpack
 import pytest
@@ -20,6 +21,9 @@ from common.net.http2 import frames
 from common.net.http2.connection import Connection
 from common.net.http2.frames import BrokenError, Code, Kind, ResetError, frame, settings
 from common.wire.methods import PULL, PUSH
+from tests.common.net.certificates import Contexts, tls
+
+__all__ = ["tls"]  # a fixture
 
 DEADLINE = 20.0
 ASK = [(":method", "POST"), (":path", PUSH.path), ("content-type", CONTENT_TYPE)]
@@ -31,19 +35,28 @@ def echo(messages: Messages) -> None:
         messages.send(message)
 
 
+@dataclass(frozen=True)
+class Echo:
+    """Port of a server that echoes, and TLS of both ends."""
+
+    port: int
+    tls: Contexts
+
+
 @pytest.fixture
-def server() -> Iterator[tuple[str, int]]:
-    """One that echoes, so that both directions are used."""
-    made = DataServer()
+def server(tls: Contexts) -> Iterator[Echo]:
+    """A server that echoes, so that both directions are used."""
+    made = DataServer(tls=tls.server)
     made.add(PUSH, echo)
     made.add(PULL, echo)
-    yield "127.0.0.1", made.start("127.0.0.1", 0)
+    yield Echo(made.start("127.0.0.1", 0), tls)
     made.stop()
 
 
 @contextmanager
-def connected(address: tuple[str, int]) -> Iterator[Connection]:
-    connection = Connection(socket.create_connection(address, DEADLINE), serves=False)
+def connected(server: Echo) -> Iterator[Connection]:
+    stream = socket.create_connection(("127.0.0.1", server.port), DEADLINE)
+    connection = Connection(stream, serves=False, tls=server.tls.client, host="127.0.0.1")
     connection.pipe.set_deadline(time.monotonic() + DEADLINE)
     connection.open()
     yield connection
@@ -63,10 +76,10 @@ CONTINUED = frame(Kind.CONTINUATION, 0, 1, bytes(9000))
 MESSAGE = b"\0\0\0\0\3abc"
 
 
-def said(address: tuple[str, int], *what: bytes, over: int | None = None) -> bytes:
+def said(server: Echo, *what: bytes, over: int | None = None) -> bytes:
     """All that a server answers to some bytes, until it closes, or has ended stream `over`."""
     answer = b""
-    with socket.create_connection(address, DEADLINE) as peer:
+    with server.tls.dial(server.port, DEADLINE) as peer:
         try:
             peer.sendall(b"".join(what))
             while not is_over(answer, over) and (got := peer.recv(1 << 16)):
@@ -125,14 +138,12 @@ def goodbye(answer: bytes) -> Code | None:
         ([HELLO, headers(flags=0), *[CONTINUED] * 2], Code.ENHANCE_YOUR_CALM),
     ],
 )  # fmt: skip
-def test_who_breaks_a_rule_is_told_which_and_sent_away(
-    server: tuple[str, int], what: list[bytes], code: Code
-) -> None:
+def test_who_breaks_a_rule_is_told_which_and_sent_away(server: Echo, what: list[bytes], code: Code) -> None:
     assert goodbye(said(server, *what)) == code
 
 
 def test_pings_padding_priorities_and_unknown_frames_are_as_the_rules_have_them(
-    server: tuple[str, int],
+    server: Echo,
 ) -> None:
     answer = parsed(
         said(
@@ -157,15 +168,15 @@ def frame_of_kind(kind: int) -> bytes:
     return bytes((0, 0, 3, kind, 0, 0, 0, 0, 0)) + b"xyz"
 
 
-def test_a_second_stream_at_the_same_time_is_refused_and_harms_nothing(server: tuple[str, int]) -> None:
+def test_a_second_stream_at_the_same_time_is_refused_and_harms_nothing(server: Echo) -> None:
     both = [headers(1), headers(3), data(MESSAGE, 3), data(MESSAGE, 1, frames.END_STREAM)]
     answer = parsed(said(server, HELLO, *both, over=1))
     assert (Kind.RST_STREAM, 0, 3, Code.REFUSED_STREAM.to_bytes(4, "big")) in answer
     assert [(stream, payload) for kind, _, stream, payload in answer if kind == Kind.DATA] == [(1, MESSAGE)]
 
 
-def test_a_narrow_window_is_kept_and_waited_for(server: tuple[str, int]) -> None:
-    with socket.create_connection(server, DEADLINE) as peer:
+def test_a_narrow_window_is_kept_and_waited_for(server: Echo) -> None:
+    with server.tls.dial(server.port, DEADLINE) as peer:
         narrow = settings({frames.WINDOW: 10})
         peer.sendall(frames.PREFACE + narrow + headers() + data(b"\0\0\0\0\x14" + bytes(range(20))))
         got = b""
@@ -183,7 +194,7 @@ def bodies(answer: bytes) -> bytes:
 
 
 def test_more_than_all_windows_goes_over_one_connection(
-    server: tuple[str, int], monkeypatch: pytest.MonkeyPatch
+    server: Echo, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Windows are widened in time, of the connection and of each stream, and never too wide."""
     monkeypatch.setattr(frames, "OWN_WINDOW", 1 << 21)
@@ -201,7 +212,7 @@ def test_more_than_all_windows_goes_over_one_connection(
             assert dict(connection.headers())["grpc-status"] == "0"
 
 
-def test_a_stream_that_its_sender_gives_up_leaves_the_connection_usable(server: tuple[str, int]) -> None:
+def test_a_stream_that_its_sender_gives_up_leaves_the_connection_usable(server: Echo) -> None:
     given_up = [headers(1), data(MESSAGE[:5]), frames.reset(1, Code.CANCEL)]
     answer = said(server, HELLO, *given_up, headers(3), data(MESSAGE, 3, frames.END_STREAM), over=3)
     assert bodies(answer) == MESSAGE

@@ -8,8 +8,10 @@ import socket
 import threading
 import tracemalloc
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
+import grpc
 import hpack
 import pytest
 
@@ -22,10 +24,14 @@ from common.net.http2 import frames, pipe
 from common.net.http2.frames import Code, Kind, frame, settings
 from common.shards.pushes import Buffer
 from common.wire.methods import EXCHANGE
+from tests.common.net.certificates import Contexts, tls
 from tests.common.net.test_http2 import HELLO, MESSAGE, data, parsed, with_changes
 from tests.integration.processes import until
 
+__all__ = ["tls"]  # a fixture
+
 DEADLINE = 20.0
+CLEAR = Contexts()
 MIB = 1 << 20
 ASK = [(":method", "POST"), (":path", EXCHANGE.path), ("content-type", "application/grpc")]
 
@@ -57,14 +63,28 @@ async def _read(
 class Echo:
     """A server whose open calls are a loop's."""
 
-    def __init__(self, handler: streams.Handler) -> None:
+    def __init__(self, handler: streams.Handler, tls: Contexts = CLEAR) -> None:
         self.loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self.loop.run_forever)
         self._thread.start()
         self.errors: list[LayerwiseError] = []
-        self.server = DataServer(self.errors.append)
+        self.server = DataServer(self.errors.append, tls=tls.server)
+        self.tls = tls
         self.server.add_open(EXCHANGE, handler, self.loop)
         self.port = self.server.start("127.0.0.1", 0)
+
+    def open(self) -> AbstractAsyncContextManager[Stream]:
+        """Open a call."""
+        return opened("127.0.0.1", self.port, EXCHANGE, tls=self.tls.client)
+
+    async def echoed(self, *messages: bytes) -> list[bytes]:
+        """Send messages over one call, and return the answers."""
+        async with self.open() as call:
+            return await exchanged(call, *messages)
+
+    def dial(self) -> socket.socket:
+        """Connect by hand."""
+        return self.tls.dial(self.port, DEADLINE)
 
     def tasks(self) -> int:
         """How many are under way on its loop."""
@@ -82,11 +102,11 @@ class Echo:
 
 
 @pytest.fixture
-def serve() -> Iterator[Callable[[streams.Handler], Echo]]:
+def serve(tls: Contexts) -> Iterator[Callable[[streams.Handler], Echo]]:
     made: list[Echo] = []
 
     def serving(handler: streams.Handler) -> Echo:
-        made.append(Echo(handler))
+        made.append(Echo(handler, tls))
         return made[-1]
 
     yield serving
@@ -105,19 +125,23 @@ def run(work: Coroutine[Any, Any, Any]) -> Any:
     return asyncio.run(bounded())
 
 
+async def exchanged(call: Stream, *messages: bytes) -> list[bytes]:
+    found = []
+    for message in messages:
+        reading = asyncio.ensure_future(call.read())
+        await call.write(message)
+        found.append(bytes(await reading or b""))
+    return found
+
+
 async def echoed(port: int, *messages: bytes) -> list[bytes]:
     async with opened("127.0.0.1", port, EXCHANGE) as call:
-        found = []
-        for message in messages:
-            reading = asyncio.ensure_future(call.read())
-            await call.write(message)
-            found.append(bytes(await reading or b""))
-        return found
+        return await exchanged(call, *messages)
 
 
 def test_messages_of_any_size_come_back(serve: Serve) -> None:
     messages = [b"x", b"", random.Random(1).randbytes(5 * MIB), bytes(20 * MIB), b"end"]
-    assert run(echoed(serve(echo).port, *messages)) == messages
+    assert run(serve(echo).echoed(*messages)) == messages
 
 
 def test_both_ends_may_send_all_the_time(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,8 +155,8 @@ def test_both_ends_may_send_all_the_time(serve: Serve, monkeypatch: pytest.Monke
             yield (payload,)
         yield (b"%d" % await reading,)
 
-    async def exchange(port: int) -> Buffer | None:
-        async with opened("127.0.0.1", port, EXCHANGE) as call:
+    async def exchange(server: Echo) -> Buffer | None:
+        async with server.open() as call:
             writing = asyncio.ensure_future(_written(call))
             for _ in range(count):
                 assert await call.read() == payload
@@ -149,12 +173,18 @@ def test_both_ends_may_send_all_the_time(serve: Serve, monkeypatch: pytest.Monke
             assert len(await anext(requests)) == MIB
         return count
 
-    assert run(exchange(serve(flood).port)) == b"60"
+    assert run(exchange(serve(flood))) == b"60"
 
 
 def test_grpcs_client_speaks_with_our_server_and_may_call_again(serve: Serve) -> None:
     echoing = serve(echo)
-    channel = control.channel(f"127.0.0.1:{echoing.port}")
+    address = f"127.0.0.1:{echoing.port}"
+    if authority := echoing.tls.authority:
+        channel = grpc.secure_channel(
+            address, grpc.ssl_channel_credentials(authority), [("grpc.max_receive_message_length", -1)]
+        )
+    else:
+        channel = control.channel(address)
     try:
         for size in (3, 5 * MIB):
             call = channel.stream_stream(EXCHANGE.path)
@@ -184,8 +214,8 @@ async def fencing(requests: AsyncIterator[Buffer]) -> AsyncGenerator[Parts, None
 
 
 def test_an_error_reaches_who_is_still_sending(serve: Serve) -> None:
-    async def work(port: int) -> None:
-        async with opened("127.0.0.1", port, EXCHANGE) as call:
+    async def work() -> None:
+        async with server.open() as call:
             await call.write(b"hello")
             assert await call.read() == b"hello"
             writing = asyncio.ensure_future(_all(call))
@@ -201,7 +231,7 @@ def test_an_error_reaches_who_is_still_sending(serve: Serve) -> None:
 
     server = serve(fencing)
     with pytest.raises(FencedError, match="it is another's, ü"):
-        run(work(server.port))
+        run(work())
     assert [type(error) for error in server.errors] == [FencedError]
     until(lambda: not server.tasks())
 
@@ -217,7 +247,7 @@ def test_the_end_of_a_connection_ends_its_call(serve: Serve) -> None:
             ends.append("over")
 
     server = serve(waiting)
-    assert run(echoed(server.port, b"a")) == [b"a"]
+    assert run(server.echoed(b"a")) == [b"a"]
     until(lambda: ends == ["over"] and not server.tasks())
     # Who is gone is nobody to be told of.
     assert not server.errors
@@ -238,7 +268,7 @@ def test_a_peer_that_takes_nothing_is_given_up(serve: Serve, monkeypatch: pytest
     server = serve(endless)
 
     async def deaf() -> None:
-        async with opened("127.0.0.1", server.port, EXCHANGE) as call:
+        async with server.open() as call:
             await call.write(b"go")
             while not ends:
                 await asyncio.sleep(0.01)
@@ -253,7 +283,7 @@ def test_a_length_takes_no_memory_and_too_large_a_one_is_refused(serve: Serve) -
     def begun(length: int) -> bytes:
         return data(b"\0" + length.to_bytes(4, "big") + b"abc")
 
-    with socket.create_connection(("127.0.0.1", server.port), DEADLINE) as peer:
+    with server.dial() as peer:
         tracemalloc.start()
         peer.sendall(HELLO + asked() + begun(control.LARGEST_MESSAGE_BYTES))
         until(lambda: tracemalloc.get_traced_memory()[1] >= streams.FIRST_BYTES)
@@ -261,7 +291,7 @@ def test_a_length_takes_no_memory_and_too_large_a_one_is_refused(serve: Serve) -
         tracemalloc.stop()
     assert most < 2 * streams.FIRST_BYTES
     until(lambda: not server.tasks())
-    with socket.create_connection(("127.0.0.1", server.port), DEADLINE) as peer:
+    with server.dial() as peer:
         peer.sendall(HELLO + asked() + begun(control.LARGEST_MESSAGE_BYTES + 1))
         answer = b""
         while more := peer.recv(1 << 16):
@@ -278,7 +308,7 @@ def test_a_server_that_stops_ends_its_calls(serve: Serve) -> None:
     server = serve(echo)
 
     async def work() -> None:
-        async with opened("127.0.0.1", server.port, EXCHANGE) as call:
+        async with server.open() as call:
             await call.write(b"a")
             await call.read()
             await asyncio.to_thread(server.server.stop)
@@ -290,7 +320,8 @@ def test_a_server_that_stops_ends_its_calls(serve: Serve) -> None:
 
 
 def test_every_address_of_a_name_is_tried(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    port = serve(echo).port
+    server = serve(echo)
+    port = server.port
     with socket.create_server(("127.0.0.1", 0)) as closed:
         nobody = closed.getsockname()
 
@@ -298,7 +329,7 @@ def test_every_address_of_a_name_is_tried(serve: Serve, monkeypatch: pytest.Monk
         return [(socket.AF_INET, None, None, None, each) for each in (nobody, ("127.0.0.1", port))]
 
     monkeypatch.setattr(asyncio.BaseEventLoop, "getaddrinfo", both)
-    assert run(echoed(port, b"a")) == [b"a"]
+    assert run(server.echoed(b"a")) == [b"a"]
 
 
 def test_who_connects_and_asks_nothing_keeps_nobody_out() -> None:
@@ -365,7 +396,7 @@ def test_mutated_bytes_end_a_call_in_order(
 ) -> None:
     rng, server = random.Random(11), serve(echo)
     for _ in range(count):
-        with socket.create_connection(("127.0.0.1", server.port), DEADLINE) as peer:
+        with server.dial() as peer:
             try:
                 peer.sendall(mutated(rng))
                 peer.shutdown(socket.SHUT_WR)
