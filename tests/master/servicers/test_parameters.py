@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from common.errors import FencedError, LayerwiseError, MalformedError, NotFoundError, UnreachableError
-from common.net.addresses import split_address
 from common.net.data.client import DataClient, pull
 from common.net.data.messages import LARGEST_MESSAGE_BYTES
+from common.net.data.server import DataServer
 from common.shards.pushes import Header, Operation, PullRequest, PushReply
 from common.shards.table import Table, lay_out
 from common.wire.messages import JoinReply
@@ -23,6 +23,7 @@ from common.wire.methods import PUSH, STATUS
 from common.wire.payloads import CHUNK_BYTES, frame_parts, frames
 from master.servicers import parameters
 from master.servicers.parameters import IncomingPush
+from tests.common.net.certificates import Contexts, contexts
 from tests.master.served import DEADLINE, Served, served
 
 COUNT = CHUNK_BYTES  # four chunks of it
@@ -39,12 +40,17 @@ def master(tmp_path: Path) -> Iterator[Served]:
         yield running
 
 
-@pytest.fixture
-def channel(master: Served) -> Iterator[DataClient]:
-    """Slave's own client of the data port."""
-    made = DataClient(lambda: split_address(master.data_address))
-    yield made
-    made.drop()
+@pytest.fixture(params=["plain", "tls"])
+def client(master: Served, request: pytest.FixtureRequest) -> Iterator[DataClient]:
+    """Slave's own client of a data port, in the clear and over TLS."""
+    tls = contexts() if request.param == "tls" else Contexts()
+    server = DataServer(master.master.run.tally.count_error, tls=tls.server)
+    master.ports.parameters.register(server)
+    port = server.start("127.0.0.1", 0)
+    calling = DataClient(lambda: ("127.0.0.1", port), tls=tls.client)
+    yield calling
+    calling.drop()
+    server.stop()
 
 
 def header(lease: JoinReply, sequence: int = 1, table: Table = LARGE) -> Header:
@@ -69,22 +75,22 @@ def created(master: Served, table: Table = LARGE) -> JoinReply:
     return lease
 
 
-def contents(channel: DataClient) -> tuple[int, Any]:
-    found, buffer = pull(channel, PullRequest("1/weights"), DEADLINE)
+def contents(client: DataClient) -> tuple[int, Any]:
+    found, buffer = pull(client, PullRequest("1/weights"), DEADLINE)
     return found.version, np.frombuffer(buffer, np.float32)
 
 
-def test_what_is_pushed_is_pulled(master: Served, channel: DataClient) -> None:
+def test_what_is_pushed_is_pulled(master: Served, client: DataClient) -> None:
     lease, random = master.join("a"), np.random.default_rng(0).normal(size=COUNT).astype(np.float32)
-    with channel.call(PUSH) as call:
+    with client.call(PUSH) as call:
         assert send(call, header(lease, 0), random).applied
         assert [send(call, header(lease, s), ones()).version for s in (1, 2)] == [1, 2]
         assert not send(call, header(lease, 2), ones()).applied
         call.end()
-    version, numbers = contents(channel)
+    version, numbers = contents(client)
     assert version == 2
     assert np.array_equal(numbers, random + 1.0 + 1.0)
-    small, data = pull(channel, PullRequest("1/weights", lease.incarnation), DEADLINE)
+    small, data = pull(client, PullRequest("1/weights", lease.incarnation), DEADLINE)
     assert (small.sequence, len(data)) == (2, LARGE.nbytes)
 
 
@@ -99,21 +105,21 @@ REFUSALS: dict[str, tuple[type[LayerwiseError], dict[str, Any]]] = {
 
 @pytest.mark.parametrize("which", REFUSALS)
 def test_a_refused_push_raises_its_error_and_the_next_call_is_taken(
-    master: Served, channel: DataClient, which: str
+    master: Served, client: DataClient, which: str
 ) -> None:
     lease = created(master)
     kind, changes = REFUSALS[which]
-    with pytest.raises(LayerwiseError) as caught, channel.call(PUSH) as call:
+    with pytest.raises(LayerwiseError) as caught, client.call(PUSH) as call:
         send(call, replace(header(lease), **changes), ones())
     assert type(caught.value) is kind
     counted = master.master.run.tally
     assert counted.fenced + counted.malformed == (kind is not NotFoundError)
-    assert contents(channel)[0] == 0
+    assert contents(client)[0] == 0
 
 
-def test_a_pull_of_a_missing_shard_is_refused(master: Served, channel: DataClient) -> None:
+def test_a_pull_of_a_missing_shard_is_refused(master: Served, client: DataClient) -> None:
     with pytest.raises(NotFoundError, match='there is no shard "1/weights"; known are'):
-        contents(channel)
+        contents(client)
 
 
 def test_where_nobody_listens_is_said(master: Served) -> None:
@@ -144,50 +150,48 @@ def landing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("landing")
 def test_pushes_land_in_the_idle_buffer_one_after_the_other(
-    master: Served, channel: DataClient, monkeypatch: pytest.MonkeyPatch
+    master: Served, client: DataClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lease = created(master)
     monkeypatch.delattr(IncomingPush, "_receive_all")
-    with channel.call(PUSH) as call:
+    with client.call(PUSH) as call:
         assert [send(call, header(lease, s), ones(s)).version for s in (1, 2, 3)] == [1, 2, 3]
-    version, numbers = contents(channel)
+    version, numbers = contents(client)
     assert (version, numbers.min(), numbers.max()) == (3, 6.0, 6.0)
 
 
 @pytest.mark.usefixtures("landing")
 def test_a_push_that_was_applied_before_is_received_and_leaves_no_trace(
-    master: Served, channel: DataClient
+    master: Served, client: DataClient
 ) -> None:
     lease = created(master)
-    with channel.call(PUSH) as call:
+    with client.call(PUSH) as call:
         replies = [send(call, header(lease, sequence), ones()) for sequence in (1, 1, 2)]
     assert [reply.applied for reply in replies] == [True, False, True]
-    assert contents(channel)[1].max() == 2.0
+    assert contents(client)[1].max() == 2.0
 
 
 @pytest.mark.usefixtures("landing")
 @pytest.mark.parametrize("where", [0, COUNT // 2, COUNT - 1])
-def test_a_nan_leaves_the_shard_as_it_was(master: Served, channel: DataClient, where: int) -> None:
+def test_a_nan_leaves_the_shard_as_it_was(master: Served, client: DataClient, where: int) -> None:
     lease, wrong = created(master), ones()
     wrong[where] = np.nan
-    with pytest.raises(MalformedError, match="NaN"), channel.call(PUSH) as call:
+    with pytest.raises(MalformedError, match="NaN"), client.call(PUSH) as call:
         send(call, header(lease), wrong)
-    assert contents(channel)[0] == 0
-    with channel.call(PUSH) as call:
+    assert contents(client)[0] == 0
+    with client.call(PUSH) as call:
         assert send(call, header(lease), ones()).applied
-    assert contents(channel)[1].min() == 1.0
+    assert contents(client)[1].min() == 1.0
 
 
 @pytest.mark.usefixtures("landing")
-def test_gaps_between_tensors_stay_zeros_whatever_is_pushed_there(
-    master: Served, channel: DataClient
-) -> None:
+def test_gaps_between_tensors_stay_zeros_whatever_is_pushed_there(master: Served, client: DataClient) -> None:
     lease = created(master, GAPS)
     pushed = np.zeros(GAPS.nbytes, np.uint8)
     pushed[GAPS.parameters_nbytes :] = 1
-    with channel.call(PUSH) as call:
+    with client.call(PUSH) as call:
         assert send(call, header(lease, 1, GAPS), pushed).applied
-    _, buffer = pull(channel, PullRequest("1/weights"), DEADLINE)
+    _, buffer = pull(client, PullRequest("1/weights"), DEADLINE)
     covered = np.zeros(GAPS.nbytes, bool)
     for spec in GAPS.tensors:
         covered[spec.offset : spec.offset + spec.nbytes] = True
@@ -196,7 +200,7 @@ def test_gaps_between_tensors_stay_zeros_whatever_is_pushed_there(
 
 
 def test_one_that_stands_still_is_dropped_and_the_next_time_kept_in_memory(
-    master: Served, channel: DataClient, monkeypatch: pytest.MonkeyPatch
+    master: Served, client: DataClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lease = created(master)
     apply = IncomingPush.apply
@@ -204,15 +208,15 @@ def test_one_that_stands_still_is_dropped_and_the_next_time_kept_in_memory(
         patched.setattr(parameters, "PUSHER_SECONDS", 0.3)
         patched.setattr(IncomingPush, "apply", lambda self, _, permits: apply(self, 0.0, permits))
         with pytest.raises(UnreachableError, match="came to a standstill"):
-            half_of(channel, header(lease))
+            half_of(client, header(lease))
     monkeypatch.delattr(IncomingPush, "_land")
-    with channel.call(PUSH) as call:
+    with client.call(PUSH) as call:
         assert send(call, header(lease), ones()).applied
-    assert contents(channel)[1].min() == 1.0
+    assert contents(client)[1].min() == 1.0
 
 
-def half_of(channel: DataClient, header: Header) -> None:
-    with channel.call(PUSH) as call:
+def half_of(client: DataClient, header: Header) -> None:
+    with client.call(PUSH) as call:
         for frame in itertools.islice(frames(header, ones().data), 2):
             call.send(*frame_parts(frame))
         call.read(DEADLINE)
