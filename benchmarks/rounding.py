@@ -25,7 +25,7 @@ from common.wire.messages import BoundaryKind
 from common.wire.payloads import decode_boundary, encode_boundary
 from deploy.simulation.driver import Driver
 from deploy.simulation.machine import Machine
-from slave.network.links import from_wire, to_wire
+from slave.network.signals import from_wire, to_wire
 from slave.training.decoupling import Message
 
 RESULT = Path(__file__).parent / "results" / "rounding.json"

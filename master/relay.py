@@ -1,156 +1,202 @@
-"""Mailboxes of profile `light`: boundary messages passed on by address, as received bytes.
+"""Switch of the profile `light`: joins the calls of two neighbouring slaves, and passes messages on as bytes.
 
-A mailbox is bounded, and exists while its reader's stream is open; messages to absent readers are dropped. A
-sender keeps every activation until the answer, and sends again to a new peer, so no batch is lost.
+Both slaves of a pair call the master. Once both calls are there, each gets the other's hello, and the pair is
+open. When
+one call ends, the other one is ended too: both slaves call again, and the lower one sends again everything
+unanswered. So the relay keeps no message beyond the bounded outbox of each stream.
 """
 
 from __future__ import annotations
 
-import asyncio
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing
+from typing import Protocol
 
-from common.errors import LayerwiseError, MalformedError
+from common.data.replicas import partners
+from common.errors import LayerwiseError, MalformedError, RefusedError, UnreachableError
+from common.net.data.pairs import (
+    Outbox,
+    Seat,
+    answers,
+    capacity,
+    check_message,
+    read_hello,
+    slot_batch,
+)
+from common.net.data.streams import Parts
 from common.shards.pushes import Buffer
-from common.slots import Slots
-from common.wire.messages import FALLING, RISING, BoundaryKind, BoundaryMessage
-from common.wire.payloads import encode_boundary
-
-# Beyond twice the largest window (a resend may follow the first sending): room for END, LOST and PEER.
-SPARE = 8
-
-_STREAM_OF = dict.fromkeys(RISING, BoundaryKind.ACTIVATIONS) | dict.fromkeys(FALLING, BoundaryKind.GRADIENTS)
-
-_SLOTTED = (BoundaryKind.ACTIVATION, BoundaryKind.GRADIENT)
+from common.wire.messages import BoundaryMessage
+from common.wire.payloads import decode_boundary, encode_boundary
 
 
-@dataclass(frozen=True)
-class Address:
-    """Key of a mailbox: layer, replica and direction."""
+class Holder(Protocol):
+    """Slave that holds a lease."""
 
-    layer: int
-    replica: int
-    stream: BoundaryKind
+    @property
+    def layer(self) -> int:
+        """The layer, from 1."""
+
+    @property
+    def replica(self) -> int:
+        """The replica of the layer, from 0."""
 
 
-class Mailbox:
-    """Messages waiting for an open stream, oldest first.
+class Line:
+    """One slave's call for one neighbour.
 
-    Args:
-        capacity: most messages.
-        slots: number of slots for activations and gradients, where a newer batch replaces an older batch;
-            None: no message is replaced.
+    Attributes:
+        seat: of the slave that calls.
+        neighbour: seat of the slave that is called.
+        incarnation: of the caller's lease.
+        outbox: messages for the caller.
+        peer: the neighbour's call; None while the pair is not open.
     """
 
-    def __init__(self, capacity: int, slots: int | None = None) -> None:
-        self._messages = Slots[Buffer](slots)
-        self._some = asyncio.Event()
-        self._capacity = capacity + (slots or 0)
-        self.closed = False
-        # Error that ends the stream, after a message of its own broke a rule.
-        self.refusal: LayerwiseError | None = None
-
-    def put(self, message: Buffer, batch: int | None = None) -> bool:
-        """Add a message, with the batch of an activation or gradient; returns False if full."""
-        if len(self) >= self._capacity:
-            return False
-        self._messages.put(message, batch)
-        self._some.set()
-        return True
-
-    def close(self) -> None:
-        """Let the reader end after the messages left."""
-        self.closed = True
-        self._some.set()
-
-    async def get(self) -> Buffer | None:
-        """Wait for the oldest message; None after the last message of a closed mailbox."""
-        while not len(self) and not self.closed:
-            self._some.clear()
-            await self._some.wait()
-        return self._messages.get() if len(self) else None
-
-    def __len__(self) -> int:
-        return len(self._messages)
+    def __init__(self, seat: Seat, hello: BoundaryMessage, outbox: Outbox) -> None:
+        self.seat = seat
+        self.neighbour: Seat = (hello.layer, hello.replica)
+        self.incarnation = hello.incarnation
+        self.hello = encode_boundary(hello)
+        self.outbox = outbox
+        self.peer: Line | None = None
 
 
 class Relay:
-    """Mailboxes by address.
+    """Lines by caller and neighbour; on the event loop's thread.
 
     Args:
-        windows: most batches in flight, by layer.
-        replicas: R_k of each layer.
-        slots: of a mailbox, where messages may be lost; None: where not.
+        run: name of the run, which hellos must name.
+        replicas: of each layer.
+        windows: of each layer, the most batches that may be out.
+        slots: of each outbox, where messages may be lost (see `Slots`).
+        seat: returns the holder of an incarnation's lease; raises FencedError.
+        count: takes `bytes_received` and `bytes_sent`.
+
+    Attributes:
+        dropped: messages for a neighbour that is not there.
     """
 
-    def __init__(self, windows: list[int], replicas: list[int], slots: int | None = None) -> None:
+    def __init__(
+        self,
+        run: str,
+        replicas: list[int],
+        windows: list[int],
+        slots: int | None,
+        seat: Callable[[int], Holder],
+        count: Callable[..., None],
+    ) -> None:
+        self._run = run
+        self._replicas = replicas
         self._slots = slots
-        self._capacity = 2 * max(windows) * max(replicas) + SPARE
-        self._mailboxes: dict[Address, Mailbox] = {}
+        self._capacity = capacity(max(windows), slots)
+        self._seat = seat
+        self._count = count
+        self._lines: dict[tuple[Seat, Seat], Line] = {}
         self.dropped = 0
 
-    def open(self, address: Address) -> Mailbox:
-        """Make a mailbox for a stream, and close an older stream of the address."""
-        self.close(address, self._mailboxes.get(address))
-        self._mailboxes[address] = mailbox = Mailbox(self._capacity, self._slots)
-        return mailbox
-
-    def connect(self, address: Address) -> Mailbox:
-        """Open a slave's stream; a stream of activations is announced to the layer below."""
-        mailbox = self.open(address)
-        if address.stream is BoundaryKind.ACTIVATIONS:
-            self.announce(address)
-        return mailbox
-
-    def close(self, address: Address, mailbox: Mailbox | None) -> None:
-        """Close a stream's mailbox, and free the address unless a newer stream has taken the address."""
-        if mailbox is not None:
-            mailbox.close()
-            if self._mailboxes.get(address) is mailbox:
-                del self._mailboxes[address]
-
-    def vacate(self, layer: int, replica: int) -> None:
-        """Close the streams of a seat after the end of a lease."""
-        for stream in (BoundaryKind.ACTIVATIONS, BoundaryKind.GRADIENTS):
-            address = Address(layer, replica, stream)
-            self.close(address, self._mailboxes.get(address))
-
-    def announce(self, peer: Address) -> None:
-        """Tell the layer below about a new peer: unanswered batches are to be sent again."""
-        notice = encode_boundary(BoundaryMessage(BoundaryKind.PEER, peer.layer, sender=peer.replica))
-        for address in list(self._mailboxes):
-            if address.stream is BoundaryKind.ACTIVATIONS and address.layer == peer.layer - 1:
-                self._deliver(address, notice)
-
-    def put(self, sender: Address, message: BoundaryMessage, encoded: Buffer) -> None:
-        """Pass a message to the addressed mailbox.
-
-        A full mailbox is closed: the reader does not keep up. After the reader opens a new stream, unanswered
-        batches are sent again.
+    async def exchange(self, requests: AsyncIterator[Buffer]) -> AsyncGenerator[Parts, None]:
+        """Answer one slave's call for one neighbour.
 
         Raises:
-            MalformedError: the address is no neighbour of the sender, or the kind does not fit the stream.
+            MalformedError: the call or a message on it breaks a rule.
+            RefusedError: the caller is of another run; FencedError where the caller's lease has ended.
+            UnreachableError: the caller does not keep up, or has called again.
         """
-        stream = _STREAM_OF.get(message.kind)
-        step = 1 if stream is BoundaryKind.ACTIVATIONS else -1
-        if stream is not sender.stream or message.layer != sender.layer + step:
-            raise MalformedError(
-                f"layer {sender.layer} sent {message.kind.name} to layer {message.layer} on its stream of "
-                f"{sender.stream.name}"
-            )
-        batch = message.batch if message.kind in _SLOTTED else None
-        self._deliver(Address(message.layer, message.replica, sender.stream), encoded, batch)
+        line = self.attach(await read_hello(requests))
+        try:
+            async with aclosing(answers(line.outbox, self._read(line, requests))) as found:
+                async for parts in found:
+                    self._count(bytes_sent=sum(len(part) for part in parts))
+                    yield parts
+        finally:
+            self.detach(line)
 
-    def _deliver(self, address: Address, encoded: Buffer, batch: int | None = None) -> None:
-        mailbox = self._mailboxes.get(address)
-        if mailbox is None:
+    async def _read(self, line: Line, requests: AsyncIterator[Buffer]) -> None:
+        error: LayerwiseError | None = None
+        try:
+            async for encoded in requests:
+                if line.outbox.closed:
+                    return
+                self._count(bytes_received=len(encoded))
+                self.forward(line, encoded)
+        except LayerwiseError as broken:
+            error = broken
+        finally:
+            self.detach(line, error)
+
+    def attach(self, hello: BoundaryMessage) -> Line:
+        """Take a call in, and open its pair if the neighbour's call is there.
+
+        An older call for the same neighbour is closed.
+
+        Raises:
+            RefusedError: the caller is of another run; FencedError where the caller's lease has ended.
+            MalformedError: the caller is no neighbour of the seat, or states another replica.
+        """
+        line = Line(self._caller(hello), hello, Outbox(self._capacity, self._slots))
+        if older := self._lines.get((line.seat, line.neighbour)):
+            self.detach(older, UnreachableError("a newer stream has taken its place"))
+        self._lines[line.seat, line.neighbour] = line
+        peer = self._lines.get((line.neighbour, line.seat))
+        if peer is not None:
+            line.peer, peer.peer = peer, line
+            line.outbox.put((peer.hello,))
+            peer.outbox.put((line.hello,))
+        return line
+
+    def _caller(self, hello: BoundaryMessage) -> Seat:
+        if hello.run != self._run:
+            raise RefusedError("this is the master of another run")
+        holder = self._seat(hello.incarnation)
+        layer, replica = holder.layer, holder.replica
+        meets = (
+            hello.sender == replica
+            and abs(hello.layer - layer) == 1
+            and 1 <= hello.layer <= len(self._replicas)
+            and hello.replica in partners(replica, *(self._replicas[k - 1] for k in (layer, hello.layer)))
+        )
+        if not meets:
+            raise MalformedError(
+                f"layer {layer} replica {replica}, as replica {hello.sender}, called layer {hello.layer} "
+                f"replica {hello.replica}: the two share no batch"
+            )
+        return layer, replica
+
+    def forward(self, line: Line, encoded: Buffer) -> None:
+        """Pass a caller's message on to the neighbour, or drop it where the neighbour is not there.
+
+        A neighbour that does not keep up has its outbox closed, and the pair opens anew.
+
+        Raises:
+            MalformedError: the message does not belong on the stream.
+        """
+        message = decode_boundary(encoded)
+        check_message(message, line.seat, line.incarnation, line.neighbour)
+        if line.peer is None:
             self.dropped += 1
-        elif not mailbox.put(encoded, batch):
-            self.close(address, mailbox)
+        elif not line.peer.outbox.put((encoded,), slot_batch(message.kind, message.batch)):
+            self.detach(line.peer, line.peer.outbox.error)
+
+    def detach(self, line: Line, error: LayerwiseError | None = None) -> None:
+        """End a call, and the neighbour's call with it.
+
+        Args:
+            line: the call; one that has ended stays so.
+            error: reason, for the caller.
+        """
+        line.outbox.close(error)
+        if self._lines.get((line.seat, line.neighbour)) is line:
+            del self._lines[line.seat, line.neighbour]
+        if (peer := line.peer) is not None:
+            line.peer = peer.peer = None
+            self.detach(peer, UnreachableError("the neighbour's stream has ended; open the stream anew"))
+
+    def vacate(self, layer: int, replica: int) -> None:
+        """End the calls of a slave whose lease has ended."""
+        for line in list(self._lines.values()):
+            if line.seat == (layer, replica):
+                self.detach(line)
 
     def depth(self, layer: int, replica: int) -> int:
-        """Number of messages waiting for a seat."""
-        return sum(
-            len(mailbox)
-            for address, mailbox in self._mailboxes.items()
-            if (address.layer, address.replica) == (layer, replica)
-        )
+        """Count the messages that wait for a slave."""
+        return sum(len(line.outbox) for line in self._lines.values() if line.seat == (layer, replica))

@@ -26,6 +26,7 @@ from common.net.data import server as data
 from common.observe.utilization import Probe
 from common.observe.web import Site
 from common.wire.messages import StatusReply, Utilization
+from common.wire.methods import EXCHANGE
 from master.disk.recovery import ROLLBACK, ROSTER, recover, resume_config
 from master.disk.scheduler import SnapshotScheduler
 from master.disk.snapshots import Snapshots
@@ -35,7 +36,6 @@ from master.parameters import ParameterService
 from master.relay import Relay
 from master.roster import LeaseEvent
 from master.run import Effect, Run, fence_saved
-from master.servicers.boundary import BoundaryServicer
 from master.servicers.keeper import KeeperServicer
 from master.servicers.parameters import ParametersServicer
 from master.servicers.roster import RosterServicer
@@ -79,7 +79,10 @@ class Master:
         self.store = Store(state, policies(config))
         self.run = Run(config, self.store, saved, uuid.uuid4().hex)
         windows = [config.decoupling.window(k, config.layers) for k in range(1, config.layers + 1)]
-        self.relay = Relay(windows, config.replicas, config.decoupling.slots)
+        roster, slots = self.run.roster, config.decoupling.slots
+        self.relay = Relay(
+            self.run.identity, config.replicas, windows, slots, roster.seat, self.run.tally.add
+        )
         self.parameters = ParameterService(self.run.roster, self.store, self.run.tally)
         served = config.cluster.served
         self.synthesis = SynthesisThread(config, self.store) if served else None
@@ -164,7 +167,7 @@ class Ports:
         SynthesisServicer(run.roster, master.synthesis, tally).register(self.control)
         self.parameters = ParametersServicer(master.parameters, tally)
         self.parameters.register(self.data)
-        BoundaryServicer(run.roster, master.relay, tally).register(self.data, asyncio.get_running_loop())
+        self.data.add_open(EXCHANGE, master.relay.exchange, asyncio.get_running_loop())
 
     async def open(self, listen: str, data_port: int) -> tuple[str, int]:
         """Listen; returns the control address and the data port (0 takes a free port).

@@ -17,8 +17,6 @@ class Operation(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
 class BoundaryKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     BOUNDARY_KIND_UNSPECIFIED: _ClassVar[BoundaryKind]
-    ACTIVATIONS: _ClassVar[BoundaryKind]
-    GRADIENTS: _ClassVar[BoundaryKind]
     ACTIVATION: _ClassVar[BoundaryKind]
     GRADIENT: _ClassVar[BoundaryKind]
     LOST: _ClassVar[BoundaryKind]
@@ -42,8 +40,6 @@ UPDATE: Operation
 VALUE: Operation
 ACCRUED_GRADIENT: Operation
 BOUNDARY_KIND_UNSPECIFIED: BoundaryKind
-ACTIVATIONS: BoundaryKind
-GRADIENTS: BoundaryKind
 ACTIVATION: BoundaryKind
 GRADIENT: BoundaryKind
 LOST: BoundaryKind

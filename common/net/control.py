@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any, TypeVar, cast
 
@@ -215,10 +214,3 @@ async def _decoded(raw: AsyncIterator[bytes], decode: Callable[[bytes], Any]) ->
             yield decode(each)
     except grpc.aio.UsageError:  # what grpc says when the call ended while its messages were being read
         return
-
-
-def background(coroutine: Any, tasks: set[asyncio.Task[None]]) -> None:
-    """Run a coroutine beside the others, kept alive by `tasks` until it ends."""
-    task = asyncio.ensure_future(coroutine)
-    tasks.add(task)
-    task.add_done_callback(tasks.discard)

@@ -13,8 +13,6 @@ class BoundaryKind(IntEnum):
     """What a boundary message says."""
 
     BOUNDARY_KIND_UNSPECIFIED = 0
-    ACTIVATIONS = 1
-    GRADIENTS = 2
     ACTIVATION = 3
     GRADIENT = 4
     LOST = 5
@@ -25,7 +23,7 @@ class BoundaryKind(IntEnum):
     TAKEN = 10
 
 
-# What goes to the layer above, on the stream of activations, and to the layer below, on that of gradients.
+# Kinds that go to the layer above, and kinds that go to the layer below.
 RISING = (BoundaryKind.ACTIVATION, BoundaryKind.END)
 FALLING = (BoundaryKind.GRADIENT, BoundaryKind.LOST, BoundaryKind.TAKEN, BoundaryKind.ENDED)
 

@@ -1,54 +1,59 @@
-"""How boundary messages travel. Here: through the master's relay, as in the profile `light`.
+"""Boundary messages of one lease: a stream for each pair of neighbouring slaves that share a batch.
 
-Two streams, activations and gradients, open and break together. What was under way when they broke is not
-kept here: the trainer sends again what is unanswered.
+Activations travel up on the stream and gradients down. A profile says whom to call for a neighbour
+(`dialers`). Messages
+under way when a stream breaks are lost: once the pair is open again, the lower trainer gets a PEER and sends
+again everything unanswered.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Protocol, TypeVar
 
-import torch
-
-from common.errors import LayerwiseError, MalformedError, UnreachableError
-from common.net.backoff import Backoff
+from common.errors import FencedError, LayerwiseError, MalformedError, RefusedError, UnreachableError
 from common.net.data import streams
+from common.net.data.pairs import (
+    Outbox,
+    Seat,
+    answers,
+    capacity,
+    check_message,
+    decode_hello,
+    slot_batch,
+    transmit,
+)
 from common.net.data.streams import Parts, Stream
-from common.net.tasks import run_until_one_ends
-from common.shards.table import BOUNDARY_ITEMSIZES, Table, lay_out
-from common.wire import precision
-from common.wire.messages import RISING, BoundaryKind, BoundaryMessage
+from common.net.tasks import cancel, run_until_one_ends
+from common.shards.pushes import Buffer
+from common.wire.messages import BoundaryKind, BoundaryMessage, JoinReply
 from common.wire.methods import EXCHANGE
 from common.wire.payloads import decode_boundary, encode_boundary
-from slave.network.mail import Arrivals, Inbox, Outgoing
+from slave.network.dialers import Dialer
+from slave.network.mail import Arrivals, Inbox
+from slave.network.neighbours import Neighbours
+from slave.network.servicer import BoundaryServer
+from slave.network.signals import from_wire
 from slave.training.decoupling import Message
 
-Result = TypeVar("Result")
-
-# What a stream may hold beside twice a window (a resend may come behind the first sending): END, LOST, PEER.
-SPARE = 8
-
-
-class Reopened:
-    """The streams are open (again): send what is unanswered."""
+log = logging.getLogger("layerwise.slave")
 
 
 @dataclass(frozen=True)
 class Boundary:
-    """What links must know of a layer's two boundaries.
+    """A layer's two boundaries, as links must know them.
 
     Attributes:
-        senders: the replicas below that send activations to this slave.
-        receivers: the replicas above that it sends activations to.
-        window: the most batches that this slave, or one below, may have out.
-        slots: of an unlock that may lose messages, so many slots that activations and gradients wait in (see
-            `Slots`); None: nothing is lost.
-        wire: what activations and gradients travel as.
+        senders: replicas below that send activations to this slave.
+        receivers: replicas above that get activations from this slave.
+        window: the most batches that this slave, or a slave below, may have out.
+        slots: of an unlock that may lose messages, the slots that activations and gradients wait in (see
+            `Slots`);
+            None: nothing is lost.
+        wire: dtype of activations and gradients on the wire.
     """
 
     senders: tuple[int, ...] = ()
@@ -60,209 +65,215 @@ class Boundary:
     @property
     def capacity(self) -> int:
         """The most messages that wait for or from one neighbour that keeps to its window."""
-        return max(2 * self.window, self.slots or 0) + SPARE
+        return capacity(self.window, self.slots)
 
 
-class Links(Protocol):
-    """The messages of one lease, to and from the neighbouring layers: a profile."""
+class Pair:
+    """Open stream to a neighbour: messages that wait for it, and messages that came from it."""
 
-    def send(self, message: Message, encoded: Parts) -> None:
-        """Hand a message over, and its encoding; on the event loop's thread.
+    def __init__(self, seat: Seat, incarnation: int, boundary: Boundary, inbox: Inbox) -> None:
+        self.seat = seat
+        self.incarnation = incarnation
+        self.outbox = Outbox(boundary.capacity, boundary.slots)
+        self._arrivals = Arrivals(inbox, boundary.slots, boundary.capacity)
 
-        One to a neighbour that is not there is dropped: the trainer is told when it is.
-        """
-
-    async def run(self) -> None:
-        """Exchange messages until cancelled.
-
-        Raises:
-            LayerwiseError: the lease cannot go on.
-        """
+    def receive(self, message: Message) -> None:
+        """Let a message wait for the training thread; the stream of a sender that floods is closed."""
+        if not self._arrivals.put(message):
+            self.outbox.close(UnreachableError("too much waits to be taken; open the stream anew"))
 
 
-# Gradients first: answers must find their way before anything asks for them.
-_STREAMS = (BoundaryKind.GRADIENTS, BoundaryKind.ACTIVATIONS)
-
-
-class LightLinks:
-    """Messages of one lease, through the master.
+class Links:
+    """Messages of one lease, to and from the neighbouring layers.
 
     Args:
-        locate: says where the master takes streams: host and port.
-        incarnation: of the lease.
-        inbox: takes each `Message` that arrives, and `Reopened`.
-        backoff: for a master that is away.
-        slots: see `Boundary`.
+        lease: granted by the master.
+        boundary: the neighbours and the bounds.
+        dialer: the profile.
+        inbox: takes each `Message` that arrives, and a PEER for each neighbour above whose pair opens.
+        neighbours: known holders of the neighbouring seats.
+        server: takes the calls of neighbours; None where no neighbour calls.
     """
 
     def __init__(
         self,
-        locate: Callable[[], Awaitable[tuple[str, int]]],
-        incarnation: int,
+        lease: JoinReply,
+        boundary: Boundary,
+        dialer: Dialer,
         inbox: Inbox,
-        backoff: Backoff,
-        slots: int | None = None,
+        neighbours: Neighbours,
+        server: BoundaryServer | None = None,
     ) -> None:
-        self._locate = locate
-        self._incarnation = incarnation
+        self._lease = lease
+        self._here: Seat = (lease.layer, lease.replica)
+        self._boundary = boundary
+        self._dialer = dialer
         self._inbox = inbox
-        self._backoff = backoff
-        self._outgoing = {kind: Outgoing(slots) for kind in _STREAMS}
-        self._arrivals = {kind: Arrivals(inbox, slots) for kind in _STREAMS}
+        self._neighbours = neighbours
+        self._server = server
+        self._pairs: dict[Seat, Pair] = {}
+        # Of each seat the newest incarnation that has opened a pair.
+        self._newest: dict[Seat, int] = {}
 
     def send(self, message: Message, encoded: Parts) -> None:
-        """Hand a message over, and its encoding; on the event loop's thread."""
-        stream = BoundaryKind.ACTIVATIONS if message.kind in RISING else BoundaryKind.GRADIENTS
-        self._outgoing[stream].put(message, encoded)
+        """Hand over a message and its encoding; on the event loop's thread.
+
+        A message for a neighbour without an open pair is dropped: the trainer hears of the neighbour later. A
+        neighbour that does not keep up has its stream closed.
+        """
+        pair = self._pairs.get((message.layer, message.replica))
+        if pair is not None:
+            pair.outbox.put(encoded, slot_batch(message.kind, message.batch))
 
     async def run(self) -> None:
-        """Keep both streams open until cancelled.
+        """Keep a pair open with each neighbour until cancelled.
 
         Raises:
-            LayerwiseError: the lease has passed to another, or the master has been away for too long.
+            LayerwiseError: the lease cannot go on.
         """
+        work = [self._fence(), *(self._keep_calling(seat) for seat in self._dialer.seats)]
+        tasks = [asyncio.ensure_future(each) for each in work]
+        if self._server is not None:
+            self._server.links = self
+        try:
+            await asyncio.gather(*tasks)
+        finally:
+            if self._server is not None:
+                self._server.links = None
+            await cancel(tasks)
+            for pair in self._pairs.values():
+                pair.outbox.close(UnreachableError("the lease has ended"))
+
+    # --- calls by this slave
+
+    async def _keep_calling(self, seat: Seat) -> None:
         while True:
-            error: LayerwiseError = UnreachableError("the master closed the streams")
+            error: LayerwiseError | None = None
             try:
-                async with AsyncExitStack() as open_streams:
-                    await self._exchange(open_streams)
+                address = await self._dialer.locate(seat)
+                if address is not None:
+                    await run_until_one_ends(self._call(seat, *address), self._dialer.replaced(seat))
             except LayerwiseError as failure:
                 error = failure
-            await asyncio.sleep(self._backoff.delay_after(error))
+            await self._dialer.pause(seat, error)
 
-    async def _exchange(self, open_streams: AsyncExitStack) -> None:
-        """Open the streams, each over a connection of its own, and use them until one ends."""
-        for outgoing in self._outgoing.values():
-            outgoing.clear()
-        host, port = await self._locate()
-        calls = {}
-        for kind in _STREAMS:
-            call = await open_streams.enter_async_context(streams.opened(host, port, EXCHANGE))
-            hello = BoundaryMessage(kind, 0, incarnation=self._incarnation)
-            await call.write(encode_boundary(hello))
-            if await call.read() is None:
+    async def _call(self, seat: Seat, host: str, port: int) -> None:
+        """Call for a neighbour once, and exchange messages until the stream ends."""
+        lease = self._lease
+        async with streams.opened(host, port, EXCHANGE, incarnation=lease.incarnation) as stream:
+            self._dialer.reached(seat)
+            await stream.write(encode_boundary(self._hello(seat)))
+            greeting = await stream.read()
+            if greeting is None:
                 return
-            calls[kind] = call
-        self._backoff.reset()
-        self._inbox.put(Reopened())
-        await run_until_one_ends(
-            *(self._receive(call, self._arrivals[kind]) for kind, call in calls.items()),
-            *(transmit(call, self._outgoing[kind]) for kind, call in calls.items()),
+            pair = self._open(seat, decode_hello(greeting))
+            self._dialer.met(seat)
+            try:
+                await run_until_one_ends(self._receive(pair, stream), transmit(stream, pair.outbox))
+            finally:
+                self._forget(pair)
+
+    async def _receive(self, pair: Pair, stream: Stream) -> None:
+        while (encoded := await stream.read()) is not None:
+            try:
+                self._take(pair, encoded)
+            except MalformedError as error:
+                # The neighbour is at fault: the call ends, and the lease goes on.
+                log.warning("layer %d replica %d sent a malformed message: %s", *pair.seat, error)
+                raise UnreachableError(f"a neighbour sent a malformed message: {error}") from None
+
+    # --- calls by neighbours
+
+    async def accepted(
+        self, hello: BoundaryMessage, requests: AsyncIterator[Buffer]
+    ) -> AsyncGenerator[Parts, None]:
+        """Answer the call of a slave below: a hello, then the messages for that slave.
+
+        Raises:
+            RefusedError: the caller is of another run, or looks for another slave.
+            FencedError: the caller's lease has passed to another slave.
+            LayerwiseError: the reason for which the stream was closed.
+        """
+        seat = (self._lease.layer - 1, hello.sender)
+        if hello.sender not in self._boundary.senders:
+            raise RefusedError(f"replica {hello.sender} of layer {seat[0]} shares no batch with this slave")
+        pair = self._open(seat, hello)
+        pair.outbox.put((encode_boundary(self._hello(seat)),))
+        try:
+            async with aclosing(answers(pair.outbox, self._read(pair, requests))) as found:
+                async for parts in found:
+                    yield parts
+        finally:
+            self._forget(pair)
+
+    async def _read(self, pair: Pair, requests: AsyncIterator[Buffer]) -> None:
+        error: LayerwiseError = UnreachableError("the stream has ended")
+        try:
+            async for encoded in requests:
+                if pair.outbox.closed:
+                    return
+                self._take(pair, encoded)
+        except LayerwiseError as broken:
+            error = broken
+        finally:
+            pair.outbox.close(error)
+
+    async def _fence(self) -> None:
+        """Close the streams of neighbours whose seats have passed to others."""
+        while True:
+            await self._neighbours.change()
+            for pair in list(self._pairs.values()):
+                peer = self._neighbours.at(pair.seat)
+                if peer is not None and peer.incarnation > pair.incarnation:
+                    pair.outbox.close(_fenced(pair.incarnation, peer.incarnation))
+
+    # --- both
+
+    def _hello(self, seat: Seat) -> BoundaryMessage:
+        lease = self._lease
+        return BoundaryMessage(
+            BoundaryKind.PAIR, *seat, incarnation=lease.incarnation, sender=lease.replica, run=lease.run
         )
 
-    async def _receive(self, call: Stream, arrivals: Arrivals) -> None:
-        while (encoded := await call.read()) is not None:
-            arrivals.put(from_wire(decode_boundary(encoded)))
+    def _open(self, seat: Seat, hello: BoundaryMessage) -> Pair:
+        """Open a pair by the neighbour's hello, in the place of an older one.
+
+        Raises:
+            RefusedError: the neighbour is of another run, looks for another slave, or is another slave.
+            FencedError: the neighbour's lease has passed to another slave.
+        """
+        if hello.run != self._lease.run:
+            raise RefusedError("this is a slave of another run")
+        if (hello.layer, hello.replica) != self._here:
+            raise RefusedError(
+                f"layer {hello.layer} replica {hello.replica} is not here: this is layer {self._here[0]} "
+                f"replica {self._here[1]}"
+            )
+        if hello.sender != seat[1]:
+            raise RefusedError(f"replica {hello.sender} of layer {seat[0]} answers for replica {seat[1]}")
+        known = self._neighbours.at(seat)
+        newest = max(self._newest.get(seat, 0), known.incarnation if known else 0)
+        if hello.incarnation < newest:
+            raise _fenced(hello.incarnation, newest)
+        self._newest[seat] = hello.incarnation
+        if older := self._pairs.get(seat):
+            older.outbox.close(UnreachableError("a newer stream has taken its place"))
+        pair = self._pairs[seat] = Pair(seat, hello.incarnation, self._boundary, self._inbox)
+        if seat[0] > self._here[0]:
+            self._inbox.put(Message(BoundaryKind.PEER, seat[0], 0, sender=seat[1]))
+        return pair
+
+    def _take(self, pair: Pair, encoded: Buffer) -> None:
+        message = decode_boundary(encoded)
+        check_message(message, pair.seat, pair.incarnation, self._here)
+        pair.receive(from_wire(message))
+
+    def _forget(self, pair: Pair) -> None:
+        """Drop a stream that has ended, unless a newer one has its place."""
+        pair.outbox.close(UnreachableError("the stream has ended"))
+        if self._pairs.get(pair.seat) is pair:
+            del self._pairs[pair.seat]
 
 
-async def transmit(call: Stream, outgoing: Outgoing) -> None:
-    """Write what waits to a stream, until it is closed."""
-    while (encoded := await outgoing.get()) is not None:
-        await call.write(*encoded)
-
-
-# Of a message's tensors; one that travels with a scale has it beside it, under its name and this.
-_NAMES = ("tensor", "input")
-_SCALE = ".scale"
-
-
-@lru_cache(maxsize=64)
-def _table(tensors: tuple[tuple[str, str, tuple[int, ...]], ...]) -> Table:
-    return lay_out((*tensor, "buffer") for tensor in tensors)
-
-
-def to_wire(message: Message, wire: str = "float32") -> BoundaryMessage:
-    """A trainer's message with its tensors as bytes, to travel as `wire` (see `common.wire.precision`).
-
-    A tensor that goes alone is not copied: these are its own memory, on a CPU.
-    """
-    parts: dict[str, torch.Tensor] = {}
-    for name, tensor in zip(_NAMES, (message.tensor, message.input), strict=True):
-        if tensor is not None:
-            parts[name], scale = precision.narrowed(tensor, wire)
-            if scale is not None:
-                parts[name + _SCALE] = scale
-    table, data = _laid_out(parts)
-    return BoundaryMessage(
-        message.kind,
-        message.layer,
-        message.replica,
-        message.batch,
-        message.incarnation,
-        table=table,
-        data=data,
-        sender=message.sender,
-    )
-
-
-def _laid_out(parts: dict[str, torch.Tensor]) -> tuple[Table, memoryview]:
-    table = _table(tuple((name, _dtype(part), tuple(part.shape)) for name, part in parts.items()))
-    if len(parts) == 1:
-        (part,) = parts.values()
-        return table, _bytes_of(part)
-    data = memoryview(bytearray(table.nbytes))
-    for spec in table.tensors:
-        data[spec.offset : spec.offset + spec.nbytes] = _bytes_of(parts[spec.name])
-    return table, data
-
-
-def _dtype(tensor: torch.Tensor) -> str:
-    return str(tensor.dtype).removeprefix("torch.")
-
-
-def _bytes_of(tensor: torch.Tensor) -> memoryview:
-    # As bytes before numpy sees it, which has no bfloat16.
-    return tensor.contiguous().cpu().reshape(-1).view(torch.uint8).numpy().data
-
-
-def from_wire(message: BoundaryMessage) -> Message:
-    """A message for the trainer, its tensors float32 in memory of its own.
-
-    Raises:
-        MalformedError: it has other tensors than its kind has.
-    """
-    tensors = _tensors(message) if message.kind in (BoundaryKind.ACTIVATION, BoundaryKind.GRADIENT) else {}
-    return Message(
-        message.kind,
-        message.layer,
-        message.batch,
-        message.incarnation,
-        tensors.get("tensor"),
-        message.replica,
-        message.sender,
-        tensors.get("input"),
-    )
-
-
-def _tensors(message: BoundaryMessage) -> dict[str, torch.Tensor]:
-    _check(message)
-    # Copied: within the message they need not be aligned.
-    parts = {
-        name: torch.from_numpy(array.copy()) for name, array in message.table.arrays(message.data).items()
-    }
-    given = {spec.name: getattr(torch, spec.dtype) for spec in message.table.tensors}
-    return {
-        name: precision.widened(parts[name].view(given[name]), parts.get(name + _SCALE))
-        for name in _NAMES
-        if name in parts
-    }
-
-
-def _check(message: BoundaryMessage) -> None:
-    given = {spec.name: (spec.dtype, spec.shape) for spec in message.table.tensors}
-    due = {}
-    for name in _NAMES:
-        if name in given:
-            due[name] = given[name]
-            scale = precision.scale_shape(*given[name])
-            if scale is not None:
-                due[name + _SCALE] = ("float32", scale)
-    if (
-        "tensor" not in given
-        or given != due
-        or any(dtype not in BOUNDARY_ITEMSIZES for dtype, _ in due.values())
-    ):
-        raise MalformedError(
-            f"{message.kind.name} has the tensors {given}; one is expected, perhaps with its input, of "
-            f"{', '.join(BOUNDARY_ITEMSIZES)}, with the scale that its dtype has"
-        )
+def _fenced(incarnation: int, newest: int) -> FencedError:
+    return FencedError(f"incarnation {incarnation} is fenced: its seat is incarnation {newest}'s")

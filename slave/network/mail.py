@@ -1,84 +1,36 @@
-"""Messages on their way between the network's thread and the training thread, and from there to a stream."""
+"""Messages and events on their way from the network's threads to the training thread."""
 
 from __future__ import annotations
 
-import asyncio
 import queue
 import threading
 
-from common.net.data.streams import Parts
+from common.net.data.pairs import slot_batch
 from common.slots import Slots
-from common.wire.messages import BoundaryKind
 from slave.training.decoupling import Message
-
-_DATA = (BoundaryKind.ACTIVATION, BoundaryKind.GRADIENT)
-
-
-def slot_of(message: Message) -> int | None:
-    """The batch by which a message has a slot; None for what is never dropped."""
-    return message.batch if message.kind in _DATA else None
-
-
-class Outgoing:
-    """Encoded messages that wait to be written to one stream; on the event loop's thread.
-
-    Args:
-        slots: see `Slots`.
-        capacity: so many may wait; None: the windows bound them.
-    """
-
-    def __init__(self, slots: int | None, capacity: int | None = None) -> None:
-        self._waiting: Slots[Parts] = Slots(slots)
-        self._capacity = capacity
-        self._some = asyncio.Event()
-        self._closed = False
-
-    def put(self, message: Message, encoded: Parts) -> bool:
-        """Add one; False if so many wait that whoever reads them does not keep up."""
-        if self._capacity is not None and len(self._waiting) >= self._capacity:
-            return False
-        self._waiting.put(encoded, slot_of(message))
-        self._some.set()
-        return True
-
-    def clear(self) -> None:
-        """Drop what waits."""
-        self._waiting.clear()
-
-    def close(self) -> None:
-        """Let the reader end at once: what waits goes with the stream."""
-        self._closed = True
-        self._some.set()
-
-    async def get(self) -> Parts | None:
-        """The oldest one, as soon as there is one; None once closed."""
-        while not self._closed and not len(self._waiting):
-            self._some.clear()
-            await self._some.wait()
-        return None if self._closed else self._waiting.get()
 
 
 class Inbox:
-    """What has come for the training thread, in order: messages of streams, and all kinds of events."""
+    """Messages of streams and events of every kind for the training thread, in order."""
 
     def __init__(self) -> None:
         self._events: queue.SimpleQueue[object] = queue.SimpleQueue()
 
     def put(self, event: object) -> None:
-        """Add one; from any thread."""
+        """Add an event; from any thread."""
         self._events.put(event)
 
     def get(self, block: bool = True, timeout: float | None = None) -> object:
-        """The oldest one.
+        """Return the oldest event.
 
         Raises:
-            queue.Empty: there is none, or has been none for `timeout` seconds.
+            queue.Empty: no event waits, or came within `timeout` seconds.
         """
         event = self._events.get(block, timeout)
-        return event.taken() if isinstance(event, Arrivals) else event
+        return event.take() if isinstance(event, Arrivals) else event
 
     def empty(self) -> bool:
-        """Whether nothing waits."""
+        """Whether no event waits."""
         return self._events.empty()
 
     def __len__(self) -> int:
@@ -86,35 +38,35 @@ class Inbox:
 
 
 class Arrivals:
-    """What one stream has brought and the training thread has not taken yet.
+    """Messages of one stream that the training thread has not taken.
 
-    In the inbox there stands one mark for each message here: of a message that is newer than one in the same
-    slot, no further one is needed.
+    The inbox holds one mark for each message here; a message that replaces an older one in a slot adds no
+    mark.
 
     Args:
         inbox: of the training thread.
         slots: see `Slots`.
-        capacity: so many may wait; None: the sender's window bounds them.
+        capacity: upper bound of waiting messages.
     """
 
-    def __init__(self, inbox: Inbox, slots: int | None, capacity: int | None = None) -> None:
+    def __init__(self, inbox: Inbox, slots: int | None, capacity: int) -> None:
         self._inbox = inbox
         self._waiting: Slots[Message] = Slots(slots)
         self._capacity = capacity
         self._lock = threading.Lock()
 
     def put(self, message: Message) -> bool:
-        """Add one; False if so many wait that the training thread does not keep up."""
+        """Add a message; False where the training thread does not keep up and the capacity is reached."""
         with self._lock:
             before = len(self._waiting)
-            if self._capacity is not None and before >= self._capacity:
+            if before >= self._capacity:
                 return False
-            self._waiting.put(message, slot_of(message))
+            self._waiting.put(message, slot_batch(message.kind, message.batch))
             if len(self._waiting) > before:
                 self._inbox.put(self)
         return True
 
-    def taken(self) -> Message:
-        """The oldest one."""
+    def take(self) -> Message:
+        """Take the oldest message."""
         with self._lock:
             return self._waiting.get()

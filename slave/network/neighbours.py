@@ -1,21 +1,19 @@
-"""Who is where in the neighbouring layers: what the master says with its heartbeats' answers."""
+"""Holders of the neighbouring seats, as the master names them in the answers to heartbeats."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
 
+from common.net.data.pairs import Seat
 from common.wire.messages import Peer
-
-# (layer, replica).
-Seat = tuple[int, int]
 
 
 class Neighbours:
-    """Who holds the seats of the neighbouring layers, as the master last said; on the event loop's thread.
+    """Holders of the neighbouring seats that the master last named; on the event loop's thread.
 
     Args:
-        ask: has the master asked anew, soon.
+        ask: asks the master again, soon.
     """
 
     def __init__(self, ask: Callable[[], None]) -> None:
@@ -27,11 +25,11 @@ class Neighbours:
 
     @property
     def wanted(self) -> bool:
-        """Whether some neighbour is out of reach: news of it is awaited."""
+        """Whether a neighbour is out of reach, and news of the seat are awaited."""
         return bool(self._missing)
 
     def learn(self, version: int, peers: list[Peer]) -> None:
-        """What the master said."""
+        """Take the holders that the master named, and the version of the list."""
         if version == self.version:
             return
         self.version = version
@@ -40,19 +38,19 @@ class Neighbours:
         self._changed = asyncio.Event()
 
     def at(self, seat: Seat) -> Peer | None:
-        """Who holds a seat, where the master knows one."""
+        """Return the holder of a seat; None where the master named no holder."""
         return self._peers.get(seat)
 
     async def change(self) -> None:
-        """Wait until the master has said something new."""
+        """Wait for a new list of the master."""
         await self._changed.wait()
 
     def miss(self, seat: Seat) -> None:
-        """That neighbour is out of reach."""
+        """Note that a neighbour is out of reach, and ask the master for news."""
         if seat not in self._missing:
             self._missing.add(seat)
             self._ask()
 
     def meet(self, seat: Seat) -> None:
-        """It is within reach."""
+        """Note that a neighbour is within reach."""
         self._missing.discard(seat)

@@ -22,11 +22,12 @@ from common.wire.methods import DESCRIBE, LEAVE
 from common.wire.payloads import boundary_parts
 from slave.network.asking import Asking
 from slave.network.client import Heart
+from slave.network.dialers import Dialer, MasterDialer, NeighbourDialer
 from slave.network.endpoint import Endpoint
-from slave.network.links import Boundary, LightLinks, Links, to_wire
+from slave.network.links import Boundary, Links
 from slave.network.mail import Inbox
 from slave.network.meter import Meter
-from slave.network.peers import BasicLinks
+from slave.network.signals import to_wire
 from slave.network.transfer import Fetcher, Pusher
 from slave.training.decoupling import Message
 
@@ -63,7 +64,7 @@ class Network:
         self._meter = meter
         self._outgoing: queue.SimpleQueue[Message | SynthesisMessage | None] = queue.SimpleQueue()
         self._answers: queue.SimpleQueue[object] = queue.SimpleQueue()
-        self._pusher = Pusher(endpoint.master, self._heard, self._backoff())
+        self._pusher = Pusher(endpoint.master, lease.incarnation, self._heard, self._backoff())
         self._fetcher = Fetcher(endpoint.master, lease.incarnation, self._heard, meter.pulled)
         self._handing_over = threading.Thread(target=self._hand_over, name="sender", daemon=True)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -83,7 +84,7 @@ class Network:
         self._heart = Heart(
             self._control, incarnation, self._heartbeat_seconds, self._telemetry, put, self._backoff()
         )
-        self._links = self._linked()
+        self._links = self._build_links()
         self._asking = Asking(self._asked, self._answers.put, self._backoff())
         self._run(self._heart.run())
 
@@ -96,13 +97,18 @@ class Network:
         else:
             self.inbox.put(event)
 
-    def _linked(self) -> Links:
-        """The profile: a slave that listens meets its neighbours, another one knows the master alone."""
-        server = self._endpoint.server
-        if server is not None:
-            return BasicLinks(self._lease, self._boundary, server, self._heart.neighbours, self.inbox)
-        slots = self._boundary.slots
-        return LightLinks(self._located, self._lease.incarnation, self.inbox, self._backoff(), slots)
+    def _build_links(self) -> Links:
+        neighbours = self._heart.neighbours
+        dialer, server = self._dialer(), self._endpoint.server
+        return Links(self._lease, self._boundary, dialer, self.inbox, neighbours, server)
+
+    def _dialer(self) -> Dialer:
+        """Choose the profile: a slave that listens calls its neighbours above, another one the master."""
+        above = [(self._lease.layer + 1, replica) for replica in self._boundary.receivers]
+        if self._endpoint.server is not None:
+            return NeighbourDialer(above, self._heart.neighbours)
+        below = [(self._lease.layer - 1, replica) for replica in self._boundary.senders]
+        return MasterDialer([*above, *below], self._located, self._backoff)
 
     async def _located(self) -> tuple[str, int]:
         """Where the master takes what is large; another one at the same address takes it elsewhere."""

@@ -1,4 +1,4 @@
-"""A slave's own server: the boundary service, to which the slaves of the layer below open their streams."""
+"""A slave's own server (profile `basic`), which the slaves of the layer below call."""
 
 from __future__ import annotations
 
@@ -9,40 +9,37 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from typing import Protocol
 
-from common.errors import LayerwiseError, MalformedError, StalledError, UnreachableError
+from common.errors import LayerwiseError, UnreachableError
 from common.net.addresses import split_address
+from common.net.data.pairs import HELLO_SECONDS, read_hello
 from common.net.data.server import DataServer
 from common.net.data.streams import Parts
 from common.shards.pushes import Buffer
-from common.wire.messages import BoundaryKind, BoundaryMessage
+from common.wire.messages import BoundaryMessage
 from common.wire.methods import EXCHANGE
-from common.wire.payloads import decode_boundary
 
 log = logging.getLogger("layerwise.slave")
 
-# A stream that has not said within this time whose it is, is ended.
-HELLO_SECONDS = 10.0
-
 
 class Accepting(Protocol):
-    """What takes the streams that are opened: the links of a lease."""
+    """Links of a lease, which take the calls."""
 
     def accepted(
         self, hello: BoundaryMessage, requests: AsyncIterator[Buffer]
     ) -> AsyncGenerator[Parts, None]:
-        """The answers on a stream that has said whose it is."""
+        """Answer a call after its hello."""
 
 
 class BoundaryServer:
-    """Serves streams as long as the process lives; they are for the lease that it holds meanwhile.
+    """Serves streams as long as the process lives, for the links of the present lease.
 
     Args:
-        streams: so many may be open at a time.
-        loop: that they are served on; it must outlive this server.
-        hello_seconds: for the first message of each.
+        streams: upper bound of open streams.
+        loop: serves the streams; must outlive this server.
+        hello_seconds: time for the first message of each stream.
 
     Attributes:
-        links: of the present lease, None between two.
+        links: of the present lease; None between two leases.
         refused: streams that were refused or ended with an error, by the error's name.
     """
 
@@ -69,14 +66,8 @@ class BoundaryServer:
         self._server.stop()
 
     async def exchange(self, requests: AsyncIterator[Buffer]) -> AsyncGenerator[Parts, None]:
-        """One neighbour's activations up, and the gradients down."""
-        try:
-            async with asyncio.timeout(self._hello_seconds):
-                hello = decode_boundary(await anext(requests, b""))
-        except TimeoutError:
-            raise StalledError("the stream did not say whose it is") from None
-        if hello.kind is not BoundaryKind.PAIR:
-            raise MalformedError(f"a stream to a slave begins with PAIR, not {hello.kind.name}")
+        """Answer one neighbour's call: activations come up, gradients go down."""
+        hello = await read_hello(requests, self._hello_seconds)
         if self.links is None:
             raise UnreachableError("this slave trains no layer at present; try again")
         async with aclosing(self.links.accepted(hello, requests)) as answers:
@@ -85,7 +76,7 @@ class BoundaryServer:
 
     def _count(self, error: LayerwiseError) -> None:
         self.refused[type(error).__name__] += 1
-        # Who is refused tries again, and again.
+        # A refused neighbour tries again and again.
         if not isinstance(error, UnreachableError) and str(error) != self._last_refusal:
             self._last_refusal = str(error)
             log.warning("a stream from below was ended: %s", error)

@@ -27,7 +27,7 @@ from common.wire.messages import (
     Utilization,
 )
 from slave.network.endpoint import Endpoint
-from slave.network.links import Boundary, Reopened
+from slave.network.links import Boundary
 from slave.network.mail import Inbox
 from slave.network.meter import Meter, Watched
 from slave.network.network import Network
@@ -185,8 +185,6 @@ class Session:
             self._rebase(event)
         elif isinstance(event, HeartbeatReply):
             self._told(event)
-        elif isinstance(event, Reopened):
-            self._step(self._trainer.unanswered())
         elif isinstance(event, BaseException):
             raise event
 

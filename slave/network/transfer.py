@@ -39,8 +39,8 @@ class Fetched:
 class _Thread(ABC, Generic[Handed]):
     """A thread that works on what it is handed, with a channel of its own."""
 
-    def __init__(self, master: str, inbox: Callable[[object], None], name: str) -> None:
-        self._client = DataClient(lambda: locate(master))
+    def __init__(self, master: str, incarnation: int, inbox: Callable[[object], None], name: str) -> None:
+        self._client = DataClient(lambda: locate(master), incarnation)
         self._inbox = inbox
         self._handed: queue.SimpleQueue[Handed | None] = queue.SimpleQueue()
         self._stop = threading.Event()
@@ -77,12 +77,15 @@ class Pusher(_Thread[Push]):
     """Pushes of one lease, one after the other; what was not answered when a connection broke is sent again.
 
     Args:
-        master: HOST:PORT. inbox: takes each `PushReply`, and the error that ends the lease.
+        master: HOST:PORT. incarnation: of the lease.
+        inbox: takes each `PushReply`, and the error that ends the lease.
         backoff: for a master that is away.
     """
 
-    def __init__(self, master: str, inbox: Callable[[object], None], backoff: Backoff) -> None:
-        super().__init__(master, inbox, "pusher")
+    def __init__(
+        self, master: str, incarnation: int, inbox: Callable[[object], None], backoff: Backoff
+    ) -> None:
+        super().__init__(master, incarnation, inbox, "pusher")
         self._backoff = backoff
 
     def push(self, push: Push) -> None:
@@ -128,7 +131,7 @@ class Fetcher(_Thread[str]):
         inbox: Callable[[object], None],
         pulled: Callable[[float, int], None],
     ) -> None:
-        super().__init__(master, inbox, "fetcher")
+        super().__init__(master, incarnation, inbox, "fetcher")
         self._incarnation = incarnation
         self._pulled = pulled
         self._lock = threading.Lock()

@@ -38,14 +38,14 @@ from common.synthesizers import GradientSynthesizer, VirtualForward
 from common.wire.messages import RISING, BoundaryKind
 from common.wire.payloads import decode_boundary, encode_boundary
 from master.store.store import Memory, Store
-from slave.network.links import from_wire, to_wire
+from slave.network.signals import from_wire, to_wire
 from slave.training.decoupling import Layer, Message, Predicting, Synthesizer, Unlock
 from slave.training.health import Fallback, Health
 from slave.training.parts import Parts
 from slave.training.trainer import Trainer
 from slave.training.unlocks import build
 
-UP, DOWN = BoundaryKind.ACTIVATIONS, BoundaryKind.GRADIENTS
+UP, DOWN = BoundaryKind.ACTIVATION, BoundaryKind.GRADIENT
 
 MakeSynthesizer = Callable[[GradientSynthesizer, Flat, Stepper, Health, int], Synthesizer]
 
@@ -209,7 +209,7 @@ class Seat:
     connected: bool = False
     outbox: dict[BoundaryKind, deque[Message]] = field(default_factory=lambda: {UP: deque(), DOWN: deque()})
     mailbox: dict[BoundaryKind, deque[Message]] = field(default_factory=lambda: {UP: deque(), DOWN: deque()})
-    # None stands for `links.Reopened`.
+    # None stands for `a stream that is open again`.
     inbox: deque[Message | None] = field(default_factory=deque)
     # What fenced slaves had in their outboxes may still come through.
     ghosts: dict[BoundaryKind, deque[Message]] = field(default_factory=lambda: {UP: deque(), DOWN: deque()})

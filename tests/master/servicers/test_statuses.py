@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -309,11 +310,10 @@ def test_a_lease_is_asked_for_kept_given_back_and_then_fenced(master: Served) ->
 def test_whatever_a_fenced_slave_still_sends_is_refused_and_counted(master: Served, client: Client) -> None:
     old = created(master)
     master.leave(old)
-    hello = pb.BoundaryMessage(kind=pb.ACTIVATIONS, incarnation=old)
 
     def exchanged() -> None:
         with client.exchange() as stream:
-            stream.write(hello)
+            stream.write(hello(master, old, 2))
             stream.read()
 
     calls: list[Any] = [
@@ -376,24 +376,42 @@ def test_a_taken_port_is_refused(master: Served) -> None:
 # --- boundary ---------------------------------------------------------------------------------------------
 
 
-def hello(incarnation: int, kind: int = pb.ACTIVATIONS) -> Any:
-    return pb.BoundaryMessage(kind=kind, incarnation=incarnation)  # type: ignore[arg-type]
+def hello(master: Served, incarnation: int, layer: int) -> Any:
+    """What a slave says first, in a call for its neighbour in a layer."""
+    run = master.master.relay._run
+    return pb.BoundaryMessage(kind=pb.PAIR, layer=layer, incarnation=incarnation, run=run)
 
 
-def activation(layer: int, batch: int = 0) -> Any:
+def activation(layer: int, batch: int = 0, incarnation: int = 1) -> Any:
     tensors = pb.Table(
         tensors=[pb.TensorSpec(name="tensor", dtype="float32", shape=[2, 1], kind="buffer")], nbytes=8
     )
     return pb.BoundaryMessage(
-        kind=pb.ACTIVATION, layer=layer, batch=batch, incarnation=1, table=tensors, data=bytes(range(8))
+        kind=pb.ACTIVATION,
+        layer=layer,
+        batch=batch,
+        incarnation=incarnation,
+        table=tensors,
+        data=bytes(range(8)),
     )
 
 
-def opened(client: Client, incarnation: int, kind: int = pb.ACTIVATIONS) -> Any:
+def called(master: Served, client: Client, incarnation: int, layer: int) -> Any:
+    """A call for the neighbour in a layer."""
     stream = client.exchange()
-    stream.write(hello(incarnation, kind))
-    assert stream.read() == hello(incarnation, kind)
+    stream.write(hello(master, incarnation, layer))
     return stream
+
+
+@contextmanager
+def paired(master: Served, client: Client, lower: int, upper: int) -> Iterator[tuple[Any, Any]]:
+    """The calls of layers 1 and 2, which have got each other's hello."""
+    with called(master, client, lower, 2) as below, called(master, client, upper, 1) as above:
+        for stream, caller, layer in ((below, upper, 1), (above, lower, 2)):
+            found = stream.read()
+            assert (found.kind, found.layer, found.incarnation) == (pb.PAIR, layer, caller)
+            assert found.run == hello(master, caller, layer).run
+        yield below, above
 
 
 def code_of(stream: Any) -> str:
@@ -406,39 +424,44 @@ def code_of(stream: Any) -> str:
     return "OK"
 
 
-def test_a_message_reaches_its_neighbour_as_it_was_sent(master: Served, client: Client) -> None:
-    lower, upper = master.join("a").incarnation, master.join("b").incarnation
-    with opened(client, lower) as below, opened(client, upper) as above:
-        assert below.read().kind == pb.PEER
+@pytest.fixture
+def leases(master: Served) -> tuple[int, int]:
+    """Incarnations of layers 1 and 2."""
+    return master.join("a").incarnation, master.join("b").incarnation
+
+
+def test_messages_reach_the_neighbour_as_they_were_sent_each_way(
+    master: Served, client: Client, leases: tuple[int, int]
+) -> None:
+    with paired(master, client, *leases) as (below, above):
         below.write(activation(2, 5), activation(2, 6))
         assert above.read() == activation(2, 5)
         assert above.read() == activation(2, 6)
-
-
-def test_gradients_go_down_on_a_stream_of_their_own(master: Served, client: Client) -> None:
-    lower, upper = master.join("a").incarnation, master.join("b").incarnation
-    with opened(client, lower, pb.GRADIENTS) as below, opened(client, upper, pb.GRADIENTS) as above:
         gradient = activation(1, 5)
         gradient.kind = pb.GRADIENT
         above.write(gradient)
         assert below.read() == gradient
 
 
-def test_what_is_for_an_absent_neighbour_is_dropped_and_the_stream_goes_on(
-    master: Served, client: Client
+def test_a_message_for_an_absent_neighbour_is_dropped_and_the_stream_goes_on(
+    master: Served, client: Client, leases: tuple[int, int]
 ) -> None:
-    lower, upper = master.join("a").incarnation, master.join("b").incarnation
-    with opened(client, lower) as below:
+    lower, upper = leases
+    with called(master, client, lower, 2) as below:
         below.write(*(activation(2, batch) for batch in range(100)))
-        # The peer's PEER comes after the hundred were read only if the relay has read them: so ask for it.
-        with opened(client, lower, pb.GRADIENTS), opened(client, upper) as above:
-            assert below.read().kind == pb.PEER
+        wait_for(lambda: master.master.relay.dropped == 100)
+        with called(master, client, upper, 1) as above:
+            assert below.read().kind == above.read().kind == pb.PAIR
             below.write(activation(2, 100))
-            got = above.read()
-            while got.batch < 100:
-                got = above.read()
-            assert got == activation(2, 100)
+            assert above.read() == activation(2, 100)
     assert [master.master.relay.depth(k, 0) for k in (1, 2, 3)] == [0, 0, 0]
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + DEADLINE
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 @pytest.mark.parametrize(
@@ -448,26 +471,29 @@ def test_what_is_for_an_absent_neighbour_is_dropped_and_the_stream_goes_on(
         (activation(2).SerializeToString()[:-3], "INVALID_ARGUMENT"),
         (activation(1), "INVALID_ARGUMENT"),
         (activation(3), "INVALID_ARGUMENT"),
+        (activation(2, incarnation=99), "INVALID_ARGUMENT"),
         (pb.BoundaryMessage(kind=pb.GRADIENT, layer=2), "INVALID_ARGUMENT"),
         (pb.BoundaryMessage(kind=pb.PEER, layer=2), "INVALID_ARGUMENT"),
         (pb.BoundaryMessage(kind=99, layer=2), "INVALID_ARGUMENT"),  # type: ignore[arg-type]
         (pb.BoundaryMessage(kind=pb.ACTIVATION, layer=2, data=b"abcd"), "INVALID_ARGUMENT"),
         (pb.BoundaryMessage(kind=pb.ACTIVATION, layer=2, table=table(9), data=bytes(8)), "INVALID_ARGUMENT"),
     ],
-    ids=["garbage", "truncated", "to oneself", "past the neighbour", "on the wrong stream", "a relay's own",
-         "unknown kind", "no table", "a table that lies"],
+    ids=["garbage", "truncated", "to oneself", "past the neighbour", "another's", "on the wrong way",
+         "a slave's own", "unknown kind", "no table", "a table that lies"],
 )  # fmt: skip
 def test_a_wrong_message_ends_its_senders_stream_and_reaches_nobody(
-    master: Served, client: Client, message: Any, code: str
+    master: Served, client: Client, leases: tuple[int, int], message: Any, code: str
 ) -> None:
-    lower, upper = master.join("a").incarnation, master.join("b").incarnation
-    with opened(client, upper) as above:
-        with opened(client, lower) as below:
-            below.write(message)
-            assert code_of(below) == code
-        with opened(client, lower) as below:
-            below.write(activation(2, 7))
-            assert above.read() == activation(2, 7)
+    with paired(master, client, *leases) as (below, above):
+        below.write(message)
+        assert code_of(below) == code
+        # The neighbour is not to blame: it is to call again.
+        with pytest.raises(grpc.RpcError) as ended:
+            above.read()
+        assert ended.value.code().name == "UNAVAILABLE"
+    with paired(master, client, *leases) as (below, above):
+        below.write(activation(2, 7))
+        assert above.read() == activation(2, 7)
     assert status(master).counters.malformed == 1
 
 
@@ -477,15 +503,24 @@ def test_a_wrong_message_ends_its_senders_stream_and_reaches_nobody(
         (b"", "INVALID_ARGUMENT"),
         (b"\xff", "INVALID_ARGUMENT"),
         (activation(2), "INVALID_ARGUMENT"),
-        (hello(0), "ABORTED"),
-        (hello(99), "ABORTED"),
+        ({"incarnation": 0}, "ABORTED"),
+        ({"incarnation": 99}, "ABORTED"),
+        ({"run": "another"}, "FAILED_PRECONDITION"),
+        ({"layer": 3}, "INVALID_ARGUMENT"),
+        ({"replica": 1}, "INVALID_ARGUMENT"),
+        ({"sender": 1}, "INVALID_ARGUMENT"),
     ],
-    ids=["nothing", "garbage", "no introduction", "no incarnation", "unknown incarnation"],
-)
+    ids=["nothing", "garbage", "no introduction", "no incarnation", "unknown incarnation", "another run",
+         "no neighbour", "no such replica", "another's name"],
+)  # fmt: skip
 def test_a_stream_that_does_not_introduce_itself_is_refused(
     master: Served, client: Client, first: Any, code: str
 ) -> None:
-    master.join("a")
+    incarnation = master.join("a").incarnation
+    if isinstance(first, dict):
+        changes, first = first, hello(master, incarnation, 2)
+        for name, value in changes.items():
+            setattr(first, name, value)
     with client.exchange() as stream:
         stream.write(first)
         assert code_of(stream) == code
@@ -497,46 +532,71 @@ def test_a_stream_that_ends_before_its_introduction_is_refused(client: Client) -
         assert code_of(stream) == "INVALID_ARGUMENT"
 
 
-def test_a_slave_that_does_not_keep_up_loses_its_stream_and_not_its_neighbour(
-    master: Served, client: Client
+def test_a_slave_that_does_not_keep_up_loses_its_stream_and_its_neighbour_calls_again(
+    master: Served, client: Client, leases: tuple[int, int]
 ) -> None:
-    """The neighbour's reader stands still: gRPC's own buffers are full, and then the mailbox."""
-    lower, upper = master.join("a").incarnation, master.join("b").incarnation
+    """The neighbour's reader stands still: gRPC's own buffers are full, and then the outbox."""
     big = activation(2)
     big.table.tensors[0].shape[:] = [1 << 18]
     big.table.nbytes = 1 << 20
     big.data = bytes(1 << 20)
-    with opened(client, upper) as above, opened(client, lower) as below:
+    with paired(master, client, *leases) as (below, above):
         below.write(*[big] * 64)
-        deadline = time.monotonic() + DEADLINE
-        while not master.master.relay.dropped:
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-        assert code_of(above) == "OK"
-        with opened(client, upper):
-            assert below.read().kind == pb.PEER
+        assert code_of(below) == "UNAVAILABLE"
+        assert code_of(above) == "UNAVAILABLE"
+    with paired(master, client, *leases):
+        pass
 
 
-def test_streams_of_a_slave_that_left_are_closed_and_what_it_still_sends_is_dropped(
-    master: Served, client: Client
+def test_a_slow_reader_fills_its_own_outbox_and_holds_up_no_other_pair(
+    master: Served, client: Client, leases: tuple[int, int]
 ) -> None:
-    lower, upper = master.join("a").incarnation, master.join("b").incarnation
-    with opened(client, upper) as above, opened(client, lower) as below:
+    lower, middle = leases
+    upper = master.join("c").incarnation
+    big = activation(2)
+    big.table.tensors[0].shape[:] = [1 << 18]
+    big.table.nbytes = 1 << 20
+    big.data = bytes(1 << 20)
+    with (
+        paired(master, client, lower, middle) as (below, _),
+        called(master, client, middle, 3) as one,
+        called(master, client, upper, 2) as other,
+    ):
+        assert one.read().kind == other.read().kind == pb.PAIR
+        # Nobody reads the calls for layer 2 meanwhile.
+        below.write(*[big] * 8)
+        for batch in range(20):
+            one.write(activation(3, batch, middle))
+            assert other.read() == activation(3, batch, middle)
+
+
+def test_streams_of_a_slave_that_left_are_closed_and_an_heir_takes_its_place(
+    master: Served, client: Client, leases: tuple[int, int]
+) -> None:
+    lower, upper = leases
+    with paired(master, client, lower, upper) as (below, above):
+        first = hello(master, lower, 2)
         master.leave(lower)
         below.write(activation(2, 1))
         assert code_of(below) == "OK"
+        assert code_of(above) == "UNAVAILABLE"
         with client.exchange() as again:
-            again.write(hello(lower))
+            again.write(first)
             assert code_of(again) == "ABORTED"
-        heir = master.join("c").incarnation
-        with opened(client, heir) as below:
-            below.write(activation(2, 2))
-            assert above.read() == activation(2, 2)
+    heir = master.join("d").incarnation
+    with paired(master, client, heir, upper) as (below, above):
+        below.write(activation(2, 2, heir))
+        assert above.read() == activation(2, 2, heir)
 
 
-def test_a_slaves_newer_stream_closes_its_older_one(master: Served, client: Client) -> None:
-    incarnation = master.join("a").incarnation
-    with opened(client, incarnation) as older, opened(client, incarnation) as newer:
-        assert code_of(older) == "OK"
-        with opened(client, master.join("b").incarnation):
-            assert newer.read().kind == pb.PEER
+def test_a_slaves_newer_stream_closes_its_older_one(
+    master: Served, client: Client, leases: tuple[int, int]
+) -> None:
+    lower, upper = leases
+    with (
+        called(master, client, lower, 2) as older,
+        called(master, client, lower, 2) as newer,
+        called(master, client, upper, 1),
+    ):
+        assert code_of(older) == "UNAVAILABLE"
+        assert newer.read().kind == pb.PAIR

@@ -1,199 +1,665 @@
-"""slave.network.links: the trainer's messages as bytes and back."""
+"""slave.network.links: pairs of real endpoints over real sockets in both profiles, without any training."""
 
 from __future__ import annotations
 
-import dataclasses
-import struct
+import asyncio
+import functools
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
 
+import grpc
+import psutil
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from common.errors import MalformedError
-from common.shards.table import BOUNDARY_ITEMSIZES, lay_out
-from common.wire import precision
-from common.wire.messages import BoundaryKind, BoundaryMessage
-from common.wire.payloads import decode_boundary, encode_boundary
-from slave.network.links import from_wire, to_wire
+from common.errors import ConfigError, FencedError, LayerwiseError, RefusedError
+from common.net import addresses
+from common.net.backoff import Backoff
+from common.net.data.server import DataServer
+from common.wire.messages import BoundaryKind, BoundaryMessage, JoinReply, Peer
+from common.wire.methods import EXCHANGE
+from common.wire.payloads import boundary_parts, encode_boundary
+from master.relay import Relay
+from slave.network.dialers import Dialer, MasterDialer, NeighbourDialer
+from slave.network.endpoint import Endpoint
+from slave.network.links import Boundary, Links
+from slave.network.mail import Inbox
+from slave.network.neighbours import Neighbours
+from slave.network.servicer import BoundaryServer
+from slave.network.signals import to_wire
 from slave.training.decoupling import Message
+from tests.faults.proxy import Proxy
+from tests.integration.processes import until
+from tests.master.served import Client, Stream
 
-SHAPES = st.one_of(
-    st.tuples(st.integers(1, 8), st.integers(0, 40)),
-    st.tuples(st.integers(1, 3), st.integers(1, 3), st.integers(1, 5), st.integers(1, 5)),
-)
-NARROW = sorted(set(BOUNDARY_ITEMSIZES) - {"float32"})
-TENSORS = (BoundaryKind.ACTIVATION, BoundaryKind.GRADIENT)
-BARE = (
-    BoundaryKind.LOST,
-    BoundaryKind.END,
-    BoundaryKind.ENDED,
-    BoundaryKind.PEER,
-    BoundaryKind.TAKEN,
-)
+# Nothing waits so long unless it fails.
+DEADLINE = 20.0
+NOWHERE = "127.0.0.1:1"
+RUN = "this run"
 
 
-def passed(message: Message, wire: str = "float32") -> Message:
-    return from_wire(decode_boundary(encode_boundary(to_wire(message, wire))))
+class Switch:
+    """A master's relay at a port of its own; the newest incarnation of a seat holds its lease."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self.loop.run_forever)
+        self._thread.start()
+        self._holders: dict[int, JoinReply] = {}
+        self.errors: list[LayerwiseError] = []
+        self.relay = Relay(RUN, [2, 1, 1], [2, 2, 2], None, self._holder, lambda **_: None)
+        self.server = DataServer(self.errors.append)
+        self.server.add_open(EXCHANGE, self.relay.exchange, self.loop)
+        self.port = self.server.start("127.0.0.1", 0)
+
+    def _holder(self, incarnation: int) -> JoinReply:
+        if incarnation not in self._holders:
+            raise FencedError(f"incarnation {incarnation} holds no lease")
+        return self._holders[incarnation]
+
+    def grant(self, lease: JoinReply) -> None:
+        """Give a seat to an incarnation, and fence its holder."""
+
+        async def replace() -> None:
+            for held in list(self._holders.values()):
+                if (held.layer, held.replica) == (lease.layer, lease.replica):
+                    del self._holders[held.incarnation]
+                    self.relay.vacate(held.layer, held.replica)
+            self._holders[lease.incarnation] = lease
+
+        asyncio.run_coroutine_threadsafe(replace(), self.loop).result(DEADLINE)
+
+    def close(self) -> None:
+        self.server.stop()
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self._thread.join(DEADLINE)
+        self.loop.close()
 
 
-@settings(deadline=None)
-@given(st.sampled_from(TENSORS), SHAPES, st.integers(0, 2**40), st.integers(0, 2**40), st.integers(0, 99))
-def test_vectors_and_feature_maps_arrive_bit_for_bit(
-    kind: BoundaryKind, shape: tuple[int, ...], batch: int, incarnation: int, seed: int
+class Slave:
+    """A slave's endpoint and the links of its lease; the inbox keeps every event.
+
+    Without a switch the profile is `basic`; with a switch it is `light`, called by way of `address`.
+    """
+
+    def __init__(
+        self,
+        layer: int,
+        incarnation: int,
+        replica: int = 0,
+        slots: int | None = None,
+        listen: str | None = None,
+        switch: Switch | None = None,
+        address: str = "",
+    ) -> None:
+        self.lease = JoinReply(True, False, layer, replica, incarnation, 0, RUN)
+        self.inbox = Inbox()
+        self.asked = 0
+        self.neighbours = Neighbours(self._ask)
+        self.endpoint = Endpoint(NOWHERE)
+        senders, receivers = ((0, 1) if layer == 2 else (), (0,) if layer == 1 else ())
+        boundary = Boundary(senders, receivers, 2, slots)
+        above = [(layer + 1, each) for each in receivers]
+        if switch is None:
+            self.endpoint.listen(listen, None, 8, insecure=False)
+            dialer: Dialer = NeighbourDialer(above, self.neighbours)
+        else:
+            switch.grant(self.lease)
+            self._address = address or f"127.0.0.1:{switch.port}"
+            dialer = MasterDialer(
+                [*above, *((layer - 1, each) for each in senders)],
+                self._locate,
+                lambda: Backoff(time.monotonic, lambda: 0.5, patience=DEADLINE),
+            )
+        server = self.endpoint.server
+        self._links = Links(self.lease, boundary, dialer, self.inbox, self.neighbours, server)
+        self.endpoint.call(self._begin())
+
+    @property
+    def server(self) -> BoundaryServer:
+        """Its own server, in `basic`."""
+        assert self.endpoint.server is not None
+        return self.endpoint.server
+
+    async def _locate(self) -> tuple[str, int]:
+        return addresses.split_address(self._address)
+
+    def _ask(self) -> None:
+        self.asked += 1
+
+    async def _begin(self) -> None:
+        self._running = asyncio.ensure_future(self._run())
+        await asyncio.sleep(0)
+
+    async def _run(self) -> None:
+        try:
+            await self._links.run()
+        except LayerwiseError as error:
+            self.inbox.put(error)
+
+    @property
+    def peer(self) -> Peer:
+        """As the master would name it."""
+        lease = self.lease
+        return Peer(lease.layer, lease.replica, lease.incarnation, self.endpoint.address)
+
+    def told(self, version: int, *peers: Peer) -> None:
+        """The master says who the neighbours are."""
+
+        async def learn() -> None:
+            self.neighbours.learn(version, list(peers))
+
+        self.endpoint.call(learn())
+
+    def send(self, kind: BoundaryKind, batch: int, *, replica: int = 0, incarnation: int = 0) -> None:
+        """Hand a message for the layer above or below over."""
+        up = kind in (BoundaryKind.ACTIVATION, BoundaryKind.END)
+        tensor = (
+            torch.full((2, 3), float(batch))
+            if kind in (BoundaryKind.ACTIVATION, BoundaryKind.GRADIENT)
+            else None
+        )
+        layer = self.lease.layer + (1 if up else -1)
+        whose = incarnation or self.lease.incarnation
+        message = Message(kind, layer, batch, whose, tensor, replica, self.lease.replica)
+        self.endpoint.post(self._links.send, message, boundary_parts(to_wire(message)))
+
+    def burst(self, count: int) -> None:
+        """Activations, all before anything is written."""
+
+        async def send() -> None:
+            for batch in range(count):
+                self._links.send(activation(batch=batch), boundary_parts(to_wire(activation(batch=batch))))
+
+        self.endpoint.call(send())
+
+    def got(self) -> Message:
+        """The next message that came."""
+        message = self.inbox.get(timeout=DEADLINE)
+        assert isinstance(message, Message), message
+        return message
+
+    def got_peer(self) -> None:
+        """What comes next tells that a neighbour above is there (again)."""
+        assert self.got().kind is BoundaryKind.PEER
+
+    async def _end(self) -> None:
+        self._running.cancel()
+        await asyncio.gather(self._running, return_exceptions=True)
+
+    def end_lease(self) -> None:
+        """The lease ends, the process goes on."""
+        self.endpoint.call(self._end())
+
+    def close(self) -> None:
+        """The process ends."""
+        self.end_lease()
+        self.endpoint.close()
+
+
+Make = Callable[..., Slave]
+
+
+@pytest.fixture
+def make() -> Iterator[Make]:
+    """Makes slaves, which are closed at the end."""
+    made: list[Slave] = []
+
+    def making(*arguments: Any, **named: Any) -> Slave:
+        made.append(Slave(*arguments, **named))
+        return made[-1]
+
+    yield making
+    for slave in made:
+        if slave.endpoint._thread.is_alive():
+            slave.close()
+
+
+@pytest.fixture(params=["basic", "light"])
+def switch(request: pytest.FixtureRequest) -> Iterator[Switch | None]:
+    """The master's relay in `light`; None in `basic`."""
+    if request.param == "basic":
+        yield None
+        return
+    switching = Switch()
+    yield switching
+    switching.close()
+
+
+@pytest.fixture
+def either(make: Make, switch: Switch | None) -> Make:
+    """Makes slaves of either profile."""
+    return functools.partial(make, switch=switch)
+
+
+def meet(lower: Slave, upper: Slave, version: int = 1) -> None:
+    """The master names the upper slave, and the pair opens."""
+    if upper.endpoint.server is not None:
+        lower.told(version, upper.peer)
+    lower.got_peer()
+
+
+@pytest.fixture
+def pair(make: Make) -> tuple[Slave, Slave]:
+    """Layer 1 and layer 2 in `basic`, which have met."""
+    lower, upper = make(1, 1), make(2, 2)
+    meet(lower, upper)
+    return lower, upper
+
+
+@pytest.fixture
+def met(either: Make) -> tuple[Slave, Slave]:
+    """Layer 1 and layer 2 of either profile, which have met."""
+    lower, upper = either(1, 1), either(2, 2)
+    meet(lower, upper)
+    return lower, upper
+
+
+def exchange(lower: Slave, upper: Slave, batch: int) -> None:
+    """A message each way arrives."""
+    lower.send(BoundaryKind.ACTIVATION, batch)
+    came = upper.got()
+    assert (came.kind, came.batch, came.incarnation) == (
+        BoundaryKind.ACTIVATION,
+        batch,
+        lower.lease.incarnation,
+    )
+    assert came.tensor is not None
+    assert torch.equal(came.tensor, torch.full((2, 3), float(batch)))
+    upper.send(BoundaryKind.GRADIENT, batch, incarnation=lower.lease.incarnation)
+    back = lower.got()
+    assert (back.kind, back.batch, back.sender) == (BoundaryKind.GRADIENT, batch, upper.lease.replica)
+
+
+def test_messages_go_both_ways_in_order(met: tuple[Slave, Slave]) -> None:
+    lower, upper = met
+    exchange(lower, upper, 0)
+    for batch in range(1, 8):
+        lower.send(BoundaryKind.ACTIVATION, batch)
+    lower.send(BoundaryKind.END, 8)
+    assert [upper.got().batch for _ in range(8)] == list(range(1, 9))
+    for kind in (BoundaryKind.LOST, BoundaryKind.ENDED):
+        upper.send(kind, 8)
+        assert lower.got().kind is kind
+
+
+def test_a_neighbour_that_is_not_known_yet_is_asked_for_and_met_when_it_is(make: Make) -> None:
+    lower = make(1, 1)
+    until(lambda: lower.asked and lower.neighbours.wanted, DEADLINE)
+    upper = make(2, 2)
+    lower.send(BoundaryKind.ACTIVATION, 0)  # to nobody: the trainer sends it again
+    lower.told(1, upper.peer)
+    lower.got_peer()
+    assert not lower.neighbours.wanted
+    exchange(lower, upper, 1)
+
+
+def test_a_neighbour_that_is_replaced_is_followed(met: tuple[Slave, Slave], either: Make) -> None:
+    lower, upper = met
+    successor = either(2, 3)
+    meet(lower, successor, 2)
+    exchange(lower, successor, 4)
+    assert not [event for event in drained(upper.inbox) if isinstance(event, Message)]
+
+
+def test_a_lower_neighbour_that_is_replaced_is_followed_and_hears_of_the_upper_one(
+    met: tuple[Slave, Slave], either: Make
 ) -> None:
-    tensor = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-    arrived = passed(Message(kind, 3, batch, incarnation, tensor))
-    assert (arrived.kind, arrived.layer, arrived.batch, arrived.incarnation) == (kind, 3, batch, incarnation)
-    assert arrived.tensor is not None
-    assert arrived.tensor.dtype == torch.float32
-    assert arrived.tensor.shape == tensor.shape
-    assert torch.equal(arrived.tensor, tensor)
+    lower, upper = met
+    exchange(lower, upper, 0)
+    successor = either(1, 3)
+    meet(successor, upper)
+    exchange(successor, upper, 1)
+
+
+def drained(inbox: Inbox) -> list[object]:
+    found = []
+    while not inbox.empty():
+        found.append(inbox.get(block=False))
+    return found
+
+
+def test_a_neighbour_that_was_gone_for_a_while_is_met_again_at_its_address(
+    pair: tuple[Slave, Slave], make: Make
+) -> None:
+    lower, upper = pair
+    address = upper.endpoint.address
+    asked = lower.asked
+    upper.close()
+    until(lambda: lower.neighbours.wanted, DEADLINE)
+    assert lower.asked == asked + 1
+    for batch in range(1000):
+        lower.send(BoundaryKind.ACTIVATION, batch)
+    again = make(2, 2, listen=address)
+    lower.got_peer()
+    exchange(lower, again, 1000)
+
+
+def test_a_slave_whose_lease_has_ended_sends_its_neighbour_away_until_it_has_another(
+    pair: tuple[Slave, Slave],
+) -> None:
+    lower, upper = pair
+    upper.end_lease()
+    until(lambda: lower.neighbours.wanted, DEADLINE)
+    until(lambda: upper.server.refused["UnreachableError"], DEADLINE)
+    upper.endpoint.call(upper._begin())
+    lower.got_peer()
+    exchange(lower, upper, 1)
+
+
+@pytest.mark.parametrize("cut", ["lower", "upper"])
+def test_a_cut_connection_is_made_anew(either: Make, switch: Switch | None, cut: str) -> None:
+    upper = None if switch else either(2, 2)
+
+    def target() -> tuple[str, int]:
+        return ("127.0.0.1", switch.port) if switch else addresses.split_address(upper_address)
+
+    upper_address = upper.endpoint.address if upper else ""
+    with Proxy(target) as proxy:
+        if switch:
+            lower = either(1, 1, address=proxy.address if cut == "lower" else "")
+            upper = either(2, 2, address=proxy.address if cut == "upper" else "")
+            lower.got_peer()
+        else:
+            lower = either(1, 1)
+            lower.told(1, Peer(2, 0, 2, proxy.address))
+            lower.got_peer()
+        assert upper is not None
+        exchange(lower, upper, 0)
+        for batch in range(1, 4):
+            proxy.restore()
+            lower.got_peer()
+            exchange(lower, upper, batch)
+
+
+def test_two_replicas_below_have_a_stream_each(either: Make) -> None:
+    lowers, upper = [either(1, 1), either(1, 2, replica=1)], either(2, 3)
+    for lower in lowers:
+        meet(lower, upper)
+    for number, lower in enumerate(lowers):
+        lower.send(BoundaryKind.ACTIVATION, number)
+        assert upper.got().sender == number
+        upper.send(BoundaryKind.GRADIENT, number, replica=number)
+        assert lower.got().batch == number
+
+
+def test_one_neighbours_broken_stream_leaves_the_others_alone(either: Make) -> None:
+    lowers, upper = [either(1, 1), either(1, 2, replica=1)], either(2, 3)
+    for lower in lowers:
+        meet(lower, upper)
+    lowers[0].close()
+    lowers[1].send(BoundaryKind.ACTIVATION, 5)
+    assert upper.got().batch == 5
+    upper.send(BoundaryKind.GRADIENT, 5, replica=1)
+    assert lowers[1].got().batch == 5
+    assert lowers[1].inbox.empty()
+
+
+# --- who is let in
+
+
+def test_an_older_incarnation_is_fenced_by_its_successors_stream(
+    pair: tuple[Slave, Slave], make: Make
+) -> None:
+    lower, upper = pair
+    successor = make(1, 5)
+    successor.told(1, upper.peer)
+    successor.got_peer()
+    # The older one finds its stream closed, opens it again, and is refused: it may not take it back.
+    until(lambda: upper.server.refused["FencedError"] >= 2, DEADLINE)
+    exchange(successor, upper, 3)
+    assert lower.inbox.empty()
+    assert lower.neighbours.wanted
+
+
+def test_an_older_incarnation_is_fenced_by_what_the_master_says(pair: tuple[Slave, Slave]) -> None:
+    lower, upper = pair
+    upper.told(9, Peer(1, 0, 9, NOWHERE))
+    until(lambda: upper.server.refused["FencedError"] >= 2, DEADLINE)
+    assert lower.inbox.empty()
+
+
+def hello(**changed: Any) -> BoundaryMessage:
+    """What layer 1's slave of incarnation 1 says to that of layer 2."""
+    said = {"layer": 2, "replica": 0, "incarnation": 1, "sender": 0, "run": RUN, **changed}
+    return BoundaryMessage(said.pop("kind", BoundaryKind.PAIR), **said)
+
+
+class Stranger:
+    """A stream to a slave, opened by hand."""
+
+    def __init__(self, slave: Slave) -> None:
+        self._client = Client(slave.endpoint.address)
+        self.stream: Stream = self._client.exchange()
+
+    def __enter__(self) -> Stream:
+        return self.stream.__enter__()
+
+    def __exit__(self, *what: object) -> None:
+        self.stream.__exit__(*what)
+        self._client.close()
 
 
 @pytest.mark.parametrize(
-    "tensor",
+    ("said", "status", "why"),
     [
-        torch.arange(12.0).view(3, 4).t(),
-        torch.arange(24.0).view(2, 3, 4)[:, ::2],
-        torch.arange(3.0).view(3, 1, 1).expand(3, 4, 5),
-        torch.rand(2, 3, 4, 4).to(memory_format=torch.channels_last),
+        (hello(run="another"), "FAILED_PRECONDITION", "another run"),
+        (hello(layer=3), "FAILED_PRECONDITION", "layer 3 replica 0 is not here"),
+        (hello(replica=1), "FAILED_PRECONDITION", "layer 2 replica 1 is not here"),
+        (hello(sender=7), "FAILED_PRECONDITION", "replica 7 of layer 1 shares no batch"),
+        (hello(kind=BoundaryKind.END), "INVALID_ARGUMENT", "begins with PAIR"),
+        (hello(kind=BoundaryKind.ACTIVATION), "INVALID_ARGUMENT", "begins with PAIR"),
     ],
-    ids=["transposed", "strided", "expanded", "channels last"],
 )
-def test_a_tensor_that_is_not_contiguous_arrives_as_it_reads(tensor: torch.Tensor) -> None:
-    arrived = passed(Message(BoundaryKind.ACTIVATION, 2, 0, 1, tensor)).tensor
-    assert arrived is not None
-    assert torch.equal(arrived, tensor)
+def test_a_wrong_hello_is_refused(make: Make, said: BoundaryMessage, status: str, why: str) -> None:
+    upper = make(2, 2)
+    with Stranger(upper) as stream:
+        stream.write(encode_boundary(said))
+        with pytest.raises(grpc.RpcError) as caught:
+            stream.read()
+    assert caught.value.code().name == status
+    assert why in caught.value.details()
+    assert upper.server.refused.total() == 1
+    assert upper.inbox.empty()
 
 
-def test_a_gradient_arrives_with_the_input_that_it_was_taken_at() -> None:
-    delta, u = torch.rand(3, 5), torch.rand(5, 3).t()
-    arrived = passed(Message(BoundaryKind.GRADIENT, 2, 0, 1, delta, input=u))
-    assert arrived.tensor is not None
-    assert arrived.input is not None
-    assert torch.equal(arrived.tensor, delta)
-    assert torch.equal(arrived.input, u)
+@pytest.mark.parametrize("encoded", [b"", b"\xff" * 40, b"\x08\x63"], ids=["nothing", "noise", "no kind"])
+def test_what_is_no_hello_is_refused(make: Make, encoded: bytes) -> None:
+    upper = make(2, 2)
+    with Stranger(upper) as stream:
+        stream.write(encoded)
+        with pytest.raises(grpc.RpcError) as caught:
+            stream.read()
+    assert caught.value.code().name == "INVALID_ARGUMENT"
 
 
-@settings(deadline=None)
-@given(st.sampled_from(NARROW), SHAPES, st.booleans(), st.integers(0, 99))
-def test_what_travels_narrow_arrives_as_it_was_rounded(
-    wire: str, shape: tuple[int, ...], with_input: bool, seed: int
-) -> None:
-    generator = torch.Generator().manual_seed(seed)
-    delta, u = (torch.randn(shape, generator=generator) for _ in range(2))
-    arrived = passed(Message(BoundaryKind.GRADIENT, 2, 0, 1, delta, input=u if with_input else None), wire)
-    assert arrived.tensor is not None
-    assert arrived.tensor.dtype == torch.float32
-    assert torch.equal(arrived.tensor, precision.rounded(delta, wire))
-    assert (arrived.input is not None) == with_input
-    if arrived.input is not None:
-        assert torch.equal(arrived.input, precision.rounded(u, wire))
+def activation(**changed: Any) -> Message:
+    said = {"layer": 2, "batch": 0, "incarnation": 1, "tensor": torch.zeros(2, 3), "replica": 0, "sender": 0}
+    return Message(changed.pop("kind", BoundaryKind.ACTIVATION), **{**said, **changed})
 
 
-@pytest.mark.parametrize("wire", NARROW)
-def test_what_is_sent_again_is_the_same_bytes(wire: str) -> None:
-    message = Message(BoundaryKind.GRADIENT, 2, 7, 1, torch.randn(4, 9))
-    assert encode_boundary(to_wire(message, wire)) == encode_boundary(to_wire(message, wire))
-
-
-@pytest.mark.parametrize("wire", NARROW)
-def test_a_message_is_as_large_as_its_dtype_says(wire: str) -> None:
-    sent = to_wire(Message(BoundaryKind.ACTIVATION, 2, 0, 1, torch.randn(64, 256)), wire)
-    assert len(sent.data) <= precision.nbytes((64, 256), wire) + 4  # between the scale and what it is of
-    assert len(encode_boundary(sent)) < 64 * 256 * 4 / (3.8 if wire == "int8" else 1.9)
-
-
-@pytest.mark.parametrize("wire", NARROW)
-@pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf")])
-def test_a_number_that_is_not_finite_arrives(wire: str, number: float) -> None:
-    tensor = torch.ones(3, 4)
-    tensor[1, 2] = number
-    arrived = passed(Message(BoundaryKind.ACTIVATION, 2, 0, 1, tensor), wire).tensor
-    assert arrived is not None
-    torch.testing.assert_close(arrived, tensor, rtol=0, atol=0, equal_nan=True)
-
-
-def test_special_numbers_arrive_as_they_are() -> None:
-    tensor = torch.tensor([[float("inf"), -0.0, 1e-42, float("nan")]])
-    arrived = passed(Message(BoundaryKind.GRADIENT, 2, 0, 1, tensor)).tensor
-    assert arrived is not None
-    assert torch.equal(arrived.view(torch.int32), tensor.view(torch.int32))
-
-
-def test_what_arrives_is_memory_of_its_own() -> None:
-    message = to_wire(Message(BoundaryKind.ACTIVATION, 2, 0, 1, torch.zeros(2, 2)))
-    encoded = bytearray(encode_boundary(message))
-    arrived = from_wire(decode_boundary(bytes(encoded))).tensor
-    assert arrived is not None
-    arrived.add_(1)
-    again = from_wire(decode_boundary(bytes(encoded))).tensor
-    assert again is not None
-    assert again.count_nonzero() == 0
-
-
-@pytest.mark.parametrize("kind", BARE)
-def test_a_message_without_a_tensor_arrives_without_one(kind: BoundaryKind) -> None:
-    message = passed(Message(kind, 4, 17, 5))
-    assert (message.kind, message.layer, message.batch, message.incarnation) == (kind, 4, 17, 5)
-    assert message.tensor is None
-
-
-def wrong(kind: BoundaryKind, *tensors: tuple[str, str, tuple[int, ...]]) -> BoundaryMessage:
-    table = lay_out([(name, dtype, shape, "buffer") for name, dtype, shape in tensors])
-    return BoundaryMessage(kind, 2, table=table, data=bytes(table.nbytes))
-
-
-@pytest.mark.parametrize("kind", TENSORS)
 @pytest.mark.parametrize(
-    "tensors",
+    "wrong",
     [
-        [],
-        [("tensor", "float64", (2, 2))],
-        [("tensor", "int32", (2, 2))],
-        [("one", "float32", (2,)), ("two", "float32", (2,))],
-        [("input", "float32", (2, 2))],
-        [("tensor", "int8", (2, 2))],
-        [("tensor", "float16", (2, 2))],
-        [("tensor", "int8", (2, 2)), ("tensor.scale", "float32", ())],
-        [("tensor", "int8", (2, 2)), ("tensor.scale", "float32", (2, 2))],
-        [("tensor", "int8", (2, 2)), ("tensor.scale", "float16", (2,))],
-        [("tensor", "int8", (2, 2)), ("input.scale", "float32", (2,))],
-        [("tensor", "float16", (2, 2)), ("tensor.scale", "float32", (2,))],
-        [("tensor", "bfloat16", (2, 2)), ("tensor.scale", "float32", ())],
-        [("tensor", "float32", (2, 2)), ("tensor.scale", "float32", ())],
+        activation(layer=3),
+        activation(replica=1),
+        activation(sender=1),
+        activation(incarnation=2),
+        activation(kind=BoundaryKind.GRADIENT),
+        activation(kind=BoundaryKind.PEER, tensor=None),
+        activation(tensor=None),
     ],
-    ids=[
-        "none",
-        "of doubles",
-        "of integers",
-        "two",
-        "an input alone",
-        "of codes without a scale",
-        "of halves without a scale",
-        "of codes with one scale",
-        "of codes with a scale for each",
-        "of codes with narrow scales",
-        "of codes with another's scale",
-        "of halves with scales",
-        "of bfloat16 with a scale",
-        "of floats with a scale",
-    ],
+    ids=["layer", "replica", "sender", "incarnation", "gradient", "peer", "no tensor"],
 )
-def test_an_activation_or_gradient_with_other_than_one_tensor_of_floats_is_refused(
-    kind: BoundaryKind, tensors: list[tuple[str, str, tuple[int, ...]]]
+def test_a_message_that_does_not_belong_on_its_stream_ends_it(make: Make, wrong: Message) -> None:
+    upper = make(2, 2)
+    with Stranger(upper) as stream:
+        stream.write(encode_boundary(hello()))
+        assert stream.read().kind == BoundaryKind.PAIR
+        stream.write(encode_boundary(to_wire(wrong)))
+        with pytest.raises(grpc.RpcError) as caught:
+            stream.read()
+    assert caught.value.code().name == "INVALID_ARGUMENT"
+    assert upper.inbox.empty()
+
+
+def test_a_slave_that_sends_what_its_neighbour_cannot_use_is_told_so_and_ends(
+    pair: tuple[Slave, Slave],
 ) -> None:
-    with pytest.raises(MalformedError):
-        from_wire(wrong(kind, *tensors))
+    lower, upper = pair
+    lower.send(BoundaryKind.ACTIVATION, 0, incarnation=77)
+    assert "came from incarnation 77" in str(lower.inbox.get(timeout=DEADLINE))
+    assert upper.inbox.empty()
 
 
-@pytest.mark.parametrize("wire", ["float16", "int8"])
-@pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf")])
-def test_a_scale_that_is_not_finite_is_refused(wire: str, number: float) -> None:
-    sent = to_wire(Message(BoundaryKind.GRADIENT, 2, 0, 1, torch.ones(2, 3)), wire)
-    scale = next(spec for spec in sent.table.tensors if spec.name == "tensor.scale")
-    data = bytearray(sent.data)
-    data[scale.offset : scale.offset + 4] = struct.pack("<f", number)
-    with pytest.raises(MalformedError, match="scale"):
-        from_wire(decode_boundary(encode_boundary(dataclasses.replace(sent, data=data))))
+# --- what is bounded
+
+
+def test_a_neighbour_that_is_sent_too_much_at_once_has_its_stream_opened_anew(
+    met: tuple[Slave, Slave],
+) -> None:
+    lower, upper = met
+    capacity = Boundary(window=2).capacity
+    lower.burst(4 * capacity)
+    # Too much waits: the stream is opened anew, and the trainer told what to send again.
+    lower.got_peer()
+    while not upper.inbox.empty():
+        upper.got()
+    exchange(lower, upper, 1000)
+
+
+def test_a_slave_that_does_not_keep_up_holds_no_more_than_fits(make: Make) -> None:
+    upper, capacity = make(2, 2), Boundary(window=2).capacity
+    with Stranger(upper) as stream:
+        stream.write(encode_boundary(hello()))
+        stream.write(*(encode_boundary(to_wire(activation(batch=batch))) for batch in range(10 * capacity)))
+        stream.read()
+        with pytest.raises(grpc.RpcError) as caught:
+            stream.read()
+    assert caught.value.code().name == "UNAVAILABLE"
+    assert [upper.got().batch for _ in range(capacity)] == list(range(capacity))
+    assert upper.inbox.empty()
+
+
+def test_with_slots_a_slow_neighbour_finds_the_newest_and_every_word(make: Make) -> None:
+    lower, upper = make(1, 1, slots=4), make(2, 2, slots=4)
+    lower.told(1, upper.peer)
+    lower.got_peer()
+    for batch in range(500):
+        lower.send(BoundaryKind.ACTIVATION, batch)
+    lower.send(BoundaryKind.END, 500)
+    threading.Event().wait(0.5)
+    found: list[Message] = []
+    while not found or found[-1].kind is not BoundaryKind.END:
+        found.append(upper.got())
+    batches = [message.batch for message in found]
+    assert batches == sorted(batches)
+    assert {496, 497, 498, 499} <= {*batches}
+    assert len(found) < 500
+
+
+def test_streams_that_never_say_whose_they_are_take_no_more_than_their_number_and_time() -> None:
+    endpoint = Endpoint(NOWHERE)
+    server = BoundaryServer(2, endpoint.loop, hello_seconds=1.0)
+    client = Client(f"127.0.0.1:{server.start('127.0.0.1:0')}")
+    try:
+        with client.exchange() as one, client.exchange() as two:
+            threading.Event().wait(0.3)
+            with client.exchange() as third, pytest.raises(grpc.RpcError) as full:
+                third.read()
+            assert full.value.code().name == "UNAVAILABLE"
+            for silent in (one, two):
+                with pytest.raises(grpc.RpcError) as late:
+                    silent.read()
+                assert late.value.code().name == "DEADLINE_EXCEEDED"
+    finally:
+        client.close()
+        server.stop()
+        endpoint.close()
+
+
+def test_in_light_a_fenced_slave_learns_it_from_the_master(make: Make) -> None:
+    switching = Switch()
+    try:
+        lower, upper = make(1, 1, switch=switching), make(2, 2, switch=switching)
+        meet(lower, upper)
+        make(1, 3, switch=switching)
+        assert isinstance(lower.inbox.get(timeout=DEADLINE), FencedError)
+    finally:
+        switching.close()
+
+
+def test_in_light_a_malformed_message_ends_its_sender_and_reaches_nobody(make: Make) -> None:
+    switching = Switch()
+    try:
+        lower, upper = make(1, 1, switch=switching), make(2, 2, switch=switching)
+        meet(lower, upper)
+        lower.send(BoundaryKind.ACTIVATION, 0, incarnation=77)
+        assert "came from incarnation 77" in str(lower.inbox.get(timeout=DEADLINE))
+        assert upper.inbox.empty()
+    finally:
+        switching.close()
+
+
+def test_closing_leaves_no_thread_and_no_socket(make: Make) -> None:
+    def ports() -> set[Any]:
+        return {c.laddr for c in psutil.Process().net_connections("tcp") if c.status == "LISTEN"}
+
+    threads, before = threading.active_count(), ports()
+    lower, upper = make(1, 1), make(2, 2)
+    lower.told(1, upper.peer)
+    lower.got_peer()
+    exchange(lower, upper, 0)
+    assert len(ports()) == len(before) + 2
+    lower.close()
+    upper.close()
+    until(lambda: threading.active_count() <= threads and ports() == before, DEADLINE)
+
+
+# --- where a slave listens
+
+
+def listening(listen: str | None, advertise: str | None = None, *, insecure: bool = False) -> str:
+    endpoint = Endpoint(NOWHERE)
+    try:
+        endpoint.listen(listen, advertise, 2, insecure=insecure)
+        return endpoint.address
+    finally:
+        endpoint.close()
+
+
+def test_a_slave_listens_on_loopback_where_the_master_is_and_says_so() -> None:
+    host, port = addresses.split_address(listening(None))
+    assert host == "127.0.0.1"
+    assert port > 0
+
+
+def test_what_is_advertised_is_told_and_port_0_is_the_one_that_was_taken() -> None:
+    assert listening(None, "far.example:4711") == "far.example:4711"
+    host, port = addresses.split_address(listening("127.0.0.2:0", "localhost:0"))
+    assert host == "localhost"
+    assert port > 0
+
+
+def test_every_interface_is_advertised_as_the_one_that_reaches_the_master() -> None:
+    assert addresses.split_address(listening("0.0.0.0:0", insecure=True))[0] == "127.0.0.1"
+    with pytest.raises(ConfigError, match=r"--advertise 0\.0\.0\.0:0: nobody can reach it"):
+        listening(None, "0.0.0.0:0")
+
+
+def test_listening_beyond_this_machine_has_to_be_asked_for() -> None:
+    with pytest.raises(ConfigError, match="say --insecure"):
+        listening("0.0.0.0:0")
+
+
+def test_a_taken_port_is_refused(make: Make) -> None:
+    taken = make(2, 2).endpoint.address
+    with pytest.raises(RefusedError, match="is taken"):
+        listening(taken)
+
+
+def test_a_master_without_an_interface_to_it_is_a_wrong_address() -> None:
+    with pytest.raises(ConfigError, match=r"no\.such\.host\.invalid:1: "):
+        addresses.interface_to("no.such.host.invalid:1")

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import queue
 
 import pytest
 
-from common.net.data.streams import Parts
 from common.wire.messages import BoundaryKind
-from slave.network.mail import Arrivals, Inbox, Outgoing
+from slave.network.mail import Arrivals, Inbox
 from slave.training.decoupling import Message
 
 CONTROL = (BoundaryKind.LOST, BoundaryKind.END, BoundaryKind.ENDED, BoundaryKind.PEER)
@@ -28,7 +26,7 @@ def emptied_inbox(inbox: Inbox) -> list[object]:
 
 def test_the_inbox_gives_messages_and_events_in_the_order_in_which_they_came() -> None:
     inbox = Inbox()
-    one, other = Arrivals(inbox, None), Arrivals(inbox, None)
+    one, other = Arrivals(inbox, None, 9), Arrivals(inbox, None, 9)
     assert one.put(activation(0))
     inbox.put("event")
     assert other.put(activation(7))
@@ -41,7 +39,7 @@ def test_the_inbox_gives_messages_and_events_in_the_order_in_which_they_came() -
 @pytest.mark.parametrize("kind", CONTROL)
 def test_a_training_thread_that_does_not_take_finds_the_newest_and_every_word(kind: BoundaryKind) -> None:
     inbox = Inbox()
-    arrivals = Arrivals(inbox, 3)
+    arrivals = Arrivals(inbox, 3, 9)
     for batch in range(100):
         assert arrivals.put(activation(batch))
     assert arrivals.put(Message(kind, 2, 50))
@@ -56,25 +54,3 @@ def test_who_does_not_keep_up_is_told_so_and_what_waits_is_bounded() -> None:
     inbox.get()
     assert arrivals.put(activation(6))
     assert len(emptied_inbox(inbox)) == 4
-
-
-def test_what_is_to_be_sent_waits_until_the_stream_is_closed() -> None:
-    async def use() -> list[Parts | None]:
-        outgoing = Outgoing(2, capacity=10)
-        getting = asyncio.ensure_future(outgoing.get())
-        await asyncio.sleep(0)
-        for batch in range(5):
-            outgoing.put(activation(batch), (bytes([batch]),))
-        found = [await getting, await outgoing.get()]
-        outgoing.put(Message(BoundaryKind.END, 2, 5), (b"end",))
-        found.append(await outgoing.get())
-        outgoing.put(activation(6), (b"six",))
-        outgoing.close()
-        return [*found, await outgoing.get(), await outgoing.get()]
-
-    assert asyncio.run(use()) == [(b"\3",), (b"\4",), (b"end",), None, None]
-
-
-def test_a_stream_that_is_not_read_holds_no_more_than_its_capacity() -> None:
-    outgoing = Outgoing(None, capacity=3)
-    assert [outgoing.put(activation(batch), ()) for batch in range(5)] == [True] * 3 + [False] * 2

@@ -23,7 +23,7 @@ from common.errors import MalformedError
 from common.models import network
 from common.wire.messages import BoundaryKind, JoinReply
 from deploy.evaluation.evaluator import estimate_statistics
-from slave.network.links import from_wire, to_wire
+from slave.network.signals import from_wire, to_wire
 from slave.training.decoupling import Message, Synthesizer
 from slave.training.free import ALONE, FreeTrainer
 from slave.training.layers import Seated, seated

@@ -1,0 +1,171 @@
+"""Profiles of a cluster: whom a slave calls for its neighbours."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Protocol
+
+from common.errors import LayerwiseError, MalformedError, UnreachableError
+from common.net.addresses import split_address
+from common.net.backoff import Backoff
+from common.net.data.pairs import Seat
+from common.wire.messages import Peer
+from slave.network.neighbours import Neighbours
+
+log = logging.getLogger("layerwise.slave")
+
+# Seconds between two calls of a neighbour, doubling from the first to the last: the neighbour may be
+# starting.
+FIRST_DELAY, LONGEST_DELAY = 0.05, 0.5
+
+
+class Dialer(Protocol):
+    """Whom to call, where, and when again; on the event loop's thread.
+
+    Attributes:
+        seats: the neighbours to call; the others call.
+    """
+
+    seats: tuple[Seat, ...]
+
+    async def locate(self, seat: Seat) -> tuple[str, int] | None:
+        """Return the host and port to call for a neighbour; None while they are unknown.
+
+        Raises:
+            LayerwiseError: the master does not say.
+        """
+
+    async def replaced(self, seat: Seat) -> None:
+        """Wait until the last call for a neighbour is of no more use."""
+
+    def reached(self, seat: Seat) -> None:
+        """Note that a call for a neighbour was answered."""
+
+    def met(self, seat: Seat) -> None:
+        """Note that the pair with a neighbour is open."""
+
+    async def pause(self, seat: Seat, error: LayerwiseError | None) -> None:
+        """Wait until the next call for a neighbour, after the last one ended.
+
+        Raises:
+            LayerwiseError: `error`, where the lease cannot go on.
+        """
+
+
+class MasterDialer:
+    """Profile `light`: the master stands for every neighbour, and joins the two calls of a pair.
+
+    Args:
+        seats: the neighbours.
+        locate: returns the master's host and port for streams.
+        backoff: makes the delays for one neighbour, with the patience for a master that is away.
+    """
+
+    def __init__(
+        self,
+        seats: Iterable[Seat],
+        locate: Callable[[], Awaitable[tuple[str, int]]],
+        backoff: Callable[[], Backoff],
+    ) -> None:
+        self.seats = tuple(seats)
+        self._locate = locate
+        self._backoffs = {seat: backoff() for seat in self.seats}
+
+    async def locate(self, seat: Seat) -> tuple[str, int] | None:  # noqa: ARG002 - the master, for every seat
+        """Ask the master for its port: a master that was started anew may have another one."""
+        return await self._locate()
+
+    async def replaced(self, seat: Seat) -> None:  # noqa: ARG002
+        """Wait forever: the master itself ends calls for neighbours that were replaced."""
+        await asyncio.get_running_loop().create_future()
+
+    def reached(self, seat: Seat) -> None:
+        """Begin delays and patience anew: the master is there."""
+        self._backoffs[seat].reset()
+
+    def met(self, seat: Seat) -> None:
+        """Do nothing: the neighbour is the master's to find."""
+
+    async def pause(self, seat: Seat, error: LayerwiseError | None) -> None:
+        """Wait for the backoff.
+
+        Raises:
+            LayerwiseError: `error`, where the lease has passed on, or the master has been away for too long.
+        """
+        why = error or UnreachableError("the master closed the stream")
+        await asyncio.sleep(self._backoffs[seat].delay_after(why))
+
+
+class NeighbourDialer:
+    """Profile `basic`: a slave calls the slaves of the layer above, at the addresses that the master names.
+
+    Args:
+        seats: the neighbours above.
+        neighbours: where they are.
+    """
+
+    def __init__(self, seats: Iterable[Seat], neighbours: Neighbours) -> None:
+        self.seats = tuple(seats)
+        self._neighbours = neighbours
+        self._called: dict[Seat, Peer] = {}
+        self._met: set[Seat] = set()
+        # Of each seat the last refusal, which is logged once.
+        self._refusals: dict[Seat, str] = {}
+        self._backoffs = {
+            seat: Backoff(time.monotonic, random.random, first=FIRST_DELAY, longest=LONGEST_DELAY)
+            for seat in self.seats
+        }
+
+    async def locate(self, seat: Seat) -> tuple[str, int] | None:
+        """Return the address that the master last named, and ask for news of the seat."""
+        self._met.discard(seat)
+        self._neighbours.miss(seat)
+        peer = self._neighbours.at(seat)
+        if peer is None:
+            return None
+        self._called[seat] = peer
+        return split_address(peer.address)
+
+    async def replaced(self, seat: Seat) -> None:
+        """Wait until the master names another slave for the seat."""
+        while self._neighbours.at(seat) in (self._called[seat], None):
+            await self._neighbours.change()
+        self._backoffs[seat].reset()
+
+    def reached(self, seat: Seat) -> None:
+        """Do nothing: a process that listens may refuse the call."""
+
+    def met(self, seat: Seat) -> None:
+        """Ask for no more news of the seat."""
+        self._met.add(seat)
+        self._backoffs[seat].reset()
+        self._neighbours.meet(seat)
+
+    async def pause(self, seat: Seat, error: LayerwiseError | None) -> None:
+        """Wait for the backoff, or for news of the neighbours.
+
+        The master alone ends leases: a neighbour that refuses the call is waited for, as one that is gone.
+
+        Raises:
+            MalformedError: the neighbour cannot use this slave's messages.
+        """
+        if isinstance(error, MalformedError) and seat in self._met:
+            raise error
+        if error is not None and not isinstance(error, UnreachableError):
+            self._log_refusal(seat, error)
+        backoff = self._backoffs[seat]
+        try:
+            await asyncio.wait_for(self._neighbours.change(), backoff.next_delay())
+        except TimeoutError:
+            return
+        backoff.reset()
+
+    def _log_refusal(self, seat: Seat, error: LayerwiseError) -> None:
+        text = f"{self._called[seat].address}: {error}" if seat in self._called else str(error)
+        if self._refusals.get(seat) != text:
+            self._refusals[seat] = text
+            log.warning("layer %d replica %d at %s; trying again", *seat, text)

@@ -1,0 +1,119 @@
+"""Conversion of the trainer's messages to boundary messages and back."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+
+from common.errors import MalformedError
+from common.shards.table import BOUNDARY_ITEMSIZES, Table, lay_out
+from common.wire import precision
+from common.wire.messages import BoundaryKind, BoundaryMessage
+from slave.training.decoupling import Message
+
+# Of a message's tensors; one that travels with a scale has it beside it, under its name and this.
+_NAMES = ("tensor", "input")
+_SCALE = ".scale"
+
+
+@lru_cache(maxsize=64)
+def _table(tensors: tuple[tuple[str, str, tuple[int, ...]], ...]) -> Table:
+    return lay_out((*tensor, "buffer") for tensor in tensors)
+
+
+def to_wire(message: Message, wire: str = "float32") -> BoundaryMessage:
+    """A trainer's message with its tensors as bytes, to travel as `wire` (see `common.wire.precision`).
+
+    A tensor that goes alone is not copied: these are its own memory, on a CPU.
+    """
+    parts: dict[str, torch.Tensor] = {}
+    for name, tensor in zip(_NAMES, (message.tensor, message.input), strict=True):
+        if tensor is not None:
+            parts[name], scale = precision.narrowed(tensor, wire)
+            if scale is not None:
+                parts[name + _SCALE] = scale
+    table, data = _laid_out(parts)
+    return BoundaryMessage(
+        message.kind,
+        message.layer,
+        message.replica,
+        message.batch,
+        message.incarnation,
+        table=table,
+        data=data,
+        sender=message.sender,
+    )
+
+
+def _laid_out(parts: dict[str, torch.Tensor]) -> tuple[Table, memoryview]:
+    table = _table(tuple((name, _dtype(part), tuple(part.shape)) for name, part in parts.items()))
+    if len(parts) == 1:
+        (part,) = parts.values()
+        return table, _bytes_of(part)
+    data = memoryview(bytearray(table.nbytes))
+    for spec in table.tensors:
+        data[spec.offset : spec.offset + spec.nbytes] = _bytes_of(parts[spec.name])
+    return table, data
+
+
+def _dtype(tensor: torch.Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
+
+
+def _bytes_of(tensor: torch.Tensor) -> memoryview:
+    # As bytes before numpy sees it, which has no bfloat16.
+    return tensor.contiguous().cpu().reshape(-1).view(torch.uint8).numpy().data
+
+
+def from_wire(message: BoundaryMessage) -> Message:
+    """A message for the trainer, its tensors float32 in memory of its own.
+
+    Raises:
+        MalformedError: it has other tensors than its kind has.
+    """
+    tensors = _tensors(message) if message.kind in (BoundaryKind.ACTIVATION, BoundaryKind.GRADIENT) else {}
+    return Message(
+        message.kind,
+        message.layer,
+        message.batch,
+        message.incarnation,
+        tensors.get("tensor"),
+        message.replica,
+        message.sender,
+        tensors.get("input"),
+    )
+
+
+def _tensors(message: BoundaryMessage) -> dict[str, torch.Tensor]:
+    _check(message)
+    # Copied: within the message they need not be aligned.
+    parts = {
+        name: torch.from_numpy(array.copy()) for name, array in message.table.arrays(message.data).items()
+    }
+    given = {spec.name: getattr(torch, spec.dtype) for spec in message.table.tensors}
+    return {
+        name: precision.widened(parts[name].view(given[name]), parts.get(name + _SCALE))
+        for name in _NAMES
+        if name in parts
+    }
+
+
+def _check(message: BoundaryMessage) -> None:
+    given = {spec.name: (spec.dtype, spec.shape) for spec in message.table.tensors}
+    due = {}
+    for name in _NAMES:
+        if name in given:
+            due[name] = given[name]
+            scale = precision.scale_shape(*given[name])
+            if scale is not None:
+                due[name + _SCALE] = ("float32", scale)
+    if (
+        "tensor" not in given
+        or given != due
+        or any(dtype not in BOUNDARY_ITEMSIZES for dtype, _ in due.values())
+    ):
+        raise MalformedError(
+            f"{message.kind.name} has the tensors {given}; one is expected, perhaps with its input, of "
+            f"{', '.join(BOUNDARY_ITEMSIZES)}, with the scale that its dtype has"
+        )
