@@ -42,7 +42,7 @@ class Holder(Protocol):
 
 
 class Line:
-    """One slave's call for one neighbour.
+    """Call of a slave for a neighbour.
 
     Attributes:
         seat: of the slave that calls.
@@ -95,7 +95,7 @@ class Relay:
         self.dropped = 0
 
     async def exchange(self, requests: AsyncIterator[Buffer]) -> AsyncGenerator[Parts, None]:
-        """Answer one slave's call for one neighbour.
+        """Answer the call of a slave for a neighbour.
 
         Raises:
             MalformedError: the call or a message on it breaks a rule.

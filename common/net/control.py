@@ -1,4 +1,4 @@
-"""gRPC as this project uses it: channels, servers, limits, deadlines, and errors as statuses."""
+"""Control plane: gRPC channels and servers with limits and deadlines, and errors as statuses."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from common.wire.methods import Method
 Request = TypeVar("Request")
 Reply = TypeVar("Reply")
 
-# The largest boundary message: a batch of feature maps. Shards go in chunks and need no more.
+# Bound of a boundary message: a batch of feature maps. Shards travel in chunks.
 LARGEST_MESSAGE_BYTES = 256 << 20
 UNARY_SECONDS = 10.0
 
-# What grpc.aio makes of a write to a stream that its peer has just ended (grpc/grpc#36066), with the status
-# INTERNAL and without the peer's own: whoever tries again hears that.
+# Details of the INTERNAL error of grpc.aio for a write to a stream that the peer has just ended
+# (grpc/grpc#36066). The peer's own status is lost; another call gets it.
 _WRITTEN_TOO_LATE = "Internal error from Core"
 
 _OPTIONS = [
@@ -34,30 +34,30 @@ _OPTIONS = [
 _CHANNEL_OPTIONS = [
     *_OPTIONS,
     ("grpc.initial_reconnect_backoff_ms", 100),
-    # How long an attempt may take, whatever its name: two round trips of a far or crowded peer.
+    # Despite the name the bound of an attempt: two round trips to a far or crowded peer.
     ("grpc.min_reconnect_backoff_ms", 3_000),
     ("grpc.max_reconnect_backoff_ms", 2_000),
-    # Two channels of a process must not share a connection: bulk would hold up what is urgent.
+    # Channels of a process must not share a connection: large messages would hold up urgent ones.
     ("grpc.use_local_subchannel_pool", 1),
-    # A proxy of the environment is for the world outside a cluster.
+    # Proxies of the environment serve the world outside a cluster.
     ("grpc.enable_http_proxy", 0),
 ]
 _SERVER_OPTIONS = [
     *_OPTIONS,
-    # By default two servers would share a port unseen.
+    # By default two servers would share a port unnoticed.
     ("grpc.so_reuseport", 0),
     ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
 ]
 
 
 def channel(address: str) -> grpc.Channel:
-    """A channel for blocking calls."""
+    """Open a channel for blocking calls."""
     split_address(address)
     return grpc.insecure_channel(address, options=_CHANNEL_OPTIONS)
 
 
 def async_channel(address: str) -> Any:
-    """A channel for calls of an event loop."""
+    """Open a channel for calls of an event loop."""
     split_address(address)
     return grpc.aio.insecure_channel(address, options=_CHANNEL_OPTIONS)
 
@@ -65,7 +65,7 @@ def async_channel(address: str) -> Any:
 def call(
     peer: grpc.Channel, method: Method[Request, Reply], request: Request, seconds: float = UNARY_SECONDS
 ) -> Reply:
-    """One unary call that blocks.
+    """Make a unary call that blocks.
 
     Raises:
         LayerwiseError: the error that the peer's status stands for.
@@ -80,7 +80,7 @@ def call(
 def stream(
     peer: grpc.Channel, method: Method[Request, Reply], request: Request, seconds: float
 ) -> Iterator[Reply]:
-    """One call that answers with a stream, blocking.
+    """Make a blocking call with a stream of answers.
 
     Raises:
         LayerwiseError: the error that the peer's status stands for.
@@ -95,7 +95,7 @@ def stream(
 async def async_call(
     peer: Any, method: Method[Request, Reply], request: Request, seconds: float = UNARY_SECONDS
 ) -> Reply:
-    """One unary call of an event loop.
+    """Make a unary call of an event loop.
 
     Raises:
         LayerwiseError: the error that the peer's status stands for.
@@ -108,12 +108,12 @@ async def async_call(
 
 
 def async_stream(peer: Any, method: Method[Request, Reply]) -> Any:
-    """A bidirectional stream of an event loop, as grpc.aio's call object."""
+    """Open a bidirectional stream of an event loop, as grpc.aio's call object."""
     return peer.stream_stream(method.path, method.request.encode, method.reply.decode)()
 
 
 def error_of(error: grpc.RpcError, method: Method[Any, Any]) -> LayerwiseError:
-    """What a failed call means."""
+    """Return the project's error for a failed call."""
     code = error.code()
     if error.details() == _WRITTEN_TOO_LATE:
         return UnreachableError(f"{method.service}.{method.name}: the peer has ended the stream")
@@ -126,11 +126,11 @@ Streaming = Callable[[Any], AsyncIterator[Any]]
 
 
 class ControlServer:
-    """A gRPC server of an event loop.
+    """gRPC server of an event loop.
 
     Args:
-        on_error: told of each call that an error ends.
-        calls: so many may be under way at a time, further ones get RESOURCE_EXHAUSTED; None: any number.
+        on_error: takes the error of each call that fails.
+        calls: upper bound of calls under way, beyond which calls get RESOURCE_EXHAUSTED; None: unbounded.
     """
 
     def __init__(
@@ -141,10 +141,14 @@ class ControlServer:
         self._on_error = on_error
 
     def add(self, method: Method[Any, Any], handler: Unary | Streaming, *, encoded: bool = False) -> None:
-        """Serve a method: `handler(request)` answers one, or an iterator of them if the method streams.
+        """Serve a method: `handler` answers a request, or an iterator of requests if the method streams.
 
-        Requests are decoded here rather than by grpc, which would answer INTERNAL to a malformed one.
-        `encoded` says that the handler's answers are bytes already.
+        Requests are decoded here: grpc would answer INTERNAL to a malformed request.
+
+        Args:
+            method: to serve.
+            handler: a coroutine function, or an async generator function if the method streams answers.
+            encoded: whether the handler's answers are bytes already.
         """
         kind, wrapped = self._wrapped(method, handler)
         service = method.path.split("/")[1]
@@ -204,7 +208,7 @@ class ControlServer:
         return f"{host}:{port}"
 
     async def stop(self, grace: float) -> None:
-        """Take no more calls; end those under way after `grace` seconds."""
+        """Take no more calls, and end the calls under way after `grace` seconds."""
         await self._server.stop(grace)
 
 
@@ -212,5 +216,5 @@ async def _decoded(raw: AsyncIterator[bytes], decode: Callable[[bytes], Any]) ->
     try:
         async for each in raw:
             yield decode(each)
-    except grpc.aio.UsageError:  # what grpc says when the call ended while its messages were being read
+    except grpc.aio.UsageError:  # grpc's error for a call that ended while its messages were read
         return

@@ -1,8 +1,8 @@
-"""Protobuf's own encoding, by hand, for the one field that is large.
+"""Protobuf's encoding by hand, for messages with one large field.
 
-Generated Python code copies a payload several times. Here a message that ends in a large bytes field is
-written as its small fields by protobuf, then tag, length and payload; read by looking for that field alone.
-Both are exactly protobuf's encoding: any language's generated code reads and writes the same bytes.
+Generated Python code copies a payload several times. Here protobuf encodes the small fields of a message, and
+tag, length and payload of the large bytes field follow; decoding looks for the large field alone. The bytes
+are exactly those of protobuf, so generated code of any language reads and writes them.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from common.shards.pushes import Buffer
 
 _VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
 
-# What a message may have beside its payload: a header with the table of a large layer, and what later
-# versions add. More would keep the process busy here for as long as its sender likes.
+# Bounds of a message beside its payload: a header with the table of a large layer, and fields of later
+# versions. Without them a sender could keep the process busy at will.
 MOST_FIELDS = 1000
 MOST_SMALL_BYTES = 1 << 20
 
@@ -22,7 +22,7 @@ _ONE_BYTE = [bytes((number,)) for number in range(0x80)]
 
 
 def varint(number: int) -> bytes:
-    """A non-negative number as a base-128 varint."""
+    """Encode a non-negative number as a base-128 varint."""
     if number < 0x80:
         return _ONE_BYTE[number]
     encoded = bytearray()
@@ -34,18 +34,20 @@ def varint(number: int) -> bytes:
 
 
 def field_head(field: int, nbytes: int) -> bytes:
-    """What comes before so many bytes of a message's field: its tag and their number."""
+    """Encode the tag and the length of a field of `nbytes` bytes."""
     return varint(field << 3 | _LENGTH) + varint(nbytes)
 
 
 def split_fields(message: Buffer, wanted: tuple[int, ...]) -> tuple[bytes, dict[int, list[memoryview]]]:
-    """The encoding less some fields of bytes or messages, and views of what came in each of these.
+    """Cut fields of bytes or messages out of an encoding: the rest, and views of each field's contents.
 
-    The first of those wanted is the payload, which may be of any size.
+    Args:
+        message: the encoding.
+        wanted: numbers of the fields; the first is the payload, of any size.
 
     Raises:
         MalformedError: the message is not protobuf's encoding.
-        TooLargeError: what is left without the payload is larger than any message here.
+        TooLargeError: the rest is larger than MOST_SMALL_BYTES.
     """
     view = memoryview(message)
     found: dict[int, list[memoryview]] = {}
@@ -73,7 +75,7 @@ def split_fields(message: Buffer, wanted: tuple[int, ...]) -> tuple[bytes, dict[
 
 
 def _content(view: memoryview, wire_type: int, position: int) -> tuple[int, int]:
-    """Where a field's content begins and ends."""
+    """Find the start and the end of a field's content."""
     if wire_type == _VARINT:
         return position, read_varint(view, position)[1]
     if wire_type == _LENGTH:
@@ -85,10 +87,10 @@ def _content(view: memoryview, wire_type: int, position: int) -> tuple[int, int]
 
 
 def read_varint(view: memoryview, position: int) -> tuple[int, int]:
-    """The number that begins there, and where it ends.
+    """Decode the number at a position, and return its value and end.
 
     Raises:
-        MalformedError: it is none.
+        MalformedError: the bytes are no number.
     """
     try:
         number = view[position]

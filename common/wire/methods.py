@@ -1,4 +1,4 @@
-"""Every RPC: its path, its kind, and how its messages become bytes."""
+"""RPCs with path, kind and codecs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Value = TypeVar("Value")
 
 @dataclass(frozen=True)
 class Codec(Generic[Value]):
-    """How one type of message becomes bytes and comes back."""
+    """Codec of one class of messages."""
 
     encode: Callable[[Value], bytes]
     decode: Callable[[bytes], Value]
@@ -26,7 +26,7 @@ class Codec(Generic[Value]):
 
 @dataclass(frozen=True)
 class Method(Generic[Request, Reply]):
-    """One RPC."""
+    """RPC of a service."""
 
     service: str
     name: str
@@ -37,7 +37,7 @@ class Method(Generic[Request, Reply]):
 
     @property
     def path(self) -> str:
-        """The HTTP/2 path of the call."""
+        """HTTP/2 path of the call."""
         return f"/{pb.DESCRIPTOR.package}.{self.service}/{self.name}"
 
 
@@ -47,9 +47,9 @@ def _plain(kind: type[Value]) -> Codec[Value]:
 
 _SYNTHESIS: Codec[m.SynthesisMessage] = Codec(payloads.encode_synthesis, payloads.decode_synthesis)
 _FRAME: Codec[pushes.Frame] = Codec(payloads.encode_frame, payloads.decode_frame)
-# Encoded where it is made and decoded where it is used: a relay passes bytes on as they came.
+# Bytes on both sides: a relay passes messages on without a codec.
 _RAW: Codec[bytes] = Codec(lambda encoded: encoded, lambda encoded: encoded)
-# Answers, which come in parts.
+# Answers in parts.
 _PARTS: Codec[Any] = Codec(b"".join, lambda encoded: encoded)
 
 

@@ -1,4 +1,4 @@
-"""The messages that carry a payload: frames of a shard, boundary messages, those of served synthesis."""
+"""Codecs of messages with a payload: frames of a shard, boundary messages, messages of served synthesis."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from common.wire.encoding import field_head, read_varint, split_fields
 from common.wire.messages import BoundaryMessage, SynthesisMessage
 from protos import layerwise_pb2 as pb
 
-# Measured (docs/performance.md): at half of it, calls cost more; at twice of it, the copies leave the cache.
+# Measured (docs/performance.md): with half the size calls cost more; with twice, copies leave the cache.
 CHUNK_BYTES = 1 << 20
 
 Tensors = TypeVar("Tensors", bound=BoundaryMessage | SynthesisMessage)
@@ -27,7 +27,7 @@ def _numbers(kind: type[Message]) -> dict[str, int]:
 
 
 def _between(numbers: dict[str, int], low: int, high: int) -> tuple[str, ...]:
-    """The fields whose numbers lie between two: protobuf writes fields in their numbers' order."""
+    """Return the names of the fields numbered between two: protobuf writes fields in order of number."""
     return tuple(name for name, number in sorted(numbers.items(), key=lambda n: n[1]) if low < number < high)
 
 
@@ -40,7 +40,7 @@ PIECE_HEAD_BYTES = 22
 
 
 def frame_parts(frame: Frame) -> tuple[Buffer, ...]:
-    """A frame as bytes, in parts: its data is where it was."""
+    """Encode a frame in parts, of which the data stay in place."""
     offset, payload = codec.encode_plain(frame, ("offset",)), _payload(_FRAME["data"], frame.data)
     if frame.header is None:
         return offset, *payload
@@ -49,20 +49,20 @@ def frame_parts(frame: Frame) -> tuple[Buffer, ...]:
 
 
 def encode_frame(frame: Frame) -> bytes:
-    """A frame as bytes; its data is copied once."""
+    """Encode a frame; the data are copied once."""
     return b"".join(frame_parts(frame))
 
 
 def piece_head(beginning: bytes, nbytes: int) -> tuple[int, int] | None:
-    """What a frame of a piece alone says before the piece, so that this can be received to its place.
+    """Decode the head of a frame without a header, so that the piece can be received in place.
 
     Args:
-        beginning: the frame's first bytes, all or at least `PIECE_HEAD_BYTES` of them.
+        beginning: the frame's first bytes: the whole frame, or at least `PIECE_HEAD_BYTES`.
         nbytes: of the whole frame.
 
     Returns:
-        The piece's offset in its buffer, and where in the frame it begins; None for a frame that is made
-        otherwise, which `decode_frame` may know.
+        The piece's offset in the shard's buffer and its position in the frame; None for a frame of another
+        form, which `decode_frame` may decode.
     """
     position, offset = 0, 0
     try:
@@ -93,10 +93,10 @@ def _payload(field: int, data: Buffer) -> tuple[Buffer, ...]:
 
 
 def decode_frame(encoded: Buffer) -> Frame:
-    """A frame whose data is a view of the bytes received.
+    """Decode a frame; the data are a view of the encoding.
 
     Raises:
-        MalformedError: it is none.
+        MalformedError: the bytes are no frame.
     """
     small, found = split_fields(encoded, (_FRAME["data"], _FRAME["header"]))
     offset = codec.parse(pb.Frame, small).offset if small else 0
@@ -105,14 +105,14 @@ def decode_frame(encoded: Buffer) -> Frame:
 
 
 def _decoded_header(encoded: bytes) -> Header:
-    # The table has the header's size; of a header that is another's, nothing is a payload.
+    # The table makes up the size of a header.
     small, found = split_fields(encoded, (_HEADER["table"],))
     table = codec.decode_table(_whole(found, _HEADER["table"]))
     return codec.from_proto(Header, codec.parse(pb.Header, small), table=table)
 
 
 def _whole(found: dict[int, list[memoryview]], field: int) -> bytes:
-    # Of a message that comes twice, protobuf merges the two: that of their encodings side by side.
+    # Protobuf merges a message field that comes twice: the merger is the two encodings side by side.
     return b"".join(found.get(field, ()))
 
 
@@ -121,7 +121,7 @@ def _last(found: dict[int, list[memoryview]], field: int, encoded: Buffer) -> me
 
 
 def frames(header: Header, buffer: Buffer) -> Iterator[Frame]:
-    """A buffer as frames: the header with the first chunk, then the others."""
+    """Cut a buffer into frames: the header with the first chunk, then the other chunks."""
     view = memoryview(buffer).cast("B")
     yield Frame(header, 0, view[:CHUNK_BYTES])
     for offset in range(CHUNK_BYTES, view.nbytes, CHUNK_BYTES):
@@ -129,12 +129,12 @@ def frames(header: Header, buffer: Buffer) -> Iterator[Frame]:
 
 
 class TensorCodec(Generic[Tensors]):
-    """How a message that ends in a table and its tensors becomes bytes and comes back.
+    """Codec of a message that ends in a table and tensors.
 
     Args:
-        kind: the message.
-        generated: its generated class.
-        dtypes: that its tensors may have.
+        kind: class of the message.
+        generated: generated class of the message.
+        dtypes: allowed dtypes of the tensors.
     """
 
     def __init__(self, kind: type[Tensors], generated: type[Message], dtypes: Collection[str]) -> None:
@@ -147,19 +147,19 @@ class TensorCodec(Generic[Tensors]):
         self._after = _between(numbers, self._data, 1 << 29)
 
     def encode(self, message: Tensors) -> bytes:
-        """As bytes; the tensors are copied once."""
+        """Encode a message; the tensors are copied once."""
         return b"".join(self.parts(message))
 
     def parts(self, message: Tensors) -> tuple[Buffer, ...]:
-        """As bytes, in parts: the tensors are where they were."""
+        """Encode a message in parts, of which the tensors stay in place."""
         before = codec.encode_plain(message, self._before) + _table_field(self._table, message.table)
         return before, *_payload(self._data, message.data), codec.encode_plain(message, self._after)
 
     def decode(self, encoded: Buffer) -> Tensors:
-        """A message whose data is a view of the bytes received.
+        """Decode a message; the data are a view of the encoding.
 
         Raises:
-            MalformedError: it is none, or its data is not what its table says.
+            MalformedError: the bytes are no message of the class, or the data do not fit the table.
         """
         small, found = split_fields(encoded, (self._data, self._table))
         data = _last(found, self._data, encoded)

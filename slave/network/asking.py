@@ -1,4 +1,4 @@
-"""The slave's side of served synthesis, on an event loop."""
+"""Slave's side of served synthesis, on an event loop."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from common.wire.methods import SYNTHESIZE
 
 
 class Asking:
-    """Questions and lessons of one lease over one stream, one question at a time.
+    """Questions and lessons of one lease over one stream, with one question open at a time.
 
-    A question is asked again on the next stream until it is answered. A lesson on a stream that broke may be
-    lost: M learns from the next one, as it does after a master that died.
+    A question is repeated on the next stream until the answer comes. A lesson on a stream that broke may be
+    lost: M learns from the next lesson, as M does after a master that died.
 
     Args:
         channel: to the master.
-        answered: takes the answers.
+        on_answer: takes the answers.
         backoff: for a master that is away.
     """
 
-    def __init__(self, channel: Any, answered: Callable[[SynthesisMessage], None], backoff: Backoff) -> None:
+    def __init__(self, channel: Any, on_answer: Callable[[SynthesisMessage], None], backoff: Backoff) -> None:
         self._channel = channel
-        self._answered = answered
+        self._on_answer = on_answer
         self._backoff = backoff
         self._question: SynthesisMessage | None = None
         self._outgoing: asyncio.Queue[SynthesisMessage] = asyncio.Queue()
 
     def send(self, message: SynthesisMessage) -> None:
-        """Hand a question or a lesson over; on the event loop's thread."""
+        """Hand over a question or a lesson; on the event loop's thread."""
         if message.kind is not SynthesisKind.LEARN:
             self._question = message
         self._outgoing.put_nowait(message)
@@ -44,7 +44,7 @@ class Asking:
         """Keep the stream open until cancelled.
 
         Raises:
-            LayerwiseError: what was said was refused, or the master has been away for too long.
+            LayerwiseError: the master refused a message, or has been away for too long.
         """
         while True:
             error: LayerwiseError = UnreachableError("the master closed the stream of its synthesizer")
@@ -55,7 +55,7 @@ class Asking:
             await asyncio.sleep(self._backoff.delay_after(error))
 
     async def _stream(self) -> None:
-        # Nothing is handed over behind a question that waits: where the queue is empty, it had been taken.
+        # Nothing follows an open question: an empty queue means that the last stream had taken it.
         if self._question and self._outgoing.empty():
             self._outgoing.put_nowait(self._question)
         call = async_stream(self._channel, SYNTHESIZE)
@@ -64,7 +64,7 @@ class Asking:
             while isinstance(answer := await call.read(), SynthesisMessage):
                 self._backoff.reset()
                 self._question = None
-                self._answered(answer)
+                self._on_answer(answer)
         finally:
             sending.cancel()
             call.cancel()

@@ -1,4 +1,4 @@
-"""The slave's side of the roster, on an event loop."""
+"""Slave's side of the roster, on an event loop."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from common.wire.messages import HeartbeatRequest, Telemetry
 from common.wire.methods import HEARTBEAT
 from slave.network.neighbours import Neighbours
 
-# Between two heartbeats of a slave that waits for news: to begin, a neighbour out of reach, the run's end.
+# Between two heartbeats of a slave that waits to begin, for a neighbour, or for the end of the run.
 EAGER_SECONDS = 0.2
 
 
@@ -21,13 +21,15 @@ class Heart:
     """Heartbeats of one lease.
 
     Args:
-        channel: to the master. incarnation: of the lease. seconds: between two beats.
-        telemetry: what the slave has done so far.
-        inbox: takes each `HeartbeatReply` that says something.
+        channel: to the master.
+        incarnation: of the lease.
+        seconds: between two beats.
+        telemetry: returns the slave's telemetry.
+        inbox: takes each `HeartbeatReply` with an order.
         backoff: for a master that is away.
 
     Attributes:
-        neighbours: as the master last named them.
+        neighbours: named by the master.
     """
 
     def __init__(
@@ -49,7 +51,7 @@ class Heart:
         self.neighbours = Neighbours(self.beat_now)
 
     def beat_now(self) -> None:
-        """Do not wait for the next beat's time; on the event loop's thread."""
+        """Send the next heartbeat at once; on the event loop's thread."""
         self._now.set()
 
     async def run(self) -> None:
@@ -75,7 +77,7 @@ class Heart:
                 continue
             self._now.clear()
             eager = telemetry.done or not telemetry.steps or self.neighbours.wanted
-            # From beat to beat: what the answer took, on a slow link, is not added to the silence.
+            # From beat to beat: the time of an answer on a slow link is not added to the silence.
             due = began + (min(self._seconds, EAGER_SECONDS) if eager else self._seconds)
             pause = max(due - asyncio.get_running_loop().time(), EAGER_SECONDS / 10)
             try:

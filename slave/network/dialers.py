@@ -24,7 +24,9 @@ FIRST_DELAY, LONGEST_DELAY = 0.05, 0.5
 
 
 class Dialer(Protocol):
-    """Whom to call, where, and when again; on the event loop's thread.
+    """Rule of a profile: the neighbours to call, their addresses, and the pauses between calls.
+
+    On the event loop's thread.
 
     Attributes:
         seats: the neighbours to call; the others call.
@@ -76,7 +78,7 @@ class MasterDialer:
         self._backoffs = {seat: backoff() for seat in self.seats}
 
     async def locate(self, seat: Seat) -> tuple[str, int] | None:  # noqa: ARG002 - the master, for every seat
-        """Ask the master for its port: a master that was started anew may have another one."""
+        """Ask the master for host and port of the data plane, which a restart may change."""
         return await self._locate()
 
     async def replaced(self, seat: Seat) -> None:  # noqa: ARG002

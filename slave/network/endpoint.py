@@ -1,4 +1,4 @@
-"""A slave's side of the network while its process lives: a thread, and in `basic` a server of its own."""
+"""Network of a slave process: the thread of the event loop, and in `basic` a server."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from common.net.addresses import check_listen, interface_to, is_unspecified, rea
 from slave.network.servicer import BoundaryServer
 
 Result = TypeVar("Result")
-# How long an end waits for what others left on the loop.
+# A close waits so long for tasks that libraries left on the loop.
 LAST_SECONDS = 1.0
 
 
 class Endpoint:
-    """The one event loop of a slave, on a thread of its own: everything that waits on a socket is on it.
+    """Event loop of a slave on a thread of its own, for all waiting on sockets.
 
     Args:
         master: HOST:PORT.
 
     Attributes:
-        address: where the neighbours reach this slave; empty where it does not listen.
-        server: what it listens with; None where it does not.
+        address: HOST:PORT by which neighbours reach this slave; empty for a slave that does not listen.
+        server: takes calls of neighbours; None for a slave that does not listen.
         loop: runs on the thread.
     """
 
@@ -51,16 +51,16 @@ class Endpoint:
         self.close()
 
     def listen(self, listen: str | None, advertise: str | None, streams: int, *, insecure: bool) -> None:
-        """Take streams of neighbours from now on.
+        """Take calls of neighbours from now on.
 
         Args:
             listen: HOST:PORT; None: a free port of the interface that reaches the master.
-            advertise: what neighbours are told, port 0 standing for the one that was taken; None: the same.
-            streams: so many may be open at a time.
-            insecure: whether it may be more than this machine that reaches it.
+            advertise: HOST:PORT for neighbours, where port 0 stands for the port taken; None: as `listen`.
+            streams: upper bound of open streams.
+            insecure: whether other machines may reach the port in the clear.
 
         Raises:
-            ConfigError: an address is none, or says too much.
+            ConfigError: an address is malformed, unreachable, or open to other machines.
             RefusedError: the address cannot be listened on.
         """
         listen = listen or f"{interface_to(self.master)}:0"
@@ -77,11 +77,11 @@ class Endpoint:
         self.address = f"{host}:{port or taken}"
 
     def call(self, coroutine: Coroutine[Any, Any, Result]) -> Result:
-        """Run something on the loop; waits for it."""
+        """Run a coroutine on the loop, and wait for the result."""
         return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result()
 
     def post(self, work: Callable[..., object], *arguments: object) -> None:
-        """Have the loop call something soon."""
+        """Have the loop call a function soon."""
         self.loop.call_soon_threadsafe(work, *arguments)
 
     def close(self) -> None:
@@ -95,6 +95,6 @@ class Endpoint:
 
 
 async def _ended() -> None:
-    """Until the loop's last tasks are through: grpcio's own outlive a closed channel by a moment."""
+    """Wait for the loop's last tasks: those of grpcio outlive a closed channel by a moment."""
     if rest := asyncio.all_tasks() - {asyncio.current_task()}:
         await asyncio.wait(rest, timeout=LAST_SECONDS)

@@ -64,12 +64,12 @@ class Boundary:
 
     @property
     def capacity(self) -> int:
-        """The most messages that wait for or from one neighbour that keeps to its window."""
+        """Upper bound of messages that wait for or from a neighbour within the window."""
         return capacity(self.window, self.slots)
 
 
 class Pair:
-    """Open stream to a neighbour: messages that wait for it, and messages that came from it."""
+    """Open stream to a neighbour, with the messages that wait in each direction."""
 
     def __init__(self, seat: Seat, incarnation: int, boundary: Boundary, inbox: Inbox) -> None:
         self.seat = seat
@@ -269,7 +269,7 @@ class Links:
         pair.receive(from_wire(message))
 
     def _forget(self, pair: Pair) -> None:
-        """Drop a stream that has ended, unless a newer one has its place."""
+        """Drop a stream that has ended, unless a newer stream has the place."""
         pair.outbox.close(UnreachableError("the stream has ended"))
         if self._pairs.get(pair.seat) is pair:
             del self._pairs[pair.seat]

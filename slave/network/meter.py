@@ -1,4 +1,4 @@
-"""What a slave counts beside its telemetry: plain numbers, put together when somebody looks."""
+"""Counters of a slave beside the telemetry: plain numbers, turned into metrics by a scrape."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from common.wire.messages import JoinReply, Telemetry
 
 @dataclass
 class Meter:
-    """One lease's counters; each is added to by one thread."""
+    """Counters of a lease; a counter has a single thread that adds."""
 
     step: Histogram = field(default_factory=lambda: Histogram(metrics.STEP_SECONDS))
     push: Histogram = field(default_factory=lambda: Histogram(metrics.PUSH_SECONDS))
@@ -25,29 +25,32 @@ class Meter:
     _pushed: dict[str, float] = field(default_factory=dict)
 
     def lost(self, batches: int) -> None:
-        """So many are lost now. One that was only overtaken comes after all, but a counter does not fall."""
+        """Raise the number of lost batches to `batches`.
+
+        An overtaken batch comes later after all, but a counter never falls.
+        """
         self.lost_batches = max(self.lost_batches, batches)
 
     def pushing(self, shard: str, nbytes: int) -> None:
-        """A push is handed over."""
+        """Note the start of a push of `nbytes` bytes."""
         self._pushed[shard] = time.perf_counter()
         self.sent_bytes += nbytes
 
     def pushed(self, shard: str) -> None:
-        """It was answered."""
+        """Note the answer to a push."""
         began = self._pushed.pop(shard, None)
         if began is not None:
             self.push.observe(time.perf_counter() - began)
 
     def pulled(self, began: float, nbytes: int) -> None:
-        """A version that was asked for at `began`, of `time.perf_counter`, is here."""
+        """Note a pulled version of `nbytes` bytes, begun at `began` by `time.perf_counter`."""
         self.pull.observe(time.perf_counter() - began)
         self.received_bytes += nbytes
 
 
 @dataclass(frozen=True)
 class Watched:
-    """A lease that is being trained under, as far as a scrape needs it."""
+    """State of a lease under training that a scrape needs."""
 
     lease: JoinReply
     meter: Meter
@@ -57,9 +60,9 @@ class Watched:
 
 @dataclass
 class Exposition:
-    """The slave's /metrics: of its layer and its machine, while it has a lease.
+    """Page /metrics of a slave: layer and machine, while the slave has a lease.
 
-    `watch` gives what there is to see of the present lease; None between two.
+    `watch` returns the state of the present lease; None between two leases.
     """
 
     profile: str = ""
@@ -67,7 +70,7 @@ class Exposition:
     watch: Callable[[], Watched] | None = None
 
     def metrics(self) -> Page:
-        """As Prometheus reads it."""
+        """Render the metrics in the text format of Prometheus."""
         scrape = Scrape(metrics.SLAVE, self.profile)
         watched = self.watch() if self.watch else None
         if watched:
@@ -75,28 +78,28 @@ class Exposition:
         return Page(scrape.text(), metrics.CONTENT_TYPE)
 
     def _add_layer(self, scrape: Scrape, watched: Watched) -> None:
-        meter, told = watched.meter, watched.telemetry
+        meter, telemetry = watched.meter, watched.telemetry
         values: list[tuple[Metric, float | Histogram]] = [
-            (metrics.SAMPLES, told.steps * self.batch_size),
-            (metrics.BATCHES, told.steps),
+            (metrics.SAMPLES, telemetry.steps * self.batch_size),
+            (metrics.BATCHES, telemetry.steps),
             (metrics.LOST_BATCHES, meter.lost_batches),
             (metrics.STEP_SECONDS, meter.step),
-            (metrics.WAITING_SECONDS, told.waiting_seconds),
-            (metrics.GRADIENT_DELAY, Histogram.of(metrics.GRADIENT_DELAY, told.delays)),
-            (metrics.IN_FLIGHT, told.in_flight),
+            (metrics.WAITING_SECONDS, telemetry.waiting_seconds),
+            (metrics.GRADIENT_DELAY, Histogram.of(metrics.GRADIENT_DELAY, telemetry.delays)),
+            (metrics.IN_FLIGHT, telemetry.in_flight),
             (metrics.PUSH_SECONDS, meter.push),
             (metrics.PULL_SECONDS, meter.pull),
             (metrics.MAILBOX_DEPTH, watched.inbox),
         ]
-        # A layer that has none of its own, or no M, says nothing rather than zero.
+        # A layer without a loss of its own, or without M, has no series rather than zeros.
         means = [
-            (metrics.LOSS, told.loss),
-            (metrics.GRADIENT_LOSS, told.gradient_loss),
-            (metrics.INPUT_LOSS, told.input_loss),
-            (metrics.GRADIENT_COSINE, told.gradient_cosine),
+            (metrics.LOSS, telemetry.loss),
+            (metrics.GRADIENT_LOSS, telemetry.gradient_loss),
+            (metrics.INPUT_LOSS, telemetry.input_loss),
+            (metrics.GRADIENT_COSINE, telemetry.gradient_cosine),
         ]
         for metric, value in [*values, *((metric, mean) for metric, mean in means if mean)]:
             scrape.add(metric, value, watched.lease.layer, watched.lease.replica)
-        scrape.add_process(told.utilization, watched.lease.layer, watched.lease.replica)
+        scrape.add_process(telemetry.utilization, watched.lease.layer, watched.lease.replica)
         scrape.add(metrics.RECEIVED_BYTES, meter.received_bytes)
         scrape.add(metrics.SENT_BYTES, meter.sent_bytes)

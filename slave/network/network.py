@@ -1,4 +1,4 @@
-"""One lease's connections, and the side of them that the training thread uses."""
+"""Connections of one lease, and the interface of the training thread to them."""
 
 from __future__ import annotations
 
@@ -33,15 +33,16 @@ from slave.training.decoupling import Message
 
 
 class Network:
-    """One lease's connections. Events come into `inbox`; an error that ends the lease comes there too.
+    """Connections of a lease. Events come into `inbox`, as does the error that ends the lease.
 
     Args:
-        endpoint: of this process. lease: what the master granted.
+        endpoint: of this process.
+        lease: granted by the master.
         heartbeat_seconds: between two heartbeats.
         patience: seconds to go on without the master.
-        telemetry: what the slave has done so far; called on the network's thread.
-        meter: counts what goes through here.
-        boundary: who is above and below.
+        telemetry: returns the slave's telemetry; called on the network's thread.
+        meter: counts bytes and pushes.
+        boundary: the neighbours and the bounds.
     """
 
     def __init__(
@@ -64,21 +65,21 @@ class Network:
         self._meter = meter
         self._outgoing: queue.SimpleQueue[Message | SynthesisMessage | None] = queue.SimpleQueue()
         self._answers: queue.SimpleQueue[object] = queue.SimpleQueue()
-        self._pusher = Pusher(endpoint.master, lease.incarnation, self._heard, self._backoff())
-        self._fetcher = Fetcher(endpoint.master, lease.incarnation, self._heard, meter.pulled)
+        self._pusher = Pusher(endpoint.master, lease.incarnation, self._take_event, self._backoff())
+        self._fetcher = Fetcher(endpoint.master, lease.incarnation, self._take_event, meter.pulled)
         self._handing_over = threading.Thread(target=self._hand_over, name="sender", daemon=True)
         self._tasks: set[asyncio.Task[None]] = set()
         self._channels: list[Any] = []
 
     def start(self) -> None:
-        """Connect, and begin with heartbeats and pushes; the rest begins with `exchange`."""
+        """Connect, and begin heartbeats, pushes and fetches."""
         self._endpoint.call(self._open())
         self._handing_over.start()
         self._pusher.start()
         self._fetcher.start()
 
     async def _open(self) -> None:
-        # Streams of their own: nothing urgent queues behind something large.
+        # Separate channels: an urgent call never queues behind a large one.
         self._control, self._asked = self._channel(), self._channel()
         put, incarnation = self.inbox.put, self._lease.incarnation
         self._heart = Heart(
@@ -88,8 +89,8 @@ class Network:
         self._asking = Asking(self._asked, self._answers.put, self._backoff())
         self._run(self._heart.run())
 
-    def _heard(self, event: object) -> None:
-        """Of a thread for shards."""
+    def _take_event(self, event: object) -> None:
+        """Take an event of a thread for shards."""
         if isinstance(event, PushReply):
             self._meter.pushed(event.shard)
         if isinstance(event, BaseException):
@@ -103,7 +104,7 @@ class Network:
         return Links(self._lease, self._boundary, dialer, self.inbox, neighbours, server)
 
     def _dialer(self) -> Dialer:
-        """Choose the profile: a slave that listens calls its neighbours above, another one the master."""
+        """Choose the profile: a slave that listens calls the neighbours above, any other slave the master."""
         above = [(self._lease.layer + 1, replica) for replica in self._boundary.receivers]
         if self._endpoint.server is not None:
             return NeighbourDialer(above, self._heart.neighbours)
@@ -111,7 +112,7 @@ class Network:
         return MasterDialer([*above, *below], self._located, self._backoff)
 
     async def _located(self) -> tuple[str, int]:
-        """Where the master takes what is large; another one at the same address takes it elsewhere."""
+        """Ask the master for host and port of the data plane, which a restart may change."""
         described = await control.async_call(self._control, DESCRIBE, DescribeRequest(), LOCATE_SECONDS)
         return addresses.split_address(self._endpoint.master)[0], described.bulk_port
 
@@ -124,18 +125,18 @@ class Network:
         return Backoff(time.monotonic, random.random, patience=self._patience)
 
     def exchange(self) -> None:
-        """Begin with activations and gradients: the trainer is ready for them."""
+        """Begin to exchange activations and gradients: the trainer is ready."""
         self._endpoint.post(lambda: self._run(self._links.run()))
 
     def converse(self) -> None:
-        """Begin with questions to the master's M."""
+        """Begin to ask the synthesizers that the master runs."""
         self._endpoint.post(lambda: self._run(self._asking.run()))
 
     def ask(self, question: SynthesisMessage) -> SynthesisMessage:
-        """The answer of the master's M; waits for it.
+        """Ask a synthesizer that the master runs, and wait for the answer.
 
         Raises:
-            BaseException: what ended the lease meanwhile, or was delivered.
+            BaseException: the error that ended the lease meanwhile, or the delivered event.
         """
         self._outgoing.put(question)
         answer = self._answers.get()
@@ -145,50 +146,50 @@ class Network:
         raise answer
 
     def tell(self, lesson: SynthesisMessage) -> None:
-        """Hand a lesson for the master's M over."""
+        """Hand over a lesson for a synthesizer that the master runs."""
         self._outgoing.put(lesson)
 
     def deliver(self, event: object) -> None:
-        """Have an event come into the inbox, and end a wait for an answer."""
+        """Put an event into the inbox, and end a wait for an answer."""
         self._answers.put(event)
         self.inbox.put(event)
 
     def send(self, message: Message) -> None:
-        """Hand a message over."""
+        """Hand over a message for a neighbour."""
         self._outgoing.put(message)
 
     def push(self, push: Push) -> None:
-        """Hand a push over; its reply comes into the inbox."""
+        """Hand over a push; the reply comes into the inbox."""
         self._meter.pushing(push.header.shard, len(push.buffer))
         self._pusher.push(push)
 
     def _hand_over(self) -> None:
-        """What the training thread says, encoded, to the event loop.
+        """Encode the messages of the training thread, and pass them on to the event loop.
 
-        Waking the loop is a system call, at which the training thread would let go of the interpreter and its
-        core; putting something into a queue is not.
+        Waking the loop takes a system call, at which the training thread would give up the interpreter and
+        the core; putting a message into a queue takes no system call.
         """
         give_way()
         try:
-            while (said := self._outgoing.get()) is not None:
-                self._hand(said)
+            while (message := self._outgoing.get()) is not None:
+                self._pass_on(message)
         except Exception as error:  # a defect here must end the slave, not leave it silent
             self.deliver(_defect("sender", error))
 
-    def _hand(self, said: Message | SynthesisMessage) -> None:
-        if isinstance(said, SynthesisMessage):
-            self._endpoint.post(self._asking.send, said)
+    def _pass_on(self, message: Message | SynthesisMessage) -> None:
+        if isinstance(message, SynthesisMessage):
+            self._endpoint.post(self._asking.send, message)
         else:
-            encoded = boundary_parts(to_wire(said, self._boundary.wire))
+            encoded = boundary_parts(to_wire(message, self._boundary.wire))
             self._meter.sent_bytes += sum(len(part) for part in encoded)
-            self._endpoint.post(self._links.send, said, encoded)
+            self._endpoint.post(self._links.send, message, encoded)
 
     def pull(self, shard: str) -> tuple[Header, memoryview]:
-        """One version of a shard; waits for it."""
+        """Pull one version of a shard, and wait for the whole of it."""
         return self._fetcher.pull(shard)
 
     def fetch(self, shard: str) -> None:
-        """Begin to fetch a version of a shard, beside the training; `Fetched` comes into the inbox."""
+        """Begin to fetch a version of a shard beside the training; `Fetched` comes into the inbox."""
         self._fetcher.fetch(shard)
 
     def beat(self) -> None:
@@ -196,7 +197,7 @@ class Network:
         self._endpoint.post(self._heart.beat_now)
 
     def leave(self, reason: str) -> None:
-        """Give the lease back; a master that is gone or has fenced us need not know."""
+        """Give the lease back; a master that is gone or has fenced this slave need not know."""
         request = LeaveRequest(self._lease.incarnation, reason, self._telemetry())
         try:
             self._endpoint.call(control.async_call(self._control, LEAVE, request, 2.0))

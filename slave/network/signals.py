@@ -12,7 +12,7 @@ from common.wire import precision
 from common.wire.messages import BoundaryKind, BoundaryMessage
 from slave.training.decoupling import Message
 
-# Of a message's tensors; one that travels with a scale has it beside it, under its name and this.
+# Names of a message's tensors; the scale of a tensor has the tensor's name with a suffix.
 _NAMES = ("tensor", "input")
 _SCALE = ".scale"
 
@@ -23,9 +23,9 @@ def _table(tensors: tuple[tuple[str, str, tuple[int, ...]], ...]) -> Table:
 
 
 def to_wire(message: Message, wire: str = "float32") -> BoundaryMessage:
-    """A trainer's message with its tensors as bytes, to travel as `wire` (see `common.wire.precision`).
+    """Convert a trainer's message, with tensors in the dtype `wire` (see `common.wire.precision`).
 
-    A tensor that goes alone is not copied: these are its own memory, on a CPU.
+    A single tensor in a CPU's memory is not copied.
     """
     parts: dict[str, torch.Tensor] = {}
     for name, tensor in zip(_NAMES, (message.tensor, message.input), strict=True):
@@ -62,15 +62,15 @@ def _dtype(tensor: torch.Tensor) -> str:
 
 
 def _bytes_of(tensor: torch.Tensor) -> memoryview:
-    # As bytes before numpy sees it, which has no bfloat16.
+    # Bytes come first: numpy has no bfloat16.
     return tensor.contiguous().cpu().reshape(-1).view(torch.uint8).numpy().data
 
 
 def from_wire(message: BoundaryMessage) -> Message:
-    """A message for the trainer, its tensors float32 in memory of its own.
+    """Convert a boundary message for the trainer, with float32 tensors in memory of their own.
 
     Raises:
-        MalformedError: it has other tensors than its kind has.
+        MalformedError: the tensors are not those of the message's kind.
     """
     tensors = _tensors(message) if message.kind in (BoundaryKind.ACTIVATION, BoundaryKind.GRADIENT) else {}
     return Message(
@@ -87,7 +87,7 @@ def from_wire(message: BoundaryMessage) -> Message:
 
 def _tensors(message: BoundaryMessage) -> dict[str, torch.Tensor]:
     _check(message)
-    # Copied: within the message they need not be aligned.
+    # Copied: tensors within a message need not be aligned.
     parts = {
         name: torch.from_numpy(array.copy()) for name, array in message.table.arrays(message.data).items()
     }

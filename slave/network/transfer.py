@@ -1,4 +1,4 @@
-"""Shards to the master and back: a thread and a connection for pushes, and for fetches."""
+"""Pushes and fetches of shards, each on a thread with a connection of its own."""
 
 from __future__ import annotations
 
@@ -19,30 +19,30 @@ from common.shards.working_copy import Push
 from common.wire.methods import PUSH
 from common.wire.payloads import frame_parts, frames
 
-# In which a push is answered or a pull is whole, beside a second for each of so many bytes.
+# Bounds of a push's answer and of a pull, beside a second for every SLOWEST bytes.
 ANSWER_SECONDS = 60.0
 SLOWEST = 1 << 20
 PULL_SECONDS = 300.0
 
-Handed = TypeVar("Handed")
+Work = TypeVar("Work")
 
 
 @dataclass(frozen=True)
 class Fetched:
-    """A version of a shard that was asked for; without a header the master could not be reached."""
+    """Fetched version of a shard; no header where the master could not be reached."""
 
     shard: str
     header: Header | None = None
     buffer: memoryview = memoryview(b"")
 
 
-class _Thread(ABC, Generic[Handed]):
-    """A thread that works on what it is handed, with a channel of its own."""
+class _Thread(ABC, Generic[Work]):
+    """Thread that works on a queue, with a client of its own."""
 
     def __init__(self, master: str, incarnation: int, inbox: Callable[[object], None], name: str) -> None:
         self._client = DataClient(lambda: locate(master), incarnation)
         self._inbox = inbox
-        self._handed: queue.SimpleQueue[Handed | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[Work | None] = queue.SimpleQueue()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._reported, name=name, daemon=True)
 
@@ -51,16 +51,16 @@ class _Thread(ABC, Generic[Handed]):
         self._thread.start()
 
     def close(self) -> None:
-        """End it, whatever is under way."""
+        """End the thread, and the call under way."""
         self._stop.set()
         self._client.interrupt()
-        self._handed.put(None)
+        self._queue.put(None)
         self._thread.join()
         self._client.drop()
 
     @abstractmethod
     def _work(self) -> None:
-        """Until it is to stop; an error that it raises ends the lease."""
+        """Work until the thread is to stop; an error ends the lease."""
 
     def _reported(self) -> None:
         give_way()
@@ -74,10 +74,11 @@ class _Thread(ABC, Generic[Handed]):
 
 
 class Pusher(_Thread[Push]):
-    """Pushes of one lease, one after the other; what was not answered when a connection broke is sent again.
+    """Pushes of one lease in order; a push without an answer is sent again after a broken connection.
 
     Args:
-        master: HOST:PORT. incarnation: of the lease.
+        master: HOST:PORT.
+        incarnation: of the lease.
         inbox: takes each `PushReply`, and the error that ends the lease.
         backoff: for a master that is away.
     """
@@ -89,18 +90,18 @@ class Pusher(_Thread[Push]):
         self._backoff = backoff
 
     def push(self, push: Push) -> None:
-        """Hand a push over."""
-        self._handed.put(push)
+        """Hand over a push."""
+        self._queue.put(push)
 
     def _work(self) -> None:
         push: Push | None = None
         while not self._stop.is_set():
             try:
                 with self._client.call(PUSH) as call:
-                    push = push or self._handed.get()
+                    push = push or self._queue.get()
                     while push is not None:
                         self._send(call, push)
-                        push = self._handed.get()
+                        push = self._queue.get()
             except LayerwiseError as error:
                 if self._stop.wait(self._backoff.delay_after(error)):
                     return
@@ -119,9 +120,10 @@ class Fetcher(_Thread[str]):
     """Fetches of one lease.
 
     Args:
-        master: HOST:PORT. incarnation: of the lease.
+        master: HOST:PORT.
+        incarnation: of the lease.
         inbox: takes each `Fetched`, and the error that ends the lease.
-        pulled: told when each pull began, by `time.perf_counter`, and how many bytes came.
+        on_pull: takes the start of each pull, by `time.perf_counter`, and the number of bytes.
     """
 
     def __init__(
@@ -129,32 +131,32 @@ class Fetcher(_Thread[str]):
         master: str,
         incarnation: int,
         inbox: Callable[[object], None],
-        pulled: Callable[[float, int], None],
+        on_pull: Callable[[float, int], None],
     ) -> None:
         super().__init__(master, incarnation, inbox, "fetcher")
         self._incarnation = incarnation
-        self._pulled = pulled
+        self._on_pull = on_pull
         self._lock = threading.Lock()
 
     def fetch(self, shard: str) -> None:
-        """Begin to fetch a version of a shard, beside what is asked for otherwise."""
-        self._handed.put(shard)
+        """Begin to fetch a version of a shard."""
+        self._queue.put(shard)
 
     def pull(self, shard: str) -> tuple[Header, memoryview]:
-        """One version of a shard; waits for it.
+        """Pull one version of a shard, and wait for the whole of it.
 
         Raises:
-            NotFoundError: there is no such shard.
+            NotFoundError: the master has no shard of that name.
             LayerwiseError: the pull failed otherwise.
         """
         with self._lock:
             began = time.perf_counter()
             header, buffer = pull(self._client, PullRequest(shard, self._incarnation), PULL_SECONDS)
-            self._pulled(began, buffer.nbytes)
+            self._on_pull(began, buffer.nbytes)
             return header, buffer
 
     def _work(self) -> None:
-        while (shard := self._handed.get()) is not None:
+        while (shard := self._queue.get()) is not None:
             try:
                 header, buffer = self.pull(shard)
             except UnreachableError:

@@ -27,7 +27,7 @@ CONNECT_SECONDS = 10.0
 
 
 def locate(master: str) -> tuple[str, int]:
-    """Ask a master for the host and port of its data plane; a restarted master may have another port.
+    """Ask a master for host and port of the data plane, which a restart may change.
 
     Raises:
         LayerwiseError: the master does not answer.
@@ -41,7 +41,7 @@ def locate(master: str) -> tuple[str, int]:
 
 
 class DataClient:
-    """Calls to a data server, one after the other over one connection, which the first call opens.
+    """Calls to a data server in sequence, over a connection that the first call opens.
 
     Args:
         locate: returns the server's host and port; raises UnreachableError while they are unknown.
@@ -100,7 +100,7 @@ class DataClient:
         return connection
 
     def drop(self) -> None:
-        """Close the connection; the next call opens another one."""
+        """Close the connection; the next call opens a new connection."""
         connection, self._connection = self._connection, None
         if connection:
             connection.pipe.close()
@@ -137,7 +137,7 @@ class Call:
             self._client.drop()
 
     def send(self, *parts: Buffer, last: bool = False) -> None:
-        """Send a message from the memory that holds its parts."""
+        """Send a message without a copy of the parts."""
         try:
             self._messages.send(*parts, last=last)
         except ResetError:
@@ -182,7 +182,7 @@ class Call:
 
 
 def pull(client: DataClient, request: PullRequest, seconds: float) -> tuple[Header, memoryview]:
-    """Pull one consistent version of a shard, within `seconds`: its header and its buffer.
+    """Pull one consistent version of a shard, within `seconds`, and return header and buffer.
 
     Raises:
         NotFoundError: the master has no shard of that name.

@@ -120,7 +120,7 @@ class Messages:
         self.connection = connection
 
     def send(self, *parts: Buffer, last: bool = False) -> None:
-        """Send a message from the memory that holds its parts."""
+        """Send a message without a copy of the parts."""
         self.connection.send(prefix(parts), *parts, last=last)
 
     def read(self) -> bytearray | None:

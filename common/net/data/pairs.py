@@ -39,7 +39,7 @@ def slot_batch(kind: BoundaryKind, batch: int) -> int | None:
 
 
 class Outbox:
-    """Messages that wait for one stream, which has one sender; on an event loop's thread.
+    """Messages that wait for the one sender of a stream; on an event loop's thread.
 
     Args:
         capacity: upper bound of waiting messages; a message more closes the outbox.
@@ -74,7 +74,7 @@ class Outbox:
             self._some.set()
 
     async def get(self) -> Parts | None:
-        """Return the oldest message, as soon as there is one; None once closed."""
+        """Wait for a message, and return the oldest; None once closed."""
         while not self.closed and not len(self._waiting):
             self._some.clear()
             await self._some.wait()

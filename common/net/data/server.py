@@ -1,4 +1,4 @@
-"""Answering end of the data plane: a thread for each connection, which answers one call after the other.
+"""Answering end of the data plane: a thread for each connection answers calls in sequence.
 
 Calls that stay open belong to an event loop: the thread hands its connection over, and waits for the call's
 end.

@@ -54,7 +54,7 @@ Handler = Callable[[AsyncIterator[Buffer]], AsyncGenerator[Parts, None]]
 
 
 class Stream:
-    """Calling end of an open call; one task may read while another one writes.
+    """Calling end of an open call; a task may read while a second task writes.
 
     Raises (every method):
         LayerwiseError: the error that the peer's status stands for.
@@ -177,7 +177,7 @@ async def answer(
     on_error: Callable[[LayerwiseError], None],
     admit: Callable[[], None],
 ) -> None:
-    """Answer the call that a connection has begun, and end both.
+    """Answer the call that a connection has begun, and end call and connection.
 
     Args:
         end: connection that was handed over to the running event loop.
@@ -209,7 +209,7 @@ async def _status(
     on_error: Callable[[LayerwiseError], None],
     admit: Callable[[], None],
 ) -> Headers:
-    """Send all answers, and return the trailers that follow them.
+    """Send all answers, and return the trailers.
 
     Raises:
         BrokenError, ResetError: the peer is gone.

@@ -1,4 +1,4 @@
-"""Pipe of an event loop: one task reads while another one writes."""
+"""Pipe of an event loop, which a task reads while a second task writes."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class LoopPipe(Pipe):
         self.notify()
 
     def interrupt(self) -> None:
-        """End the connection: its reader and its writer raise."""
+        """End the connection: reader and writer raise."""
         with suppress(OSError):
             socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
         self._lose()
@@ -105,7 +105,7 @@ class LoopPipe(Pipe):
             raise BrokenError(CLOSED)
 
     async def write(self, *parts: Buffer) -> None:
-        """Write parts, one behind the other, behind the small frames that wait."""
+        """Write parts in order, behind the small frames that wait."""
         async with self._writing:
             await self._flush()
             await self._send(parts)
@@ -156,7 +156,7 @@ class LoopPipe(Pipe):
                     await self._receive(self._ahead, whole=False)
 
     async def close(self) -> None:
-        """End the connection, which no task reads or writes any more."""
+        """End the connection, once no task reads or writes."""
         if self._flushing is not None:
             self._flushing.cancel()
             await asyncio.wait([self._flushing])

@@ -70,7 +70,7 @@ class Pipe(ABC):
             nbytes -= len(await self.read(min(nbytes, READ_AHEAD_BYTES)))
 
     def readable(self) -> bool:
-        """Whether payload has arrived that no one has read."""
+        """Whether unread payload has arrived."""
         if self._stop > self._start:
             return True
         # Unlike select, poll takes file descriptors above 1023.
@@ -84,7 +84,7 @@ class Pipe(ABC):
 
     @abstractmethod
     async def write(self, *parts: Buffer) -> None:
-        """Write parts, one behind the other."""
+        """Write parts in order."""
 
     @abstractmethod
     def enqueue(self, frame: bytes) -> None:

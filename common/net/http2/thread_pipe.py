@@ -54,7 +54,7 @@ class ThreadPipe(Pipe):
         return count
 
     async def write(self, *parts: Buffer) -> None:
-        """Write parts, one behind the other."""
+        """Write parts in order."""
         await self._send(parts)
 
     def enqueue(self, frame: bytes) -> None:
@@ -72,7 +72,7 @@ class ThreadPipe(Pipe):
             raise broken(error) from None
 
     def notify(self) -> None:
-        """Do nothing: the thread that reads is the thread that would be woken."""
+        """Do nothing: a thread that reads does not wait for news."""
 
     def farewell(self, last: bytes) -> None:
         """Write a last frame and read until the peer closes, within a bound.
