@@ -55,9 +55,8 @@ class DataServer:
         on_error: takes the error of each call that fails.
         most: upper bound of open connections; a further connection is closed.
         opening_seconds: time in which a connection must begin its first call, TLS handshake included.
-        admit: takes the incarnation that a call's headers name (0: none) before the call's handler runs;
-            raises
-            LayerwiseError to refuse the call.
+        admit: takes the incarnation in a call's headers (0: none) before the handler runs, on any thread;
+            raises LayerwiseError to refuse the call.
         tls: certificates and trust; None: in the clear.
     """
 
