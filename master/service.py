@@ -160,7 +160,9 @@ class Ports:
 
     def __init__(self, master: Master) -> None:
         run, tally = master.run, master.run.tally
-        self.control, self.data = control.ControlServer(tally.count_error), data.DataServer(tally.count_error)
+        self._leases = run.roster
+        self.control = control.ControlServer(tally.count_error)
+        self.data = data.DataServer(tally.count_error, admit=self._admit)
         self._roster = RosterServicer(run, master.ledger, master.status)
         self._roster.register(self.control)
         KeeperServicer(master.scheduler).register(self.control)
@@ -168,6 +170,11 @@ class Ports:
         self.parameters = ParametersServicer(master.parameters, tally)
         self.parameters.register(self.data)
         self.data.add_open(EXCHANGE, master.relay.exchange, asyncio.get_running_loop())
+
+    def _admit(self, incarnation: int) -> None:
+        """Refuse a caller at the data port whose lease has ended, before the call's handler runs."""
+        if incarnation:
+            self._leases.seat(incarnation)
 
     async def open(self, listen: str, data_port: int) -> tuple[str, int]:
         """Listen; returns the control address and the data port (0 takes a free port).

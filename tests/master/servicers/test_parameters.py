@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 
 from common.errors import FencedError, LayerwiseError, MalformedError, NotFoundError, UnreachableError
+from common.net.addresses import split_address
 from common.net.data.client import DataClient, pull
-from common.net.data.messages import LARGEST_MESSAGE_BYTES
+from common.net.data.messages import LARGEST_MESSAGE_BYTES, Messages
 from common.net.data.server import DataServer
 from common.shards.pushes import Header, Operation, PullRequest, PushReply
 from common.shards.table import Table, lay_out
@@ -220,3 +221,26 @@ def half_of(client: DataClient, header: Header) -> None:
         for frame in itertools.islice(frames(header, ones().data), 2):
             call.send(*frame_parts(frame))
         call.read(DEADLINE)
+
+
+def test_a_fenced_caller_is_refused_by_its_header_before_a_push_is_read(
+    master: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lease = created(master)
+    master.leave(lease.incarnation)
+    read: list[object] = []
+    monkeypatch.setattr(Messages, "read", lambda messages: read.append(messages))
+    caller = DataClient(lambda: split_address(master.data_address), lease.incarnation)
+    try:
+        with pytest.raises(FencedError, match="holds no lease"):
+            _finish(caller)
+    finally:
+        caller.drop()
+    assert not read
+    assert master.master.status().counters.fenced == 1
+
+
+def _finish(caller: DataClient) -> None:
+    with caller.call(PUSH) as call:
+        call._await(DEADLINE)
+        call._finish()
