@@ -21,12 +21,11 @@ from common.data import datasets
 from common.models import network
 from common.shards.table import BOUNDARY_ITEMSIZES
 from common.wire import precision
-from common.wire.messages import BoundaryKind
+from common.wire.boundary import Down, Message, Up
 from common.wire.payloads import decode_boundary, encode_boundary
+from common.wire.signals import from_wire, to_wire
 from deploy.simulation.driver import Driver
 from deploy.simulation.machine import Machine
-from slave.network.signals import from_wire, to_wire
-from slave.training.decoupling import Message
 
 RESULT = Path(__file__).parent / "results" / "rounding.json"
 BATCHES, LAST = 400, 100
@@ -82,10 +81,11 @@ class Recorder(Driver):
     """Keeps every h and delta that is sent, by layer and batch, in their order."""
 
     def _send(self, machine: Machine, message: Message) -> None:
-        if message.tensor is not None:
-            up = message.kind is BoundaryKind.ACTIVATION
-            kept = self.activations if up else self.gradients
-            kept[message.layer - up, message.batch] = message.tensor.clone()
+        match message:
+            case Up():
+                self.activations[message.layer - 1, message.batch] = message.h.clone()
+            case Down():
+                self.gradients[message.layer, message.batch] = message.delta.clone()
         super()._send(machine, message)
 
     def recorded(self) -> Recorder:
@@ -121,7 +121,7 @@ def left(way: Way, told: Recorder, layer: int) -> dict[str, float]:
 
 def microseconds(wire: str) -> dict[str, float]:
     """Median time of a message's way to bytes and back."""
-    message = Message(BoundaryKind.GRADIENT, 1, 0, tensor=torch.randn(SHAPE))
+    message = Down(0, torch.randn(SHAPE))
     took: dict[str, list[float]] = {"encode": [], "decode": []}
     for _ in range(ROUNDS):
         began = time.perf_counter()

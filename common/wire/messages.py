@@ -23,11 +23,6 @@ class BoundaryKind(IntEnum):
     TAKEN = 10
 
 
-# Kinds that go to the layer above, and kinds that go to the layer below.
-RISING = (BoundaryKind.ACTIVATION, BoundaryKind.END)
-FALLING = (BoundaryKind.GRADIENT, BoundaryKind.LOST, BoundaryKind.TAKEN, BoundaryKind.ENDED)
-
-
 @dataclass(frozen=True, slots=True)
 class BoundaryMessage:
     """Between neighbouring layers; `data` holds the tensors of `table`."""

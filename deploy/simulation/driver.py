@@ -9,10 +9,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
 from functools import partial
-
-from torch import Tensor
 
 from common.config.sections import Config
 from common.config.simulation import seat_of
@@ -23,7 +20,8 @@ from common.models.network import Blueprint
 from common.shards.pushes import Buffer, Header, PushReply
 from common.shards.working_copy import Push
 from common.wire import precision
-from common.wire.messages import BoundaryKind, Counters, JoinReply, Seat, StatusReply
+from common.wire.boundary import Down, Message, Ready, Up
+from common.wire.messages import Counters, JoinReply, Seat, StatusReply
 from deploy.simulation.center import Center
 from deploy.simulation.clock import Clock
 from deploy.simulation.hollow import hollow
@@ -31,7 +29,6 @@ from deploy.simulation.machine import Event, Fetched, Machine, Reopened
 from deploy.simulation.paces import paces
 from deploy.simulation.wires import Wires
 from slave.training import layers
-from slave.training.decoupling import Message
 from slave.training.free import FreeTrainer
 
 # Of a message without a tensor, and of what goes before one.
@@ -206,8 +203,7 @@ class Driver:
         self._seat(machine)
         machine.inbox.append(Reopened())
         for sender in layers.place(self.config, machine.lease).senders(machine.layer):
-            peer = Message(BoundaryKind.PEER, machine.layer - 1, 0, replica=sender, sender=machine.replica)
-            self._deliver(self._machines[machine.layer - 1, sender], peer)
+            self._deliver(self._machines[machine.layer - 1, sender], Ready(sender=machine.replica))
         self._turn(machine)
 
     def _turn(self, machine: Machine) -> None:
@@ -232,7 +228,7 @@ class Driver:
         pace, noise = self._paces[machine.layer - 1], self._noise(machine)
         took = pace.step * noise if trainer.steps > before else 0.0
         for message in messages:
-            early = message.kind is BoundaryKind.ACTIVATION
+            early = isinstance(message, Up)
             self._leave(machine, message, pace.until_sent * noise if early else took)
         self._exchange(machine, took)
         if self._free:
@@ -252,7 +248,7 @@ class Driver:
         assert machine.seated is not None
         trainer, took = machine.seated.trainer, 0.0
         if isinstance(event, Message):
-            if event.kind is BoundaryKind.GRADIENT and not self._free:
+            if isinstance(event, Down) and not self._free:
                 took = self._paces[machine.layer - 1].answer * self._noise(machine)
             self._leave_all(machine, trainer.receive(event), took)
         elif isinstance(event, Reopened):
@@ -319,8 +315,7 @@ class Driver:
         if self._free and any(self._wires.lost() for _ in range(1 if direct else 2)):
             return
         below, again = min(machine.layer, message.layer), not self._free
-        tensors = sum(tensor is not None for tensor in (message.tensor, message.input))
-        nbytes = HEADER_NBYTES + tensors * self._paces[below - 1].boundary_nbytes
+        nbytes = HEADER_NBYTES + len(message.carried()) * self._paces[below - 1].boundary_nbytes
         receiver = self._machines[message.layer, message.replica]
         deliver = partial(self._deliver, receiver, self._as_received(message))
         if direct:
@@ -331,10 +326,7 @@ class Driver:
             self.center.ask(machine.link, nbytes, pass_on, resent=again)
 
     def _as_received(self, message: Message) -> Message:
-        def rounded(tensor: Tensor | None) -> Tensor | None:
-            return None if tensor is None else precision.rounded(tensor, self.config.cluster.wire)
-
-        return replace(message, tensor=rounded(message.tensor), input=rounded(message.input))
+        return message.map_tensors(lambda tensor: precision.rounded(tensor, self.config.cluster.wire))
 
     def _push(self, machine: Machine, push: Push) -> None:
         def arrived() -> None:

@@ -13,9 +13,9 @@ from common.data.batches import Batches
 from common.optim.stepper import AccruingStepper, Stepper
 from common.shards.flat import Flat
 from common.shards.working_copy import Replica
-from common.wire.messages import BoundaryKind, JoinReply
+from common.wire.boundary import Down, Lost, Message, Taken, Up
+from common.wire.messages import JoinReply
 from slave.training import layers
-from slave.training.decoupling import Message
 from slave.training.free import FreeTrainer
 from slave.training.health import Health
 from slave.training.layers import Begin, Seated
@@ -60,11 +60,11 @@ class HollowUnlock:
         self._learning = steppers[1:]
         self._sent: dict[int, Tensor] = {}
 
-    def forward(self, batch: int, h_below: Tensor, y: Tensor) -> Iterator[Tensor | Message]:  # noqa: ARG002
+    def forward(self, batch: int, h_below: Tensor, y: Tensor) -> Iterator[Message]:  # noqa: ARG002
         """Send h_k(b), unless it is the top; unless it waits for the gradient, step and answer."""
         if not self._top:
             self._sent[batch] = h_below
-            yield h_below
+            yield Up(batch, h_below)
         if not self._late:
             yield from self._stepped(batch)
 
@@ -81,7 +81,7 @@ class HollowUnlock:
         """There is no gradient from above; nobody below will get one, if there is none yet."""
         del self._sent[batch]
         if self._late and self._k > 1:
-            yield Message(BoundaryKind.LOST, self._k - 1, batch)
+            yield Lost(batch)
 
     def sent(self) -> dict[int, Tensor]:
         """h_k of the batches that are not answered, oldest first."""
@@ -95,8 +95,7 @@ class HollowUnlock:
         for stepper in self._stepping:
             stepper.step(batch)
         if self._k > 1:
-            kind = BoundaryKind.GRADIENT if self._sends_down else BoundaryKind.TAKEN
-            yield Message(kind, self._k - 1, batch, tensor=NOTHING if self._sends_down else None)
+            yield Down(batch, NOTHING) if self._sends_down else Taken(batch)
 
 
 class HollowFull(FullUnlock):
@@ -108,9 +107,9 @@ class HollowFull(FullUnlock):
     def step(self, batch: int, x: Tensor, y: Tensor) -> Iterator[Message]:  # noqa: ARG002
         """Send h_k(b) up, and the input and its gradient down."""
         if not self._top:
-            yield Message(BoundaryKind.ACTIVATION, self._k + 1, batch, tensor=NOTHING)
+            yield Up(batch, NOTHING)
         if self._k > 1:
-            yield Message(BoundaryKind.GRADIENT, self._k - 1, batch, tensor=NOTHING, input=NOTHING)
+            yield Down(batch, NOTHING, NOTHING)
         self._steppers["weights"].step(batch)
 
     def learn_gradient(self, batch: int, u: Tensor, y: Tensor, delta: Tensor) -> None:  # noqa: ARG002

@@ -7,9 +7,9 @@ from collections import Counter, deque
 from dataclasses import dataclass, field
 
 from common.shards.pushes import Header, PushReply
+from common.wire.boundary import Message
 from common.wire.messages import JoinReply, Telemetry
 from deploy.simulation.wires import Link
-from slave.training.decoupling import Message
 from slave.training.layers import Seated
 
 

@@ -15,9 +15,9 @@ from common.data.datasets import Dataset
 from common.lifecycle import cpu_seconds, peak_rss_bytes
 from common.models import network
 from common.shards.pushes import Buffer, Header, Operation
+from common.wire.boundary import Message
 from common.wire.messages import Counters, JoinReply, Seat, StatusReply
 from slave.training import layers
-from slave.training.decoupling import Message
 from slave.training.free import FreeTrainer
 
 

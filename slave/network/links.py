@@ -2,7 +2,7 @@
 
 Activations travel up on the stream and gradients down. A profile says whom to call for a neighbour
 (`dialers`). Messages
-under way when a stream breaks are lost: once the pair is open again, the lower trainer gets a PEER and sends
+under way when a stream breaks are lost: once the pair is open again, the lower trainer gets a `Ready` and sends
 again everything unanswered.
 """
 
@@ -29,15 +29,15 @@ from common.net.data.pairs import (
 from common.net.data.streams import Parts, Stream
 from common.net.tasks import cancel, run_until_one_ends
 from common.shards.pushes import Buffer
+from common.wire.boundary import Message, Ready
 from common.wire.messages import BoundaryKind, BoundaryMessage, JoinReply
 from common.wire.methods import EXCHANGE
 from common.wire.payloads import decode_boundary, encode_boundary
+from common.wire.signals import from_wire
 from slave.network.dialers import Dialer
 from slave.network.mail import Arrivals, Inbox
 from slave.network.neighbours import Neighbours
 from slave.network.servicer import BoundaryServer
-from slave.network.signals import from_wire
-from slave.training.decoupling import Message
 
 log = logging.getLogger("layerwise.slave")
 
@@ -90,7 +90,7 @@ class Links:
         lease: granted by the master.
         boundary: the neighbours and the bounds.
         dialer: the profile.
-        inbox: takes each `Message` that arrives, and a PEER for each neighbour above whose pair opens.
+        inbox: takes each `Message` that arrives, and a `Ready` for each neighbour above whose pair opens.
         neighbours: known holders of the neighbouring seats.
         server: takes the calls of neighbours; None where no neighbour calls.
     """
@@ -260,7 +260,7 @@ class Links:
             older.outbox.close(UnreachableError("a newer stream has taken its place"))
         pair = self._pairs[seat] = Pair(seat, hello.incarnation, self._boundary, self._inbox)
         if seat[0] > self._here[0]:
-            self._inbox.put(Message(BoundaryKind.PEER, seat[0], 0, sender=seat[1]))
+            self._inbox.put(Ready(layer=seat[0], sender=seat[1]))
         return pair
 
     def _take(self, pair: Pair, encoded: Buffer) -> None:

@@ -7,7 +7,7 @@ import threading
 
 from common.net.data.pairs import slot_batch
 from common.slots import Slots
-from slave.training.decoupling import Message
+from common.wire.boundary import Message
 
 
 class Inbox:

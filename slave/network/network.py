@@ -17,9 +17,11 @@ from common.net.backoff import Backoff
 from common.net.data.client import LOCATE_SECONDS
 from common.shards.pushes import Header, PushReply
 from common.shards.working_copy import Push
+from common.wire.boundary import Message
 from common.wire.messages import DescribeRequest, JoinReply, LeaveRequest, SynthesisMessage, Telemetry
 from common.wire.methods import DESCRIBE, LEAVE
 from common.wire.payloads import boundary_parts
+from common.wire.signals import to_wire
 from slave.network.asking import Asking
 from slave.network.client import Heart
 from slave.network.dialers import Dialer, MasterDialer, NeighbourDialer
@@ -27,9 +29,7 @@ from slave.network.endpoint import Endpoint
 from slave.network.links import Boundary, Links
 from slave.network.mail import Inbox
 from slave.network.meter import Meter
-from slave.network.signals import to_wire
 from slave.network.transfer import Fetcher, Pusher
-from slave.training.decoupling import Message
 
 
 class Network:

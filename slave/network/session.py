@@ -18,6 +18,7 @@ from common.optim.stepper import Stepper
 from common.shards.pushes import PushReply
 from common.shards.working_copy import Backup, Replica
 from common.wire import precision
+from common.wire.boundary import Message
 from common.wire.messages import (
     HeartbeatReply,
     JoinReply,
@@ -34,7 +35,6 @@ from slave.network.network import Network
 from slave.network.prepared import Prepared
 from slave.network.transfer import Fetched
 from slave.training import layers
-from slave.training.decoupling import Message
 from slave.training.free import FreeTrainer
 from slave.training.layers import Seated
 from slave.training.moments import Moments
@@ -176,9 +176,8 @@ class Session:
 
     def _handle(self, event: object) -> None:
         if isinstance(event, Message):
-            event = replace(event, tensor=self._placed(event.tensor), input=self._placed(event.input))
-            self._meter.received_bytes += self._nbytes(event.tensor) + self._nbytes(event.input)
-            self._step(self._trainer.receive(event))
+            self._meter.received_bytes += sum(map(self._nbytes, event.carried().values()))
+            self._step(self._trainer.receive(event.map_tensors(self._to_device)))
         elif isinstance(event, PushReply):
             self._answered(event)
         elif isinstance(event, Fetched):
@@ -211,12 +210,12 @@ class Session:
         self._waiting_seconds += took
         self._step_seconds += took
 
-    def _placed(self, tensor: torch.Tensor | None) -> torch.Tensor | None:
-        return None if tensor is None else tensor.to(self._ground.device)
+    def _to_device(self, tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.to(self._ground.device)
 
-    def _nbytes(self, tensor: torch.Tensor | None) -> int:
-        """Of a tensor as it came."""
-        return 0 if tensor is None else precision.nbytes(tuple(tensor.shape), self._config.cluster.wire)
+    def _nbytes(self, tensor: torch.Tensor) -> int:
+        """Return the bytes that a tensor took on its way."""
+        return precision.nbytes(tuple(tensor.shape), self._config.cluster.wire)
 
     def _step(self, messages: Iterator[Message]) -> None:
         """Let the trainer work, send what it says, push what is due; and take the time."""

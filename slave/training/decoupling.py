@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass
 from typing import Protocol
 
 from torch import Tensor
@@ -20,27 +19,8 @@ from common.errors import MalformedError
 from common.optim.stepper import Stepper
 from common.shards.flat import Flat
 from common.synthesizers import GradientSynthesizer
-from common.wire.messages import BoundaryKind
+from common.wire.boundary import Down, Message, Taken
 from slave.training.health import Health
-
-
-@dataclass(frozen=True, eq=False)
-class Message:
-    """A boundary message as the trainer sees it; `tensor` is h_k of an ACTIVATION, delta_k of a GRADIENT.
-
-    `input` is what that gradient was taken at, where it is not the h_k that was sent (`full`).
-
-    It is for replica `replica` of `layer`, and from replica `sender` of the neighbouring layer.
-    """
-
-    kind: BoundaryKind
-    layer: int
-    batch: int
-    incarnation: int = 0
-    tensor: Tensor | None = None
-    replica: int = 0
-    sender: int = 0
-    input: Tensor | None = None
 
 
 class Layer:
@@ -93,12 +73,12 @@ class Layer:
         self._stepper.step(batch, batch_size)
 
     def down(self, batch: int, u: Tensor) -> Iterator[Message]:
-        """What layer k - 1 is owed after a backward: delta_{k-1}(b), or that there is none."""
+        """Yield the answer for layer k - 1 after a backward: delta_{k-1}(b), or that there is none."""
         if u.requires_grad:
             assert u.grad is not None
-            yield Message(BoundaryKind.GRADIENT, self.k - 1, batch, tensor=u.grad)
+            yield Down(batch, u.grad)
         elif self.k > 1:
-            yield Message(BoundaryKind.TAKEN, self.k - 1, batch)
+            yield Taken(batch)
 
 
 class Synthesizing(ABC):
@@ -166,10 +146,10 @@ class Predicting(Protocol):
 
 
 class Unlock(Protocol):
-    """What a layer does; each method yields what is to be sent as soon as it is known."""
+    """Rule of a layer's steps; each method yields each message as soon as it is known, not yet addressed."""
 
-    def forward(self, batch: int, h_below: Tensor, y: Tensor) -> Iterator[Tensor | Message]:
-        """Take h_{k-1}(b). Yields h_k(b) as a tensor, unless it is the top; perhaps a GRADIENT for below."""
+    def forward(self, batch: int, h_below: Tensor, y: Tensor) -> Iterator[Message]:
+        """Take h_{k-1}(b). Yields `Up`, unless it is the top; perhaps the answer for the layer below."""
 
     def gradient(self, batch: int, delta: Tensor) -> Iterator[Message]:
         """Take delta_k(b) from above."""
@@ -202,7 +182,7 @@ class Top:
         self._layer = layer
         self._health = health
 
-    def forward(self, batch: int, h_below: Tensor, y: Tensor) -> Iterator[Tensor | Message]:
+    def forward(self, batch: int, h_below: Tensor, y: Tensor) -> Iterator[Message]:
         """Take h_{K-1}(b), send the loss's gradient down, step."""
         u, logits = self._layer.forward(batch, h_below)
         loss = functional.cross_entropy(logits, y, reduction="sum")

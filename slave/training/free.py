@@ -19,8 +19,7 @@ from common.data.batches import Batches
 from common.data.replicas import Place
 from common.errors import MalformedError
 from common.slots import Slots
-from common.wire.messages import BoundaryKind
-from slave.training.decoupling import Message
+from common.wire.boundary import Down, Message, Ready, Up
 from slave.training.unlocks.full import FullUnlock
 
 # Longer delays are counted as this one.
@@ -86,10 +85,10 @@ class FreeTrainer:
         self._below, self._above = shapes
         self._device = device
         self._next = place.next_own(next_batch)
-        self._activations, self._gradients = Slots[Message](slots), Slots[Message](slots)
-        # By the kind that comes from each side, the steps when one last came.
-        sides = {BoundaryKind.ACTIVATION: k > 1, BoundaryKind.GRADIENT: not top}
-        self._heard = {kind: 0 for kind, there in sides.items() if there}
+        self._activations, self._gradients = Slots[Up](slots), Slots[Down](slots)
+        # By the type that comes from each side, the steps when the last one came.
+        sides: dict[type[Message], bool] = {Up: k > 1, Down: not top}
+        self._steps_when_heard = {kind: 0 for kind, there in sides.items() if there}
 
     @property
     def next_batch(self) -> int:
@@ -99,7 +98,8 @@ class FreeTrainer:
     @property
     def can_advance(self) -> bool:
         """Until it is told to stop; unless a side has been silent for too long."""
-        return not self.through and self.steps < min(self._heard.values(), default=self.steps) + ALONE
+        heard = min(self._steps_when_heard.values(), default=self.steps)
+        return not self.through and self.steps < heard + ALONE
 
     def stop(self) -> None:
         """Every layer has gone through the run's batches: no more steps."""
@@ -112,20 +112,26 @@ class FreeTrainer:
         self._next = self._place.next_own(batch + 1)
         self.steps += 1
         for message in self._unlock.step(batch, self._x(batch), self._y(batch)):
-            up = message.kind is BoundaryKind.ACTIVATION
-            to = self._place.receiver(batch) if up else self._place.sender(batch)
-            yield replace(message, incarnation=self._incarnation, replica=to, sender=self._place.replica)
+            up = isinstance(message, Up)
+            yield replace(
+                message,
+                layer=self._k + 1 if up else self._k - 1,
+                replica=self._place.receiver(batch) if up else self._place.sender(batch),
+                sender=self._place.replica,
+                incarnation=self._incarnation,
+            )
 
     def receive(self, message: Message) -> Iterator[Message]:
         """Take a message from a neighbour, to be learned on in its time; nothing is ever answered."""
-        if message.kind in self._heard:
-            self._heard[message.kind] = self.steps
-        elif message.kind is BoundaryKind.PEER:
-            self._hear()
-        if message.kind is BoundaryKind.ACTIVATION:
-            self._activations.put(message, message.batch)
-        elif message.kind is BoundaryKind.GRADIENT:
-            self._gradients.put(message, message.batch)
+        match message:
+            case Up():
+                self._activations.put(message, message.batch)
+            case Down():
+                self._gradients.put(message, message.batch)
+            case Ready():
+                self._hear()
+        if type(message) in self._steps_when_heard:
+            self._steps_when_heard[type(message)] = self.steps
         return iter(())
 
     def unanswered(self) -> Iterator[Message]:
@@ -134,20 +140,20 @@ class FreeTrainer:
         return iter(())
 
     def _hear(self) -> None:
-        self._heard = dict.fromkeys(self._heard, self.steps)
+        self._steps_when_heard = dict.fromkeys(self._steps_when_heard, self.steps)
 
     def _learn(self) -> None:
         """I on an activation, M on a gradient, where one has come."""
         if len(self._activations):
-            message = self._activations.get()
-            h = self._checked(message.batch, message.tensor, self._below, "activation")
-            self._unlock.learn_input(message.batch, self._x(message.batch), h)
+            up = self._activations.get()
+            h = self._checked(up.batch, up.h, self._below, "activation")
+            self._unlock.learn_input(up.batch, self._x(up.batch), h)
         if len(self._gradients):
-            message = self._gradients.get()
-            u = self._checked(message.batch, message.input, self._above, "input beside a gradient")
-            delta = self._checked(message.batch, message.tensor, self._above, "gradient")
-            self._unlock.learn_gradient(message.batch, u, self._y(message.batch), delta)
-            self.delays[min(max(self._next - message.batch - 1, 0), LONGEST_DELAY)] += 1
+            down = self._gradients.get()
+            u = self._checked(down.batch, down.u, self._above, "input beside a gradient")
+            delta = self._checked(down.batch, down.delta, self._above, "gradient")
+            self._unlock.learn_gradient(down.batch, u, self._y(down.batch), delta)
+            self.delays[min(max(self._next - down.batch - 1, 0), LONGEST_DELAY)] += 1
 
     def _checked(self, batch: int, tensor: Tensor | None, shape: tuple[int, ...], what: str) -> Tensor:
         """A tensor that came, if it is shaped as this run's are.

@@ -7,8 +7,7 @@ from collections.abc import Callable
 from operator import attrgetter
 
 from common.errors import MalformedError
-from common.wire.messages import BoundaryKind
-from slave.training.decoupling import Message
+from common.wire.boundary import End, Up
 
 # So many batches that were passed over may still come. Those that are out below are fewer by far; but what
 # overtook there is out of order here too.
@@ -39,21 +38,21 @@ class Inputs:
         self._first = self._next = next_batch
         self._highest = -1
         self._missing: list[int] = []
-        self._waiting: list[Message] = []
+        self._waiting: list[Up | End] = []
 
     @property
     def lowest(self) -> int | None:
         """The lowest batch that waits, END aside."""
         head = self._waiting[0] if self._waiting else None
-        return head.batch if head is not None and head.kind is BoundaryKind.ACTIVATION else None
+        return head.batch if isinstance(head, Up) else None
 
     @property
     def at_end(self) -> bool:
         """Whether all that waits is END."""
-        return bool(self._waiting) and self._waiting[0].kind is BoundaryKind.END
+        return bool(self._waiting) and isinstance(self._waiting[0], End)
 
-    def add(self, message: Message) -> bool:
-        """Have an activation or END wait, unless it was taken before; whether it waits now.
+    def add(self, message: Up | End) -> bool:
+        """Have an `Up` or `End` wait, unless it was taken before; whether it waits now.
 
         Raises:
             MalformedError: its sender does not keep to the window.
@@ -72,8 +71,8 @@ class Inputs:
         self._drop_orphan()
         return True
 
-    def take(self) -> Message:
-        """The lowest batch that waits."""
+    def take(self) -> Up | End:
+        """Remove and return the lowest batch that waits, or `End` behind the last."""
         message = self._waiting.pop(0)
         if message.batch >= self._next:
             self.lost += sum(self._owned(batch) for batch in range(self._next, message.batch))
@@ -87,7 +86,7 @@ class Inputs:
         self.take()
         self._missing.clear()
 
-    def _replaced(self, message: Message) -> bool:
+    def _replaced(self, message: Up | End) -> bool:
         """Its sender's successor sends a batch that still waits: the answer is to be his."""
         for place, waiting in enumerate(self._waiting):
             if waiting.batch == message.batch:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -17,8 +18,8 @@ from torch import Tensor
 from common.data.batches import Batches
 from common.data.replicas import Place
 from common.errors import MalformedError
-from common.wire.messages import BoundaryKind
-from slave.training.decoupling import Message, Unlock
+from common.wire.boundary import Down, End, Ended, Lost, Message, Ready, Taken, Up
+from slave.training.decoupling import Unlock
 from slave.training.inputs import Inputs
 
 
@@ -139,9 +140,9 @@ class Trainer:
             inputs = self._lowest
             assert inputs is not None
             message = inputs.take()
-            assert message.tensor is not None
+            assert isinstance(message, Up)
             self._owed[message.batch] = message.incarnation
-            yield from self._train(message.batch, message.tensor)
+            yield from self._train(message.batch, message.h)
 
     def receive(self, message: Message) -> Iterator[Message]:
         """Take a message from a neighbour or the relay; yields what is to be sent.
@@ -149,18 +150,16 @@ class Trainer:
         Raises:
             MalformedError: its sender cannot belong to this run.
         """
-        if message.kind is BoundaryKind.PEER:
-            yield from self._unanswered_by(message.sender)
-        elif message.kind in (BoundaryKind.ACTIVATION, BoundaryKind.END):
-            self._check_batch(message)
-            inputs = self._inputs.get(message.sender)
-            # An older incarnation is fenced, and its successor is here.
-            if inputs is not None and message.incarnation >= inputs.sender:
-                yield from self._receive_input(inputs, message)
-        elif message.kind is BoundaryKind.ENDED:
-            yield from self._receive_ended(message.sender)
-        elif message.batch in self._steps_when_sent and message.incarnation == self._incarnation:
-            yield from self._receive_answer(message)
+        match message:
+            case Up() | End():
+                yield from self._receive_input(message)
+            case Down() | Taken() | Lost():
+                if message.batch in self._steps_when_sent and message.incarnation == self._incarnation:
+                    yield from self._receive_answer(message)
+            case Ended():
+                yield from self._receive_ended(message.sender)
+            case Ready():
+                yield from self._unanswered_by(message.sender)
 
     def unanswered(self) -> Iterator[Message]:
         """What the peers above must have again after this slave's streams had broken, oldest first."""
@@ -171,10 +170,10 @@ class Trainer:
         """What a replica above that is new, or whose stream had broken, must have (again)."""
         for batch, h in self._unlock.sent().items():
             if self._place.receiver(batch) == receiver:
-                yield self._activation(batch, h)
+                yield self._to_above(Up(batch, h), receiver)
         # To one that replaces a slave which had answered it, too.
         if self._end_sent and receiver in self._place.receivers():
-            yield self._end_for(receiver)
+            yield self._to_above(End(self._total), receiver)
 
     def _train(self, batch: int, h_below: Tensor) -> Iterator[Message]:
         self._next = max(self._next, self._place.next_own(batch + 1) if self._k == 1 else batch + 1)
@@ -185,79 +184,77 @@ class Trainer:
             raise MalformedError(
                 f"h_{self._k - 1}({batch}) came as {came}, not {due}; do all slaves have the same network?"
             )
-        for made in self._unlock.forward(batch, h_below, y):
-            if isinstance(made, Tensor):
+        for message in self._unlock.forward(batch, h_below, y):
+            if isinstance(message, Up):
                 self._steps_when_sent[batch] = self.steps
-                yield self._activation(batch, made)
+                yield self._to_above(message, self._place.receiver(batch))
             else:
-                yield self._answer(made)
+                yield self._answer(message)
 
-    def _activation(self, batch: int, h: Tensor) -> Message:
-        to = self._place.receiver(batch)
-        return Message(
-            BoundaryKind.ACTIVATION, self._k + 1, batch, self._incarnation, h, to, self._place.replica
-        )
-
-    def _end_for(self, receiver: int) -> Message:
-        return Message(
-            BoundaryKind.END,
-            self._k + 1,
-            self._total,
-            self._incarnation,
+    def _to_above(self, message: Message, receiver: int) -> Message:
+        """Address a message to a replica above."""
+        return replace(
+            message,
+            layer=self._k + 1,
             replica=receiver,
             sender=self._place.replica,
+            incarnation=self._incarnation,
+        )
+
+    def _to_below(self, message: Message, receiver: int, incarnation: int) -> Message:
+        """Address an answer to a replica below, whose message came from `incarnation`."""
+        return replace(
+            message,
+            layer=self._k - 1,
+            replica=receiver,
+            sender=self._place.replica,
+            incarnation=incarnation,
         )
 
     def _answer(self, message: Message) -> Message:
         """Address an answer to the slave that sent the activation, and keep it to be given again."""
-        answer = self._down(message.kind, message.batch, self._owed.pop(message.batch), message.tensor)
+        batch = message.batch
+        answer = self._to_below(message, self._place.sender(batch), self._owed.pop(batch))
         self._answers.append(answer)
         return answer
 
-    def _down(
-        self, kind: BoundaryKind, batch: int, incarnation: int, tensor: Tensor | None = None
-    ) -> Message:
-        to = self._place.sender(batch)
-        return Message(kind, self._k - 1, batch, incarnation, tensor, to, self._place.replica)
-
-    def _check_batch(self, message: Message) -> None:
-        end = message.kind is BoundaryKind.END
+    def _check_batch(self, message: Up | End) -> None:
+        end = isinstance(message, End)
         if message.batch != self._total if end else message.batch >= self._total:
             raise MalformedError(
                 f"layer {self._k - 1} sent {message.kind.name} of batch {message.batch} in a run of "
                 f"{self._total}; do all slaves have the same configuration?"
             )
 
-    def _receive_input(self, inputs: Inputs, message: Message) -> Iterator[Message]:
-        if inputs.add(message):
+    def _receive_input(self, message: Up | End) -> Iterator[Message]:
+        self._check_batch(message)
+        inputs = self._inputs.get(message.sender)
+        # An older incarnation is fenced, and its successor is here.
+        if inputs is None or message.incarnation < inputs.sender or inputs.add(message):
             return
-        if message.kind is BoundaryKind.END:
+        if isinstance(message, End):
             if self.through:
                 yield self._ended(message.sender)
         elif self._owed.get(message.batch) != message.incarnation:
             yield self._given(message)
 
-    def _given(self, message: Message) -> Message:
+    def _given(self, message: Up) -> Message:
         """The answer to a batch that was taken before; LOST if it was for an h that died with its sender."""
         for answer in self._answers:
             if (answer.batch, answer.incarnation) == (message.batch, message.incarnation):
                 return answer
-        return self._down(BoundaryKind.LOST, message.batch, message.incarnation)
+        return self._to_below(Lost(message.batch), self._place.sender(message.batch), message.incarnation)
 
-    def _receive_answer(self, message: Message) -> Iterator[Message]:
-        if message.kind in (BoundaryKind.LOST, BoundaryKind.TAKEN):
-            self._unanswered_batches += message.kind is BoundaryKind.LOST
-            yield from self._without_gradient(message.batch)
-            return
-        assert message.tensor is not None
-        self.delays[self.steps - self._steps_when_sent.pop(message.batch)] += 1
-        for made in self._unlock.gradient(message.batch, message.tensor):
-            yield self._answer(made)
-
-    def _without_gradient(self, batch: int) -> Iterator[Message]:
-        del self._steps_when_sent[batch]
-        for made in self._unlock.lost(batch):
-            yield self._answer(made)
+    def _receive_answer(self, message: Down | Taken | Lost) -> Iterator[Message]:
+        delay = self.steps - self._steps_when_sent.pop(message.batch)
+        if isinstance(message, Down):
+            self.delays[delay] += 1
+            answers = self._unlock.gradient(message.batch, message.delta)
+        else:
+            self._unanswered_batches += isinstance(message, Lost)
+            answers = self._unlock.lost(message.batch)
+        for answer in answers:
+            yield self._answer(answer)
 
     def _end(self) -> Iterator[Message]:
         if self._k > 1:
@@ -267,7 +264,7 @@ class Trainer:
         if self._window:
             self._end_sent = True
             for receiver in self._place.receivers():
-                yield self._end_for(receiver)
+                yield self._to_above(End(self._total), receiver)
         else:
             yield from self._finish()
 
@@ -282,11 +279,4 @@ class Trainer:
             yield self._ended(sender)
 
     def _ended(self, sender: int) -> Message:
-        return Message(
-            BoundaryKind.ENDED,
-            self._k - 1,
-            self._total,
-            self._inputs[sender].sender,
-            replica=sender,
-            sender=self._place.replica,
-        )
+        return self._to_below(Ended(self._total), sender, self._inputs[sender].sender)

@@ -35,17 +35,17 @@ from common.optim.stepper import Stepper
 from common.shards.flat import Flat
 from common.shards.working_copy import Push, Replica
 from common.synthesizers import GradientSynthesizer, VirtualForward
-from common.wire.messages import RISING, BoundaryKind
+from common.wire.boundary import Direction, Down, Lost, Message, Ready, Taken, Up
 from common.wire.payloads import decode_boundary, encode_boundary
+from common.wire.signals import from_wire, to_wire
 from master.store.store import Memory, Store
-from slave.network.signals import from_wire, to_wire
-from slave.training.decoupling import Layer, Message, Predicting, Synthesizer, Unlock
+from slave.training.decoupling import Layer, Predicting, Synthesizer, Unlock
 from slave.training.health import Fallback, Health
 from slave.training.parts import Parts
 from slave.training.trainer import Trainer
 from slave.training.unlocks import build
 
-UP, DOWN = BoundaryKind.ACTIVATION, BoundaryKind.GRADIENT
+UP, DOWN = Direction.UP, Direction.DOWN
 
 MakeSynthesizer = Callable[[GradientSynthesizer, Flat, Stepper, Health, int], Synthesizer]
 
@@ -207,12 +207,12 @@ class Seat:
 
     slave: Incarnation | None = None
     connected: bool = False
-    outbox: dict[BoundaryKind, deque[Message]] = field(default_factory=lambda: {UP: deque(), DOWN: deque()})
-    mailbox: dict[BoundaryKind, deque[Message]] = field(default_factory=lambda: {UP: deque(), DOWN: deque()})
-    # None stands for `a stream that is open again`.
+    outbox: dict[Direction, deque[Message]] = field(default_factory=lambda: {UP: deque(), DOWN: deque()})
+    mailbox: dict[Direction, deque[Message]] = field(default_factory=lambda: {UP: deque(), DOWN: deque()})
+    # None stands for a stream that is open again.
     inbox: deque[Message | None] = field(default_factory=deque)
     # What fenced slaves had in their outboxes may still come through.
-    ghosts: dict[BoundaryKind, deque[Message]] = field(default_factory=lambda: {UP: deque(), DOWN: deque()})
+    ghosts: dict[Direction, deque[Message]] = field(default_factory=lambda: {UP: deque(), DOWN: deque()})
 
 
 class DeadlockError(AssertionError):
@@ -347,11 +347,11 @@ class Chain:
         assert slave is not None
         for message in messages:
             self.sent.append(message)
-            if message.kind is BoundaryKind.ACTIVATION and message.batch not in slave.sent_at:
+            if isinstance(message, Up) and message.batch not in slave.sent_at:
                 slave.sent_at[message.batch] = slave.layer.forwards
                 slave.out.add(message.batch)
-            way = UP if message.kind in RISING else DOWN
-            self.seats[k - 1].outbox[way].append(message)
+            assert message.direction is not None
+            self.seats[k - 1].outbox[message.direction].append(message)
         for replica, stepper in slave.replicas if self._pushes else ():
             batch = slave.trainer.next_batch
             pushed = replica.flush(stepper.steps, batch) if slave.trainer.through else None
@@ -366,31 +366,31 @@ class Chain:
         if message is None:
             self._send(k, seat.slave.trainer.unanswered())
             return
-        if message.kind in (BoundaryKind.GRADIENT, BoundaryKind.LOST, BoundaryKind.TAKEN):
+        if isinstance(message, Down | Lost | Taken):
             self._account(seat.slave, message)
         self._send(k, seat.slave.trainer.receive(message))
 
     def _account(self, slave: Incarnation, message: Message) -> None:
         if message.incarnation == slave.number and message.batch in slave.out:
             slave.out.remove(message.batch)
-            if message.kind is BoundaryKind.GRADIENT:
+            if isinstance(message, Down):
                 slave.delays[slave.layer.forwards - slave.sent_at[message.batch]] += 1
 
-    def _transmit(self, k: int, way: BoundaryKind, *, ghost: bool = False) -> None:
+    def _transmit(self, k: int, way: Direction, *, ghost: bool = False) -> None:
         seat = self.seats[k - 1]
         message = (seat.ghosts if ghost else seat.outbox)[way].popleft()
         if self._wire:
             message = from_wire(decode_boundary(encode_boundary(to_wire(message))))
-        assert message.layer == k + (1 if way is UP else -1)
+        assert message.layer == k + way
         self._deliver(message.layer, way, message)
 
-    def _deliver(self, k: int, way: BoundaryKind, message: Message) -> None:
+    def _deliver(self, k: int, way: Direction, message: Message) -> None:
         if self.seats[k - 1].connected:
             mailbox = self.seats[k - 1].mailbox[way]
             mailbox.append(message)
             self.deepest_mailbox = max(self.deepest_mailbox, len(mailbox))
 
-    def _receive(self, k: int, way: BoundaryKind) -> None:
+    def _receive(self, k: int, way: Direction) -> None:
         self.seats[k - 1].inbox.append(self.seats[k - 1].mailbox[way].popleft())
 
     def _push(self, replica: Replica, push: Push) -> None:
@@ -416,7 +416,7 @@ class Chain:
         seat.connected = True
         seat.inbox.append(None)
         if k > 1:
-            self._deliver(k - 1, UP, Message(BoundaryKind.PEER, k, 0))
+            self._deliver(k - 1, UP, Ready(layer=k))
 
     def _strike(self, fault: Fault) -> None:
         if fault.kind == "master":

@@ -15,14 +15,14 @@ from common.net.data.streams import Parts, Stream
 from common.net.tasks import cancel
 from common.shards.pushes import Buffer
 from common.slots import Slots
-from common.wire.messages import FALLING, RISING, BoundaryKind, BoundaryMessage
+from common.wire.boundary import FALLING, RISING, SLOTTED
+from common.wire.messages import BoundaryKind, BoundaryMessage
 from common.wire.payloads import decode_boundary
 
 # Room in an outbox beside twice a window (a resend may follow the first sending): END, LOST and hellos.
 SPARE = 8
 # A stream without a hello is ended after so long.
 HELLO_SECONDS = 10.0
-_SLOTTED = (BoundaryKind.ACTIVATION, BoundaryKind.GRADIENT)
 
 # (layer, replica).
 Seat = tuple[int, int]
@@ -35,7 +35,7 @@ def capacity(window: int, slots: int | None) -> int:
 
 def slot_batch(kind: BoundaryKind, batch: int) -> int | None:
     """Return the batch by which newer messages replace a message; None for kinds that are never dropped."""
-    return batch if kind in _SLOTTED else None
+    return batch if kind in SLOTTED else None
 
 
 class Outbox:

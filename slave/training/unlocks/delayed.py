@@ -7,8 +7,8 @@ from collections.abc import Collection, Iterator
 import torch
 from torch import Tensor
 
-from common.wire.messages import BoundaryKind
-from slave.training.decoupling import Layer, Message, checked
+from common.wire.boundary import Lost, Message, Up
+from slave.training.decoupling import Layer, checked
 from slave.training.parts import Parts
 
 
@@ -45,7 +45,7 @@ class Late:
         """Nobody below will get a gradient for this batch either."""
         del self._inputs[batch]
         if self._layer.k > 1:
-            yield Message(BoundaryKind.LOST, self._layer.k - 1, batch)
+            yield Lost(batch)
 
     def waiting(self) -> Collection[int]:
         """The batches that wait."""
@@ -59,10 +59,10 @@ class DelayedUnlock:
         self._late = Late(layer, shrink)
         self._sent: dict[int, Tensor] = {}
 
-    def forward(self, batch: int, h_below: Tensor, y: Tensor) -> Iterator[Tensor | Message]:  # noqa: ARG002
+    def forward(self, batch: int, h_below: Tensor, y: Tensor) -> Iterator[Message]:  # noqa: ARG002
         """Take h_{k-1}(b), send h_k(b)."""
         self._sent[batch] = self._late.forward(batch, h_below)
-        yield self._sent[batch]
+        yield Up(batch, self._sent[batch])
 
     def gradient(self, batch: int, delta: Tensor) -> Iterator[Message]:
         """Step on delta_k(b) at the present weights, send delta_{k-1}(b) down."""

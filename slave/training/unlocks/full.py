@@ -10,8 +10,8 @@ from torch.nn import functional
 from common.optim.stepper import Stepper
 from common.shards.flat import Flat
 from common.synthesizers import InputSynthesizer
-from common.wire.messages import BoundaryKind
-from slave.training.decoupling import Layer, Message, Predicting, Synthesizing
+from common.wire.boundary import Down, Message, Up
+from slave.training.decoupling import Layer, Predicting, Synthesizing
 from slave.training.health import Health
 from slave.training.parts import Parts
 
@@ -74,10 +74,11 @@ class FullUnlock:
             self._health.lost(loss, len(y))
         else:
             sent = h.detach()
-            yield Message(BoundaryKind.ACTIVATION, self._layer.k + 1, batch, tensor=sent)
+            yield Up(batch, sent)
             self._layer.backward(h, self._synthesizer.gradient(batch, sent, y))
         if u.requires_grad:
-            yield Message(BoundaryKind.GRADIENT, self._layer.k - 1, batch, tensor=u.grad, input=made)
+            assert u.grad is not None
+            yield Down(batch, u.grad, made)
         if self._synthesizer is None or self._steps_on(batch):
             self._layer.step(batch, len(y))
         else:

@@ -9,7 +9,8 @@ from torch import Tensor
 from common.errors import MalformedError
 from common.optim.stepper import Stepper
 from common.synthesizers import VirtualForward
-from slave.training.decoupling import Layer, Message
+from common.wire.boundary import Message, Up
+from slave.training.decoupling import Layer
 from slave.training.health import Health
 from slave.training.parts import Parts
 
@@ -38,11 +39,11 @@ class LocalUnlock:
         self._head = head
         self._sent: dict[int, Tensor] = {}
 
-    def forward(self, batch: int, h_below: Tensor, y: Tensor) -> Iterator[Tensor | Message]:
+    def forward(self, batch: int, h_below: Tensor, y: Tensor) -> Iterator[Message]:
         """Take h_{k-1}(b), send h_k(b), step; the layer below is told that its batch was taken."""
         u, h = self._layer.forward(batch, h_below)
         self._sent[batch] = h.detach()
-        yield self._sent[batch]
+        yield Up(batch, self._sent[batch])
         self._layer.backward(h, self._head.step(batch, self._sent[batch], y))
         yield from self._layer.down(batch, u)
         self._layer.step(batch, len(y))

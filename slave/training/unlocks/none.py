@@ -6,8 +6,8 @@ from collections.abc import Collection, Iterator
 
 from torch import Tensor
 
-from common.wire.messages import BoundaryKind
-from slave.training.decoupling import Layer, Message, checked
+from common.wire.boundary import Lost, Message, Up
+from slave.training.decoupling import Layer, checked
 from slave.training.parts import Parts
 
 
@@ -18,11 +18,11 @@ class NoUnlock:
         self._layer = layer
         self._graphs: dict[int, tuple[Tensor, Tensor]] = {}
 
-    def forward(self, batch: int, h_below: Tensor, y: Tensor) -> Iterator[Tensor | Message]:  # noqa: ARG002
+    def forward(self, batch: int, h_below: Tensor, y: Tensor) -> Iterator[Message]:  # noqa: ARG002
         """Take h_{k-1}(b), send h_k(b), and wait."""
         u, h = self._layer.forward(batch, h_below)
         self._graphs[batch] = (u, h)
-        yield h.detach()
+        yield Up(batch, h.detach())
 
     def gradient(self, batch: int, delta: Tensor) -> Iterator[Message]:
         """Go backward with delta_k(b), send delta_{k-1}(b) down, step."""
@@ -35,7 +35,7 @@ class NoUnlock:
         """Nobody below will get a gradient for this batch either."""
         del self._graphs[batch]
         if self._layer.k > 1:
-            yield Message(BoundaryKind.LOST, self._layer.k - 1, batch)
+            yield Lost(batch)
 
     def sent(self) -> dict[int, Tensor]:
         """h_k of the batches whose gradient has not come, oldest first."""

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from slave.training.decoupling import Layer, Message, Synthesizing, checked
+from common.wire.boundary import Message, Up
+from slave.training.decoupling import Layer, Synthesizing, checked
 from slave.training.health import Health
 from slave.training.parts import Parts
 from slave.training.unlocks.delayed import Late
@@ -61,7 +62,7 @@ class UpdateUnlock:
         self._said: dict[int, Tensor] = {}
         self._pending: _Graph | None = None
 
-    def forward(self, batch: int, h_below: Tensor, y: Tensor) -> Iterator[Tensor | Message]:
+    def forward(self, batch: int, h_below: Tensor, y: Tensor) -> Iterator[Message]:
         """Take h_{k-1}(b), send h_k(b); step on M_k(h_k(b), y), send that step's delta_{k-1}(b) down."""
         yield from self._go_on()
         if self._health.fallback:
@@ -70,7 +71,7 @@ class UpdateUnlock:
             u, h = self._layer.forward(batch, h_below)
             self._pending = _Graph(batch, u, h)
         self._pairs[batch] = _Pair(h.detach(), y)
-        yield self._pairs[batch].h
+        yield Up(batch, self._pairs[batch].h)
         if not self._mix_true:
             yield from self._go_on()
 

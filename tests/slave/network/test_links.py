@@ -7,6 +7,7 @@ import functools
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import grpc
@@ -18,9 +19,11 @@ from common.errors import ConfigError, FencedError, LayerwiseError, RefusedError
 from common.net import addresses
 from common.net.backoff import Backoff
 from common.net.data.server import DataServer
+from common.wire.boundary import Down, End, Ended, Lost, Message, Ready, Up
 from common.wire.messages import BoundaryKind, BoundaryMessage, JoinReply, Peer
 from common.wire.methods import EXCHANGE
 from common.wire.payloads import boundary_parts, encode_boundary
+from common.wire.signals import to_wire
 from master.relay import Relay
 from slave.network.dialers import Dialer, MasterDialer, NeighbourDialer
 from slave.network.endpoint import Endpoint
@@ -28,8 +31,6 @@ from slave.network.links import Boundary, Links
 from slave.network.mail import Inbox
 from slave.network.neighbours import Neighbours
 from slave.network.servicer import BoundaryServer
-from slave.network.signals import to_wire
-from slave.training.decoupling import Message
 from tests.faults.proxy import Proxy
 from tests.integration.processes import until
 from tests.master.served import Client, Stream
@@ -153,17 +154,18 @@ class Slave:
 
         self.endpoint.call(learn())
 
-    def send(self, kind: BoundaryKind, batch: int, *, replica: int = 0, incarnation: int = 0) -> None:
+    def send(self, kind: type[Message], batch: int, *, replica: int = 0, incarnation: int = 0) -> None:
         """Hand a message for the layer above or below over."""
-        up = kind in (BoundaryKind.ACTIVATION, BoundaryKind.END)
-        tensor = (
-            torch.full((2, 3), float(batch))
-            if kind in (BoundaryKind.ACTIVATION, BoundaryKind.GRADIENT)
-            else None
+        assert kind.direction is not None
+        tensors: dict[str, Any] = {name: torch.full((2, 3), float(batch)) for name in list(kind.tensors)[:1]}
+        message = kind(
+            batch=batch,
+            **tensors,
+            layer=self.lease.layer + kind.direction,
+            replica=replica,
+            sender=self.lease.replica,
+            incarnation=incarnation or self.lease.incarnation,
         )
-        layer = self.lease.layer + (1 if up else -1)
-        whose = incarnation or self.lease.incarnation
-        message = Message(kind, layer, batch, whose, tensor, replica, self.lease.replica)
         self.endpoint.post(self._links.send, message, boundary_parts(to_wire(message)))
 
     def burst(self, count: int) -> None:
@@ -183,7 +185,7 @@ class Slave:
 
     def got_peer(self) -> None:
         """What comes next tells that a neighbour above is there (again)."""
-        assert self.got().kind is BoundaryKind.PEER
+        assert isinstance(self.got(), Ready)
 
     async def _end(self) -> None:
         self._running.cancel()
@@ -259,37 +261,34 @@ def met(either: Make) -> tuple[Slave, Slave]:
 
 def exchange(lower: Slave, upper: Slave, batch: int) -> None:
     """A message each way arrives."""
-    lower.send(BoundaryKind.ACTIVATION, batch)
+    lower.send(Up, batch)
     came = upper.got()
-    assert (came.kind, came.batch, came.incarnation) == (
-        BoundaryKind.ACTIVATION,
-        batch,
-        lower.lease.incarnation,
-    )
-    assert came.tensor is not None
-    assert torch.equal(came.tensor, torch.full((2, 3), float(batch)))
-    upper.send(BoundaryKind.GRADIENT, batch, incarnation=lower.lease.incarnation)
+    assert isinstance(came, Up)
+    assert (came.batch, came.incarnation) == (batch, lower.lease.incarnation)
+    assert torch.equal(came.h, torch.full((2, 3), float(batch)))
+    upper.send(Down, batch, incarnation=lower.lease.incarnation)
     back = lower.got()
-    assert (back.kind, back.batch, back.sender) == (BoundaryKind.GRADIENT, batch, upper.lease.replica)
+    assert isinstance(back, Down)
+    assert (back.batch, back.sender) == (batch, upper.lease.replica)
 
 
 def test_messages_go_both_ways_in_order(met: tuple[Slave, Slave]) -> None:
     lower, upper = met
     exchange(lower, upper, 0)
     for batch in range(1, 8):
-        lower.send(BoundaryKind.ACTIVATION, batch)
-    lower.send(BoundaryKind.END, 8)
+        lower.send(Up, batch)
+    lower.send(End, 8)
     assert [upper.got().batch for _ in range(8)] == list(range(1, 9))
-    for kind in (BoundaryKind.LOST, BoundaryKind.ENDED):
+    for kind in (Lost, Ended):
         upper.send(kind, 8)
-        assert lower.got().kind is kind
+        assert type(lower.got()) is kind
 
 
 def test_a_neighbour_that_is_not_known_yet_is_asked_for_and_met_when_it_is(make: Make) -> None:
     lower = make(1, 1)
     until(lambda: lower.asked and lower.neighbours.wanted, DEADLINE)
     upper = make(2, 2)
-    lower.send(BoundaryKind.ACTIVATION, 0)  # to nobody: the trainer sends it again
+    lower.send(Up, 0)  # to nobody: the trainer sends it again
     lower.told(1, upper.peer)
     lower.got_peer()
     assert not lower.neighbours.wanted
@@ -331,7 +330,7 @@ def test_a_neighbour_that_was_gone_for_a_while_is_met_again_at_its_address(
     until(lambda: lower.neighbours.wanted, DEADLINE)
     assert lower.asked == asked + 1
     for batch in range(1000):
-        lower.send(BoundaryKind.ACTIVATION, batch)
+        lower.send(Up, batch)
     again = make(2, 2, listen=address)
     lower.got_peer()
     exchange(lower, again, 1000)
@@ -379,9 +378,9 @@ def test_two_replicas_below_have_a_stream_each(either: Make) -> None:
     for lower in lowers:
         meet(lower, upper)
     for number, lower in enumerate(lowers):
-        lower.send(BoundaryKind.ACTIVATION, number)
+        lower.send(Up, number)
         assert upper.got().sender == number
-        upper.send(BoundaryKind.GRADIENT, number, replica=number)
+        upper.send(Down, number, replica=number)
         assert lower.got().batch == number
 
 
@@ -390,9 +389,9 @@ def test_one_neighbours_broken_stream_leaves_the_others_alone(either: Make) -> N
     for lower in lowers:
         meet(lower, upper)
     lowers[0].close()
-    lowers[1].send(BoundaryKind.ACTIVATION, 5)
+    lowers[1].send(Up, 5)
     assert upper.got().batch == 5
-    upper.send(BoundaryKind.GRADIENT, 5, replica=1)
+    upper.send(Down, 5, replica=1)
     assert lowers[1].got().batch == 5
     assert lowers[1].inbox.empty()
 
@@ -475,30 +474,33 @@ def test_what_is_no_hello_is_refused(make: Make, encoded: bytes) -> None:
     assert caught.value.code().name == "INVALID_ARGUMENT"
 
 
-def activation(**changed: Any) -> Message:
-    said = {"layer": 2, "batch": 0, "incarnation": 1, "tensor": torch.zeros(2, 3), "replica": 0, "sender": 0}
-    return Message(changed.pop("kind", BoundaryKind.ACTIVATION), **{**said, **changed})
+def activation(**changed: Any) -> Up:
+    address = {"layer": 2, "incarnation": 1, **changed}
+    return Up(address.pop("batch", 0), torch.zeros(2, 3), **address)
+
+
+ENCODED = to_wire(activation())
 
 
 @pytest.mark.parametrize(
     "wrong",
     [
-        activation(layer=3),
-        activation(replica=1),
-        activation(sender=1),
-        activation(incarnation=2),
-        activation(kind=BoundaryKind.GRADIENT),
-        activation(kind=BoundaryKind.PEER, tensor=None),
-        activation(tensor=None),
+        replace(ENCODED, layer=3),
+        replace(ENCODED, replica=1),
+        replace(ENCODED, sender=1),
+        replace(ENCODED, incarnation=2),
+        replace(ENCODED, kind=BoundaryKind.GRADIENT),
+        BoundaryMessage(BoundaryKind.PEER, 2, incarnation=1),
+        BoundaryMessage(BoundaryKind.ACTIVATION, 2, incarnation=1),
     ],
     ids=["layer", "replica", "sender", "incarnation", "gradient", "peer", "no tensor"],
 )
-def test_a_message_that_does_not_belong_on_its_stream_ends_it(make: Make, wrong: Message) -> None:
+def test_a_message_that_does_not_belong_on_its_stream_ends_it(make: Make, wrong: BoundaryMessage) -> None:
     upper = make(2, 2)
     with Stranger(upper) as stream:
         stream.write(encode_boundary(hello()))
         assert stream.read().kind == BoundaryKind.PAIR
-        stream.write(encode_boundary(to_wire(wrong)))
+        stream.write(encode_boundary(wrong))
         with pytest.raises(grpc.RpcError) as caught:
             stream.read()
     assert caught.value.code().name == "INVALID_ARGUMENT"
@@ -509,7 +511,7 @@ def test_a_slave_that_sends_what_its_neighbour_cannot_use_is_told_so_and_ends(
     pair: tuple[Slave, Slave],
 ) -> None:
     lower, upper = pair
-    lower.send(BoundaryKind.ACTIVATION, 0, incarnation=77)
+    lower.send(Up, 0, incarnation=77)
     assert "came from incarnation 77" in str(lower.inbox.get(timeout=DEADLINE))
     assert upper.inbox.empty()
 
@@ -548,11 +550,11 @@ def test_with_slots_a_slow_neighbour_finds_the_newest_and_every_word(make: Make)
     lower.told(1, upper.peer)
     lower.got_peer()
     for batch in range(500):
-        lower.send(BoundaryKind.ACTIVATION, batch)
-    lower.send(BoundaryKind.END, 500)
+        lower.send(Up, batch)
+    lower.send(End, 500)
     threading.Event().wait(0.5)
     found: list[Message] = []
-    while not found or found[-1].kind is not BoundaryKind.END:
+    while not found or not isinstance(found[-1], End):
         found.append(upper.got())
     batches = [message.batch for message in found]
     assert batches == sorted(batches)
@@ -596,7 +598,7 @@ def test_in_light_a_malformed_message_ends_its_sender_and_reaches_nobody(make: M
     try:
         lower, upper = make(1, 1, switch=switching), make(2, 2, switch=switching)
         meet(lower, upper)
-        lower.send(BoundaryKind.ACTIVATION, 0, incarnation=77)
+        lower.send(Up, 0, incarnation=77)
         assert "came from incarnation 77" in str(lower.inbox.get(timeout=DEADLINE))
         assert upper.inbox.empty()
     finally:

@@ -5,16 +5,16 @@ from __future__ import annotations
 import queue
 
 import pytest
+import torch
 
-from common.wire.messages import BoundaryKind
+from common.wire.boundary import End, Ended, Lost, Message, Ready, Taken, Up
 from slave.network.mail import Arrivals, Inbox
-from slave.training.decoupling import Message
 
-CONTROL = (BoundaryKind.LOST, BoundaryKind.END, BoundaryKind.ENDED, BoundaryKind.PEER)
+CONTROL = (Lost, Taken, End, Ended, Ready)
 
 
 def activation(batch: int) -> Message:
-    return Message(BoundaryKind.ACTIVATION, 2, batch)
+    return Up(batch, torch.zeros(0), layer=2)
 
 
 def emptied_inbox(inbox: Inbox) -> list[object]:
@@ -37,12 +37,12 @@ def test_the_inbox_gives_messages_and_events_in_the_order_in_which_they_came() -
 
 
 @pytest.mark.parametrize("kind", CONTROL)
-def test_a_training_thread_that_does_not_take_finds_the_newest_and_every_word(kind: BoundaryKind) -> None:
+def test_a_training_thread_that_does_not_take_finds_the_newest_and_every_word(kind: type[Message]) -> None:
     inbox = Inbox()
     arrivals = Arrivals(inbox, 3, 9)
     for batch in range(100):
         assert arrivals.put(activation(batch))
-    assert arrivals.put(Message(kind, 2, 50))
+    assert arrivals.put(kind(50, layer=2))
     found = emptied_inbox(inbox)
     assert [getattr(each, "batch", None) for each in found] == [97, 98, 99, 50]
 

@@ -16,9 +16,9 @@ from common.data.batches import Batches
 from common.models import network
 from common.optim.stepper import Stepper
 from common.shards.flat import Flat
-from common.wire.messages import BoundaryKind
+from common.wire.boundary import Down, Lost, Up
 from master.store.store import Memory, Store
-from slave.training.decoupling import Layer, Message, Synthesizer, Top
+from slave.training.decoupling import Layer, Synthesizer, Top
 from slave.training.health import Health
 from tests.slave.chain import Chain, Incarnation, configured, digits
 
@@ -154,9 +154,8 @@ def test_the_top_sends_each_examples_own_gradient_whatever_the_batch_size() -> N
         top = Top(Layer(2, flat, Stepper(flat, SGD, 10)), Health())
         h, y = torch.ones(size, 5), torch.arange(size)
         (message,) = top.forward(0, h, y)
-        assert isinstance(message, Message)
-        assert message.tensor is not None
-        sizes[size] = message.tensor
+        assert isinstance(message, Down)
+        sizes[size] = message.delta
     torch.testing.assert_close(sizes[4], sizes[8][:4])
 
 
@@ -171,14 +170,14 @@ def test_a_layer_steps_on_the_gradient_of_the_mean_and_goes_back_from_m_of_its_o
     h = twin(u)
     delta = slave.synthesizer.module.gradient(h.detach(), y)
     h.backward(delta)
-    sent = list(slave.trainer.receive(Message(BoundaryKind.ACTIVATION, 2, 0, 1, x)))
+    sent = list(slave.trainer.receive(Up(0, x, layer=2, incarnation=1)))
     sent += list(slave.trainer.advance())
-    up, down = (message.tensor for message in sent)
-    assert up is not None
-    assert down is not None
-    assert torch.equal(up, h.detach())
+    up, down = sent
+    assert isinstance(up, Up)
+    assert isinstance(down, Down)
+    assert torch.equal(up.h, h.detach())
     assert u.grad is not None
-    assert torch.equal(down, u.grad)
+    assert torch.equal(down.delta, u.grad)
     with torch.no_grad():
         for parameter, ours in zip(twin.parameters(), slave.flat.module.parameters(), strict=True):
             assert parameter.grad is not None
@@ -187,7 +186,7 @@ def test_a_layer_steps_on_the_gradient_of_the_mean_and_goes_back_from_m_of_its_o
 
 def test_the_first_layer_sends_nothing_down() -> None:
     slave = lone(1, configured(batches=3))
-    assert [message.kind for message in slave.trainer.advance()] == [BoundaryKind.ACTIVATION]
+    assert [type(message) for message in slave.trainer.advance()] == [Up]
 
 
 def test_m_learns_nothing_from_a_lost_batch() -> None:
@@ -195,7 +194,7 @@ def test_m_learns_nothing_from_a_lost_batch() -> None:
     list(slave.trainer.advance())
     _, (replica, stepper) = slave.replicas
     before = replica._flat.buffer.clone()
-    list(slave.trainer.receive(Message(BoundaryKind.LOST, 1, 0, 1)))
+    list(slave.trainer.receive(Lost(0, layer=1, incarnation=1)))
     assert stepper.steps == 0
     assert torch.equal(replica._flat.buffer, before)
 

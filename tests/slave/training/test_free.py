@@ -21,16 +21,16 @@ from common.data import batches, datasets
 from common.data.replicas import owner
 from common.errors import MalformedError
 from common.models import network
-from common.wire.messages import BoundaryKind, JoinReply
+from common.wire.boundary import Down, Message, Ready, Up
+from common.wire.messages import JoinReply
+from common.wire.signals import from_wire, to_wire
 from deploy.evaluation.evaluator import estimate_statistics
-from slave.network.signals import from_wire, to_wire
-from slave.training.decoupling import Message, Synthesizer
+from slave.training.decoupling import Synthesizer
 from slave.training.free import ALONE, FreeTrainer
 from slave.training.layers import Seated, seated
 from slave.training.unlocks.full import Predictor
 
 DIGITS = datasets.load(DataConfig())
-UP, DOWN = BoundaryKind.ACTIVATION, BoundaryKind.GRADIENT
 SLOTS = 3
 
 
@@ -73,12 +73,13 @@ def test_a_layer_steps_on_its_own_input_and_gradient_and_sends_both_with_what_th
     h.backward(unlock._synthesizer.gradient(0, h.detach(), y))  # type: ignore[union-attr]
     layer.step(0, len(y))
     up, down = free(seat).advance()
-    assert (up.kind, up.layer, up.batch, up.incarnation) == (UP, 3, 0, 20)
-    assert (down.kind, down.layer, down.batch, down.incarnation) == (DOWN, 1, 0, 20)
-    assert up.input is None
-    torch.testing.assert_close(up.tensor, h.detach())
-    torch.testing.assert_close(down.input, u.detach())
-    torch.testing.assert_close(down.tensor, u.grad)
+    assert isinstance(up, Up)
+    assert isinstance(down, Down)
+    assert (up.layer, up.batch, up.incarnation) == (3, 0, 20)
+    assert (down.layer, down.batch, down.incarnation) == (1, 0, 20)
+    torch.testing.assert_close(up.h, h.detach())
+    torch.testing.assert_close(down.u, u.detach())
+    torch.testing.assert_close(down.delta, u.grad)
     torch.testing.assert_close(parts(seat)[0], parts(twin)[0])
 
 
@@ -98,7 +99,7 @@ def test_a_layer_stands_still_after_a_long_silence_of_one_side_until_something_c
     list(below.receive(down))
     assert below.can_advance
     # What is new above, or an opened stream, may mean that what it had sent was lost.
-    list(middle.receive(Message(BoundaryKind.PEER, 2, 0, 1)))
+    list(middle.receive(Ready(layer=2, incarnation=1)))
     assert middle.can_advance
     for _ in range(ALONE):
         list(middle.advance())
@@ -112,8 +113,8 @@ def test_m_learns_at_the_input_that_came_with_the_gradient_and_i_on_h_with_x_mad
     seat, twin = made(config, 2), made(config, 2)
     trainer, other = free(seat), free(twin)
     u, delta, h = torch.rand(4, 5), torch.randn(4, 5), torch.rand(4, 6)
-    list(trainer.receive(Message(DOWN, 2, 7, tensor=delta, input=u)))
-    list(trainer.receive(Message(UP, 2, 9, tensor=h)))
+    list(trainer.receive(Down(7, delta, u, layer=2)))
+    list(trainer.receive(Up(9, h, layer=2)))
     before = parts(seat)
     trainer._learn()
     unlock = other._unlock
@@ -133,7 +134,7 @@ def test_m_learns_at_the_input_that_came_with_the_gradient_and_i_on_h_with_x_mad
 def test_before_each_step_at_most_one_message_of_each_kind_is_learned_on() -> None:
     trainer = free(made(configured(), 2))
     for batch in range(3):
-        list(trainer.receive(Message(DOWN, 2, batch, tensor=torch.ones(4, 5), input=torch.ones(4, 5))))
+        list(trainer.receive(Down(batch, torch.ones(4, 5), torch.ones(4, 5), layer=2)))
     for learned in (1, 2, 3, 3):
         list(trainer.advance())
         assert trainer.delays.total() == learned
@@ -154,11 +155,11 @@ def test_a_layer_goes_on_past_the_runs_batches_until_it_is_told_to_stop() -> Non
 @pytest.mark.parametrize(
     "message",
     [
-        Message(DOWN, 2, 0, tensor=torch.ones(4, 5)),
-        Message(DOWN, 2, 0, tensor=torch.ones(4, 5), input=torch.ones(1, 5)),
-        Message(DOWN, 2, 0, tensor=torch.ones(4, 6), input=torch.ones(4, 6)),
-        Message(UP, 2, 0, tensor=torch.ones(4, 5)),
-        Message(UP, 2, 0, tensor=torch.ones(5, 6)),
+        Down(0, torch.ones(4, 5), layer=2),
+        Down(0, torch.ones(4, 5), torch.ones(1, 5), layer=2),
+        Down(0, torch.ones(4, 6), torch.ones(4, 6), layer=2),
+        Up(0, torch.ones(4, 5), layer=2),
+        Up(0, torch.ones(5, 6), layer=2),
     ],
     ids=["no input", "input of one", "gradient of another shape", "h of another shape", "another batch size"],
 )
@@ -195,7 +196,7 @@ def test_whatever_is_lost_late_or_out_of_order_every_layer_goes_on_and_nothing_g
         stepped[place].append(trainers[place].next_batch)
         for message in trainers[place].advance():
             assert message.replica == owner(message.batch, counts[message.layer - 1])
-            assert (message.input is not None) == (message.kind is DOWN)
+            assert message.carried().keys() == message.tensors.keys()
             under_way.append(message)
         for trainer in trainers.values():
             assert len(trainer._activations) <= SLOTS

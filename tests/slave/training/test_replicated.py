@@ -22,12 +22,11 @@ from common.optim.stepper import AccruingStepper, Stepper
 from common.shards.flat import Flat
 from common.shards.pushes import Operation, PushReply
 from common.shards.working_copy import Push, Replica
-from common.wire.messages import BoundaryKind
+from common.wire.boundary import Direction, Down, Message, Up
 from master.store.optimizers import ServerOptimizer
 from master.store.policies import Policy, uniform
 from master.store.staleness import StalenessRule
 from master.store.store import Memory, Store
-from slave.training.decoupling import Message
 from slave.training.trainer import Trainer
 
 TOTAL = 30
@@ -42,12 +41,12 @@ class Passing:
         self._top = top
         self._out: dict[int, Tensor] = {}
 
-    def forward(self, batch: int, h_below: Tensor, y: Tensor) -> Iterator[Tensor | Message]:
+    def forward(self, batch: int, h_below: Tensor, y: Tensor) -> Iterator[Message]:
         self.taken.append(batch)
         if not self._top:
             self._out[batch] = h_below
-            yield h_below
-        yield Message(BoundaryKind.GRADIENT, 0, batch, tensor=h_below)
+            yield Up(batch, h_below)
+        yield Down(batch, h_below)
 
     def gradient(self, batch: int, delta: Tensor) -> Iterator[Message]:
         del self._out[batch]
@@ -67,8 +66,8 @@ class Passing:
 class FirstPassing(Passing):
     """Layer 1 has nobody below to answer."""
 
-    def forward(self, batch: int, h_below: Tensor, y: Tensor) -> Iterator[Tensor | Message]:
-        return (made for made in super().forward(batch, h_below, y) if isinstance(made, Tensor))
+    def forward(self, batch: int, h_below: Tensor, y: Tensor) -> Iterator[Message]:
+        return (made for made in super().forward(batch, h_below, y) if isinstance(made, Up))
 
 
 @settings(max_examples=60, deadline=None)
@@ -100,7 +99,7 @@ def test_every_batch_goes_to_its_owner_once_and_every_replica_ends(
 
     def send(sender: tuple[int, int], messages: Iterator[Message]) -> None:
         for message in messages:
-            rising = message.kind in (BoundaryKind.ACTIVATION, BoundaryKind.END)
+            rising = message.direction is Direction.UP
             to = (message.layer, message.replica)
             under_way.setdefault((sender, to, rising), deque()).append(message)
 

@@ -13,6 +13,7 @@ import torch
 from common import synthesizers
 from common.errors import FencedError, LayerwiseError, MalformedError, RefusedError, UnreachableError
 from common.net import addresses
+from common.wire.boundary import Message
 from common.wire.messages import JoinReply, SynthesisKind, SynthesisMessage, Telemetry
 from master.store.policies import policies
 from master.store.store import Memory, Store
@@ -20,7 +21,6 @@ from master.synthesis.served import Synthesis
 from slave.network.endpoint import Endpoint
 from slave.network.meter import Meter
 from slave.network.network import Network
-from slave.training.decoupling import Message
 from slave.training.health import Health
 from slave.training.served import ServedPredictor, ServedSynthesizer
 from tests.faults.proxy import Proxy

@@ -16,9 +16,9 @@ from common.config.optimizer import OptimizerConfig
 from common.config.sections import Config
 from common.data.batches import Batches
 from common.errors import MalformedError
-from common.wire.messages import BoundaryKind
+from common.wire.boundary import Down, End, Ended, Lost, Message, Ready, Up
 from master.store.store import Memory, Store
-from slave.training.decoupling import Message, Synthesizer
+from slave.training.decoupling import Synthesizer
 from tests.slave.chain import Chain, Fault, Incarnation, configured, digits
 
 SGD = OptimizerConfig(name="sgd", learning_rate=0.01)
@@ -57,17 +57,21 @@ def alone(k: int, unlock: str = "update", batches: int = 3, number: int = 7) -> 
     return Incarnation(config, k, number, store, Batches(digits(), 0, 4), Synthesizer)
 
 
-def activation(batch: int, incarnation: int = 3, layer: int = 2) -> Message:
+def activation(batch: int, incarnation: int = 3, layer: int = 2) -> Up:
     h = torch.rand(4, 4, generator=torch.Generator().manual_seed(batch))
-    return Message(BoundaryKind.ACTIVATION, layer, batch, incarnation, h)
+    return Up(batch, h, layer=layer, incarnation=incarnation)
 
 
-def gradient(batch: int, incarnation: int = 7) -> Message:
-    return Message(BoundaryKind.GRADIENT, 2, batch, incarnation, torch.ones(4, 4))
+def gradient(batch: int, incarnation: int = 7) -> Down:
+    return Down(batch, torch.ones(4, 4), layer=2, incarnation=incarnation)
 
 
-def end(batches: int = 3, incarnation: int = 3) -> Message:
-    return Message(BoundaryKind.END, 2, batches, incarnation)
+def lost(batch: int, incarnation: int = 7) -> Lost:
+    return Lost(batch, layer=2, incarnation=incarnation)
+
+
+def end(batches: int = 3, incarnation: int = 3) -> End:
+    return End(batches, layer=2, incarnation=incarnation)
 
 
 def said(messages: Iterator[Message]) -> list[tuple[str, int, int, int]]:
@@ -149,7 +153,7 @@ def test_delays_reach_the_window_and_no_further() -> None:
 
 def test_unlock_none_takes_one_batch_at_a_time_through_the_whole_network() -> None:
     chain = Chain(small("none"), 3, gathered=True).run()
-    rising = [(m.layer, m.batch) for m in chain.sent if m.kind is BoundaryKind.ACTIVATION]
+    rising = [(m.layer, m.batch) for m in chain.sent if isinstance(m, Up)]
     assert rising == [(k, b) for b in range(12) for k in (2, 3)]
     assert chain.slaves[0].trainer.delays == {0: 12}
 
@@ -186,7 +190,7 @@ def test_m_learns_on_the_h_it_sent_and_on_the_gradient_that_was_taken_at_that_ve
     chain = Chain(small(in_flight=in_flight), seed, strikes, make=spied).run()
     # The layer above makes a leaf u of every h it takes, and sends down that leaf's gradient.
     leaves = {id(u.grad): u for slave in chain.incarnations for u in slave.layer.inputs if u.grad is not None}
-    batch_of = {id(m.tensor): m.batch for m in chain.sent if m.kind is BoundaryKind.ACTIVATION}
+    batch_of = {id(m.h): m.batch for m in chain.sent if isinstance(m, Up)}
     learned = 0
     for spy in spies:
         for h, y, delta in vars(spy).get("pairs", []):
@@ -242,7 +246,7 @@ def test_an_activation_that_comes_again_gets_the_same_answer_and_is_trained_once
     slave = alone(2)
     first = list(slave.trainer.receive(activation(0))) + list(slave.trainer.advance())
     again = list(slave.trainer.receive(activation(0)))
-    assert again == [m for m in first if m.kind is BoundaryKind.GRADIENT]
+    assert again == [m for m in first if isinstance(m, Down)]
     assert not slave.trainer.can_advance
     assert slave.layer.stepped == [0]
 
@@ -272,11 +276,11 @@ def test_batches_that_wait_are_taken_in_their_order_however_they_came() -> None:
 def test_a_batch_trained_for_a_dead_slave_is_lost_to_its_successor_each_time_it_asks() -> None:
     slave = alone(2, batches=5)
     taken(slave, activation(0, 3), activation(1, 3))
-    lost = ("LOST", 1, 0, 4)
-    assert said(slave.trainer.receive(activation(0, 4))) == [lost]
+    answer = ("LOST", 1, 0, 4)
+    assert said(slave.trainer.receive(activation(0, 4))) == [answer]
     # Also after something of the successor's own was taken.
     taken(slave, activation(2, 4))
-    assert said(slave.trainer.receive(activation(0, 4))) == [lost]
+    assert said(slave.trainer.receive(activation(0, 4))) == [answer]
 
 
 def test_a_successors_activation_takes_the_place_of_one_that_waits() -> None:
@@ -301,8 +305,7 @@ def test_an_answer_to_a_fenced_predecessor_is_ignored(unlock: str) -> None:
     slave = alone(2, unlock)
     taken(slave, activation(0))
     before = slave.flat.buffer.clone()
-    lost = Message(BoundaryKind.LOST, 2, 0, 6)
-    assert taken(slave, gradient(0, incarnation=6), lost) == []
+    assert taken(slave, gradient(0, incarnation=6), lost(0, incarnation=6)) == []
     assert slave.trainer.in_flight == 1
     assert torch.equal(slave.flat.buffer, before)
 
@@ -317,7 +320,7 @@ def test_a_lost_batch_frees_the_window_is_counted_and_travels_down_where_layers_
     waiting, unlocked = alone(2, "none"), alone(2, "update")
     for slave, told in ((waiting, [("LOST", 1, 0, 3)]), (unlocked, [])):
         taken(slave, activation(0))
-        assert taken(slave, Message(BoundaryKind.LOST, 2, 0, 7)) == told
+        assert taken(slave, lost(0)) == told
         assert slave.trainer.in_flight == 0
         assert slave.trainer.lost_batches == 1
     assert said(waiting.trainer.receive(activation(0))) == [("LOST", 1, 0, 3)]
@@ -341,7 +344,7 @@ def test_end_is_answered_once_the_layers_above_have_and_again_when_it_comes_agai
     slave = alone(2, batches=1)
     taken(slave, activation(0), gradient(0), end(1))
     assert said(slave.trainer.receive(end(1))) == []
-    ended = Message(BoundaryKind.ENDED, 2, 1, 7)
+    ended = Ended(1, layer=2, incarnation=7)
     assert said(slave.trainer.receive(ended)) == [("ENDED", 1, 1, 3)]
     assert said(slave.trainer.receive(ended)) == []
     assert said(slave.trainer.receive(end(1, incarnation=5))) == [("ENDED", 1, 1, 5)]
@@ -351,9 +354,9 @@ def test_end_is_answered_once_the_layers_above_have_and_again_when_it_comes_agai
 def test_end_is_sent_again_to_a_new_peer_even_after_its_predecessor_answered_it() -> None:
     slave = alone(2, batches=1)
     taken(slave, activation(0), gradient(0), end(1))
-    peer = Message(BoundaryKind.PEER, 3, 0)
+    peer = Ready(layer=3)
     assert said(slave.trainer.receive(peer)) == [("END", 3, 1, 7)]
-    taken(slave, Message(BoundaryKind.ENDED, 2, 1, 7))
+    taken(slave, Ended(1, layer=2, incarnation=7))
     assert said(slave.trainer.receive(peer)) == [("END", 3, 1, 7)]
 
 
@@ -375,28 +378,28 @@ def test_a_sender_that_does_not_keep_to_its_window_is_refused() -> None:
 
 def test_what_is_unanswered_is_sent_again_to_a_new_peer_and_after_the_streams_broke() -> None:
     slave = alone(1)
-    taken(slave, Message(BoundaryKind.PEER, 2, 0))
+    taken(slave, Ready(layer=2))
     again = [("ACTIVATION", 2, batch, 7) for batch in range(3)]
-    assert said(slave.trainer.receive(Message(BoundaryKind.PEER, 2, 0))) == again
+    assert said(slave.trainer.receive(Ready(layer=2))) == again
     assert said(slave.trainer.unanswered()) == again
 
 
 def test_what_was_sent_is_sent_again_unchanged_by_the_steps_since() -> None:
     slave = alone(2)
     first = list(slave.trainer.receive(activation(0))) + list(slave.trainer.advance())
-    copies = {m.kind: m.tensor.clone() for m in first if m.tensor is not None}
+    copies = {m.kind: tensor.clone() for m in first for tensor in m.carried().values()}
     taken(slave, activation(1), activation(2))
     for message in slave.trainer.unanswered():
         if message.batch == 0:
-            assert message.tensor is not None
-            assert torch.equal(message.tensor, copies[message.kind])
+            (tensor,) = message.carried().values()
+            assert torch.equal(tensor, copies[message.kind])
 
 
 def test_with_unlock_none_a_batch_counts_as_seen_once_the_layer_has_stepped_on_it() -> None:
     slave = alone(1, "none")
     list(slave.trainer.advance())
     assert slave.trainer.next_batch == 0
-    list(slave.trainer.receive(Message(BoundaryKind.GRADIENT, 1, 0, 7, torch.ones(4, 4))))
+    list(slave.trainer.receive(Down(0, torch.ones(4, 4), layer=1, incarnation=7)))
     assert slave.trainer.next_batch == 1
 
 
@@ -419,9 +422,9 @@ def test_thousands_of_schedules_end_and_account_for_every_batch() -> None:
     "message",
     [
         activation(3),
-        Message(BoundaryKind.END, 2, 2, 3),
-        Message(BoundaryKind.ACTIVATION, 2, 0, 3, torch.ones(5, 4)),
-        Message(BoundaryKind.ACTIVATION, 2, 0, 3, torch.ones(4, 5)),
+        end(2),
+        Up(0, torch.ones(5, 4), layer=2, incarnation=3),
+        Up(0, torch.ones(4, 5), layer=2, incarnation=3),
     ],
 )
 def test_a_message_that_belongs_to_another_run_is_refused(message: Message) -> None:
@@ -435,4 +438,4 @@ def test_a_gradient_of_another_shape_than_its_h_is_refused(unlock: str) -> None:
     slave = alone(2, unlock)
     taken(slave, activation(0))
     with pytest.raises(MalformedError, match="gradient"):
-        taken(slave, Message(BoundaryKind.GRADIENT, 2, 0, 7, torch.ones(1, 4)))
+        taken(slave, Down(0, torch.ones(1, 4), layer=2, incarnation=7))

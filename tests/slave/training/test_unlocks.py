@@ -19,9 +19,9 @@ from common.draws import chance, mixed
 from common.optim.stepper import Stepper
 from common.shards.flat import Flat
 from common.synthesizers import VirtualForward
-from common.wire.messages import BoundaryKind
+from common.wire.boundary import Down, End, Ended, Lost, Taken, Up
 from master.store.store import Memory, Store
-from slave.training.decoupling import Layer, Message, Synthesizer
+from slave.training.decoupling import Layer, Synthesizer
 from slave.training.health import Fallback, Health, compared
 from slave.training.parts import Parts
 from slave.training.unlocks.delayed import DelayedUnlock, Late
@@ -30,7 +30,6 @@ from slave.training.unlocks.update import UpdateUnlock
 from tests.slave.chain import Chain, Incarnation, configured, digits
 
 SGD = OptimizerConfig(name="sgd", learning_rate=0.1)
-UP, DOWN = BoundaryKind.ACTIVATION, BoundaryKind.GRADIENT
 
 
 def made(dropout: float = 0.0, optimizer: SynthesizerOptimizerConfig = SGD, goes_down: bool = True) -> Layer:
@@ -80,8 +79,8 @@ def test_delayed_steps_on_the_late_gradient_at_the_present_weights_of_the_input_
         before, delta = parameters(layer), delta_of(b)
         step, down = gradient_at(layer, b, x, shrink * delta)
         (message,) = unlock.gradient(b, delta)
-        assert message.kind is DOWN
-        torch.testing.assert_close(message.tensor, down)
+        assert isinstance(message, Down)
+        torch.testing.assert_close(message.delta, down)
         torch.testing.assert_close(parameters(layer), before - 0.1 * step / 8)
     assert list(unlock.waiting()) == []
 
@@ -144,9 +143,8 @@ def test_what_goes_down_of_delayed_is_shrunk_at_every_boundary() -> None:
             unlock="delayed", in_flight=1, batches=2, optimizer=still, decoupling={"shrink": shrink}
         )
         chain = Chain(config, seed=1, pushes=False).run()
-        sent[shrink] = {(m.layer, m.batch): m.tensor for m in chain.sent if m.kind is DOWN}
+        sent[shrink] = {(m.layer, m.batch): m.delta for m in chain.sent if isinstance(m, Down)}
     for (k, b), tensor in sent[1.0].items():
-        assert tensor is not None
         torch.testing.assert_close(sent[0.5][k, b], tensor * 0.5 ** (3 - k))
 
 
@@ -173,10 +171,10 @@ def test_local_steps_layer_and_head_on_the_heads_own_loss() -> None:
     wanted = [*layer.flat.module.parameters(), *head.parameters()]
     expected = [p.detach() - 0.1 * g for p, g in zip(wanted, torch.autograd.grad(loss, wanted), strict=True)]
     up, down = unlock.forward(0, x, y)
-    assert isinstance(up, Tensor)
-    assert isinstance(down, Message)
-    assert torch.equal(up, h.detach())
-    assert (down.kind, down.layer, down.batch, down.tensor) == (BoundaryKind.TAKEN, 1, 0, None)
+    assert isinstance(up, Up)
+    assert isinstance(down, Taken)
+    assert torch.equal(up.h, h.detach())
+    assert down.batch == 0
     for parameter, after in zip(wanted, expected, strict=True):
         torch.testing.assert_close(parameter.detach(), after)
     assert health.loss == pytest.approx(float(loss.detach()))
@@ -184,7 +182,7 @@ def test_local_steps_layer_and_head_on_the_heads_own_loss() -> None:
 
 def test_local_sends_no_gradient_and_takes_none() -> None:
     chain = Chain(configured(unlock="local", batches=8), seed=3, gathered=True).run()
-    assert {m.kind for m in chain.sent} == {UP, BoundaryKind.TAKEN, BoundaryKind.END, BoundaryKind.ENDED}
+    assert {type(m) for m in chain.sent} == {Up, Taken, End, Ended}
     for slave in chain.slaves:
         assert slave.layer.stepped == list(range(8))
         assert slave.trainer.lost_batches == 0
@@ -207,10 +205,11 @@ def test_mixed_steps_on_the_true_gradient_where_it_comes_before_the_next_batch()
     unlock, _, _ = decoupled(layer, mix_true=True)
     before, delta = parameters(layer), delta_of(0)
     step, down = gradient_at(layer, 0, x, delta)
-    assert [type(each) for each in unlock.forward(0, x, y)] == [Tensor]
+    assert [type(each) for each in unlock.forward(0, x, y)] == [Up]
     assert set(unlock.waiting()) == {0}
     (message,) = unlock.gradient(0, delta)
-    torch.testing.assert_close(message.tensor, down)
+    assert isinstance(message, Down)
+    torch.testing.assert_close(message.delta, down)
     torch.testing.assert_close(parameters(layer), before - 0.1 * step / 8)
     assert not unlock.waiting()
 
@@ -218,14 +217,14 @@ def test_mixed_steps_on_the_true_gradient_where_it_comes_before_the_next_batch()
 def test_mixed_steps_on_ms_gradient_once_the_next_batch_is_there_or_the_true_one_is_lost() -> None:
     layer, (x, y) = made(), batch_of(0)
     unlock, synthesizer, _ = decoupled(layer, mix_true=True)
-    (h,) = unlock.forward(0, x, y)
-    assert isinstance(h, Tensor)
-    before, delta = parameters(layer), synthesizer.gradient(0, h, y)
+    (up,) = unlock.forward(0, x, y)
+    assert isinstance(up, Up)
+    before, delta = parameters(layer), synthesizer.gradient(0, up.h, y)
     step, down = gradient_at(layer, 0, x, delta)
     message, _ = unlock.forward(1, *batch_of(1))
-    assert isinstance(message, Message)
+    assert isinstance(message, Down)
     assert message.batch == 0
-    torch.testing.assert_close(message.tensor, down)
+    torch.testing.assert_close(message.delta, down)
     torch.testing.assert_close(parameters(layer), before - 0.1 * step / 8)
     assert [m.batch for m in unlock.lost(1)] == [1]
     # It has stepped on it: the true gradient teaches M alone.
@@ -239,8 +238,7 @@ def test_a_batch_that_is_not_stepped_on_is_sent_goes_down_and_teaches_m() -> Non
     unlock, synthesizer, _ = decoupled(layer, steps_on=lambda _: False)
     before, m_before = parameters(layer), synthesizer.flat.parameters.detach().clone()
     _, down = unlock.forward(0, x, y)
-    assert isinstance(down, Message)
-    assert down.tensor is not None
+    assert isinstance(down, Down)
     assert torch.equal(parameters(layer), before)
     assert not any(gradient.any() for gradient in layer.flat.gradients())
     list(unlock.gradient(0, delta_of(0)))
@@ -342,7 +340,7 @@ def test_a_layer_that_fell_back_steps_on_late_true_gradients_and_m_goes_on_learn
     fallback.active = True
     assert health.fallback
     for b in (1, 2):
-        assert [type(each) for each in unlock.forward(b, *inputs[b])] == [Tensor]
+        assert [type(each) for each in unlock.forward(b, *inputs[b])] == [Up]
     fallback.active = False
     list(unlock.forward(3, *inputs[3]))
     assert set(unlock.waiting()) == {1, 2}
@@ -354,7 +352,8 @@ def test_a_layer_that_fell_back_steps_on_late_true_gradients_and_m_goes_on_learn
         before, m_before = parameters(layer), synthesizer.flat.parameters.detach().clone()
         step, down = gradient_at(layer, b, inputs[b][0], delta_of(b))
         (message,) = unlock.gradient(b, delta_of(b))
-        torch.testing.assert_close(message.tensor, down)
+        assert isinstance(message, Down)
+        torch.testing.assert_close(message.delta, down)
         torch.testing.assert_close(parameters(layer), before - 0.1 * step / 8)
         assert not torch.equal(synthesizer.flat.parameters, m_before)
     assert not unlock.waiting()
@@ -381,7 +380,7 @@ def test_a_run_with_poor_ms_falls_back_and_loses_nothing() -> None:
 def test_a_lost_batch_of_a_layer_that_fell_back_is_lost_below_too() -> None:
     late = Late(made())
     late.forward(0, batch_of(0)[0])
-    assert [(m.kind, m.layer) for m in late.lose(0)] == [(BoundaryKind.LOST, 1)]
+    assert [type(m) for m in late.lose(0)] == [Lost]
     assert not late.waiting()
 
 
@@ -391,7 +390,7 @@ def test_a_replacement_of_a_delayed_layer_goes_on_from_the_first_batch_it_has_no
     for _ in range(3):
         list(slave.trainer.advance())
     assert slave.trainer.next_batch == 0
-    list(slave.trainer.receive(Message(DOWN, 1, 0, 1, torch.ones(4, 4))))
+    list(slave.trainer.receive(Down(0, torch.ones(4, 4), layer=1, incarnation=1)))
     assert slave.trainer.next_batch == 1
 
 

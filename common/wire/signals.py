@@ -1,4 +1,4 @@
-"""Conversion of the trainer's messages to boundary messages and back."""
+"""Tensors of boundary messages <-> bytes, in the dtype that `common.wire.precision` gives them."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ import torch
 from common.errors import MalformedError
 from common.shards.table import BOUNDARY_ITEMSIZES, Table, lay_out
 from common.wire import precision
-from common.wire.messages import BoundaryKind, BoundaryMessage
-from slave.training.decoupling import Message
+from common.wire.boundary import MESSAGES, Message
+from common.wire.messages import BoundaryMessage
 
-# Names of a message's tensors; the scale of a tensor has the tensor's name with a suffix.
-_NAMES = ("tensor", "input")
+# Suffix of the scale that travels beside a tensor, behind the tensor's name.
 _SCALE = ".scale"
 
 
@@ -23,16 +22,16 @@ def _table(tensors: tuple[tuple[str, str, tuple[int, ...]], ...]) -> Table:
 
 
 def to_wire(message: Message, wire: str = "float32") -> BoundaryMessage:
-    """Convert a trainer's message, with tensors in the dtype `wire` (see `common.wire.precision`).
+    """Encode a message's tensors as `wire` (see `common.wire.precision`).
 
-    A single tensor in a CPU's memory is not copied.
+    A tensor that goes alone is not copied: the bytes are its own memory, on a CPU.
     """
     parts: dict[str, torch.Tensor] = {}
-    for name, tensor in zip(_NAMES, (message.tensor, message.input), strict=True):
-        if tensor is not None:
-            parts[name], scale = precision.narrowed(tensor, wire)
-            if scale is not None:
-                parts[name + _SCALE] = scale
+    for attribute, tensor in message.carried().items():
+        name = message.tensors[attribute]
+        parts[name], scale = precision.narrowed(tensor, wire)
+        if scale is not None:
+            parts[name + _SCALE] = scale
     table, data = _laid_out(parts)
     return BoundaryMessage(
         message.kind,
@@ -62,58 +61,58 @@ def _dtype(tensor: torch.Tensor) -> str:
 
 
 def _bytes_of(tensor: torch.Tensor) -> memoryview:
-    # Bytes come first: numpy has no bfloat16.
+    # As bytes before numpy sees them, which has no bfloat16.
     return tensor.contiguous().cpu().reshape(-1).view(torch.uint8).numpy().data
 
 
 def from_wire(message: BoundaryMessage) -> Message:
-    """Convert a boundary message for the trainer, with float32 tensors in memory of their own.
+    """Decode a message; its tensors are float32, in memory of their own.
 
     Raises:
-        MalformedError: the tensors are not those of the message's kind.
+        MalformedError: the kind is no message between layers, or has other tensors.
     """
-    tensors = _tensors(message) if message.kind in (BoundaryKind.ACTIVATION, BoundaryKind.GRADIENT) else {}
-    return Message(
-        message.kind,
-        message.layer,
-        message.batch,
-        message.incarnation,
-        tensors.get("tensor"),
-        message.replica,
-        message.sender,
-        tensors.get("input"),
+    kind = MESSAGES.get(message.kind)
+    if kind is None:
+        raise MalformedError(f"{message.kind.name} is no message between layers")
+    return kind(
+        batch=message.batch,
+        layer=message.layer,
+        replica=message.replica,
+        sender=message.sender,
+        incarnation=message.incarnation,
+        **(_tensors(message, kind) if kind.tensors else {}),
     )
 
 
-def _tensors(message: BoundaryMessage) -> dict[str, torch.Tensor]:
-    _check(message)
-    # Copied: tensors within a message need not be aligned.
+def _tensors(message: BoundaryMessage, kind: type[Message]) -> dict[str, torch.Tensor]:
+    _check(message, tuple(kind.tensors.values()))
+    # Copied: within the message they need not be aligned.
     parts = {
         name: torch.from_numpy(array.copy()) for name, array in message.table.arrays(message.data).items()
     }
     given = {spec.name: getattr(torch, spec.dtype) for spec in message.table.tensors}
     return {
-        name: precision.widened(parts[name].view(given[name]), parts.get(name + _SCALE))
-        for name in _NAMES
+        attribute: precision.widened(parts[name].view(given[name]), parts.get(name + _SCALE))
+        for attribute, name in kind.tensors.items()
         if name in parts
     }
 
 
-def _check(message: BoundaryMessage) -> None:
+def _check(message: BoundaryMessage, names: tuple[str, ...]) -> None:
     given = {spec.name: (spec.dtype, spec.shape) for spec in message.table.tensors}
     due = {}
-    for name in _NAMES:
+    for name in names:
         if name in given:
             due[name] = given[name]
             scale = precision.scale_shape(*given[name])
             if scale is not None:
                 due[name + _SCALE] = ("float32", scale)
     if (
-        "tensor" not in given
+        names[0] not in given
         or given != due
         or any(dtype not in BOUNDARY_ITEMSIZES for dtype, _ in due.values())
     ):
         raise MalformedError(
-            f"{message.kind.name} has the tensors {given}; one is expected, perhaps with its input, of "
+            f"{message.kind.name} has the tensors {given}; {' and perhaps '.join(names)} is expected, of "
             f"{', '.join(BOUNDARY_ITEMSIZES)}, with the scale that its dtype has"
         )

@@ -1,9 +1,10 @@
-"""slave.network.signals: the trainer's messages as bytes and back."""
+"""common.wire.signals: messages between layers as bytes and back."""
 
 from __future__ import annotations
 
 import dataclasses
 import struct
+from typing import TypeVar
 
 import pytest
 import torch
@@ -13,42 +14,48 @@ from hypothesis import strategies as st
 from common.errors import MalformedError
 from common.shards.table import BOUNDARY_ITEMSIZES, lay_out
 from common.wire import precision
+from common.wire.boundary import MESSAGES, Down, Message, Up
 from common.wire.messages import BoundaryKind, BoundaryMessage
 from common.wire.payloads import decode_boundary, encode_boundary
-from slave.network.signals import from_wire, to_wire
-from slave.training.decoupling import Message
+from common.wire.signals import from_wire, to_wire
 
 SHAPES = st.one_of(
     st.tuples(st.integers(1, 8), st.integers(0, 40)),
     st.tuples(st.integers(1, 3), st.integers(1, 3), st.integers(1, 5), st.integers(1, 5)),
 )
 NARROW = sorted(set(BOUNDARY_ITEMSIZES) - {"float32"})
-TENSORS = (BoundaryKind.ACTIVATION, BoundaryKind.GRADIENT)
-BARE = (
-    BoundaryKind.LOST,
-    BoundaryKind.END,
-    BoundaryKind.ENDED,
-    BoundaryKind.PEER,
-    BoundaryKind.TAKEN,
-)
+Sent = TypeVar("Sent", bound=Message)
+TENSORS = tuple(kind for kind, each in MESSAGES.items() if each.tensors)
+BARE = tuple(kind for kind, each in MESSAGES.items() if not each.tensors)
 
 
-def passed(message: Message, wire: str = "float32") -> Message:
-    return from_wire(decode_boundary(encode_boundary(to_wire(message, wire))))
+def up(tensor: torch.Tensor) -> Up:
+    return Up(0, tensor, layer=2, incarnation=1)
+
+
+def down(tensor: torch.Tensor, u: torch.Tensor | None = None) -> Down:
+    return Down(0, tensor, u, layer=2, incarnation=1)
+
+
+def passed(message: Sent, wire: str = "float32") -> Sent:
+    arrived = from_wire(decode_boundary(encode_boundary(to_wire(message, wire))))
+    assert type(arrived) is type(message)
+    return arrived
 
 
 @settings(deadline=None)
-@given(st.sampled_from(TENSORS), SHAPES, st.integers(0, 2**40), st.integers(0, 2**40), st.integers(0, 99))
+@given(st.sampled_from([Up, Down]), SHAPES, st.integers(0, 2**40), st.integers(0, 2**40), st.integers(0, 99))
 def test_vectors_and_feature_maps_arrive_bit_for_bit(
-    kind: BoundaryKind, shape: tuple[int, ...], batch: int, incarnation: int, seed: int
+    kind: type[Up] | type[Down], shape: tuple[int, ...], batch: int, incarnation: int, seed: int
 ) -> None:
     tensor = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-    arrived = passed(Message(kind, 3, batch, incarnation, tensor))
-    assert (arrived.kind, arrived.layer, arrived.batch, arrived.incarnation) == (kind, 3, batch, incarnation)
-    assert arrived.tensor is not None
-    assert arrived.tensor.dtype == torch.float32
-    assert arrived.tensor.shape == tensor.shape
-    assert torch.equal(arrived.tensor, tensor)
+    arrived = passed(kind(batch, tensor, layer=3, incarnation=incarnation, replica=4, sender=5))
+    assert (arrived.layer, arrived.batch, arrived.incarnation) == (3, batch, incarnation)
+    assert (arrived.replica, arrived.sender) == (4, 5)
+    (came,) = arrived.carried().values()
+    assert came.dtype == torch.float32
+    assert came.shape == tensor.shape
+    assert torch.equal(came, tensor)
 
 
 @pytest.mark.parametrize(
@@ -62,18 +69,15 @@ def test_vectors_and_feature_maps_arrive_bit_for_bit(
     ids=["transposed", "strided", "expanded", "channels last"],
 )
 def test_a_tensor_that_is_not_contiguous_arrives_as_it_reads(tensor: torch.Tensor) -> None:
-    arrived = passed(Message(BoundaryKind.ACTIVATION, 2, 0, 1, tensor)).tensor
-    assert arrived is not None
-    assert torch.equal(arrived, tensor)
+    assert torch.equal(passed(up(tensor)).h, tensor)
 
 
 def test_a_gradient_arrives_with_the_input_that_it_was_taken_at() -> None:
     delta, u = torch.rand(3, 5), torch.rand(5, 3).t()
-    arrived = passed(Message(BoundaryKind.GRADIENT, 2, 0, 1, delta, input=u))
-    assert arrived.tensor is not None
-    assert arrived.input is not None
-    assert torch.equal(arrived.tensor, delta)
-    assert torch.equal(arrived.input, u)
+    arrived = passed(down(delta, u))
+    assert arrived.u is not None
+    assert torch.equal(arrived.delta, delta)
+    assert torch.equal(arrived.u, u)
 
 
 @settings(deadline=None)
@@ -83,24 +87,23 @@ def test_what_travels_narrow_arrives_as_it_was_rounded(
 ) -> None:
     generator = torch.Generator().manual_seed(seed)
     delta, u = (torch.randn(shape, generator=generator) for _ in range(2))
-    arrived = passed(Message(BoundaryKind.GRADIENT, 2, 0, 1, delta, input=u if with_input else None), wire)
-    assert arrived.tensor is not None
-    assert arrived.tensor.dtype == torch.float32
-    assert torch.equal(arrived.tensor, precision.rounded(delta, wire))
-    assert (arrived.input is not None) == with_input
-    if arrived.input is not None:
-        assert torch.equal(arrived.input, precision.rounded(u, wire))
+    arrived = passed(down(delta, u if with_input else None), wire)
+    assert arrived.delta.dtype == torch.float32
+    assert torch.equal(arrived.delta, precision.rounded(delta, wire))
+    assert (arrived.u is not None) == with_input
+    if arrived.u is not None:
+        assert torch.equal(arrived.u, precision.rounded(u, wire))
 
 
 @pytest.mark.parametrize("wire", NARROW)
 def test_what_is_sent_again_is_the_same_bytes(wire: str) -> None:
-    message = Message(BoundaryKind.GRADIENT, 2, 7, 1, torch.randn(4, 9))
+    message = down(torch.randn(4, 9))
     assert encode_boundary(to_wire(message, wire)) == encode_boundary(to_wire(message, wire))
 
 
 @pytest.mark.parametrize("wire", NARROW)
 def test_a_message_is_as_large_as_its_dtype_says(wire: str) -> None:
-    sent = to_wire(Message(BoundaryKind.ACTIVATION, 2, 0, 1, torch.randn(64, 256)), wire)
+    sent = to_wire(up(torch.randn(64, 256)), wire)
     assert len(sent.data) <= precision.nbytes((64, 256), wire) + 4  # between the scale and what it is of
     assert len(encode_boundary(sent)) < 64 * 256 * 4 / (3.8 if wire == "int8" else 1.9)
 
@@ -110,34 +113,33 @@ def test_a_message_is_as_large_as_its_dtype_says(wire: str) -> None:
 def test_a_number_that_is_not_finite_arrives(wire: str, number: float) -> None:
     tensor = torch.ones(3, 4)
     tensor[1, 2] = number
-    arrived = passed(Message(BoundaryKind.ACTIVATION, 2, 0, 1, tensor), wire).tensor
-    assert arrived is not None
-    torch.testing.assert_close(arrived, tensor, rtol=0, atol=0, equal_nan=True)
+    torch.testing.assert_close(passed(up(tensor), wire).h, tensor, rtol=0, atol=0, equal_nan=True)
 
 
 def test_special_numbers_arrive_as_they_are() -> None:
     tensor = torch.tensor([[float("inf"), -0.0, 1e-42, float("nan")]])
-    arrived = passed(Message(BoundaryKind.GRADIENT, 2, 0, 1, tensor)).tensor
-    assert arrived is not None
+    arrived = passed(down(tensor)).delta
     assert torch.equal(arrived.view(torch.int32), tensor.view(torch.int32))
 
 
 def test_what_arrives_is_memory_of_its_own() -> None:
-    message = to_wire(Message(BoundaryKind.ACTIVATION, 2, 0, 1, torch.zeros(2, 2)))
-    encoded = bytearray(encode_boundary(message))
-    arrived = from_wire(decode_boundary(bytes(encoded))).tensor
-    assert arrived is not None
-    arrived.add_(1)
-    again = from_wire(decode_boundary(bytes(encoded))).tensor
-    assert again is not None
+    encoded = encode_boundary(to_wire(up(torch.zeros(2, 2))))
+    first, again = (from_wire(decode_boundary(encoded)).carried()["h"] for _ in range(2))
+    first.add_(1)
     assert again.count_nonzero() == 0
 
 
 @pytest.mark.parametrize("kind", BARE)
 def test_a_message_without_a_tensor_arrives_without_one(kind: BoundaryKind) -> None:
-    message = passed(Message(kind, 4, 17, 5))
+    message = passed(MESSAGES[kind](17, layer=4, incarnation=5))
     assert (message.kind, message.layer, message.batch, message.incarnation) == (kind, 4, 17, 5)
-    assert message.tensor is None
+    assert not message.carried()
+
+
+@pytest.mark.parametrize("kind", sorted(set(BoundaryKind) - set(MESSAGES)))
+def test_a_kind_that_no_layer_sends_is_refused(kind: BoundaryKind) -> None:
+    with pytest.raises(MalformedError, match=f"{kind.name} is no message between layers"):
+        from_wire(BoundaryMessage(kind, 2))
 
 
 def wrong(kind: BoundaryKind, *tensors: tuple[str, str, tuple[int, ...]]) -> BoundaryMessage:
@@ -191,7 +193,7 @@ def test_an_activation_or_gradient_with_other_than_one_tensor_of_floats_is_refus
 @pytest.mark.parametrize("wire", ["float16", "int8"])
 @pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf")])
 def test_a_scale_that_is_not_finite_is_refused(wire: str, number: float) -> None:
-    sent = to_wire(Message(BoundaryKind.GRADIENT, 2, 0, 1, torch.ones(2, 3)), wire)
+    sent = to_wire(down(torch.ones(2, 3)), wire)
     scale = next(spec for spec in sent.table.tensors if spec.name == "tensor.scale")
     data = bytearray(sent.data)
     data[scale.offset : scale.offset + 4] = struct.pack("<f", number)

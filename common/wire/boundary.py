@@ -1,0 +1,132 @@
+"""Messages between neighbouring layers: one class a kind, described here and nowhere else.
+
+Tensors are torch's, but nothing here loads torch: the master reads the descriptions alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from enum import IntEnum
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+from common.wire.messages import BoundaryKind
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Direction(IntEnum):
+    """Way of a message; the value is the step from the sender's layer to the receiver's."""
+
+    UP = 1
+    DOWN = -1
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Message:
+    """Message about one batch, from replica `sender` of a layer to replica `replica` of neighbour `layer`.
+
+    Attributes:
+        kind: number on the wire.
+        direction: way through the layers; None where the network makes the message for a slave itself.
+        slotted: whether a mailbox with slots may drop the message for a newer batch's (see `common.slots`).
+        tensors: name of each tensor's attribute -> its name on the wire; the first tensor is required.
+        incarnation: lease of the slave that sent the batch's `Up`; an answer repeats it.
+    """
+
+    kind: ClassVar[BoundaryKind]
+    direction: ClassVar[Direction | None] = None
+    slotted: ClassVar[bool] = False
+    tensors: ClassVar[dict[str, str]] = {}
+
+    batch: int
+    layer: int = field(default=0, kw_only=True)
+    replica: int = field(default=0, kw_only=True)
+    sender: int = field(default=0, kw_only=True)
+    incarnation: int = field(default=0, kw_only=True)
+
+    def carried(self) -> dict[str, Tensor]:
+        """Return the tensors that are there, by the names of their attributes."""
+        found = {name: getattr(self, name) for name in self.tensors}
+        return {name: tensor for name, tensor in found.items() if tensor is not None}
+
+    def map_tensors(self, function: Callable[[Tensor], Tensor]) -> Self:
+        """Return the message with a function applied to each tensor."""
+        changed: dict[str, Any] = {name: function(tensor) for name, tensor in self.carried().items()}
+        return replace(self, **changed)
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Up(Message):
+    """Output h_k(b), (B, ...), for layer k + 1."""
+
+    kind = BoundaryKind.ACTIVATION
+    direction = Direction.UP
+    slotted = True
+    tensors = {"h": "tensor"}  # noqa: RUF012 - a ClassVar of the base
+
+    h: Tensor
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Down(Message):
+    """Gradient delta_k(b), (B, ...), for layer k; with unlock `full` beside the input u of layer k + 1."""
+
+    kind = BoundaryKind.GRADIENT
+    direction = Direction.DOWN
+    slotted = True
+    tensors = {"delta": "tensor", "u": "input"}  # noqa: RUF012
+
+    delta: Tensor
+    # None: delta was taken at the h_k(b) that layer k had sent.
+    u: Tensor | None = None
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Taken(Message):
+    """Answer to an `Up` that was trained on and has no gradient to give (unlock `local`)."""
+
+    kind = BoundaryKind.TAKEN
+    direction = Direction.DOWN
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Lost(Message):
+    """Answer to an `Up` whose gradient was lost and will never come."""
+
+    kind = BoundaryKind.LOST
+    direction = Direction.DOWN
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class End(Message):
+    """End of a replica's batches, for layer k + 1; `batch` is the number of batches of the run."""
+
+    kind = BoundaryKind.END
+    direction = Direction.UP
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Ended(Message):
+    """Answer to `End`: layer k + 1 and all above are through, and will send nothing more."""
+
+    kind = BoundaryKind.ENDED
+    direction = Direction.DOWN
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Ready(Message):
+    """Notice that replica `sender` of the layer above is there (again) and needs all unanswered batches."""
+
+    kind = BoundaryKind.PEER
+
+    batch: int = 0
+
+
+MESSAGES: dict[BoundaryKind, type[Message]] = {
+    each.kind: each for each in (Up, Down, Taken, Lost, End, Ended, Ready)
+}
+RISING = tuple(kind for kind, each in MESSAGES.items() if each.direction is Direction.UP)
+FALLING = tuple(kind for kind, each in MESSAGES.items() if each.direction is Direction.DOWN)
+SLOTTED = tuple(kind for kind, each in MESSAGES.items() if each.slotted)
