@@ -1,7 +1,6 @@
 """Answering end of the data plane: a thread for each connection answers calls in sequence.
 
-Calls that stay open belong to an event loop: the thread hands its connection over, and waits for the call's
-end.
+Calls that stay open belong to an event loop: the thread hands over its connection and waits for their end.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """Pipes over TLS: one non-blocking `ssl.SSLSocket`, polled by a thread or watched by an event loop.
 
-The connection moves from a thread to an event loop with its session. Peers agree on HTTP/2 by ALPN (RFC 7301,
-"h2"). A
-connection that ends without close_notify reads as one that ended: gRPC marks the end of each call by itself.
+The connection moves from a thread to an event loop with its session. Peers agree on HTTP/2 by ALPN (RFC 7301).
+A connection without a close_notify at its end reads as ended: gRPC marks the end of each call.
 """
 
 from __future__ import annotations
