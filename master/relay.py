@@ -1,8 +1,8 @@
 """Switch of the profile `light`: joins the calls of two neighbouring slaves, and passes messages on as bytes.
 
-Both slaves of a pair call the master. Once both calls are there, each caller gets the hello of the other, and the
-pair is open. The end of one call ends the other: both slaves call again, and the lower slave sends the unanswered
-messages again. So the relay keeps no message beyond the bounded outbox of each stream.
+Both slaves of a pair call the master. Once both calls are there, each caller gets the hello of the other, and
+the pair is open. The end of one call ends the other: both slaves call again, and the lower slave sends the
+unanswered messages again. So the relay keeps no message beyond the bounded outbox of each stream.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Boundary messages of one lease: a stream for each pair of neighbouring slaves that share a batch.
 
-Activations travel up on the stream and gradients down. A profile says whom to call for a neighbour (`dialers`).
-Messages under way when a stream breaks are lost: once the pair is open again, the lower trainer gets a `Ready`
-and sends the unanswered messages again.
+Activations travel up on the stream and gradients down. A profile (`dialers`) says whom to call for a
+neighbour. Messages under way when a stream breaks are lost: once the pair is open again, the lower trainer
+gets `Ready` and sends the unanswered messages again.
 """
 
 from __future__ import annotations

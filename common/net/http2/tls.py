@@ -1,6 +1,6 @@
 """Pipes over TLS: one non-blocking `ssl.SSLSocket`, polled by a thread or watched by an event loop.
 
-The connection moves from a thread to an event loop with its session. Peers agree on HTTP/2 by ALPN (RFC 7301).
+The connection moves from a thread to an event loop with its session. Peers agree on HTTP/2 by ALPN.
 A connection without a close_notify at its end reads as ended: gRPC marks the end of each call.
 """
 
