@@ -110,10 +110,10 @@ def predicted(slaves: int, alone: Mapping[str, Any]) -> dict[str, float]:
     for _ in driver.run():
         pass
     # Each one's first version took the simulated master no time.
-    count = driver.center.pushes + driver.center.pulls - slaves
+    count = driver.master.pushes + driver.master.pulls - slaves
     return {
         "mib_per_second": round(count * NBYTES / (1 << 20) / driver.seconds, 1),
-        "master_cores": round(driver.center.busy_seconds / driver.seconds, 3),
+        "master_cores": round(driver.master.busy_seconds / driver.seconds, 3),
     }
 
 

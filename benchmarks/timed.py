@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from benchmarks.ways import WARM
-from common.shards.working_copy import Replica
+from common.shards.working_copy import WorkingCopy
 from deploy.cli import run
 from slave.network.network import Network
 from slave.network.session import Session
@@ -35,7 +35,7 @@ PARTS: list[tuple[Any, str, str]] = [
     (torch.Tensor, "backward", "backward"),
     (Layer, "step", "optimizer"),
     (Synthesizer, "teach", "M: learns"),
-    (Replica, "due", "push: made"),
+    (WorkingCopy, "due", "push: made"),
     (Network, "send", "hands over"),
     (Session, "_next_event", EVENT),
 ]
@@ -101,12 +101,12 @@ def watched(clock: Clock, folder: Path) -> None:
     """Time the parts, and write what they took after the layer's last step."""
     for owner, method, name in PARTS:
         setattr(owner, method, clock.timed(name, getattr(owner, method)))
-    whole = clock.timed(STEP, Session._step)
+    whole = clock.timed(STEP, Session._carry_out)
 
     def step(session: Session, *arguments: Any) -> None:
-        before = session._trainer.steps
+        before = session._worker.trainer.steps
         whole(session, *arguments)
-        steps, layer = session._trainer.steps, session._lease.layer
+        steps, layer = session._worker.trainer.steps, session._lease.layer
         if steps > before and steps == WARM:
             clock.begin()
             (folder / f"{layer}.began").touch()
@@ -116,7 +116,7 @@ def watched(clock: Clock, folder: Path) -> None:
             (folder / "written").write_text(told, encoding="utf-8")
             (folder / "written").rename(folder / f"{layer}.json")
 
-    setattr(Session, "_step", step)  # noqa: B010 - one that takes no notice of what it passes on
+    setattr(Session, "_carry_out", step)  # noqa: B010 - one that takes no notice of what it passes on
 
 
 if __name__ == "__main__":

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from common.config.sections import Config
+from common.data.replicas import may_stop
 from common.errors import UnreachableError
 from common.wire import messages as m
 from master.roster import LeaseEvent, Roster, merge
@@ -184,14 +184,6 @@ class Run:
     def _note(self, events: list[LeaseEvent]) -> None:
         self._effects += [_effect(event) for event in events]
         self.tally.add(failed_leases=sum(event.kind == "failed" for event in events))
-
-
-def may_stop(next_batches: Iterable[int], batches: int) -> bool:
-    """Whether layers under unlock `full` may stop: the slowest layer is through the run's batches.
-
-    Lower layers are the slower ones, and an upper layer must not freeze on features that are not ripe.
-    """
-    return min(next_batches) >= batches
 
 
 def fence_saved(

@@ -1,10 +1,12 @@
-"""Which replica of a layer trains which batch: pure functions that every process agrees on."""
+"""Routes of batches through replicas: pure functions that every process agrees on."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from math import gcd
+
+from common.config.sections import Config
 
 
 def owner(batch: int, replicas: int, warm_start: int = 0) -> int:
@@ -29,9 +31,21 @@ def partners(replica: int, own: int, other: int) -> list[int]:
     return [there for there in range(other) if there % common == replica % common]
 
 
+def may_stop(next_batches: Iterable[int], batches: int) -> bool:
+    """Whether layers under unlock `full` may stop: the slowest layer is through the run's batches.
+
+    Lower layers are the slower ones, and an upper layer must not freeze on features that are not ripe.
+
+    Args:
+        next_batches: first batch that the weights at each seat have not seen; 0 of a vacant seat.
+        batches: of the run.
+    """
+    return min(next_batches) >= batches
+
+
 @dataclass(frozen=True)
-class Place:
-    """One replica of a layer, and how many its own and the neighbouring layers have.
+class BatchRoutes:
+    """Ways of batches through one replica of a layer, from and to replicas of the neighbouring layers.
 
     Attributes:
         replica: which of `own` this is.
@@ -46,6 +60,13 @@ class Place:
     below: int = 1
     above: int = 1
     warm_start: int = 0
+
+    @staticmethod
+    def of(config: Config, k: int, replica: int) -> BatchRoutes:
+        """Return the routes of a replica of layer k in a run."""
+        counts = config.replicas
+        below, above = counts[max(k - 2, 0)], counts[min(k, len(counts) - 1)]
+        return BatchRoutes(replica, counts[k - 1], below, above, config.downpour.warm_start)
 
     def senders(self, k: int) -> list[int]:
         """The replicas below that send activations to this one of layer k."""

@@ -1,4 +1,4 @@
-"""The local copy of a shard: what of it the master has, and what is still to be pushed. No I/O, no clock.
+"""Working copy of a shard: the part that the master has, and the part still to be pushed. No I/O, no clock.
 
 One push is out at a time and does not change until it is answered; what is learned meanwhile goes into the
 next. With one replica and updates the master then holds exactly what the slave held at the push. With others
@@ -61,8 +61,8 @@ class State(Protocol):
         """Copy a whole state over the present one."""
 
 
-class Replica:
-    """One shard's copy in this slave.
+class WorkingCopy:
+    """Copy of one shard in this slave.
 
     Args:
         name: the shard.
@@ -252,7 +252,7 @@ class Replica:
             self._flat.load(state.data)
 
 
-class Backup(Replica):
+class Backup(WorkingCopy):
     """The copy of a shard of float buffers that only steps change, and that is gathered anew to be read.
 
     It is sent from where it was gathered, which nothing changes while a push of it is out: to make and to

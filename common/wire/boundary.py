@@ -51,6 +51,13 @@ class Message:
         found = {name: getattr(self, name) for name in self.tensors}
         return {name: tensor for name, tensor in found.items() if tensor is not None}
 
+    def addressed(self, k: int, sender: int, receiver: int, incarnation: int) -> Self:
+        """Return the message from replica `sender` of layer k to replica `receiver` of the neighbour."""
+        assert self.direction is not None
+        return replace(
+            self, layer=k + self.direction, replica=receiver, sender=sender, incarnation=incarnation
+        )
+
     def map_tensors(self, function: Callable[[Tensor], Tensor]) -> Self:
         """Return the message with a function applied to each tensor."""
         changed: dict[str, Any] = {name: function(tensor) for name, tensor in self.carried().items()}

@@ -14,6 +14,7 @@ from functools import partial
 from common.config.sections import Config
 from common.config.simulation import seat_of
 from common.data.datasets import Dataset
+from common.data.replicas import BatchRoutes, may_stop
 from common.errors import ConfigError, RunFailedError
 from common.models import network
 from common.models.network import Blueprint
@@ -21,15 +22,24 @@ from common.shards.pushes import Buffer, Header, PushReply
 from common.shards.working_copy import Push
 from common.wire import precision
 from common.wire.boundary import Down, Message, Ready, Up
-from common.wire.messages import Counters, JoinReply, Seat, StatusReply
-from deploy.simulation.center import Center
+from common.wire.messages import Counters, HeartbeatReply, JoinReply, Seat, StatusReply
 from deploy.simulation.clock import Clock
 from deploy.simulation.hollow import hollow
-from deploy.simulation.machine import Event, Fetched, Machine, Reopened
+from deploy.simulation.machine import Machine
 from deploy.simulation.paces import paces
+from deploy.simulation.simulated_master import SimulatedMaster
 from deploy.simulation.wires import Wires
 from slave.training import layers
-from slave.training.free import FreeTrainer
+from slave.training.worker import (
+    Done,
+    Effect,
+    Event,
+    Fetch,
+    Fetched,
+    Passed,
+    Send,
+    Worker,
+)
 
 # Of a message without a tensor, and of what goes before one.
 HEADER_NBYTES = 100
@@ -47,7 +57,7 @@ class Driver:
         trains: whether tensors are computed; without, all goes the same way on shards of no size.
 
     Attributes:
-        center: the master.
+        master: the master.
         deaths: slaves that died.
         messages: that were sent between layers.
     """
@@ -64,7 +74,7 @@ class Driver:
         self._draws = random.Random(config.simulation.seed)  # noqa: S311 - it makes up a schedule
         self._wires = Wires(config.simulation, self._draws)
         self._paces = paces(config, self._blueprint(), dataset)
-        self.center = Center(config, self._clock, self._wires)
+        self.master = SimulatedMaster(config, self._clock, self._wires)
         self._through = self._incarnations = self._undone = 0
         self._machines = self._made_up()
         for machine in self._machines.values():
@@ -104,7 +114,7 @@ class Driver:
         Raises:
             NotFoundError: there is no such shard.
         """
-        return self.center.read(shard)
+        return self.master.read(shard)
 
     def seats(self) -> list[Seat]:
         """What each slave has to say."""
@@ -122,12 +132,12 @@ class Driver:
             of_batches=self.config.run.batches,
             training_seconds=self.seconds,
             seats=self.seats(),
-            versions=self.center.store.versions(),
+            versions=self.master.store.versions(),
             delays=dict(delays),
             waiting_fraction=dict.fromkeys(range(1, self.config.layers + 1), 0.0),
             lost_batches=sum(machine.lost_batches for machine in self.machines),
             counters=Counters(
-                staleness=dict(self.center.staleness), pushes=self.center.pushes, pulls=self.center.pulls
+                staleness=dict(self.master.staleness), pushes=self.master.pushes, pulls=self.master.pulls
             ),
         )
 
@@ -137,7 +147,7 @@ class Driver:
         return sum(machine.busy_seconds for machine in own) / (len(own) * max(self.seconds, 1e-12))
 
     def _told(self, machine: Machine) -> Seat:
-        state = "done" if machine.done else "training" if machine.seated else "vacant"
+        state = "done" if machine.done else "training" if machine.worker else "vacant"
         return Seat(
             layer=machine.layer,
             replica=machine.replica,
@@ -181,125 +191,94 @@ class Driver:
         """Have a slave take a place, with the master's versions."""
         self._incarnations += 1
         k, r = machine.layer, machine.replica
-        first = self.center.store.next_batch(f"{k}/weights", r)
+        first = self.master.store.next_batch(f"{k}/weights", r)
         lease = JoinReply(True, False, k, r, self._incarnations, first)
-        begin = partial(self.center.begin, lease)
+        begin = partial(self.master.begin, lease)
         if self._trains:
-            seated = layers.seated(self.config, self._blueprint(), self._dataset, lease, begin)
+            trained = layers.build(self.config, self._blueprint(), self._dataset, lease, begin)
         else:
-            seated = hollow(self.config, lease, self._paces[k - 1].shard_nbytes, begin)
-        machine.take(lease, seated)
+            trained = hollow(self.config, lease, self._paces[k - 1].shard_nbytes, begin)
+        machine.take(lease, Worker(trained, self.config.run.batches))
+        self._tell(machine, HeartbeatReply(begin=True))
 
     def _die(self, machine: Machine) -> None:
-        if machine.seated is None or machine.done:
+        if machine.worker is None or machine.done:
             return
         self.deaths += 1
-        self.center.store.forget(machine.lease.incarnation)
+        self.master.store.forget(machine.lease.incarnation)
         machine.die()
         self._clock.at(self.seconds + self.config.simulation.restart_seconds, partial(self._replace, machine))
 
     def _replace(self, machine: Machine) -> None:
-        """A successor takes the place; those below send it again what they have no answer to."""
+        """Seat a successor; the layer below sends again what has no answer."""
         self._seat(machine)
-        machine.inbox.append(Reopened())
-        for sender in layers.place(self.config, machine.lease).senders(machine.layer):
-            self._deliver(self._machines[machine.layer - 1, sender], Ready(sender=machine.replica))
+        k, r = machine.layer, machine.replica
+        for sender in BatchRoutes.of(self.config, k, r).senders(k):
+            self._deliver(self._machines[k - 1, sender], Ready(sender=r))
         self._turn(machine)
 
     def _turn(self, machine: Machine) -> None:
-        """Let a slave do what it can until it computes or there is nothing to do."""
-        while machine.seated is not None and machine.busy_until <= self.seconds:
+        """Let a slave work until it computes or there is nothing to do."""
+        while machine.worker is not None and machine.busy_until <= self.seconds:
             if machine.inbox:
-                took = self._handle(machine, machine.inbox.popleft())
-            elif machine.seated.trainer.can_advance:
-                took = self._advance(machine)
+                took = self._handle(machine, machine.worker, machine.inbox.popleft())
+            elif machine.worker.can_advance:
+                took = self._advance(machine, machine.worker)
             else:
-                self._rest(machine)
                 return
             if took:
                 machine.busy_seconds += took
                 machine.busy_until = self.seconds + took
                 self._clock.at(machine.busy_until, partial(self._turn, machine))
 
-    def _advance(self, machine: Machine) -> float:
-        assert machine.seated is not None
-        trainer, before = machine.seated.trainer, machine.seated.trainer.steps
-        messages = list(trainer.advance())
-        pace, noise = self._paces[machine.layer - 1], self._noise(machine)
-        took = pace.step * noise if trainer.steps > before else 0.0
-        for message in messages:
-            early = isinstance(message, Up)
-            self._leave(machine, message, pace.until_sent * noise if early else took)
-        self._exchange(machine, took)
-        if self._free:
-            self._stop_free()
+    def _advance(self, machine: Machine, worker: Worker) -> float:
+        """Let a slave go on; returns the seconds of computing that follow."""
+        pace, before = self._paces[machine.layer - 1], worker.trainer.steps
+        noise = self._noise(machine) if worker.trainer.can_advance else 1.0
+        effects = list(worker.advance())
+        took = pace.step * noise if worker.trainer.steps > before else 0.0
+        self._carry_out(machine, effects, took, pace.until_sent * noise)
         return took
+
+    def _handle(self, machine: Machine, worker: Worker, event: Event) -> float:
+        """Let a slave take an event; returns the seconds of computing that follow."""
+        took = 0.0
+        if isinstance(event, Down) and not self._free:
+            took = self._paces[machine.layer - 1].answer * self._noise(machine)
+        self._carry_out(machine, worker.handle(event), took, took)
+        return took
+
+    def _carry_out(self, machine: Machine, effects: Iterable[Effect], took: float, until_sent: float) -> None:
+        """Carry effects out: h_k `until_sent` seconds from now, all else once the computing is done."""
+        for effect in effects:
+            match effect:
+                case Send():
+                    when = until_sent if isinstance(effect.message, Up) else took
+                    self._after(machine, when, partial(self._send, machine, effect.message))
+                case Push():
+                    self._after(machine, took, partial(self._push, machine, effect))
+                case Fetch():
+                    self._after(machine, took, partial(self._fetch, machine, effect.shard))
+                case Passed():
+                    self._stop_free()
+                case Done():
+                    machine.done = True
+                    self._undone -= 1
 
     def _stop_free(self) -> None:
-        """Where no layer waits for another, have all stop once every one has gone through the batches."""
-        seated = [machine.seated for machine in self.machines]
-        if all(each and each.trainer.next_batch >= self.config.run.batches for each in seated):
-            for each in seated:
-                if each is not None and isinstance(each.trainer, FreeTrainer):
-                    each.trainer.stop()
+        """Where no layer waits for another, stop all once every one has passed the run's batches."""
+        if may_stop((machine.next_batch for machine in self.machines), self.config.run.batches):
+            for machine in self.machines:
+                self._tell(machine, HeartbeatReply(stop=True))
 
-    def _handle(self, machine: Machine, event: Event) -> float:
-        """Take what has come; the seconds of computing that follow."""
-        assert machine.seated is not None
-        trainer, took = machine.seated.trainer, 0.0
-        if isinstance(event, Message):
-            if isinstance(event, Down) and not self._free:
-                took = self._paces[machine.layer - 1].answer * self._noise(machine)
-            self._leave_all(machine, trainer.receive(event), took)
-        elif isinstance(event, Reopened):
-            self._leave_all(machine, trainer.unanswered(), took)
-        else:
-            self._answered(machine, event)
-        self._exchange(machine, took)
-        return took
-
-    def _answered(self, machine: Machine, event: PushReply | Fetched) -> None:
-        assert machine.seated is not None
-        shard = event.shard if isinstance(event, PushReply) else event.header.shard
-        for replica, _ in machine.seated.replicas:
-            if replica.name == shard and isinstance(event, PushReply):
-                replica.answered(event)
-            elif replica.name == shard and isinstance(event, Fetched):
-                replica.fetched(event.header, event.buffer)
-
-    def _exchange(self, machine: Machine, took: float) -> None:
-        """Push what is due and fetch what is, once the computing is done."""
-        assert machine.seated is not None
-        for replica, stepper in machine.seated.replicas:
-            push = replica.due(stepper.steps, machine.seated.trainer.next_batch)
-            if push:
-                self._after(machine, took, partial(self._push, machine, push))
-            if replica.fetch_due(stepper.steps):
-                self._after(machine, took, partial(self._fetch, machine, replica.name))
-
-    def _rest(self, machine: Machine) -> None:
-        """Once the layer is through, push the rest; once that is answered, the slave is done."""
-        assert machine.seated is not None
-        if not machine.seated.trainer.through or machine.done:
-            return
-        for replica, stepper in machine.seated.replicas:
-            push = replica.flush(stepper.steps, machine.seated.trainer.next_batch)
-            if push:
-                self._push(machine, push)
-        if all(replica.unanswered is None for replica, _ in machine.seated.replicas):
-            machine.done = True
-            self._undone -= 1
+    def _tell(self, machine: Machine, reply: HeartbeatReply) -> None:
+        """Hand a slave the master's answer to a heartbeat, whatever it computes."""
+        assert machine.worker is not None
+        self._carry_out(machine, machine.worker.handle(reply), 0.0, 0.0)
 
     def _noise(self, machine: Machine) -> float:
         jitter = self.config.simulation.jitter
         return machine.slowness * (self._draws.lognormvariate(0.0, jitter) if jitter else 1.0)
-
-    def _leave_all(self, machine: Machine, messages: Iterable[Message], took: float) -> None:
-        for message in messages:
-            self._leave(machine, message, took)
-
-    def _leave(self, machine: Machine, message: Message, took: float) -> None:
-        self._after(machine, took, partial(self._send, machine, message))
 
     def _after(self, machine: Machine, took: float, event: Callable[[], None]) -> None:
         """At once, or when the computing is done."""
@@ -322,44 +301,44 @@ class Driver:
             arrival = self._wires.arrival(self.seconds, machine.link, receiver.link, nbytes, resent=again)
             self._clock.at(arrival, deliver)
         else:
-            pass_on = partial(self.center.send, receiver.link, nbytes, deliver, resent=again)
-            self.center.ask(machine.link, nbytes, pass_on, resent=again)
+            pass_on = partial(self.master.send, receiver.link, nbytes, deliver, resent=again)
+            self.master.ask(machine.link, nbytes, pass_on, resent=again)
 
     def _as_received(self, message: Message) -> Message:
         return message.map_tensors(lambda tensor: precision.rounded(tensor, self.config.cluster.wire))
 
     def _push(self, machine: Machine, push: Push) -> None:
         def arrived() -> None:
-            reply = self.center.apply(push)
-            self.center.send(
-                machine.link, HEADER_NBYTES, self._owned(machine, partial(self._deliver, machine, reply))
-            )
+            self._answer(machine, self.master.apply(push), HEADER_NBYTES)
             self._follow()
 
-        nbytes = HEADER_NBYTES + self._paces[machine.layer - 1].shard_nbytes[push.header.shard]
-        self.center.ask(machine.link, nbytes, self._owned(machine, arrived))
+        nbytes = self._shard_nbytes(machine, push.header.shard)
+        self.master.ask(machine.link, nbytes, self._owned(machine, arrived))
 
     def _fetch(self, machine: Machine, shard: str) -> None:
-        nbytes = HEADER_NBYTES + self._paces[machine.layer - 1].shard_nbytes[shard]
         lease = machine.lease
 
         def arrived() -> None:
-            fetched = self.center.fetched(lease, shard)
-            self.center.send(
-                machine.link, nbytes, self._owned(machine, partial(self._deliver, machine, fetched))
-            )
+            self._answer(machine, self.master.fetched(lease, shard), self._shard_nbytes(machine, shard))
 
-        self.center.ask(machine.link, HEADER_NBYTES, self._owned(machine, arrived))
+        self.master.ask(machine.link, HEADER_NBYTES, self._owned(machine, arrived))
+
+    def _answer(self, machine: Machine, answer: PushReply | Fetched, nbytes: int) -> None:
+        """Send a slave the master's answer."""
+        self.master.send(machine.link, nbytes, self._owned(machine, partial(self._deliver, machine, answer)))
+
+    def _shard_nbytes(self, machine: Machine, shard: str) -> int:
+        return HEADER_NBYTES + self._paces[machine.layer - 1].shard_nbytes[shard]
 
     def _follow(self) -> None:
         """See which batches all layers are through with, by the master's account."""
         if self._trains:
-            counts = [self.center.store.next_batch(f"{k}/weights") for k in range(1, self.config.layers + 1)]
+            counts = [self.master.store.next_batch(f"{k}/weights") for k in range(1, self.config.layers + 1)]
             self._through = min(counts)
 
     def _deliver(self, machine: Machine, event: Event) -> None:
         """Into the inbox of whoever is there."""
-        if machine.seated is not None:
+        if machine.worker is not None:
             machine.inbox.append(event)
             self._turn(machine)
 
@@ -368,7 +347,7 @@ class Driver:
         lease = machine.lease
 
         def happen() -> None:
-            if machine.lease is lease and machine.seated is not None:
+            if machine.lease is lease and machine.worker is not None:
                 event()
 
         return happen

@@ -12,14 +12,14 @@ from common.config.unlocks import UnlockRow
 from common.data.batches import Batches
 from common.optim.stepper import AccruingStepper, Stepper
 from common.shards.flat import Flat
-from common.shards.working_copy import Replica
+from common.shards.working_copy import WorkingCopy
 from common.wire.boundary import Down, Lost, Message, Taken, Up
 from common.wire.messages import JoinReply
 from slave.training import layers
-from slave.training.free import FreeTrainer
+from slave.training.decoupling import Layer
 from slave.training.health import Health
-from slave.training.layers import Begin, Seated
-from slave.training.trainer import Trainer
+from slave.training.layers import Begin
+from slave.training.trained import TrainedLayer, Trainer
 from slave.training.unlocks.full import FullUnlock
 
 NOTHING = torch.zeros(0)
@@ -121,24 +121,22 @@ class HollowFull(FullUnlock):
         self._steppers["input"].step(batch)
 
 
-def hollow(config: Config, lease: JoinReply, shards: Collection[str], begin: Begin) -> Seated:
-    """A lease's slave that computes nothing; `shards` are those of its layer, the weights' first."""
-    replicas: list[tuple[Replica, Stepper]] = []
-    flat = Flat(nn.Module())
-    for shard in shards:
-        flat = Flat(nn.Module())
+def hollow(config: Config, lease: JoinReply, shards: Collection[str], begin: Begin) -> TrainedLayer:
+    """Compose a layer that computes nothing; `shards` are those of the layer, the weights' first."""
+    k, top = lease.layer, lease.layer == config.layers
+    flats = [Flat(nn.Module()) for _ in shards]
+    copies: list[tuple[WorkingCopy, Stepper]] = []
+    for shard, flat in zip(shards, flats, strict=True):
         accrues = config.downpour.accrues and shard.endswith("/weights")
         stepper = (AccruingStepper if accrues else Stepper)(flat, config.optimizer, config.run.batches)
-        replica = layers.replica(config, lease, shard, flat, stepper)
-        begin(replica)
-        replicas.append((replica, stepper))
-    k, top = lease.layer, lease.layer == config.layers
-    trainer: Trainer | FreeTrainer
+        copy = layers.working_copy(config, lease, shard, flat, stepper)
+        begin(copy)
+        copies.append((copy, stepper))
+    steppers = {copy.name.partition("/")[2]: stepper for copy, stepper in copies}
+    trainer: Trainer
     if config.decoupling.slots is not None:
-        steppers = {replica.name.partition("/")[2]: stepper for replica, stepper in replicas}
-        trainer = layers.free(config, HollowBatches(), lease, HollowFull(k, top, steppers), ((), ()))
+        trainer = layers.free_trainer(config, HollowBatches(), lease, HollowFull(k, top, steppers), ((), ()))
     else:
-        each = [stepper for _, stepper in replicas]
-        unlock = HollowUnlock(k, top, config.decoupling.row, each)
-        trainer = layers.trainer(config, HollowBatches(), lease, unlock)
-    return Seated(trainer, flat, replicas, Health())
+        unlock = HollowUnlock(k, top, config.decoupling.row, list(steppers.values()))
+        trainer = layers.windowed_trainer(config, HollowBatches(), lease, unlock)
+    return TrainedLayer(trainer, Layer(k, flats[0], steppers["weights"]), copies, Health())

@@ -1,4 +1,4 @@
-"""A made-up machine: the slave that is on it, what has come for it, and until when it computes."""
+"""Simulated machine: the slave on it, the events that wait for the slave, and the end of its computing."""
 
 from __future__ import annotations
 
@@ -6,40 +6,23 @@ import dataclasses
 from collections import Counter, deque
 from dataclasses import dataclass, field
 
-from common.shards.pushes import Header, PushReply
-from common.wire.boundary import Message
 from common.wire.messages import JoinReply, Telemetry
 from deploy.simulation.wires import Link
-from slave.training.layers import Seated
-
-
-@dataclass(frozen=True)
-class Fetched:
-    """A version that the master sent."""
-
-    header: Header
-    buffer: bytes
-
-
-class Reopened:
-    """The slave's streams are open: what is unanswered goes out again."""
-
-
-Event = Message | PushReply | Fetched | Reopened
+from slave.training.worker import Event, Worker
 
 
 @dataclass(eq=False)
 class Machine:
-    """One slave's place.
+    """Place of one slave.
 
     Attributes:
-        layer: whose it is.
-        replica: which of the layer's.
-        slowness: how many times longer than others it computes.
-        lease: of the slave that is there, or was last.
-        seated: that slave; None while there is none.
-        busy_seconds: in which it has computed.
-        done: through, and all that it learned is with the master.
+        layer: layer that its slaves train.
+        replica: replica of the layer.
+        slowness: factor on the time of all computing.
+        lease: of the present slave, or the last.
+        worker: the present slave; None while there is none.
+        busy_seconds: time spent computing.
+        done: the layer is through, and the master has all that it learned.
     """
 
     layer: int
@@ -47,7 +30,7 @@ class Machine:
     slowness: float
     link: Link = field(default_factory=Link)
     lease: JoinReply = field(default_factory=JoinReply)
-    seated: Seated | None = None
+    worker: Worker | None = None
     inbox: deque[Event] = field(default_factory=deque)
     busy_until: float = 0.0
     busy_seconds: float = 0.0
@@ -55,33 +38,37 @@ class Machine:
     _lost: int = 0
     _delays: Counter[int] = field(default_factory=Counter)
 
-    def take(self, lease: JoinReply, seated: Seated) -> None:
-        """A slave takes the place."""
-        self.lease, self.seated, self.busy_until = lease, seated, 0.0
+    def take(self, lease: JoinReply, worker: Worker) -> None:
+        """Have a slave take the place."""
+        self.lease, self.worker, self.busy_until = lease, worker, 0.0
 
     def die(self) -> None:
-        """The slave is gone, and what had come for it."""
-        assert self.seated is not None
+        """Remove the slave, and the events that wait for it."""
         self._lost, self._delays = self.lost_batches, self.delays
-        self.seated = None
+        self.worker = None
         self.inbox.clear()
 
     @property
+    def next_batch(self) -> int:
+        """First batch that the layer's weights have not seen; 0 without a slave."""
+        return self.worker.trainer.next_batch if self.worker else 0
+
+    @property
     def lost_batches(self) -> int:
-        """By all slaves that were here."""
-        return self._lost + (self.seated.trainer.lost_batches if self.seated else 0)
+        """Number of batches lost by all slaves of the place."""
+        return self._lost + (self.worker.trainer.lost_batches if self.worker else 0)
 
     @property
     def delays(self) -> Counter[int]:
-        """Of the gradients that came for all of them."""
-        return self._delays + (self.seated.trainer.delays if self.seated else Counter())
+        """Delays of the gradients that came for all slaves of the place."""
+        return self._delays + (self.worker.trainer.delays if self.worker else Counter())
 
     def telemetry(self) -> Telemetry:
-        """What a heartbeat would say."""
-        if self.seated is None:
+        """Return the telemetry that a heartbeat would carry."""
+        if self.worker is None:
             return Telemetry()
         return dataclasses.replace(
-            self.seated.telemetry(),
+            self.worker.trained.telemetry(),
             lost_batches=self.lost_batches,
             step_seconds=self.busy_seconds,
             delays=dict(self.delays),

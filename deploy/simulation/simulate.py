@@ -91,7 +91,7 @@ def predicted(config: Config, dataset: Dataset) -> dict[str, Any]:
         "staleness": percentiles(status.counters.staleness),
         "delay": percentiles(status.delays),
         "utilization": {str(k): round(driver.utilization(k), 4) for k in layers},
-        "master_utilization": round(driver.center.busy_seconds / driver.seconds, 4),
+        "master_utilization": round(driver.master.busy_seconds / driver.seconds, 4),
         "pushes": status.counters.pushes,
         "lost_batches": status.lost_batches,
     }

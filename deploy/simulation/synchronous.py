@@ -12,13 +12,13 @@ from collections.abc import Iterable, Iterator
 
 from common.config.sections import Config
 from common.data.datasets import Dataset
+from common.data.replicas import may_stop
 from common.lifecycle import cpu_seconds, peak_rss_bytes
 from common.models import network
 from common.shards.pushes import Buffer, Header, Operation
-from common.wire.boundary import Message
-from common.wire.messages import Counters, JoinReply, Seat, StatusReply
+from common.wire.messages import Counters, HeartbeatReply, JoinReply, Seat, StatusReply
 from slave.training import layers
-from slave.training.free import FreeTrainer
+from slave.training.worker import Effect, Passed, Send, Worker
 
 
 class InStep:
@@ -39,19 +39,20 @@ class InStep:
         self.seconds = 0.0
         self._batches = 0
         blueprint = network.build(config, dataset.input_shape, dataset.classes)
-        self._seats = [
-            layers.seated(config, blueprint, dataset, JoinReply(layer=k), lambda _: None)
-            for k in range(1, config.layers + 1)
+        leases = [JoinReply(layer=k) for k in range(1, config.layers + 1)]
+        self._workers = [
+            Worker(layers.build(config, blueprint, dataset, lease, None), config.run.batches)
+            for lease in leases
         ]
+        self._tell(HeartbeatReply(begin=True))
 
     def run(self) -> Iterator[int]:
         """Train to the end; yields the number of batches that are done, after each."""
-        while not all(seat.trainer.through for seat in self._seats):
+        while not all(worker.trainer.through for worker in self._workers):
             began = time.perf_counter()
-            for seat in self._seats:
-                if seat.trainer.can_advance:
-                    self._deliver(seat.trainer.advance())
-            self._stop_free()
+            for worker in self._workers:
+                if worker.can_advance:
+                    self._carry_out(worker.advance())
             self.seconds += time.perf_counter() - began if self._pace is None else self._pace
             if self._batches < self.config.run.batches:
                 self._batches += 1
@@ -59,7 +60,7 @@ class InStep:
 
     def pull(self, shard: str) -> tuple[Header, Buffer]:
         """A layer's weights as they are now: a view."""
-        flat = self._seats[int(shard.partition("/")[0]) - 1].flat
+        flat = self._workers[int(shard.partition("/")[0]) - 1].trained.layer.flat
         flat.gather()
         header = Header(shard, Operation.VALUE, self._batches, next_batch=self._batches, table=flat.table)
         return header, flat.buffer.numpy().data
@@ -78,19 +79,32 @@ class InStep:
     def seats(self) -> list[Seat]:
         """What each layer has to say, for metrics.jsonl."""
         return [
-            Seat(layer=k, state="training", incarnation=k, beat=self._batches, telemetry=seat.telemetry())
-            for k, seat in enumerate(self._seats, 1)
+            Seat(
+                layer=k,
+                state="training",
+                incarnation=k,
+                beat=self._batches,
+                telemetry=worker.trained.telemetry(),
+            )
+            for k, worker in enumerate(self._workers, 1)
         ]
 
-    def _stop_free(self) -> None:
-        """Layers that wait for nobody stop when they are told to."""
-        for seat in self._seats:
-            if isinstance(seat.trainer, FreeTrainer) and seat.trainer.next_batch >= self.config.run.batches:
-                seat.trainer.stop()
+    def _carry_out(self, effects: Iterable[Effect]) -> None:
+        """Hand messages over, and the answers to them, until there is silence."""
+        waiting = deque(effects)
+        while waiting:
+            match waiting.popleft():
+                case Send(message):
+                    waiting.extend(self._workers[message.layer - 1].handle(message))
+                case Passed():
+                    self._stop_free()
 
-    def _deliver(self, messages: Iterable[Message]) -> None:
-        """Hand over what is said, and what is said to that, until there is silence."""
-        said = deque(messages)
-        while said:
-            message = said.popleft()
-            said.extend(self._seats[message.layer - 1].trainer.receive(message))
+    def _stop_free(self) -> None:
+        """Where no layer waits for another, stop all once every one has passed the run's batches."""
+        passed = [worker.trainer.next_batch for worker in self._workers]
+        if may_stop(passed, self.config.run.batches):
+            self._tell(HeartbeatReply(stop=True))
+
+    def _tell(self, reply: HeartbeatReply) -> None:
+        for worker in self._workers:
+            self._carry_out(worker.handle(reply))

@@ -19,7 +19,7 @@ from common.config.sections import Config
 from common.errors import FencedError, LayerwiseError, MalformedError, TooLargeError
 from common.optim.stepper import Stepper
 from common.shards.flat import Flat, packed, state_dict, table_of
-from common.shards.working_copy import Push, Replica
+from common.shards.working_copy import Push, WorkingCopy
 from common.synthesizers import GradientSynthesizer, InputSynthesizer
 from common.wire.messages import SynthesisKind, SynthesisMessage
 from master.store.store import Store
@@ -186,13 +186,13 @@ class ServedSynthesizer:
         self._module = site.build(config)
         flat = Flat(self._module)
         self._stepper = Stepper(flat, config.optimizer.synthesizer, config.run.batches)
-        self._replica = Replica(f"{site.k}/{site.name}", flat, config.downpour.n_push, MASTER)
+        self._copy = WorkingCopy(f"{site.k}/{site.name}", flat, config.downpour.n_push, MASTER)
         self._loss = 0.0
-        first = self._replica.initial()
+        first = self._copy.initial()
         store.create(first.header, [(0, first.buffer.data)], admit)
         reading = store.read(first.header.shard)
         try:
-            self._replica.begin(reading.header, reading.buffer)
+            self._copy.begin(reading.header, reading.buffer)
             self._next_batch = reading.header.next_batch
         finally:
             reading.release()
@@ -211,16 +211,16 @@ class ServedSynthesizer:
         self._loss = float(self._module.learn(*lesson))
         self._stepper.step(batch)
         self._next_batch = max(self._next_batch, batch + 1)
-        self._push(self._replica.due(self._stepper.steps, self._next_batch))
+        self._push(self._copy.due(self._stepper.steps, self._next_batch))
 
     def settle(self) -> None:
         """Push the steps since the last push."""
-        self._push(self._replica.flush(self._stepper.steps, self._next_batch))
+        self._push(self._copy.flush(self._stepper.steps, self._next_batch))
 
     def _push(self, push: Push | None) -> None:
         if push is not None:
             reply = self._store.apply(push.header, [(0, push.buffer.data)], self._admit)
-            self._replica.answered(reply)
+            self._copy.answered(reply)
 
 
 def _check_size(config: Config, site: SynthesizerSite) -> None:

@@ -1,58 +1,42 @@
-"""Training under one lease: the layer, M and their replicas on one side, the network's inbox on the other."""
+"""Training under one lease: events of the network go into the worker, and its effects to the network."""
 
 from __future__ import annotations
 
-import logging
 import queue
 import time
-from collections.abc import Iterator
-from dataclasses import replace
-from pathlib import Path
+from collections.abc import Iterable
 
 import torch
 
-from common.errors import LayerwiseError, NotFoundError
-from common.lifecycle import cpu_seconds, peak_rss_bytes
-from common.observe.utilization import Probe
-from common.optim.stepper import Stepper
+from common.data.replicas import BatchRoutes
+from common.errors import LayerwiseError
 from common.shards.pushes import PushReply
-from common.shards.working_copy import Backup, Replica
+from common.shards.working_copy import Push
 from common.wire import precision
 from common.wire.boundary import Message
-from common.wire.messages import (
-    HeartbeatReply,
-    JoinReply,
-    SynthesisKind,
-    SynthesisMessage,
-    Telemetry,
-    Utilization,
-)
+from common.wire.messages import JoinReply, SynthesisKind, SynthesisMessage
 from slave.network.endpoint import Endpoint
 from slave.network.links import Boundary
 from slave.network.mail import Inbox
 from slave.network.meter import Meter, Watched
 from slave.network.network import Network
+from slave.network.opening import Opening
 from slave.network.prepared import Prepared
-from slave.network.transfer import Fetched
-from slave.training import layers
-from slave.training.free import FreeTrainer
-from slave.training.layers import Seated
-from slave.training.moments import Moments
+from slave.network.progress import TELEMETRY_SECONDS, Progress
+from slave.training.worker import Computed, Done, Effect, Event, Fetch, Passed, Send, Worker
 
-log = logging.getLogger("layerwise.slave")
-
-# How often the telemetry is made anew, and how long the last pushes may take when the slave is asked to stop.
-TELEMETRY_SECONDS = 0.1
+# For the answers to the last pushes, when the slave is asked to stop.
 FAREWELL_SECONDS = 5.0
 
 
 class Session:
-    """One lease: the layer's replicas, its trainer, and the connections to the master.
+    """One lease: the worker, and the connections that carry its effects out.
 
     Args:
         ground: what the slave has prepared.
-        lease: what the master granted.
-        cpu_before: CPU seconds of this process that went into earlier leases, and count there.
+        lease: that the master granted.
+        endpoint: of this process.
+        cpu_before: CPU seconds of this process under earlier leases, which count there.
 
     Raises:
         LayerwiseError: as soon as the lease or the run cannot go on.
@@ -62,43 +46,32 @@ class Session:
         self, ground: Prepared, lease: JoinReply, endpoint: Endpoint, cpu_before: float = 0.0
     ) -> None:
         self._ground = ground
-        self._cpu_before = cpu_before
-        self._probe = Probe(Path.cwd(), ground.gpu)
-        self._used = Utilization()
         self._lease = lease
-        self._config = ground.config
-        self._step_seconds = 0.0
-        self._waiting_seconds = 0.0
-        self._pulls = 0
-        self._done = False
-        self._came_far = False
-        self._telemetry = Telemetry(next_batch=lease.next_batch)
-        self._measured_at = time.perf_counter()
-        self._beat_at = (time.perf_counter(), 0)
+        self._config = config = ground.config
         self._meter = Meter()
+        self._progress = Progress(lease, self._meter, config.run.batch_size, cpu_before, ground.gpu)
         self._network = Network(
             endpoint,
             lease,
-            self._config.cluster.heartbeat_seconds,
+            config.cluster.heartbeat_seconds,
             ground.options.wait,
-            self._latest_telemetry,
+            self._progress.beat,
             self._meter,
             self._boundary(),
         )
         self.inbox: Inbox = self._network.inbox
         # The top layer has no M, and the first no I.
-        needs = lease.layer < self._config.layers or self._config.decoupling.row.predicts
-        self._served = needs and self._config.cluster.served
+        needs = lease.layer < config.layers or config.decoupling.row.predicts
+        self._served = needs and config.cluster.served
         self._network.start()
         try:
-            self._seated = built = self._built()
+            serving = self if self._served else None
+            trained = Opening(self._network, ground, lease, self._progress).build(serving)
+            self._worker = Worker(trained, config.run.batches)
         except BaseException as error:
             self._network.leave(str(error) or type(error).__name__)
             self._network.close()
             raise
-        self._trainer, self._replicas, self._health = built.trainer, built.replicas, built.health
-        # One that waits for nobody would go far before its neighbours are there.
-        self._begun = not isinstance(self._trainer, FreeTrainer)
 
     def run(self) -> None:
         """Train until the run is over.
@@ -110,36 +83,33 @@ class Session:
         self._network.exchange()
         if self._served:
             self._network.converse()
-        while True:
-            event = self._next_event()
-            while event is not None:
-                if isinstance(event, HeartbeatReply) and event.over:
-                    return
+        while not self._worker.over:
+            can_advance = self._worker.can_advance
+            event = self._next_event(block=not can_advance)
+            if event is not None:
                 self._handle(event)
-                event = self._next_event() if not self.inbox.empty() else None
-            if self._can_advance:
-                self._step(self._trainer.advance())
-            self._check_done()
+            # All that has come goes before a further forward.
+            elif can_advance:
+                self._carry_out(self._worker.advance())
 
     def watched(self) -> Watched:
-        """What there is to see of it now, from any thread."""
-        telemetry = replace(self._telemetry, utilization=self._used)
-        return Watched(self._lease, self._meter, telemetry, len(self.inbox))
+        """Return the present state for a scrape, from any thread."""
+        return Watched(self._lease, self._meter, self._progress.now(), len(self.inbox))
 
     def ask(self, question: SynthesisMessage) -> SynthesisMessage:
-        """Ask what the master runs; the step stands still until it answers."""
+        """Ask the M or I that the master runs; the step stands still until the answer is there."""
         began = time.perf_counter()
         try:
             return self._network.ask(question)
         finally:
-            self._waiting_seconds += time.perf_counter() - began
+            self._progress.waiting_seconds += time.perf_counter() - began
 
     def tell(self, lesson: SynthesisMessage) -> None:
-        """Tell it what has no answer."""
+        """Send a lesson to the M or I that the master runs, which has no answer."""
         self._network.tell(lesson)
 
     def wake(self, event: object) -> None:
-        """Have whatever this waits for end by an event: it was asked to stop."""
+        """End each wait by an event: the slave was asked to stop."""
         self._network.deliver(event)
 
     def leave(self, reason: str) -> None:
@@ -148,67 +118,42 @@ class Session:
         self._measure()
         self._network.leave(reason)
 
-    def _farewell(self) -> None:
-        deadline = time.monotonic() + FAREWELL_SECONDS
-        self._flush()
-        while any(replica.unanswered for replica, _ in self._replicas):
-            try:
-                event = self.inbox.get(timeout=max(0.0, deadline - time.monotonic()))
-            except queue.Empty:
-                break
-            if isinstance(event, LayerwiseError):
-                break
-            if isinstance(event, PushReply):
-                self._answered(event)
-                self._flush()
-
     def close(self) -> None:
         """End the connections."""
         self._network.close()
 
-    def _next_event(self) -> object | None:
-        """What has come; waits for it only where there is nothing else to do."""
+    def _farewell(self) -> None:
+        deadline = time.monotonic() + FAREWELL_SECONDS
+        self._carry_out(self._worker.flush())
+        while not self._worker.settled:
+            try:
+                event = self.inbox.get(timeout=max(0.0, deadline - time.monotonic()))
+            except queue.Empty:
+                return
+            if isinstance(event, LayerwiseError):
+                return
+            if isinstance(event, PushReply):
+                self._carry_out(self._worker.handle(event))
+                self._carry_out(self._worker.flush())
+
+    def _next_event(self, *, block: bool) -> object | None:
+        """Return the next event, if there is one; with `block` wait while telemetry is fresh."""
+        if not block and self.inbox.empty():
+            return None
         try:
-            return self.inbox.get(block=not self._can_advance, timeout=TELEMETRY_SECONDS)
+            return self.inbox.get(timeout=TELEMETRY_SECONDS)
         except queue.Empty:
             self._measure()
             return None
 
     def _handle(self, event: object) -> None:
+        if isinstance(event, BaseException):
+            raise event
         if isinstance(event, Message):
             self._meter.received_bytes += sum(map(self._nbytes, event.carried().values()))
-            self._step(self._trainer.receive(event.map_tensors(self._to_device)))
-        elif isinstance(event, PushReply):
-            self._answered(event)
-        elif isinstance(event, Fetched):
-            self._rebase(event)
-        elif isinstance(event, HeartbeatReply):
-            self._told(event)
-        elif isinstance(event, BaseException):
-            raise event
-
-    def _told(self, reply: HeartbeatReply) -> None:
-        """Where no layer waits for another, the master says when to begin and when to stop."""
-        self._begun = self._begun or reply.begin
-        if reply.stop and isinstance(self._trainer, FreeTrainer):
-            self._trainer.stop()
-
-    @property
-    def _can_advance(self) -> bool:
-        return self._begun and self._trainer.can_advance
-
-    def _rebase(self, event: Fetched) -> None:
-        """Go over to a version that was fetched; the step stands still meanwhile."""
-        began = time.perf_counter()
-        for replica, _ in self._replicas:
-            if replica.name == event.shard and event.header is None:
-                replica.fetch_failed()
-            elif replica.name == event.shard and event.header is not None:
-                replica.fetched(event.header, event.buffer)
-                self._pulls += 1
-        took = time.perf_counter() - began
-        self._waiting_seconds += took
-        self._step_seconds += took
+            event = event.map_tensors(self._to_device)
+        assert isinstance(event, Event)
+        self._carry_out(self._worker.handle(event))
 
     def _to_device(self, tensor: torch.Tensor) -> torch.Tensor:
         return tensor.to(self._ground.device)
@@ -217,162 +162,57 @@ class Session:
         """Return the bytes that a tensor took on its way."""
         return precision.nbytes(tuple(tensor.shape), self._config.cluster.wire)
 
-    def _step(self, messages: Iterator[Message]) -> None:
-        """Let the trainer work, send what it says, push what is due; and take the time."""
-        began, waited, steps = time.perf_counter(), 0.0, self._trainer.steps
-        for message in messages:
+    def _carry_out(self, effects: Iterable[Effect]) -> None:
+        """Carry effects out as they come, and count the time: of sending and exchanging shards as waiting."""
+        steps, began = self._worker.trainer.steps, time.perf_counter()
+        waited, computed = 0.0, False
+        for effect in effects:
             before = time.perf_counter()
-            self._network.send(message)
-            waited += time.perf_counter() - before
-        before = time.perf_counter()
-        for replica, stepper in self._replicas:
-            push = replica.due(stepper.steps, self._trainer.next_batch)
-            if push:
-                self._network.push(push)
-            if replica.fetch_due(stepper.steps):
-                self._network.fetch(replica.name)
+            if isinstance(effect, Computed):
+                computed, exchange_began = True, before
+            else:
+                self._do(effect)
+            if not computed:
+                waited += time.perf_counter() - before
         now = time.perf_counter()
-        self._waiting_seconds += waited + now - before
-        self._step_seconds += now - began
-        if self._trainer.steps > steps:
-            self._meter.step.observe(now - began)
-        if now - self._measured_at > TELEMETRY_SECONDS:
+        if computed:
+            waited += now - exchange_began
+        self._progress.add(now - began, waited, stepped=self._worker.trainer.steps > steps)
+        if self._progress.measurement_due:
             self._measure()
 
-    def _flush(self) -> None:
-        for replica, stepper in self._replicas:
-            push = replica.flush(stepper.steps, self._trainer.next_batch)
-            if push:
-                self._network.push(push)
+    def _do(self, effect: Effect) -> None:
+        match effect:
+            case Send():
+                self._network.send(effect.message)
+            case Push():
+                self._network.push(effect)
+            case Fetch():
+                self._network.fetch(effect.shard)
+            case Passed():
+                self._report()
+            case Done():
+                if self._served:
+                    settle = SynthesisMessage(SynthesisKind.SETTLE, incarnation=self._lease.incarnation)
+                    self._network.ask(settle)
+                self._report()
 
-    def _answered(self, reply: PushReply) -> None:
-        for replica, _ in self._replicas:
-            if replica.name == reply.shard:
-                replica.answered(reply)
-
-    def _check_done(self) -> None:
-        """Once the layer is through, push the rest; once that is answered, tell the master.
-
-        One that waits for nobody tells it before, too: the master then knows when all may stop.
-        """
-        if not self._came_far and self._trainer.next_batch >= self._config.run.batches:
-            self._came_far = True
-            self._measure()
-            self._network.beat()
-        if not self._trainer.through or self._done:
-            return
-        self._flush()
-        if all(replica.unanswered is None for replica, _ in self._replicas):
-            if self._served:
-                self.ask(SynthesisMessage(SynthesisKind.SETTLE, incarnation=self._lease.incarnation))
-            self._done = True
-            self._measure()
-            self._network.beat()
+    def _report(self) -> None:
+        """Tell the master the telemetry at once."""
+        self._measure()
+        self._network.beat()
 
     def _measure(self) -> None:
-        if self._health.fallback != self._telemetry.fallback:
-            self._say_fallback()
-        self._measured_at = time.perf_counter()
-        told = self._seated.telemetry()
-        self._meter.lost(told.lost_batches)
-        self._telemetry = replace(
-            told,
-            step_seconds=self._step_seconds,
-            waiting_seconds=self._waiting_seconds,
-            done=self._done,
-            pulls=self._pulls,
-        )
-
-    def _say_fallback(self) -> None:
-        what = (
-            "M's cosine is too low: waiting for true gradients"
-            if self._health.fallback
-            else "M's cosine is high enough again: going on with M's gradients"
-        )
-        log.warning("layer %d: %s (mean cosine %.2f)", self._lease.layer, what, self._health.gradient_cosine)
-
-    def _latest_telemetry(self) -> Telemetry:
-        """On the network's thread, once a heartbeat: the newest telemetry, with what the process has used."""
-        now, telemetry = time.perf_counter(), self._telemetry
-        then, steps = self._beat_at
-        self._beat_at = (now, telemetry.steps)
-        rate = (telemetry.steps - steps) * self._config.run.batch_size / (now - then)
-        self._used = self._probe()
-        return replace(
-            telemetry,
-            samples_per_second=rate,
-            cpu_seconds=cpu_seconds() - self._cpu_before,
-            peak_rss_bytes=peak_rss_bytes(),
-            utilization=self._used,
-        )
-
-    def _built(self) -> Seated:
-        """The layer at the master's version, ready to train."""
-        ground = self._ground
-        compiled = self._config.compiled[self._lease.layer - 1]
-        if compiled:
-            log.info("compiling layer %d", self._lease.layer)
-        built = layers.seated(
-            self._config,
-            ground.blueprint(),
-            ground.dataset,
-            self._lease,
-            self._begin,
-            ground.device,
-            self if self._served else None,
-            compiled=compiled,
-        )
-        self._back_up(built.replicas)
-        log.info(
-            "layer %d of %d on %s, from batch %d: %s",
-            self._lease.layer,
-            self._config.layers,
-            ground.device,
-            self._lease.next_batch,
-            f"{built.flat.parameters.numel():,} parameters",
-        )
-        return built
+        self._progress.measure(self._worker.trained, self._worker.pulls, done=self._worker.done)
 
     def _boundary(self) -> Boundary:
-        """Who is above and below, and how much may be on its way."""
-        k, count, place = self._lease.layer, self._config.layers, layers.place(self._config, self._lease)
+        """Return the neighbours above and below, and the bounds of what may be on its way."""
+        k, count = self._lease.layer, self._config.layers
+        routes = BatchRoutes.of(self._config, k, self._lease.replica)
         return Boundary(
-            tuple(place.senders(k)),
-            tuple(place.receivers()) if k < count else (),
+            tuple(routes.senders(k)),
+            tuple(routes.receivers()) if k < count else (),
             max(self._config.decoupling.window(each, count) for each in (k - 1, k)),
             self._config.decoupling.slots,
             self._config.cluster.wire,
         )
-
-    def _begin(self, replica: Replica) -> bool:
-        """Bring a replica to the master's version of its shard; False where it had to be created."""
-        try:
-            found, existed = self._network.pull(replica.name), True
-        except NotFoundError:
-            self._network.push(replica.initial())
-            self._await_reply(replica.name)
-            found, existed = self._network.pull(replica.name), False
-        replica.begin(*found)
-        self._pulls += 1
-        return existed
-
-    def _back_up(self, replicas: list[tuple[Replica, Stepper]]) -> None:
-        """Go on with what the optimizers of this seat's last slave remembered; back up what ours do."""
-        moments = Moments({replica.name.partition("/")[2]: stepper for replica, stepper in replicas})
-        every, lease = self._config.cluster.backup_steps, self._lease
-        if not every or not moments.table.tensors:
-            return
-        name = f"{lease.layer}/optimizer"
-        backup = Backup(name, moments, every, lease.incarnation, replica=lease.replica)
-        # Created now: what is used for the first time here and at the master would hold up a step later.
-        if not self._begin(backup) and lease.next_batch:
-            log.info("there is no backup of layer %d's optimizers: they begin anew", lease.layer)
-        replicas.append((backup, replicas[0][1]))
-
-    def _await_reply(self, shard: str) -> None:
-        while True:
-            event = self.inbox.get()
-            if isinstance(event, BaseException):
-                raise event
-            if isinstance(event, PushReply) and event.shard == shard:
-                return

@@ -7,7 +7,6 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from common.errors import LayerwiseError, RefusedError, UnreachableError
@@ -18,6 +17,7 @@ from common.shards.pushes import Header, PullRequest
 from common.shards.working_copy import Push
 from common.wire.methods import PUSH
 from common.wire.payloads import frame_parts, frames
+from slave.training.worker import Fetched
 
 # Bounds of a push's answer and of a pull, beside a second for every SLOWEST bytes.
 ANSWER_SECONDS = 60.0
@@ -25,15 +25,6 @@ SLOWEST = 1 << 20
 PULL_SECONDS = 300.0
 
 Work = TypeVar("Work")
-
-
-@dataclass(frozen=True)
-class Fetched:
-    """Fetched version of a shard; no header where the master could not be reached."""
-
-    shard: str
-    header: Header | None = None
-    buffer: memoryview = memoryview(b"")
 
 
 class _Thread(ABC, Generic[Work]):

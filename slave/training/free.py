@@ -10,13 +10,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from common.data.batches import Batches
-from common.data.replicas import Place
+from common.data.replicas import BatchRoutes
 from common.errors import MalformedError
 from common.slots import Slots
 from common.wire.boundary import Down, Message, Ready, Up
@@ -30,7 +29,7 @@ ALONE = 128
 
 
 class FreeTrainer:
-    """Layer k of K on one slave; the face is `slave.training.trainer.Trainer`'s.
+    """Trainer of layer k of K that waits for no neighbour (see `Trainer`), but to begin.
 
     Before each step of its own the layer learns on at most one message from above and one from below: a
     neighbour that is faster does not keep it from its work.
@@ -50,7 +49,7 @@ class FreeTrainer:
         slots: of each mailbox.
         incarnation: of this slave's lease.
         next_batch: the first batch that the layer's weights have not seen.
-        place: which replica this is, among how many.
+        routes: ways of the batches through this replica.
         shapes: of one example of h_{k-1} and of h_k.
         device: where the layer computes.
     """
@@ -66,13 +65,13 @@ class FreeTrainer:
         slots: int,
         incarnation: int,
         next_batch: int,
-        place: Place | None = None,
+        routes: BatchRoutes | None = None,
         shapes: tuple[tuple[int, ...], tuple[int, ...]],
         device: torch.device | str = "cpu",
     ) -> None:
         self.steps = 0
         self.delays: Counter[int] = Counter()
-        self.through = False
+        self.through = self._begun = False
         # Nothing is out, and what never came is not missed.
         self.in_flight = 0
         self.lost_batches = 0
@@ -81,10 +80,10 @@ class FreeTrainer:
         self._total = total
         self._unlock = unlock
         self._incarnation = incarnation
-        self._place = place = place or Place()
+        self._routes = routes = routes or BatchRoutes()
         self._below, self._above = shapes
         self._device = device
-        self._next = place.next_own(next_batch)
+        self._next = routes.next_own(next_batch)
         self._activations, self._gradients = Slots[Up](slots), Slots[Down](slots)
         # By the type that comes from each side, the steps when the last one came.
         sides: dict[type[Message], bool] = {Up: k > 1, Down: not top}
@@ -97,9 +96,14 @@ class FreeTrainer:
 
     @property
     def can_advance(self) -> bool:
-        """Until it is told to stop; unless a side has been silent for too long."""
-        heard = min(self._steps_when_heard.values(), default=self.steps)
-        return not self.through and self.steps < heard + ALONE
+        """Whether the layer has begun, was not stopped, and heard from each side not too long ago."""
+        if self.through or not self._begun:
+            return False
+        return self.steps < min(self._steps_when_heard.values(), default=self.steps) + ALONE
+
+    def begin(self) -> None:
+        """Begin: every layer has its slave. A layer alone would go far before its neighbours are there."""
+        self._begun = True
 
     def stop(self) -> None:
         """Every layer has gone through the run's batches: no more steps."""
@@ -109,17 +113,12 @@ class FreeTrainer:
         """Learn on what has come, and step; yields what is to be sent."""
         self._learn()
         batch = self._next
-        self._next = self._place.next_own(batch + 1)
+        self._next = self._routes.next_own(batch + 1)
         self.steps += 1
         for message in self._unlock.step(batch, self._x(batch), self._y(batch)):
             up = isinstance(message, Up)
-            yield replace(
-                message,
-                layer=self._k + 1 if up else self._k - 1,
-                replica=self._place.receiver(batch) if up else self._place.sender(batch),
-                sender=self._place.replica,
-                incarnation=self._incarnation,
-            )
+            receiver = self._routes.receiver(batch) if up else self._routes.sender(batch)
+            yield message.addressed(self._k, self._routes.replica, receiver, self._incarnation)
 
     def receive(self, message: Message) -> Iterator[Message]:
         """Take a message from a neighbour, to be learned on in its time; nothing is ever answered."""
@@ -132,11 +131,6 @@ class FreeTrainer:
                 self._hear()
         if type(message) in self._steps_when_heard:
             self._steps_when_heard[type(message)] = self.steps
-        return iter(())
-
-    def unanswered(self) -> Iterator[Message]:
-        """Nothing is kept; but what neighbours sent before may be lost, and they may wait, too."""
-        self._hear()
         return iter(())
 
     def _hear(self) -> None:

@@ -1,11 +1,11 @@
-"""What trains a layer, put together: module, M, optimizers, replicas, unlock and trainer. No I/O.
+"""Composition of a layer at work: module, M, optimizers, working copies, unlock and trainer. No I/O.
 
-A slave does it once a lease; the simulator does it for every seat of a run in one process.
+A slave composes one layer a lease, the simulator and the synchronous profile every layer of a run.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -15,113 +15,73 @@ from common.config.optimizer import SynthesizerOptimizerConfig
 from common.config.sections import Config
 from common.data import batches
 from common.data.datasets import Dataset
-from common.data.replicas import Place
+from common.data.replicas import BatchRoutes
 from common.models import network
 from common.models.network import Blueprint
 from common.optim.stepper import AccruingStepper, Stepper
 from common.shards.flat import Flat
-from common.shards.working_copy import Replica
+from common.shards.working_copy import Backup, WorkingCopy
 from common.synthesizers import GradientSynthesizer, VirtualForward
-from common.wire.messages import JoinReply, Telemetry
+from common.wire.messages import JoinReply
+from slave.training import unlocks
 from slave.training.compiling import compile_layer
 from slave.training.decoupling import Layer, Predicting, Synthesizer, Synthesizing, Unlock
 from slave.training.free import FreeTrainer
 from slave.training.health import Fallback, Health
+from slave.training.moments import Moments
 from slave.training.parts import Parts
 from slave.training.served import ServedPredictor, ServedSynthesizer, Serving
-from slave.training.trainer import Trainer
-from slave.training.unlocks import build, find_builder
+from slave.training.trained import TrainedLayer, Trainer
+from slave.training.trainer import WindowedTrainer
 from slave.training.unlocks.full import FullUnlock, Predictor
 
-
-@dataclass(frozen=True, eq=False)
-class Seated:
-    """One replica of a layer at work.
-
-    Attributes:
-        trainer: its protocol and, behind it, its unlock.
-        flat: the layer's own state.
-        replicas: its shards' copies, each with what steps it.
-        health: what it knows of its own learning.
-    """
-
-    trainer: Trainer | FreeTrainer
-    flat: Flat
-    replicas: list[tuple[Replica, Stepper]]
-    health: Health
-
-    def telemetry(self) -> Telemetry:
-        """What the trainer and the health say; not what is known of the machine."""
-        trainer, health = self.trainer, self.health
-        return Telemetry(
-            steps=trainer.steps,
-            next_batch=trainer.next_batch,
-            lost_batches=trainer.lost_batches,
-            in_flight=trainer.in_flight,
-            delays=dict(trainer.delays),
-            loss=health.loss,
-            gradient_loss=health.gradient_loss,
-            gradient_cosine=health.gradient_cosine,
-            gradient_norm_ratio=health.gradient_norm_ratio,
-            input_loss=health.input_loss,
-            fallback=health.fallback,
-        )
-
-
 Shape = tuple[int, ...]
-# Brings a replica that was just made to the master's version of its shard, or creates the shard.
-Begin = Callable[[Replica], object]
+# Brings a new working copy to the master's version of its shard, or creates the shard.
+Begin = Callable[[WorkingCopy], object]
 
 
-def seated(
+def build(
     config: Config,
     blueprint: Blueprint,
     dataset: Dataset,
     lease: JoinReply,
-    begin: Begin,
+    begin: Begin | None,
     device: torch.device | str = "cpu",
     serving: Serving | None = None,
     *,
     compiled: bool = False,
-) -> Seated:
-    """The layer of a lease, ready to train.
+) -> TrainedLayer:
+    """Compose the layer of a lease, ready to train.
 
     Args:
         config: of the run, resolved.
-        blueprint: the network; the layer takes its own units of it, not copies.
-        dataset: what x_b and y_b are made of.
-        lease: which replica of which layer, and the first batch its weights have not seen.
-        begin: called for every replica, in the order of `Seated.replicas`.
-        device: where it computes.
-        serving: what is asked where M runs in the master (served synthesis); None: M runs here.
-        compiled: have `torch.compile` make the layer faster, before its first step.
+        blueprint: the network; the layer takes its own units, not copies.
+        dataset: source of x_b and y_b.
+        lease: layer, replica, and the first batch that the weights have not seen.
+        begin: called for each working copy, in the order of `TrainedLayer.copies`; None: no shard has a copy.
+        device: trains the layer.
+        serving: the master's M and I (served synthesis); None: M and I run here.
+        compiled: have `torch.compile` make the layer faster, before the first step.
 
     Raises:
         ConfigError: the layer cannot be compiled here.
     """
     fallback = config.decoupling.fallback_cosine
     health = Health(None if fallback is None else Fallback(fallback))
-    return _Building(config, blueprint, dataset, lease, begin, device, health, serving, compiled).built()
+    return _Composition(config, blueprint, dataset, lease, begin, device, health, serving, compiled).build()
 
 
-def place(config: Config, lease: JoinReply) -> Place:
-    """Which replica a lease is of, between those of the layers below and above."""
-    k, counts = lease.layer, config.replicas
-    below, above = counts[max(k - 2, 0)], counts[min(k, len(counts) - 1)]
-    return Place(lease.replica, counts[k - 1], below, above, config.downpour.warm_start)
-
-
-def trainer(
+def windowed_trainer(
     config: Config,
     data: batches.Batches,
     lease: JoinReply,
     unlock: Unlock,
     shape_below: Shape | None = None,
     device: torch.device | str = "cpu",
-) -> Trainer:
-    """The protocol of a lease's layer around an unlock; `shape_below` as of `Trainer`."""
+) -> WindowedTrainer:
+    """Return the trainer of a lease's layer around an unlock; `shape_below` as of `WindowedTrainer`."""
     k, layers = lease.layer, config.layers
-    return Trainer(
+    return WindowedTrainer(
         k,
         data,
         config.run.batches,
@@ -130,13 +90,13 @@ def trainer(
         window_below=config.decoupling.window(k - 1, layers),
         incarnation=lease.incarnation,
         next_batch=lease.next_batch,
-        place=place(config, lease),
+        routes=BatchRoutes.of(config, k, lease.replica),
         shape_below=shape_below,
         device=device,
     )
 
 
-def free(
+def free_trainer(
     config: Config,
     data: batches.Batches,
     lease: JoinReply,
@@ -144,7 +104,7 @@ def free(
     shapes: tuple[Shape, Shape],
     device: torch.device | str = "cpu",
 ) -> FreeTrainer:
-    """The same where no layer waits for another; `shapes` as of `FreeTrainer`."""
+    """Return the trainer of a layer that waits for no other; `shapes` as of `FreeTrainer`."""
     slots = config.decoupling.slots
     assert slots is not None
     return FreeTrainer(
@@ -156,35 +116,44 @@ def free(
         slots=slots,
         incarnation=lease.incarnation,
         next_batch=lease.next_batch,
-        place=place(config, lease),
+        routes=BatchRoutes.of(config, lease.layer, lease.replica),
         shapes=shapes,
         device=device,
     )
 
 
-def replica(config: Config, lease: JoinReply, shard: str, flat: Flat, stepper: Stepper) -> Replica:
-    """The copy of a lease's shard, pushed and fetched as the configuration says."""
+def working_copy(config: Config, lease: JoinReply, shard: str, flat: Flat, stepper: Stepper) -> WorkingCopy:
+    """Return the copy of a lease's shard, pushed and fetched as the configuration says."""
     accrued = stepper if isinstance(stepper, AccruingStepper) else None
     downpour = config.downpour
     others = accrued is not None or config.replicas[lease.layer - 1] > 1
     n_fetch = downpour.n_fetch if others else 0
-    return Replica(shard, flat, downpour.n_push, lease.incarnation, n_fetch, accrued, lease.replica)
+    return WorkingCopy(shard, flat, downpour.n_push, lease.incarnation, n_fetch, accrued, lease.replica)
+
+
+def backup(config: Config, lease: JoinReply, copies: Sequence[tuple[WorkingCopy, Stepper]]) -> Backup | None:
+    """Return the copy of the shard that keeps the moments of a layer's optimizers; None: none is kept."""
+    moments = Moments({copy.name.partition("/")[2]: stepper for copy, stepper in copies})
+    every = config.cluster.backup_steps
+    if not every or not moments.table.tensors:
+        return None
+    return Backup(f"{lease.layer}/optimizer", moments, every, lease.incarnation, replica=lease.replica)
 
 
 @dataclass(eq=False)
-class _Building:
+class _Composition:
     config: Config
     blueprint: Blueprint
     dataset: Dataset
     lease: JoinReply
-    begin: Begin
+    begin: Begin | None
     device: torch.device | str
     health: Health
     serving: Serving | None
     compiled: bool
-    replicas: list[tuple[Replica, Stepper]] = field(default_factory=list)
+    copies: list[tuple[WorkingCopy, Stepper]] = field(default_factory=list)
 
-    def built(self) -> Seated:
+    def build(self) -> TrainedLayer:
         config, k = self.config, self.lease.layer
         cuts = config.network.cuts or []
         flat = Flat(network.layer(self.blueprint, cuts, k), self.device)
@@ -198,13 +167,14 @@ class _Building:
         if self.compiled:
             compile_layer(layer, (config.run.batch_size, *below), self.device)
         parts = self._parts(layer, (below, above))
-        made: Trainer | FreeTrainer
+        trainer: Trainer
         if config.decoupling.slots is None:
-            made = trainer(config, data, self.lease, build(parts), below, self.device)
+            unlock = unlocks.build(parts)
+            trainer = windowed_trainer(config, data, self.lease, unlock, below, self.device)
         else:
-            unlock = find_builder(parts)(parts)
-            made = free(config, data, self.lease, unlock, (below, above), self.device)
-        return Seated(made, flat, self.replicas, self.health)
+            free_unlock = unlocks.find_builder(parts)(parts)
+            trainer = free_trainer(config, data, self.lease, free_unlock, (below, above), self.device)
+        return TrainedLayer(trainer, layer, self.copies, self.health)
 
     def _parts(self, layer: Layer, shapes: tuple[Shape, Shape]) -> Parts:
         below, above = shapes
@@ -248,9 +218,10 @@ class _Building:
     def _stepped(
         self, shard: str, flat: Flat, settings: SynthesizerOptimizerConfig, kind: type[Stepper]
     ) -> Stepper:
-        """What steps a module, its replica begun."""
+        """Return the stepper of a module, once the module's working copy has begun."""
         stepper = kind(flat, settings, self.config.run.batches)
-        made = replica(self.config, self.lease, f"{self.lease.layer}/{shard}", flat, stepper)
-        self.begin(made)
-        self.replicas.append((made, stepper))
+        if self.begin is not None:
+            copy = working_copy(self.config, self.lease, f"{self.lease.layer}/{shard}", flat, stepper)
+            self.begin(copy)
+            self.copies.append((copy, stepper))
         return stepper

@@ -1,4 +1,4 @@
-"""One layer's protocol: events in, messages out. No sockets, no threads, no clock.
+"""One layer's protocol where layers wait for each other: messages in, messages out.
 
 Every activation that a layer sends up is answered, in time, by its gradient, by TAKEN (it was trained on, and
 there is none) or by LOST; until then it is out, at most `window` of them, and is sent again to a peer that is
@@ -10,21 +10,20 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Iterator
-from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from common.data.batches import Batches
-from common.data.replicas import Place
+from common.data.replicas import BatchRoutes
 from common.errors import MalformedError
 from common.wire.boundary import Down, End, Ended, Lost, Message, Ready, Taken, Up
 from slave.training.decoupling import Unlock
 from slave.training.inputs import Inputs
 
 
-class Trainer:
-    """Layer k of K on one slave.
+class WindowedTrainer:
+    """Trainer of layer k of K whose activations are answered, a window of them at a time (see `Trainer`).
 
     Whoever drives it gives it every message that has come (`receive`) before each `advance`: a gradient that
     is there goes before a further forward.
@@ -38,7 +37,7 @@ class Trainer:
         window_below: the same of the layer below: twice so many answers are kept, to be given again.
         incarnation: of this slave's lease.
         next_batch: the first batch that the layer's weights have not seen.
-        place: which replica this is, among how many.
+        routes: ways of the batches through this replica.
         shape_below: of one example of h_{k-1}; None where it is not known.
         device: where the layer computes.
     """
@@ -54,7 +53,7 @@ class Trainer:
         window_below: int,
         incarnation: int,
         next_batch: int,
-        place: Place | None = None,
+        routes: BatchRoutes | None = None,
         shape_below: tuple[int, ...] | None = None,
         device: torch.device | str = "cpu",
     ) -> None:
@@ -70,11 +69,11 @@ class Trainer:
         self._device = device
         self._window = window
         self._incarnation = incarnation
-        self._place = place = place or Place()
-        self._next = place.next_own(next_batch) if k == 1 else next_batch
+        self._routes = routes = routes or BatchRoutes()
+        self._next = routes.next_own(next_batch) if k == 1 else next_batch
         # By the replica below that sends them.
         self._inputs = {
-            sender: Inputs(window_below, next_batch, place.between(sender)) for sender in place.senders(k)
+            sender: Inputs(window_below, next_batch, routes.between(sender)) for sender in routes.senders(k)
         }
         # Which incarnation below waits for the answer to a batch that was taken.
         self._owed: dict[int, int] = {}
@@ -82,7 +81,7 @@ class Trainer:
         self._answers: deque[Message] = deque(maxlen=2 * window_below * max(1, len(self._inputs)))
         self._end_sent = False
         # The replicas above that have not answered END.
-        self._not_ended = set(place.receivers())
+        self._not_ended = set(routes.receivers())
         self._steps_when_sent: dict[int, int] = {}
         self._unanswered_batches = 0
 
@@ -130,6 +129,12 @@ class Trainer:
             else all(inputs.at_end for inputs in self._inputs.values())
         )
 
+    def begin(self) -> None:
+        """Do nothing: a layer begins with its first input."""
+
+    def stop(self) -> None:
+        """Do nothing: a layer stops once `End` is answered."""
+
     def advance(self) -> Iterator[Message]:
         """Take the next input, if `can_advance`; yields each message as soon as it is known."""
         if self._at_end:
@@ -161,22 +166,17 @@ class Trainer:
             case Ready():
                 yield from self._unanswered_by(message.sender)
 
-    def unanswered(self) -> Iterator[Message]:
-        """What the peers above must have again after this slave's streams had broken, oldest first."""
-        for receiver in self._place.receivers():
-            yield from self._unanswered_by(receiver)
-
     def _unanswered_by(self, receiver: int) -> Iterator[Message]:
         """What a replica above that is new, or whose stream had broken, must have (again)."""
         for batch, h in self._unlock.sent().items():
-            if self._place.receiver(batch) == receiver:
-                yield self._to_above(Up(batch, h), receiver)
+            if self._routes.receiver(batch) == receiver:
+                yield self._addressed(Up(batch, h), receiver, self._incarnation)
         # To one that replaces a slave which had answered it, too.
-        if self._end_sent and receiver in self._place.receivers():
-            yield self._to_above(End(self._total), receiver)
+        if self._end_sent and receiver in self._routes.receivers():
+            yield self._addressed(End(self._total), receiver, self._incarnation)
 
     def _train(self, batch: int, h_below: Tensor) -> Iterator[Message]:
-        self._next = max(self._next, self._place.next_own(batch + 1) if self._k == 1 else batch + 1)
+        self._next = max(self._next, self._routes.next_own(batch + 1) if self._k == 1 else batch + 1)
         self.steps += 1
         y = self._batches.labels(batch).to(h_below.device)
         came, due = tuple(h_below.shape), (len(y), *(self._shape_below or h_below.shape[1:]))
@@ -187,34 +187,17 @@ class Trainer:
         for message in self._unlock.forward(batch, h_below, y):
             if isinstance(message, Up):
                 self._steps_when_sent[batch] = self.steps
-                yield self._to_above(message, self._place.receiver(batch))
+                yield self._addressed(message, self._routes.receiver(batch), self._incarnation)
             else:
                 yield self._answer(message)
 
-    def _to_above(self, message: Message, receiver: int) -> Message:
-        """Address a message to a replica above."""
-        return replace(
-            message,
-            layer=self._k + 1,
-            replica=receiver,
-            sender=self._place.replica,
-            incarnation=self._incarnation,
-        )
-
-    def _to_below(self, message: Message, receiver: int, incarnation: int) -> Message:
-        """Address an answer to a replica below, whose message came from `incarnation`."""
-        return replace(
-            message,
-            layer=self._k - 1,
-            replica=receiver,
-            sender=self._place.replica,
-            incarnation=incarnation,
-        )
+    def _addressed(self, message: Message, receiver: int, incarnation: int) -> Message:
+        return message.addressed(self._k, self._routes.replica, receiver, incarnation)
 
     def _answer(self, message: Message) -> Message:
         """Address an answer to the slave that sent the activation, and keep it to be given again."""
         batch = message.batch
-        answer = self._to_below(message, self._place.sender(batch), self._owed.pop(batch))
+        answer = self._addressed(message, self._routes.sender(batch), self._owed.pop(batch))
         self._answers.append(answer)
         return answer
 
@@ -243,7 +226,7 @@ class Trainer:
         for answer in self._answers:
             if (answer.batch, answer.incarnation) == (message.batch, message.incarnation):
                 return answer
-        return self._to_below(Lost(message.batch), self._place.sender(message.batch), message.incarnation)
+        return self._addressed(Lost(message.batch), self._routes.sender(message.batch), message.incarnation)
 
     def _receive_answer(self, message: Down | Taken | Lost) -> Iterator[Message]:
         delay = self.steps - self._steps_when_sent.pop(message.batch)
@@ -263,8 +246,8 @@ class Trainer:
             self._next = self._total
         if self._window:
             self._end_sent = True
-            for receiver in self._place.receivers():
-                yield self._to_above(End(self._total), receiver)
+            for receiver in self._routes.receivers():
+                yield self._addressed(End(self._total), receiver, self._incarnation)
         else:
             yield from self._finish()
 
@@ -279,4 +262,4 @@ class Trainer:
             yield self._ended(sender)
 
     def _ended(self, sender: int) -> Message:
-        return self._to_below(Ended(self._total), sender, self._inputs[sender].sender)
+        return self._addressed(Ended(self._total), sender, self._inputs[sender].sender)

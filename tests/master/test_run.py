@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.config.files import load
+from common.data.replicas import may_stop
 from common.errors import FencedError, LayerwiseError, UnreachableError
 from common.wire.messages import (
     Evaluation,
@@ -18,7 +19,7 @@ from common.wire.messages import (
     LeaveRequest,
     Telemetry,
 )
-from master.run import Run, fence_saved, may_stop
+from master.run import Run, fence_saved
 
 EVALUATION = Evaluation(100, 3.5, 0.25, {"1/weights": 7})
 

@@ -1,9 +1,9 @@
-"""A chain of real trainers in one process, driven by a seeded schedule that may break and replace them.
+"""A chain of real workers in one process, driven by a seeded schedule that may break and replace them.
 
-What is modelled is the light profile: each slave has two streams to the master, whose relay keeps a mailbox
+The profile is light: each slave has two streams to the master, whose relay keeps a mailbox
 for each while it is open. A message is sent into the slave's outbox, transmitted to its receiver's mailbox
-(or dropped, where there is none), received into that slave's inbox and handled there. Layers, synthesizers,
-replicas, the parameter store and the data are the real ones.
+(or dropped, where there is none), received into that slave's inbox and handled there. Workers, the
+parameter store and the data are the real ones.
 """
 
 from __future__ import annotations
@@ -15,11 +15,10 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from typing import Any
+from unittest.mock import patch
 
-import torch
 from torch import Tensor, nn
 
-from common import synthesizers
 from common.config.data import DataConfig
 from common.config.decoupling import DecouplingConfig
 from common.config.downpour import DownpourConfig
@@ -31,23 +30,18 @@ from common.data import datasets
 from common.data.batches import Batches
 from common.data.datasets import Dataset
 from common.models import network
-from common.optim.stepper import Stepper
-from common.shards.flat import Flat
-from common.shards.working_copy import Push, Replica
-from common.synthesizers import GradientSynthesizer, VirtualForward
+from common.shards.working_copy import Push, WorkingCopy
 from common.wire.boundary import Direction, Down, Lost, Message, Ready, Taken, Up
+from common.wire.messages import JoinReply
 from common.wire.payloads import decode_boundary, encode_boundary
 from common.wire.signals import from_wire, to_wire
 from master.store.store import Memory, Store
-from slave.training.decoupling import Layer, Predicting, Synthesizer, Unlock
-from slave.training.health import Fallback, Health
-from slave.training.parts import Parts
-from slave.training.trainer import Trainer
-from slave.training.unlocks import build
+from slave.training import layers
+from slave.training.decoupling import Layer, Synthesizer
+from slave.training.trainer import WindowedTrainer
+from slave.training.worker import Effect, Send, Worker
 
 UP, DOWN = Direction.UP, Direction.DOWN
-
-MakeSynthesizer = Callable[[GradientSynthesizer, Flat, Stepper, Health, int], Synthesizer]
 
 
 @lru_cache(maxsize=1)
@@ -86,8 +80,8 @@ def configured(
 class WatchedLayer(Layer):
     """A layer that keeps account of what it was given."""
 
-    def __init__(self, k: int, flat: Flat, stepper: Stepper, seed: int, *, goes_down: bool) -> None:
-        super().__init__(k, flat, stepper, seed, goes_down=goes_down)
+    def __init__(self, *parts: Any, **options: Any) -> None:
+        super().__init__(*parts, **options)
         self.forwards = 0
         self.inputs: list[Tensor] = []
         self.stepped: list[int] = []
@@ -106,45 +100,44 @@ class WatchedLayer(Layer):
 
 
 class Incarnation:
-    """One slave under one lease: what `slave.network.session` composes, without its threads."""
+    """One slave under one lease: its worker, and a record of its steps and messages."""
 
     def __init__(
-        self, config: Config, k: int, number: int, store: Store, batches: Batches, make: MakeSynthesizer
+        self,
+        config: Config,
+        k: int,
+        number: int,
+        store: Store,
+        make: Callable[..., Synthesizer] = Synthesizer,
+        *,
+        pushes: bool = True,
     ) -> None:
         self.k, self.number = k, number
         self.first_batch = store.next_batch(f"{k}/weights")
-        self.replicas: list[tuple[Replica, Stepper]] = []
-        fallback = config.decoupling.fallback_cosine
-        self.health = Health(None if fallback is None else Fallback(fallback))
-        # What the tests compare the trainer's own counts with.
+        # Counts that the tests compare with the trainer's own.
         self.sent_at: dict[int, int] = {}
         self.out: set[int] = set()
         self.delays: Counter[int] = Counter()
-        self._config, self._store, self._make = config, store, make
+        self._store = store
         blueprint = network.build(config, digits().input_shape, digits().classes)
-        cuts = config.network.cuts or []
-        self.flat = Flat(network.layer(blueprint, cuts, k).train())
-        stepper = self._stepper("weights", self.flat)
-        goes_down = config.decoupling.unlock != "local"
-        self.layer = WatchedLayer(k, self.flat, stepper, config.run.seed, goes_down=goes_down)
+        lease = JoinReply(True, False, k, 0, number, self.first_batch)
+        with patch.object(layers, "Layer", WatchedLayer), patch.object(layers, "Synthesizer", make):
+            trained = layers.build(config, blueprint, digits(), lease, self._begin)
+        assert isinstance(trained.layer, WatchedLayer)
+        assert isinstance(trained.trainer, WindowedTrainer)
+        copies = trained.copies if pushes else []
+        self.worker = Worker(dataclasses.replace(trained, copies=copies), config.run.batches)
+        self.layer, self.trainer, self.health = trained.layer, trained.trainer, trained.health
+        self.flat, self.copies = trained.layer.flat, trained.copies
         self.window = 0 if k == config.layers else config.decoupling.window(k, config.layers)
         self.window_below = config.decoupling.window(k - 1, config.layers)
-        self.trainer = Trainer(
-            k,
-            batches,
-            config.run.batches,
-            self._unlock(partial(self._module, network.boundary(blueprint, cuts, k))),
-            window=self.window,
-            window_below=self.window_below,
-            incarnation=number,
-            next_batch=self.first_batch,
-            shape_below=network.boundary(blueprint, cuts, k - 1) if k > 1 else None,
-        )
 
     @property
-    def done(self) -> bool:
-        """Through, and all that was learned is with the master."""
-        return self.trainer.through and all(replica.unanswered is None for replica, _ in self.replicas)
+    def synthesizer(self) -> Synthesizer:
+        """M, of unlock `update`."""
+        unlock: Any = self.trainer._unlock
+        assert isinstance(unlock._synthesizer, Synthesizer)
+        return unlock._synthesizer
 
     def check(self) -> None:
         """What holds at any time: the window is kept to, and nothing grows without bound."""
@@ -156,49 +149,13 @@ class Incarnation:
         assert max(trainer.delays, default=0) < max(self.window, 1)
         assert len(trainer._owed) <= max(self.window, 1)
 
-    def _unlock(self, module: Callable[[], GradientSynthesizer]) -> Unlock:
-        def make_predictor() -> Predicting:
-            raise AssertionError("a layer that waits for its input has no I")
-
-        return build(
-            Parts(
-                self._config,
-                self.layer,
-                self.health,
-                lambda: self._synthesizer(module()),
-                make_predictor,
-                lambda: self._head(module()),
-            )
-        )
-
-    def _module(self, shape: tuple[int, ...]) -> GradientSynthesizer:
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(self.k)
-            return synthesizers.build(self._config.decoupling, shape, digits().classes)
-
-    def _synthesizer(self, module: GradientSynthesizer) -> Synthesizer:
-        flat = Flat(module)
-        every = self._config.decoupling.synthesizer_every
-        stepper = self._stepper("gradient", flat)
-        self.synthesizer = self._make(module, flat, stepper, self.health, every)
-        return self.synthesizer
-
-    def _head(self, module: GradientSynthesizer) -> tuple[VirtualForward, Stepper]:
-        assert isinstance(module, VirtualForward)
-        return module, self._stepper("gradient", Flat(module))
-
-    def _stepper(self, shard: str, flat: Flat) -> Stepper:
-        optimizer = self._config.optimizer if shard == "weights" else self._config.optimizer.synthesizer
-        stepper = Stepper(flat, optimizer, self._config.run.batches)
-        replica = Replica(f"{self.k}/{shard}", flat, self._config.downpour.n_push, self.number)
-        if replica.name not in self._store.versions():
-            initial = replica.initial()
+    def _begin(self, copy: WorkingCopy) -> None:
+        if copy.name not in self._store.versions():
+            initial = copy.initial()
             self._store.create(initial.header, [(0, initial.buffer.data)])
-        reading = self._store.read(replica.name, self.number)
-        replica.begin(reading.header, bytes(reading.buffer))
+        reading = self._store.read(copy.name, self.number)
+        copy.begin(reading.header, bytes(reading.buffer))
         reading.release()
-        self.replicas.append((replica, stepper))
-        return stepper
 
 
 @dataclass
@@ -209,8 +166,9 @@ class Seat:
     connected: bool = False
     outbox: dict[Direction, deque[Message]] = field(default_factory=lambda: {UP: deque(), DOWN: deque()})
     mailbox: dict[Direction, deque[Message]] = field(default_factory=lambda: {UP: deque(), DOWN: deque()})
-    # None stands for a stream that is open again.
-    inbox: deque[Message | None] = field(default_factory=deque)
+    inbox: deque[Message] = field(default_factory=deque)
+    # By shard, the push that is unanswered, and its bytes when it was made.
+    pushes: dict[str, tuple[Push, bytes]] = field(default_factory=dict)
     # What fenced slaves had in their outboxes may still come through.
     ghosts: dict[Direction, deque[Message]] = field(default_factory=lambda: {UP: deque(), DOWN: deque()})
 
@@ -241,7 +199,7 @@ class Chain:
         gathered: whether all streams are open before anything is sent, as they seldom are.
         pushes: whether the store is told of what was learned.
         wire: whether messages go through their encoded form.
-        make: builds each M's stepping, for tests that look into it.
+        make: class of each M's stepping, for tests that look into it.
     """
 
     def __init__(
@@ -253,7 +211,7 @@ class Chain:
         gathered: bool = False,
         pushes: bool = True,
         wire: bool = False,
-        make: MakeSynthesizer = Synthesizer,
+        make: Callable[..., Synthesizer] = Synthesizer,
     ) -> None:
         self.config = config
         self.store = Store(Memory())
@@ -267,7 +225,6 @@ class Chain:
         self._faults = sorted(faults, key=lambda fault: fault.after, reverse=True)
         self._pushes, self._wire, self._make = pushes, wire, make
         self._speeds: dict[tuple[str, int], float] = {}
-        self._bytes: dict[str, tuple[int, bytes]] = {}
         for k in range(1, config.layers + 1):
             self._start(k)
             self.seats[k - 1].connected = gathered
@@ -280,7 +237,7 @@ class Chain:
     @property
     def over(self) -> bool:
         """Whether every layer is done."""
-        return len(self.slaves) == len(self.seats) and all(slave.done for slave in self.slaves)
+        return len(self.slaves) == len(self.seats) and all(slave.worker.done for slave in self.slaves)
 
     def of_layer(self, k: int) -> list[Incarnation]:
         """Every slave that layer k has had."""
@@ -324,8 +281,8 @@ class Chain:
             if slave is None:
                 yield "start", k, partial(self._start, k)
                 continue
-            if slave.trainer.can_advance:
-                yield "advance", k, partial(self._advance, k, slave)
+            if slave.worker.can_advance:
+                yield "advance", k, partial(self._carry_out, k, slave, slave.worker.advance())
             if seat.inbox:
                 yield "handle", k, partial(self._handle, k)
             if not seat.connected:
@@ -335,40 +292,35 @@ class Chain:
                     yield f"transmit {way}", k, partial(self._transmit, k, way)
                 if seat.mailbox[way]:
                     yield f"receive {way}", k, partial(self._receive, k, way)
-            for replica, _ in slave.replicas:
-                if replica.unanswered is not None:
-                    yield "push", k, partial(self._push, replica, replica.unanswered)
+            for push, made in seat.pushes.values():
+                yield "push", k, partial(self._push, k, push, made)
 
-    def _advance(self, k: int, slave: Incarnation) -> None:
-        self._send(k, slave.trainer.advance())
+    def _carry_out(self, k: int, slave: Incarnation, effects: Iterator[Effect]) -> None:
+        for effect in effects:
+            match effect:
+                case Send(message):
+                    self._send(k, slave, message)
+                case Push():
+                    made = effect.buffer.tobytes()
+                    assert (
+                        self.seats[k - 1].pushes.setdefault(effect.header.shard, (effect, made))[0] is effect
+                    )
 
-    def _send(self, k: int, messages: Iterator[Message]) -> None:
-        slave = self.seats[k - 1].slave
-        assert slave is not None
-        for message in messages:
-            self.sent.append(message)
-            if isinstance(message, Up) and message.batch not in slave.sent_at:
-                slave.sent_at[message.batch] = slave.layer.forwards
-                slave.out.add(message.batch)
-            assert message.direction is not None
-            self.seats[k - 1].outbox[message.direction].append(message)
-        for replica, stepper in slave.replicas if self._pushes else ():
-            batch = slave.trainer.next_batch
-            pushed = replica.flush(stepper.steps, batch) if slave.trainer.through else None
-            pushed = pushed or replica.due(stepper.steps, batch)
-            if pushed:
-                self._bytes[replica.name] = (pushed.header.sequence, pushed.buffer.tobytes())
+    def _send(self, k: int, slave: Incarnation, message: Message) -> None:
+        self.sent.append(message)
+        if isinstance(message, Up) and message.batch not in slave.sent_at:
+            slave.sent_at[message.batch] = slave.layer.forwards
+            slave.out.add(message.batch)
+        assert message.direction is not None
+        self.seats[k - 1].outbox[message.direction].append(message)
 
     def _handle(self, k: int) -> None:
         seat = self.seats[k - 1]
         assert seat.slave is not None
-        message = seat.inbox.popleft()
-        if message is None:
-            self._send(k, seat.slave.trainer.unanswered())
-            return
-        if isinstance(message, Down | Lost | Taken):
-            self._account(seat.slave, message)
-        self._send(k, seat.slave.trainer.receive(message))
+        event = seat.inbox.popleft()
+        if isinstance(event, Down | Lost | Taken):
+            self._account(seat.slave, event)
+        self._carry_out(k, seat.slave, seat.slave.worker.handle(event))
 
     def _account(self, slave: Incarnation, message: Message) -> None:
         if message.incarnation == slave.number and message.batch in slave.out:
@@ -393,18 +345,19 @@ class Chain:
     def _receive(self, k: int, way: Direction) -> None:
         self.seats[k - 1].inbox.append(self.seats[k - 1].mailbox[way].popleft())
 
-    def _push(self, replica: Replica, push: Push) -> None:
-        assert self._bytes[replica.name] == (push.header.sequence, push.buffer.tobytes())
+    def _push(self, k: int, push: Push, made: bytes) -> None:
+        assert push.buffer.tobytes() == made
         reply = self.store.apply(push.header, [(0, push.buffer.data)])
-        # Its answer may be lost: it is then sent once more.
+        # An answer may be lost: the push is then sent once more.
         if self._random.random() < 0.8:
-            replica.answered(reply)
-            slave = next(slave for slave in self.slaves if replica in [each for each, _ in slave.replicas])
-            self._send(slave.k, iter(()))
+            seat = self.seats[k - 1]
+            assert seat.slave is not None
+            del seat.pushes[push.header.shard]
+            self._carry_out(k, seat.slave, seat.slave.worker.handle(reply))
 
     def _start(self, k: int) -> None:
         number = len(self.incarnations) + 1
-        slave = Incarnation(self.config, k, number, self.store, self.batches, self._make)
+        slave = Incarnation(self.config, k, number, self.store, self._make, pushes=self._pushes)
         self.incarnations.append(slave)
         self.seats[k - 1].slave = slave
 
@@ -414,7 +367,8 @@ class Chain:
             seat.outbox[way].clear()
             seat.mailbox[way].clear()
         seat.connected = True
-        seat.inbox.append(None)
+        if k < len(self.seats):
+            seat.inbox.append(Ready(layer=k + 1))
         if k > 1:
             self._deliver(k - 1, UP, Ready(layer=k))
 
@@ -432,6 +386,7 @@ class Chain:
                 seat.ghosts[way].extend(seat.outbox[way])
                 seat.outbox[way].clear()
             seat.inbox.clear()
+            seat.pushes.clear()
             self.store.forget(seat.slave.number)
             seat.slave = None
 

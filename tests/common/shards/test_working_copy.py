@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from common.errors import MalformedError
 from common.shards.flat import Flat
 from common.shards.pushes import Operation, PushReply
-from common.shards.working_copy import Push, Replica
+from common.shards.working_copy import Push, WorkingCopy
 from master.store.store import Memory, Store
 
 NAME = "1/weights"
@@ -52,24 +52,24 @@ class Slave:
         torch.manual_seed(seed)
         self.module = Everything()
         self.flat = Flat(self.module)
-        self.replica = Replica(NAME, self.flat, n_push, incarnation)
+        self.copy = WorkingCopy(NAME, self.flat, n_push, incarnation)
         self.steps = 0
         self._store = store
         self._generator = torch.Generator().manual_seed(seed)
         if NAME not in store.versions():
-            initial = self.replica.initial()
+            initial = self.copy.initial()
             store.create(initial.header, [(0, initial.buffer.data)])
         self.fetch(incarnation)
 
     def fetch(self, incarnation: int) -> None:
         reading = self._store.read(NAME, incarnation)
-        self.replica.begin(reading.header, bytes(reading.buffer))
+        self.copy.begin(reading.header, bytes(reading.buffer))
         reading.release()
 
     def step(self, scale: float = 0.1) -> Push | None:
         self.module.stirred(self._generator, scale)
         self.steps += 1
-        return self.replica.due(self.steps, self.steps)
+        return self.copy.due(self.steps, self.steps)
 
     @property
     def state(self) -> bytes:
@@ -110,7 +110,7 @@ def test_the_master_holds_what_the_slave_held_at_each_push_through_hundreds_of_s
     for _ in range(300):
         push = slave.step(scale)
         if push is not None:
-            slave.replica.answered(applied(store, push))
+            slave.copy.answered(applied(store, push))
             assert held(store) == slave.state
             pushes += 1
     assert pushes == 75 == store.versions()[NAME]
@@ -124,9 +124,9 @@ def test_what_is_learned_while_a_push_is_out_goes_into_the_next(store: Store) ->
     at_the_push = slave.state
     for _ in range(9):
         assert slave.step() is None
-    slave.replica.answered(applied(store, push))
+    slave.copy.answered(applied(store, push))
     assert held(store) == at_the_push
-    rest = slave.replica.due(slave.steps, slave.steps)
+    rest = slave.copy.due(slave.steps, slave.steps)
     assert rest is not None
     assert rest.header.sequence == 2
     applied(store, rest)
@@ -140,8 +140,8 @@ def test_a_push_does_not_change_until_it_is_answered(store: Store) -> None:
     copy = push.buffer.tobytes()
     for _ in range(20):
         slave.step()
-        assert slave.replica.flush(slave.steps, slave.steps) is None
-    assert slave.replica.unanswered is push
+        assert slave.copy.flush(slave.steps, slave.steps) is None
+    assert slave.copy.unanswered is push
     assert push.buffer.tobytes() == copy
 
 
@@ -152,7 +152,7 @@ def test_a_push_that_comes_again_since_its_answer_was_lost_is_applied_once(store
     assert applied(store, push).applied
     again = applied(store, push)
     assert not again.applied
-    slave.replica.answered(again)
+    slave.copy.answered(again)
     assert held(store) == slave.state
     assert store.versions()[NAME] == 1
 
@@ -160,9 +160,9 @@ def test_a_push_that_comes_again_since_its_answer_was_lost_is_applied_once(store
 def test_an_answer_to_another_push_answers_nothing(store: Store) -> None:
     slave = Slave(store, 1, n_push=1)
     push = slave.step()
-    slave.replica.answered(PushReply(NAME, 0, 0))
-    slave.replica.answered(PushReply(NAME, 5, 2))
-    assert slave.replica.unanswered is push
+    slave.copy.answered(PushReply(NAME, 0, 0))
+    slave.copy.answered(PushReply(NAME, 5, 2))
+    assert slave.copy.unanswered is push
 
 
 def test_a_push_is_due_every_n_push_steps_of_the_module_however_often_it_is_asked(store: Store) -> None:
@@ -170,22 +170,22 @@ def test_a_push_is_due_every_n_push_steps_of_the_module_however_often_it_is_aske
     due = []
     for step in range(1, 10):
         push = slave.step()
-        assert slave.replica.due(slave.steps, 0) is None
+        assert slave.copy.due(slave.steps, 0) is None
         if push is not None:
             due.append(step)
-            slave.replica.answered(applied(store, push))
+            slave.copy.answered(applied(store, push))
     assert due == [3, 6, 9]
 
 
 def test_flush_pushes_the_rest_once_and_nothing_where_nothing_was_learned(store: Store) -> None:
     slave = Slave(store, 1, n_push=100)
-    assert slave.replica.flush(0, 0) is None
+    assert slave.copy.flush(0, 0) is None
     slave.step()
-    push = slave.replica.flush(slave.steps, 17)
+    push = slave.copy.flush(slave.steps, 17)
     assert push is not None
     assert (push.header.operation, push.header.sequence, push.header.next_batch) == (Operation.UPDATE, 1, 17)
-    slave.replica.answered(applied(store, push))
-    assert slave.replica.flush(slave.steps, 17) is None
+    slave.copy.answered(applied(store, push))
+    assert slave.copy.flush(slave.steps, 17) is None
     assert held(store) == slave.state
     assert store.next_batch(NAME) == 17
 
@@ -193,11 +193,11 @@ def test_flush_pushes_the_rest_once_and_nothing_where_nothing_was_learned(store:
 def test_flush_pushes_what_changed_without_a_step_too(store: Store) -> None:
     slave = Slave(store, 1)
     slave.module.norm(torch.rand(4, 5))
-    push = slave.replica.flush(0, 0)
+    push = slave.copy.flush(0, 0)
     assert push is not None
-    slave.replica.answered(applied(store, push))
+    slave.copy.answered(applied(store, push))
     assert held(store) == slave.state
-    assert slave.replica.flush(0, 0) is None
+    assert slave.copy.flush(0, 0) is None
 
 
 def test_a_new_slave_that_fetches_has_exactly_that_state_and_counts_its_own_pushes(store: Store) -> None:
@@ -205,7 +205,7 @@ def test_a_new_slave_that_fetches_has_exactly_that_state_and_counts_its_own_push
     for _ in range(6):
         push = slave.step()
         if push is not None:
-            slave.replica.answered(applied(store, push))
+            slave.copy.answered(applied(store, push))
     known = slave.state
     slave.step()
     successor = Slave(store, 2, n_push=2, seed=9)
@@ -222,7 +222,7 @@ def test_a_slave_that_fetches_again_goes_on_after_the_sequence_that_was_applied(
     slave = Slave(store, 1, n_push=1)
     push = slave.step()
     assert push is not None
-    slave.replica.answered(applied(store, push))
+    slave.copy.answered(applied(store, push))
     slave.fetch(1)
     push = slave.step()
     assert push is not None
@@ -233,10 +233,10 @@ def test_a_slave_that_fetches_again_goes_on_after_the_sequence_that_was_applied(
 def test_a_module_without_state_pushes_too() -> None:
     store = Store(Memory())
     flat = Flat(nn.Flatten())
-    replica = Replica(NAME, flat, 1, 1)
-    initial = replica.initial()
+    copy = WorkingCopy(NAME, flat, 1, 1)
+    initial = copy.initial()
     store.create(initial.header, [(0, initial.buffer.data)])
-    push = replica.due(1, 5)
+    push = copy.due(1, 5)
     assert push is not None
     assert applied(store, push).applied
     assert store.next_batch(NAME) == 5
@@ -248,7 +248,7 @@ def test_a_shard_of_another_network_is_not_taken(store: Store) -> None:
     other = Everything()
     other.norm = nn.BatchNorm1d(4)
     with pytest.raises(MalformedError, match=NAME):
-        Replica(NAME, Flat(other), 1, 2).begin(reading.header, bytes(reading.buffer))
+        WorkingCopy(NAME, Flat(other), 1, 2).begin(reading.header, bytes(reading.buffer))
 
 
 def test_a_shard_of_another_network_of_the_same_size_is_not_taken(store: Store) -> None:
@@ -260,4 +260,4 @@ def test_a_shard_of_another_network_of_the_same_size_is_not_taken(store: Store) 
     flat = Flat(other)
     assert flat.table.nbytes == len(reading.buffer)
     with pytest.raises(MalformedError, match=NAME):
-        Replica(NAME, flat, 1, 2).begin(reading.header, bytes(reading.buffer))
+        WorkingCopy(NAME, flat, 1, 2).begin(reading.header, bytes(reading.buffer))

@@ -100,7 +100,7 @@ def test_a_run_with_losses_and_a_death_comes_to_its_end(name: str) -> None:
     )
     assert driver.deaths == 2
     assert driver.status().state == "done"
-    through = [driver.center.store.next_batch(f"{k}/weights") for k in (1, 2, 3)]
+    through = [driver.master.store.next_batch(f"{k}/weights") for k in (1, 2, 3)]
     assert min(through) >= 100
 
 

@@ -21,7 +21,7 @@ from common.errors import ConfigError, FencedError, MalformedError, TooLargeErro
 from common.net import control
 from common.optim.stepper import Stepper
 from common.shards.flat import Flat, packed, state_dict
-from common.shards.working_copy import Replica
+from common.shards.working_copy import WorkingCopy
 from common.wire import methods
 from common.wire.messages import HeartbeatRequest, SynthesisKind, SynthesisMessage
 from common.wire.payloads import encode_synthesis
@@ -72,18 +72,18 @@ def in_a_slave(config: Config, k: int, batches: int) -> tuple[Flat, synthesizers
     module, store = synthesizers.initial(config, k, (D,), CLASSES), stored(config)
     flat = Flat(module)
     stepper = Stepper(flat, config.optimizer.synthesizer, config.run.batches)
-    replica = Replica(f"{k}/gradient", flat, config.downpour.n_push, 1)
-    store.create(replica.initial().header, [(0, replica.initial().buffer.data)])
-    reading = store.read(replica.name)
-    replica.begin(reading.header, reading.buffer)
+    copy = WorkingCopy(f"{k}/gradient", flat, config.downpour.n_push, 1)
+    store.create(copy.initial().header, [(0, copy.initial().buffer.data)])
+    reading = store.read(copy.name)
+    copy.begin(reading.header, reading.buffer)
     reading.release()
     for batch in range(batches):
         module.learn(**drawn(batch))
         stepper.step(batch)
         last = batch == batches - 1
-        push = (replica.flush if last else replica.due)(stepper.steps, batch + 1)
+        push = (copy.flush if last else copy.due)(stepper.steps, batch + 1)
         if push:
-            replica.answered(store.apply(push.header, [(0, push.buffer.data)]))
+            copy.answered(store.apply(push.header, [(0, push.buffer.data)]))
     return flat, module
 
 

@@ -18,7 +18,7 @@ from common.optim.stepper import Stepper
 from common.shards.flat import Flat
 from common.wire.boundary import Down, Lost, Up
 from master.store.store import Memory, Store
-from slave.training.decoupling import Layer, Synthesizer, Top
+from slave.training.decoupling import Layer, Top
 from slave.training.health import Health
 from tests.slave.chain import Chain, Incarnation, configured, digits
 
@@ -141,8 +141,7 @@ def test_the_same_seed_and_schedule_give_the_same_numbers() -> None:
 
 
 def lone(k: int, config: Config) -> Incarnation:
-    made = Batches(digits(), config.run.seed, config.run.batch_size)
-    return Incarnation(config, k, 1, Store(Memory()), made, Synthesizer)
+    return Incarnation(config, k, 1, Store(Memory()))
 
 
 def test_the_top_sends_each_examples_own_gradient_whatever_the_batch_size() -> None:
@@ -192,11 +191,11 @@ def test_the_first_layer_sends_nothing_down() -> None:
 def test_m_learns_nothing_from_a_lost_batch() -> None:
     slave = lone(1, configured(batches=3))
     list(slave.trainer.advance())
-    _, (replica, stepper) = slave.replicas
-    before = replica._flat.buffer.clone()
+    _, (copy, stepper) = slave.copies
+    before = copy._flat.buffer.clone()
     list(slave.trainer.receive(Lost(0, layer=1, incarnation=1)))
     assert stepper.steps == 0
-    assert torch.equal(replica._flat.buffer, before)
+    assert torch.equal(copy._flat.buffer, before)
 
 
 def test_a_first_layer_without_parameters_passes_its_batches_on() -> None:

@@ -175,17 +175,17 @@ def session(running: Served, name: str) -> Iterator[Session]:
 
 def remembered(taken: Session) -> dict[str, torch.Tensor]:
     return {
-        f"{replica.name}.{name}": tensor.clone()
-        for replica, stepper in taken._replicas
-        if not replica.name.endswith("optimizer")
+        f"{shard.name}.{name}": tensor.clone()
+        for shard, stepper in taken._worker.trained.copies
+        if not shard.name.endswith("optimizer")
         for name, tensor in stepper.state().items()
     }
 
 
 def stepped(taken: Session, steps: int) -> None:
     """Step on made-up gradients, and push what there is."""
-    for replica, stepper in taken._replicas:
-        for batch in range(steps if not replica.name.endswith("optimizer") else 0):
+    for shard, stepper in taken._worker.trained.copies:
+        for batch in range(steps if not shard.name.endswith("optimizer") else 0):
             for weight in stepper._flat.learned:
                 weight.grad = torch.randn(weight.shape)
             stepper.step(batch)
@@ -200,8 +200,8 @@ def test_a_slave_that_takes_a_seat_over_has_its_predecessors_moments(tmp_path: P
             kept = copy.deepcopy(remembered(first))
             assert {float(v) for name, v in kept.items() if name.endswith("count")} == {7.0}
             # Not pushed any more: lost with the slave.
-            for replica, stepper in first._replicas[:2]:
-                assert not replica.name.endswith("optimizer")
+            for shard, stepper in first._worker.trained.copies[:2]:
+                assert not shard.name.endswith("optimizer")
                 for weight in stepper._flat.learned:
                     weight.grad = torch.full_like(weight, 9.0)
                 stepper.step(7)

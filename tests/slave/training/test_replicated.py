@@ -16,18 +16,18 @@ from common.config.data import DataConfig
 from common.config.optimizer import SynthesizerOptimizerConfig
 from common.data import datasets
 from common.data.batches import Batches
-from common.data.replicas import Place, owner
+from common.data.replicas import BatchRoutes, owner
 from common.optim.optimizers import Settings
 from common.optim.stepper import AccruingStepper, Stepper
 from common.shards.flat import Flat
 from common.shards.pushes import Operation, PushReply
-from common.shards.working_copy import Push, Replica
+from common.shards.working_copy import Push, WorkingCopy
 from common.wire.boundary import Direction, Down, Message, Up
 from master.store.optimizers import ServerOptimizer
 from master.store.policies import Policy, uniform
 from master.store.staleness import StalenessRule
 from master.store.store import Memory, Store
-from slave.training.trainer import Trainer
+from slave.training.trainer import WindowedTrainer
 
 TOTAL = 30
 BATCHES = Batches(datasets.load(DataConfig()), 0, 4)
@@ -77,13 +77,13 @@ def test_every_batch_goes_to_its_owner_once_and_every_replica_ends(
 ) -> None:
     chance, layers = random.Random(seed), len(counts)
     unlocks: dict[tuple[int, int], Passing] = {}
-    trainers: dict[tuple[int, int], Trainer] = {}
+    trainers: dict[tuple[int, int], WindowedTrainer] = {}
     for k, count in enumerate(counts, 1):
         for r in range(count):
             unlock = FirstPassing(layers == 1) if k == 1 else Passing(k == layers)
             below, above = counts[max(k - 2, 0)], counts[min(k, layers - 1)]
             unlocks[k, r] = unlock
-            trainers[k, r] = Trainer(
+            trainers[k, r] = WindowedTrainer(
                 k,
                 BATCHES,
                 TOTAL,
@@ -92,7 +92,7 @@ def test_every_batch_goes_to_its_owner_once_and_every_replica_ends(
                 window_below=2 * (layers - k) + 3,
                 incarnation=10 * k + r + 1,
                 next_batch=0,
-                place=Place(r, count, below, above, warm),
+                routes=BatchRoutes(r, count, below, above, warm),
             )
     # A queue for each pair and stream: order is kept within one, not between two.
     under_way: dict[tuple[object, ...], deque[Message]] = {}
@@ -122,21 +122,21 @@ def test_every_batch_goes_to_its_owner_once_and_every_replica_ends(
         assert sorted(unlock.taken) == own
 
 
-def _replica(store: Store, incarnation: int, *, gradient: bool) -> tuple[Replica, Flat, Stepper]:
+def _working_copy(store: Store, incarnation: int, *, gradient: bool) -> tuple[WorkingCopy, Flat, Stepper]:
     torch.manual_seed(0)
     flat = Flat(nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4)))
     stepper = (AccruingStepper if gradient else Stepper)(flat, SynthesizerOptimizerConfig("sgd", 0.125), 100)
     accrued = stepper if isinstance(stepper, AccruingStepper) else None
-    replica = Replica("1/weights", flat, 2, incarnation, 2, accrued)
-    push = replica.initial()
+    copy = WorkingCopy("1/weights", flat, 2, incarnation, 2, accrued)
+    push = copy.initial()
     store.create(push.header, [(0, push.buffer.data)])
-    _fetch(store, replica, incarnation, begin=True)
-    return replica, flat, stepper
+    _fetch(store, copy, incarnation, begin=True)
+    return copy, flat, stepper
 
 
-def _fetch(store: Store, replica: Replica, incarnation: int, *, begin: bool = False) -> None:
+def _fetch(store: Store, copy: WorkingCopy, incarnation: int, *, begin: bool = False) -> None:
     reading = store.read("1/weights", incarnation)
-    (replica.begin if begin else replica.fetched)(reading.header, bytes(reading.buffer))
+    (copy.begin if begin else copy.fetched)(reading.header, bytes(reading.buffer))
     reading.release()
 
 
@@ -146,8 +146,8 @@ def _learn(flat: Flat, stepper: Stepper, amount: float) -> None:
     stepper.step(0)
 
 
-def _pushed(store: Store, replica: Replica, stepper: Stepper) -> tuple[Push, PushReply]:
-    push = replica.flush(stepper.steps, 0)
+def _pushed(store: Store, copy: WorkingCopy, stepper: Stepper) -> tuple[Push, PushReply]:
+    push = copy.flush(stepper.steps, 0)
     assert push is not None
     return push, store.apply(push.header, [(0, push.buffer.data)])
 
@@ -161,7 +161,7 @@ def _held(store: Store) -> np.ndarray:
 
 def test_a_fetch_takes_what_others_did_and_keeps_what_is_under_way() -> None:
     store = Store(Memory(), uniform(Policy(replicas=2)))
-    (one, flat, stepper), (two, other, others) = (_replica(store, i, gradient=False) for i in (1, 2))
+    (one, flat, stepper), (two, other, others) = (_working_copy(store, i, gradient=False) for i in (1, 2))
     start = flat.parameters.detach().numpy().copy()
     _learn(other, others, 1.0)
     two.answered(_pushed(store, two, others)[1])
@@ -183,23 +183,23 @@ def test_a_fetch_takes_what_others_did_and_keeps_what_is_under_way() -> None:
 def test_accrued_gradients_are_summed_pushed_and_replaced_by_what_the_master_makes_of_them() -> None:
     optimizer = ServerOptimizer(Settings("sgd", 0.5))
     store = Store(Memory(), uniform(Policy(optimizer=optimizer)))
-    replica, flat, stepper = _replica(store, 1, gradient=True)
+    copy, flat, stepper = _working_copy(store, 1, gradient=True)
     start = flat.parameters.detach().numpy().copy()
     _learn(flat, stepper, 1.0)
     _learn(flat, stepper, 2.0)
     np.testing.assert_allclose(flat.parameters.detach().numpy(), start - 0.125 * 3, rtol=1e-5)
-    push, reply = _pushed(store, replica, stepper)
+    push, reply = _pushed(store, copy, stepper)
     assert push.header.operation is Operation.ACCRUED_GRADIENT
     np.testing.assert_array_equal(push.buffer[: 24 * 4].view(np.float32), 3.0)
-    replica.answered(reply)
+    copy.answered(reply)
     _learn(flat, stepper, 4.0)
-    _fetch(store, replica, 1)
+    _fetch(store, copy, 1)
     np.testing.assert_allclose(flat.parameters.detach().numpy(), start - 0.5 * 3 - 0.125 * 4, rtol=1e-5)
 
 
 def test_a_refused_push_is_dropped_and_a_fetch_is_due_at_once() -> None:
     store = Store(Memory(), uniform(Policy(2, StalenessRule("bound", 0))))
-    (one, flat, stepper), (two, other, others) = (_replica(store, i, gradient=False) for i in (1, 2))
+    (one, flat, stepper), (two, other, others) = (_working_copy(store, i, gradient=False) for i in (1, 2))
     start = flat.parameters.detach().numpy().copy()
     _learn(other, others, 1.0)
     two.answered(_pushed(store, two, others)[1])

@@ -14,12 +14,11 @@ from torch import Tensor
 
 from common.config.optimizer import OptimizerConfig
 from common.config.sections import Config
-from common.data.batches import Batches
 from common.errors import MalformedError
 from common.wire.boundary import Down, End, Ended, Lost, Message, Ready, Up
 from master.store.store import Memory, Store
 from slave.training.decoupling import Synthesizer
-from tests.slave.chain import Chain, Fault, Incarnation, configured, digits
+from tests.slave.chain import Chain, Fault, Incarnation, configured
 
 SGD = OptimizerConfig(name="sgd", learning_rate=0.01)
 SEEDS = st.integers(0, 2**32 - 1)
@@ -54,7 +53,7 @@ def alone(k: int, unlock: str = "update", batches: int = 3, number: int = 7) -> 
     """One slave of three, of incarnation 7, whose neighbours are the test."""
     config = small(unlock, batches=batches)
     store = Store(Memory())
-    return Incarnation(config, k, number, store, Batches(digits(), 0, 4), Synthesizer)
+    return Incarnation(config, k, number, store)
 
 
 def activation(batch: int, incarnation: int = 3, layer: int = 2) -> Up:
@@ -233,9 +232,9 @@ def test_a_run_ends_and_accounts_for_every_batch_whatever_breaks_and_dies(
 def test_the_store_ends_with_what_the_last_slaves_hold(seed: int, unlock: str, strikes: list[Fault]) -> None:
     chain = Chain(small(unlock), seed, strikes, wire=True).run()
     for slave in chain.slaves:
-        for replica, _ in slave.replicas:
-            reading = chain.store.read(replica.name)
-            assert bytes(reading.buffer) == replica._flat.buffer.numpy().tobytes()
+        for copy, _ in slave.copies:
+            reading = chain.store.read(copy.name)
+            assert bytes(reading.buffer) == copy._flat.buffer.numpy().tobytes()
             reading.release()
 
 
@@ -381,7 +380,6 @@ def test_what_is_unanswered_is_sent_again_to_a_new_peer_and_after_the_streams_br
     taken(slave, Ready(layer=2))
     again = [("ACTIVATION", 2, batch, 7) for batch in range(3)]
     assert said(slave.trainer.receive(Ready(layer=2))) == again
-    assert said(slave.trainer.unanswered()) == again
 
 
 def test_what_was_sent_is_sent_again_unchanged_by_the_steps_since() -> None:
@@ -389,7 +387,7 @@ def test_what_was_sent_is_sent_again_unchanged_by_the_steps_since() -> None:
     first = list(slave.trainer.receive(activation(0))) + list(slave.trainer.advance())
     copies = {m.kind: tensor.clone() for m in first for tensor in m.carried().values()}
     taken(slave, activation(1), activation(2))
-    for message in slave.trainer.unanswered():
+    for message in slave.trainer.receive(Ready(layer=3)):
         if message.batch == 0:
             (tensor,) = message.carried().values()
             assert torch.equal(tensor, copies[message.kind])

@@ -14,7 +14,6 @@ from torch.nn import functional
 from common.config.optimizer import OptimizerConfig, SynthesizerOptimizerConfig
 from common.config.sections import Config
 from common.config.synthesizers import VfbnOptions
-from common.data.batches import Batches
 from common.draws import chance, mixed
 from common.optim.stepper import Stepper
 from common.shards.flat import Flat
@@ -27,7 +26,7 @@ from slave.training.parts import Parts
 from slave.training.unlocks.delayed import DelayedUnlock, Late
 from slave.training.unlocks.local import Head, LocalUnlock
 from slave.training.unlocks.update import UpdateUnlock
-from tests.slave.chain import Chain, Incarnation, configured, digits
+from tests.slave.chain import Chain, Incarnation, configured
 
 SGD = OptimizerConfig(name="sgd", learning_rate=0.1)
 
@@ -386,7 +385,7 @@ def test_a_lost_batch_of_a_layer_that_fell_back_is_lost_below_too() -> None:
 
 def test_a_replacement_of_a_delayed_layer_goes_on_from_the_first_batch_it_has_not_stepped_on() -> None:
     config = configured(unlock="delayed", batches=9, options={"widths": [4, 4]}, batch_size=4)
-    slave = Incarnation(config, 1, 1, Store(Memory()), Batches(digits(), 0, 4), Synthesizer)
+    slave = Incarnation(config, 1, 1, Store(Memory()))
     for _ in range(3):
         list(slave.trainer.advance())
     assert slave.trainer.next_batch == 0

@@ -1,4 +1,4 @@
-"""The made-up machine in the middle: the master's own store behind one link and one core."""
+"""Master of a simulated run: the real store behind one link and one core."""
 
 from __future__ import annotations
 
@@ -6,19 +6,18 @@ from collections import Counter
 from collections.abc import Callable
 
 from common.config.sections import Config
-from common.errors import NotFoundError
 from common.shards.pushes import Header, PushReply
-from common.shards.working_copy import Push, Replica
+from common.shards.working_copy import Push, WorkingCopy
 from common.wire.messages import JoinReply
 from deploy.simulation.clock import Clock
-from deploy.simulation.machine import Fetched
 from deploy.simulation.wires import Link, Wires
 from master.store.policies import policies
 from master.store.store import Memory, Store
+from slave.training.worker import Fetched
 
 
-class Center:
-    """The master of a run, and the way to it.
+class SimulatedMaster:
+    """Master of a simulated run, and the way to it.
 
     Attributes:
         store: its shards.
@@ -51,15 +50,13 @@ class Center:
         """Have something happen at a link once a message from here is there."""
         self._clock.at(self._wires.arrival(self._clock.now, self._link, link, nbytes, resent=resent), event)
 
-    def begin(self, lease: JoinReply, replica: Replica) -> None:
-        """Bring a replica to the present version of its shard, which is created if it is not there."""
-        try:
-            fetched = self.fetched(lease, replica.name)
-        except NotFoundError:
-            initial = replica.initial()
+    def begin(self, lease: JoinReply, copy: WorkingCopy) -> None:
+        """Bring a working copy to the present version of its shard, and create the shard if there is none."""
+        if copy.name not in self.store.versions():
+            initial = copy.initial()
             self.store.create(initial.header, [(0, initial.buffer.data)])
-            fetched = self.fetched(lease, replica.name)
-        replica.begin(fetched.header, fetched.buffer)
+        self.pulls += 1
+        copy.begin(*self._read(copy.name, lease.incarnation))
 
     def apply(self, push: Push) -> PushReply:
         """Take a push, or refuse it as the run's staleness rule says."""
@@ -70,14 +67,9 @@ class Center:
         return reply
 
     def fetched(self, lease: JoinReply, shard: str) -> Fetched:
-        """The present version, for a slave.
-
-        Raises:
-            NotFoundError: there is no such shard.
-        """
-        fetched = Fetched(*self._read(shard, lease.incarnation))
+        """Return the present version, for a slave."""
         self.pulls += 1
-        return fetched
+        return Fetched(shard, *self._read(shard, lease.incarnation))
 
     def read(self, shard: str) -> tuple[Header, bytes]:
         """The present version, for whoever evaluates.

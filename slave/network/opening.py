@@ -1,0 +1,92 @@
+"""Opening of a lease: the layer is composed, and its shards are fetched or created."""
+
+from __future__ import annotations
+
+import logging
+
+from common.errors import NotFoundError
+from common.shards.pushes import PushReply
+from common.shards.working_copy import WorkingCopy
+from common.wire.messages import JoinReply
+from slave.network.network import Network
+from slave.network.prepared import Prepared
+from slave.network.progress import Progress
+from slave.training import layers
+from slave.training.served import Serving
+from slave.training.trained import TrainedLayer
+
+log = logging.getLogger("layerwise.slave")
+
+
+class Opening:
+    """Opening of one lease.
+
+    Args:
+        network: of the lease, started.
+        ground: what the slave has prepared.
+        lease: that the master granted.
+        progress: counts the versions.
+    """
+
+    def __init__(self, network: Network, ground: Prepared, lease: JoinReply, progress: Progress) -> None:
+        self._network = network
+        self._ground = ground
+        self._lease = lease
+        self._progress = progress
+
+    def build(self, serving: Serving | None) -> TrainedLayer:
+        """Build the layer at the master's version, ready to train; `serving` runs M and I elsewhere."""
+        ground, lease, config = self._ground, self._lease, self._ground.config
+        compiled = config.compiled[lease.layer - 1]
+        if compiled:
+            log.info("compiling layer %d", lease.layer)
+        trained = layers.build(
+            config,
+            ground.blueprint(),
+            ground.dataset,
+            lease,
+            self._begin,
+            ground.device,
+            serving,
+            compiled=compiled,
+        )
+        self._back_up(trained)
+        log.info(
+            "layer %d of %d on %s, from batch %d: %s",
+            lease.layer,
+            config.layers,
+            ground.device,
+            lease.next_batch,
+            f"{trained.layer.flat.parameters.numel():,} parameters",
+        )
+        return trained
+
+    def _begin(self, copy: WorkingCopy) -> bool:
+        """Bring a working copy to the master's version of its shard; False: the shard had to be created."""
+        try:
+            version, existed = self._network.pull(copy.name), True
+        except NotFoundError:
+            self._network.push(copy.initial())
+            self._await_reply(copy.name)
+            version, existed = self._network.pull(copy.name), False
+        copy.begin(*version)
+        self._progress.pulls += 1
+        return existed
+
+    def _await_reply(self, shard: str) -> None:
+        while True:
+            event = self._network.inbox.get()
+            if isinstance(event, BaseException):
+                raise event
+            if isinstance(event, PushReply) and event.shard == shard:
+                return
+
+    def _back_up(self, trained: TrainedLayer) -> None:
+        """Go on with the moments of the seat's last slave, and back up those of this one."""
+        backup = layers.backup(self._ground.config, self._lease, trained.copies)
+        if backup is None:
+            return
+        # Created now: memory that is used for the first time, here and at the master, would hold up a step.
+        if not self._begin(backup) and self._lease.next_batch:
+            log.info("there is no backup of layer %d's optimizers: they begin anew", self._lease.layer)
+        trained.copies.append((backup, trained.copies[0][1]))

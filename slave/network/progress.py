@@ -1,0 +1,106 @@
+"""Progress of one lease: seconds, counts and telemetry, for heartbeats and for scrapes."""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import replace
+from pathlib import Path
+
+from common.lifecycle import cpu_seconds, peak_rss_bytes
+from common.observe.utilization import Probe
+from common.wire.messages import JoinReply, Telemetry, Utilization
+from slave.network.meter import Meter
+from slave.training.trained import TrainedLayer
+
+log = logging.getLogger("layerwise.slave")
+
+# Between two measurements of the telemetry.
+TELEMETRY_SECONDS = 0.1
+
+
+class Progress:
+    """Telemetry of one lease: measured by the training thread, read by any thread.
+
+    Args:
+        lease: that the master granted.
+        meter: of the lease.
+        batch_size: B.
+        cpu_before: CPU seconds of this process under earlier leases, which count there.
+        gpu: UUID of the GPU that trains, if any.
+
+    Attributes:
+        waiting_seconds: part of the steps in which the trainer stood still.
+        pulls: versions that the layer began from.
+        telemetry: as last measured.
+    """
+
+    def __init__(
+        self, lease: JoinReply, meter: Meter, batch_size: int, cpu_before: float, gpu: str | None
+    ) -> None:
+        self.waiting_seconds = 0.0
+        self.pulls = 0
+        self.telemetry = Telemetry(next_batch=lease.next_batch)
+        self._layer = lease.layer
+        self._meter = meter
+        self._batch_size = batch_size
+        self._cpu_before = cpu_before
+        self._probe = Probe(Path.cwd(), gpu)
+        self._utilization = Utilization()
+        self._step_seconds = 0.0
+        self._measured_at = time.perf_counter()
+        self._beat_at = (time.perf_counter(), 0)
+
+    @property
+    def measurement_due(self) -> bool:
+        """Whether the telemetry has grown old."""
+        return time.perf_counter() - self._measured_at > TELEMETRY_SECONDS
+
+    def add(self, seconds: float, waited: float, *, stepped: bool) -> None:
+        """Count the seconds of one event or advance, `waited` of them without computing."""
+        self._step_seconds += seconds
+        self.waiting_seconds += waited
+        if stepped:
+            self._meter.step.observe(seconds)
+
+    def measure(self, trained: TrainedLayer, pulls: int, *, done: bool) -> None:
+        """Bring the telemetry up to date; `pulls` counts the versions since the first."""
+        if trained.health.fallback != self.telemetry.fallback:
+            self._log_fallback(trained)
+        self._measured_at = time.perf_counter()
+        telemetry = trained.telemetry()
+        self._meter.lost(telemetry.lost_batches)
+        self.telemetry = replace(
+            telemetry,
+            step_seconds=self._step_seconds,
+            waiting_seconds=self.waiting_seconds,
+            done=done,
+            pulls=self.pulls + pulls,
+        )
+
+    def _log_fallback(self, trained: TrainedLayer) -> None:
+        health = trained.health
+        change = (
+            "M's cosine is too low: waiting for true gradients"
+            if health.fallback
+            else "M's cosine is high enough again: going on with M's gradients"
+        )
+        log.warning("layer %d: %s (mean cosine %.2f)", self._layer, change, health.gradient_cosine)
+
+    def now(self) -> Telemetry:
+        """Return the telemetry, with the use of the machine at the last heartbeat."""
+        return replace(self.telemetry, utilization=self._utilization)
+
+    def beat(self) -> Telemetry:
+        """Return the telemetry for a heartbeat, with the resources that the process uses."""
+        now, telemetry = time.perf_counter(), self.telemetry
+        then, steps = self._beat_at
+        self._beat_at = (now, telemetry.steps)
+        self._utilization = self._probe()
+        return replace(
+            telemetry,
+            samples_per_second=(telemetry.steps - steps) * self._batch_size / (now - then),
+            cpu_seconds=cpu_seconds() - self._cpu_before,
+            peak_rss_bytes=peak_rss_bytes(),
+            utilization=self._utilization,
+        )

@@ -1,0 +1,95 @@
+"""Parts of a layer at work: a trainer, the layer, the working copies of its shards, its health."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+from common.optim.stepper import Stepper
+from common.shards.working_copy import WorkingCopy
+from common.wire.boundary import Message
+from common.wire.messages import Telemetry
+from slave.training.decoupling import Layer
+from slave.training.health import Health
+
+
+class Trainer(Protocol):
+    """Protocol of one layer with its neighbours: messages in, messages out. No sockets, threads or clock.
+
+    Attributes:
+        steps: batches that went forward.
+        delays: delay of a gradient -> number of gradients with that delay.
+        through: no step is left to take.
+    """
+
+    steps: int
+    delays: Counter[int]
+    through: bool
+
+    @property
+    def in_flight(self) -> int:
+        """Number of batches that are out without their delta."""
+
+    @property
+    def next_batch(self) -> int:
+        """First batch that the layer's weights have not seen."""
+
+    @property
+    def lost_batches(self) -> int:
+        """Number of batches that never came, and of those whose gradient never did."""
+
+    @property
+    def can_advance(self) -> bool:
+        """Whether `advance` has work to do."""
+
+    def begin(self) -> None:
+        """Allow the first step, where no layer waits for another."""
+
+    def stop(self) -> None:
+        """Allow no further step, where no layer waits for another."""
+
+    def advance(self) -> Iterator[Message]:
+        """Go on with the next batch; yields each message as soon as it is known."""
+
+    def receive(self, message: Message) -> Iterator[Message]:
+        """Take a message from a neighbour or the relay; yields the answers.
+
+        Raises:
+            MalformedError: the sender cannot belong to this run.
+        """
+
+
+@dataclass(frozen=True, eq=False)
+class TrainedLayer:
+    """One replica of a layer, ready to train.
+
+    Attributes:
+        trainer: protocol with the neighbours and, behind it, the unlock.
+        layer: the module and its stepper.
+        copies: working copy of each shard, with the stepper that changes it; none where nothing is pushed.
+        health: knowledge of the layer's own learning.
+    """
+
+    trainer: Trainer
+    layer: Layer
+    copies: list[tuple[WorkingCopy, Stepper]]
+    health: Health
+
+    def telemetry(self) -> Telemetry:
+        """Return the part of the telemetry that does not depend on the machine."""
+        trainer, health = self.trainer, self.health
+        return Telemetry(
+            steps=trainer.steps,
+            next_batch=trainer.next_batch,
+            lost_batches=trainer.lost_batches,
+            in_flight=trainer.in_flight,
+            delays=dict(trainer.delays),
+            loss=health.loss,
+            gradient_loss=health.gradient_loss,
+            gradient_cosine=health.gradient_cosine,
+            gradient_norm_ratio=health.gradient_norm_ratio,
+            input_loss=health.input_loss,
+            fallback=health.fallback,
+        )

@@ -1,0 +1,184 @@
+"""Decisions of one slave: events in, effects out. No I/O, no threads, no clock.
+
+Session, simulator, synchronous profile and tests carry the effects out, each in its own way.
+Models: `RawNode` and `Ready` of etcd-io/raft, `WorkerState.handle_stimulus` of dask.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from common.shards.pushes import Buffer, Header, PushReply
+from common.shards.working_copy import Push
+from common.wire.boundary import Message
+from common.wire.messages import HeartbeatReply
+from slave.training.trained import TrainedLayer
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """Event: an answer to `Fetch`; without a header the master could not be reached."""
+
+    shard: str
+    header: Header | None = None
+    buffer: Buffer = b""
+
+
+Event = Message | PushReply | Fetched | HeartbeatReply
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Effect: send a message to a neighbour, now, before the rest of the event is computed."""
+
+    message: Message
+
+
+@dataclass(frozen=True, slots=True)
+class Fetch:
+    """Effect: fetch a version of a shard; answered by `Fetched`."""
+
+    shard: str
+
+
+@dataclass(frozen=True, slots=True)
+class Computed:
+    """Effect: the trainer's work on the event is over; the rest of the effects exchanges shards."""
+
+
+@dataclass(frozen=True, slots=True)
+class Passed:
+    """Effect, once: the layer has passed the run's last batch, which the master should learn soon."""
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """Effect, once: the layer is through, and the master has all that it learned."""
+
+
+# A `Push` is answered by a `PushReply`.
+Effect = Send | Push | Fetch | Computed | Passed | Done
+
+
+class Worker:
+    """Decisions of one slave about its layer: when to step, push, fetch, rebase and finish.
+
+    The iterators must be exhausted, each before the next event: effects come while the layer computes. All
+    events that are there come before the next `advance`: a gradient goes before a further forward.
+
+    Args:
+        trained: the layer and its working copies.
+        batches: of the run.
+
+    Attributes:
+        done: `Done` was given.
+        over: the master has ended the run.
+        pulls: versions that the layer went over to.
+    """
+
+    def __init__(self, trained: TrainedLayer, batches: int) -> None:
+        self.trained = trained
+        self.trainer = trained.trainer
+        self.done = self.over = False
+        self.pulls = 0
+        self._batches = batches
+        self._copies = {copy.name: (copy, stepper) for copy, stepper in trained.copies}
+        self._passed = False
+        # Something has happened since the last attempt to finish.
+        self._unsettled = True
+
+    @property
+    def can_advance(self) -> bool:
+        """Whether `advance` has work to do: a step, or the last pushes of a layer that is through."""
+        return self.trainer.can_advance or (self.trainer.through and self._unsettled and not self.done)
+
+    @property
+    def settled(self) -> bool:
+        """Whether no push is unanswered."""
+        return all(copy.unanswered is None for copy, _ in self._copies.values())
+
+    def advance(self) -> Iterator[Effect]:
+        """Take a step, or finish; if `can_advance`."""
+        if self.trainer.can_advance:
+            self._unsettled = True
+            yield from self._compute(self.trainer.advance())
+        else:
+            yield from self._finish()
+
+    def handle(self, event: Event) -> Iterator[Effect]:
+        """Take an event.
+
+        Raises:
+            MalformedError: a message or a version cannot belong to this run.
+        """
+        self._unsettled = True
+        match event:
+            case Message():
+                yield from self._compute(self.trainer.receive(event))
+            case PushReply():
+                yield from self._answer(event)
+            case Fetched():
+                yield from self._rebase(event)
+            case HeartbeatReply():
+                self._obey(event)
+
+    def flush(self) -> Iterator[Push]:
+        """Push all that the master lacks, of each shard without an unanswered push."""
+        next_batch = self.trainer.next_batch
+        for copy, stepper in self._copies.values():
+            if push := copy.flush(stepper.steps, next_batch):
+                yield push
+
+    def _compute(self, messages: Iterator[Message]) -> Iterator[Effect]:
+        for message in messages:
+            yield Send(message)
+        yield Computed()
+        yield from self._exchange()
+
+    def _exchange(self) -> Iterator[Effect]:
+        """Push and fetch as far as each is due."""
+        if self.done:
+            return
+        next_batch = self.trainer.next_batch
+        for copy, stepper in self._copies.values():
+            if push := copy.due(stepper.steps, next_batch):
+                yield push
+            if copy.fetch_due(stepper.steps):
+                yield Fetch(copy.name)
+        if next_batch >= self._batches and not self._passed:
+            self._passed = True
+            yield Passed()
+
+    def _answer(self, reply: PushReply) -> Iterator[Effect]:
+        yield Computed()
+        if reply.shard in self._copies:
+            self._copies[reply.shard][0].answered(reply)
+            yield from self._exchange()
+
+    def _rebase(self, fetched: Fetched) -> Iterator[Effect]:
+        """Go over to a fetched version, or ask again in its time."""
+        yield Computed()
+        copy, _ = self._copies[fetched.shard]
+        if fetched.header is None:
+            copy.fetch_failed()
+        else:
+            copy.fetched(fetched.header, fetched.buffer)
+            self.pulls += 1
+        yield from self._exchange()
+
+    def _obey(self, reply: HeartbeatReply) -> None:
+        if reply.begin:
+            self.trainer.begin()
+        if reply.stop:
+            self.trainer.stop()
+        self.over = self.over or reply.over
+
+    def _finish(self) -> Iterator[Effect]:
+        """Push the rest; once all pushes are answered, the layer is done."""
+        self._unsettled = False
+        yield Computed()
+        yield from self.flush()
+        if self.settled:
+            self.done = True
+            yield Done()
