@@ -151,7 +151,8 @@ class Session:
             raise event
         if isinstance(event, Message):
             self._meter.received_bytes += sum(map(self._nbytes, event.carried().values()))
-            event = event.map_tensors(self._to_device)
+            if self._ground.device.type != "cpu":
+                event = event.map_tensors(self._to_device)
         assert isinstance(event, Event)
         self._carry_out(self._worker.handle(event))
 
