@@ -1,8 +1,8 @@
-"""What narrower tensors between layers cost in time, and what ways of int8 leave of a run's gradients.
+"""Time for narrower tensors between layers, and the error of several int8 encodings in a run's gradients.
 
-`python -m benchmarks rounding` writes benchmarks/results/rounding.json. The gradients are those of a run on
-the digits in the driver, with late true gradients; every way rounds the same ones, in the order in which they
-were sent.
+`python -m benchmarks rounding` writes benchmarks/results/rounding.json. The gradients come from a run on the
+digits in the driver, with late true gradients; every encoding rounds the same gradients in the order in which
+they were sent.
 """
 
 from __future__ import annotations
@@ -32,53 +32,53 @@ BATCHES, LAST = 400, 100
 RUN = ["network.options.widths=[128, 128]", f"run.batches={BATCHES}", "decoupling.unlock=delayed"]
 SHAPE, ROUNDS = (256, 1024), 200
 
-Way = Callable[[Tensor], Tensor]
+Rounding = Callable[[Tensor], Tensor]
 
 
 def plain(delta: Tensor) -> Tensor:
-    """As it is sent."""
-    return precision.rounded(delta, "int8")
+    """Round as `cluster.wire = "int8"` does: a scale for every row, to the nearest."""
+    return precision.round_trip(delta, "int8")
 
 
 def one_scale(delta: Tensor) -> Tensor:
-    """A scale for the tensor, not for each row."""
+    """Round with a single scale for the whole tensor."""
     code = delta.abs().max() / 127
     return (delta / code).round() * code
 
 
-def at_random(delta: Tensor) -> Tensor:
-    """Up or down at random, so that the mean is right."""
+def stochastic(delta: Tensor) -> Tensor:
+    """Round up or down at random, with an exact expectation."""
     code = delta.abs().amax(1, keepdim=True) / 127
     return (delta / code + torch.rand_like(delta) - 0.5).round() * code
 
 
-def fed_back(remembered: Callable[[Tensor], Tensor]) -> Way:
-    """What is `remembered` of one batch's error is added to the next one."""
+def with_feedback(remember: Callable[[Tensor], Tensor]) -> Rounding:
+    """Add the part `remember` of every batch's rounding error to the next batch."""
     memory = torch.zeros(())
 
-    def way(delta: Tensor) -> Tensor:
+    def round_delta(delta: Tensor) -> Tensor:
         nonlocal memory
-        due = delta + memory
-        sent = plain(due)
-        memory = remembered(due - sent)
+        corrected = delta + memory
+        sent = plain(corrected)
+        memory = remember(corrected - sent)
         return sent
 
-    return way
+    return round_delta
 
 
-def ways() -> dict[str, Way]:
-    """By name; each remembers on its own."""
+def ways() -> dict[str, Rounding]:
+    """Return the encodings by name, with separate memories."""
     return {
         "as sent: a scale a row, to the nearest": plain,
         "one scale a tensor": one_scale,
-        "at random": at_random,
-        "feedback, each feature's mean error": fed_back(lambda error: error.mean(0)),
-        "feedback, each row's error": fed_back(lambda error: error),
+        "at random": stochastic,
+        "feedback, each feature's mean error": with_feedback(lambda error: error.mean(0)),
+        "feedback, each row's error": with_feedback(lambda error: error),
     }
 
 
 class Recorder(Driver):
-    """Keeps every h and delta that is sent, by layer and batch, in their order."""
+    """Driver that records every h and delta sent, by layer and batch, in order."""
 
     def _send(self, machine: Machine, message: Message) -> None:
         match message:
@@ -88,8 +88,8 @@ class Recorder(Driver):
                 self.gradients[message.layer, message.batch] = message.delta.clone()
         super()._send(machine, message)
 
-    def recorded(self) -> Recorder:
-        """This, after its run."""
+    def record(self) -> Recorder:
+        """Run to the end, and return the recorder."""
         self.activations: dict[tuple[int, int], Tensor] = {}
         self.gradients: dict[tuple[int, int], Tensor] = {}
         for _ in self.run():
@@ -98,21 +98,21 @@ class Recorder(Driver):
 
 
 def run() -> Recorder:
-    """The digits, three layers."""
+    """Record a run of three layers on the digits."""
     config = files.load(None, RUN)
     dataset = datasets.load(config.data)
     blueprint = network.build(config, dataset.input_shape, dataset.classes)
     config = network.cut(config, blueprint, dataset.input_shape, dataset.classes)
-    return Recorder(config, dataset, trains=True).recorded()
+    return Recorder(config, dataset, trains=True).record()
 
 
-def left(way: Way, told: Recorder, layer: int) -> dict[str, float]:
-    """Percent that a way is off by, over the last batches: a batch's delta, and the sum of h^T delta."""
+def errors(way: Rounding, recorder: Recorder, layer: int) -> dict[str, float]:
+    """Measure an encoding's error over the last batches, %: of a delta, and of the sum of h^T delta."""
     off, true, sent = [], torch.zeros(()), torch.zeros(())
-    for (k, batch), delta in told.gradients.items():
+    for (k, batch), delta in recorder.gradients.items():
         rounded = way(delta) if k == layer else delta
         if k == layer and batch >= BATCHES - LAST:
-            h = told.activations[k, batch]
+            h = recorder.activations[k, batch]
             off.append(float((rounded - delta).norm() / delta.norm()))
             true, sent = true + h.t() @ delta, sent + h.t() @ rounded
     total = float((sent - true).norm() / true.norm())
@@ -120,31 +120,31 @@ def left(way: Way, told: Recorder, layer: int) -> dict[str, float]:
 
 
 def microseconds(wire: str) -> dict[str, float]:
-    """Median time of a message's way to bytes and back."""
+    """Measure the median microseconds to encode and to decode a message."""
     message = Down(0, torch.randn(SHAPE))
     took: dict[str, list[float]] = {"encode": [], "decode": []}
     for _ in range(ROUNDS):
         began = time.perf_counter()
         encoded = encode_boundary(to_wire(message, wire))
-        there = time.perf_counter()
+        encoded_at = time.perf_counter()
         from_wire(decode_boundary(encoded))
-        took["encode"].append(there - began)
-        took["decode"].append(time.perf_counter() - there)
+        took["encode"].append(encoded_at - began)
+        took["decode"].append(time.perf_counter() - encoded_at)
     times = {name: round(1e6 * statistics.median(each), 1) for name, each in took.items()}
     return {"nbytes": len(encoded), **times}
 
 
 def main() -> None:
-    """Measure, print, write the result."""
+    """Measure, print and write the results."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    told = run()
+    recorder = run()
     result = {
         "torch": torch.__version__,
         "shape": SHAPE,
         "microseconds": {wire: microseconds(wire) for wire in BOUNDARY_ITEMSIZES},
         "gradients": {
-            f"delta_{layer}": {name: left(way, told, layer) for name, way in ways().items()}
+            f"delta_{layer}": {name: errors(way, recorder, layer) for name, way in ways().items()}
             for layer in (1, 2)
         },
     }

@@ -1,4 +1,4 @@
-"""Random draws that are pure functions of what they are for, whoever makes them, and whenever."""
+"""Random draws as pure functions of the arguments, equal in every process and at all times."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import torch
 _MASK = 2**64 - 1
 
 
-def mixed(*numbers: int) -> int:
-    """64 bits that each of the numbers changes: splitmix64 (Steele et al. 2014) over them in turn."""
+def mix(*numbers: int) -> int:
+    """Hash the numbers into 64 bits that depend on all of them: splitmix64 (Steele et al. 2014) in turn."""
     state = 0
     for number in numbers:
         state = (state ^ number) + 0x9E3779B97F4A7C15 & _MASK
@@ -22,15 +22,15 @@ def mixed(*numbers: int) -> int:
 
 
 def chance(*numbers: int) -> float:
-    """A number from [0, 1), uniform over what is asked for."""
-    return (mixed(*numbers) >> 11) / 2**53
+    """Draw a number from [0, 1), uniform over the tuples of arguments."""
+    return (mix(*numbers) >> 11) / 2**53
 
 
 @contextmanager
-def drawing(seed: int, device: torch.device) -> Iterator[None]:
-    """Have torch draw from `seed` on this device, and go on afterwards where it was.
+def seeded_torch(seed: int, device: torch.device) -> Iterator[None]:
+    """Seed torch's generator of `device` inside the context, and restore the state afterwards.
 
-    As `torch.random.fork_rng` does in three times the time.
+    Does the work of `torch.random.fork_rng` in a third of the time.
     """
     generator = torch.default_generator
     if device.type == "cuda":

@@ -1,4 +1,4 @@
-"""Every error the project raises on purpose, and what each becomes on the wire and at the shell.
+"""Errors raised on purpose, with gRPC status and exit code.
 
 An error's text is one line that says what is wrong, where (file, key, peer) and what to do next.
 """
@@ -9,11 +9,11 @@ from typing import ClassVar
 
 
 class LayerwiseError(Exception):
-    """The root of the tree: something failed that is not the user's, a file's or a peer's doing.
+    """Root of the tree: a failure not caused by the user, a file or a peer.
 
     Attributes:
         status: name of the gRPC status code that carries the error.
-        exit_code: what a command that ends by this error returns to the shell.
+        exit_code: value that a command which ends with this error returns to the shell.
     """
 
     status: ClassVar[str] = "INTERNAL"
@@ -21,7 +21,7 @@ class LayerwiseError(Exception):
 
 
 class ConfigError(LayerwiseError):
-    """The configuration, a command line, a user's file or the data cannot be used as they are."""
+    """The configuration, a command line, a user's file or the data cannot be used."""
 
     status = "INVALID_ARGUMENT"
     exit_code = 2
@@ -35,53 +35,53 @@ class UnreachableError(LayerwiseError):
 
 
 class StalledError(UnreachableError):
-    """A peer began something and did not go on with it."""
+    """A peer has begun a message or a call and stopped before the end."""
 
     status = "DEADLINE_EXCEEDED"
 
 
 class RefusedError(LayerwiseError):
-    """A peer, a port or a directory is there, but will not have us."""
+    """A peer, a port or a directory exists, but refuses the request."""
 
     status = "FAILED_PRECONDITION"
     exit_code = 3
 
 
 class FencedError(RefusedError):
-    """The sender's lease has passed to another: its incarnation is old."""
+    """The sender's incarnation is old: the lease has passed to a newer incarnation."""
 
     status = "ABORTED"
 
 
 class NotFoundError(RefusedError):
-    """A shard, a layer or a snapshot of that name does not exist."""
+    """No shard, layer or snapshot has the requested name."""
 
     status = "NOT_FOUND"
 
 
 class MalformedError(LayerwiseError):
-    """A message is not what its type, its header or the registered table says; nothing was changed."""
+    """A message contradicts the type, the header or the registered table; state is unchanged."""
 
     status = "INVALID_ARGUMENT"
 
 
 class TooLargeError(LayerwiseError):
-    """A message claims or needs more than the limits allow; nothing was allocated."""
+    """A message claims or needs more than the limits allow; refused before allocation."""
 
     status = "RESOURCE_EXHAUSTED"
 
 
 class RunFailedError(LayerwiseError):
-    """The run cannot reach its end."""
+    """The run cannot reach the end."""
 
 
 class NoRoomError(RunFailedError):
-    """The master's disk is full: what has to be kept cannot be. To who asks it is a master that is away."""
+    """The master's disk is full, and state cannot be saved; clients treat the master as unreachable."""
 
     status = "UNAVAILABLE"
 
 
-# INVALID_ARGUMENT is both a ConfigError's and a MalformedError's: over the wire only the latter occurs.
+# ConfigError and MalformedError share INVALID_ARGUMENT; only MalformedError travels over the wire.
 FROM_STATUS: dict[str, type[LayerwiseError]] = {
     "UNAVAILABLE": UnreachableError,
     "DEADLINE_EXCEEDED": UnreachableError,
@@ -96,5 +96,5 @@ FROM_STATUS: dict[str, type[LayerwiseError]] = {
 
 
 def from_status(status: str, text: str) -> LayerwiseError:
-    """The error that a gRPC status of that name stands for."""
+    """Build the error for the gRPC status named `status`, with `text` as its message."""
     return FROM_STATUS.get(status, LayerwiseError)(text)

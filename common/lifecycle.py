@@ -1,4 +1,4 @@
-"""The life of a process: what is set at its start, and how it is asked to stop."""
+"""The life of a process: settings at the start, and orderly interruption."""
 
 from __future__ import annotations
 
@@ -16,49 +16,49 @@ from typing import Self
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _PR_SET_PDEATHSIG = 1
 INTERRUPTED = 130
-# Names the process that a child must not outlive.
+# Environment variable with the process number of the parent, which a child must not outlive.
 PARENT = "LAYERWISE_PARENT"
 
 
 def keep_freed_memory() -> None:
-    """Have malloc keep large blocks that are freed: a chunk's page faults are a third of what it costs."""
+    """Have malloc keep large freed blocks: page faults are a third of the cost of a new chunk."""
     try:
         libc = ctypes.CDLL(None)
         libc.mallopt(_M_MMAP_THRESHOLD, 1 << 30)
         libc.mallopt(_M_TRIM_THRESHOLD, 1 << 30)
-    except (OSError, AttributeError):  # not glibc: its malloc does as it does
+    except (OSError, AttributeError):  # not glibc: other allocators have no such option
         return
 
 
 def give_way() -> None:
-    """Have this thread, and those that it starts, wake up without taking the core from who computes there.
+    """Let this thread and the threads that it starts wake without preempting a computing thread.
 
-    For what a step does not wait for: it runs as soon as a core is idle, or a few milliseconds later. Woken
-    as usual it would stop a training thread in the middle of a product, and leave it a cold cache.
+    For work that no step waits for: such a thread runs when a core is idle, or a few milliseconds later.
+    With the default policy it would interrupt a training thread inside a product and leave a cold cache.
     """
     if sys.platform == "linux":
-        with contextlib.suppress(OSError):  # a container may forbid it
+        with contextlib.suppress(OSError):  # a container may forbid the call
             os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
 
 
 def end_with_parent() -> None:
-    """Have the kernel send SIGTERM when the process that started this one dies, if it asked for that.
+    """Have the kernel send SIGTERM when the parent dies, if the environment variable `PARENT` is set.
 
-    A cluster's processes must not outlive the command that started them, however that one ends.
+    The processes of a cluster must not outlive the command that started them, even after `kill -9`.
     """
     parent = os.environ.get(PARENT)
     if parent is None:
         return
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() != int(parent):  # it died before we asked
+    if os.getppid() != int(parent):  # the parent died before the request
         os.kill(os.getpid(), signal.SIGTERM)
 
 
 def peak_rss_bytes() -> int:
-    """The most memory that this process has held."""
+    """Peak resident memory of the process, in bytes."""
     try:
-        # Linux: getrusage would count what the parent held when it started this process.
+        # Linux: getrusage would include the parent's memory at the start of this process.
         with open("/proc/self/status", encoding="ascii") as status:
             peak = next(line for line in status if line.startswith("VmHWM:"))
         return int(peak.split()[1]) * 1024
@@ -68,14 +68,14 @@ def peak_rss_bytes() -> int:
 
 
 def cpu_seconds() -> float:
-    """CPU time of this process, user and system."""
+    """CPU time of the process, user and system."""
     return time.process_time()
 
 
 class Interrupt:
-    """SIGINT and SIGTERM call `stop`, once; a second one forces the exit. The old handlers are put back.
+    """Context in which SIGINT and SIGTERM call `stop`, once; a second signal forces the exit.
 
-    The handler only sets what it is told to: what stops does so outside of it.
+    Old handlers are restored at the end. `stop` runs inside a signal handler, so it should only set a flag.
     """
 
     def __init__(self, stop: Callable[[], None]) -> None:
@@ -83,14 +83,16 @@ class Interrupt:
         self.received = False
 
     def __enter__(self) -> Self:
-        self._old = {which: signal.signal(which, self._handle) for which in (signal.SIGINT, signal.SIGTERM)}
+        self._old = {
+            number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)
+        }
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for which, handler in self._old.items():
-            signal.signal(which, handler)
+        for number, handler in self._old.items():
+            signal.signal(number, handler)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002 - signal's signature
         if self.received:

@@ -1,4 +1,4 @@
-"""Places for what may be lost: of two items whose batches share a place, the newer batch's alone stays."""
+"""A queue of bounded length for messages that may be lost: the newest batch of a slot replaces older ones."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ Item = TypeVar("Item")
 
 
 class Slots(Generic[Item]):
-    """Items on their way, oldest first; of two whose batches share a slot, b mod n, the newer batch's alone.
+    """Queue of items, oldest first; of two items in a slot, b mod n, only the newer batch's stays.
 
-    The "batch trick" of Tong et al. 2016: nothing grows where a reader is slower than its writer.
+    The "batch trick" of Tong et al. 2016: the queue does not grow where a reader is slower than its writer.
 
     Args:
-        n: how many slots there are: no more items of batches can wait. None: every item has its own place.
+        n: number of slots, hence the most items of batches that can wait. None: every item has its own slot.
     """
 
     def __init__(self, n: int | None = None) -> None:
         self._n = n
-        # By slot; what has none, by a negative number.
+        # Keyed by slot; items without a slot have negative keys.
         self._items: OrderedDict[int, tuple[int, Item]] = OrderedDict()
         self._unslotted = 0
 
     def put(self, item: Item, batch: int | None = None) -> None:
-        """Add one behind the others, unless a newer batch has its slot; without a batch none can."""
+        """Append an item, unless the slot holds a newer batch; an item without a batch is always appended."""
         if self._n is None or batch is None:
             self._unslotted -= 1
             self._items[self._unslotted] = (0, item)
@@ -35,15 +35,15 @@ class Slots(Generic[Item]):
             self._items.move_to_end(slot)
 
     def get(self) -> Item:
-        """The oldest one.
+        """Remove and return the oldest item.
 
         Raises:
-            KeyError: there is none.
+            KeyError: the queue is empty.
         """
         return self._items.popitem(last=False)[1][1]
 
     def clear(self) -> None:
-        """Drop all of them."""
+        """Drop all items."""
         self._items.clear()
 
     def __len__(self) -> int:

@@ -1,4 +1,4 @@
-"""The `layerwise` command. What a subcommand needs is imported when it is called: help answers at once."""
+"""The `layerwise` command; a subcommand's module is imported when it is called, so help answers at once."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from common.errors import LayerwiseError
 from common.lifecycle import INTERRUPTED
 
 COMMANDS: Mapping[str, tuple[str, str]] = {
-    "train": ("deploy.commands", "Train: a whole cluster on this machine, to the end."),
-    "master": ("master.cli", "Keep a run's parameters, and serve them to its slaves."),
-    "slave": ("slave.cli", "Train one layer; everything else comes from the master."),
-    "simulate": ("deploy.commands", "What so many slaves would do, without a cluster."),
-    "compare": ("deploy.commands", "Methods side by side, on equal terms."),
-    "status": ("deploy.commands", "How a run goes."),
-    "evaluate": ("deploy.commands", "Test error of a run, finished or live."),
-    "export": ("deploy.commands", "Write the plain network's weights, for torch alone."),
-    "snapshot": ("deploy.commands", "Keep a run as it is now, to go back to."),
-    "rollback": ("deploy.commands", "Put a run back to a snapshot."),
+    "train": ("deploy.commands", "Train a network on a whole cluster of processes on this machine."),
+    "master": ("master.cli", "Keep a run's parameters and serve them to its slaves."),
+    "slave": ("slave.cli", "Train one layer of a run, which the master assigns."),
+    "simulate": ("deploy.commands", "Predict speed and staleness of N slaves, without a cluster."),
+    "compare": ("deploy.commands", "Compare methods on equal terms."),
+    "status": ("deploy.commands", "Show the status of a live run."),
+    "evaluate": ("deploy.commands", "Measure the test error of a finished or live run."),
+    "export": ("deploy.commands", "Write the plain network's weights for torch."),
+    "snapshot": ("deploy.commands", "Take a snapshot of a live run, or list its snapshots."),
+    "rollback": ("deploy.commands", "Roll a live run back to a snapshot."),
     "config": ("deploy.commands", "Print every configuration key, its default and its meaning."),
 }
 
 
 class _Lazy(click.Group):
-    """Imports a subcommand's module when it is called, not to list it."""
+    """Command group that imports a subcommand's module when it is called, not when commands are listed."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
         return list(COMMANDS)
@@ -45,24 +45,23 @@ class _Lazy(click.Group):
 
 
 @click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+@click.option("--debug", is_flag=True, help="Show the traceback with an error.")
 @click.version_option(package_name="layerwise")
 def cli(debug: bool) -> None:
-    r"""Train a neural network layer by layer, asynchronously, over a cluster.
+    """Train a neural network layer by layer, asynchronously, over a cluster.
 
-    Begin with `layerwise train`: handwritten digits, on this machine, in under a minute.
+    Start with `layerwise train`: it learns handwritten digits on this machine in under a minute.
 
-    \b
     Exit codes: 0 done; 2 bad usage or configuration; 3 cannot reach or refused;
     4 the run failed; 130 interrupted.
     """
 
 
 def _check_packages() -> None:
-    """See that our packages stand side by side: another project may hold a `common` too.
+    """Check that our packages come from one folder: another project may also have a package `common`.
 
     Raises:
-        LayerwiseError: one of them is somebody else's.
+        LayerwiseError: a package of the same name shadows one of ours.
     """
     homes = {}
     for name in ("common", "master", "slave", "deploy", "protos"):
@@ -71,17 +70,17 @@ def _check_packages() -> None:
     if len(set(homes.values())) != 1:
         where = ", ".join(f"{name} in {home}" for name, home in homes.items())
         raise LayerwiseError(
-            f"other packages of the same names are in the way ({where}); use a fresh environment"
+            f"other packages of these names are in the way ({where}); use a fresh environment"
         )
 
 
 def main() -> None:
-    """Run the command and exit with its documented code."""
+    """Run the command and exit with the documented code."""
     sys.exit(run(sys.argv[1:]))
 
 
 def run(arguments: list[str]) -> int:
-    """Run the command; its exit code. Every error is one line on standard error."""
+    """Run the command and return the exit code; every error is a line on standard error."""
     try:
         _check_packages()
         result = cli.main(arguments, prog_name="layerwise", standalone_mode=False)

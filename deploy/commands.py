@@ -1,4 +1,4 @@
-"""The subcommands that are not a process of a cluster."""
+"""Subcommands that are not processes of a cluster."""
 
 from __future__ import annotations
 
@@ -10,14 +10,18 @@ from common.errors import ConfigError
 from common.observe.logs import FORMATS
 
 _SET = click.option(
-    "--set", "overrides", multiple=True, metavar="SECTION.KEY=VALUE", help="Override a key; the last wins."
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="SECTION.KEY=VALUE",
+    help="Override a configuration key; the last one for a key wins.",
 )
-_JSON = click.option("--json", "as_json", is_flag=True, help="JSON, and nothing else, on standard output.")
+_JSON = click.option("--json", "as_json", is_flag=True, help="Print only JSON on standard output.")
 _TENSORBOARD = click.option(
-    "--tensorboard", is_flag=True, help="Write the run's scalars for TensorBoard too, beside its other files."
+    "--tensorboard", is_flag=True, help="Also write the run's scalars for TensorBoard, to the run directory."
 )
-_LIVE = click.option("--master", required=True, metavar="HOST:PORT", help="Where the master listens.")
-_MASTER = click.option("--master", metavar="HOST:PORT", help="Where the master listens.")
+_LIVE = click.option("--master", required=True, metavar="HOST:PORT", help="Address of the run's master.")
+_MASTER = click.option("--master", metavar="HOST:PORT", help="Address of the run's master.")
 
 
 @click.command()
@@ -27,7 +31,7 @@ _MASTER = click.option("--master", metavar="HOST:PORT", help="Where the master l
     "--run-dir",
     type=click.Path(path_type=Path),
     metavar="DIR",
-    help="Where the results go; an unfinished run there is resumed. Default: a new folder under runs/.",
+    help="Folder for the results; an unfinished run in it is resumed. Default: a new folder under runs/.",
 )
 @_JSON
 @_TENSORBOARD
@@ -36,7 +40,7 @@ _MASTER = click.option("--master", metavar="HOST:PORT", help="Where the master l
     type=click.Choice(FORMATS),
     default="plain",
     show_default=True,
-    help="Of the processes' logs, in the run directory's logs/.",
+    help="Format of the processes' logs, in the run directory's logs/.",
 )
 def train(
     config: Path | None,
@@ -46,18 +50,18 @@ def train(
     tensorboard: bool,
     log_format: str,
 ) -> int:
-    """Train: a master and its slaves on this machine, to the end.
+    """Train a network with a master and slaves on this machine, to the end of the run.
 
-    Without CONFIG, the default run: handwritten digits. Interrupted, it keeps what was learned and says how
-    to go on.
+    CONFIG is a TOML file; without it, the default run learns handwritten digits. An interrupted run keeps its
+    state and prints the command that resumes it.
     """
     from common.config.files import load
 
-    given = load(config, overrides) if config or overrides else None
-    # After that, so that a refused configuration answers at once.
+    requested = load(config, overrides) if config or overrides else None
+    # Imported late, so that a refused configuration is reported at once.
     from deploy.train import Training
 
-    return Training(given, run_dir, as_json, tensorboard=tensorboard, log_format=log_format).run()
+    return Training(requested, run_dir, as_json, tensorboard=tensorboard, log_format=log_format).run()
 
 
 @click.command()
@@ -68,14 +72,14 @@ def train(
     multiple=True,
     type=click.IntRange(min=1),
     metavar="N",
-    help="So many; again for a further row. Default: as many as CONFIG has.",
+    help="Number of slaves; repeat for more rows. Default: the number in CONFIG.",
 )
 @click.option(
-    "--measure", is_flag=True, help="Measure for a second how fast a slave would be on this machine."
+    "--measure", is_flag=True, help="Measure the speed of a slave on this machine for a second, and use it."
 )
-@click.option("--train", "trains", is_flag=True, help="Train, too, and write a run's result files.")
+@click.option("--train", "trains", is_flag=True, help="Also train, and write a run's result files.")
 @click.option(
-    "--run-dir", type=click.Path(path_type=Path), metavar="DIR", help="With --train: where the results go."
+    "--run-dir", type=click.Path(path_type=Path), metavar="DIR", help="With --train: folder for the results."
 )
 @_JSON
 def simulate(
@@ -87,26 +91,26 @@ def simulate(
     run_dir: Path | None,
     as_json: bool,
 ) -> int:
-    """What 2 to 1,000 slaves would do, without a cluster: throughput, staleness, delay, utilization.
+    """Predict throughput, staleness, delay and utilization of 2 to 1,000 slaves, without a cluster.
 
-    The slaves' and the master's own code runs in this process under a virtual clock, on machines that the
-    section [simulation] makes up. The same seed gives the same numbers. Nothing is trained unless --train is
-    given; then accuracy is told too, and the seconds in the results are virtual.
+    The slaves' and the master's own code runs in this process under a virtual clock, on machines that section
+    [simulation] describes. Equal seeds give equal numbers. With --train the layers are trained too: the
+    results include the test error, and their seconds are virtual.
     """
     from common.config.files import load
 
-    given = load(config, overrides)
+    settings = load(config, overrides)
     if not trains and run_dir is not None:
-        raise ConfigError("simulate --run-dir: is for --train, which alone leaves results; leave it out")
+        raise ConfigError("simulate --run-dir: only --train writes results; add --train or omit --run-dir")
     if trains and (slaves or measure):
-        raise ConfigError("simulate --train: trains what CONFIG says; leave out --slaves and --measure")
+        raise ConfigError("simulate --train: runs the cluster of CONFIG; omit --slaves and --measure")
     if trains:
         from deploy.train import Training
 
-        return Training(given, run_dir, as_json, simulated=True).run()
+        return Training(settings, run_dir, as_json, simulated=True).run()
     from deploy.simulation.simulate import simulate as predict
 
-    return predict(given, slaves, measure, as_json)
+    return predict(settings, slaves, measure, as_json)
 
 
 @click.command()
@@ -116,10 +120,10 @@ def simulate(
     "--over",
     multiple=True,
     metavar="SECTION.KEY=A,B,...",
-    help="Each of these values; several: all together.",
+    help="Try each of these values of a key; repeated, try all combinations.",
 )
 @click.option(
-    "--seeds", type=click.IntRange(min=1), metavar="N", help="Runs of each; default: the file's, or 1."
+    "--seeds", type=click.IntRange(min=1), metavar="N", help="Runs of each variant. Default: CONFIG's, or 1."
 )
 @click.option(
     "--in",
@@ -127,14 +131,14 @@ def simulate(
     type=click.Choice(["cluster", "driver", "synchronous"]),
     default="driver",
     show_default=True,
-    help="Real processes, made-up machines under a virtual clock, or all layers in step.",
+    help="Run on real processes, on simulated machines under a virtual clock, or with all layers in step.",
 )
-@click.option("--jobs", type=click.IntRange(min=1), default=1, metavar="N", help="Runs side by side.")
+@click.option("--jobs", type=click.IntRange(min=1), default=1, metavar="N", help="Number of runs at a time.")
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
     metavar="DIR",
-    help="Where the results go; what is there already is kept. Default: a new folder under runs/.",
+    help="Folder for the results; finished runs in it are kept. Default: a new folder under runs/.",
 )
 @_JSON
 def compare(
@@ -147,23 +151,23 @@ def compare(
     out: Path | None,
     as_json: bool,
 ) -> int:
-    """Methods side by side on equal terms: a table, compare.json, plots and one page, compare.html.
+    """Compare methods on equal terms: print a table; write compare.json, plots and a page, compare.html.
 
-    The methods are CONFIG's [compare.variants."NAME"] sections, each a set of keys that differ, and what
-    --over names. A variant with cluster.profile = "synchronous" has all layers on one machine.
+    The methods are CONFIG's sections [compare.variants."NAME"], each with the keys in which it differs, times
+    the values of --over. A variant with cluster.profile = "synchronous" trains all layers on one machine.
     """
-    from deploy.comparison.compare import Comparing
+    from deploy.comparison.compare import ComparisonRun
     from deploy.comparison.variants import read
 
-    return Comparing(read(config, overrides, over, seeds, place), place, jobs, out, as_json).run()
+    return ComparisonRun(read(config, overrides, over, seeds, place), place, jobs, out, as_json).run()
 
 
 @click.command()
 @_LIVE
 @_JSON
-@click.option("--watch", is_flag=True, help="Go on until interrupted or the run is over.")
+@click.option("--watch", is_flag=True, help="Repeat every second until the run is over or interrupted.")
 def status(master: str, as_json: bool, watch: bool) -> int:
-    """How a run goes: layers, slaves, versions, staleness, throughput."""
+    """Show the status of a live run: layers, slaves, versions, staleness, throughput, problems."""
     from deploy.status import show
 
     return show(master, as_json, watch)
@@ -173,35 +177,35 @@ def status(master: str, as_json: bool, watch: bool) -> int:
 @click.argument("run_dir", required=False, type=click.Path(path_type=Path))
 @_MASTER
 @click.option(
-    "--watch", is_flag=True, help="Of a live master: go on to the run's end, writing the result files."
+    "--watch", is_flag=True, help="With --master: evaluate until the run's end, and write the result files."
 )
 @click.option(
     "--data",
     type=click.Path(path_type=Path),
     metavar="PATH",
-    help="Folder of the data set here, if elsewhere.",
+    help="Folder of the data set on this machine, if not data.path.",
 )
 @click.option(
-    "--code", type=click.Path(path_type=Path), metavar="DIR", help="Folder of the user's files here."
+    "--code", type=click.Path(path_type=Path), metavar="DIR", help="Folder of the user's Python files here."
 )
 @_JSON
 def evaluate(
     run_dir: Path | None, master: str | None, watch: bool, data: Path | None, code: Path | None, as_json: bool
 ) -> int:
-    """Test error of a run directory, or of a live master.
+    """Measure the test error of a run directory, or of a live master.
 
-    With --watch, the result files are written to RUN_DIR (by default a new folder under runs/).
+    With --watch, the result files are written to RUN_DIR, by default a new folder under runs/.
     """
     from deploy.evaluation.evaluate import evaluate_directory, evaluate_master
 
     if master is None:
         if run_dir is None:
-            raise ConfigError("evaluate: give a run directory, or --master HOST:PORT")
+            raise ConfigError("evaluate: give a run directory, or --master HOST:PORT of a live run")
         if watch:
-            raise ConfigError("evaluate --watch: needs --master HOST:PORT; a run directory does not change")
+            raise ConfigError("evaluate --watch: add --master HOST:PORT; a run directory does not change")
         return evaluate_directory(run_dir, data, code, as_json)
     if run_dir is not None and not watch:
-        raise ConfigError("evaluate: give a run directory or --master, not both (but for --watch)")
+        raise ConfigError("evaluate: give either a run directory or --master; both only with --watch")
     return evaluate_master(master, run_dir, watch, data, code, as_json)
 
 
@@ -213,26 +217,26 @@ def evaluate(
     required=True,
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="A .safetensors or .pt file.",
+    help="File to write; its name ends in .safetensors or .pt.",
 )
 def export(run_dir: Path | None, master: str | None, output: Path) -> int:
-    """Write the plain network's state dict: it loads in torch without this project."""
+    """Write the plain network's state dict, which torch loads without layerwise."""
     from deploy.evaluation.export import export_run
 
     if (run_dir is None) == (master is None):
-        raise ConfigError("export: give a run directory or --master HOST:PORT, one of the two")
+        raise ConfigError("export: give either a run directory or --master HOST:PORT")
     return export_run(run_dir, master, output)
 
 
 @click.command()
 @_LIVE
-@click.option("--list", "listing", is_flag=True, help="Take none: say which there are, and which are whole.")
+@click.option("--list", "listing", is_flag=True, help="List the snapshots and their damage; take none.")
 @_JSON
 def snapshot(master: str, listing: bool, as_json: bool) -> int:
-    """Keep a run as it is now: every shard, and how far each layer is, in files of the state directory.
+    """Take a snapshot of a live run: every shard and every layer's progress, in files of the state directory.
 
-    Training goes on meanwhile. The master takes one by itself every cluster.snapshot_seconds, and keeps the
-    newest three.
+    Training continues meanwhile. The master also takes a snapshot every cluster.snapshot_seconds, and keeps
+    the newest three.
     """
     from deploy.snapshots import list_snapshots, take_snapshot
 
@@ -246,13 +250,13 @@ def snapshot(master: str, listing: bool, as_json: bool) -> int:
     "number",
     type=click.IntRange(min=1),
     metavar="NUMBER",
-    help="Of a snapshot (`snapshot --list`); by default the newest that is whole.",
+    help="Number of a snapshot (`snapshot --list`). Default: the newest whole one.",
 )
 @_JSON
 def rollback(master: str, number: int | None, as_json: bool) -> int:
-    """Put a run back to a snapshot; what was learned since is given up.
+    """Roll a live run back to a snapshot; later learning is lost.
 
-    Every slave loses its lease, asks for another by itself, and goes on from there.
+    Every slave loses its lease, asks for a new one by itself, and continues from the snapshot.
     """
     from deploy.snapshots import roll_back
 
@@ -263,7 +267,7 @@ def rollback(master: str, number: int | None, as_json: bool) -> int:
 @click.argument("path", metavar="CONFIG", required=False, type=click.Path(path_type=Path))
 @_SET
 def config(path: Path | None, overrides: tuple[str, ...]) -> None:
-    """Print every key, its default and its meaning, as TOML to edit; of CONFIG or --set, their values."""
+    """Print every key with its default and meaning, as TOML to edit; CONFIG and --set change the values."""
     from common.config.files import describe, load
 
     click.echo(describe(load(path, overrides)), nl=False)

@@ -1,4 +1,4 @@
-"""What a person sees of a run: a live table on a terminal, plain lines elsewhere, a table at the end."""
+"""Terminal output of a run: a live table on a terminal, plain lines elsewhere, a table at the end."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ from common.wire.messages import Evaluation, Seat, StatusReply, Utilization
 LINE_SECONDS = 5.0
 
 
-# A terminal of so many columns shows all of them.
+# Terminals of at least this many columns show the wide columns of the layers' table.
 WIDE = 120
 
 
 class Column(NamedTuple):
-    """A column of the layers' table; those that are wide are left out where there is little room."""
+    """A column of the layers' table; wide columns are omitted on narrow terminals."""
 
     title: str
     cell: Callable[[Seat, StatusReply], str | Text]
@@ -62,11 +62,13 @@ COLUMNS = (
 
 
 def slaves_table(status: StatusReply, width: int) -> Table:
-    """A row for each layer and replica; `stale` and `delay` are p50/p99, `version` that of each shard.
+    """Build a table with a row for every layer and replica.
+
+    `stale` and `delay` show p50/p99, `version` the versions of weights/M/I.
 
     Args:
-        status: of the run.
-        width: of the terminal, in columns.
+        status: status of the run.
+        width: width of the terminal, in columns.
     """
     columns = [column for column in COLUMNS if width >= WIDE or not column.wide]
     table = _table()
@@ -78,24 +80,24 @@ def slaves_table(status: StatusReply, width: int) -> Table:
 
 
 def machines_table(status: StatusReply) -> Table:
-    """A row for each process: what it and its machine use."""
+    """Build a table with a row for every process: use of resources by process and machine."""
     table = _table()
     for title in ("", "process", "device"):
         table.add_column(title, no_wrap=True)
     for title in ("CPU", "memory", "host CPU", "host mem", "disk", "GPU", "GPU mem"):
         table.add_column(title, justify="right", no_wrap=True)
-    table.add_row("master", "", "", *_used(status.utilization))
+    table.add_row("master", "", "", *_utilization(status.utilization))
     for seat in status.seats:
         if seat.incarnation:
-            used = _used(seat.telemetry.utilization)
-            table.add_row(_place(seat), _address(seat), seat.device, *used)
+            cells = _utilization(seat.telemetry.utilization)
+            table.add_row(_place(seat), _address(seat), seat.device, *cells)
     return table
 
 
-def problems_list(wrong: Iterable[Problem]) -> Table:
-    """What is wrong, and what to do about it."""
+def problems_list(found: Iterable[Problem]) -> Table:
+    """Build a list of problems with advice."""
     table = Table.grid(padding=(0, 1, 0, 0))
-    for problem in wrong:
+    for problem in found:
         table.add_row(
             Text("!", style="bold red"), Text.assemble((problem.what, "bold"), f": {problem.advice}")
         )
@@ -120,8 +122,8 @@ def _state(seat: Seat) -> Text:
 
 def _versions(seat: Seat, status: StatusReply) -> str:
     kinds = ("weights", "gradient", "input")
-    found = (status.versions.get(f"{seat.layer}/{kind}") for kind in kinds)
-    return "/".join(str(version) for version in found if version is not None) or "-"
+    versions = (status.versions.get(f"{seat.layer}/{kind}") for kind in kinds)
+    return "/".join(str(version) for version in versions if version is not None) or "-"
 
 
 def _staleness(seat: Seat, status: StatusReply) -> Mapping[int, int]:
@@ -129,16 +131,16 @@ def _staleness(seat: Seat, status: StatusReply) -> Mapping[int, int]:
 
 
 def _spread_of(counts: Mapping[int, int]) -> str:
-    found = percentiles(counts)
-    return f"{found['p50']}/{found['p99']}" if counts else "-"
+    values = percentiles(counts)
+    return f"{values['p50']}/{values['p99']}" if counts else "-"
 
 
 def _waiting(seat: Seat) -> float:
-    told = seat.telemetry
-    return told.waiting_seconds / told.step_seconds if told.step_seconds else 0.0
+    report = seat.telemetry
+    return report.waiting_seconds / report.step_seconds if report.step_seconds else 0.0
 
 
-def _used(machine: Utilization) -> list[str]:
+def _utilization(machine: Utilization) -> list[str]:
     shares = (machine.host_cpu_percent, machine.memory_percent, machine.disk_percent)
     gpu = (machine.gpu_percent, machine.gpu_memory_percent)
     return [
@@ -154,7 +156,7 @@ def _or_dash(value: float, form: str) -> str:
 
 
 def line(status: StatusReply, rate: float) -> str:
-    """The run in one line."""
+    """Summarize the run in a line, seats without a healthy slave first."""
     staleness, delay = percentiles(status.counters.staleness), percentiles(status.delays)
     parts = [
         f"batch {status.batches}/{status.of_batches}",
@@ -164,18 +166,18 @@ def line(status: StatusReply, rate: float) -> str:
     ]
     if status.evaluation.versions:
         parts.insert(2, f"error {status.evaluation.test_error_percent:.2f} %")
-    wrong = [f"layer {seat.layer} {seat.state}" for seat in status.seats if seat.state in ("late", "vacant")]
-    return "  ".join([*wrong, *parts])
+    absent = [f"layer {seat.layer} {seat.state}" for seat in status.seats if seat.state in ("late", "vacant")]
+    return "  ".join([*absent, *parts])
 
 
 class Screen:
-    """Progress of one run, on standard error; standard output is for results."""
+    """Progress of a run on standard error; standard output is for results."""
 
     def __init__(self, config: Config) -> None:
         self._config = config
         self._console = Console(stderr=True, highlight=False)
         self._live: Live | None = None
-        self._told = 0.0
+        self._printed_at = 0.0
         self._rates: list[tuple[float, int]] = []
         self._progress = Progress(
             TextColumn("[bold]{task.description}"),
@@ -190,12 +192,12 @@ class Screen:
             self._live = Live(console=self._console, refresh_per_second=8, transient=True)
             self._live.start()
 
-    def say(self, text: str) -> None:
-        """A line that stays."""
+    def print(self, text: str) -> None:
+        """Print a line that stays, above the live table."""
         self._console.print(text, soft_wrap=True, markup=False)
 
     def show(self, status: StatusReply) -> None:
-        """How the run goes now."""
+        """Show the present status of the run."""
         rate = self._rate(status.batches)
         if self._live:
             self._progress.update(self._task, completed=status.batches)
@@ -203,25 +205,25 @@ class Screen:
             self._live.update(
                 Group(self._progress, summary, Text(), slaves_table(status, self._console.width))
             )
-        elif time.monotonic() - self._told >= LINE_SECONDS and status.state == "training":
-            self._told = time.monotonic()
-            self.say(line(status, rate))
+        elif time.monotonic() - self._printed_at >= LINE_SECONDS and status.state == "training":
+            self._printed_at = time.monotonic()
+            self.print(line(status, rate))
 
-    def evaluated(self, evaluation: Evaluation) -> None:
-        """A test error was measured."""
-        self.say(
+    def show_evaluation(self, evaluation: Evaluation) -> None:
+        """Print the result of an evaluation."""
+        self.print(
             f"batch {evaluation.batches:>6}  test error {evaluation.test_error_percent:6.2f} %  "
             f"test loss {evaluation.test_loss:.4f}"
         )
 
     def close(self) -> None:
-        """Leave the terminal as it was; more than once does no harm."""
+        """Restore the terminal; repeated calls are harmless."""
         if self._live:
             self._live.stop()
             self._live = None
 
     def _rate(self, batches: int) -> float:
-        """Samples a second over the last few seconds."""
+        """Compute the samples per second over the last three seconds."""
         now = time.monotonic()
         self._rates = [(then, b) for then, b in self._rates if now - then < 3.0] + [(now, batches)]
         then, before = self._rates[0]
@@ -229,7 +231,7 @@ class Screen:
 
 
 def print_summary(summary: Mapping[str, Any], path: str) -> None:
-    """The end of a run, as a table on standard output."""
+    """Print the summary of a run as a table on standard output."""
     console = Console(file=sys.stdout, highlight=False)
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(style="bold")
@@ -241,7 +243,7 @@ def print_summary(summary: Mapping[str, Any], path: str) -> None:
 
 
 def summary_rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """A summary as a person reads it."""
+    """List a summary's rows: title and readable value."""
     method = summary["unlock"] + (f" ({summary['gradient']})" if summary["gradient"] else "")
     waiting = ", ".join(f"{k}: {100 * part:.1f} %" for k, part in summary["waiting_fraction"].items())
     cpu, rss = summary["cpu_seconds"], summary["peak_rss_bytes"]
@@ -249,8 +251,8 @@ def summary_rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("run", f"{summary['name']}: {summary['dataset']}, {summary['model']} in {summary['layers']} layers"),
         ("method", f"unlock {method}, profile {summary['profile']}"),
         ("test error", f"{summary['test_error_percent']:.2f} % (loss {summary['test_loss']:.4f})"),
-        ("time", f"{summary['wall_seconds']:.1f} s in all"),
-        ("throughput", f"{summary['samples_per_second']:,.0f} samples/s in training"),
+        ("time", f"{summary['wall_seconds']:.1f} s in total"),
+        ("throughput", f"{summary['samples_per_second']:,.0f} samples/s while training"),
     ]
     if not summary["slaves"]:
         return rows

@@ -1,4 +1,4 @@
-"""`layerwise status`: how a run goes, as a table or as JSON, once or until it is over."""
+"""`layerwise status`: the status of a live run, as a table or as JSON, once or until the run is over."""
 
 from __future__ import annotations
 
@@ -22,36 +22,36 @@ WATCH_SECONDS = 1.0
 
 
 def show(master: str, as_json: bool, watch: bool) -> int:
-    """Print a master's status; with `watch`, until the run is over; the exit code.
+    """Print a master's status, with `watch` until the run is over, and return the exit code.
 
     Raises:
-        UnreachableError: no master answers there; once it has, `watch` waits for it to come back.
+        UnreachableError: the master does not answer the first request; later ones are repeated until it does.
     """
     with Reader(master) as reader:
-        page = _Page(reader.config(), master)
+        view = _StatusView(reader.config(), master)
         status = reader.status()
         if as_json:
-            click.echo(page.json(status))
+            click.echo(view.json(status))
             while watch and status.state != "done":
                 time.sleep(WATCH_SECONDS)
-                status = page.followed(reader, status)
-                if not page.silent:
-                    click.echo(page.json(status))
+                status = view.refresh(reader, status)
+                if not view.silent:
+                    click.echo(view.json(status))
             return 0
         console = Console(highlight=False)
         if not watch:
-            console.print(page.drawn(status, console.width))
+            console.print(view.render(status, console.width))
             return 0
-        with Live(page.drawn(status, console.width), console=console, auto_refresh=False) as live:
+        with Live(view.render(status, console.width), console=console, auto_refresh=False) as live:
             while status.state != "done":
                 time.sleep(WATCH_SECONDS)
-                status = page.followed(reader, status)
-                live.update(page.drawn(status, console.width), refresh=True)
+                status = view.refresh(reader, status)
+                live.update(view.render(status, console.width), refresh=True)
     return 0
 
 
-class _Page:
-    """A status as it is shown."""
+class _StatusView:
+    """Presentation of a run's status, and of a master that does not answer."""
 
     def __init__(self, config: Config, master: str) -> None:
         self._config = config
@@ -60,11 +60,11 @@ class _Page:
 
     @property
     def silent(self) -> bool:
-        """Whether the master did not answer when it was asked last."""
+        """True if the master did not answer the last request."""
         return self._silent_since is not None
 
-    def followed(self, reader: Reader, known: StatusReply) -> StatusReply:
-        """The status now; while the master is away, what is known."""
+    def refresh(self, reader: Reader, known: StatusReply) -> StatusReply:
+        """Ask for the present status; while the master is away, return `known`."""
         try:
             status = reader.status(2.0)
         except UnreachableError:
@@ -74,27 +74,27 @@ class _Page:
         return status
 
     def json(self, status: StatusReply) -> str:
-        """All of it, and what is wrong."""
-        wrong = [dataclasses.asdict(each) for each in problems(status, self._config, self._master)]
-        return json.dumps({**dataclasses.asdict(status), "problems": wrong})
+        """Format the whole status and the problems as a JSON object."""
+        found = [dataclasses.asdict(problem) for problem in problems(status, self._config, self._master)]
+        return json.dumps({**dataclasses.asdict(status), "problems": found})
 
-    def drawn(self, status: StatusReply, width: int) -> Group:
-        """What is wrong, then the run in a line, its layers and its machines."""
+    def render(self, status: StatusReply, width: int) -> Group:
+        """Render the problems, a summary of the run, the layers and the machines."""
         head = Text(f"{status.name}: {status.state}", style="bold")
         if status.waiting_slaves:
             head.append(f", {status.waiting_slaves} slaves waiting for a layer")
         if self._silent_since is not None:
-            silent = time.monotonic() - self._silent_since
-            head.append(f"; the master has not answered for {silent:.0f} s", style="bold red")
+            silence = time.monotonic() - self._silent_since
+            head.append(f"; the master has not answered for {silence:.0f} s", style="bold red")
         parts: list[RenderableType] = [head]
-        wrong = problems(status, self._config, self._master)
-        if wrong:
-            parts.append(problems_list(wrong))
+        found = problems(status, self._config, self._master)
+        if found:
+            parts.append(problems_list(found))
         parts += [Text(line(status, _rate(status))), Text(), slaves_table(status, width)]
         return Group(*parts, Text(), machines_table(status))
 
 
 def _rate(status: StatusReply) -> float:
-    """Samples a second through the top layer, by all of its replicas."""
+    """Sum the samples per second of the top layer's replicas."""
     top = max(seat.layer for seat in status.seats)
     return sum(seat.telemetry.samples_per_second for seat in status.seats if seat.layer == top)

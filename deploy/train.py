@@ -1,4 +1,4 @@
-"""`layerwise train`: a whole cluster on this machine, watched, evaluated and written down, to the end."""
+"""`layerwise train`: start a cluster on this machine, watch and evaluate it, and write the results."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from common.lifecycle import INTERRUPTED, Interrupt, end_with_parent
 from common.models import resolution
 from common.wire.messages import Evaluation, StatusReply
 from deploy.engines.local import Cluster
-from deploy.evaluation.reader import Reader, latest
-from deploy.runs.directory import RunDirectory, new_directory, next_evaluation, summarized
+from deploy.evaluation.reader import Reader, latest_status
+from deploy.runs.directory import RunDirectory, new_directory, next_evaluation, summarize
 from deploy.screen import Screen, print_summary
 
 if TYPE_CHECKING:
@@ -34,8 +34,8 @@ FINAL_PULL_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
-class Finished:
-    """What a run has come to."""
+class Outcome:
+    """Result of a run: the last status, the last evaluation, and the network that it measured."""
 
     status: StatusReply
     evaluation: Evaluation
@@ -44,20 +44,20 @@ class Finished:
 
 
 class Training:
-    """One call of `train`, or of `simulate --train`.
+    """A call of `train` or `simulate --train`.
 
     Args:
-        given: the configuration from the command line; None to take the run directory's, or the default.
+        requested: configuration from the command line; None: the run directory's, or else the default.
         path: the run directory; None for a new one.
-        as_json: whether the summary is to be the only thing on standard output.
-        simulated: whether the machines are made up, and time is virtual.
-        tensorboard: whether to write events for TensorBoard too.
-        log_format: of the processes' logs.
+        as_json: print the summary as JSON, and nothing else, on standard output.
+        simulated: simulate the machines; time is then virtual.
+        tensorboard: also write events for TensorBoard.
+        log_format: format of the processes' logs.
     """
 
     def __init__(
         self,
-        given: Config | None,
+        requested: Config | None,
         path: Path | None,
         as_json: bool,
         *,
@@ -66,7 +66,7 @@ class Training:
         log_format: str = "plain",
     ) -> None:
         self._simulated = simulated
-        self._given = given
+        self._requested = requested
         self._path = path
         self._as_json = as_json
         self._tensorboard = tensorboard
@@ -76,61 +76,63 @@ class Training:
         self._status = StatusReply()
 
     def run(self) -> int:
-        """Train to the end; the exit code.
+        """Train to the end of the run, and return the exit code.
 
         Raises:
-            LayerwiseError: the run cannot begin, or not end.
+            LayerwiseError: the run cannot begin, or cannot end.
         """
         end_with_parent()
         with Interrupt(self._stop.set):
-            config, directory, dataset = self._prepared()
+            config, directory, dataset = self._prepare()
             self._config, self._directory = config, directory
             self._screen = Screen(config)
             try:
-                finished = self._trained(dataset)
+                outcome = self._train(dataset)
             finally:
                 self._screen.close()
-            if finished is None:
+            if outcome is None:
                 return INTERRUPTED
             seconds = time.monotonic() - self._began
-            summary = summarized(config, finished.status, finished.evaluation, seconds, finished.restarts)
-            directory.finish(summary, finished.network.state, config, dataset)
+            summary = summarize(config, outcome.status, outcome.evaluation, seconds, outcome.restarts)
+            directory.finish(summary, outcome.network.state, config, dataset)
         if self._as_json:
             click.echo(json.dumps(summary))
         else:
             print_summary(summary, str(directory.path))
         return 0
 
-    def _trained(self, dataset: Dataset) -> Finished | None:
-        """Train where the configuration says; None when interrupted, which is told."""
-        where = f"{self._config.layers} layers on {self._config.data.dataset}"
+    def _train(self, dataset: Dataset) -> Outcome | None:
+        """Train in this process or in a cluster, as configured; return None if interrupted."""
+        run = f"{self._config.layers} layers on {self._config.data.dataset}"
         if self._simulated or not self._config.cluster.distributed:
-            self._screen.say(f"{self._directory.path}: training {where} in this process")
-            return self._here(dataset)
-        self._screen.say(f"{self._directory.path}: training {where}")
-        return self._in_cluster(dataset)
+            self._screen.print(f"{self._directory.path}: training {run} in this process")
+            return self._train_here(dataset)
+        self._screen.print(f"{self._directory.path}: training {run}")
+        return self._train_in_cluster(dataset)
 
-    def _here(self, dataset: Dataset) -> Finished | None:
-        """In this process: step by step, or under a virtual clock."""
+    def _train_here(self, dataset: Dataset) -> Outcome | None:
+        """Train in this process: in step, or under a virtual clock."""
         self._directory.forget_metrics()
         evaluator, every = self._evaluator(dataset), self._config.run.evaluate_every
-        run, due, told = self._made(dataset), every, 0.0
+        run, evaluate_at, shown_at = self._driver(dataset), every, 0.0
         for through in run.run():
             if self._stop.is_set():
-                self._screen.say("interrupted; it cannot be resumed: the same command begins it anew")
+                self._screen.print(
+                    "interrupted; such a run cannot be resumed: the same command starts it anew"
+                )
                 return None
-            if through >= due and through < self._config.run.batches:
-                due = next_evaluation(through, every)
-                self._noted(evaluator.measure(evaluator.pull(run.pull)), run)
-            elif time.monotonic() - told >= STATUS_SECONDS:
-                told = time.monotonic()
+            if through >= evaluate_at and through < self._config.run.batches:
+                evaluate_at = next_evaluation(through, every)
+                self._record(evaluator.measure(evaluator.pull(run.pull)), run)
+            elif time.monotonic() - shown_at >= STATUS_SECONDS:
+                shown_at = time.monotonic()
                 self._screen.show(run.status())
         network = evaluator.pull(run.pull)
         evaluation = evaluator.measure(network)
-        self._noted(evaluation, run)
-        return Finished(run.status(), evaluation, network)
+        self._record(evaluation, run)
+        return Outcome(run.status(), evaluation, network)
 
-    def _made(self, dataset: Dataset) -> InStep | Driver:
+    def _driver(self, dataset: Dataset) -> InStep | Driver:
         from deploy.simulation.driver import Driver
         from deploy.simulation.paces import alone
         from deploy.simulation.synchronous import InStep
@@ -139,51 +141,51 @@ class Training:
             return InStep(self._config, dataset, alone(self._config, dataset) if self._simulated else None)
         return Driver(self._config, dataset, trains=True)
 
-    def _noted(self, evaluation: Evaluation, run: InStep | Driver) -> None:
-        """Tell of an evaluation, and of what every layer knows of itself then; in the run's own seconds."""
-        self._screen.evaluated(evaluation)
+    def _record(self, evaluation: Evaluation, run: InStep | Driver) -> None:
+        """Show and write an evaluation, with every layer's telemetry, in the run's own seconds."""
+        self._screen.show_evaluation(evaluation)
         self._directory.note_evaluation(evaluation, run.seconds)
         self._directory.note_heartbeats(run.seats(), run.seconds)
 
-    def _in_cluster(self, dataset: Dataset) -> Finished | None:
+    def _train_in_cluster(self, dataset: Dataset) -> Outcome | None:
         cluster = Cluster(self._directory, sum(self._config.replicas), log_format=self._log_format)
         try:
             cluster.start()
-            self._screen.say(f"live page: http://{cluster.web}/")
+            self._screen.print(f"live page: http://{cluster.web}/")
             evaluator = self._evaluator(dataset)
             with Reader(cluster.address) as reader:
                 if self._watch(cluster, reader, evaluator):
-                    network, evaluation = self._evaluated(reader, evaluator)
-                    self._note(evaluation, reader)
-                    self._status = latest(reader, self._status)
+                    network, evaluation = self._evaluate(reader, evaluator)
+                    self._report(evaluation, reader)
+                    self._status = latest_status(reader, self._status)
                     cluster.finish()
-                    return Finished(self._status, evaluation, network, cluster.restarts)
+                    return Outcome(self._status, evaluation, network, cluster.restarts)
         finally:
             self._screen.close()
             cluster.stop()
-        self._screen.say(f"interrupted; go on with: layerwise train --run-dir {self._directory.path}")
+        self._screen.print(f"interrupted; resume with: layerwise train --run-dir {self._directory.path}")
         return None
 
     def _evaluator(self, dataset: Dataset) -> Evaluator:
-        """Torch is imported here, while the slaves import theirs."""
+        """Build the evaluator; torch is imported here, while the slaves import theirs."""
         from common.models import network
         from deploy.evaluation.evaluator import Evaluator
 
         blueprint = network.build(self._config, dataset.input_shape, dataset.classes)
         return Evaluator(self._config, dataset, blueprint)
 
-    def _prepared(self) -> tuple[Config, RunDirectory, Dataset]:
-        """What can be wrong is found here, before any process is started."""
+    def _prepare(self) -> tuple[Config, RunDirectory, Dataset]:
+        """Check configuration, data and run directory, before the first process starts."""
         path = self._path
-        kept = RunDirectory(path).kept_config() if path is not None and path.exists() else None
-        config = self._given or kept or Config()
+        saved = RunDirectory(path).saved_config() if path is not None and path.exists() else None
+        config = self._requested or saved or Config()
         dataset = datasets.load(config.data)
         dataset.check_batch_size(config.run.batch_size)
         config = resolution.resolve_without_torch(config) or resolution.resolve_with_torch(config, dataset)
-        if kept is not None and kept != config:
+        if saved is not None and saved != config:
             raise ConfigError(
-                f"--run-dir {path}: holds an unfinished run of another configuration; give the same, or none "
-                "to go on with it, or another directory"
+                f"--run-dir {path}: holds an unfinished run with another configuration; give the same "
+                "configuration, or none to resume the run, or another directory"
             )
         directory = RunDirectory(
             path if path is not None else new_directory(config.run.name), tensorboard=self._tensorboard
@@ -192,29 +194,29 @@ class Training:
         return config, directory, dataset
 
     def _watch(self, cluster: Cluster, reader: Reader, evaluator: Evaluator) -> bool:
-        """Follow the run; True at its end, False when interrupted."""
+        """Follow the run; True at the end, False if interrupted."""
         evaluating: Future[tuple[PulledNetwork, Evaluation]] | None = None
-        due = self._config.run.evaluate_every
+        evaluate_at = self._config.run.evaluate_every
         with ThreadPoolExecutor(1) as pool:
             while not self._stop.wait(STATUS_SECONDS):
                 for event in cluster.check():
-                    self._screen.say(event)
+                    self._screen.print(event)
                 if not self._follow(reader):
                     continue
                 if self._status.state == "done":
                     return True
                 for event in cluster.relieve(self._status, self._config.cluster.heartbeat_seconds):
-                    self._screen.say(event)
+                    self._screen.print(event)
                 if evaluating is not None and evaluating.done():
-                    self._note(evaluating.result()[1], reader)
+                    self._report(evaluating.result()[1], reader)
                     evaluating = None
-                if evaluating is None and self._status.batches >= due:
-                    due = next_evaluation(self._status.batches, self._config.run.evaluate_every)
-                    evaluating = pool.submit(self._evaluated, reader, evaluator)
+                if evaluating is None and self._status.batches >= evaluate_at:
+                    evaluate_at = next_evaluation(self._status.batches, self._config.run.evaluate_every)
+                    evaluating = pool.submit(self._evaluate, reader, evaluator)
         return False
 
     def _follow(self, reader: Reader) -> bool:
-        """Ask the master how the run goes; False while it is away."""
+        """Fetch and show the status; False while the master is away."""
         try:
             self._status = reader.status(2.0)
         except UnreachableError:
@@ -224,19 +226,19 @@ class Training:
         self._screen.show(self._status)
         return True
 
-    def _evaluated(self, reader: Reader, evaluator: Evaluator) -> tuple[PulledNetwork, Evaluation]:
+    def _evaluate(self, reader: Reader, evaluator: Evaluator) -> tuple[PulledNetwork, Evaluation]:
         deadline = time.monotonic() + FINAL_PULL_SECONDS
         while True:
             try:
                 network = evaluator.pull(reader.pull)
-            except (UnreachableError, NotFoundError):  # the master is being started again
+            except (UnreachableError, NotFoundError):  # the master is restarting
                 if time.monotonic() > deadline or self._stop.wait(STATUS_SECONDS):
                     raise
                 continue
             return network, evaluator.measure(network)
 
-    def _note(self, evaluation: Evaluation, reader: Reader) -> None:
-        self._screen.evaluated(evaluation)
+    def _report(self, evaluation: Evaluation, reader: Reader) -> None:
+        self._screen.show_evaluation(evaluation)
         self._directory.note_evaluation(evaluation, time.monotonic() - self._began)
         try:
             reader.report(evaluation)

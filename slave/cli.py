@@ -1,4 +1,4 @@
-"""`layerwise slave`."""
+"""`layerwise slave`: options of a slave process."""
 
 from __future__ import annotations
 
@@ -10,36 +10,50 @@ from common.observe import logs
 
 
 @click.command()
-@click.option("--master", required=True, metavar="HOST:PORT", help="Where the master listens.")
+@click.option("--master", required=True, metavar="HOST:PORT", help="Address of the run's master.")
 @click.option(
-    "--device", default="auto", show_default=True, metavar="auto|cpu|cuda:N", help="What to train on."
+    "--device",
+    default="auto",
+    show_default=True,
+    metavar="auto|cpu|cuda:N",
+    help="Device to train on; auto takes a GPU if there is one.",
 )
-@click.option("--data", type=click.Path(path_type=Path), metavar="PATH", help="Folder of the data set here.")
 @click.option(
-    "--code", type=click.Path(path_type=Path), metavar="DIR", help="Folder of the user's files here."
+    "--data",
+    type=click.Path(path_type=Path),
+    metavar="PATH",
+    help="Folder of the data set on this machine, if not data.path.",
 )
 @click.option(
-    "--wait", default=60.0, show_default=True, metavar="SECONDS", help="How long to go on without a master."
+    "--code", type=click.Path(path_type=Path), metavar="DIR", help="Folder of the user's Python files here."
+)
+@click.option(
+    "--wait",
+    default=60.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long to train or wait without a master before giving up.",
 )
 @click.option(
     "--listen",
     metavar="HOST:PORT",
-    help="Profile basic: where to listen for neighbours; by default at a free port of the interface that "
-    "reaches the master.",
+    help="Profile basic: address to listen on for neighbours. Default: a free port of the interface that "
+    "faces the master.",
 )
 @click.option(
     "--advertise",
     metavar="HOST:PORT",
-    help="Profile basic: where neighbours reach this slave, if not there; port 0 is the one listened on.",
+    help="Profile basic: address that neighbours connect to, if not that of --listen; port 0 stands for the "
+    "port listened on.",
 )
 @click.option(
     "--metrics",
     default="127.0.0.1:0",
     show_default=True,
     metavar="HOST:PORT",
-    help="Where /metrics is shown, to be read only; the master is told. Port 0 takes a free one.",
+    help="Address of the read-only page /metrics, which the master passes on; port 0 takes a free port.",
 )
-@click.option("--insecure", is_flag=True, help="Listen beyond this machine in the clear.")
+@click.option("--insecure", is_flag=True, help="Allow unencrypted listening beyond this machine.")
 @logs.options
 def slave(
     master: str,
@@ -54,10 +68,10 @@ def slave(
     log_format: str,
     log_level: str,
 ) -> int:
-    """Train one layer: everything else comes from the master.
+    """Train a layer of a run; the master assigns the layer and sends the configuration.
 
-    Waits for the master if it is not there yet; takes over a layer whose slave has failed; ends with 0 when
-    the run is over.
+    A slave waits for a master that has not started yet, takes over a layer whose slave has failed, and exits
+    with 0 when the run is over.
     """
     from common.net.addresses import check_listen
     from slave.network.options import Options

@@ -1,4 +1,4 @@
-"""A slave's life: find the master, get a layer, train it until the run is over; again when fenced."""
+"""The life of a slave: find the master, join, train a layer to the run's end, and join again if fenced."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from common.lifecycle import INTERRUPTED, Interrupt, cpu_seconds, end_with_paren
 from common.net import control
 from common.net.addresses import reachable_address
 from common.net.backoff import Backoff
-from common.observe.web import Page, Site, serving
+from common.observe.web import Page, Site, serve_on_thread
 from common.wire.messages import DescribeRequest, JoinReply, JoinRequest
 from common.wire.methods import DESCRIBE, JOIN
 from slave.network.meter import Exposition
@@ -33,37 +33,40 @@ log = logging.getLogger("layerwise.slave")
 
 
 class Stopped(Exception):  # noqa: N818 - no error: the slave was asked to stop
-    """The slave was interrupted."""
+    """Signal of an interrupt to the training loop; not an error."""
 
 
 class Slave:
-    """One process, and what it is to the master."""
+    """A slave process, which trains under one lease after another."""
 
     def __init__(self, options: Options) -> None:
         self._options = options
         self._name = uuid.uuid4().hex[:12]
         self._channel = control.channel(options.master)
-        # Told to the training loop through its inbox, and to everything else by this event.
+        # An interrupt reaches the training loop through its inbox, and every other wait through this event.
         self._stop = threading.Event()
         self._cpu_before = 0.0
         self._wake: Callable[[object], None] = lambda _: None
         self._exposition = Exposition()
 
     def run(self) -> int:
-        """Train until the run is over; the exit code.
+        """Train until the run is over, and return the exit code.
 
         Raises:
-            UnreachableError: no master for `wait` seconds.
-            LayerwiseError: the run's configuration cannot be used here, or the master refused.
+            UnreachableError: no master has answered for `wait` seconds.
+            LayerwiseError: the run's configuration cannot be used here, or the master refuses this slave.
         """
         site = Site({"/metrics": self._exposition.metrics, "/healthz": lambda: Page(b"ok\n")})
-        with serving(site, self._options.metrics, "--metrics") as shown, Interrupt(self._interrupted):
-            self._shown = self._reachable(shown)
+        with (
+            serve_on_thread(site, self._options.metrics, "--metrics") as listening,
+            Interrupt(self._on_interrupt),
+        ):
+            self._metrics_address = self._reachable(listening)
             try:
-                # Torch takes its time to import: meanwhile the master is asked.
+                # Torch takes seconds to import, so the master is asked meanwhile.
                 preload = threading.Thread(target=_import_torch, daemon=True)
                 preload.start()
-                config = self._described()
+                config = self._fetch_config()
                 if config is None:
                     return 0
                 preload.join()
@@ -78,28 +81,28 @@ class Slave:
         try:
             return reachable_address(listen, self._options.master)
         except ConfigError:
-            # The master's name may come to be known once the master is up.
+            # The master's name may resolve once the master is up.
             return reachable_address(listen, None)
 
-    def _interrupted(self) -> None:
+    def _on_interrupt(self) -> None:
         self._stop.set()
         self._wake(Stopped())
 
-    def _described(self) -> Config | None:
-        """The run's configuration, once there is a master; None when its run is over."""
-        backoff, reported = self._backoff(0.2), False
+    def _fetch_config(self) -> Config | None:
+        """Wait for a master and fetch the run's configuration; None if the run is over."""
+        backoff, announced = self._backoff(0.2), False
         while True:
             try:
                 reply = control.call(self._channel, DESCRIBE, DescribeRequest(), 1.0)
             except UnreachableError:
                 delay = backoff.delay_after(self._no_master())
-                if not reported:
+                if not announced:
                     log.info(
                         "no master at %s yet; waiting for up to %g s",
                         self._options.master,
                         self._options.wait,
                     )
-                    reported = True
+                    announced = True
                 self._pause(delay)
                 continue
             if reply.over:
@@ -121,27 +124,27 @@ class Slave:
     def _train(self, config: Config) -> int:
         from slave.network.prepared import Prepared  # imports torch
 
-        ground = Prepared.prepare(config, self._options)
-        told = self._exposition
-        told.profile, told.batch_size = config.cluster.profile, config.run.batch_size
+        prepared = Prepared.prepare(config, self._options)
+        exposition = self._exposition
+        exposition.profile, exposition.batch_size = config.cluster.profile, config.run.batch_size
         with self._endpoint(config) as endpoint:
             while True:
-                lease = self._joined(config, str(ground.device), endpoint.address)
+                lease = self._join(config, str(prepared.device), endpoint.address)
                 if lease is None:
                     log.info("the run is over")
                     return 0
-                if self._session(ground, lease, endpoint):
+                if self._session(prepared, lease, endpoint):
                     return 0
 
     def _endpoint(self, config: Config) -> Endpoint:
-        """This process' side of the network; in `basic` it listens."""
+        """Open this process' side of the network; in profile `basic` it listens."""
         from slave.network.endpoint import Endpoint
 
         options = self._options
         endpoint = Endpoint(options.master)
         try:
             if config.cluster.direct:
-                # One a replica below, and room for those that are about to be replaced or refused.
+                # A stream for each replica below, and room for slaves about to be replaced or refused.
                 streams = 2 * max(config.replicas) + 8
                 endpoint.listen(options.listen, options.advertise, streams, insecure=options.insecure)
                 log.info("neighbours reach this slave at %s", endpoint.address)
@@ -152,15 +155,15 @@ class Slave:
             raise
         return endpoint
 
-    def _session(self, ground: Prepared, lease: JoinReply, endpoint: Endpoint) -> bool:
-        """Train under one lease; whether the run is over."""
+    def _session(self, prepared: Prepared, lease: JoinReply, endpoint: Endpoint) -> bool:
+        """Train under a lease; True if the run is over."""
         from slave.network.session import Session
 
         try:
-            session = Session(ground, lease, endpoint, self._cpu_before)
+            session = Session(prepared, lease, endpoint, self._cpu_before)
         except (FencedError, UnreachableError) as error:
-            # Also of a master that went away before the layer was fetched: joining waits for it.
-            log.warning("lease lost (%s); asking for another", error)
+            # Includes a master that left before the layer was fetched: joining again waits for its return.
+            log.warning("lease lost (%s); asking for a new one", error)
             return False
         self._wake = session.wake
         self._exposition.watch = session.watched
@@ -169,7 +172,7 @@ class Slave:
                 raise Stopped
             session.run()
         except FencedError as error:
-            log.warning("lease lost (%s); asking for another", error)
+            log.warning("lease lost (%s); asking for a new one", error)
             return False
         except BaseException as error:
             session.leave(str(error) or type(error).__name__)
@@ -181,10 +184,12 @@ class Slave:
         log.info("the run is over")
         return True
 
-    def _joined(self, config: Config, device: str, address: str) -> JoinReply | None:
-        """A lease, once one is free; None when the run is over."""
-        request = JoinRequest(self._name, socket.gethostname(), os.getpid(), device, address, self._shown)
-        backoff, reported = self._backoff(config.cluster.heartbeat_seconds / 2), False
+    def _join(self, config: Config, device: str, address: str) -> JoinReply | None:
+        """Ask for a lease until a seat is free; None if the run is over."""
+        request = JoinRequest(
+            self._name, socket.gethostname(), os.getpid(), device, address, self._metrics_address
+        )
+        backoff, announced = self._backoff(config.cluster.heartbeat_seconds / 2), False
         while True:
             try:
                 reply = control.call(self._channel, JOIN, request, 2.0)
@@ -194,9 +199,9 @@ class Slave:
                 backoff.reset()
                 if reply.granted or reply.over:
                     return reply if reply.granted else None
-                if not reported:
-                    log.info("every layer has its slave; waiting to take one over")
-                    reported = True
+                if not announced:
+                    log.info("every layer has a slave; waiting to replace one")
+                    announced = True
                 seconds = backoff.next_delay()
             self._pause(seconds)
 
@@ -206,16 +211,16 @@ class Slave:
 
 
 def _check_unused(options: Options, profile: str) -> None:
-    """Refuse options without a meaning in a profile whose slaves do not listen.
+    """Refuse options that have no meaning in a profile whose slaves do not listen.
 
     Raises:
         ConfigError: an address to listen on was given.
     """
-    for name, given in (("--listen", options.listen), ("--advertise", options.advertise)):
-        if given is not None:
+    for name, address in (("--listen", options.listen), ("--advertise", options.advertise)):
+        if address is not None:
             raise ConfigError(
-                f'{name} {given}: has no meaning in a run with cluster.profile = "{profile}", whose slaves '
-                'know the master alone; leave it out, or start the master with cluster.profile = "basic"'
+                f'{name} {address}: has no meaning with cluster.profile = "{profile}", whose slaves '
+                'connect to the master alone; omit it, or start the master with cluster.profile = "basic"'
             )
 
 
@@ -226,7 +231,7 @@ def _import_torch() -> None:
 
 
 def serve(options: Options) -> int:
-    """Run a slave; the exit code."""
+    """Run a slave, and return the exit code."""
     keep_freed_memory()
     end_with_parent()
     return Slave(options).run()

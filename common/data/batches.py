@@ -1,4 +1,4 @@
-"""(seed, b) -> x_b, y_b: every process makes the same mini-batches by itself."""
+"""Mini-batches (seed, b) -> x_b, y_b: every process constructs equal batches by itself."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ import numpy as np
 import torch
 
 from common.data import datasets
-from common.data.datasets import Dataset, shuffled
+from common.data.datasets import Dataset, permutation
 
-# The pixels that a crop may move an image by, as He et al. (2016) trained on CIFAR-10.
+# Pixels by which a crop may shift an image, as He et al. (2016) trained on CIFAR-10.
 BORDER = 4
 
 
 class Batches:
     """The run's mini-batches of B examples: batch b is a pure function of (seed, b).
 
-    Every epoch goes through the training set in an order of its own; the examples left over at its end, fewer
-    than B, are dropped.
+    Every epoch visits the training set in its own order; the fewer than B examples left over at its end are
+    dropped.
     """
 
     def __init__(self, dataset: Dataset, seed: int, batch_size: int) -> None:
-        """Batches of `batch_size` (B) examples in the orders that `seed` gives.
+        """Cut the data set into batches of `batch_size` (B) examples, in orders determined by `seed`.
 
         Raises:
             ConfigError: the data set has fewer than B training examples.
@@ -34,16 +34,16 @@ class Batches:
         self._size = batch_size
         self._seed = seed
         self._normalize = _Normalization(dataset)
-        # Two epochs: replicas and late gradients look back across one epoch's end.
-        self._order = functools.lru_cache(maxsize=2)(functools.partial(shuffled, count, seed))
+        # Two epochs: replicas and late gradients reach back across the end of one epoch.
+        self._order = functools.lru_cache(maxsize=2)(functools.partial(permutation, count, seed))
 
     @property
-    def an_epoch(self) -> int:
-        """Batches in an epoch."""
+    def batches_per_epoch(self) -> int:
+        """Number of batches in an epoch."""
         return len(self._dataset.train_x) // self._size
 
     def inputs(self, batch: int) -> torch.Tensor:
-        """x_b, (B, *input_shape) float32, normalized."""
+        """Inputs x_b, (B, *input_shape) float32, normalized."""
         raw = self._dataset.train_x[self._rows(batch)]
         vary = _VARIATIONS.get(self._dataset.augment)
         if vary is not None:
@@ -51,21 +51,21 @@ class Batches:
         return self._normalize(raw)
 
     def labels(self, batch: int) -> torch.Tensor:
-        """y_b, (B,) int64."""
+        """Labels y_b, (B,) int64."""
         return torch.from_numpy(self._dataset.train_y[self._rows(batch)])
 
     def _rows(self, batch: int) -> np.ndarray:
-        epoch, place = divmod(batch, self.an_epoch)
+        epoch, place = divmod(batch, self.batches_per_epoch)
         return self._order(epoch)[place * self._size : (place + 1) * self._size]
 
 
-def test_batches(  # a name that pytest collects where it is imported: import the module
+def test_batches(  # pytest collects a function of this name wherever it is imported: import the module
     dataset: Dataset,
-    size: int = 1000,  # noqa: PT028 - it is no test
+    size: int = 1000,  # noqa: PT028 - not a test
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """The test set in its own order, once: x (B, *input_shape) float32, normalized, and y (B,) int64.
+    """Yield the test set once, in order: x (B, *input_shape) float32, normalized, and y (B,) int64.
 
-    B is `size`, and what is left over in the last.
+    B is `size`, or fewer in the last batch.
     """
     normalize = _Normalization(dataset)
     for start in range(0, len(dataset.test_x), size):
@@ -73,10 +73,10 @@ def test_batches(  # a name that pytest collects where it is imported: import th
         yield normalize(dataset.test_x[part]), torch.from_numpy(dataset.test_y[part].copy())
 
 
-def cropped_and_flipped(images: np.ndarray, words: np.ndarray) -> np.ndarray:
-    """Images (N, C, H, W), each with a border of `BORDER` zeros cut to H x W again and one in two mirrored.
+def crop_and_flip(images: np.ndarray, words: np.ndarray) -> np.ndarray:
+    """Pad each image of (N, C, H, W) by `BORDER` zeros, crop to H x W, and mirror half of the images.
 
-    The place and the side of each are read from its own word, of (N,) random ones.
+    The crop's position and the mirroring of an image come from its own random word of `words`, (N,) uint64.
     """
     _, _, height, width = images.shape
     border = (BORDER, BORDER)
@@ -92,12 +92,12 @@ def cropped_and_flipped(images: np.ndarray, words: np.ndarray) -> np.ndarray:
     return cut
 
 
-# By rows of `common.config.data.AUGMENTS`; a row that is not here leaves examples as they are.
-_VARIATIONS = {"crop-flip": cropped_and_flipped}
+# Keyed by rows of `common.config.data.AUGMENTS`; other rows leave examples unchanged.
+_VARIATIONS = {"crop-flip": crop_and_flip}
 
 
 class _Normalization:
-    """Raw examples to (x * scale - mean) / std, as x - mean / scale times scale / std."""
+    """Map raw examples to (x * scale - mean) / std, computed as (x - mean / scale) * (scale / std)."""
 
     def __init__(self, dataset: Dataset) -> None:
         shift = [mean / dataset.scale for mean in dataset.mean]
@@ -105,11 +105,11 @@ class _Normalization:
         self._shift, self._factor = _by_channel(shift), _by_channel(factor)
 
     def __call__(self, raw: np.ndarray) -> torch.Tensor:
-        # astype always copies, so that the data set itself is never changed in place.
+        # astype always copies, so in-place arithmetic never changes the data set itself.
         return torch.from_numpy(raw.astype(np.float32)).sub_(self._shift).mul_(self._factor)
 
 
 def _by_channel(values: list[float]) -> torch.Tensor:
-    """A scalar, or (C, 1, 1)."""
+    """A scalar for a single value, else (C, 1, 1)."""
     tensor = torch.tensor(values, dtype=torch.float32)
     return tensor[0] if len(values) == 1 else tensor[:, None, None]

@@ -1,4 +1,4 @@
-"""CIFAR-10 in its official binary version: records of a label and 3 x 32 x 32 bytes; never its pickles."""
+"""CIFAR-10 in its official binary version: records of a label and 3 x 32 x 32 bytes; pickles are not read."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ _LARGEST = 64 * 1024 * 1024
 
 
 def missing(folder: Path) -> list[str]:
-    """The files that a folder lacks: none where the archive is, else the loose ones that are not there."""
+    """List the files that a folder lacks: none if it holds the archive, else the missing loose files."""
     if (folder / ARCHIVE).is_file():
         return []
     return [name for name in FILES if not (_loose(folder) / name).is_file()]
 
 
 def read(folder: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Training images (N, 3, 32, 32) uint8 and labels (N,) int64, then the test set's.
+    """Read training images (N, 3, 32, 32) uint8 and labels (N,) int64, then the test set's.
 
     Raises:
-        ConfigError: a file cannot be read, is cut short or is something else.
+        ConfigError: a file cannot be read, is cut short or has another format.
     """
     loose = _loose(folder)
     if all((loose / name).is_file() for name in FILES):
@@ -58,31 +58,31 @@ def _content(path: Path) -> bytes:
 
 
 def _members(archive: Path) -> dict[str, bytes]:
-    """The wanted files of the archive; nothing is unpacked to disk, so no name in it can lead anywhere."""
-    found: dict[str, bytes] = {}
+    """Read the wanted files of the archive; nothing is unpacked to disk, so no member's name can escape."""
+    contents: dict[str, bytes] = {}
     try:
         with tarfile.open(archive, "r:gz") as tar:
             for member in tar:
                 name = member.name.rpartition("/")[2]
                 content = tar.extractfile(member) if name in FILES and member.isfile() else None
                 if content is not None and member.size <= _LARGEST:
-                    found[name] = content.read()
+                    contents[name] = content.read()
     except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
         raise ConfigError(f"{archive}: cannot be read to its end ({error}); get the file again") from None
-    lacking = [name for name in FILES if name not in found]
+    lacking = [name for name in FILES if name not in contents]
     if lacking:
         raise ConfigError(f"{archive}: holds no {', '.join(lacking)}; get CIFAR-10's binary version")
-    return found
+    return contents
 
 
 def _records(raw: bytes, source: str) -> np.ndarray:
     if not raw or len(raw) % _RECORD:
         raise ConfigError(
-            f"{source}: {len(raw)} bytes are no whole number of records of {_RECORD}; get the file again"
+            f"{source}: {len(raw)} bytes are not a whole number of {_RECORD}-byte records; get the file again"
         )
     records = np.frombuffer(raw, np.uint8).reshape(-1, _RECORD)
     if records[:, 0].max() > 9:
-        raise ConfigError(f"{source}: holds the label {records[:, 0].max()} of 0 to 9; get the file again")
+        raise ConfigError(f"{source}: holds the label {records[:, 0].max()}, above 9; get the file again")
     return records
 
 

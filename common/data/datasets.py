@@ -1,4 +1,4 @@
-"""Data sets, loaded raw: bytes stay bytes until a batch is made of them.
+"""Data sets, loaded raw: bytes stay bytes until a batch is constructed.
 
 Imports neither torch nor scikit-learn: each takes longer to import than a data set takes to load.
 """
@@ -25,19 +25,19 @@ _BLOCK = 4096
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """A classification data set of N training examples, and as many test examples as it has.
+    """Classification data set of N training examples and a test set.
 
     Attributes:
-        name: as in `data.dataset`.
+        name: value of `data.dataset`.
         train_x: (N, *input_shape), uint8 or float32, raw.
-        train_y: (N,) int64, the class of each, from 0.
-        test_x: as train_x.
-        test_y: as train_y.
-        mean: of the raw values times `scale`: one a channel, or one for all.
-        std: standard deviation, likewise.
-        scale: what raw values are multiplied by for `mean` and `std` to speak of them.
-        classes: how many classes there are.
-        augment: how the training examples are varied, as in `data.augment`.
+        train_y: (N,) int64, the class of every example, from 0.
+        test_x: test examples, as train_x.
+        test_y: test labels, as train_y.
+        mean: mean of the raw values times `scale`: one for every channel, or one for all.
+        std: standard deviation of the raw values times `scale`, likewise.
+        scale: factor that brings raw values to the units of `mean` and `std`.
+        classes: number of classes.
+        augment: variation of the training examples, a value of `data.augment`.
     """
 
     name: str
@@ -53,11 +53,11 @@ class Dataset:
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        """Shape of one example: (C, H, W) for images, (D,) for vectors."""
+        """Shape of an example: (C, H, W) for images, (D,) for vectors."""
         return self.train_x.shape[1:]
 
     def check_batch_size(self, batch_size: int) -> None:
-        """Whether a batch of `batch_size` examples can be made.
+        """Check that the training set has at least `batch_size` examples.
 
         Raises:
             ConfigError: the data set has fewer training examples.
@@ -66,14 +66,14 @@ class Dataset:
         if batch_size > count:
             raise ConfigError(
                 f"run.batch_size: {batch_size} is more than the {count} training examples of {self.name}; "
-                f"at most {count} can be taken"
+                f"give at most {count}"
             )
 
 
 def load(
     data: DataConfig, *, path: Path | None = None, code: Path | None = None, source: Source | None = None
 ) -> Dataset:
-    """Load the data set that a configuration names.
+    """Load a configuration's data set.
 
     Args:
         data: section [data].
@@ -103,28 +103,28 @@ def _load_raw(data: DataConfig, path: Path | None, code: Path | None, source: So
     return dataset
 
 
-def shuffled(count: int, seed: int, stream: int) -> np.ndarray:
-    """The numbers 0..count-1 in an order that is a pure function of the arguments, (count,) int64."""
+def permutation(count: int, seed: int, stream: int) -> np.ndarray:
+    """Permute the numbers 0..count-1 as a pure function of the arguments: (count,) int64."""
     return np.argsort(words(count, seed, stream), kind="stable")
 
 
 def words(count: int, seed: int, *stream: int) -> np.ndarray:
-    """Random words, (count,) uint64, that are a pure function of the arguments.
+    """Draw random words, (count,) uint64, as a pure function of the arguments.
 
-    Numpy promises that these stay the same from release to release, but not what its generators make of them,
-    and two slaves need not have the same release.
+    Numpy promises equal words from release to release, but not equal results of its generators' other
+    methods, and two slaves may run different releases.
     """
     return np.random.PCG64(np.random.SeedSequence(seed, spawn_key=stream)).random_raw(count)
 
 
-def measured(x: np.ndarray, scale: float) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of `x * scale`: one a channel of images (N, C, H, W), else one.
+def mean_and_std(x: np.ndarray, scale: float) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of `x * scale`: by channel for images (N, C, H, W), else a single value.
 
-    What does not vary is given the raw deviation 1, so that it can be divided by.
+    Constant values get the raw deviation 1, so that they can be divided by it.
     """
     axes, count = ((0, 2, 3), x[:, :1].size) if x.ndim == 4 else (None, x.size)
     sums = squares = np.zeros(())
-    # In blocks, for memory; sums of bytes are exact in float64, and so the same on every machine.
+    # Blocks bound the memory; sums of bytes are exact in float64, hence equal on every machine.
     for start in range(0, len(x), _BLOCK):
         block = x[start : start + _BLOCK].astype(np.float64)
         sums = sums + block.sum(axis=axes)
@@ -137,7 +137,7 @@ def measured(x: np.ndarray, scale: float) -> tuple[tuple[float, ...], tuple[floa
 
 def _divisor(mean: float, variance: float) -> float:
     std = math.sqrt(max(variance, 0.0))
-    # Below a millionth of the mean float32 holds rounding and nothing else.
+    # Below a millionth of the mean, float32 holds only rounding.
     return std if std > 1e-6 * abs(mean) else 1.0
 
 
@@ -147,7 +147,7 @@ def _folder(data: DataConfig, path: Path | None) -> Path | None:
     folder, key = (path, "--data") if path is not None else (Path(str(data.path)), "data.path")
     if not folder.is_dir():
         raise ConfigError(
-            f"{key}: {folder} is no folder; give the one that holds the files of {data.dataset}"
+            f"{key}: {folder} is not a folder; give the folder that holds the files of {data.dataset}"
         )
     return folder
 
@@ -155,6 +155,6 @@ def _folder(data: DataConfig, path: Path | None) -> Path | None:
 def _load_user(spec: str, code: Path | None) -> Dataset:
     train_x, train_y, test_x, test_y = user_data.load(spec, code)
     scale = 1 / 255 if train_x.dtype == np.uint8 else 1.0
-    mean, std = measured(train_x, scale)
+    mean, std = mean_and_std(train_x, scale)
     classes = int(max(train_y.max(), test_y.max())) + 1
     return Dataset(spec, train_x, train_y, test_x, test_y, mean, std, scale, classes)

@@ -1,4 +1,4 @@
-"""Public data sets fetched into the user's cache: whole and checked, or not at all."""
+"""Download public data sets into the user's cache: a file appears whole and checked, or not at all."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Source:
-    """Where a data set's files are to be had.
+    """Download addresses and checksums of a data set's files.
 
     Attributes:
         homes: addresses of folders that hold all the files, each ending in a slash, tried in this order.
-        files: MD5 of each file by its name there, as published.
+        files: published MD5 checksum of every file, by its name in those folders.
     """
 
     homes: tuple[str, ...]
@@ -34,21 +34,21 @@ class Source:
 
 
 class _HomeError(Exception):
-    """One home did not give a file; another may."""
+    """A home did not deliver a file; the next home may."""
 
 
 def cache(dataset: str) -> Path:
-    """The user's folder for a data set's files; it need not exist.
+    """Folder of a data set's files in the user's cache; the folder need not exist.
 
     Raises:
-        ConfigError: the user has no home.
+        ConfigError: the user has no home folder.
     """
     base = os.environ.get("XDG_CACHE_HOME", "")
-    # The XDG specification has a relative path ignored.
+    # The XDG specification says that a relative path is ignored.
     root = base if os.path.isabs(base) else os.path.expanduser("~/.cache")
     if not os.path.isabs(root):
         raise ConfigError(
-            f"data.dataset: {dataset} would be kept in the home folder, but none is known; set "
+            f"data.dataset: {dataset} is cached in the home folder, which is unknown; set "
             "XDG_CACHE_HOME, or give the folder of its files as data.path"
         )
     return Path(root, "layerwise", dataset)
@@ -57,17 +57,17 @@ def cache(dataset: str) -> Path:
 def fetch(
     dataset: str, source: Source, wanted: list[str], folder: Path, *, seconds: float = CONNECT_SECONDS
 ) -> None:
-    """Download files into a folder; each appears under its name only when its checksum is right.
+    """Download files into a folder; a file appears under the final name after verification.
 
     Args:
         dataset: the data set's name, for messages.
-        source: where the files are.
-        wanted: names of the files, of those in `source.files`.
-        folder: where they go; made if it is not there.
-        seconds: how long to wait for a home to be connected, and then for each next piece.
+        source: addresses and checksums of the files.
+        wanted: names of the files to get, keys of `source.files`.
+        folder: destination, created if missing.
+        seconds: limit of the wait for a connection, and then for every next piece.
 
     Raises:
-        ConfigError: no home has given what is wanted, or the folder cannot be written.
+        ConfigError: no home has delivered a wanted file, or the folder cannot be written.
     """
     left, reasons = list(wanted), []
     for home in source.homes:
@@ -90,24 +90,24 @@ def _download(url: str, md5: str, folder: Path, seconds: float) -> None:
     _LOG.info("downloading %s to %s", url, folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        # A name of its own: another process may be downloading the same file at this moment.
+        # A unique name: another process may be downloading this file too.
         descriptor, part = tempfile.mkstemp(dir=folder, prefix=f".{name}.", suffix=".part")
         try:
-            found = _save(url, descriptor, seconds)
-            if found != md5:
-                raise _HomeError(f"{url}: has the MD5 {found} where {md5} is known")
+            digest = _save(url, descriptor, seconds)
+            if digest != md5:
+                raise _HomeError(f"{url}: has the MD5 {digest}, not the published {md5}")
             os.replace(part, folder / name)
         finally:
             Path(part).unlink(missing_ok=True)
     except OSError as error:
         raise ConfigError(
-            f"{folder}: cannot be written: {error.strerror or error}; set XDG_CACHE_HOME to a folder "
-            "that can, or give the folder of the data set's files as data.path"
+            f"{folder}: cannot be written: {error.strerror or error}; set XDG_CACHE_HOME to a writable "
+            "folder, or give the folder of the data set's files as data.path"
         ) from None
 
 
 def _save(url: str, descriptor: int, seconds: float) -> str:
-    """Write what an address answers into an open file; its MD5."""
+    """Write the content of an address into an open file, and return the MD5."""
     digest = hashlib.md5(usedforsecurity=False)
     with os.fdopen(descriptor, "wb") as file:
         for piece in _pieces(url, seconds):
@@ -126,10 +126,10 @@ def _pieces(url: str, seconds: float) -> Iterator[bytes]:
                 yield piece
     except (OSError, http.client.HTTPException) as error:
         if isinstance(error, urllib.error.HTTPError):
-            # It holds the connection, with the unread page of the error.
+            # The error holds the connection, with the unread error page.
             error.close()
         reason = error.reason if type(error) is urllib.error.URLError else error
         raise _HomeError(f"{url}: {' '.join(str(reason).split()) or type(error).__name__}") from None
-    # A read in pieces does not tell a cut connection from the end.
+    # Reading in pieces does not distinguish a cut connection from the end.
     if announced is not None and size != announced:
         raise _HomeError(f"{url}: was cut off after {size} of {announced} bytes")

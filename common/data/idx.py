@@ -1,4 +1,4 @@
-"""IDX files, the format of MNIST and its kin: a big-endian header, then bytes; gzipped or not."""
+"""IDX files, the format of MNIST and related sets: a big-endian header, then bytes; gzipped or plain."""
 
 from __future__ import annotations
 
@@ -24,25 +24,25 @@ _GZIP = b"\x1f\x8b"
 
 
 def missing(folder: Path) -> list[str]:
-    """The files that a folder lacks, by the names they are published under."""
+    """List the files that a folder lacks, by published name."""
     return [f"{name}.gz" for name in FILES if _find(folder, name) is None]
 
 
 def read(folder: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Training images (N, 1, 28, 28) uint8 and labels (N,) int64, then the test set's; nothing is missing.
+    """Read training images (N, 1, 28, 28) uint8 and labels (N,) int64, then the test set's.
 
     Raises:
-        ConfigError: a file cannot be read, is cut short or is something else.
+        ConfigError: a file cannot be read, is cut short or has another format.
     """
     train_images, train_labels, test_images, test_labels = FILES
     return (*_pair(folder, train_images, train_labels), *_pair(folder, test_images, test_labels))
 
 
 def read_file(path: Path, dimensions: int) -> np.ndarray:
-    """The bytes in one file as an array, read-only.
+    """Read the bytes of a file as a read-only array of `dimensions` dimensions.
 
     Raises:
-        ConfigError: the file cannot be read, is cut short, or is no IDX file of that many dimensions.
+        ConfigError: the file cannot be read, is cut short, or is not an IDX file of that many dimensions.
     """
     raw = _content(path)
     magic, start = bytes((0, 0, _UNSIGNED_BYTE, dimensions)), 4 + 4 * dimensions
@@ -54,7 +54,7 @@ def read_file(path: Path, dimensions: int) -> np.ndarray:
     shape = struct.unpack(f">{dimensions}I", raw[4:start])
     if math.prod(shape) != len(raw) - start:
         raise ConfigError(
-            f"{path}: its header tells of {' x '.join(map(str, shape))} bytes, but {len(raw) - start} "
+            f"{path}: its header announces {' x '.join(map(str, shape))} bytes, but {len(raw) - start} "
             "follow; get the file again"
         )
     return np.frombuffer(raw, np.uint8, offset=start).reshape(shape)
@@ -80,7 +80,7 @@ def _pair(folder: Path, images_name: str, labels_name: str) -> tuple[np.ndarray,
         )
     if len(labels) != len(images) or labels.max() > 9:
         raise ConfigError(
-            f"{labels_path}: its {len(labels)} labels up to {labels.max(initial=0)} do not go with the "
+            f"{labels_path}: its {len(labels)} labels up to {labels.max(initial=0)} do not match the "
             f"{len(images)} images of classes 0 to 9 in {images_path.name}; get both files again"
         )
     return images[:, None], labels.astype(np.int64)

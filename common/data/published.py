@@ -1,4 +1,4 @@
-"""Published data sets of ten classes: where their files are, and how a folder of files is read."""
+"""Published data sets of ten classes: download addresses, formats and statistics."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class Published:
         source: addresses and checksums of the files.
         missing: lists the files that a folder lacks.
         read: reads train_x, train_y, test_x, test_y from a complete folder.
-        mean: published mean of the training pixels, 1 being white: one a channel.
-        std: standard deviation, likewise.
+        mean: published mean of the training pixels, scaled so that white is 1: one for every channel.
+        std: published standard deviation, likewise.
     """
 
     name: str
@@ -37,11 +37,11 @@ class Published:
     std: tuple[float, ...]
 
     def load(self, folder: Path | None, source: Source | None) -> Dataset:
-        """Load from a folder; without a folder, from the user's cache, which downloads fill.
+        """Load from a folder; None: from the user's cache, downloaded if needed.
 
         Args:
-            folder: holds the files.
-            source: replaces the published addresses.
+            folder: folder of the files.
+            source: addresses that replace the published ones.
 
         Raises:
             ConfigError: a file is missing and cannot be downloaded, or has other contents than expected.
@@ -59,13 +59,13 @@ class Published:
         if lacking:
             raise ConfigError(
                 f"{folder}: lacks {', '.join(lacking)} of {self.name}; get {', '.join(self.source.files)} "
-                f"from {' or '.join(self.source.homes)}, or leave data.path out to have them downloaded"
+                f"from {' or '.join(self.source.homes)}, or remove data.path so that they are downloaded"
             )
         return self.read(folder)
 
     def _list_wanted(self, folder: Path) -> list[str]:
         lacking = set(self.missing(folder))
-        # CIFAR-10 is used as loose files but published as one archive.
+        # CIFAR-10 is read as loose files but published as one archive.
         return [file for file in self.source.files if file in lacking] or list(self.source.files)
 
 

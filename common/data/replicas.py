@@ -10,7 +10,7 @@ from common.config.sections import Config
 
 
 def owner(batch: int, replicas: int, warm_start: int = 0) -> int:
-    """The replica of a layer with R = `replicas` that trains batch b: b mod R.
+    """Return the replica of a layer with R = `replicas` that trains batch b: b mod R.
 
     Downpour's warm start (Dean et al. 2012): replica 0 alone trains the first `warm_start` batches.
     """
@@ -18,7 +18,7 @@ def owner(batch: int, replicas: int, warm_start: int = 0) -> int:
 
 
 def next_own(batch: int, replica: int, replicas: int, warm_start: int = 0) -> int:
-    """The first batch from `batch` on that is this replica's."""
+    """Return the first batch at or after `batch` that this replica trains."""
     if replica == 0 and batch < warm_start:
         return batch
     batch = max(batch, warm_start)
@@ -26,7 +26,7 @@ def next_own(batch: int, replica: int, replicas: int, warm_start: int = 0) -> in
 
 
 def partners(replica: int, own: int, other: int) -> list[int]:
-    """The replicas of a neighbouring layer, of `other`, that share a batch with this one of `own`."""
+    """List the replicas of a neighbouring layer, of `other`, that share a batch with this one of `own`."""
     common = gcd(own, other)
     return [there for there in range(other) if there % common == replica % common]
 
@@ -48,11 +48,11 @@ class BatchRoutes:
     """Ways of batches through one replica of a layer, from and to replicas of the neighbouring layers.
 
     Attributes:
-        replica: which of `own` this is.
+        replica: number of this replica, 0 to own - 1.
         own: R of its layer.
         below: R of the layer below.
         above: R of the layer above.
-        warm_start: the batches that replica 0 of each layer trains alone.
+        warm_start: number of batches that replica 0 of every layer trains alone.
     """
 
     replica: int = 0
@@ -69,23 +69,23 @@ class BatchRoutes:
         return BatchRoutes(replica, counts[k - 1], below, above, config.downpour.warm_start)
 
     def senders(self, k: int) -> list[int]:
-        """The replicas below that send activations to this one of layer k."""
+        """List the replicas below that send activations to this one of layer k."""
         return partners(self.replica, self.own, self.below) if k > 1 else []
 
     def receivers(self) -> list[int]:
-        """The replicas above that this one sends activations to."""
+        """List the replicas above that receive activations from this one."""
         return partners(self.replica, self.own, self.above)
 
     def sender(self, batch: int) -> int:
-        """The replica below that has batch b."""
+        """Return the replica below that trains batch b."""
         return owner(batch, self.below, self.warm_start)
 
     def receiver(self, batch: int) -> int:
-        """The replica above that has batch b."""
+        """Return the replica above that trains batch b."""
         return owner(batch, self.above, self.warm_start)
 
     def between(self, sender: int) -> Callable[[int], bool]:
-        """Whether a batch comes to this replica from that one below."""
+        """Return a predicate: does a batch reach this replica from `sender` below?"""
 
         def comes(batch: int) -> bool:
             return owner(batch, self.own, self.warm_start) == self.replica and self.sender(batch) == sender
@@ -93,5 +93,5 @@ class BatchRoutes:
         return comes
 
     def next_own(self, batch: int) -> int:
-        """The first batch from `batch` on that is this replica's."""
+        """Return the first batch at or after `batch` that this replica trains."""
         return next_own(batch, self.replica, self.own, self.warm_start)

@@ -1,12 +1,12 @@
-"""Check of the data for convolutional networks."""
+"""Requirements of the convolutional networks on the data."""
 
 from __future__ import annotations
 
 from common.errors import ConfigError
 
 
-def image(model: str, input_shape: tuple[int, ...]) -> tuple[int, int, int]:
-    """Return (channels, height, width) of one example.
+def image_shape(model: str, input_shape: tuple[int, ...]) -> tuple[int, int, int]:
+    """Return (channels, height, width) of an example.
 
     Raises:
         ConfigError: the examples are not images.

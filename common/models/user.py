@@ -21,7 +21,7 @@ from common.errors import ConfigError
 def build(
     network: NetworkConfig, input_shape: tuple[int, ...], classes: int, code: Path | None
 ) -> list[nn.Module]:
-    """Return the units that the user's function builds.
+    """Call the user's function and return the units.
 
     Args:
         network: names the function and its options.
@@ -48,7 +48,8 @@ def build(
         isinstance(u, nn.Module) for u in units
     ):
         raise ConfigError(
-            f"{where}: returns {describe(units)}; return an nn.Sequential or a list of modules, one a unit"
+            f"{where}: returns {describe(units)}; "
+            "return an nn.Sequential or a list of modules, one for each unit"
         )
     if len(units) == 0:
         raise ConfigError(f"{where}: returns no unit; return at least one module")

@@ -1,4 +1,4 @@
-"""What a process says of what happens, one line an event: for a person, or as JSON for a machine."""
+"""Log lines of a process, a line for every event: text for people, or JSON for machines."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _KNOWN = {*vars(logging.makeLogRecord({})), "message", "taskName"}
 
 
 def fields(record: logging.LogRecord) -> dict[str, Any]:
-    """What was said of an event beside its text, with `extra`."""
+    """Return the fields from the caller's `extra`."""
     return {name: value for name, value in vars(record).items() if name not in _KNOWN}
 
 
@@ -29,7 +29,7 @@ class Json(logging.Formatter):
         self._process = process
 
     def format(self, record: logging.LogRecord) -> str:
-        """One line, whatever the message has in it."""
+        """Format an event as a single line, even for messages with line breaks."""
         line = {
             "time": round(record.created, 3),
             "level": record.levelname.lower(),
@@ -43,46 +43,46 @@ class Json(logging.Formatter):
 
 
 class Plain(logging.Formatter):
-    """The process, the level if it is more than a note, and the message, on one line."""
+    """A line of text: the process, the level if above info, and the message."""
 
     def __init__(self, process: str) -> None:
         super().__init__()
         self._process = process
 
     def format(self, record: logging.LogRecord) -> str:
-        """One line; a traceback, if there is one, below it."""
+        """Format an event as a line, followed by the traceback, if present."""
         level = "" if record.levelno <= logging.INFO else f"{record.levelname.lower()}: "
         text = f"{self._process}: {level}{record.getMessage()}".replace("\n", " | ")
         return f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text
 
 
-def _is_said(record: logging.LogRecord) -> bool:
-    """Torch notes statistics of its own when a process ends: behind the last line, which says why."""
+def _is_ours(record: logging.LogRecord) -> bool:
+    """Drop torch's notes: it logs statistics at exit, after the line that gives the reason."""
     return record.levelno >= logging.WARNING or not record.name.startswith("torch.")
 
 
 def configure(process: str, log_format: str, log_level: str) -> None:
-    """Have everything that is logged go to standard error, in that form."""
+    """Send all log records to standard error in the chosen format."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(Json(process) if log_format == "json" else Plain(process))
-    handler.addFilter(_is_said)
+    handler.addFilter(_is_ours)
     logging.basicConfig(level=log_level.upper(), handlers=[handler], force=True)
 
 
 def options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The options of a command whose process logs: --log-format and --log-level."""
+    """Add --log-format and --log-level to a command whose process logs."""
     form = click.option(
         "--log-format",
         type=click.Choice(FORMATS),
         default="plain",
         show_default=True,
-        help="Of the lines on standard error.",
+        help="Format of the log lines on standard error.",
     )
     level = click.option(
         "--log-level",
         type=click.Choice(LEVELS),
         default="info",
         show_default=True,
-        help="What is worth a line.",
+        help="Lowest level that is logged.",
     )
     return form(level(command))

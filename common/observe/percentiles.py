@@ -1,4 +1,4 @@
-"""Quantiles of values that were counted."""
+"""Percentiles of counted values."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from collections.abc import Mapping
 
 
 def percentiles(counts: Mapping[int, int]) -> dict[str, int]:
-    """p50, p99 and max of values that are counted: value -> how often; zeros where there are none."""
+    """Return p50, p99 and max of counted values (value -> count); zeros without values."""
     total = sum(counts.values())
-    found = {"p50": 0, "p99": 0, "max": max(counts, default=0)}
+    result = {"p50": 0, "p99": 0, "max": max(counts, default=0)}
     for name, part in (("p50", 0.5), ("p99", 0.99)):
         seen = 0
         for value in sorted(counts):
             seen += counts[value]
             if seen >= part * total:
-                found[name] = value
+                result[name] = value
                 break
-    return found
+    return result

@@ -1,4 +1,4 @@
-"""What is wrong with a run, in plain words and the worst first, from the master's status alone. Pure."""
+"""Problems of a run with advice, the worst first, derived from the master's status alone. Pure."""
 
 from __future__ import annotations
 
@@ -9,51 +9,51 @@ from dataclasses import dataclass
 from common.config.sections import Config
 from common.wire.messages import Seat, StatusReply, Utilization
 
-# In percent: from here on a machine is nearly out of it.
+# In percent: above these bounds a machine has nearly run out of disk or memory.
 DISK_FULL, MEMORY_FULL = 90.0, 95.0
-# M's gradient is of use above this cosine to the true one, once it has learned for so many steps.
+# M's gradient helps above this cosine to the true gradient, once M has learned for this many steps.
 COSINE, RIPE_STEPS = 0.05, 200
-# So large a part of a layer's pushes refused is more than an accident.
+# A layer with a larger part of its pushes refused has a problem, not an accident.
 REFUSED = 0.1
 
 
 @dataclass(frozen=True)
 class Problem:
-    """What is wrong, and what to do about it."""
+    """A problem of the run, with advice."""
 
     what: str
     advice: str
 
 
 def problems(status: StatusReply, config: Config, master: str) -> list[Problem]:
-    """What is wrong with a run, the worst first.
+    """List the problems of a run, the worst first.
 
     Args:
-        status: what its master says.
-        config: of the run.
-        master: its address, for what is to be typed.
+        status: status that the master reports.
+        config: the run's configuration.
+        master: the master's address, for the commands in the advice.
     """
     found = [*_machines(status)]
     if status.state != "done":
         found = [*_vacant(status, master), *_late(status, config), *found]
-    found += [*_kept(status), *_learning(status, config), *_stale(status, config), *_refused(status)]
+    found += [*_snapshots(status), *_learning(status, config), *_stale(status, config), *_refused(status)]
     return found
 
 
-def named(seat: Seat) -> str:
-    """A seat as a person calls it; replicas from 0."""
+def seat_name(seat: Seat) -> str:
+    """Name a seat for people; replicas count from 0."""
     return f"layer {seat.layer}" + (f" (replica {seat.replica})" if seat.replica else "")
 
 
 def _vacant(status: StatusReply, master: str) -> Iterator[Problem]:
     vacant = [seat for seat in status.seats if seat.state == "vacant"]
-    advice = f"start one: layerwise slave --master {master}"
+    advice = f"start a slave: layerwise slave --master {master}"
     if status.waiting_slaves >= len(vacant):
-        advice = "one that waits takes it over"
-    lost = [named(seat) for seat in vacant if seat.grants]
+        advice = "a waiting slave takes over"
+    lost = [seat_name(seat) for seat in vacant if seat.grants]
     if lost:
         yield Problem(f"{', '.join(lost)}: the slave has failed or left", advice)
-    new = [named(seat) for seat in vacant if not seat.grants]
+    new = [seat_name(seat) for seat in vacant if not seat.grants]
     if new:
         yield Problem(f"{', '.join(new)}: no slave yet", advice)
 
@@ -63,61 +63,63 @@ def _late(status: StatusReply, config: Config) -> Iterator[Problem]:
     patience = cluster.heartbeat_seconds * cluster.misses
     for seat in status.seats:
         if seat.state == "late":
-            who, silent = f"{seat.host}:{seat.pid}", seat.lease_age
+            slave, silence = f"{seat.host}:{seat.pid}", seat.lease_age
             yield Problem(
-                f"{named(seat)}: its slave {who} was last heard of {silent:.1f} s ago",
-                f"its seat passes on after {patience:g} s; is its machine overloaded, or the network slow?",
+                f"{seat_name(seat)}: no heartbeat of its slave {slave} for {silence:.1f} s",
+                f"the seat passes on after {patience:g} s; check for an overloaded machine or a slow network",
             )
 
 
 def _machines(status: StatusReply) -> Iterator[Problem]:
-    """Of each machine once, by the slave that found the least left."""
-    told = [(seat.host, seat.telemetry.utilization) for seat in status.seats if seat.incarnation]
-    for name, least in [("the master's machine", status.utilization), *_by_host(told).items()]:
-        if least.disk_percent >= DISK_FULL:
+    """Yield every machine's problems once, from the slave with the fullest disk or memory."""
+    reports = [(seat.host, seat.telemetry.utilization) for seat in status.seats if seat.incarnation]
+    for name, fullest in [("the master's machine", status.utilization), *_by_host(reports).items()]:
+        if fullest.disk_percent >= DISK_FULL:
             yield Problem(
-                f"{name}: its disk is {least.disk_percent:.0f} % full",
-                "free space; a full disk ends snapshots, then pushes",
+                f"{name}: its disk is {fullest.disk_percent:.0f} % full",
+                "free space; a full disk stops snapshots, then pushes",
             )
-        if least.memory_percent >= MEMORY_FULL:
+        if fullest.memory_percent >= MEMORY_FULL:
             yield Problem(
-                f"{name}: its memory is {least.memory_percent:.0f} % full",
-                "move slaves to another machine, or give network.layers another K",
+                f"{name}: its memory is {fullest.memory_percent:.0f} % full",
+                "move slaves to another machine, or change K, network.layers",
             )
 
 
-def _by_host(told: list[tuple[str, Utilization]]) -> dict[str, Utilization]:
+def _by_host(reports: list[tuple[str, Utilization]]) -> dict[str, Utilization]:
     hosts: dict[str, Utilization] = {}
-    for host, each in told:
-        known = hosts.get(host, each)
-        hosts[host] = max(known, each, key=lambda machine: max(machine.disk_percent, machine.memory_percent))
+    for host, report in reports:
+        known = hosts.get(host, report)
+        hosts[host] = max(
+            known, report, key=lambda machine: max(machine.disk_percent, machine.memory_percent)
+        )
     return hosts
 
 
-def _kept(status: StatusReply) -> Iterator[Problem]:
+def _snapshots(status: StatusReply) -> Iterator[Problem]:
     if status.snapshot_trouble:
         yield Problem(f"snapshots: {status.snapshot_trouble}", "take a new one: layerwise snapshot")
 
 
 def _learning(status: StatusReply, config: Config) -> Iterator[Problem]:
     for seat in status.seats:
-        told = seat.telemetry
-        if not all(map(math.isfinite, (told.loss, told.gradient_loss, told.input_loss))):
+        report = seat.telemetry
+        if not all(map(math.isfinite, (report.loss, report.gradient_loss, report.input_loss))):
             yield Problem(
-                f"{named(seat)}: its loss is no number any more",
+                f"{seat_name(seat)}: its loss is NaN or infinite",
                 "lower optimizer.learning_rate, and go back: layerwise rollback",
             )
-        # Without an M, or before it has learned anything, there is neither.
-        ripe = told.gradient_loss > 0 and told.steps >= RIPE_STEPS
-        if told.fallback:
+        # A gradient_loss of 0 means that there is no M, or that M has not learned yet.
+        ripe = report.gradient_loss > 0 and report.steps >= RIPE_STEPS
+        if report.fallback:
             yield Problem(
-                f"{named(seat)}: it waits for true gradients: M's cosine is {told.gradient_cosine:.2f}",
-                "it comes back to M's by itself once they are good enough",
+                f"{seat_name(seat)}: waits for true gradients, as M's cosine is {report.gradient_cosine:.2f}",
+                "the layer returns to M's gradients by itself once they are good enough",
             )
-        elif ripe and told.gradient_cosine < COSINE:
+        elif ripe and report.gradient_cosine < COSINE:
             yield Problem(
-                f"{named(seat)}: M's gradient has a cosine of {told.gradient_cosine:.2f} to the true one",
-                f'it does not help; try another decoupling.gradient than "{config.decoupling.gradient}", or '
+                f"{seat_name(seat)}: M's gradient has cosine {report.gradient_cosine:.2f} to the true one",
+                f'M does not help; try another decoupling.gradient than "{config.decoupling.gradient}", or '
                 "another optimizer.synthesizer.learning_rate",
             )
 
@@ -138,10 +140,10 @@ def _refused(status: StatusReply) -> Iterator[Problem]:
     if counters.malformed:
         yield Problem(
             f"{counters.malformed:,} malformed messages were refused",
-            "has every slave the same version of layerwise, and the same network and data?",
+            "check that every slave has the same version of layerwise, the same network and the same data",
         )
     if counters.fenced:
         yield Problem(
             f"{counters.fenced:,} messages of slaves that had lost their lease were refused",
-            "no harm is done; why they lost it is in events.jsonl of the state directory",
+            "no harm is done; events.jsonl in the state directory says why each lease ended",
         )

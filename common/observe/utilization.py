@@ -1,4 +1,4 @@
-"""How busy this process and its machine are, cheap enough for every heartbeat: under a millisecond."""
+"""Utilization of a process and a machine, measured in under a millisecond for every heartbeat."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ import psutil
 
 from common.wire.messages import Utilization
 
-# Its utilization and its memory in use, in percent.
+# Utilization of the GPU and its memory in use, both in percent.
 Gpu = Callable[[], tuple[float, float]]
 
 
 class Probe:
-    """Measures since it was last called. To be called on one thread.
+    """Measurement of utilization since the previous call, always on a single thread.
 
     Args:
-        folder: whose disk is looked at.
-        gpu: the UUID of the device that this process computes on, without its prefix; None: on none.
+        folder: a folder on the disk to measure.
+        gpu: UUID, without its prefix, of the device that this process computes on; None: no GPU.
     """
 
     def __init__(self, folder: Path, gpu: str | None = None) -> None:
         self._folder = folder
         self._process = psutil.Process()
-        self._gpu = opened(gpu) if gpu else None
+        self._gpu = open_gpu(gpu) if gpu else None
 
     def __call__(self) -> Utilization:
-        """The processor's share since the last call, and what is in use now."""
+        """Measure the processor's share since the last call, and the memory and disk in use now."""
         busy, memory = self._gpu() if self._gpu else (None, None)
         return Utilization(
             cpu_percent=self._process.cpu_percent(),
@@ -40,8 +40,8 @@ class Probe:
         )
 
 
-def opened(uuid: str) -> Gpu | None:
-    """What measures a GPU; None without NVIDIA's library (`layerwise[gpu]`) or its driver."""
+def open_gpu(uuid: str) -> Gpu | None:
+    """Return a function to measure a GPU; None without NVIDIA's library (`layerwise[gpu]`) or driver."""
     try:
         import pynvml
     except ImportError:
@@ -50,7 +50,7 @@ def opened(uuid: str) -> Gpu | None:
         pynvml.nvmlInit()
         device = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}")
         pynvml.nvmlDeviceGetUtilizationRates(device)
-    except pynvml.NVMLError:  # no driver, or a slice of a GPU, of which it does not tell
+    except pynvml.NVMLError:  # no driver, or a slice of a GPU, which the library does not measure
         return None
 
     def measure() -> tuple[float, float]:

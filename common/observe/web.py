@@ -1,4 +1,4 @@
-"""What a process shows of itself over HTTP: a few known paths, to be read and nothing else."""
+"""Read-only HTTP server of a few known paths, with which a process shows its state."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ HEAD_BYTES = 8 << 10
 HEAD_SECONDS = 5.0
 SEND_SECONDS = 20.0
 LINGER_SECONDS = 0.5
-# Who asks for more at once waits for its turn in the kernel's queue, or is turned away there.
+# Further connections wait in the kernel's queue, or are refused there.
 CONNECTIONS = 32
 
-# Nothing from elsewhere is loaded, and nobody may put the page into a frame of theirs.
+# No content comes from other origins, and no other site may frame the page.
 _HEADERS = (
     "Cache-Control: no-store\r\n"
     "Content-Security-Policy: default-src 'self'; frame-ancestors 'none'; base-uri 'none'\r\n"
@@ -36,7 +36,7 @@ _REASONS = {
 
 @dataclass(frozen=True)
 class Page:
-    """An answer."""
+    """Body, type and status of an HTTP answer."""
 
     body: bytes
     content_type: str = "text/plain; charset=utf-8"
@@ -48,58 +48,58 @@ Pages = Mapping[str, Callable[[], Page]]
 
 @dataclass
 class Site:
-    """A server of pages on an event loop; each page is made anew when it is asked for.
+    """Server of pages on an event loop; every request builds the page anew.
 
-    A browser can be brought to ask a server of its own machine under a name of an attacker's. So only
-    requests are answered whose Host is an address, this machine's name or, beyond loopback, a name without a
-    dot.
+    A malicious web page can make a browser ask a server on the browser's own machine under a foreign name
+    (DNS rebinding). So requests are answered only if their Host is an address, this machine's name or, beyond
+    loopback, a name without a dot.
     """
 
     pages: Pages
     _open: set[asyncio.Task[None]] = field(default_factory=set)
 
     async def start(self, address: str, option: str) -> str:
-        """Listen; returns the address with the port that was taken.
+        """Listen, and return the address with the real port.
 
         Args:
-            address: HOST:PORT; port 0 takes a free one.
-            option: what the address was given by, for the error.
+            address: HOST:PORT; port 0 takes a free port.
+            option: option that gave the address, for the error message.
 
         Raises:
-            RefusedError: it cannot be listened on.
+            RefusedError: the address cannot be listened on.
         """
         host, port = split_address(address)
         self._loopback = is_loopback(host)
         try:
             self._server = await asyncio.start_server(
-                self._accepted, host.strip("[]"), port, limit=HEAD_BYTES, backlog=CONNECTIONS
+                self._accept, host.strip("[]"), port, limit=HEAD_BYTES, backlog=CONNECTIONS
             )
         except OSError as error:
             raise RefusedError(
                 f"{option} {address}: cannot be listened on: {error.strerror or error}; choose another port, "
-                "or stop the program that has it"
+                "or stop the program that uses it"
             ) from None
         return f"{host}:{self._server.sockets[0].getsockname()[1]}"
 
     async def stop(self) -> None:
-        """Listen no more, and hang up."""
+        """Stop listening and close all connections."""
         self._server.close()
         for task in list(self._open):
             task.cancel()
         await asyncio.gather(*self._open, return_exceptions=True)
 
-    async def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
         self._open.add(task)
         try:
             busy = len(self._open) > CONNECTIONS
-            page, head = (_said(503, "too many at once"), False) if busy else await self._answer(reader)
-            writer.write(_encoded(page, head))
+            page, head = (_text(503, "too many at once"), False) if busy else await self._answer(reader)
+            writer.write(_encode(page, head))
             async with asyncio.timeout(SEND_SECONDS):
                 await writer.drain()
             if page.status != 200:
-                await _heard(reader, writer)
+                await _linger(reader, writer)
         except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.CancelledError):
             return
         finally:
@@ -107,12 +107,12 @@ class Site:
             writer.close()
 
     async def _answer(self, reader: asyncio.StreamReader) -> tuple[Page, bool]:
-        """The page that is asked for, and whether only its head is."""
+        """Return the requested page, and True for a request of the head alone."""
         try:
             async with asyncio.timeout(HEAD_SECONDS):
                 head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
         except asyncio.LimitOverrunError:
-            return _said(400, "the request is too long"), False
+            return _text(400, "the request is too long"), False
         line, *headers = head.split("\r\n")
         method, _, rest = line.partition(" ")
         path = rest.partition(" ")[0].partition("?")[0]
@@ -120,50 +120,50 @@ class Site:
             value.strip() for name, _, value in (h.partition(":") for h in headers) if name.lower() == "host"
         ]
         if not rest.rpartition(" ")[2].startswith("HTTP/1."):
-            return _said(400, "this is no HTTP/1 request"), False
+            return _text(400, "the request is not HTTP/1"), False
         return self._page(method, path, hosts), method == "HEAD"
 
     def _page(self, method: str, path: str, hosts: list[str]) -> Page:
-        if len(hosts) != 1 or not self._known(hosts[0]):
-            named = hosts[0] if hosts else ""
-            return _said(421, f'no server here is called "{named}"; ask for it by its address')
+        if len(hosts) != 1 or not self._accepts(hosts[0]):
+            requested = hosts[0] if hosts else ""
+            return _text(421, f'no server here is called "{requested}"; use the address of this machine')
         if method not in ("GET", "HEAD"):
-            return _said(405, "this can only be read: GET or HEAD")
+            return _text(405, "pages are read-only; use GET or HEAD")
         make = self.pages.get(path)
         if make is None:
-            return _said(404, f"there is no such page; there are {' '.join(sorted(self.pages))}")
+            return _text(404, f"no page has this path; the pages are {' '.join(sorted(self.pages))}")
         try:
             return make()
         except LayerwiseError as error:
-            return _said(500, str(error))
+            return _text(500, str(error))
 
-    def _known(self, host: str) -> bool:
+    def _accepts(self, host: str) -> bool:
         name = host if host.endswith("]") or ":" not in host else host.rpartition(":")[0]
         name = name.lower()
         try:
             address = ipaddress.ip_address(name.strip("[]"))
         except ValueError:
-            return name == "localhost" or (not self._loopback and _own(name))
+            return name == "localhost" or (not self._loopback and _is_own_name(name))
         return address.is_loopback or not self._loopback
 
 
-async def _heard(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Let a refusal arrive: to hang up on what was not read yet would have the kernel discard it there."""
+async def _linger(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Let a refusal arrive: after a close with unread input, the peer's kernel would discard the answer."""
     writer.write_eof()
     async with asyncio.timeout(LINGER_SECONDS):
         while await reader.read(HEAD_BYTES):
             pass
 
 
-def _own(name: str) -> bool:
+def _is_own_name(name: str) -> bool:
     return bool(name) and ("." not in name or name == socket.gethostname().lower())
 
 
-def _said(status: int, text: str) -> Page:
+def _text(status: int, text: str) -> Page:
     return Page(f"{text}\n".encode(), status=status)
 
 
-def _encoded(page: Page, head_only: bool) -> bytes:
+def _encode(page: Page, head_only: bool) -> bytes:
     allow = "Allow: GET, HEAD\r\n" if page.status == 405 else ""
     head = (
         f"HTTP/1.1 {page.status} {_REASONS[page.status]}\r\nContent-Type: {page.content_type}\r\n"
@@ -173,19 +173,19 @@ def _encoded(page: Page, head_only: bool) -> bytes:
 
 
 @contextmanager
-def serving(site: Site, address: str, option: str) -> Iterator[str]:
-    """Serve a site on a thread of its own; gives the address with the port that was taken.
+def serve_on_thread(site: Site, address: str, option: str) -> Iterator[str]:
+    """Serve a site on a thread of its own, and yield the address with the real port.
 
     Raises:
-        RefusedError: it cannot be listened on.
+        RefusedError: the address cannot be listened on.
     """
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, name="web", daemon=True)
     thread.start()
     try:
-        told = asyncio.run_coroutine_threadsafe(site.start(address, option), loop).result()
+        listening = asyncio.run_coroutine_threadsafe(site.start(address, option), loop).result()
         try:
-            yield told
+            yield listening
         finally:
             asyncio.run_coroutine_threadsafe(site.stop(), loop).result()
     finally:

@@ -1,4 +1,4 @@
-"""Puts the frames of one shard's buffer together again, refusing whatever does not fit before keeping it."""
+"""Reassemble the frames of a shard's buffer; a frame that does not fit is refused before it is kept."""
 
 from __future__ import annotations
 
@@ -6,65 +6,68 @@ from common.errors import MalformedError, TooLargeError
 from common.shards.pushes import Frame, Header
 from common.shards.table import Table, check_table
 
-# A shard is one layer's state; the table is checked against this before anything is allocated.
+# A shard is one layer's state; its table is checked against this bound before memory is allocated.
 LARGEST_SHARD_BYTES = 8 << 30
-# The largest item of a table: a piece that begins at a multiple of it splits no number.
+# The largest item size of a table: a piece that begins at a multiple of 8 bytes splits no number.
 ALIGNMENT = 8
 
 
 class Assembly:
-    """One buffer as it comes in: a header, then pieces in order without gaps or overlaps.
+    """A buffer under reception: a header, then pieces in order without gaps or overlaps.
 
     Args:
-        frame: the first frame, which has the header.
-        registered: the table that the header's must equal; None where the shard is new to us.
+        frame: the first frame, which carries the header.
+        registered: the table that the header's must equal; None for a shard that is not yet registered.
 
     Raises:
-        MalformedError: no header, a table that is wrong or not the registered one.
-        TooLargeError: the table says more than a shard may have.
+        MalformedError: the header is missing, or its table is malformed or not the registered one.
+        TooLargeError: the table exceeds `LARGEST_SHARD_BYTES`.
     """
 
     def __init__(self, frame: Frame, registered: Table | None) -> None:
         if frame.header is None:
-            raise MalformedError("data came where a header was expected")
+            raise MalformedError("the first frame of a shard has no header")
         self.header: Header = frame.header
         self.pieces: list[tuple[int, memoryview]] = []
         self._received = 0
         table = self.header.table
         if table.nbytes > LARGEST_SHARD_BYTES:
-            raise TooLargeError(f"{self.header.shard}: {table.nbytes} bytes; at most {LARGEST_SHARD_BYTES}")
+            raise TooLargeError(
+                f"{self.header.shard}: a shard of {table.nbytes} bytes; at most {LARGEST_SHARD_BYTES}"
+            )
         if registered is None:
             check_table(table)
         elif table != registered:
             raise MalformedError(
-                f'the table sent for "{self.header.shard}" is not the registered one; is it the same network?'
+                f'the table sent for "{self.header.shard}" is not the registered one; start every slave with '
+                "one network and one version of layerwise"
             )
         self._take(frame)
 
     @property
     def complete(self) -> bool:
-        """Whether every byte has come."""
+        """True once every byte has arrived."""
         return self._received == self.header.table.nbytes
 
     def add(self, frame: Frame) -> None:
-        """Take the next frame.
+        """Keep the next frame.
 
         Raises:
-            MalformedError: it is not the piece that comes next.
+            MalformedError: the frame is not the next piece.
         """
         if frame.header is not None:
             raise MalformedError(
-                f"{self.header.shard}: a header came before all data of the last one had come"
+                f"{self.header.shard}: a second header came before the last piece of the first"
             )
         if not len(frame.data):
             raise MalformedError(f"{self.header.shard}: an empty piece")
         self._take(frame)
 
     def expect(self, offset: int, nbytes: int) -> None:
-        """Take note of the next piece, which comes to its place by itself.
+        """Record the next piece, which the caller receives straight into its place.
 
         Raises:
-            MalformedError: it is not the piece that comes next.
+            MalformedError: the piece is not the next one.
         """
         if not nbytes:
             raise MalformedError(f"{self.header.shard}: an empty piece")
@@ -79,11 +82,11 @@ class Assembly:
     def _note(self, offset: int, nbytes: int) -> None:
         if offset % ALIGNMENT:
             raise MalformedError(
-                f"{self.header.shard}: a piece begins at {offset}, which is no multiple of {ALIGNMENT}"
+                f"{self.header.shard}: a piece begins at {offset}, which is not a multiple of {ALIGNMENT}"
             )
         if offset != self._received or self._received + nbytes > self.header.table.nbytes:
             raise MalformedError(
-                f"{self.header.shard}: {nbytes} bytes came for offset {offset} where "
-                f"{self._received} of {self.header.table.nbytes} had come"
+                f"{self.header.shard}: a piece of {nbytes} bytes came at offset {offset}, but "
+                f"{self._received} of {self.header.table.nbytes} bytes had come"
             )
         self._received += nbytes

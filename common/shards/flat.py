@@ -1,4 +1,4 @@
-"""A module whose state is one flat buffer: what a shard holds, an optimizer steps and a push sends."""
+"""A module whose state is one flat buffer: the form that shards, optimizers and pushes share."""
 
 from __future__ import annotations
 
@@ -18,20 +18,19 @@ from common.shards.table import ITEMSIZES, Kind, Raw, Table, TensorSpec, lay_out
 class Flat:
     """A module whose parameters and buffers live in flat memory.
 
-    The module is moved to `device` and its tensors become views; it computes as before. A gradient stays
-    where backward made it, in its parameter's `.grad`: a copy into flat memory, to be added to and cleared,
-    would be three passes over as many bytes as the weights have. A parameter with `requires_grad=False` is a
-    buffer here.
+    The module is moved to `device` and its tensors become views; its results do not change. A gradient stays
+    in its parameter's `.grad`, where backward created it: a flat copy, added to and cleared, would cost three
+    passes over as many bytes as the weights have. A parameter with `requires_grad=False` counts as a buffer.
 
     Torch does not see that a step on `parameters` changes the module's weights: a backward through a forward
     made before the step is not refused, but mixes old activations with new weights. Never step in between.
 
     Attributes:
         module: the module itself.
-        table: what lies where.
-        buffer: uint8, (nbytes,): all state.
+        table: the layout of the buffer.
+        buffer: uint8, (nbytes,): the whole state.
         parameters: float32, (P,), over the buffer's beginning.
-        learned: the module's own parameters that learn, in their order: views of `parameters`.
+        learned: the module's trainable parameters, in module order: views of `parameters`.
 
     Raises:
         ConfigError: two names for one tensor, or a dtype that no shard holds.
@@ -53,37 +52,38 @@ class Flat:
         self.clear_gradients()
 
     def gradients(self) -> list[torch.Tensor]:
-        """What backward has added up since the last `clear_gradients`, as `learned`; zeros where nothing."""
+        """Gradients accumulated since the last `clear_gradients`, ordered as `learned`; zeros if missing."""
         return [torch.zeros_like(w) if w.grad is None else w.grad for w in self.learned]
 
     def clear_gradients(self) -> None:
-        """Let go of every gradient."""
+        """Drop every gradient."""
         for parameter in self.learned:
             parameter.grad = None
 
     def split(self, numbers: torch.Tensor) -> list[torch.Tensor]:
-        """Of numbers for each parameter, (P,), the views that are shaped as `learned`."""
+        """Split a number for every parameter, (P,), into views shaped as `learned`."""
         parts = torch.split(numbers, [each.numel() for each in self.learned])
         return [part.view_as(each) for part, each in zip(parts, self.learned, strict=True)]
 
     def load(self, data: Raw) -> None:
-        """Copy a whole state, (nbytes,) bytes in the table's layout, over the present one.
+        """Copy a whole state, (nbytes,) bytes in the table's layout, over the present state.
 
         Raises:
-            MalformedError: another length than the table's.
+            MalformedError: `data` has another length than the table's.
         """
         source = np.frombuffer(data, dtype=np.uint8)
         if source.nbytes != self.table.nbytes:
-            raise MalformedError(f"state of {source.nbytes} bytes where its table says {self.table.nbytes}")
+            raise MalformedError(f"state has {source.nbytes} bytes, but its table has {self.table.nbytes}")
         if self.buffer.device.type == "cpu":
             np.copyto(self.buffer.numpy(), source)
         else:
             self.buffer.copy_(torch.from_numpy(source.copy()))
 
     def gather(self) -> None:
-        """Take back buffers that the module's forward replaced (`self.mean = ...`) instead of changing them.
+        """Copy buffers that the module's forward replaced (`self.mean = ...`) back into flat memory.
 
-        Needed before the state is read, but only for a user's module; torch's own change theirs in place.
+        Needed before the state is read, for users' modules alone: torch's own modules change buffers in
+        place.
         """
         for owner, name, path, tensor in _state(self.module):
             view = self._views[path]
@@ -91,8 +91,8 @@ class Flat:
                 setattr(owner, name, view.copy_(tensor.detach()))
 
     @contextmanager
-    def buffers_kept(self) -> Iterator[None]:
-        """Have every buffer afterwards as it was before: for a forward that must not count."""
+    def keep_buffers(self) -> Iterator[None]:
+        """Restore every buffer at the end of the context: for a forward that must not move statistics."""
         self.gather()
         buffers = self.buffer[self.table.parameters_nbytes :]
         kept = buffers.clone()
@@ -104,7 +104,7 @@ class Flat:
 
 
 def table_of(module: nn.Module) -> Table:
-    """The table of a module's state; non-persistent buffers are left out.
+    """Build the table of a module's state; non-persistent buffers are left out.
 
     Raises:
         ConfigError: two names for one tensor, or a dtype that no shard holds.
@@ -115,7 +115,7 @@ def table_of(module: nn.Module) -> Table:
         known = names.setdefault(id(tensor), path)
         if known != path:
             raise ConfigError(
-                f"{known} and {path} are one tensor; give each its own, a layer cannot tie them"
+                f"{known} and {path} are one tensor; give each its own tensor, a layer cannot tie weights"
             )
         dtype = str(tensor.dtype).removeprefix("torch.")
         kind: Kind = "parameter" if tensor.requires_grad else "buffer"
@@ -128,17 +128,18 @@ def table_of(module: nn.Module) -> Table:
 
 
 def state_dict(table: Table, data: Raw) -> dict[str, torch.Tensor]:
-    """The tensors of a state in the table's layout, (nbytes,) bytes, copied: ready for `load_state_dict`.
+    """Copy a state in the table's layout, (nbytes,) bytes, into tensors for `load_state_dict`.
 
     Raises:
-        MalformedError: `data` is not as long as the table says.
+        MalformedError: `data` has another length than the table's.
     """
     return {name: torch.from_numpy(array.copy()) for name, array in table.arrays(data).items()}
 
 
-def packed(tensors: Mapping[str, torch.Tensor]) -> tuple[Table, memoryview]:
+def pack(tensors: Mapping[str, torch.Tensor]) -> tuple[Table, memoryview]:
+    """Lay tensors out as buffers: return the table, and the bytes in the table's layout, for `state_dict`."""
     """A table of some tensors and their bytes in its layout: what `state_dict` reads."""
-    table = _tabled(
+    table = _buffer_table(
         tuple((name, str(t.dtype).removeprefix("torch."), tuple(t.shape)) for name, t in tensors.items())
     )
     data = np.zeros(table.nbytes, np.uint8)
@@ -148,12 +149,12 @@ def packed(tensors: Mapping[str, torch.Tensor]) -> tuple[Table, memoryview]:
 
 
 @lru_cache(maxsize=64)
-def _tabled(tensors: tuple[tuple[str, str, tuple[int, ...]], ...]) -> Table:
+def _buffer_table(tensors: tuple[tuple[str, str, tuple[int, ...]], ...]) -> Table:
     return lay_out((*tensor, "buffer") for tensor in tensors)
 
 
 def _state(module: nn.Module) -> Iterator[tuple[nn.Module, str, str, torch.Tensor]]:
-    """(owner, name, dotted name, tensor) of every parameter, then of every persistent buffer."""
+    """Yield (owner, name, dotted name, tensor) of every parameter, then of every persistent buffer."""
     owners = list(module.named_modules(remove_duplicate=False))
     for prefix, owner in owners:
         for name, parameter in owner._parameters.items():
@@ -166,8 +167,8 @@ def _state(module: nn.Module) -> Iterator[tuple[nn.Module, str, str, torch.Tenso
 
 
 def _view(buffer: torch.Tensor, spec: TensorSpec) -> torch.Tensor:
-    # By DLPack: a storage and a version counter of its own. Views share theirs: a backward through one batch
-    # normalization would be refused because the next one has moved its statistics, and `torch.compile` does
-    # not take a network of which a part changes.
+    # DLPack gives the view its own storage and version counter. Plain views share both: a backward through
+    # one batch normalization would be refused because the next one has moved its statistics, and
+    # `torch.compile` does not accept a network of which a part changes.
     region = buffer[spec.offset : spec.offset + spec.nbytes]
     return from_dlpack(region.view(getattr(torch, spec.dtype)).view(spec.shape))

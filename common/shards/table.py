@@ -1,6 +1,6 @@
-"""A shard's table of tensors: what lies where in its one flat buffer.
+"""A shard's table of tensors: the layout of the flat buffer.
 
-Imports no torch: neither the wire nor a master that only keeps state needs it.
+Imports no torch: neither the wire nor a master that only stores state needs torch.
 """
 
 from __future__ import annotations
@@ -18,22 +18,23 @@ Kind = Literal["parameter", "buffer"]
 Raw = bytes | bytearray | memoryview | np.ndarray
 
 FLOATS = ("float32", "float64")
-# What a shard may hold, and what a tensor may be between two layers (`common.wire.precision`).
+# Item sizes in bytes of the dtypes of a shard, and of the dtypes between two layers
+# (`common.wire.precision`).
 ITEMSIZES = {"float32": 4, "float64": 8, "int64": 8, "int32": 4, "uint8": 1, "bool": 1}
 BOUNDARY_ITEMSIZES = {"float32": 4, "bfloat16": 2, "float16": 2, "int8": 1}
 _ITEMSIZES = ITEMSIZES | BOUNDARY_ITEMSIZES
-# numpy has no bfloat16: its bits.
+# numpy has no bfloat16, so its bits appear as int16.
 _ARRAYS = {"bfloat16": "int16"}
 
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
-    """One tensor of a shard.
+    """Name, dtype, shape and place of a tensor of a shard.
 
     Attributes:
-        name: its name in the module's state dict.
+        name: key in the module's state dict.
         dtype: a key of `ITEMSIZES`; in a boundary message, of `BOUNDARY_ITEMSIZES`.
-        shape: its sizes; () for a single number.
+        shape: sizes; () for a scalar.
         offset: bytes from the buffer's start.
         kind: "parameter" learns from gradients; "buffer" does not (BN's statistics, frozen parameters).
     """
@@ -46,13 +47,13 @@ class TensorSpec:
 
     @property
     def nbytes(self) -> int:
-        """Its size in bytes."""
+        """Size of the tensor in bytes."""
         return math.prod(self.shape) * _ITEMSIZES[self.dtype]
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Every tensor of a shard and the bytes of the whole.
+    """Layout of a shard: every tensor, and the size of the whole buffer in bytes.
 
     Three regions: parameters (float32, without gaps from offset 0), float buffers, integer buffers. A buffer
     region starts at a multiple of 8, a tensor at a multiple of its item's size; gaps hold zeros.
@@ -63,18 +64,18 @@ class Table:
 
     @property
     def parameters_nbytes(self) -> int:
-        """Bytes of the parameters, which are the buffer's beginning: 4 P."""
+        """Bytes of the P parameters at the buffer's start: 4 P."""
         return sum(tensor.nbytes for tensor in self.tensors if tensor.kind == "parameter")
 
     def arrays(self, data: Raw) -> dict[str, np.ndarray]:
-        """Every tensor by name, as a view of `data`, (nbytes,) bytes; bfloat16's bits as int16.
+        """Return every tensor by name as a view of `data`, (nbytes,) bytes; bfloat16 appears as int16 bits.
 
         Raises:
-            MalformedError: `data` is not as long as the table says.
+            MalformedError: `data` has another length than the table's.
         """
         flat = np.frombuffer(data, dtype=np.uint8)
         if flat.nbytes != self.nbytes:
-            raise MalformedError(f"state of {flat.nbytes} bytes where its table says {self.nbytes}")
+            raise MalformedError(f"state has {flat.nbytes} bytes, but its table has {self.nbytes}")
         return {
             tensor.name: flat[tensor.offset : tensor.offset + tensor.nbytes]
             .view(_ARRAYS.get(tensor.dtype, tensor.dtype))
@@ -84,10 +85,10 @@ class Table:
 
 
 def lay_out(tensors: Iterable[tuple[str, str, tuple[int, ...], Kind]]) -> Table:
-    """The table of tensors given as (name, dtype, shape, kind): each at the place that `Table` promises.
+    """Build the table of tensors given as (name, dtype, shape, kind), placed as `Table` promises.
 
-    The order within a region is the order given, so the layout is a pure function of its input: a table from
-    a peer is well-formed exactly if laying out its tensors gives it again.
+    Within a region tensors keep the order given, so the layout is a pure function of its input: a table from
+    a peer is well-formed exactly if laying out its tensors again yields an equal table.
     """
     specs: list[TensorSpec] = []
     end = 0
@@ -95,8 +96,8 @@ def lay_out(tensors: Iterable[tuple[str, str, tuple[int, ...], Kind]]) -> Table:
     for name, dtype, shape, kind in sorted(tensors, key=lambda tensor: _region(tensor[1], tensor[3])):
         if kind == "buffer" and _region(dtype, kind) != region:
             region = _region(dtype, kind)
-            end = _aligned(end, 8)
-        specs.append(TensorSpec(name, dtype, shape, _aligned(end, _ITEMSIZES[dtype]), kind))
+            end = _align(end, 8)
+        specs.append(TensorSpec(name, dtype, shape, _align(end, _ITEMSIZES[dtype]), kind))
         end = specs[-1].offset + specs[-1].nbytes
     return Table(tuple(specs), end)
 
@@ -105,16 +106,16 @@ def _region(dtype: str, kind: Kind) -> int:
     return 0 if kind == "parameter" else 1 if dtype in FLOATS else 2
 
 
-def _aligned(offset: int, size: int) -> int:
+def _align(offset: int, size: int) -> int:
     return -(-offset // size) * size
 
 
 def check_table(table: Table, dtypes: Collection[str] = ITEMSIZES) -> None:
-    """Whether a table from a peer lays its tensors out as every table here does; `dtypes` are allowed.
+    """Check that a table from a peer has the layout of `lay_out` and only allowed `dtypes`.
 
     Raises:
-        MalformedError: an unknown dtype or kind, a name that comes twice, an overlap, a gap that is no
-            alignment, or a size that lies.
+        MalformedError: an unknown dtype or kind, a repeated name, an overlap, a gap beyond alignment, or a
+            wrong size.
     """
     for spec in table.tensors:
         if spec.dtype not in dtypes or spec.kind not in ("parameter", "buffer"):
@@ -124,4 +125,4 @@ def check_table(table: Table, dtypes: Collection[str] = ITEMSIZES) -> None:
     if len({spec.name for spec in table.tensors}) < len(table.tensors):
         raise MalformedError("a table names a tensor twice")
     if lay_out((spec.name, spec.dtype, spec.shape, spec.kind) for spec in table.tensors) != table:
-        raise MalformedError("a table's tensors do not lie side by side within its bytes")
+        raise MalformedError("a table's tensors overlap, leave gaps or exceed its bytes")

@@ -1,4 +1,4 @@
-"""M and I: predictors of the gradient and the input for which a layer does not wait."""
+"""M and I: synthesizers of the gradient and the input that a layer would otherwise wait for."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 
 from common.config.decoupling import DecouplingConfig
 from common.config.sections import Config
-from common.draws import drawing, mixed
+from common.draws import mix, seeded_torch
 from common.registry import import_implementation
 from common.synthesizers.base import GradientSynthesizer, InputSynthesizer
 from common.synthesizers.predictor import Predictor
@@ -63,7 +63,7 @@ def build_input(
 
 def initial(config: Config, k: int, shape: tuple[int, ...], classes: int) -> GradientSynthesizer:
     """Build M_k with the parameters at the beginning of a run, the same in every process."""
-    with drawing(mixed(config.run.seed, k, _STREAMS["gradient"]), _CPU):
+    with seeded_torch(mix(config.run.seed, k, _STREAMS["gradient"]), _CPU):
         return build(config.decoupling, shape, classes)
 
 
@@ -71,5 +71,5 @@ def initial_input(
     config: Config, k: int, input_shape: tuple[int, ...], shape: tuple[int, ...]
 ) -> InputSynthesizer:
     """Build I_k with the parameters at the beginning of a run, the same in every process."""
-    with drawing(mixed(config.run.seed, k, _STREAMS["input"]), _CPU):
+    with seeded_torch(mix(config.run.seed, k, _STREAMS["input"]), _CPU):
         return build_input(config.decoupling, input_shape, shape)

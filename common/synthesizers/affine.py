@@ -1,8 +1,8 @@
-"""The affine maps x -> A x + b that v is made of, as closed forms need them.
+"""Affine maps x -> A x + b, the parts of the virtual network v, with the operations of the closed forms.
 
-Each has `tangent(x)` = A x; `cotangent(g, like)` = A^T g, in the shape of the input `like` or one that
-broadcasts to it; and `accumulate(x, g, bias)`, which adds the gradient of <g, A x + b> to the `.grad`s of A
-and, with `bias`, of b.
+Each map has `tangent(x)` = A x; `cotangent(g, like)` = A^T g, in the shape of the input `like` or a shape
+that broadcasts to `like`; and `accumulate(x, g, bias)`, which adds the gradient of <g, A x + b> to the
+`.grad`s of A and, with `bias`, of b.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from torch.nn.grad import conv2d_weight
 
 
 class Linear(nn.Module):
-    """x (B, in) -> x W + b (B, out).
+    """Affine map x (B, in) -> x W + b (B, out).
 
-    W is (in, out), not nn.Linear's (out, in): for few outputs, `x W` then takes two thirds of the time.
+    W is (in, out), not nn.Linear's (out, in): with few outputs, `x W` then takes two thirds of the time.
     """
 
     def __init__(self, size: int, width: int) -> None:
@@ -26,20 +26,20 @@ class Linear(nn.Module):
         self.bias = nn.Parameter(torch.empty(width).uniform_(-bound, bound))
 
     def forward(self, x: Tensor) -> Tensor:
-        """X W + b."""
+        """Compute x W + b."""
         return torch.addmm(self.bias, x, self.weight)
 
     def tangent(self, x: Tensor) -> Tensor:
-        """X W."""
+        """Compute x W."""
         return x @ self.weight
 
-    def cotangent(self, g: Tensor, like: Tensor) -> Tensor:  # noqa: ARG002 - maps with positions need its shape
-        """G W^T."""
+    def cotangent(self, g: Tensor, like: Tensor) -> Tensor:  # noqa: ARG002 - spatial maps need the shape of `like`
+        """Compute g W^T."""
         return g @ self.weight.t()
 
     def accumulate(self, x: Tensor, g: Tensor, bias: bool = True) -> None:
-        """Add x^T g, and the sum of g over the batch."""
-        # The first of a step is written where the second is added: no zeros to begin with.
+        """Add x^T g to W's gradient and the sum of g over the batch to b's."""
+        # The first gradient of a step is written, the second added: no memory has to be cleared.
         if self.weight.grad is None:
             self.weight.grad = x.t() @ g
         else:
@@ -49,27 +49,27 @@ class Linear(nn.Module):
 
 
 class PooledLinear(Linear):
-    """Feature maps (B, C, H, W) -> their mean over H and W -> Linear."""
+    """Mean of feature maps (B, C, H, W) over H and W, then an affine map."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Mean, then x W + b."""
+        """Compute mean(x) W + b."""
         return super().forward(x.mean((2, 3)))
 
     def tangent(self, x: Tensor) -> Tensor:
-        """Mean, then x W."""
+        """Compute mean(x) W."""
         return super().tangent(x.mean((2, 3)))
 
     def cotangent(self, g: Tensor, like: Tensor) -> Tensor:
-        """G W^T / (H W), equal at all positions: (B, C, 1, 1)."""
+        """Compute g W^T / (H W), equal at all positions: (B, C, 1, 1)."""
         return (super().cotangent(g, like) / like[0, 0].numel())[:, :, None, None]
 
     def accumulate(self, x: Tensor, g: Tensor, bias: bool = True) -> None:
-        """As the Linear's, of the mean."""
+        """Add the gradients of the affine map of mean(x)."""
         super().accumulate(x.mean((2, 3)), g, bias)
 
 
 class Convolution(nn.Conv2d):
-    """x (B, in, H, W) -> (B, out, H, W), with padding that keeps H and W."""
+    """Convolution x (B, in, H, W) -> (B, out, H, W), padded to keep H and W."""
 
     bias: nn.Parameter
 
@@ -78,15 +78,15 @@ class Convolution(nn.Conv2d):
         self._padding = kernel // 2
 
     def tangent(self, x: Tensor) -> Tensor:
-        """The convolution without its bias."""
+        """Compute the convolution without bias."""
         return F.conv2d(x, self.weight, padding=self._padding)
 
     def cotangent(self, g: Tensor, like: Tensor) -> Tensor:  # noqa: ARG002
-        """The transposed convolution."""
+        """Compute the transposed convolution."""
         return F.conv_transpose2d(g, self.weight, padding=self._padding)
 
     def accumulate(self, x: Tensor, g: Tensor, bias: bool = True) -> None:
-        """Add the kernel's gradient, and the sum of g over batch and positions."""
+        """Add the kernel's gradient, and the sum of g over batch and positions to the bias's."""
         kernel: Tensor = conv2d_weight(x, self.weight.shape, g, padding=self._padding)  # type: ignore[no-untyped-call]
         _add(self.weight, kernel)
         if bias:
@@ -95,7 +95,7 @@ class Convolution(nn.Conv2d):
 
 def _add(parameter: Tensor, gradient: Tensor) -> None:
     if parameter.grad is None:
-        # As the parameter lies in memory, whatever h did: a fused step reads both in the same order.
+        # Contiguous as the parameter, whatever h's layout: a fused step reads both in memory order.
         parameter.grad = gradient.contiguous()
     else:
         parameter.grad.add_(gradient)

@@ -1,4 +1,4 @@
-"""DNI and cDNI (Jaderberg et al., 2016): delta hat is regressed on h, and for cDNI on the label too."""
+"""DNI and cDNI (Jaderberg et al., 2016): delta is regressed on h, for cDNI on h and the label."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ KERNEL = 5
 
 
 class Regression(GradientSynthesizer):
-    """M of DNI, and given `classes` of cDNI: hidden layers (BN, ReLU) and a linear one that starts at zero.
+    """M of DNI, or with `classes` of cDNI: hidden layers (BN, ReLU), then a linear layer, initially zero.
 
-    Layers are Linear for vectors and 5x5 convolutions with padding for feature maps. Where there are labels,
-    the first layer sees them as a concatenated one-hot, or one plane each.
+    Layers are Linear for vectors and 5x5 convolutions with padding for feature maps. For cDNI the first layer
+    sees the label as a concatenated one-hot vector, or as one plane for every class.
     """
 
     def __init__(self, options: DniOptions, shape: tuple[int, ...], classes: int | None) -> None:
@@ -40,20 +40,20 @@ class Regression(GradientSynthesizer):
 
     @torch.no_grad()
     def gradient(self, h: Tensor, y: Tensor) -> Tensor:
-        """The regression's value; BN takes its running statistics, so that rows are free of each other."""
+        """Predict delta; BN uses its running statistics, so rows are independent."""
         self.eval()
-        return self._regress(self._shaped(h), y).view_as(h)
+        return self._regress(self._reshape(h), y).view_as(h)
 
     @torch.enable_grad()
     def learn(self, h: Tensor, y: Tensor, delta: Tensor) -> Tensor:
-        """Add the gradient of L_M, taken with the batch's statistics, which the running ones follow."""
+        """Add the gradient of L_M, computed with the batch's statistics; running statistics follow."""
         self.train()
-        residual = self._regress(self._shaped(h.detach()), y) - self._shaped(delta.detach())
+        residual = self._regress(self._reshape(h.detach()), y) - self._reshape(delta.detach())
         loss = residual.square().sum() / len(h)
         loss.backward()  # type: ignore[no-untyped-call]
         return loss.detach()
 
-    def _shaped(self, x: Tensor) -> Tensor:
+    def _reshape(self, x: Tensor) -> Tensor:
         return x if self._spatial else x.reshape(len(x), -1)
 
     def _regress(self, x: Tensor, y: Tensor) -> Tensor:
@@ -63,7 +63,7 @@ class Regression(GradientSynthesizer):
 
 
 class _Linear(nn.Linear):
-    """A Linear over x (B, D) and a one-hot y: the label's columns are a table, looked up."""
+    """Linear over x (B, D) and a one-hot y, by table look-up."""
 
     def __init__(self, size: int, width: int, classes: int | None) -> None:
         super().__init__(size, width)
@@ -75,10 +75,10 @@ class _Linear(nn.Linear):
 
 
 class _Convolution(nn.Conv2d):
-    """A 5x5 convolution over x (B, C, H, W) and one-hot planes of y.
+    """5x5 convolution over x (B, C, H, W) and one-hot planes of y.
 
     A plane is constant but for the padding, so its convolution is the label's kernel times the taps that fall
-    inside the map: the planes, of which there may be a thousand, are never made.
+    inside the map: up to a thousand planes need not be built.
     """
 
     def __init__(self, size: int, width: int, classes: int | None) -> None:

@@ -1,13 +1,15 @@
-"""VFBN (Miyato et al., 2017): delta hat is the gradient of a small virtual forward network v.
+"""VFBN (Miyato et al., 2017): the predicted delta is the gradient of a small virtual forward network v.
 
-delta hat = d loss(y, v(h)) / dh, the loss being cross-entropy. v is affine maps with ReLU between them, so it
-is linear around each h, and training it needs no double backward. With J = dv/dh, p = softmax(v(h)), s = p
-minus the one-hot y, and the residual G = (2/B)(J^T s - delta), the differential of L_M is
+delta hat = d loss(y, v(h)) / dh, where the loss is cross-entropy. v consists of affine maps with ReLU between
+them, so v is linear around each h, and its training needs no double backward. With J = dv/dh,
+p = softmax(v(h)), s = p minus the one-hot y, and the residual G = (2/B)(J^T s - delta), the differential of
+L_M is
 
-    dL_M = <G, d(J^T s)> = <s, dJ G> + <p * (t - <p, t>), dv>,  t = J G:
+    dL_M = <G, d(J^T s)> = <s, dJ G> + <p * (t - <p, t>), dv>,  t = J G.
 
-the gradient of s . (J G) as if s were fixed, G going up through v as a tangent and s coming down, plus that
-of v itself with the cotangent which the softmax's derivative makes of t. ReLU'' = 0 leaves nothing else.
+The first term is the gradient of s . (J G) with s fixed: G goes up through v as a tangent, s comes down as a
+cotangent. The second is the gradient of v itself, with the cotangent that the softmax's derivative makes of
+t. No further term exists, because ReLU'' = 0.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ VECTOR_HIDDEN = 64
 
 
 class _Pass(NamedTuple):
-    """What one forward pass through v leaves: each map's input, p and s = p - y, both (B, classes)."""
+    """Result of a forward pass through v: every map's input; p and s = p - y, (B, classes)."""
 
     inputs: list[Tensor]
     p: Tensor
@@ -34,11 +36,11 @@ class _Pass(NamedTuple):
 
 
 class VirtualForward(GradientSynthesizer):
-    """M of VFBN, in closed form.
+    """M of VFBN in closed form.
 
-    For vectors v is a Linear, or two with ReLU between; for feature maps two 3x3 convolutions, each with
+    v is a Linear, or two with ReLU between, for vectors; for feature maps, two 3x3 convolutions, each with
     ReLU, a global average pool and a Linear. A linear v sees a feature map as a vector. v has no batch
-    normalization: its statistics would make one example's gradient depend on the others.
+    normalization, whose statistics would make one example's gradient depend on the others.
     """
 
     def __init__(self, options: VfbnOptions, shape: tuple[int, ...], classes: int) -> None:
@@ -50,16 +52,16 @@ class VirtualForward(GradientSynthesizer):
 
     @torch.no_grad()
     def gradient(self, h: Tensor, y: Tensor) -> Tensor:
-        """J^T s, the gradient at h of the cross-entropy of v."""
-        inputs, _, s = self._forward(self._shaped(h), y)
+        """Compute J^T s, the gradient at h of v's cross-entropy."""
+        inputs, _, s = self._forward(self._reshape(h), y)
         return self.maps[0].cotangent(self._down(inputs, s)[0], inputs[0]).view_as(h)
 
     @torch.no_grad()
     def learn(self, h: Tensor, y: Tensor, delta: Tensor) -> Tensor:
-        """Add the gradient of L_M, unless v is kept as it started; the module's docstring has the formula."""
-        inputs, p, s = self._forward(self._shaped(h), y)
+        """Add the gradient of L_M, given in the module's docstring, unless v is frozen."""
+        inputs, p, s = self._forward(self._reshape(h), y)
         cotangents = self._down(inputs, s)
-        residual = self.maps[0].cotangent(cotangents[0], inputs[0]).sub_(self._shaped(delta))
+        residual = self.maps[0].cotangent(cotangents[0], inputs[0]).sub_(self._reshape(delta))
         loss: Tensor = torch.linalg.vector_norm(residual).square() / len(h)
         if self.trained:
             self._accumulate(inputs, p, cotangents, residual)
@@ -67,15 +69,15 @@ class VirtualForward(GradientSynthesizer):
 
     @torch.no_grad()
     def supervise(self, h: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Take v for a classifier of h: a layer's head with a loss of its own.
+        """Train v as a classifier of h: the head of a layer with a local loss.
 
-        Adds the gradient of (1/B) sum over the batch of the cross-entropy to the `.grad`s, unless v is kept
-        as it started.
+        Adds the gradient of (1/B) sum over the batch of the cross-entropy to the `.grad`s, unless v is
+        frozen.
 
         Returns:
-            The gradient of the sum at h, shaped as h, and the sum: a scalar.
+            The gradient of the sum at h, shaped as h, and the sum, a scalar.
         """
-        inputs, p, s = self._forward(self._shaped(h), y)
+        inputs, p, s = self._forward(self._reshape(h), y)
         cotangents = self._down(inputs, s)
         delta = self.maps[0].cotangent(cotangents[0], inputs[0])
         loss = -p.gather(1, y.unsqueeze(1)).log().sum()
@@ -87,7 +89,7 @@ class VirtualForward(GradientSynthesizer):
     def _accumulate(
         self, inputs: list[Tensor], p: Tensor, cotangents: list[Tensor], residual: Tensor
     ) -> None:
-        """Add the gradient of L_M; 2/B goes to whatever is small."""
+        """Add the gradient of L_M; the factor 2/B goes to small tensors."""
         scale = 2 / len(residual)
         tangents, t = self._tangents(inputs, residual)
         through_softmax = (t - torch.linalg.vecdot(p, t).unsqueeze(1)).mul_(p).mul_(scale)
@@ -96,7 +98,7 @@ class VirtualForward(GradientSynthesizer):
             affine.accumulate(x, down)
             affine.accumulate(u, cotangent.mul_(scale), bias=False)
 
-    def _shaped(self, x: Tensor) -> Tensor:
+    def _reshape(self, x: Tensor) -> Tensor:
         return x if self._spatial else x.reshape(len(x), -1)
 
     def _forward(self, h: Tensor, y: Tensor) -> _Pass:
@@ -108,14 +110,14 @@ class VirtualForward(GradientSynthesizer):
         return _Pass(inputs, p, s)
 
     def _down(self, inputs: list[Tensor], top: Tensor) -> list[Tensor]:
-        """Carry a cotangent of v's output (B, classes) down to each map's output, the first map's first."""
+        """Carry a cotangent of v's output (B, classes) down to every map's output, listed first map first."""
         cotangents = [top]
         for affine, x in zip(self.maps[:0:-1], inputs[:0:-1], strict=True):
             cotangents.append(_through_relu(affine.cotangent(cotangents[-1], x), x))
         return cotangents[::-1]
 
     def _tangents(self, inputs: list[Tensor], tangent: Tensor) -> tuple[list[Tensor], Tensor]:
-        """Carry a tangent at h up: what enters each map, and t, what leaves the last (B, classes)."""
+        """Carry a tangent at h up: return every map's input, and t, the last map's output (B, classes)."""
         tangents = [tangent]
         for affine, x in zip(self.maps[:-1], inputs[1:], strict=True):
             tangents.append(_through_relu(affine.tangent(tangents[-1]), x))
@@ -123,14 +125,14 @@ class VirtualForward(GradientSynthesizer):
 
 
 def _through_relu(g: Tensor, x: Tensor) -> Tensor:
-    """G where the ReLU's output x is above zero: one kernel, a sixth of the time of a mask and a product."""
+    """Compute g where the ReLU's output x is positive, else 0: one kernel, a sixth of a mask's time."""
     return torch.ops.aten.threshold_backward(g.expand_as(x), x, 0)  # type: ignore[no-any-return]
 
 
 def _maps(hidden: int | None, shape: tuple[int, ...], classes: int) -> list[Linear | Convolution]:
     width, spatial = math.prod(shape), len(shape) == 3
     if hidden is None:
-        # On feature maps a hidden layer costs as much as the layer that M serves, and was no better.
+        # On feature maps a hidden layer costs as much as the layer that M serves, and gave no better result.
         hidden = 0 if spatial else VECTOR_HIDDEN
     if hidden == 0:
         return [Linear(width, classes)]

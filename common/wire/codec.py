@@ -1,4 +1,4 @@
-"""Messages to protobuf's generated classes and back, field by field of the same name."""
+"""Conversion of message dataclasses to protobuf's generated classes and back, by equal field names."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from protos import layerwise_pb2 as pb
 
 Value = TypeVar("Value")
 
-# Tables come again and again. A larger one is read anew each time: a peer could fill the memory with them.
+# Tables recur, so small ones are cached. Larger ones are parsed anew: a peer could fill the memory with them.
 MOST_REMEMBERED_BYTES = 8 << 10
 
 
@@ -30,7 +30,7 @@ def _class_of(kind: type) -> type[Message]:
 
 
 def to_proto(value: Any) -> Message:
-    """The generated message of a dataclass."""
+    """Convert a dataclass to the generated message."""
     readers, plain = _readers(typing.cast(Any, type(value)), ())
     message = _class_of(type(value))(**{name: getattr(value, name) for name in plain})
     for name, _, _ in readers:
@@ -39,9 +39,9 @@ def to_proto(value: Any) -> Message:
 
 
 def encode_plain(value: Any, names: tuple[str, ...]) -> bytes:
-    """The encoding of those fields of a dataclass, each a number or a string."""
-    given = {name: found for name in names if (found := getattr(value, name))}
-    return _class_of(type(value))(**given).SerializeToString() if given else b""
+    """Encode named fields of a dataclass, numbers or strings."""
+    fields = {name: field for name in names if (field := getattr(value, name))}
+    return _class_of(type(value))(**fields).SerializeToString() if fields else b""
 
 
 def _put(message: Message, name: str, value: Any) -> None:
@@ -65,17 +65,17 @@ def _table_to_proto(table: Table) -> Message:
 
 @lru_cache(maxsize=256)
 def encode_table(table: Table) -> bytes:
-    """A table as bytes."""
+    """Encode a table as bytes."""
     return to_proto(table).SerializeToString()
 
 
 def decode_table(encoded: bytes) -> Table:
-    """A table from bytes, as it is.
+    """Decode a table from bytes, without a check of the layout.
 
     Raises:
-        MalformedError: the bytes are no table.
+        MalformedError: the bytes are not a table.
     """
-    return _remembered(encoded) if len(encoded) <= MOST_REMEMBERED_BYTES else _table_of(encoded)
+    return _cached_table(encoded) if len(encoded) <= MOST_REMEMBERED_BYTES else _table_of(encoded)
 
 
 def _table_of(encoded: bytes) -> Table:
@@ -84,7 +84,7 @@ def _table_of(encoded: bytes) -> Table:
     return Table(tuple(specs), message.nbytes)
 
 
-_remembered = lru_cache(maxsize=128)(_table_of)
+_cached_table = lru_cache(maxsize=128)(_table_of)
 
 
 Reader = Callable[[Any], Any]
@@ -93,7 +93,7 @@ _PLAIN = (int, float, str, bool)
 
 @lru_cache(maxsize=256)
 def _reader(annotation: Any) -> Reader:
-    """How a generated field's value becomes the annotation's."""
+    """Return the function that converts a generated field's value to the annotation's type."""
     if isinstance(annotation, types.UnionType):
         (annotation,) = (a for a in typing.get_args(annotation) if a is not types.NoneType)
     if annotation is Table:
@@ -106,18 +106,18 @@ def _reader(annotation: Any) -> Reader:
         item = _reader(typing.get_args(annotation)[0])
         return lambda value: [item(each) for each in value]
     if isinstance(annotation, type) and issubclass(annotation, IntEnum):
-        return _known(annotation)
+        return _enum_reader(annotation)
     return lambda value: value
 
 
-def _known(kind: type[IntEnum]) -> Reader:
+def _enum_reader(kind: type[IntEnum]) -> Reader:
     members = {member.value: member for member in kind}
 
     def read(value: int) -> IntEnum:
         try:
             return members[value]
         except KeyError:
-            raise MalformedError(f"{value} is no {kind.__name__}") from None
+            raise MalformedError(f"{value} is not a {kind.__name__}") from None
 
     return read
 
@@ -126,7 +126,7 @@ def _known(kind: type[IntEnum]) -> Reader:
 def _readers(
     kind: Any, without: tuple[str, ...]
 ) -> tuple[tuple[tuple[str, Reader, bool], ...], tuple[str, ...]]:
-    """The fields that must be read, and those that are as they are."""
+    """Return the fields of a message that need conversion, and those that are copied."""
     hints = typing.get_type_hints(kind)
     names = [field.name for field in dataclasses.fields(kind) if field.name not in without]
     plain = tuple(name for name in names if hints[name] in _PLAIN)
@@ -138,26 +138,26 @@ def _readers(
     return tuple(read), plain
 
 
-def from_proto(kind: type[Value], message: Message, **given: Any) -> Value:
-    """The dataclass of a generated message; `given` are fields that were read otherwise."""
-    readers, plain = _readers(typing.cast(Any, kind), tuple(given))
+def from_proto(kind: type[Value], message: Message, **fields: Any) -> Value:
+    """Convert a generated message to the dataclass; `fields` have been decoded by the caller."""
+    readers, plain = _readers(typing.cast(Any, kind), tuple(fields))
     for name in plain:
-        given[name] = getattr(message, name)
+        fields[name] = getattr(message, name)
     for name, read, optional in readers:
-        given[name] = None if optional and not message.HasField(name) else read(getattr(message, name))
-    return kind(**given)
+        fields[name] = None if optional and not message.HasField(name) else read(getattr(message, name))
+    return kind(**fields)
 
 
 def encode(value: Any) -> bytes:
-    """A message without a payload as bytes."""
+    """Encode a message without a payload as bytes."""
     return to_proto(value).SerializeToString()
 
 
 def decoder(kind: type[Value]) -> Callable[[bytes], Value]:
-    """Reads such a message.
+    """Return a decoder for messages of class `kind`.
 
     Raises:
-        MalformedError: (the decoder) the bytes are not such a message.
+        MalformedError: (the returned function) the bytes are not such a message.
     """
     generated = _class_of(kind)
 
@@ -168,7 +168,11 @@ def decoder(kind: type[Value]) -> Callable[[bytes], Value]:
 
 
 def parse(generated: type[Message], data: bytes) -> Any:
-    """A generated message from bytes."""
+    """Parse a generated message from bytes.
+
+    Raises:
+        MalformedError: the bytes are not such a message.
+    """
     try:
         return generated.FromString(data)
     except DecodeError as error:
@@ -176,7 +180,7 @@ def parse(generated: type[Message], data: bytes) -> Any:
 
 
 def _check_complete() -> None:
-    """Every field of every message here has its counterpart in the generated code, and vice versa."""
+    """Check that the dataclasses and the generated code have equal fields."""
     named = {**vars(messages), **vars(pushes)}
     kinds = [kind for kind in named.values() if isinstance(kind, type)]
     for kind in [*kinds, Table, TensorSpec]:

@@ -1,4 +1,4 @@
-"""What master, slaves and readers say to each other, as plain values. `common.wire` turns them into bytes."""
+"""Messages between master, slaves and readers, as plain values; converted to bytes by `common.wire`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from common.shards.table import Table
 
 
 class BoundaryKind(IntEnum):
-    """What a boundary message says."""
+    """Kind of a boundary message."""
 
     BOUNDARY_KIND_UNSPECIFIED = 0
     ACTIVATION = 3
@@ -25,7 +25,7 @@ class BoundaryKind(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class BoundaryMessage:
-    """Between neighbouring layers; `data` holds the tensors of `table`."""
+    """Message between neighbouring layers; `data` holds the tensors of `table`."""
 
     kind: BoundaryKind
     layer: int
@@ -40,7 +40,7 @@ class BoundaryMessage:
 
 
 class SynthesisKind(IntEnum):
-    """What a message of served synthesis says."""
+    """Kind of a message of served synthesis."""
 
     SYNTHESIS_KIND_UNSPECIFIED = 0
     ASK = 1
@@ -52,7 +52,7 @@ class SynthesisKind(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class SynthesisMessage:
-    """Between a slave and what the master runs for it; `data` holds the tensors of `table`."""
+    """Message between a slave and the master's M or I; `data` holds the tensors of `table`."""
 
     kind: SynthesisKind
     synthesizer: str = "gradient"
@@ -67,12 +67,12 @@ class SynthesisMessage:
 
 @dataclass(frozen=True, slots=True)
 class DescribeRequest:
-    """Asks for the run's configuration."""
+    """Request for the run's configuration."""
 
 
 @dataclass(frozen=True, slots=True)
 class DescribeReply:
-    """The run's configuration as TOML, its cuts resolved; and the port that serves shards."""
+    """The run's configuration as TOML with resolved cuts, and the port for shards."""
 
     config: str = ""
     over: bool = False
@@ -81,7 +81,7 @@ class DescribeReply:
 
 @dataclass(frozen=True, slots=True)
 class JoinRequest:
-    """Asks for a lease; `slave` is unique to the process, `address` is where its neighbours reach it."""
+    """Request for a lease; `slave` is unique to the process, `address` is for neighbours."""
 
     slave: str = ""
     host: str = ""
@@ -93,7 +93,7 @@ class JoinRequest:
 
 @dataclass(frozen=True, slots=True)
 class JoinReply:
-    """A lease on (layer, replica) of a run; not granted and not over: wait and ask again."""
+    """A lease on (layer, replica) of a run; if neither granted nor over, the slave waits and asks again."""
 
     granted: bool = False
     over: bool = False
@@ -106,7 +106,7 @@ class JoinReply:
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """The slave on a seat, and where its neighbours reach it."""
+    """The slave on a seat, and the slave's address for neighbours."""
 
     layer: int = 0
     replica: int = 0
@@ -116,7 +116,7 @@ class Peer:
 
 @dataclass(frozen=True, slots=True)
 class Utilization:
-    """How busy a process and its machine are; of the GPU None where there is none, or no library for it."""
+    """Utilization of a process and the machine; the GPU's is None without a GPU or NVIDIA's library."""
 
     cpu_percent: float = 0.0
     rss_bytes: int = 0
@@ -129,7 +129,7 @@ class Utilization:
 
 @dataclass(frozen=True, slots=True)
 class Telemetry:
-    """What a slave has done since its lease was granted; seconds, bytes, running means an example."""
+    """Work of a slave since the grant of the lease: seconds, bytes, running means per example."""
 
     steps: int = 0
     next_batch: int = 0
@@ -154,7 +154,7 @@ class Telemetry:
 
 @dataclass(frozen=True, slots=True)
 class HeartbeatRequest:
-    """Keeps a lease; `peers_version` is that of the neighbours that the slave knows."""
+    """Renewal of a lease; `peers_version` is the version of the neighbours that the slave knows."""
 
     incarnation: int = 0
     beat: int = 0
@@ -164,7 +164,7 @@ class HeartbeatRequest:
 
 @dataclass(frozen=True, slots=True)
 class HeartbeatReply:
-    """Whether the slave may go; its neighbours, if others now; where no layer waits, to begin and to stop."""
+    """Answer to a heartbeat: end of the run; new neighbours; for `full`, signals to begin and to stop."""
 
     over: bool = False
     peers_version: int = 0
@@ -175,7 +175,7 @@ class HeartbeatReply:
 
 @dataclass(frozen=True, slots=True)
 class LeaveRequest:
-    """Gives a lease back."""
+    """Return of a lease."""
 
     incarnation: int = 0
     reason: str = ""
@@ -184,12 +184,12 @@ class LeaveRequest:
 
 @dataclass(frozen=True, slots=True)
 class LeaveReply:
-    """The lease is free."""
+    """Confirmation that the lease is free."""
 
 
 @dataclass(frozen=True, slots=True)
 class StatusRequest:
-    """Asks how the run goes."""
+    """Request for the status of the run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,7 +212,7 @@ class Seat:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """The chain f_1..f_K on the test set, at one vector of versions."""
+    """Test error and loss of the chain f_1..f_K at a vector of versions."""
 
     batches: int = 0
     test_error_percent: float = 0.0
@@ -222,12 +222,12 @@ class Evaluation:
 
 @dataclass(frozen=True, slots=True)
 class ReportReply:
-    """The evaluation was noted."""
+    """Confirmation that the master has recorded the evaluation."""
 
 
 @dataclass(frozen=True, slots=True)
 class Counters:
-    """What the master has counted since it started on its state directory."""
+    """Counts of the master since the start on the state directory."""
 
     staleness: dict[int, int] = field(default_factory=dict)
     pushes: int = 0
@@ -244,7 +244,7 @@ class Counters:
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """One snapshot; `damage` says why it cannot be used, where that is known."""
+    """Description of a snapshot; `damage` says why it cannot be used, if that is known."""
 
     number: int = 0
     time: float = 0.0
@@ -255,7 +255,7 @@ class Kept:
 
 @dataclass(frozen=True, slots=True)
 class LayerPushes:
-    """The pushes of one layer's slaves: staleness -> how many were applied, and how many were refused."""
+    """Pushes of a layer's slaves: staleness -> number applied, and the number refused."""
 
     layer: int = 0
     staleness: dict[int, int] = field(default_factory=dict)
@@ -264,7 +264,7 @@ class LayerPushes:
 
 @dataclass(frozen=True, slots=True)
 class StatusReply:
-    """How the run goes; `state` is waiting, training or done."""
+    """Status of the run; `state` is waiting, training or done."""
 
     name: str = ""
     state: str = "waiting"
@@ -288,38 +288,38 @@ class StatusReply:
 
 @dataclass(frozen=True, slots=True)
 class SnapshotRequest:
-    """Asks for a snapshot now."""
+    """Request to take a snapshot now."""
 
 
 @dataclass(frozen=True, slots=True)
 class SnapshotReply:
-    """The snapshot that was taken."""
+    """The new snapshot."""
 
     snapshot: Kept = field(default_factory=Kept)
 
 
 @dataclass(frozen=True, slots=True)
 class SnapshotsRequest:
-    """Asks for the snapshots that there are."""
+    """Request for the list of snapshots."""
 
 
 @dataclass(frozen=True, slots=True)
 class SnapshotsReply:
-    """The snapshots, oldest first."""
+    """All snapshots, oldest first."""
 
     snapshots: list[Kept] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
 class RollbackRequest:
-    """Asks to put the run back to a snapshot; 0 is the newest that is whole."""
+    """Request to roll the run back to a snapshot; 0 is the newest whole snapshot."""
 
     number: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class RollbackReply:
-    """The run is where that snapshot was; `before` are the versions given up, `fenced` the leases ended."""
+    """Result of a rollback: the snapshot, the versions given up as `before`, the leases ended as `fenced`."""
 
     snapshot: Kept = field(default_factory=Kept)
     before: dict[str, int] = field(default_factory=dict)

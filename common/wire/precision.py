@@ -1,17 +1,17 @@
-"""Activations and gradients in fewer bits than float32, for their way between two layers.
+"""Encoding of activations and gradients in fewer bits than float32, between two layers.
 
-Nothing is remembered from one tensor to the next: the same tensor is always encoded alike, so a message may
-be sent again, lost or overtaken (docs/performance.md says why there is no error feedback).
+Nothing is remembered from one tensor to the next: equal tensors have equal encodings, so a message may be
+resent, lost or overtaken (docs/performance.md says why there is no error feedback).
 
 - bfloat16: rounded to the nearest; the range is float32's.
-- float16: first times a power of two that brings the tensor's largest magnitude to [2^14, 2^15). So nothing
-  overflows, and what is within 2^-28 of the largest has all of float16's 11 bits: deltas are small, and
-  many would be subnormal as they are.
+- float16: first multiplied by a power of two that brings the tensor's largest magnitude to [2^14, 2^15). So
+  no value overflows, and values within 2^-28 of the largest keep all of float16's 11 bits: deltas are small,
+  and many would be subnormal without the scale.
 - int8: each row (example) is divided by its largest magnitude / 127 and rounded to the nearest. The deltas of
-  examples differ by orders of magnitude; with one scale for all, the small ones would be zero.
+  examples differ by orders of magnitude; a scale shared by all rows would round small ones to zero.
 
-A tensor with a NaN, an Inf or a magnitude over `LARGEST` goes as the float32 that it is: whoever is to find
-out about it does. (bfloat16 has NaN and Inf itself; finite magnitudes over 3.39e38 become Inf.)
+A tensor with a NaN, an Inf or a magnitude over `LARGEST` travels as float32, so that the receiver detects the
+fault. (bfloat16 has NaN and Inf itself; finite magnitudes over 3.39e38 become Inf.)
 """
 
 from __future__ import annotations
@@ -26,23 +26,23 @@ from torch import Tensor
 from common.errors import MalformedError
 from common.shards.table import BOUNDARY_ITEMSIZES
 
-# Under it neither a scale nor what is multiplied by one can overflow.
+# Below this bound neither a scale nor a product with a scale overflows.
 LARGEST = 2.0**126
 # Float32's smallest normal magnitude, 2^SMALLEST_EXPONENT: scales are not subnormal.
 SMALLEST_EXPONENT = -126
 _TOP_EXPONENT, _TOP_CODE = 15, 127
 
 
-def narrowed(tensor: Tensor, wire: str) -> tuple[Tensor, Tensor | None]:
-    """A float32 tensor as it is to travel.
+def narrow(tensor: Tensor, wire: str) -> tuple[Tensor, Tensor | None]:
+    """Encode a float32 tensor for the wire.
 
     Args:
         tensor: (B, ...) float32.
         wire: a key of `BOUNDARY_ITEMSIZES`.
 
     Returns:
-        Values of the tensor's shape, and the scale that they are to be multiplied by, of `scale_shape`;
-        None: there is none. Where float32 stays float32, the tensor itself.
+        Values of the tensor's shape, and the scale, of `scale_shape`, that the receiver multiplies them by;
+        None if there is no scale. For float32, the tensor itself.
     """
     return PRECISIONS[wire].encode(tensor) if tensor.numel() else (tensor, None)
 
@@ -58,7 +58,7 @@ def _bfloat16(tensor: Tensor) -> tuple[Tensor, Tensor | None]:
 def _float16(tensor: Tensor) -> tuple[Tensor, Tensor | None]:
     low, high = tensor.aminmax()
     largest = max(-float(low), float(high))
-    if not largest <= LARGEST:  # NaN is not
+    if not largest <= LARGEST:  # also true for NaN
         return tensor, None
     exponent = max(math.frexp(largest)[1] - _TOP_EXPONENT, SMALLEST_EXPONENT)
     return tensor.mul(2.0**-exponent).to(torch.float16), torch.tensor(2.0**exponent)
@@ -79,8 +79,8 @@ class Precision:
     """A dtype of tensors between two layers.
 
     Attributes:
-        encode: returns a tensor's values in this dtype, and their scale.
-        scale_shape: returns the shape of the scale, given the tensor's; None: there is no scale.
+        encode: function from a tensor to its values in the dtype, and their scale.
+        scale_shape: function from a tensor's shape to the shape of its scale; None without a scale.
     """
 
     encode: Callable[[Tensor], tuple[Tensor, Tensor | None]]
@@ -96,11 +96,11 @@ PRECISIONS = {
 }
 
 
-def widened(values: Tensor, scale: Tensor | None) -> Tensor:
-    """What `narrowed` made, as float32 again; float32 values are themselves.
+def widen(values: Tensor, scale: Tensor | None) -> Tensor:
+    """Decode the result of `narrow` to float32; float32 values are returned unchanged.
 
     Raises:
-        MalformedError: a scale that is not finite.
+        MalformedError: the scale is not finite.
     """
     if scale is None:
         return values.float()
@@ -109,18 +109,18 @@ def widened(values: Tensor, scale: Tensor | None) -> Tensor:
     return values.float().mul_(scale.reshape(scale.shape + (1,) * (values.ndim - scale.ndim)))
 
 
-def rounded(tensor: Tensor, wire: str) -> Tensor:
-    """The tensor as its receiver has it."""
-    return widened(*narrowed(tensor, wire))
+def round_trip(tensor: Tensor, wire: str) -> Tensor:
+    """Encode and decode a tensor, as seen by the receiver."""
+    return widen(*narrow(tensor, wire))
 
 
 def scale_shape(dtype: str, shape: tuple[int, ...]) -> tuple[int, ...] | None:
-    """The shape of the float32 scale of a tensor that travels so; None: it has none."""
+    """Return the shape of the float32 scale of a tensor sent as `dtype`, or None without a scale."""
     return PRECISIONS[dtype].scale_shape(shape)
 
 
 def nbytes(shape: tuple[int, ...], wire: str) -> int:
-    """How many bytes a tensor of that shape has on its way, its scale included."""
+    """Count the bytes of an encoded tensor of shape `shape`, with the scale."""
     scale = scale_shape(wire, shape)
     scales = 0 if scale is None else BOUNDARY_ITEMSIZES["float32"] * math.prod(scale)
     return BOUNDARY_ITEMSIZES[wire] * math.prod(shape) + scales

@@ -29,7 +29,7 @@ def to_wire(message: Message, wire: str = "float32") -> BoundaryMessage:
     parts: dict[str, torch.Tensor] = {}
     for attribute, tensor in message.carried().items():
         name = message.tensors[attribute]
-        parts[name], scale = precision.narrowed(tensor, wire)
+        parts[name], scale = precision.narrow(tensor, wire)
         if scale is not None:
             parts[name + _SCALE] = scale
     table, data = _laid_out(parts)
@@ -92,7 +92,7 @@ def _tensors(message: BoundaryMessage, kind: type[Message]) -> dict[str, torch.T
     }
     given = {spec.name: getattr(torch, spec.dtype) for spec in message.table.tensors}
     return {
-        attribute: precision.widened(parts[name].view(given[name]), parts.get(name + _SCALE))
+        attribute: precision.widen(parts[name].view(given[name]), parts.get(name + _SCALE))
         for attribute, name in kind.tensors.items()
         if name in parts
     }

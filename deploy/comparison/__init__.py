@@ -1,1 +1,1 @@
-"""Comparison of variants of one configuration."""
+"""Comparison of variants of a configuration."""

@@ -1,4 +1,4 @@
-"""`layerwise compare`: every variant with every seed, each a process of its own; what is there is kept."""
+"""`layerwise compare`: run every variant with every seed, in separate processes; finished runs are kept."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from rich.table import Table
 from common.errors import ConfigError, RunFailedError
 from common.lifecycle import INTERRUPTED, Interrupt
 from deploy.comparison.jobs import Job
-from deploy.comparison.results import rows, summed
+from deploy.comparison.results import rows, summarize_variant
 from deploy.comparison.variants import Comparison
 from deploy.runs.directory import new_directory
 
@@ -27,15 +27,15 @@ RESULT, PAGE = "compare.json", "compare.html"
 POLL_SECONDS, STOP_SECONDS = 0.1, 20.0
 
 
-class Comparing:
-    """One call of `compare`.
+class ComparisonRun:
+    """A call of `compare`.
 
     Args:
-        comparison: what is run.
+        comparison: variants and seeds to run.
         place: "cluster", "driver" or "synchronous".
-        jobs: runs side by side.
-        out: where the results go; None for a new folder.
-        as_json: whether compare.json is to be the only thing on standard output.
+        jobs: number of runs at a time.
+        out: folder for the results; None for a new one.
+        as_json: print compare.json, and nothing else, on standard output.
     """
 
     def __init__(
@@ -47,16 +47,16 @@ class Comparing:
         self._stop = threading.Event()
 
     def run(self) -> int:
-        """Run what is not there yet, then write the table, the plots and the page; the exit code.
+        """Run the unfinished jobs, write the table, the plots and the page, and return the exit code.
 
         Raises:
             ConfigError: the folder holds results of other configurations.
-            RunFailedError: a run failed; the others' results are kept.
+            RunFailedError: a run failed; results of finished runs are kept.
         """
         with Interrupt(self._stop.set):
-            jobs = self._prepared()
+            jobs = self._prepare()
             if not self._run_all([job for job in jobs if job.summary is None]):
-                click.echo(f"interrupted; go on with the same command and --out {self._out}", err=True)
+                click.echo(f"interrupted; resume with the same command and --out {self._out}", err=True)
                 return INTERRUPTED
         result = self._result(jobs)
         self._write(result)
@@ -67,28 +67,28 @@ class Comparing:
             click.echo(f"results in {self._out}: {RESULT}, {PAGE}, plots/")
         return 0
 
-    def _prepared(self) -> list[Job]:
+    def _prepare(self) -> list[Job]:
         jobs = [
             Job(variant, variant.config.run.seed + n, self._out / variant.slug / f"seed-{n}")
             for n in range(self._comparison.seeds)
             for variant in self._comparison.variants
         ]
         for job in jobs:
-            given = job.variant.seeded(job.seed - job.variant.config.run.seed).to_toml()
-            # The place belongs to what was run as much as the configuration does.
-            text = f"# in {self._place}\n{given}"
+            config = job.variant.with_seed(job.seed - job.variant.config.run.seed).to_toml()
+            # The place of a run determines its result as much as the configuration does.
+            text = f"# in {self._place}\n{config}"
             file = job.path.with_suffix(".toml")
             if file.exists() and file.read_text(encoding="utf-8") != text:
                 raise ConfigError(
                     f"--out {self._out}: holds {job.name()} with another configuration ({file}); give "
-                    "another folder, or remove that one"
+                    "another folder, or remove this one"
                 )
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(text, encoding="utf-8")
         return jobs
 
     def _run_all(self, jobs: Sequence[Job]) -> bool:
-        """Run them, so many at a time; False when interrupted."""
+        """Run the jobs, a limited number at a time; False if interrupted."""
         waiting, running, count = list(jobs), list[Job](), 0
         threads = max(1, (os.cpu_count() or 1) // self._side_by_side)
         try:
@@ -101,24 +101,24 @@ class Comparing:
                 for job in [each for each in running if each.process and each.process.poll() is not None]:
                     running.remove(job)
                     count += 1
-                    self._tell(job, count, len(jobs))
+                    self._report(job, count, len(jobs))
         finally:
-            _end(running)
+            _stop(running)
         return True
 
-    def _tell(self, job: Job, count: int, of: int) -> None:
+    def _report(self, job: Job, count: int, of: int) -> None:
         summary = job.summary
         assert job.process is not None
         if summary is None:
             lines = job.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-            said = lines[-1].removeprefix("layerwise: ") if lines else f"ended with {job.process.returncode}"
-            raise RunFailedError(f"{job.name()} failed: {said} (see {job.log})")
+            reason = lines[-1].removeprefix("layerwise: ") if lines else f"exit code {job.process.returncode}"
+            raise RunFailedError(f"{job.name()} failed: {reason} (see {job.log})")
         error, seconds = summary["test_error_percent"], summary["wall_seconds"]
         click.echo(f"{count}/{of}  {job.name()}: test error {error:.2f} %, {seconds:.0f} s", err=True)
 
     def _result(self, jobs: Sequence[Job]) -> dict[str, Any]:
         variants = [
-            summed(variant, [job for job in jobs if job.variant is variant])
+            summarize_variant(variant, [job for job in jobs if job.variant is variant])
             for variant in self._comparison.variants
         ]
         seeds = self._comparison.seeds
@@ -133,8 +133,8 @@ class Comparing:
         (self._out / PAGE).write_text(page(result, figures), encoding="utf-8")
 
 
-def _end(running: Sequence[Job]) -> None:
-    """Stop what still runs; a cluster is given the time to."""
+def _stop(running: Sequence[Job]) -> None:
+    """Stop the running jobs, with time to stop clusters in order."""
     for job in running:
         if job.process is not None:
             job.process.terminate()
@@ -158,4 +158,4 @@ def _print(result: dict[str, Any]) -> None:
         table.add_row(*row)
     console.print(table)
     clock = "; seconds are virtual" if result["in"] == "driver" else ""
-    console.print(f"the mean ± deviation of {result['seeds']} seeds; staleness and delay as p50/p99{clock}")
+    console.print(f"mean ± deviation of {result['seeds']} seeds; staleness and delay as p50/p99{clock}")

@@ -1,4 +1,4 @@
-"""The plots of a comparison, each for a light and for a dark page; lines differ by more than colour."""
+"""Plots of a comparison, for light and dark pages; lines differ by more than colour."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from deploy.comparison.results import ranked
+from deploy.comparison.results import by_error
 
 mpl.use("Agg")
 
 _MARKS, _DASHES = "osD^vPX*<>", ("-", "--", "-.", ":")
-# Okabe and Ito's, told apart with any colour vision; the two that are hard to see on white or black left out.
+# Colours of Okabe and Ito, distinct for any colour vision; two of low contrast on white or black are omitted.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _INK = {"light": ("#ffffff", "#1f2328", "#d0d7de"), "dark": ("#15191f", "#e6edf3", "#3d444d")}
 
 
 @dataclass(frozen=True)
 class Plot:
-    """One figure: its file name, what it shows, and what draws it."""
+    """File name, title and drawing function of a figure."""
 
     name: str
     title: str
@@ -32,11 +32,11 @@ class Plot:
 
 
 def draw(folder: Path, result: Mapping[str, Any]) -> list[tuple[str, dict[str, Path]]]:
-    """Write the figures; (title, {"light": file, "dark": file}) of each.
+    """Draw the figures, and return (title, {"light": file, "dark": file}) for every figure.
 
     Args:
-        folder: where to; it is made.
-        result: what compare.json holds.
+        folder: destination, created if missing.
+        result: content of compare.json.
     """
     folder.mkdir(exist_ok=True)
     figures = []
@@ -44,7 +44,7 @@ def draw(folder: Path, result: Mapping[str, Any]) -> list[tuple[str, dict[str, P
         files = {}
         for shade in _INK:
             files[shade] = folder / (f"{plot.name}.png" if shade == "light" else f"{plot.name}-{shade}.png")
-            _drawn(plot, result, shade).savefig(files[shade], dpi=110)
+            _render(plot, result, shade).savefig(files[shade], dpi=110)
         figures.append((plot.title, files))
     return figures
 
@@ -52,7 +52,7 @@ def draw(folder: Path, result: Mapping[str, Any]) -> list[tuple[str, dict[str, P
 def _plots(result: Mapping[str, Any]) -> list[Plot]:
     seconds = "virtual seconds" if result["in"] == "driver" else "seconds"
     plots = [
-        Plot("error", "Test error at the end: the mean, and each run", _ends, False),
+        Plot("error", "Final test error: mean, and each run", _ends, False),
         Plot("error-by-batches", "Test error by batches", lambda a, r: _curves(a, r, "batches"), True),
         Plot("error-by-seconds", f"Test error by {seconds}", lambda a, r: _curves(a, r, "seconds"), True),
     ]
@@ -63,7 +63,7 @@ def _plots(result: Mapping[str, Any]) -> list[Plot]:
     return plots
 
 
-def _drawn(plot: Plot, result: Mapping[str, Any], shade: str) -> Figure:
+def _render(plot: Plot, result: Mapping[str, Any], shade: str) -> Figure:
     paper, ink, rule = _INK[shade]
     style: Any = {
         "figure.facecolor": paper, "axes.facecolor": paper, "savefig.facecolor": paper, "text.color": ink,
@@ -78,7 +78,7 @@ def _drawn(plot: Plot, result: Mapping[str, Any], shade: str) -> Figure:
         axes.grid(alpha=0.6, linewidth=0.6)
         plot.draw(axes, result)
         if plot.lines:
-            # Below: on a telephone's width, names beside the lines would leave no room for these.
+            # Names below the plot: beside it, they would leave no room for the lines on a telephone.
             axes.figure.legend(loc="outside lower center", ncols=2, fontsize=9, handlelength=3.2)
         figure = axes.figure
     assert isinstance(figure, Figure)
@@ -94,7 +94,7 @@ def _look(place: int) -> dict[str, Any]:
 
 
 def _curves(axes: Axes, result: Mapping[str, Any], by: str) -> None:
-    for place, variant in enumerate(ranked(dict(result))):
+    for place, variant in enumerate(by_error(dict(result))):
         curve = variant["curve"]
         x = [point[by] for point in curve]
         look = _look(place)
@@ -108,7 +108,7 @@ def _curves(axes: Axes, result: Mapping[str, Any], by: str) -> None:
 
 
 def _cosines(axes: Axes, result: Mapping[str, Any]) -> None:
-    for place, variant in enumerate(ranked(dict(result))):
+    for place, variant in enumerate(by_error(dict(result))):
         if variant["cosine"]:
             x, y = zip(*((p["batches"], p["mean"]) for p in variant["cosine"]), strict=True)
             axes.plot(x, y, label=variant["name"], markersize=4, linewidth=1.3, **_look(place))
@@ -116,7 +116,7 @@ def _cosines(axes: Axes, result: Mapping[str, Any]) -> None:
 
 
 def _ends(axes: Axes, result: Mapping[str, Any]) -> None:
-    variants = ranked(dict(result))[::-1]
+    variants = by_error(dict(result))[::-1]
     for place, variant in enumerate(variants):
         error = variant["test_error_percent"]
         axes.plot(
@@ -137,14 +137,14 @@ def _ends(axes: Axes, result: Mapping[str, Any]) -> None:
 
 
 def _late(axes: Axes, result: Mapping[str, Any]) -> None:
-    variants = [variant for variant in ranked(dict(result))[::-1] if variant["slaves"]]
+    variants = [variant for variant in by_error(dict(result))[::-1] if variant["slaves"]]
     for offset, name, unit, colour, hatch in (
         (0.2, "staleness", "pushes", _COLOURS[0], ""), (-0.2, "delay", "batches", _COLOURS[4], "///"),
     ):  # fmt: skip
         places = [place + offset for place in range(len(variants))]
         halves = [variant[name]["p50"] for variant in variants]
         most = [variant[name]["p99"] - half for variant, half in zip(variants, halves, strict=True)]
-        axes.barh(places, halves, 0.36, color=colour, hatch=hatch, label=f"{name}, {unit}: the median; 99 %")
+        axes.barh(places, halves, 0.36, color=colour, hatch=hatch, label=f"{name}, {unit}: median; 99 %")
         axes.barh(places, most, 0.36, left=halves, color=colour, hatch=hatch, alpha=0.4)
     axes.set_yticks(range(len(variants)), [variant["name"] for variant in variants])
     axes.set(xlabel="pushes, batches", ylim=(-0.6, len(variants) - 0.4))

@@ -1,4 +1,4 @@
-"""Jobs of a comparison: one variant with one seed, each a process of its own."""
+"""Jobs of a comparison: the run of a variant with a seed, in a separate process."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from deploy.runs.directory import SUMMARY
 
 @dataclass
 class Job:
-    """One variant with one seed."""
+    """Run of a variant with a seed."""
 
     variant: Variant
     seed: int
@@ -26,7 +26,7 @@ class Job:
 
     @property
     def summary(self) -> dict[str, Any] | None:
-        """Of the run, once it is finished."""
+        """Summary of the run, once finished."""
         path = self.path / SUMMARY
         if not path.exists():
             return None
@@ -35,11 +35,11 @@ class Job:
 
     @property
     def log(self) -> Path:
-        """Where its output goes."""
+        """Path of the process' output."""
         return self.path.with_suffix(".log")
 
     def start(self, place: str, threads: int) -> None:
-        """Start the run in a process of its own."""
+        """Start the run in a separate process."""
         command = ["simulate", "--train"] if place == "driver" else ["train"]
         arguments = [*command, str(self.path.with_suffix(".toml")), "--run-dir", str(self.path), "--json"]
         environment = {"OMP_NUM_THREADS": str(threads), **os.environ, PARENT: str(os.getpid())}
@@ -50,10 +50,10 @@ class Job:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 env=environment,
-                # An interrupt at the terminal is for `compare`, which stops all in order.
+                # An interrupt at the terminal is for `compare`, which stops all jobs in order.
                 start_new_session=True,
             )
 
     def name(self) -> str:
-        """For a person."""
+        """Name the job for people."""
         return f"{self.variant.name}, seed {self.seed}"

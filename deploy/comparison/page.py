@@ -1,4 +1,4 @@
-"""A comparison as one page that needs nothing else: no network, no script; light and dark, on any width."""
+"""A comparison as a self-contained HTML page: no network, no script; light and dark, for every width."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ figure { margin: 2rem 0; } img { height: auto; max-width: 100%; }
 
 
 def page(result: Mapping[str, Any], figures: Sequence[tuple[str, Mapping[str, Path]]]) -> str:
-    """The page's HTML.
+    """Render the page as HTML.
 
     Args:
-        result: what compare.json holds.
-        figures: each one's title, and its file for a light and for a dark page.
+        result: content of compare.json.
+        figures: title of every figure, and its files for a light and a dark page.
     """
     title = html.escape(f"{result['name']}: methods compared")
     return f"""<!doctype html>
@@ -51,11 +51,11 @@ def page(result: Mapping[str, Any], figures: Sequence[tuple[str, Mapping[str, Pa
 
 
 def _terms(result: Mapping[str, Any]) -> str:
-    """On what terms they were compared."""
+    """Describe the terms of the comparison: data, model, batches, place and seeds."""
     summary = result["variants"][0]["runs"][0]["summary"]
     seeds = result["seeds"]
     where = {
-        "driver": "on made-up machines under a virtual clock",
+        "driver": "on simulated machines under a virtual clock",
         "cluster": "on a cluster of processes",
         "synchronous": "all layers in step",
     }[result["in"]]
@@ -63,7 +63,7 @@ def _terms(result: Mapping[str, Any]) -> str:
     return (
         f"{summary['dataset']}, {summary['model']}, {summary['batches']:,} batches of "
         f"{summary['batch_size']}, {where}; {spread}. The profile synchronous has no slaves, "
-        "and so neither staleness nor delay."
+        "hence neither staleness nor delay."
     )
 
 

@@ -11,16 +11,16 @@ from deploy.comparison.variants import Variant
 from deploy.runs.directory import metrics_of
 
 
-def summed(variant: Variant, jobs: Sequence[Job]) -> dict[str, Any]:
-    """A variant's runs, and the mean and spread of what they came to."""
+def summarize_variant(variant: Variant, jobs: Sequence[Job]) -> dict[str, Any]:
+    """Summarize a variant's runs: means and spreads over seeds, curves, and every run's summary."""
     summaries = [job.summary or {} for job in jobs]
-    told = {name: _spread([s[name] for s in summaries]) for name in ("test_error_percent", "test_loss")}
+    errors = {name: _spread([s[name] for s in summaries]) for name in ("test_error_percent", "test_loss")}
     first = summaries[0]
     return {
         "name": variant.name,
         "folder": variant.slug,
         **{name: first[name] for name in ("profile", "unlock", "gradient", "input", "layers", "slaves")},
-        **told,
+        **errors,
         "samples_per_second": _spread([s["samples_per_second"] for s in summaries]),
         "staleness": _widest([s["staleness"] for s in summaries]),
         "delay": _widest([s["delay"] for s in summaries]),
@@ -33,14 +33,14 @@ def summed(variant: Variant, jobs: Sequence[Job]) -> dict[str, Any]:
 
 
 def _spread(values: Sequence[float]) -> dict[str, Any]:
-    """Mean, standard deviation (of a sample; 0 for one run), and the values."""
+    """Compute the mean, the sample's standard deviation (0 for a single run), and keep the values."""
     spread = statistics.stdev(values) if len(values) > 1 else 0.0
     return {"mean": statistics.fmean(values), "spread": spread, "values": list(values)}
 
 
-def _widest(found: Sequence[dict[str, int]]) -> dict[str, int]:
-    """Of percentiles, the largest of any run."""
-    return {name: max(each[name] for each in found) for name in found[0]}
+def _widest(runs: Sequence[dict[str, int]]) -> dict[str, int]:
+    """Return the largest value over runs for every percentile."""
+    return {name: max(run[name] for run in runs) for name in runs[0]}
 
 
 def _evaluations(job: Job) -> list[dict[str, float]]:
@@ -52,23 +52,23 @@ def _evaluations(job: Job) -> list[dict[str, float]]:
 
 
 def _cosines(job: Job) -> list[dict[str, float]]:
-    """The cosine of M, the mean over the layers that have one, each time that they told of it."""
-    told: dict[float, list[dict[str, Any]]] = {}
+    """Average M's cosine over the layers with an M, for every report of a run."""
+    reports: dict[float, list[dict[str, Any]]] = {}
     for line in metrics_of(job.path):
         if line["kind"] == "heartbeat" and line["gradient_cosine"]:
-            told.setdefault(line["seconds"], []).append(line)
+            reports.setdefault(line["seconds"], []).append(line)
     return [
         {
             "batches": max(line["next_batch"] for line in lines),
             "seconds": seconds,
             "value": statistics.fmean(line["gradient_cosine"] for line in lines),
         }
-        for seconds, lines in told.items()
+        for seconds, lines in reports.items()
     ]
 
 
 def _curve(runs: Sequence[Sequence[dict[str, float]]]) -> list[dict[str, float]]:
-    """The runs' curves in one: their i-th points' means, and the lowest and highest value."""
+    """Merge the runs' curves: mean, lowest and highest value of the i-th points."""
     points = []
     for group in zip(*runs, strict=False):
         values = [point["value"] for point in group]
@@ -79,25 +79,25 @@ def _curve(runs: Sequence[Sequence[dict[str, float]]]) -> list[dict[str, float]]
 
 
 def rows(result: dict[str, Any]) -> list[list[str]]:
-    """The table: variant, error, loss, samples/s, staleness, delay; the best first."""
+    """List the table's rows, lowest error first: variant, error, loss, samples/s, staleness, delay."""
     return [
         [
-            each["name"],
-            _told(each["test_error_percent"], ".2f"),
-            f"{each['test_loss']['mean']:.4f}",
-            f"{each['samples_per_second']['mean']:,.0f}",
-            f"{each['staleness']['p50']}/{each['staleness']['p99']}" if each["slaves"] else "-",
-            f"{each['delay']['p50']}/{each['delay']['p99']}" if each["slaves"] else "-",
+            variant["name"],
+            _format(variant["test_error_percent"], ".2f"),
+            f"{variant['test_loss']['mean']:.4f}",
+            f"{variant['samples_per_second']['mean']:,.0f}",
+            f"{variant['staleness']['p50']}/{variant['staleness']['p99']}" if variant["slaves"] else "-",
+            f"{variant['delay']['p50']}/{variant['delay']['p99']}" if variant["slaves"] else "-",
         ]
-        for each in ranked(result)
+        for variant in by_error(result)
     ]
 
 
-def ranked(result: dict[str, Any]) -> list[dict[str, Any]]:
-    """The variants, the lowest error first."""
-    return sorted(result["variants"], key=lambda each: float(each["test_error_percent"]["mean"]))
+def by_error(result: dict[str, Any]) -> list[dict[str, Any]]:
+    """Sort the variants by mean test error, lowest first."""
+    return sorted(result["variants"], key=lambda variant: float(variant["test_error_percent"]["mean"]))
 
 
-def _told(value: dict[str, Any], form: str) -> str:
+def _format(value: dict[str, Any], form: str) -> str:
     mean = format(value["mean"], form)
     return f"{mean} ± {value['spread']:{form}}" if len(value["values"]) > 1 else mean

@@ -1,4 +1,4 @@
-"""What is compared: the variants of a file's [compare] section, times what `--over` names, times seeds."""
+"""Variants to compare: a file's [compare] section, times the values of `--over`, times the seeds."""
 
 from __future__ import annotations
 
@@ -16,35 +16,35 @@ from common.config.sections import Config
 from common.config.settings import key
 from common.errors import ConfigError
 
-# What stands between the values of --over, but for those within brackets or quotes.
+# Commas separate the values of --over, except within brackets or quotes.
 _PIECE = re.compile(r"""(?:\[[^\]]*\]|\{[^}]*\}|"[^"]*"|'[^']*'|[^,])+""")
 
 
 @dataclass(frozen=True)
 class Section:
-    """The file's [compare] section."""
+    """Section [compare] of a configuration file."""
 
     seeds: int = key(1, "runs of each variant, with run.seed, run.seed + 1, ...", minimum=1)
-    variants: dict[str, Any] = key({}, "by name, the keys in which it differs from the rest of the file")
+    variants: dict[str, Any] = key({}, "for each variant's name, the keys in which it differs from the file")
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One method: its name, the file name that stands for it, and its run with the first seed."""
+    """A method to compare: name, folder name, and configuration with the first seed."""
 
     name: str
     slug: str
     config: Config
 
-    def seeded(self, number: int) -> Config:
-        """Its run with the number-th seed, from 0."""
+    def with_seed(self, number: int) -> Config:
+        """Return the configuration of the run with the number-th seed, from 0."""
         run = dataclasses.replace(self.config.run, seed=self.config.run.seed + number)
         return dataclasses.replace(self.config, run=run)
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What is run."""
+    """Variants and seeds of a comparison."""
 
     name: str
     seeds: int
@@ -54,33 +54,35 @@ class Comparison:
 def read(
     path: Path, overrides: Sequence[str], over: Sequence[str], seeds: int | None, place: str
 ) -> Comparison:
-    """What a file and the command line ask for; every variant is checked here.
+    """Read a comparison from a file and the command line; every variant is checked.
 
     Args:
-        path: of the file.
-        overrides: `--set`, for all variants.
-        over: `--over`, each "section.key=a,b".
-        seeds: how many; None for the file's.
+        path: the configuration file.
+        overrides: values of `--set`, for all variants.
+        over: values of `--over`, each "section.key=a,b".
+        seeds: number of seeds; None for the file's.
         place: "cluster", "driver" or "synchronous".
 
     Raises:
-        ConfigError: a variant cannot be run, or there is nothing to compare.
+        ConfigError: a variant's configuration is refused, or the comparison has no variants.
     """
     values = files.read_values(path)
     section = settings.read(Section, values.pop("compare", {}), "compare.", sources={"": str(path)})
     if not section.variants and not over:
         raise ConfigError(
-            f"{path}: has nothing to compare; give --over section.key=a,b or [compare.variants] in the file"
+            f"{path}: has no variants; give --over section.key=a,b, or add [compare.variants] to the file"
         )
     if place == "synchronous":
         overrides = [*overrides, "cluster.profile=synchronous"]
     variants: list[Variant] = []
     for name, changes in (section.variants or {"": {}}).items():
         if not isinstance(changes, dict):
-            raise ConfigError(f"{path}: compare.variants.{name}: expected keys that differ, got {changes!r}")
+            raise ConfigError(
+                f"{path}: compare.variants.{name}: expected a table of keys that differ, got {changes!r}"
+            )
         for chosen in itertools.product(*map(_values, over)):
             full = ", ".join([*([name] if name else []), *chosen])
-            variants.append(_variant(full, _merged(values, changes), [*overrides, *chosen], path, variants))
+            variants.append(_variant(full, _merge(values, changes), [*overrides, *chosen], path, variants))
     return Comparison(variants[0].config.run.name, seeds or section.seeds, variants)
 
 
@@ -93,12 +95,14 @@ def _variant(
         raise ConfigError(f'variant "{name}": {error}') from None
     slug = re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-.") or "variant"
     if any(other.slug == slug for other in others):
-        raise ConfigError(f'variant "{name}": another one has the folder name {slug}; give it another name')
+        raise ConfigError(
+            f'variant "{name}": another variant has the folder name {slug}; rename one of the two'
+        )
     return Variant(name, slug, config)
 
 
 def _values(text: str) -> list[str]:
-    """`section.key=a,b` as an override for each value."""
+    """Split `section.key=a,b` into an override for every value."""
     name, equals, listed = text.partition("=")
     pieces = [piece.strip() for piece in _PIECE.findall(listed)]
     if not equals or not pieces:
@@ -106,8 +110,8 @@ def _values(text: str) -> list[str]:
     return [f"{name.strip()}={piece}" for piece in pieces]
 
 
-def _merged(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """What the file says, with a variant's keys in it."""
+def _merge(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """Merge a variant's keys into a copy of the file's values."""
     merged = copy.deepcopy(values)
     for keys, value in _leaves(changes):
         table = merged
@@ -118,7 +122,7 @@ def _merged(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
 
 
 def _leaves(table: dict[str, Any], above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Every value of nested tables. A table of options is one value: it replaces the file's."""
+    """Yield every value of nested tables with the keys; a table of options counts as a single value."""
     for name, value in table.items():
         if isinstance(value, dict) and not name.endswith("options"):
             yield from _leaves(value, (*above, name))

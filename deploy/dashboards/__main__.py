@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 
 def generate() -> Iterator[tuple[Path, str]]:
     """Yield the path and the text of every generated file."""
-    yield ROOT / "docs/metrics.md", metrics.documented()
+    yield ROOT / "docs/metrics.md", metrics.reference_page()
     for page in DASHBOARDS:
         yield ROOT / f"deploy/grafana/dashboards/{page.name}.json", grafana.encode(page)
 

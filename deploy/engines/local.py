@@ -1,4 +1,4 @@
-"""A cluster of processes on this machine: started, watched, started again when they die, and all stopped."""
+"""A cluster of processes on this machine: start them, restart any that die, and stop them all."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from deploy.runs.directory import CONFIG, RunDirectory
 
 START_SECONDS = 60.0
 SLAVES_STOP_SECONDS, MASTER_STOP_SECONDS = 10.0, 5.0
-# Deaths of a process within STEADY_SECONDS of its start count as a row; ATTEMPTS restarts in a row are made.
+# Deaths within STEADY_SECONDS of the start count as consecutive; the run fails after more than ATTEMPTS.
 STEADY_SECONDS, FIRST_PAUSE_SECONDS, ATTEMPTS = 30.0, 0.25, 5
-# A seat that stays vacant for so many heartbeats, though every process lives, is given a spare slave.
+# A seat that stays vacant for this many heartbeats, while every process lives, gets a spare slave.
 VACANT_BEATS = 4
 
 
 @dataclass
-class Process:
-    """One process of the cluster, and how often it has died lately."""
+class ClusterProcess:
+    """A process of the cluster, with recent deaths and the next restart."""
 
     name: str
     arguments: list[str]
@@ -39,13 +39,13 @@ class Process:
     backoff: Backoff = field(
         default_factory=lambda: Backoff(time.monotonic, random.random, first=FIRST_PAUSE_SECONDS, longest=4.0)
     )
-    due: float = 0.0
+    restart_at: float = 0.0
     ended: bool = False
-    # Its id when it was last seen on a seat.
-    seated: int = 0
+    # Process id when the slave was last seen on a seat.
+    seated_pid: int = 0
 
     def start(self, environment: dict[str, str]) -> None:
-        """Start it, its output going to its log."""
+        """Start the process, with output appended to the log."""
         with self.log.open("ab") as output:
             self.running = subprocess.Popen(
                 [sys.executable, "-m", "deploy.cli", *self.arguments],
@@ -60,29 +60,29 @@ class Process:
 
     @property
     def alive(self) -> bool:
-        """Whether it runs, or hangs."""
+        """True if the process exists, even if it hangs."""
         return self.running is not None and self.running.poll() is None
 
     @property
-    def on_its_way(self) -> bool:
-        """Whether it is about to be started again, or was started lately and not seen on a seat yet."""
+    def starting(self) -> bool:
+        """True if a restart is due, or if the process was started recently and has no seat yet."""
         if self.running is None or self.ended:
             return not self.ended
-        return self.seated != self.running.pid and time.monotonic() - self.started < START_SECONDS
+        return self.seated_pid != self.running.pid and time.monotonic() - self.started < START_SECONDS
 
-    def go_on(self) -> None:
-        """Should it have been stopped (SIGSTOP), let it see what is asked of it."""
+    def resume(self) -> None:
+        """Send SIGCONT, so that a stopped process can handle the next signal."""
         if self.alive:
             assert self.running is not None
             self.running.send_signal(signal.SIGCONT)
 
-    def last_words(self) -> str:
-        """The last line of its log."""
+    def last_log_line(self) -> str:
+        """Return the last line of the log."""
         lines = self.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        return lines[-1] if lines else "it said nothing"
+        return lines[-1] if lines else "its log is empty"
 
     def stop(self, deadline: float) -> None:
-        """Wait until the deadline for it to end, then kill it."""
+        """Wait for the end of the process until the deadline, then kill."""
         if self.running is None:
             return
         try:
@@ -94,56 +94,56 @@ class Process:
 
 @dataclass
 class Cluster:
-    """A master and as many slaves as there are seats."""
+    """A master, and a slave for every seat."""
 
     directory: RunDirectory
     slaves: int
     device: str = "auto"
     log_format: str = "plain"
     address: str = ""
-    # Where the live page is.
+    # Address of the master's live page.
     web: str = ""
     restarts: int = 0
-    processes: list[Process] = field(default_factory=list)
+    processes: list[ClusterProcess] = field(default_factory=list)
     _vacant_since: float | None = None
 
     def start(self) -> None:
         """Start the master, wait until it listens, then start the slaves.
 
         Raises:
-            LayerwiseError: the master did not come up.
+            LayerwiseError: the master did not start.
         """
         (self.directory.state / "address").unlink(missing_ok=True)
         self._master = self._process("master", self._master_arguments("127.0.0.1:0", "127.0.0.1:0"))
         self._master.start(self._environment())
-        self.address = self._listening()
+        self.address = self._wait_for_address()
         self.web = (self.directory.state / "web").read_text(encoding="utf-8")
-        # Again at the same addresses if it dies: the slaves know no other, nor does who watches.
+        # A restarted master keeps its addresses: slaves and viewers know no others.
         self._master.arguments = self._master_arguments(self.address, self.web)
         for _ in range(self.slaves):
             self._add_slave()
 
     def check(self) -> list[str]:
-        """Start again what has died; what happened, a line each.
+        """Restart dead processes, and return the events as lines.
 
         Raises:
-            LayerwiseError: a process cannot run here, or dies again and again.
+            LayerwiseError: a process cannot run here, or keeps dying.
         """
         return [event for process in self.processes for event in self._check(process)]
 
     def relieve(self, status: StatusReply, heartbeat_seconds: float) -> list[str]:
-        """Start a spare slave where one hangs: it lives, but has lost its lease, and nobody takes its seat.
+        """Start a spare slave if one hangs: it lives, but has lost its lease, and its seat stays vacant.
 
-        When the one that hung goes on after all, it waits for a seat as any spare does. There are never more
-        spares than seats.
+        A slave that resumes later waits for a seat, as every spare does. There are never more spares than
+        seats.
         """
         pids, now = {seat.pid for seat in status.seats}, time.monotonic()
         slaves = [process for process in self.processes if process is not self._master]
         for slave in slaves:
             if slave.running is not None and slave.running.pid in pids:
-                slave.seated = slave.running.pid
+                slave.seated_pid = slave.running.pid
         vacant = [seat for seat in status.seats if seat.state == "vacant"]
-        taken = not vacant or status.waiting_slaves or any(slave.on_its_way for slave in slaves)
+        taken = not vacant or status.waiting_slaves or any(slave.starting for slave in slaves)
         if taken or len(slaves) >= 2 * self.slaves:
             self._vacant_since = None
             return []
@@ -153,20 +153,20 @@ class Cluster:
         self._vacant_since = None
         self.restarts += 1
         spare = self._add_slave()
-        return [f"layer {vacant[0].layer} has no slave though none has died: one hangs; {spare.name} started"]
+        return [f"layer {vacant[0].layer} has no slave, and none has died: one hangs; started {spare.name}"]
 
     def finish(self) -> None:
-        """Give the slaves the time to learn that the run is over, and to go by themselves."""
+        """Wait until the slaves have learned of the run's end and have exited."""
         deadline = time.monotonic() + SLAVES_STOP_SECONDS
         for process in self.processes:
-            process.go_on()
+            process.resume()
         for process in self.processes:
             if process is not self._master and process.running is not None:
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     process.running.wait(max(0.0, deadline - time.monotonic()))
 
     def stop(self) -> None:
-        """Stop every process: the slaves first, so that their last pushes find the master."""
+        """Stop every process, the slaves first, so that their last pushes reach the master."""
         for chosen, seconds in (
             ([p for p in self.processes if p is not self._master], SLAVES_STOP_SECONDS),
             ([self._master], MASTER_STOP_SECONDS),
@@ -174,45 +174,45 @@ class Cluster:
             for process in chosen:
                 if process.running is not None and process.alive:
                     process.running.terminate()
-                    process.go_on()
+                    process.resume()
             deadline = time.monotonic() + seconds
             for process in chosen:
                 process.stop(deadline)
 
-    def _check(self, process: Process) -> list[str]:
+    def _check(self, process: ClusterProcess) -> list[str]:
         now = time.monotonic()
         if process.running is None:
-            if now < process.due:
+            if now < process.restart_at:
                 return []
             process.start(self._environment())
             self.restarts += 1
-            return [f"{process.name} started again"]
+            return [f"{process.name} restarted"]
         code = process.running.poll()
         if code is None or process.ended:
             return []
         if code == 0 and process is not self._master:
             process.ended = True
             return []
-        return [self._died(process, code, now)]
+        return [self._schedule_restart(process, code, now)]
 
-    def _died(self, process: Process, code: int, now: float) -> str:
+    def _schedule_restart(self, process: ClusterProcess, code: int, now: float) -> str:
         if now - process.started >= STEADY_SECONDS:
             process.deaths = 0
             process.backoff.reset()
         process.deaths += 1
         if code == ConfigError.exit_code:
-            raise ConfigError(_said(process))
+            raise ConfigError(_error_text(process))
         if process.deaths > ATTEMPTS:
             raise RunFailedError(
-                f"{process.name} died {process.deaths} times in a row: {process.last_words()} "
+                f"{process.name} died {process.deaths} times in a row: {process.last_log_line()} "
                 f"(see {process.log})"
             )
         process.running = None
-        process.due = now + process.backoff.next_delay()
+        process.restart_at = now + process.backoff.next_delay()
         how = f"was killed by signal {-code}" if code < 0 else f"ended with {code}"
-        return f"{process.name} {how}; starting it again"
+        return f"{process.name} {how}; restarting it"
 
-    def _listening(self) -> str:
+    def _wait_for_address(self) -> str:
         deadline = time.monotonic() + START_SECONDS
         file = self.directory.state / "address"
         assert self._master.running is not None
@@ -220,13 +220,13 @@ class Cluster:
             code = self._master.running.poll()
             if code is not None:
                 kind: type[LayerwiseError] = {2: ConfigError, 3: RefusedError}.get(code, RunFailedError)
-                raise kind(_said(self._master))
+                raise kind(_error_text(self._master))
             if file.exists():
                 return file.read_text(encoding="utf-8")
             time.sleep(0.02)
         raise RunFailedError(f"the master did not listen within {START_SECONDS:g} s; see {self._master.log}")
 
-    def _add_slave(self) -> Process:
+    def _add_slave(self) -> ClusterProcess:
         number = len(self.processes)
         arguments = ["slave", "--master", self.address, "--device", self.device]
         arguments += ["--log-format", self.log_format]
@@ -234,8 +234,8 @@ class Cluster:
         slave.start(self._environment())
         return slave
 
-    def _process(self, name: str, arguments: list[str]) -> Process:
-        process = Process(name, arguments, self.directory.log(name))
+    def _process(self, name: str, arguments: list[str]) -> ClusterProcess:
+        process = ClusterProcess(name, arguments, self.directory.log(name))
         self.processes.append(process)
         return process
 
@@ -245,10 +245,10 @@ class Cluster:
         return ["master", config, *addresses, "--state-dir", state, "--log-format", self.log_format]
 
     def _environment(self) -> dict[str, str]:
-        # Processes that share cores must not each start a thread for every core.
+        # Processes share the cores, so each may start only its part of the threads.
         threads = str(max(1, (os.cpu_count() or 1) // self.slaves))
         return {"OMP_NUM_THREADS": threads, **os.environ, PARENT: str(os.getpid()), "PYTHONUNBUFFERED": "1"}
 
 
-def _said(process: Process) -> str:
-    return process.last_words().removeprefix("layerwise: ")
+def _error_text(process: ClusterProcess) -> str:
+    return process.last_log_line().removeprefix("layerwise: ")

@@ -1,4 +1,4 @@
-"""`layerwise evaluate`: of a run directory, or of a live master, once or as the run goes on."""
+"""`layerwise evaluate`: measure a run directory, or a live master once or until the run's end."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from common.errors import ConfigError, NotFoundError, UnreachableError
 from common.models import network
 from common.wire.messages import Evaluation
 from deploy.evaluation.evaluator import Evaluator, PulledNetwork
-from deploy.evaluation.reader import Reader, latest
-from deploy.runs.directory import CONFIG, MODEL, RunDirectory, new_directory, next_evaluation, summarized
+from deploy.evaluation.reader import Reader, latest_status
+from deploy.runs.directory import CONFIG, MODEL, RunDirectory, new_directory, next_evaluation, summarize
 from deploy.screen import Screen, print_summary
 
 WATCH_SECONDS = 0.5
@@ -28,27 +28,27 @@ def evaluate_directory(path: Path, data: Path | None, code: Path | None, as_json
     """Measure a finished run's model.safetensors again.
 
     Raises:
-        ConfigError: there is no such model, or the data cannot be had.
+        ConfigError: the directory has no model, or the data is missing.
     """
     from safetensors.torch import load_file
 
     if not (path / MODEL).exists():
         raise ConfigError(
-            f"{path}: has no {MODEL}; give a finished run's directory, or --master for one that is running"
+            f"{path}: has no {MODEL}; give a finished run's directory, or --master HOST:PORT of a live run"
         )
     config = files.parse((path / CONFIG).read_text(encoding="utf-8"), str(path / CONFIG))
     evaluator = _evaluator(config, datasets.load(config.data, path=data, code=code), code)
-    _tell(evaluator.measure_state(load_file(path / MODEL), {}, config.run.batches), as_json)
+    _print(evaluator.measure_state(load_file(path / MODEL), {}, config.run.batches), as_json)
     return 0
 
 
 def evaluate_master(
     master: str, path: Path | None, watch: bool, data: Path | None, code: Path | None, as_json: bool
 ) -> int:
-    """Measure a live master's weights.
+    """Measure a live master's weights, and report the result to the master.
 
     Raises:
-        LayerwiseError: no master there, or the data cannot be had.
+        LayerwiseError: the master does not answer, or the data is missing.
     """
     with Reader(master) as reader:
         config = reader.config()
@@ -58,7 +58,7 @@ def evaluate_master(
             return _watch(reader, config, dataset, evaluator, path, as_json)
         evaluation = evaluator.measure(evaluator.pull(reader.pull))
         reader.report(evaluation)
-    _tell(evaluation, as_json)
+    _print(evaluation, as_json)
     return 0
 
 
@@ -74,13 +74,15 @@ def _watch(
     directory = RunDirectory(path or new_directory(config.run.name))
     directory.begin(config)
     screen = Screen(config)
-    due = config.run.evaluate_every
+    evaluate_at = config.run.evaluate_every
     try:
         while True:
             try:
                 status = reader.status()
                 network = (
-                    evaluator.pull(reader.pull) if status.batches >= due or status.state == "done" else None
+                    evaluator.pull(reader.pull)
+                    if status.batches >= evaluate_at or status.state == "done"
+                    else None
                 )
             except (UnreachableError, NotFoundError):
                 time.sleep(WATCH_SECONDS)
@@ -88,21 +90,21 @@ def _watch(
             screen.show(status)
             directory.note_heartbeats(status.seats, time.monotonic() - began)
             if network is not None:
-                evaluation = _measured(evaluator, network, reader, directory, screen, began)
-                due = next_evaluation(status.batches, config.run.evaluate_every)
+                evaluation = _measure(evaluator, network, reader, directory, screen, began)
+                evaluate_at = next_evaluation(status.batches, config.run.evaluate_every)
                 if status.state == "done":
                     break
             time.sleep(WATCH_SECONDS)
     finally:
         screen.close()
     restarts = sum(seat.grants - 1 for seat in status.seats)
-    summary = summarized(config, latest(reader, status), evaluation, time.monotonic() - began, restarts)
+    summary = summarize(config, latest_status(reader, status), evaluation, time.monotonic() - began, restarts)
     directory.finish(summary, network.state, config, dataset)
     click.echo(json.dumps(summary)) if as_json else print_summary(summary, str(directory.path))
     return 0
 
 
-def _measured(
+def _measure(
     evaluator: Evaluator,
     network: PulledNetwork,
     reader: Reader,
@@ -111,9 +113,9 @@ def _measured(
     began: float,
 ) -> Evaluation:
     evaluation = evaluator.measure(network)
-    screen.evaluated(evaluation)
+    screen.show_evaluation(evaluation)
     directory.note_evaluation(evaluation, time.monotonic() - began)
-    # The files are what counts: a master that is away is told of the next one.
+    # The files are the result; a master that is away receives the next report.
     with contextlib.suppress(UnreachableError):
         reader.report(evaluation)
     return evaluation
@@ -123,7 +125,7 @@ def _evaluator(config: Config, dataset: datasets.Dataset, code: Path | None) -> 
     return Evaluator(config, dataset, network.build(config, dataset.input_shape, dataset.classes, code))
 
 
-def _tell(evaluation: Evaluation, as_json: bool) -> None:
+def _print(evaluation: Evaluation, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(dataclasses.asdict(evaluation)))
     else:

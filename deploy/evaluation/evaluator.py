@@ -1,4 +1,4 @@
-"""Measures the chain f_1..f_K on the test set. The master never runs models: whoever evaluates does."""
+"""Evaluation of the chain f_1..f_K on the test set, outside the master, which never runs models."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ Pull = Callable[[str], tuple[Header, Buffer]]
 
 @dataclass(frozen=True)
 class PulledNetwork:
-    """The plain network's state at one vector of versions."""
+    """State of the plain network at a vector of versions, pulled from a master."""
 
     state: dict[str, Tensor]
     versions: dict[str, int]
     batches: int
 
 
-# Batches that BN's statistics are estimated anew on.
-ESTIMATED = 30
+# Number of training batches on which BN's statistics are estimated.
+STATISTICS_BATCHES = 30
 
 
 def pull_network(config: Config, pull: Pull) -> PulledNetwork:
-    """Pull every layer's weights, and name them as the plain network does.
+    """Pull every layer's weights, with the names of the plain network.
 
     Raises:
         NotFoundError: a layer has no weights yet.
@@ -54,7 +54,7 @@ def pull_network(config: Config, pull: Pull) -> PulledNetwork:
 
 
 class Evaluator:
-    """The plain network and the test set it is measured on."""
+    """The plain network, with the test set that measures it."""
 
     def __init__(self, config: Config, dataset: Dataset, blueprint: Blueprint) -> None:
         self._config = config
@@ -62,10 +62,10 @@ class Evaluator:
         self.network = nn.Sequential(*blueprint.units).eval()
 
     def pull(self, pull: Pull) -> PulledNetwork:
-        """Pull every layer's weights, ready to be measured and kept.
+        """Pull every layer's weights, ready to be measured and saved.
 
-        With unlock `full` BN's statistics are those of inputs that were made up: here they are estimated anew
-        on the real chain, so the plain network has them. The same weights give the same statistics.
+        With unlock `full`, BN's statistics come from predicted inputs. They are estimated anew on the real
+        chain, so that the plain network has the right ones; equal weights give equal statistics.
 
         Raises:
             NotFoundError: a layer has no weights yet.
@@ -74,20 +74,20 @@ class Evaluator:
         if not self._config.decoupling.row.predicts:
             return pulled
         self.network.load_state_dict(pulled.state, strict=False)
-        made = batches.Batches(self._dataset, self._config.run.seed, self._config.run.batch_size)
-        estimate_statistics(self.network, map(made.inputs, range(ESTIMATED)))
+        training = batches.Batches(self._dataset, self._config.run.seed, self._config.run.batch_size)
+        estimate_statistics(self.network, map(training.inputs, range(STATISTICS_BATCHES)))
         state = self.network.state_dict()
         return replace(pulled, state={name: state[name].clone() for name in pulled.state})
 
     def measure(self, pulled: PulledNetwork) -> Evaluation:
-        """Test error in per cent and mean loss of a pulled network."""
+        """Measure the test error in per cent and the mean loss of a pulled network."""
         return self.measure_state(pulled.state, pulled.versions, pulled.batches)
 
     @torch.no_grad()
     def measure_state(
         self, state: Mapping[str, Tensor], versions: dict[str, int], through: int
     ) -> Evaluation:
-        """The same of a plain state dict."""
+        """Measure the test error in per cent and the mean loss of a plain state dict."""
         self.network.load_state_dict(dict(state), strict=False)
         wrong, loss, count = 0, 0.0, 0
         for x, y in batches.test_batches(self._dataset):
@@ -100,7 +100,7 @@ class Evaluator:
 
 @torch.no_grad()
 def estimate_statistics(network: nn.Module, inputs: Iterable[Tensor]) -> None:
-    """Set every BN's running statistics to their plain mean over these batches, all else in evaluation."""
+    """Set every BN's running statistics to their mean over these batches; other modules stay in eval mode."""
     norms = [m for m in network.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:

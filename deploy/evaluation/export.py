@@ -1,4 +1,4 @@
-"""`layerwise export`: the plain network's weights, for torch alone."""
+"""`layerwise export`: write the plain network's weights for torch."""
 
 from __future__ import annotations
 
@@ -14,27 +14,31 @@ from deploy.runs.directory import MODEL, save_model
 
 
 def export_run(run_dir: Path | None, master: str | None, output: Path) -> int:
-    """Write a run's weights to a .safetensors or a .pt file; the exit code.
+    """Write a run's weights to a .safetensors or .pt file, and return the exit code.
 
     Raises:
-        ConfigError: no such run, or a file of another kind.
-        LayerwiseError: no master there.
+        ConfigError: the run has no model, or the file has another suffix.
+        LayerwiseError: the master does not answer.
     """
     if output.suffix not in (".safetensors", ".pt"):
-        raise ConfigError(f"--output {output}: end it in .safetensors, or in .pt for torch.save's format")
+        raise ConfigError(
+            f"--output {output}: end the name in .safetensors, or in .pt for torch.save's format"
+        )
     if not output.parent.is_dir():
-        raise ConfigError(f"--output {output}: {output.parent} is no folder; make it first")
+        raise ConfigError(f"--output {output}: {output.parent} is not a folder; create it first")
     if run_dir is not None and not (run_dir / MODEL).exists():
-        raise ConfigError(f"{run_dir}: has no {MODEL}; give a finished run's directory, or --master")
-    written = output.with_name(f".{output.name}.new")
+        raise ConfigError(
+            f"{run_dir}: has no {MODEL}; give a finished run's directory, or --master HOST:PORT of a live run"
+        )
+    fresh = output.with_name(f".{output.name}.new")
     try:
         if run_dir is not None and output.suffix == ".safetensors":
-            shutil.copyfile(run_dir / MODEL, written)
+            shutil.copyfile(run_dir / MODEL, fresh)
         else:
-            _write(run_dir, master, output.suffix, written)
-        written.replace(output)
+            _write(run_dir, master, output.suffix, fresh)
+        fresh.replace(output)
     finally:
-        written.unlink(missing_ok=True)
+        fresh.unlink(missing_ok=True)
     click.echo(f"wrote {output}", err=True)
     return 0
 

@@ -1,4 +1,4 @@
-"""Reads a live master from outside: its status, its configuration, one consistent version of each shard."""
+"""Client of a live master from outside the run: status, configuration, versions of shards, snapshots."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from common.wire.messages import (
 )
 from common.wire.methods import DESCRIBE, REPORT, ROLLBACK, SNAPSHOT, SNAPSHOTS, STATUS
 
-# What reads or writes whole shards.
+# Deadline of calls that read or write whole shards.
 PULL_SECONDS = 300.0
 
 
-def latest(reader: Reader, known: StatusReply) -> StatusReply:
-    """The status now; of a master that is away, what is known."""
+def latest_status(reader: Reader, known: StatusReply) -> StatusReply:
+    """Ask for the present status; if the master is away, return `known`."""
     try:
         return reader.status()
     except UnreachableError:
@@ -37,11 +37,11 @@ def latest(reader: Reader, known: StatusReply) -> StatusReply:
 
 
 class Reader:
-    """One connection to a master, for blocking calls.
+    """Connection to a master, for blocking calls.
 
     Raises (each call):
-        UnreachableError: no master answers there.
-        LayerwiseError: it refuses.
+        UnreachableError: the master does not answer.
+        LayerwiseError: the master refuses the call.
     """
 
     def __init__(self, address: str) -> None:
@@ -58,30 +58,30 @@ class Reader:
         self._channel.close()
 
     def config(self) -> Config:
-        """The run's configuration."""
+        """Fetch the run's configuration."""
         text = control.call(self._channel, DESCRIBE, DescribeRequest()).config
         return files.parse(text, "the master's configuration")
 
     def status(self, seconds: float = control.UNARY_SECONDS) -> StatusReply:
-        """How the run goes."""
+        """Fetch the status of the run."""
         return control.call(self._channel, STATUS, StatusRequest(), seconds)
 
     def report(self, evaluation: Evaluation) -> None:
-        """Tell the master what was measured."""
+        """Report an evaluation to the master."""
         control.call(self._channel, REPORT, evaluation)
 
     def snapshot(self) -> Kept:
-        """Take a snapshot."""
+        """Have the master take a snapshot."""
         return control.call(self._channel, SNAPSHOT, SnapshotRequest(), PULL_SECONDS).snapshot
 
     def snapshots(self) -> list[Kept]:
-        """The snapshots that there are, oldest first."""
+        """List the snapshots, oldest first."""
         return control.call(self._channel, SNAPSHOTS, SnapshotsRequest(), PULL_SECONDS).snapshots
 
     def roll_back(self, number: int) -> RollbackReply:
-        """Put the run back to a snapshot; 0: to the newest that is whole."""
+        """Roll the run back to a snapshot; 0 is the newest whole snapshot."""
         return control.call(self._channel, ROLLBACK, RollbackRequest(number), PULL_SECONDS)
 
     def pull(self, shard: str) -> tuple[Header, memoryview]:
-        """One consistent version of a shard: its header and its buffer."""
+        """Pull a consistent version of a shard: header and buffer."""
         return data.pull(self._data, PullRequest(shard), PULL_SECONDS)

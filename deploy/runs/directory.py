@@ -1,4 +1,4 @@
-"""A run directory: the files that a run leaves, under the names that others rely on."""
+"""A run directory: the files of a run, under stable names."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ TENSORBOARD = "tensorboard"
 
 
 def next_evaluation(batches: int, every: int) -> int:
-    """After how many batches the next evaluation is due, `batches` having been reached."""
+    """Return the number of batches at which the next evaluation is due, once `batches` are trained."""
     return batches - batches % every + every
 
 
 def new_directory(name: str) -> Path:
-    """A path under runs/ that does not exist yet."""
+    """Choose a new path under runs/."""
     stem = f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
     path, number = Path("runs") / stem, 2
     while path.exists():
@@ -40,7 +40,7 @@ def new_directory(name: str) -> Path:
 
 
 class RunDirectory:
-    """The files of one run.
+    """The files of a run.
 
     Raises:
         ConfigError: the directory cannot be used, or its run is finished.
@@ -51,43 +51,45 @@ class RunDirectory:
         self._beats: dict[int, int] = {}
         if (path / SUMMARY).exists():
             raise ConfigError(
-                f"--run-dir {path}: its run is finished (see {SUMMARY} there); give another, or none for a "
-                "new one"
+                f"--run-dir {path}: its run is finished (see {SUMMARY} in it); give another directory, or none "
+                "for a new one"
             )
         try:
             (path / "logs").mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise ConfigError(f"--run-dir {path}: cannot be made: {error.strerror}; give another") from None
+            raise ConfigError(
+                f"--run-dir {path}: cannot be created: {error.strerror}; give another directory"
+            ) from None
         self._board = _board(path / TENSORBOARD) if tensorboard else None
 
     @property
     def state(self) -> Path:
-        """The master's state directory."""
+        """Path of the master's state directory."""
         return self.path / "state"
 
     def log(self, process: str) -> Path:
-        """Where a process' output goes."""
+        """Path of a process' log."""
         return self.path / "logs" / f"{process}.log"
 
-    def kept_config(self) -> Config | None:
-        """The configuration of the run that was begun here, if one was."""
+    def saved_config(self) -> Config | None:
+        """Read the configuration of the run that began in this directory; None if no run did."""
         path = self.path / CONFIG
         return files.parse(path.read_text(encoding="utf-8"), str(path)) if path.exists() else None
 
     def begin(self, config: Config) -> None:
-        """Write down the configuration as it is run."""
+        """Save the resolved configuration of the run."""
         (self.path / CONFIG).write_text(config.to_toml(), encoding="utf-8")
 
     def forget_metrics(self) -> None:
-        """Begin metrics.jsonl anew, for a run that does."""
+        """Delete metrics.jsonl, for a run that starts anew."""
         (self.path / METRICS).unlink(missing_ok=True)
 
     def note_evaluation(self, evaluation: Evaluation, seconds: float) -> None:
-        """A line for an evaluation; seconds since the run began."""
+        """Write a line for an evaluation, with the seconds since the run began."""
         self._note({"kind": "evaluation", "seconds": round(seconds, 3), **dataclasses.asdict(evaluation)})
 
     def note_heartbeats(self, seats: Iterable[Seat], seconds: float) -> None:
-        """A line for each heartbeat that has not been noted yet."""
+        """Write a line for every new heartbeat."""
         for seat in seats:
             if seat.incarnation and self._beats.get(seat.incarnation) != seat.beat:
                 self._beats[seat.incarnation] = seat.beat
@@ -100,17 +102,17 @@ class RunDirectory:
         self._note({"kind": "heartbeat", "seconds": round(seconds, 3), **flat, **telemetry, **utilization})
 
     def evaluations(self) -> list[dict[str, Any]]:
-        """Every evaluation so far."""
+        """List every recorded evaluation."""
         return [line for line in self.metrics() if line["kind"] == "evaluation"]
 
     def metrics(self) -> list[dict[str, Any]]:
-        """Every line of metrics.jsonl."""
+        """List every line of metrics.jsonl."""
         return metrics_of(self.path)
 
     def finish(
         self, summary: Mapping[str, Any], state: Mapping[str, Tensor], config: Config, data: Dataset
     ) -> None:
-        """Write the model, the plots and, last, the summary: a run is finished once it is there."""
+        """Write the model, the plots and, last, the summary, whose presence marks the run as finished."""
         from deploy.runs.plots import draw
 
         save_model(self.path / MODEL, state, config, data)
@@ -133,13 +135,13 @@ def _board(path: Path) -> Board:
         from deploy.runs.tensorboard import Board
     except ImportError:
         raise ConfigError(
-            "--tensorboard: its package is not installed; pip install 'layerwise[tensorboard]'"
+            "--tensorboard: the package is not installed; pip install 'layerwise[tensorboard]'"
         ) from None
     return Board(path)
 
 
 def metrics_of(path: Path) -> list[dict[str, Any]]:
-    """Every line of a run directory's metrics.jsonl; a torn last one is left out."""
+    """Read every line of a run directory's metrics.jsonl, without a torn last line."""
     path = path / METRICS
     if not path.exists():
         return []
@@ -148,7 +150,7 @@ def metrics_of(path: Path) -> list[dict[str, Any]]:
 
 
 def save_model(path: Path, state: Mapping[str, Tensor], config: Config, data: Dataset) -> None:
-    """Write a plain state dict as safetensors; its metadata say what network and what inputs it is for."""
+    """Write a plain state dict as safetensors, with the configuration and the input's scaling as metadata."""
     from safetensors.torch import save_file
 
     metadata = {
@@ -161,17 +163,17 @@ def save_model(path: Path, state: Mapping[str, Tensor], config: Config, data: Da
     save_file({name: tensor.contiguous() for name, tensor in state.items()}, path, metadata)
 
 
-def summarized(
+def summarize(
     config: Config, status: StatusReply, evaluation: Evaluation, seconds: float, restarts: int
 ) -> dict[str, Any]:
-    """The summary of a run, with the keys of the design.
+    """Build the summary of a run, the content of summary.json.
 
     Args:
-        config: of the run.
-        status: of the master at the end.
-        evaluation: the last one.
-        seconds: from the command to the end.
-        restarts: processes that were started again.
+        config: the run's configuration.
+        status: the master's last status.
+        evaluation: the last evaluation.
+        seconds: time from the command's start to the end of the run.
+        restarts: number of restarted processes.
     """
     training = status.training_seconds or seconds
     seats = status.seats
@@ -196,7 +198,7 @@ def summarized(
         "delay": percentiles(status.delays),
         "pushes": status.counters.pushes,
         "pulls": status.counters.pulls,
-        # Of what was learned: backups of the optimizers' moments are not part of the result.
+        # Without `k/optimizer`: backups of the optimizers' state are not a result.
         "versions": {name: at for name, at in status.versions.items() if not name.endswith("/optimizer")},
         "restarts": restarts,
         "lost_batches": status.lost_batches,

@@ -1,4 +1,4 @@
-"""The plots of a run: test error as it went, and how late the gradients were."""
+"""Plots of a run: test error over batches, throughput, and delays of gradients."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ mpl.use("Agg")
 
 
 def draw(folder: Path, metrics: Sequence[Mapping[str, Any]], summary: Mapping[str, Any]) -> None:
-    """Write error.png, throughput.png and delay.png.
+    """Draw error.png, throughput.png and delay.png.
 
     Args:
-        folder: where to; it is made.
-        metrics: the lines of metrics.jsonl.
-        summary: of the run.
+        folder: destination, created if missing.
+        metrics: lines of metrics.jsonl.
+        summary: summary of the run.
     """
     folder.mkdir(exist_ok=True)
     evaluations = [line for line in metrics if line["kind"] == "evaluation"]
@@ -64,7 +64,7 @@ def _throughput(beats: Sequence[Mapping[str, Any]], title: str) -> Axes:
 
 
 def _delays(beats: Sequence[Mapping[str, Any]], title: str) -> Axes:
-    """How many gradients came how many batches late, for each layer that waits for some."""
+    """Plot a histogram of the gradients' delays, for every layer with late gradients."""
     axes = _axes(f"{title}: delay of gradients", "batches", "gradients")
     last = {(beat["layer"], beat["replica"]): beat["delays"] for beat in beats}
     late: dict[int, Counter[int]] = {}

@@ -1,4 +1,4 @@
-"""The lines of metrics.jsonl as scalars for TensorBoard; needs `layerwise[tensorboard]`."""
+"""Lines of metrics.jsonl as scalars for TensorBoard; needs `layerwise[tensorboard]`."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from typing import Any
 from torch.utils.tensorboard import SummaryWriter
 
 FLUSH_SECONDS = 5
-# Of a heartbeat: who says it, and what is of no interest over time.
+# Fields of a heartbeat that identify its sender, or have no meaning as a curve.
 _NOT_SCALARS = ("layer", "replica", "incarnation", "pid", "beat", "grants", "next_batch", "seconds")
 
 
 class Board:
-    """One run's event file. A step is a batch: of the evaluation, or of the slave whose heartbeat it is."""
+    """Event file of a run. A step is a batch: the evaluation's, or the slave's at a heartbeat."""
 
     def __init__(self, path: Path) -> None:
         self._writer = SummaryWriter(str(path), flush_secs=FLUSH_SECONDS)
 
     def note(self, line: Mapping[str, Any]) -> None:
-        """Add a line."""
+        """Add the scalars of a line."""
         if line["kind"] == "evaluation":
             group, step = "test", line["batches"]
             values = {"error_percent": line["test_error_percent"], "loss": line["test_loss"]}
@@ -32,5 +32,5 @@ class Board:
                 self._writer.add_scalar(f"{group}/{name}", value, step)
 
     def close(self) -> None:
-        """Have all of it in the file."""
+        """Flush and close the event file."""
         self._writer.close()

@@ -305,7 +305,7 @@ class Driver:
             self.master.ask(machine.link, nbytes, pass_on, resent=again)
 
     def _as_received(self, message: Message) -> Message:
-        return message.map_tensors(lambda tensor: precision.rounded(tensor, self.config.cluster.wire))
+        return message.map_tensors(lambda tensor: precision.round_trip(tensor, self.config.cluster.wire))
 
     def _push(self, machine: Machine, push: Push) -> None:
         def arrived() -> None:

@@ -18,7 +18,7 @@ from common import synthesizers
 from common.config.sections import Config
 from common.errors import FencedError, LayerwiseError, MalformedError, TooLargeError
 from common.optim.stepper import Stepper
-from common.shards.flat import Flat, packed, state_dict, table_of
+from common.shards.flat import Flat, pack, state_dict, table_of
 from common.shards.working_copy import Push, WorkingCopy
 from common.synthesizers import GradientSynthesizer, InputSynthesizer
 from common.wire.messages import SynthesisKind, SynthesisMessage
@@ -201,7 +201,7 @@ class ServedSynthesizer:
         """Predict delta_k from (h_k, y), or h_{k-1} from x."""
         module = self._module
         synthesize = module.predict if isinstance(module, InputSynthesizer) else module.gradient
-        table, data = packed({name: synthesize(*inputs)})
+        table, data = pack({name: synthesize(*inputs)})
         return SynthesisMessage(
             SynthesisKind.SYNTHETIC, self.site.name, question.batch, loss=self._loss, table=table, data=data
         )

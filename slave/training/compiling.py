@@ -1,4 +1,4 @@
-"""A layer made faster by `torch.compile`, which fuses passes over memory: `cluster.compile`."""
+"""`cluster.compile`: speed a layer up with `torch.compile`, which fuses passes over memory."""
 
 from __future__ import annotations
 
@@ -9,29 +9,29 @@ from slave.training.decoupling import Layer
 
 
 def compile_layer(layer: Layer, shape: tuple[int, ...], device: torch.device | str) -> None:
-    """Compile what a layer computes, forward and backward; its state stays as it is.
+    """Compile a layer's forward and backward; its state does not change.
 
     Args:
-        layer: in training mode.
-        shape: of a batch of its input, (B, ...).
-        device: where it computes.
+        layer: the layer, in training mode.
+        shape: shape of a batch of its input, (B, ...).
+        device: device of the layer.
 
     Raises:
-        ConfigError: it cannot be compiled here.
+        ConfigError: the layer cannot be compiled on this machine.
     """
-    # Not `module.compile()`, which leaves an nn.Sequential as it is. In this process alone: torch's
-    # helpers would outlive it for a while.
+    # Not `module.compile()`, which leaves an nn.Sequential uncompiled. One thread, so in this process alone:
+    # torch's compile workers would outlive it for a while.
     layer.function = torch.compile(layer.flat.module, options={"compile_threads": 1})
     try:
-        with layer.flat.buffers_kept():
+        with layer.flat.keep_buffers():
             _, h = layer.forward(0, torch.zeros(shape, device=device))
             layer.backward(h, torch.zeros_like(h))
     except RuntimeError as error:
-        # What a backend raised is wrapped.
+        # torch wraps the backend's error.
         inner = getattr(error, "inner_exception", error)
-        said = str(inner).strip().splitlines() or [type(inner).__name__]
+        lines = str(inner).strip().splitlines() or [type(inner).__name__]
         raise ConfigError(
-            f"cluster.compile: layer {layer.k} cannot be compiled here: {said[0]}; install a C++ compiler "
-            "(g++) and Python's headers, or leave this layer out, as in [true, false]"
+            f"cluster.compile: layer {layer.k} cannot be compiled here: {lines[0]}; install a C++ compiler "
+            "(g++) and Python's headers, or exclude this layer, as in [true, false]"
         ) from error
     layer.flat.clear_gradients()

@@ -14,7 +14,7 @@ from typing import Protocol
 from torch import Tensor
 from torch.nn import functional
 
-from common.draws import drawing, mixed
+from common.draws import mix, seeded_torch
 from common.errors import MalformedError
 from common.optim.stepper import Stepper
 from common.shards.flat import Flat
@@ -53,14 +53,14 @@ class Layer:
 
     def again(self, batch: int, h_below: Tensor) -> tuple[Tensor, Tensor]:
         """The same for a batch that went forward before: its mask, today's weights; no statistic moves."""
-        with self.flat.buffers_kept():
+        with self.flat.keep_buffers():
             return self._forward(batch, h_below)
 
     def _forward(self, batch: int, h_below: Tensor) -> tuple[Tensor, Tensor]:
         u = h_below.detach()
         if self._goes_down:
             u.requires_grad_()
-        with drawing(mixed(self._seed, self.k, batch), u.device):
+        with seeded_torch(mix(self._seed, self.k, batch), u.device):
             return u, self.function(u)
 
     def backward(self, h: Tensor, delta: Tensor) -> None:

@@ -1,24 +1,24 @@
-"""What a layer knows of its own learning, and when it no longer trusts M. No clock: it counts batches."""
+"""Running means of a layer's learning, and its trust in M. No clock: time is counted in batches."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-# Losses and cosines are looked at every so many batches: that costs passes over h, and on a GPU a wait.
+# Every 8th loss and cosine is computed: each costs passes over h, and on a GPU a synchronization.
 LOOK_EVERY = 8
 
 
 class Health:
-    """Running means over about the last fifty looks; each is zero until the first.
+    """Running means over about the last fifty samples; every mean is zero before the first sample.
 
     Attributes:
-        loss: of the layer, an example; where it has one of its own (the top, and `local`).
-        gradient_loss: L_M, an example.
-        gradient_cosine: between M's and the true gradient of a batch.
-        gradient_norm_ratio: of M's gradient to the true one.
-        input_loss: L_I, an example.
-        fallback: the layer waits for true gradients, because M's are too poor.
+        loss: loss of the layer per example, if it has a loss (the top layer, and `local`).
+        gradient_loss: L_M per example.
+        gradient_cosine: cosine between M's and the true gradient of a batch.
+        gradient_norm_ratio: norm of M's gradient over the norm of the true gradient.
+        input_loss: L_I per example.
+        fallback: True while the layer waits for true gradients, because M's are too poor.
     """
 
     def __init__(self, fallback: Fallback | None = None) -> None:
@@ -32,16 +32,16 @@ class Health:
 
     @property
     def fallback(self) -> bool:
-        """Whether the layer waits for true gradients."""
+        """True while the layer waits for true gradients."""
         return self._fallback is not None and self._fallback.active
 
     def lost(self, loss: Tensor, batch_size: int) -> None:
-        """The layer's own loss, summed over a batch."""
+        """Record the layer's own loss, summed over a batch."""
         if self.looks("loss"):
             self._note("loss", float(loss.detach()) / batch_size)
 
     def learned(self, loss: Tensor | float, synthetic: Tensor, delta: Tensor) -> None:
-        """M learned with this L_M on `delta`, for which it had said `synthetic`; told where it `looks`."""
+        """Record L_M, and compare M's gradient `synthetic` with the true `delta`, if `looks` was True."""
         self._note("gradient_loss", float(loss))
         cosine, ratio = compared(synthetic, delta)
         self._note("gradient_cosine", cosine)
@@ -50,12 +50,12 @@ class Health:
             self._fallback.note(cosine)
 
     def learned_input(self, loss: Tensor | float) -> None:
-        """I learned with this L_I."""
+        """Record L_I."""
         if self.looks("input"):
             self._note("input_loss", float(loss))
 
     def looks(self, what: str) -> bool:
-        """Whether it is time to look at something again."""
+        """Count a batch for `what`, and return True if the batch's value is to be computed."""
         asked = self._asked.get(what, 0)
         self._asked[what] = asked + 1
         return asked % LOOK_EVERY == 0
@@ -66,7 +66,7 @@ class Health:
 
 
 def compared(synthetic: Tensor, delta: Tensor) -> tuple[float, float]:
-    """Cosine between two gradients of a batch, and the ratio of their norms; zeros for a true one of zero."""
+    """Return the cosine between two gradients and the ratio of the norms; zeros if the true one is zero."""
     flat, true = synthetic.flatten(), delta.flatten()
     products = torch.stack([flat @ true, flat @ flat, true @ true]).tolist()
     dot, own, norm = products[0], products[1] ** 0.5, products[2] ** 0.5
@@ -74,11 +74,12 @@ def compared(synthetic: Tensor, delta: Tensor) -> tuple[float, float]:
 
 
 class Fallback:
-    """Whether to step on M's gradients, or to wait for the true ones: by the running mean of M's cosine.
+    """Decision between M's and true gradients, by the running mean of M's cosine.
 
-    The mean forgets with `MEMORY` looks. Under `threshold` the layer falls back; it comes back once the mean
-    is clearly above it, a tenth or half of what is left to 1, so that noise at the threshold does not have it
-    go to and fro. In the first `GRACE` looks it never falls back: M starts knowing nothing.
+    The mean forgets with `MEMORY` samples. Below `threshold` the layer waits for true gradients. It returns
+    to M's once the mean exceeds the threshold by 0.1, or by half of the distance to 1 if that is less, so
+    that noise at the threshold causes no oscillation. It never falls back in the first `GRACE` samples,
+    because M starts without knowledge.
     """
 
     GRACE = 25
@@ -92,9 +93,9 @@ class Fallback:
         self._looks = 0
 
     def note(self, cosine: float) -> None:
-        """Take a look's cosine, -1..1."""
+        """Add the cosine, -1 to 1, of a sample."""
         self._looks += 1
-        # A plain mean at first: the start, where M knew nothing, must not weigh more than what came since.
+        # A plain mean at first, so that M's first cosines, from before it had learned, do not dominate.
         self.mean += (cosine - self.mean) / min(self._looks, self.MEMORY)
         if self._looks >= self.GRACE:
             self.active = self.mean < (self._recovery if self.active else self._threshold)

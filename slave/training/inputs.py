@@ -1,4 +1,4 @@
-"""What has come from the layer below: each batch is taken once, however often and by whomever it is sent."""
+"""Activations from the layer below: every batch is taken once, even if several slaves resend."""
 
 from __future__ import annotations
 
@@ -9,29 +9,29 @@ from operator import attrgetter
 from common.errors import MalformedError
 from common.wire.boundary import End, Up
 
-# So many batches that were passed over may still come. Those that are out below are fewer by far; but what
-# overtook there is out of order here too.
+# Number of overtaken batches that may still arrive: far more than a sender's window, because batches that
+# overtook each other in the layer below arrive out of order too.
 LATE = 1024
 
 _BATCH = attrgetter("batch")
 
 
 class Inputs:
-    """Activations that wait to be taken, by batch, and what is known of those that came or may still come.
+    """Waiting activations, ordered by batch, and the record of batches that may still arrive.
 
-    A sender resends what is unanswered when a stream was opened anew, and a newer batch of its may overtake
-    that: a batch that was passed over may still come.
+    After a stream has broken, the sender resends its unanswered batches, and a newer batch may overtake them:
+    a batch that was passed over may still arrive.
 
     Args:
-        window: the most batches that the sender may have out.
+        window: the most batches that the sender may have unanswered.
         next_batch: the first batch that the layer's weights have not seen.
-        owned: whether a batch comes this way, from this sender to this replica.
+        owned: predicate: does a batch come from this sender to this replica?
     """
 
     def __init__(self, window: int, next_batch: int, owned: Callable[[int], bool] = lambda _: True) -> None:
-        # Batches that were passed over; one that comes after all is lost no longer.
+        # Number of batches passed over; a batch that arrives after all is subtracted again.
         self.lost = 0
-        # The newest incarnation that sends.
+        # The newest incarnation that has sent.
         self.sender = 0
         self._window = window
         self._owned = owned
@@ -42,20 +42,20 @@ class Inputs:
 
     @property
     def lowest(self) -> int | None:
-        """The lowest batch that waits, END aside."""
+        """The lowest waiting batch; None without a batch, END aside."""
         head = self._waiting[0] if self._waiting else None
         return head.batch if isinstance(head, Up) else None
 
     @property
     def at_end(self) -> bool:
-        """Whether all that waits is END."""
+        """True if only `End` waits."""
         return bool(self._waiting) and isinstance(self._waiting[0], End)
 
     def add(self, message: Up | End) -> bool:
-        """Have an `Up` or `End` wait, unless it was taken before; whether it waits now.
+        """Queue an `Up` or `End` unless it was taken before, and return True if it was queued.
 
         Raises:
-            MalformedError: its sender does not keep to the window.
+            MalformedError: the sender exceeds its window.
         """
         self.sender = message.incarnation
         if message.batch > self._highest:
@@ -66,7 +66,7 @@ class Inputs:
         elif message.batch in self._missing:
             self._missing.remove(message.batch)
         else:
-            return self._replaced(message)
+            return self._replace(message)
         insort(self._waiting, message, key=_BATCH)
         self._drop_orphan()
         return True
@@ -82,12 +82,12 @@ class Inputs:
         return message
 
     def end(self) -> None:
-        """Take END: what has not come is lost."""
+        """Remove END; missing batches are lost."""
         self.take()
         self._missing.clear()
 
-    def _replaced(self, message: Up | End) -> bool:
-        """Its sender's successor sends a batch that still waits: the answer is to be his."""
+    def _replace(self, message: Up | End) -> bool:
+        """Replace a waiting batch by that of the sender's successor, who then receives the answer."""
         for place, waiting in enumerate(self._waiting):
             if waiting.batch == message.batch:
                 self._waiting[place] = message
@@ -95,12 +95,12 @@ class Inputs:
         return False
 
     def _drop_orphan(self) -> None:
-        """What dead senders left may wait too, but not without bound."""
+        """Bound the batches of dead senders: drop the oldest once the queue exceeds two windows."""
         if len(self._waiting) > 2 * self._window + 1:
             orphans = [waiting for waiting in self._waiting if waiting.incarnation != self.sender]
             if not orphans:
                 raise MalformedError(
-                    f"incarnation {self.sender} below has {len(self._waiting)} batches out; "
-                    f"{self._window} are its window"
+                    f"incarnation {self.sender} below has sent {len(self._waiting)} unanswered batches; its "
+                    f"window is {self._window}"
                 )
             self._waiting.remove(orphans[0])

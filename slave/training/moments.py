@@ -1,4 +1,4 @@
-"""What the optimizers of a layer remember, as the state of a shard: k/optimizer, the layer's backup."""
+"""State of a layer's optimizers as the state of a shard: k/optimizer, the layer's backup."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ from common.shards.table import Kind, Raw, lay_out
 
 
 class Moments:
-    """The moments and step counts of some steppers, copied together where a replica reads its shard.
+    """Moments and step counts of several steppers, gathered into a buffer for pushes.
 
-    They are buffers to the master, which holds their value; of several replicas, about their mean.
+    For the master these tensors are buffers, pushed by value; with several replicas the value is near their
+    mean.
 
     Args:
-        steppers: each with the kind of shard that it steps: weights, gradient, input.
+        steppers: the steppers by the kind of their shard: weights, gradient, input.
 
     Attributes:
-        table: weights.m0, ..., weights.count, gradient.m0, ...; empty where nothing is remembered.
+        table: weights.m0, ..., weights.count, gradient.m0, ...; empty if the optimizers have no state.
         buffer: uint8, (nbytes,), as of the last `gather` or `load`.
     """
 
@@ -37,29 +38,29 @@ class Moments:
         self.buffer = torch.zeros(self.table.nbytes, dtype=torch.uint8, device=device)
 
     def gather(self) -> None:
-        """Copy what is remembered into the buffer."""
+        """Copy the optimizers' state into the buffer."""
         for copy, tensor in self._copies():
             copy.copy_(tensor)
 
     def load(self, data: Raw) -> None:
-        """Remember another state, (nbytes,) bytes in the table's layout.
+        """Replace the optimizers' state by (nbytes,) bytes in the table's layout.
 
         Raises:
-            MalformedError: another length than the table's.
+            MalformedError: `data` has another length than the table's.
         """
         source = np.frombuffer(data, np.uint8)
         if source.nbytes != self.table.nbytes:
-            raise MalformedError(f"state of {source.nbytes} bytes where its table says {self.table.nbytes}")
+            raise MalformedError(f"state has {source.nbytes} bytes, but its table has {self.table.nbytes}")
         self.buffer.copy_(torch.from_numpy(source.copy()))
         for copy, tensor in self._copies():
             tensor.copy_(copy)
 
     def _copies(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """Each tensor's place in the buffer, and the tensor."""
+        """List every tensor's view of the buffer, with the tensor."""
         numbers = self.buffer.view(torch.float32)
-        found = []
+        copies = []
         for spec in self.table.tensors:
             start = spec.offset // 4
-            place = numbers[start : start + spec.nbytes // 4].view(spec.shape)
-            found.append((place, self._tensors[spec.name]))
-        return found
+            view = numbers[start : start + spec.nbytes // 4].view(spec.shape)
+            copies.append((view, self._tensors[spec.name]))
+        return copies

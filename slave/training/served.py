@@ -1,4 +1,4 @@
-"""M and I in the master, as a layer's unlock sees them: asked what to step on, told what was true. No I/O."""
+"""Served synthesis seen from an unlock: stand-ins for the master's M and I. No I/O."""
 
 from __future__ import annotations
 
@@ -8,31 +8,31 @@ from typing import Protocol
 from torch import Tensor
 
 from common.errors import MalformedError
-from common.shards.flat import packed, state_dict
+from common.shards.flat import pack, state_dict
 from common.wire.messages import SynthesisKind, SynthesisMessage
 from slave.training.decoupling import Synthesizing
 from slave.training.health import Health
 
 
 class Serving(Protocol):
-    """The master, as far as M and I go."""
+    """Connection to the master's M and I."""
 
     def ask(self, question: SynthesisMessage) -> SynthesisMessage:
-        """The answer to a question; may raise whatever ends the lease."""
+        """Return the answer to a question; may raise errors that end the lease."""
 
     def tell(self, lesson: SynthesisMessage) -> None:
-        """Tell what has no answer."""
+        """Send a lesson, which has no answer."""
 
 
 class ServedSynthesizer(Synthesizing):
-    """M_k, which the master runs and all replicas of the layer share.
+    """M_k in the master, shared by all replicas of the layer.
 
     Args:
-        serving: what runs M.
-        incarnation: of this slave's lease.
-        classes: how many labels there are.
-        health: what is known of M here.
-        every: M learns on each `every`-th true gradient.
+        serving: connection to the master's M.
+        incarnation: incarnation of this slave's lease.
+        classes: number of classes.
+        health: record of M's quality in this slave.
+        every: M learns on every `every`-th true gradient.
     """
 
     def __init__(
@@ -40,72 +40,72 @@ class ServedSynthesizer(Synthesizing):
     ) -> None:
         super().__init__(health, every)
         self._serving = serving
-        self._saying = SynthesisMessage(
+        self._template = SynthesisMessage(
             SynthesisKind.ASK, "gradient", incarnation=incarnation, classes=classes
         )
-        # L_M of the layer's last lesson, as the last answer told it.
+        # L_M of the layer's last lesson, as of the master's last answer.
         self._loss = 0.0
 
     def gradient(self, batch: int, h: Tensor, y: Tensor) -> Tensor:
-        """M_k(h_k(b), y), shaped as h: waits for it.
+        """Return M_k(h_k(b), y), in the shape of h; waits for the master.
 
         Raises:
-            MalformedError: the answer is none to the question.
+            MalformedError: the answer does not match the question.
         """
-        answer = self._serving.ask(_with(self._saying, batch, {"h": h, "y": y}))
+        answer = self._serving.ask(_with(self._template, batch, {"h": h, "y": y}))
         self._loss = answer.loss
-        return _made_up(answer, "delta", h.shape).to(h.device)
+        return _tensor_of(answer, "delta", h.shape).to(h.device)
 
     def teach(self, batch: int, h: Tensor, y: Tensor, delta: Tensor) -> float:
-        """Tell M; it learns in its own time. The loss that came with its last answer."""
-        lesson = replace(self._saying, kind=SynthesisKind.LEARN)
+        """Send M a lesson, from which it learns later; return the loss of the master's last answer."""
+        lesson = replace(self._template, kind=SynthesisKind.LEARN)
         self._serving.tell(_with(lesson, batch, {"h": h, "y": y, "delta": delta}))
         return self._loss
 
 
 class ServedPredictor:
-    """I_k, which the master runs and all replicas of the layer share.
+    """I_k in the master, shared by all replicas of the layer.
 
     Args:
-        serving: what runs I.
-        incarnation: of this slave's lease.
-        shape: of one example of h_{k-1}.
-        health: what is known of I here.
+        serving: connection to the master's I.
+        incarnation: incarnation of this slave's lease.
+        shape: shape of one example of h_{k-1}.
+        health: record of I's quality in this slave.
     """
 
     def __init__(self, serving: Serving, incarnation: int, shape: tuple[int, ...], health: Health) -> None:
         self._serving = serving
         self._shape = shape
         self._health = health
-        self._saying = SynthesisMessage(
+        self._template = SynthesisMessage(
             SynthesisKind.ASK, "input", incarnation=incarnation, shape=list(shape)
         )
         self._loss = 0.0
 
     def predict(self, batch: int, x: Tensor) -> Tensor:
-        """The made-up h_{k-1} of x_b: waits for it.
+        """Return the predicted h_{k-1} of x_b; waits for the master.
 
         Raises:
-            MalformedError: the answer is none to the question.
+            MalformedError: the answer does not match the question.
         """
-        answer = self._serving.ask(_with(self._saying, batch, {"x": x}))
+        answer = self._serving.ask(_with(self._template, batch, {"x": x}))
         self._loss = answer.loss
-        return _made_up(answer, "h", (len(x), *self._shape)).to(x.device)
+        return _tensor_of(answer, "h", (len(x), *self._shape)).to(x.device)
 
     def learn(self, batch: int, x: Tensor, h: Tensor) -> None:
-        """Tell I what the layer below made of the same batch; it learns in its own time."""
-        lesson = replace(self._saying, kind=SynthesisKind.LEARN)
+        """Send I the h_{k-1} that the layer below computed for the batch; I learns later."""
+        lesson = replace(self._template, kind=SynthesisKind.LEARN)
         self._serving.tell(_with(lesson, batch, {"x": x, "h": h}))
         self._health.learned_input(self._loss)
 
 
-def _with(said: SynthesisMessage, batch: int, tensors: dict[str, Tensor]) -> SynthesisMessage:
-    table, data = packed(tensors)
-    return replace(said, batch=batch, table=table, data=data)
+def _with(template: SynthesisMessage, batch: int, tensors: dict[str, Tensor]) -> SynthesisMessage:
+    table, data = pack(tensors)
+    return replace(template, batch=batch, table=table, data=data)
 
 
-def _made_up(answer: SynthesisMessage, name: str, shape: tuple[int, ...]) -> Tensor:
-    made = state_dict(answer.table, answer.data).get(name)
-    if made is None or tuple(made.shape) != tuple(shape):
+def _tensor_of(answer: SynthesisMessage, name: str, shape: tuple[int, ...]) -> Tensor:
+    tensor = state_dict(answer.table, answer.data).get(name)
+    if tensor is None or tuple(tensor.shape) != tuple(shape):
         raise MalformedError(f"the master answered {answer.kind.name} without a {name} of {tuple(shape)}")
-    return made
+    return tensor

@@ -74,7 +74,7 @@ def test_an_interrupted_synchronous_run_ends_with_130_and_can_be_begun_anew(cli:
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "begins it anew" in err
+    assert "starts it anew" in err
 
 
 @pytest.mark.parametrize(
@@ -82,11 +82,11 @@ def test_an_interrupted_synchronous_run_ends_with_130_and_can_be_begun_anew(cli:
     [
         (["train", "--set", "cluster.profile=synchronous", "--set", "downpour.replicas=2"], "downpour"),
         (["simulate", "--slaves", "9000"], "at most 1000"),
-        (["simulate", "--train", "--measure"], "leave out"),
+        (["simulate", "--train", "--measure"], "omit"),
         (["simulate", "--run-dir", "x"], "--train"),
         (["simulate", "--set", "simulation.loss=2"], "simulation.loss"),
         (["train", "tiny.toml"], "layerwise compare"),
-        (["compare", "plain.toml"], "nothing to compare"),
+        (["compare", "plain.toml"], "has no variants"),
         (["compare", "plain.toml", "--over", "decoupling.unlock"], "--over"),
         (["compare", "plain.toml", "--over", "decoupling.unlock=none,never"], "never"),
         (["master", "sync.toml", "--state-dir", "s"], "synchronous has no master"),
@@ -136,7 +136,7 @@ def test_over_is_a_product_of_values(file: Path) -> None:
     chosen = variants["back-propagation, optimizer.learning_rate=1e-2, network.options.widths=[5, 6]"]
     assert (chosen.optimizer.learning_rate, chosen.network.options) == (1e-2, {"widths": [5, 6]})
     assert {config.cluster.profile for config in variants.values()} == {"synchronous"}
-    assert comparison.variants[0].seeded(3).run.seed == 3
+    assert comparison.variants[0].with_seed(3).run.seed == 3
 
 
 def test_a_variant_s_options_replace_the_file_s_and_its_other_keys_join_them(file: Path) -> None:

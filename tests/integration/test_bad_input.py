@@ -26,7 +26,7 @@ DATA = "def load():\n    raise ValueError('no data today')\n"
         (["--set", "run.batches=many"], "--set: run.batches: expected a whole number, got 'many'"),
         (["--set", "network.layers=7"], "7 layers cannot be cut from the 3 units"),
         (["--set", "run.batch_size=5000"], "5000 is more than the 1437 training examples of digits"),
-        (["--set", "data.path=nowhere"], "nowhere is no folder"),
+        (["--set", "data.path=nowhere"], "nowhere is not a folder"),
         (["--set", "data.dataset=mnist", "--set", "data.path=."], "lacks train-images-idx3-ubyte"),
         (["--set", "network.model=raises.py:build"], "no weights here"),
         (["--set", "network.model=raises.py:built"], "built"),
@@ -78,7 +78,7 @@ def test_a_slave_that_lacks_the_data_or_the_code_says_so(cli: Cli, by_hand: Hand
     by_hand.master()
     done = cli.run("slave", "--master", by_hand.address, "--data", "nowhere")
     assert done.returncode == 2
-    assert "--data: nowhere is no folder" in done.stderr
+    assert "--data: nowhere is not a folder" in done.stderr
     done = cli.run("slave", "--master", by_hand.address, "--device", "cuda:7")
     assert done.returncode == 2
     assert "--device cuda:7" in done.stderr

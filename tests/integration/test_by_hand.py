@@ -71,7 +71,7 @@ def test_a_waiting_slave_takes_over(cli: Cli, by_hand: HandMade) -> None:
     slaves = [by_hand.slave() for _ in range(3)]
     until(lambda: "vacant" not in _seats(by_hand))
     spare = by_hand.slave()
-    cli.wait_for(spare, "every layer has its slave; waiting", "stderr")
+    cli.wait_for(spare, "every layer has a slave; waiting", "stderr")
     slaves[0].kill()
     cli.wait_for(spare, "layer", "stderr")
     until(lambda: by_hand.status()["batches"] > 50)

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from common.data.datasets import Dataset, measured, shuffled
+from common.data.datasets import Dataset, mean_and_std, permutation
 from common.data.downloads import Source
 from common.errors import ConfigError
 
-# Results compare only on a common split, so all runs have this one; any number would do.
+# Results are comparable on one split alone, so the split is fixed for all runs; any number would do.
 _SPLIT = 0
 _TRAIN = 1437
 
@@ -26,18 +26,18 @@ def load(folder: Path | None, source: Source | None) -> Dataset:  # noqa: ARG001
     table = _read_table()
     images = np.ascontiguousarray(table[:, :-1]).reshape(-1, 1, 8, 8)
     labels = table[:, -1].astype(np.int64)
-    order = shuffled(len(table), _SPLIT, 0)
+    order = permutation(len(table), _SPLIT, 0)
     train, test = order[:_TRAIN], order[_TRAIN:]
-    mean, std = measured(images[train], 1 / 16)
+    mean, std = mean_and_std(images[train], 1 / 16)
     return Dataset("digits", images[train], labels[train], images[test], labels[test], mean, std, 1 / 16, 10)
 
 
 def _read_table() -> np.ndarray:
     """Read (1797, 65) uint8: 64 pixels of 0 to 16 and the label."""
-    found = importlib.util.find_spec("sklearn")
-    if found is None or not found.submodule_search_locations:
+    sklearn = importlib.util.find_spec("sklearn")
+    if sklearn is None or not sklearn.submodule_search_locations:
         raise ConfigError("data.dataset: digits is a part of scikit-learn; pip install scikit-learn")
-    file = Path(found.submodule_search_locations[0]) / "datasets" / "data" / "digits.csv.gz"
+    file = Path(sklearn.submodule_search_locations[0]) / "datasets" / "data" / "digits.csv.gz"
     try:
         with gzip.open(file, "rt", encoding="ascii") as lines:
             table = np.loadtxt(lines, dtype=np.uint8, delimiter=",")

@@ -6,7 +6,7 @@ from torch import nn
 
 from common.config.models import CnnOptions
 from common.errors import ConfigError
-from common.models.images import image
+from common.models.images import image_shape
 
 
 def build(options: CnnOptions, input_shape: tuple[int, ...], classes: int) -> list[nn.Module]:
@@ -18,7 +18,7 @@ def build(options: CnnOptions, input_shape: tuple[int, ...], classes: int) -> li
     Raises:
         ConfigError: the examples are not images, or too small for the number of pools.
     """
-    size, height, width = image("cnn", input_shape)
+    size, height, width = image_shape("cnn", input_shape)
     units: list[nn.Module] = []
     for number, channels in enumerate(options.channels):
         if max(height, width) == 1:

@@ -1,4 +1,4 @@
-"""Perceptron."""
+"""A multi-layer perceptron."""
 
 from __future__ import annotations
 

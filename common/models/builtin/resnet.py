@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from common.config.models import ResnetOptions
-from common.models.images import image
+from common.models.images import image_shape
 from common.models.residual import plain_convolution, pooled_head, residual_stages
 
 
@@ -19,7 +19,7 @@ def build(options: ResnetOptions, input_shape: tuple[int, ...], classes: int) ->
     Raises:
         ConfigError: the examples are not images.
     """
-    size, _, _ = image("resnet", input_shape)
+    size, _, _ = image_shape("resnet", input_shape)
     width = options.width
     units: list[nn.Module] = [nn.Sequential(plain_convolution(size, width), nn.BatchNorm2d(width), nn.ReLU())]
     units += [Residual(*each) for each in residual_stages(width, width, options.blocks)]

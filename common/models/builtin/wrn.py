@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from common.config.models import WrnOptions
-from common.models.images import image
+from common.models.images import image_shape
 from common.models.residual import plain_convolution, pooled_head, residual_stages
 
 STEM = 16
@@ -19,7 +19,7 @@ def build(options: WrnOptions, input_shape: tuple[int, ...], classes: int) -> li
     Raises:
         ConfigError: the examples are not images.
     """
-    size, _, _ = image("wrn", input_shape)
+    size, _, _ = image_shape("wrn", input_shape)
     width = STEM * options.width
     units: list[nn.Module] = [nn.Sequential(plain_convolution(size, STEM))]
     units += [WideResidual(*each, options.dropout) for each in residual_stages(STEM, width, options.blocks)]

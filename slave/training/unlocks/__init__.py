@@ -1,4 +1,4 @@
-"""The unlocks: how a layer answers an input and a gradient, and what it sends.
+"""Unlocks: rules for a layer's use of an input and a gradient, and for the messages sent.
 
 Module NAME has the function `build` of the unlock NAME of `common.config.unlocks`.
 """

@@ -1,4 +1,4 @@
-"""`delayed`: true gradients, late (FDG; Zhuang et al. 2019/2021)."""
+"""`delayed`: step on true gradients, late (FDG; Zhuang et al. 2019/2021)."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from slave.training.parts import Parts
 
 
 class Late:
-    """Batches that went forward, and that the layer steps on once their true gradient comes.
+    """Batches that went forward and wait for their true gradient.
 
-    By then the weights have been stepped: the graph of the first forward is of no use (a backward would mix
-    its activations with the present weights), so the input is kept alone and goes forward again.
+    Until a gradient comes, the weights are stepped, so the graph of the first forward is useless: a backward
+    would mix its activations with the present weights. Only the input is kept, and it goes forward again.
 
     Args:
-        layer: which is stepped.
-        shrink: beta; the gradient that comes is multiplied by it, and so is all that goes down of it.
+        layer: the layer to step.
+        shrink: beta, the factor on every gradient that comes, and hence on the gradient sent down.
     """
 
     def __init__(self, layer: Layer, shrink: float = 1.0) -> None:
@@ -29,56 +29,56 @@ class Late:
         self._inputs: dict[int, Tensor] = {}
 
     def forward(self, batch: int, h_below: Tensor) -> Tensor:
-        """h_k(b), without a graph; the input is kept."""
+        """Compute h_k(b) without a graph, and keep the input."""
         self._inputs[batch] = h_below
         with torch.no_grad():
             return self._layer.forward(batch, h_below)[1]
 
     def step(self, batch: int, delta: Tensor) -> Iterator[Message]:
-        """Forward again with the present weights, back from beta delta_k(b), delta_{k-1}(b) down, step."""
+        """Recompute h at the present weights, go backward from beta delta_k(b), send delta_{k-1}(b), step."""
         u, h = self._layer.again(batch, self._inputs.pop(batch))
         self._layer.backward(h, delta if self._shrink == 1 else self._shrink * delta)
         yield from self._layer.down(batch, u)
         self._layer.step(batch, len(delta))
 
     def lose(self, batch: int) -> Iterator[Message]:
-        """Nobody below will get a gradient for this batch either."""
+        """Forget a lost batch, and report the loss to the layer below."""
         del self._inputs[batch]
         if self._layer.k > 1:
             yield Lost(batch)
 
     def waiting(self) -> Collection[int]:
-        """The batches that wait."""
+        """Return the batches without a gradient."""
         return self._inputs.keys()
 
 
 class DelayedUnlock:
-    """`delayed`: send h_k(b) up at once, step when delta_k(b) comes, 2(K - k) batches later."""
+    """Unlock `delayed`: send h_k(b) up at once, step when delta_k(b) comes, 2(K - k) batches later."""
 
     def __init__(self, layer: Layer, shrink: float) -> None:
         self._late = Late(layer, shrink)
         self._sent: dict[int, Tensor] = {}
 
     def forward(self, batch: int, h_below: Tensor, y: Tensor) -> Iterator[Message]:  # noqa: ARG002
-        """Take h_{k-1}(b), send h_k(b)."""
+        """Take h_{k-1}(b) and send h_k(b)."""
         self._sent[batch] = self._late.forward(batch, h_below)
         yield Up(batch, self._sent[batch])
 
     def gradient(self, batch: int, delta: Tensor) -> Iterator[Message]:
-        """Step on delta_k(b) at the present weights, send delta_{k-1}(b) down."""
+        """Step on delta_k(b) at the present weights, and send delta_{k-1}(b) down."""
         yield from self._late.step(batch, checked(delta, self._sent.pop(batch)))
 
     def lost(self, batch: int) -> Iterator[Message]:
-        """The layer never steps on this batch."""
+        """Forget a lost batch: the layer never steps on it."""
         del self._sent[batch]
         yield from self._late.lose(batch)
 
     def sent(self) -> dict[int, Tensor]:
-        """h_k of the batches whose gradient has not come, oldest first."""
+        """Return h_k of the batches without a gradient, oldest first."""
         return dict(self._sent)
 
     def waiting(self) -> Collection[int]:
-        """It steps when the gradient comes."""
+        """Return the batches that the layer has not stepped on: those without a gradient."""
         return self._late.waiting()
 
 

@@ -1,4 +1,4 @@
-"""`full`: no wait for the gradient, nor for the input (complete unlock; Jaderberg et al. 2016)."""
+"""`full`: wait neither for the gradient nor for the input (complete unlock; Jaderberg et al. 2016)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from slave.training.parts import Parts
 
 
 class Predictor:
-    """I_k in this process, stepped."""
+    """I_k in this process, with its optimizer."""
 
     def __init__(self, module: InputSynthesizer, flat: Flat, stepper: Stepper, health: Health) -> None:
         self.flat = flat
@@ -25,29 +25,29 @@ class Predictor:
         self._stepper = stepper
         self._health = health
 
-    def predict(self, batch: int, x: Tensor) -> Tensor:  # noqa: ARG002 - where I is elsewhere
-        """The made-up h_{k-1} of x_b."""
+    def predict(self, batch: int, x: Tensor) -> Tensor:  # noqa: ARG002 - the master's I needs it
+        """Predict h_{k-1} of x_b."""
         return self._module.predict(x)
 
     def learn(self, batch: int, x: Tensor, h: Tensor) -> None:
-        """One step of I on the h_{k-1} that the layer below made of the same batch."""
+        """Step I once on the h_{k-1} that the layer below computed for the batch."""
         loss = self._module.learn(x, h)
         self._stepper.step(batch)
         self._health.learned_input(loss)
 
 
 class FullUnlock:
-    """`full`: step on the layer's own u = I_k(x_b) and on M_k(h_k, y_b); learn on whatever comes.
+    """Unlock `full`: step on the predicted input u = I_k(x_b) and on M_k(h_k, y_b); learn from every message.
 
-    The gradient that comes from above was taken at the input u that the layer above had made up, so M learns
-    at that u, and not at what this layer had sent. Nothing is kept.
+    The layer above computes its gradient at its own predicted input u, so M learns at that u, not at the h_k
+    that this layer has sent. Nothing is kept.
 
     Args:
-        layer: which is stepped.
-        health: of its learning.
-        synthesizer: M; None for the top layer, which has the loss's own gradient.
-        predictor: I; None for the first layer, whose input is x itself.
-        steps_on: whether a batch's synthetic gradient is stepped on.
+        layer: the layer to step.
+        health: record of the layer's learning.
+        synthesizer: M; None for the top layer, which has the gradient of the loss.
+        predictor: I; None for the first layer, whose input is x.
+        steps_on: predicate: does the layer step on the synthetic gradient of a batch?
     """
 
     def __init__(
@@ -65,9 +65,9 @@ class FullUnlock:
         self._steps_on = steps_on
 
     def step(self, batch: int, x: Tensor, y: Tensor) -> Iterator[Message]:
-        """One step on batch b. Yields h_k(b) for above, u and its gradient for below."""
-        made = x if self._predictor is None else self._predictor.predict(batch, x)
-        u, h = self._layer.forward(batch, made)
+        """Step on batch b; yield h_k(b) for the layer above, and u with the gradient for the layer below."""
+        predicted = x if self._predictor is None else self._predictor.predict(batch, x)
+        u, h = self._layer.forward(batch, predicted)
         if self._synthesizer is None:
             loss = functional.cross_entropy(h, y, reduction="sum")
             loss.backward()  # type: ignore[no-untyped-call]
@@ -78,19 +78,19 @@ class FullUnlock:
             self._layer.backward(h, self._synthesizer.gradient(batch, sent, y))
         if u.requires_grad:
             assert u.grad is not None
-            yield Down(batch, u.grad, made)
+            yield Down(batch, u.grad, predicted)
         if self._synthesizer is None or self._steps_on(batch):
             self._layer.step(batch, len(y))
         else:
             self._layer.flat.clear_gradients()
 
     def learn_gradient(self, batch: int, u: Tensor, y: Tensor, delta: Tensor) -> None:
-        """M learns on the gradient at the input that the layer above had made up for this batch."""
+        """Train M on the gradient at the input that the layer above had predicted for the batch."""
         assert self._synthesizer is not None
         self._synthesizer.learn(batch, u, y, None, delta)
 
     def learn_input(self, batch: int, x: Tensor, h: Tensor) -> None:
-        """I learns on what the layer below made of this batch."""
+        """Train I on the activation that the layer below computed for the batch."""
         assert self._predictor is not None
         self._predictor.learn(batch, x, h)
 

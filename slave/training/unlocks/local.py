@@ -1,4 +1,4 @@
-"""`local`: each layer has a head and a loss of its own (Belilovsky et al. 2020; Miyato et al.'s control)."""
+"""`local`: a head and a loss for every layer (Belilovsky et al. 2020; the control of Miyato et al. 2017)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from slave.training.parts import Parts
 
 
 class Head:
-    """v_k, stepped: h_k -> logits, a network like VFBN's v, trained on its own loss with the labels."""
+    """Head v_k with its optimizer: h_k -> logits, a network like VFBN's v, trained on its own loss."""
 
     def __init__(self, module: VirtualForward, stepper: Stepper, health: Health) -> None:
         self._module = module
@@ -24,7 +24,7 @@ class Head:
         self._health = health
 
     def step(self, batch: int, h: Tensor, y: Tensor) -> Tensor:
-        """The gradient of the loss of v(h) at h, shaped as h; v takes one step on the same loss."""
+        """Return the gradient of the head's loss at h, in the shape of h; the head steps too."""
         delta, loss = self._module.supervise(h, y)
         self._stepper.step(batch)
         self._health.lost(loss, len(y))
@@ -32,7 +32,7 @@ class Head:
 
 
 class LocalUnlock:
-    """`local`: step on the gradient of the head's loss at once; none comes from above, and none goes down."""
+    """Unlock `local`: step on the gradient of the head's loss at once; no gradients cross boundaries."""
 
     def __init__(self, layer: Layer, head: Head) -> None:
         self._layer = layer
@@ -40,7 +40,7 @@ class LocalUnlock:
         self._sent: dict[int, Tensor] = {}
 
     def forward(self, batch: int, h_below: Tensor, y: Tensor) -> Iterator[Message]:
-        """Take h_{k-1}(b), send h_k(b), step; the layer below is told that its batch was taken."""
+        """Take h_{k-1}(b), send h_k(b), step, and confirm the batch to the layer below as taken."""
         u, h = self._layer.forward(batch, h_below)
         self._sent[batch] = h.detach()
         yield Up(batch, self._sent[batch])
@@ -49,24 +49,24 @@ class LocalUnlock:
         self._layer.step(batch, len(y))
 
     def gradient(self, batch: int, delta: Tensor) -> Iterator[Message]:  # noqa: ARG002 - none comes
-        """The layers above have none to give: another configuration than this slave's.
+        """Refuse a gradient: the sender has a different configuration.
 
         Raises:
             MalformedError: always.
         """
-        raise MalformedError(f"a gradient of batch {batch} came where every layer has a loss of its own")
+        raise MalformedError(f"a gradient of batch {batch} came, but with unlock local layers send none")
 
     def lost(self, batch: int) -> Iterator[Message]:
-        """It was taken above, or was lost there: the layer has stepped long ago."""
+        """Forget a batch taken or lost above; the layer has stepped on it long ago."""
         del self._sent[batch]
         yield from ()
 
     def sent(self) -> dict[int, Tensor]:
-        """h_k of the batches that are not answered, oldest first."""
+        """Return h_k of the batches without an answer, oldest first."""
         return dict(self._sent)
 
     def waiting(self) -> Collection[int]:
-        """It steps at once."""
+        """Return no batch: the layer steps at once."""
         return ()
 
 

@@ -12,37 +12,37 @@ from slave.training.parts import Parts
 
 
 class NoUnlock:
-    """`none`: one batch at a time through the network, true gradients."""
+    """Unlock `none`: one batch at a time passes through the network, with true gradients."""
 
     def __init__(self, layer: Layer) -> None:
         self._layer = layer
         self._graphs: dict[int, tuple[Tensor, Tensor]] = {}
 
     def forward(self, batch: int, h_below: Tensor, y: Tensor) -> Iterator[Message]:  # noqa: ARG002
-        """Take h_{k-1}(b), send h_k(b), and wait."""
+        """Take h_{k-1}(b), send h_k(b), and wait for the gradient."""
         u, h = self._layer.forward(batch, h_below)
         self._graphs[batch] = (u, h)
         yield Up(batch, h.detach())
 
     def gradient(self, batch: int, delta: Tensor) -> Iterator[Message]:
-        """Go backward with delta_k(b), send delta_{k-1}(b) down, step."""
+        """Go backward from delta_k(b), send delta_{k-1}(b) down, and step."""
         u, h = self._graphs.pop(batch)
         self._layer.backward(h, checked(delta, h))
         yield from self._layer.down(batch, u)
         self._layer.step(batch, len(delta))
 
     def lost(self, batch: int) -> Iterator[Message]:
-        """Nobody below will get a gradient for this batch either."""
+        """Forget a lost batch, and report the loss to the layer below."""
         del self._graphs[batch]
         if self._layer.k > 1:
             yield Lost(batch)
 
     def sent(self) -> dict[int, Tensor]:
-        """h_k of the batches whose gradient has not come, oldest first."""
+        """Return h_k of the batches without a gradient, oldest first."""
         return {batch: h.detach() for batch, (_, h) in self._graphs.items()}
 
     def waiting(self) -> Collection[int]:
-        """It steps when the gradient comes."""
+        """Return the batches that the layer has not stepped on: those without a gradient."""
         return self._graphs
 
 

@@ -16,7 +16,7 @@ from slave.training.unlocks.delayed import Late
 
 @dataclass(frozen=True, eq=False)
 class _Pair:
-    """What M learns from once delta_k(b) comes."""
+    """Activation and labels for M's lesson, kept until delta_k(b) comes."""
 
     h: Tensor
     y: Tensor
@@ -24,7 +24,7 @@ class _Pair:
 
 @dataclass(frozen=True, eq=False)
 class _Graph:
-    """A forward that has not gone back yet."""
+    """A forward pass that waits for its backward pass."""
 
     batch: int
     u: Tensor
@@ -32,15 +32,15 @@ class _Graph:
 
 
 class UpdateUnlock:
-    """`update`: step on M's gradient; M learns when the true one comes.
+    """Unlock `update`: step on M's gradient at once; M learns when the true gradient comes.
 
     Args:
-        layer: which is stepped.
+        layer: the layer to step.
         synthesizer: M.
-        health: says whether M's gradients are good enough; while they are not, true ones are waited for.
-        steps_on: whether a batch's synthetic gradient is stepped on; M's own learning goes on regardless.
-        mix_true: a batch is stepped on only when the next one is there. If its true gradient has come by then
-            it was used, and M's is not.
+        health: judge of M's gradients; while they are too poor, the layer waits for true ones.
+        steps_on: predicate: does the layer step on the synthetic gradient of a batch? M learns in any case.
+        mix_true: step on a batch only when the next one arrives, on the true gradient if it has come by then,
+            else on M's.
     """
 
     def __init__(
@@ -59,12 +59,12 @@ class UpdateUnlock:
         self._mix_true = mix_true
         self._late = Late(layer)
         self._pairs: dict[int, _Pair] = {}
-        self._said: dict[int, Tensor] = {}
+        self._synthetic: dict[int, Tensor] = {}
         self._pending: _Graph | None = None
 
     def forward(self, batch: int, h_below: Tensor, y: Tensor) -> Iterator[Message]:
-        """Take h_{k-1}(b), send h_k(b); step on M_k(h_k(b), y), send that step's delta_{k-1}(b) down."""
-        yield from self._go_on()
+        """Take h_{k-1}(b), send h_k(b); step on M_k(h_k(b), y), and send the step's delta_{k-1}(b) down."""
+        yield from self._step_pending()
         if self._health.fallback:
             h = self._late.forward(batch, h_below)
         else:
@@ -73,43 +73,43 @@ class UpdateUnlock:
         self._pairs[batch] = _Pair(h.detach(), y)
         yield Up(batch, self._pairs[batch].h)
         if not self._mix_true:
-            yield from self._go_on()
+            yield from self._step_pending()
 
     def gradient(self, batch: int, delta: Tensor) -> Iterator[Message]:
-        """M learns on delta_k(b) and its own h_k(b); a layer that has not stepped yet steps on it."""
+        """Train M on delta_k(b) and the kept h_k(b); step too if the layer has not stepped on the batch."""
         pair = self._pairs.pop(batch)
         checked(delta, pair.h)
         if self._pending is not None and self._pending.batch == batch:
             yield from self._back(delta, steps=True)
         elif batch in self._late.waiting():
             yield from self._late.step(batch, delta)
-        self._synthesizer.learn(batch, pair.h, pair.y, self._said.pop(batch, None), delta)
+        self._synthesizer.learn(batch, pair.h, pair.y, self._synthetic.pop(batch, None), delta)
 
     def lost(self, batch: int) -> Iterator[Message]:
-        """M learns nothing from this batch."""
+        """Forget a lost batch: M learns nothing from it."""
         if self._pending is not None and self._pending.batch == batch:
-            yield from self._go_on()
+            yield from self._step_pending()
         if batch in self._late.waiting():
             yield from self._late.lose(batch)
-        self._said.pop(batch, None)
+        self._synthetic.pop(batch, None)
         del self._pairs[batch]
 
     def sent(self) -> dict[int, Tensor]:
-        """h_k of the batches whose gradient has not come, oldest first."""
+        """Return h_k of the batches without a gradient, oldest first."""
         return {batch: pair.h for batch, pair in self._pairs.items()}
 
     def waiting(self) -> Collection[int]:
-        """Those that wait for their true gradient."""
+        """Return the batches that the layer has not stepped on, for want of a gradient."""
         pending = set() if self._pending is None else {self._pending.batch}
         return pending | set(self._late.waiting())
 
-    def _go_on(self) -> Iterator[Message]:
-        """Step on M's gradient where the true one has not come in time."""
+    def _step_pending(self) -> Iterator[Message]:
+        """Step on M's gradient of the pending batch, whose true gradient has not come in time."""
         if self._pending is not None:
             batch = self._pending.batch
             pair = self._pairs[batch]
-            self._said[batch] = self._synthesizer.gradient(batch, pair.h, pair.y)
-            yield from self._back(self._said[batch], steps=self._steps_on(batch))
+            self._synthetic[batch] = self._synthesizer.gradient(batch, pair.h, pair.y)
+            yield from self._back(self._synthetic[batch], steps=self._steps_on(batch))
 
     def _back(self, delta: Tensor, *, steps: bool) -> Iterator[Message]:
         graph, self._pending = self._pending, None

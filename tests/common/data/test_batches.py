@@ -46,9 +46,11 @@ def test_an_epoch_takes_every_example_once_but_for_an_incomplete_last_batch(
 ) -> None:
     size = drawn.draw(st.integers(1, count))
     made = Batches(numbered(count), seed, size)
-    assert made.an_epoch == count // size
-    taken = torch.cat([made.labels(epoch * made.an_epoch + place) for place in range(made.an_epoch)])
-    assert len(taken) == len(set(taken.tolist())) == made.an_epoch * size
+    assert made.batches_per_epoch == count // size
+    taken = torch.cat(
+        [made.labels(epoch * made.batches_per_epoch + place) for place in range(made.batches_per_epoch)]
+    )
+    assert len(taken) == len(set(taken.tolist())) == made.batches_per_epoch * size
 
 
 def test_inputs_and_labels_of_a_batch_agree_in_whatever_order_they_are_asked_for() -> None:
@@ -90,7 +92,7 @@ def test_the_order_of_a_seed_stays_as_it_is_for_ever() -> None:
 def test_bytes_are_normalized_by_channel() -> None:
     dataset = coloured()
     made = Batches(dataset, 0, 30)
-    raw = dataset.train_x[datasets.shuffled(30, 0, 0)]
+    raw = dataset.train_x[datasets.permutation(30, 0, 0)]
     np.testing.assert_allclose(made.inputs(0).numpy(), normalized(dataset, raw), atol=1e-5)
 
 
@@ -159,7 +161,7 @@ def test_every_crop_is_a_window_of_the_bordered_image_or_of_its_mirror(
 ) -> None:
     images = np.random.default_rng(seed).integers(1, 256, (4, channels, height, width)).astype(np.uint8)
     kept = images.copy()
-    cut = batches.cropped_and_flipped(images, datasets.words(4, seed, 0))
+    cut = batches.crop_and_flip(images, datasets.words(4, seed, 0))
     assert (cut.dtype, cut.shape) == (images.dtype, images.shape)
     assert np.array_equal(images, kept)
     for image, result in zip(images, cut, strict=True):
@@ -175,7 +177,7 @@ def test_every_crop_is_a_window_of_the_bordered_image_or_of_its_mirror(
 def test_crops_reach_every_place_and_mirror_every_other_image() -> None:
     images = np.zeros((4000, 1, 9, 9), np.uint8)
     images[:, 0, 4, 3:5] = 1, 2
-    cut = batches.cropped_and_flipped(images, datasets.words(4000, 1, 0))
+    cut = batches.crop_and_flip(images, datasets.words(4000, 1, 0))
     rows, columns = (cut == 1).nonzero()[2:]
     assert set(rows.tolist()) == set(range(9))
     assert set(columns.tolist()) == set(range(9))

@@ -58,7 +58,7 @@ def test_whole_mnist_is_read_and_has_its_published_measures() -> None:
     mnist = datasets.load(DataConfig(dataset="mnist", path=str(MNIST)))
     assert (mnist.train_x.shape, mnist.test_x.shape) == ((60000, 1, 28, 28), (10000, 1, 28, 28))
     assert np.bincount(mnist.train_y).tolist() == [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
-    mean, std = datasets.measured(mnist.train_x, mnist.scale)
+    mean, std = datasets.mean_and_std(mnist.train_x, mnist.scale)
     assert mean == pytest.approx(mnist.mean, abs=5e-5)
     assert std == pytest.approx(mnist.std, abs=5e-5)
 
@@ -66,7 +66,7 @@ def test_whole_mnist_is_read_and_has_its_published_measures() -> None:
 @pytest.mark.parametrize("name", ["digits", "mnist", "cifar10"])
 def test_a_path_that_is_no_folder_is_refused_and_nothing_is_downloaded(tmp_path: Path, name: str) -> None:
     absent = tmp_path / "absent"
-    with pytest.raises(ConfigError, match=re.escape(f"data.path: {absent} is no folder; ")):
+    with pytest.raises(ConfigError, match=re.escape(f"data.path: {absent} is not a folder; ")):
         datasets.load(DataConfig(dataset=name, path=str(absent)))
     assert list(tmp_path.iterdir()) == []
 
@@ -75,7 +75,7 @@ def test_a_slaves_own_folder_takes_the_place_of_the_configured_one(tmp_path: Pat
     configured = DataConfig(dataset="mnist", path=str(tmp_path / "only on the master's machine"))
     with pytest.raises(ConfigError, match=re.escape(f"{tmp_path}: lacks train-images-idx3-ubyte.gz, ")):
         datasets.load(configured, path=tmp_path)
-    with pytest.raises(ConfigError, match=re.escape(f"--data: {tmp_path / 'absent'} is no folder; ")):
+    with pytest.raises(ConfigError, match=re.escape(f"--data: {tmp_path / 'absent'} is not a folder; ")):
         datasets.load(configured, path=tmp_path / "absent")
 
 
@@ -100,23 +100,23 @@ def test_a_folder_that_lacks_files_is_told_which_and_where_from(
 
 
 def test_a_shuffled_order_is_a_permutation_fixed_by_its_seed_and_stream() -> None:
-    assert datasets.shuffled(8, 3, 1).tolist() == [0, 6, 7, 5, 2, 1, 4, 3]
-    assert sorted(datasets.shuffled(1000, 0, 0)) == list(range(1000))
-    orders = {tuple(datasets.shuffled(50, seed, stream)) for seed in range(9) for stream in range(9)}
+    assert datasets.permutation(8, 3, 1).tolist() == [0, 6, 7, 5, 2, 1, 4, 3]
+    assert sorted(datasets.permutation(1000, 0, 0)) == list(range(1000))
+    orders = {tuple(datasets.permutation(50, seed, stream)) for seed in range(9) for stream in range(9)}
     assert len(orders) == 81
 
 
 def test_measures_are_of_each_channel_over_many_blocks() -> None:
     x = np.random.default_rng(0).integers(0, 256, (9000, 3, 2, 2)).astype(np.uint8)
     x[:, 1] //= 4
-    mean, std = datasets.measured(x, 1 / 255)
+    mean, std = datasets.mean_and_std(x, 1 / 255)
     assert mean == pytest.approx((x / 255).mean(axis=(0, 2, 3)))
     assert std == pytest.approx((x / 255).std(axis=(0, 2, 3)))
 
 
 @pytest.mark.parametrize("value", [0.0, 0.1, -7e5])
 def test_what_never_varies_can_be_divided_by_its_deviation(value: float) -> None:
-    mean, std = datasets.measured(np.full((5000, 4), value, np.float32), 1.0)
+    mean, std = datasets.mean_and_std(np.full((5000, 4), value, np.float32), 1.0)
     assert mean == pytest.approx((value,))
     assert std == (1.0,)
 

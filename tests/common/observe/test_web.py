@@ -9,7 +9,7 @@ import pytest
 
 from common.errors import MalformedError, RefusedError
 from common.observe import web
-from common.observe.web import Page, Site, serving
+from common.observe.web import Page, Site, serve_on_thread
 
 
 def failing() -> Page:
@@ -21,7 +21,7 @@ PAGES = {"/": lambda: Page(b"hello", "text/html"), "/failing": failing}
 
 @pytest.fixture
 def port() -> Iterator[int]:
-    with serving(Site(PAGES), "127.0.0.1:0", "--web") as address:
+    with serve_on_thread(Site(PAGES), "127.0.0.1:0", "--web") as address:
         yield int(address.rpartition(":")[2])
 
 
@@ -70,7 +70,7 @@ def test_requests_and_their_status(port: int, request_: str, status: int) -> Non
 
 
 def test_beyond_loopback_addresses_and_plain_names_are_known_and_others_not() -> None:
-    with serving(Site(PAGES), "0.0.0.0:0", "--web") as address:
+    with serve_on_thread(Site(PAGES), "0.0.0.0:0", "--web") as address:
         port = int(address.rpartition(":")[2])
         for host, status in [("10.0.0.7:8080", 200), ("master:8080", 200), ("attacker.example", 421)]:
             assert said(port, f"GET / HTTP/1.1\nHost: {host}\n\n")[0] == status, host
@@ -98,6 +98,6 @@ def test_more_than_so_many_at_once_are_turned_away(port: int) -> None:
 def test_a_taken_port_is_refused(port: int) -> None:
     with (
         pytest.raises(RefusedError, match=rf"--metrics 127\.0\.0\.1:{port}"),
-        serving(Site(PAGES), f"127.0.0.1:{port}", "--metrics"),
+        serve_on_thread(Site(PAGES), f"127.0.0.1:{port}", "--metrics"),
     ):
         pass

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from common.errors import MalformedError
 from common.shards.table import BOUNDARY_ITEMSIZES
-from common.wire.precision import LARGEST, narrowed, nbytes, rounded, scale_shape, widened
+from common.wire.precision import LARGEST, narrow, nbytes, round_trip, scale_shape, widen
 
 WIRES = sorted(BOUNDARY_ITEMSIZES)
 SCALED = ["float16", "int8"]
@@ -29,13 +29,13 @@ def tensors(draw: st.DrawFn) -> Tensor:
 
 def error(tensor: Tensor, wire: str) -> Tensor:
     """In float64, in which nothing here is rounded."""
-    return (rounded(tensor, wire).double() - tensor.double()).abs()
+    return (round_trip(tensor, wire).double() - tensor.double()).abs()
 
 
 @settings(deadline=None)
 @given(tensors(), st.sampled_from(WIRES))
 def test_what_is_finite_stays_so_and_keeps_its_shape(tensor: Tensor, wire: str) -> None:
-    back = rounded(tensor, wire)
+    back = round_trip(tensor, wire)
     assert (back.shape, back.dtype) == (tensor.shape, torch.float32)
     assert back.isfinite().all()
     assert (back[tensor == 0] == 0).all()
@@ -43,7 +43,7 @@ def test_what_is_finite_stays_so_and_keeps_its_shape(tensor: Tensor, wire: str) 
 
 @given(tensors())
 def test_float32_is_the_tensor_itself(tensor: Tensor) -> None:
-    assert rounded(tensor, "float32") is tensor
+    assert round_trip(tensor, "float32") is tensor
 
 
 @settings(deadline=None)
@@ -75,15 +75,15 @@ def test_float16_and_int8_know_no_magnitude(exponent: int) -> None:
         tensor = tensor.sign()
     for wire in SCALED:
         there = torch.ldexp(tensor.double(), torch.tensor(exponent)).float()
-        expected = torch.ldexp(rounded(tensor, wire).double(), torch.tensor(exponent)).float()
+        expected = torch.ldexp(round_trip(tensor, wire).double(), torch.tensor(exponent)).float()
         allowed = 2.0**-127 if exponent < -100 else 0.0
-        torch.testing.assert_close(rounded(there, wire), expected, rtol=1e-6, atol=allowed)
+        torch.testing.assert_close(round_trip(there, wire), expected, rtol=1e-6, atol=allowed)
 
 
 def test_one_example_of_large_deltas_takes_nothing_from_the_others() -> None:
     tensor = torch.randn(4, 32, generator=torch.Generator().manual_seed(0))
     scaled = tensor * torch.tensor([1e-6, 1.0, 1e6, 1e-12])[:, None]
-    off = (rounded(scaled, "int8") - scaled).norm(dim=1) / scaled.norm(dim=1)
+    off = (round_trip(scaled, "int8") - scaled).norm(dim=1) / scaled.norm(dim=1)
     assert (off < 0.01).all()
 
 
@@ -92,7 +92,7 @@ def test_one_example_of_large_deltas_takes_nothing_from_the_others() -> None:
 def test_what_no_scale_can_be_for_goes_as_it_is(wire: str, number: float) -> None:
     tensor = torch.ones(3, 4)
     tensor[2, 1] = number
-    values, scale = narrowed(tensor, wire)
+    values, scale = narrow(tensor, wire)
     assert values is tensor
     assert scale is None
 
@@ -100,7 +100,7 @@ def test_what_no_scale_can_be_for_goes_as_it_is(wire: str, number: float) -> Non
 @pytest.mark.parametrize("wire", WIRES)
 @pytest.mark.parametrize("shape", [(5, 7), (5, 2, 3, 3), (5,)])
 def test_a_tensor_has_the_bytes_that_are_counted(wire: str, shape: tuple[int, ...]) -> None:
-    values, scale = narrowed(torch.rand(shape), wire)
+    values, scale = narrow(torch.rand(shape), wire)
     assert (None if scale is None else tuple(scale.shape)) == scale_shape(wire, shape)
     assert values.nbytes + (0 if scale is None else scale.nbytes) == nbytes(shape, wire)
 
@@ -109,10 +109,10 @@ def test_a_tensor_has_the_bytes_that_are_counted(wire: str, shape: tuple[int, ..
 def test_feature_maps_in_any_order_of_memory_are_rounded_alike(wire: str) -> None:
     tensor = torch.randn(3, 4, 5, 6)
     other = tensor.to(memory_format=torch.channels_last)
-    assert torch.equal(rounded(other, wire), rounded(tensor, wire))
+    assert torch.equal(round_trip(other, wire), round_trip(tensor, wire))
 
 
 @pytest.mark.parametrize("number", [float("nan"), float("inf")])
 def test_a_scale_that_is_not_finite_is_malformed(number: float) -> None:
     with pytest.raises(MalformedError, match="finite"):
-        widened(torch.ones(2, 3, dtype=torch.int8), torch.tensor([1.0, number]))
+        widen(torch.ones(2, 3, dtype=torch.int8), torch.tensor([1.0, number]))

@@ -89,10 +89,10 @@ def test_what_travels_narrow_arrives_as_it_was_rounded(
     delta, u = (torch.randn(shape, generator=generator) for _ in range(2))
     arrived = passed(down(delta, u if with_input else None), wire)
     assert arrived.delta.dtype == torch.float32
-    assert torch.equal(arrived.delta, precision.rounded(delta, wire))
+    assert torch.equal(arrived.delta, precision.round_trip(delta, wire))
     assert (arrived.u is not None) == with_input
     if arrived.u is not None:
-        assert torch.equal(arrived.u, precision.rounded(u, wire))
+        assert torch.equal(arrived.u, precision.round_trip(u, wire))
 
 
 @pytest.mark.parametrize("wire", NARROW)

@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from common.wire.messages import Seat, StatusReply
-from deploy.engines.local import START_SECONDS, Cluster, Process
+from deploy.engines.local import START_SECONDS, Cluster, ClusterProcess
 from deploy.runs.directory import RunDirectory
 
 
@@ -20,11 +20,11 @@ from deploy.runs.directory import RunDirectory
 def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
     """A cluster of two seats whose processes live and do nothing."""
 
-    def start(process: Process, environment: dict[str, str]) -> None:
+    def start(process: ClusterProcess, environment: dict[str, str]) -> None:
         process.running = subprocess.Popen(["sleep", "600"])
         process.started = time.monotonic()
 
-    monkeypatch.setattr(Process, "start", start)
+    monkeypatch.setattr(ClusterProcess, "start", start)
     made = Cluster(RunDirectory(tmp_path), 2)
     made._master = made._process("master", [])
     made._master.start({})
@@ -49,7 +49,7 @@ def test_a_vacant_seat_that_nobody_can_take_gets_a_spare(cluster: Cluster) -> No
     assert cluster.relieve(status(cluster, 1), 1e9) == []  # not for long enough
     assert cluster.relieve(status(cluster, 1, waiting=1), 0.0) == []
     (said,) = cluster.relieve(status(cluster, 1), 0.0)
-    assert said == "layer 2 has no slave though none has died: one hangs; slave-3 started"
+    assert said == "layer 2 has no slave, and none has died: one hangs; started slave-3"
     assert cluster.relieve(status(cluster, 1), 0.0) == []  # it is on its way
     assert cluster.restarts == 1
 

@@ -8,9 +8,9 @@ from typing import cast
 
 from common.config.sections import Config
 from common.wire.messages import Evaluation, StatusReply
-from deploy.evaluation.evaluate import _measured
+from deploy.evaluation.evaluate import _measure
 from deploy.evaluation.evaluator import Evaluator, PulledNetwork
-from deploy.evaluation.reader import Reader, latest
+from deploy.evaluation.reader import Reader, latest_status
 from deploy.runs.directory import RunDirectory
 from deploy.screen import Screen
 
@@ -26,8 +26,8 @@ def test_an_evaluator_goes_on_when_the_master_is_away_during_its_report(tmp_path
     directory = RunDirectory(tmp_path)
     evaluator = cast(Evaluator, Measuring())
     with Reader("127.0.0.1:42923") as nobody:
-        found = _measured(evaluator, PulledNetwork({}, {}, 7), nobody, directory, Screen(Config()), 0.0)
-        assert latest(nobody, StatusReply(batches=7)).batches == 7
+        found = _measure(evaluator, PulledNetwork({}, {}, 7), nobody, directory, Screen(Config()), 0.0)
+        assert latest_status(nobody, StatusReply(batches=7)).batches == 7
     assert found.batches == 7
     (line,) = (tmp_path / "metrics.jsonl").read_text().splitlines()
     assert json.loads(line)["test_error_percent"] == 2.5

@@ -20,7 +20,7 @@ from common.config.sections import Config
 from common.errors import ConfigError, FencedError, MalformedError, TooLargeError
 from common.net import control
 from common.optim.stepper import Stepper
-from common.shards.flat import Flat, packed, state_dict
+from common.shards.flat import Flat, pack, state_dict
 from common.shards.working_copy import WorkingCopy
 from common.wire import methods
 from common.wire.messages import HeartbeatRequest, SynthesisKind, SynthesisMessage
@@ -56,7 +56,7 @@ def said(kind: SynthesisKind, batch: int = 0, incarnation: int = 0, **changed: A
     fields = {name: changed.pop(name) for name in ("classes", "synthesizer") if name in changed}
     names = {ASK: ("h", "y"), LEARN: ("h", "y", "delta")}.get(kind, ())
     tensors = {name: tensor for name, tensor in drawn(batch).items() if name in names} | changed
-    table, data = packed({name: tensor for name, tensor in tensors.items() if tensor is not None})
+    table, data = pack({name: tensor for name, tensor in tensors.items() if tensor is not None})
     message = SynthesisMessage(kind, "gradient", batch, incarnation, CLASSES, table=table, data=data)
     return replace(message, **fields)
 
@@ -165,7 +165,7 @@ def test_i_is_served_as_m_is_in_a_shard_of_its_own() -> None:
     here = synthesizers.initial_input(config, 2, (4,), (D,))
 
     def of_i(kind: SynthesisKind, **tensors: Tensor) -> SynthesisMessage:
-        table, data = packed(tensors)
+        table, data = pack(tensors)
         return SynthesisMessage(kind, "input", 7, shape=[D], table=table, data=data)
 
     answer = synthesis.answer(2, of_i(ASK, x=x))

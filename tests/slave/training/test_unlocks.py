@@ -14,7 +14,7 @@ from torch.nn import functional
 from common.config.optimizer import OptimizerConfig, SynthesizerOptimizerConfig
 from common.config.sections import Config
 from common.config.synthesizers import VfbnOptions
-from common.draws import chance, mixed
+from common.draws import chance, mix
 from common.optim.stepper import Stepper
 from common.shards.flat import Flat
 from common.synthesizers import VirtualForward
@@ -50,7 +50,7 @@ def parameters(layer: Layer) -> Tensor:
 
 def gradient_at(layer: Layer, batch: int, x: Tensor, delta: Tensor) -> tuple[Tensor, Tensor]:
     """(in the weights, in the input) of layer's present weights, by autograd alone; nothing is changed."""
-    with layer.flat.buffers_kept():
+    with layer.flat.keep_buffers():
         u, h = layer.forward(batch, x)
         wrt = [*layer.flat.module.parameters(), u]
         found = torch.autograd.grad(h, wrt, delta)
@@ -128,8 +128,8 @@ def test_what_a_forward_draws_is_a_function_of_seed_layer_and_batch() -> None:
 def test_every_number_changes_what_is_mixed(numbers: list[int], place: int, bit: int) -> None:
     place %= len(numbers)
     other = [number ^ (1 << bit) if i == place else number for i, number in enumerate(numbers)]
-    assert mixed(*numbers) != mixed(*other)
-    assert 0 <= mixed(*numbers) < 2**64
+    assert mix(*numbers) != mix(*other)
+    assert 0 <= mix(*numbers) < 2**64
     assert 0 <= chance(*numbers) < 1
 
 
@@ -164,7 +164,7 @@ def test_local_steps_layer_and_head_on_the_heads_own_loss() -> None:
         out: Tensor = second(torch.relu(first(h)))
         return out
 
-    with layer.flat.buffers_kept():
+    with layer.flat.keep_buffers():
         h = layer.forward(0, x)[1]
     loss = functional.cross_entropy(classified(h), y)
     wanted = [*layer.flat.module.parameters(), *head.parameters()]
