@@ -1,4 +1,4 @@
-"""`python -m benchmarks`: runs every benchmark that needs nothing; `... NAME [OPTIONS]`: the one named."""
+"""`python -m benchmarks` runs all benchmarks without requirements; `... NAME [OPTIONS]` runs one."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import sys
 from common.errors import ConfigError, LayerwiseError
 from common.lifecycle import INTERRUPTED
 
-# Each is a module here with a `main`, and writes results/NAME.json.
+# Each name is a module in this package with a `main`, and writes results/NAME.json.
 PLAIN = ("transfer", "apply", "durability", "vfbn", "metrics", "rounding")
-# Those whose `main` takes options, and what they need.
+# Benchmarks whose `main` takes options, and their requirements.
 ASKING = {
     "against": "needs an earlier checkout (--before FOLDER) and MNIST (--mnist FOLDER); ten minutes",
     "anatomy": "needs MNIST (--mnist FOLDER); two minutes",
@@ -28,8 +28,8 @@ ASKING = {
 
 
 def main(arguments: list[str]) -> int:
-    """Run what is asked for; the exit code."""
-    # Who is asked to end puts away what it has made, as after an interrupt.
+    """Run the requested benchmarks, and return the exit code."""
+    # A terminated benchmark removes its processes and files, as after an interrupt.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         return _run(arguments)
@@ -42,17 +42,21 @@ def main(arguments: list[str]) -> int:
 
 def _run(arguments: list[str]) -> int:
     name, *options = arguments or [""]
+    if name in ("-h", "--help"):
+        print(f"{__doc__}\n\nWithout requirements: {', '.join(PLAIN)}")
+        print("\n".join(f"{each}: {needs}" for each, needs in ASKING.items()))
+        return 0
     if name in ASKING:
         importlib.import_module(f"benchmarks.{name}").main(options)
         return 0
     if (name and name not in PLAIN) or options:
-        wrong = f"{name}: takes no options" if name in PLAIN else f"{name}: is no benchmark"
-        raise ConfigError(f"{wrong}; there are {', '.join([*PLAIN, *ASKING])}")
+        problem = f"{name}: takes no options" if name in PLAIN else f"{name}: is not a benchmark"
+        raise ConfigError(f"{problem}; choose one of {', '.join([*PLAIN, *ASKING])}")
     for each in [name] if name else PLAIN:
         print(f"== {each}", flush=True)
         importlib.import_module(f"benchmarks.{each}").main()
     for each, needs in {} if name else ASKING.items():
-        print(f"left out: {each}, which {needs}; python -m benchmarks {each} --help", flush=True)
+        print(f"skipped: {each}, which {needs}; python -m benchmarks {each} --help", flush=True)
     return 0
 
 

@@ -1,7 +1,7 @@
-"""Compare the training speed of this checkout with an earlier one, by turns in one run.
+"""Compare the training speed of two checkouts, present and earlier, by turns.
 
 `python -m benchmarks against --before FOLDER --mnist FOLDER` trains the MLP of `benchmarks cluster` with
-`update` in both profiles, once in each checkout per round, and writes results/against.json: samples/s and,
+`update` in both profiles, once in every checkout per round, and writes results/against.json: samples/s and,
 from pairs within a round, the ratio of this checkout to the earlier one. The earlier checkout needs a virtual
 environment of its own in `.venv`.
 """
@@ -16,10 +16,10 @@ from pathlib import Path
 
 import click
 
-from benchmarks import kept
+from benchmarks import records
 from benchmarks.cluster import MNIST, PROFILES
 from benchmarks.links import ROOT, environment
-from benchmarks.spread import shown, spread
+from benchmarks.spread import format_spread, spread
 from common.errors import ConfigError, RunFailedError
 
 RESULT = Path(__file__).parent / "results" / "against.json"
@@ -34,7 +34,7 @@ print(json.dumps(row))
 
 
 def samples_per_second(checkout: Path, profile: str, batches: int, settings: Sequence[str]) -> float:
-    """Samples/s of one run of `update` in a checkout.
+    """Samples/s of a run of `update` in a checkout.
 
     Raises:
         RunFailedError: the run failed.
@@ -48,7 +48,7 @@ def samples_per_second(checkout: Path, profile: str, batches: int, settings: Seq
 
 
 def revision(checkout: Path) -> str:
-    """Commit that a checkout has, abbreviated."""
+    """Return the abbreviated commit of a checkout."""
     command = ["git", "rev-parse", "--short", "HEAD"]
     return subprocess.run(command, cwd=checkout, capture_output=True, text=True, check=True).stdout.strip()
 
@@ -57,14 +57,14 @@ def revision(checkout: Path) -> str:
 @click.option("--before", type=click.Path(path_type=Path, exists=True, file_okay=False), required=True,
               metavar="FOLDER", help="Earlier checkout, with its own .venv.")  # fmt: skip
 @click.option("--mnist", type=click.Path(path_type=Path), required=True, metavar="FOLDER",
-              help="MNIST's files.")  # fmt: skip
+              help="Folder of MNIST's files.")  # fmt: skip
 @click.option("--rounds", default=5, show_default=True, help="Paired rounds.")
 @click.option("--batches", default=150, show_default=True, help="Batches a run.")
 def command(before: Path, mnist: Path, rounds: int, batches: int) -> None:
-    """Train by turns in both checkouts, print each pair, and write the ratios down."""
+    """Train by turns in the two checkouts, print every pair of rates, and write the ratios."""
     if not (before / ".venv" / "bin" / "python").exists():
         raise ConfigError(f"--before {before}: has no .venv; run `make setup` in it")
-    settings = (*kept.mnist(mnist), *MNIST["mlp"])
+    settings = (*records.mnist_settings(mnist), *MNIST["mlp"])
     checkouts = {"before": before.resolve(), "now": ROOT}
     rates: dict[str, dict[str, list[float]]] = {p: {name: [] for name in checkouts} for p in PROFILES}
     for turn in range(rounds):
@@ -75,7 +75,7 @@ def command(before: Path, mnist: Path, rounds: int, batches: int) -> None:
                 rates[profile][name].append(samples_per_second(checkouts[name], profile, batches, settings))
             print(turn, profile, {name: each[-1] for name, each in rates[profile].items()}, flush=True)
     result = {
-        "machine": kept.machine(),
+        "machine": records.machine(),
         "revisions": {name: revision(path) for name, path in checkouts.items()},
         "profiles": {
             profile: {
@@ -85,9 +85,9 @@ def command(before: Path, mnist: Path, rounds: int, batches: int) -> None:
             for profile, each in rates.items()
         },
     }
-    kept.write(RESULT, result)
+    records.write(RESULT, result)
     for profile, each in result["profiles"].items():
-        print(f"{profile}: {shown(each['ratio'], '.3f')} of the earlier samples/s")
+        print(f"{profile}: {format_spread(each['ratio'], '.3f')} of the earlier samples/s")
 
 
 def main(arguments: Sequence[str] = ()) -> None:

@@ -1,9 +1,9 @@
-"""Where a step's time goes: two layers and a master, each part of a step in microseconds.
+"""Parts of a step: two layers and a master, with the microseconds of every part.
 
-`python -m benchmarks anatomy --mnist FOLDER` writes results/anatomy.json: of each profile the parts of a step
-of each layer (`benchmarks.timed`), what the other threads of its process and the master use meanwhile, and
-the waiting that the program's own metrics say; of a run of its own what py-spy sees. `--table` prints
-docs/performance.md's tables of it.
+`python -m benchmarks anatomy --mnist FOLDER` writes results/anatomy.json. For each profile: the parts of a
+step of every layer (`benchmarks.timing`), the CPU time of the process' other threads and of the master, and
+the waiting according to the program's own metrics; from a further run, py-spy's samples. `--table` prints the
+tables of docs/performance.md.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ from typing import Any
 
 import psutil
 
-from benchmarks import kept
-from benchmarks.cluster import ground
-from benchmarks.links import COMMON, Cluster, Loopback
+from benchmarks import records
+from benchmarks.cluster import data_and_network
+from benchmarks.links import COMMON, Loopback, ManualCluster
+from benchmarks.profiler import sample
 from benchmarks.slowing import cpu_seconds
-from benchmarks.spied import spied
-from benchmarks.timed import EVENT, FOLDER, PARTS, STEP
+from benchmarks.timing import EVENT, FOLDER, PARTS, STEP
 from benchmarks.ways import NEVER, WARM
 from common.errors import RunFailedError
 
 RESULTS = Path(__file__).parent / "results" / "anatomy.json"
 PROFILES = ("light", "basic")
 LAYERS, LIMIT_SECONDS = 2, 600.0
-SPIED_SECONDS = 10
-# Of the functions that py-spy saw, so many are in the table.
-SHOWN = 12
-# What a layer's process does beside its training thread: the thread's name, and what it is for.
+SAMPLED_SECONDS = 10
+# Number of functions in the table of py-spy's samples.
+TABLE_FUNCTIONS = 12
+# Threads of a layer's process besides its training thread, by name, with their work.
 THREADS = {
     "sender": "sender: encodes h and delta",
     "network": "network: event loop, sends, receives, decodes",
@@ -45,47 +45,52 @@ THREADS = {
 Row = dict[str, Any]
 
 
-def measured(profile: str, settings: tuple[str, ...]) -> Row:
-    """One run of a profile.
+def measure(profile: str, settings: tuple[str, ...]) -> Row:
+    """Measure a run of a profile.
 
     Raises:
-        RunFailedError: it did not come to its end.
+        RunFailedError: the run did not reach its end.
     """
-    own = _own(profile, settings)
+    own = _run_settings(profile, settings)
+    own = _run_settings(profile, settings)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        # Slaves inherit it.
+        # Slaves inherit the variable.
         os.environ[FOLDER] = name
-        with Cluster(Loopback(), folder, own, LAYERS, slave="benchmarks.timed") as cluster:
+        with ManualCluster(Loopback(), folder, own, LAYERS, slave="benchmarks.timing") as cluster:
             master = psutil.Process(cluster.master)
-            _await(folder, "began")
+            _wait_for_files(folder, "began")
             before = cpu_seconds(master)
-            _await(folder, "json")
+            _wait_for_files(folder, "json")
             used = cpu_seconds(master) - before
-            cluster.trained()
-            status = cluster.asked("status")
+            cluster.wait_for_end()
+            status = cluster.query("status")
         layers = {k: json.loads((folder / f"{k}.json").read_text(encoding="utf-8")) for k in _layers()}
     steps = layers["1"]["steps"]
     seats = {str(seat["layer"]): seat["telemetry"] for seat in status["seats"]}
     for k, layer in layers.items():
-        told = seats[k]
-        layer["waiting"] = round(1e6 * told["waiting_seconds"] / told["steps"])
+        telemetry = seats[k]
+        layer["waiting"] = round(1e6 * telemetry["waiting_seconds"] / telemetry["steps"])
     return {"layers": layers, "master_microseconds": round(1e6 * used / steps)}
 
 
-def seen(profile: str, settings: tuple[str, ...]) -> dict[str, dict[str, float]]:
-    """What py-spy sees of each layer's slave in a run of a profile, which it ends then (`benchmarks.spied`).
+def profile_run(profile: str, settings: tuple[str, ...]) -> dict[str, dict[str, float]]:
+    """Sample every layer's slave by py-spy in a run of a profile (`benchmarks.profiler`), then end the run.
 
     Raises:
-        RunFailedError: it did not come to its steps, or not to the seconds.
+        RunFailedError: the run did not reach its first steps, or ended while it was sampled.
     """
-    endless = (*_own(profile, settings), f"run.batches={NEVER}")
-    with tempfile.TemporaryDirectory() as name, Cluster(Loopback(), Path(name), endless, LAYERS) as cluster:
-        seats = cluster.stepped(WARM)["seats"]
-        return spied({str(seat["layer"]): seat["pid"] for seat in seats}, SPIED_SECONDS)
+    endless = (*_run_settings(profile, settings), f"run.batches={NEVER}")
+    network = Loopback()
+    with (
+        tempfile.TemporaryDirectory() as name,
+        ManualCluster(network, Path(name), endless, LAYERS) as cluster,
+    ):
+        seats = cluster.wait_for_steps(WARM)["seats"]
+        return sample({str(seat["layer"]): seat["pid"] for seat in seats}, SAMPLED_SECONDS)
 
 
-def _own(profile: str, settings: tuple[str, ...]) -> tuple[str, ...]:
+def _run_settings(profile: str, settings: tuple[str, ...]) -> tuple[str, ...]:
     return (*settings, *COMMON[1:], f"network.layers={LAYERS}", f"cluster.profile={profile}")
 
 
@@ -93,17 +98,20 @@ def _layers() -> list[str]:
     return [str(k) for k in range(1, LAYERS + 1)]
 
 
-def _await(folder: Path, suffix: str) -> None:
-    """Until every layer has written its file."""
+def _wait_for_files(folder: Path, suffix: str) -> None:
+    """Wait until every layer has written a file."""
     deadline = time.monotonic() + LIMIT_SECONDS
     while not all((folder / f"{k}.{suffix}").exists() for k in _layers()):
         if time.monotonic() > deadline:
-            raise RunFailedError("a slave did not come to its last step; see `layerwise slave` by hand")
+            raise RunFailedError(
+                f"not every slave has written its .{suffix} file within {LIMIT_SECONDS:g} s; "
+                "run `layerwise train` with these settings to see why"
+            )
         time.sleep(0.05)
 
 
 def table(rows: Mapping[str, Row]) -> str:
-    """Microseconds of a step: in wall time, and in CPU time of the training thread."""
+    """Format the table of a step's microseconds: wall time (CPU time of the training thread)."""
     columns = [(profile, k) for profile in rows for k in rows[profile]["layers"]]
     heads = ["microseconds a step", *(f"{profile}, layer {k}" for profile, k in columns)]
     lines: list[list[str]] = []
@@ -118,20 +126,20 @@ def table(rows: Mapping[str, Row]) -> str:
         lines.append([f"beside it, {what}", *(f"{layer['threads'].get(thread, 0):,}" for layer in layers)])
     shared = [f"{rows[profile]['master_microseconds']:,}" if k == "1" else "" for profile, k in columns]
     lines.append(["beside it, the master", *shared])
-    return kept.markdown(heads, lines)
+    return records.markdown(heads, lines)
 
 
-def functions(found: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
-    """Per cent of the time that a thread was found at work in a function, by profile and layer."""
-    columns = [(profile, k) for profile in found for k in found[profile]]
+def functions(profiles: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
+    """Format the table of functions, with the percentage of time that a thread worked in each."""
+    columns = [(profile, k) for profile in profiles for k in profiles[profile]]
     heads = ["% of the time", *(f"{profile}, layer {k}" for profile, k in columns)]
-    each = [found[profile][k] for profile, k in columns]
+    each = [profiles[profile][k] for profile, k in columns]
     most: dict[str, float] = {}
     for column in each:
         most |= {name: max(percent, most.get(name, 0.0)) for name, percent in column.items()}
-    shown = sorted(most, key=lambda name: -most[name])[:SHOWN]
-    lines = [[name, *(f"{column[name]:.1f}" if name in column else "-" for column in each)] for name in shown]
-    return kept.markdown(heads, lines)
+    names = sorted(most, key=lambda name: -most[name])[:TABLE_FUNCTIONS]
+    lines = [[name, *(f"{column[name]:.1f}" if name in column else "-" for column in each)] for name in names]
+    return records.markdown(heads, lines)
 
 
 def _spent(part: list[int] | None) -> str:
@@ -145,29 +153,37 @@ def _rest(layer: Row) -> str:
 
 
 def last_tables() -> str:
-    """The tables of the last results.
+    """Format the tables of the last results.
 
     Raises:
-        ConfigError: there are none.
+        ConfigError: there are no results.
     """
-    result = kept.read(RESULTS)
+    result = records.read(RESULTS)
     return f"{table(result['rows'])}\n\n{functions(result['functions'])}"
 
 
 def main(arguments: list[str]) -> None:
-    """Run each profile, print the table, write the results."""
+    """Run every profile, print the tables and write the results."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks anatomy", description=__doc__)
-    parser.add_argument("--mnist", type=Path, help="folder of MNIST's files; else a small net on the digits")
-    parser.add_argument("--batches", type=int, default=300, help="of a run")
+    parser.add_argument(
+        "--mnist", type=Path, help="folder of MNIST's files; without it, a small net on digits"
+    )
+    parser.add_argument("--batches", type=int, default=300, help="batches of a run")
     parser.add_argument("--table", action="store_true", help="print the tables of the last results")
     chosen = parser.parse_args(arguments)
     if chosen.table:
         print(last_tables())
         return
-    network, batch_size = ground(chosen.mnist, "mlp")
+    network, batch_size = data_and_network(chosen.mnist, "mlp")
     settings = (*network, f"run.batch_size={batch_size}", f"run.batches={chosen.batches}")
-    rows = {profile: measured(profile, settings) for profile in PROFILES}
-    found = {profile: seen(profile, settings) for profile in PROFILES}
-    result = {"machine": kept.machine(), "settings": kept.settings_of(settings), "rows": rows}
-    kept.write(RESULTS, {**result, "spied_seconds": SPIED_SECONDS, "functions": found})
+    rows = {profile: measure(profile, settings) for profile in PROFILES}
+    profiles = {profile: profile_run(profile, settings) for profile in PROFILES}
+    result = {
+        "machine": records.machine(),
+        "settings": records.without_data_path(settings),
+        "rows": rows,
+        "spied_seconds": SAMPLED_SECONDS,
+        "functions": profiles,
+    }
+    records.write(RESULTS, result)
     print(last_tables())

@@ -1,8 +1,8 @@
-"""What a push of 64 MiB of parameters costs the master to apply: its optimizers against a plain addition.
+"""Time for the master to apply a push of 64 MiB of parameters: server optimizers against plain addition.
 
-`python -m benchmarks apply` writes benchmarks/results/apply.json. The whole of `Store.apply` on one thread,
-on memory-mapped buffers of a state directory, the push in pieces of 1 MiB as the wire brings them. One after
-the other in each round; a ratio is taken within a round, and given as median and quartiles.
+`python -m benchmarks apply` writes benchmarks/results/apply.json. Times the whole of `Store.apply` on one
+thread, on memory-mapped buffers of a state directory, with the push in pieces of 1 MiB as from the wire. The
+policies take turns in every round; a ratio is taken within a round, and given as median and quartiles.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ def _gradient(name: str, momentum: float = 0.0, *, nesterov: bool = False) -> Po
     return Policy(2, StalenessRule(), ServerOptimizer(Settings(name, 1e-3, momentum, nesterov)))
 
 
-class Case:
-    """One shard under one policy; two slaves push by turns, so that each push is stale by one."""
+class TimedPolicy:
+    """A shard under a policy; two slaves push by turns, with a staleness of 1 for every push."""
 
     def __init__(self, folder: Path, policy: Policy) -> None:
         self._operation = policy.operation
@@ -64,7 +64,7 @@ class Case:
         self._pushes = 0
 
     def seconds(self) -> float:
-        """The time of one push."""
+        """Apply a push, and return the duration in seconds."""
         sequence, turn = divmod(self._pushes, 2)
         self._pushes += 1
         header = Header("1/weights", self._operation, 0, turn + 1, sequence + 1, table=TABLE)
@@ -82,11 +82,14 @@ def _pieces(seed: int) -> list[tuple[int, Buffer]]:
     return [(offset, whole[offset : offset + CHUNK_BYTES]) for offset in range(0, NBYTES, CHUNK_BYTES)]
 
 
-def measured() -> dict[str, dict[str, Any]]:
-    """Milliseconds a push of each, and its ratio to the plain addition's."""
+def measure() -> dict[str, dict[str, Any]]:
+    """Measure the milliseconds of a push under each policy, and the ratio to the plain addition."""
     with tempfile.TemporaryDirectory() as folder:
-        cases = {name: Case(Path(folder) / str(i), make()) for i, (name, make) in enumerate(POLICIES.items())}
-        # Both buffers of each are touched once before it counts.
+        cases = {
+            name: TimedPolicy(Path(folder) / str(i), make())
+            for i, (name, make) in enumerate(POLICIES.items())
+        }
+        # Two uncounted pushes touch both buffers of each shard.
         for _ in range(2):
             for case in cases.values():
                 case.seconds()
@@ -102,14 +105,14 @@ def measured() -> dict[str, dict[str, Any]]:
 
 
 def main() -> None:
-    """Measure, print, write."""
+    """Measure, print and write the results."""
     use_one_thread()
-    found = measured()
-    for name, case in found.items():
+    cases = measure()
+    for name, case in cases.items():
         milliseconds, ratio = case["milliseconds"]["median"], case["of_plain_add"]["median"]
         print(f"{name:24} {milliseconds:7.1f} ms  {ratio:5.2f} x a plain add")
     result = {
         "command": "python -m benchmarks apply", "torch": torch.__version__, "nbytes": NBYTES,
-        "rounds": ROUNDS, "threads": 1, "cases": found,
+        "rounds": ROUNDS, "threads": 1, "cases": cases,
     }  # fmt: skip
     RESULT.write_text(json.dumps(result, indent=1) + "\n")

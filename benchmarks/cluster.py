@@ -1,10 +1,10 @@
-"""Two slaves and a master against back-propagation, DistributedDataParallel and pipelines on the same job.
+"""Two slaves and a master against back-propagation, DistributedDataParallel and pipelines on an equal job.
 
 `python -m benchmarks cluster --mnist FOLDER` writes results/cluster.json: samples/s of every way, by turns,
-round by round; ratios within a round; the test error after as many batches; and batches to 97 % from a curve
-of each way. With `--mbit N`, the same on links of N Mbit/s, with `--delay-ms N` on machines N milliseconds
-apart, every process on a machine of its own (root, iproute2). `--table` prints docs/performance.md's tables
-of the last results.
+round by round; ratios within a round; the test error after an equal number of batches; and batches to 97 %
+from a curve of every way. `--mbit N` runs on links of N Mbit/s, `--delay-ms N` on machines N milliseconds
+apart, with every process on a machine of its own (root, iproute2). `--table` prints the tables of
+docs/performance.md from the last results.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks import kept, namespaces
+from benchmarks import namespaces, records
 from benchmarks.namespaces import Far, Network
-from benchmarks.spread import shown, spread
+from benchmarks.spread import format_spread, spread
 from benchmarks.ways import TARGET_PERCENT, Curve, Job, Layerwise, Rival, Row, Way, batches_to
 from common.errors import ConfigError
 
@@ -28,7 +28,7 @@ MNIST = {
     "mlp": ("network.model=mlp", f"network.options={{widths={[1024] * 8}}}"),
     "cnn": ("network.model=cnn", "network.options={channels=[16,16]}"),
 }
-# Without MNIST it is the benchmark itself that is tried.
+# Small networks for a trial of the benchmark itself, without MNIST.
 DIGITS = {
     "mlp": ("network.model=mlp", f"network.options={{widths={[32] * 8}}}"),
     "cnn": ("network.model=cnn", "network.options={channels=[4,4]}"),
@@ -36,37 +36,37 @@ DIGITS = {
 SCHEDULES, MICROBATCHES = ("gpipe", "1f1b"), (4, 8)
 ONE, TWO, DDP = Rival("bp", processes=1), Rival("bp", processes=1, threads=2), Rival("ddp")
 UNLOCKS, PROFILES = ("update", "delayed", "full", "local", "none"), ("light", "basic")
-# A sole replica's pushes are for evaluations and a successor: they may come seldom.
+# Pushes of a layer's only replica serve evaluations and a successor alone, so they may be rare.
 SELDOM = ("downpour.n_push=50",)
-ASKED = [Layerwise("update", profile, more=more) for more in ((), SELDOM) for profile in PROFILES]
+TARGETED = [Layerwise("update", profile, more=more) for more in ((), SELDOM) for profile in PROFILES]
 OURS = [
-    *ASKED,
+    *TARGETED,
     Layerwise("update", "light", more=("decoupling.synthesizer_every=4",)),
     *(Layerwise(unlock, profile) for unlock in UNLOCKS[1:] for profile in PROFILES),
 ]
-# On a slow link, what goes between layers can be narrower, too.
+# On a slow link, tensors between layers may be narrower too.
 SPARING = (*SELDOM, "cluster.wire=int8")
 OURS_ON_LINKS = [
-    *ASKED,
+    *TARGETED,
     *(Layerwise("update", profile, more=SPARING) for profile in PROFILES),
     Layerwise("delayed", "basic"),
 ]
-# Two threads compute what one does, and a profile says who carries a message, not what is in it.
+# Two threads compute what one does, and the profile does not change a message: such ways share a curve.
 SAME_CURVE = {TWO.name: ONE.name} | {
     way.name: replace(way, profile="light").name for way in OURS if way.profile != "light"
 }
-# What a way is held against, and what `update` is asked to reach of it.
+# Baselines, and the ratio to each that `update` has to reach.
 BASES = {"2 x one thread": 0.85, "DDP": 1.5, "better pipeline": 1.3}
 WAITING, MASTER = 0.05, 0.15
 
 
 @dataclass(frozen=True)
 class Link:
-    """What lies between two machines.
+    """Link between two machines.
 
     Attributes:
-        mbit: in Mbit/s.
-        delay_ms: instead of a rate, how far apart they are, in milliseconds.
+        mbit: rate in Mbit/s; 0: unlimited.
+        delay_ms: one-way delay in milliseconds, on links of unlimited rate.
     """
 
     mbit: int = 0
@@ -74,29 +74,29 @@ class Link:
 
     @property
     def name(self) -> str:
-        """As results and tables say it."""
+        """Name of the link in results and tables."""
         return f"{self.mbit} Mbit/s" if self.mbit else f"{self.delay_ms} ms apart"
 
     def network(self, machines: int) -> Network:
-        """So many machines on such links."""
+        """Build a network of machines on equal links."""
         return Network(machines, self.mbit) if self.mbit else Far(machines, self.delay_ms / 1000)
 
 
 Rounds = Sequence[Mapping[str, Row]]
 
 
-def ground(folder: Path | None, network: str) -> tuple[tuple[str, ...], int]:
-    """The settings of data and network, and B: of MNIST in a folder; without one, small ones on the digits.
+def data_and_network(folder: Path | None, network: str) -> tuple[tuple[str, ...], int]:
+    """Return the settings of data and network, and B: for MNIST, or small nets on the digits.
 
     Raises:
-        ConfigError: it is no folder.
+        ConfigError: the folder does not exist.
     """
     settings = (MNIST if folder else DIGITS)[network]
-    return (*kept.mnist(folder), *settings), 256 if folder else 64
+    return (*records.mnist_settings(folder), *settings), 256 if folder else 64
 
 
 def bases(turn: Mapping[str, Row]) -> dict[str, float]:
-    """Samples a second of what a way is held against, in one round."""
+    """Return the samples per second of every baseline in a round."""
     rate = {name: float(row["samples_per_second"]) for name, row in turn.items()}
     return {
         "2 x one thread": 2 * rate[ONE.name],
@@ -105,8 +105,8 @@ def bases(turn: Mapping[str, Row]) -> dict[str, float]:
     }
 
 
-def summarized(rounds: Rounds, curves: Mapping[str, Curve]) -> dict[str, Row]:
-    """Of every way: median and quartiles of its rate and of its ratios, and what the rest says of it."""
+def summarize(rounds: Rounds, curves: Mapping[str, Curve]) -> dict[str, Row]:
+    """Summarize every way: quartiles of rates and ratios, error, batches to the target, waiting."""
     return {
         name: _summary([turn[name] for turn in rounds], rounds, curves.get(SAME_CURVE.get(name, name), []))
         for name in rounds[0]
@@ -115,38 +115,38 @@ def summarized(rounds: Rounds, curves: Mapping[str, Curve]) -> dict[str, Row]:
 
 def _summary(rows: Sequence[Row], rounds: Rounds, curve: Curve) -> Row:
     rates = [float(row["samples_per_second"]) for row in rows]
-    held = [bases(turn) for turn in rounds]
-    found: Row = {
+    baselines = [bases(turn) for turn in rounds]
+    summary: Row = {
         "samples_per_second": spread(rates, 1),
         "of": {
-            base: spread([rate / each[base] for rate, each in zip(rates, held, strict=True)])
+            base: spread([rate / each[base] for rate, each in zip(rates, baselines, strict=True)])
             for base in BASES
         },
         "test_error_percent": spread([float(row["test_error_percent"]) for row in rows], 2),
         "batches_to_target": batches_to(curve, TARGET_PERCENT),
     }
     if "master_share" in rows[0]:
-        found["master_share"] = spread([float(row["master_share"]) for row in rows])
+        summary["master_share"] = spread([float(row["master_share"]) for row in rows])
         waiting = [float(row["waiting_fraction"][row["bottleneck"]]) for row in rows]
-        found["waiting_at_bottleneck"] = spread(waiting)
-    return found
+        summary["waiting_at_bottleneck"] = spread(waiting)
+    return summary
 
 
 def table(result: Mapping[str, Any]) -> str:
-    """A network's ways."""
+    """Format the table of a network's ways."""
     heads = ["way", "samples/s", *(f"of {base}" for base in BASES), "test error %", "batches to 97 %"]
     heads += ["seconds to 97 %", "waiting %", "master, % of a core"]
     lines: list[list[str]] = []
-    for name, each in summarized(result["rounds"], result["curves"]).items():
+    for name, each in summarize(result["rounds"], result["curves"]).items():
         lines.append([f"`{name}`", *_cells(each, result["batch_size"])])
-    return kept.markdown(heads, lines)
+    return records.markdown(heads, lines)
 
 
 def _cells(each: Row, batch_size: int) -> list[str]:
     batches, rate = each["batches_to_target"], each["samples_per_second"]
     ours = "master_share" in each
     return [
-        shown(rate, ",.0f"),
+        format_spread(rate, ",.0f"),
         *(f"{each['of'][base]['median']:.2f}" for base in BASES),
         f"{each['test_error_percent']['median']:.2f}",
         f"{batches:,.0f}" if batches else "-",
@@ -156,10 +156,10 @@ def _cells(each: Row, batch_size: int) -> list[str]:
     ]
 
 
-def asked(result: Mapping[str, Any]) -> str:
-    """What is asked of `update`, and what there is: median (quartiles)."""
-    found = summarized(result["rounds"], result["curves"])
-    ours = {way.name: found[way.name] for way in ASKED if way.name in found}
+def targets_table(result: Mapping[str, Any]) -> str:
+    """Format the targets of `update` beside the measurements: median (quartiles)."""
+    summary = summarize(result["rounds"], result["curves"])
+    ours = {way.name: summary[way.name] for way in TARGETED if way.name in summary}
     rows = [
         (f"of {base}", f">= {least}", [each["of"][base] for each in ours.values()])
         for base, least in BASES.items()
@@ -170,88 +170,92 @@ def asked(result: Mapping[str, Any]) -> str:
     ):
         rows.append((what, limit, [each[key] for each in ours.values()]))
     heads = ["", "asked", *(f"`{name}`" for name in ours)]
-    return kept.markdown(
-        heads, [[what, limit, *(shown(each, ".3f") for each in values)] for what, limit, values in rows]
+    return records.markdown(
+        heads,
+        [[what, limit, *(format_spread(each, ".3f") for each in values)] for what, limit, values in rows],
     )
 
 
 def tables(results: Mapping[str, Any]) -> str:
-    """Every table of the results, each under what it is of."""
+    """Format every table of the results, under the name of the network and the link."""
     here = results["loopback"]
-    named = dict(here)
+    sections = dict(here)
     for link, networks in results["links"].items():
         for name, each in networks.items():
-            # A link changes when a batch is learned, not how many it takes.
+            # A link delays the learning of a batch, but does not change the number of batches it takes.
             curves = here[name]["curves"] if name in here else {}
-            named[f"{name}, {link}"] = {**each, "curves": curves}
-    return "\n\n".join(f"{name}:\n\n{table(each)}\n\n{asked(each)}" for name, each in named.items())
+            sections[f"{name}, {link}"] = {**each, "curves": curves}
+    return "\n\n".join(
+        f"{name}:\n\n{table(each)}\n\n{targets_table(each)}" for name, each in sections.items()
+    )
 
 
 def last_tables(path: Path = RESULTS) -> str:
-    """The tables of the last results.
+    """Format the tables of the last results.
 
     Raises:
-        ConfigError: there are none.
+        ConfigError: there are no results.
     """
-    return tables(kept.read(path))
+    return tables(records.read(path))
 
 
 def last_results(path: Path) -> dict[str, Any]:
-    """What was written last; nothing at first."""
-    return kept.read(path) if path.exists() else {"loopback": {}, "links": {}}
+    """Read earlier results, or return empty results."""
+    return records.read(path) if path.exists() else {"loopback": {}, "links": {}}
 
 
-def better(job: Job, link: Link | None) -> tuple[list[Way], dict[str, dict[int, float]]]:
-    """Each schedule with the number of microbatches that is faster, and the rates with each."""
+def choose_microbatches(job: Job, link: Link | None) -> tuple[list[Way], dict[str, dict[int, float]]]:
+    """Choose the faster number of microbatches for every schedule, and return the rates for every number."""
     chosen: list[Way] = []
     trials: dict[str, dict[int, float]] = {}
     for schedule in SCHEDULES:
         ways = [Rival(schedule, microbatches=count) for count in MICROBATCHES]
-        rates = {way.microbatches: float(ran(way, job, link)["samples_per_second"]) for way in ways}
+        rates = {way.microbatches: float(run_way(way, job, link)["samples_per_second"]) for way in ways}
         trials[schedule] = rates
         chosen.append(max(ways, key=lambda way: rates[way.microbatches]))
     return chosen, trials
 
 
-def ran(way: Way, job: Job, link: Link | None = None) -> Row:
-    """Run a way, on links or on this machine, and say what came of it."""
+def run_way(way: Way, job: Job, link: Link | None = None) -> Row:
+    """Run a way on links or on loopback; print and return the result."""
     processes = way.processes if isinstance(way, Rival) else way.layers
     with link.network(processes + 1) if link else nullcontext() as network:
         row = way.run(job, network)
-    shown = {name: row[name] for name in ("samples_per_second", "test_error_percent") if name in row}
-    print(way.name, json.dumps(shown or row), flush=True)
+    main_values = {name: row[name] for name in ("samples_per_second", "test_error_percent") if name in row}
+    print(way.name, json.dumps(main_values or row), flush=True)
     return row
 
 
-def measured(
+def measure(
     job: Job, rounds: int, evaluations: tuple[int, int], link: Link | None, write: Callable[[Row], None]
 ) -> None:
-    """Every way by turns, then a curve of each; `write` takes what there is after each round.
+    """Run every way by turns, then a curve for every way; `write` receives the results after each round.
 
     Args:
-        job: of a network.
-        rounds: how many.
-        evaluations: of the curves: their batches, and every how many.
-        link: between any two machines; None: all is on this one. There are no curves on links.
-        write: takes the network's results so far.
+        job: data, network, batch size and batches of a run.
+        rounds: number of rounds.
+        evaluations: batches of a curve, and the interval of its evaluations in batches.
+        link: link between any two machines; None: all processes run on this one. Curves are measured here
+            only.
+        write: function that receives the network's results so far.
     """
-    pipelines, trials = better(job, link)
+    pipelines, trials = choose_microbatches(job, link)
     rivals: list[Way] = [ONE, DDP] if link else [ONE, TWO, DDP]
     ways = [*rivals, *pipelines, *(OURS_ON_LINKS if link else OURS)]
     result: Row = {"settings": job.settings, "batch_size": job.batch_size, "batches": job.batches}
     result |= {"microbatches": trials, "rounds": [], "curves": {}}
     for _ in range(rounds):
-        result["rounds"].append({way.name: ran(way, job, link) for way in ways})
+        result["rounds"].append({way.name: run_way(way, job, link) for way in ways})
         write(result)
     batches, every = evaluations
     curve = Job(job.settings, job.batch_size, batches, every)
     for way in [] if link else [way for way in ways if way.name not in SAME_CURVE]:
-        result["curves"][way.name] = ran(way, curve)["curve"]
+        result["curves"][way.name] = run_way(way, curve)["curve"]
         write(result)
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Run everything, and write the results as they come."""
+    """Run every way on every network, and write the results after every round."""
     chosen = _parser().parse_args(arguments)
     if chosen.table:
         print(last_tables(chosen.out))
@@ -259,33 +263,35 @@ def main(arguments: Sequence[str]) -> None:
     results = last_results(chosen.out)
     link = Link(chosen.mbit, chosen.delay_ms) if chosen.mbit or chosen.delay_ms else None
     if chosen.mbit and chosen.delay_ms:
-        raise ConfigError("--mbit and --delay-ms: give one of them; a link is slow or long here")
+        raise ConfigError("--mbit and --delay-ms: give only one of the two")
     if link:
         namespaces.check()
-    results["machine"] = kept.machine()
+    results["machine"] = records.machine()
     where = results["links"].setdefault(link.name, {}) if link else results["loopback"]
     for name in chosen.network or MNIST:
-        job = Job(*ground(chosen.mnist, name), chosen.batches)
+        job = Job(*data_and_network(chosen.mnist, name), chosen.batches)
 
         def write(result: Row, name: str = name) -> None:
-            where[name] = {**result, "settings": kept.settings_of(result["settings"])}
-            kept.write(chosen.out, results)
+            where[name] = {**result, "settings": records.without_data_path(result["settings"])}
+            records.write(chosen.out, results)
 
         print(f"== {name}", flush=True)
-        measured(job, chosen.rounds, (chosen.curve, chosen.every), link, write)
+        measure(job, chosen.rounds, (chosen.curve, chosen.every), link, write)
     print(tables(results))
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks cluster", description=__doc__)
-    parser.add_argument("--mnist", type=Path, help="folder of MNIST's files; else small nets on the digits")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--batches", type=int, default=200, help="of each run of a round")
-    parser.add_argument("--curve", type=int, default=600, help="batches of a curve, at most")
+    parser.add_argument(
+        "--mnist", type=Path, help="folder of MNIST's files; without it, small nets on digits"
+    )
+    parser.add_argument("--rounds", type=int, default=5, help="number of rounds")
+    parser.add_argument("--batches", type=int, default=200, help="batches of each run of a round")
+    parser.add_argument("--curve", type=int, default=600, help="largest number of batches of a curve")
     parser.add_argument("--every", type=int, default=25, help="batches between two evaluations of a curve")
-    parser.add_argument("--network", action="append", choices=tuple(MNIST), help="only this one")
-    parser.add_argument("--mbit", type=int, default=0, help="instead of loopback, links of so many Mbit/s")
-    parser.add_argument("--delay-ms", type=int, default=0, help="instead, machines so far apart")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="where the results go")
+    parser.add_argument("--network", action="append", choices=tuple(MNIST), help="run this network only")
+    parser.add_argument("--mbit", type=int, default=0, help="rate of links in Mbit/s, instead of loopback")
+    parser.add_argument("--delay-ms", type=int, default=0, help="one-way delay of links, instead of loopback")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="file for the results")
     parser.add_argument("--table", action="store_true", help="print the tables of the last results")
     return parser

@@ -1,8 +1,8 @@
-"""Whether `torch.compile` pays: a layer's forward and backward with and without it, and a cluster's rate.
+"""Gain of `torch.compile`: a layer's forward and backward, eager and compiled, and a cluster's throughput.
 
-`python -m benchmarks compiling --mnist FOLDER` writes results/compiling.json, of the layers of
-`benchmarks.cluster`'s networks and of a cluster with the convolutional one; `--table` prints
-docs/performance.md's tables of it. Needs a C++ compiler.
+`python -m benchmarks compiling --mnist FOLDER` writes results/compiling.json, for the layers of
+`benchmarks.cluster`'s networks and for a cluster with the convolutional one; `--table` prints the tables of
+docs/performance.md. Needs a C++ compiler.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from benchmarks import kept
-from benchmarks.cluster import DIGITS, MNIST, ONE, PROFILES, TWO, ground, ran
-from benchmarks.spread import shown, spread
+from benchmarks import records
+from benchmarks.cluster import DIGITS, MNIST, ONE, PROFILES, TWO, data_and_network, run_way
+from benchmarks.spread import format_spread, spread
 from benchmarks.ways import Job, Layerwise, Way
 from common.config import files
 from common.lifecycle import keep_freed_memory
@@ -29,7 +29,7 @@ from common.models import network
 
 RESULTS = Path(__file__).parent / "results" / "compiling.json"
 LAYERS, CLASSES = 2, 10
-# The network that it pays for, and the layer.
+# The network, and its layer, that gain from compilation.
 NETWORK, COMPILED = "cnn", ("cluster.compile=[true,false]",)
 WAYS: list[Way] = [
     *(replace(way, compiled=compiled) for way in (ONE, TWO) for compiled in (False, True)),
@@ -37,12 +37,12 @@ WAYS: list[Way] = [
 ]
 
 Row = dict[str, Any]
-# Forward and backward of a batch's h and the gradient of what comes out.
+# Forward pass of a batch's h, then backward pass of the gradient of its output.
 Pass = Callable[[Tensor, Tensor], None]
 
 
 def layers(settings: Sequence[str], shape: tuple[int, ...]) -> list[tuple[nn.Module, tuple[int, ...]]]:
-    """A network's layers, each with the shape of one example of its input."""
+    """Build a network's layers, and the shape of an example of every layer's input."""
     config = files.load(None, [*settings, f"network.layers={LAYERS}"])
     blueprint = network.build(config, shape, CLASSES)
     cuts = network.cut(config, blueprint, shape, CLASSES).network.cuts
@@ -51,8 +51,8 @@ def layers(settings: Sequence[str], shape: tuple[int, ...]) -> list[tuple[nn.Mod
     return [(network.layer(blueprint, cuts, k), inputs[k - 1]) for k in range(1, LAYERS + 1)]
 
 
-def passing(module: nn.Module) -> Pass:
-    """As a slave goes through its layer."""
+def training_pass(module: nn.Module) -> Pass:
+    """Return a function for a forward and backward pass as a slave does."""
 
     def run(h: Tensor, delta: Tensor) -> None:
         for parameter in module.parameters():
@@ -62,23 +62,28 @@ def passing(module: nn.Module) -> Pass:
     return run
 
 
-def compared(
+def compare(
     module: nn.Module, shape: tuple[int, ...], first: bool, batch_size: int, rounds: int, passes: int
 ) -> Row:
-    """Milliseconds a pass of each, by turns; the ratio within a round; seconds until the first compiled one.
+    """Measure milliseconds of a pass with and without compilation, by turns, and the ratio within a round.
+
+    The result includes the seconds of the first compiled pass.
 
     Args:
         module: a layer.
-        shape: of one example of its input.
-        first: it owes nobody the gradient of its input.
+        shape: shape of one example of its input.
+        first: True for the first layer, which sends no gradient down.
         batch_size: B.
-        rounds: how many turns.
-        passes: of each turn.
+        rounds: number of turns of every way.
+        passes: number of passes in a turn.
     """
     h = torch.randn(batch_size, *shape, requires_grad=not first)
     with torch.no_grad():
         delta = torch.randn_like(module(h))
-    ways = {"eager": passing(module), "compiled": passing(cast(nn.Module, torch.compile(module)))}
+    ways = {
+        "eager": training_pass(module),
+        "compiled": training_pass(cast(nn.Module, torch.compile(module))),
+    }
     began = time.perf_counter()
     ways["compiled"](h, delta)
     compiling = time.perf_counter() - began
@@ -91,87 +96,89 @@ def compared(
                 way(h, delta)
             took[name].append(1e3 * (time.perf_counter() - began) / passes)
     ratios = [eager / compiled for eager, compiled in zip(took["eager"], took["compiled"], strict=True)]
-    found = {f"{name}_milliseconds": spread(each, 2) for name, each in took.items()}
-    return {**found, "times_faster": spread(ratios), "compiling_seconds": round(compiling, 1)}
+    times = {f"{name}_milliseconds": spread(each, 2) for name, each in took.items()}
+    return {**times, "times_faster": spread(ratios), "compiling_seconds": round(compiling, 1)}
 
 
 def table(rows: Sequence[Row]) -> str:
-    """A row a layer."""
+    """Format the table of layers."""
     heads = ["layer", "ms a pass", "compiled", "times faster", "compiling, s"]
     lines = [
         [
             f"`{row['network']}`, layer {row['layer']}",
             *(f"{row[f'{way}_milliseconds']['median']:.1f}" for way in ("eager", "compiled")),
-            shown(row["times_faster"], ".2f"),
+            format_spread(row["times_faster"], ".2f"),
             f"{row['compiling_seconds']:.0f}",
         ]
         for row in rows
     ]
-    return kept.markdown(heads, lines)
+    return records.markdown(heads, lines)
 
 
 def cluster_table(rounds: Sequence[Mapping[str, Row]]) -> str:
-    """A row a way; a ratio is taken within a round."""
+    """Format the table of clusters and rivals; a ratio is taken within a round."""
     bases = {f"2 x `{way.name}`": way.name for way in (ONE, replace(ONE, compiled=True))}
     lines: list[list[str]] = []
     for name in rounds[0]:
         rates = [float(turn[name]["samples_per_second"]) for turn in rounds]
-        lines.append([f"`{name}`", shown(spread(rates, 1), ",.0f")])
+        lines.append([f"`{name}`", format_spread(spread(rates, 1), ",.0f")])
         for base in bases.values():
-            held = [2 * float(turn[base]["samples_per_second"]) for turn in rounds]
-            ratio = spread([rate / each for rate, each in zip(rates, held, strict=True)])
-            lines[-1].append(shown(ratio, ".2f"))
+            bounds = [2 * float(turn[base]["samples_per_second"]) for turn in rounds]
+            ratio = spread([rate / bound for rate, bound in zip(rates, bounds, strict=True)])
+            lines[-1].append(format_spread(ratio, ".2f"))
         errors = spread([float(turn[name]["test_error_percent"]) for turn in rounds])
         lines[-1].append(f"{errors['median']:.2f}")
-    return kept.markdown(["way", "samples/s", *(f"of {base}" for base in bases), "test error %"], lines)
+    return records.markdown(["way", "samples/s", *(f"of {base}" for base in bases), "test error %"], lines)
 
 
 def last_tables(path: Path = RESULTS) -> str:
-    """The tables of the last results.
+    """Format the tables of the last results.
 
     Raises:
-        ConfigError: there are none.
+        ConfigError: there are no results.
     """
-    found = kept.read(path)
-    return f"{table(found['rows'])}\n\n{cluster_table(found['cluster']['rounds'])}"
+    results = records.read(path)
+    return f"{table(results['rows'])}\n\n{cluster_table(results['cluster']['rounds'])}"
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Measure every layer and every way, write the results, print the tables."""
+    """Measure every layer and every way, write the results and print the tables."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks compiling", description=__doc__)
-    parser.add_argument("--mnist", type=Path, help="folder of MNIST's files; else small nets on the digits")
-    parser.add_argument("--turns", type=int, default=5, help="of a layer with and without")
-    parser.add_argument("--passes", type=int, default=20, help="of a turn")
-    parser.add_argument("--rounds", type=int, default=3, help="of the cluster and its rivals")
-    parser.add_argument("--batches", type=int, default=100, help="of each run of a round")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="where the results go")
+    parser.add_argument(
+        "--mnist", type=Path, help="folder of MNIST's files; without it, small nets on digits"
+    )
+    parser.add_argument("--turns", type=int, default=5, help="turns of a layer with and without compilation")
+    parser.add_argument("--passes", type=int, default=20, help="passes of a turn")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds of the cluster and its rivals")
+    parser.add_argument("--batches", type=int, default=100, help="batches of each run of a round")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="file for the results")
     parser.add_argument("--table", action="store_true", help="print the tables of the last results")
     chosen = parser.parse_args(arguments)
     if chosen.table:
         print(last_tables(chosen.out))
         return
-    # As in a slave: else h, of megabytes, is memory that the kernel has to clear in every pass.
+    # As in a slave: otherwise the kernel clears megabytes of fresh memory for h in every pass.
     keep_freed_memory()
     torch.set_num_threads(1)
     torch.manual_seed(0)
     with tempfile.TemporaryDirectory() as cache:
-        # Nothing that was compiled before.
+        # An empty cache, so that every compilation is measured.
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache
-        found = _measured(chosen)
-    kept.write(chosen.out, found)
+        results = _measure(chosen)
+    records.write(chosen.out, results)
     print(last_tables(chosen.out))
 
 
-def _measured(chosen: argparse.Namespace) -> Row:
+def _measure(chosen: argparse.Namespace) -> Row:
     networks, shape = (MNIST, (1, 28, 28)) if chosen.mnist else (DIGITS, (1, 8, 8))
-    settings, batch_size = ground(chosen.mnist, NETWORK)
+    settings, batch_size = data_and_network(chosen.mnist, NETWORK)
     rows: list[Row] = []
     for name, network_settings in networks.items():
         for k, (module, inputs) in enumerate(layers(network_settings, shape), 1):
-            row = compared(module, inputs, k == 1, batch_size, chosen.turns, chosen.passes)
+            row = compare(module, inputs, k == 1, batch_size, chosen.turns, chosen.passes)
             rows.append({"network": name, "layer": k, **row})
     job = Job(settings, batch_size, chosen.batches)
-    rounds = [{way.name: ran(way, job) for way in WAYS} for _ in range(chosen.rounds)]
-    cluster = {"settings": kept.settings_of(settings), "batch_size": batch_size}
+    rounds = [{way.name: run_way(way, job) for way in WAYS} for _ in range(chosen.rounds)]
+    cluster = {"settings": records.without_data_path(settings), "batch_size": batch_size}
     cluster |= {"batches": chosen.batches, "rounds": rounds}
-    return {"machine": kept.machine(), "torch": torch.__version__, "rows": rows, "cluster": cluster}
+    return {"machine": records.machine(), "torch": torch.__version__, "rows": rows, "cluster": cluster}

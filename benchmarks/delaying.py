@@ -1,8 +1,8 @@
-"""Links that take their time: `python -m benchmarks.delaying SECONDS NAMESPACE ...` joins network namespaces.
+"""Links with latency: `python -m benchmarks.delaying SECONDS NAMESPACE ...` joins network namespaces.
 
-Where the kernel has no netem. Each namespace gets a device `eth0` (TUN) whose packets come here and leave,
-after so many seconds, at the namespace that the last byte of their address names: 1 is the first one's.
-Nothing is lost, and nothing overtakes. Ends with its standard input.
+A substitute for netem on kernels without it. Each namespace gets a TUN device `eth0`. This process reads its
+packets and, after SECONDS, delivers each to the namespace that the last byte of the destination address
+numbers, counted from 1. Packets are neither lost nor reordered. The process ends with its standard input.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from collections import deque
 _CLONE_NEWNET = 0x40000000
 _TUNSETIFF, _IFF_TUN, _IFF_NO_PI = 0x400454CA, 0x0001, 0x1000
 DEVICE = "eth0"
-# A TUN device takes no larger packets; fewer of them are less work here.
+# The largest packet of a TUN device; large packets keep the work of this process small.
 MTU = 65_000
 
 
-def joined(names: list[str]) -> list[int]:
-    """A TUN device in each namespace, as an open file; it is gone with that."""
+def open_devices(names: list[str]) -> list[int]:
+    """Create a TUN device in every namespace, and return the open files; closing one removes its device."""
     libc = ctypes.CDLL(None, use_errno=True)
     devices = []
     for name in names:
@@ -38,14 +38,14 @@ def joined(names: list[str]) -> list[int]:
 
 
 def destination(packet: bytes, machines: int) -> int | None:
-    """Which machine an IPv4 packet is for; None: it is none of that, or for nobody here."""
+    """Return the number of the machine that an IPv4 packet is for; None for other packets or machines."""
     if len(packet) < 20 or packet[0] >> 4 != 4 or not 1 <= packet[19] <= machines:
         return None
     return packet[19] - 1
 
 
 def forward(devices: list[int], seconds: float) -> None:
-    """Carry packets until standard input ends."""
+    """Deliver packets until standard input ends."""
     waiting: deque[tuple[float, int, bytes]] = deque()
     with selectors.DefaultSelector() as selector:
         for device in [*devices, sys.stdin.fileno()]:
@@ -65,6 +65,6 @@ def forward(devices: list[int], seconds: float) -> None:
 
 
 if __name__ == "__main__":
-    opened = joined(sys.argv[2:])
+    devices = open_devices(sys.argv[2:])
     print("joined", flush=True)
-    forward(opened, float(sys.argv[1]))
+    forward(devices, float(sys.argv[1]))

@@ -1,9 +1,9 @@
-"""What it costs that an acknowledged push survives: shards in mapped files against shards in memory alone.
+"""Cost of durable pushes: shards in mapped files against shards in memory alone.
 
-`python -m benchmarks durability` writes results/durability.json. Each way is a master and a slave's own
-client, processes that do nothing else; they take turns, round by round. A round's time is the whole of it, so
-that what the kernel does for the mapped files now and then is in. A ratio is taken within a round, and given
-as median and quartiles over the rounds.
+`python -m benchmarks durability` writes results/durability.json. Each way is a master and a slave's client,
+in processes without other work; the ways take turns, round by round. A round's time is the whole of it, so it
+includes the kernel's occasional work for mapped files. A ratio is taken within a round, and given as median
+and quartiles over the rounds.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from benchmarks.spread import spread
-from benchmarks.transfer import Process
+from benchmarks.transfer import CommandProcess
 from common.config.files import load
 from common.lifecycle import keep_freed_memory
 from common.shards.table import Table
@@ -29,29 +29,29 @@ from master.store.store import Memory
 
 RESULT = Path(__file__).parent / "results" / "durability.json"
 SIZES = {"1 MiB": 1 << 20, "64 MiB": 64 << 20}
-# A round of each takes about a second.
+# A round takes each way about a second.
 REPEATS = {"1 MiB": 300, "64 MiB": 20}
 ROUNDS = 8
-# Seconds between snapshots: of the third way far more often than a run would, to see what they cost.
+# Seconds between snapshots; the third way takes them far more often than a run would, to show their cost.
 WAYS = {"memory": 1000, "mapped": 1000, "mapped, a snapshot every 5 s": 5}
 
 Rates = dict[str, dict[str, list[float]]]
 
 
 class InMemory(StateDirectory):
-    """A state directory that keeps no shard."""
+    """A state directory with shards in memory only."""
 
     def create(self, name: str, table: Table, nbytes: int | None = None) -> BufferPair:
-        """Room in this process' memory."""
+        """Allocate a shard in the process' memory."""
         return Memory().create(name, table, table.nbytes if nbytes is None else nbytes)
 
     def survey(self) -> tuple[dict[str, BufferPair], dict[str, str]]:
-        """There is nothing."""
+        """Report an empty directory."""
         return {}, {}
 
 
 def serve(way: str, folder: Path) -> None:
-    """A master of one layer, until it is asked to end."""
+    """Run a master of a single layer until termination."""
     keep_freed_memory()
     config = load(None, ["network.cuts=[]", f"cluster.snapshot_seconds={WAYS[way]}"])
     state = (InMemory if way == "memory" else StateDirectory)(folder)
@@ -59,36 +59,36 @@ def serve(way: str, folder: Path) -> None:
 
 
 def measure() -> Rates:
-    """Pushes a second in each round, by size and by way."""
-    found: Rates = {size: {way: [] for way in WAYS} for size in SIZES}
+    """Measure pushes per second in every round, by size and by way."""
+    rates: Rates = {size: {way: [] for way in WAYS} for size in SIZES}
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         clients = {way: _client(way, folder / way, stack) for way in WAYS}
         for turn in range(ROUNDS + 1):
             for size, nbytes in SIZES.items():
-                # In another order each time: what one leaves to the disk, the next one feels.
+                # The order rotates: writes that one way leaves to the disk slow the next way.
                 for way in [*WAYS][turn % len(WAYS) :] + [*WAYS][: turn % len(WAYS)]:
-                    clients[way].say(f"push {nbytes} {REPEATS[size]}")
-                    seconds = sum(json.loads(clients[way].hear()))
+                    clients[way].send_order(f"push {nbytes} {REPEATS[size]}")
+                    seconds = sum(json.loads(clients[way].read_line()))
                     # The first round warms every process up.
                     if turn:
-                        found[size][way].append(REPEATS[size] / seconds)
-    return found
+                        rates[size][way].append(REPEATS[size] / seconds)
+    return rates
 
 
-def _client(way: str, folder: Path, stack: ExitStack) -> Process:
-    server = Process("benchmarks.durability", way, str(folder))
+def _client(way: str, folder: Path, stack: ExitStack) -> CommandProcess:
+    server = CommandProcess("benchmarks.durability", way, str(folder))
     stack.callback(server.close)
-    address = server.hear().partition("listening on ")[2].partition(",")[0]
-    client = Process("benchmarks.endpoints", "layerwise", "client", address)
+    address = server.read_line().partition("listening on ")[2].partition(",")[0]
+    client = CommandProcess("benchmarks.endpoints", "layerwise", "client", address)
     stack.callback(client.close)
     return client
 
 
-def summarized(found: Rates) -> dict[str, object]:
-    """Rates, and what each way costs of those in memory, in per cent."""
+def summarize(measurements: Rates) -> dict[str, object]:
+    """Summarize the rates, and every way's cost relative to memory, in per cent."""
     cases = {}
-    for size, rates in found.items():
+    for size, rates in measurements.items():
         memory = rates["memory"]
         cases[size] = {
             "pushes_per_second": {way: spread(each, 2) for way, each in rates.items()},
@@ -96,7 +96,7 @@ def summarized(found: Rates) -> dict[str, object]:
                 way: spread([rate * SIZES[size] / 1e6 for rate in each], 1) for way, each in rates.items()
             },
             "cost_percent": {
-                way: spread([100 * (1 - mine / theirs) for mine, theirs in zip(each, memory, strict=True)], 2)
+                way: spread([100 * (1 - rate / base) for rate, base in zip(each, memory, strict=True)], 2)
                 for way, each in rates.items()
                 if way != "memory"
             },
@@ -106,8 +106,8 @@ def summarized(found: Rates) -> dict[str, object]:
 
 
 def main() -> None:
-    """Measure, print and write down."""
-    summary = summarized(measure())
+    """Measure, print and write the results."""
+    summary = summarize(measure())
     RESULT.write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(summary, indent=1))
 

@@ -1,7 +1,8 @@
-"""Both ends of each way of `benchmarks.transfer`: `python -m benchmarks.endpoints WAY END ADDRESS`.
+"""Server and client for every way of `benchmarks.transfer`: `python -m benchmarks.endpoints WAY END ADDRESS`.
 
-Both read lines from standard input: push or pull, bytes, repeats. The client answers each with a line: the
-seconds of every repeat, from the call until what was pushed is acknowledged, or what was pulled is whole.
+Both ends read orders from standard input, one a line: push or pull, bytes, repeats. The client answers each
+order with a line: the seconds of every repeat, from the call until the push is acknowledged or the pull is
+complete.
 """
 
 from __future__ import annotations
@@ -36,14 +37,14 @@ Once = Callable[[], object]
 
 
 def orders() -> Iterator[tuple[str, int, int]]:
-    """What is asked for on standard input, until it ends."""
+    """Yield the orders on standard input, until it ends."""
     for line in sys.stdin:
         what, nbytes, repeats = line.split()
         yield what, int(nbytes), int(repeats)
 
 
-def timed(repeats: int, once: Once) -> list[float]:
-    """Seconds of each call."""
+def time_calls(repeats: int, once: Once) -> list[float]:
+    """Call a function repeatedly, and return the seconds of every call."""
     seconds = []
     for _ in range(repeats):
         start = time.perf_counter()
@@ -53,7 +54,7 @@ def timed(repeats: int, once: Once) -> list[float]:
 
 
 def answer(seconds: list[float]) -> None:
-    """Tell the benchmark."""
+    """Print the seconds for the benchmark to read."""
     print(json.dumps(seconds), flush=True)
 
 
@@ -61,66 +62,66 @@ def answer(seconds: list[float]) -> None:
 
 
 def _receive(stream: socket.socket, buffer: memoryview) -> None:
-    got = 0
-    while got < len(buffer):
-        count = stream.recv_into(buffer[got:])
+    received = 0
+    while received < len(buffer):
+        count = stream.recv_into(buffer[received:])
         if not count:
             raise ConnectionError("the other end is gone")
-        got += count
+        received += count
 
 
 def tcp_server(address: str) -> None:
-    """Takes what is pushed and acknowledges it; gives what is pulled."""
+    """Serve orders over TCP: receive and acknowledge pushes, send pulls."""
     host, port = addresses.split_address(address)
     with socket.create_server((host, port)) as listening:
         print(f"{host}:{listening.getsockname()[1]}", flush=True)
         stream, _ = listening.accept()
     stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    sign = memoryview(bytearray(1))
+    token = memoryview(bytearray(1))
     for what, nbytes, repeats in orders():
         buffer = memoryview(bytearray(nbytes))
         for _ in range(repeats):
-            _receive(stream, buffer if what == "push" else sign)
-            stream.sendall(sign if what == "push" else buffer)
+            _receive(stream, buffer if what == "push" else token)
+            stream.sendall(token if what == "push" else buffer)
 
 
 def tcp_client(address: str) -> None:
-    """Pushes and pulls over a plain socket."""
+    """Push and pull over a plain socket."""
     stream = socket.create_connection(addresses.split_address(address))
     stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    sign = memoryview(bytearray(1))
+    token = memoryview(bytearray(1))
     for what, nbytes, repeats in orders():
         buffer = memoryview(bytearray(nbytes))
-        sent, received = (buffer, sign) if what == "push" else (sign, buffer)
+        sent, received = (buffer, token) if what == "push" else (token, buffer)
 
         def once(sent: memoryview = sent, received: memoryview = received) -> None:
             stream.sendall(sent)
             _receive(stream, received)
 
-        answer(timed(repeats, once))
+        answer(time_calls(repeats, once))
 
 
 # --- torch.distributed.rpc --------------------------------------------------------------------------------
 
-_held: dict[int, Tensor] = {}
+_tensors: dict[int, Tensor] = {}
 
 
 def take(tensor: Tensor) -> None:
-    """What a push calls on the server."""
+    """Receive a push on the server, by RPC."""
 
 
 def give(nbytes: int) -> Tensor:
-    """What a pull calls on the server."""
-    return _held.setdefault(nbytes, torch.ones(nbytes // 4))
+    """Return the tensor of a pull from the server, by RPC."""
+    return _tensors.setdefault(nbytes, torch.ones(nbytes // 4))
 
 
 def _rendezvous(address: str, rank: int) -> dict[str, Any]:
-    # A file: no port has to be free beforehand.
+    # A file for the rendezvous, so that no port has to be free.
     return {"init_method": f"file://{address}", "rank": rank, "world_size": 2}
 
 
 def _start_rpc(address: str, rank: int, tcp: bool) -> None:
-    # By default two processes of one machine share memory; over TCP they are as two machines are.
+    # By default, processes of one machine share memory; over TCP they communicate as two machines do.
     ways: dict[str, Any] = {"_transports": ["uv"], "_channels": ["basic"]} if tcp else {}
     options = torch_rpc.TensorPipeRpcBackendOptions(
         num_worker_threads=4, init_method=f"file://{address}", rpc_timeout=60, **ways
@@ -131,7 +132,7 @@ def _start_rpc(address: str, rank: int, tcp: bool) -> None:
 
 
 def torch_rpc_server(address: str, tcp: bool = False) -> None:
-    """Answers by itself, in TensorPipe's threads."""
+    """Serve RPCs, which TensorPipe's threads answer."""
     _start_rpc(address, 1, tcp)
     for _ in orders():
         pass
@@ -139,7 +140,7 @@ def torch_rpc_server(address: str, tcp: bool = False) -> None:
 
 
 def torch_rpc_client(address: str, tcp: bool = False) -> None:
-    """Pushes and pulls with `rpc_sync`."""
+    """Push and pull by `rpc_sync`."""
     _start_rpc(address, 0, tcp)
     for what, nbytes, repeats in orders():
         tensor = torch.ones(nbytes // 4)
@@ -148,7 +149,7 @@ def torch_rpc_client(address: str, tcp: bool = False) -> None:
         def once(function: Any = function, argument: Any = argument) -> None:
             torch_rpc.rpc_sync("end1", function, args=(argument,))
 
-        answer(timed(repeats, once))
+        answer(time_calls(repeats, once))
     torch_rpc.shutdown(graceful=False)
 
 
@@ -156,36 +157,36 @@ def torch_rpc_client(address: str, tcp: bool = False) -> None:
 
 
 def gloo_server(address: str) -> None:
-    """The other side of every send and recv."""
+    """Serve orders by gloo's `send` and `recv`."""
     dist.init_process_group("gloo", **_rendezvous(address, 1))
-    sign = torch.zeros(1)
+    token = torch.zeros(1)
     for what, nbytes, repeats in orders():
         buffer = torch.ones(nbytes // 4)
         for _ in range(repeats):
-            dist.recv(buffer if what == "push" else sign, 0)
-            dist.send(sign if what == "push" else buffer, 0)
+            dist.recv(buffer if what == "push" else token, 0)
+            dist.send(token if what == "push" else buffer, 0)
 
 
 def gloo_client(address: str) -> None:
-    """Pushes and pulls with `send` and `recv`."""
+    """Push and pull by gloo's `send` and `recv`."""
     dist.init_process_group("gloo", **_rendezvous(address, 0))
-    sign = torch.zeros(1)
+    token = torch.zeros(1)
     for what, nbytes, repeats in orders():
         buffer = torch.ones(nbytes // 4)
-        sent, received = (buffer, sign) if what == "push" else (sign, buffer)
+        sent, received = (buffer, token) if what == "push" else (token, buffer)
 
         def once(sent: Tensor = sent, received: Tensor = received) -> None:
             dist.send(sent, 1)
             dist.recv(received, 1)
 
-        answer(timed(repeats, once))
+        answer(time_calls(repeats, once))
 
 
 # --- layerwise --------------------------------------------------------------------------------------------
 
 
-class Slave:
-    """A slave of layer 1 that trains nothing: its three shards have three sizes."""
+class IdleSlave:
+    """A slave of layer 1 that does not train; its three shards have three sizes."""
 
     def __init__(self, address: str, lease: JoinReply) -> None:
         self._lease = lease
@@ -195,53 +196,53 @@ class Slave:
         self._shards: dict[int, tuple[Header, np.ndarray]] = {}
 
     def close(self) -> None:
-        """Give the lease back."""
+        """Return the lease and close all connections."""
         self._network.leave("the benchmark is over")
         self._network.close()
         self._endpoint.close()
 
     def create(self, nbytes: int) -> None:
-        """A shard of zeros; pushes will add ones to it."""
+        """Create a shard of zeros; pushes will add 1.0."""
         name = f"1/{('weights', 'gradient', 'input')[len(self._shards)]}"
         table = lay_out([("weight", "float32", (nbytes // 4,), "parameter")])
         header = Header(name, Operation.CREATE, incarnation=self._lease.incarnation, table=table)
-        self._pushed(Push(header, np.zeros(nbytes, np.uint8)))
+        self._push(Push(header, np.zeros(nbytes, np.uint8)))
         self._shards[nbytes] = header, np.ones(nbytes // 4, np.float32).view(np.uint8)
 
     def push(self, nbytes: int) -> None:
-        """Push ones, and have them acknowledged."""
+        """Push an array of 1.0, and wait for the acknowledgement."""
         header, ones = self._shards[nbytes]
         header = replace(header, operation=Operation.UPDATE, sequence=header.sequence + 1)
         self._shards[nbytes] = header, ones
-        self._pushed(Push(header, ones))
+        self._push(Push(header, ones))
 
     def pull(self, nbytes: int) -> None:
-        """Pull, and see that every push was applied once."""
+        """Pull, and check that every push was applied once."""
         header, _ = self._shards[nbytes]
         _, data = self._network.pull(header.shard)
         first = np.frombuffer(data, np.float32, 1)[0]
         if first != header.sequence:
             raise AssertionError(f"{header.shard} holds {first} after {header.sequence} pushes of one")
 
-    def _pushed(self, push: Push) -> None:
+    def _push(self, push: Push) -> None:
         self._network.push(push)
         reply = self._network.inbox.get()
         if not isinstance(reply, PushReply):
-            raise RuntimeError(f"instead of an answer came {reply!r}")
+            raise RuntimeError(f"expected the answer to a push, got {reply!r}")
 
 
 def layerwise_client(address: str) -> None:
-    """Pushes and pulls with a slave's own client."""
+    """Push and pull by a slave's own client."""
     keep_freed_memory()
     channel = control.channel(address)
-    slave = Slave(address, control.call(channel, JOIN, JoinRequest("benchmark")))
+    slave = IdleSlave(address, control.call(channel, JOIN, JoinRequest("benchmark")))
     channel.close()
     known: set[int] = set()
     for what, nbytes, repeats in orders():
         if nbytes not in known:
             known.add(nbytes)
             slave.create(nbytes)
-        answer(timed(repeats, partial(slave.push if what == "push" else slave.pull, nbytes)))
+        answer(time_calls(repeats, partial(slave.push if what == "push" else slave.pull, nbytes)))
     slave.close()
 
 

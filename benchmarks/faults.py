@@ -1,8 +1,8 @@
-"""What each fault costs: how long until it is seen, until the run goes on, and what is lost.
+"""Cost of every fault: time until detection, time until the run continues, and losses.
 
 `python -m benchmarks faults [--only WORDS]` plays the scenarios of tests/faults, or those with WORDS in their
-name, and writes results/faults.json; `--table` prints docs/faults.md's table of it. A slave that takes over
-waits as a spare, its imports done; a heartbeat is a second.
+name, and writes results/faults.json; `--table` prints the table of docs/faults.md. The slave that takes over
+is a waiting spare with torch imported; a heartbeat is a second.
 """
 
 from __future__ import annotations
@@ -16,29 +16,30 @@ from typing import Any
 
 import click
 
-from benchmarks import kept
+from benchmarks import records
 from tests.faults.scenarios import SCENARIOS, Scenario, outcome
 from tests.integration.processes import Cli
 
 RESULT = Path(__file__).parent / "results" / "faults.json"
-TOLD = (
+REPORTED = (
     "test_error_percent", "lost_batches", "fenced", "failures", "detection_seconds", "recovery_seconds",
 )  # fmt: skip
 
 
-def played(scenario: Scenario) -> dict[str, Any]:
-    """What came of a scenario."""
+def play(scenario: Scenario) -> dict[str, Any]:
+    """Play a scenario, and return the reported values."""
     with tempfile.TemporaryDirectory() as folder:
         cli = Cli(Path(folder))
         try:
-            found = outcome(scenario, cli)
+            result = outcome(scenario, cli)
         finally:
             left = cli.end()
-    return {"batches": scenario.batches, **{name: found[name] for name in TOLD}, "processes_left": len(left)}
+    reported = {name: result[name] for name in REPORTED}
+    return {"batches": scenario.batches, **reported, "processes_left": len(left)}
 
 
-def table(found: Mapping[str, Mapping[str, Any]]) -> str:
-    """A row a fault and unlock: of two numbers the first is `light`'s, the second `basic`'s."""
+def table(outcomes: Mapping[str, Mapping[str, Any]]) -> str:
+    """Format a row for every fault and unlock: two numbers are those of `light` and `basic`."""
     lines = [
         "| fault | unlock | batches | seen after, s | goes on after, s | lost batches | test error, % |",
         "| --- | --- | --- | --- | --- | --- | --- |",
@@ -48,7 +49,7 @@ def table(found: Mapping[str, Mapping[str, Any]]) -> str:
     for scenario in [*without, *SCENARIOS]:
         groups.setdefault((scenario.fault, scenario.method), []).append(scenario)
     for (fault, method), scenarios in groups.items():
-        rows = [found[str(scenario)] for scenario in scenarios]
+        rows = [outcomes[str(scenario)] for scenario in scenarios]
         names = ("batches", "detection_seconds", "recovery_seconds", "lost_batches", "test_error_percent")
         cells = [", ".join(_cell(row[name]) for row in rows) for name in names]
         lines.append(f"| {' | '.join([fault, f'`{method}`', *cells])} |")
@@ -62,15 +63,15 @@ def _cell(value: float | None) -> str:
 
 
 def last_table() -> str:
-    """The table of the last results."""
-    return table(kept.read(RESULT)["scenarios"])
+    """Format the table of the last results."""
+    return table(records.read(RESULT)["scenarios"])
 
 
 @click.command()
-@click.option("--only", default="", metavar="WORDS", help="Scenarios with these words in their name.")
+@click.option("--only", default="", metavar="WORDS", help="Play scenarios with these words in their name.")
 @click.option("--table", "as_table", is_flag=True, help="Print the table of the last results.")
 def command(only: str, as_table: bool) -> None:
-    """Play the scenarios one after the other, print and write down."""
+    """Play the scenarios in turn, print and write the outcomes."""
     if as_table:
         print(last_table())
         return
@@ -78,9 +79,9 @@ def command(only: str, as_table: bool) -> None:
     without = dict.fromkeys(replace(scenario, fault="none") for scenario in SCENARIOS)
     for scenario in [*without, *SCENARIOS]:
         if only in str(scenario):
-            known[str(scenario)] = played(scenario)
+            known[str(scenario)] = play(scenario)
             print(scenario, json.dumps(known[str(scenario)]), flush=True)
-            kept.write(RESULT, {"machine": kept.machine(), "scenarios": known})
+            records.write(RESULT, {"machine": records.machine(), "scenarios": known})
 
 
 def main(arguments: Sequence[str] = ()) -> None:

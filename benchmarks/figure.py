@@ -12,7 +12,7 @@ import matplotlib as mpl
 mpl.use("Agg")
 from matplotlib import pyplot as plt
 
-from benchmarks import kept
+from benchmarks import records
 from benchmarks.cluster import RESULTS
 from benchmarks.ways import TARGET_PERCENT, batches_to
 
@@ -71,4 +71,4 @@ def draw(path: Path, result: Mapping[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    draw(FIGURE, kept.read(RESULTS))
+    draw(FIGURE, records.read(RESULTS))

@@ -1,8 +1,8 @@
 """Slaves that only push and pull, without torch: `python -m benchmarks.light_slaves MASTER COUNT NBYTES`.
 
-Each of COUNT threads holds a lease and has a shard of NBYTES. When all have theirs, "ready" is said; a line
-of standard input, SECONDS, has them push and pull by turns for so long, and says as JSON how many seconds
-each push and pull took. Leases are kept by heartbeats, once a second each.
+Each of COUNT threads holds a lease and has a shard of NBYTES. Once all shards exist, the process prints
+"ready". A line of standard input, SECONDS, starts pushes and pulls by turns for that time; the durations of
+all pushes and pulls, in seconds, are printed as JSON. Heartbeats keep the leases, each once a second.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ Seconds = dict[str, list[float]]
 
 
 class LightSlave:
-    """One slave, after its lease was granted: a connection for pushes, one for pulls."""
+    """A slave with a lease, a connection for pushes and a connection for pulls."""
 
     def __init__(self, master: str, lease: JoinReply, nbytes: int) -> None:
         self._pushes, self._pulls = (DataClient(lambda: locate(master)) for _ in range(2))
@@ -46,38 +46,38 @@ class LightSlave:
         )
         self._ones = np.ones(nbytes // 4, np.float32).view(np.uint8).data
         with self._pushes.call(PUSH) as call:
-            self._sent(call, np.zeros(nbytes, np.uint8).data)
+            self._push(call, np.zeros(nbytes, np.uint8).data)
             call.end()
         self._header = replace(self._header, operation=Operation.UPDATE)
 
     def work(self, seconds: float) -> Seconds:
-        """Push and pull by turns for so long; how long each took.
+        """Push and pull by turns for `seconds`, and return the durations.
 
         Raises:
-            RunFailedError: a pull did not hold every push.
+            RunFailedError: a pull lacked a push.
         """
-        found: Seconds = {"push": [], "pull": []}
+        durations: Seconds = {"push": [], "pull": []}
         until = time.perf_counter() + seconds
         with self._pushes.call(PUSH) as call:
             while time.perf_counter() < until:
                 began = time.perf_counter()
                 self._header = replace(self._header, sequence=self._header.sequence + 1)
-                self._sent(call, self._ones)
+                self._push(call, self._ones)
                 pushed = time.perf_counter()
-                self._pulled()
-                found["push"].append(pushed - began)
-                found["pull"].append(time.perf_counter() - pushed)
+                self._pull()
+                durations["push"].append(pushed - began)
+                durations["pull"].append(time.perf_counter() - pushed)
             call.end()
-        return found
+        return durations
 
-    def _sent(self, call: Call, data: memoryview) -> None:
+    def _push(self, call: Call, data: memoryview) -> None:
         for frame in frames(self._header, data):
             call.send(*frame_parts(frame))
         answer = call.read(ANSWER_SECONDS)
         if answer is None or not PUSH.reply.decode(bytes(answer)).applied:
             raise RunFailedError(f"a push of {self._header.shard} was not applied")
 
-    def _pulled(self) -> None:
+    def _pull(self) -> None:
         request = PullRequest(self._header.shard, self._header.incarnation)
         _, data = pull(self._pulls, request, ANSWER_SECONDS)
         first = np.frombuffer(data, np.float32, 1)[0]
@@ -87,10 +87,10 @@ class LightSlave:
 
 @contextmanager
 def leases(master: str, count: int) -> Iterator[list[JoinReply]]:
-    """So many leases, kept.
+    """Acquire `count` leases, and keep them by heartbeats.
 
     Raises:
-        RunFailedError: the master has no seat left.
+        RunFailedError: the master has too few free seats.
     """
     channel, stop = control.channel(master), threading.Event()
     granted = [
@@ -117,16 +117,16 @@ def leases(master: str, count: int) -> Iterator[list[JoinReply]]:
 
 
 def serve(master: str, count: int, nbytes: int) -> None:
-    """Do as the module says."""
+    """Acquire leases, create shards, then serve an order from standard input."""
     with leases(master, count) as granted, ThreadPoolExecutor(count) as pool:
         slaves = list(pool.map(lambda lease: LightSlave(master, lease, nbytes), granted))
-        # Connections and the master's memory are there before the clock begins.
+        # Connections and the master's memory exist before the clock starts.
         list(pool.map(lambda slave: slave.work(WARM * 0.1), slaves))
         print("ready", flush=True)
         seconds = float(sys.stdin.readline())
-        found = list(pool.map(lambda slave: slave.work(seconds), slaves))
-    every = {what: [took for each in found for took in each[what]] for what in ("push", "pull")}
-    print(json.dumps(every), flush=True)
+        results = list(pool.map(lambda slave: slave.work(seconds), slaves))
+    durations = {what: [took for result in results for took in result[what]] for what in ("push", "pull")}
+    print(json.dumps(durations), flush=True)
 
 
 if __name__ == "__main__":

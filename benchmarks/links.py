@@ -1,8 +1,8 @@
 """Profiles and unlocks on loopback and on links of 1 Gbit/s and 100 Mbit/s: error, throughput, bytes.
 
-`python -m benchmarks links --mnist FOLDER` writes results/links.json; `--table` prints docs/results.md's
-table of it. On a link every process is on a machine of its own (`benchmarks.namespaces`): the master, with
-the evaluator, and three slaves. All are the command line's; the profiles take turns.
+`python -m benchmarks links --mnist FOLDER` writes results/links.json; `--table` prints the table of
+docs/results.md. On a link every process is on a machine of its own (`benchmarks.namespaces`): the master with
+the evaluator, and three slaves. All processes are the command line's; the profiles take turns.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from benchmarks import kept, namespaces
+from benchmarks import namespaces, records
 from benchmarks.namespaces import Network
 from common.errors import RunFailedError
 from common.lifecycle import PARENT
@@ -39,9 +39,9 @@ PROFILES = {
     "served": "cluster.synthesis=master",
 }
 OTHER_UNLOCKS = ("none", "delayed", "full")
-# On the slowest link only throughput is asked for: so many times fewer batches there.
+# The slowest link is for throughput alone, so its runs are this many times shorter.
 FEWER = 5
-# Crowded cores are no failure.
+# Tolerate late heartbeats: on crowded cores they are not failures.
 COMMON = (f"network.layers={LAYERS}", "run.evaluate_every=1000000", "cluster.misses=20")
 MNIST = ("network.options={widths=[256,256]}", "run.batch_size=256")
 DIGITS = ("run.batch_size=64",)
@@ -52,7 +52,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Case:
-    """One run."""
+    """Run of the benchmark: link, profile, unlock and length."""
 
     link: str
     profile: str
@@ -61,12 +61,12 @@ class Case:
 
     @property
     def settings(self) -> tuple[str, ...]:
-        """What of the configuration is its own."""
+        """Settings of the case alone, section.key=value."""
         return (PROFILES[self.profile], f"decoupling.unlock={self.unlock}", f"run.batches={self.batches}")
 
 
 def cases(batches: int) -> list[Case]:
-    """Every profile on every link, then the other unlocks on the slowest one."""
+    """List every profile on every link, then further unlocks on the slowest link."""
     fewer = max(1, batches // FEWER)
     profiles = [
         Case(link, profile, "update", fewer if link == SLOWEST else batches)
@@ -80,7 +80,7 @@ def cases(batches: int) -> list[Case]:
 
 
 class Loopback:
-    """This machine, instead of a `Network`."""
+    """The local machine in place of a `Network`."""
 
     def __enter__(self) -> Self:
         return self
@@ -90,34 +90,34 @@ class Loopback:
     ) -> None:
         return
 
-    def address(self, machine: int) -> str:  # noqa: ARG002 - as of a `Network`
-        """Everyone's address."""
+    def address(self, machine: int) -> str:  # noqa: ARG002 - the interface of `Network`
+        """Return the loopback address, the address of every process."""
         return "127.0.0.1"
 
-    def inside(self, machine: int) -> list[str]:  # noqa: ARG002 - as of a `Network`
-        """Nothing is needed to run a command here."""
+    def inside(self, machine: int) -> list[str]:  # noqa: ARG002 - the interface of `Network`
+        """Return an empty prefix: commands run unchanged."""
         return []
 
-    def traffic(self, machine: int) -> None:  # noqa: ARG002 - as of a `Network`
-        """There is no link to count on."""
+    def traffic(self, machine: int) -> None:  # noqa: ARG002 - the interface of `Network`
+        """Return None: loopback has no counters for one process."""
         return
 
 
 Machines = AbstractContextManager[Network | Loopback]
 
 
-class Cluster:
-    """A master on machine 0 and a slave on each other one, started by hand.
+class ManualCluster:
+    """A master on machine 0 and a slave on every further machine, started by the commands of users.
 
     Args:
-        network: of one machine more than there are slaves.
-        folder: for the state directory and what the processes say.
-        settings: section.key=value.
-        slaves: how many.
-        slave: the module that a slave is started with.
+        network: machines, one more than slaves.
+        folder: folder for the state directory and the processes' output.
+        settings: settings of the run, section.key=value.
+        slaves: number of slaves.
+        slave: module that starts a slave.
 
     Raises:
-        RunFailedError: a process of it ended otherwise than it should.
+        RunFailedError: a process failed or ended early.
     """
 
     def __init__(
@@ -140,14 +140,14 @@ class Cluster:
         try:
             self._start()
         except BaseException:
-            self._end()
+            self._stop()
             raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._end()
+        self._stop()
 
     def _start(self) -> None:
         (self._folder / "run.toml").touch()
@@ -155,45 +155,45 @@ class Cluster:
         state = ["--state-dir", str(self._folder / "state")]
         listen = ["--listen", f"{self._network.address(0)}:0", "--insecure"]
         self._launch(0, "master", str(self._folder / "run.toml"), *listen, *state, *sets)
-        self._address = self._listening()
+        self._address = self._wait_for_address()
         for machine in range(1, self._count + 1):
-            # In `basic` it listens where it reaches the master, beyond its own loopback.
+            # In `basic` a slave listens on the interface that faces the master, beyond loopback.
             self._launch(machine, "slave", "--master", self._address, "--insecure")
 
-    def stepped(self, steps: int) -> dict[str, Any]:
-        """Wait until every layer has made so many steps; what `status` says then."""
+    def wait_for_steps(self, steps: int) -> dict[str, Any]:
+        """Wait until every layer has made `steps` steps, and return the status."""
         deadline = time.monotonic() + LIMIT_SECONDS
         while True:
-            status = self.asked("status")
+            status = self.query("status")
             seats = status["seats"]
             if seats and min(seat["telemetry"]["steps"] for seat in seats) >= steps:
                 return status
             if time.monotonic() > deadline:
-                raise RunFailedError(f"not every layer came to step {steps}: {self._said('master-0')}")
+                raise RunFailedError(f"not every layer reached step {steps}: {self._last_line('master-0')}")
 
-    def trained(self) -> None:
-        """Wait until every slave has ended, the run being over."""
+    def wait_for_end(self) -> None:
+        """Wait until the run is over and every slave has ended."""
         deadline = time.monotonic() + LIMIT_SECONDS
         while any(self._running(name) for name in self._slaves):
             if not self._running("master-0") or time.monotonic() > deadline:
-                raise RunFailedError(f"the run did not come to its end: {self._said('master-0')}")
+                raise RunFailedError(f"the run did not reach its end: {self._last_line('master-0')}")
             time.sleep(0.1)
         for name in self._slaves:
             if self._processes[name].returncode:
-                raise RunFailedError(f"{name} failed: {self._said(name)}")
+                raise RunFailedError(f"{name} failed: {self._last_line(name)}")
 
-    def watch(self) -> None:
-        """Have what `status` says be written down from now on, every second."""
+    def record_statuses(self) -> None:
+        """Start to record the status every second."""
         self._launch(0, "status", "--master", self._address, "--json", "--watch")
 
-    def watched(self) -> list[dict[str, Any]]:
-        """What was written down, the run being over."""
+    def recorded_statuses(self) -> list[dict[str, Any]]:
+        """Return the recorded statuses, once the run is over."""
         self._processes["status-0"].wait(LIMIT_SECONDS)
         lines = (self._folder / "status-0").read_text(encoding="utf-8").splitlines()
         return [json.loads(line) for line in lines if line.startswith("{")]
 
-    def asked(self, command: str) -> dict[str, Any]:
-        """What a command says of the master, from the master's machine."""
+    def query(self, command: str) -> dict[str, Any]:
+        """Run a query command on the master's machine, and return the JSON output."""
         arguments = (command, "--master", self._address, "--json")
         done = subprocess.run(
             self._command(0, *arguments), cwd=ROOT, env=environment(), capture_output=True, text=True
@@ -205,11 +205,11 @@ class Cluster:
 
     @property
     def master(self) -> int:
-        """Its process id."""
+        """Process id of the master."""
         return self._processes["master-0"].pid
 
     def machine(self, pid: int) -> int:
-        """Where the slave of that process id is."""
+        """Return the machine of the slave with process id `pid`."""
         return next(m for m in range(1, self._count + 1) if self._processes[f"slave-{m}"].pid == pid)
 
     @property
@@ -230,28 +230,28 @@ class Cluster:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                # An interrupt at the terminal is for the benchmark, which stops them in order.
+                # An interrupt at the terminal is for the benchmark, which stops all processes in order.
                 start_new_session=True,
             )
 
     def _running(self, name: str) -> bool:
         return self._processes[name].poll() is None
 
-    def _listening(self) -> str:
+    def _wait_for_address(self) -> str:
         deadline = time.monotonic() + 60
         while self._running("master-0") and time.monotonic() < deadline:
-            found = re.search(r"listening on (\S+),", (self._folder / "master-0").read_text(encoding="utf-8"))
-            if found:
-                return found[1]
+            match = re.search(r"listening on (\S+),", (self._folder / "master-0").read_text(encoding="utf-8"))
+            if match:
+                return match[1]
             time.sleep(0.05)
-        raise RunFailedError(f"the master did not listen: {self._said('master-0')}")
+        raise RunFailedError(f"the master did not listen: {self._last_line('master-0')}")
 
-    def _said(self, name: str) -> str:
+    def _last_line(self, name: str) -> str:
         lines = (self._folder / name).read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        return lines[-1] if lines else "it said nothing"
+        return lines[-1] if lines else "its output is empty"
 
-    def _end(self) -> None:
-        """The slaves first, as in order; whoever takes too long is killed."""
+    def _stop(self) -> None:
+        """Stop the slaves first, as in order; late processes are killed."""
         for process in reversed(self._processes.values()):
             if process.poll() is None:
                 process.send_signal(signal.SIGTERM)
@@ -263,29 +263,29 @@ class Cluster:
 
 
 def environment() -> dict[str, str]:
-    """Of a process that is measured: one torch thread, and no longer life than this one."""
+    """Return the environment of a measured process: a single torch thread, and death with the parent."""
     return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", PARENT: str(os.getpid())}
 
 
-def measured(case: Case, settings: Sequence[str]) -> Row:
-    """Run a case to its end; what is compared of it.
+def measure(case: Case, settings: Sequence[str]) -> Row:
+    """Run a case to the end, and return the values to compare.
 
     Raises:
-        LayerwiseError: the run failed, or the network cannot be made.
+        LayerwiseError: the run failed, or the network cannot be created.
     """
     mbit = LINKS[case.link]
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         machines: Machines = Network(LAYERS + 1, mbit) if mbit else Loopback()
         network = stack.enter_context(machines)
-        cluster = stack.enter_context(Cluster(network, folder, (*COMMON, *settings, *case.settings)))
-        cluster.trained()
-        status = cluster.asked("status")
+        cluster = stack.enter_context(ManualCluster(network, folder, (*COMMON, *settings, *case.settings)))
+        cluster.wait_for_end()
+        status = cluster.query("status")
         traffic = {
             str(seat["layer"]): network.traffic(cluster.machine(seat["pid"])) for seat in status["seats"]
         }
         master = network.traffic(0)
-        error = cluster.asked("evaluate")["test_error_percent"]
+        error = cluster.query("evaluate")["test_error_percent"]
     batch_size = next(int(each.partition("=")[2]) for each in settings if each.startswith("run.batch_size"))
     return {
         **asdict(case),
@@ -296,14 +296,14 @@ def measured(case: Case, settings: Sequence[str]) -> Row:
 
 
 def row(status: dict[str, Any], batch_size: int) -> Row:
-    """What of a finished run's status is compared."""
+    """Return the values to compare of a finished run's status."""
     seconds, counters = status["training_seconds"], status["counters"]
     return {
         "samples_per_second": round(status["of_batches"] * batch_size / seconds, 1),
         "messages_bytes": {"received": counters["bytes_received"], "sent": counters["bytes_sent"]},
         "waiting_fraction": {k: round(part, 4) for k, part in sorted(status["waiting_fraction"].items())},
         "idle_fraction": {
-            # Before the last seat is taken, where training begins, a lower layer may already step.
+            # Training time starts when the last seat is taken; a lower layer may step before.
             str(seat["layer"]): round(max(0.0, 1 - seat["telemetry"]["step_seconds"] / seconds), 4)
             for seat in status["seats"]
         },
@@ -312,18 +312,18 @@ def row(status: dict[str, Any], batch_size: int) -> Row:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """Rows as docs/results.md has them; bytes of loopback's master are those of its messages."""
+    """Format the table of docs/results.md; on loopback the master's bytes count messages only."""
     columns = [_cells(each) for each in rows]
-    return kept.markdown(list(columns[0]), [list(each.values()) for each in columns])
+    return records.markdown(list(columns[0]), [list(each.values()) for each in columns])
 
 
 def last_table() -> str:
-    """The table of the last results.
+    """Format the table of the last results.
 
     Raises:
-        ConfigError: there are none.
+        ConfigError: there are no results.
     """
-    return table(kept.read(RESULTS)["rows"])
+    return table(records.read(RESULTS)["rows"])
 
 
 def _cells(each: Row) -> dict[str, str]:
@@ -353,22 +353,24 @@ def _percent(fractions: dict[str, float]) -> str:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Run every case, print a line each, write the results."""
+    """Run every case, print a line for every case, and write the results."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks links", description=__doc__)
-    parser.add_argument("--mnist", type=Path, help="folder of MNIST's files; else the digits are used")
-    parser.add_argument("--batches", type=int, default=1500, help=f"on the slowest link 1 in {FEWER} of it")
+    parser.add_argument("--mnist", type=Path, help="folder of MNIST's files; without it, the digits")
+    parser.add_argument(
+        "--batches", type=int, default=1500, help=f"batches of a run; a {FEWER}th of it on the slowest link"
+    )
     parser.add_argument("--table", action="store_true", help="print the tables of the last results")
     chosen = parser.parse_args(arguments)
     if chosen.table:
         print(last_table())
         return
-    data = kept.mnist(chosen.mnist)
+    data = records.mnist_settings(chosen.mnist)
     namespaces.check()
     settings = (*data, *(MNIST if data else DIGITS))
     rows: list[Row] = []
     for case in cases(chosen.batches):
-        rows.append(measured(case, settings))
+        rows.append(measure(case, settings))
         print(table(rows[-1:]).splitlines()[-1], flush=True)
     dataset = "mnist" if chosen.mnist else "digits"
-    result = {"dataset": dataset, "settings": [*COMMON, *kept.settings_of(settings)], "rows": rows}
-    kept.write(RESULTS, result)
+    run_settings = [*COMMON, *records.without_data_path(settings)]
+    records.write(RESULTS, {"dataset": dataset, "settings": run_settings, "rows": rows})

@@ -1,4 +1,4 @@
-"""What being watched costs a step: what the training thread adds, and a scrape on another thread."""
+"""Cost of observation: the training thread's counting in every step, and a scrape on a second thread."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ RESULTS = Path(__file__).parent / "results" / "metrics.json"
 ROUNDS = 20_000
 SCRAPES = 100
 SCRAPE_SECONDS = 5.0
-# Of the digits' smallest layer on an idle core: the shortest step that there is.
+# The shortest step: of the smallest layer for the digits, on an idle core.
 STEP_SECONDS = 0.5e-3
 
 
-def took(work: Callable[[], object], rounds: int) -> float:
-    """Seconds a round, the best of five."""
+def seconds_per_call(work: Callable[[], object], rounds: int) -> float:
+    """Measure the mean seconds of a call over `rounds` calls, the best of five times."""
     best = float("inf")
     for _ in range(5):
         began = time.perf_counter()
@@ -31,7 +31,7 @@ def took(work: Callable[[], object], rounds: int) -> float:
 
 
 def main() -> None:
-    """Print both, and what part of a step they are."""
+    """Print and write the two costs, and the share of a step and of the time."""
     meter = Meter()
 
     def step() -> None:
@@ -42,13 +42,14 @@ def main() -> None:
     delays = dict(Counter(range(12)))
     watched = Watched(JoinReply(True, layer=1), meter, Telemetry(steps=1000, delays=delays), 0)
     exposition = Exposition("light", 64, lambda: watched)
-    counting, scraping = took(step, ROUNDS), took(exposition.metrics, SCRAPES)
-    found = {
+    counting = seconds_per_call(step, ROUNDS)
+    scraping = seconds_per_call(exposition.metrics, SCRAPES)
+    result = {
         "counting_seconds": counting,
         "part_of_a_step": counting / STEP_SECONDS,
         "scrape_seconds": scraping,
         "part_of_the_time": scraping / SCRAPE_SECONDS,
     }
-    RESULTS.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
-    print(f"counting: {1e6 * counting:.2f} us, {100 * found['part_of_a_step']:.2f} % of the shortest step")
-    print(f"a scrape: {1e3 * scraping:.2f} ms, {100 * found['part_of_the_time']:.2f} % of the time")
+    RESULTS.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    print(f"counting: {1e6 * counting:.2f} us, {100 * result['part_of_a_step']:.2f} % of the shortest step")
+    print(f"a scrape: {1e3 * scraping:.2f} ms, {100 * result['part_of_the_time']:.2f} % of the time")

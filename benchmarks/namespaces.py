@@ -1,7 +1,7 @@
-"""Machines made of network namespaces: each on a link of its own, slow (`Network`) or long (`Far`).
+"""Machines made of network namespaces, on links of limited rate (`Network`) or with delay (`Far`).
 
-Needs root and iproute2 (`ip`, `tc`). Every name has a prefix of its own and the process' id in it: what an
-earlier process left behind when it was killed is removed by the next one, what a living one uses is not.
+Needs root and iproute2 (`ip`, `tc`). Every name contains a prefix and the process id, so that leftovers of a
+killed process are removed by the next one, but never the namespaces of a living one.
 """
 
 from __future__ import annotations
@@ -20,39 +20,39 @@ from benchmarks.delaying import DEVICE, MTU
 from common.errors import RefusedError
 
 PREFIX = "layerwise-links-"
-# A queue as a switch's port has one; a burst that lets a segment of 64 KiB through whole.
+# A queue like that of a switch's port; the burst lets a segment of 64 KiB through whole.
 BURST, LATENCY = "128kb", "20ms"
 
 
 def check() -> None:
-    """See that namespaces can be made here.
+    """Check for the rights and tools to create namespaces.
 
     Raises:
-        RefusedError: they cannot; says what is missing.
+        RefusedError: namespaces cannot be created; the message says what is missing.
     """
     if os.geteuid() != 0:
-        raise RefusedError("network namespaces: only root may make them; run this as root")
+        raise RefusedError("network namespaces: only root may create them; run this command as root")
     for tool in ("ip", "tc"):
         if shutil.which(tool) is None:
             raise RefusedError(f"{tool}: not found; install iproute2")
     name = f"{PREFIX}{os.getpid()}-probe"
-    _do("ip", "netns", "add", name)
-    _do("ip", "netns", "del", name)
+    _run("ip", "netns", "add", name)
+    _run("ip", "netns", "del", name)
 
 
-def left_behind() -> list[str]:
-    """Namespaces of processes that live no more."""
-    names = [line.split()[0] for line in _do("ip", "netns", "list").splitlines() if line.startswith(PREFIX)]
+def leftovers() -> list[str]:
+    """List the namespaces of dead processes."""
+    names = [line.split()[0] for line in _run("ip", "netns", "list").splitlines() if line.startswith(PREFIX)]
     return [name for name in names if not psutil.pid_exists(int(name.removeprefix(PREFIX).split("-")[0]))]
 
 
 def remove(names: list[str]) -> None:
-    """Remove namespaces, and with them all that is in them but processes."""
+    """Remove namespaces with the devices in them; processes inside are not stopped."""
     for name in names:
-        _do("ip", "netns", "del", name)
+        _run("ip", "netns", "del", name)
 
 
-def _do(*command: str) -> str:
+def _run(*command: str) -> str:
     done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
     if done.returncode:
         raise RefusedError(f"{' '.join(command)}: {done.stderr.strip() or done.returncode}")
@@ -60,12 +60,12 @@ def _do(*command: str) -> str:
 
 
 class Network:
-    """Machines 0 to `machines` - 1; each sends and receives at `mbit` Mbit/s, both at a time.
+    """Machines 0 to `machines` - 1; every link is full duplex at `mbit` Mbit/s.
 
-    The switch is a namespace, too: nothing of it is to be seen, or in anyone's way, outside.
+    The switch is a namespace too, so nothing of the network is visible outside.
 
     Raises:
-        RefusedError: this machine does not let us make it.
+        RefusedError: this machine does not allow namespaces.
     """
 
     def __init__(self, machines: int, mbit: int) -> None:
@@ -74,7 +74,7 @@ class Network:
         self._names = [f"{PREFIX}{os.getpid()}-{machine}" for machine in range(machines)]
 
     def __enter__(self) -> Self:
-        remove(left_behind())
+        remove(leftovers())
         try:
             self._make()
         except BaseException:
@@ -88,46 +88,46 @@ class Network:
         self._remove()
 
     def address(self, machine: int) -> str:
-        """A machine's address, for the others."""
+        """Return a machine's address."""
         return f"10.77.0.{machine + 1}"
 
     def inside(self, machine: int) -> list[str]:
-        """What a command has to begin with to run on that machine; it keeps its process id."""
+        """Return the prefix of commands on a machine; the process id stays the command's."""
         return ["ip", "netns", "exec", self._names[machine]]
 
     def traffic(self, machine: int) -> tuple[int, int]:
-        """Bytes that a machine has sent and received over its link."""
-        ports = json.loads(_do("ip", "-n", self._switch, "-json", "-stats", "link", "show"))
+        """Return the bytes sent and received by a machine over the link."""
+        ports = json.loads(_run("ip", "-n", self._switch, "-json", "-stats", "link", "show"))
         stats = next(port["stats64"] for port in ports if port["ifname"] == f"port{machine}")
         return stats["rx"]["bytes"], stats["tx"]["bytes"]
 
     def _make(self) -> None:
-        _do("ip", "netns", "add", self._switch)
+        _run("ip", "netns", "add", self._switch)
         in_switch = ("ip", "-n", self._switch, "link")
-        _do(*in_switch, "add", "bridge", "type", "bridge")
-        _do(*in_switch, "set", "bridge", "up")
+        _run(*in_switch, "add", "bridge", "type", "bridge")
+        _run(*in_switch, "set", "bridge", "up")
         for machine, name in enumerate(self._names):
             port = f"port{machine}"
-            _do("ip", "netns", "add", name)
-            _do(*in_switch, "add", port, "type", "veth", "peer", "name", "eth0", "netns", name)
-            _do(*in_switch, "set", port, "master", "bridge", "up")
-            _do("ip", "-n", name, "address", "add", f"{self.address(machine)}/24", "dev", "eth0")
-            _do("ip", "-n", name, "link", "set", "eth0", "up")
-            _do("ip", "-n", name, "link", "set", "lo", "up")
-            self._slow(name, "eth0")
-            self._slow(self._switch, port)
+            _run("ip", "netns", "add", name)
+            _run(*in_switch, "add", port, "type", "veth", "peer", "name", "eth0", "netns", name)
+            _run(*in_switch, "set", port, "master", "bridge", "up")
+            _run("ip", "-n", name, "address", "add", f"{self.address(machine)}/24", "dev", "eth0")
+            _run("ip", "-n", name, "link", "set", "eth0", "up")
+            _run("ip", "-n", name, "link", "set", "lo", "up")
+            self._limit_rate(name, "eth0")
+            self._limit_rate(self._switch, port)
 
-    def _slow(self, name: str, interface: str) -> None:
+    def _limit_rate(self, name: str, interface: str) -> None:
         limits = ("rate", f"{self._mbit}mbit", "burst", BURST, "latency", LATENCY)
-        _do("tc", "-n", name, "qdisc", "add", "dev", interface, "root", "tbf", *limits)
+        _run("tc", "-n", name, "qdisc", "add", "dev", interface, "root", "tbf", *limits)
 
     def _remove(self) -> None:
-        there = {line.split()[0] for line in _do("ip", "netns", "list").splitlines()}
-        remove([name for name in [*self._names, self._switch] if name in there])
+        existing = {line.split()[0] for line in _run("ip", "netns", "list").splitlines()}
+        remove([name for name in [*self._names, self._switch] if name in existing])
 
 
 class Far(Network):
-    """Machines `seconds` away from each other, each way, and as near as this machine otherwise."""
+    """Machines with a delay of `seconds` in every direction, and otherwise loopback's speed."""
 
     def __init__(self, machines: int, seconds: float) -> None:
         super().__init__(machines, 0)
@@ -135,26 +135,26 @@ class Far(Network):
         self._carrier: subprocess.Popen[str] | None = None
 
     def traffic(self, machine: int) -> tuple[int, int]:
-        """Bytes that a machine has sent and received."""
+        """Return the bytes sent and received by a machine."""
         (device,) = json.loads(
-            _do("ip", "-n", self._names[machine], "-json", "-stats", "link", "show", DEVICE)
+            _run("ip", "-n", self._names[machine], "-json", "-stats", "link", "show", DEVICE)
         )
         return device["stats64"]["tx"]["bytes"], device["stats64"]["rx"]["bytes"]
 
     def _make(self) -> None:
         for name in self._names:
-            _do("ip", "netns", "add", name)
+            _run("ip", "netns", "add", name)
         command = [sys.executable, "-m", "benchmarks.delaying", str(self._seconds), *self._names]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
         self._carrier = subprocess.Popen(command, text=True, **pipes)  # type: ignore[call-overload]
         assert self._carrier
         assert self._carrier.stdout
         if not self._carrier.stdout.readline():
-            raise RefusedError("/dev/net/tun: the machines could not be joined; is there such a device?")
+            raise RefusedError("/dev/net/tun: the machines could not be joined; load the kernel module tun")
         for machine, name in enumerate(self._names):
-            _do("ip", "-n", name, "address", "add", f"{self.address(machine)}/24", "dev", DEVICE)
-            _do("ip", "-n", name, "link", "set", DEVICE, "mtu", str(MTU), "up")
-            _do("ip", "-n", name, "link", "set", "lo", "up")
+            _run("ip", "-n", name, "address", "add", f"{self.address(machine)}/24", "dev", DEVICE)
+            _run("ip", "-n", name, "link", "set", DEVICE, "mtu", str(MTU), "up")
+            _run("ip", "-n", name, "link", "set", "lo", "up")
 
     def _remove(self) -> None:
         if self._carrier and self._carrier.stdin:

@@ -1,8 +1,8 @@
-"""What a cluster is measured against, in processes of its own: `python -m benchmarks.rivals WAY [OPTIONS]`.
+"""Rivals of a cluster, in separate processes: `python -m benchmarks.rivals WAY [OPTIONS]`.
 
-Plain back-propagation, DistributedDataParallel and the schedules of `torch.distributed.pipelining` over gloo:
-on this project's networks from its initial state, batches and evaluator, with torch's own fused optimizer.
-Rank 0 says what came of it on standard output, as JSON.
+Plain back-propagation, DistributedDataParallel and the schedules of `torch.distributed.pipelining` over gloo,
+on this project's networks from their initial state, with its batches and evaluator, and torch's own fused
+optimizer. Rank 0 prints the result on standard output, as JSON.
 """
 
 from __future__ import annotations
@@ -36,21 +36,21 @@ from common.lifecycle import end_with_parent, keep_freed_memory
 from common.models import network
 from deploy.evaluation.evaluator import Evaluator
 
-# Both pipelines and DistributedDataParallel are of two processes.
+# Pipelines and DistributedDataParallel have two processes.
 RANKS = 2
 SCHEDULES = {"gpipe": ScheduleGPipe, "1f1b": Schedule1F1B}
 
 
 @dataclass(frozen=True)
-class Ground:
-    """What every way trains, and on what.
+class PreparedRun:
+    """Data and network for every way.
 
     Attributes:
-        config: resolved.
-        dataset: what x_b and y_b are made of.
-        batches: of the run.
-        units: of the plain network; they are what is trained.
-        shapes: of one example after each unit.
+        config: resolved configuration.
+        dataset: data set of x_b and y_b.
+        batches: mini-batches of the run.
+        units: units of the plain network, which are trained.
+        shapes: shape of one example after each unit.
     """
 
     config: Config
@@ -60,52 +60,52 @@ class Ground:
     shapes: list[tuple[int, ...]]
 
     @staticmethod
-    def prepare(settings: list[str]) -> Ground:
-        """Load the data and build the network, cut where the costs of back-propagation balance."""
+    def prepare(settings: list[str]) -> PreparedRun:
+        """Load the data, build the network, and cut where the costs of back-propagation balance."""
         config = files.load(None, [*settings, "decoupling.unlock=none"])
         dataset = datasets.load(config.data)
         shape, classes = dataset.input_shape, dataset.classes
         blueprint = network.build(config, shape, classes)
         config = network.cut(config, blueprint, shape, classes)
         batches = Batches(dataset, config.run.seed, config.run.batch_size)
-        return Ground(config, dataset, batches, blueprint.units, blueprint.shapes)
+        return PreparedRun(config, dataset, batches, blueprint.units, blueprint.shapes)
 
     def evaluator(self) -> Callable[[dict[str, Tensor], int], float]:
-        """Gives the test error in per cent of a plain state after so many batches."""
+        """Return a function from a plain state and a number of batches to the test error in per cent."""
         fresh = network.build(self.config, self.dataset.input_shape, self.dataset.classes)
-        measures = Evaluator(self.config, self.dataset, fresh)
-        return lambda state, through: measures.measure_state(state, {}, through).test_error_percent
+        evaluator = Evaluator(self.config, self.dataset, fresh)
+        return lambda state, through: evaluator.measure_state(state, {}, through).test_error_percent
 
 
 class Rival(ABC):
-    """One process of a way."""
+    """A process of a rival way to train."""
 
-    def __init__(self, ground: Ground) -> None:
-        self._ground = ground
-        self._whole = nn.Sequential(*ground.units)
+    def __init__(self, prepared: PreparedRun) -> None:
+        self._prepared = prepared
+        self._whole = nn.Sequential(*prepared.units)
 
     @abstractmethod
     def step(self, batch: int) -> None:
         """Train on batch b."""
 
     def state(self) -> dict[str, Tensor]:
-        """The plain network's, on rank 0; every rank has to ask."""
+        """Return the plain network's state, valid on rank 0; every rank has to call."""
         return self._whole.state_dict()
 
 
 class Plain(Rival):
-    """Back-propagation in this process, `compiled` by `torch.compile` or not."""
+    """Back-propagation in a single process, with or without `torch.compile`."""
 
-    def __init__(self, ground: Ground, *, compiled: bool = False) -> None:
-        super().__init__(ground)
+    def __init__(self, prepared: PreparedRun, *, compiled: bool = False) -> None:
+        super().__init__(prepared)
         self._module: nn.Module = self._whole.train()
-        self._optimizer = _optimizer(self._module, ground.config.optimizer)
+        self._optimizer = _optimizer(self._module, prepared.config.optimizer)
         if compiled:
             self._module = cast(nn.Module, torch.compile(self._whole))
 
     def step(self, batch: int) -> None:
         """Train on batch b."""
-        self._learn(self._ground.batches.inputs(batch), self._ground.batches.labels(batch))
+        self._learn(self._prepared.batches.inputs(batch), self._prepared.batches.labels(batch))
 
     def _learn(self, x: Tensor, y: Tensor) -> None:
         cross_entropy(self._module(x), y).backward()  # type: ignore[no-untyped-call]
@@ -114,55 +114,56 @@ class Plain(Rival):
 
 
 class DataParallel(Plain):
-    """DistributedDataParallel: rank r has the r-th part of every batch, and BN's statistics of that alone."""
+    """DistributedDataParallel: rank r trains the r-th part of every batch; BN sees the rank's part alone."""
 
-    def __init__(self, ground: Ground) -> None:
-        super().__init__(ground)
-        # As fast as it can be had: no copy of the gradients beside its buckets, no buffers sent around.
+    def __init__(self, prepared: PreparedRun) -> None:
+        super().__init__(prepared)
+        # The fastest settings: no copy of the gradients beside its buckets, no broadcast of buffers.
         self._module = DistributedDataParallel(
             self._whole, forward_sync_buffers=False, gradient_as_bucket_view=True
         )
 
     def step(self, batch: int) -> None:
         """Train on batch b."""
-        rank, batches = dist.get_rank(), self._ground.batches
+        rank, batches = dist.get_rank(), self._prepared.batches
         self._learn(batches.inputs(batch).chunk(RANKS)[rank], batches.labels(batch).chunk(RANKS)[rank])
 
 
 class Pipeline(Rival):
-    """A schedule of `torch.distributed.pipelining`: a stage a rank; BN's statistics are a microbatch's."""
+    """A schedule of `torch.distributed.pipelining`: a stage for each rank; BN sees one microbatch."""
 
-    def __init__(self, ground: Ground, schedule: str, microbatches: int) -> None:
-        super().__init__(ground)
-        cuts = ground.config.network.cuts or []
+    def __init__(self, prepared: PreparedRun, schedule: str, microbatches: int) -> None:
+        super().__init__(prepared)
+        cuts = prepared.config.network.cuts or []
         self._first = dist.get_rank() == 0
-        start, stop = [(0, cuts[0]), (cuts[0], len(ground.units))][dist.get_rank()]
-        self._stages = nn.Sequential(*ground.units[cuts[0] :])
-        own = nn.Sequential(*ground.units[start:stop]).train()
-        self._optimizer = _optimizer(own, ground.config.optimizer)
-        size = ground.config.run.batch_size // microbatches
-        shapes = [ground.dataset.input_shape, ground.shapes[cuts[0] - 1], ground.shapes[-1]]
-        # Where the schedule has to find the shapes itself, it passes memory as it finds it through BN in
-        # training: running statistics of 1e35.
-        taken, given = (
+        start, stop = [(0, cuts[0]), (cuts[0], len(prepared.units))][dist.get_rank()]
+        self._stages = nn.Sequential(*prepared.units[cuts[0] :])
+        own = nn.Sequential(*prepared.units[start:stop]).train()
+        self._optimizer = _optimizer(own, prepared.config.optimizer)
+        size = prepared.config.run.batch_size // microbatches
+        shapes = [prepared.dataset.input_shape, prepared.shapes[cuts[0] - 1], prepared.shapes[-1]]
+        # Shapes are given, since a schedule that infers them passes uninitialized memory through BN in
+        # training mode, which leaves running statistics of 1e35.
+        input_args, output_args = (
             torch.empty(size, *shapes[place], device="meta", requires_grad=place > 0)
             for place in (dist.get_rank(), dist.get_rank() + 1)
         )
-        here = torch.device("cpu")
-        stage = PipelineStage(own, dist.get_rank(), RANKS, here, input_args=taken, output_args=given)
+        cpu = torch.device("cpu")
+        rank = dist.get_rank()
+        stage = PipelineStage(own, rank, RANKS, cpu, input_args=input_args, output_args=output_args)
         self._schedule = SCHEDULES[schedule](stage, microbatches, loss_fn=cross_entropy)
 
     def step(self, batch: int) -> None:
         """Train on batch b."""
         if self._first:
-            self._schedule.step(self._ground.batches.inputs(batch))
+            self._schedule.step(self._prepared.batches.inputs(batch))
         else:
-            self._schedule.step(target=self._ground.batches.labels(batch), return_outputs=False)
+            self._schedule.step(target=self._prepared.batches.labels(batch), return_outputs=False)
         self._optimizer.step()
         self._optimizer.zero_grad()
 
     def state(self) -> dict[str, Tensor]:
-        """The second stage's tensors come into rank 0's own copy of that stage."""
+        """Copy the second stage's tensors to rank 0, and return the plain network's state."""
         for tensor in self._stages.state_dict().values():
             if self._first:
                 dist.recv(tensor, 1)
@@ -176,37 +177,37 @@ def _optimizer(module: nn.Module, settings: OptimizerConfig) -> torch.optim.Opti
     return torch.optim.Adam(module.parameters(), lr=settings.learning_rate, fused=True)
 
 
-def throughput(rival: Rival, ground: Ground, warm: int, began: Path | None) -> dict[str, Any]:
-    """Train through all of the run's batches; the clock begins after `warm` of them, and `began` is made."""
-    batches = ground.config.run.batches
+def throughput(rival: Rival, prepared: PreparedRun, warm: int, began: Path | None) -> dict[str, Any]:
+    """Train all of the run's batches; the clock starts, and `began` is created, after `warm` batches."""
+    batches = prepared.config.run.batches
     for batch in range(warm):
         rival.step(batch)
-    _meet()
+    _barrier()
     if began:
         began.touch()
     since = time.perf_counter()
     for batch in range(warm, batches):
         rival.step(batch)
-    _meet()
+    _barrier()
     seconds = time.perf_counter() - since
     state = rival.state()
-    samples = (batches - warm) * ground.config.run.batch_size
-    error = ground.evaluator()(state, batches) if _rank() == 0 else 0.0
+    samples = (batches - warm) * prepared.config.run.batch_size
+    error = prepared.evaluator()(state, batches) if _rank() == 0 else 0.0
     return {"samples_per_second": round(samples / seconds, 1), "test_error_percent": error}
 
 
-def curve(rival: Rival, ground: Ground, every: int, target: float) -> list[tuple[int, float]]:
-    """Test error in per cent after every n batches, until it is `target` or the run is over."""
+def curve(rival: Rival, prepared: PreparedRun, every: int, target: float) -> list[tuple[int, float]]:
+    """Measure the test error in per cent every n batches, to `target` or the end of the run."""
     errors: list[tuple[int, float]] = []
-    measured = ground.evaluator() if _rank() == 0 else None
-    for batch in range(ground.config.run.batches):
+    measure = prepared.evaluator() if _rank() == 0 else None
+    for batch in range(prepared.config.run.batches):
         rival.step(batch)
         if (batch + 1) % every:
             continue
         state = rival.state()
-        if measured:
-            errors.append((batch + 1, measured(state, batch + 1)))
-        if _told(bool(errors) and errors[-1][1] <= target):
+        if measure:
+            errors.append((batch + 1, measure(state, batch + 1)))
+        if _broadcast(bool(errors) and errors[-1][1] <= target):
             break
     return errors
 
@@ -215,38 +216,38 @@ def _rank() -> int:
     return dist.get_rank() if dist.is_initialized() else 0
 
 
-def _meet() -> None:
+def _barrier() -> None:
     if dist.is_initialized():
         dist.barrier()
 
 
-def _told(over: bool) -> bool:
-    """What rank 0 says, on every rank."""
+def _broadcast(over: bool) -> bool:
+    """Return rank 0's value on every rank."""
     if not dist.is_initialized():
         return over
-    said = torch.tensor([over])
-    dist.broadcast(said, 0)
-    return bool(said)
+    value = torch.tensor([over])
+    dist.broadcast(value, 0)
+    return bool(value)
 
 
-def _made(way: str, ground: Ground, microbatches: int, *, compiled: bool) -> Rival:
+def _build(way: str, prepared: PreparedRun, microbatches: int, *, compiled: bool) -> Rival:
     if way == "bp":
-        return Plain(ground, compiled=compiled)
-    return DataParallel(ground) if way == "ddp" else Pipeline(ground, way, microbatches)
+        return Plain(prepared, compiled=compiled)
+    return DataParallel(prepared) if way == "ddp" else Pipeline(prepared, way, microbatches)
 
 
 def serve(arguments: list[str]) -> None:
-    """Be one process of a way, to the end."""
+    """Run a process of a way to the end."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.rivals", description=__doc__)
-    parser.add_argument("way", choices=("bp", "ddp", *SCHEDULES))
-    parser.add_argument("--rank", type=int, default=0)
-    parser.add_argument("--meet", type=Path, help="a file that both processes make themselves known in")
-    parser.add_argument("--threads", type=int, default=1, help="of torch")
-    parser.add_argument("--microbatches", type=int, default=4, help="of a pipeline")
-    parser.add_argument("--compile", action="store_true", help="of bp: by torch.compile")
-    parser.add_argument("--warm", type=int, default=0, help="batches before the clock begins")
-    parser.add_argument("--began", type=Path, help="a file that is made when the clock begins")
-    parser.add_argument("--every", type=int, default=0, help="instead of a rate, a curve: evaluate every n")
+    parser.add_argument("way", choices=("bp", "ddp", *SCHEDULES), help="method to train by")
+    parser.add_argument("--rank", type=int, default=0, help="number of this process")
+    parser.add_argument("--meet", type=Path, help="file for the rendezvous of the processes")
+    parser.add_argument("--threads", type=int, default=1, help="number of torch's threads")
+    parser.add_argument("--microbatches", type=int, default=4, help="number of a pipeline's microbatches")
+    parser.add_argument("--compile", action="store_true", help="with bp: use torch.compile")
+    parser.add_argument("--warm", type=int, default=0, help="batches before the clock starts")
+    parser.add_argument("--began", type=Path, help="file to create when the clock starts")
+    parser.add_argument("--every", type=int, default=0, help="measure a curve, not a rate: evaluate every n")
     parser.add_argument("--target", type=float, default=0.0, help="test error in %% that ends a curve")
     parser.add_argument("--set", dest="settings", action="append", default=[], help="section.key=value")
     chosen = parser.parse_args(arguments)
@@ -254,19 +255,19 @@ def serve(arguments: list[str]) -> None:
     if chosen.meet:
         where = f"file://{chosen.meet}"
         dist.init_process_group("gloo", init_method=where, rank=chosen.rank, world_size=RANKS)
-    ground = Ground.prepare(chosen.settings)
-    rival = _made(chosen.way, ground, chosen.microbatches, compiled=chosen.compile)
-    found: dict[str, Any]
+    prepared = PreparedRun.prepare(chosen.settings)
+    rival = _build(chosen.way, prepared, chosen.microbatches, compiled=chosen.compile)
+    result: dict[str, Any]
     if chosen.every:
-        found = {"curve": curve(rival, ground, chosen.every, chosen.target)}
+        result = {"curve": curve(rival, prepared, chosen.every, chosen.target)}
     else:
-        found = throughput(rival, ground, chosen.warm, chosen.began)
+        result = throughput(rival, prepared, chosen.warm, chosen.began)
     if chosen.rank == 0:
-        print(json.dumps(found), flush=True)
+        print(json.dumps(result), flush=True)
     if chosen.meet:
         dist.barrier()
-        # Torch's group, undone with the interpreter's lock held, may wait for a thread of its own that
-        # waits for that lock.
+        # Exit at once: destroying torch's group under the interpreter's lock may wait for a thread of the
+        # group that waits for the lock.
         os._exit(0)
 
 

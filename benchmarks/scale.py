@@ -1,9 +1,9 @@
-"""How many slaves one master serves: 1 to 64 that push and pull shards of 1 MiB as fast as they can.
+"""Throughput of a master with 1 to 64 slaves that push and pull shards of 1 MiB without pause.
 
-`python -m benchmarks scale` writes results/scale.json; `--table` prints docs/performance.md's table of it.
-The slaves compute nothing and load no torch (`benchmarks.light_slaves`): up to 8 processes, then several
-threads in each. They share the machine with the master, so the rate is what both ends reach together.
-Beside it stands what the simulator predicts of a master with a core of its own, from what one slave measured.
+`python -m benchmarks scale` writes results/scale.json; `--table` prints the table of docs/performance.md. The
+slaves compute nothing and load no torch (`benchmarks.light_slaves`): up to 8 processes, then several threads
+in each. They share the machine with the master, so the rate is what both ends reach together. The table also
+has the simulator's prediction for a master with a core of its own, from the measurement of one slave.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import kept
-from benchmarks.transfer import Process
+from benchmarks import records
+from benchmarks.transfer import CommandProcess
 from common.config import files
 from common.data import datasets
 from common.models.resolution import resolve_with_torch
@@ -30,37 +30,37 @@ RESULTS = Path(__file__).parent / "results" / "scale.json"
 SLAVES = (1, 2, 4, 8, 16, 32, 64)
 PROCESSES = 8
 NBYTES = 1 << 20
-# Of each simulated slave.
+# Batches of each simulated slave.
 TURNS = 1000
 
 
-def measured(slaves: int, seconds: float) -> dict[str, Any]:
-    """One master with so many slaves, for so long."""
+def measure(slaves: int, seconds: float) -> dict[str, Any]:
+    """Measure a master with `slaves` slaves for `seconds`."""
     processes = min(slaves, PROCESSES)
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
 
-        def start(*command: str) -> Process:
-            process = Process(*command)
+        def start(*command: str) -> CommandProcess:
+            process = CommandProcess(*command)
             stack.callback(process.close)
             return process
 
         master = start(*_master(Path(folder), slaves))
-        address = master.hear().partition("listening on ")[2].partition(",")[0]
+        address = master.read_line().partition("listening on ")[2].partition(",")[0]
         each = [str(slaves // processes), str(NBYTES)]
         clients = [start("benchmarks.light_slaves", address, *each) for _ in range(processes)]
         for client in clients:
-            client.hear()
+            client.read_line()
         before, began = master.cpu_seconds(), time.perf_counter()
         for client in clients:
-            client.say(str(seconds))
-        found = [json.loads(client.hear()) for client in clients]
+            client.send_order(str(seconds))
+        durations = [json.loads(client.read_line()) for client in clients]
         took, used = time.perf_counter() - began, master.cpu_seconds() - before
-    pushes, pulls = ([seconds for each in found for seconds in each[what]] for what in ("push", "pull"))
+    pushes, pulls = ([each for result in durations for each in result[what]] for what in ("push", "pull"))
     return {"slaves": slaves, "processes": processes, **row(pushes, pulls, took, used)}
 
 
 def _master(folder: Path, slaves: int) -> list[str]:
-    """A master with a layer for each slave."""
+    """Return the command of a master with a layer for every slave."""
     (folder / "run.toml").touch()
     settings = [f"network.options={{widths={[8] * max(1, slaves - 1)}}}"]
     settings += [f"network.cuts={list(range(1, slaves))}", "cluster.misses=20"]
@@ -70,7 +70,7 @@ def _master(folder: Path, slaves: int) -> list[str]:
 
 
 def row(pushes: Sequence[float], pulls: Sequence[float], seconds: float, cpu: float) -> dict[str, Any]:
-    """From how long every push and pull took, the seconds they took in all and the master's CPU seconds."""
+    """Summarize durations of pushes and pulls, given the whole time and the master's CPU time, in seconds."""
     count = len(pushes) + len(pulls)
     return {
         "mib_per_second": round(count * NBYTES / (1 << 20) / seconds, 1),
@@ -81,17 +81,17 @@ def row(pushes: Sequence[float], pulls: Sequence[float], seconds: float, cpu: fl
     }
 
 
-def predicted(slaves: int, alone: Mapping[str, Any]) -> dict[str, float]:
-    """What the simulator makes of so many slaves, replicas of one layer that push and fetch at every step.
+def predict(slaves: int, alone: Mapping[str, Any]) -> dict[str, float]:
+    """Simulate `slaves` replicas of a layer, with a push and a fetch at every step.
 
     Args:
-        slaves: how many.
-        alone: the row of one slave: the master's CPU time of a push or a pull, and how long each takes.
+        slaves: number of slaves.
+        alone: the row of one slave: durations of pushes and pulls, and the master's CPU time for each.
     """
     turn = 1e-3 * (alone["push_milliseconds"]["p50"] + alone["pull_milliseconds"]["p50"])
     settings = {
         "network.layers": 1,
-        # Else a single one would never fetch.
+        # With pushes of updates, a single replica would never fetch.
         "downpour.push": "gradient",
         "downpour.replicas": slaves,
         "downpour.n_push": 1,
@@ -109,7 +109,7 @@ def predicted(slaves: int, alone: Mapping[str, Any]) -> dict[str, float]:
     driver = Driver(resolve_with_torch(config, dataset), dataset, trains=False)
     for _ in driver.run():
         pass
-    # Each one's first version took the simulated master no time.
+    # The simulated master takes no time for each slave's first version.
     count = driver.master.pushes + driver.master.pulls - slaves
     return {
         "mib_per_second": round(count * NBYTES / (1 << 20) / driver.seconds, 1),
@@ -123,7 +123,7 @@ def _percentiles(seconds: Sequence[float]) -> dict[str, float]:
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The rows as a table."""
+    """Format the rows as a table."""
     heads = ["slaves", "processes", "MiB/s", "push ms, p50", "p99", "pull ms, p50", "p99", "master, cores"]
     heads += ["its CPU ms a MiB", "simulated, MiB/s", "master, cores"]
     lines: list[list[str]] = []
@@ -140,22 +140,22 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
                 f"{each['simulated']['master_cores']:.2f}",
             ]
         )
-    return kept.markdown(heads, lines)
+    return records.markdown(heads, lines)
 
 
 def last_table() -> str:
-    """The table of the last results.
+    """Format the table of the last results.
 
     Raises:
-        ConfigError: there are none.
+        ConfigError: there are no results.
     """
-    return table(kept.read(RESULTS)["rows"])
+    return table(records.read(RESULTS)["rows"])
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Measure with each number of slaves, print a line each, write the results."""
+    """Measure every number of slaves, print a line for every number, and write the results."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks scale", description=__doc__)
-    parser.add_argument("--seconds", type=float, default=10.0, help="with each number of slaves")
+    parser.add_argument("--seconds", type=float, default=10.0, help="duration for each number of slaves")
     parser.add_argument("--table", action="store_true", help="print the table of the last results")
     chosen = parser.parse_args(arguments)
     if chosen.table:
@@ -163,8 +163,8 @@ def main(arguments: Sequence[str]) -> None:
         return
     rows: list[dict[str, Any]] = []
     for slaves in SLAVES:
-        row = measured(slaves, chosen.seconds)
-        rows.append({**row, "simulated": predicted(slaves, rows[0] if rows else row)})
+        row = measure(slaves, chosen.seconds)
+        rows.append({**row, "simulated": predict(slaves, rows[0] if rows else row)})
         print(table(rows[-1:]).splitlines()[-1], flush=True)
-    result = {"machine": kept.machine(), "nbytes": NBYTES, "seconds": chosen.seconds, "rows": rows}
-    kept.write(RESULTS, result)
+    result = {"machine": records.machine(), "nbytes": NBYTES, "seconds": chosen.seconds, "rows": rows}
+    records.write(RESULTS, result)

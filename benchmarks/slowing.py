@@ -1,4 +1,4 @@
-"""A process held to a share of a core, as a slower machine would be."""
+"""Limit a process to a share of a core, as on a slower machine."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ from common.errors import UnreachableError
 from deploy.evaluation.reader import Reader
 
 PERIOD_SECONDS, FIND_SECONDS = 0.01, 0.1
-# Its share is the median of as long spells: what it does before and after it trains is not in that.
+# The share is the median over spells of this length, so that start and end of the process do not count.
 SPELL_SECONDS = 0.5
 
-# The process once it trains; None until then.
+# Finds the process once it trains; None before.
 Find = Callable[[], psutil.Process | None]
 
 
-class Held:
-    """Reads what share of a core a process takes, and may hold it to a smaller one.
+class CpuLimiter:
+    """Measures a process' share of a core, and may limit the share by stopping and continuing the process.
 
-    A duty cycle would not do: on a machine with more processes than cores, one that is stopped three quarters
-    of the time catches up in the last.
+    A fixed duty cycle would not limit it: on a machine with more processes than cores, a process that is
+    stopped three quarters of the time catches up in the last quarter.
 
     Args:
-        find: asked again and again until it gives the process; the share counts from then.
-        allowed: of a core; None: it is only watched.
+        find: called repeatedly until it returns the process; the measurement starts then.
+        allowed: largest share of a core; None: measure only.
 
     Attributes:
-        share: of a core, until it ended or this did: the median of spells.
+        share: median share of a core over spells, until the process or the context ended.
     """
 
     def __init__(self, find: Find, allowed: float | None) -> None:
@@ -63,14 +63,14 @@ class Held:
                 return
             process = self._find()
         with contextlib.suppress(psutil.NoSuchProcess):
-            self._hold(process)
+            self._limit(process)
 
     @property
     def share(self) -> float:
-        """Zero where it was seen for less than a spell."""
+        """Median share of a core; zero if the process was seen for less than a spell."""
         return statistics.median(self._spells) if self._spells else 0.0
 
-    def _hold(self, process: psutil.Process) -> None:
+    def _limit(self, process: psutil.Process) -> None:
         began, before, stopped = time.monotonic(), cpu_seconds(process), False
         since, then = began, before
         try:
@@ -79,7 +79,7 @@ class Held:
                 if now - since >= SPELL_SECONDS:
                     self._spells.append((used - then) / (now - since))
                     since, then = now, used
-                # Over all of its time: what it missed when it could not run it may catch up on.
+                # The limit is on the mean since the start, so time without a core may be made up for.
                 over = self._allowed is not None and used - before > self._allowed * (now - began)
                 if stopped != over:
                     stopped = over
@@ -90,7 +90,7 @@ class Held:
 
 
 def slave_of(layer: int, state: Path) -> Find:
-    """The first replica's slave of a layer, by the master's state directory, once every layer trains."""
+    """Find a layer's slave, replica 0, by the master's state directory, once every layer trains."""
 
     def find() -> psutil.Process | None:
         address = state / "address"
@@ -107,6 +107,6 @@ def slave_of(layer: int, state: Path) -> Find:
 
 
 def cpu_seconds(process: psutil.Process) -> float:
-    """What it has used so far, in and for it."""
+    """Return the CPU seconds of a process, user and system."""
     times = process.cpu_times()
     return float(times.user + times.system)

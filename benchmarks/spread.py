@@ -1,4 +1,4 @@
-"""What every benchmark says of repeated measurements."""
+"""Median and quartiles of repeated measurements."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import statistics
 from collections.abc import Mapping
 
 
-def shown(found: Mapping[str, float], form: str) -> str:
-    """What `spread` has found, each number in a format of Python's, as tables show it."""
-    median, low, high = (format(found[name], form) for name in ("median", "p25", "p75"))
+def format_spread(values: Mapping[str, float], form: str) -> str:
+    """Format the result of `spread` for tables, every number by a format of Python's."""
+    median, low, high = (format(values[name], form) for name in ("median", "p25", "p75"))
     return f"{median} ({low} to {high})"
 
 
 def spread(values: list[float], digits: int = 4) -> dict[str, float]:
-    """Median and quartiles; of a single value, that."""
-    # Of a single one there are no quantiles.
+    """Compute the median and the quartiles; all equal a single value."""
+    # `statistics.quantiles` needs two values.
     several = values if len(values) > 1 else values * 2
     low, middle, high = statistics.quantiles(several, n=4, method="inclusive")
     return {"p25": round(low, digits), "median": round(middle, digits), "p75": round(high, digits)}

@@ -1,7 +1,7 @@
-"""Error and throughput of Downpour by staleness rule, with all replicas alike and with one slowed four times.
+"""Error and throughput of Downpour by staleness rule, with equal replicas and with one slowed four times.
 
-`python -m benchmarks staleness --mnist FOLDER`: three layers, two replicas each, accrued gradients and the
-master's Adagrad; the slowed one gets a quarter of the processor time that it took before, by signals.
+`python -m benchmarks staleness --mnist FOLDER`: three layers of two replicas, accrued gradients and the
+master's Adagrad. The slowed replica gets a quarter of its previous processor time, by signals.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import kept
-from benchmarks.slowing import Held, slave_of
+from benchmarks import records
+from benchmarks.slowing import CpuLimiter, slave_of
 
 RESULTS = Path(__file__).parent / "results" / "staleness.json"
 RULES = ("any", "bound", "scale", "compensate")
@@ -30,8 +30,8 @@ SETTINGS = (
 SLOWED = 4
 
 
-def measured(rule: str, allowed: float | None, batches: int, data: list[str]) -> dict[str, Any]:
-    """One run's summary, and its first slave's share of a core."""
+def measure(rule: str, allowed: float | None, batches: int, data: list[str]) -> dict[str, Any]:
+    """Run once, and return the summary with the first slave's share of a core."""
     settings = [*SETTINGS, *data, f"run.batches={batches}", f"downpour.staleness={rule}"]
     arguments = [part for setting in settings for part in ("--set", setting)]
     with tempfile.TemporaryDirectory() as folder:
@@ -41,22 +41,22 @@ def measured(rule: str, allowed: float | None, batches: int, data: list[str]) ->
             stderr=subprocess.DEVNULL,
             text=True,
         )
-        with Held(slave_of(1, Path(folder) / "state"), allowed) as held:
+        with CpuLimiter(slave_of(1, Path(folder) / "state"), allowed) as limiter:
             out, _ = train.communicate()
     if train.returncode:
         raise SystemExit(f"train ended with {train.returncode}")
     summary: dict[str, Any] = json.loads(out)
-    return {**summary, "share": held.share}
+    return {**summary, "share": limiter.share}
 
 
 def row(rule: str, slowed: bool, summary: dict[str, Any]) -> dict[str, Any]:
-    """What of a summary is compared."""
-    kept = ("test_error_percent", "samples_per_second", "staleness", "pushes", "lost_batches", "share")
-    return {"rule": rule, "slowed": slowed, **{name: summary[name] for name in kept}}
+    """Select the values of a summary to compare."""
+    names = ("test_error_percent", "samples_per_second", "staleness", "pushes", "lost_batches", "share")
+    return {"rule": rule, "slowed": slowed, **{name: summary[name] for name in names}}
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """The rows as a table."""
+    """Format the rows as a table."""
     lines = ["| rule | one replica slowed 4x | test error % | samples/s | staleness p50, p99, max |"]
     lines.append("| --- | --- | --- | --- | --- |")
     for each in rows:
@@ -69,25 +69,25 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def last_table() -> str:
-    """The table of the last results."""
-    return table(kept.read(RESULTS)["rows"])
+    """Format the table of the last results."""
+    return table(records.read(RESULTS)["rows"])
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Run all rules, alternating, and write the results."""
+    """Run every rule, without and with the slowed replica, and write the results."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks staleness", description=__doc__)
-    parser.add_argument("--mnist", type=Path, help="folder of MNIST's files; else the digits are used")
-    parser.add_argument("--batches", type=int, default=3000)
+    parser.add_argument("--mnist", type=Path, help="folder of MNIST's files; without it, the digits")
+    parser.add_argument("--batches", type=int, default=3000, help="batches of a run")
     chosen = parser.parse_args(arguments)
     data = ["data.dataset=mnist", f"data.path={chosen.mnist}"] if chosen.mnist else ["run.batch_size=64"]
     rows: list[dict[str, Any]] = []
     for slowed in (False, True):
         for rule in RULES:
-            alike = next((each for each in rows if each["rule"] == rule), None)
-            allowed = alike["share"] / SLOWED if alike else None
-            rows.append(row(rule, slowed, measured(rule, allowed, chosen.batches, data)))
+            equal = next((each for each in rows if each["rule"] == rule), None)
+            allowed = equal["share"] / SLOWED if equal else None
+            rows.append(row(rule, slowed, measure(rule, allowed, chosen.batches, data)))
             print(table(rows[-1:]).splitlines()[-1], flush=True)
     dataset = "mnist" if chosen.mnist else "digits"
     result = {"dataset": dataset, "batches": chosen.batches, "settings": SETTINGS, "rows": rows}
-    kept.write(RESULTS, result)
+    records.write(RESULTS, result)
     print(table(rows))

@@ -1,7 +1,7 @@
-"""Push and pull of three sizes: layerwise against one raw TCP stream, torch.distributed.rpc and gloo.
+"""Push and pull of three sizes: layerwise against a raw TCP stream, torch.distributed.rpc and gloo.
 
-`python -m benchmarks transfer` writes results/transfer.json. Every way is two processes on this machine that
-do nothing else; they take turns, round by round. layerwise' pushes are applied to a shard in a state
+`python -m benchmarks transfer` writes results/transfer.json. Every way is two processes on this machine
+without other work; the ways take turns, round by round. Pushes of layerwise are applied to a shard in a state
 directory and acknowledged; the peers' are received and acknowledged. A ratio is taken within a round, and
 given as median and quartiles over the rounds.
 """
@@ -30,15 +30,15 @@ Cases = dict[str, dict[str, dict[str, dict[str, float]]]]
 
 RESULT = Path(__file__).parent / "results" / "transfer.json"
 SIZES = {"4 KiB": 4 << 10, "1 MiB": 1 << 20, "64 MiB": 64 << 20}
-# In each round, of each way: enough of them that a hiccup does not count.
+# Repeats of each way in each round: enough that one hiccup does not change the median.
 REPEATS = {"4 KiB": 60, "1 MiB": 20, "64 MiB": 4}
-# torch_rpc is torch.distributed.rpc as it is by default, which on one machine shares memory.
+# torch_rpc is torch.distributed.rpc with its defaults, which use shared memory on one machine.
 WAYS = ("layerwise", "tcp", "torch_rpc", "torch_rpc_tcp", "gloo")
 ROUNDS = 9
 
 
-class Process:
-    """A process that takes orders on its standard input; ended whatever happens."""
+class CommandProcess:
+    """A process that takes orders on standard input, until `close` ends it."""
 
     def __init__(self, *command: str) -> None:
         self._ends_with_its_input = command[0] != "deploy.cli"
@@ -51,26 +51,26 @@ class Process:
             env=os.environ | {"OMP_NUM_THREADS": "1", PARENT: str(os.getpid())},
         )
 
-    def say(self, line: str) -> None:
-        """An order."""
+    def send_order(self, line: str) -> None:
+        """Write an order, a line, to the process."""
         stdin = cast(IO[str], self._process.stdin)
         stdin.write(line + "\n")
         stdin.flush()
 
-    def hear(self) -> str:
-        """Its next line."""
+    def read_line(self) -> str:
+        """Return the next line of the process' output."""
         line = cast(IO[str], self._process.stdout).readline()
         if not line:
             raise RuntimeError(f"{self._process.args!r} ended with {self._process.wait()}")
         return line.strip()
 
     def cpu_seconds(self) -> float:
-        """What it has used, user and system."""
+        """Return the CPU seconds of the process, user and system."""
         used = psutil.Process(self._process.pid).cpu_times()
         return float(used.user + used.system)
 
     def close(self) -> None:
-        """End it: its input ends, then it is asked to, then it has to."""
+        """End the process: close the input, then terminate, then kill."""
         with suppress(BrokenPipeError):
             cast(IO[str], self._process.stdin).close()
         if self._ends_with_its_input:
@@ -84,12 +84,12 @@ class Process:
         cast(IO[str], self._process.stdout).close()
 
 
-class Way:
-    """Both processes of one way."""
+class ProcessPair:
+    """Server and client process of a way."""
 
     def __init__(self, name: str, folder: Path, stack: ExitStack) -> None:
-        def start(*command: str) -> Process:
-            process = Process(*command)
+        def start(*command: str) -> CommandProcess:
+            process = CommandProcess(*command)
             stack.callback(process.close)
             return process
 
@@ -99,45 +99,46 @@ class Way:
             state = str(folder / "state")
             self._server = start("deploy.cli", "master", str(folder / "run.toml"), "--listen", "127.0.0.1:0",
                                  "--state-dir", state,
-                                 # What is measured is no slave's health, on however crowded a machine.
+                                 # Long heartbeats: a slave's health is not measured, even on a crowded
+                                 # machine.
                                  "--set", "cluster.heartbeat_seconds=10")  # fmt: skip
-            address = self._server.hear().partition("listening on ")[2].partition(",")[0]
+            address = self._server.read_line().partition("listening on ")[2].partition(",")[0]
         else:
             self._server = start(
                 "benchmarks.endpoints", name, "server", "127.0.0.1:0" if name == "tcp" else address
             )
-            address = self._server.hear() if name == "tcp" else address
+            address = self._server.read_line() if name == "tcp" else address
         self._client = start("benchmarks.endpoints", name, "client", address)
-        self._obeys = name != "layerwise"
+        self._server_takes_orders = name != "layerwise"
 
     def cpu_seconds(self) -> float:
-        """What both processes have used."""
+        """Return the CPU seconds of the two processes."""
         return self._server.cpu_seconds() + self._client.cpu_seconds()
 
     def seconds(self, what: str, nbytes: int, repeats: int) -> list[float]:
-        """Of every repeat."""
+        """Run an order, and return the seconds of every repeat."""
         order = f"{what} {nbytes} {repeats}"
-        if self._obeys:
-            self._server.say(order)
-        self._client.say(order)
-        seconds: list[float] = json.loads(self._client.hear())
+        if self._server_takes_orders:
+            self._server.send_order(order)
+        self._client.send_order(order)
+        seconds: list[float] = json.loads(self._client.read_line())
         return seconds
 
 
 @dataclass
 class Rounds:
-    """Of one way in one case: each round's median milliseconds, and the CPU time of both ends in all."""
+    """Measurements of a way in a case: every round's median milliseconds, and CPU seconds of the two ends."""
 
     milliseconds: list[float] = field(default_factory=list)
     cpu_seconds: float = 0.0
 
 
 def measure() -> dict[str, dict[str, Rounds]]:
-    """By what was done, and by the way."""
-    found: dict[str, dict[str, Rounds]] = {}
+    """Measure every case, by case and way."""
+    cases: dict[str, dict[str, Rounds]] = {}
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        ways = {name: Way(name, folder, stack) for name in WAYS}
+        ways = {name: ProcessPair(name, folder, stack) for name in WAYS}
         for turn in range(ROUNDS + 1):
             for size, nbytes in SIZES.items():
                 for what in ("push", "pull"):
@@ -146,16 +147,16 @@ def measure() -> dict[str, dict[str, Rounds]]:
                         seconds = way.seconds(what, nbytes, REPEATS[size])
                         # The first round warms every process up.
                         if turn:
-                            rounds = found.setdefault(f"{what} {size}", {}).setdefault(name, Rounds())
+                            rounds = cases.setdefault(f"{what} {size}", {}).setdefault(name, Rounds())
                             rounds.milliseconds.append(1e3 * statistics.median(seconds))
                             rounds.cpu_seconds += way.cpu_seconds() - before
-    return found
+    return cases
 
 
-def summarized(found: dict[str, dict[str, Rounds]]) -> dict[str, object]:
-    """Times, rates, and each peer's time in layerwise' (more than 1: layerwise is faster)."""
+def summarize(measurements: dict[str, dict[str, Rounds]]) -> dict[str, object]:
+    """Compute times, rates, and every peer's time over layerwise' (above 1, layerwise is faster)."""
     cases = {}
-    for case, by_way in found.items():
+    for case, by_way in measurements.items():
         size = case.partition(" ")[2]
         nbytes, count = SIZES[size], ROUNDS * REPEATS[size]
         rounds = {name: each.milliseconds for name, each in by_way.items()}
@@ -169,7 +170,7 @@ def summarized(found: dict[str, dict[str, Rounds]]) -> dict[str, object]:
                 name: round(nbytes / statistics.median(times) / 1e6, 3) for name, times in rounds.items()
             },
             "speed_relative_to": {
-                name: spread([theirs / mine for theirs, mine in zip(times, ours, strict=True)])
+                name: spread([peer / own for peer, own in zip(times, ours, strict=True)])
                 for name, times in rounds.items()
                 if name != "layerwise"
             },
@@ -182,21 +183,21 @@ def summarized(found: dict[str, dict[str, Rounds]]) -> dict[str, object]:
 
 
 def table(cases: Cases) -> str:
-    """Median milliseconds (quartiles) of every way, and in brackets how much faster than it layerwise is."""
+    """Format median milliseconds (quartiles) of every way, with layerwise' speed-up in brackets."""
     lines = [f"{'':12}" + "".join(f"{name:>30}" for name in WAYS)]
     for case, numbers in cases.items():
         cells = []
         for name, t in numbers["milliseconds"].items():
             ratio = numbers["speed_relative_to"].get(name)
-            shown = f" [{ratio['median']:.2f}]" if ratio else ""
-            cells.append(f"{t['median']:.3f} ({t['p25']:.3f}-{t['p75']:.3f}){shown}")
+            speed_up = f" [{ratio['median']:.2f}]" if ratio else ""
+            cells.append(f"{t['median']:.3f} ({t['p25']:.3f}-{t['p75']:.3f}){speed_up}")
         lines.append(f"{case:12}" + "".join(f"{cell:>30}" for cell in cells))
     return "\n".join(lines)
 
 
 def main() -> None:
-    """Measure, print the table, write the result."""
-    result = summarized(measure())
+    """Measure, print the table and write the results."""
+    result = summarize(measure())
     RESULT.parent.mkdir(exist_ok=True)
     RESULT.write_text(json.dumps(result, indent=2) + "\n")
     print(table(result["cases"]))  # type: ignore[arg-type]

@@ -1,7 +1,7 @@
-"""VFBN's M in closed form, against a double backward by autograd and against the layer that it serves.
+"""VFBN's M in closed form, against autograd's double backward and against the layer that M serves.
 
-`python -m benchmarks vfbn` writes benchmarks/results/vfbn.json. All run on one thread, side by side in one
-process, round by round; a ratio is taken within a round, and given as median and quartiles over the rounds.
+`python -m benchmarks vfbn` writes benchmarks/results/vfbn.json. All run on one thread of one process, by
+turns, round by round; a ratio is taken within a round, and given as median and quartiles over the rounds.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks import kept
+from benchmarks import records
 from benchmarks.spread import spread
 from common.config.synthesizers import VfbnOptions
 from common.synthesizers import VirtualForward
@@ -30,8 +30,8 @@ Work = Callable[[], object]
 
 
 @dataclass(frozen=True)
-class Case:
-    """One shape of h and width of v; `layer` is what M serves, in -> out."""
+class Setting:
+    """A shape of h and width of v, with the `layer` that M serves, in -> out."""
 
     name: str
     shape: tuple[int, ...]
@@ -39,15 +39,17 @@ class Case:
     layer: nn.Module
 
 
-def cases() -> list[Case]:
-    """Vectors 256 and 1024 wide at several widths of v, and a map of 32 channels."""
+def cases() -> list[Setting]:
+    """List vectors of widths 256 and 1024 at several widths of v, and a feature map of 32 channels."""
     vectors = [
-        Case(f"vector {width}, hidden {hidden}", (width,), hidden, _dense(width))
+        Setting(f"vector {width}, hidden {hidden}", (width,), hidden, _dense(width))
         for width, hiddens in ((1024, (0, 32, 64, 128)), (256, (64, 128)))
         for hidden in hiddens
     ]
     convolution = nn.Sequential(nn.Conv2d(32, 32, 5, padding=2), nn.BatchNorm2d(32), nn.ReLU())
-    maps = [Case(f"map 32x14x14, hidden {hidden}", (32, 14, 14), hidden, convolution) for hidden in (0, 16)]
+    maps = [
+        Setting(f"map 32x14x14, hidden {hidden}", (32, 14, 14), hidden, convolution) for hidden in (0, 16)
+    ]
     return [*vectors, *maps]
 
 
@@ -56,7 +58,7 @@ def _dense(width: int) -> nn.Module:
 
 
 def plain_v(module: VirtualForward, h: Tensor) -> Tensor:
-    """V as autograd sees it: the peer of the closed form."""
+    """Compute v by autograd's operations: the peer of the closed form."""
     *hidden, last = module.maps
     h = h if hidden else h.flatten(1)
     for affine in hidden:
@@ -66,7 +68,7 @@ def plain_v(module: VirtualForward, h: Tensor) -> Tensor:
 
 
 def double_backward(module: VirtualForward, h: Tensor, y: Tensor, delta: Tensor) -> None:
-    """`gradient`, then `learn`, by autograd."""
+    """Compute `gradient`, then `learn`, by autograd."""
     h = h.detach().requires_grad_()
     torch.autograd.grad(F.cross_entropy(plain_v(module, h), y, reduction="sum"), h)
     total = F.cross_entropy(plain_v(module, h), y, reduction="sum")
@@ -74,20 +76,20 @@ def double_backward(module: VirtualForward, h: Tensor, y: Tensor, delta: Tensor)
     ((delta_hat - delta).square().sum() / len(h)).backward()  # type: ignore[no-untyped-call]
 
 
-def works(case: Case) -> dict[str, Work]:
-    """What is timed: both ways of M with M's own optimizer step, and the layer's whole step."""
+def works(case: Setting) -> dict[str, Work]:
+    """Return the functions to time: two forms of M, with M's optimizer step, and the layer's whole step."""
     module = VirtualForward(VfbnOptions(hidden=case.hidden), case.shape, CLASSES)
-    m_step = _stepping(module)
-    layer_step = _stepping(case.layer)
+    m_step = _optimizer_step(module)
+    layer_step = _optimizer_step(case.layer)
     h, delta = torch.randn(2, BATCH, *case.shape)
     y = torch.randint(CLASSES, (BATCH,))
 
-    def closed() -> None:
+    def closed_form() -> None:
         module.gradient(h, y)
         module.learn(h, y, delta)
         m_step()
 
-    def doubled() -> None:
+    def by_autograd() -> None:
         double_backward(module, h, y, delta)
         m_step()
 
@@ -96,10 +98,10 @@ def works(case: Case) -> dict[str, Work]:
         case.layer(u).backward(delta)
         layer_step()
 
-    return {"closed": closed, "double_backward": doubled, "layer": layer}
+    return {"closed": closed_form, "double_backward": by_autograd, "layer": layer}
 
 
-def _stepping(module: nn.Module) -> Work:
+def _optimizer_step(module: nn.Module) -> Work:
     optimizer = torch.optim.Adam(module.parameters(), fused=True)
 
     def step() -> None:
@@ -110,15 +112,15 @@ def _stepping(module: nn.Module) -> Work:
 
 
 def seconds(work: Work, repeat: int) -> float:
-    """Mean time of one call."""
+    """Measure the mean seconds of a call."""
     start = time.perf_counter()
     for _ in range(repeat):
         work()
     return (time.perf_counter() - start) / repeat
 
 
-def measure(case: Case) -> dict[str, object]:
-    """Times in milliseconds, and the closed form's ratio to each of the others."""
+def measure(case: Setting) -> dict[str, object]:
+    """Measure the times in milliseconds, and the closed form's ratio to the rest."""
     work = works(case)
     repeat = {name: max(1, round(0.02 / seconds(each, 3))) for name, each in work.items()}
     rounds = [{name: seconds(each, repeat[name]) for name, each in work.items()} for _ in range(ROUNDS)]
@@ -131,9 +133,9 @@ def measure(case: Case) -> dict[str, object]:
 
 
 def main() -> None:
-    """Measure every case, print a line each, write the result."""
+    """Measure every case, print and write the results."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
     results = {case.name: measure(case) for case in cases()}
-    kept.write(RESULT, {"batch": BATCH, "torch": torch.__version__, "cases": results})
+    records.write(RESULT, {"batch": BATCH, "torch": torch.__version__, "cases": results})
     print(json.dumps(results, indent=2))

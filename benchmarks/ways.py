@@ -1,7 +1,7 @@
-"""The ways to train one network that are compared: layerwise by the command line, and `benchmarks.rivals`.
+"""Ways to train a network, for comparison: layerwise by the command line, and `benchmarks.rivals`.
 
-A way is run from its processes' start to their end. On this machine, or with every process on a machine of
-its own (`benchmarks.namespaces`).
+A way runs from its processes' start to their end, on this machine or with every process on a machine of its
+own (`benchmarks.namespaces`).
 """
 
 from __future__ import annotations
@@ -18,32 +18,32 @@ from typing import Any
 
 import psutil
 
-from benchmarks.links import ROOT, Cluster, Loopback, environment
+from benchmarks.links import ROOT, Loopback, ManualCluster, environment
 from benchmarks.namespaces import Network
-from benchmarks.slowing import Find, Held, slave_of
+from benchmarks.slowing import CpuLimiter, Find, slave_of
 from common.errors import RunFailedError
 from deploy.runs.directory import metrics_of
 
 Row = dict[str, Any]
-# Test error in per cent by batches.
+# Points (batches, test error in per cent).
 Curve = Sequence[Sequence[float]]
 
-# Test error, in per cent, that curves are followed to: 97 % are right.
+# Test error, in per cent, up to which curves are measured: 97 % of the answers are right.
 TARGET_PERCENT = 3.0
-# Before a way's clock begins: what is made at a first step, and the filling of a chain, is not its rate.
+# Steps before a way's clock starts, so that first-step set-up and the filling of a pipeline do not count.
 WARM = 10
 NEVER = 1_000_000
-# Crowded cores are no failure.
+# Tolerate late heartbeats: on crowded cores they are not failures.
 OURS = ("cluster.misses=20",)
 
 
 @dataclass(frozen=True)
-class Hold:
-    """One process of a way, held to a share of a core; None: only watched.
+class CpuLimit:
+    """Limit of a process of a way to a share of a core; None: measure the share only.
 
     Attributes:
-        layer: from 1; of a rival, the rank from 1.
-        allowed: of a core.
+        layer: layer, from 1; of a rival, the rank plus 1.
+        allowed: largest share of a core.
     """
 
     layer: int
@@ -52,13 +52,13 @@ class Hold:
 
 @dataclass(frozen=True)
 class Job:
-    """What every way does.
+    """Training job of every way.
 
     Attributes:
-        settings: of data and network, section.key=value.
+        settings: settings of data and network, section.key=value.
         batch_size: B.
-        batches: of the run.
-        every: instead of its rate, the test error after every n batches; 0: the rate.
+        batches: batches of the run.
+        every: measure a curve, the test error every n batches; 0: measure the rate.
     """
 
     settings: tuple[str, ...]
@@ -67,14 +67,14 @@ class Job:
     every: int = 0
 
     def sets(self, *more: str) -> list[str]:
-        """On a command line."""
+        """Return the options of a command line for own and further settings."""
         own = (f"run.batch_size={self.batch_size}", f"run.batches={self.batches}")
         return [part for setting in (*self.settings, *own, *more) for part in ("--set", setting)]
 
 
 @dataclass(frozen=True)
 class Rival:
-    """A way of `benchmarks.rivals`."""
+    """A way to train with `benchmarks.rivals`."""
 
     way: str
     processes: int = 2
@@ -84,12 +84,12 @@ class Rival:
 
     @property
     def name(self) -> str:
-        """As results say it."""
+        """Name of the way in results."""
         name = f"{self.way}-{self.threads}" if self.way == "bp" else self.way
         return f"{name}, compiled" if self.compiled else name
 
-    def run(self, job: Job, network: Network | None = None, hold: Hold | None = None) -> Row:
-        """What rank 0 says; where a process is held, its share too.
+    def run(self, job: Job, network: Network | None = None, limit: CpuLimit | None = None) -> Row:
+        """Run to the end, and return rank 0's result, with the share of a limited process.
 
         Raises:
             RunFailedError: a process failed.
@@ -98,19 +98,19 @@ class Rival:
         with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
             folder = Path(name)
             ranks = [
-                stack.enter_context(_process(command, folder / f"said-{rank}", self._environment(network)))
+                stack.enter_context(_process(command, folder / f"log-{rank}", self._environment(network)))
                 for rank, command in enumerate(self._commands(job, machines, folder))
             ]
-            find = _began(ranks[hold.layer - 1], folder / "began") if hold else None
-            held = stack.enter_context(_holding(find, hold))
+            find = _find_started(ranks[limit.layer - 1], folder / "began") if limit else None
+            limiter = stack.enter_context(_limiter(find, limit))
             out, _ = ranks[0].communicate()
             for rank, process in enumerate(ranks):
-                _check(process.wait(), f"{self.name}, rank {rank}", folder / f"said-{rank}")
-        return {**json.loads(out), **_share(held)}
+                _check(process.wait(), f"{self.name}, rank {rank}", folder / f"log-{rank}")
+        return {**json.loads(out), **_share(limiter)}
 
     def _commands(self, job: Job, machines: Network | Loopback, folder: Path) -> Iterator[list[str]]:
         options = ["--threads", str(self.threads), "--microbatches", str(self.microbatches)]
-        # As many layers as there are processes: the pipelines' stages.
+        # As many layers as processes: the stages of the pipelines.
         options += [*job.sets("network.layers=2"), "--every", str(job.every), "--warm", str(self._warm(job))]
         options += ["--target", str(TARGET_PERCENT), *(["--compile"] if self.compiled else [])]
         for rank in range(self.processes):
@@ -125,17 +125,20 @@ class Rival:
         return min(WARM, job.batches // 2)
 
     def _environment(self, network: Network | None) -> dict[str, str]:
-        # Else gloo looks for the interface by the host's name, which need not be on any.
+        # Without the variable, gloo chooses the interface by the host's name, which may belong to none.
         interface = "eth0" if network else "lo"
         return {**environment(), "OMP_NUM_THREADS": str(self.threads), "GLOO_SOCKET_IFNAME": interface}
 
 
 @dataclass(frozen=True)
 class Layerwise:
-    """A cluster of ours.
+    """A way to train with layerwise' cluster.
 
     Attributes:
-        more: settings that are not the defaults, section.key=value.
+        unlock: `decoupling.unlock`.
+        profile: `cluster.profile`.
+        layers: number of layers K.
+        more: further settings, section.key=value.
     """
 
     unlock: str
@@ -145,11 +148,11 @@ class Layerwise:
 
     @property
     def name(self) -> str:
-        """As results say it."""
+        """Name of the way in results."""
         return ", ".join([f"{self.unlock} {self.profile}", *(each.partition(".")[2] for each in self.more)])
 
-    def run(self, job: Job, network: Network | None = None, hold: Hold | None = None) -> Row:
-        """What came of it: of a curve that alone; where a process is held, its share too.
+    def run(self, job: Job, network: Network | None = None, limit: CpuLimit | None = None) -> Row:
+        """Run to the end, and return the rates or the curve, with the share of a limited process.
 
         Raises:
             RunFailedError: the run failed.
@@ -161,9 +164,11 @@ class Layerwise:
             f"run.evaluate_every={job.every or NEVER}",
             *self.more,
         )
-        return self._curve(job, own, hold) if job.every else self._rate(network or Loopback(), job, own, hold)
+        if job.every:
+            return self._curve(job, own, limit)
+        return self._rate(network or Loopback(), job, own, limit)
 
-    def _curve(self, job: Job, own: Sequence[str], hold: Hold | None) -> Row:
+    def _curve(self, job: Job, own: Sequence[str], limit: CpuLimit | None) -> Row:
         with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
             folder = Path(name)
             command = [
@@ -176,33 +181,35 @@ class Layerwise:
                 str(folder / "run"),
             ]
             command += job.sets(*OURS, *own)
-            train = stack.enter_context(_process(command, folder / "said", environment()))
-            find = slave_of(hold.layer, folder / "run" / "state") if hold else None
-            stack.enter_context(_holding(find, hold))
+            train = stack.enter_context(_process(command, folder / "log", environment()))
+            find = slave_of(limit.layer, folder / "run" / "state") if limit else None
+            stack.enter_context(_limiter(find, limit))
             train.communicate()
-            _check(train.returncode, self.name, folder / "said")
+            _check(train.returncode, self.name, folder / "log")
             return {"curve": errors(metrics_of(folder / "run"))}
 
-    def _rate(self, machines: Network | Loopback, job: Job, own: Sequence[str], hold: Hold | None) -> Row:
+    def _rate(
+        self, machines: Network | Loopback, job: Job, own: Sequence[str], limit: CpuLimit | None
+    ) -> Row:
         settings = job.sets(*OURS, *own)[1::2]
         with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
             folder = Path(name)
-            cluster = stack.enter_context(Cluster(machines, folder, settings, self.layers))
-            cluster.watch()
-            find = slave_of(hold.layer, folder / "state") if hold else None
-            held = stack.enter_context(_holding(find, hold))
-            cluster.trained()
-            last = cluster.asked("status")
-            error = cluster.asked("evaluate")["test_error_percent"]
-            found = row([*cluster.watched(), last], job.batch_size)
-        return {**found, "test_error_percent": error, **_share(held)}
+            cluster = stack.enter_context(ManualCluster(machines, folder, settings, self.layers))
+            cluster.record_statuses()
+            find = slave_of(limit.layer, folder / "state") if limit else None
+            limiter = stack.enter_context(_limiter(find, limit))
+            cluster.wait_for_end()
+            last = cluster.query("status")
+            error = cluster.query("evaluate")["test_error_percent"]
+            rates = row([*cluster.recorded_statuses(), last], job.batch_size)
+        return {**rates, "test_error_percent": error, **_share(limiter)}
 
 
 Way = Rival | Layerwise
 
 
 def row(statuses: Sequence[Mapping[str, Any]], batch_size: int) -> Row:
-    """What of a run is compared, from what was said of it second by second and at its end."""
+    """Return the values to compare of a run, from the statuses second by second."""
     last = statuses[-1]
     seconds = last["training_seconds"]
     own = {
@@ -211,7 +218,7 @@ def row(statuses: Sequence[Mapping[str, Any]], batch_size: int) -> Row:
     }
     steps = {str(seat["layer"]): seat["telemetry"]["step_seconds"] for seat in last["seats"]}
     return {
-        # The slowest layer is the pace of all.
+        # The slowest layer sets the pace of all.
         "samples_per_second": min(own.values()),
         "layer_rates": own,
         "master_share": master_share(statuses),
@@ -221,16 +228,16 @@ def row(statuses: Sequence[Mapping[str, Any]], batch_size: int) -> Row:
 
 
 def beats(statuses: Iterable[Mapping[str, Any]], seat: int) -> list[tuple[int, float]]:
-    """How many steps a seat had made, and when in seconds: its heartbeats."""
+    """Return a seat's heartbeats: number of steps, and time in seconds."""
     seats = [(status["seats"][seat], status["training_seconds"]) for status in statuses]
     return [(each["telemetry"]["steps"], seconds - each["lease_age"]) for each, seconds in seats]
 
 
 def rate(beats: Sequence[tuple[int, float]], batch_size: int, seconds: float) -> float:
-    """A layer's own samples a second, between the first and the last heartbeat while it trained.
+    """Compute a layer's own samples per second, between the first and last heartbeat in training.
 
-    The one after its last step is no such: it may be a second late. A run that is too short for two has
-    what it took in all, which was so many seconds.
+    The heartbeat after the last step does not count, because it may come up to a second late. A run too short
+    for two heartbeats has the rate over its whole time, `seconds`.
     """
     within = [beat for beat in beats if WARM <= beat[0] < beats[-1][0]]
     if not within or within[0][0] == within[-1][0]:
@@ -240,7 +247,7 @@ def rate(beats: Sequence[tuple[int, float]], batch_size: int, seconds: float) ->
 
 
 def master_share(statuses: Sequence[Mapping[str, Any]]) -> float:
-    """Of a core, what the master used while every layer trained; of a run too short for that, in all."""
+    """Compute the master's share of a core while every layer trained; of a short run, over the whole time."""
     final = [seat["telemetry"]["steps"] for seat in statuses[-1]["seats"]]
     spent = [
         (status["counters"]["cpu_seconds"], status["training_seconds"])
@@ -255,14 +262,14 @@ def master_share(statuses: Sequence[Mapping[str, Any]]) -> float:
 
 
 def errors(lines: Iterable[Mapping[str, Any]]) -> list[tuple[int, float]]:
-    """The curve of a run's metrics."""
+    """Extract the curve from a run's metrics."""
     return [(each["batches"], each["test_error_percent"]) for each in lines if each["kind"] == "evaluation"]
 
 
 def batches_to(curve: Curve, percent: float) -> float | None:
-    """After how many batches the test error is `percent`, on the straight line between two evaluations.
+    """Interpolate the number of batches to the test error `percent`, linearly between evaluations.
 
-    None: it never is. Of a curve that begins below, its first evaluation's.
+    None if the error never gets there; the first evaluation's batches if the curve starts below.
     """
     before: Sequence[float] | None = None
     for batches, error in curve:
@@ -277,10 +284,10 @@ def batches_to(curve: Curve, percent: float) -> float | None:
 
 @contextmanager
 def _process(
-    command: Sequence[str], said: Path, environment: Mapping[str, str]
+    command: Sequence[str], errors: Path, environment: Mapping[str, str]
 ) -> Iterator[subprocess.Popen[str]]:
-    """A process whose errors go into a file; ended whatever happens."""
-    with said.open("w") as log:
+    """Start a process with its errors in a file, and end it with the context."""
+    with errors.open("w") as log:
         process = subprocess.Popen(
             command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log,
             text=True,
@@ -295,20 +302,20 @@ def _process(
         process.stdout.close()
 
 
-def _check(code: int, who: str, said: Path) -> None:
+def _check(code: int, name: str, errors: Path) -> None:
     if code:
-        lines = said.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        raise RunFailedError(f"{who} ended with {code}: {lines[-1] if lines else 'it said nothing'}")
+        lines = errors.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        raise RunFailedError(f"{name} ended with {code}: {lines[-1] if lines else 'its output is empty'}")
 
 
-def _began(process: subprocess.Popen[str], began: Path) -> Find:
-    """A rival's process, once its clock has begun."""
+def _find_started(process: subprocess.Popen[str], began: Path) -> Find:
+    """Find a rival's process after the clock's start."""
     return lambda: psutil.Process(process.pid) if began.exists() else None
 
 
-def _holding(find: Find | None, hold: Hold | None) -> Held | nullcontext[None]:
-    return Held(find, hold.allowed) if find and hold else nullcontext()
+def _limiter(find: Find | None, limit: CpuLimit | None) -> CpuLimiter | nullcontext[None]:
+    return CpuLimiter(find, limit.allowed) if find and limit else nullcontext()
 
 
-def _share(held: Held | None) -> Row:
-    return {"share": held.share} if held else {}
+def _share(limiter: CpuLimiter | None) -> Row:
+    return {"share": limiter.share} if limiter else {}

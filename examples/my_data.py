@@ -1,6 +1,6 @@
-"""A data set of one's own: three spiral arms in the plane.
+"""Example of a user's data set: three spiral arms in the plane.
 
-Used with `--set data.dataset=examples/my_data.py:spirals`.
+Use it with `--set data.dataset=examples/my_data.py:spirals`.
 """
 
 import numpy as np
@@ -9,7 +9,7 @@ Arrays = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 
 def spirals(arms: int = 3, examples: int = 3000) -> Arrays:
-    """Points (N, 2) float and the arm of each (N,) int, to train on; then those to test on."""
+    """Return training points (N, 2) float and arms (N,) int, then test points and arms."""
     generator = np.random.default_rng(0)
     arm = generator.integers(arms, size=examples)
     radius = generator.uniform(0.1, 1.0, size=examples)

@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
-from benchmarks import anatomy, spied, timed
+from benchmarks import anatomy, profiler, timing
 from benchmarks.cluster import DIGITS
 from common.errors import RunFailedError
 
 LAYER: dict[str, Any] = {
     "layer": 1, "steps": 10, "microseconds": 1000,
     "parts": {
-        "forward": [300, 290], "backward": [500, 480], timed.STEP: [850, 800], timed.EVENT: [100, 1],
+        "forward": [300, 290], "backward": [500, 480], timing.STEP: [850, 800], timing.EVENT: [100, 1],
     },
     "threads": {"sender": 20, "network": 30}, "waiting": 40,
 }  # fmt: skip
@@ -40,17 +40,17 @@ def test_a_step_is_its_parts_and_the_rest() -> None:
 
 
 def test_a_clock_adds_up_what_a_part_takes_from_when_it_begins() -> None:
-    clock = timed.Clock()
-    slept = clock.timed("sleep", time.sleep)
+    clock = timing.Clock()
+    slept = clock.time_calls("sleep", time.sleep)
     slept(0.05)
     clock.begin()
     slept(0.02)
     slept(0.02)
-    told = clock.told(2)
-    wall, cpu = told["parts"]["sleep"]
+    report = clock.report(2)
+    wall, cpu = report["parts"]["sleep"]
     assert 20_000 <= wall < 50_000
     assert cpu < wall
-    assert told["microseconds"] >= wall
+    assert report["microseconds"] >= wall
 
 
 def test_threads_are_told_by_name() -> None:
@@ -58,7 +58,7 @@ def test_threads_are_told_by_name() -> None:
     thread = threading.Thread(target=done.wait, name="sender")
     thread.start()
     try:
-        assert {"sender", "MainThread"} <= set(timed.thread_seconds())
+        assert {"sender", "MainThread"} <= set(timing.thread_seconds())
     finally:
         done.set()
         thread.join()
@@ -73,12 +73,12 @@ thread (13): sender;odd 1
 
 
 def test_what_is_seen_goes_to_the_innermost_function() -> None:
-    found = spied.shares(RAW, 1000)
+    found = profiler.shares(RAW, 1000)
     assert found == {
         "MainThread: _adagrad (common/fused.py)": 5.0,
         "sender: <module> (threading.py)": 0.7,
     }
-    assert spied.shares(RAW, 5000) == {"MainThread: _adagrad (common/fused.py)": 1.0}
+    assert profiler.shares(RAW, 5000) == {"MainThread: _adagrad (common/fused.py)": 1.0}
 
 
 def test_the_table_of_functions_has_the_most_first() -> None:
@@ -97,24 +97,24 @@ def test_a_busy_process_is_seen_and_one_that_is_not_there_is_an_error() -> None:
     try:
         assert process.stdout
         process.stdout.readline()
-        found = spied.spied({"1": process.pid}, 1)
+        found = profiler.sample({"1": process.pid}, 1)
         assert found["1"]["MainThread: busy (<string>)"] > 20
     finally:
         process.kill()
         process.communicate()
     with pytest.raises(RunFailedError, match="py-spy, process"):
-        spied.spied({"1": process.pid}, 1)
+        profiler.sample({"1": process.pid}, 1)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_small_run_is_taken_apart() -> None:
     settings = (*DIGITS["mlp"], "run.batch_size=64", "run.batches=60")
-    row = anatomy.measured("basic", settings)
+    row = anatomy.measure("basic", settings)
     assert set(row["layers"]) == {"1", "2"}
-    assert set(row["layers"]["1"]["parts"]) == {name for _, _, name in timed.PARTS} | {timed.STEP}
+    assert set(row["layers"]["1"]["parts"]) == {name for _, _, name in timing.PARTS} | {timing.STEP}
     for layer in row["layers"].values():
         wall = {name: spent[0] for name, spent in layer["parts"].items()}
-        parts = sum(wall[name] for name in wall if name not in (timed.STEP, timed.EVENT))
-        assert 0 < parts <= wall[timed.STEP] <= layer["microseconds"]
+        parts = sum(wall[name] for name in wall if name not in (timing.STEP, timing.EVENT))
+        assert 0 < parts <= wall[timing.STEP] <= layer["microseconds"]
     assert row["master_microseconds"] > 0

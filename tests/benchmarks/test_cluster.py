@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import anatomy, cluster, compiling, kept, scale, straggler
+from benchmarks import anatomy, cluster, compiling, records, scale, straggler
 from benchmarks.ways import Job, Layerwise
 from tests.integration.processes import COMPILES, ROOT
 
@@ -42,7 +42,7 @@ RESULT: dict[str, Any] = {
 
 
 def test_a_ratio_is_taken_within_a_round_and_against_the_better_pipeline() -> None:
-    found = cluster.summarized(RESULT["rounds"], RESULT["curves"])
+    found = cluster.summarize(RESULT["rounds"], RESULT["curves"])
     light = found["update light"]
     assert light["of"]["2 x one thread"] == {"p25": 0.825, "median": 0.85, "p75": 0.875}
     assert light["of"]["DDP"]["median"] == 3.4
@@ -62,7 +62,7 @@ def test_the_tables_say_what_is_asked_and_what_there_is() -> None:
         "| `update light` | 340 (250 to 440) | 0.85 | 3.40 | 1.89 | 2.50 | 15 | 0.4 | 2.0 | 10.0 |" in lines
     )
     assert "| `bp-1` | 200 (150 to 250) | 0.50 | 2.00 | 1.11 | 2.50 | - | - | - | - |" in lines
-    asked = cluster.asked(RESULT)
+    asked = cluster.targets_table(RESULT)
     assert "| of 2 x one thread | >= 0.85 | 0.850 (0.825 to 0.875) | 0.900 (0.900 to 0.900) |" in asked
     assert "| waiting at the bottleneck layer | < 0.05 | 0.020" in asked
 
@@ -77,7 +77,7 @@ def test_on_a_link_as_many_batches_are_needed_as_here() -> None:
 
 
 def test_where_a_machine_has_its_data_is_not_written_down() -> None:
-    assert kept.settings_of(("data.path=/home/x", "network.model=mlp")) == ["network.model=mlp"]
+    assert records.without_data_path(("data.path=/home/x", "network.model=mlp")) == ["network.model=mlp"]
 
 
 STRAGGLER: dict[str, Any] = {
@@ -117,9 +117,9 @@ def test_the_simulated_master_is_a_core_that_takes_each_push_and_pull_as_long() 
         "master_cpu_milliseconds": 2.0,
     }
     # A push and a pull of 1 MiB every 10 ms; from three slaves on the core is full.
-    rates = [scale.predicted(slaves, alone)["mib_per_second"] for slaves in (1, 2, 8)]
+    rates = [scale.predict(slaves, alone)["mib_per_second"] for slaves in (1, 2, 8)]
     assert rates == pytest.approx([200.0, 400.0, 500.0], rel=0.02)
-    assert scale.predicted(1, alone)["master_cores"] == pytest.approx(0.4, rel=0.02)
+    assert scale.predict(1, alone)["master_cores"] == pytest.approx(0.4, rel=0.02)
 
 
 def test_two_light_slaves_in_one_process_push_and_pull_every_push_once(
@@ -127,7 +127,7 @@ def test_two_light_slaves_in_one_process_push_and_pull_every_push_once(
 ) -> None:
     monkeypatch.setattr(scale, "PROCESSES", 1)
     monkeypatch.setattr(scale, "NBYTES", 4096)
-    row = scale.measured(2, 0.2)
+    row = scale.measure(2, 0.2)
     assert row["processes"] == 1
     assert row["mib_per_second"] > 0
 
@@ -169,7 +169,7 @@ def test_compiled_and_not_are_compared_on_small_networks(
     out = tmp_path / "compiling.json"
     few = ["--turns", "1", "--passes", "2", "--rounds", "1", "--batches", "12"]
     compiling.main([*few, "--out", str(out)])
-    found = kept.read(out)
+    found = records.read(out)
     assert [(row["network"], row["layer"]) for row in found["rows"]] == [
         ("mlp", 1), ("mlp", 2), ("cnn", 1), ("cnn", 2)
     ]  # fmt: skip
@@ -188,7 +188,7 @@ def test_every_rival_and_a_cluster_train_small_networks_to_the_end(monkeypatch: 
     monkeypatch.setattr(cluster, "SCHEDULES", ("1f1b",))
     monkeypatch.setattr(cluster, "MICROBATCHES", (4,))
     found: dict[str, Any] = {}
-    cluster.measured(Job(cluster.DIGITS["mlp"], 64, 20), 1, (20, 10), None, found.update)
+    cluster.measure(Job(cluster.DIGITS["mlp"], 64, 20), 1, (20, 10), None, found.update)
     ways = {"bp-1", "bp-2", "ddp", "1f1b", *(way.name for way in ours)}
     assert set(found["rounds"][0]) == ways
     assert set(found["curves"]) == ways - {"bp-2"}

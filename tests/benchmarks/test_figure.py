@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import figure, kept
+from benchmarks import figure, records
 from benchmarks.cluster import RESULTS
 
 
 def test_the_figure_is_drawn_from_the_stored_results(tmp_path: Path) -> None:
-    figure.draw(tmp_path / "figure.png", kept.read(RESULTS))
+    figure.draw(tmp_path / "figure.png", records.read(RESULTS))
     assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
     assert figure.FIGURE.exists()
 

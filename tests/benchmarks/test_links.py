@@ -22,7 +22,7 @@ def test_in_basic_slaves_of_two_machines_reach_each_other_and_the_master_is_spar
         namespaces.check()
     except RefusedError as error:
         pytest.skip(str(error))
-    row = links.measured(Case("1 Gbit/s", "basic", "update", 60), DIGITS)
+    row = links.measure(Case("1 Gbit/s", "basic", "update", 60), DIGITS)
     assert row["test_error_percent"] < 50
     assert row["lost_batches"] == 0
     (sent, received), middle = row["links"]["master"], row["links"]["2"]

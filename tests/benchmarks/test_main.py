@@ -27,13 +27,13 @@ def test_every_module_that_measures_has_its_name() -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["linsk"], "linsk: is no benchmark"),
+        (["linsk"], "linsk: is not a benchmark"),
         (["transfer", "--rounds"], "transfer: takes no options"),
-        (["links", "--mnist", "/nowhere"], "--mnist /nowhere: is no folder"),
+        (["links", "--mnist", "/nowhere"], "--mnist /nowhere: is not a folder"),
         (["links", "--rounds"], "unrecognized arguments: --rounds"),
-        (["cluster", "--mnist", "/nowhere"], "--mnist /nowhere: is no folder"),
+        (["cluster", "--mnist", "/nowhere"], "--mnist /nowhere: is not a folder"),
         (["cluster", "--table", "--out", "/nowhere"], "there is no /nowhere; run the benchmark first"),
-        (["straggler", "--mnist", "/nowhere"], "--mnist /nowhere: is no folder"),
+        (["straggler", "--mnist", "/nowhere"], "--mnist /nowhere: is not a folder"),
     ],
 )
 def test_what_cannot_be_run_is_refused(arguments: list[str], said: str) -> None:

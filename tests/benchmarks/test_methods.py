@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from benchmarks import methods
-from benchmarks.methods import CASES, Case
+from benchmarks.methods import CASES, ExampleRun
 from common.errors import ConfigError
 from tests.integration.processes import ROOT
 
@@ -26,7 +26,7 @@ def _result(*names: str, seeds: int = 1) -> dict[str, object]:
 
 
 def test_a_row_a_run_is_kept_with_the_command() -> None:
-    found = methods.kept(Case("some", ("--in", "cluster")), _result("vfbn", "cdni", seeds=2))
+    found = methods.select(ExampleRun("some", ("--in", "cluster")), _result("vfbn", "cdni", seeds=2))
     assert found["command"] == "layerwise compare examples/some.toml --in cluster --set data.path=FOLDER"
     assert [(row["variant"], row["seed"]) for row in found["rows"]] == [
         ("vfbn", 0), ("vfbn", 1), ("cdni", 0), ("cdni", 1),
@@ -46,7 +46,7 @@ def test_the_tables_have_a_line_a_method() -> None:
 
 
 def test_what_is_no_comparison_is_refused() -> None:
-    with pytest.raises(ConfigError, match="mnist-metods: is none of mnist-methods"):
+    with pytest.raises(ConfigError, match="mnist-metods: is not one of mnist-methods"):
         methods.main(["mnist-metods"])
     with pytest.raises(ConfigError, match="give the folder of MNIST"):
         methods.main(["mnist-conv"])

@@ -9,7 +9,7 @@ import time
 import psutil
 import pytest
 
-from benchmarks.slowing import Held
+from benchmarks.slowing import CpuLimiter
 
 BUSY = """
 import time
@@ -21,11 +21,11 @@ time.sleep({idle})
 
 
 def _lived(busy: float, idle: float, allowed: float | None) -> tuple[float, float]:
-    """Its share as `Held` says it, and by all of its life."""
+    """Its share as `CpuLimiter` says it, and by all of its life."""
     began = time.monotonic()
     process = subprocess.Popen([sys.executable, "-c", BUSY.format(busy=busy, idle=idle)])
     try:
-        with Held(lambda: psutil.Process(process.pid), allowed) as held:
+        with CpuLimiter(lambda: psutil.Process(process.pid), allowed) as held:
             watched = psutil.Process(process.pid)
             while psutil.pid_exists(process.pid) and watched.status() != psutil.STATUS_ZOMBIE:
                 times = watched.cpu_times()
@@ -48,6 +48,6 @@ def test_it_takes_no_more_than_it_is_allowed(allowed: float) -> None:
 
 
 def test_of_a_process_that_is_not_found_there_is_no_share() -> None:
-    with Held(lambda: None, 0.5) as held:
+    with CpuLimiter(lambda: None, 0.5) as held:
         pass
     assert held.share == 0

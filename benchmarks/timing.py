@@ -1,8 +1,8 @@
-"""A slave whose training thread is timed by parts: `python -m benchmarks.timed slave OPTIONS`.
+"""A slave with a training thread timed by parts: `python -m benchmarks.timing slave OPTIONS`.
 
-For `benchmarks.anatomy`. From a layer's `WARM`-th step to its last it adds up what each part takes, in wall
-time and in CPU time of the training thread, and what each other thread of the process uses; it writes that
-into the folder that `FOLDER` names, as LAYER.json, and LAYER.began at its `WARM`-th step.
+For `benchmarks.anatomy`. From a layer's `WARM`-th step to its last, the process adds up the wall time and CPU
+time of every part of the training thread, and the CPU time of each other thread. The sums are written to the
+folder in the environment variable `FOLDER`, as LAYER.json; LAYER.began is created at the `WARM`-th step.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from slave.training.decoupling import Layer, Synthesizer
 
 FOLDER = "LAYERWISE_ANATOMY"
 STEP, EVENT = "step, in all", "waits for a message"
-# What is timed; none of them calls another. A step is all of them but the last.
+# Methods to time, with the names of their parts; none calls another. A step is all parts but the last.
 PARTS: list[tuple[Any, str, str]] = [
     (Layer, "_forward", "forward"),
     (Synthesizer, "gradient", "M: gradient"),
@@ -42,15 +42,15 @@ PARTS: list[tuple[Any, str, str]] = [
 
 
 class Clock:
-    """Seconds by part: wall and CPU of the thread that calls."""
+    """Accumulated seconds of every part: wall time, and CPU time of the calling thread."""
 
     def __init__(self) -> None:
         self.parts: dict[str, list[float]] = {}
         self._threads: dict[str, float] = {}
         self._since = time.perf_counter()
 
-    def timed(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        """The function, which adds what it takes."""
+    def time_calls(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Wrap a function so that each call adds its time to a part."""
 
         @wraps(function)
         def call(*arguments: Any, **named: Any) -> Any:
@@ -65,14 +65,14 @@ class Clock:
         return call
 
     def begin(self) -> None:
-        """Forget what was before."""
+        """Reset all sums."""
         for spent in self.parts.values():
             spent[:] = [0.0, 0.0]
         self._threads = thread_seconds()
         self._since = time.perf_counter()
 
-    def told(self, steps: int) -> dict[str, Any]:
-        """Microseconds a step, since `begin`."""
+    def report(self, steps: int) -> dict[str, Any]:
+        """Return microseconds for every step since `begin`."""
         threads = thread_seconds()
         used = {name: seconds - self._threads.get(name, 0.0) for name, seconds in threads.items()}
         micro = 1e6 / steps
@@ -85,23 +85,23 @@ class Clock:
 
 
 def thread_seconds() -> dict[str, float]:
-    """CPU seconds of this process' threads by name, those that are not Python's by the kernel's."""
+    """Return the CPU seconds of the process' threads by name; foreign threads have the kernel's names."""
     names = {thread.native_id: thread.name for thread in threading.enumerate()}
-    found: dict[str, float] = {}
+    seconds: dict[str, float] = {}
     for task in Path("/proc/self/task").iterdir():
         name = names.get(int(task.name)) or (task / "comm").read_text().strip()
-        # That grpcio polls with, and that Python has given no better name.
+        # grpcio's polling threads, and Python threads without a name of their own.
         name = "grpc" if name == "event_engine" or name.startswith("Thread-") else name
         nanoseconds = int((task / "schedstat").read_text().split()[0])
-        found[name] = found.get(name, 0.0) + nanoseconds / 1e9
-    return found
+        seconds[name] = seconds.get(name, 0.0) + nanoseconds / 1e9
+    return seconds
 
 
-def watched(clock: Clock, folder: Path) -> None:
-    """Time the parts, and write what they took after the layer's last step."""
+def instrument(clock: Clock, folder: Path) -> None:
+    """Time all parts, and write the report after the layer's last step."""
     for owner, method, name in PARTS:
-        setattr(owner, method, clock.timed(name, getattr(owner, method)))
-    whole = clock.timed(STEP, Session._carry_out)
+        setattr(owner, method, clock.time_calls(name, getattr(owner, method)))
+    whole = clock.time_calls(STEP, Session._carry_out)
 
     def step(session: Session, *arguments: Any) -> None:
         before = session._worker.trainer.steps
@@ -111,14 +111,14 @@ def watched(clock: Clock, folder: Path) -> None:
             clock.begin()
             (folder / f"{layer}.began").touch()
         if steps > before and steps == session._config.run.batches:
-            told = json.dumps({"layer": layer, **clock.told(steps - WARM)})
-            # Whole or not there.
-            (folder / "written").write_text(told, encoding="utf-8")
+            report = json.dumps({"layer": layer, **clock.report(steps - WARM)})
+            # Renamed into place, so that a reader never sees half a file.
+            (folder / "written").write_text(report, encoding="utf-8")
             (folder / "written").rename(folder / f"{layer}.json")
 
-    setattr(Session, "_carry_out", step)  # noqa: B010 - one that takes no notice of what it passes on
+    setattr(Session, "_carry_out", step)  # noqa: B010 - mypy refuses a plain assignment to a method
 
 
 if __name__ == "__main__":
-    watched(Clock(), Path(os.environ[FOLDER]))
+    instrument(Clock(), Path(os.environ[FOLDER]))
     sys.exit(run(sys.argv[1:]))

@@ -1,4 +1,4 @@
-"""What py-spy sees of processes that train: of each thread, the functions that it is found in."""
+"""py-spy's samples of training processes: the functions at work, by thread."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from pathlib import Path
 
 from common.errors import RunFailedError
 
-# Beside the interpreter: of the packages that `make setup` installs.
+# py-spy lies beside the interpreter; `make setup` installs it.
 PY_SPY = Path(sys.executable).with_name("py-spy")
 RATE = 100
-# Less, in per cent of the time, is not told.
+# Functions with a smaller share of the time, in per cent, are omitted.
 LEAST = 0.3
 
 _LINE = re.compile(
@@ -23,15 +23,15 @@ _LINE = re.compile(
 )
 
 
-def spied(processes: Mapping[str, int], seconds: int) -> dict[str, dict[str, float]]:
-    """Per cent of so many seconds that each function was at work in: by process, "thread: function (file)".
+def sample(processes: Mapping[str, int], seconds: int) -> dict[str, dict[str, float]]:
+    """Measure the percentage of time that each function was at work: by process, "thread: function (file)".
 
     Args:
         processes: process ids by name.
-        seconds: from now on.
+        seconds: duration of the measurement, which starts now.
 
     Raises:
-        RunFailedError: py-spy may not look into one.
+        RunFailedError: py-spy cannot inspect a process.
     """
     with tempfile.TemporaryDirectory() as name:
         outs = {each: Path(name) / each for each in processes}
@@ -44,17 +44,17 @@ def spied(processes: Mapping[str, int], seconds: int) -> dict[str, dict[str, flo
             for each, pid in processes.items()
         }  # fmt: skip
         for each, spy in spies.items():
-            _, said = spy.communicate()
+            _, message = spy.communicate()
             if spy.returncode or not outs[each].exists():
-                raise RunFailedError(f"py-spy, process {processes[each]}: {said.strip()}")
+                raise RunFailedError(f"py-spy, process {processes[each]}: {message.strip()}")
         return {each: shares(out.read_text(encoding="utf-8"), RATE * seconds) for each, out in outs.items()}
 
 
 def shares(text: str, samples: int) -> dict[str, float]:
-    """Of py-spy's raw lines, per cent of all samples by innermost function, the most first."""
-    found: Counter[str] = Counter()
+    """Read py-spy's raw lines: percentage of all samples by innermost function, largest first."""
+    counts: Counter[str] = Counter()
     for line in text.splitlines():
         if match := _LINE.match(line):
-            found[f"{match['thread']}: {match['function']} ({match['file']})"] += int(match["count"])
-    percents = {function: round(100 * count / samples, 1) for function, count in found.most_common()}
+            counts[f"{match['thread']}: {match['function']} ({match['file']})"] += int(match["count"])
+    percents = {function: round(100 * count / samples, 1) for function, count in counts.most_common()}
     return {function: percent for function, percent in percents.items() if percent >= LEAST}

@@ -1,4 +1,4 @@
-"""What benchmarks have in common: their results' files, their tables, and where MNIST lies."""
+"""Records of benchmarks: result files, tables in Markdown, the machine, and the settings for MNIST."""
 
 from __future__ import annotations
 
@@ -13,46 +13,46 @@ from common.errors import ConfigError
 
 
 def read(path: Path) -> dict[str, Any]:
-    """The last results.
+    """Read the last results.
 
     Raises:
-        ConfigError: there are none.
+        ConfigError: there are no results.
     """
     if not path.exists():
         raise ConfigError(f"--table: there is no {path}; run the benchmark first")
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return found
+    results: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return results
 
 
 def write(path: Path, result: Mapping[str, Any]) -> None:
-    """Keep results."""
+    """Write results as JSON."""
     path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
 
 def markdown(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """A table: its head, and its cells line by line."""
+    """Format a table: a head, then a line for every row of cells."""
     every = [heads, ["---"] * len(heads), *lines]
     return "\n".join(f"| {' | '.join(line)} |" for line in every)
 
 
 def machine() -> dict[str, Any]:
-    """What it was measured on."""
+    """Describe the machine."""
     return {"cores": os.cpu_count(), "python": platform.python_version()}
 
 
-def settings_of(settings: Sequence[str]) -> list[str]:
-    """Without where this machine has the data."""
+def without_data_path(settings: Sequence[str]) -> list[str]:
+    """Drop the settings that name local folders of data."""
     return [each for each in settings if not each.startswith("data.path")]
 
 
-def mnist(folder: Path | None) -> tuple[str, ...]:
-    """The settings of MNIST in a folder; none without one.
+def mnist_settings(folder: Path | None) -> tuple[str, ...]:
+    """Return the settings for MNIST in a folder; empty without a folder.
 
     Raises:
-        ConfigError: it is no folder.
+        ConfigError: the folder does not exist.
     """
     if folder is None:
         return ()
     if not folder.is_dir():
-        raise ConfigError(f"--mnist {folder}: is no folder; give that of MNIST's files")
+        raise ConfigError(f"--mnist {folder}: is not a folder; give the folder of MNIST's files")
     return ("data.dataset=mnist", f"data.path={folder.resolve()}")
