@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from common.config.sections import Config
-from common.data.replicas import all_passed, owner
+from common.data.replicas import owner
 from common.errors import MalformedError
 from common.models import network
 from common.shards.pushes import PushReply
@@ -32,7 +32,6 @@ from slave.training.worker import (
     Fetch,
     Fetched,
     Passed,
-    Reopened,
     Send,
     Worker,
 )
@@ -209,11 +208,10 @@ def test_a_version_of_another_network_is_refused() -> None:
 # --- neighbours
 
 
-@pytest.mark.parametrize("event", [Reopened(), Ready(layer=3)])
-def test_unanswered_batches_go_out_again_once_a_neighbour_is_there(event: Event) -> None:
+def test_unanswered_batches_go_out_again_once_a_neighbour_is_there() -> None:
     slave = Slave(run_of())
     slave.take(slave.up(0), slave.up(1), slave.down(0))
-    (send,) = (effect for effect in slave.take(event) if isinstance(effect, Send))
+    (send,) = (effect for effect in slave.take(Ready(layer=3)) if isinstance(effect, Send))
     assert isinstance(send.message, Up)
     assert send.message.batch == 1
 
@@ -246,7 +244,7 @@ def test_a_layer_that_is_done_still_answers_but_pushes_and_fetches_nothing() -> 
     slave = finished(Slave(run_of(batches=3)))
     assert names(slave.take(slave.up(0))) == ["Down"]
     assert names(slave.take(End(3, layer=2, incarnation=4))) == ["Ended"]
-    assert names(slave.take(Reopened(), HeartbeatReply(begin=True, stop=True))) == ["End"]
+    assert names(slave.take(Ready(layer=3), HeartbeatReply(begin=True, stop=True))) == ["End"]
     assert not slave.worker.over
     slave.take(HeartbeatReply(over=True))
     assert slave.worker.over
@@ -285,13 +283,6 @@ def test_a_layer_of_full_begins_goes_on_past_the_last_batch_and_stops_as_it_is_t
     assert list(worker.handle(HeartbeatReply(stop=True))) == []
     assert names(worker.advance()) == ["Done"]
     assert not worker.can_advance
-
-
-@pytest.mark.parametrize(("next_batches", "passed"), [([8, 8, 9], True), ([8, 7, 9], False), ([8, 0], False)])
-def test_layers_of_full_stop_together_once_the_slowest_has_passed(
-    next_batches: list[int], passed: bool
-) -> None:
-    assert all_passed(next_batches, 8) is passed
 
 
 # --- any interleaving
@@ -404,7 +395,7 @@ class Interleavings(RuleBasedStateMachine):
         shard = self.fetches.pop(0)
         self.handle(Fetched(shard) if failed else self.slave.version(shard))
 
-    @rule(event=st.sampled_from([Reopened(), Ready(layer=3), HeartbeatReply(begin=True, stop=True)]))
+    @rule(event=st.sampled_from([Ready(layer=3), HeartbeatReply(begin=True, stop=True)]))
     def interrupt(self, event: Event) -> None:
         self.handle(event)
 
