@@ -10,7 +10,7 @@ from common.config.settings import broadcast, choice, key
 
 @dataclass(frozen=True)
 class ClusterConfig:
-    """Processes and the messages between them."""
+    """Processes and the messages between processes."""
 
     profile: str = choice("light", PROFILES)
     synthesis: str = choice("slave", SYNTHESES, "where M and I run")
@@ -41,7 +41,7 @@ class ClusterConfig:
         return SYNTHESES[self.synthesis].served
 
     def compiled_of(self, layers: int) -> list[bool]:
-        """Return whether each of K layers is compiled.
+        """Return K flags: whether a layer is compiled.
 
         Raises:
             ConfigError: a list of another length than K.

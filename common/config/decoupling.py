@@ -1,4 +1,4 @@
-"""Section [decoupling]: the unlock, its synthesizers and their use."""
+"""Section [decoupling]: unlock and synthesizers."""
 
 from __future__ import annotations
 

@@ -73,7 +73,7 @@ class DownpourConfig:
         return self.replicas if isinstance(self.replicas, list) else [self.replicas]
 
     def replicas_of(self, layers: int) -> list[int]:
-        """Return R of each of K layers.
+        """Return the number of replicas R of all K layers.
 
         Raises:
             ConfigError: a list of another length than K.

@@ -31,7 +31,7 @@ def parse(text: str, source: str) -> Config:
 
 
 def load(path: Path | None, overrides: Iterable[str] = ()) -> Config:
-    """Read a configuration file, then apply `--set section.key=value` overrides; the last one wins.
+    """Read a configuration file, then apply `--set section.key=value` overrides; the last wins.
 
     A relative `data.path`, user's network or user's data becomes absolute: the current folder is searched
     first, then the folder of the file.
@@ -127,7 +127,7 @@ def _anchor_paths(config: Config, folder: Path) -> Config:
 
 
 def describe(config: Config) -> str:
-    """Return every key with its value and one line of help, as TOML that `load` reads."""
+    """Return all keys with values and help, as TOML for `load`."""
     lines: list[str] = []
     for title, table in _tables(config, ""):
         lines += [f"[{title}]"]

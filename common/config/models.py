@@ -1,4 +1,4 @@
-"""Registry of the built-in networks, each with its options.
+"""Registry of the built-in networks and their options.
 
 The networks are built in `common.models.builtin`.
 """
@@ -21,7 +21,7 @@ ACTIVATIONS = Registry(
 
 @dataclass(frozen=True)
 class MlpOptions:
-    """Options of a perceptron, whose unit is a Linear with its batch normalization and activation."""
+    """Options of a perceptron; a unit is a Linear with batch normalization and activation."""
 
     widths: list[int] = key([256, 256], "widths of the hidden units; the output unit is added", minimum=1)
     batch_norm: bool = key(True, "batch normalization after each hidden Linear")

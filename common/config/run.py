@@ -1,4 +1,4 @@
-"""Section [run]: how long to train, on what batches."""
+"""Section [run]: length, batches and seed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from common.errors import ConfigError
 
 @dataclass(frozen=True)
 class RunConfig:
-    """Length of a run, its batches and its seed."""
+    """Length, batches and seed of a run."""
 
     name: str = key("layerwise", "name of the run, used for its folder")
     seed: int = key(0, "seed of the parameters, the batches and everything else that is random", minimum=0)

@@ -1,4 +1,4 @@
-"""The whole configuration of a run: its sections, and the checks across sections.
+"""Whole configuration of a run: sections, and checks across sections.
 
 Nothing under `common.config` imports torch, so that a refused configuration answers at once.
 """
@@ -58,12 +58,12 @@ class Config:
 
     @property
     def replicas(self) -> list[int]:
-        """Number of replicas R of each layer; the cuts must be known."""
+        """Number of replicas R by layer; the cuts must be known."""
         return self.downpour.replicas_of(self.layers)
 
     @property
     def compiled(self) -> list[bool]:
-        """Whether each layer is compiled; the cuts must be known."""
+        """Whether to compile, by layer; the cuts must be known."""
         return self.cluster.compiled_of(self.layers)
 
     def with_cuts(self, cuts: list[int]) -> Config:

@@ -59,7 +59,7 @@ def choice(
 
 
 def broadcast(name: str, value: Value | list[Value], layers: int, plural: str) -> list[Value]:
-    """Return a key's value for each of K layers, from one value for all or a list of K.
+    """Return a list of K values, from a single value for all layers or from a list.
 
     Raises:
         ConfigError: a list of another length than K; `plural` names its elements.
@@ -90,7 +90,7 @@ def keys(table: type, prefix: str = "") -> Mapping[str, dataclasses.Field[Any]]:
 
 
 def check_heeded(config: Any) -> None:
-    """Refuse keys that some row of a registry heeds and the chosen row does not, unless at their defaults.
+    """Refuse changed keys that a row of a registry heeds but the chosen row does not.
 
     Raises:
         ConfigError: such a key; the message names the choice and the rows that heed the key.

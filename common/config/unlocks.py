@@ -1,4 +1,4 @@
-"""Registry of the unlocks: how a layer stops waiting for its neighbours.
+"""Registry of the unlocks: ways to stop waiting for neighbours.
 
 The code that trains a layer under an unlock is `slave.training.unlocks.NAME`.
 """
@@ -17,7 +17,7 @@ FORWARD = 1 / 3
 
 
 class Shares(NamedTuple):
-    """Multiply-adds of one training step, divided among the moments at which they are spent.
+    """Multiply-adds of a training step, divided among the moments of computing.
 
     Attributes:
         sent: from taking the input until h_k is sent.
@@ -31,7 +31,7 @@ class Shares(NamedTuple):
 
 
 def share_at_once(work: float, synthesis: float) -> Shares:
-    """Divide a step that needs no gradient from above: the layer's `work` and that of its M or head."""
+    """Divide a step without a gradient from above: the layer's `work` and the `synthesis` of M or a head."""
     return Shares(work * FORWARD, work + synthesis, 0.0)
 
 
