@@ -24,6 +24,8 @@ from common.wire.payloads import decode_frame
 
 LOCATE_SECONDS = 5.0
 CONNECT_SECONDS = 10.0
+# Longest time that one message, a chunk at most, may wait for the server's window.
+SEND_SECONDS = 30.0
 
 
 def locate(master: str) -> tuple[str, int]:
@@ -138,6 +140,7 @@ class Call:
 
     def send(self, *parts: Buffer, last: bool = False) -> None:
         """Send a message without a copy of the parts."""
+        self._connection.pipe.set_deadline(time.monotonic() + SEND_SECONDS)
         try:
             self._messages.send(*parts, last=last)
         except ResetError:

@@ -297,3 +297,18 @@ def test_a_server_listens_on_ipv4_ipv6_or_both(listen: str, reached: set[str]) -
     finally:
         server.stop()
     assert found == reached
+
+
+def test_a_send_has_time_of_its_own_for_the_window(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(frames, "OWN_WINDOW", 1 << 18)
+    client = DataClient(lambda: ("127.0.0.1", served.port), tls=served.tls.client)
+    with client.call(PUSH) as first:
+        first.end()
+    # The second call opens with an expired deadline, as a call does that has been open for long.
+    monkeypatch.setattr("common.net.data.client.CONNECT_SECONDS", 0.0)
+    with client.call(PUSH) as call:
+        call.send(b"\0" + MIB.to_bytes(4, "big"), bytes(MIB))
+        monkeypatch.undo()
+        call.end()
+    assert served.ends == [None, None]
+    client.drop()
