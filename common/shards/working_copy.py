@@ -1,8 +1,8 @@
 """Working copy of a shard: the part that the master has, and the part still to be pushed. No I/O, no clock.
 
-One push is out at a time and does not change until it is answered; what is learned meanwhile goes into the
-next. With one replica and updates the master then holds exactly what the slave held at the push. With others
-at work on the shard, or an optimizer in the master, the slave fetches, and keeps its own that is under way.
+A single push is out at a time, unchanged until the answer; later steps go into the next push. With one
+replica and updates the master then holds the exact state of the slave at the push. With several replicas, or
+an optimizer in the master, the slave fetches, and keeps updates under way.
 """
 
 from __future__ import annotations
@@ -28,26 +28,26 @@ PIECE = 1 << 16
 
 @dataclass(frozen=True, eq=False)
 class Push:
-    """A header and the buffer that goes with it."""
+    """Header and buffer of a push."""
 
     header: Header
     buffer: Bytes
-    # What it changed of the parameters here, (P,) float32: what a version without it lacks.
+    # Change of the parameters in this slave, (P,) float32: missing in a version without the push.
     local: Floats = field(default_factory=lambda: np.zeros(0, np.float32))
 
 
 class Accrued(Protocol):
-    """The sum of (1/B) dL/dw over local steps."""
+    """Sum of (1/B) dL/dw over local steps."""
 
     def take(self) -> Floats:
-        """The sum since the last time it was taken, (P,)."""
+        """Return the sum since the last call, (P,)."""
 
 
 class State(Protocol):
-    """What a shard is a copy of: `Flat` is that of a module, `Moments` that of its optimizers.
+    """State behind a shard: `Flat` of a module, or `Moments` of its optimizers.
 
     Attributes:
-        table: what lies where.
+        table: layout of the buffer.
         buffer: uint8, (nbytes,).
     """
 
@@ -58,21 +58,20 @@ class State(Protocol):
         """Bring the buffer up to date."""
 
     def load(self, data: Raw) -> None:
-        """Copy a whole state over the present one."""
+        """Overwrite the state."""
 
 
 class WorkingCopy:
-    """Copy of one shard in this slave.
+    """Copy of a shard in a slave.
 
     Args:
-        name: the shard.
-        flat: what it is a copy of.
+        name: of the shard.
+        flat: state behind the shard.
         n_push: steps between two pushes.
         incarnation: of this slave's lease.
-        n_fetch: steps between two fetches; 0 where nobody but this slave changes the shard.
-        accrued: of a shard that takes gradients, what local steps were made of since the last push; None for
-            one that takes updates.
-        replica: which of the layer's this slave is.
+        n_fetch: steps between two fetches; 0 where only this slave changes the shard.
+        accrued: gradients of the local steps since the last push, for a shard of gradients; None: of updates.
+        replica: of this slave.
     """
 
     def __init__(
@@ -94,23 +93,23 @@ class WorkingCopy:
         self._accrued = accrued
         operation = Operation.UPDATE if accrued is None else Operation.ACCRUED_GRADIENT
         self._header = Header(name, operation, incarnation=incarnation, table=flat.table, replica=replica)
-        # What the master would hold if nobody else pushed; from `begin` on.
+        # State of the master if no other slave pushed; from `begin` on.
         self._known: Bytes = np.zeros(0, np.uint8)
-        # Pushes that the version fetched next may lack.
+        # Pushes that may be missing in the next fetched version.
         self._recent: list[Push] = []
         self._pushed_steps = 0
         self._fetched_steps = 0
 
     def initial(self) -> Push:
-        """The shard's first contents, for a master that has none."""
+        """Return the push that creates the shard."""
         header = replace(self._header, operation=Operation.CREATE)
         return Push(header, self._state().copy())
 
     def begin(self, header: Header, buffer: Buffer) -> None:
-        """Take the master's version for our own: the first fetch of a lease.
+        """Start from the master's version, at the first fetch of a lease.
 
         Raises:
-            MalformedError: it is of another network.
+            MalformedError: the version is of another network.
         """
         self._check(header)
         self._flat.load(buffer)
@@ -121,7 +120,7 @@ class WorkingCopy:
         self._known = np.frombuffer(buffer, np.uint8).copy()
 
     def fetch_due(self, steps: int) -> bool:
-        """Whether a fetch is to be started: `n_fetch` of the module's steps have gone by since the last."""
+        """Whether to start a fetch: `n_fetch` steps of the module after the last."""
         if not self._n_fetch or self.fetching or steps - self._fetched_steps < self._n_fetch:
             return False
         self._fetched_steps = steps
@@ -129,16 +128,16 @@ class WorkingCopy:
         return True
 
     def fetch_failed(self) -> None:
-        """The master could not be asked; the next one is due after as many steps."""
+        """Note a failed fetch; the next is due after `n_fetch` steps."""
         self.fetching = False
 
     def fetched(self, header: Header, buffer: Buffer) -> None:
-        """Go over to the master's version, and add again exactly what it lacks of ours.
+        """Go over to the master's version, and add exactly the missing updates of this slave.
 
-        The paper overwrites (Dean et al. 2012, algorithm 7.1); what is under way is kept here, on purpose.
+        The paper overwrites (Dean et al. 2012, algorithm 7.1); updates under way are kept here, on purpose.
 
         Raises:
-            MalformedError: it is of another network.
+            MalformedError: the version is of another network.
         """
         self._check(header)
         self.fetching = False
@@ -157,11 +156,11 @@ class WorkingCopy:
         self._fetched(header)
 
     def due(self, steps: int, next_batch: int) -> Push | None:
-        """A push, if `n_push` of the module's steps have gone by since the last, and none is out."""
+        """Return a push `n_push` steps of the module after the last, unless a push is out."""
         return self.flush(steps, next_batch) if steps - self._pushed_steps >= self._n_push else None
 
     def flush(self, steps: int, next_batch: int) -> Push | None:
-        """A push of whatever has changed since the last; None if nothing has, or one is still out."""
+        """Return a push of all changes since the last; None without changes, or while a push is out."""
         if self.unanswered is not None:
             return None
         if steps == self._pushed_steps and self._unchanged():
@@ -174,7 +173,7 @@ class WorkingCopy:
         return self.unanswered
 
     def answered(self, reply: PushReply) -> None:
-        """The master has it; or, too stale, will never have it, and the next fetch does without it."""
+        """Note the answer to the push; a refused push was too stale, and the next fetch drops its change."""
         push = self.unanswered
         if push is None or push.header.sequence != reply.sequence:
             return
@@ -186,7 +185,7 @@ class WorkingCopy:
             self._fetched_steps = -self._n_fetch
 
     def _unchanged(self) -> bool:
-        """Without a step, too: a forward of a batch that is lost afterwards moves BN's statistics."""
+        """Compare the state: without a step, the forward of a lost batch may have moved BN's statistics."""
         return np.array_equal(self._state(), self._known)
 
     def _check(self, header: Header) -> None:
@@ -203,7 +202,7 @@ class WorkingCopy:
         )
 
     def _made(self) -> Push:
-        """A push of what was learned since the last: `known` then is what the master will hold of it."""
+        """Make a push of the changes since the last; `_known` becomes the master's state after the push."""
         state, sent = self._state(), np.empty_like(self._known)
         stop = self._flat.table.parameters_nbytes
         # Gaps between buffers hold zeros.
@@ -221,50 +220,50 @@ class WorkingCopy:
         return Push(self._header, sent, change)
 
     def _push_buffers(self, state: Bytes, sent: Bytes) -> None:
-        """The change of integer buffers, the value of float ones."""
+        """Write the change of integer buffers and the value of float buffers."""
         for spec, own, known, pushed in self._buffers(state, self._known, sent):
             integer = np.dtype(spec.dtype).kind in "iub"
             pushed[...] = _difference(own, known) if integer else own
             known[...] = own
 
     def _rebase_buffers(self, state: Bytes, theirs: Bytes) -> None:
-        """The master's buffers, and what ours have moved since the last push."""
+        """Take the master's buffers, plus the change of this slave's since the last push."""
         for spec, own, known, there in self._buffers(state, self._known, theirs):
             moved = _difference(own, known)
             own[...] = there ^ moved if spec.dtype == "bool" else there + moved
 
     def _buffers(self, *data: Bytes) -> Iterator[tuple[Any, ...]]:
-        """Each buffer's spec, and what it is in each of some states."""
+        """Yield each buffer's spec, and its value in each state."""
         arrays = [self._flat.table.arrays(each.data) for each in data]
         for spec in self._flat.table.tensors:
             if spec.kind == "buffer":
                 yield spec, *(each[spec.name] for each in arrays)
 
     def _state(self) -> Bytes:
-        """The module's state as bytes: its own memory on a CPU, a copy from another device."""
+        """Return the state as bytes: the memory of the module on a CPU, a copy from another device."""
         self._flat.gather()
         state: Bytes = self._flat.buffer.cpu().numpy()
         return state
 
     def _store(self, state: Bytes) -> None:
-        """Put a state that was changed back where it is a copy."""
+        """Write a changed state back to another device."""
         if self._flat.buffer.device.type != "cpu":
             self._flat.load(state.data)
 
 
 class Backup(WorkingCopy):
-    """The copy of a shard of float buffers that only steps change, and that is gathered anew to be read.
+    """Working copy of float buffers that change by steps alone and are gathered anew for each push.
 
-    It is sent from where it was gathered, which nothing changes while a push of it is out: to make and to
-    keep copies of it, as of what goes on changing, would be six passes over its bytes.
+    A push is sent from the gathered buffer, which stays unchanged while the push is out: making and keeping
+    copies, as for a state that goes on changing, would take six passes over the bytes.
     """
 
     def initial(self) -> Push:
-        """The shard's first contents, for a master that has none."""
+        """Return the push that creates the shard."""
         return Push(replace(self._header, operation=Operation.CREATE), self._state())
 
     def _keep(self, buffer: Buffer) -> None:
-        """Nothing is compared with it."""
+        """Keep no copy: no state is compared."""
 
     def _made(self) -> Push:
         return Push(self._header, self._state())
@@ -274,9 +273,9 @@ class Backup(WorkingCopy):
 
 
 def _moved(own: Floats, known: Floats, change: Floats) -> None:
-    """What has changed of the parameters, and what the master will hold with it, which is adopted here.
+    """Write the change of the parameters, and adopt the master's state after the push.
 
-    It adds in the same arithmetic: that is known to the bit.
+    The arithmetic is the master's: the result is the same to the bit.
     """
     for start in range(0, own.size, PIECE):
         piece = slice(start, start + PIECE)
@@ -286,6 +285,6 @@ def _moved(own: Floats, known: Floats, change: Floats) -> None:
 
 
 def _difference(new: npt.NDArray[np.generic], old: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
-    """The change; of truth values, where they differ, which the master adds as exclusive or."""
+    """Return the change; for truth values the exclusive or, which the master applies again."""
     result: npt.NDArray[np.generic] = new ^ old if new.dtype.kind == "b" else new - old  # type: ignore[operator]
     return result

@@ -29,10 +29,10 @@ class Message:
 
     Attributes:
         kind: number on the wire.
-        direction: way through the layers; None where the network makes the message for a slave itself.
-        slotted: whether a mailbox with slots may drop the message for a newer batch's (see `common.slots`).
-        tensors: name of each tensor's attribute -> its name on the wire; the first tensor is required.
-        incarnation: lease of the slave that sent the batch's `Up`; an answer repeats it.
+        direction: way through the layers; None: the network itself makes the message for a slave.
+        slotted: whether a mailbox with slots may drop the message for a newer batch (see `common.slots`).
+        tensors: attribute of each tensor -> name on the wire; the first tensor is required.
+        incarnation: lease of the sender of the batch's `Up`; repeated by answers.
     """
 
     kind: ClassVar[BoundaryKind]
@@ -47,7 +47,7 @@ class Message:
     incarnation: int = field(default=0, kw_only=True)
 
     def carried(self) -> dict[str, Tensor]:
-        """Return the tensors that are there, by the names of their attributes."""
+        """Return the present tensors by attribute."""
         found = {name: getattr(self, name) for name in self.tensors}
         return {name: tensor for name, tensor in found.items() if tensor is not None}
 
@@ -92,7 +92,7 @@ class Down(Message):
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Taken(Message):
-    """Answer to an `Up` that was trained on and has no gradient to give (unlock `local`)."""
+    """Answer to an `Up` that was trained on without a gradient for below (unlock `local`)."""
 
     kind = BoundaryKind.TAKEN
     direction = Direction.DOWN

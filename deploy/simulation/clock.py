@@ -1,4 +1,4 @@
-"""A virtual clock: what happens when, in an order that depends on nothing else."""
+"""Virtual clock: events in a reproducible order."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 
 class Clock:
-    """A heap of events; of two at one time, the one that was announced first happens first.
+    """Heap of events; events of one time happen in the order of their announcement.
 
     Attributes:
         now: virtual seconds.
@@ -19,12 +19,12 @@ class Clock:
         self._announced = 0
 
     def at(self, when: float, event: Callable[[], None]) -> None:
-        """Have an event happen then, or now where that has gone by."""
+        """Announce an event for a time; a time in the past means now."""
         self._announced += 1
         heapq.heappush(self._events, (max(when, self.now), self._announced, event))
 
     def advance(self) -> bool:
-        """Let the next event happen; False where there is none."""
+        """Let the next event happen; False without an event."""
         if not self._events:
             return False
         self.now, _, event = heapq.heappop(self._events)

@@ -1,7 +1,7 @@
-"""A whole run in one process under a virtual clock: the real trainers and store on made-up machines.
+"""Whole run in one process under a virtual clock: real workers and the real store on simulated machines.
 
 The same configuration gives the same events, and the same numbers to the last bit, on the same build of
-torch. What a slave computes is done at once when its event comes; what it sends leaves when it would be done.
+torch. A computation is done when its event comes, and its messages leave at the end of the simulated time.
 """
 
 from __future__ import annotations
@@ -46,20 +46,20 @@ HEADER_NBYTES = 100
 
 
 class Driver:
-    """One run.
+    """Simulated run.
 
     Raises:
         ConfigError: the run cannot be simulated.
 
     Args:
-        config: of the run, resolved; its section `simulation` makes up the machines.
-        dataset: what is trained on.
-        trains: whether tensors are computed; without, all goes the same way on shards of no size.
+        config: of the run, resolved; section `simulation` describes the machines.
+        dataset: trained on.
+        trains: whether tensors are computed; without, the same protocol runs on shards of no size.
 
     Attributes:
         master: the master.
-        deaths: slaves that died.
-        messages: that were sent between layers.
+        deaths: number of slaves that died.
+        messages: number of messages between layers.
     """
 
     def __init__(self, config: Config, dataset: Dataset, *, trains: bool) -> None:
@@ -68,7 +68,7 @@ class Driver:
         self.config = config
         self.deaths = self.messages = 0
         self._dataset, self._trains = dataset, trains
-        # Any message may be lost, and no layer waits for another.
+        # With `full` any message may be lost, and no layer waits for another.
         self._free = config.decoupling.slots is not None
         self._clock = Clock()
         self._draws = random.Random(config.simulation.seed)  # noqa: S311 - it makes up a schedule
@@ -85,19 +85,19 @@ class Driver:
 
     @property
     def seconds(self) -> float:
-        """Virtual time since the run began."""
+        """Virtual time since the start of the run."""
         return self._clock.now
 
     @property
     def machines(self) -> list[Machine]:
-        """Every slave's, the lowest layer's first."""
+        """Machines of all slaves, the lowest layer first."""
         return list(self._machines.values())
 
     def run(self) -> Iterator[int]:
-        """Let things happen until the run is over; yields how many batches the master has of all layers.
+        """Let events happen until the run is over; yields the number of batches that all layers have pushed.
 
         Raises:
-            RunFailedError: it can never be over.
+            RunFailedError: no event is left, and the run is not over.
         """
         told = 0
         while self._undone:
@@ -109,7 +109,7 @@ class Driver:
                 yield told
 
     def pull(self, shard: str) -> tuple[Header, Buffer]:
-        """The master's present version of a shard.
+        """Return the master's present version of a shard.
 
         Raises:
             NotFoundError: there is no such shard.
@@ -117,11 +117,11 @@ class Driver:
         return self.master.read(shard)
 
     def seats(self) -> list[Seat]:
-        """What each slave has to say."""
+        """Return the state and telemetry of each slave."""
         return [self._told(machine) for machine in self.machines]
 
     def status(self) -> StatusReply:
-        """What a master would say of the run now."""
+        """Return the run's status, as a master reports a run."""
         delays: Counter[int] = Counter()
         for machine in self.machines:
             delays += machine.delays
@@ -142,7 +142,7 @@ class Driver:
         )
 
     def utilization(self, k: int) -> float:
-        """The part of the time in which layer k's slaves have computed."""
+        """Return the fraction of the time in which the slaves of layer k computed."""
         own = [machine for machine in self.machines if machine.layer == k]
         return sum(machine.busy_seconds for machine in own) / (len(own) * max(self.seconds, 1e-12))
 
@@ -175,7 +175,7 @@ class Driver:
         return machines
 
     def _named(self, key: str) -> dict[Machine, float]:
-        """The machines that a key of the section names, and what for."""
+        """Return the machines named by a key of section `simulation`, each with its value."""
         found = {}
         for name, value in getattr(self.config.simulation, key).items():
             machine = self._machines.get(seat_of(name, f"simulation.{key}"))
@@ -188,7 +188,7 @@ class Driver:
         return found
 
     def _seat(self, machine: Machine) -> None:
-        """Have a slave take a place, with the master's versions."""
+        """Seat a new slave at the master's versions."""
         self._incarnations += 1
         k, r = machine.layer, machine.replica
         first = self.master.store.next_batch(f"{k}/weights", r)
@@ -210,7 +210,7 @@ class Driver:
         self._clock.at(self.seconds + self.config.simulation.restart_seconds, partial(self._replace, machine))
 
     def _replace(self, machine: Machine) -> None:
-        """Seat a successor; the layer below sends again what has no answer."""
+        """Seat a successor; the layer below sends unanswered batches again."""
         self._seat(machine)
         k, r = machine.layer, machine.replica
         for sender in BatchRoutes.of(self.config, k, r).senders(k):
@@ -218,7 +218,7 @@ class Driver:
         self._turn(machine)
 
     def _turn(self, machine: Machine) -> None:
-        """Let a slave work until it computes or there is nothing to do."""
+        """Let a slave work until a computation takes time or no work is left."""
         while machine.worker is not None and machine.busy_until <= self.seconds:
             if machine.inbox:
                 took = self._handle(machine, machine.worker, machine.inbox.popleft())
@@ -232,7 +232,7 @@ class Driver:
                 self._clock.at(machine.busy_until, partial(self._turn, machine))
 
     def _advance(self, machine: Machine, worker: Worker) -> float:
-        """Let a slave go on; returns the seconds of computing that follow."""
+        """Let a slave go on; returns the seconds of computing."""
         pace, before = self._paces[machine.layer - 1], worker.trainer.steps
         noise = self._noise(machine) if worker.trainer.can_advance else 1.0
         effects = list(worker.advance())
@@ -241,7 +241,7 @@ class Driver:
         return took
 
     def _handle(self, machine: Machine, worker: Worker, event: Event) -> float:
-        """Let a slave take an event; returns the seconds of computing that follow."""
+        """Let a slave take an event; returns the seconds of computing."""
         took = 0.0
         if isinstance(event, Down) and not self._free:
             took = self._paces[machine.layer - 1].answer * self._noise(machine)
@@ -249,7 +249,7 @@ class Driver:
         return took
 
     def _carry_out(self, machine: Machine, effects: Iterable[Effect], took: float, until_sent: float) -> None:
-        """Carry effects out: h_k `until_sent` seconds from now, all else once the computing is done."""
+        """Carry effects out: h_k after `until_sent` seconds, others after `took`, when the computing ends."""
         for effect in effects:
             match effect:
                 case Send():
@@ -266,13 +266,13 @@ class Driver:
                     self._undone -= 1
 
     def _stop_free(self) -> None:
-        """Where no layer waits for another, stop all once every one has passed the run's batches."""
+        """Stop all layers of unlock `full` once the slowest has passed the run's batches."""
         if may_stop((machine.next_batch for machine in self.machines), self.config.run.batches):
             for machine in self.machines:
                 self._tell(machine, HeartbeatReply(stop=True))
 
     def _tell(self, machine: Machine, reply: HeartbeatReply) -> None:
-        """Hand a slave the master's answer to a heartbeat, whatever it computes."""
+        """Hand a slave the answer to a heartbeat, even during a computation."""
         assert machine.worker is not None
         self._carry_out(machine, machine.worker.handle(reply), 0.0, 0.0)
 
@@ -281,14 +281,14 @@ class Driver:
         return machine.slowness * (self._draws.lognormvariate(0.0, jitter) if jitter else 1.0)
 
     def _after(self, machine: Machine, took: float, event: Callable[[], None]) -> None:
-        """At once, or when the computing is done."""
+        """Have an event happen after a computation of `took` seconds; 0: now."""
         if took:
             self._clock.at(self.seconds + took, self._owned(machine, event))
         else:
             event()
 
     def _send(self, machine: Machine, message: Message) -> None:
-        """Send a boundary message: straight to its receiver, or by way of the master."""
+        """Send a boundary message, directly or through the master."""
         self.messages += 1
         direct = self.config.cluster.direct
         if self._free and any(self._wires.lost() for _ in range(1 if direct else 2)):
@@ -331,19 +331,19 @@ class Driver:
         return HEADER_NBYTES + self._paces[machine.layer - 1].shard_nbytes[shard]
 
     def _follow(self) -> None:
-        """See which batches all layers are through with, by the master's account."""
+        """Count the batches that the master has of all layers."""
         if self._trains:
             counts = [self.master.store.next_batch(f"{k}/weights") for k in range(1, self.config.layers + 1)]
             self._through = min(counts)
 
     def _deliver(self, machine: Machine, event: Event) -> None:
-        """Into the inbox of whoever is there."""
+        """Put an event into the inbox of the present slave, if any."""
         if machine.worker is not None:
             machine.inbox.append(event)
             self._turn(machine)
 
     def _owned(self, machine: Machine, event: Callable[[], None]) -> Callable[[], None]:
-        """The event, unless the slave that is there now has died by then."""
+        """Return the event, guarded: nothing happens once the present slave is dead."""
         lease = machine.lease
 
         def happen() -> None:

@@ -30,25 +30,25 @@ class HollowBatches(Batches):
     """Batches of no example."""
 
     def __init__(self) -> None:
-        """They are of no data set."""
+        """Need no data set."""
 
     def inputs(self, batch: int) -> Tensor:  # noqa: ARG002 - all are the same
-        """x_b, (0,)."""
+        """Return x_b, (0,)."""
         return NOTHING
 
     def labels(self, batch: int) -> Tensor:  # noqa: ARG002
-        """y_b, (0,)."""
+        """Return y_b, (0,)."""
         return _LABELS
 
 
 class HollowUnlock:
-    """What a layer sends, when, and when it steps; nothing of what it computes.
+    """Messages and steps of an unlock, without any computation.
 
     Args:
         k: the layer.
-        top: whether it is the last.
+        top: whether the layer is the last.
         unlock: row of the unlock.
-        steppers: of its shards, the layer's own first.
+        steppers: of the shards, the layer's own first.
     """
 
     def __init__(self, k: int, top: bool, unlock: UnlockRow, steppers: list[Stepper]) -> None:
@@ -61,7 +61,7 @@ class HollowUnlock:
         self._sent: dict[int, Tensor] = {}
 
     def forward(self, batch: int, h_below: Tensor, y: Tensor) -> Iterator[Message]:  # noqa: ARG002
-        """Send h_k(b), unless it is the top; unless it waits for the gradient, step and answer."""
+        """Send h_k(b) below the top; step and answer, unless the unlock waits for the gradient."""
         if not self._top:
             self._sent[batch] = h_below
             yield Up(batch, h_below)
@@ -69,7 +69,7 @@ class HollowUnlock:
             yield from self._stepped(batch)
 
     def gradient(self, batch: int, delta: Tensor) -> Iterator[Message]:  # noqa: ARG002
-        """Have M step, or the layer that has waited for it."""
+        """Have M step, or a layer that waited for the gradient."""
         del self._sent[batch]
         if self._late:
             yield from self._stepped(batch)
@@ -78,17 +78,17 @@ class HollowUnlock:
                 stepper.step(batch)
 
     def lost(self, batch: int) -> Iterator[Message]:
-        """There is no gradient from above; nobody below will get one, if there is none yet."""
+        """Forget a batch; a layer without a step on the batch has no gradient for the layer below."""
         del self._sent[batch]
         if self._late and self._k > 1:
             yield Lost(batch)
 
     def sent(self) -> dict[int, Tensor]:
-        """h_k of the batches that are not answered, oldest first."""
+        """Return h_k of unanswered batches, oldest first."""
         return self._sent
 
     def waiting(self) -> Collection[int]:
-        """Batches that were taken, and that the layer has not stepped on."""
+        """Return the batches taken without a step."""
         return self._sent if self._late else ()
 
     def _stepped(self, batch: int) -> Iterator[Message]:
@@ -99,13 +99,13 @@ class HollowUnlock:
 
 
 class HollowFull(FullUnlock):
-    """The same of `full`: each shard steps when its own would."""
+    """Messages and steps of unlock `full`, without any computation."""
 
     def __init__(self, k: int, top: bool, steppers: dict[str, Stepper]) -> None:
         self._k, self._top, self._steppers = k, top, steppers
 
     def step(self, batch: int, x: Tensor, y: Tensor) -> Iterator[Message]:  # noqa: ARG002
-        """Send h_k(b) up, and the input and its gradient down."""
+        """Send h_k(b) up, and the gradient with its input down."""
         if not self._top:
             yield Up(batch, NOTHING)
         if self._k > 1:
@@ -113,11 +113,11 @@ class HollowFull(FullUnlock):
         self._steppers["weights"].step(batch)
 
     def learn_gradient(self, batch: int, u: Tensor, y: Tensor, delta: Tensor) -> None:  # noqa: ARG002
-        """M steps."""
+        """Have M step."""
         self._steppers["gradient"].step(batch)
 
     def learn_input(self, batch: int, x: Tensor, h: Tensor) -> None:  # noqa: ARG002
-        """I steps."""
+        """Have I step."""
         self._steppers["input"].step(batch)
 
 

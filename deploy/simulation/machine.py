@@ -1,4 +1,4 @@
-"""Simulated machine: the slave on it, the events that wait for the slave, and the end of its computing."""
+"""Simulated machine: a slave, its waiting events, and the end of its computation."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ class Machine:
     """Place of one slave.
 
     Attributes:
-        layer: layer that its slaves train.
-        replica: replica of the layer.
-        slowness: factor on the time of all computing.
+        layer: k.
+        replica: r.
+        slowness: factor of all computing times.
         lease: of the present slave, or the last.
         worker: the present slave; None while there is none.
         busy_seconds: time spent computing.
-        done: the layer is through, and the master has all that it learned.
+        done: the layer is through, and the master has every update.
     """
 
     layer: int
@@ -43,14 +43,14 @@ class Machine:
         self.lease, self.worker, self.busy_until = lease, worker, 0.0
 
     def die(self) -> None:
-        """Remove the slave, and the events that wait for it."""
+        """Remove the slave and its waiting events."""
         self._lost, self._delays = self.lost_batches, self.delays
         self.worker = None
         self.inbox.clear()
 
     @property
     def next_batch(self) -> int:
-        """First batch that the layer's weights have not seen; 0 without a slave."""
+        """First batch not seen by the layer's weights; 0 without a slave."""
         return self.worker.trainer.next_batch if self.worker else 0
 
     @property
@@ -60,11 +60,11 @@ class Machine:
 
     @property
     def delays(self) -> Counter[int]:
-        """Delays of the gradients that came for all slaves of the place."""
+        """Delays of the gradients of all slaves of the place."""
         return self._delays + (self.worker.trainer.delays if self.worker else Counter())
 
     def telemetry(self) -> Telemetry:
-        """Return the telemetry that a heartbeat would carry."""
+        """Return the telemetry of a heartbeat."""
         if self.worker is None:
             return Telemetry()
         return dataclasses.replace(

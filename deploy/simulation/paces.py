@@ -1,4 +1,4 @@
-"""How long a layer computes, and how many bytes it sends: from the counted costs and a rate."""
+"""Computing times and message sizes of a layer, from counted costs and a rate."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ MEASURE_SECONDS = 1.0
 
 @dataclass(frozen=True)
 class Pace:
-    """One layer's.
+    """Times and sizes of one layer.
 
     Attributes:
         until_sent: seconds from taking an input until h_k is sent.
-        step: seconds until all is done that follows from the input.
-        answer: seconds that a gradient from above takes.
-        boundary_nbytes: of h_k of a batch, and of delta_k, as they travel.
-        shard_nbytes: of each of its shards.
+        step: seconds from taking an input until the end of the step.
+        answer: seconds of computing for a gradient from above.
+        boundary_nbytes: of h_k or delta_k of a batch, on the wire.
+        shard_nbytes: of each shard of the layer.
     """
 
     until_sent: float
@@ -43,14 +43,14 @@ class Pace:
 
 
 def counted(config: Config, blueprint: Blueprint, dataset: Dataset) -> list[float]:
-    """Multiply-adds of each unit's training step."""
+    """Count the multiply-adds of each unit's training step."""
     return costs.unit_costs(
         blueprint.units, blueprint.shapes, dataset.input_shape, config.run.batch_size, config.optimizer.name
     )
 
 
 def paces(config: Config, blueprint: Blueprint, dataset: Dataset) -> list[Pace]:
-    """Of each layer of a resolved configuration."""
+    """Return the pace of each layer of a resolved configuration."""
     cuts = [0, *(config.network.cuts or []), len(blueprint.units)]
     units = counted(config, blueprint, dataset)
     return [
@@ -60,7 +60,7 @@ def paces(config: Config, blueprint: Blueprint, dataset: Dataset) -> list[Pace]:
 
 
 def alone(config: Config, dataset: Dataset) -> float:
-    """Seconds that a batch takes one machine that has all layers."""
+    """Return the seconds of a batch on one machine with all layers."""
     found = paces(config, network.build(config, dataset.input_shape, dataset.classes), dataset)
     overheads = (config.layers - 1) * config.simulation.overhead_seconds
     return sum(pace.step + pace.answer for pace in found) - overheads
@@ -100,7 +100,7 @@ def _pace(config: Config, blueprint: Blueprint, dataset: Dataset, k: int, work: 
 
 
 def measured(config: Config, blueprint: Blueprint, dataset: Dataset) -> float:
-    """Multiply-adds a second that plain training of the network reaches here, on this many threads."""
+    """Measure the multiply-adds a second of plain training on this machine and number of threads."""
     work = sum(counted(config, blueprint, dataset))
     flat = Flat(nn.Sequential(*blueprint.units).train())
     stepper = Stepper(flat, config.optimizer, config.run.batches)

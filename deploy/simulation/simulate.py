@@ -1,4 +1,4 @@
-"""`layerwise simulate`: what so many slaves would do, without a cluster and without training."""
+"""Command `layerwise simulate`: predictions for numbers of slaves, without a cluster and without training."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from deploy.simulation.paces import measured, paces
 
 
 def simulate(config: Config, slaves: Sequence[int], measure: bool, as_json: bool) -> int:
-    """Print what each number of slaves would do; none: as many as the configuration says.
+    """Print the prediction for each number of slaves; none: for the configured number.
 
     Raises:
-        ConfigError: the run cannot be, or cannot have so many slaves.
+        ConfigError: the run is impossible, or impossible with so many slaves.
     """
     dataset = datasets.load(config.data)
     dataset.check_batch_size(config.run.batch_size)
@@ -48,10 +48,10 @@ def simulate(config: Config, slaves: Sequence[int], measure: bool, as_json: bool
 
 
 def with_slaves(config: Config, dataset: Dataset, slaves: int) -> Config:
-    """The run on so many slaves: a layer each while there are as few, then replicas of the slowest layers.
+    """Return the run on a number of slaves: a layer each as far as layers go, then replicas of the slowest.
 
     Raises:
-        ConfigError: fewer than one, or more than a layer may have.
+        ConfigError: fewer than one slave, or too many replicas of a layer.
     """
     blueprint = network.build(config, dataset.input_shape, dataset.classes)
     given = network.cut(config, blueprint, dataset.input_shape, dataset.classes)
@@ -73,7 +73,7 @@ def with_slaves(config: Config, dataset: Dataset, slaves: int) -> Config:
 
 
 def predicted(config: Config, dataset: Dataset) -> dict[str, Any]:
-    """What a run of a resolved configuration would be like."""
+    """Simulate a run of a resolved configuration, and return its figures."""
     driver = Driver(config, dataset, trains=False)
     for _ in driver.run():
         pass

@@ -20,11 +20,11 @@ class SimulatedMaster:
     """Master of a simulated run, and the way to it.
 
     Attributes:
-        store: its shards.
-        staleness: of the pushes that were applied.
-        pushes: how many.
-        pulls: versions that slaves were given.
-        busy_seconds: in which its core has worked.
+        store: the shards.
+        staleness: staleness of a push -> number of applied pushes.
+        pushes: number of applied pushes.
+        pulls: number of versions given to slaves.
+        busy_seconds: time spent by the master's core.
     """
 
     def __init__(self, config: Config, clock: Clock, wires: Wires) -> None:
@@ -37,7 +37,7 @@ class SimulatedMaster:
         self.busy_seconds = self._busy_until = 0.0
 
     def ask(self, link: Link, nbytes: int, event: Callable[[], None], *, resent: bool = True) -> None:
-        """Have something done here once the message has come from a link, and the core has the time."""
+        """Have an event happen once a message from a link has arrived and the core is free."""
 
         def arrived() -> None:
             self.busy_seconds += self._seconds
@@ -47,7 +47,7 @@ class SimulatedMaster:
         self._clock.at(self._wires.arrival(self._clock.now, link, self._link, nbytes, resent=resent), arrived)
 
     def send(self, link: Link, nbytes: int, event: Callable[[], None], *, resent: bool = True) -> None:
-        """Have something happen at a link once a message from here is there."""
+        """Have an event happen once a message of the master has arrived at a link."""
         self._clock.at(self._wires.arrival(self._clock.now, self._link, link, nbytes, resent=resent), event)
 
     def begin(self, lease: JoinReply, copy: WorkingCopy) -> None:
@@ -59,7 +59,7 @@ class SimulatedMaster:
         copy.begin(*self._read(copy.name, lease.incarnation))
 
     def apply(self, push: Push) -> PushReply:
-        """Take a push, or refuse it as the run's staleness rule says."""
+        """Apply a push, or refuse the push by the run's staleness rule."""
         reply = self.store.apply(push.header, [(0, push.buffer.data)])
         if reply.applied:
             self.pushes += 1
@@ -72,7 +72,7 @@ class SimulatedMaster:
         return Fetched(shard, *self._read(shard, lease.incarnation))
 
     def read(self, shard: str) -> tuple[Header, bytes]:
-        """The present version, for whoever evaluates.
+        """Return the present version, for an evaluator.
 
         Raises:
             NotFoundError: there is no such shard.

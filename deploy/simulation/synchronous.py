@@ -1,7 +1,7 @@
-"""The synchronous profile: every layer, M and I in this process, batch by batch; no cluster, no delay.
+"""Profile `synchronous`: every layer, M and I in one process, batch by batch; no cluster, no delay.
 
-The trainers are those of a slave. What one says is handled by its neighbour before the next batch begins, so
-L, L_M and L_I are minimized together; with unlock `none` that is plain back-propagation.
+The workers are those of a slave. A neighbour handles each message before the next batch begins, so L, L_M and
+L_I are minimized together; with unlock `none` that is plain back-propagation.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from slave.training.worker import Effect, Passed, Send, Worker
 
 
 class InStep:
-    """One run.
+    """Run in step.
 
     Args:
         config: of the run, resolved.
-        dataset: what is trained on.
-        pace: seconds that a batch is said to take; None for those that it does.
+        dataset: trained on.
+        pace: seconds counted for a batch; None: the measured seconds.
 
     Attributes:
-        seconds: spent in training.
+        seconds: time spent in training.
     """
 
     def __init__(self, config: Config, dataset: Dataset, pace: float | None = None) -> None:
@@ -47,7 +47,7 @@ class InStep:
         self._tell(HeartbeatReply(begin=True))
 
     def run(self) -> Iterator[int]:
-        """Train to the end; yields the number of batches that are done, after each."""
+        """Train to the end; yields the number of finished batches, after each batch."""
         while not all(worker.trainer.through for worker in self._workers):
             began = time.perf_counter()
             for worker in self._workers:
@@ -59,14 +59,14 @@ class InStep:
                 yield self._batches
 
     def pull(self, shard: str) -> tuple[Header, Buffer]:
-        """A layer's weights as they are now: a view."""
+        """Return a view of a layer's present weights."""
         flat = self._workers[int(shard.partition("/")[0]) - 1].trained.layer.flat
         flat.gather()
         header = Header(shard, Operation.VALUE, self._batches, next_batch=self._batches, table=flat.table)
         return header, flat.buffer.numpy().data
 
     def status(self) -> StatusReply:
-        """How the run goes, as a master would say it; there are no slaves."""
+        """Return the run's status, as a master reports a run; without slaves."""
         return StatusReply(
             name=self.config.run.name,
             state="training" if self._batches < self.config.run.batches else "done",
@@ -77,7 +77,7 @@ class InStep:
         )
 
     def seats(self) -> list[Seat]:
-        """What each layer has to say, for metrics.jsonl."""
+        """Return the telemetry of each layer, for metrics.jsonl."""
         return [
             Seat(
                 layer=k,
@@ -90,7 +90,7 @@ class InStep:
         ]
 
     def _carry_out(self, effects: Iterable[Effect]) -> None:
-        """Hand messages over, and the answers to them, until there is silence."""
+        """Hand messages over, then the answers, until no message is left."""
         waiting = deque(effects)
         while waiting:
             match waiting.popleft():
@@ -100,7 +100,7 @@ class InStep:
                     self._stop_free()
 
     def _stop_free(self) -> None:
-        """Where no layer waits for another, stop all once every one has passed the run's batches."""
+        """Stop all layers of unlock `full` once the slowest has passed the run's batches."""
         passed = [worker.trainer.next_batch for worker in self._workers]
         if may_stop(passed, self.config.run.batches):
             self._tell(HeartbeatReply(stop=True))

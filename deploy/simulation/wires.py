@@ -1,4 +1,4 @@
-"""The network between made-up machines: each has one link, that takes one byte after the other each way."""
+"""Network of simulated machines: a link a machine, carrying byte after byte in each direction."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from common.config.simulation import SimulationConfig
 
 @dataclass(eq=False)
 class Link:
-    """A machine's link: when it is free again, up and down, and when what came from each other came last."""
+    """Link of a machine: times at which each direction is free, and the last arrival from each sender."""
 
     up: float = 0.0
     down: float = 0.0
@@ -18,11 +18,11 @@ class Link:
 
 
 class Wires:
-    """When what is sent arrives.
+    """Arrival times of messages.
 
     Args:
         settings: latency, bandwidth, loss.
-        draws: where jitter and losses are drawn from.
+        draws: source of jitter and losses.
     """
 
     def __init__(self, settings: SimulationConfig, draws: random.Random) -> None:
@@ -30,14 +30,14 @@ class Wires:
         self._draws = draws
 
     def lost(self) -> bool:
-        """Whether a message is, on its next way."""
+        """Draw whether a message is lost on one link."""
         return self._settings.loss > 0 and self._draws.random() < self._settings.loss
 
     def arrival(self, now: float, sender: Link, receiver: Link, nbytes: int, *, resent: bool = True) -> float:
-        """When all of a message is there.
+        """Return the arrival time of the end of a message.
 
-        One that is lost is sent again, and what follows waits for it, as on one stream; unless it was seen to
-        before that it is not lost (`resent` is false).
+        A lost message is sent again, and later messages wait behind, as on one stream. `resent` false: the
+        caller has drawn the loss.
         """
         settings = self._settings
         took = nbytes / settings.bandwidth_bytes_per_second
@@ -54,7 +54,7 @@ class Wires:
         return arrived
 
     def _resent(self) -> float:
-        """How much later a message comes for having been lost, perhaps again and again; seconds."""
+        """Draw the seconds by which losses, perhaps repeated, delay a message."""
         late = 0.0
         while self.lost():
             late += self._settings.resend_seconds

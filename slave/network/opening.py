@@ -23,8 +23,8 @@ class Opening:
 
     Args:
         network: of the lease, started.
-        ground: what the slave has prepared.
-        lease: that the master granted.
+        ground: configuration, data and device of the slave.
+        lease: granted by the master.
         progress: counts the versions.
     """
 
@@ -82,7 +82,7 @@ class Opening:
                 return
 
     def _back_up(self, trained: TrainedLayer) -> None:
-        """Go on with the moments of the seat's last slave, and back up those of this one."""
+        """Go on with the moments of the seat's last slave, and keep backing the moments up."""
         backup = layers.backup(self._ground.config, self._lease, trained.copies)
         if backup is None:
             return

@@ -23,15 +23,15 @@ class Progress:
     """Telemetry of one lease: measured by the training thread, read by any thread.
 
     Args:
-        lease: that the master granted.
+        lease: granted by the master.
         meter: of the lease.
         batch_size: B.
-        cpu_before: CPU seconds of this process under earlier leases, which count there.
-        gpu: UUID of the GPU that trains, if any.
+        cpu_before: CPU seconds of this process under earlier leases.
+        gpu: UUID of the GPU of the layer, if any.
 
     Attributes:
         waiting_seconds: part of the steps in which the trainer stood still.
-        pulls: versions that the layer began from.
+        pulls: number of versions fetched at the start.
         telemetry: as last measured.
     """
 
@@ -57,7 +57,7 @@ class Progress:
         return time.perf_counter() - self._measured_at > TELEMETRY_SECONDS
 
     def add(self, seconds: float, waited: float, *, stepped: bool) -> None:
-        """Count the seconds of one event or advance, `waited` of them without computing."""
+        """Count the seconds of an event or advance, `waited` of them without computing."""
         self._step_seconds += seconds
         self.waiting_seconds += waited
         if stepped:
@@ -92,7 +92,7 @@ class Progress:
         return replace(self.telemetry, utilization=self._utilization)
 
     def beat(self) -> Telemetry:
-        """Return the telemetry for a heartbeat, with the resources that the process uses."""
+        """Return the telemetry for a heartbeat, with the resources used by the process."""
         now, telemetry = time.perf_counter(), self.telemetry
         then, steps = self._beat_at
         self._beat_at = (now, telemetry.steps)

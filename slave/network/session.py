@@ -30,13 +30,13 @@ FAREWELL_SECONDS = 5.0
 
 
 class Session:
-    """One lease: the worker, and the connections that carry its effects out.
+    """Training under one lease: a worker, and connections for its effects.
 
     Args:
-        ground: what the slave has prepared.
-        lease: that the master granted.
+        ground: configuration, data and device of the slave.
+        lease: granted by the master.
         endpoint: of this process.
-        cpu_before: CPU seconds of this process under earlier leases, which count there.
+        cpu_before: CPU seconds of this process under earlier leases.
 
     Raises:
         LayerwiseError: as soon as the lease or the run cannot go on.
@@ -97,7 +97,7 @@ class Session:
         return Watched(self._lease, self._meter, self._progress.now(), len(self.inbox))
 
     def ask(self, question: SynthesisMessage) -> SynthesisMessage:
-        """Ask the M or I that the master runs; the step stands still until the answer is there."""
+        """Ask the master's M or I; the step stands still until the answer."""
         began = time.perf_counter()
         try:
             return self._network.ask(question)
@@ -105,15 +105,15 @@ class Session:
             self._progress.waiting_seconds += time.perf_counter() - began
 
     def tell(self, lesson: SynthesisMessage) -> None:
-        """Send a lesson to the M or I that the master runs, which has no answer."""
+        """Send a lesson to the master's M or I, without an answer."""
         self._network.tell(lesson)
 
     def wake(self, event: object) -> None:
-        """End each wait by an event: the slave was asked to stop."""
+        """End every wait with an event, when the slave is to stop."""
         self._network.deliver(event)
 
     def leave(self, reason: str) -> None:
-        """Push what was learned, wait a little for the answers, and give the lease back."""
+        """Push the rest, wait a little for the answers, and give the lease back."""
         self._farewell()
         self._measure()
         self._network.leave(reason)
@@ -137,7 +137,7 @@ class Session:
                 self._carry_out(self._worker.flush())
 
     def _next_event(self, *, block: bool) -> object | None:
-        """Return the next event, if there is one; with `block` wait while telemetry is fresh."""
+        """Return the next event, or None; with `block` wait while the telemetry is fresh."""
         if not block and self.inbox.empty():
             return None
         try:
@@ -160,11 +160,11 @@ class Session:
         return tensor.to(self._ground.device)
 
     def _nbytes(self, tensor: torch.Tensor) -> int:
-        """Return the bytes that a tensor took on its way."""
+        """Return the bytes of a tensor on the wire."""
         return precision.nbytes(tuple(tensor.shape), self._config.cluster.wire)
 
     def _carry_out(self, effects: Iterable[Effect]) -> None:
-        """Carry effects out as they come, and count the time: of sending and exchanging shards as waiting."""
+        """Carry effects out one by one, and count the seconds of sending and exchanging shards as waiting."""
         steps, began = self._worker.trainer.steps, time.perf_counter()
         waited, computed = 0.0, False
         for effect in effects:
@@ -207,7 +207,7 @@ class Session:
         self._progress.measure(self._worker.trained, self._worker.pulls, done=self._worker.done)
 
     def _boundary(self) -> Boundary:
-        """Return the neighbours above and below, and the bounds of what may be on its way."""
+        """Return the neighbours above and below, and the bounds of messages under way."""
         k, count = self._lease.layer, self._config.layers
         routes = BatchRoutes.of(self._config, k, self._lease.replica)
         return Boundary(

@@ -1,9 +1,8 @@
-"""One layer that waits for nobody: the protocol of `full`. No sockets, no threads, no clock.
+"""Protocol of unlock `full`: no layer waits for another. No sockets, no threads, no clock.
 
-Layers run at their own speeds, any message may be lost, and nothing is answered, kept or sent again: a
-message carries all that is needed. So there is no window, no END, and a replaced slave is no event. Only
-where nothing at all comes from a side does a layer stand still, after `ALONE` batches: M and I, without
-anything to learn from, would go on teaching what was true long ago.
+Layers run at their own speeds, any message may be lost, and no message is answered, kept or sent again. So
+there is no window and no `End`, and a replaced slave is no event. A layer stands still only after `ALONE`
+batches without a message from one side: M and I would otherwise go on teaching outdated gradients and inputs.
 """
 
 from __future__ import annotations
@@ -23,35 +22,34 @@ from slave.training.unlocks.full import FullUnlock
 
 # Longer delays are counted as this one.
 LONGEST_DELAY = 1024
-# So many batches a layer goes through without a word from above, or from below: a neighbour may be that many
-# times slower. What it sends meanwhile wakes a neighbour that stands still, too.
+# Most batches without a message from above, or from below: a neighbour may be as many times slower. Messages
+# of those batches wake a neighbour that stands still, too.
 ALONE = 128
 
 
 class FreeTrainer:
     """Trainer of layer k of K that waits for no neighbour (see `Trainer`), but to begin.
 
-    Before each step of its own the layer learns on at most one message from above and one from below: a
-    neighbour that is faster does not keep it from its work.
+    Before each step, M and I learn on at most one message from above and one from below: a faster neighbour
+    does not keep the layer from stepping.
 
     Attributes:
-        steps: batches that the layer went through.
-        delays: of each gradient that was learned on, the batches that the layer had started since its own of
-            that number; 0 where it had not come there.
-        through: it was told to stop.
+        steps: number of steps.
+        delays: delay of a gradient -> number of gradients; 0 for a batch that the layer has not reached.
+        through: the layer was stopped.
 
     Args:
         k: the layer, 1..K.
-        batches: makes x_b and y_b, of batches past the run's count as well.
-        total: batches of the run.
+        batches: source of x_b and y_b, also past the run's count.
+        total: number of batches of the run.
         unlock: the layer, M and I.
-        top: whether it is layer K.
+        top: whether the layer is K.
         slots: of each mailbox.
         incarnation: of this slave's lease.
-        next_batch: the first batch that the layer's weights have not seen.
-        routes: ways of the batches through this replica.
+        next_batch: first batch not seen by the layer's weights.
+        routes: routes of batches through this replica.
         shapes: of one example of h_{k-1} and of h_k.
-        device: where the layer computes.
+        device: of the layer.
     """
 
     def __init__(
@@ -72,7 +70,7 @@ class FreeTrainer:
         self.steps = 0
         self.delays: Counter[int] = Counter()
         self.through = self._begun = False
-        # Nothing is out, and what never came is not missed.
+        # No batch is out, and no lost message is missed.
         self.in_flight = 0
         self.lost_batches = 0
         self._k = k
@@ -85,13 +83,13 @@ class FreeTrainer:
         self._device = device
         self._next = routes.next_own(next_batch)
         self._activations, self._gradients = Slots[Up](slots), Slots[Down](slots)
-        # By the type that comes from each side, the steps when the last one came.
+        # Type of the messages from each side -> steps when the last such message came.
         sides: dict[type[Message], bool] = {Up: k > 1, Down: not top}
         self._steps_when_heard = {kind: 0 for kind, there in sides.items() if there}
 
     @property
     def next_batch(self) -> int:
-        """The first batch that the layer's weights have not seen; it goes on past the run's count."""
+        """First batch not seen by the layer's weights; also past the run's count."""
         return self._next
 
     @property
@@ -102,15 +100,15 @@ class FreeTrainer:
         return self.steps < min(self._steps_when_heard.values(), default=self.steps) + ALONE
 
     def begin(self) -> None:
-        """Begin: every layer has its slave. A layer alone would go far before its neighbours are there."""
+        """Begin: every layer has its slave. A lone layer would go far before the neighbours come."""
         self._begun = True
 
     def stop(self) -> None:
-        """Every layer has gone through the run's batches: no more steps."""
+        """Stop: every layer has passed the run's batches."""
         self.through = True
 
     def advance(self) -> Iterator[Message]:
-        """Learn on what has come, and step; yields what is to be sent."""
+        """Learn on waiting messages, and step; yields the messages of the step."""
         self._learn()
         batch = self._next
         self._next = self._routes.next_own(batch + 1)
@@ -121,7 +119,7 @@ class FreeTrainer:
             yield message.addressed(self._k, self._routes.replica, receiver, self._incarnation)
 
     def receive(self, message: Message) -> Iterator[Message]:
-        """Take a message from a neighbour, to be learned on in its time; nothing is ever answered."""
+        """Keep a message until the next step; yields no answer."""
         match message:
             case Up():
                 self._activations.put(message, message.batch)
@@ -137,7 +135,7 @@ class FreeTrainer:
         self._steps_when_heard = dict.fromkeys(self._steps_when_heard, self.steps)
 
     def _learn(self) -> None:
-        """I on an activation, M on a gradient, where one has come."""
+        """Have I learn on a waiting `Up`, and M on a waiting `Down`."""
         if len(self._activations):
             up = self._activations.get()
             h = self._checked(up.batch, up.h, self._below, "activation")
@@ -150,10 +148,10 @@ class FreeTrainer:
             self.delays[min(max(self._next - down.batch - 1, 0), LONGEST_DELAY)] += 1
 
     def _checked(self, batch: int, tensor: Tensor | None, shape: tuple[int, ...], what: str) -> Tensor:
-        """A tensor that came, if it is shaped as this run's are.
+        """Return a received tensor after a check of its shape.
 
         Raises:
-            MalformedError: it is not.
+            MalformedError: the shape is not that of this run.
         """
         due = (len(self._batches.labels(batch)), *shape)
         if tensor is None or tuple(tensor.shape) != due:

@@ -104,7 +104,7 @@ def free_trainer(
     shapes: tuple[Shape, Shape],
     device: torch.device | str = "cpu",
 ) -> FreeTrainer:
-    """Return the trainer of a layer that waits for no other; `shapes` as of `FreeTrainer`."""
+    """Return the trainer of a layer under unlock `full`; `shapes` as of `FreeTrainer`."""
     slots = config.decoupling.slots
     assert slots is not None
     return FreeTrainer(
@@ -132,7 +132,7 @@ def working_copy(config: Config, lease: JoinReply, shard: str, flat: Flat, stepp
 
 
 def backup(config: Config, lease: JoinReply, copies: Sequence[tuple[WorkingCopy, Stepper]]) -> Backup | None:
-    """Return the copy of the shard that keeps the moments of a layer's optimizers; None: none is kept."""
+    """Return the working copy of the shard `k/optimizer`; None: no moments are kept."""
     moments = Moments({copy.name.partition("/")[2]: stepper for copy, stepper in copies})
     every = config.cluster.backup_steps
     if not every or not moments.table.tensors:

@@ -30,15 +30,15 @@ class Trainer(Protocol):
 
     @property
     def in_flight(self) -> int:
-        """Number of batches that are out without their delta."""
+        """Number of batches out without their delta."""
 
     @property
     def next_batch(self) -> int:
-        """First batch that the layer's weights have not seen."""
+        """First batch not seen by the layer's weights."""
 
     @property
     def lost_batches(self) -> int:
-        """Number of batches that never came, and of those whose gradient never did."""
+        """Number of batches lost below, or whose gradient was lost above."""
 
     @property
     def can_advance(self) -> bool:
@@ -51,10 +51,10 @@ class Trainer(Protocol):
         """Allow no further step, where no layer waits for another."""
 
     def advance(self) -> Iterator[Message]:
-        """Go on with the next batch; yields each message as soon as it is known."""
+        """Go on with the next batch; yields each message as soon as its tensor is computed."""
 
     def receive(self, message: Message) -> Iterator[Message]:
-        """Take a message from a neighbour or the relay; yields the answers.
+        """Take a message from a neighbour; yields the answers.
 
         Raises:
             MalformedError: the sender cannot belong to this run.
@@ -68,7 +68,7 @@ class TrainedLayer:
     Attributes:
         trainer: protocol with the neighbours and, behind it, the unlock.
         layer: the module and its stepper.
-        copies: working copy of each shard, with the stepper that changes it; none where nothing is pushed.
+        copies: working copy and stepper of each shard; empty where no shard is pushed.
         health: knowledge of the layer's own learning.
     """
 
@@ -78,7 +78,7 @@ class TrainedLayer:
     health: Health
 
     def telemetry(self) -> Telemetry:
-        """Return the part of the telemetry that does not depend on the machine."""
+        """Return the telemetry, but for the machine's part."""
         trainer, health = self.trainer, self.health
         return Telemetry(
             steps=trainer.steps,

@@ -1,9 +1,8 @@
-"""One layer's protocol where layers wait for each other: messages in, messages out.
+"""Protocol of layers that wait for each other: messages in, messages out.
 
-Every activation that a layer sends up is answered, in time, by its gradient, by TAKEN (it was trained on, and
-there is none) or by LOST; until then it is out, at most `window` of them, and is sent again to a peer that is
-new or whose stream had broken. What has been seen is known by its batch number, and answers are kept to be
-given again. END is sent once all is answered.
+Every `Up` is answered by `Down`, `Taken` (trained on, no gradient) or `Lost`. At most `window` batches are
+out without an answer; a new peer, or a peer behind a broken stream, gets unanswered batches again. Batches
+are known by number, and answers are kept for repeated questions. `End` follows the last answer.
 """
 
 from __future__ import annotations
@@ -25,21 +24,20 @@ from slave.training.inputs import Inputs
 class WindowedTrainer:
     """Trainer of layer k of K whose activations are answered, a window of them at a time (see `Trainer`).
 
-    Whoever drives it gives it every message that has come (`receive`) before each `advance`: a gradient that
-    is there goes before a further forward.
+    Waiting messages must be received before each `advance`: a gradient goes before a further forward.
 
     Args:
         k: the layer, 1..K.
-        batches: makes x_b and y_b.
-        total: batches of the run, of which the last is total - 1.
-        unlock: what the layer does with an input and a gradient.
-        window: batches that may be out without their delta; 0 for the top layer, which sends none up.
-        window_below: the same of the layer below: twice so many answers are kept, to be given again.
+        batches: source of x_b and y_b.
+        total: number of batches of the run.
+        unlock: rule of the layer's steps.
+        window: most batches out without their delta; 0 for the top layer, which sends none up.
+        window_below: window of the layer below; twice as many answers are kept.
         incarnation: of this slave's lease.
-        next_batch: the first batch that the layer's weights have not seen.
-        routes: ways of the batches through this replica.
-        shape_below: of one example of h_{k-1}; None where it is not known.
-        device: where the layer computes.
+        next_batch: first batch not seen by the layer's weights.
+        routes: routes of batches through this replica.
+        shape_below: of one example of h_{k-1}; None: unknown.
+        device: of the layer.
     """
 
     def __init__(
@@ -59,7 +57,7 @@ class WindowedTrainer:
     ) -> None:
         self.steps = 0
         self.delays: Counter[int] = Counter()
-        # END was answered (or this is the top layer and it came): nothing more will come or be waited for.
+        # `End` was answered, or came to the top layer: no message is awaited.
         self.through = False
         self._k = k
         self._batches = batches
@@ -71,38 +69,38 @@ class WindowedTrainer:
         self._incarnation = incarnation
         self._routes = routes = routes or BatchRoutes()
         self._next = routes.next_own(next_batch) if k == 1 else next_batch
-        # By the replica below that sends them.
+        # By replica of the layer below.
         self._inputs = {
             sender: Inputs(window_below, next_batch, routes.between(sender)) for sender in routes.senders(k)
         }
-        # Which incarnation below waits for the answer to a batch that was taken.
+        # Batch -> incarnation below that waits for the answer.
         self._owed: dict[int, int] = {}
-        # After an unanswered batch, less than a window is sent, and less is answered of what was sent before.
+        # Less than a window is sent after an unanswered batch, and less than a window answered before it.
         self._answers: deque[Message] = deque(maxlen=2 * window_below * max(1, len(self._inputs)))
         self._end_sent = False
-        # The replicas above that have not answered END.
+        # Replicas above without an answer to `End`.
         self._not_ended = set(routes.receivers())
         self._steps_when_sent: dict[int, int] = {}
         self._unanswered_batches = 0
 
     @property
     def in_flight(self) -> int:
-        """Batches that are out without their delta."""
+        """Number of batches out without their delta."""
         return len(self._steps_when_sent)
 
     @property
     def next_batch(self) -> int:
-        """The first batch that the layer's weights have not seen."""
+        """First batch not seen by the layer's weights."""
         return min(self._unlock.waiting(), default=self._next)
 
     @property
     def lost_batches(self) -> int:
-        """Batches that never came, and those whose gradient never did."""
+        """Number of batches lost below, or whose gradient was lost above."""
         return sum(inputs.lost for inputs in self._inputs.values()) + self._unanswered_batches
 
     @property
     def can_advance(self) -> bool:
-        """Whether the next input is there, and room in the window for what comes of it."""
+        """Whether an input waits and the window has room for its output."""
         if self._end_sent or self.through:
             return False
         if self._at_end:
@@ -111,13 +109,13 @@ class WindowedTrainer:
 
     @property
     def _lowest(self) -> Inputs | None:
-        """Where the lowest batch that has come waits."""
+        """Inputs with the lowest waiting batch."""
         waiting = [inputs for inputs in self._inputs.values() if inputs.lowest is not None]
         return min(waiting, key=lambda inputs: inputs.lowest or 0, default=None)
 
     @property
     def _has_room(self) -> bool:
-        """Whether the window, which begins with the oldest batch that is out, has room for one more."""
+        """Whether the window, counted from the oldest batch that is out, has room for a further batch."""
         oldest = next(iter(self._steps_when_sent.values()), None)
         return oldest is None or self.steps + 1 - oldest < self._window
 
@@ -136,7 +134,7 @@ class WindowedTrainer:
         """Do nothing: a layer stops once `End` is answered."""
 
     def advance(self) -> Iterator[Message]:
-        """Take the next input, if `can_advance`; yields each message as soon as it is known."""
+        """Take the next input, if `can_advance`; yields each message as soon as its tensor is computed."""
         if self._at_end:
             yield from self._end()
         elif self._k == 1:
@@ -150,10 +148,10 @@ class WindowedTrainer:
             yield from self._train(message.batch, message.h)
 
     def receive(self, message: Message) -> Iterator[Message]:
-        """Take a message from a neighbour or the relay; yields what is to be sent.
+        """Take a message from a neighbour; yields the answers.
 
         Raises:
-            MalformedError: its sender cannot belong to this run.
+            MalformedError: the sender cannot belong to this run.
         """
         match message:
             case Up() | End():
@@ -167,11 +165,11 @@ class WindowedTrainer:
                 yield from self._unanswered_by(message.sender)
 
     def _unanswered_by(self, receiver: int) -> Iterator[Message]:
-        """What a replica above that is new, or whose stream had broken, must have (again)."""
+        """Yield the messages for a replica above that is new or whose stream had broken."""
         for batch, h in self._unlock.sent().items():
             if self._routes.receiver(batch) == receiver:
                 yield self._addressed(Up(batch, h), receiver, self._incarnation)
-        # To one that replaces a slave which had answered it, too.
+        # Also to the successor of a slave that had answered `End`.
         if self._end_sent and receiver in self._routes.receivers():
             yield self._addressed(End(self._total), receiver, self._incarnation)
 
@@ -195,7 +193,7 @@ class WindowedTrainer:
         return message.addressed(self._k, self._routes.replica, receiver, incarnation)
 
     def _answer(self, message: Message) -> Message:
-        """Address an answer to the slave that sent the activation, and keep it to be given again."""
+        """Address an answer to the sender of the batch, and keep a copy for a repeated question."""
         batch = message.batch
         answer = self._addressed(message, self._routes.sender(batch), self._owed.pop(batch))
         self._answers.append(answer)
@@ -222,7 +220,7 @@ class WindowedTrainer:
             yield self._given(message)
 
     def _given(self, message: Up) -> Message:
-        """The answer to a batch that was taken before; LOST if it was for an h that died with its sender."""
+        """Return the answer given to a batch before; `Lost` if that answer was for the h of a dead sender."""
         for answer in self._answers:
             if (answer.batch, answer.incarnation) == (message.batch, message.incarnation):
                 return answer
