@@ -51,7 +51,8 @@ from common.observe import logs
     default="127.0.0.1:0",
     show_default=True,
     metavar="HOST:PORT",
-    help="Address of the read-only page /metrics, which the master passes on; port 0 takes a free port.",
+    help="Address of the read-only page /metrics, which the master lists for Prometheus; port 0 takes a free "
+    "port.",
 )
 @click.option("--insecure", is_flag=True, help="Allow unencrypted listening beyond this machine.")
 @logs.options
