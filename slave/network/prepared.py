@@ -1,4 +1,4 @@
-"""What a slave prepares once, before the first lease: configuration, data, device."""
+"""Preparation of a slave before the first lease: configuration, data, device."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from common.data.datasets import Dataset
 from common.models import network
 from common.models.network import Blueprint
 from slave.network.options import Options
-from slave.training.device import chosen_device
+from slave.training.device import choose_device
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """What a slave prepares once, whatever layer it will be given."""
+    """Configuration, data and device of a slave, for leases on any layer."""
 
     config: Config
     dataset: Dataset
@@ -26,22 +26,22 @@ class Prepared:
 
     @staticmethod
     def prepare(config: Config, options: Options) -> Prepared:
-        """Load the data and see that the network can be built here.
+        """Load the data and choose the device.
 
         Raises:
             ConfigError: this machine lacks the data, the user's code or the device.
         """
-        device = chosen_device(options.device)
+        device = choose_device(options.device)
         dataset = datasets.load(config.data, path=options.data, code=options.code)
         return Prepared(config, dataset, device, options)
 
     @property
     def gpu(self) -> str | None:
-        """The UUID of the GPU that is computed on."""
+        """UUID of the GPU that trains; None on a CPU."""
         if self.device.type != "cuda":
             return None
         return str(torch.cuda.get_device_properties(self.device).uuid)
 
     def blueprint(self) -> Blueprint:
-        """The network with its initial parameters."""
+        """Build the network with the initial parameters."""
         return network.build(self.config, self.dataset.input_shape, self.dataset.classes, self.options.code)

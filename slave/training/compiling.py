@@ -19,7 +19,7 @@ def compile_layer(layer: Layer, shape: tuple[int, ...], device: torch.device | s
     Raises:
         ConfigError: the layer cannot be compiled on this machine.
     """
-    # Not `module.compile()`, which leaves an nn.Sequential uncompiled. One thread, so in this process alone:
+    # Not `module.compile()`, which leaves an nn.Sequential uncompiled. One thread, to stay in this process:
     # torch's compile workers would outlive it for a while.
     layer.function = torch.compile(layer.flat.module, options={"compile_threads": 1})
     try:

@@ -1,8 +1,6 @@
-"""What the unlock modes are made of: a layer and M, stepped, and what the layer owes its neighbours.
+"""Parts of the unlocks in `slave.training.unlocks`: a layer, M and I with their steppers, and layer K.
 
-The modes themselves are in `slave.training.unlocks`. Gradients are in the one convention of the design: the
-loss is the sum over the batch, so each example's row is its own gradient; the division by B happens where a
-layer steps, and nowhere else.
+The loss is the sum over the batch, so each row of a gradient is an example's own. Only a step divides by B.
 """
 
 from __future__ import annotations
@@ -24,17 +22,17 @@ from slave.training.health import Health
 
 
 class Layer:
-    """One layer's module, stepped; f_k.
+    """Module of layer k with its optimizer; f_k.
 
     Args:
         k: the layer.
-        flat: its module.
-        stepper: steps it.
-        seed: of the run. What a forward draws (dropout's mask) is a function of (seed, k, b) alone.
-        goes_down: whether the layer below is owed delta_{k-1}.
+        flat: the module.
+        stepper: optimizer of the module.
+        seed: of the run. Random numbers of a forward (dropout's mask) are a function of (seed, k, b) alone.
+        goes_down: whether the layer below receives delta_{k-1}.
 
     Attributes:
-        function: h_k of h_{k-1}: the module, or the module compiled.
+        function: maps h_{k-1} to h_k: the module, or the module compiled.
     """
 
     def __init__(
@@ -48,11 +46,11 @@ class Layer:
         self._goes_down = goes_down and k > 1
 
     def forward(self, batch: int, h_below: Tensor) -> tuple[Tensor, Tensor]:
-        """(u, h): the input as a leaf of the graph and the output, (B, ...) each."""
+        """Return (u, h): the input as a leaf of the graph, and the output, both (B, ...)."""
         return self._forward(batch, h_below)
 
-    def again(self, batch: int, h_below: Tensor) -> tuple[Tensor, Tensor]:
-        """The same for a batch that went forward before: its mask, today's weights; no statistic moves."""
+    def forward_again(self, batch: int, h_below: Tensor) -> tuple[Tensor, Tensor]:
+        """Repeat the forward of a batch: the mask of the first, the present weights; no statistic moves."""
         with self.flat.keep_buffers():
             return self._forward(batch, h_below)
 
@@ -64,16 +62,16 @@ class Layer:
             return u, self.function(u)
 
     def backward(self, h: Tensor, delta: Tensor) -> None:
-        """Go back from delta, (B, ...) like h; a first layer without parameters has nowhere to go."""
+        """Back-propagate delta, (B, ...) like h; do nothing in a first layer without parameters."""
         if h.requires_grad:
             h.backward(delta)  # type: ignore[no-untyped-call]
 
     def step(self, batch: int, batch_size: int) -> None:
-        """Step on the sum's gradient, divided by B here."""
+        """Step on the gradient of the loss's sum, divided by B."""
         self._stepper.step(batch, batch_size)
 
     def down(self, batch: int, u: Tensor) -> Iterator[Message]:
-        """Yield the answer for layer k - 1 after a backward: delta_{k-1}(b), or that there is none."""
+        """Yield the answer for layer k - 1 after a backward: delta_{k-1}(b), else `Taken`."""
         if u.requires_grad:
             assert u.grad is not None
             yield Down(batch, u.grad)
@@ -82,7 +80,7 @@ class Layer:
 
 
 class Synthesizing(ABC):
-    """M_k, wherever it runs; it learns from every `every`-th true gradient."""
+    """M_k, in this process or in the master; learns from every `every`-th true gradient."""
 
     def __init__(self, health: Health, every: int = 1) -> None:
         self._health = health
@@ -95,13 +93,10 @@ class Synthesizing(ABC):
 
     @abstractmethod
     def teach(self, batch: int, h: Tensor, y: Tensor, delta: Tensor) -> Tensor | float:
-        """One step of M; L_M before it, or the last that is known."""
+        """Step M once; return L_M before the step, or the last known L_M."""
 
     def learn(self, batch: int, h: Tensor, y: Tensor, synthetic: Tensor | None, delta: Tensor) -> None:
-        """Take the gradient that came for the very h that M is asked for.
-
-        `synthetic` is what M had said there; None: it was not asked.
-        """
+        """Learn from the true gradient at h; `synthetic` is M's earlier prediction at h, None without one."""
         self._came += 1
         if (self._came - 1) % self._every:
             return
@@ -114,7 +109,7 @@ class Synthesizing(ABC):
 
 
 class Synthesizer(Synthesizing):
-    """M_k in this process, stepped."""
+    """M_k in this process, with its optimizer."""
 
     def __init__(
         self, module: GradientSynthesizer, flat: Flat, stepper: Stepper, health: Health, every: int = 1
@@ -129,46 +124,46 @@ class Synthesizer(Synthesizing):
         return self.module.gradient(h, y)
 
     def teach(self, batch: int, h: Tensor, y: Tensor, delta: Tensor) -> Tensor:
-        """One step of M; L_M before it."""
+        """Step M once; return L_M before the step."""
         loss = self.module.learn(h, y, delta)
         self._stepper.step(batch)
         return loss
 
 
 class Predicting(Protocol):
-    """I_k, wherever it runs."""
+    """I_k, in this process or in the master."""
 
     def predict(self, batch: int, x: Tensor) -> Tensor:
         """Return the predicted h_{k-1} of x_b."""
 
     def learn(self, batch: int, x: Tensor, h: Tensor) -> None:
-        """Learn from h_{k-1} of batch b, as the layer below sent it."""
+        """Learn from the h_{k-1} that the layer below computed for the batch."""
 
 
 class Unlock(Protocol):
-    """Rule of a layer's steps; each method yields each message as soon as it is known, not yet addressed."""
+    """Rule of a layer's steps; messages come as soon as the tensors are computed, yet without receivers."""
 
     def forward(self, batch: int, h_below: Tensor, y: Tensor) -> Iterator[Message]:
-        """Take h_{k-1}(b). Yields `Up`, unless it is the top; perhaps the answer for the layer below."""
+        """Take h_{k-1}(b); yields `Up` below the top, and perhaps the answer for the layer below."""
 
     def gradient(self, batch: int, delta: Tensor) -> Iterator[Message]:
         """Take delta_k(b) from above."""
 
     def lost(self, batch: int) -> Iterator[Message]:
-        """delta_k(b) will never come: it was lost above, or the layers above have none to give."""
+        """Give up waiting for delta_k(b), which was lost above or never computed."""
 
     def sent(self) -> dict[int, Tensor]:
-        """h_k of the batches whose gradient has not come, oldest first."""
+        """Return h_k of the batches without an answer, oldest first."""
 
     def waiting(self) -> Collection[int]:
-        """Batches that were taken, and that the layer has not stepped on."""
+        """Return the batches taken without a step."""
 
 
-def checked(delta: Tensor, h: Tensor) -> Tensor:
-    """Delta, if it is shaped as its h.
+def check_gradient(delta: Tensor, h: Tensor) -> Tensor:
+    """Return delta after a check of its shape.
 
     Raises:
-        MalformedError: it is not, and might be broadcast.
+        MalformedError: the shape is not that of h, and torch might broadcast delta.
     """
     if delta.shape != h.shape:
         raise MalformedError(f"a gradient of {tuple(delta.shape)} came for an h of {tuple(h.shape)}")
@@ -176,14 +171,14 @@ def checked(delta: Tensor, h: Tensor) -> Tensor:
 
 
 class Top:
-    """Layer K steps on the loss's own gradient, whatever the unlock of the others."""
+    """Unlock of layer K, which steps on the gradient of the loss under every unlock below."""
 
     def __init__(self, layer: Layer, health: Health) -> None:
         self._layer = layer
         self._health = health
 
     def forward(self, batch: int, h_below: Tensor, y: Tensor) -> Iterator[Message]:
-        """Take h_{K-1}(b), send the loss's gradient down, step."""
+        """Take h_{K-1}(b), send delta_{K-1}(b) down, and step."""
         u, logits = self._layer.forward(batch, h_below)
         loss = functional.cross_entropy(logits, y, reduction="sum")
         loss.backward()  # type: ignore[no-untyped-call]
@@ -192,17 +187,17 @@ class Top:
         self._health.lost(loss, len(y))
 
     def gradient(self, batch: int, delta: Tensor) -> Iterator[Message]:  # noqa: ARG002 - never called
-        """Nothing is above."""
+        """Raise: no layer above sends a gradient."""
         raise AssertionError(f"a gradient of batch {batch} came to the top layer")
 
     def lost(self, batch: int) -> Iterator[Message]:
-        """Nothing is above."""
+        """Raise: no layer above loses a batch."""
         raise AssertionError(f"batch {batch} was lost above the top layer")
 
     def sent(self) -> dict[int, Tensor]:
-        """Nothing is above."""
+        """Return no batch: no answer comes from above."""
         return {}
 
     def waiting(self) -> Collection[int]:
-        """It steps at once."""
+        """Return no batch: layer K steps at once."""
         return ()

@@ -7,11 +7,11 @@ import torch
 from common.errors import ConfigError
 
 
-def chosen_device(name: str) -> torch.device:
-    """The device of `--device`: auto, cpu, cuda or cuda:N.
+def choose_device(name: str) -> torch.device:
+    """Return the device of `--device`: auto, cpu, cuda or cuda:N.
 
     Raises:
-        ConfigError: torch has no such device here.
+        ConfigError: torch has no device of that name here.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"

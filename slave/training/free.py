@@ -1,4 +1,4 @@
-"""Protocol of unlock `full`: no layer waits for another. No sockets, no threads, no clock.
+"""Protocol of unlock `full`: no layer waits. No sockets, no threads, no clock.
 
 Layers run at their own speeds, any message may be lost, and no message is answered, kept or sent again. So
 there is no window and no `End`, and a replaced slave is no event. A layer stands still only after `ALONE`
@@ -20,7 +20,7 @@ from common.slots import Slots
 from common.wire.boundary import Down, Message, Ready, Up
 from slave.training.unlocks.full import FullUnlock
 
-# Longer delays are counted as this one.
+# Longer delays are counted as this delay.
 LONGEST_DELAY = 1024
 # Most batches without a message from above, or from below: a neighbour may be as many times slower. Messages
 # of those batches wake a neighbour that stands still, too.
@@ -138,20 +138,20 @@ class FreeTrainer:
         """Have I learn on a waiting `Up`, and M on a waiting `Down`."""
         if len(self._activations):
             up = self._activations.get()
-            h = self._checked(up.batch, up.h, self._below, "activation")
+            h = self._check(up.batch, up.h, self._below, "activation")
             self._unlock.learn_input(up.batch, self._x(up.batch), h)
         if len(self._gradients):
             down = self._gradients.get()
-            u = self._checked(down.batch, down.u, self._above, "input beside a gradient")
-            delta = self._checked(down.batch, down.delta, self._above, "gradient")
+            u = self._check(down.batch, down.u, self._above, "input beside a gradient")
+            delta = self._check(down.batch, down.delta, self._above, "gradient")
             self._unlock.learn_gradient(down.batch, u, self._y(down.batch), delta)
             self.delays[min(max(self._next - down.batch - 1, 0), LONGEST_DELAY)] += 1
 
-    def _checked(self, batch: int, tensor: Tensor | None, shape: tuple[int, ...], what: str) -> Tensor:
+    def _check(self, batch: int, tensor: Tensor | None, shape: tuple[int, ...], what: str) -> Tensor:
         """Return a received tensor after a check of its shape.
 
         Raises:
-            MalformedError: the shape is not that of this run.
+            MalformedError: the shape is not the run's.
         """
         due = (len(self._batches.labels(batch)), *shape)
         if tensor is None or tuple(tensor.shape) != due:

@@ -43,7 +43,7 @@ class Health:
     def learned(self, loss: Tensor | float, synthetic: Tensor, delta: Tensor) -> None:
         """Record L_M, and compare M's gradient `synthetic` with the true `delta`, if `looks` was True."""
         self._note("gradient_loss", float(loss))
-        cosine, ratio = compared(synthetic, delta)
+        cosine, ratio = compare(synthetic, delta)
         self._note("gradient_cosine", cosine)
         self._note("gradient_norm_ratio", ratio)
         if self._fallback is not None:
@@ -65,7 +65,7 @@ class Health:
         setattr(self, name, value if old == 0.0 else old + 0.02 * (value - old))
 
 
-def compared(synthetic: Tensor, delta: Tensor) -> tuple[float, float]:
+def compare(synthetic: Tensor, delta: Tensor) -> tuple[float, float]:
     """Return the cosine between two gradients and the ratio of the norms; zeros if the true one is zero."""
     flat, true = synthetic.flatten(), delta.flatten()
     products = torch.stack([flat @ true, flat @ flat, true @ true]).tolist()
@@ -76,10 +76,9 @@ def compared(synthetic: Tensor, delta: Tensor) -> tuple[float, float]:
 class Fallback:
     """Decision between M's and true gradients, by the running mean of M's cosine.
 
-    The mean forgets with `MEMORY` samples. Below `threshold` the layer waits for true gradients. It returns
-    to M's once the mean exceeds the threshold by 0.1, or by half of the distance to 1 if that is less, so
-    that noise at the threshold causes no oscillation. It never falls back in the first `GRACE` samples,
-    because M starts without knowledge.
+    The mean forgets with `MEMORY` samples. Below `threshold` the layer waits for true gradients, until the
+    mean exceeds the threshold by 0.1, or by half of the distance to 1 if less: noise at the threshold causes
+    no oscillation. The layer never falls back in the first `GRACE` samples, because M starts untrained.
     """
 
     GRACE = 25
@@ -95,7 +94,7 @@ class Fallback:
     def note(self, cosine: float) -> None:
         """Add the cosine, -1 to 1, of a sample."""
         self._looks += 1
-        # A plain mean at first, so that M's first cosines, from before it had learned, do not dominate.
+        # A plain mean at first, so that the cosines of an untrained M do not dominate.
         self.mean += (cosine - self.mean) / min(self._looks, self.MEMORY)
         if self._looks >= self.GRACE:
             self.active = self.mean < (self._recovery if self.active else self._threshold)

@@ -9,8 +9,8 @@ from operator import attrgetter
 from common.errors import MalformedError
 from common.wire.boundary import End, Up
 
-# Number of overtaken batches that may still arrive: far more than a sender's window, because batches that
-# overtook each other in the layer below arrive out of order too.
+# Number of overtaken batches that may still arrive: far more than a sender's window, because the layer below
+# may take batches out of order too.
 LATE = 1024
 
 _BATCH = attrgetter("batch")
@@ -25,7 +25,7 @@ class Inputs:
     Args:
         window: the most batches that the sender may have unanswered.
         next_batch: the first batch that the layer's weights have not seen.
-        owned: predicate: does a batch come from this sender to this replica?
+        owned: whether a batch goes from the sender to this replica.
     """
 
     def __init__(self, window: int, next_batch: int, owned: Callable[[int], bool] = lambda _: True) -> None:
@@ -42,7 +42,7 @@ class Inputs:
 
     @property
     def lowest(self) -> int | None:
-        """The lowest waiting batch; None without a batch, END aside."""
+        """Lowest waiting batch, `End` aside; None without a batch."""
         head = self._waiting[0] if self._waiting else None
         return head.batch if isinstance(head, Up) else None
 
@@ -87,7 +87,7 @@ class Inputs:
         self._missing.clear()
 
     def _replace(self, message: Up | End) -> bool:
-        """Replace a waiting batch by that of the sender's successor, who then receives the answer."""
+        """Replace a waiting batch by the successor's, so that the successor receives the answer."""
         for place, waiting in enumerate(self._waiting):
             if waiting.batch == message.batch:
                 self._waiting[place] = message

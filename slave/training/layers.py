@@ -55,10 +55,10 @@ def build(
 
     Args:
         config: of the run, resolved.
-        blueprint: the network; the layer takes its own units, not copies.
+        blueprint: the network; the layer takes units, not copies.
         dataset: source of x_b and y_b.
         lease: layer, replica, and the first batch that the weights have not seen.
-        begin: called for each working copy, in the order of `TrainedLayer.copies`; None: no shard has a copy.
+        begin: called for every working copy, in the order of `TrainedLayer.copies`; None: no working copies.
         device: trains the layer.
         serving: the master's M and I (served synthesis); None: M and I run here.
         compiled: have `torch.compile` make the layer faster, before the first step.

@@ -16,7 +16,7 @@ from slave.training.health import Health
 
 
 class Trainer(Protocol):
-    """Protocol of one layer with its neighbours: messages in, messages out. No sockets, threads or clock.
+    """Protocol of a layer with the neighbours: messages in, messages out. No sockets, threads or clock.
 
     Attributes:
         steps: batches that went forward.
@@ -45,13 +45,13 @@ class Trainer(Protocol):
         """Whether `advance` has work to do."""
 
     def begin(self) -> None:
-        """Allow the first step, where no layer waits for another."""
+        """Allow the first step, under an unlock without waiting."""
 
     def stop(self) -> None:
-        """Allow no further step, where no layer waits for another."""
+        """Allow no further step, under an unlock without waiting."""
 
     def advance(self) -> Iterator[Message]:
-        """Go on with the next batch; yields each message as soon as its tensor is computed."""
+        """Go on with the next batch; yields messages as soon as the tensors are computed."""
 
     def receive(self, message: Message) -> Iterator[Message]:
         """Take a message from a neighbour; yields the answers.

@@ -1,4 +1,4 @@
-"""Protocol of layers that wait for each other: messages in, messages out.
+"""Protocol of layers that wait for neighbours: messages in, messages out.
 
 Every `Up` is answered by `Down`, `Taken` (trained on, no gradient) or `Lost`. At most `window` batches are
 out without an answer; a new peer, or a peer behind a broken stream, gets unanswered batches again. Batches
@@ -31,7 +31,7 @@ class WindowedTrainer:
         batches: source of x_b and y_b.
         total: number of batches of the run.
         unlock: rule of the layer's steps.
-        window: most batches out without their delta; 0 for the top layer, which sends none up.
+        window: most batches out without delta; 0 for the top layer, which sends no batch up.
         window_below: window of the layer below; twice as many answers are kept.
         incarnation: of this slave's lease.
         next_batch: first batch not seen by the layer's weights.
@@ -134,7 +134,7 @@ class WindowedTrainer:
         """Do nothing: a layer stops once `End` is answered."""
 
     def advance(self) -> Iterator[Message]:
-        """Take the next input, if `can_advance`; yields each message as soon as its tensor is computed."""
+        """Take the next input, if `can_advance`; yields messages as soon as the tensors are computed."""
         if self._at_end:
             yield from self._end()
         elif self._k == 1:
@@ -215,11 +215,11 @@ class WindowedTrainer:
             return
         if isinstance(message, End):
             if self.through:
-                yield self._ended(message.sender)
+                yield self._end_message(message.sender)
         elif self._owed.get(message.batch) != message.incarnation:
-            yield self._given(message)
+            yield self._repeat_answer(message)
 
-    def _given(self, message: Up) -> Message:
+    def _repeat_answer(self, message: Up) -> Message:
         """Return the answer given to a batch before; `Lost` if that answer was for the h of a dead sender."""
         for answer in self._answers:
             if (answer.batch, answer.incarnation) == (message.batch, message.incarnation):
@@ -257,7 +257,7 @@ class WindowedTrainer:
     def _finish(self) -> Iterator[Message]:
         self.through = True
         for sender in self._inputs:
-            yield self._ended(sender)
+            yield self._end_message(sender)
 
-    def _ended(self, sender: int) -> Message:
+    def _end_message(self, sender: int) -> Message:
         return self._addressed(Ended(self._total), sender, self._inputs[sender].sender)

@@ -1,6 +1,6 @@
 """Decisions of one slave: events in, effects out. No I/O, no threads, no clock.
 
-Session, simulator, synchronous profile and tests carry the effects out, each in its own way.
+Session, simulator, synchronous profile and tests carry the effects out.
 Models: `RawNode` and `Ready` of etcd-io/raft, `WorkerState.handle_stimulus` of dask.
 """
 
@@ -54,7 +54,7 @@ class Passed:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """Effect, once: the layer is through, and the master has all that it learned."""
+    """Effect, once: the layer is through, and the master has every update."""
 
 
 # A `Push` is answered by a `PushReply`.
@@ -64,8 +64,8 @@ Effect = Send | Push | Fetch | Computed | Passed | Done
 class Worker:
     """Decisions of one slave about its layer: when to step, push, fetch, rebase and finish.
 
-    The iterators must be exhausted, each before the next event: effects come while the layer computes. All
-    events that are there come before the next `advance`: a gradient goes before a further forward.
+    An iterator must be exhausted before the next event: effects come while the layer computes. Waiting events
+    must be handled before the next `advance`: a gradient goes before a further forward.
 
     Args:
         trained: the layer and its working copies.
@@ -85,7 +85,7 @@ class Worker:
         self._batches = batches
         self._copies = {copy.name: (copy, stepper) for copy, stepper in trained.copies}
         self._passed = False
-        # Something has happened since the last attempt to finish.
+        # Whether an event came since the last attempt to finish.
         self._unsettled = True
 
     @property

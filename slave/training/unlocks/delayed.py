@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from common.wire.boundary import Lost, Message, Up
-from slave.training.decoupling import Layer, checked
+from slave.training.decoupling import Layer, check_gradient
 from slave.training.parts import Parts
 
 
@@ -16,11 +16,11 @@ class Late:
     """Batches that went forward and wait for their true gradient.
 
     Until a gradient comes, the weights are stepped, so the graph of the first forward is useless: a backward
-    would mix its activations with the present weights. Only the input is kept, and it goes forward again.
+    would mix old activations with the present weights. Only the input is kept, for a second forward.
 
     Args:
         layer: the layer to step.
-        shrink: beta, the factor on every gradient that comes, and hence on the gradient sent down.
+        shrink: beta, the factor of every gradient from above, and hence of the gradient sent down.
     """
 
     def __init__(self, layer: Layer, shrink: float = 1.0) -> None:
@@ -36,7 +36,7 @@ class Late:
 
     def step(self, batch: int, delta: Tensor) -> Iterator[Message]:
         """Recompute h at the present weights, go backward from beta delta_k(b), send delta_{k-1}(b), step."""
-        u, h = self._layer.again(batch, self._inputs.pop(batch))
+        u, h = self._layer.forward_again(batch, self._inputs.pop(batch))
         self._layer.backward(h, delta if self._shrink == 1 else self._shrink * delta)
         yield from self._layer.down(batch, u)
         self._layer.step(batch, len(delta))
@@ -66,7 +66,7 @@ class DelayedUnlock:
 
     def gradient(self, batch: int, delta: Tensor) -> Iterator[Message]:
         """Step on delta_k(b) at the present weights, and send delta_{k-1}(b) down."""
-        yield from self._late.step(batch, checked(delta, self._sent.pop(batch)))
+        yield from self._late.step(batch, check_gradient(delta, self._sent.pop(batch)))
 
     def lost(self, batch: int) -> Iterator[Message]:
         """Forget a lost batch: the layer never steps on it."""

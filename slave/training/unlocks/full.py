@@ -17,7 +17,7 @@ from slave.training.parts import Parts
 
 
 class Predictor:
-    """I_k in this process, with its optimizer."""
+    """I_k in this process, with an optimizer."""
 
     def __init__(self, module: InputSynthesizer, flat: Flat, stepper: Stepper, health: Health) -> None:
         self.flat = flat
@@ -25,7 +25,7 @@ class Predictor:
         self._stepper = stepper
         self._health = health
 
-    def predict(self, batch: int, x: Tensor) -> Tensor:  # noqa: ARG002 - the master's I needs it
+    def predict(self, batch: int, x: Tensor) -> Tensor:  # noqa: ARG002 - for the master's I
         """Predict h_{k-1} of x_b."""
         return self._module.predict(x)
 
@@ -39,15 +39,15 @@ class Predictor:
 class FullUnlock:
     """Unlock `full`: step on the predicted input u = I_k(x_b) and on M_k(h_k, y_b); learn from every message.
 
-    The layer above computes its gradient at its own predicted input u, so M learns at that u, not at the h_k
-    that this layer has sent. Nothing is kept.
+    The layer above computes a gradient at a predicted input u, so M learns at u, not at the h_k sent up. No
+    batch is kept.
 
     Args:
         layer: the layer to step.
         health: record of the layer's learning.
         synthesizer: M; None for the top layer, which has the gradient of the loss.
         predictor: I; None for the first layer, whose input is x.
-        steps_on: predicate: does the layer step on the synthetic gradient of a batch?
+        steps_on: whether the layer steps on the synthetic gradient of a batch.
     """
 
     def __init__(

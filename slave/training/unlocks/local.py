@@ -16,7 +16,7 @@ from slave.training.parts import Parts
 
 
 class Head:
-    """Head v_k with its optimizer: h_k -> logits, a network like VFBN's v, trained on its own loss."""
+    """Head v_k with its optimizer: h_k -> logits, a network like VFBN's v, trained on a loss of its own."""
 
     def __init__(self, module: VirtualForward, stepper: Stepper, health: Health) -> None:
         self._module = module
@@ -48,7 +48,7 @@ class LocalUnlock:
         yield from self._layer.down(batch, u)
         self._layer.step(batch, len(y))
 
-    def gradient(self, batch: int, delta: Tensor) -> Iterator[Message]:  # noqa: ARG002 - none comes
+    def gradient(self, batch: int, delta: Tensor) -> Iterator[Message]:  # noqa: ARG002 - never called
         """Refuse a gradient: the sender has a different configuration.
 
         Raises:
@@ -57,7 +57,7 @@ class LocalUnlock:
         raise MalformedError(f"a gradient of batch {batch} came, but with unlock local layers send none")
 
     def lost(self, batch: int) -> Iterator[Message]:
-        """Forget a batch taken or lost above; the layer has stepped on it long ago."""
+        """Forget a batch taken or lost above, after the layer's step."""
         del self._sent[batch]
         yield from ()
 

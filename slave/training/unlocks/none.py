@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator
 from torch import Tensor
 
 from common.wire.boundary import Lost, Message, Up
-from slave.training.decoupling import Layer, checked
+from slave.training.decoupling import Layer, check_gradient
 from slave.training.parts import Parts
 
 
@@ -27,7 +27,7 @@ class NoUnlock:
     def gradient(self, batch: int, delta: Tensor) -> Iterator[Message]:
         """Go backward from delta_k(b), send delta_{k-1}(b) down, and step."""
         u, h = self._graphs.pop(batch)
-        self._layer.backward(h, checked(delta, h))
+        self._layer.backward(h, check_gradient(delta, h))
         yield from self._layer.down(batch, u)
         self._layer.step(batch, len(delta))
 

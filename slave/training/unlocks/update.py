@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from common.wire.boundary import Message, Up
-from slave.training.decoupling import Layer, Synthesizing, checked
+from slave.training.decoupling import Layer, Synthesizing, check_gradient
 from slave.training.health import Health
 from slave.training.parts import Parts
 from slave.training.unlocks.delayed import Late
@@ -38,8 +38,8 @@ class UpdateUnlock:
         layer: the layer to step.
         synthesizer: M.
         health: judge of M's gradients; while they are too poor, the layer waits for true ones.
-        steps_on: predicate: does the layer step on the synthetic gradient of a batch? M learns in any case.
-        mix_true: step on a batch only when the next one arrives, on the true gradient if it has come by then,
+        steps_on: whether the layer steps on the synthetic gradient of a batch; M learns regardless.
+        mix_true: step on a batch only when the next batch arrives, on the true gradient if here by then,
             else on M's.
     """
 
@@ -78,7 +78,7 @@ class UpdateUnlock:
     def gradient(self, batch: int, delta: Tensor) -> Iterator[Message]:
         """Train M on delta_k(b) and the kept h_k(b); step too if the layer has not stepped on the batch."""
         pair = self._pairs.pop(batch)
-        checked(delta, pair.h)
+        check_gradient(delta, pair.h)
         if self._pending is not None and self._pending.batch == batch:
             yield from self._back(delta, steps=True)
         elif batch in self._late.waiting():
@@ -86,7 +86,7 @@ class UpdateUnlock:
         self._synthesizer.learn(batch, pair.h, pair.y, self._synthetic.pop(batch, None), delta)
 
     def lost(self, batch: int) -> Iterator[Message]:
-        """Forget a lost batch: M learns nothing from it."""
+        """Forget a lost batch, from which M cannot learn."""
         if self._pending is not None and self._pending.batch == batch:
             yield from self._step_pending()
         if batch in self._late.waiting():

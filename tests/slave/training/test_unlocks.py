@@ -21,7 +21,7 @@ from common.synthesizers import VirtualForward
 from common.wire.boundary import Down, End, Ended, Lost, Taken, Up
 from master.store.store import Memory, Store
 from slave.training.decoupling import Layer, Synthesizer
-from slave.training.health import Fallback, Health, compared
+from slave.training.health import Fallback, Health, compare
 from slave.training.parts import Parts
 from slave.training.unlocks.delayed import DelayedUnlock, Late
 from slave.training.unlocks.local import Head, LocalUnlock
@@ -106,7 +106,7 @@ def test_a_batch_that_goes_forward_twice_moves_the_statistics_once() -> None:
     layer, (x, _) = made(), batch_of(0)
     layer.forward(0, x)
     before = layer.flat.buffer.clone()
-    layer.again(0, x)
+    layer.forward_again(0, x)
     assert torch.equal(layer.flat.buffer, before)
 
 
@@ -119,7 +119,7 @@ def test_what_a_forward_draws_is_a_function_of_seed_layer_and_batch() -> None:
     other = layer.forward(4, x)[1]
     assert torch.equal(torch.rand(3), expected)
     torch.rand(5)
-    assert torch.equal(layer.again(3, x)[1], first)
+    assert torch.equal(layer.forward_again(3, x)[1], first)
     assert not torch.equal(other, first)
     assert torch.equal(made(dropout=0.5).forward(3, x)[1], first)
 
@@ -280,9 +280,9 @@ def test_m_learns_on_every_nth_true_gradient() -> None:
 
 def test_two_gradients_are_compared_by_cosine_and_norms() -> None:
     a = torch.tensor([[3.0, 0.0], [0.0, 4.0]])
-    assert compared(a, 2 * a) == pytest.approx((1, 0.5))
-    assert compared(-a, a) == pytest.approx((-1, 1))
-    assert compared(a, torch.zeros_like(a)) == (0, 0)
+    assert compare(a, 2 * a) == pytest.approx((1, 0.5))
+    assert compare(-a, a) == pytest.approx((-1, 1))
+    assert compare(a, torch.zeros_like(a)) == (0, 0)
 
 
 THRESHOLDS = st.floats(-1, 0.9)
