@@ -37,13 +37,13 @@ class Stopped(Exception):  # noqa: N818 - no error: the slave was asked to stop
 
 
 class Slave:
-    """A slave process, which trains under one lease after another."""
+    """Slave process: trains under successive leases."""
 
     def __init__(self, options: Options) -> None:
         self._options = options
         self._name = uuid.uuid4().hex[:12]
         self._channel = control.channel(options.master)
-        # An interrupt reaches the training loop through its inbox, and every other wait through this event.
+        # An interrupt reaches the training loop through the inbox, and all further waits through the event.
         self._stop = threading.Event()
         self._cpu_before = 0.0
         self._wake: Callable[[object], None] = lambda _: None
@@ -63,7 +63,7 @@ class Slave:
         ):
             self._metrics_address = self._reachable(listening)
             try:
-                # Torch takes seconds to import, so the master is asked meanwhile.
+                # Torch takes seconds to import: ask the master meanwhile.
                 preload = threading.Thread(target=_import_torch, daemon=True)
                 preload.start()
                 config = self._fetch_config()
@@ -137,14 +137,14 @@ class Slave:
                     return 0
 
     def _endpoint(self, config: Config) -> Endpoint:
-        """Open this process' side of the network; in profile `basic` it listens."""
+        """Open the event loop for the network; listen in profile `basic`."""
         from slave.network.endpoint import Endpoint
 
         options = self._options
         endpoint = Endpoint(options.master)
         try:
             if config.cluster.direct:
-                # A stream for each replica below, and room for slaves about to be replaced or refused.
+                # A stream per replica below, and room for slaves about to be replaced or refused.
                 streams = 2 * max(config.replicas) + 8
                 endpoint.listen(options.listen, options.advertise, streams, insecure=options.insecure)
                 log.info("neighbours reach this slave at %s", endpoint.address)
@@ -162,7 +162,7 @@ class Slave:
         try:
             session = Session(prepared, lease, endpoint, self._cpu_before)
         except (FencedError, UnreachableError) as error:
-            # Includes a master that left before the layer was fetched: joining again waits for its return.
+            # Includes a master that left before the layer was fetched: joining again waits for the return.
             log.warning("lease lost (%s); asking for a new one", error)
             return False
         self._wake = session.wake
@@ -211,7 +211,7 @@ class Slave:
 
 
 def _check_unused(options: Options, profile: str) -> None:
-    """Refuse options that have no meaning in a profile whose slaves do not listen.
+    """Refuse options without a meaning in a profile whose slaves do not listen.
 
     Raises:
         ConfigError: an address to listen on was given.

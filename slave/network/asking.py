@@ -18,8 +18,8 @@ from common.wire.methods import SYNTHESIZE
 class Asking:
     """Questions and lessons of one lease over one stream, with one question open at a time.
 
-    A question is repeated on the next stream until the answer comes. A lesson on a stream that broke may be
-    lost: M learns from the next lesson, as M does after a master that died.
+    A question is repeated on the next stream until the answer comes. A lesson on a broken stream may be lost:
+    M learns from the next lesson, as after the death of a master.
 
     Args:
         channel: to the master.
@@ -55,7 +55,7 @@ class Asking:
             await asyncio.sleep(self._backoff.delay_after(error))
 
     async def _stream(self) -> None:
-        # Nothing follows an open question: an empty queue means that the last stream had taken it.
+        # An open question is last in the queue: an empty queue means that the broken stream took it.
         if self._question and self._outgoing.empty():
             self._outgoing.put_nowait(self._question)
         call = async_stream(self._channel, SYNTHESIZE)

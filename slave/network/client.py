@@ -25,7 +25,7 @@ class Heart:
         incarnation: of the lease.
         seconds: between two beats.
         telemetry: returns the slave's telemetry.
-        inbox: takes each `HeartbeatReply` with an order.
+        inbox: takes every `HeartbeatReply` with an order.
         backoff: for a master that is away.
 
     Attributes:

@@ -24,9 +24,7 @@ FIRST_DELAY, LONGEST_DELAY = 0.05, 0.5
 
 
 class Dialer(Protocol):
-    """Rule of a profile: the neighbours to call, their addresses, and the pauses between calls.
-
-    On the event loop's thread.
+    """Rule of a profile, on the event loop: the neighbours to call, the addresses, the pauses between calls.
 
     Attributes:
         seats: the neighbours to call; the others call.
@@ -35,10 +33,10 @@ class Dialer(Protocol):
     seats: tuple[Seat, ...]
 
     async def locate(self, seat: Seat) -> tuple[str, int] | None:
-        """Return the host and port to call for a neighbour; None while they are unknown.
+        """Return the host and port to call for a neighbour; None while unknown.
 
         Raises:
-            LayerwiseError: the master does not say.
+            LayerwiseError: the master gives no address.
         """
 
     async def replaced(self, seat: Seat) -> None:
@@ -107,7 +105,7 @@ class NeighbourDialer:
 
     Args:
         seats: the neighbours above.
-        neighbours: where they are.
+        neighbours: addresses of the holders.
     """
 
     def __init__(self, seats: Iterable[Seat], neighbours: Neighbours) -> None:
@@ -115,7 +113,7 @@ class NeighbourDialer:
         self._neighbours = neighbours
         self._called: dict[Seat, Peer] = {}
         self._met: set[Seat] = set()
-        # Of each seat the last refusal, which is logged once.
+        # Last refusal by seat, logged once.
         self._refusals: dict[Seat, str] = {}
         self._backoffs = {
             seat: Backoff(time.monotonic, random.random, first=FIRST_DELAY, longest=LONGEST_DELAY)
@@ -150,7 +148,7 @@ class NeighbourDialer:
     async def pause(self, seat: Seat, error: LayerwiseError | None) -> None:
         """Wait for the backoff, or for news of the neighbours.
 
-        The master alone ends leases: a neighbour that refuses the call is waited for, as one that is gone.
+        The master alone ends leases: wait for a neighbour that refuses the call, as for a dead neighbour.
 
         Raises:
             MalformedError: the neighbour cannot use this slave's messages.

@@ -14,12 +14,12 @@ from common.net.addresses import check_listen, interface_to, is_unspecified, rea
 from slave.network.servicer import BoundaryServer
 
 Result = TypeVar("Result")
-# A close waits so long for tasks that libraries left on the loop.
+# Bound of a close's wait for tasks that libraries left on the loop.
 LAST_SECONDS = 1.0
 
 
 class Endpoint:
-    """Event loop of a slave on a thread of its own, for all waiting on sockets.
+    """Event loop of a slave on a dedicated thread, for all waiting on sockets.
 
     Args:
         master: HOST:PORT.
@@ -71,10 +71,10 @@ class Endpoint:
             )
         self.address = reachable_address(advertise or listen, self.master)
         server = BoundaryServer(streams, self.loop)
-        taken = server.start(listen)
+        own_port = server.start(listen)
         self.server = server
         host, port = split_address(self.address)
-        self.address = f"{host}:{port or taken}"
+        self.address = f"{host}:{port or own_port}"
 
     def call(self, coroutine: Coroutine[Any, Any, Result]) -> Result:
         """Run a coroutine on the loop, and wait for the result."""
@@ -88,13 +88,13 @@ class Endpoint:
         """End the server and the thread."""
         if self.server is not None:
             self.server.stop()
-        self.call(_ended())
+        self.call(_wait_for_tasks())
         self.post(self.loop.stop)
         self._thread.join()
         self.loop.close()
 
 
-async def _ended() -> None:
-    """Wait for the loop's last tasks: those of grpcio outlive a closed channel by a moment."""
+async def _wait_for_tasks() -> None:
+    """Wait for the loop's last tasks: grpcio's outlive a closed channel by a moment."""
     if rest := asyncio.all_tasks() - {asyncio.current_task()}:
         await asyncio.wait(rest, timeout=LAST_SECONDS)

@@ -1,4 +1,4 @@
-"""Boundary messages of one lease: a stream for each pair of neighbouring slaves that share a batch.
+"""Boundary messages of one lease: a stream for every pair of neighbouring slaves that share a batch.
 
 Activations travel up on the stream and gradients down. A profile (`dialers`) says whom to call for a
 neighbour. Messages under way when a stream breaks are lost: once the pair is open again, the lower trainer
@@ -43,15 +43,13 @@ log = logging.getLogger("layerwise.slave")
 
 @dataclass(frozen=True)
 class Boundary:
-    """A layer's two boundaries, as links must know them.
+    """Neighbours, bounds and wire format of a layer's two boundaries.
 
     Attributes:
         senders: replicas below that send activations to this slave.
         receivers: replicas above that get activations from this slave.
         window: the most batches that this slave, or a slave below, may have out.
-        slots: of an unlock that may lose messages, the slots that activations and gradients wait in (see
-            `Slots`);
-            None: nothing is lost.
+        slots: number of mailbox slots (see `Slots`) where messages may be lost; None: no message is lost.
         wire: dtype of activations and gradients on the wire.
     """
 
@@ -77,7 +75,7 @@ class Pair:
         self._arrivals = Arrivals(inbox, boundary.slots, boundary.capacity)
 
     def receive(self, message: Message) -> None:
-        """Let a message wait for the training thread; the stream of a sender that floods is closed."""
+        """Queue a message for the training thread; close the stream of a sender that floods."""
         if not self._arrivals.put(message):
             self.outbox.close(UnreachableError("too much waits to be taken; open the stream anew"))
 
@@ -89,7 +87,7 @@ class Links:
         lease: granted by the master.
         boundary: the neighbours and the bounds.
         dialer: the profile.
-        inbox: takes each `Message` that arrives, and a `Ready` for each neighbour above whose pair opens.
+        inbox: takes every arriving `Message`, and a `Ready` when a pair with a neighbour above opens.
         neighbours: known holders of the neighbouring seats.
         server: takes the calls of neighbours; None where no neighbour calls.
     """
@@ -111,14 +109,14 @@ class Links:
         self._neighbours = neighbours
         self._server = server
         self._pairs: dict[Seat, Pair] = {}
-        # Of each seat the newest incarnation that has opened a pair.
+        # Newest incarnation, by seat, that has opened a pair.
         self._newest: dict[Seat, int] = {}
 
     def send(self, message: Message, encoded: Parts) -> None:
         """Hand over a message and its encoding; on the event loop's thread.
 
-        A message for a neighbour without an open pair is dropped: the trainer hears of the neighbour later. A
-        neighbour that does not keep up has its stream closed.
+        A message for a neighbour without an open pair is dropped: the trainer gets a `Ready` later. A stream
+        to a neighbour that does not keep up is closed.
         """
         pair = self._pairs.get((message.layer, message.replica))
         if pair is not None:
@@ -186,12 +184,12 @@ class Links:
     async def accepted(
         self, hello: BoundaryMessage, requests: AsyncIterator[Buffer]
     ) -> AsyncGenerator[Parts, None]:
-        """Answer the call of a slave below: a hello, then the messages for that slave.
+        """Answer the call of a slave below: a hello, then messages.
 
         Raises:
-            RefusedError: the caller is of another run, or looks for another slave.
-            FencedError: the caller's lease has passed to another slave.
-            LayerwiseError: the reason for which the stream was closed.
+            RefusedError: the caller is of a different run, or looks for a different slave.
+            FencedError: the caller's lease has passed to a successor.
+            LayerwiseError: the reason why the stream was closed.
         """
         seat = (self._lease.layer - 1, hello.sender)
         if hello.sender not in self._boundary.senders:
@@ -199,8 +197,8 @@ class Links:
         pair = self._open(seat, hello)
         pair.outbox.put((encode_boundary(self._hello(seat)),))
         try:
-            async with aclosing(answers(pair.outbox, self._read(pair, requests))) as found:
-                async for parts in found:
+            async with aclosing(answers(pair.outbox, self._read(pair, requests))) as outgoing:
+                async for parts in outgoing:
                     yield parts
         finally:
             self._forget(pair)
@@ -218,7 +216,7 @@ class Links:
             pair.outbox.close(error)
 
     async def _fence(self) -> None:
-        """Close the streams of neighbours whose seats have passed to others."""
+        """Close the streams of neighbours whose seats have passed to successors."""
         while True:
             await self._neighbours.change()
             for pair in list(self._pairs.values()):
@@ -226,7 +224,7 @@ class Links:
                 if peer is not None and peer.incarnation > pair.incarnation:
                     pair.outbox.close(_fenced(pair.incarnation, peer.incarnation))
 
-    # --- both
+    # --- calls in either direction
 
     def _hello(self, seat: Seat) -> BoundaryMessage:
         lease = self._lease
@@ -235,11 +233,12 @@ class Links:
         )
 
     def _open(self, seat: Seat, hello: BoundaryMessage) -> Pair:
-        """Open a pair by the neighbour's hello, in the place of an older one.
+        """Open a pair by the neighbour's hello, in the place of an older pair.
 
         Raises:
-            RefusedError: the neighbour is of another run, looks for another slave, or is another slave.
-            FencedError: the neighbour's lease has passed to another slave.
+            RefusedError: the neighbour is of a different run, looks for a different slave, or answers for a
+                different replica.
+            FencedError: the neighbour's lease has passed to a successor.
         """
         if hello.run != self._lease.run:
             raise RefusedError("this is a slave of another run")
@@ -250,8 +249,8 @@ class Links:
             )
         if hello.sender != seat[1]:
             raise RefusedError(f"replica {hello.sender} of layer {seat[0]} answers for replica {seat[1]}")
-        known = self._neighbours.at(seat)
-        newest = max(self._newest.get(seat, 0), known.incarnation if known else 0)
+        peer = self._neighbours.at(seat)
+        newest = max(self._newest.get(seat, 0), peer.incarnation if peer else 0)
         if hello.incarnation < newest:
             raise _fenced(hello.incarnation, newest)
         self._newest[seat] = hello.incarnation

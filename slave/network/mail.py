@@ -1,4 +1,4 @@
-"""Messages and events on their way from the network's threads to the training thread."""
+"""Queues of messages and events from the network's threads to the training thread."""
 
 from __future__ import annotations
 
@@ -40,8 +40,7 @@ class Inbox:
 class Arrivals:
     """Messages of one stream that the training thread has not taken.
 
-    The inbox holds one mark for each message here; a message that replaces an older one in a slot adds no
-    mark.
+    The inbox holds a mark for every message; a message that replaces an older message in a slot adds no mark.
 
     Args:
         inbox: of the training thread.

@@ -50,7 +50,7 @@ class Meter:
 
 @dataclass(frozen=True)
 class Watched:
-    """State of a lease under training that a scrape needs."""
+    """State of a lease for a scrape."""
 
     lease: JoinReply
     meter: Meter
@@ -91,7 +91,7 @@ class Exposition:
             (metrics.PULL_SECONDS, meter.pull),
             (metrics.MAILBOX_DEPTH, watched.inbox),
         ]
-        # A layer without a loss of its own, or without M, has no series rather than zeros.
+        # A layer without a loss, or without M, has no series rather than zeros.
         means = [
             (metrics.LOSS, telemetry.loss),
             (metrics.GRADIENT_LOSS, telemetry.gradient_loss),

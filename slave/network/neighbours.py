@@ -1,4 +1,4 @@
-"""Holders of the neighbouring seats, as the master names them in the answers to heartbeats."""
+"""Holders of the neighbouring seats, from the master's answers to heartbeats."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Neighbours:
         return bool(self._missing)
 
     def learn(self, version: int, peers: list[Peer]) -> None:
-        """Take the holders that the master named, and the version of the list."""
+        """Take the master's list of holders, and the version of the list."""
         if version == self.version:
             return
         self.version = version
@@ -38,7 +38,7 @@ class Neighbours:
         self._changed = asyncio.Event()
 
     def at(self, seat: Seat) -> Peer | None:
-        """Return the holder of a seat; None where the master named no holder."""
+        """Return the holder of a seat; None without a holder."""
         return self._peers.get(seat)
 
     async def change(self) -> None:

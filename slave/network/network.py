@@ -1,4 +1,4 @@
-"""Connections of one lease, and the interface of the training thread to them."""
+"""Connections of one lease, for the training thread."""
 
 from __future__ import annotations
 
@@ -109,9 +109,9 @@ class Network:
         if self._endpoint.server is not None:
             return NeighbourDialer(above, self._heart.neighbours)
         below = [(self._lease.layer - 1, replica) for replica in self._boundary.senders]
-        return MasterDialer([*above, *below], self._located, self._backoff)
+        return MasterDialer([*above, *below], self._locate, self._backoff)
 
-    async def _located(self) -> tuple[str, int]:
+    async def _locate(self) -> tuple[str, int]:
         """Ask the master for host and port of the data plane, which a restart may change."""
         described = await control.async_call(self._control, DESCRIBE, DescribeRequest(), LOCATE_SECONDS)
         return addresses.split_address(self._endpoint.master)[0], described.bulk_port
@@ -129,11 +129,11 @@ class Network:
         self._endpoint.post(lambda: self._run(self._links.run()))
 
     def converse(self) -> None:
-        """Begin to ask the synthesizers that the master runs."""
+        """Open the stream to the master's M and I."""
         self._endpoint.post(lambda: self._run(self._asking.run()))
 
     def ask(self, question: SynthesisMessage) -> SynthesisMessage:
-        """Ask a synthesizer that the master runs, and wait for the answer.
+        """Ask the master's M or I, and wait for the answer.
 
         Raises:
             BaseException: the error that ended the lease meanwhile, or the delivered event.
@@ -146,7 +146,7 @@ class Network:
         raise answer
 
     def tell(self, lesson: SynthesisMessage) -> None:
-        """Hand over a lesson for a synthesizer that the master runs."""
+        """Hand over a lesson for the master's M or I."""
         self._outgoing.put(lesson)
 
     def deliver(self, event: object) -> None:
@@ -185,7 +185,7 @@ class Network:
             self._endpoint.post(self._links.send, message, encoded)
 
     def pull(self, shard: str) -> tuple[Header, memoryview]:
-        """Pull one version of a shard, and wait for the whole of it."""
+        """Pull one version of a shard, and wait for the last byte."""
         return self._fetcher.pull(shard)
 
     def fetch(self, shard: str) -> None:
@@ -197,7 +197,7 @@ class Network:
         self._endpoint.post(self._heart.beat_now)
 
     def leave(self, reason: str) -> None:
-        """Give the lease back; a master that is gone or has fenced this slave need not know."""
+        """Give the lease back, if the master is there and has not fenced the slave."""
         request = LeaveRequest(self._lease.incarnation, reason, self._telemetry())
         try:
             self._endpoint.call(control.async_call(self._control, LEAVE, request, 2.0))
@@ -221,11 +221,11 @@ class Network:
             await channel.close()
 
     def _run(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.ensure_future(self._reported(coroutine))
+        task = asyncio.ensure_future(self._report_errors(coroutine))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _reported(self, coroutine: Coroutine[Any, Any, None]) -> None:
+    async def _report_errors(self, coroutine: Coroutine[Any, Any, None]) -> None:
         try:
             await coroutine
         except asyncio.CancelledError:

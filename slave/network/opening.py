@@ -23,30 +23,30 @@ class Opening:
 
     Args:
         network: of the lease, started.
-        ground: configuration, data and device of the slave.
+        prepared: configuration, data and device of the slave.
         lease: granted by the master.
         progress: counts the versions.
     """
 
-    def __init__(self, network: Network, ground: Prepared, lease: JoinReply, progress: Progress) -> None:
+    def __init__(self, network: Network, prepared: Prepared, lease: JoinReply, progress: Progress) -> None:
         self._network = network
-        self._ground = ground
+        self._prepared = prepared
         self._lease = lease
         self._progress = progress
 
     def build(self, serving: Serving | None) -> TrainedLayer:
         """Build the layer at the master's version, ready to train; `serving` runs M and I elsewhere."""
-        ground, lease, config = self._ground, self._lease, self._ground.config
+        prepared, lease, config = self._prepared, self._lease, self._prepared.config
         compiled = config.compiled[lease.layer - 1]
         if compiled:
             log.info("compiling layer %d", lease.layer)
         trained = layers.build(
             config,
-            ground.blueprint(),
-            ground.dataset,
+            prepared.blueprint(),
+            prepared.dataset,
             lease,
             self._begin,
-            ground.device,
+            prepared.device,
             serving,
             compiled=compiled,
         )
@@ -55,14 +55,14 @@ class Opening:
             "layer %d of %d on %s, from batch %d: %s",
             lease.layer,
             config.layers,
-            ground.device,
+            prepared.device,
             lease.next_batch,
             f"{trained.layer.flat.parameters.numel():,} parameters",
         )
         return trained
 
     def _begin(self, copy: WorkingCopy) -> bool:
-        """Bring a working copy to the master's version of its shard; False: the shard had to be created."""
+        """Bring a working copy to the master's version of the shard; False: the shard had to be created."""
         try:
             version, existed = self._network.pull(copy.name), True
         except NotFoundError:
@@ -83,7 +83,7 @@ class Opening:
 
     def _back_up(self, trained: TrainedLayer) -> None:
         """Go on with the moments of the seat's last slave, and keep backing the moments up."""
-        backup = layers.backup(self._ground.config, self._lease, trained.copies)
+        backup = layers.backup(self._prepared.config, self._lease, trained.copies)
         if backup is None:
             return
         # Created now: memory that is used for the first time, here and at the master, would hold up a step.

@@ -8,7 +8,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Options:
-    """What a slave is told on its command line; everything else comes from the master."""
+    """Options of a slave; the run's configuration comes from the master."""
 
     master: str
     device: str = "auto"

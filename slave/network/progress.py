@@ -20,7 +20,7 @@ TELEMETRY_SECONDS = 0.1
 
 
 class Progress:
-    """Telemetry of one lease: measured by the training thread, read by any thread.
+    """Telemetry of one lease, measured by the training thread; reads are thread-safe.
 
     Args:
         lease: granted by the master.
@@ -32,7 +32,7 @@ class Progress:
     Attributes:
         waiting_seconds: part of the steps in which the trainer stood still.
         pulls: number of versions fetched at the start.
-        telemetry: as last measured.
+        telemetry: the last measurement.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""A slave's own server (profile `basic`), which the slaves of the layer below call."""
+"""Server of a slave (profile `basic`), called by the slaves of the layer below."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ class Accepting(Protocol):
 
 
 class BoundaryServer:
-    """Serves streams as long as the process lives, for the links of the present lease.
+    """Server of boundary streams for the life of the process; calls go to the links of the present lease.
 
     Args:
         streams: upper bound of open streams.
         loop: serves the streams; must outlive this server.
-        hello_seconds: time for the first message of each stream.
+        hello_seconds: bound of the wait for a stream's first message.
 
     Attributes:
         links: of the present lease; None between two leases.
@@ -54,7 +54,7 @@ class BoundaryServer:
         self._server.add_open(EXCHANGE, self.exchange, loop)
 
     def start(self, listen: str) -> int:
-        """Listen; the port that was taken.
+        """Listen, and return the port.
 
         Raises:
             RefusedError: the address cannot be listened on.
@@ -62,11 +62,11 @@ class BoundaryServer:
         return self._server.start(*split_address(listen), option="--listen")
 
     def stop(self) -> None:
-        """End every stream and the server; on another thread than the loop's."""
+        """End every stream and the server; never on the loop's thread."""
         self._server.stop()
 
     async def exchange(self, requests: AsyncIterator[Buffer]) -> AsyncGenerator[Parts, None]:
-        """Answer one neighbour's call: activations come up, gradients go down."""
+        """Answer a neighbour's call: activations come up, gradients go down."""
         hello = await read_hello(requests, self._hello_seconds)
         if self.links is None:
             raise UnreachableError("this slave trains no layer at present; try again")

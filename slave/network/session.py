@@ -1,4 +1,4 @@
-"""Training under one lease: events of the network go into the worker, and its effects to the network."""
+"""Training under one lease: the network's events go into the worker, the worker's effects to the network."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Session:
     """Training under one lease: a worker, and connections for its effects.
 
     Args:
-        ground: configuration, data and device of the slave.
+        prepared: configuration, data and device of the slave.
         lease: granted by the master.
         endpoint: of this process.
         cpu_before: CPU seconds of this process under earlier leases.
@@ -43,18 +43,18 @@ class Session:
     """
 
     def __init__(
-        self, ground: Prepared, lease: JoinReply, endpoint: Endpoint, cpu_before: float = 0.0
+        self, prepared: Prepared, lease: JoinReply, endpoint: Endpoint, cpu_before: float = 0.0
     ) -> None:
-        self._ground = ground
+        self._prepared = prepared
         self._lease = lease
-        self._config = config = ground.config
+        self._config = config = prepared.config
         self._meter = Meter()
-        self._progress = Progress(lease, self._meter, config.run.batch_size, cpu_before, ground.gpu)
+        self._progress = Progress(lease, self._meter, config.run.batch_size, cpu_before, prepared.gpu)
         self._network = Network(
             endpoint,
             lease,
             config.cluster.heartbeat_seconds,
-            ground.options.wait,
+            prepared.options.wait,
             self._progress.beat,
             self._meter,
             self._boundary(),
@@ -66,7 +66,7 @@ class Session:
         self._network.start()
         try:
             serving = self if self._served else None
-            trained = Opening(self._network, ground, lease, self._progress).build(serving)
+            trained = Opening(self._network, prepared, lease, self._progress).build(serving)
             self._worker = Worker(trained, config.run.batches)
         except BaseException as error:
             self._network.leave(str(error) or type(error).__name__)
@@ -77,7 +77,7 @@ class Session:
         """Train until the run is over.
 
         Raises:
-            FencedError: the lease has passed to another.
+            FencedError: the lease has passed to a successor.
             LayerwiseError: the run cannot go on here.
         """
         self._network.exchange()
@@ -88,7 +88,7 @@ class Session:
             event = self._next_event(block=not can_advance)
             if event is not None:
                 self._handle(event)
-            # All that has come goes before a further forward.
+            # Waiting events go before a further forward.
             elif can_advance:
                 self._carry_out(self._worker.advance())
 
@@ -151,13 +151,13 @@ class Session:
             raise event
         if isinstance(event, Message):
             self._meter.received_bytes += sum(map(self._nbytes, event.carried().values()))
-            if self._ground.device.type != "cpu":
+            if self._prepared.device.type != "cpu":
                 event = event.map_tensors(self._to_device)
         assert isinstance(event, Event)
         self._carry_out(self._worker.handle(event))
 
     def _to_device(self, tensor: torch.Tensor) -> torch.Tensor:
-        return tensor.to(self._ground.device)
+        return tensor.to(self._prepared.device)
 
     def _nbytes(self, tensor: torch.Tensor) -> int:
         """Return the bytes of a tensor on the wire."""

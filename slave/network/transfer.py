@@ -1,4 +1,4 @@
-"""Pushes and fetches of shards, each on a thread with a connection of its own."""
+"""Pushes and fetches of shards, on two threads with a connection each."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ Work = TypeVar("Work")
 
 
 class _Thread(ABC, Generic[Work]):
-    """Thread that works on a queue, with a client of its own."""
+    """Thread that works on a queue, with a dedicated client."""
 
     def __init__(self, master: str, incarnation: int, inbox: Callable[[object], None], name: str) -> None:
         self._client = DataClient(lambda: locate(master), incarnation)
         self._inbox = inbox
         self._queue: queue.SimpleQueue[Work | None] = queue.SimpleQueue()
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._reported, name=name, daemon=True)
+        self._thread = threading.Thread(target=self._report_errors, name=name, daemon=True)
 
     def start(self) -> None:
         """Begin."""
@@ -53,7 +53,7 @@ class _Thread(ABC, Generic[Work]):
     def _work(self) -> None:
         """Work until the thread is to stop; an error ends the lease."""
 
-    def _reported(self) -> None:
+    def _report_errors(self) -> None:
         give_way()
         try:
             self._work()
@@ -70,7 +70,7 @@ class Pusher(_Thread[Push]):
     Args:
         master: HOST:PORT.
         incarnation: of the lease.
-        inbox: takes each `PushReply`, and the error that ends the lease.
+        inbox: takes every `PushReply`, and the error that ends the lease.
         backoff: for a master that is away.
     """
 
@@ -113,7 +113,7 @@ class Fetcher(_Thread[str]):
     Args:
         master: HOST:PORT.
         incarnation: of the lease.
-        inbox: takes each `Fetched`, and the error that ends the lease.
+        inbox: takes every `Fetched`, and the error that ends the lease.
         on_pull: takes the start of each pull, by `time.perf_counter`, and the number of bytes.
     """
 
@@ -134,11 +134,11 @@ class Fetcher(_Thread[str]):
         self._queue.put(shard)
 
     def pull(self, shard: str) -> tuple[Header, memoryview]:
-        """Pull one version of a shard, and wait for the whole of it.
+        """Pull one version of a shard, and wait for the last byte.
 
         Raises:
-            NotFoundError: the master has no shard of that name.
-            LayerwiseError: the pull failed otherwise.
+            NotFoundError: the master has no shard of the name.
+            LayerwiseError: any further failure of the pull.
         """
         with self._lock:
             began = time.perf_counter()
