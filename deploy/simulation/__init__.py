@@ -1,1 +1,1 @@
-"""The slaves' and the master's own classes in one process, under a virtual clock."""
+"""Simulation: the slaves' and the master's classes in one process, under a virtual clock."""

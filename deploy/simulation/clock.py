@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 
 class Clock:
-    """Heap of events; events of one time happen in the order of their announcement.
+    """Heap of events; simultaneous events happen in the order of announcement.
 
     Attributes:
         now: virtual seconds.

@@ -1,7 +1,7 @@
 """Whole run in one process under a virtual clock: real workers and the real store on simulated machines.
 
-The same configuration gives the same events, and the same numbers to the last bit, on the same build of
-torch. A computation is done when its event comes, and its messages leave at the end of the simulated time.
+A configuration fixes the events, and on one build of torch the numbers to the last bit. Tensors are computed
+at the start of a computation's virtual time; messages leave at the end.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from slave.training.worker import (
     Worker,
 )
 
-# Of a message without a tensor, and of what goes before one.
+# Size of a message without a tensor, and of a tensor's header.
 HEADER_NBYTES = 100
 
 
@@ -54,7 +54,7 @@ class Driver:
     Args:
         config: of the run, resolved; section `simulation` describes the machines.
         dataset: trained on.
-        trains: whether tensors are computed; without, the same protocol runs on shards of no size.
+        trains: whether tensors are computed; without, the protocol runs on shards of no size.
 
     Attributes:
         master: the master.
@@ -68,19 +68,19 @@ class Driver:
         self.config = config
         self.deaths = self.messages = 0
         self._dataset, self._trains = dataset, trains
-        # With `full` any message may be lost, and no layer waits for another.
+        # With `full` messages may be lost, and no layer waits.
         self._free = config.decoupling.slots is not None
         self._clock = Clock()
-        self._draws = random.Random(config.simulation.seed)  # noqa: S311 - it makes up a schedule
+        self._draws = random.Random(config.simulation.seed)  # noqa: S311 - no secret: a schedule
         self._wires = Wires(config.simulation, self._draws)
         self._paces = paces(config, self._blueprint(), dataset)
         self.master = SimulatedMaster(config, self._clock, self._wires)
         self._through = self._incarnations = self._undone = 0
-        self._machines = self._made_up()
+        self._machines = self._build_machines()
         for machine in self._machines.values():
             self._seat(machine)
             self._clock.at(0.0, partial(self._turn, machine))
-        for machine, seconds in self._named("deaths").items():
+        for machine, seconds in self._values_by_machine("deaths").items():
             self._clock.at(seconds, partial(self._die, machine))
 
     @property
@@ -94,31 +94,33 @@ class Driver:
         return list(self._machines.values())
 
     def run(self) -> Iterator[int]:
-        """Let events happen until the run is over; yields the number of batches that all layers have pushed.
+        """Process events until the run is over; yields the number of batches that all layers have pushed.
 
         Raises:
-            RunFailedError: no event is left, and the run is not over.
+            RunFailedError: no event is left before the end of the run.
         """
-        told = 0
+        reported = 0
         while self._undone:
             if not self._clock.advance():
-                left = [f"layer {m.layer}.{m.replica}" for m in self.machines if not m.done]
-                raise RunFailedError(f"the simulated run stands still before {', '.join(left)} are done")
-            if self._through > told:
-                told = self._through
-                yield told
+                unfinished = [f"layer {m.layer}.{m.replica}" for m in self.machines if not m.done]
+                raise RunFailedError(
+                    f"the simulated run stands still before {', '.join(unfinished)} are done"
+                )
+            if self._through > reported:
+                reported = self._through
+                yield reported
 
     def pull(self, shard: str) -> tuple[Header, Buffer]:
         """Return the master's present version of a shard.
 
         Raises:
-            NotFoundError: there is no such shard.
+            NotFoundError: the master has no shard of the name.
         """
         return self.master.read(shard)
 
     def seats(self) -> list[Seat]:
-        """Return the state and telemetry of each slave."""
-        return [self._told(machine) for machine in self.machines]
+        """Return the state and telemetry of every slave."""
+        return [self._seat_of(machine) for machine in self.machines]
 
     def status(self) -> StatusReply:
         """Return the run's status, as a master reports a run."""
@@ -146,7 +148,7 @@ class Driver:
         own = [machine for machine in self.machines if machine.layer == k]
         return sum(machine.busy_seconds for machine in own) / (len(own) * max(self.seconds, 1e-12))
 
-    def _told(self, machine: Machine) -> Seat:
+    def _seat_of(self, machine: Machine) -> Seat:
         state = "done" if machine.done else "training" if machine.worker else "vacant"
         return Seat(
             layer=machine.layer,
@@ -161,7 +163,7 @@ class Driver:
     def _blueprint(self) -> Blueprint:
         return network.build(self.config, self._dataset.input_shape, self._dataset.classes)
 
-    def _made_up(self) -> dict[tuple[int, int], Machine]:
+    def _build_machines(self) -> dict[tuple[int, int], Machine]:
         settings = self.config.simulation
         machines = {}
         for k, replicas in enumerate(self.config.replicas, 1):
@@ -169,14 +171,18 @@ class Driver:
                 slow = self._draws.random() < settings.stragglers
                 machines[k, r] = Machine(k, r, settings.straggler_factor if slow else 1.0)
         self._machines = machines
-        for machine, factor in self._named("slowed").items():
+        for machine, factor in self._values_by_machine("slowed").items():
             machine.slowness = factor
         self._undone = len(machines)
         return machines
 
-    def _named(self, key: str) -> dict[Machine, float]:
-        """Return the machines named by a key of section `simulation`, each with its value."""
-        found = {}
+    def _values_by_machine(self, key: str) -> dict[Machine, float]:
+        """Return the values of a key of section `simulation` by machine.
+
+        Raises:
+            ConfigError: the key names a slave outside the run.
+        """
+        values = {}
         for name, value in getattr(self.config.simulation, key).items():
             machine = self._machines.get(seat_of(name, f"simulation.{key}"))
             if machine is None:
@@ -184,8 +190,8 @@ class Driver:
                     f'simulation.{key}: there is no slave "{name}" among {self.config.replicas} replicas of '
                     f"{self.config.layers} layers; name layer.replica, counted from 1.0"
                 )
-            found[machine] = float(value)
-        return found
+            values[machine] = float(value)
+        return values
 
     def _seat(self, machine: Machine) -> None:
         """Seat a new slave at the master's versions."""
@@ -249,7 +255,7 @@ class Driver:
         return took
 
     def _carry_out(self, machine: Machine, effects: Iterable[Effect], took: float, until_sent: float) -> None:
-        """Carry effects out: h_k after `until_sent` seconds, others after `took`, when the computing ends."""
+        """Carry effects out: h_k after `until_sent` seconds, the rest after `took`, the end of computing."""
         for effect in effects:
             match effect:
                 case Send():
@@ -283,7 +289,7 @@ class Driver:
     def _after(self, machine: Machine, took: float, event: Callable[[], None]) -> None:
         """Have an event happen after a computation of `took` seconds; 0: now."""
         if took:
-            self._clock.at(self.seconds + took, self._owned(machine, event))
+            self._clock.at(self.seconds + took, self._guard(machine, event))
         else:
             event()
 
@@ -313,7 +319,7 @@ class Driver:
             self._follow()
 
         nbytes = self._shard_nbytes(machine, push.header.shard)
-        self.master.ask(machine.link, nbytes, self._owned(machine, arrived))
+        self.master.ask(machine.link, nbytes, self._guard(machine, arrived))
 
     def _fetch(self, machine: Machine, shard: str) -> None:
         lease = machine.lease
@@ -321,17 +327,17 @@ class Driver:
         def arrived() -> None:
             self._answer(machine, self.master.fetched(lease, shard), self._shard_nbytes(machine, shard))
 
-        self.master.ask(machine.link, HEADER_NBYTES, self._owned(machine, arrived))
+        self.master.ask(machine.link, HEADER_NBYTES, self._guard(machine, arrived))
 
     def _answer(self, machine: Machine, answer: PushReply | Fetched, nbytes: int) -> None:
         """Send a slave the master's answer."""
-        self.master.send(machine.link, nbytes, self._owned(machine, partial(self._deliver, machine, answer)))
+        self.master.send(machine.link, nbytes, self._guard(machine, partial(self._deliver, machine, answer)))
 
     def _shard_nbytes(self, machine: Machine, shard: str) -> int:
         return HEADER_NBYTES + self._paces[machine.layer - 1].shard_nbytes[shard]
 
     def _follow(self) -> None:
-        """Count the batches that the master has of all layers."""
+        """Count the batches of which the master has every layer's push."""
         if self._trains:
             counts = [self.master.store.next_batch(f"{k}/weights") for k in range(1, self.config.layers + 1)]
             self._through = min(counts)
@@ -342,8 +348,8 @@ class Driver:
             machine.inbox.append(event)
             self._turn(machine)
 
-    def _owned(self, machine: Machine, event: Callable[[], None]) -> Callable[[], None]:
-        """Return the event, guarded: nothing happens once the present slave is dead."""
+    def _guard(self, machine: Machine, event: Callable[[], None]) -> Callable[[], None]:
+        """Return the event, guarded: without effect once the present slave is dead."""
         lease = machine.lease
 
         def happen() -> None:

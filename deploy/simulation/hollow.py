@@ -1,4 +1,4 @@
-"""Slaves that compute nothing: the trainer's protocol and the replica's pushes, on tensors of no size."""
+"""Slaves without computation: the trainer's protocol and the replica's pushes, on tensors of no size."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class HollowBatches(Batches):
     def __init__(self) -> None:
         """Need no data set."""
 
-    def inputs(self, batch: int) -> Tensor:  # noqa: ARG002 - all are the same
+    def inputs(self, batch: int) -> Tensor:  # noqa: ARG002 - no example
         """Return x_b, (0,)."""
         return NOTHING
 
@@ -42,7 +42,7 @@ class HollowBatches(Batches):
 
 
 class HollowUnlock:
-    """Messages and steps of an unlock, without any computation.
+    """Messages and steps of an unlock, without computation.
 
     Args:
         k: the layer.
@@ -55,7 +55,7 @@ class HollowUnlock:
         self._k, self._top = k, top
         self._late = not top and unlock.waits
         self._sends_down = unlock.sends_down
-        # A head steps with its layer, M on the gradient from above.
+        # A head steps with the layer, M on the gradient from above.
         self._stepping = steppers if unlock.supervises else steppers[:1]
         self._learning = steppers[1:]
         self._sent: dict[int, Tensor] = {}
@@ -66,13 +66,13 @@ class HollowUnlock:
             self._sent[batch] = h_below
             yield Up(batch, h_below)
         if not self._late:
-            yield from self._stepped(batch)
+            yield from self._step(batch)
 
     def gradient(self, batch: int, delta: Tensor) -> Iterator[Message]:  # noqa: ARG002
-        """Have M step, or a layer that waited for the gradient."""
+        """Step M, or a layer that waited for the gradient."""
         del self._sent[batch]
         if self._late:
-            yield from self._stepped(batch)
+            yield from self._step(batch)
         else:
             for stepper in self._learning:
                 stepper.step(batch)
@@ -91,7 +91,7 @@ class HollowUnlock:
         """Return the batches taken without a step."""
         return self._sent if self._late else ()
 
-    def _stepped(self, batch: int) -> Iterator[Message]:
+    def _step(self, batch: int) -> Iterator[Message]:
         for stepper in self._stepping:
             stepper.step(batch)
         if self._k > 1:
@@ -99,13 +99,13 @@ class HollowUnlock:
 
 
 class HollowFull(FullUnlock):
-    """Messages and steps of unlock `full`, without any computation."""
+    """Messages and steps of unlock `full`, without computation."""
 
     def __init__(self, k: int, top: bool, steppers: dict[str, Stepper]) -> None:
         self._k, self._top, self._steppers = k, top, steppers
 
     def step(self, batch: int, x: Tensor, y: Tensor) -> Iterator[Message]:  # noqa: ARG002
-        """Send h_k(b) up, and the gradient with its input down."""
+        """Send h_k(b) up, and delta_{k-1}(b) with u down."""
         if not self._top:
             yield Up(batch, NOTHING)
         if self._k > 1:
@@ -113,16 +113,16 @@ class HollowFull(FullUnlock):
         self._steppers["weights"].step(batch)
 
     def learn_gradient(self, batch: int, u: Tensor, y: Tensor, delta: Tensor) -> None:  # noqa: ARG002
-        """Have M step."""
+        """Step M."""
         self._steppers["gradient"].step(batch)
 
     def learn_input(self, batch: int, x: Tensor, h: Tensor) -> None:  # noqa: ARG002
-        """Have I step."""
+        """Step I."""
         self._steppers["input"].step(batch)
 
 
 def hollow(config: Config, lease: JoinReply, shards: Collection[str], begin: Begin) -> TrainedLayer:
-    """Compose a layer that computes nothing; `shards` are those of the layer, the weights' first."""
+    """Compose a layer without computation; `shards` names the layer's shards, the weights' first."""
     k, top = lease.layer, lease.layer == config.layers
     flats = [Flat(nn.Module()) for _ in shards]
     copies: list[tuple[WorkingCopy, Stepper]] = []

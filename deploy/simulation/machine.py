@@ -1,4 +1,4 @@
-"""Simulated machine: a slave, its waiting events, and the end of its computation."""
+"""Simulated machine: a slave, the waiting events, and the end of the computation."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Machine:
         replica: r.
         slowness: factor of all computing times.
         lease: of the present slave, or the last.
-        worker: the present slave; None while there is none.
+        worker: the present slave; None while the seat is vacant.
         busy_seconds: time spent computing.
         done: the layer is through, and the master has every update.
     """
@@ -39,11 +39,11 @@ class Machine:
     _delays: Counter[int] = field(default_factory=Counter)
 
     def take(self, lease: JoinReply, worker: Worker) -> None:
-        """Have a slave take the place."""
+        """Seat a slave."""
         self.lease, self.worker, self.busy_until = lease, worker, 0.0
 
     def die(self) -> None:
-        """Remove the slave and its waiting events."""
+        """Remove the slave and the waiting events."""
         self._lost, self._delays = self.lost_batches, self.delays
         self.worker = None
         self.inbox.clear()

@@ -42,17 +42,17 @@ class Pace:
     shard_nbytes: dict[str, int]
 
 
-def counted(config: Config, blueprint: Blueprint, dataset: Dataset) -> list[float]:
-    """Count the multiply-adds of each unit's training step."""
+def count_units(config: Config, blueprint: Blueprint, dataset: Dataset) -> list[float]:
+    """Count the multiply-adds of a training step, by unit."""
     return costs.unit_costs(
         blueprint.units, blueprint.shapes, dataset.input_shape, config.run.batch_size, config.optimizer.name
     )
 
 
 def paces(config: Config, blueprint: Blueprint, dataset: Dataset) -> list[Pace]:
-    """Return the pace of each layer of a resolved configuration."""
+    """Return the paces of a resolved configuration's layers, the lowest first."""
     cuts = [0, *(config.network.cuts or []), len(blueprint.units)]
-    units = counted(config, blueprint, dataset)
+    units = count_units(config, blueprint, dataset)
     return [
         _pace(config, blueprint, dataset, k, sum(units[cuts[k - 1] : cuts[k]]))
         for k in range(1, config.layers + 1)
@@ -61,9 +61,9 @@ def paces(config: Config, blueprint: Blueprint, dataset: Dataset) -> list[Pace]:
 
 def alone(config: Config, dataset: Dataset) -> float:
     """Return the seconds of a batch on one machine with all layers."""
-    found = paces(config, network.build(config, dataset.input_shape, dataset.classes), dataset)
+    layers = paces(config, network.build(config, dataset.input_shape, dataset.classes), dataset)
     overheads = (config.layers - 1) * config.simulation.overhead_seconds
-    return sum(pace.step + pace.answer for pace in found) - overheads
+    return sum(pace.step + pace.answer for pace in layers) - overheads
 
 
 def _pace(config: Config, blueprint: Blueprint, dataset: Dataset, k: int, work: float) -> Pace:
@@ -99,9 +99,9 @@ def _pace(config: Config, blueprint: Blueprint, dataset: Dataset, k: int, work: 
     )
 
 
-def measured(config: Config, blueprint: Blueprint, dataset: Dataset) -> float:
-    """Measure the multiply-adds a second of plain training on this machine and number of threads."""
-    work = sum(counted(config, blueprint, dataset))
+def measure_rate(config: Config, blueprint: Blueprint, dataset: Dataset) -> float:
+    """Measure the multiply-adds a second of plain training, with the process' number of threads."""
+    work = sum(count_units(config, blueprint, dataset))
     flat = Flat(nn.Sequential(*blueprint.units).train())
     stepper = Stepper(flat, config.optimizer, config.run.batches)
     x = torch.zeros(config.run.batch_size, *dataset.input_shape)

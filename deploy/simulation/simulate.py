@@ -21,46 +21,46 @@ from common.models import network
 from common.models.resolution import resolve_with_torch
 from common.observe.percentiles import percentiles
 from deploy.simulation.driver import Driver
-from deploy.simulation.paces import measured, paces
+from deploy.simulation.paces import measure_rate, paces
 
 
 def simulate(config: Config, slaves: Sequence[int], measure: bool, as_json: bool) -> int:
-    """Print the prediction for each number of slaves; none: for the configured number.
+    """Print a prediction for every number of slaves, by default for the configured number.
 
     Raises:
-        ConfigError: the run is impossible, or impossible with so many slaves.
+        ConfigError: the run is impossible, at all or with a number of slaves.
     """
     dataset = datasets.load(config.data)
     dataset.check_batch_size(config.run.batch_size)
     if measure:
         blueprint = network.build(config, dataset.input_shape, dataset.classes)
-        config = _rated(config, measured(config, blueprint, dataset))
+        config = _rated(config, measure_rate(config, blueprint, dataset))
     placed = [with_slaves(config, dataset, count) for count in slaves] or [
         resolve_with_torch(config, dataset)
     ]
-    told = []
+    predictions = []
     for each in placed:
-        told.append(predicted(each, dataset))
-        click.echo(f"{told[-1]['slaves']} slaves done", err=True)
-    result = {"rate": config.simulation.rate, "predictions": told}
-    click.echo(json.dumps(result)) if as_json else _print(config, told)
+        predictions.append(predict(each, dataset))
+        click.echo(f"{predictions[-1]['slaves']} slaves done", err=True)
+    result = {"rate": config.simulation.rate, "predictions": predictions}
+    click.echo(json.dumps(result)) if as_json else _print(config, predictions)
     return 0
 
 
 def with_slaves(config: Config, dataset: Dataset, slaves: int) -> Config:
-    """Return the run on a number of slaves: a layer each as far as layers go, then replicas of the slowest.
+    """Return the run on a number of slaves: one for every layer, and the rest replicate the slowest layers.
 
     Raises:
         ConfigError: fewer than one slave, or too many replicas of a layer.
     """
     blueprint = network.build(config, dataset.input_shape, dataset.classes)
-    given = network.cut(config, blueprint, dataset.input_shape, dataset.classes)
-    layers = min(slaves, given.layers)
-    if layers < given.layers:
+    cut_config = network.cut(config, blueprint, dataset.input_shape, dataset.classes)
+    layers = min(slaves, cut_config.layers)
+    if layers < cut_config.layers:
         cut = dataclasses.replace(config.network, cuts=None, layers=layers)
         config = _replicated(dataclasses.replace(config, network=cut), 1)
-        given = network.cut(config, blueprint, dataset.input_shape, dataset.classes)
-    seconds = [pace.step + pace.answer for pace in paces(_replicated(given, 1), blueprint, dataset)]
+        cut_config = network.cut(config, blueprint, dataset.input_shape, dataset.classes)
+    seconds = [pace.step + pace.answer for pace in paces(_replicated(cut_config, 1), blueprint, dataset)]
     replicas = [1] * layers
     for _ in range(slaves - layers):
         slowest = max(range(layers), key=lambda k: seconds[k] / replicas[k])
@@ -69,10 +69,10 @@ def with_slaves(config: Config, dataset: Dataset, slaves: int) -> Config:
         raise ConfigError(
             f"--slaves {slaves}: takes {max(replicas)} replicas of one layer; at most {MOST_REPLICAS}"
         )
-    return _replicated(given, replicas)
+    return _replicated(cut_config, replicas)
 
 
-def predicted(config: Config, dataset: Dataset) -> dict[str, Any]:
+def predict(config: Config, dataset: Dataset) -> dict[str, Any]:
     """Simulate a run of a resolved configuration, and return its figures."""
     driver = Driver(config, dataset, trains=False)
     for _ in driver.run():
@@ -105,7 +105,7 @@ def _replicated(config: Config, replicas: int | list[int]) -> Config:
     return dataclasses.replace(config, downpour=dataclasses.replace(config.downpour, replicas=replicas))
 
 
-def _print(config: Config, told: Sequence[dict[str, Any]]) -> None:
+def _print(config: Config, predictions: Sequence[dict[str, Any]]) -> None:
     console = Console(file=sys.stdout, highlight=False)
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title in (
@@ -113,7 +113,7 @@ def _print(config: Config, told: Sequence[dict[str, Any]]) -> None:
         "master busy",
     ):  # fmt: skip
         table.add_column(title, justify="right")
-    for each in told:
+    for each in predictions:
         table.add_row(
             f"{each['slaves']:,}",
             f"{each['layers']}",

@@ -51,7 +51,7 @@ class SimulatedMaster:
         self._clock.at(self._wires.arrival(self._clock.now, self._link, link, nbytes, resent=resent), event)
 
     def begin(self, lease: JoinReply, copy: WorkingCopy) -> None:
-        """Bring a working copy to the present version of its shard, and create the shard if there is none."""
+        """Bring a working copy to the present version of the shard, which is created if absent."""
         if copy.name not in self.store.versions():
             initial = copy.initial()
             self.store.create(initial.header, [(0, initial.buffer.data)])
@@ -75,7 +75,7 @@ class SimulatedMaster:
         """Return the present version, for an evaluator.
 
         Raises:
-            NotFoundError: there is no such shard.
+            NotFoundError: the store has no shard of the name.
         """
         return self._read(shard, 0)
 

@@ -1,7 +1,7 @@
 """Profile `synchronous`: every layer, M and I in one process, batch by batch; no cluster, no delay.
 
-The workers are those of a slave. A neighbour handles each message before the next batch begins, so L, L_M and
-L_I are minimized together; with unlock `none` that is plain back-propagation.
+The workers are a slave's. A neighbour handles every message before the next batch begins, so L, L_M and
+L_I are minimized together; unlock `none` amounts to plain back-propagation.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class InStep:
         self._tell(HeartbeatReply(begin=True))
 
     def run(self) -> Iterator[int]:
-        """Train to the end; yields the number of finished batches, after each batch."""
+        """Train to the end; yields the number of finished batches after every batch."""
         while not all(worker.trainer.through for worker in self._workers):
             began = time.perf_counter()
             for worker in self._workers:
@@ -77,7 +77,7 @@ class InStep:
         )
 
     def seats(self) -> list[Seat]:
-        """Return the telemetry of each layer, for metrics.jsonl."""
+        """Return the telemetry of every layer, for metrics.jsonl."""
         return [
             Seat(
                 layer=k,

@@ -1,4 +1,4 @@
-"""Network of simulated machines: a link a machine, carrying byte after byte in each direction."""
+"""Network of simulated machines: a link a machine, with a byte at a time in either direction."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from common.config.simulation import SimulationConfig
 
 @dataclass(eq=False)
 class Link:
-    """Link of a machine: times at which each direction is free, and the last arrival from each sender."""
+    """Link of a machine: times at which up and down are free, and the last arrival by sender."""
 
     up: float = 0.0
     down: float = 0.0
@@ -36,7 +36,7 @@ class Wires:
     def arrival(self, now: float, sender: Link, receiver: Link, nbytes: int, *, resent: bool = True) -> float:
         """Return the arrival time of the end of a message.
 
-        A lost message is sent again, and later messages wait behind, as on one stream. `resent` false: the
+        A lost message is sent again, and later messages wait behind, as on a stream. `resent` false: the
         caller has drawn the loss.
         """
         settings = self._settings
@@ -46,14 +46,14 @@ class Wires:
         latency = settings.latency_seconds
         if settings.jitter:
             latency *= self._draws.lognormvariate(0.0, settings.jitter)
-        latency += self._resent() if resent else 0.0
-        # Received as it is sent, unless something else is being received.
+        latency += self._resend_seconds() if resent else 0.0
+        # Received while being sent, unless the receiver is busy.
         receiver.down = max(sender.up + latency, receiver.down + took)
         arrived = max(receiver.down, receiver.came.get(sender, 0.0))
         receiver.came[sender] = arrived
         return arrived
 
-    def _resent(self) -> float:
+    def _resend_seconds(self) -> float:
         """Draw the seconds by which losses, perhaps repeated, delay a message."""
         late = 0.0
         while self.lost():

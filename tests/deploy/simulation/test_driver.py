@@ -14,7 +14,7 @@ from common.optim.stepper import Stepper
 from common.shards.flat import Flat
 from deploy.evaluation.evaluator import pull_network
 from deploy.simulation.driver import Driver
-from deploy.simulation.simulate import predicted, with_slaves
+from deploy.simulation.simulate import predict, with_slaves
 from deploy.simulation.synchronous import InStep
 from tests.deploy.runs import digits, hollow, resolved, trained
 
@@ -118,7 +118,7 @@ def test_one_straggler_is_the_pace_of_all_unless_nobody_waits() -> None:
 def test_slaves_are_placed_where_they_are_needed_and_bring_throughput() -> None:
     quick = ["simulation.master_seconds=0.0", "simulation.bandwidth_bytes_per_second=1e9"]
     config = resolved(unlock("update"), "run.batches=200", "network.options.widths=[256, 256]", *quick)
-    few, some = (predicted(with_slaves(config, digits(), count), digits()) for count in (2, 12))
+    few, some = (predict(with_slaves(config, digits(), count), digits()) for count in (2, 12))
     assert (few["slaves"], few["layers"]) == (2, 2)
     assert (some["slaves"], some["layers"]) == (12, 3)
     assert max(some["replicas"]) == some["replicas"][1]
