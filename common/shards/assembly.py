@@ -1,4 +1,4 @@
-"""Reassemble the frames of a shard's buffer; a frame that does not fit is refused before it is kept."""
+"""Reassembly of a shard's buffer from frames; a misfit is refused before memory is written."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from common.errors import MalformedError, TooLargeError
 from common.shards.pushes import Frame, Header
 from common.shards.table import Table, check_table
 
-# A shard is one layer's state; its table is checked against this bound before memory is allocated.
+# Bound of a table, checked before memory is allocated. A shard is one layer's state.
 LARGEST_SHARD_BYTES = 8 << 30
 # The largest item size of a table: a piece that begins at a multiple of 8 bytes splits no number.
 ALIGNMENT = 8
@@ -17,7 +17,7 @@ class Assembly:
 
     Args:
         frame: the first frame, which carries the header.
-        registered: the table that the header's must equal; None for a shard that is not yet registered.
+        registered: the table expected in the header; None for a shard that is not yet registered.
 
     Raises:
         MalformedError: the header is missing, or its table is malformed or not the registered one.
@@ -64,10 +64,10 @@ class Assembly:
         self._take(frame)
 
     def expect(self, offset: int, nbytes: int) -> None:
-        """Record the next piece, which the caller receives straight into its place.
+        """Record the next piece, which the caller receives straight into the buffer.
 
         Raises:
-            MalformedError: the piece is not the next one.
+            MalformedError: the piece is out of order.
         """
         if not nbytes:
             raise MalformedError(f"{self.header.shard}: an empty piece")

@@ -1,4 +1,4 @@
-"""A module whose state is one flat buffer: the form that shards, optimizers and pushes share."""
+"""Module whose state is one flat buffer: the form that shards, optimizers and pushes share."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from common.shards.table import ITEMSIZES, Kind, Raw, Table, TensorSpec, lay_out
 
 
 class Flat:
-    """A module whose parameters and buffers live in flat memory.
+    """Module whose parameters and buffers live in flat memory.
 
-    The module is moved to `device` and its tensors become views; its results do not change. A gradient stays
-    in its parameter's `.grad`, where backward created it: a flat copy, added to and cleared, would cost three
+    The module is moved to `device` and the tensors become views; results do not change. A gradient stays in
+    the parameter's `.grad`, where backward created it: a flat copy, added to and cleared, would cost three
     passes over as many bytes as the weights have. A parameter with `requires_grad=False` counts as a buffer.
 
     Torch does not see that a step on `parameters` changes the module's weights: a backward through a forward
     made before the step is not refused, but mixes old activations with new weights. Never step in between.
 
     Attributes:
-        module: the module itself.
+        module: the module.
         table: the layout of the buffer.
         buffer: uint8, (nbytes,): the whole state.
         parameters: float32, (P,), over the buffer's beginning.

@@ -7,12 +7,12 @@ from enum import IntEnum
 
 from common.shards.table import Table
 
-# Bytes of a buffer: what a received message holds, or a view into a tensor's memory.
+# Bytes of a buffer: of a received message, or a view into a tensor's memory.
 Buffer = bytes | bytearray | memoryview
 
 
 class Operation(IntEnum):
-    """What a frame's buffer is."""
+    """Meaning of a frame's buffer."""
 
     OPERATION_UNSPECIFIED = 0
     CREATE = 1
@@ -23,7 +23,7 @@ class Operation(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """Describes the buffer that follows it: see `protos/layerwise.proto` for each field."""
+    """Header of the buffer that follows; see `protos/layerwise.proto` for the fields."""
 
     shard: str
     operation: Operation
@@ -47,7 +47,7 @@ class Frame:
 
 @dataclass(frozen=True, slots=True)
 class PushReply:
-    """Answers one push."""
+    """Answer to a push."""
 
     shard: str = ""
     version: int = 0
@@ -59,7 +59,7 @@ class PushReply:
 
 @dataclass(frozen=True, slots=True)
 class PullRequest:
-    """Asks for one consistent version of a shard."""
+    """Request for one consistent version of a shard."""
 
     shard: str = ""
     incarnation: int = 0

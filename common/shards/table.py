@@ -23,7 +23,7 @@ FLOATS = ("float32", "float64")
 ITEMSIZES = {"float32": 4, "float64": 8, "int64": 8, "int32": 4, "uint8": 1, "bool": 1}
 BOUNDARY_ITEMSIZES = {"float32": 4, "bfloat16": 2, "float16": 2, "int8": 1}
 _ITEMSIZES = ITEMSIZES | BOUNDARY_ITEMSIZES
-# numpy has no bfloat16, so its bits appear as int16.
+# numpy has no bfloat16; the bits appear as int16.
 _ARRAYS = {"bfloat16": "int16"}
 
 
@@ -87,8 +87,8 @@ class Table:
 def lay_out(tensors: Iterable[tuple[str, str, tuple[int, ...], Kind]]) -> Table:
     """Build the table of tensors given as (name, dtype, shape, kind), placed as `Table` promises.
 
-    Within a region tensors keep the order given, so the layout is a pure function of its input: a table from
-    a peer is well-formed exactly if laying out its tensors again yields an equal table.
+    Within a region tensors keep the order given, so the layout is a pure function: a peer's table is
+    well-formed exactly if laying out the tensors again yields an equal table.
     """
     specs: list[TensorSpec] = []
     end = 0

@@ -22,7 +22,7 @@ from common.shards.table import Raw, Table
 Bytes = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
 
-# Numbers that are worked on at once: three such pieces stay in a core's own cache.
+# Numbers worked on at once: three pieces stay in a core's own cache.
 PIECE = 1 << 16
 
 
@@ -70,7 +70,7 @@ class WorkingCopy:
         n_push: steps between two pushes.
         incarnation: of this slave's lease.
         n_fetch: steps between two fetches; 0 where only this slave changes the shard.
-        accrued: gradients of the local steps since the last push, for a shard of gradients; None: of updates.
+        accrued: gradients of the local steps since the last push; None: the shard takes updates.
         replica: of this slave.
     """
 
@@ -93,7 +93,7 @@ class WorkingCopy:
         self._accrued = accrued
         operation = Operation.UPDATE if accrued is None else Operation.ACCRUED_GRADIENT
         self._header = Header(name, operation, incarnation=incarnation, table=flat.table, replica=replica)
-        # State of the master if no other slave pushed; from `begin` on.
+        # State of the master without the pushes of further slaves; from `begin` on.
         self._known: Bytes = np.zeros(0, np.uint8)
         # Pushes that may be missing in the next fetched version.
         self._recent: list[Push] = []
@@ -109,7 +109,7 @@ class WorkingCopy:
         """Start from the master's version, at the first fetch of a lease.
 
         Raises:
-            MalformedError: the version is of another network.
+            MalformedError: the version is of a different network.
         """
         self._check(header)
         self._flat.load(buffer)
@@ -134,10 +134,10 @@ class WorkingCopy:
     def fetched(self, header: Header, buffer: Buffer) -> None:
         """Go over to the master's version, and add exactly the missing updates of this slave.
 
-        The paper overwrites (Dean et al. 2012, algorithm 7.1); updates under way are kept here, on purpose.
+        A deliberate change: the paper overwrites updates under way (Dean et al. 2012, algorithm 7.1).
 
         Raises:
-            MalformedError: the version is of another network.
+            MalformedError: the version is of a different network.
         """
         self._check(header)
         self.fetching = False
@@ -160,14 +160,14 @@ class WorkingCopy:
         return self.flush(steps, next_batch) if steps - self._pushed_steps >= self._n_push else None
 
     def flush(self, steps: int, next_batch: int) -> Push | None:
-        """Return a push of all changes since the last; None without changes, or while a push is out."""
+        """Return a push of the changes since the last; None without changes, or while a push is out."""
         if self.unanswered is not None:
             return None
         if steps == self._pushed_steps and self._unchanged():
             return None
         self._pushed_steps = steps
         self._header = replace(self._header, sequence=self._header.sequence + 1, next_batch=next_batch)
-        self.unanswered = self._made()
+        self.unanswered = self._build_push()
         if self._n_fetch:
             self._recent.append(self.unanswered)
         return self.unanswered
@@ -181,7 +181,7 @@ class WorkingCopy:
         if reply.refused or not self.fetching:
             self._recent = [recent for recent in self._recent if recent is not push]
         if reply.refused:
-            # At once: what comes of stale weights would be refused as well.
+            # At once: pushes from stale weights would be refused as well.
             self._fetched_steps = -self._n_fetch
 
     def _unchanged(self) -> bool:
@@ -201,7 +201,7 @@ class WorkingCopy:
             self._header, version=header.version, sequence=sequence, fetched_sequence=header.sequence
         )
 
-    def _made(self) -> Push:
+    def _build_push(self) -> Push:
         """Make a push of the changes since the last; `_known` becomes the master's state after the push."""
         state, sent = self._state(), np.empty_like(self._known)
         stop = self._flat.table.parameters_nbytes
@@ -209,7 +209,7 @@ class WorkingCopy:
         sent[stop:] = 0
         own, known, pushed = (a[:stop].view(np.float32) for a in (state, self._known, sent))
         if self._accrued is None:
-            _moved(own, known, pushed)
+            _adopt_change(own, known, pushed)
             change = pushed
         else:
             change = own - known
@@ -227,26 +227,26 @@ class WorkingCopy:
             known[...] = own
 
     def _rebase_buffers(self, state: Bytes, theirs: Bytes) -> None:
-        """Take the master's buffers, plus the change of this slave's since the last push."""
+        """Take the master's buffers, plus this slave's change since the last push."""
         for spec, own, known, there in self._buffers(state, self._known, theirs):
             moved = _difference(own, known)
             own[...] = there ^ moved if spec.dtype == "bool" else there + moved
 
     def _buffers(self, *data: Bytes) -> Iterator[tuple[Any, ...]]:
-        """Yield each buffer's spec, and its value in each state."""
+        """Yield every buffer's spec, and the values in the states `data`."""
         arrays = [self._flat.table.arrays(each.data) for each in data]
         for spec in self._flat.table.tensors:
             if spec.kind == "buffer":
                 yield spec, *(each[spec.name] for each in arrays)
 
     def _state(self) -> Bytes:
-        """Return the state as bytes: the memory of the module on a CPU, a copy from another device."""
+        """Return the state as bytes: the memory of the module on a CPU, else a copy."""
         self._flat.gather()
         state: Bytes = self._flat.buffer.cpu().numpy()
         return state
 
     def _store(self, state: Bytes) -> None:
-        """Write a changed state back to another device."""
+        """Write a changed state back to the device, unless a CPU."""
         if self._flat.buffer.device.type != "cpu":
             self._flat.load(state.data)
 
@@ -254,8 +254,8 @@ class WorkingCopy:
 class Backup(WorkingCopy):
     """Working copy of float buffers that change by steps alone and are gathered anew for each push.
 
-    A push is sent from the gathered buffer, which stays unchanged while the push is out: making and keeping
-    copies, as for a state that goes on changing, would take six passes over the bytes.
+    A push is sent from the gathered buffer, which stays unchanged while the push is out: copies, as for a
+    changing state, would take six passes over the bytes.
     """
 
     def initial(self) -> Push:
@@ -265,17 +265,17 @@ class Backup(WorkingCopy):
     def _keep(self, buffer: Buffer) -> None:
         """Keep no copy: no state is compared."""
 
-    def _made(self) -> Push:
+    def _build_push(self) -> Push:
         return Push(self._header, self._state())
 
     def _unchanged(self) -> bool:
         return True
 
 
-def _moved(own: Floats, known: Floats, change: Floats) -> None:
+def _adopt_change(own: Floats, known: Floats, change: Floats) -> None:
     """Write the change of the parameters, and adopt the master's state after the push.
 
-    The arithmetic is the master's: the result is the same to the bit.
+    The arithmetic is the master's, so the result agrees to the bit.
     """
     for start in range(0, own.size, PIECE):
         piece = slice(start, start + PIECE)
