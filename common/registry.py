@@ -15,10 +15,10 @@ from typing import Any, Generic, TypeVar
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """Value of a configuration key, with its meaning.
+    """Value of a configuration key, with the meaning.
 
     Attributes:
-        name: the word in a configuration.
+        name: the value in a configuration.
         help: meaning in a few words, for `layerwise config`.
         heeds: keys without a meaning unless a row lists them. A name without a dot is a key of the section
             that holds the choice; a name with a final dot stands for a whole section.
@@ -33,7 +33,7 @@ RowT = TypeVar("RowT", bound=Row)
 
 
 class Registry(Mapping[str, RowT], Generic[RowT]):
-    """Rows by name, in the order of their declaration."""
+    """Rows by name, in the order of declaration."""
 
     def __init__(self, *rows: RowT) -> None:
         self._rows = {row.name: row for row in rows}
@@ -53,7 +53,7 @@ class Registry(Mapping[str, RowT], Generic[RowT]):
         return Registry(*filter(condition, self._rows.values()))
 
     def describe(self) -> str:
-        """Return a line of help: all rows with their meanings."""
+        """Return a line of help: all rows with meanings."""
         return ", ".join(f"{row.name} ({row.help})" for row in self._rows.values())
 
 

@@ -1,4 +1,4 @@
-"""Section [data]: the data set and how its training examples are varied."""
+"""Section [data]: the data set and the variation of training examples."""
 
 from __future__ import annotations
 

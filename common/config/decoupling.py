@@ -52,7 +52,7 @@ class DecouplingConfig:
 
     @property
     def slots(self) -> int | None:
-        """Slots N of a mailbox where messages may be lost (slot b mod N keeps the newest), else None."""
+        """Slots N of a mailbox that may lose messages (slot b mod N keeps the newest), else None."""
         return self.row.slots and (self.in_flight or self.row.slots)
 
     def synthesizer_options(self) -> GradientOptions:
@@ -66,5 +66,5 @@ class DecouplingConfig:
         return settings.read(INPUTS[self.input].options, self.input_options, "decoupling.input_options.")
 
     def window(self, layer: int, layers: int) -> int:
-        """Return how many batches layer k of K may have out without their delta."""
+        """Return the number of batches that layer k of K may have out without delta."""
         return self.row.window or self.in_flight or 2 * (layers - layer) + 1

@@ -1,4 +1,4 @@
-"""Section [downpour]: pushes of Downpour SGD (Dean et al. 2012), and their application in the master."""
+"""Section [downpour]: pushes of Downpour SGD (Dean et al. 2012), and the application in the master."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MOST_REPLICAS = 1000
 
 @dataclass(frozen=True)
 class DownpourConfig:
-    """Replicas, their pushes, and the master's optimizer and staleness rule."""
+    """Replicas, pushes, and the master's optimizer and staleness rule."""
 
     push: str = choice("update", PUSHES)
     n_push: int = key(10, "steps between two pushes", minimum=1)

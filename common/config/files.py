@@ -52,7 +52,7 @@ def read_values(path: Path) -> dict[str, Any]:
     """Return the values in a configuration file, unchecked.
 
     Raises:
-        ConfigError: no such file, or not TOML.
+        ConfigError: no file of the name, or not TOML.
     """
     try:
         return _toml(path.read_text(encoding="utf-8"), str(path))

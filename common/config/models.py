@@ -1,4 +1,4 @@
-"""Registry of the built-in networks and their options.
+"""Registry of the built-in networks and the options.
 
 The networks are built in `common.models.builtin`.
 """

@@ -1,4 +1,4 @@
-"""Section [network]: the network and where it is cut into layers."""
+"""Section [network]: the network and the cuts between layers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from common.errors import ConfigError
 
 @dataclass(frozen=True)
 class NetworkConfig:
-    """The network and its cuts."""
+    """Network and cuts."""
 
     model: str = choice("mlp", MODELS, user_function=True)
     options: dict[str, Any] = key({}, "the model's own options, or keyword arguments of the user's function")

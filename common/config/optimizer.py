@@ -1,4 +1,4 @@
-"""Sections [optimizer] and [optimizer.synthesizer]: the slave's optimizers of its layer, M and I."""
+"""Sections [optimizer] and [optimizer.synthesizer]: the slave's optimizers of the layer, M and I."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class SynthesizerOptimizerConfig:
 
 @dataclass(frozen=True)
 class OptimizerConfig(SynthesizerOptimizerConfig):
-    """The slave's optimizer of its layer."""
+    """Slave's optimizer of the layer."""
 
     section: ClassVar[str] = "optimizer"
 

@@ -21,7 +21,7 @@ class OptimizerRow(Row):
 
     Attributes:
         moments: numbers kept for each parameter, given the momentum.
-        price: multiply-adds of the step of one parameter, its gradient cleared and accumulated included; a
+        price: multiply-adds of the step of one parameter, with clearing and accumulating the gradient; a
             ratio measured once, on one core (`common.models.costs`).
         server_rate: default learning rate in the master; None: not offered there. Measured with two replicas
             on the digits and MNIST, amid a wide plateau.

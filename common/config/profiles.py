@@ -12,7 +12,7 @@ from common.registry import Registry, Row
 
 @dataclass(frozen=True, kw_only=True)
 class ProfileRow(Row):
-    """A profile: whom a slave calls.
+    """Profile: connections among slaves and master.
 
     Attributes:
         distributed: whether a master and slaves take part; else every layer runs in one process.
@@ -23,7 +23,7 @@ class ProfileRow(Row):
     direct: bool = False
 
 
-# Keys without a meaning where no process sends anything to another.
+# Keys without a meaning where no process sends messages.
 _DISTRIBUTED = ("synthesis", "wire", "compile", "downpour.")
 
 PROFILES = Registry(

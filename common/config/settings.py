@@ -32,7 +32,7 @@ def key(
 ) -> Any:
     """Declare a field of a table: default, one line of help, and bounds as in `KeyRule`.
 
-    A default that is a list or a dict is copied for each instance.
+    A default that is a list or a dict is copied for every instance.
     """
     metadata = {"rule": KeyRule(help, minimum=minimum, above=above, maximum=maximum)}
     if isinstance(default, list | dict):
@@ -80,7 +80,7 @@ def nearest(word: str, known: Iterable[str]) -> str:
 
 
 def keys(table: type, prefix: str = "") -> Mapping[str, dataclasses.Field[Any]]:
-    """Return every key of a table and of its sub-tables by dotted name."""
+    """Return every key of a table and of sub-tables by dotted name."""
     hints = typing.get_type_hints(table)
     found: dict[str, dataclasses.Field[Any]] = {}
     for field in dataclasses.fields(table):
@@ -93,7 +93,7 @@ def check_heeded(config: Any) -> None:
     """Refuse changed keys that a row of a registry heeds but the chosen row does not.
 
     Raises:
-        ConfigError: such a key; the message names the choice and the rows that heed the key.
+        ConfigError: a refused key; the message names the choice and the rows that heed the key.
     """
     fields = keys(type(config))
     values = {name: operator.attrgetter(name)(config) for name in fields}

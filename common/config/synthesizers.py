@@ -1,4 +1,4 @@
-"""Registries of M and I: every gradient and input synthesizer with its options.
+"""Registries of M and I: every gradient and input synthesizer with options.
 
 The modules are built in `common.synthesizers.gradients` and `common.synthesizers.inputs`.
 """
@@ -24,7 +24,7 @@ class DniOptions:
 
 @dataclass(frozen=True)
 class VfbnOptions:
-    """Options of the virtual forward network v, whose gradient is M's output (VFBN; Miyato et al. 2017)."""
+    """Options of the virtual forward network v; M returns v's gradient (VFBN; Miyato et al. 2017)."""
 
     hidden: int | None = key(
         None,

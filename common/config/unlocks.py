@@ -48,24 +48,24 @@ def _share_with_backward_later(work: float, synthesis: float) -> Shares:  # noqa
 
 
 def _share_with_recomputation(work: float, synthesis: float) -> Shares:  # noqa: ARG001 - there is no M
-    """Divide a step that is taken once delta_k arrives, after a second forward with the present weights."""
+    """Divide a step taken at the arrival of delta_k, after a second forward with the present weights."""
     forward = work * FORWARD
     return Shares(forward, forward, work)
 
 
 @dataclass(frozen=True, kw_only=True)
 class UnlockRow(Row):
-    """An unlock.
+    """Unlock of the layers below the top.
 
     Attributes:
         synthesizes: whether layers have a gradient synthesizer M.
         predicts: whether layers have an input synthesizer I.
-        supervises: whether layers have a head with a loss of its own in the place of M.
+        supervises: whether layers have a head with a local loss in the place of M.
         sends_down: whether the layer below receives a gradient.
         waits: whether a layer steps only once delta_k arrives.
-        window: batches that may be out without their delta; None: `decoupling.in_flight`, or 2(K - k) + 1.
-        slots: default number of mailbox slots, where messages may be lost and no layer waits for another;
-            None: every message arrives.
+        window: batches that may be out without delta; None: `decoupling.in_flight`, or 2(K - k) + 1.
+        slots: default number of mailbox slots, where messages may be lost and no layer waits; None: every
+            message arrives.
         shares: division of a step's multiply-adds, for the simulator.
     """
 

@@ -27,7 +27,7 @@ def load_user_function(spec: str, code: Path | None) -> Callable[..., Any]:
         code: folder (a slave's `--code`) in which the file is searched first, by its bare name.
 
     Raises:
-        ConfigError: no such file, no such function, or the file raises while it runs.
+        ConfigError: the file or the function does not exist, or the file raises.
     """
     if not is_user_function(spec):
         raise ConfigError(f"{spec}: names no function in a file; write it as path/to/file.py:function")
@@ -65,7 +65,7 @@ def _run(file: Path) -> ModuleType:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    # Dataclasses look up their own module by its name while the file runs.
+    # Dataclasses look up the own module by name while the file runs.
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)

@@ -1,4 +1,4 @@
-"""Values of configuration keys: what a key's annotation and rule accept."""
+"""Values of configuration keys, checked against a key's annotation and rule."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Networks: built-in ones and users', built, cut and counted."""
+"""Networks, built-in and users': building, cutting, counting."""

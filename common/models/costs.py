@@ -23,7 +23,7 @@ from common.config.decoupling import DecouplingConfig
 from common.config.optimizers import OPTIMIZERS
 from common.synthesizers import VirtualForward
 
-# Price of one number that an operation writes: such operations wait for memory, not for arithmetic.
+# Price of one number that an operation writes: the operation waits for memory, not for arithmetic.
 NUMBER = 50.0
 SLOW_NUMBERS = {
     "max_pool2d_with_indices": 1000.0,
@@ -65,7 +65,7 @@ def unit_costs(
 def synthesizer_cost(
     decoupling: DecouplingConfig, shape: tuple[int, ...], classes: int, batch_size: int, optimizer: str
 ) -> float:
-    """Count the multiply-adds of M, or of a head, in one step: use, learning and its optimizer's step.
+    """Count the multiply-adds of M, or of a head, in one step: use, learning and optimizer.
 
     `shape` is the shape of one example of the layer's h.
     """
@@ -139,7 +139,7 @@ def balance(units: Sequence[float], ends: Sequence[float], starts: Sequence[floa
 
 
 class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Adds up the costs of torch's operations in a `with` block; an operation that writes nothing is free."""
+    """Sum of the costs of torch's operations in a `with` block; operations that write no number are free."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]

@@ -1,7 +1,7 @@
-"""Build a network from the configuration, and cut it into layers.
+"""Networks from the configuration, and cuts into layers.
 
-A network is a list of units; its plain form is `nn.Sequential(*units)`, and layer k the `nn.Sequential` of
-the units between two cuts.
+A network is a list of units, in plain form `nn.Sequential(*units)`; layer k is the `nn.Sequential` of the
+units between two cuts.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from common.shards import flat
 
 @dataclass(frozen=True)
 class Blueprint:
-    """A built network: its units, and the shape of one example after each.
+    """Network: units, and the shape of one example after every unit.
 
     Attributes:
         units: the smallest parts that a cut can fall between.
@@ -35,7 +35,7 @@ class Blueprint:
 
 
 def build(config: Config, input_shape: tuple[int, ...], classes: int, code: Path | None = None) -> Blueprint:
-    """Build the configuration's network, initialised from `run.seed`: the same in every process.
+    """Build the configuration's network, initialised from `run.seed`: equal in every process.
 
     Args:
         config: configuration of the run.
@@ -65,7 +65,7 @@ def build(config: Config, input_shape: tuple[int, ...], classes: int, code: Path
 
 
 def cut(config: Config, blueprint: Blueprint, input_shape: tuple[int, ...], classes: int) -> Config:
-    """Return the configuration with its cuts: as given, balanced by counted cost, or one layer a unit.
+    """Return the configuration with cuts: as given, balanced by counted cost, or one layer a unit.
 
     Raises:
         ConfigError: the network has too few units.
@@ -121,7 +121,7 @@ def _span(cuts: Sequence[int], k: int, units: int) -> tuple[int, int]:
 
 @torch.no_grad()
 def _shapes(units: Sequence[nn.Module], input_shape: tuple[int, ...], where: str) -> list[tuple[int, ...]]:
-    """Return the shape of one example after each unit, found by passing two examples of zeros through."""
+    """Return the shapes of one example after the units, by passing two examples of zeros through."""
     h = torch.zeros(2, *input_shape)
     shapes = []
     for number, unit in enumerate(units, 1):

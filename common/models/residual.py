@@ -8,7 +8,7 @@ from torch import nn
 
 
 def residual_stages(stem: int, width: int, blocks: int) -> Iterator[tuple[int, int, int]]:
-    """Yield (channels in, channels out, stride) of each block of the three stages."""
+    """Yield (channels in, channels out, stride) of every block of the three stages."""
     size = stem
     for stage in range(3):
         for block in range(blocks):

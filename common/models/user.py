@@ -1,8 +1,8 @@
-"""A user's own network: a function in a file, `network.model = "path/to/file.py:function"`.
+"""Network of a user: a function in a file, `network.model = "path/to/file.py:function"`.
 
-Parameters named `input_shape` and `classes` take their values from the data; `network.options` are the other
-keyword arguments. The function returns an `nn.Sequential` or a list of modules, the units. Its random numbers
-must come from torch, whose generator the run seeds.
+Parameters named `input_shape` and `classes` take their values from the data; `network.options` are the
+further keyword arguments. The function returns an `nn.Sequential` or a list of modules, the units. Random
+numbers must come from torch, whose generator the run seeds.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def build(
         code: folder in which the file is searched first, by its bare name.
 
     Raises:
-        ConfigError: the function is missing, raises, or returns something else than a network.
+        ConfigError: the function is missing, raises, or returns no network.
     """
     where = f"network.model: {network.model}"
     function = load_user_function(network.model, code)

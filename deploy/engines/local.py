@@ -1,4 +1,4 @@
-"""A cluster of processes on this machine: start them, restart any that die, and stop them all."""
+"""Cluster of processes on one machine: start, restart after a death, stop."""
 
 from __future__ import annotations
 
@@ -53,14 +53,14 @@ class ClusterProcess:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 env=environment,
-                # A session of its own: an interrupt at the terminal is for `train`, which stops all in order.
+                # A separate session: an interrupt at the terminal is for `train`, which stops all in order.
                 start_new_session=True,
             )
         self.started = time.monotonic()
 
     @property
     def alive(self) -> bool:
-        """True if the process exists, even if it hangs."""
+        """Whether the process exists, hanging or not."""
         return self.running is not None and self.running.poll() is None
 
     @property
@@ -118,7 +118,7 @@ class Cluster:
         self._master.start(self._environment())
         self.address = self._wait_for_address()
         self.web = (self.directory.state / "web").read_text(encoding="utf-8")
-        # A restarted master keeps its addresses: slaves and viewers know no others.
+        # A restarted master keeps the addresses, which slaves and viewers know.
         self._master.arguments = self._master_arguments(self.address, self.web)
         for _ in range(self.slaves):
             self._add_slave()
@@ -132,10 +132,9 @@ class Cluster:
         return [event for process in self.processes for event in self._check(process)]
 
     def relieve(self, status: StatusReply, heartbeat_seconds: float) -> list[str]:
-        """Start a spare slave if one hangs: it lives, but has lost its lease, and its seat stays vacant.
+        """Start a spare slave for a slave that hangs: alive, but without a lease, and the seat stays vacant.
 
-        A slave that resumes later waits for a seat, as every spare does. There are never more spares than
-        seats.
+        A slave that resumes later waits for a seat, like a spare. Spares never outnumber seats.
         """
         pids, now = {seat.pid for seat in status.seats}, time.monotonic()
         slaves = [process for process in self.processes if process is not self._master]
@@ -166,7 +165,7 @@ class Cluster:
                     process.running.wait(max(0.0, deadline - time.monotonic()))
 
     def stop(self) -> None:
-        """Stop every process, the slaves first, so that their last pushes reach the master."""
+        """Stop every process, the slaves first, so that the last pushes reach the master."""
         for chosen, seconds in (
             ([p for p in self.processes if p is not self._master], SLAVES_STOP_SECONDS),
             ([self._master], MASTER_STOP_SECONDS),
@@ -245,7 +244,7 @@ class Cluster:
         return ["master", config, *addresses, "--state-dir", state, "--log-format", self.log_format]
 
     def _environment(self) -> dict[str, str]:
-        # Processes share the cores, so each may start only its part of the threads.
+        # Processes share the cores, so a process starts only a part of the threads.
         threads = str(max(1, (os.cpu_count() or 1) // self.slaves))
         return {"OMP_NUM_THREADS": threads, **os.environ, PARENT: str(os.getpid()), "PYTHONUNBUFFERED": "1"}
 

@@ -1,4 +1,4 @@
-"""The built-in networks, each a list of units.
+"""Built-in networks: lists of units.
 
 Module NAME has the function `build` of the network NAME of `common.config.models`.
 """
@@ -12,7 +12,7 @@ from common.registry import import_implementation
 
 
 def build(name: str, options: ModelOptions, input_shape: tuple[int, ...], classes: int) -> list[nn.Module]:
-    """Build the units of a built-in network, their parameters drawn from torch's global generator.
+    """Build the units of a built-in network, with parameters from torch's global generator.
 
     Args:
         name: row of `common.config.models.MODELS`.
@@ -21,7 +21,7 @@ def build(name: str, options: ModelOptions, input_shape: tuple[int, ...], classe
         classes: number of values in an example's output.
 
     Raises:
-        ConfigError: the network cannot take such examples.
+        ConfigError: the network cannot take examples of the shape.
     """
     units: list[nn.Module] = import_implementation(__name__, name).build(options, input_shape, classes)
     return units

@@ -20,7 +20,7 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
 def build(options: MlpOptions, input_shape: tuple[int, ...], classes: int) -> list[nn.Module]:
     """Build units (B, *input_shape) -> (B, width) ... -> (B, classes).
 
-    A unit is a Linear with its batch normalization and activation; the last is a Linear alone. The first
+    A unit is a Linear with batch normalization and activation; the last is a Linear alone. The first
     flattens input of more than one dimension.
     """
     widths = [math.prod(input_shape), *options.widths]

@@ -46,6 +46,6 @@ class Residual(nn.Module):
         """Map (B, size, H, W) to (B, width, H/stride, W/stride)."""
         h: Tensor = self.body(x)
         shortcut = x[:, :, :: self._stride, :: self._stride]
-        # Missing channels of x are zero, half of them before its own channels and half after.
+        # Missing channels of x are zero, half before the present channels and half after.
         before = self._missing // 2
         return F.relu(h + F.pad(shortcut, (0, 0, 0, 0, before, self._missing - before)))

@@ -14,7 +14,7 @@ STEM = 16
 def build(options: WrnOptions, input_shape: tuple[int, ...], classes: int) -> list[nn.Module]:
     """Build 6n + 4 layers: a stem, n pre-activated units in each of three stages, a head.
 
-    Units (B, C, H, W) -> (B, 16, H, W) -> n each of 16, 32 and 64 times `width` channels -> (B, classes).
+    Units (B, C, H, W) -> (B, 16, H, W) -> n units each of 16, 32, 64 times `width` channels -> (B, classes).
 
     Raises:
         ConfigError: the examples are not images.
