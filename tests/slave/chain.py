@@ -1,9 +1,8 @@
-"""A chain of real workers in one process, driven by a seeded schedule that may break and replace them.
+"""Chain of real workers in one process, driven by a seeded schedule of steps, broken streams and deaths.
 
-The profile is light: each slave has two streams to the master, whose relay keeps a mailbox
-for each while it is open. A message is sent into the slave's outbox, transmitted to its receiver's mailbox
-(or dropped, where there is none), received into that slave's inbox and handled there. Workers, the
-parameter store and the data are the real ones.
+The profile is light: a slave has two streams to the master, whose relay keeps a mailbox for an open stream.
+A message goes from the sender's outbox to the receiver's mailbox (or is dropped without a mailbox), then to
+the receiver's inbox, and is handled there. Workers, store and data are real.
 """
 
 from __future__ import annotations
@@ -46,7 +45,7 @@ UP, DOWN = Direction.UP, Direction.DOWN
 
 @lru_cache(maxsize=1)
 def digits() -> Dataset:
-    """The digits, loaded once."""
+    """Load the digits, once."""
     return datasets.load(DataConfig())
 
 
@@ -64,7 +63,7 @@ def configured(
     decoupling: dict[str, Any] | None = None,
     optimizer: OptimizerConfig | None = None,
 ) -> Config:
-    """A run on the digits, cut into a layer a unit."""
+    """Configure a run on the digits, cut into a layer a unit."""
     config = Config(
         RunConfig(batches=batches, batch_size=batch_size),
         DataConfig(),
@@ -78,7 +77,7 @@ def configured(
 
 
 class WatchedLayer(Layer):
-    """A layer that keeps account of what it was given."""
+    """Layer with a record of inputs and steps."""
 
     def __init__(self, *parts: Any, **options: Any) -> None:
         super().__init__(*parts, **options)
@@ -87,20 +86,20 @@ class WatchedLayer(Layer):
         self.stepped: list[int] = []
 
     def forward(self, batch: int, h_below: Tensor) -> tuple[Tensor, Tensor]:
-        """Count it, and keep the leaf, whose `.grad` will be what is sent down."""
+        """Count the forward, and keep the leaf u, whose `.grad` is later sent down."""
         u, h = super().forward(batch, h_below)
         self.forwards += 1
         self.inputs.append(u)
         return u, h
 
     def step(self, batch: int, batch_size: int) -> None:
-        """Note whose step it was."""
+        """Record the batch of the step."""
         super().step(batch, batch_size)
         self.stepped.append(batch)
 
 
 class Incarnation:
-    """One slave under one lease: its worker, and a record of its steps and messages."""
+    """Slave under one lease: the worker, and a record of steps and messages."""
 
     def __init__(
         self,
@@ -140,7 +139,7 @@ class Incarnation:
         return unlock._synthesizer
 
     def check(self) -> None:
-        """What holds at any time: the window is kept to, and nothing grows without bound."""
+        """Check the invariants: the window is kept, and every queue is bounded."""
         trainer = self.trainer
         assert trainer.in_flight == len(self.out) <= self.window
         for inputs in trainer._inputs.values():
@@ -160,26 +159,26 @@ class Incarnation:
 
 @dataclass
 class Seat:
-    """A layer's place: its present slave, and what is on its way from and to it."""
+    """Seat of a layer: the present slave, and the messages under way."""
 
     slave: Incarnation | None = None
     connected: bool = False
     outbox: dict[Direction, deque[Message]] = field(default_factory=lambda: {UP: deque(), DOWN: deque()})
     mailbox: dict[Direction, deque[Message]] = field(default_factory=lambda: {UP: deque(), DOWN: deque()})
     inbox: deque[Message] = field(default_factory=deque)
-    # By shard, the push that is unanswered, and its bytes when it was made.
+    # By shard, the unanswered push, and a copy of the bytes.
     pushes: dict[str, tuple[Push, bytes]] = field(default_factory=dict)
-    # What fenced slaves had in their outboxes may still come through.
+    # Messages from the outboxes of fenced slaves, which may still arrive.
     ghosts: dict[Direction, deque[Message]] = field(default_factory=lambda: {UP: deque(), DOWN: deque()})
 
 
 class DeadlockError(AssertionError):
-    """Nothing can happen any more, and the run is not over."""
+    """No event is possible before the end of the run."""
 
 
 @dataclass(frozen=True)
 class Fault:
-    """After so many events the layer's streams "break", its slave may "die", the "master" starts anew."""
+    """Fault after a number of events: "break" of a layer's streams, "die" of the slave, "master" restarts."""
 
     after: int
     kind: str
@@ -190,16 +189,16 @@ Event = tuple[str, int, Callable[[], None]]
 
 
 class Chain:
-    """K slaves, the relay between them and the store under them.
+    """K slaves, the relay and the store.
 
     Args:
         config: of the run.
         seed: of the schedule.
-        faults: what goes wrong, and when.
-        gathered: whether all streams are open before anything is sent, as they seldom are.
-        pushes: whether the store is told of what was learned.
-        wire: whether messages go through their encoded form.
-        make: class of each M's stepping, for tests that look into it.
+        faults: faults of the run.
+        gathered: whether all streams are open before the first message, unlike most real runs.
+        pushes: whether slaves push to the store.
+        wire: whether messages are encoded and decoded.
+        make: class of M with the optimizer, for tests that record calls.
     """
 
     def __init__(
@@ -231,7 +230,7 @@ class Chain:
 
     @property
     def slaves(self) -> list[Incarnation]:
-        """Those that live now, the lowest layer first."""
+        """Living slaves, the lowest layer first."""
         return [seat.slave for seat in self.seats if seat.slave is not None]
 
     @property
@@ -240,14 +239,14 @@ class Chain:
         return len(self.slaves) == len(self.seats) and all(slave.worker.done for slave in self.slaves)
 
     def of_layer(self, k: int) -> list[Incarnation]:
-        """Every slave that layer k has had."""
+        """Return every past and present slave of layer k."""
         return [each for each in self.incarnations if each.k == k]
 
     def run(self) -> Chain:
-        """Let things happen until the run is over.
+        """Let events happen until the run is over.
 
         Raises:
-            DeadlockError: nothing can, or too much did.
+            DeadlockError: no event is possible, or the limit of events is reached.
         """
         limit = 400 * self.config.run.batches * len(self.seats)
         while not self.over:
@@ -256,7 +255,7 @@ class Chain:
                 self._strike(self._faults.pop())
             events = list(self._possible())
             if not events or self.events > limit:
-                raise DeadlockError(self._told())
+                raise DeadlockError(self._describe())
             weights = [self._speed(kind, k) for kind, k, _ in events]
             self._random.choices(events, weights)[0][2]()
             for slave in self.slaves:
@@ -264,7 +263,7 @@ class Chain:
         return self
 
     def network(self) -> nn.Sequential:
-        """The layers as one module, for evaluation."""
+        """Return the layers as one module, for evaluation."""
         return nn.Sequential(*(slave.flat.module for slave in self.slaves))
 
     def _speed(self, kind: str, k: int) -> float:
@@ -292,8 +291,8 @@ class Chain:
                     yield f"transmit {way}", k, partial(self._transmit, k, way)
                 if seat.mailbox[way]:
                     yield f"receive {way}", k, partial(self._receive, k, way)
-            for push, made in seat.pushes.values():
-                yield "push", k, partial(self._push, k, push, made)
+            for push, content in seat.pushes.values():
+                yield "push", k, partial(self._push, k, push, content)
 
     def _carry_out(self, k: int, slave: Incarnation, effects: Iterator[Effect]) -> None:
         for effect in effects:
@@ -301,9 +300,10 @@ class Chain:
                 case Send(message):
                     self._send(k, slave, message)
                 case Push():
-                    made = effect.buffer.tobytes()
+                    content = effect.buffer.tobytes()
                     assert (
-                        self.seats[k - 1].pushes.setdefault(effect.header.shard, (effect, made))[0] is effect
+                        self.seats[k - 1].pushes.setdefault(effect.header.shard, (effect, content))[0]
+                        is effect
                     )
 
     def _send(self, k: int, slave: Incarnation, message: Message) -> None:
@@ -345,10 +345,10 @@ class Chain:
     def _receive(self, k: int, way: Direction) -> None:
         self.seats[k - 1].inbox.append(self.seats[k - 1].mailbox[way].popleft())
 
-    def _push(self, k: int, push: Push, made: bytes) -> None:
-        assert push.buffer.tobytes() == made
+    def _push(self, k: int, push: Push, content: bytes) -> None:
+        assert push.buffer.tobytes() == content
         reply = self.store.apply(push.header, [(0, push.buffer.data)])
-        # An answer may be lost: the push is then sent once more.
+        # A lost answer has the push sent once more.
         if self._random.random() < 0.8:
             seat = self.seats[k - 1]
             assert seat.slave is not None
@@ -390,7 +390,7 @@ class Chain:
             self.store.forget(seat.slave.number)
             seat.slave = None
 
-    def _told(self) -> str:
+    def _describe(self) -> str:
         lines = [f"after {self.events} events:"]
         for k, seat in enumerate(self.seats, 1):
             trainer = seat.slave.trainer if seat.slave else None

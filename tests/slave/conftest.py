@@ -1,4 +1,4 @@
-"""The slave's tests compute on one thread, so that every number is the same each time."""
+"""Fixtures of the slave's tests: one compute thread, so that numbers repeat exactly."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 @pytest.fixture(autouse=True, scope="package")
 def one_thread() -> Iterator[None]:
-    """Small layers gain nothing from more."""
+    """Compute on one thread; small layers gain no speed from more."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

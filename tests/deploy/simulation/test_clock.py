@@ -1,4 +1,4 @@
-"""The virtual clock and the made-up network."""
+"""deploy.simulation.clock and wires: the virtual clock and the simulated network."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from common.config.simulation import SimulationConfig
 from deploy.simulation.clock import Clock
 from deploy.simulation.wires import Link, Wires
 
-# On a crowded machine to draw takes its time, too.
+# Drawing is slow on a crowded machine.
 BUSY = settings(deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow])
 
 times = st.floats(min_value=0, max_value=1e6, allow_nan=False)

@@ -1,4 +1,4 @@
-"""A whole run under the virtual clock: determinism, what it equals, and what its machines do to it."""
+"""deploy.simulation.driver: determinism, equality with torch, and effects of the machines' settings."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_another_seed_of_the_schedule_gives_another_schedule() -> None:
 
 
 def plain(*overrides: str) -> dict[str, torch.Tensor]:
-    """One process, one module, one optimizer: back-propagation without this project's layers."""
+    """Train by plain back-propagation: one process, one module, one optimizer, no `Layer`."""
     config = resolved(*overrides)
     blueprint = network.build(config, digits().input_shape, digits().classes)
     flat = Flat(nn.Sequential(*blueprint.units).train())
@@ -55,7 +55,7 @@ def plain(*overrides: str) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("name", ["none", "delayed"])
 def test_one_batch_at_a_time_is_back_propagation_and_in_step_to_the_last_bit(name: str, profile: str) -> None:
     late = ["decoupling.in_flight=1"] if name == "delayed" else []
-    # A push rounds what was learned as the master does; only the last one is left.
+    # A push rounds updates as the master does; only the last push remains.
     once = ["downpour.n_push=1000"] if profile == "light" else []
     config = resolved(unlock(name), f"cluster.profile={profile}", *late, *once)
     run: InStep | Driver
@@ -111,7 +111,7 @@ def test_one_straggler_is_the_pace_of_all_unless_nobody_waits() -> None:
     assert slow.seconds > 3 * steady.seconds
     assert slow.utilization(2) > 0.95
     assert slow.utilization(1) < 0.3
-    # Of full the others go on stepping meanwhile.
+    # Under `full` the remaining layers go on stepping meanwhile.
     assert hollow(unlock("full"), *slowed).utilization(1) > 0.95
 
 

@@ -18,7 +18,7 @@ BEATS, SECONDS, ANSWER_SECONDS = 6, 0.4, 0.3
 
 
 async def _beaten() -> list[float]:
-    """When each heartbeat came to a master that takes its time to answer."""
+    """Return the arrival times of heartbeats at a slow master."""
     came: list[float] = []
 
     async def heartbeat(request: HeartbeatRequest) -> HeartbeatReply:

@@ -35,14 +35,14 @@ from tests.faults.proxy import Proxy
 from tests.integration.processes import until
 from tests.master.served import Client, Stream
 
-# Nothing waits so long unless it fails.
+# Bound of a wait, reached only by a failing test.
 DEADLINE = 20.0
 NOWHERE = "127.0.0.1:1"
 RUN = "this run"
 
 
 class Switch:
-    """A master's relay at a port of its own; the newest incarnation of a seat holds its lease."""
+    """Relay of a master at a free port; the newest incarnation of a seat holds the lease."""
 
     def __init__(self) -> None:
         self.loop = asyncio.new_event_loop()
@@ -61,7 +61,7 @@ class Switch:
         return self._holders[incarnation]
 
     def grant(self, lease: JoinReply) -> None:
-        """Give a seat to an incarnation, and fence its holder."""
+        """Give a seat to an incarnation, and fence the holder."""
 
         async def replace() -> None:
             for held in list(self._holders.values()):
@@ -80,7 +80,7 @@ class Switch:
 
 
 class Slave:
-    """A slave's endpoint and the links of its lease; the inbox keeps every event.
+    """Endpoint of a slave and the links of a lease; the inbox keeps every event.
 
     Without a switch the profile is `basic`; with a switch it is `light`, called by way of `address`.
     """
@@ -120,7 +120,7 @@ class Slave:
 
     @property
     def server(self) -> BoundaryServer:
-        """Its own server, in `basic`."""
+        """Server of the slave, in `basic`."""
         assert self.endpoint.server is not None
         return self.endpoint.server
 
@@ -142,12 +142,12 @@ class Slave:
 
     @property
     def peer(self) -> Peer:
-        """As the master would name it."""
+        """Peer entry with which the master would name the slave."""
         lease = self.lease
         return Peer(lease.layer, lease.replica, lease.incarnation, self.endpoint.address)
 
-    def told(self, version: int, *peers: Peer) -> None:
-        """The master says who the neighbours are."""
+    def learn_neighbours(self, version: int, *peers: Peer) -> None:
+        """Learn the neighbours from the master."""
 
         async def learn() -> None:
             self.neighbours.learn(version, list(peers))
@@ -155,7 +155,7 @@ class Slave:
         self.endpoint.call(learn())
 
     def send(self, kind: type[Message], batch: int, *, replica: int = 0, incarnation: int = 0) -> None:
-        """Hand a message for the layer above or below over."""
+        """Hand over a message for the layer above or below."""
         assert kind.direction is not None
         tensors: dict[str, Any] = {name: torch.full((2, 3), float(batch)) for name in list(kind.tensors)[:1]}
         message = kind(
@@ -169,7 +169,7 @@ class Slave:
         self.endpoint.post(self._links.send, message, boundary_parts(to_wire(message)))
 
     def burst(self, count: int) -> None:
-        """Activations, all before anything is written."""
+        """Send activations, all before the first write."""
 
         async def send() -> None:
             for batch in range(count):
@@ -177,26 +177,26 @@ class Slave:
 
         self.endpoint.call(send())
 
-    def got(self) -> Message:
-        """The next message that came."""
+    def next_message(self) -> Message:
+        """Return the next message."""
         message = self.inbox.get(timeout=DEADLINE)
         assert isinstance(message, Message), message
         return message
 
-    def got_peer(self) -> None:
-        """What comes next tells that a neighbour above is there (again)."""
-        assert isinstance(self.got(), Ready)
+    def expect_ready(self) -> None:
+        """Expect `Ready`: a pair with a neighbour above has opened."""
+        assert isinstance(self.next_message(), Ready)
 
     async def _end(self) -> None:
         self._running.cancel()
         await asyncio.gather(self._running, return_exceptions=True)
 
     def end_lease(self) -> None:
-        """The lease ends, the process goes on."""
+        """End the lease but not the process."""
         self.endpoint.call(self._end())
 
     def close(self) -> None:
-        """The process ends."""
+        """End the process."""
         self.end_lease()
         self.endpoint.close()
 
@@ -206,14 +206,14 @@ Make = Callable[..., Slave]
 
 @pytest.fixture
 def make() -> Iterator[Make]:
-    """Makes slaves, which are closed at the end."""
+    """Build slaves, closed at the end of the test."""
     made: list[Slave] = []
 
-    def making(*arguments: Any, **named: Any) -> Slave:
+    def build(*arguments: Any, **named: Any) -> Slave:
         made.append(Slave(*arguments, **named))
         return made[-1]
 
-    yield making
+    yield build
     for slave in made:
         if slave.endpoint._thread.is_alive():
             slave.close()
@@ -221,7 +221,7 @@ def make() -> Iterator[Make]:
 
 @pytest.fixture(params=["basic", "light"])
 def switch(request: pytest.FixtureRequest) -> Iterator[Switch | None]:
-    """The master's relay in `light`; None in `basic`."""
+    """Yield the master's relay in `light`, None in `basic`."""
     if request.param == "basic":
         yield None
         return
@@ -232,20 +232,20 @@ def switch(request: pytest.FixtureRequest) -> Iterator[Switch | None]:
 
 @pytest.fixture
 def either(make: Make, switch: Switch | None) -> Make:
-    """Makes slaves of either profile."""
+    """Build slaves of either profile."""
     return functools.partial(make, switch=switch)
 
 
 def meet(lower: Slave, upper: Slave, version: int = 1) -> None:
-    """The master names the upper slave, and the pair opens."""
+    """Have the master name the upper slave, and wait for the pair to open."""
     if upper.endpoint.server is not None:
-        lower.told(version, upper.peer)
-    lower.got_peer()
+        lower.learn_neighbours(version, upper.peer)
+    lower.expect_ready()
 
 
 @pytest.fixture
 def pair(make: Make) -> tuple[Slave, Slave]:
-    """Layer 1 and layer 2 in `basic`, which have met."""
+    """Connect layers 1 and 2 in `basic`."""
     lower, upper = make(1, 1), make(2, 2)
     meet(lower, upper)
     return lower, upper
@@ -253,21 +253,21 @@ def pair(make: Make) -> tuple[Slave, Slave]:
 
 @pytest.fixture
 def met(either: Make) -> tuple[Slave, Slave]:
-    """Layer 1 and layer 2 of either profile, which have met."""
+    """Connect layers 1 and 2 in either profile."""
     lower, upper = either(1, 1), either(2, 2)
     meet(lower, upper)
     return lower, upper
 
 
 def exchange(lower: Slave, upper: Slave, batch: int) -> None:
-    """A message each way arrives."""
+    """Exchange a message in either direction."""
     lower.send(Up, batch)
-    came = upper.got()
+    came = upper.next_message()
     assert isinstance(came, Up)
     assert (came.batch, came.incarnation) == (batch, lower.lease.incarnation)
     assert torch.equal(came.h, torch.full((2, 3), float(batch)))
     upper.send(Down, batch, incarnation=lower.lease.incarnation)
-    back = lower.got()
+    back = lower.next_message()
     assert isinstance(back, Down)
     assert (back.batch, back.sender) == (batch, upper.lease.replica)
 
@@ -278,19 +278,19 @@ def test_messages_go_both_ways_in_order(met: tuple[Slave, Slave]) -> None:
     for batch in range(1, 8):
         lower.send(Up, batch)
     lower.send(End, 8)
-    assert [upper.got().batch for _ in range(8)] == list(range(1, 9))
+    assert [upper.next_message().batch for _ in range(8)] == list(range(1, 9))
     for kind in (Lost, Ended):
         upper.send(kind, 8)
-        assert type(lower.got()) is kind
+        assert type(lower.next_message()) is kind
 
 
 def test_a_neighbour_that_is_not_known_yet_is_asked_for_and_met_when_it_is(make: Make) -> None:
     lower = make(1, 1)
     until(lambda: lower.asked and lower.neighbours.wanted, DEADLINE)
     upper = make(2, 2)
-    lower.send(Up, 0)  # to nobody: the trainer sends it again
-    lower.told(1, upper.peer)
-    lower.got_peer()
+    lower.send(Up, 0)  # dropped: the trainer sends again
+    lower.learn_neighbours(1, upper.peer)
+    lower.expect_ready()
     assert not lower.neighbours.wanted
     exchange(lower, upper, 1)
 
@@ -332,7 +332,7 @@ def test_a_neighbour_that_was_gone_for_a_while_is_met_again_at_its_address(
     for batch in range(1000):
         lower.send(Up, batch)
     again = make(2, 2, listen=address)
-    lower.got_peer()
+    lower.expect_ready()
     exchange(lower, again, 1000)
 
 
@@ -344,7 +344,7 @@ def test_a_slave_whose_lease_has_ended_sends_its_neighbour_away_until_it_has_ano
     until(lambda: lower.neighbours.wanted, DEADLINE)
     until(lambda: upper.server.refused["UnreachableError"], DEADLINE)
     upper.endpoint.call(upper._begin())
-    lower.got_peer()
+    lower.expect_ready()
     exchange(lower, upper, 1)
 
 
@@ -360,16 +360,16 @@ def test_a_cut_connection_is_made_anew(either: Make, switch: Switch | None, cut:
         if switch:
             lower = either(1, 1, address=proxy.address if cut == "lower" else "")
             upper = either(2, 2, address=proxy.address if cut == "upper" else "")
-            lower.got_peer()
+            lower.expect_ready()
         else:
             lower = either(1, 1)
-            lower.told(1, Peer(2, 0, 2, proxy.address))
-            lower.got_peer()
+            lower.learn_neighbours(1, Peer(2, 0, 2, proxy.address))
+            lower.expect_ready()
         assert upper is not None
         exchange(lower, upper, 0)
         for batch in range(1, 4):
             proxy.restore()
-            lower.got_peer()
+            lower.expect_ready()
             exchange(lower, upper, batch)
 
 
@@ -379,9 +379,9 @@ def test_two_replicas_below_have_a_stream_each(either: Make) -> None:
         meet(lower, upper)
     for number, lower in enumerate(lowers):
         lower.send(Up, number)
-        assert upper.got().sender == number
+        assert upper.next_message().sender == number
         upper.send(Down, number, replica=number)
-        assert lower.got().batch == number
+        assert lower.next_message().batch == number
 
 
 def test_one_neighbours_broken_stream_leaves_the_others_alone(either: Make) -> None:
@@ -390,13 +390,13 @@ def test_one_neighbours_broken_stream_leaves_the_others_alone(either: Make) -> N
         meet(lower, upper)
     lowers[0].close()
     lowers[1].send(Up, 5)
-    assert upper.got().batch == 5
+    assert upper.next_message().batch == 5
     upper.send(Down, 5, replica=1)
-    assert lowers[1].got().batch == 5
+    assert lowers[1].next_message().batch == 5
     assert lowers[1].inbox.empty()
 
 
-# --- who is let in
+# --- admission
 
 
 def test_an_older_incarnation_is_fenced_by_its_successors_stream(
@@ -404,9 +404,9 @@ def test_an_older_incarnation_is_fenced_by_its_successors_stream(
 ) -> None:
     lower, upper = pair
     successor = make(1, 5)
-    successor.told(1, upper.peer)
-    successor.got_peer()
-    # The older one finds its stream closed, opens it again, and is refused: it may not take it back.
+    successor.learn_neighbours(1, upper.peer)
+    successor.expect_ready()
+    # The older slave finds the stream closed, opens a new stream, and is refused.
     until(lambda: upper.server.refused["FencedError"] >= 2, DEADLINE)
     exchange(successor, upper, 3)
     assert lower.inbox.empty()
@@ -415,19 +415,19 @@ def test_an_older_incarnation_is_fenced_by_its_successors_stream(
 
 def test_an_older_incarnation_is_fenced_by_what_the_master_says(pair: tuple[Slave, Slave]) -> None:
     lower, upper = pair
-    upper.told(9, Peer(1, 0, 9, NOWHERE))
+    upper.learn_neighbours(9, Peer(1, 0, 9, NOWHERE))
     until(lambda: upper.server.refused["FencedError"] >= 2, DEADLINE)
     assert lower.inbox.empty()
 
 
 def hello(**changed: Any) -> BoundaryMessage:
-    """What layer 1's slave of incarnation 1 says to that of layer 2."""
-    said = {"layer": 2, "replica": 0, "incarnation": 1, "sender": 0, "run": RUN, **changed}
-    return BoundaryMessage(said.pop("kind", BoundaryKind.PAIR), **said)
+    """Build the hello of layer 1's slave, incarnation 1, to layer 2's."""
+    fields = {"layer": 2, "replica": 0, "incarnation": 1, "sender": 0, "run": RUN, **changed}
+    return BoundaryMessage(fields.pop("kind", BoundaryKind.PAIR), **fields)
 
 
 class Stranger:
-    """A stream to a slave, opened by hand."""
+    """Stream to a slave, opened by hand."""
 
     def __init__(self, slave: Slave) -> None:
         self._client = Client(slave.endpoint.address)
@@ -442,7 +442,7 @@ class Stranger:
 
 
 @pytest.mark.parametrize(
-    ("said", "status", "why"),
+    ("greeting", "status", "why"),
     [
         (hello(run="another"), "FAILED_PRECONDITION", "another run"),
         (hello(layer=3), "FAILED_PRECONDITION", "layer 3 replica 0 is not here"),
@@ -452,10 +452,10 @@ class Stranger:
         (hello(kind=BoundaryKind.ACTIVATION), "INVALID_ARGUMENT", "begins with PAIR"),
     ],
 )
-def test_a_wrong_hello_is_refused(make: Make, said: BoundaryMessage, status: str, why: str) -> None:
+def test_a_wrong_hello_is_refused(make: Make, greeting: BoundaryMessage, status: str, why: str) -> None:
     upper = make(2, 2)
     with Stranger(upper) as stream:
-        stream.write(encode_boundary(said))
+        stream.write(encode_boundary(greeting))
         with pytest.raises(grpc.RpcError) as caught:
             stream.read()
     assert caught.value.code().name == status
@@ -516,7 +516,7 @@ def test_a_slave_that_sends_what_its_neighbour_cannot_use_is_told_so_and_ends(
     assert upper.inbox.empty()
 
 
-# --- what is bounded
+# --- bounds
 
 
 def test_a_neighbour_that_is_sent_too_much_at_once_has_its_stream_opened_anew(
@@ -525,10 +525,10 @@ def test_a_neighbour_that_is_sent_too_much_at_once_has_its_stream_opened_anew(
     lower, upper = met
     capacity = Boundary(window=2).capacity
     lower.burst(4 * capacity)
-    # Too much waits: the stream is opened anew, and the trainer told what to send again.
-    lower.got_peer()
+    # Too many messages wait: a new stream is opened, and `Ready` has the trainer send again.
+    lower.expect_ready()
     while not upper.inbox.empty():
-        upper.got()
+        upper.next_message()
     exchange(lower, upper, 1000)
 
 
@@ -541,21 +541,21 @@ def test_a_slave_that_does_not_keep_up_holds_no_more_than_fits(make: Make) -> No
         with pytest.raises(grpc.RpcError) as caught:
             stream.read()
     assert caught.value.code().name == "UNAVAILABLE"
-    assert [upper.got().batch for _ in range(capacity)] == list(range(capacity))
+    assert [upper.next_message().batch for _ in range(capacity)] == list(range(capacity))
     assert upper.inbox.empty()
 
 
 def test_with_slots_a_slow_neighbour_finds_the_newest_and_every_word(make: Make) -> None:
     lower, upper = make(1, 1, slots=4), make(2, 2, slots=4)
-    lower.told(1, upper.peer)
-    lower.got_peer()
+    lower.learn_neighbours(1, upper.peer)
+    lower.expect_ready()
     for batch in range(500):
         lower.send(Up, batch)
     lower.send(End, 500)
     threading.Event().wait(0.5)
     found: list[Message] = []
     while not found or not isinstance(found[-1], End):
-        found.append(upper.got())
+        found.append(upper.next_message())
     batches = [message.batch for message in found]
     assert batches == sorted(batches)
     assert {496, 497, 498, 499} <= {*batches}
@@ -611,8 +611,8 @@ def test_closing_leaves_no_thread_and_no_socket(make: Make) -> None:
 
     threads, before = threading.active_count(), ports()
     lower, upper = make(1, 1), make(2, 2)
-    lower.told(1, upper.peer)
-    lower.got_peer()
+    lower.learn_neighbours(1, upper.peer)
+    lower.expect_ready()
     exchange(lower, upper, 0)
     assert len(ports()) == len(before) + 2
     lower.close()

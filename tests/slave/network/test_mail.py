@@ -1,4 +1,4 @@
-"""slave.network.mail: what waits between threads and streams, and what is dropped of it."""
+"""slave.network.mail: messages between threads and streams, waiting, replaced and dropped."""
 
 from __future__ import annotations
 

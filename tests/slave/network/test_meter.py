@@ -1,4 +1,4 @@
-"""What a slave counts for Prometheus."""
+"""slave.network.meter: a slave's counters for Prometheus."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""slave.training.compiling: a compiled layer does what it did before, from the state that it had."""
+"""slave.training.compiling: compiling changes neither the results nor the state of a layer."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ pytestmark = pytest.mark.skipif(not COMPILES, reason="no C++ compiler, or not Py
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where what is compiled is kept: nothing of an earlier run."""
+    """Point torch's compile cache at an empty folder."""
     torch.compiler.reset()
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     return tmp_path
 
 
-def made(*more: nn.Module) -> Layer:
+def build_layer(*more: nn.Module) -> Layer:
     """Layer 2, convolutional and normalized."""
     torch.manual_seed(4)
     module = nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3), nn.ReLU(), nn.MaxPool2d(2), *more).train()
@@ -48,7 +48,7 @@ def passed(layer: Layer, batch: int) -> Tensor:
 
 
 def test_compiling_leaves_a_layers_state_as_it_was(cache: Path) -> None:
-    layer, untouched = made(), made()
+    layer, untouched = build_layer(), build_layer()
     compile_layer(layer, SHAPE, "cpu")
     # Forward and backward have become C++.
     assert len(list(cache.rglob("*.cpp"))) >= 2
@@ -58,7 +58,7 @@ def test_compiling_leaves_a_layers_state_as_it_was(cache: Path) -> None:
 
 
 def test_a_compiled_layer_steps_as_it_would_have() -> None:
-    layer, eager = made(), made()
+    layer, eager = build_layer(), build_layer()
     compile_layer(layer, SHAPE, "cpu")
     for batch in range(5):
         torch.testing.assert_close(passed(layer, batch), passed(eager, batch), rtol=1e-4, atol=1e-5)
@@ -68,7 +68,7 @@ def test_a_compiled_layer_steps_as_it_would_have() -> None:
 
 
 def test_what_a_compiled_forward_draws_is_its_batchs_alone() -> None:
-    layer = made(nn.Dropout(0.5))
+    layer = build_layer(nn.Dropout(0.5))
     compile_layer(layer, SHAPE, "cpu")
     x = torch.rand(SHAPE)
     _, h = layer.forward_again(3, x)

@@ -1,4 +1,4 @@
-"""slave.training.decoupling: what each unlock mode computes, in chains of real layers on the digits."""
+"""slave.training.decoupling: results of the unlocks in chains of real layers on the digits."""
 
 from __future__ import annotations
 
@@ -38,19 +38,19 @@ MODELS: dict[str, dict[str, Any]] = {
 
 
 def whole(config: Config) -> nn.Sequential:
-    """The network in one piece, with the parameters that every run of this configuration starts from."""
+    """Build the undivided network, with the initial parameters of every run of the configuration."""
     blueprint = network.build(config, digits().input_shape, digits().classes)
     return nn.Sequential(*blueprint.units).train()
 
 
 def back_propagated(config: Config, optimizer: str) -> nn.Sequential:
-    """The network after plain back-propagation over the run's batches, in torch alone."""
+    """Train the network by plain back-propagation over the run's batches, in torch alone."""
     module = whole(config)
     stepping = TORCH[optimizer](module.parameters())
-    made = Batches(digits(), config.run.seed, config.run.batch_size)
+    source = Batches(digits(), config.run.seed, config.run.batch_size)
     for batch in range(config.run.batches):
         stepping.zero_grad()
-        loss = functional.cross_entropy(module(made.inputs(batch)), made.labels(batch))
+        loss = functional.cross_entropy(module(source.inputs(batch)), source.labels(batch))
         loss.backward()  # type: ignore[no-untyped-call]
         stepping.step()
     return module
@@ -91,7 +91,7 @@ def test_with_one_batch_out_true_gradients_are_back_propagation_bit_for_bit(
 
 
 def test_pushing_as_it_goes_changes_nothing_but_the_last_bit() -> None:
-    # What the master holds is own = known + (own - known), rounded, and the slave adopts it.
+    # The master holds own = known + (own - known), rounded, and the slave adopts the sum.
     config = configured(**MODELS["mlp"], unlock="none", batches=30, batch_size=32, optimizer=SGD, n_push=3)
     chain = Chain(config, seed=2).run()
     for ours, theirs in zip(state(chain.network()), state(back_propagated(config, "sgd")), strict=True):
@@ -105,9 +105,9 @@ def loss_of(module: nn.Module) -> float:
 
 
 def cosine_of_m(chain: Chain, k: int) -> float:
-    """Between what M_k makes up for a new batch and the gradient that the layers above have there."""
-    made = Batches(digits(), seed=99, batch_size=64)
-    x, y = made.inputs(0), made.labels(0)
+    """Return the cosine between M_k's prediction on a new batch and the gradient of the layers above."""
+    source = Batches(digits(), seed=99, batch_size=64)
+    x, y = source.inputs(0), source.labels(0)
     module = chain.network().train()
     h = module[:k](x).detach().requires_grad_()
     loss = functional.cross_entropy(module[k:](h), y, reduction="sum")

@@ -1,4 +1,4 @@
-"""`full`: what a layer that waits for nobody steps and learns on, whatever is lost on the way."""
+"""slave.training.free: steps and learning of unlock `full`, under any loss of messages."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def configured(
     )
 
 
-def made(config: Config, k: int, replica: int = 0, next_batch: int = 0) -> TrainedLayer:
+def build_seat(config: Config, k: int, replica: int = 0, next_batch: int = 0) -> TrainedLayer:
     blueprint = network.build(config, DIGITS.input_shape, DIGITS.classes)
     lease = JoinReply(True, False, k, replica, 10 * k + replica, next_batch)
     trained = build(config, blueprint, DIGITS, lease, None)
@@ -71,7 +71,7 @@ def parts(seat: TrainedLayer) -> tuple[Tensor, Tensor, Tensor]:
 
 def test_a_layer_steps_on_its_own_input_and_gradient_and_sends_both_with_what_they_belong_to() -> None:
     config = configured()
-    seat, twin = made(config, 2), made(config, 2)
+    seat, twin = build_seat(config, 2), build_seat(config, 2)
     unlock: Any = free(twin)._unlock
     layer = twin.layer
     x, y = free(twin)._x(0), free(twin)._y(0)
@@ -90,18 +90,18 @@ def test_a_layer_steps_on_its_own_input_and_gradient_and_sends_both_with_what_th
 
 
 def test_a_layer_stands_still_after_a_long_silence_of_one_side_until_something_comes() -> None:
-    seats = [made(configured(), k) for k in (1, 2)]
+    seats = [build_seat(configured(), k) for k in (1, 2)]
     below, middle = map(free, seats)
     for _ in range(ALONE):
         assert middle.can_advance
         list(middle.advance())
         (up,) = below.advance()
-        # From above nothing comes.
+        # No message comes from above.
         list(middle.receive(up))
     assert not middle.can_advance
-    # Of its messages below some arrive: that side goes on.
+    # Some messages from below arrive, so the lower side goes on.
     assert not below.can_advance
-    (_, down) = free(made(configured(), 2)).advance()
+    (_, down) = free(build_seat(configured(), 2)).advance()
     list(below.receive(down))
     assert below.can_advance
     # A new slave above, or an opened stream: earlier messages may be lost.
@@ -111,7 +111,7 @@ def test_a_layer_stands_still_after_a_long_silence_of_one_side_until_something_c
 
 def test_m_learns_at_the_input_that_came_with_the_gradient_and_i_on_h_with_x_made_anew() -> None:
     config = configured()
-    seat, twin = made(config, 2), made(config, 2)
+    seat, twin = build_seat(config, 2), build_seat(config, 2)
     trainer, other = free(seat), free(twin)
     u, delta, h = torch.rand(4, 5), torch.randn(4, 5), torch.rand(4, 6)
     list(trainer.receive(Down(7, delta, u, layer=2)))
@@ -133,7 +133,7 @@ def test_m_learns_at_the_input_that_came_with_the_gradient_and_i_on_h_with_x_mad
 
 
 def test_before_each_step_at_most_one_message_of_each_kind_is_learned_on() -> None:
-    trainer = free(made(configured(), 2))
+    trainer = free(build_seat(configured(), 2))
     for batch in range(3):
         list(trainer.receive(Down(batch, torch.ones(4, 5), torch.ones(4, 5), layer=2)))
     for learned in (1, 2, 3, 3):
@@ -142,7 +142,7 @@ def test_before_each_step_at_most_one_message_of_each_kind_is_learned_on() -> No
 
 
 def test_a_layer_goes_on_past_the_runs_batches_until_it_is_told_to_stop() -> None:
-    trainer = free(made(configured(), 1, next_batch=18))
+    trainer = free(build_seat(configured(), 1, next_batch=18))
     for _ in range(5):
         assert trainer.can_advance
         list(trainer.advance())
@@ -165,7 +165,7 @@ def test_a_layer_goes_on_past_the_runs_batches_until_it_is_told_to_stop() -> Non
     ids=["no input", "input of one", "gradient of another shape", "h of another shape", "another batch size"],
 )
 def test_tensors_of_another_run_are_refused(message: Message) -> None:
-    trainer = free(made(configured(), 2))
+    trainer = free(build_seat(configured(), 2))
     list(trainer.receive(message))
     with pytest.raises(MalformedError, match="same network"):
         list(trainer.advance())
@@ -182,7 +182,7 @@ def test_whatever_is_lost_late_or_out_of_order_every_layer_goes_on_and_nothing_g
     counts: list[int], lost: float, probability: float, seed: int
 ) -> None:
     config, chance = configured(counts=counts, probability=probability), random.Random(seed)
-    trainers = {(k, r): free(made(config, k, r)) for k in (1, 2, 3) for r in range(counts[k - 1])}
+    trainers = {(k, r): free(build_seat(config, k, r)) for k in (1, 2, 3) for r in range(counts[k - 1])}
     speeds = {place: chance.choice([0.5, 1.0, 2.0]) for place in trainers}
     under_way: deque[Message] = deque()
     stepped: dict[tuple[int, int], list[int]] = {place: [] for place in trainers}
@@ -218,7 +218,7 @@ def error_percent(module: nn.Module) -> float:
 @pytest.mark.slow
 def test_layers_that_run_at_their_own_speeds_learn_the_digits_together() -> None:
     config, chance = configured(widths=(64, 64), size=64), random.Random(3)
-    seats = [made(config, k) for k in (1, 2, 3)]
+    seats = [build_seat(config, k) for k in (1, 2, 3)]
     trainers = [free(seat) for seat in seats]
     under_way: list[Message] = []
     while min(trainer.next_batch for trainer in trainers) < 600:

@@ -1,4 +1,4 @@
-"""slave.training.moments: who takes a seat over goes on with what its predecessor's optimizers remembered."""
+"""slave.training.moments: a slave that takes a seat over goes on with the predecessor's moments."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def settings_of(name: str) -> SynthesizerOptimizerConfig:
 
 
 class Seat:
-    """A layer's module and M's with their steppers, and the backup of what these remember."""
+    """Modules of a layer and M with steppers, and the backup of the moments."""
 
     def __init__(self, store: Store, incarnation: int, name: str, every: int = 4, replica: int = 0) -> None:
         torch.manual_seed(1)
@@ -57,7 +57,7 @@ class Seat:
         reading.release()
 
     def step(self, batch: int) -> Push | None:
-        """One step of each on gradients that are a function of the batch."""
+        """Step layer and M once, on gradients that are a function of the batch."""
         generator = torch.Generator().manual_seed(batch)
         for kind, stepper in self.steppers.items():
             for weight in self.flats[kind].learned:
@@ -65,8 +65,8 @@ class Seat:
             stepper.step(batch)
         return self.backup.due(self.steppers["weights"].steps, batch + 1)
 
-    def remembered(self) -> dict[str, torch.Tensor]:
-        """A copy of everything."""
+    def copy_moments(self) -> dict[str, torch.Tensor]:
+        """Return a copy of the moments."""
         return {
             f"{kind}.{name}": tensor.clone()
             for kind, stepper in self.steppers.items()
@@ -75,7 +75,7 @@ class Seat:
 
 
 def answered(store: Store, seat: Seat, push: Push) -> None:
-    """The master takes a backup."""
+    """Have the master take a backup."""
     seat.backup.answered(store.apply(push.header, [(0, push.buffer.data)]))
 
 
@@ -94,22 +94,22 @@ def test_a_successor_has_bit_for_bit_what_was_backed_up_and_goes_on_the_same(
     for batch in range(steps):
         push = first.step(batch)
         if push is not None:
-            backed_up = first.remembered()
+            backed_up = first.copy_moments()
             answered(store, first, push)
     second = Seat(store, 2, name, every)
     assert second.existed
     assert (backed_up is not None) == (steps >= every)
     if backed_up is None:
-        assert not any(tensor.count_nonzero() for tensor in second.remembered().values())
+        assert not any(tensor.count_nonzero() for tensor in second.copy_moments().values())
         return
-    assert same(second.remembered(), backed_up)
+    assert same(second.copy_moments(), backed_up)
     assert float(backed_up["weights.count"]) == float(backed_up["gradient.count"]) == steps // every * every
-    # From the same weights, the same steps: nothing else is in a stepper.
+    # Equal weights give equal steps: a stepper has no further state.
     twin = Seat(Store(Memory()), 3, name)
     twin.moments.load(bytes(second.moments.buffer.numpy()))
     for seat in (second, twin):
         seat.step(steps)
-    assert same(second.remembered(), twin.remembered())
+    assert same(second.copy_moments(), twin.copy_moments())
     assert all(torch.equal(second.flats[k].parameters, twin.flats[k].parameters) for k in second.flats)
 
 
@@ -129,20 +129,20 @@ def test_the_shard_is_of_buffers_alone_under_the_names_of_its_parts() -> None:
 
 
 def test_of_several_replicas_each_moves_the_shard_towards_its_own() -> None:
-    # No rule of staleness is for it.
+    # No rule of staleness applies.
     rule = DownpourConfig(replicas=2, staleness="bound", bound=0)
     two = Store(Memory(), policies(replace(configured(), downpour=rule)))
     seats = [Seat(two, number + 1, "adam", every=2, replica=number) for number in range(2)]
-    expected = {name: torch.zeros_like(each) for name, each in seats[0].remembered().items()}
+    expected = {name: torch.zeros_like(each) for name, each in seats[0].copy_moments().items()}
     for seat, batches in zip(seats, (range(2), range(10, 14)), strict=True):
         for batch in batches:
             push = seat.step(batch)
             if push is not None:
                 answered(two, seat, push)
-                # By half of what lies between: from the zeros that it began with, too.
-                expected = {name: (expected[name] + ours) / 2 for name, ours in seat.remembered().items()}
+                # Half of the difference, also from the initial zeros.
+                expected = {name: (expected[name] + ours) / 2 for name, ours in seat.copy_moments().items()}
     taker = Seat(two, 9, "adam")
-    for name, ours in taker.remembered().items():
+    for name, ours in taker.copy_moments().items():
         torch.testing.assert_close(ours, expected[name])
 
 
@@ -160,53 +160,53 @@ RUN = ("run.batch_size=8", "network.options={widths=[6, 6]}", "cluster.heartbeat
 
 @contextmanager
 def session(running: Served, name: str) -> Iterator[Session]:
-    """A slave's session that trains nothing by itself; it ends as kill -9 ends it, without a word."""
+    """Open a slave's session that does not train; the end is that of kill -9, without a farewell."""
     endpoint = Endpoint(running.address)
     lease = running.join(name)
-    ground = Prepared.prepare(running.master.run.config, Options(running.address, "cpu"))
-    taken = Session(ground, lease, endpoint)
+    prepared = Prepared.prepare(running.master.run.config, Options(running.address, "cpu"))
+    slave = Session(prepared, lease, endpoint)
     try:
-        yield taken
+        yield slave
     finally:
-        taken.close()
+        slave.close()
         endpoint.close()
         running.leave(lease.incarnation)
 
 
-def remembered(taken: Session) -> dict[str, torch.Tensor]:
+def copy_moments(slave: Session) -> dict[str, torch.Tensor]:
     return {
         f"{shard.name}.{name}": tensor.clone()
-        for shard, stepper in taken._worker.trained.copies
+        for shard, stepper in slave._worker.trained.copies
         if not shard.name.endswith("optimizer")
         for name, tensor in stepper.state().items()
     }
 
 
-def stepped(taken: Session, steps: int) -> None:
-    """Step on made-up gradients, and push what there is."""
-    for shard, stepper in taken._worker.trained.copies:
+def step_and_push(slave: Session, steps: int) -> None:
+    """Step on random gradients, and push the changes."""
+    for shard, stepper in slave._worker.trained.copies:
         for batch in range(steps if not shard.name.endswith("optimizer") else 0):
             for weight in stepper._flat.learned:
                 weight.grad = torch.randn(weight.shape)
             stepper.step(batch)
-    taken._farewell()
+    slave._farewell()
 
 
 @pytest.mark.parametrize("push", ["update", "gradient"])
 def test_a_slave_that_takes_a_seat_over_has_its_predecessors_moments(tmp_path: Path, push: str) -> None:
     with served(tmp_path, *RUN, f"downpour.push={push}") as running:
         with session(running, "first") as first:
-            stepped(first, 7)
-            kept = copy.deepcopy(remembered(first))
+            step_and_push(first, 7)
+            kept = copy.deepcopy(copy_moments(first))
             assert {float(v) for name, v in kept.items() if name.endswith("count")} == {7.0}
-            # Not pushed any more: lost with the slave.
+            # Never pushed: lost with the slave.
             for shard, stepper in first._worker.trained.copies[:2]:
                 assert not shard.name.endswith("optimizer")
                 for weight in stepper._flat.learned:
                     weight.grad = torch.full_like(weight, 9.0)
                 stepper.step(7)
         with session(running, "second") as second:
-            assert same(remembered(second), kept)
+            assert same(copy_moments(second), kept)
     # The master's optimizer has the weights' own moments.
     parts = {"1/gradient.m0", "1/gradient.m1", "1/gradient.count"}
     weights = {"1/weights.m0", "1/weights.m1", "1/weights.count"}
@@ -218,18 +218,18 @@ def test_where_nothing_is_backed_up_there_is_no_shard(tmp_path: Path, setting: s
     sgd = "optimizer.synthesizer.name=sgd"
     with served(tmp_path, *RUN, setting, sgd) as running:
         with session(running, "first") as first:
-            stepped(first, 3)
+            step_and_push(first, 3)
         assert sorted(running.master.store.versions()) == ["1/gradient", "1/weights"]
 
 
 def test_a_rollback_to_a_time_before_the_backup_begins_the_optimizers_anew(tmp_path: Path) -> None:
     with served(tmp_path, *RUN) as running:
         with session(running, "first") as first:
-            stepped(first, 0)
+            step_and_push(first, 0)
             running.do(running.master.scheduler.take())
-            stepped(first, 5)
+            step_and_push(first, 5)
             assert running.master.store.versions()["1/optimizer"] > 0
         running.do(running.master.scheduler.roll_back(1))
         assert running.master.store.versions()["1/optimizer"] == 0
         with session(running, "second") as second:
-            assert not any(tensor.count_nonzero() for tensor in remembered(second).values())
+            assert not any(tensor.count_nonzero() for tensor in copy_moments(second).values())

@@ -1,4 +1,4 @@
-"""Several replicas a layer: every batch goes to its owner in each layer, and every run ends."""
+"""Several replicas a layer: every batch goes to the owner in every layer, and every run ends."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ BATCHES = Batches(datasets.load(DataConfig()), 0, 4)
 
 
 class Passing:
-    """An unlock that learns nothing: the protocol alone is looked at."""
+    """Unlock without learning, to test the protocol alone."""
 
     def __init__(self, top: bool) -> None:
         self.taken: list[int] = []
@@ -64,10 +64,10 @@ class Passing:
 
 
 class FirstPassing(Passing):
-    """Layer 1 has nobody below to answer."""
+    """Unlock of layer 1, without a layer below to answer."""
 
     def forward(self, batch: int, h_below: Tensor, y: Tensor) -> Iterator[Message]:
-        return (made for made in super().forward(batch, h_below, y) if isinstance(made, Up))
+        return (message for message in super().forward(batch, h_below, y) if isinstance(message, Up))
 
 
 @settings(max_examples=60, deadline=None)
@@ -94,7 +94,7 @@ def test_every_batch_goes_to_its_owner_once_and_every_replica_ends(
                 next_batch=0,
                 routes=BatchRoutes(r, count, below, above, warm),
             )
-    # A queue for each pair and stream: order is kept within one, not between two.
+    # A queue for every pair and stream: order is kept within a queue, not between queues.
     under_way: dict[tuple[object, ...], deque[Message]] = {}
 
     def send(sender: tuple[int, int], messages: Iterator[Message]) -> None:

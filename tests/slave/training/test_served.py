@@ -1,4 +1,4 @@
-"""M in the master by the face that M has here, over a network that breaks."""
+"""slave.training.served: M in the master, called by the slave over a network that breaks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""slave.training.trainer: what a layer promises its neighbours, under any schedule and any fault."""
+"""slave.training.trainer: the protocol's promises to neighbours, under any schedule and any fault."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def small(unlock: str = "update", in_flight: int | None = None, batches: int = 1
 
 
 def alone(k: int, unlock: str = "update", batches: int = 3, number: int = 7) -> Incarnation:
-    """One slave of three, of incarnation 7, whose neighbours are the test."""
+    """Build one slave of three, of incarnation 7; the test plays the neighbours."""
     config = small(unlock, batches=batches)
     store = Store(Memory())
     return Incarnation(config, k, number, store)
@@ -73,28 +73,28 @@ def end(batches: int = 3, incarnation: int = 3) -> End:
     return End(batches, layer=2, incarnation=incarnation)
 
 
-def said(messages: Iterator[Message]) -> list[tuple[str, int, int, int]]:
+def summaries(messages: Iterator[Message]) -> list[tuple[str, int, int, int]]:
     return [(m.kind.name, m.layer, m.batch, m.incarnation) for m in messages]
 
 
-def taken(slave: Incarnation, *messages: Message) -> list[tuple[str, int, int, int]]:
-    """What the slave says while it receives these and advances as far as it can."""
+def exchange(slave: Incarnation, *messages: Message) -> list[tuple[str, int, int, int]]:
+    """Return the slave's messages while receiving `messages` and advancing as far as possible."""
     answers = []
     for message in messages:
-        answers += said(slave.trainer.receive(message))
+        answers += summaries(slave.trainer.receive(message))
         while slave.trainer.can_advance:
-            answers += said(slave.trainer.advance())
+            answers += summaries(slave.trainer.advance())
     return answers
 
 
 def accounts_for_every_batch(chain: Chain) -> None:
-    """Nothing was trained twice by one slave, and what a layer never trained its slaves count as lost."""
+    """Check that no slave trained a batch twice, and that a layer's untrained batches count as lost."""
     total = chain.config.run.batches
     for k in (1, 2, 3):
         line = chain.of_layer(k)
         for slave in line:
             assert len(set(slave.layer.stepped)) == len(slave.layer.stepped)
-        # Each goes on from where its predecessor's last push ended, and may be sent an earlier batch, too.
+        # A slave goes on from the predecessor's last push, and may receive an earlier batch, too.
         for i, slave in enumerate(line):
             stop = line[i + 1].first_batch if slave is not line[-1] else total
             trained = {batch for each in line[i:] for batch in each.layer.stepped}
@@ -164,7 +164,7 @@ def test_one_layer_alone_trains_through_its_batches() -> None:
 
 
 class PairSpy(Synthesizer):
-    """M's stepping, with every pair that it learned on."""
+    """M with a record of every lesson."""
 
     pairs: list[tuple[Tensor, Tensor, Tensor]]
 
@@ -187,7 +187,7 @@ def test_m_learns_on_the_h_it_sent_and_on_the_gradient_that_was_taken_at_that_ve
         return spies[-1]
 
     chain = Chain(small(in_flight=in_flight), seed, strikes, make=spied).run()
-    # The layer above makes a leaf u of every h it takes, and sends down that leaf's gradient.
+    # The layer above makes a leaf u of every received h, and sends down the gradient of u.
     leaves = {id(u.grad): u for slave in chain.incarnations for u in slave.layer.inputs if u.grad is not None}
     batch_of = {id(m.h): m.batch for m in chain.sent if isinstance(m, Up)}
     learned = 0
@@ -238,7 +238,7 @@ def test_the_store_ends_with_what_the_last_slaves_hold(seed: int, unlock: str, s
             reading.release()
 
 
-# One slave, its neighbours played by the test.
+# One slave, with the neighbours played by the test.
 
 
 def test_an_activation_that_comes_again_gets_the_same_answer_and_is_trained_once() -> None:
@@ -252,13 +252,13 @@ def test_an_activation_that_comes_again_gets_the_same_answer_and_is_trained_once
 
 def test_an_activation_that_comes_again_before_its_answer_is_known_is_answered_once() -> None:
     slave = alone(2, "none")
-    taken(slave, activation(0), activation(0))
-    assert taken(slave, gradient(0)) == [("GRADIENT", 1, 0, 3)]
+    exchange(slave, activation(0), activation(0))
+    assert exchange(slave, gradient(0)) == [("GRADIENT", 1, 0, 3)]
 
 
 def test_a_newer_batch_may_overtake_those_that_are_sent_again() -> None:
     slave = alone(2)
-    answers = taken(slave, activation(2), activation(0), activation(1), activation(2))
+    answers = exchange(slave, activation(2), activation(0), activation(1), activation(2))
     given_down = [answer for answer in answers if answer[1] == 1]
     assert given_down == [("GRADIENT", 1, batch, 3) for batch in (2, 0, 1, 2)]
     assert slave.trainer.lost_batches == 0
@@ -268,31 +268,31 @@ def test_batches_that_wait_are_taken_in_their_order_however_they_came() -> None:
     slave = alone(2)
     for batch in (2, 0, 1):
         list(slave.trainer.receive(activation(batch)))
-    taken(slave, end())
+    exchange(slave, end())
     assert slave.layer.stepped == [0, 1, 2]
 
 
 def test_a_batch_trained_for_a_dead_slave_is_lost_to_its_successor_each_time_it_asks() -> None:
     slave = alone(2, batches=5)
-    taken(slave, activation(0, 3), activation(1, 3))
+    exchange(slave, activation(0, 3), activation(1, 3))
     answer = ("LOST", 1, 0, 4)
-    assert said(slave.trainer.receive(activation(0, 4))) == [answer]
-    # Also after something of the successor's own was taken.
-    taken(slave, activation(2, 4))
-    assert said(slave.trainer.receive(activation(0, 4))) == [answer]
+    assert summaries(slave.trainer.receive(activation(0, 4))) == [answer]
+    # Also after a batch of the successor was exchange.
+    exchange(slave, activation(2, 4))
+    assert summaries(slave.trainer.receive(activation(0, 4))) == [answer]
 
 
 def test_a_successors_activation_takes_the_place_of_one_that_waits() -> None:
     slave = alone(2)
     list(slave.trainer.receive(activation(0, 3)))
-    assert ("GRADIENT", 1, 0, 4) in taken(slave, activation(0, 4))
+    assert ("GRADIENT", 1, 0, 4) in exchange(slave, activation(0, 4))
     assert slave.layer.stepped == [0]
 
 
 def test_what_a_fenced_slave_sends_after_its_successor_is_ignored() -> None:
     slave = alone(2)
     list(slave.trainer.receive(activation(0, 4)))
-    assert taken(slave, activation(0, 3), activation(1, 3), end(incarnation=3)) == [
+    assert exchange(slave, activation(0, 3), activation(1, 3), end(incarnation=3)) == [
         ("ACTIVATION", 3, 0, 7),
         ("GRADIENT", 1, 0, 4),
     ]
@@ -302,61 +302,61 @@ def test_what_a_fenced_slave_sends_after_its_successor_is_ignored() -> None:
 @pytest.mark.parametrize("unlock", ["none", "update"])
 def test_an_answer_to_a_fenced_predecessor_is_ignored(unlock: str) -> None:
     slave = alone(2, unlock)
-    taken(slave, activation(0))
+    exchange(slave, activation(0))
     before = slave.flat.buffer.clone()
-    assert taken(slave, gradient(0, incarnation=6), lost(0, incarnation=6)) == []
+    assert exchange(slave, gradient(0, incarnation=6), lost(0, incarnation=6)) == []
     assert slave.trainer.in_flight == 1
     assert torch.equal(slave.flat.buffer, before)
 
 
 def test_a_gradient_that_comes_twice_is_learned_once() -> None:
     slave = alone(2, "none")
-    taken(slave, activation(0), gradient(0), gradient(0))
+    exchange(slave, activation(0), gradient(0), gradient(0))
     assert slave.layer.stepped == [0]
 
 
 def test_a_lost_batch_frees_the_window_is_counted_and_travels_down_where_layers_wait() -> None:
     waiting, unlocked = alone(2, "none"), alone(2, "update")
-    for slave, told in ((waiting, [("LOST", 1, 0, 3)]), (unlocked, [])):
-        taken(slave, activation(0))
-        assert taken(slave, lost(0)) == told
+    for slave, answers in ((waiting, [("LOST", 1, 0, 3)]), (unlocked, [])):
+        exchange(slave, activation(0))
+        assert exchange(slave, lost(0)) == answers
         assert slave.trainer.in_flight == 0
         assert slave.trainer.lost_batches == 1
-    assert said(waiting.trainer.receive(activation(0))) == [("LOST", 1, 0, 3)]
+    assert summaries(waiting.trainer.receive(activation(0))) == [("LOST", 1, 0, 3)]
     assert waiting.layer.stepped == []
 
 
 def test_batches_that_never_come_are_counted_once_end_is_taken() -> None:
     slave = alone(2, batches=9)
-    taken(slave, activation(4), *(gradient(b) for b in range(9)), activation(6), gradient(6), end(9))
+    exchange(slave, activation(4), *(gradient(b) for b in range(9)), activation(6), gradient(6), end(9))
     assert slave.trainer.lost_batches == 9 - 2
     assert slave.trainer.next_batch == 9
 
 
 def test_end_is_sent_once_everything_is_answered() -> None:
     slave = alone(2, batches=1)
-    assert "END" not in [kind for kind, *_ in taken(slave, activation(0), end(1))]
-    assert taken(slave, gradient(0)) == [("END", 3, 1, 7)]
+    assert "END" not in [kind for kind, *_ in exchange(slave, activation(0), end(1))]
+    assert exchange(slave, gradient(0)) == [("END", 3, 1, 7)]
 
 
 def test_end_is_answered_once_the_layers_above_have_and_again_when_it_comes_again() -> None:
     slave = alone(2, batches=1)
-    taken(slave, activation(0), gradient(0), end(1))
-    assert said(slave.trainer.receive(end(1))) == []
+    exchange(slave, activation(0), gradient(0), end(1))
+    assert summaries(slave.trainer.receive(end(1))) == []
     ended = Ended(1, layer=2, incarnation=7)
-    assert said(slave.trainer.receive(ended)) == [("ENDED", 1, 1, 3)]
-    assert said(slave.trainer.receive(ended)) == []
-    assert said(slave.trainer.receive(end(1, incarnation=5))) == [("ENDED", 1, 1, 5)]
+    assert summaries(slave.trainer.receive(ended)) == [("ENDED", 1, 1, 3)]
+    assert summaries(slave.trainer.receive(ended)) == []
+    assert summaries(slave.trainer.receive(end(1, incarnation=5))) == [("ENDED", 1, 1, 5)]
     assert slave.trainer.through
 
 
 def test_end_is_sent_again_to_a_new_peer_even_after_its_predecessor_answered_it() -> None:
     slave = alone(2, batches=1)
-    taken(slave, activation(0), gradient(0), end(1))
+    exchange(slave, activation(0), gradient(0), end(1))
     peer = Ready(layer=3)
-    assert said(slave.trainer.receive(peer)) == [("END", 3, 1, 7)]
-    taken(slave, Ended(1, layer=2, incarnation=7))
-    assert said(slave.trainer.receive(peer)) == [("END", 3, 1, 7)]
+    assert summaries(slave.trainer.receive(peer)) == [("END", 3, 1, 7)]
+    exchange(slave, Ended(1, layer=2, incarnation=7))
+    assert summaries(slave.trainer.receive(peer)) == [("END", 3, 1, 7)]
 
 
 def test_what_dead_slaves_left_waits_but_not_without_bound() -> None:
@@ -377,16 +377,16 @@ def test_a_sender_that_does_not_keep_to_its_window_is_refused() -> None:
 
 def test_what_is_unanswered_is_sent_again_to_a_new_peer_and_after_the_streams_broke() -> None:
     slave = alone(1)
-    taken(slave, Ready(layer=2))
+    exchange(slave, Ready(layer=2))
     again = [("ACTIVATION", 2, batch, 7) for batch in range(3)]
-    assert said(slave.trainer.receive(Ready(layer=2))) == again
+    assert summaries(slave.trainer.receive(Ready(layer=2))) == again
 
 
 def test_what_was_sent_is_sent_again_unchanged_by_the_steps_since() -> None:
     slave = alone(2)
     first = list(slave.trainer.receive(activation(0))) + list(slave.trainer.advance())
     copies = {m.kind: tensor.clone() for m in first for tensor in m.carried().values()}
-    taken(slave, activation(1), activation(2))
+    exchange(slave, activation(1), activation(2))
     for message in slave.trainer.receive(Ready(layer=3)):
         if message.batch == 0:
             (tensor,) = message.carried().values()
@@ -428,12 +428,12 @@ def test_thousands_of_schedules_end_and_account_for_every_batch() -> None:
 def test_a_message_that_belongs_to_another_run_is_refused(message: Message) -> None:
     slave = alone(2, batches=3)
     with pytest.raises(MalformedError):
-        taken(slave, message)
+        exchange(slave, message)
 
 
 @pytest.mark.parametrize("unlock", ["none", "update"])
 def test_a_gradient_of_another_shape_than_its_h_is_refused(unlock: str) -> None:
     slave = alone(2, unlock)
-    taken(slave, activation(0))
+    exchange(slave, activation(0))
     with pytest.raises(MalformedError, match="gradient"):
-        taken(slave, Down(0, torch.ones(1, 4), layer=2, incarnation=7))
+        exchange(slave, Down(0, torch.ones(1, 4), layer=2, incarnation=7))

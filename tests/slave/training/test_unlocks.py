@@ -1,4 +1,4 @@
-"""slave.training.unlocks: each unlock's step, held against autograd on a twin of the layer."""
+"""slave.training.unlocks: steps of the unlocks, compared with autograd on a twin of the layer."""
 
 from __future__ import annotations
 
@@ -31,8 +31,10 @@ from tests.slave.chain import Chain, Incarnation, configured
 SGD = OptimizerConfig(name="sgd", learning_rate=0.1)
 
 
-def made(dropout: float = 0.0, optimizer: SynthesizerOptimizerConfig = SGD, goes_down: bool = True) -> Layer:
-    """Layer 2: 6 in, 5 out, normalized."""
+def build_layer(
+    dropout: float = 0.0, optimizer: SynthesizerOptimizerConfig = SGD, goes_down: bool = True
+) -> Layer:
+    """Build layer 2: 6 in, 5 out, normalized."""
     torch.manual_seed(4)
     module = nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(5), nn.Tanh(), nn.Dropout(dropout)).train()
     flat = Flat(module)
@@ -49,7 +51,7 @@ def parameters(layer: Layer) -> Tensor:
 
 
 def gradient_at(layer: Layer, batch: int, x: Tensor, delta: Tensor) -> tuple[Tensor, Tensor]:
-    """(in the weights, in the input) of layer's present weights, by autograd alone; nothing is changed."""
+    """Return the gradients in weights and input at the present weights, by autograd; no state changes."""
     with layer.flat.keep_buffers():
         u, h = layer.forward(batch, x)
         wrt = [*layer.flat.module.parameters(), u]
@@ -68,7 +70,7 @@ def delta_of(seed: int) -> Tensor:
 def test_delayed_steps_on_the_late_gradient_at_the_present_weights_of_the_input_it_kept(
     shrink: float,
 ) -> None:
-    layer = made(dropout=0.5)
+    layer = build_layer(dropout=0.5)
     unlock = DelayedUnlock(layer, shrink)
     inputs = [batch_of(b) for b in range(3)]
     for b, (x, y) in enumerate(inputs):
@@ -85,7 +87,7 @@ def test_delayed_steps_on_the_late_gradient_at_the_present_weights_of_the_input_
 
 
 def test_shrink_leaves_weight_decay_alone() -> None:
-    layer = made(optimizer=OptimizerConfig(name="sgd", learning_rate=0.1, weight_decay=0.5))
+    layer = build_layer(optimizer=OptimizerConfig(name="sgd", learning_rate=0.1, weight_decay=0.5))
     unlock, (x, y) = DelayedUnlock(layer, shrink=0.0), batch_of(0)
     before = parameters(layer)
     list(unlock.forward(0, x, y))
@@ -103,7 +105,7 @@ def test_a_batch_that_goes_forward_twice_moves_the_statistics_once() -> None:
         if name.endswith("num_batches_tracked")
     ]
     assert counted == [12, 12]
-    layer, (x, _) = made(), batch_of(0)
+    layer, (x, _) = build_layer(), batch_of(0)
     layer.forward(0, x)
     before = layer.flat.buffer.clone()
     layer.forward_again(0, x)
@@ -111,7 +113,7 @@ def test_a_batch_that_goes_forward_twice_moves_the_statistics_once() -> None:
 
 
 def test_what_a_forward_draws_is_a_function_of_seed_layer_and_batch() -> None:
-    layer, (x, _) = made(dropout=0.5), batch_of(0)
+    layer, (x, _) = build_layer(dropout=0.5), batch_of(0)
     torch.manual_seed(1)
     expected = torch.rand(3)
     torch.manual_seed(1)
@@ -121,7 +123,7 @@ def test_what_a_forward_draws_is_a_function_of_seed_layer_and_batch() -> None:
     torch.rand(5)
     assert torch.equal(layer.forward_again(3, x)[1], first)
     assert not torch.equal(other, first)
-    assert torch.equal(made(dropout=0.5).forward(3, x)[1], first)
+    assert torch.equal(build_layer(dropout=0.5).forward(3, x)[1], first)
 
 
 @given(st.lists(st.integers(0, 2**63 - 1), min_size=1, max_size=4), st.integers(0, 3), st.integers(0, 63))
@@ -134,7 +136,7 @@ def test_every_number_changes_what_is_mixed(numbers: list[int], place: int, bit:
 
 
 def test_what_goes_down_of_delayed_is_shrunk_at_every_boundary() -> None:
-    """With one batch out, and steps of nothing, each delta is back-propagation's times beta^(K-k)."""
+    """With one batch out and a vanishing learning rate, delta_k is back-propagation's times beta^(K-k)."""
     still = OptimizerConfig(name="sgd", learning_rate=1e-30)
     sent = {}
     for shrink in (1.0, 0.5):
@@ -156,7 +158,7 @@ def headed(layer: Layer) -> tuple[LocalUnlock, VirtualForward, Health]:
 
 
 def test_local_steps_layer_and_head_on_the_heads_own_loss() -> None:
-    layer, (x, y) = made(goes_down=False), batch_of(0)
+    layer, (x, y) = build_layer(goes_down=False), batch_of(0)
     unlock, head, health = headed(layer)
 
     def classified(h: Tensor) -> Tensor:
@@ -188,7 +190,7 @@ def test_local_sends_no_gradient_and_takes_none() -> None:
         assert not slave.trainer.delays
 
 
-# update, and what goes with it
+# update and its options
 
 
 def decoupled(layer: Layer, **how: Any) -> tuple[UpdateUnlock, Synthesizer, Health]:
@@ -200,7 +202,7 @@ def decoupled(layer: Layer, **how: Any) -> tuple[UpdateUnlock, Synthesizer, Heal
 
 
 def test_mixed_steps_on_the_true_gradient_where_it_comes_before_the_next_batch() -> None:
-    layer, (x, y) = made(), batch_of(0)
+    layer, (x, y) = build_layer(), batch_of(0)
     unlock, _, _ = decoupled(layer, mix_true=True)
     before, delta = parameters(layer), delta_of(0)
     step, down = gradient_at(layer, 0, x, delta)
@@ -214,7 +216,7 @@ def test_mixed_steps_on_the_true_gradient_where_it_comes_before_the_next_batch()
 
 
 def test_mixed_steps_on_ms_gradient_once_the_next_batch_is_there_or_the_true_one_is_lost() -> None:
-    layer, (x, y) = made(), batch_of(0)
+    layer, (x, y) = build_layer(), batch_of(0)
     unlock, synthesizer, _ = decoupled(layer, mix_true=True)
     (up,) = unlock.forward(0, x, y)
     assert isinstance(up, Up)
@@ -226,14 +228,14 @@ def test_mixed_steps_on_ms_gradient_once_the_next_batch_is_there_or_the_true_one
     torch.testing.assert_close(message.delta, down)
     torch.testing.assert_close(parameters(layer), before - 0.1 * step / 8)
     assert [m.batch for m in unlock.lost(1)] == [1]
-    # It has stepped on it: the true gradient teaches M alone.
+    # The layer has stepped: the true gradient teaches M alone.
     before = parameters(layer)
     assert list(unlock.gradient(0, delta_of(0))) == []
     assert torch.equal(parameters(layer), before)
 
 
 def test_a_batch_that_is_not_stepped_on_is_sent_goes_down_and_teaches_m() -> None:
-    layer, (x, y) = made(), batch_of(0)
+    layer, (x, y) = build_layer(), batch_of(0)
     unlock, synthesizer, _ = decoupled(layer, steps_on=lambda _: False)
     before, m_before = parameters(layer), synthesizer.flat.parameters.detach().clone()
     _, down = unlock.forward(0, x, y)
@@ -248,7 +250,7 @@ def test_steps_are_taken_with_their_probability_and_always_the_same() -> None:
     config = configured(decoupling={"step_probability": 0.25})
 
     def absent() -> Any:
-        raise AssertionError("no part is made")
+        raise AssertionError("no part is built")
 
     def taken_by(config: Config, k: int, batches: int) -> list[bool]:
         flat = Flat(nn.Linear(1, 1))
@@ -264,7 +266,7 @@ def test_steps_are_taken_with_their_probability_and_always_the_same() -> None:
 
 
 def test_m_learns_on_every_nth_true_gradient() -> None:
-    unlock, synthesizer, _ = decoupled(made(), every=3)
+    unlock, synthesizer, _ = decoupled(build_layer(), every=3)
     learned = []
     for b in range(7):
         list(unlock.forward(b, *batch_of(b)))
@@ -331,7 +333,7 @@ def test_a_bad_m_is_left_and_a_good_one_taken_up_again_in_bounded_time(
 
 
 def test_a_layer_that_fell_back_steps_on_late_true_gradients_and_m_goes_on_learning() -> None:
-    layer = made()
+    layer = build_layer()
     fallback = Fallback(0.9)
     unlock, synthesizer, health = decoupled(layer, health=Health(fallback))
     inputs = [batch_of(b) for b in range(4)]
@@ -359,7 +361,7 @@ def test_a_layer_that_fell_back_steps_on_late_true_gradients_and_m_goes_on_learn
 
 
 def poor(fallback_cosine: float | None) -> Config:
-    """A run whose M's never learn: v stays as it was drawn."""
+    """Configure a run whose M's never learn: v keeps the initial parameters."""
     return configured(
         options={"widths": [8, 8], "batch_norm": True},
         batches=230,
@@ -377,7 +379,7 @@ def test_a_run_with_poor_ms_falls_back_and_loses_nothing() -> None:
 
 
 def test_a_lost_batch_of_a_layer_that_fell_back_is_lost_below_too() -> None:
-    late = Late(made())
+    late = Late(build_layer())
     late.forward(0, batch_of(0)[0])
     assert [type(m) for m in late.lose(0)] == [Lost]
     assert not late.waiting()

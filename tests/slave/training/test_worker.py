@@ -1,4 +1,4 @@
-"""slave.training.worker: each rule as events and effects, and its promises under any interleaving."""
+"""slave.training.worker: rules as events and effects, and promises under any interleaving."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ SIZE, WIDTH = 4, 4
 
 
 def run_of(unlock: str = "update", batches: int = 8, replicas: int = 1, n_push: int = 2) -> Config:
-    """Three layers; layer 2 has replicas, which fetch every second step."""
+    """Configure three layers; layer 2 has replicas, which fetch every second step."""
     config = configured(
         options={"widths": [WIDTH, WIDTH]},
         batches=batches,
@@ -55,7 +55,7 @@ def run_of(unlock: str = "update", batches: int = 8, replicas: int = 1, n_push: 
 
 
 class Slave(Incarnation):
-    """One slave whose neighbours, master and schedule are the test."""
+    """Slave whose neighbours, master and schedule are played by the test."""
 
     def __init__(self, config: Config, k: int = 2) -> None:
         self.store = Store(Memory(), policies(config))
@@ -72,7 +72,7 @@ class Slave(Incarnation):
         return Down(batch, torch.ones(SIZE, WIDTH), layer=self.k, incarnation=7)
 
     def take(self, *events: Event) -> list[Effect]:
-        """Hand events over, and let the worker advance as far as it can after each."""
+        """Hand events over, and let the worker advance as far as possible after every event."""
         effects: list[Effect] = []
         for event in events:
             effects += self.worker.handle(event)
@@ -98,7 +98,7 @@ def pushes(effects: Iterable[Effect]) -> list[Push]:
 
 
 def names(effects: Iterable[Effect]) -> list[str]:
-    """The effects by name: a message by its type, a push and a fetch with the shard."""
+    """Return the effects by name: a message by type, a push and a fetch with the shard."""
     found = []
     for effect in effects:
         match effect:
@@ -137,10 +137,10 @@ def test_a_push_is_due_after_n_push_steps_and_the_next_once_the_master_has_answe
     assert names(effects) == ["Up", "Down", "Push 2/weights"]
     (push,) = pushes(effects)
     assert push.header.next_batch == 2
-    # M learns on each gradient that comes; its shard is pushed on its own account.
+    # M learns on every gradient from above; the shard of M has pushes of its own.
     effects = slave.take(slave.down(0), slave.up(2), slave.up(3), slave.down(1))
     assert names(effects) == ["Up", "Down", "Up", "Down", "Push 2/gradient"]
-    # Two more steps were taken meanwhile: what they learned goes at once.
+    # Two more steps were taken meanwhile: their updates go at once.
     assert names(slave.take(slave.reply(push))) == ["Push 2/weights"]
     assert not slave.worker.settled
 
@@ -183,7 +183,7 @@ def test_a_fetched_version_is_taken_with_what_was_learned_since_the_push_on_top(
     other = replace(push.header, incarnation=8, replica=1, fetched_sequence=0)
     parameters = slave.flat.parameters.detach().clone()
     learned = torch.from_numpy(push.local.copy())
-    # Another replica's push has the same change: both are in the version that comes.
+    # A second replica's push has an equal change: the fetched version has both.
     slave.store.apply(other, [(0, push.buffer.data)])
     slave.take(slave.reply(push))
     slave.take(slave.version("2/weights"))
@@ -251,7 +251,7 @@ def test_a_layer_that_is_done_still_answers_but_pushes_and_fetches_nothing() -> 
 
 
 def finished(slave: Slave) -> Slave:
-    """Bring a slave to its end."""
+    """Bring a slave to the end of the run."""
     total = slave.config.run.batches
     for batch in range(total):
         slave.take(slave.up(batch), slave.down(batch))
@@ -289,7 +289,7 @@ def test_a_layer_of_full_begins_goes_on_past_the_last_batch_and_stops_as_it_is_t
 
 
 class Interleavings(RuleBasedStateMachine):
-    """Layer 2 of 3 between neighbours, a store and faults that come in any order."""
+    """Layer 2 of 3 between neighbours, a store and faults, in any order of events."""
 
     @initialize(
         unlock=st.sampled_from(["none", "update", "delayed", "local"]),
@@ -301,7 +301,7 @@ class Interleavings(RuleBasedStateMachine):
         self.unlock, self.replicas = unlock, replicas
         self.own = [batch for batch in range(6) if owner(batch, replicas) == 0]
         self.unsent = list(self.own)
-        # Batches without an answer: of the layer below here, and of this layer above.
+        # Unanswered batches, from the layer below and to the layer above.
         self.below: list[int] = []
         self.above: list[int] = []
         self.lost_above: list[int] = []
@@ -405,7 +405,7 @@ class Interleavings(RuleBasedStateMachine):
         assert self.worker.settled == (not self.pushes)
 
     def teardown(self) -> None:
-        """Go on to the end, whatever has happened before."""
+        """Go on to the end from any state."""
         if not hasattr(self, "slave"):
             return
         for _ in range(200):
@@ -431,7 +431,7 @@ class Interleavings(RuleBasedStateMachine):
     def check_the_end(self) -> None:
         assert sorted(type(each).__name__ for each in self.ends) == ["Done", "Passed"]
         assert not self.worker.can_advance
-        # Where a layer waits for its gradient, a batch that was lost above is lost to it.
+        # A layer that waits for gradients loses the batches lost above.
         waits = self.unlock in ("none", "delayed")
         lost = self.lost_above if waits else []
         assert Counter([*self.slave.layer.stepped, *lost]) == Counter(self.own)
