@@ -48,7 +48,7 @@ def simulate(config: Config, slaves: Sequence[int], measure: bool, as_json: bool
 
 
 def with_slaves(config: Config, dataset: Dataset, slaves: int) -> Config:
-    """Return the run on a number of slaves: one for every layer, and the rest replicate the slowest layers.
+    """Return the run on a number of slaves: one a layer as far as layers go, then replicas of the slowest.
 
     Raises:
         ConfigError: fewer than one slave, or too many replicas of a layer.

@@ -16,7 +16,7 @@ from common.wire.methods import SYNTHESIZE
 
 
 class Asking:
-    """Questions and lessons of one lease over one stream, with one question open at a time.
+    """Questions and lessons of a lease over one stream, with a single question open.
 
     A question is repeated on the next stream until the answer comes. A lesson on a broken stream may be lost:
     M learns from the next lesson, as after the death of a master.

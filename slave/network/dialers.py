@@ -1,4 +1,4 @@
-"""Profiles of a cluster: whom a slave calls for its neighbours."""
+"""Profiles of a cluster: the calls of a slave for neighbours."""
 
 from __future__ import annotations
 
@@ -80,11 +80,11 @@ class MasterDialer:
         return await self._locate()
 
     async def replaced(self, seat: Seat) -> None:  # noqa: ARG002
-        """Wait forever: the master itself ends calls for neighbours that were replaced."""
+        """Wait forever: the master ends calls for replaced neighbours."""
         await asyncio.get_running_loop().create_future()
 
     def reached(self, seat: Seat) -> None:
-        """Begin delays and patience anew: the master is there."""
+        """Begin delays and patience anew: the master has answered."""
         self._backoffs[seat].reset()
 
     def met(self, seat: Seat) -> None:
@@ -121,7 +121,7 @@ class NeighbourDialer:
         }
 
     async def locate(self, seat: Seat) -> tuple[str, int] | None:
-        """Return the address that the master last named, and ask for news of the seat."""
+        """Return the master's last address of the seat, and ask for news."""
         self._met.discard(seat)
         self._neighbours.miss(seat)
         peer = self._neighbours.at(seat)
@@ -131,7 +131,7 @@ class NeighbourDialer:
         return split_address(peer.address)
 
     async def replaced(self, seat: Seat) -> None:
-        """Wait until the master names another slave for the seat."""
+        """Wait until the master names a successor for the seat."""
         while self._neighbours.at(seat) in (self._called[seat], None):
             await self._neighbours.change()
         self._backoffs[seat].reset()

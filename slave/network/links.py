@@ -61,12 +61,12 @@ class Boundary:
 
     @property
     def capacity(self) -> int:
-        """Upper bound of messages that wait for or from a neighbour within the window."""
+        """Upper bound of waiting messages for or from a neighbour within the window."""
         return capacity(self.window, self.slots)
 
 
 class Pair:
-    """Open stream to a neighbour, with the messages that wait in each direction."""
+    """Open stream to a neighbour, with the waiting messages of both directions."""
 
     def __init__(self, seat: Seat, incarnation: int, boundary: Boundary, inbox: Inbox) -> None:
         self.seat = seat
@@ -123,7 +123,7 @@ class Links:
             pair.outbox.put(encoded, slot_batch(message.kind, message.batch))
 
     async def run(self) -> None:
-        """Keep a pair open with each neighbour until cancelled.
+        """Keep a pair open with every neighbour until cancelled.
 
         Raises:
             LayerwiseError: the lease cannot go on.
@@ -267,7 +267,7 @@ class Links:
         pair.receive(from_wire(message))
 
     def _forget(self, pair: Pair) -> None:
-        """Drop a stream that has ended, unless a newer stream has the place."""
+        """Drop an ended stream, unless a newer stream has the place."""
         pair.outbox.close(UnreachableError("the stream has ended"))
         if self._pairs.get(pair.seat) is pair:
             del self._pairs[pair.seat]

@@ -38,7 +38,7 @@ class Inbox:
 
 
 class Arrivals:
-    """Messages of one stream that the training thread has not taken.
+    """Messages of a stream not yet taken by the training thread.
 
     The inbox holds a mark for every message; a message that replaces an older message in a slot adds no mark.
 

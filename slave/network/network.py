@@ -104,7 +104,7 @@ class Network:
         return Links(self._lease, self._boundary, dialer, self.inbox, neighbours, server)
 
     def _dialer(self) -> Dialer:
-        """Choose the profile: a slave that listens calls the neighbours above, any other slave the master."""
+        """Choose the profile: a slave that listens calls the neighbours above, else the master."""
         above = [(self._lease.layer + 1, replica) for replica in self._boundary.receivers]
         if self._endpoint.server is not None:
             return NeighbourDialer(above, self._heart.neighbours)

@@ -30,7 +30,7 @@ FAREWELL_SECONDS = 5.0
 
 
 class Session:
-    """Training under one lease: a worker, and connections for its effects.
+    """Training under one lease: a worker, and connections for the effects.
 
     Args:
         prepared: configuration, data and device of the slave.

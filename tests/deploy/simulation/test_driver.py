@@ -38,7 +38,7 @@ def test_another_seed_of_the_schedule_gives_another_schedule() -> None:
 
 
 def plain(*overrides: str) -> dict[str, torch.Tensor]:
-    """Train by plain back-propagation: one process, one module, one optimizer, no `Layer`."""
+    """Train by plain back-propagation in torch: a single process, module and optimizer, no `Layer`."""
     config = resolved(*overrides)
     blueprint = network.build(config, digits().input_shape, digits().classes)
     flat = Flat(nn.Sequential(*blueprint.units).train())
