@@ -18,6 +18,7 @@ ASKING = {
     "cluster": "needs MNIST (--mnist FOLDER), on links root and iproute2; an hour a network",
     "compiling": "needs a C++ compiler, and MNIST for its networks (--mnist FOLDER); seven minutes",
     "faults": "takes a quarter of an hour",
+    "flight": "needs pyarrow (pip install pyarrow==26.0.0); twelve minutes",
     "links": "needs root and iproute2; MNIST for its errors (--mnist FOLDER); 12 minutes",
     "methods": "needs MNIST (--mnist FOLDER); two hours",
     "scale": "takes three minutes",

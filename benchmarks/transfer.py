@@ -64,9 +64,14 @@ class CommandProcess:
             raise RuntimeError(f"{self._process.args!r} ended with {self._process.wait()}")
         return line.strip()
 
+    @property
+    def pid(self) -> int:
+        """Number of the process."""
+        return self._process.pid
+
     def cpu_seconds(self) -> float:
         """Return the CPU seconds of the process, user and system."""
-        used = psutil.Process(self._process.pid).cpu_times()
+        used = psutil.Process(self.pid).cpu_times()
         return float(used.user + used.system)
 
     def close(self) -> None:
