@@ -1,1 +1,1 @@
-"""Where processes are put: the command line, the local cluster, the evaluator and its files."""
+"""Placement of processes: command line, local cluster, evaluator and result files."""
