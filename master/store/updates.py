@@ -151,6 +151,8 @@ def apply_update(
     """
     change = change or make_addition(active, idle)
     for region, start, stop, piece in cut_pieces(tuple(shard), pushed):
+        if piece.nbytes % np.dtype(region.dtype).itemsize:
+            raise MalformedError(f"a piece of {piece.nbytes} bytes splits a number of {region.dtype}")
         numbers = np.frombuffer(piece, region.dtype)
         own, result = active[start:stop].view(region.dtype), idle[start:stop].view(region.dtype)
         with np.errstate(over="ignore", invalid="ignore"):
