@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, TypeVar, cast
 
 import grpc
@@ -77,21 +77,6 @@ def call(
         raise error_of(error, method) from None
 
 
-def stream(
-    peer: grpc.Channel, method: Method[Request, Reply], request: Request, seconds: float
-) -> Iterator[Reply]:
-    """Make a blocking call with a stream of answers.
-
-    Raises:
-        LayerwiseError: the error that the peer's status stands for.
-    """
-    bound = peer.unary_stream(method.path, method.request.encode, method.reply.decode)
-    try:
-        yield from bound(request, timeout=seconds)
-    except grpc.RpcError as error:
-        raise error_of(error, method) from None
-
-
 async def async_call(
     peer: Any, method: Method[Request, Reply], request: Request, seconds: float = UNARY_SECONDS
 ) -> Reply:
@@ -140,7 +125,7 @@ class ControlServer:
         self._handlers: dict[str, dict[str, Any]] = {}
         self._on_error = on_error
 
-    def add(self, method: Method[Any, Any], handler: Unary | Streaming, *, encoded: bool = False) -> None:
+    def add(self, method: Method[Any, Any], handler: Unary | Streaming) -> None:
         """Serve a method: `handler` answers a request, or an iterator of requests if the method streams.
 
         Requests are decoded here: grpc would answer INTERNAL to a malformed request.
@@ -148,25 +133,17 @@ class ControlServer:
         Args:
             method: to serve.
             handler: a coroutine function, or an async generator function if the method streams answers.
-            encoded: whether the handler's answers are bytes already.
         """
         kind, wrapped = self._wrapped(method, handler)
         service = method.path.split("/")[1]
         self._handlers.setdefault(service, {})[method.name] = kind(
-            wrapped, request_deserializer=None, response_serializer=None if encoded else method.reply.encode
+            wrapped, request_deserializer=None, response_serializer=method.reply.encode
         )
 
     def _wrapped(self, method: Method[Any, Any], handler: Any) -> tuple[Any, Any]:
         async def unary(raw: bytes, context: Any) -> Any:
             try:
                 return await handler(method.request.decode(raw))
-            except LayerwiseError as error:
-                await self._abort(context, error)
-
-        async def server_stream(raw: bytes, context: Any) -> AsyncIterator[Any]:
-            try:
-                async for reply in handler(method.request.decode(raw)):
-                    yield reply
             except LayerwiseError as error:
                 await self._abort(context, error)
 
@@ -179,8 +156,6 @@ class ControlServer:
 
         if method.streams_requests:
             return grpc.stream_stream_rpc_method_handler, both
-        if method.streams_replies:
-            return grpc.unary_stream_rpc_method_handler, server_stream
         return grpc.unary_unary_rpc_method_handler, unary
 
     async def _abort(self, context: Any, error: LayerwiseError) -> None:

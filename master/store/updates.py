@@ -147,11 +147,12 @@ def apply_update(
         change: arithmetic of the parameters; addition by default.
 
     Raises:
-        MalformedError: the result is not finite; idle is spoiled, active untouched.
+        MalformedError: a piece splits a number, or the result is not finite; idle is spoiled, active
+            untouched.
     """
     change = change or make_addition(active, idle)
     for region, start, stop, piece in cut_pieces(tuple(shard), pushed):
-        if piece.nbytes % np.dtype(region.dtype).itemsize:
+        if piece.nbytes % region.dtype.itemsize:
             raise MalformedError(f"a piece of {piece.nbytes} bytes splits a number of {region.dtype}")
         numbers = np.frombuffer(piece, region.dtype)
         own, result = active[start:stop].view(region.dtype), idle[start:stop].view(region.dtype)

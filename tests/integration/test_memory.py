@@ -54,7 +54,8 @@ def pushed(channel: Any, lease: JoinReply, operation: Operation, count: int = 1)
 def pulled(channel: Any) -> None:
     """Pull, keeping nothing."""
     assembly: Assembly | None = None
-    for frame in control.stream(channel, PULL, PullRequest("1/weights"), 120):
+    call = channel.unary_stream(PULL.path, PULL.request.encode, PULL.reply.decode)
+    for frame in call(PullRequest("1/weights"), timeout=120):
         if assembly is None:
             assembly = Assembly(frame, None)
         else:

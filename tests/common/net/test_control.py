@@ -41,7 +41,7 @@ async def _written_to(address: str) -> list[type[Exception]]:
 def test_a_write_to_a_stream_that_the_peer_has_just_ended_is_tried_again_and_ends_nobody() -> None:
     async def run() -> list[type[Exception]]:
         server = ControlServer()
-        server.add(EXCHANGE, _ends_at_once, encoded=True)
+        server.add(EXCHANGE, _ends_at_once)
         ends = await _written_to(await server.start("127.0.0.1:0"))
         await server.stop(0)
         return ends

@@ -122,3 +122,11 @@ def test_whatever_bits_an_integer_has_it_is_finite() -> None:
     for region in regions(MIXED):
         if region.dtype.kind != "f":
             check_finite(region, np.full(region.stop - region.start, 255, np.uint8))
+
+
+def test_a_piece_that_ends_within_a_number_is_refused_and_active_stays() -> None:
+    active, pushed = filled(MIXED, 1), filled(MIXED, 2)
+    before = active.copy()
+    with pytest.raises(MalformedError, match="splits a number"):
+        apply_update(regions(MIXED), active, np.zeros_like(active), [(0, pushed[:6].data)], 1)
+    assert np.array_equal(active, before)
