@@ -70,6 +70,11 @@ class Prometheus:
             found: list[Any] = json.load(answer)["data"]["result"]
         return found
 
+    def value(self, expr: str) -> float | None:
+        """Return the newest value of the one series that an expression selects; None while it selects none."""
+        found = self.query(expr)
+        return float(found[0]["value"][1]) if found else None
+
     def up(self) -> int:
         """Return the number of processes that the last scrape reached."""
         try:
@@ -128,10 +133,10 @@ def test_a_slave_that_has_gone_is_scraped_no_more_and_one_that_comes_is(
 ) -> None:
     by_hand.slave()
     until(lambda: prometheus.up() == 6)
-    until(lambda: prometheus.query("layerwise_waiting_slaves")[0]["value"][1] == "1")
+    until(lambda: prometheus.value("layerwise_waiting_slaves") == 1)
     victim = next(seat["pid"] for seat in by_hand.status()["seats"] if seat["layer"] == 3)
     next(p for p in by_hand.cli.of_kind("slave") if p.pid == victim).kill()
     until(lambda: prometheus.up() == 5)
-    until(lambda: prometheus.query("layerwise_leases_granted_total{layer='3'}")[0]["value"][1] == "2")
+    until(lambda: prometheus.value("layerwise_leases_granted_total{layer='3'}") == 2)
     # Only the successor exposes the layer.
     until(lambda: len(prometheus.query("layerwise_samples_total{layer='3'}")) == 1)
