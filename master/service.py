@@ -65,7 +65,7 @@ class Master:
     def __init__(self, config: Config, state: StateDirectory) -> None:
         self.state = state
         config = resume_config(config, state)
-        snapshots = Snapshots(state.path / "snapshots")
+        snapshots = Snapshots(state.path / "snapshots", state.files)
         saved, recovery = recover(state, snapshots)
         effects: list[Effect] = []
         if recovery:

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import mmap
-import os
 import struct
 import time
 import zlib
@@ -17,10 +15,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from common.errors import RunFailedError
 from common.shards.table import Table, TensorSpec
+from master.disk.files import Files
 from master.store.optimizers import Bytes
 from master.store.shard import Record
 
@@ -33,7 +30,7 @@ CHECKSUM = struct.Struct("<II")  # crc32, length
 class MappedPair:
     """File of a shard: preamble, record 0, record 1, buffer 0, buffer 1, with `nbytes` in a buffer."""
 
-    def __init__(self, path: Path, table: Table, preamble: int, nbytes: int) -> None:
+    def __init__(self, files: Files, path: Path, table: Table, preamble: int, nbytes: int) -> None:
         self.table = table
         self.record = Record()
         self._path = path
@@ -43,13 +40,12 @@ class MappedPair:
         self._records = preamble
         size = _align(max(nbytes, 1))
         start = preamble + 2 * RECORD_BYTES
-        with path.open("r+b") as file:
-            if os.fstat(file.fileno()).st_size != start + 2 * size:
-                raise RunFailedError(
-                    f"{path}: the size does not fit the table; restore the state directory from a copy"
-                )
-            self._map = mmap.mmap(file.fileno(), start + 2 * size)
-        whole = np.frombuffer(self._map, np.uint8)
+        if files.size(path) != start + 2 * size:
+            raise RunFailedError(
+                f"{path}: the size does not fit the table; restore the state directory from a copy"
+            )
+        self._map = files.map(path)
+        whole = self._map.buffer
         self.buffers: tuple[Bytes, Bytes] = (
             whole[start : start + nbytes],
             whole[start + size : start + size + nbytes],
@@ -63,9 +59,7 @@ class MappedPair:
         if CHECKSUM.size + len(body) > RECORD_BYTES:
             raise RunFailedError(f"{self._path}: {len(record.sequences)} slaves are too many for a record")
         start = self._records + commits % 2 * RECORD_BYTES
-        self._map[start : start + CHECKSUM.size + len(body)] = (
-            CHECKSUM.pack(zlib.crc32(body), len(body)) + body
-        )
+        self._map.write(start, CHECKSUM.pack(zlib.crc32(body), len(body)) + body)
         self.record, self._commits = record, commits
         self.on_commit(time.perf_counter() - began)
 
@@ -79,7 +73,7 @@ class MappedPair:
         newest = max((r for r in records if r), key=lambda r: int(r["commit"]), default=None)
         if newest is None:
             # The second record is written after the first is whole: no crash of a master tears both.
-            if self._map[self._records : self._records + CHECKSUM.size].strip(b"\0"):
+            if self._map.buffer[self._records : self._records + CHECKSUM.size].any():
                 raise RunFailedError(
                     f"{self._path}: both records are torn; restore the state directory from a copy"
                 )
@@ -92,21 +86,21 @@ class MappedPair:
 
     def flush(self) -> None:
         """Bring the whole file to the disk."""
-        self._map.flush()
+        self._map.sync()
 
     def _record(self, index: int) -> dict[str, Any] | None:
         start = self._records + index * RECORD_BYTES
-        checksum, length = CHECKSUM.unpack_from(self._map, start)
+        checksum, length = CHECKSUM.unpack_from(self._map.buffer, start)
         if length > RECORD_BYTES - CHECKSUM.size:
             return None
-        body = self._map[start + CHECKSUM.size : start + CHECKSUM.size + length]
+        body = self._map.buffer[start + CHECKSUM.size : start + CHECKSUM.size + length].tobytes()
         if not length or zlib.crc32(body) != checksum:
             return None
         record: dict[str, Any] = json.loads(body)
         return record
 
 
-def create(path: Path, name: str, table: Table, nbytes: int) -> MappedPair:
+def create(files: Files, path: Path, name: str, table: Table, nbytes: int) -> MappedPair:
     """Create a shard's file with two buffers of `nbytes` zeros, at least the table's size.
 
     Raises:
@@ -114,31 +108,29 @@ def create(path: Path, name: str, table: Table, nbytes: int) -> MappedPair:
     """
     head = json.dumps({"name": name, "room": nbytes, **dataclasses.asdict(table)}).encode()
     preamble = _align(len(MAGIC) + CHECKSUM.size + len(head))
-    with path.open("wb") as file:
+    with files.create(path) as file:
         file.write(MAGIC + CHECKSUM.pack(zlib.crc32(head), len(head)) + head)
-        file.truncate(preamble)
         # Take the room now: a full disk is an error here, and a crash in a mapped write later.
-        os.posix_fallocate(file.fileno(), 0, preamble + 2 * RECORD_BYTES + 2 * _align(max(nbytes, 1)))
-    return MappedPair(path, table, preamble, nbytes)
+        file.reserve(preamble + 2 * RECORD_BYTES + 2 * _align(max(nbytes, 1)))
+    return MappedPair(files, path, table, preamble, nbytes)
 
 
-def open_pair(path: Path) -> tuple[str, MappedPair]:
+def open_pair(files: Files, path: Path) -> tuple[str, MappedPair]:
     """Open a shard's file; returns the shard's name and buffers, whose record is not recovered yet.
 
     Raises:
         RunFailedError: the file is torn, or holds no shard.
     """
-    with path.open("rb") as file:
-        magic, checksum = file.read(len(MAGIC)), file.read(CHECKSUM.size)
-        if magic != MAGIC or len(checksum) != CHECKSUM.size:
-            raise RunFailedError(f"{path}: is no shard; move the file away")
-        crc, length = CHECKSUM.unpack(checksum)
-        head = file.read(length)
+    begin = files.read(path, 0, len(MAGIC) + CHECKSUM.size)
+    if not begin.startswith(MAGIC) or len(begin) != len(MAGIC) + CHECKSUM.size:
+        raise RunFailedError(f"{path}: is no shard; move the file away")
+    crc, length = CHECKSUM.unpack_from(begin, len(MAGIC))
+    head = files.read(path, len(begin), length)
     if zlib.crc32(head) != crc:
         raise RunFailedError(f"{path}: the table is torn (checksum); restore the state directory from a copy")
     described = json.loads(head)
     preamble = _align(len(MAGIC) + CHECKSUM.size + length)
-    return described["name"], MappedPair(path, table_of(described), preamble, described["room"])
+    return described["name"], MappedPair(files, path, table_of(described), preamble, described["room"])
 
 
 def table_of(described: dict[str, Any]) -> Table:

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
-from safetensors import safe_open
 
 from common.shards.table import Table
+from master.disk.files import Files, Writer
 from master.store.optimizers import Bytes
 from master.store.shard import Reading
 from master.store.store import Store
@@ -37,7 +36,7 @@ def file_name(shard: str) -> str:
     return shard.replace("/", "-") + ".safetensors"
 
 
-def write(store: Store, name: str, path: Path) -> dict[str, Any]:
+def write(files: Files, store: Store, name: str, path: Path) -> dict[str, Any]:
     """Write one version of a shard to the disk; returns the manifest's entry.
 
     Raises:
@@ -45,15 +44,14 @@ def write(store: Store, name: str, path: Path) -> dict[str, Any]:
     """
     for attempt in range(ATTEMPTS + 1):
         waiting = store.hold_pushes(name) if attempt == ATTEMPTS else contextlib.nullcontext()
-        with waiting, _hold(store, name) as reading, path.open("wb") as file:
+        with waiting, _hold(store, name) as reading, files.create(path) as file:
             try:
                 crc, nbytes = _copy(file, reading)
             except _RevokedError:
                 continue
             # Pushes need not wait for the disk.
             reading.release()
-            file.flush()
-            os.fsync(file.fileno())
+            file.sync()
             return {
                 "checksum": crc,
                 "nbytes": nbytes,
@@ -73,7 +71,7 @@ def _hold(store: Store, name: str) -> Iterator[Reading]:
         reading.release()
 
 
-def _copy(file: IO[bytes], reading: Reading) -> tuple[int, int]:
+def _copy(file: Writer, reading: Reading) -> tuple[int, int]:
     """Copy a reading to a file; returns CRC-32 and size. The format's own writer would copy every tensor."""
     crc = written = 0
     for part in _parts(reading):
@@ -110,22 +108,32 @@ def _parts(reading: Reading) -> Iterator[bytes | memoryview]:
         yield data
 
 
-def checksum(file: IO[bytes]) -> int:
+def checksum(files: Files, path: Path) -> int:
     """Compute the CRC-32 of a whole file."""
     crc = 0
-    while piece := file.read(_PIECE_BYTES):
-        crc = zlib.crc32(piece, crc)
+    for start in range(0, files.size(path), _PIECE_BYTES):
+        crc = zlib.crc32(files.read(path, start, _PIECE_BYTES), crc)
     return crc
 
 
-def filler(path: Path, table: Table) -> Callable[[Bytes], None]:
-    """Make a reader of a file into a shard's buffer."""
+def filler(files: Files, path: Path, table: Table) -> Callable[[Bytes], None]:
+    """Make a reader of a file into a shard's buffer; the file's checksum has been verified."""
 
     def fill(buffer: Bytes) -> None:
-        with safe_open(path, "np") as file:
-            for name, array in table.arrays(buffer[: table.nbytes].data).items():
-                array[...] = file.get_tensor(name)
-            if buffer.nbytes > table.nbytes:
-                buffer[table.nbytes :] = file.get_tensor(OPTIMIZER_STATE)
+        length = int.from_bytes(files.read(path, 0, 8), "little")
+        header = json.loads(files.read(path, 8, length))
+        for name, target in _places(table, buffer):
+            start, end = header[name]["data_offsets"]
+            for offset in range(start, end, _PIECE_BYTES):
+                piece = files.read(path, 8 + length + offset, min(_PIECE_BYTES, end - offset))
+                target[offset - start : offset - start + len(piece)] = np.frombuffer(piece, np.uint8)
 
     return fill
+
+
+def _places(table: Table, whole: Bytes) -> Iterator[tuple[str, Bytes]]:
+    """Yield the parts of a shard's buffer, tensors and moments, by their names in the file."""
+    for spec in table.tensors:
+        yield spec.name, whole[spec.offset : spec.offset + spec.nbytes]
+    if len(whole) > table.nbytes:
+        yield OPTIMIZER_STATE, whole[table.nbytes :]

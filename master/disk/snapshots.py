@@ -7,7 +7,6 @@ The folder is written under a hidden name, brought to the disk, and then renamed
 from __future__ import annotations
 
 import contextlib
-import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,8 +17,9 @@ from common.errors import NotFoundError, RunFailedError
 from common.shards.table import Table
 from common.wire.messages import Kept
 from master.disk import shard_file
+from master.disk.files import DISK, Files
 from master.disk.mapped import table_of
-from master.disk.state import boot, seal, sync, unseal, write_durably
+from master.disk.state import seal, unseal, write_durably
 from master.store.optimizers import Bytes
 from master.store.shard import Record
 from master.store.store import Store
@@ -38,6 +38,7 @@ class Snapshot:
     run: dict[str, Any]
     time: float
     nbytes: int
+    files: Files = DISK
 
     @property
     def versions(self) -> dict[str, int]:
@@ -61,7 +62,7 @@ class Snapshot:
 
     def filler(self, name: str) -> Callable[[Bytes], None]:
         """Make a reader of a shard into a buffer."""
-        return shard_file.filler(self._file(name), self.table(name))
+        return shard_file.filler(self.files, self._file(name), self.table(name))
 
     def check(self) -> None:
         """Verify every file.
@@ -72,8 +73,7 @@ class Snapshot:
         for name, shard in self.shards.items():
             path = self._file(name)
             try:
-                with path.open("rb") as file:
-                    crc = shard_file.checksum(file)
+                crc = shard_file.checksum(self.files, path)
             except OSError as error:
                 raise RunFailedError(f"{path}: cannot be read: {error.strerror}") from None
             if crc != shard["checksum"]:
@@ -90,14 +90,14 @@ class Snapshot:
 class Snapshots:
     """Snapshots of a run in a folder, pruned to the newest few."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, files: Files = DISK) -> None:
         self._folder = folder
+        self._files = files
 
     def numbers(self) -> list[int]:
         """Numbers of the snapshots, oldest first."""
-        if not self._folder.exists():
-            return []
-        return sorted(int(p.name) for p in self._folder.iterdir() if p.name.isascii() and p.name.isdecimal())
+        names = self._files.names(self._folder)
+        return sorted(int(name) for name in names if name.isascii() and name.isdecimal())
 
     def take(self, store: Store, run: dict[str, Any]) -> Snapshot:
         """Write a snapshot while pushes go on.
@@ -113,18 +113,19 @@ class Snapshots:
         fresh = self._folder / f".{number}.new"
         try:
             self._tidy()
-            fresh.mkdir(parents=True)
+            self._files.make_folder(fresh)
             shards = {
-                name: shard_file.write(store, name, fresh / shard_file.file_name(name))
+                name: shard_file.write(self._files, store, name, fresh / shard_file.file_name(name))
                 for name in store.versions()
             }
-            content = {"number": number, "time": round(time.time(), 3), "boot": boot()}
-            write_durably(fresh / MANIFEST, seal({**content, "shards": shards, "run": run}))
-            sync(fresh)
-            fresh.replace(self._folder / str(number))
-            sync(self._folder)
+            content = {"number": number, "time": round(time.time(), 3), "boot": self._files.boot()}
+            write_durably(self._files, fresh / MANIFEST, seal({**content, "shards": shards, "run": run}))
+            self._files.sync_folder(fresh)
+            self._files.rename(fresh, self._folder / str(number))
+            self._files.sync_folder(self._folder)
         except OSError as error:
-            shutil.rmtree(fresh, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                self._files.remove_folder(fresh)
             raise RunFailedError(
                 f"{self._folder / str(number)}: the snapshot cannot be written: {error.strerror}; free disk "
                 "space"
@@ -141,16 +142,18 @@ class Snapshots:
         """
         folder = self._folder / str(number)
         try:
-            text = (folder / MANIFEST).read_text(encoding="utf-8")
-        except UnicodeDecodeError:
-            text = ""
+            text = self._files.read(folder / MANIFEST).decode("utf-8", "replace")
         except FileNotFoundError:
-            if folder.exists():
+            if number in self.numbers():
                 raise RunFailedError(f"{folder}: has no {MANIFEST}") from None
             raise NotFoundError(f"there is no snapshot {number}; there are {self.numbers()}") from None
+        except OSError as error:
+            raise RunFailedError(f"{folder / MANIFEST}: cannot be read: {error.strerror}") from None
         manifest = unseal(text, folder / MANIFEST)
         nbytes = sum(shard["nbytes"] for shard in manifest["shards"].values())
-        return Snapshot(number, folder, manifest["shards"], manifest["run"], manifest["time"], nbytes)
+        return Snapshot(
+            number, folder, manifest["shards"], manifest["run"], manifest["time"], nbytes, self._files
+        )
 
     def newest(self) -> Snapshot | None:
         """Newest snapshot, with unverified shards; None without a snapshot, or with a damaged manifest."""
@@ -193,10 +196,11 @@ class Snapshots:
             # Hidden first: a half-removed folder must not look like a snapshot.
             hidden = self._folder / f".{number}.old"
             with contextlib.suppress(OSError):
-                (self._folder / str(number)).replace(hidden)
-                shutil.rmtree(hidden)
+                self._files.rename(self._folder / str(number), hidden)
+                self._files.remove_folder(hidden)
 
     def _tidy(self) -> None:
         """Remove folders that a crash has left half written or half removed."""
-        for path in self._folder.glob(".*"):
-            shutil.rmtree(path)
+        for name in self._files.names(self._folder):
+            if name.startswith("."):
+                self._files.remove_folder(self._folder / name)

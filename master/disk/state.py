@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import fcntl
 import json
 import logging
-import os
 import time
 import zlib
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from common.errors import NoRoomError, RefusedError, RunFailedError
 from common.observe import metrics
 from common.observe.metrics import Histogram
 from common.shards.table import Table
 from master.disk import mapped
+from master.disk.files import DISK, Files
 from master.disk.mapped import MappedPair
 from master.store.optimizers import Bytes
 from master.store.shard import BufferPair, Record
@@ -31,8 +30,6 @@ TROUBLE = ("failed", "fenced", "no snapshot")
 # Events kept in memory for the pages, and the part of the log that a start reads for them.
 RECENT_EVENTS, TAIL_BYTES = 200, 64 << 10
 
-_BOOT = Path("/proc/sys/kernel/random/boot_id")
-
 
 class StateDirectory:
     """Files of a master, locked against a second master.
@@ -41,16 +38,16 @@ class StateDirectory:
         RefusedError: another master holds the directory, or the directory cannot be written.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, files: Files = DISK) -> None:
         self.path = path
+        self.files = files
         self.journal = Histogram(metrics.JOURNAL_SECONDS)
         self._shards = path / "shards"
         try:
-            self._shards.mkdir(parents=True, exist_ok=True)
-            self._lock: IO[str] = (path / "lock").open("w")
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self._events = (path / "events.jsonl").open("a", buffering=1)
-            self.recent: deque[dict[str, Any]] = deque(_tail(path / "events.jsonl"), RECENT_EVENTS)
+            files.make_folder(self._shards)
+            self._lock = files.lock(path / "lock")
+            self._events = files.append(path / "events.jsonl")
+            self.recent: deque[dict[str, Any]] = deque(_tail(files, path / "events.jsonl"), RECENT_EVENTS)
         except BlockingIOError:
             raise RefusedError(
                 f"{path}: another master is using this state directory; stop it or give another --state-dir"
@@ -68,11 +65,11 @@ class StateDirectory:
         that is durable before the first commit, and not in the records: the newer record may be lost, and the
         older record would vouch for pages that were written since.
         """
-        return self.read("boot") not in (None, "", boot())
+        return self.read("boot") not in (None, "", self.files.boot())
 
     def note_boot(self) -> None:
         """Mark the directory as written by the present boot."""
-        self.write("boot", boot())
+        self.write("boot", self.files.boot())
 
     def create(self, name: str, table: Table, nbytes: int | None = None) -> BufferPair:
         """Create the file of a new shard; the shard exists from the first commit on.
@@ -109,7 +106,7 @@ class StateDirectory:
             pair.flush()
 
         self._place(name, table, nbytes, write)
-        sync(self._shards)
+        self.files.sync_folder(self._shards)
 
     def _place(
         self, name: str, table: Table, nbytes: int | None, write: Callable[[MappedPair], None]
@@ -117,20 +114,20 @@ class StateDirectory:
         path = self._file(name)
         fresh = path.with_suffix(".new")
         try:
-            pair = mapped.create(fresh, name, table, table.nbytes if nbytes is None else nbytes)
+            pair = mapped.create(self.files, fresh, name, table, table.nbytes if nbytes is None else nbytes)
             pair.on_commit = self.journal.observe
             write(pair)
             # The whole file gets the name: a crash leaves no shard without a table.
-            fresh.replace(path)
+            self.files.rename(fresh, path)
         except OSError as error:
-            fresh.unlink(missing_ok=True)
+            self.files.remove(fresh)
             raise NoRoomError(f"{path}: no room for the shard: {error.strerror}; free disk space") from None
         return pair
 
     def remove(self, name: str) -> None:
         """Remove a shard's file."""
-        self._file(name).unlink(missing_ok=True)
-        sync(self._shards)
+        self.files.remove(self._file(name))
+        self.files.sync_folder(self._shards)
 
     def load(self) -> dict[str, BufferPair]:
         """Open the shards of earlier masters.
@@ -147,9 +144,11 @@ class StateDirectory:
         """Open the whole shards of earlier masters; describe the damage of the rest, by shard."""
         found: dict[str, BufferPair] = {}
         damaged: dict[str, str] = {}
-        for path in sorted(self._shards.glob("*.shard")):
+        for path in [self._shards / name for name in self.files.names(self._shards)]:
+            if path.suffix != ".shard":
+                continue
             try:
-                name, pair = mapped.open_pair(path)
+                name, pair = mapped.open_pair(self.files, path)
                 pair.on_commit = self.journal.observe
                 if pair.recover():
                     found[name] = pair
@@ -165,9 +164,9 @@ class StateDirectory:
         """
         fresh = self.path / f".{name}.new"
         try:
-            write_durably(fresh, text)
-            fresh.replace(self.path / name)
-            sync(self.path)
+            write_durably(self.files, fresh, text)
+            self.files.rename(fresh, self.path / name)
+            self.files.sync_folder(self.path)
         except OSError as error:
             raise NoRoomError(
                 f"{self.path / name}: cannot be written: {error.strerror}; free disk space"
@@ -176,14 +175,14 @@ class StateDirectory:
     def read(self, name: str) -> str | None:
         """Read a small file; None if the file does not exist."""
         try:
-            return (self.path / name).read_text(encoding="utf-8")
+            return self.files.read(self.path / name).decode()
         except FileNotFoundError:
             return None
 
     def discard(self, name: str) -> None:
         """Remove a small file, durably."""
-        (self.path / name).unlink(missing_ok=True)
-        sync(self.path)
+        self.files.remove(self.path / name)
+        self.files.sync_folder(self.path)
 
     def log(self, event: dict[str, Any]) -> None:
         """Add an event to events.jsonl, with the time in seconds of the epoch."""
@@ -215,12 +214,11 @@ def _describe(event: dict[str, Any]) -> str:
     return f"{event['event']}: {details}" if details else str(event["event"])
 
 
-def _tail(path: Path) -> list[dict[str, Any]]:
+def _tail(files: Files, path: Path) -> list[dict[str, Any]]:
     """Read the last events of a log that may be long, or torn by a crash."""
-    with path.open("rb") as file:
-        file.seek(max(0, path.stat().st_size - TAIL_BYTES))
-        # The first line may be cut.
-        lines = file.read().decode("utf-8", "replace").splitlines()
+    start = max(0, files.size(path) - TAIL_BYTES)
+    # The first line may be cut.
+    lines = files.read(path, start).decode("utf-8", "replace").splitlines()
     found = []
     for line in lines:
         with contextlib.suppress(ValueError):
@@ -229,29 +227,11 @@ def _tail(path: Path) -> list[dict[str, Any]]:
     return found
 
 
-def boot() -> str:
-    """Identity of the machine's present boot; empty where the system has none."""
-    try:
-        return _BOOT.read_text(encoding="ascii").strip()
-    except OSError:
-        return ""
-
-
-def sync(folder: Path) -> None:
-    """Bring a folder's names to the disk."""
-    directory = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
-
-
-def write_durably(path: Path, text: str) -> None:
+def write_durably(files: Files, path: Path, text: str) -> None:
     """Write a small file, and bring the content to the disk."""
-    with path.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
+    with files.create(path) as file:
+        file.write(text.encode())
+        file.sync()
 
 
 def seal(value: dict[str, Any]) -> str:

@@ -15,10 +15,11 @@ import pytest
 from common.config.files import load
 from common.errors import FencedError, RunFailedError
 from common.wire.messages import HeartbeatRequest, JoinRequest, Telemetry
+from master.disk.files import DISK
 from master.disk.mapped import RECORD_BYTES
 from master.disk.recovery import ROLLBACK, ROSTER, UNKNOWN_GRANTS
 from master.disk.snapshots import Snapshots
-from master.disk.state import StateDirectory, boot
+from master.disk.state import StateDirectory
 from master.service import Master
 from tests.master.pushes import creation, update
 
@@ -93,7 +94,7 @@ def tear_records(folder: Path) -> None:
 def test_in_the_same_boot_nothing_is_taken_back(tmp_path: Path) -> None:
     with begun(tmp_path) as master:
         held = trained(master)
-        assert (tmp_path / "boot").read_text() == boot() != ""
+        assert (tmp_path / "boot").read_text() == DISK.boot() != ""
     with begun(tmp_path) as master:
         assert master.store.versions() == {"1/weights": 5}
         master.ledger.apply(master.run.heartbeat, HeartbeatRequest(held, 1))

@@ -1,0 +1,223 @@
+"""File operations of the master's disk code, on the real file system; tests give a simulated one.
+
+Every access of `master.disk` to files goes through `Files`, so that a test can lose, tear or refuse each write.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import mmap
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import IO, Protocol
+
+import numpy as np
+
+from common.shards.pushes import Buffer
+from master.store.optimizers import Bytes
+
+_BOOT = Path("/proc/sys/kernel/random/boot_id")
+
+
+class Writer(Protocol):
+    """New file, open for writing from the start to the end."""
+
+    def write(self, data: Buffer) -> None:
+        """Append bytes."""
+
+    def reserve(self, nbytes: int) -> None:
+        """Give the file a size of `nbytes`, with room on the disk; the rest is zeros."""
+
+    def sync(self) -> None:
+        """Bring the content to the disk."""
+
+
+class Mapping(Protocol):
+    """File in memory, shared with the disk: writes outlive the process, and `sync` makes them durable.
+
+    Attributes:
+        buffer: the whole file.
+    """
+
+    buffer: Bytes
+
+    def write(self, start: int, data: bytes) -> None:
+        """Write bytes at an offset."""
+
+    def sync(self) -> None:
+        """Bring the content to the disk."""
+
+
+class Lines(Protocol):
+    """Text file that grows by lines."""
+
+    def write(self, line: str) -> object:
+        """Append a line."""
+
+    def close(self) -> None:
+        """Close the file."""
+
+
+class Held(Protocol):
+    """Lock on a file."""
+
+    def close(self) -> None:
+        """Give the lock up."""
+
+
+class Files(Protocol):
+    """Operations on files and folders; failures are `OSError`."""
+
+    def create(self, path: Path) -> AbstractContextManager[Writer]:
+        """Open a new file, which replaces an old file of the name, for writing."""
+
+    def map(self, path: Path) -> Mapping:
+        """Map a whole file that is not empty."""
+
+    def append(self, path: Path) -> Lines:
+        """Open a text file for more lines."""
+
+    def lock(self, path: Path) -> Held:
+        """Lock a file against other processes; `BlockingIOError` if another holds the lock."""
+
+    def read(self, path: Path, start: int = 0, nbytes: int = -1) -> bytes:
+        """Read `nbytes` from an offset, fewer at the end of the file; all with -1."""
+
+    def size(self, path: Path) -> int:
+        """Size of a file in bytes."""
+
+    def names(self, folder: Path) -> list[str]:
+        """Sorted names in a folder; empty without the folder."""
+
+    def rename(self, source: Path, target: Path) -> None:
+        """Rename a file or folder, over an old file."""
+
+    def remove(self, path: Path) -> None:
+        """Remove a file, if the file exists."""
+
+    def make_folder(self, folder: Path) -> None:
+        """Make a folder and the folders above, if missing."""
+
+    def remove_folder(self, folder: Path) -> None:
+        """Remove a folder with its content."""
+
+    def sync_folder(self, folder: Path) -> None:
+        """Bring a folder's names to the disk."""
+
+    def free(self, folder: Path) -> int:
+        """Bytes free for this process on the disk of a folder."""
+
+    def boot(self) -> str:
+        """Identity of the machine's present boot; empty where the system has none."""
+
+
+class DiskFiles:
+    """Files of the operating system."""
+
+    @contextmanager
+    def create(self, path: Path) -> Iterator[Writer]:
+        """Open a new file for writing."""
+        with path.open("wb") as file:
+            yield _DiskWriter(file)
+
+    def map(self, path: Path) -> Mapping:
+        """Map a whole file."""
+        return _DiskMapping(path)
+
+    def append(self, path: Path) -> Lines:
+        """Open a text file for more lines, each written at once."""
+        return path.open("a", buffering=1, encoding="utf-8")
+
+    def lock(self, path: Path) -> Held:
+        """Lock a file until `close`, or the end of the process."""
+        file = path.open("w")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.close()
+            raise
+        return file
+
+    def read(self, path: Path, start: int = 0, nbytes: int = -1) -> bytes:
+        """Read a part of a file."""
+        with path.open("rb") as file:
+            file.seek(start)
+            return file.read(nbytes)
+
+    def size(self, path: Path) -> int:
+        """Size of a file in bytes."""
+        return path.stat().st_size
+
+    def names(self, folder: Path) -> list[str]:
+        """List a folder."""
+        return sorted(os.listdir(folder)) if folder.exists() else []
+
+    def rename(self, source: Path, target: Path) -> None:
+        """Rename atomically."""
+        source.replace(target)
+
+    def remove(self, path: Path) -> None:
+        """Remove a file."""
+        path.unlink(missing_ok=True)
+
+    def make_folder(self, folder: Path) -> None:
+        """Make a folder."""
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def remove_folder(self, folder: Path) -> None:
+        """Remove a folder with its content."""
+        shutil.rmtree(folder)
+
+    def sync_folder(self, folder: Path) -> None:
+        """Bring a folder's names to the disk."""
+        directory = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+
+    def free(self, folder: Path) -> int:
+        """Bytes free for this process."""
+        return shutil.disk_usage(folder).free
+
+    def boot(self) -> str:
+        """Identity of the boot, from the kernel."""
+        with contextlib.suppress(OSError):
+            return _BOOT.read_text(encoding="ascii").strip()
+        return ""
+
+
+class _DiskWriter:
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+
+    def write(self, data: Buffer) -> None:
+        self._file.write(data)
+
+    def reserve(self, nbytes: int) -> None:
+        self._file.flush()
+        os.posix_fallocate(self._file.fileno(), 0, nbytes)
+
+    def sync(self) -> None:
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+
+class _DiskMapping:
+    def __init__(self, path: Path) -> None:
+        with path.open("r+b") as file:
+            self._map = mmap.mmap(file.fileno(), 0)
+        self.buffer: Bytes = np.frombuffer(self._map, np.uint8)
+
+    def write(self, start: int, data: bytes) -> None:
+        self._map[start : start + len(data)] = data
+
+    def sync(self) -> None:
+        self._map.flush()
+
+
+DISK = DiskFiles()
