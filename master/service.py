@@ -29,6 +29,7 @@ from common.wire.messages import StatusReply, Utilization
 from common.wire.methods import EXCHANGE
 from master.disk.recovery import ROLLBACK, ROSTER, recover, resume_config
 from master.disk.scheduler import SnapshotScheduler
+from master.disk.scrub import SCRUB_SECONDS, Scrub
 from master.disk.snapshots import Snapshots
 from master.disk.state import StateDirectory, seal
 from master.ledger import Ledger
@@ -89,6 +90,7 @@ class Master:
         self.ledger = Ledger(self.run, state, self._end_lease, self._restart_synthesis)
         damage = recovery.damage if recovery else ()
         self.scheduler = SnapshotScheduler(snapshots, self.store, state, self.ledger, damage)
+        self.scrub = Scrub(state)
         self._probe = Probe(state.path)
         self._probed_at, self._utilization = 0.0, Utilization()
         self.ledger.carry_out(effects)
@@ -146,6 +148,7 @@ class Master:
 
         The machine may be switched off next: what only mapped memory holds would not count.
         """
+        self.scrub.stop()
         if self.synthesis:
             await self.synthesis.settle()
             self.synthesis.close()
@@ -211,6 +214,7 @@ async def run_until_signal(
     tasks = [
         asyncio.ensure_future(_tick(master, history, master.run.roster.tick_seconds)),
         asyncio.ensure_future(master.scheduler.take_periodically(config.cluster.snapshot_seconds)),
+        asyncio.ensure_future(_scrub(master)),
     ]
     await stop.wait()
     for task in tasks:
@@ -230,6 +234,13 @@ async def _tick(master: Master, history: History, seconds: float) -> None:
         except RunFailedError as error:
             log.error("%s; trying again", error)
         await asyncio.sleep(seconds)
+
+
+async def _scrub(master: Master) -> None:
+    while True:
+        if damage := await asyncio.to_thread(master.scrub.run):
+            await master.scheduler.repair(damage)
+        await asyncio.sleep(SCRUB_SECONDS)
 
 
 def serve(config: Config, listen: str, data_port: int, web: str, state_dir: Path) -> int:

@@ -23,6 +23,8 @@ FLOATS = ("float32", "float64")
 ITEMSIZES = {"float32": 4, "float64": 8, "int64": 8, "int32": 4, "uint8": 1, "bool": 1}
 BOUNDARY_ITEMSIZES = {"float32": 4, "bfloat16": 2, "float16": 2, "int8": 1}
 _ITEMSIZES = ITEMSIZES | BOUNDARY_ITEMSIZES
+# A snapshot is a safetensors file, whose format has another use for the name.
+RESERVED_NAME = "__metadata__"
 # numpy has no bfloat16; the bits appear as int16.
 _ARRAYS = {"bfloat16": "int16"}
 
@@ -114,15 +116,18 @@ def check_table(table: Table, dtypes: Collection[str] = ITEMSIZES) -> None:
     """Check that a table from a peer has the layout of `lay_out` and only allowed `dtypes`.
 
     Raises:
-        MalformedError: an unknown dtype or kind, a repeated name, an overlap, a gap beyond alignment, or a
-            wrong size.
+        MalformedError: an unknown dtype or kind, a repeated or reserved name, an overlap, a gap beyond
+            alignment, or a wrong size.
     """
     for spec in table.tensors:
         if spec.dtype not in dtypes or spec.kind not in ("parameter", "buffer"):
             raise MalformedError(f"tensor {spec.name} has dtype {spec.dtype!r} and kind {spec.kind!r}")
         if spec.kind == "parameter" and spec.dtype != "float32":
             raise MalformedError(f"parameter {spec.name} is {spec.dtype}; parameters are float32")
-    if len({spec.name for spec in table.tensors}) < len(table.tensors):
+    names = {spec.name for spec in table.tensors}
+    if len(names) < len(table.tensors):
         raise MalformedError("a table names a tensor twice")
+    if RESERVED_NAME in names:
+        raise MalformedError(f"no tensor can be named {RESERVED_NAME}; rename the parameter in the network")
     if lay_out((spec.name, spec.dtype, spec.shape, spec.kind) for spec in table.tensors) != table:
         raise MalformedError("a table's tensors overlap, leave gaps or exceed its bytes")

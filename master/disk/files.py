@@ -1,6 +1,6 @@
 """File operations of the master's disk code, on the real file system; tests give a simulated one.
 
-Every access of `master.disk` to files goes through `Files`, so that a test can lose, tear or refuse each write.
+Every access of `master.disk` to files goes through `Files`: a test can lose, tear or refuse each write.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ class Files(Protocol):
         """Remove a file, if the file exists."""
 
     def make_folder(self, folder: Path) -> None:
-        """Make a folder and the folders above, if missing."""
+        """Make a folder and the folders above, if missing, and bring their names to the disk."""
 
     def remove_folder(self, folder: Path) -> None:
         """Remove a folder with its content."""
@@ -165,8 +165,11 @@ class DiskFiles:
         path.unlink(missing_ok=True)
 
     def make_folder(self, folder: Path) -> None:
-        """Make a folder."""
-        folder.mkdir(parents=True, exist_ok=True)
+        """Make a folder, the uppermost missing folder first."""
+        if not folder.is_dir():
+            self.make_folder(folder.parent)
+            folder.mkdir(exist_ok=True)
+            self.sync_folder(folder.parent)
 
     def remove_folder(self, folder: Path) -> None:
         """Remove a folder with its content."""

@@ -1,7 +1,8 @@
 """Shard in a memory-mapped file: table, two alternating commit records and two buffers.
 
 Writes to a mapped file outlive the process (kill -9), so a committed push needs no journal. Of the records
-with a correct checksum the newer counts.
+with a correct checksum the newer counts. The record carries a checksum of each piece of the active buffer:
+small buffers are summed at the commit, large buffers by `scrub`, once they rest.
 """
 
 from __future__ import annotations
@@ -9,9 +10,10 @@ from __future__ import annotations
 import dataclasses
 import json
 import struct
+import threading
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,10 @@ MAGIC = b"layerwise shard 1\n"
 PAGE = 4096
 RECORD_BYTES = 16 * PAGE
 CHECKSUM = struct.Struct("<II")  # crc32, length
+# Pieces under one checksum each: of PIECE_BYTES, or larger ones, MOST_PIECES at the most.
+PIECE_BYTES, MOST_PIECES = 1 << 20, 1024
+# Largest buffer that is summed at each commit: about 40 us.
+AT_ONCE_BYTES = 64 << 10
 
 
 class MappedPair:
@@ -33,8 +39,13 @@ class MappedPair:
     def __init__(self, files: Files, path: Path, table: Table, preamble: int, nbytes: int) -> None:
         self.table = table
         self.record = Record()
-        self._path = path
+        self.path = path
+        # Checksums of the active buffer's pieces; empty while unknown.
+        self.checksums: list[int] = []
         self._commits = 0
+        # Number of times that another content became active.
+        self._changes = 0
+        self._committing = threading.Lock()
         # Called after a commit with its seconds.
         self.on_commit: Callable[[float], None] = lambda _: None
         self._records = preamble
@@ -54,20 +65,79 @@ class MappedPair:
     def commit(self, record: Record) -> None:
         """Write a record beside the present record, which counts until the new record is whole."""
         began = time.perf_counter()
+        with self._committing:
+            if self._commits and (record.version, record.active) == (self.record.version, self.record.active):
+                self._write(record, self.checksums)
+            else:
+                small = self.buffers[record.active].nbytes <= AT_ONCE_BYTES
+                self._write(record, [*self._sum(record.active)] if small else [])
+                self._changes += 1
+        self.on_commit(time.perf_counter() - began)
+
+    def _write(self, record: Record, checksums: list[int]) -> None:
         commits = self._commits + 1
-        body = json.dumps({"commit": commits, **vars(record)}).encode()
+        body = json.dumps({"commit": commits, **vars(record), "checksums": checksums}).encode()
         if CHECKSUM.size + len(body) > RECORD_BYTES:
-            raise RunFailedError(f"{self._path}: {len(record.sequences)} slaves are too many for a record")
+            raise RunFailedError(f"{self.path}: {len(record.sequences)} slaves are too many for a record")
         start = self._records + commits % 2 * RECORD_BYTES
         self._map.write(start, CHECKSUM.pack(zlib.crc32(body), len(body)) + body)
-        self.record, self._commits = record, commits
-        self.on_commit(time.perf_counter() - began)
+        self.record, self.checksums, self._commits = record, checksums, commits
+
+    def scrub(self, pause: Callable[[], None] = lambda: None) -> str:
+        """Compare the active buffer with its checksums, or record them where none are known yet.
+
+        Pushes go on meanwhile: once another content is active, nothing is concluded.
+
+        Args:
+            pause: called after each piece.
+
+        Returns:
+            A description of the damage; empty without damage.
+        """
+        with self._committing:
+            record, known, changes = self.record, self.checksums, self._changes
+        found = []
+        for checksum in self._sum(record.active):
+            found.append(checksum)
+            pause()
+            if self._changes != changes:
+                return ""
+        with self._committing:
+            if self._changes != changes or not self._commits:
+                return ""
+            if not known:
+                if found:
+                    self._write(self.record, found)
+                return ""
+        return self._describe(known, found)
+
+    def find_damage(self) -> str:
+        """Describe how the active buffer differs from its checksums; empty without damage or checksums."""
+        return self.scrub() if self.checksums else ""
+
+    def _describe(self, known: list[int], found: list[int]) -> str:
+        for number, (one, other) in enumerate(zip(known, found, strict=True)):
+            if one != other:
+                start, version = number * self._piece_bytes, self.record.version
+                stop = min(start + self._piece_bytes, self.buffers[0].nbytes)
+                return f"{self.path}: bytes {start} to {stop} of version {version} are damaged (checksum)"
+        return ""
+
+    @property
+    def _piece_bytes(self) -> int:
+        return max(PIECE_BYTES, _align(-(-self.buffers[0].nbytes // MOST_PIECES)))
+
+    def _sum(self, index: int) -> Iterator[int]:
+        """Yield the checksum of each piece of a buffer."""
+        buffer, size = self.buffers[index], self._piece_bytes
+        for start in range(0, buffer.nbytes, size):
+            yield zlib.crc32(buffer[start : start + size].data)
 
     def recover(self) -> bool:
         """Take the newest record with a correct checksum; returns False if no commit was ever made.
 
         Raises:
-            RunFailedError: both records are torn.
+            RunFailedError: both records are torn, or the active buffer is damaged.
         """
         records = [self._record(index) for index in (0, 1)]
         newest = max((r for r in records if r), key=lambda r: int(r["commit"]), default=None)
@@ -75,13 +145,16 @@ class MappedPair:
             # The second record is written after the first is whole: no crash of a master tears both.
             if self._map.buffer[self._records : self._records + CHECKSUM.size].any():
                 raise RunFailedError(
-                    f"{self._path}: both records are torn; restore the state directory from a copy"
+                    f"{self.path}: both records are torn; restore the state directory from a copy"
                 )
             return False
         self._commits = newest.pop("commit")
         for name in ("sequences", "progress"):
             newest[name] = {int(which): number for which, number in newest[name].items()}
+        self.checksums = newest.pop("checksums", [])
         self.record = Record(**newest)
+        if damage := self.find_damage():
+            raise RunFailedError(f"{damage}; restore the state directory from a copy")
         return True
 
     def flush(self) -> None:
@@ -90,7 +163,7 @@ class MappedPair:
 
     def _record(self, index: int) -> dict[str, Any] | None:
         start = self._records + index * RECORD_BYTES
-        checksum, length = CHECKSUM.unpack_from(self._map.buffer, start)
+        checksum, length = CHECKSUM.unpack_from(self._map.buffer.data, start)
         if length > RECORD_BYTES - CHECKSUM.size:
             return None
         body = self._map.buffer[start + CHECKSUM.size : start + CHECKSUM.size + length].tobytes()

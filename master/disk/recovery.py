@@ -9,7 +9,7 @@ from typing import Any
 
 from common.config import files
 from common.config.sections import Config
-from common.errors import RefusedError, RunFailedError
+from common.errors import LayerwiseError, RefusedError, RunFailedError
 from master.disk.snapshots import Snapshot, Snapshots
 from master.disk.state import StateDirectory, unseal
 from master.store.shard import BufferPair
@@ -90,12 +90,15 @@ def recover(state: StateDirectory, snapshots: Snapshots) -> tuple[dict[str, Any]
     damage: list[str] = []
     saved, source = _read_saved(state, snapshots, damage)
     found, damaged = state.survey()
+    newest = snapshots.newest()
+    for name in sorted({*(newest.shards if newest else ())} - found.keys() - damaged.keys()):
+        damaged[name] = f"{state.shard_path(name)}: is missing"
     damage += damaged.values()
     shards = frozenset([*found, *damaged])
     wanted = state.read(ROLLBACK)
     snapshot: Snapshot | None
     if wanted is not None:
-        reason, snapshot = "a rollback had been interrupted", snapshots.get(int(wanted))
+        reason, snapshot = "a rollback had been interrupted", _find_wanted(wanted, state, snapshots)
     elif state.other_boot and (shards or snapshots.numbers()):
         reason = "the machine was restarted: the last writes may never have reached the disk"
         snapshot = _newest(snapshots, damage)
@@ -126,10 +129,10 @@ def _read_saved(
     state: StateDirectory, snapshots: Snapshots, damage: list[str]
 ) -> tuple[dict[str, Any], Snapshot | None]:
     """Read the last saved values; if unreadable, take a snapshot's, and return the snapshot too."""
-    text = state.read(ROSTER)
-    if text is None:
-        return {}, None
     try:
+        text = state.read(ROSTER)
+        if text is None:
+            return {}, None
         return unseal(text, state.path / ROSTER), None
     except RunFailedError as error:
         damage.append(str(error))
@@ -139,6 +142,21 @@ def _read_saved(
     roster = {**snapshot.run["roster"]}
     roster["incarnations"] += UNKNOWN_GRANTS
     return {**snapshot.run, "roster": roster}, snapshot
+
+
+def _find_wanted(wanted: str, state: StateDirectory, snapshots: Snapshots) -> Snapshot:
+    """Find the snapshot that an interrupted rollback puts back.
+
+    Raises:
+        RunFailedError: there is no such snapshot, or the snapshot is damaged.
+    """
+    advice = f"write the number of a whole snapshot into {state.path / ROLLBACK}: {snapshots.numbers()}"
+    try:
+        snapshot = snapshots.get(int(wanted))
+        snapshot.check()
+    except (ValueError, LayerwiseError) as error:
+        raise RunFailedError(f"{state.path / ROLLBACK}: cannot be finished: {error}; {advice}") from None
+    return snapshot
 
 
 def _newest(snapshots: Snapshots, damage: list[str]) -> Snapshot | None:

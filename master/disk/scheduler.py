@@ -22,6 +22,9 @@ log = logging.getLogger("layerwise.master")
 
 Result = TypeVar("Result")
 
+# Bytes that a rollback takes beside the shards: its mark, the roster, a manifest, records.
+ROLLBACK_BYTES = 1 << 20
+
 
 class Subject(Protocol):
     """Run whose snapshots are taken: leases, and the values beside the shards."""
@@ -73,22 +76,26 @@ class SnapshotScheduler:
         self._thread = ThreadPoolExecutor(1, "snapshots")
         self._turn = asyncio.Lock()
         self._rolling: asyncio.Task[RollbackReply] | None = None
+        # Number of the snapshot of a rollback that stands half-way; 0 without such a rollback.
+        self._unfinished = 0
         newest = snapshots.newest()
         self.newest = newest.summarize() if newest else Kept()
         self.trouble = damage[0] if damage else ""
         self.seconds = Histogram(metrics.SNAPSHOT_SECONDS)
+        self._reported = ""
         self._fingerprint = _fingerprint(newest.versions, newest.run) if newest else None
 
     async def take_periodically(self, seconds: float) -> None:
         """Take a snapshot at intervals, after changes, until cancelled."""
         while True:
+            await self._finish_rollback()
             await self.take_if_changed()
             await asyncio.sleep(seconds)
 
     async def take_if_changed(self) -> None:
         """Take a snapshot unless the newest has the present state; log a failure instead of raising."""
         versions = self._store.versions()
-        if not versions or _fingerprint(versions, self._run.dump()) == self._fingerprint:
+        if self._unfinished or not versions or _fingerprint(versions, self._run.dump()) == self._fingerprint:
             return
         try:
             await self.take()
@@ -141,18 +148,57 @@ class SnapshotScheduler:
     async def _roll_back(self, number: int) -> RollbackReply:
         async with self._turn:
             snapshot = await self._on_thread(lambda: self._choose(number))
+            if not self._unfinished:
+                self._check_room(snapshot)
             before = self._store.versions()
             # If the process dies on the way, the next master finishes the rollback.
             self._state.write(ROLLBACK, str(snapshot.number))
+            self._unfinished = snapshot.number
             fenced = self._run.begin_rollback(snapshot.number, snapshot.run)
             await self._on_thread(lambda: self._put_back(snapshot))
             # Newer snapshots may exist: a power cut must go back to the present state, not to theirs.
             await self._take()
             self._state.discard(ROLLBACK)
             self._run.end_rollback()
+            self._unfinished = 0
             line = {"snapshot": snapshot.number, "before": before, "after": snapshot.versions}
             self._state.log({"event": "rolled back", **line, "fenced": fenced})
         return RollbackReply(snapshot.summarize(), before, fenced)
+
+    async def _finish_rollback(self) -> None:
+        """Try a rollback that stands half-way again: the disk may have room by now."""
+        if self._unfinished:
+            try:
+                await self.roll_back(self._unfinished)
+            except LayerwiseError as error:
+                self.trouble = f"the rollback to snapshot {self._unfinished} is half-way: {error}"
+                log.error("%s; trying again", self.trouble)
+
+    async def repair(self, damage: str) -> None:
+        """Roll back to the newest whole snapshot, since a shard is damaged; report a failure in `trouble`."""
+        if damage == self._reported:
+            return
+        self._reported = damage
+        self._state.log({"event": "damaged", "why": damage})
+        try:
+            await self.roll_back(0)
+        except LayerwiseError as error:
+            self.trouble = f"{damage}, and no snapshot can replace the shard: {error}"
+
+    def _check_room(self, snapshot: Snapshot) -> None:
+        """Refuse a rollback that the disk has no room for, before anything is changed.
+
+        Raises:
+            RunFailedError: the disk has no room.
+        """
+        versions = self._store.versions()
+        missing = sum(2 * snapshot.room(name) for name in snapshot.shards if name not in versions)
+        needed, free = snapshot.nbytes + missing + ROLLBACK_BYTES, self._state.files.free(self._state.path)
+        if free < needed:
+            raise RunFailedError(
+                f"{self._state.path}: a rollback to snapshot {snapshot.number} takes {needed:,} bytes, and "
+                f"{free:,} are free; free disk space"
+            )
 
     def _choose(self, number: int) -> Snapshot:
         if number:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from common.errors import RunFailedError
 from common.shards.table import Table
 from master.disk.files import Files, Writer
 from master.store.optimizers import Bytes
@@ -41,7 +42,10 @@ def write(files: Files, store: Store, name: str, path: Path) -> dict[str, Any]:
 
     Raises:
         OSError: the disk has no room.
+        RunFailedError: the shard is damaged.
     """
+    if damage := store.find_damage(name):
+        raise RunFailedError(f"{damage}; a snapshot would keep the damage")
     for attempt in range(ATTEMPTS + 1):
         waiting = store.hold_pushes(name) if attempt == ATTEMPTS else contextlib.nullcontext()
         with waiting, _hold(store, name) as reading, files.create(path) as file:
@@ -93,7 +97,7 @@ def _parts(reading: Reading) -> Iterator[bytes | memoryview]:
         for spec in sorted(table.tensors, key=lambda spec: -np.dtype(spec.dtype).itemsize)
     ]
     if len(whole) > table.nbytes:
-        tensors.append((OPTIMIZER_STATE, "U8", (len(whole) - table.nbytes,), whole[table.nbytes :]))
+        tensors.append((_moments_name(table), "U8", (len(whole) - table.nbytes,), whole[table.nbytes :]))
     header: dict[str, Any] = {
         "__metadata__": {"shard": reading.header.shard, "version": str(reading.record.version)}
     }
@@ -136,4 +140,12 @@ def _places(table: Table, whole: Bytes) -> Iterator[tuple[str, Bytes]]:
     for spec in table.tensors:
         yield spec.name, whole[spec.offset : spec.offset + spec.nbytes]
     if len(whole) > table.nbytes:
-        yield OPTIMIZER_STATE, whole[table.nbytes :]
+        yield _moments_name(table), whole[table.nbytes :]
+
+
+def _moments_name(table: Table) -> str:
+    """Name of the moments in a file; underscores tell the name from a tensor's."""
+    name, names = OPTIMIZER_STATE, {spec.name for spec in table.tensors}
+    while name in names:
+        name += "_"
+    return name

@@ -120,18 +120,29 @@ class Snapshots:
             }
             content = {"number": number, "time": round(time.time(), 3), "boot": self._files.boot()}
             write_durably(self._files, fresh / MANIFEST, seal({**content, "shards": shards, "run": run}))
+            self._read_back(fresh, shards)
             self._files.sync_folder(fresh)
             self._files.rename(fresh, self._folder / str(number))
             self._files.sync_folder(self._folder)
-        except OSError as error:
+        except (OSError, RunFailedError) as error:
             with contextlib.suppress(OSError):
                 self._files.remove_folder(fresh)
+            if isinstance(error, RunFailedError):
+                raise
             raise RunFailedError(
                 f"{self._folder / str(number)}: the snapshot cannot be written: {error.strerror}; free disk "
                 "space"
             ) from None
         self._prune()
         return self.get(number)
+
+    def _read_back(self, folder: Path, shards: dict[str, dict[str, Any]]) -> None:
+        """Verify the files of a new snapshot.
+
+        Raises:
+            RunFailedError: another content came back.
+        """
+        Snapshot(0, folder, shards, {}, 0.0, 0, self._files).check()
 
     def get(self, number: int) -> Snapshot:
         """Open a snapshot and verify the manifest; `check` verifies the rest.
@@ -202,5 +213,7 @@ class Snapshots:
     def _tidy(self) -> None:
         """Remove folders that a crash has left half written or half removed."""
         for name in self._files.names(self._folder):
-            if name.startswith("."):
-                self._files.remove_folder(self._folder / name)
+            if name.startswith(".") and name.endswith((".new", ".old")):
+                # What cannot be removed costs room, and no snapshot.
+                with contextlib.suppress(OSError):
+                    self._files.remove_folder(self._folder / name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import json
 import logging
 import time
@@ -26,7 +27,7 @@ from master.store.shard import BufferPair, Record
 log = logging.getLogger("layerwise.master")
 
 # Events that an operator should look at.
-TROUBLE = ("failed", "fenced", "no snapshot")
+TROUBLE = ("failed", "fenced", "no snapshot", "damaged")
 # Events kept in memory for the pages, and the part of the log that a start reads for them.
 RECENT_EVENTS, TAIL_BYTES = 200, 64 << 10
 
@@ -42,6 +43,8 @@ class StateDirectory:
         self.path = path
         self.files = files
         self.journal = Histogram(metrics.JOURNAL_SECONDS)
+        # Open shards by name, for the scrub.
+        self.pairs: dict[str, MappedPair] = {}
         self._shards = path / "shards"
         try:
             files.make_folder(self._shards)
@@ -65,7 +68,11 @@ class StateDirectory:
         that is durable before the first commit, and not in the records: the newer record may be lost, and the
         older record would vouch for pages that were written since.
         """
-        return self.read("boot") not in (None, "", self.files.boot())
+        try:
+            return self.read("boot") not in (None, "", self.files.boot())
+        except RunFailedError:
+            # Nothing vouches for the mapped files.
+            return True
 
     def note_boot(self) -> None:
         """Mark the directory as written by the present boot."""
@@ -111,7 +118,7 @@ class StateDirectory:
     def _place(
         self, name: str, table: Table, nbytes: int | None, write: Callable[[MappedPair], None]
     ) -> MappedPair:
-        path = self._file(name)
+        path = self.shard_path(name)
         fresh = path.with_suffix(".new")
         try:
             pair = mapped.create(self.files, fresh, name, table, table.nbytes if nbytes is None else nbytes)
@@ -119,14 +126,17 @@ class StateDirectory:
             write(pair)
             # The whole file gets the name: a crash leaves no shard without a table.
             self.files.rename(fresh, path)
+            pair.path = path
         except OSError as error:
             self.files.remove(fresh)
             raise NoRoomError(f"{path}: no room for the shard: {error.strerror}; free disk space") from None
+        self.pairs[name] = pair
         return pair
 
     def remove(self, name: str) -> None:
         """Remove a shard's file."""
-        self.files.remove(self._file(name))
+        self.pairs.pop(name, None)
+        self.files.remove(self.shard_path(name))
         self.files.sync_folder(self._shards)
 
     def load(self) -> dict[str, BufferPair]:
@@ -151,7 +161,9 @@ class StateDirectory:
                 name, pair = mapped.open_pair(self.files, path)
                 pair.on_commit = self.journal.observe
                 if pair.recover():
-                    found[name] = pair
+                    found[name] = self.pairs[name] = pair
+            except OSError as error:
+                damaged[path.stem.replace("-", "/", 1)] = f"{path}: cannot be read: {error.strerror}"
             except RunFailedError as error:
                 damaged[path.stem.replace("-", "/", 1)] = str(error)
         return found, damaged
@@ -173,11 +185,21 @@ class StateDirectory:
             ) from None
 
     def read(self, name: str) -> str | None:
-        """Read a small file; None if the file does not exist."""
+        """Read a small file; None if the file does not exist.
+
+        Raises:
+            RunFailedError: the file cannot be read, or is no UTF-8.
+        """
+        path = self.path / name
         try:
-            return self.files.read(self.path / name).decode()
+            return self.files.read(path).decode()
         except FileNotFoundError:
             return None
+        except UnicodeDecodeError:
+            reason = "is no UTF-8"
+        except OSError as error:
+            reason = f"cannot be read: {error.strerror}"
+        raise RunFailedError(f"{path}: {reason}; restore the file from a copy")
 
     def discard(self, name: str) -> None:
         """Remove a small file, durably."""
@@ -201,7 +223,8 @@ class StateDirectory:
             self._events.close()
         self._lock.close()
 
-    def _file(self, name: str) -> Path:
+    def shard_path(self, name: str) -> Path:
+        """Path of a shard's file."""
         return self._shards / (name.replace("/", "-") + ".shard")
 
 
@@ -228,10 +251,12 @@ def _tail(files: Files, path: Path) -> list[dict[str, Any]]:
 
 
 def write_durably(files: Files, path: Path, text: str) -> None:
-    """Write a small file, and bring the content to the disk."""
+    """Write a small file, bring the content to the disk, and read the file back."""
     with files.create(path) as file:
         file.write(text.encode())
         file.sync()
+    if files.read(path) != text.encode():
+        raise OSError(errno.EIO, "another content came back", str(path))
 
 
 def seal(value: dict[str, Any]) -> str:

@@ -55,6 +55,9 @@ class BufferPair(Protocol):
     def commit(self, record: Record) -> None:
         """Replace the record, atomically."""
 
+    def find_damage(self) -> str:
+        """Describe a known damage of the active buffer; empty without."""
+
 
 class Reading:
     """Version of a shard, held for a reader until `release`; `revoked` once pushes could not wait."""

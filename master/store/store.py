@@ -53,6 +53,10 @@ class MemoryPair:
         """Replace the record."""
         self.record = record
 
+    def find_damage(self) -> str:
+        """Nothing is known of damage in memory."""
+        return ""
+
 
 class Memory:
     """Backing in process memory, for the simulator and for tests."""
@@ -231,6 +235,10 @@ class Store:
                     refused = [i for i in record.refused if i != incarnation]
                     shard.pair.commit(replace(record, sequences=left, refused=refused))
                 shard.forget(incarnation)
+
+    def find_damage(self, name: str) -> str:
+        """Describe how a shard's present contents differ from their checksums; empty without damage."""
+        return self._shard(name).pair.find_damage()
 
     @contextmanager
     def hold_pushes(self, name: str) -> Iterator[None]:

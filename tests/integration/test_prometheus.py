@@ -71,7 +71,7 @@ class Prometheus:
         return found
 
     def value(self, expr: str) -> float | None:
-        """Return the newest value of the one series that an expression selects; None while it selects none."""
+        """Return the newest value of the series that an expression selects; None without a series."""
         found = self.query(expr)
         return float(found[0]["value"][1]) if found else None
 

@@ -13,7 +13,9 @@ import safetensors.numpy
 
 from common.errors import NotFoundError, RunFailedError
 from common.shards.pushes import Header, Operation
+from common.shards.table import lay_out
 from master.disk import shard_file as writing
+from master.disk.files import DiskFiles
 from master.disk.shard_file import OPTIMIZER_STATE
 from master.disk.snapshots import MANIFEST, NEWEST, Snapshot, Snapshots
 from master.store import shard as shards
@@ -233,3 +235,51 @@ def test_a_snapshot_that_pushes_revoke_again_and_again_has_them_wait(
     (array,) = safetensors.numpy.load_file(tmp_path / "1" / "1-weights.safetensors").values()
     assert set(array) == {float(snapshot.versions["1/weights"])} == {float(sequence)}
     assert store.apply(*update(np.ones(8), sequence + 1)).applied
+
+
+def test_a_tensor_with_the_name_of_the_moments_is_kept_beside_them(tmp_path: Path) -> None:
+    table = lay_out([(OPTIMIZER_STATE, "float32", (2,), "parameter")])
+
+    def fill(buffer: Bytes) -> None:
+        buffer[:] = np.arange(len(buffer))
+
+    store, other = Store(Memory()), Store(Memory())
+    store.put_back("1/weights", table, table.nbytes + 24, Record(version=7), fill)
+    put_back(other, Snapshots(tmp_path).take(store, RUN))
+    assert contents(other) == bytes(range(32))
+
+
+def test_a_snapshot_of_which_another_content_comes_back_is_no_snapshot(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that loses a written byte is noticed at once, not at the rollback."""
+    files = DiskFiles()
+    snapshots, read = Snapshots(tmp_path, files), files.read
+
+    def forgetful(path: Path, start: int = 0, nbytes: int = -1) -> bytes:
+        data = read(path, start, nbytes)
+        return data if path.name == MANIFEST else data[:-1] + b"?"
+
+    monkeypatch.setattr(files, "read", forgetful)
+    with pytest.raises(RunFailedError, match=r"1-weights.safetensors: is torn or damaged"):
+        snapshots.take(one_shard(), RUN)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["1-weights.safetensors", MANIFEST])
+def test_a_folder_in_the_place_of_a_snapshots_file_is_damage(tmp_path: Path, name: str) -> None:
+    snapshots = Snapshots(tmp_path)
+    snapshots.take(one_shard(), RUN)
+    (tmp_path / "1" / name).unlink()
+    (tmp_path / "1" / name).mkdir()
+    (each,) = snapshots.list_all()
+    assert f"{tmp_path / '1' / name}: cannot be read: Is a directory" in each.damage
+
+
+def test_strange_files_among_the_snapshots_stay_and_hold_nothing_up(tmp_path: Path) -> None:
+    for name in (".DS_Store", ".7.old", "7"):
+        (tmp_path / name).touch()
+    snapshots = Snapshots(tmp_path)
+    assert snapshots.take(one_shard(), RUN).number == 8
+    assert [each.number for each in snapshots.list_all() if not each.damage] == [8]
+    assert (tmp_path / ".DS_Store").exists()
