@@ -291,7 +291,7 @@ class End:
         while True:
             count = min(left, await self._room()) if left else 0
             flags = frames.END_STREAM if last and count == left else 0
-            taken, views = cut(views, count)
+            taken, views = (views, []) if count == left else cut(views, count)
             await self.pipe.write(frames.frame_head(Kind.DATA, flags, self._stream, count), *taken)
             self._sending.spend(count)
             left -= count

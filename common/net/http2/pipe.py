@@ -32,6 +32,9 @@ class Pipe(ABC):
 
     def __init__(self, stream: socket.socket, ahead: Buffer = b"") -> None:
         self._socket = stream
+        # Unlike select, poll takes file descriptors above 1023.
+        self._incoming = select.poll()
+        self._incoming.register(stream, select.POLLIN)
         self._ahead = memoryview(bytearray(READ_AHEAD_BYTES))
         self._start, self._stop = 0, len(ahead)
         self._ahead[: self._stop] = ahead
@@ -73,10 +76,7 @@ class Pipe(ABC):
         """Whether unread payload has arrived."""
         if self._stop > self._start:
             return True
-        # Unlike select, poll takes file descriptors above 1023.
-        waiting = select.poll()
-        waiting.register(self._socket, select.POLLIN)
-        return bool(waiting.poll(0))
+        return bool(self._incoming.poll(0))
 
     @abstractmethod
     async def _receive(self, target: memoryview, *, whole: bool) -> int:

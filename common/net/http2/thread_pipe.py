@@ -17,6 +17,8 @@ from common.shards.pushes import Buffer
 
 # A farewell waits so long, and for so many reads, until the peer has closed.
 FAREWELL_SECONDS, FAREWELL_READS = 1.0, 256
+# A read may end so much earlier or later than the deadline, as a share of the wait.
+DEADLINE_TOLERANCE = 0.01
 _STOOD_STILL = "a peer stood still within a message; send it again"
 
 
@@ -26,6 +28,8 @@ class ThreadPipe(Pipe):
     def __init__(self, stream: socket.socket) -> None:
         super().__init__(stream)
         self._deadline: float | None = None
+        # Seconds that the kernel lets a read wait; 0 stands for ever.
+        self._kernel_seconds = 0.0
         self._successor: LoopPipe | None = None
         self._set_up()
 
@@ -37,13 +41,26 @@ class ThreadPipe(Pipe):
     def set_deadline(self, moment: float | None) -> None:
         """Set the monotonic time by which reads must be through; None disables the deadline."""
         self._deadline = moment
-        seconds = 0.0 if moment is None else max(1e-3, moment - time.monotonic())
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _timeval(seconds))
+
+    def _tell_kernel(self) -> None:
+        """Have the kernel end the next read near the deadline.
+
+        Calls in sequence wait equally long, so the kernel mostly has the right value already.
+
+        Raises:
+            BlockingIOError: the deadline has passed.
+        """
+        if self._deadline is None:
+            seconds = 0.0
+        elif (seconds := self._deadline - time.monotonic()) <= 0:
+            raise BlockingIOError
+        if abs(seconds - self._kernel_seconds) > DEADLINE_TOLERANCE * seconds:
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _timeval(seconds))
+            self._kernel_seconds = seconds
 
     async def _receive(self, target: memoryview, *, whole: bool) -> int:
         try:
-            if self._deadline is not None and time.monotonic() > self._deadline:
-                raise BlockingIOError
+            self._tell_kernel()
             count = self._socket.recv_into(target, 0, socket.MSG_WAITALL if whole else 0)
         except BlockingIOError:
             raise StalledError(_STOOD_STILL) from None
@@ -64,8 +81,10 @@ class ThreadPipe(Pipe):
     async def _send(self, parts: Iterable[Buffer]) -> None:
         views = [memoryview(part) for part in parts]
         try:
-            while views:
-                _, views = cut(views, self._socket.sendmsg(views))
+            left = sum(view.nbytes for view in views)
+            while (sent := self._socket.sendmsg(views)) < left:
+                _, views = cut(views, sent)
+                left -= sent
         except BlockingIOError:
             raise BrokenError(WRITE_STALLED) from None
         except OSError as error:
@@ -109,4 +128,6 @@ class ThreadPipe(Pipe):
 
 
 def _timeval(seconds: float) -> bytes:
-    return struct.pack("ll", int(seconds), int(seconds % 1 * 1e6))
+    # A microsecond at least: the kernel reads zero as no limit.
+    whole, rest = divmod(seconds, 1)
+    return struct.pack("ll", int(whole), max(int(rest * 1e6), int(0 < seconds < 1)))

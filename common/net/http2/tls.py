@@ -127,10 +127,6 @@ class TlsThreadPipe(_Tls, ThreadPipe):
     def _set_up(self) -> None:
         self._socket.setblocking(False)
 
-    def set_deadline(self, moment: float | None) -> None:
-        """Set the monotonic time by which reads must be through; None disables the deadline."""
-        self._deadline = moment
-
     def _seconds_left(self) -> float | None:
         return None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
 
