@@ -2,8 +2,7 @@
 
 `python -m benchmarks soak [--minutes 10]` writes results/soak.json. In each profile `train` learns the
 digits, with two replicas of the first layer, and is interrupted when the time is over. A process' slope is
-the least-squares slope of its resident memory after the first minute, or after the first third of a short
-soak.
+the least-squares slope of its resident memory after the first sixth of the soak.
 """
 
 from __future__ import annotations
@@ -27,7 +26,9 @@ import psutil
 
 RESULT = Path(__file__).parent / "results" / "soak.json"
 PROFILES = ("light", "basic")
-MINUTES, SAMPLE_SECONDS, WARM_SECONDS = 10.0, 1.0, 60.0
+MINUTES, SAMPLE_SECONDS = 10.0, 1.0
+# Share of a soak in which caches and pools fill.
+WARM_SHARE = 1 / 6
 # More batches than any soak reaches; snapshots at a run's usual interval.
 SETTINGS = (
     "run.batches=100000000", "run.evaluate_every=2000", "downpour.replicas=[2, 1, 1]", "cluster.misses=20",
@@ -71,7 +72,7 @@ def _sample(train: subprocess.Popen[bytes], seconds: float) -> Samples:
 
 def _slopes(samples: Samples, seconds: float) -> dict[str, dict[str, float]]:
     slopes: dict[str, dict[str, float]] = {}
-    warm = min(WARM_SECONDS, seconds / 3)
+    warm = WARM_SHARE * seconds
     for name, each in samples.items():
         after = np.array([(when, nbytes / MIB) for when, nbytes in each if when > warm])
         # Processes that ended early, such as a helper that loads data, have no slope.
