@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import platform
 import sys
 import tempfile
@@ -20,6 +19,7 @@ from pathlib import Path
 from benchmarks.spread import spread
 from benchmarks.transfer import CommandProcess
 from common.config.files import load
+from common.cores import count_cores
 from common.lifecycle import keep_freed_memory
 from common.shards.table import Table
 from master import service
@@ -101,7 +101,7 @@ def summarize(measurements: Rates) -> dict[str, object]:
                 if way != "memory"
             },
         }
-    machine = {"cores": os.cpu_count(), "python": platform.python_version()}
+    machine = {"cores": count_cores(), "python": platform.python_version()}
     return {"machine": machine, "rounds": ROUNDS, "cases": cases}
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from common.cores import count_cores
 from common.errors import ConfigError
 
 
@@ -37,7 +37,7 @@ def markdown(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
 
 def machine() -> dict[str, Any]:
     """Describe the machine."""
-    return {"cores": os.cpu_count(), "python": platform.python_version()}
+    return {"cores": count_cores(), "python": platform.python_version()}
 
 
 def without_data_path(settings: Sequence[str]) -> list[str]:

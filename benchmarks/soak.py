@@ -24,6 +24,8 @@ import click
 import numpy as np
 import psutil
 
+from common.cores import count_cores
+
 RESULT = Path(__file__).parent / "results" / "soak.json"
 PROFILES = ("light", "basic")
 MINUTES, SAMPLE_SECONDS = 10.0, 1.0
@@ -106,7 +108,7 @@ def command(minutes: float) -> None:
         with tempfile.TemporaryDirectory() as folder:
             results[profile] = soak(60 * minutes, [f"cluster.profile={profile}"], Path(folder))
         print(profile, json.dumps(results[profile], indent=1), flush=True)
-    machine = {"cores": os.cpu_count(), "python": platform.python_version()}
+    machine = {"cores": count_cores(), "python": platform.python_version()}
     content = json.dumps({"machine": machine, "profiles": results}, indent=1)
     RESULT.write_text(content + "\n", encoding="utf-8")
 

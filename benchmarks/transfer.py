@@ -24,6 +24,7 @@ import psutil
 import torch
 
 from benchmarks.spread import spread
+from common.cores import count_cores
 from common.lifecycle import PARENT
 
 Cases = dict[str, dict[str, dict[str, dict[str, float]]]]
@@ -181,7 +182,7 @@ def summarize(measurements: dict[str, dict[str, Rounds]]) -> dict[str, object]:
             },
         }
     return {
-        "machine": {"cores": os.cpu_count(), "python": platform.python_version(), "torch": torch.__version__},
+        "machine": {"cores": count_cores(), "python": platform.python_version(), "torch": torch.__version__},
         "rounds": ROUNDS,
         "cases": cases,
     }

@@ -24,6 +24,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "snapshot": ("deploy.commands", "Take a snapshot of a live run, or list its snapshots."),
     "rollback": ("deploy.commands", "Roll a live run back to a snapshot."),
     "config": ("deploy.commands", "Print every configuration key, its default and its meaning."),
+    "doctor": ("deploy.doctor.cli", "Check this machine and a set-up, each finding with its fix."),
 }
 
 

@@ -169,8 +169,10 @@ class Training:
     def _evaluator(self, dataset: Dataset) -> Evaluator:
         """Build the evaluator; torch is imported here, while the slaves import theirs."""
         from common.models import network
+        from common.models.threads import use_allowed_cores
         from deploy.evaluation.evaluator import Evaluator
 
+        use_allowed_cores()
         blueprint = network.build(self._config, dataset.input_shape, dataset.classes)
         return Evaluator(self._config, dataset, blueprint)
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from common.observe import hosts as allowed
 from common.observe import logs
 
 
@@ -43,6 +44,7 @@ from common.observe import logs
     help="Address of the read-only pages: live page, /metrics, /status; port 0 takes a free port.",
 )
 @click.option("--insecure", is_flag=True, help="Listen beyond this machine in the clear.")
+@allowed.option
 @logs.options
 def master(
     config: Path,
@@ -52,6 +54,7 @@ def master(
     state_dir: Path,
     web: str,
     insecure: bool,
+    hosts: tuple[str, ...],
     log_format: str,
     log_level: str,
 ) -> int:
@@ -70,5 +73,6 @@ def master(
     if not run.cluster.distributed:
         raise ConfigError(f"cluster.profile: {run.cluster.profile} has no master; use `layerwise train`")
     check_listen(web, insecure, "--web")
+    names = allowed.check_hosts(hosts)
     logs.configure("master", log_format, log_level)
-    return serve(resolve(run), listen, bulk_port, web, state_dir)
+    return serve(resolve(run), listen, bulk_port, web, state_dir, names)

@@ -197,12 +197,17 @@ class Ports:
 
 
 async def run_until_signal(
-    config: Config, listen: str, data_port: int, web: str, state: StateDirectory
+    config: Config,
+    listen: str,
+    data_port: int,
+    web: str,
+    state: StateDirectory,
+    hosts: frozenset[str] = frozenset(),
 ) -> int:
     """Run a master until SIGINT or SIGTERM; returns the exit code. Arguments as in `serve`."""
     master, loop, stop = Master(config, state), asyncio.get_running_loop(), asyncio.Event()
     history, ports = History(HISTORY_SECONDS), Ports(master)
-    site = Site(pages(master.view(), history))
+    site = Site(pages(master.view(), history), hosts)
     address, _ = await ports.open(listen, data_port)
     web_address = await site.start(web, "--web")
     state.write("web", web_address)
@@ -229,7 +234,7 @@ async def _tick(master: Master, history: History, seconds: float) -> None:
     while True:
         try:
             master.tick()
-            if history.due(now := time.time()):
+            if history.due(now := time.monotonic()):
                 history.add(master.status(), now)
         except RunFailedError as error:
             log.error("%s; trying again", error)
@@ -243,7 +248,14 @@ async def _scrub(master: Master) -> None:
         await asyncio.sleep(SCRUB_SECONDS)
 
 
-def serve(config: Config, listen: str, data_port: int, web: str, state_dir: Path) -> int:
+def serve(
+    config: Config,
+    listen: str,
+    data_port: int,
+    web: str,
+    state_dir: Path,
+    hosts: frozenset[str] = frozenset(),
+) -> int:
     """Run a master until interrupted; returns the exit code.
 
     Args:
@@ -252,6 +264,7 @@ def serve(config: Config, listen: str, data_port: int, web: str, state_dir: Path
         data_port: port for shards and boundary streams on the same host; 0 takes a free one.
         web: HOST:PORT of the pages.
         state_dir: directory for everything that outlives the process.
+        hosts: further names under which the pages are answered.
 
     Raises:
         RefusedError: a port or the state directory is taken, or the directory holds another run.
@@ -264,6 +277,6 @@ def serve(config: Config, listen: str, data_port: int, web: str, state_dir: Path
         use_one_thread()
     state = StateDirectory(state_dir)
     try:
-        return asyncio.run(run_until_signal(config, listen, data_port, web, state))
+        return asyncio.run(run_until_signal(config, listen, data_port, web, state, hosts))
     finally:
         state.close()

@@ -184,14 +184,39 @@ class DescribeRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class DescribeReply(_message.Message):
-    __slots__ = ("config", "over", "bulk_port")
+    __slots__ = ("config", "over", "bulk_port", "time", "versions")
+    class VersionsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
     CONFIG_FIELD_NUMBER: _ClassVar[int]
     OVER_FIELD_NUMBER: _ClassVar[int]
     BULK_PORT_FIELD_NUMBER: _ClassVar[int]
+    TIME_FIELD_NUMBER: _ClassVar[int]
+    VERSIONS_FIELD_NUMBER: _ClassVar[int]
     config: str
     over: bool
     bulk_port: int
-    def __init__(self, config: _Optional[str] = ..., over: bool = ..., bulk_port: _Optional[int] = ...) -> None: ...
+    time: float
+    versions: _containers.ScalarMap[str, str]
+    def __init__(self, config: _Optional[str] = ..., over: bool = ..., bulk_port: _Optional[int] = ..., time: _Optional[float] = ..., versions: _Optional[_Mapping[str, str]] = ...) -> None: ...
+
+class ReachRequest(_message.Message):
+    __slots__ = ("address", "token")
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    TOKEN_FIELD_NUMBER: _ClassVar[int]
+    address: str
+    token: str
+    def __init__(self, address: _Optional[str] = ..., token: _Optional[str] = ...) -> None: ...
+
+class ReachReply(_message.Message):
+    __slots__ = ("reached",)
+    REACHED_FIELD_NUMBER: _ClassVar[int]
+    reached: bool
+    def __init__(self, reached: bool = ...) -> None: ...
 
 class JoinRequest(_message.Message):
     __slots__ = ("slave", "host", "pid", "device", "address", "metrics")

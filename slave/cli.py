@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from common.observe import hosts as allowed
 from common.observe import logs
 
 
@@ -55,6 +56,7 @@ from common.observe import logs
     "port.",
 )
 @click.option("--insecure", is_flag=True, help="Allow unencrypted listening beyond this machine.")
+@allowed.option
 @logs.options
 def slave(
     master: str,
@@ -66,6 +68,7 @@ def slave(
     advertise: str | None,
     metrics: str,
     insecure: bool,
+    hosts: tuple[str, ...],
     log_format: str,
     log_level: str,
 ) -> int:
@@ -81,5 +84,6 @@ def slave(
     if listen is not None:
         check_listen(listen, insecure)
     check_listen(metrics, insecure, "--metrics")
+    names = allowed.check_hosts(hosts)
     logs.configure("slave", log_format, log_level)
-    return serve(Options(master, device, data, code, wait, listen, advertise, insecure, metrics))
+    return serve(Options(master, device, data, code, wait, listen, advertise, insecure, metrics, names))

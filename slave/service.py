@@ -17,7 +17,7 @@ from common.config.sections import Config
 from common.errors import ConfigError, FencedError, UnreachableError
 from common.lifecycle import INTERRUPTED, Interrupt, cpu_seconds, end_with_parent, keep_freed_memory
 from common.net import control
-from common.net.addresses import reachable_address
+from common.net.addresses import is_loopback, reachable_address, split_address
 from common.net.backoff import Backoff
 from common.observe.web import Page, Site, serve_on_thread
 from common.wire.messages import DescribeRequest, JoinReply, JoinRequest
@@ -56,7 +56,9 @@ class Slave:
             UnreachableError: no master has answered for `wait` seconds.
             LayerwiseError: the run's configuration cannot be used here, or the master refuses this slave.
         """
-        site = Site({"/metrics": self._exposition.metrics, "/healthz": lambda: Page(b"ok\n")})
+        site = Site(
+            {"/metrics": self._exposition.metrics, "/healthz": lambda: Page(b"ok\n")}, self._options.hosts
+        )
         with (
             serve_on_thread(site, self._options.metrics, "--metrics") as listening,
             Interrupt(self._on_interrupt),
@@ -78,11 +80,15 @@ class Slave:
                 self._channel.close()
 
     def _reachable(self, listen: str) -> str:
+        """Return the address of the metrics for the master's list of scrape targets."""
         try:
-            return reachable_address(listen, self._options.master)
+            address = reachable_address(listen, self._options.master)
         except ConfigError:
             # The master's name may resolve once the master is up.
             return reachable_address(listen, None)
+        # The loopback address of the way to a master on this machine would mislead other machines. The master
+        # puts in the address at which a visitor reaches this machine.
+        return listen if is_loopback(split_address(address)[0]) else address
 
     def _on_interrupt(self) -> None:
         self._stop.set()
@@ -225,9 +231,9 @@ def _check_unused(options: Options, profile: str) -> None:
 
 
 def _import_torch() -> None:
-    import torch
+    from common.models.threads import use_allowed_cores
 
-    assert torch.__version__
+    use_allowed_cores()
 
 
 def serve(options: Options) -> int:

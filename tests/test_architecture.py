@@ -72,6 +72,7 @@ ALLOWED = {"master.store": ("threading",), "master.tally": ("threading",)}
 
 WITHOUT_TORCH = (
     "common.config",
+    "common.cores",
     "common.errors",
     "common.lifecycle",
     "common.models.resolution",
@@ -86,6 +87,7 @@ WITHOUT_TORCH = (
     "slave.cli",
     "deploy.cli",
     "deploy.commands",
+    "deploy.doctor",
 )
 # Loaded where M is served, and by nothing that is loaded otherwise.
 WITH_TORCH = ("master.synthesis.served",)

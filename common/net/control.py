@@ -10,6 +10,7 @@ import grpc
 from common import errors
 from common.errors import LayerwiseError, UnreachableError
 from common.net.addresses import cannot_listen, split_address
+from common.net.listening import join_address, numeric_host
 from common.wire.methods import Method
 
 Request = TypeVar("Request")
@@ -176,7 +177,9 @@ class ControlServer:
         )
         host, port = split_address(address)
         try:
-            port = self._server.add_insecure_port(address)
+            port = self._server.add_insecure_port(join_address(numeric_host(host), port))
+        except OSError as error:
+            raise cannot_listen("--listen", host, port, error.strerror) from None
         except RuntimeError:
             raise cannot_listen("--listen", host, port) from None
         await self._server.start()

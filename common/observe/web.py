@@ -12,6 +12,9 @@ from dataclasses import dataclass, field
 
 from common.errors import LayerwiseError, RefusedError
 from common.net.addresses import is_loopback, split_address
+from common.net.listening import open_listener
+from common.observe.hosts import plain_name
+from common.observe.visits import begin_visit
 
 HEAD_BYTES = 8 << 10
 HEAD_SECONDS = 5.0
@@ -52,10 +55,15 @@ class Site:
 
     A malicious web page can make a browser ask a server on the browser's own machine under a foreign name
     (DNS rebinding). So requests are answered only if their Host is an address, this machine's name or, beyond
-    loopback, a name without a dot.
+    loopback, a name without a dot; and under the names of --allow-host.
+
+    Attributes:
+        pages: by path.
+        hosts: further names under which requests are answered, as `check_hosts` returns them.
     """
 
     pages: Pages
+    hosts: frozenset[str] = frozenset()
     _open: set[asyncio.Task[None]] = field(default_factory=set)
 
     async def start(self, address: str, option: str) -> str:
@@ -71,8 +79,9 @@ class Site:
         host, port = split_address(address)
         self._loopback = is_loopback(host)
         try:
+            listening = open_listener(host, port, CONNECTIONS)
             self._server = await asyncio.start_server(
-                self._accept, host.strip("[]"), port, limit=HEAD_BYTES, backlog=CONNECTIONS
+                self._accept, sock=listening, limit=HEAD_BYTES, backlog=CONNECTIONS
             )
         except OSError as error:
             raise RefusedError(
@@ -92,6 +101,7 @@ class Site:
         task = asyncio.current_task()
         assert task is not None
         self._open.add(task)
+        begin_visit(writer)
         try:
             busy = len(self._open) > CONNECTIONS
             page, head = (_text(503, "too many at once"), False) if busy else await self._answer(reader)
@@ -126,7 +136,11 @@ class Site:
     def _page(self, method: str, path: str, hosts: list[str]) -> Page:
         if len(hosts) != 1 or not self._accepts(hosts[0]):
             requested = hosts[0] if hosts else ""
-            return _text(421, f'no server here is called "{requested}"; use the address of this machine')
+            return _text(
+                421,
+                f'no server here is called "{requested}"; use the address of this machine, or start the '
+                "process with --allow-host NAME",
+            )
         if method not in ("GET", "HEAD"):
             return _text(405, "pages are read-only; use GET or HEAD")
         make = self.pages.get(path)
@@ -139,7 +153,9 @@ class Site:
 
     def _accepts(self, host: str) -> bool:
         name = host if host.endswith("]") or ":" not in host else host.rpartition(":")[0]
-        name = name.lower()
+        name = plain_name(name)
+        if name in self.hosts:
+            return True
         try:
             address = ipaddress.ip_address(name.strip("[]"))
         except ValueError:

@@ -72,11 +72,31 @@ class DescribeRequest:
 
 @dataclass(frozen=True, slots=True)
 class DescribeReply:
-    """The run's configuration as TOML with resolved cuts, and the port for shards."""
+    """The run's configuration as TOML with resolved cuts, the port for shards, and facts of the master.
+
+    `time` is the master's clock, in seconds of the epoch; `versions` are those of its machine.
+    """
 
     config: str = ""
     over: bool = False
     bulk_port: int = 0
+    time: float = 0.0
+    versions: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ReachRequest:
+    """Request to connect to an address, and to expect the token from there."""
+
+    address: str = ""
+    token: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ReachReply:
+    """Answer to a request to connect: whether the token came."""
+
+    reached: bool = False
 
 
 @dataclass(frozen=True, slots=True)

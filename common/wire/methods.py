@@ -64,6 +64,7 @@ HEARTBEAT = _method("Roster", "Heartbeat", _plain(m.HeartbeatRequest), _plain(m.
 LEAVE = _method("Roster", "Leave", _plain(m.LeaveRequest), _plain(m.LeaveReply))
 STATUS = _method("Roster", "Status", _plain(m.StatusRequest), _plain(m.StatusReply))
 REPORT = _method("Roster", "Report", _plain(m.Evaluation), _plain(m.ReportReply))
+REACH = _method("Roster", "Reach", _plain(m.ReachRequest), _plain(m.ReachReply))
 SNAPSHOT = _method("Keeper", "Snapshot", _plain(m.SnapshotRequest), _plain(m.SnapshotReply))
 SNAPSHOTS = _method("Keeper", "Snapshots", _plain(m.SnapshotsRequest), _plain(m.SnapshotsReply))
 ROLLBACK = _method("Keeper", "Rollback", _plain(m.RollbackRequest), _plain(m.RollbackReply))
@@ -79,6 +80,7 @@ METHODS: tuple[Method[Any, Any], ...] = (
     LEAVE,
     STATUS,
     REPORT,
+    REACH,
     SNAPSHOT,
     SNAPSHOTS,
     ROLLBACK,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import threading
@@ -16,6 +15,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from common.cores import count_cores
 from common.errors import ConfigError, RunFailedError
 from common.lifecycle import INTERRUPTED, Interrupt
 from deploy.comparison.jobs import Job
@@ -90,7 +90,7 @@ class ComparisonRun:
     def _run_all(self, jobs: Sequence[Job]) -> bool:
         """Run the jobs, a limited number at a time; False if interrupted."""
         waiting, running, count = list(jobs), list[Job](), 0
-        threads = max(1, (os.cpu_count() or 1) // self._side_by_side)
+        threads = max(1, count_cores() // self._side_by_side)
         try:
             while waiting or running:
                 while waiting and len(running) < self._side_by_side:

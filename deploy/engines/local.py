@@ -12,6 +12,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from common.cores import count_cores
 from common.errors import ConfigError, LayerwiseError, RefusedError, RunFailedError
 from common.lifecycle import PARENT
 from common.net.backoff import Backoff
@@ -245,7 +246,7 @@ class Cluster:
 
     def _environment(self) -> dict[str, str]:
         # Processes share the cores, so a process starts only a part of the threads.
-        threads = str(max(1, (os.cpu_count() or 1) // self.slaves))
+        threads = str(max(1, count_cores() // self.slaves))
         return {"OMP_NUM_THREADS": threads, **os.environ, PARENT: str(os.getpid()), "PYTHONUNBUFFERED": "1"}
 
 

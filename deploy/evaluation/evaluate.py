@@ -15,6 +15,7 @@ from common.config.sections import Config
 from common.data import datasets
 from common.errors import ConfigError, NotFoundError, UnreachableError
 from common.models import network
+from common.models.threads import use_allowed_cores
 from common.wire.messages import Evaluation
 from deploy.evaluation.evaluator import Evaluator, PulledNetwork
 from deploy.evaluation.reader import Reader, latest_status
@@ -122,6 +123,7 @@ def _measure(
 
 
 def _evaluator(config: Config, dataset: datasets.Dataset, code: Path | None) -> Evaluator:
+    use_allowed_cores()
     return Evaluator(config, dataset, network.build(config, dataset.input_shape, dataset.classes, code))
 
 

@@ -19,6 +19,7 @@ from common.data.datasets import Dataset
 from common.errors import ConfigError
 from common.models import network
 from common.models.resolution import resolve_with_torch
+from common.models.threads import use_allowed_cores
 from common.observe.percentiles import percentiles
 from deploy.simulation.driver import Driver
 from deploy.simulation.paces import measure_rate, paces
@@ -33,6 +34,7 @@ def simulate(config: Config, slaves: Sequence[int], measure: bool, as_json: bool
     dataset = datasets.load(config.data)
     dataset.check_batch_size(config.run.batch_size)
     if measure:
+        use_allowed_cores()
         blueprint = network.build(config, dataset.input_shape, dataset.classes)
         config = _rated(config, measure_rate(config, blueprint, dataset))
     placed = [with_slaves(config, dataset, count) for count in slaves] or [

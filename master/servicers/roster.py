@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Callable
 
+from common.errors import RefusedError, UnreachableError
 from common.net.addresses import split_address
+from common.net.callback import is_greeted
 from common.net.control import ControlServer
+from common.versions import installed_versions
 from common.wire import messages as m
 from common.wire import methods
 from master.ledger import Ledger
@@ -24,6 +29,9 @@ class RosterServicer:
         self._ledger = ledger
         self._status = status
         self.data_port = 0
+        self._versions = installed_versions()
+        # Connections to other machines on behalf of strangers: one at a time.
+        self._reaching = asyncio.Lock()
 
     def register(self, server: ControlServer) -> None:
         """Serve every method."""
@@ -33,10 +41,12 @@ class RosterServicer:
         server.add(methods.LEAVE, self.leave)
         server.add(methods.STATUS, self.status)
         server.add(methods.REPORT, self.report)
+        server.add(methods.REACH, self.reach)
 
     async def describe(self, request: m.DescribeRequest) -> m.DescribeReply:  # noqa: ARG002 - has no fields
-        """Give the run's configuration and the data port."""
-        return m.DescribeReply(self._run.config.to_toml(), self._run.roster.over, self.data_port)
+        """Give the run's configuration, the data port, the clock and the versions."""
+        toml, over = self._run.config.to_toml(), self._run.roster.over
+        return m.DescribeReply(toml, over, self.data_port, time.time(), self._versions)
 
     async def join(self, request: m.JoinRequest) -> m.JoinReply:
         """Grant a lease, or ask the slave to wait.
@@ -63,3 +73,17 @@ class RosterServicer:
     async def report(self, request: m.Evaluation) -> m.ReportReply:
         """Keep an evaluator's result."""
         return self._ledger.apply(self._run.report, request)
+
+    async def reach(self, request: m.ReachRequest) -> m.ReachReply:
+        """Say whether this master reaches an address at which a slave would listen.
+
+        Raises:
+            RefusedError: slaves of this run do not listen.
+            UnreachableError: another request is under way.
+        """
+        if not self._run.config.cluster.direct:
+            raise RefusedError("Roster.Reach: slaves of this run do not listen")
+        if self._reaching.locked():
+            raise UnreachableError("Roster.Reach: another request is under way; try again")
+        async with self._reaching:
+            return m.ReachReply(await is_greeted(request.address, request.token))

@@ -15,7 +15,7 @@ CAPACITY = 600
 
 @dataclass(frozen=True)
 class Moment:
-    """Values of the charts at a time; None without a measurement."""
+    """Values of the charts at a time of a monotonic clock; None without a measurement."""
 
     time: float
     batches: int
@@ -43,7 +43,7 @@ class History:
         self._delays: Counter[int] = Counter()
 
     def due(self, now: float) -> bool:
-        """Whether the next moment is due."""
+        """Whether the next moment is due, in seconds of a monotonic clock."""
         return not self._moments or now - self._moments[-1].time >= self._seconds
 
     def add(self, status: StatusReply, now: float) -> None:
@@ -69,9 +69,9 @@ class History:
             )
         )
 
-    def columns(self) -> dict[str, list[Any]]:
-        """All moments as columns, by field."""
-        rows = [asdict(moment) for moment in self._moments]
+    def columns(self, epoch: float = 0.0) -> dict[str, list[Any]]:
+        """Return all moments as columns, by field; `epoch` is the time of the clock's zero, in seconds."""
+        rows = [{**asdict(moment), "time": moment.time + epoch} for moment in self._moments]
         return {field.name: [row[field.name] for row in rows] for field in fields(Moment)}
 
 

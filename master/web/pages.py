@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import socket
+import time
 from functools import cache
 from importlib import resources
 from typing import Any
 
-from common.net.addresses import reachable_address
+from common.errors import ConfigError
+from common.net.addresses import is_loopback, is_unspecified, reachable_address, split_address
+from common.net.listening import join_address
 from common.observe import metrics
 from common.observe.problems import problems
+from common.observe.visits import Visit, current_visit
 from common.observe.web import Page, Pages
+from common.wire.messages import JoinRequest
 from master.web.history import History, throughput
 from master.web.scrape import scrape
 from master.web.view import View
@@ -33,8 +39,10 @@ def pages(view: View, history: History) -> Pages:
         "/healthz": lambda: Page(b"ok\n"),
         "/metrics": lambda: Page(scrape(view), metrics.CONTENT_TYPE),
         "/status": lambda: _json(describe(view)),
-        "/history": lambda: _json({"moments": history.columns(), "events": view.events()}),
-        "/targets": lambda: _json(targets(view)),
+        "/history": lambda: _json(
+            {"moments": history.columns(time.time() - time.monotonic()), "events": view.events()}
+        ),
+        "/targets": lambda: _json(targets(view, current_visit(), socket.gethostname())),
     }
     return {**dynamic, **{path: _Static(*file) for path, file in STATIC.items()}}
 
@@ -60,13 +68,29 @@ def describe(view: View) -> dict[str, Any]:
     }
 
 
-def targets(view: View) -> list[dict[str, Any]]:
-    """List the slaves that show metrics, for Prometheus' HTTP service discovery."""
-    return [
-        {"targets": [slave.metrics], "labels": {"host": slave.host}}
-        for slave in view.slaves()
-        if slave.metrics
-    ]
+def targets(view: View, visit: Visit, here: str) -> list[dict[str, Any]]:
+    """List the slaves that show metrics to a visitor, for Prometheus' HTTP service discovery.
+
+    Args:
+        view: sources of the pages.
+        visit: decides which addresses the visitor reaches.
+        here: name of this machine.
+    """
+    reached = ((slave, _reached(slave, visit, here)) for slave in view.slaves())
+    return [{"targets": [address], "labels": {"host": slave.host}} for slave, address in reached if address]
+
+
+def _reached(slave: JoinRequest, visit: Visit, here: str) -> str | None:
+    """Return the address at which a visitor reaches a slave's metrics; None if the visitor cannot."""
+    try:
+        host, port = split_address(slave.metrics)
+    except ConfigError:  # no metrics, or a stranger's text
+        return None
+    if is_unspecified(host):  # a slave that reaches the master by loopback, here or through a tunnel
+        return join_address(visit.reached if slave.host == here else slave.host, port)
+    if is_loopback(host) and not (visit.local and slave.host == here):
+        return None
+    return slave.metrics
 
 
 class _Static:

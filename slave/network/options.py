@@ -19,3 +19,4 @@ class Options:
     advertise: str | None = None
     insecure: bool = False
     metrics: str = "127.0.0.1:0"
+    hosts: frozenset[str] = frozenset()

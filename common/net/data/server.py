@@ -27,6 +27,7 @@ from common.net.data.messages import (
 )
 from common.net.http2.connection import Connection
 from common.net.http2.frames import BrokenError, Code, Headers, ProtocolError, ResetError
+from common.net.listening import open_listener
 from common.wire.methods import Method
 
 log = logging.getLogger("layerwise.data")
@@ -94,20 +95,15 @@ class DataServer:
         """Listen; returns the port that was taken.
 
         Args:
-            host: an address of this machine; [::] stands for every address of IPv6 and IPv4.
+            host: an address of this machine, as for `open_listener`.
             port: to listen on; 0 takes a free one.
             option: command-line option that chooses the port, for the error.
 
         Raises:
             RefusedError: the address cannot be listened on.
         """
-        bare = host.strip("[]")
-        family = socket.AF_INET6 if ":" in bare else socket.AF_INET
-        both = bare == "::" and socket.has_dualstack_ipv6()
         try:
-            self._listening = socket.create_server(
-                (bare, port), family=family, backlog=128, dualstack_ipv6=both
-            )
+            self._listening = open_listener(host, port)
         except OSError as error:
             raise cannot_listen(option, host, port, error.strerror) from None
         self._accepting.start()

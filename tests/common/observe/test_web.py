@@ -7,8 +7,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from common.errors import MalformedError, RefusedError
+from common.errors import ConfigError, MalformedError, RefusedError
 from common.observe import web
+from common.observe.hosts import check_hosts
+from common.observe.visits import current_visit
 from common.observe.web import Page, Site, serve_on_thread
 
 
@@ -101,3 +103,39 @@ def test_a_taken_port_is_refused(port: int) -> None:
         serve_on_thread(Site(PAGES), f"127.0.0.1:{port}", "--metrics"),
     ):
         pass
+
+
+def test_an_allowed_name_is_known_on_loopback_and_beyond_and_other_names_are_not() -> None:
+    names = check_hosts(["Master.Runs.svc.cluster.local", "dash.example.org."])
+    for listen in ("127.0.0.1:0", "0.0.0.0:0"):
+        with serve_on_thread(Site(PAGES, names), listen, "--web") as address:
+            port = int(address.rpartition(":")[2])
+            for host, status in [
+                ("master.runs.svc.cluster.local:8080", 200),
+                ("DASH.example.org", 200),
+                ("dash.example.org.", 200),
+                ("svc.cluster.local", 421),
+                ("evil.dash.example.org", 421),
+                ("dash.example.org.evil.example", 421),
+            ]:
+                assert said(port, f"GET / HTTP/1.1\nHost: {host}\n\n")[0] == status, host
+
+
+@pytest.mark.parametrize("name", ["http://x", "x:80", "x/y", "", "*", "a..b", "[::1]", "x\n", "é.example"])
+def test_what_is_no_bare_name_of_a_host_cannot_be_allowed(name: str) -> None:
+    with pytest.raises(ConfigError, match="--allow-host"):
+        check_hosts([name])
+
+
+def test_a_refused_name_is_told_how_to_be_allowed(port: int) -> None:
+    assert "--allow-host" in said(port, "GET / HTTP/1.1\nHost: attacker.example\n\n")[2]
+
+
+def test_a_page_knows_who_asks_and_which_address_was_reached() -> None:
+    def seen() -> Page:
+        visit = current_visit()
+        return Page(f"{visit.peer} {visit.reached} {visit.local}".encode())
+
+    with serve_on_thread(Site({"/": seen}), "0.0.0.0:0", "--web") as address:
+        port = int(address.rpartition(":")[2])
+        assert said(port, "GET / HTTP/1.1\nHost: localhost\n\n")[2] == "127.0.0.1 127.0.0.1 True"

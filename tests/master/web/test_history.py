@@ -47,3 +47,13 @@ def test_throughput_is_that_of_the_slowest_layer_without_the_slaves_that_have_go
     seats[1] = dataclasses.replace(seats[1], incarnation=0)
     assert throughput(StatusReply(seats=seats)) == 50
     assert throughput(StatusReply()) == 0
+
+
+def test_moments_go_by_a_monotonic_clock_and_are_shown_in_the_time_of_day() -> None:
+    history = History(1.0)
+    for now in (50.0, 51.0, 52.0):
+        assert history.due(now)
+        history.add(StatusReply(), now)
+    # Whatever the time of day is, and however it jumps, the distances stay.
+    assert history.columns(1000.0)["time"] == [1050.0, 1051.0, 1052.0]
+    assert history.columns(-3600.0)["time"] == [-3550.0, -3549.0, -3548.0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,11 +12,12 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from common.net import control
+from common.observe.visits import Visit
 from common.shards.pushes import PushReply
 from common.wire import methods
 from common.wire.messages import Evaluation, JoinRequest
 from master.web.history import History
-from master.web.pages import STATIC, pages
+from master.web.pages import STATIC, pages, targets
 from tests.master.served import Served, served
 
 
@@ -95,3 +97,34 @@ def test_the_live_page_is_in_the_package(running: Served, path: str) -> None:
 def test_the_live_page_names_nothing_from_elsewhere(running: Served) -> None:
     for path in ("/", "/page.js", "/page.css"):
         assert b"//" not in shown(running, path).replace(b"// ", b"").replace(b"127.0.0.1", b""), path
+
+
+def told(master: Served, visit: Visit, here: str, **metrics: str) -> list[str]:
+    """The targets that a visitor is told of slaves, by host."""
+    waiting = [JoinRequest(host, host, metrics=address) for host, address in metrics.items()]
+    view = dataclasses.replace(master.master.view(), slaves=lambda: waiting)
+    return [address for target in targets(view, visit, here) for address in target["targets"]]
+
+
+def test_a_visitor_is_told_only_of_addresses_that_it_reaches(running: Served) -> None:
+    here = Visit("127.0.0.1", "127.0.0.1")
+    far = Visit("192.0.2.9", "192.0.2.1")
+    slaves = {"mine": "127.0.0.1:1", "other": "127.0.0.1:2", "third": "192.0.2.3:3"}
+    assert told(running, here, "mine", **slaves) == ["127.0.0.1:1", "192.0.2.3:3"]
+    assert told(running, far, "mine", **slaves) == ["192.0.2.3:3"]
+
+
+def test_a_slave_on_every_interface_is_named_as_the_visitor_reached_this_machine(running: Served) -> None:
+    slaves = {"mine": "0.0.0.0:1", "tunnelled": "[::]:2"}
+    assert told(running, Visit("192.0.2.9", "192.0.2.1"), "mine", **slaves) == [
+        "192.0.2.1:1", "tunnelled:2",
+    ]  # fmt: skip
+    assert told(running, Visit("2001:db8::9", "2001:db8::1"), "mine", **slaves)[0] == "[2001:db8::1]:1"
+    own = Visit("192.0.2.1", "192.0.2.1")
+    assert own.local
+    assert told(running, own, "mine", mine="127.0.0.1:1") == ["127.0.0.1:1"]
+
+
+def test_a_slave_s_nonsense_takes_nothing_from_the_other_targets(running: Served) -> None:
+    slaves = {"a": "nonsense", "b": "", "c": "host:99999", "d": "192.0.2.3:3"}
+    assert told(running, Visit(), "here", **slaves) == ["192.0.2.3:3"]

@@ -1,0 +1,1 @@
+"""Command `layerwise doctor`: checks of this machine and a set-up, each finding with a fix."""

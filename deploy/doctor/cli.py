@@ -1,0 +1,60 @@
+"""`layerwise doctor`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from common.errors import ConfigError
+
+
+@click.command()
+@click.argument("config", required=False, type=click.Path(path_type=Path))
+@click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="SECTION.KEY=VALUE",
+    help="Override a configuration key; the last one for a key wins.",
+)
+@click.option("--master", metavar="HOST:PORT", help="Check as a slave of this master, whose run it then is.")
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path),
+    metavar="PATH",
+    help="Folder of the data set on this machine, if not data.path.",
+)
+@click.option(
+    "--code", type=click.Path(path_type=Path), metavar="DIR", help="Folder of the user's Python files here."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print only JSON on standard output.")
+def doctor(
+    config: Path | None,
+    overrides: tuple[str, ...],
+    master: str | None,
+    data: Path | None,
+    code: Path | None,
+    as_json: bool,
+) -> int:
+    """Check this machine and a set-up: print findings, each with its fix.
+
+    CONFIG is a TOML file; without it, and without --master, the default run is checked. Nothing is changed,
+    downloaded or left behind. The current folder counts as the place of runs and states.
+
+    --json prints a list of objects: name (of the check), state (ok, warning or failed), found, and fix, empty
+    where nothing is to be done.
+
+    Exit codes: 0 nothing failed; 2 a check failed; 3 the master cannot be reached or refuses.
+    """
+    from deploy.doctor.checks import CHECKS
+    from deploy.doctor.report import exit_code, print_findings
+    from deploy.doctor.runner import examine
+    from deploy.doctor.setup import ask_setup, read_setup
+
+    if master and (config or overrides):
+        raise ConfigError("doctor --master: the master has the run's configuration; omit CONFIG and --set")
+    setup = ask_setup(master, data, code) if master else read_setup(config, overrides, data, code)
+    findings = examine(setup, CHECKS.values())
+    print_findings(findings, as_json)
+    return exit_code(setup, findings)

@@ -1,0 +1,110 @@
+"""Checks of what the user brings: configuration, network, data and files of code.
+
+Those that run the user's code, or import torch, run in a process of their own.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from common.config.data import DATASETS
+from common.config.sections import Config
+from common.config.user_code import load_user_function
+from common.config.values import is_user_function
+from common.data import datasets, downloads
+from common.errors import ConfigError
+from common.registry import import_implementation
+from common.versions import lowest_versions
+from deploy.doctor.findings import Verdict, failed, ok, warning
+from deploy.doctor.setup import Setup
+
+OURS = ("common", "master", "slave", "deploy", "protos")
+_FIX = "correct the configuration, or the file that it names"
+
+
+def examine_configuration(setup: Setup) -> Verdict:
+    """Check that the configuration can be read."""
+    if setup.config is None:
+        return failed(str(setup.trouble), "`layerwise config` prints every key with its meaning")
+    config, whence = setup.config, f" from {setup.master}" if setup.master else ""
+    return ok(f"{config.run.name}{whence}: {config.data.dataset}, profile {config.cluster.profile}")
+
+
+def user_functions(config: Config | None) -> dict[str, str]:
+    """Return the user's functions that a configuration names, by key."""
+    if config is None:
+        return {}
+    named = {"data.dataset": config.data.dataset, "network.model": config.network.model}
+    return {key: spec for key, spec in named.items() if is_user_function(spec)}
+
+
+def examine_user_code(setup: Setup) -> Verdict:
+    """Check that the user's files run and have the functions."""
+    specs = user_functions(setup.config)
+    try:
+        for spec in specs.values():
+            load_user_function(spec, setup.code)
+    except ConfigError as error:
+        return failed(str(error), _FIX)
+    return ok(", ".join(specs.values()))
+
+
+def examine_names(setup: Setup) -> Verdict:
+    """Check for files that are named as modules of Python, of this project or of its packages."""
+    folders = {Path.cwd(), *({setup.code} if setup.code else ())}
+    folders |= {
+        Path(spec.rpartition(":")[0]).absolute().parent for spec in user_functions(setup.config).values()
+    }
+    taken = {*sys.stdlib_module_names, *OURS, *(name.replace("-", "_") for name in lowest_versions())}
+    files = sorted(path for folder in folders for path in folder.glob("*.py") if path.stem in taken)
+    if files:
+        return warning(
+            f"{', '.join(map(str, files))}: named as a module of Python, of this project or of a package",
+            "rename: an import of the name finds one of the two, and programs of this folder may break",
+        )
+    return ok("no file is named as another module")
+
+
+def examine_data(setup: Setup) -> Verdict:
+    """Check that the data are here and can be read; nothing is downloaded."""
+    assert setup.config is not None
+    data = setup.config.data
+    if data.path is None and setup.data is None and (lacking := _lacking(data.dataset)):
+        return warning(
+            f"{data.dataset} is not on this machine yet: {', '.join(lacking)}",
+            "nothing, if this machine may download; else give the folder as data.path or --data",
+        )
+    try:
+        dataset = datasets.load(data, path=setup.data, code=setup.code)
+        dataset.check_batch_size(setup.config.run.batch_size)
+    except ConfigError as error:
+        return failed(str(error), "give the folder of the files as data.path or --data, or correct the data")
+    train, test = len(dataset.train_x), len(dataset.test_x)
+    return ok(f"{train:,} and {test:,} examples of {dataset.input_shape} in {dataset.classes} classes")
+
+
+def _lacking(name: str) -> list[str]:
+    """List the files of a published data set that the user's cache lacks."""
+    if name not in DATASETS:
+        return []
+    published: Any = getattr(import_implementation("common.data.sets", name), "PUBLISHED", None)
+    return list(published.missing(downloads.cache(name))) if published else []
+
+
+def examine_network(setup: Setup) -> Verdict:
+    """Check that the network can be built, and cut into layers that fit each other."""
+    from common.models import network
+
+    assert setup.config is not None
+    if examine_data(setup).state != "ok":
+        return warning("not checked, since the network depends on the data", "see the check of the data")
+    dataset = datasets.load(setup.config.data, path=setup.data, code=setup.code)
+    try:
+        shape, classes = dataset.input_shape, dataset.classes
+        blueprint = network.build(setup.config, shape, classes, setup.code)
+        config = network.cut(setup.config, blueprint, shape, classes)
+    except ConfigError as error:
+        return failed(str(error), _FIX)
+    return ok(f"{config.network.model} in {config.layers} layers")

@@ -1,0 +1,48 @@
+"""Report of findings: a table for people, JSON for programs, and the exit code."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+import click
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from common.errors import ConfigError, RefusedError, UnreachableError
+from deploy.doctor.findings import Finding, State
+from deploy.doctor.setup import Setup
+
+_STYLES = {State.OK: "green", State.WARNING: "yellow", State.FAILED: "bold red"}
+
+
+def print_findings(findings: Sequence[Finding], as_json: bool) -> None:
+    """Print findings on standard output."""
+    if as_json:
+        keys = ("name", "state", "found", "fix")
+        click.echo(json.dumps([{key: getattr(finding, key) for key in keys} for finding in findings]))
+        return
+    console = Console(highlight=False)
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for finding in findings:
+        lines = [Text(_printable(finding.found))]
+        if finding.fix:
+            lines.append(Text(f"-> {_printable(finding.fix)}", style="italic"))
+        table.add_row(finding.name, Text(finding.state, style=_STYLES[finding.state]), Text("\n").join(lines))
+    console.print(table)
+
+
+def _printable(text: str) -> str:
+    """Replace control characters, which may come from a master or a file and steer a terminal."""
+    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
+
+
+def exit_code(setup: Setup, findings: Sequence[Finding]) -> int:
+    """Return the exit code: 0, or 3 for a master that cannot be asked, or 2 for anything else that failed."""
+    if setup.master and isinstance(setup.trouble, UnreachableError | RefusedError):
+        return setup.trouble.exit_code
+    return ConfigError.exit_code if any(each.state == State.FAILED for each in findings) else 0

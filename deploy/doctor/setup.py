@@ -1,0 +1,84 @@
+"""The set-up under examination: a configuration, from a file or from a master, and places on this machine."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from common.config import files
+from common.config.sections import Config
+from common.cores import ROOT
+from common.errors import LayerwiseError
+from common.net import control
+from common.wire.messages import DescribeReply, DescribeRequest
+from common.wire.methods import DESCRIBE
+
+MASTER_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class Contact:
+    """A master's answer, with this machine's clock.
+
+    Attributes:
+        reply: the master's description of its run.
+        ahead: seconds by which this machine's clock is ahead of the master's.
+        uncertainty: largest error of `ahead`: half the round trip.
+    """
+
+    reply: DescribeReply
+    ahead: float
+    uncertainty: float
+
+
+@dataclass(frozen=True)
+class Setup:
+    """The set-up under examination.
+
+    Attributes:
+        config: the run's configuration; None if there is none that can be read.
+        trouble: error that left the set-up without a configuration.
+        master: HOST:PORT; empty without a master.
+        contact: the master's answer, if there was one.
+        data: folder of the data set in place of `data.path`.
+        code: folder of the user's files.
+        root: folder in place of / for files of the system.
+    """
+
+    config: Config | None
+    trouble: LayerwiseError | None = None
+    master: str = ""
+    contact: Contact | None = None
+    data: Path | None = None
+    code: Path | None = None
+    root: Path = ROOT
+
+
+def read_setup(path: Path | None, overrides: Iterable[str], data: Path | None, code: Path | None) -> Setup:
+    """Read the set-up of a run on this machine; an error becomes a part of the set-up."""
+    try:
+        return Setup(files.load(path, overrides), data=data, code=code)
+    except LayerwiseError as error:
+        return Setup(None, error, data=data, code=code)
+
+
+def ask_setup(master: str, data: Path | None, code: Path | None) -> Setup:
+    """Fetch the set-up of a slave from a master; an error becomes a part of the set-up."""
+    try:
+        contact = _ask(master)
+        config = files.parse(contact.reply.config, f"the configuration from {master}")
+    except LayerwiseError as error:
+        return Setup(None, error, master=master, data=data, code=code)
+    return Setup(config, master=master, contact=contact, data=data, code=code)
+
+
+def _ask(master: str) -> Contact:
+    with control.channel(master) as channel:
+        # The first call opens the connection; the second one measures a round trip alone.
+        control.call(channel, DESCRIBE, DescribeRequest(), MASTER_SECONDS)
+        began, sent_at = time.monotonic(), time.time()
+        reply = control.call(channel, DESCRIBE, DescribeRequest(), MASTER_SECONDS)
+        half = (time.monotonic() - began) / 2
+    return Contact(reply, sent_at + half - reply.time, half)
