@@ -1,4 +1,4 @@
-"""Cores that this process may use: affinity, bounded by the container's quota of processor time."""
+"""Cores open to the process: affinity, bounded by the quota of the container."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ ROOT = Path("/")
 
 
 def count_cores(root: Path = ROOT) -> int:
-    """Count the whole cores that this process may use; at least one.
+    """Count the whole cores open to the process; at least 1.
 
     Args:
         root: folder in place of / for the files of the control groups.
@@ -21,20 +21,20 @@ def count_cores(root: Path = ROOT) -> int:
 
 
 def count_allowed() -> int:
-    """Count the cores of this process' affinity."""
+    """Count the cores of the affinity."""
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 def cpu_quota(root: Path = ROOT) -> float:
-    """Return the processor time that the control groups allow, in cores; infinity without a quota.
+    """Return the quota of processor time, in cores; infinity without a quota.
 
-    Every group from this process' own up to the root bounds the time, in cgroup v1 and v2 alike.
+    Every control group from the leaf to the root bounds the time, in cgroup v1 and v2 alike.
     """
     return min(map(_quota, _folders(root)), default=math.inf)
 
 
 def _folders(root: Path) -> Iterator[Path]:
-    """Yield the folders of this process' control groups that may hold a quota."""
+    """Yield the folders of the control groups of the process."""
     try:
         lines = (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines()
     except OSError:  # no Linux, or no /proc

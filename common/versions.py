@@ -1,4 +1,4 @@
-"""Versions on this machine that must agree between the processes of a run."""
+"""Installed versions, to be equal in all processes of a run."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _LOWEST = re.compile(r"([A-Za-z0-9._-]+)\s*>=\s*([0-9.]+)")
 
 
 def installed_versions() -> dict[str, str]:
-    """Return the versions of this project, torch and Python, by name."""
+    """Return the versions of the project, torch and Python, by name."""
     found = {name: version for name in (PROJECT, "torch") if (version := installed_version(name))}
     return {**found, "python": platform.python_version()}
 
@@ -25,7 +25,7 @@ def installed_version(name: str) -> str | None:
 
 
 def lowest_versions() -> dict[str, str]:
-    """Return the lowest supported version of every package that this project needs, by name."""
+    """Return the lowest supported version of every required package, by name."""
     try:
         needed = metadata.requires(PROJECT) or ()
     except metadata.PackageNotFoundError:  # run from its sources

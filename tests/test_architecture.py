@@ -367,6 +367,12 @@ def test_the_project_keeps_the_rule(rule: object, tree: Tree) -> None:
     assert rule(tree) == []
 
 
+def test_every_module_is_part_of_what_an_installation_copies(tree: Tree) -> None:
+    """A folder without `__init__.py` can be imported from the sources alone."""
+    without = {path.parent for path in tree.files.values() if not (path.parent / "__init__.py").exists()}
+    assert without == set()
+
+
 def test_every_module_that_a_rule_names_exists(tree: Tree) -> None:
     for name in {*DECIDING, *WITHOUT_TORCH, *MAY_IMPORT, *BELOW_WIRE, *NEVER}:
         assert any(within(module, (name,)) for module in tree.files), name

@@ -10,7 +10,7 @@ from common.cores import count_cores
 
 
 def use_allowed_cores() -> None:
-    """Have torch compute with a thread for each core that this process may use.
+    """Give torch a thread for each core open to the process.
 
     Torch counts the cores of the affinity, but not a container's quota. The user's OMP_NUM_THREADS wins.
     """

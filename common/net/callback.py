@@ -1,4 +1,4 @@
-"""Proof that a listener is reached at an address: a token travels out of the listener's connections."""
+"""Proof of a way to a listener: a token, sent on every accepted connection."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MOST_TOKEN_CHARACTERS = 64
 
 
 class Greeter:
-    """Listener that sends its token on every connection, and then hangs up.
+    """Listener on a free port; sends a token on every connection and hangs up.
 
     Args:
         host: address to listen on, at a free port.
@@ -60,9 +60,9 @@ class Greeter:
 
 
 async def is_greeted(address: str, token: str, seconds: float = SECONDS) -> bool:
-    """Whether a `Greeter` with a token is reached at HOST:PORT.
+    """Whether a `Greeter` with a token answers at HOST:PORT.
 
-    Nothing else about the address is found out, so that a stranger learns nothing about third machines.
+    The result tells nothing else, so that strangers learn nothing about third machines.
 
     Raises:
         ConfigError: the address is malformed, or the token is empty or too long.

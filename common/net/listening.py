@@ -1,4 +1,4 @@
-"""Listening sockets; every port of a process takes the address families that its control port takes."""
+"""Listening sockets in equal address families for all ports of a process."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def open_listener(host: str, port: int, backlog: int = 128) -> socket.socket:
 
 
 def numeric_host(host: str) -> str:
-    """Return the one address, without brackets, for which a host stands when this machine listens.
+    """Return the numeric address of a host to listen on, without brackets.
 
     A name may have several addresses. The first one counts, of IPv4 if there is any, so that every port of a
     process listens on one and the same.

@@ -1,4 +1,4 @@
-"""Option --allow-host: names under which a process answers requests for pages."""
+"""Option --allow-host: further names in requests for pages."""
 
 from __future__ import annotations
 

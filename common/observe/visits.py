@@ -1,4 +1,4 @@
-"""The visit for which a page is being built: both ends of the connection."""
+"""Visit of a page: both ends of the connection."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from common.net.addresses import is_loopback
 
 @dataclass(frozen=True)
 class Visit:
-    """Ends of the connection on which a page is asked for.
+    """Ends of the connection of a request for a page.
 
     Attributes:
         peer: address of the visitor.
@@ -24,7 +24,7 @@ class Visit:
 
     @property
     def local(self) -> bool:
-        """Whether the visitor is a process of this machine."""
+        """Whether the visitor is a local process."""
         return is_loopback(self.peer) or self.peer == self.reached
 
 
@@ -32,17 +32,17 @@ _PRESENT: ContextVar[Visit | None] = ContextVar("visit", default=None)
 
 
 def current_visit() -> Visit:
-    """Return the visit of the present task; without a visit, that of a process of this machine."""
+    """Return the visit of the present task; by default a local one."""
     return _PRESENT.get() or Visit()
 
 
 def begin_visit(connection: asyncio.StreamWriter) -> None:
-    """Make a connection's visit that of the present task."""
+    """Set the visit of the present task from a connection."""
     _PRESENT.set(Visit(_host(connection, "peername"), _host(connection, "sockname")))
 
 
 def _host(connection: asyncio.StreamWriter, end: str) -> str:
-    """Return the address of an end, which is unknown once the peer has left."""
+    """Return the address of an end; 0.0.0.0 once the peer has left."""
     place = connection.get_extra_info(end)
     address = ipaddress.ip_address(place[0] if place else "0.0.0.0")  # noqa: S104 - nothing listens
     # A port for both families gives the addresses of IPv4 in the form of IPv6.

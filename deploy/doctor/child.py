@@ -1,6 +1,6 @@
-"""A check in a process of its own: what user code or torch does there harms only the check.
+"""Isolation of a check in a child process: a crash of user code or torch harms the check alone.
 
-The set-up comes by standard input and the verdict leaves by a descriptor of its own, both as JSON.
+The set-up arrives by standard input, the verdict leaves by a separate descriptor; both are JSON.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def examine_in_child(name: str, setup: Setup, seconds: float) -> Verdict:
 
 
 def _feed(process: subprocess.Popen[bytes], text: str, seconds: float) -> None:
-    """Give the process its input, and wait for its end; everything that it started ends with it."""
+    """Feed the process, wait for the end, and kill every process of its group."""
     try:
         process.communicate(text.encode(), seconds)
     except subprocess.TimeoutExpired:
@@ -68,7 +68,7 @@ def _content(file: Any) -> str:
 
 
 def _pack(setup: Setup) -> str:
-    """Write the parts of a set-up that an isolated check may need."""
+    """Encode a set-up for a child process."""
     return json.dumps(
         {
             "config": setup.config.to_toml() if setup.config else None,
@@ -95,7 +95,7 @@ def _verdict(found: dict[str, str]) -> Verdict:
 
 
 def main() -> None:
-    """Run the check that the command line names."""
+    """Run the check named on the command line."""
     from deploy.doctor.checks import CHECKS
 
     end_with_parent()

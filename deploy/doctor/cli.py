@@ -37,7 +37,7 @@ def doctor(
     code: Path | None,
     as_json: bool,
 ) -> int:
-    """Check this machine and a set-up: print findings, each with its fix.
+    """Check the machine and a set-up: print findings with fixes.
 
     CONFIG is a TOML file; without it, and without --master, the default run is checked. Nothing is changed,
     downloaded or left behind. The current folder counts as the place of runs and states.

@@ -1,4 +1,4 @@
-"""Checks of torch and CUDA; each runs in a process of its own, since torch may crash or hang."""
+"""Checks of torch and CUDA, in child processes, since torch may crash or hang."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _DRIVER = "proc/driver/nvidia/version"
 
 
 def examine_torch(setup: Setup) -> Verdict:
-    """Check that torch can be imported and computes, and its threads."""
+    """Import torch, compute a product, and count the threads."""
     import torch
 
     from common.models.threads import use_allowed_cores
@@ -34,7 +34,7 @@ def examine_torch(setup: Setup) -> Verdict:
 
 
 def examine_cuda(setup: Setup) -> Verdict:
-    """Check that torch's build fits the driver, and that every GPU computes."""
+    """Check the driver against the build of torch, and compute on every GPU."""
     import torch
 
     driver = (setup.root / _DRIVER).exists()

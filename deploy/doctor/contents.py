@@ -1,6 +1,6 @@
-"""Checks of what the user brings: configuration, network, data and files of code.
+"""Checks of contributions of the user: configuration, network, data, files of code.
 
-Those that run the user's code, or import torch, run in a process of their own.
+User code and torch run in processes of their own.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _FIX = "correct the configuration, or the file that it names"
 
 
 def examine_configuration(setup: Setup) -> Verdict:
-    """Check that the configuration can be read."""
+    """Check the configuration."""
     if setup.config is None:
         return failed(str(setup.trouble), "`layerwise config` prints every key with its meaning")
     config, whence = setup.config, f" from {setup.master}" if setup.master else ""
@@ -33,7 +33,7 @@ def examine_configuration(setup: Setup) -> Verdict:
 
 
 def user_functions(config: Config | None) -> dict[str, str]:
-    """Return the user's functions that a configuration names, by key."""
+    """Return the user functions in a configuration, by key."""
     if config is None:
         return {}
     named = {"data.dataset": config.data.dataset, "network.model": config.network.model}
@@ -41,7 +41,7 @@ def user_functions(config: Config | None) -> dict[str, str]:
 
 
 def examine_user_code(setup: Setup) -> Verdict:
-    """Check that the user's files run and have the functions."""
+    """Load the functions of the user."""
     specs = user_functions(setup.config)
     try:
         for spec in specs.values():
@@ -52,7 +52,7 @@ def examine_user_code(setup: Setup) -> Verdict:
 
 
 def examine_names(setup: Setup) -> Verdict:
-    """Check for files that are named as modules of Python, of this project or of its packages."""
+    """Check for files with names of modules: of Python, the project or its packages."""
     folders = {Path.cwd(), *({setup.code} if setup.code else ())}
     folders |= {
         Path(spec.rpartition(":")[0]).absolute().parent for spec in user_functions(setup.config).values()
@@ -68,7 +68,7 @@ def examine_names(setup: Setup) -> Verdict:
 
 
 def examine_data(setup: Setup) -> Verdict:
-    """Check that the data are here and can be read; nothing is downloaded."""
+    """Load the data, without a download."""
     assert setup.config is not None
     data = setup.config.data
     if data.path is None and setup.data is None and (lacking := _lacking(data.dataset)):
@@ -86,7 +86,7 @@ def examine_data(setup: Setup) -> Verdict:
 
 
 def _lacking(name: str) -> list[str]:
-    """List the files of a published data set that the user's cache lacks."""
+    """List missing files of a published data set in the cache of the user."""
     if name not in DATASETS:
         return []
     published: Any = getattr(import_implementation("common.data.sets", name), "PUBLISHED", None)
@@ -94,7 +94,7 @@ def _lacking(name: str) -> list[str]:
 
 
 def examine_network(setup: Setup) -> Verdict:
-    """Check that the network can be built, and cut into layers that fit each other."""
+    """Build the network and cut it into layers."""
     from common.models import network
 
     assert setup.config is not None

@@ -37,15 +37,15 @@ class Finding(Verdict):
 
 
 def ok(found: str) -> Verdict:
-    """Build the verdict of a check that passed."""
+    """Build the verdict of a passed check."""
     return Verdict(State.OK, found)
 
 
 def warning(found: str, fix: str) -> Verdict:
-    """Build the verdict of a check that found a risk, with which a run can work."""
+    """Build the verdict of a risk; runs may succeed."""
     return Verdict(State.WARNING, found, fix)
 
 
 def failed(found: str, fix: str) -> Verdict:
-    """Build the verdict of a check that found what no run can work with."""
+    """Build the verdict of a defect; no run can succeed."""
     return Verdict(State.FAILED, found, fix)

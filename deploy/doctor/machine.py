@@ -33,7 +33,7 @@ def examine_python(setup: Setup) -> Verdict:  # noqa: ARG001 - every check takes
 
 
 def examine_packages(setup: Setup) -> Verdict:  # noqa: ARG001
-    """Check that every needed package is installed, in a supported version."""
+    """Check the installed packages against the supported versions."""
     found = {name: (lowest, installed_version(name)) for name, lowest in lowest_versions().items()}
     wrong = [
         f"{name} {version or 'is missing'} (needs {lowest})"
@@ -46,7 +46,7 @@ def examine_packages(setup: Setup) -> Verdict:  # noqa: ARG001
 
 
 def examine_cores(setup: Setup) -> Verdict:
-    """Check the cores that this process may use, and the threads that the environment asks for."""
+    """Check the number of cores, and the threads in the environment."""
     cores, quota, allowed = count_cores(setup.root), cpu_quota(setup.root), count_allowed()
     if quota < 1:
         return warning(
@@ -64,7 +64,7 @@ def examine_cores(setup: Setup) -> Verdict:
 
 
 def examine_files(setup: Setup) -> Verdict:
-    """Check the limit of open files, which a process raises to the hard limit at its start."""
+    """Check the hard limit of open files; processes raise the soft limit to the hard one."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     seats = _count_seats(setup.config)
     needed = BASE_FILES + FILES_A_SEAT * seats
@@ -77,13 +77,13 @@ def examine_files(setup: Setup) -> Verdict:
 
 
 def _count_seats(config: Config | None) -> int:
-    """Count the slaves of a run; 1 where the count takes the built network, or there is no run."""
+    """Count the slaves of a run; 1 without a run, or if the count requires a built network."""
     resolved = resolve_without_torch(config) if config and config.cluster.distributed else None
     return sum(resolved.replicas) if resolved else 1
 
 
 def examine_disk(setup: Setup) -> Verdict:  # noqa: ARG001
-    """Check the disk of the current folder, where runs and states are written unless another is given."""
+    """Check the disk of the current folder, the default place of runs and states."""
     folder = Path.cwd()
     disk = os.statvfs(folder)
     free = disk.f_bavail * disk.f_frsize

@@ -23,7 +23,7 @@ _FAMILIES = (("IPv4", socket.AF_INET, "127.0.0.1"), ("IPv6", socket.AF_INET6, ":
 
 
 def examine_families(setup: Setup) -> Verdict:  # noqa: ARG001 - every check takes the set-up
-    """Check the address families in which this machine can listen."""
+    """Check the address families of listening sockets."""
     working = [name for name, family, host in _FAMILIES if _listens(family, host)]
     if not working:
         return failed("no loopback interface in IPv4 or IPv6", "bring it up: ip link set lo up")
@@ -46,7 +46,7 @@ def _listens(family: socket.AddressFamily, host: str) -> bool:
 
 
 def examine_master(setup: Setup) -> Verdict:
-    """Check that the master answers at its control port."""
+    """Check for an answer from the control port."""
     if setup.contact is None:
         return failed(
             f"{setup.master}: {setup.trouble}",
@@ -57,7 +57,7 @@ def examine_master(setup: Setup) -> Verdict:
 
 
 def examine_clock(contact: Contact) -> Verdict:
-    """Check this machine's clock against the master's."""
+    """Compare the clock with the clock of the master."""
     within = f"{abs(contact.ahead):.3g} s, give or take {contact.uncertainty:.3g} s"
     found = f"{'ahead of' if contact.ahead > 0 else 'behind'} the master's clock by {within}"
     if abs(contact.ahead) - contact.uncertainty > TOLERATED_SECONDS:
@@ -66,7 +66,7 @@ def examine_clock(contact: Contact) -> Verdict:
 
 
 def examine_versions(contact: Contact) -> Verdict:
-    """Check the versions of this project, torch and Python against the master's."""
+    """Compare versions of the project, torch and Python with those of the master."""
     ours, theirs = installed_versions(), contact.reply.versions
     if not theirs:
         return warning("the master does not tell its versions", "install one version on every machine")
@@ -89,7 +89,7 @@ def examine_versions(contact: Contact) -> Verdict:
 
 
 def examine_data_port(contact: Contact, master: str) -> Verdict:
-    """Check that this machine reaches the master's data port."""
+    """Connect to the data port of the master."""
     host, _ = split_address(master)
     address = join_address(host, contact.reply.bulk_port)
     try:
@@ -103,7 +103,7 @@ def examine_data_port(contact: Contact, master: str) -> Verdict:
 
 
 def examine_way_back(master: str) -> Verdict:
-    """Check that the master reaches a port of this machine, as neighbours must in profile `basic`."""
+    """Have the master connect to a port of the slave-to-be, as neighbours do in profile `basic`."""
     host = interface_to(master)
     with Greeter(host) as greeter, control.channel(master) as channel:
         address = join_address(host, greeter.port)

@@ -37,12 +37,12 @@ def print_findings(findings: Sequence[Finding], as_json: bool) -> None:
 
 
 def _printable(text: str) -> str:
-    """Replace control characters, which may come from a master or a file and steer a terminal."""
+    """Replace control characters: text from masters and files must not steer a terminal."""
     return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
 
 
 def exit_code(setup: Setup, findings: Sequence[Finding]) -> int:
-    """Return the exit code: 0, or 3 for a master that cannot be asked, or 2 for anything else that failed."""
+    """Return the exit code: 3 for an absent or refusing master, else 2 for any failure, else 0."""
     if setup.master and isinstance(setup.trouble, UnreachableError | RefusedError):
         return setup.trouble.exit_code
     return ConfigError.exit_code if any(each.state == State.FAILED for each in findings) else 0

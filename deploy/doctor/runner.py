@@ -1,4 +1,4 @@
-"""Runs checks side by side; a check that fails, or that is too slow, is a finding too."""
+"""Run checks side by side; errors and timeouts of checks are findings too."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ GRACE_SECONDS = 5.0
 
 
 class _Examination:
-    """A check under way on a thread of its own."""
+    """Check under way on a dedicated thread."""
 
     def __init__(self, check: Check, setup: Setup) -> None:
         self._check = check
@@ -52,6 +52,6 @@ class _Examination:
 
 
 def examine(setup: Setup, checks: Iterable[Check]) -> list[Finding]:
-    """Run the checks that apply to a set-up, and return a finding for each, in order."""
+    """Run the applicable checks, and return their findings in order."""
     running = [_Examination(check, setup) for check in checks if check.applies(setup)]
     return [examination.finding() for examination in running]

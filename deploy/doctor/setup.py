@@ -57,7 +57,7 @@ class Setup:
 
 
 def read_setup(path: Path | None, overrides: Iterable[str], data: Path | None, code: Path | None) -> Setup:
-    """Read the set-up of a run on this machine; an error becomes a part of the set-up."""
+    """Read the set-up of a local run; an error becomes a part of the set-up."""
     try:
         return Setup(files.load(path, overrides), data=data, code=code)
     except LayerwiseError as error:

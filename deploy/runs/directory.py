@@ -51,8 +51,8 @@ class RunDirectory:
         self._beats: dict[int, int] = {}
         if (path / SUMMARY).exists():
             raise ConfigError(
-                f"--run-dir {path}: its run is finished (see {SUMMARY} in it); give another directory, or none "
-                "for a new one"
+                f"--run-dir {path}: its run is finished (see {SUMMARY} in it); give another directory, or "
+                "none for a new one"
             )
         try:
             (path / "logs").mkdir(parents=True, exist_ok=True)

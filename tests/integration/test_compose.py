@@ -20,6 +20,8 @@ from tests.integration.processes import ROOT, until
 # Not where somebody's own run may be published.
 BIND = "127.0.0.77"
 PROJECT = "layerwise-test"
+# From the last process' first word until Prometheus has scraped it.
+SEEN_SECONDS = 20.0
 SERVICES = ["master", "slave", "spare", "evaluator", "prometheus"]
 IMAGES = ["python:3.11-slim", "prom/prometheus:v2.53.4"]
 
@@ -83,6 +85,12 @@ def up() -> int:
     return len(told["data"]["result"]) if told else 0
 
 
+def present() -> tuple[int, int]:
+    """Return the numbers of slaves that train and that wait."""
+    told = got("/status", 8080) or {"seats": [], "waiting_slaves": 0}
+    return sum(seat["state"] == "training" for seat in told["seats"]), told["waiting_slaves"]
+
+
 def inspected(container: str, form: str) -> str:
     done = subprocess.run(["docker", "inspect", "--format", form, container], capture_output=True, text=True)
     return done.stdout.strip()
@@ -105,8 +113,9 @@ def compose(request: pytest.FixtureRequest) -> Iterator[Compose]:
     ids=["light", "basic"],
 )
 def test_it_trains_is_seen_and_heals(compose: Compose, tmp_path: Path) -> None:
-    # The master, three slaves and the one that waits.
-    until(lambda: up() == 5, 300)
+    # The master, three slaves and the one that waits: Prometheus sees them all as soon as they are there.
+    until(lambda: present() == (3, 1), 300)
+    until(lambda: up() == 5, SEEN_SECONDS)
     until(lambda: (got("/status", 8080) or {"batches": 0})["batches"] > 100, 120)
     # Any of the four may be the one that waits: a container's host name is its id.
     trains = next(seat["host"] for seat in got("/status", 8080)["seats"] if seat["incarnation"])

@@ -1,0 +1,1 @@
+"""Run directories: files of a run under stable names, plots, events for TensorBoard."""

@@ -1,0 +1,62 @@
+"""Files of docker-compose: a run that can be watched, seen by Prometheus at once, and no known password."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+from common.config.files import load
+
+ROOT = Path(__file__).parents[2]
+COMPOSE = (ROOT / "docker-compose.yml").read_text(encoding="utf-8")
+PROMETHEUS = (ROOT / "deploy" / "prometheus" / "prometheus.yml").read_text(encoding="utf-8")
+# More batches a second than the default run reaches where every process has a core of its own.
+FASTEST = 500
+SEEN_SECONDS = 20
+# Prometheus passes what service discovery has found on to the scrapers every five seconds.
+HAND_OVER_SECONDS = 5
+
+
+def seconds(key: str) -> int:
+    """Return the seconds of the one interval of a name in Prometheus' configuration."""
+    (found,) = re.findall(rf"^\s*{key}: (\d+)s$", PROMETHEUS, re.MULTILINE)
+    return int(found)
+
+
+def service(name: str) -> str:
+    """Return the lines of a service."""
+    found = re.search(rf"^  {name}:.*?\n(?=^  ?\S|\Z)", COMPOSE, re.MULTILINE | re.DOTALL)
+    assert found, name
+    return found[0]
+
+
+def test_the_run_lasts_for_five_minutes_at_least() -> None:
+    file = ROOT / "deploy" / "docker" / "run.toml"
+    assert f"./{file.relative_to(ROOT)}" in service("master")
+    config = load(file)
+    assert config.run.batches >= 5 * 60 * FASTEST
+    assert config.run.evaluate_every * 10 <= config.run.batches
+    # No other key than the length: the run is the default one.
+    assert set(tomllib.loads(file.read_text(encoding="utf-8"))) == {"run"}
+
+
+def test_prometheus_sees_a_process_within_twenty_seconds() -> None:
+    discovered = seconds("refresh_interval") + HAND_OVER_SECONDS + seconds("scrape_interval")
+    assert discovered + seconds("scrape_timeout") <= SEEN_SECONDS
+
+
+def test_grafana_has_visitors_and_no_account() -> None:
+    settings = dict(re.findall(r'^\s+(GF_\w+): "?([^"\n]*)"?$', service("grafana"), re.MULTILINE))
+    assert settings["GF_AUTH_ANONYMOUS_ENABLED"] == "true"
+    assert settings["GF_AUTH_ANONYMOUS_ORG_ROLE"] == "Viewer"
+    assert settings["GF_AUTH_BASIC_ENABLED"] == "false"
+    assert settings["GF_AUTH_DISABLE_LOGIN_FORM"] == "true"
+    assert settings["GF_SECURITY_DISABLE_INITIAL_ADMIN_CREATION"] == "true"
+    assert not [name for name in settings if "PASSWORD" in name]
+
+
+def test_ports_are_published_on_this_machine_alone_by_default() -> None:
+    published = re.findall(r"^\s+ports: \[(.*)\]$", COMPOSE, re.MULTILINE)
+    assert len(published) == 3
+    assert all(each.startswith('"${LAYERWISE_BIND:-127.0.0.1}:') for each in published)
