@@ -40,6 +40,8 @@ class Ledger:
         self._end_lease = end_lease
         self._on_rollback = on_rollback
         self._unsaved = False
+        # Last events of leases that ended, until the end is durable.
+        self._ended: list[LeaseEvent] = []
 
     def apply(self, decide: Callable[[Request, float], Reply], request: Request) -> Reply:
         """Give the run a request, and carry the effects out before the reply leaves."""
@@ -53,16 +55,20 @@ class Ledger:
         self.carry_out(self._run.take_effects())
 
     def carry_out(self, effects: list[Effect]) -> None:
-        """Log events, end leases, and save."""
+        """Log events, save, and end leases."""
         for effect in effects:
             self._state.log(effect.line)
             if effect.ended:
-                self._end_lease(effect.ended)
+                self._ended.append(effect.ended)
         # A save that failed (a full disk) is owed: no reply leaves before a save succeeds.
         self._unsaved = self._unsaved or bool(effects)
         if self._unsaved:
             self.save()
             self._unsaved = False
+        # After the save: the store forgets the slave's sequences, and until its end is durable a master that
+        # starts again would take a repeated push of the slave for a new push.
+        while self._ended:
+            self._end_lease(self._ended.pop(0))
 
     def save(self) -> None:
         """Write the run's values durably."""

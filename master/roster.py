@@ -218,9 +218,11 @@ class Roster:
         events = [self._vacate(lease, "fenced", reason) for lease in self._leases if lease.incarnation]
         self._earlier_seconds, self._began, self._ended = self.training_seconds(now), None, None
         by_seat = {(old["layer"], old["replica"]): old for old in saved.get("leases", [])}
+        # Before the run's end a layer that was done is needed again: the layers beside it go back.
+        over = bool(by_seat) and all(old["done"] for old in by_seat.values())
         for lease in self._leases:
             old = by_seat.get((lease.layer, lease.replica))
-            lease.done = bool(old and old["done"])
+            lease.done = over
             total = merge(*_restore_telemetry(old)) if old else Telemetry()
             # The shards say how far the seat was; steps beyond were not pushed.
             lease.retired = dataclasses.replace(total, next_batch=0, done=lease.done)

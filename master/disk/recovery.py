@@ -99,7 +99,7 @@ def recover(state: StateDirectory, snapshots: Snapshots) -> tuple[dict[str, Any]
     snapshot: Snapshot | None
     if wanted is not None:
         reason, snapshot = "a rollback had been interrupted", _find_wanted(wanted, state, snapshots)
-    elif state.other_boot and (shards or snapshots.numbers()):
+    elif state.other_boot and (saved or shards or snapshots.numbers()):
         reason = "the machine was restarted: the last writes may never have reached the disk"
         snapshot = _newest(snapshots, damage)
     elif damaged:

@@ -190,6 +190,18 @@ def test_after_a_power_cut_damaged_snapshots_alone_are_no_reason_to_begin_anew(t
     assert shard_file(tmp_path).exists()
 
 
+def test_a_power_cut_before_a_shard_reached_the_disk_fences_everyone(tmp_path: Path) -> None:
+    with begun(tmp_path) as master:
+        held = master.ledger.apply(master.run.join, JoinRequest("a")).incarnation
+        master.parameters.push(*creation((0.0, 0.0), incarnation=held))
+    (tmp_path / "boot").write_text(OTHER_BOOT)
+    shard_file(tmp_path).unlink()
+    with begun(tmp_path) as master:
+        with pytest.raises(FencedError):
+            push(master, held, 1, 1)
+        assert master.ledger.apply(master.run.join, JoinRequest("a")).incarnation == held + 1
+
+
 # --- damage -----------------------------------------------------------------------------------------------
 
 

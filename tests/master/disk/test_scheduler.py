@@ -150,8 +150,9 @@ def test_a_run_that_was_done_is_not_any_more_where_it_was_not_then(master: Serve
     assert master.join("a").layer == 1
     roll_back(master, 2)
     status = control.call(master.channel, methods.STATUS, StatusRequest())
-    assert (status.seats[0].state, status.seats[0].telemetry.steps) == ("done", 50)
-    assert master.join("a").layer == 2
+    # Layer 2 was not done: what it lacks again, only a slave of layer 1 can send.
+    assert (status.seats[0].state, status.seats[0].telemetry.steps) == ("vacant", 50)
+    assert [master.join(name).layer for name in ("a", "b")] == [1, 2]
 
 
 def test_a_shard_that_was_not_there_then_is_none_afterwards(master: Served) -> None:
@@ -279,3 +280,66 @@ def test_a_lease_asked_for_after_a_rollback_is_written_down(master: Served) -> N
     reply = control.call(master.channel, methods.JOIN, JoinRequest("c"))
     saved = json.loads((master.state.path / "roster.json").read_text())
     assert saved["roster"]["incarnations"] == reply.incarnation == 2
+
+
+def test_a_rollback_without_room_for_its_end_changes_nothing(
+    master: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = begun(master)
+    snapshot(master)
+    push(master, held, 1, 1)
+    monkeypatch.setattr(master.state.files, "free", lambda _: 1000)
+    with pytest.raises(LayerwiseError, match=r"a rollback to snapshot 1 takes .* free disk space"):
+        roll_back(master)
+    assert master.state.read(ROLLBACK) is None
+    push(master, held, 2, 2)
+    assert contents(master) == [2.0, 2.0]
+
+
+def test_a_rollback_that_stands_half_way_goes_on_by_itself_once_there_is_room(master: Served) -> None:
+    held = begun(master)
+    snapshot(master)
+    push(master, held, 1, 1)
+    with full_disk(100), pytest.raises(LayerwiseError, match="free disk space"):
+        roll_back(master)
+
+    async def some() -> None:
+        keeping = asyncio.ensure_future(master.master.scheduler.take_periodically(0.01))
+        with full_disk(100):
+            while "half-way" not in master.master.scheduler.trouble:
+                await asyncio.sleep(0.001)
+        while master.state.read(ROLLBACK) is not None:
+            await asyncio.sleep(0.001)
+        keeping.cancel()
+
+    master.do(some())
+    assert contents(master) == [0.0, 0.0]
+    assert master.master.scheduler.trouble == ""
+    assert master.join("b").granted
+
+
+def test_a_damaged_shard_of_a_live_run_is_put_back_and_everyone_fenced(master: Served) -> None:
+    held = begun(master)
+    push(master, held, 1, 2)
+    snapshot(master)
+    push(master, held, 3, 3)
+    pair = master.state.pairs["1/weights"]
+    pair.buffers[pair.record.active][3] ^= 1
+    damage = master.master.scrub.run()
+    assert "of version 3 are damaged" in damage
+    master.do(master.master.scheduler.repair(damage))
+    assert contents(master) == [2.0, 2.0]
+    with pytest.raises(FencedError):
+        beat(master, held)
+    assert [event["why"] for event in events(master) if event["event"] == "damaged"] == [damage]
+    assert master.master.scrub.run() == ""
+
+
+def test_a_damaged_shard_that_no_snapshot_has_is_said(master: Served) -> None:
+    begun(master)
+    pair = master.state.pairs["1/weights"]
+    pair.buffers[pair.record.active][3] ^= 1
+    for _ in range(2):
+        master.do(master.master.scheduler.repair(master.master.scrub.run()))
+    assert "no snapshot can replace the shard" in master.master.scheduler.trouble
+    assert len([event for event in events(master) if event["event"] == "damaged"]) == 1
