@@ -32,6 +32,8 @@ INCARNATION = "layerwise-incarnation"
 _SILENT_SECONDS = 10
 _GONE_MILLISECONDS = 20_000
 _LONGEST_TEXT = 2000
+# Characters of `grpc-message` that stand for themselves: space to tilde, but the sign that escapes others.
+_PLAIN = "".join(chr(code) for code in range(0x20, 0x7F)).replace("%", "")
 _MOST_DIGITS = 20  # of 64 bits
 _FIRST_HEADERS = [(":method", "POST"), (":scheme", "http"), (":authority", "layerwise")]
 _FURTHER_HEADERS = [("te", "trailers"), ("content-type", CONTENT_TYPE)]
@@ -59,7 +61,7 @@ def caller_incarnation(headers: Headers) -> int:
 
 def status_headers(status: str, text: str = "") -> Headers:
     """Build the trailers of a call that ended with a status."""
-    return [("grpc-status", _NUMBERS[status]), ("grpc-message", quote(text[:_LONGEST_TEXT], safe=" "))]
+    return [("grpc-status", _NUMBERS[status]), ("grpc-message", quote(text[:_LONGEST_TEXT], safe=_PLAIN))]
 
 
 def is_over(headers: Headers, method: Method[Any, Any]) -> bool:

@@ -31,6 +31,7 @@ from common.net.data.messages import (
 from common.net.http2.end import End
 from common.net.http2.frames import BrokenError, Code, Headers, ProtocolError, ResetError
 from common.net.http2.loop_pipe import LoopPipe
+from common.net.http2.pipe import SLOWEST_BYTES
 from common.net.http2.tls import TlsLoopPipe, wrap
 from common.net.tasks import cancel
 from common.shards.pushes import Buffer
@@ -135,14 +136,23 @@ async def _kept_alive(end: End, pipe: LoopPipe) -> AsyncIterator[None]:
 
 
 async def _ping(end: End, pipe: LoopPipe) -> None:
+    taken, taken_at = 0, 0.0
     while True:
         await asyncio.sleep(PING_SECONDS)
-        silence = asyncio.get_running_loop().time() - pipe.received_at
+        now, taken_before, taken = asyncio.get_running_loop().time(), taken, pipe.acknowledged()
+        # A link may be busy with a long message to the peer, behind which the answer to a ping waits.
+        if taken - taken_before >= SLOWEST_BYTES * PING_SECONDS:
+            taken_at = now
+        silence = now - max(taken_at, pipe.received_at)
         if silence > SILENT_SECONDS:
             log.info("a stream was closed: its peer has been silent for %.0f s", silence)
             pipe.interrupt()
             return
-        end.ping()
+        try:
+            end.ping()
+        except ProtocolError:
+            pipe.interrupt()
+            return
 
 
 async def _connected(host: str, port: int) -> socket.socket:

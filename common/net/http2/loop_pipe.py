@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Iterable
 from contextlib import suppress
 
 from common.errors import UnreachableError
 from common.net.http2 import pipe
-from common.net.http2.frames import BrokenError
+from common.net.http2.frames import BrokenError, Code, ProtocolError
 from common.net.http2.pipe import CLOSED, WRITE_STALLED, Pipe, broken, cut
 from common.shards.pushes import Buffer
 
-# Bytes of one write to the loop, each with a deadline.
-WRITE_BYTES = 1 << 20
+# An event loop serves its other connections after so many bytes of one.
+TURN_BYTES = 1 << 20
+# Small frames that wait for a peer that takes no answers; one more ends the connection.
+MOST_WAITING = 256
 # Upper bound of the bytes that the kernel holds back before the reader is woken.
 MOST_HELD_BYTES = 1 << 20
 
@@ -35,6 +36,7 @@ class LoopPipe(Pipe):
         stream.setblocking(False)
         self._loop = asyncio.get_running_loop()
         self.received_at = self._loop.time()
+        self._turn_bytes = 0
         self._writing = asyncio.Lock()
         self._news = asyncio.Event()
         self._gone = False
@@ -42,6 +44,8 @@ class LoopPipe(Pipe):
         self._flushing: asyncio.Task[None] | None = None
 
     async def _receive(self, target: memoryview, *, whole: bool) -> int:
+        if self._turn_bytes > TURN_BYTES:
+            await self.pause()
         try:
             count = await self._receive_some(target, whole=whole)
         except OSError as error:
@@ -51,7 +55,13 @@ class LoopPipe(Pipe):
             self._lose()
             raise BrokenError(CLOSED)
         self.received_at = self._loop.time()
+        self._turn_bytes += count
         return count
+
+    async def pause(self) -> None:
+        """Let the other connections of the event loop have their turn."""
+        self._turn_bytes = 0
+        await asyncio.sleep(0)
 
     async def _receive_some(self, target: memoryview, *, whole: bool) -> int:
         if whole:
@@ -111,7 +121,13 @@ class LoopPipe(Pipe):
             await self._send(parts)
 
     def enqueue(self, frame: bytes) -> None:
-        """Have a small frame written between others; the reader goes on at once."""
+        """Have a small frame written between others; the reader goes on at once.
+
+        Raises:
+            ProtocolError: the peer asks and asks, and takes no answers.
+        """
+        if len(self._small) >= MOST_WAITING:
+            raise ProtocolError(Code.ENHANCE_YOUR_CALM, "the peer takes no answers")
         self._small.append(frame)
         if self._flushing is None or self._flushing.done():
             self._flushing = asyncio.ensure_future(self._flush_alone())
@@ -127,21 +143,27 @@ class LoopPipe(Pipe):
         while self._small:
             await self._send((self._small.pop(0),))
 
-    async def _send(self, parts: Iterable[Buffer]) -> None:
-        try:
-            await self._send_all([memoryview(part) for part in parts])
-        except TimeoutError:
-            raise BrokenError(WRITE_STALLED) from None
-        except OSError as error:
-            raise broken(error) from None
-
     async def _send_all(self, views: list[memoryview]) -> None:
-        with suppress(BlockingIOError):
-            _, views = cut(views, self._socket.sendmsg(views))
-        for view in views:  # the bytes that the kernel did not take at once
-            for start in range(0, view.nbytes, WRITE_BYTES):
+        while True:
+            with suppress(BlockingIOError):
+                _, views = cut(views, self._socket.sendmsg(views))
+            if not views:
+                return
+            try:
                 async with asyncio.timeout(pipe.WRITE_SECONDS):
-                    await self._loop.sock_sendall(self._socket, view[start : start + WRITE_BYTES])
+                    await self._departure()
+            except TimeoutError:
+                if not self.keeps_up():
+                    raise
+
+    async def _departure(self) -> None:
+        """Wait until the kernel takes bytes again."""
+        ready = self._loop.create_future()
+        self._loop.add_writer(self._socket, wake, ready)
+        try:
+            await ready
+        finally:
+            self._loop.remove_writer(self._socket)
 
     async def leave(self, last: bytes, seconds: float) -> None:
         """Write a last frame and read until the peer closes, for at most `seconds`.

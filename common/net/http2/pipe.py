@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import select
 import socket
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Coroutine, Iterable
 from typing import Any, TypeVar
@@ -15,8 +16,11 @@ Result = TypeVar("Result")
 
 # Bytes read ahead of demand: heads of frames and small messages arrive with one system call.
 READ_AHEAD_BYTES = 16 << 10
-# A peer that takes no byte of a write for so long is gone.
-WRITE_SECONDS = 30.0
+# A write that has waited for so long goes on while the peer takes so many bytes a second, a third of what a
+# link of 100 kbit/s carries.
+WRITE_SECONDS, SLOWEST_BYTES = 30.0, 4 << 10
+# Place of the acknowledged bytes in Linux's `struct tcp_info`.
+_ACKNOWLEDGED = slice(120, 128)
 
 WRITE_STALLED = "a peer does not take what it asked for"
 CLOSED = "the peer closed the connection"
@@ -38,6 +42,7 @@ class Pipe(ABC):
         self._ahead = memoryview(bytearray(READ_AHEAD_BYTES))
         self._start, self._stop = 0, len(ahead)
         self._ahead[: self._stop] = ahead
+        self._acknowledged = 0
 
     async def handshake(self) -> None:
         """Prepare the socket for payload; a socket without TLS is ready."""
@@ -78,9 +83,48 @@ class Pipe(ABC):
             return True
         return bool(self._incoming.poll(0))
 
+    def acknowledged(self) -> int:
+        """Count the bytes that the peer has acknowledged so far; 0 where the kernel does not tell."""
+        try:
+            facts = self._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _ACKNOWLEDGED.stop)
+        except (OSError, AttributeError):
+            return 0
+        return int.from_bytes(facts[_ACKNOWLEDGED], sys.byteorder)
+
+    def keeps_up(self) -> bool:
+        """Whether the peer has taken SLOWEST_BYTES a second for WRITE_SECONDS since the last call."""
+        before, self._acknowledged = self._acknowledged, self.acknowledged()
+        return self._acknowledged - before >= SLOWEST_BYTES * WRITE_SECONDS
+
     @abstractmethod
     async def _receive(self, target: memoryview, *, whole: bool) -> int:
         """Receive at least one byte into a buffer; `whole` prefers to fill the buffer at once."""
+
+    async def _send(self, parts: Iterable[Buffer]) -> None:
+        """Send parts; a connection whose write ends half-way is of no more use, and is interrupted."""
+        try:
+            await self._send_all([memoryview(part) for part in parts])
+        except TimeoutError:
+            self.interrupt()
+            raise BrokenError(WRITE_STALLED) from None
+        except OSError as error:
+            self.interrupt()
+            raise broken(error) from None
+        except BaseException:  # a cancelled task
+            self.interrupt()
+            raise
+
+    @abstractmethod
+    async def _send_all(self, views: list[memoryview]) -> None:
+        """Send views in order; TimeoutError where the peer does not take the bytes."""
+
+    async def pause(self) -> None:
+        """Let the other connections of the event loop have their turn; a thread has one connection."""
+        return
+
+    @abstractmethod
+    def interrupt(self) -> None:
+        """End the connection: whoever reads or writes finds the end."""
 
     @abstractmethod
     async def write(self, *parts: Buffer) -> None:

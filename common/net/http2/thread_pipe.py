@@ -5,14 +5,13 @@ from __future__ import annotations
 import socket
 import struct
 import time
-from collections.abc import Iterable
 from contextlib import suppress
 
 from common.errors import StalledError, UnreachableError
 from common.net.http2 import pipe
 from common.net.http2.frames import BrokenError
 from common.net.http2.loop_pipe import LoopPipe
-from common.net.http2.pipe import CLOSED, WRITE_STALLED, Pipe, broken, cut, run_sync
+from common.net.http2.pipe import CLOSED, Pipe, broken, cut, run_sync
 from common.shards.pushes import Buffer
 
 # A farewell waits so long, and for so many reads, until the peer has closed.
@@ -78,17 +77,20 @@ class ThreadPipe(Pipe):
         """Write a small frame at once: a thread reads and writes in turn."""
         run_sync(self._send((frame,)))
 
-    async def _send(self, parts: Iterable[Buffer]) -> None:
-        views = [memoryview(part) for part in parts]
+    async def _send_all(self, views: list[memoryview]) -> None:
+        left = sum(view.nbytes for view in views)
+        while (sent := self._send_some(views)) < left:
+            # The kernel has waited for WRITE_SECONDS.
+            if not self.keeps_up():
+                raise TimeoutError
+            _, views = cut(views, sent)
+            left -= sent
+
+    def _send_some(self, views: list[memoryview]) -> int:
         try:
-            left = sum(view.nbytes for view in views)
-            while (sent := self._socket.sendmsg(views)) < left:
-                _, views = cut(views, sent)
-                left -= sent
+            return self._socket.sendmsg(views)
         except BlockingIOError:
-            raise BrokenError(WRITE_STALLED) from None
-        except OSError as error:
-            raise broken(error) from None
+            return 0
 
     def notify(self) -> None:
         """Do nothing: a thread that reads does not wait for news."""

@@ -12,22 +12,20 @@ import socket
 import ssl
 import time
 from abc import abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
 
 from common.errors import RefusedError, StalledError
 from common.net.http2 import pipe
 from common.net.http2.frames import BrokenError
 from common.net.http2.loop_pipe import LoopPipe, wake
-from common.net.http2.pipe import CLOSED, WRITE_STALLED, Pipe, broken, cut
+from common.net.http2.pipe import CLOSED, Pipe, broken, cut
 from common.net.http2.thread_pipe import ThreadPipe
 from common.shards.pushes import Buffer
 
 ALPN = "h2"
 # Bytes of a TLS record: parts smaller than one share it.
 RECORD_BYTES = 16 << 10
-# An event loop serves its other connections after so many bytes of one.
-TURN_BYTES = 1 << 20
 
 
 def wrap(stream: socket.socket, context: ssl.SSLContext, host: str | None) -> ssl.SSLSocket:
@@ -76,20 +74,28 @@ class _Tls(Pipe):
             raise BrokenError("a peer does not offer HTTP/2 over TLS (ALPN h2)")
 
     async def _attempt(
-        self, operation: Callable[[], int | None], patience: Callable[[], float | None]
+        self,
+        operation: Callable[[], int | None],
+        patience: Callable[[], float | None],
+        goes_on: Callable[[], bool] = lambda: False,
     ) -> int:
-        """Repeat an operation until neither direction of the socket holds it up.
+        """Repeat an operation until neither direction of the socket holds the operation up.
 
         Raises:
-            TimeoutError: the socket was not ready for `patience()` seconds.
+            TimeoutError: the socket was not ready for `patience()` seconds, and `goes_on()` is false.
         """
         while True:
             try:
                 return operation() or 0
             except ssl.SSLWantReadError:
-                await self._ready(select.POLLIN, patience())
+                event = select.POLLIN
             except ssl.SSLWantWriteError:
-                await self._ready(select.POLLOUT, patience())
+                event = select.POLLOUT
+            try:
+                await self._ready(event, patience())
+            except TimeoutError:
+                if not goes_on():
+                    raise
 
     async def _send_all(self, views: list[memoryview]) -> None:
         # Heads share the first record with the beginning of their payload.
@@ -98,7 +104,7 @@ class _Tls(Pipe):
             sent = 0
             while sent < view.nbytes:
                 send = partial(self._socket.send, view[sent:])
-                sent += await self._attempt(send, lambda: pipe.WRITE_SECONDS)
+                sent += await self._attempt(send, lambda: pipe.WRITE_SECONDS, self.keeps_up)
 
     def readable(self) -> bool:
         """Whether payload has arrived: bytes of the socket alone may be a record without any."""
@@ -149,14 +155,6 @@ class TlsThreadPipe(_Tls, ThreadPipe):
             raise BrokenError(CLOSED)
         return count
 
-    async def _send(self, parts: Iterable[Buffer]) -> None:
-        try:
-            await self._send_all([memoryview(part) for part in parts])
-        except TimeoutError:
-            raise BrokenError(WRITE_STALLED) from None
-        except OSError as error:
-            raise broken(error) from None
-
     def _on_loop(self, ahead: Buffer) -> LoopPipe:
         return TlsLoopPipe(self._socket, ahead)
 
@@ -169,7 +167,6 @@ class TlsLoopPipe(_Tls, LoopPipe):
     def __init__(self, stream: ssl.SSLSocket, ahead: Buffer = b"") -> None:
         super().__init__(stream, ahead)
         self._waiting: dict[int, list[asyncio.Future[None]]] = {select.POLLIN: [], select.POLLOUT: []}
-        self._turn_bytes = 0
 
     def _seconds_left(self) -> float | None:
         return None
@@ -190,12 +187,7 @@ class TlsLoopPipe(_Tls, LoopPipe):
                 ignore(self._socket)
 
     async def _receive_some(self, target: memoryview, *, whole: bool) -> int:  # noqa: ARG002 - as above
-        if self._turn_bytes > TURN_BYTES:
-            self._turn_bytes = 0
-            await asyncio.sleep(0)
-        count = await self._attempt(lambda: self._socket.recv_into(target), self._seconds_left)
-        self._turn_bytes += count
-        return count
+        return await self._attempt(lambda: self._socket.recv_into(target), self._seconds_left)
 
 
 def _wake_all(waiting: list[asyncio.Future[None]]) -> None:
