@@ -30,6 +30,13 @@ def keep_freed_memory() -> None:
         return
 
 
+def raise_file_limit() -> None:
+    """Raise the number of files that this process may open to the most that the system allows."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):  # macOS refuses its own "unlimited"
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
 def give_way() -> None:
     """Let this thread and the threads that it starts wake without preempting a computing thread.
 

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from common.errors import LayerwiseError
-from common.lifecycle import INTERRUPTED
+from common.lifecycle import INTERRUPTED, raise_file_limit
 
 COMMANDS: Mapping[str, tuple[str, str]] = {
     "train": ("deploy.commands", "Train a network on a whole cluster of processes on this machine."),
@@ -84,6 +84,7 @@ def run(arguments: list[str]) -> int:
     """Run the command and return the exit code; every error is a line on standard error."""
     try:
         _check_packages()
+        raise_file_limit()
         result = cli.main(arguments, prog_name="layerwise", standalone_mode=False)
         return result if isinstance(result, int) else 0
     except click.ClickException as error:

@@ -46,6 +46,7 @@ class Lease:
         slave: holder of the lease.
         seen: time of the holder's last sign of life.
         beat: number of the last heartbeat.
+        moved: time of the holder's last batch, or of the grant.
         grants: leases granted on the seat so far.
         gone: last slave's end in words, for the event of its successor.
         done: the holder is through all batches, with every push acknowledged.
@@ -59,6 +60,7 @@ class Lease:
     slave: JoinRequest = field(default_factory=JoinRequest)
     seen: float = 0.0
     beat: int = 0
+    moved: float = 0.0
     grants: int = 0
     gone: str = ""
     done: bool = False
@@ -177,6 +179,8 @@ class Roster:
         events = [] if mine else [self._grant(vacant[0], request)]
         lease = (mine or vacant)[0]
         lease.seen = now
+        if not mine:
+            lease.moved = now
         self._note_beginning(now)
         return JoinReply(True, False, lease.layer, lease.replica, lease.incarnation), events
 
@@ -187,6 +191,8 @@ class Roster:
             FencedError: the lease has passed to another slave.
         """
         lease = self.seat(incarnation)
+        if telemetry.steps > lease.telemetry.steps:
+            lease.moved = now
         lease.seen, lease.beat, lease.telemetry = now, beat, telemetry
         if not telemetry.done or lease.done:
             return []
@@ -230,6 +236,7 @@ class Roster:
 
     def tick(self, now: float) -> list[LeaseEvent]:
         """Fail slaves after too long a silence."""
+        first = self._last_tick is None
         late = self._last_tick is None or now - self._last_tick > self.tick_seconds + self._interval / 2
         self._last_tick = now
         self._note_beginning(now)
@@ -241,6 +248,8 @@ class Roster:
         if late:
             for lease in self._leases:
                 lease.seen = now
+                # An earlier master's clock says nothing here.
+                lease.moved = now if first else lease.moved
             return []
         silent = [
             lease
@@ -305,6 +314,8 @@ class Roster:
                 lease.beat,
                 lease.grants,
                 lease.total(),
+                now - lease.moved if lease.incarnation and not lease.done else 0.0,
+                lease.telemetry.steps > 0,
             )
             for lease in self._leases
         ]

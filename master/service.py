@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import logging
 import signal
 import time
 import uuid
 from pathlib import Path
 
 from common.config.sections import Config
-from common.errors import RunFailedError
 from common.lifecycle import (
     INTERRUPTED,
     cpu_seconds,
@@ -23,8 +21,10 @@ from common.lifecycle import (
 from common.net import control
 from common.net.addresses import split_address
 from common.net.data import server as data
+from common.observe.health import Pulse, silence_limit, snapshot_limit
 from common.observe.utilization import Probe
 from common.observe.web import Site
+from common.supervision import Rounds, start_task
 from common.wire.messages import StatusReply, Utilization
 from common.wire.methods import EXCHANGE
 from master.disk.recovery import ROLLBACK, ROSTER, recover, resume_config
@@ -48,8 +48,6 @@ from master.synthesis.thread import SynthesisThread
 from master.web.history import History
 from master.web.pages import pages
 from master.web.view import View
-
-log = logging.getLogger("layerwise.master")
 
 # First interval between two points of the live page's charts.
 HISTORY_SECONDS = 1.0
@@ -93,6 +91,7 @@ class Master:
         self.scrub = Scrub(state)
         self._probe = Probe(state.path)
         self._probed_at, self._utilization = 0.0, Utilization()
+        self._ticked_at = time.monotonic()
         self.ledger.carry_out(effects)
         self.ledger.save()
         state.log({"event": "started", "starts": self.run.starts})
@@ -112,7 +111,7 @@ class Master:
             NoRoomError: the run's values cannot be written.
         """
         self.ledger.tick()
-        now = time.monotonic()
+        self._ticked_at = now = time.monotonic()
         if now - self._probed_at >= self.run.config.cluster.heartbeat_seconds:
             self._probed_at, self._utilization = now, self._probe()
 
@@ -129,6 +128,15 @@ class Master:
             snapshot_trouble=self.scheduler.trouble,
         )
 
+    def pulses(self) -> list[Pulse]:
+        """Signs of life: the last tick, and the last time at which no snapshot was missing."""
+        now, cluster = time.monotonic(), self.run.config.cluster
+        silence = silence_limit(cluster.heartbeat_seconds, cluster.misses)
+        return [
+            Pulse("tick", now - self._ticked_at, silence),
+            Pulse("snapshot", now - self.scheduler.current_at, snapshot_limit(cluster.snapshot_seconds)),
+        ]
+
     def view(self) -> View:
         """Sources of the pages."""
         return View(
@@ -141,6 +149,7 @@ class Master:
             tally=self.run.tally,
             journal=self.state.journal,
             snapshots=self.scheduler.seconds,
+            pulses=self.pulses,
         )
 
     async def close(self) -> None:
@@ -217,9 +226,9 @@ async def run_until_signal(
     for signal_number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(signal_number, stop.set)
     tasks = [
-        asyncio.ensure_future(_tick(master, history, master.run.roster.tick_seconds)),
-        asyncio.ensure_future(master.scheduler.take_periodically(config.cluster.snapshot_seconds)),
-        asyncio.ensure_future(_scrub(master)),
+        start_task(_tick(master, history, master.run.roster.tick_seconds), "tick"),
+        start_task(master.scheduler.take_periodically(config.cluster.snapshot_seconds), "snapshots"),
+        start_task(_scrub(master), "scrub"),
     ]
     await stop.wait()
     for task in tasks:
@@ -231,20 +240,21 @@ async def run_until_signal(
 
 
 async def _tick(master: Master, history: History, seconds: float) -> None:
+    rounds = Rounds("the master's tick")
     while True:
-        try:
+        with rounds.attempt():
             master.tick()
             if history.due(now := time.monotonic()):
                 history.add(master.status(), now)
-        except RunFailedError as error:
-            log.error("%s; trying again", error)
         await asyncio.sleep(seconds)
 
 
 async def _scrub(master: Master) -> None:
+    rounds = Rounds("the scrub")
     while True:
-        if damage := await asyncio.to_thread(master.scrub.run):
-            await master.scheduler.repair(damage)
+        with rounds.attempt():
+            if damage := await asyncio.to_thread(master.scrub.run):
+                await master.scheduler.repair(damage)
         await asyncio.sleep(SCRUB_SECONDS)
 
 

@@ -10,16 +10,19 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from common.config import files
 from common.config.sections import Config
-from common.errors import ConfigError, FencedError, UnreachableError
+from common.errors import ConfigError, FencedError, LayerwiseError, UnreachableError
 from common.lifecycle import INTERRUPTED, Interrupt, cpu_seconds, end_with_parent, keep_freed_memory
 from common.net import control
 from common.net.addresses import is_loopback, reachable_address, split_address
 from common.net.backoff import Backoff
-from common.observe.web import Page, Site, serve_on_thread
+from common.observe.health import silence_limit
+from common.observe.web import Site, serve_on_thread
+from common.supervision import SupervisedThread
 from common.wire.messages import DescribeRequest, JoinReply, JoinRequest
 from common.wire.methods import DESCRIBE, JOIN
 from slave.network.meter import Exposition
@@ -31,9 +34,40 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("layerwise.slave")
 
+# Pauses between leases that end before a batch, doubling from the first to the longest.
+REJOIN_SECONDS, LONGEST_REJOIN_SECONDS = 0.5, 15.0
+# Between two looks for an interrupt.
+LOOK_SECONDS = 0.2
+
 
 class Stopped(Exception):  # noqa: N818 - no error: the slave was asked to stop
     """Signal of an interrupt to the training loop; not an error."""
+
+
+@dataclass(frozen=True)
+class Lost:
+    """End of a lease after which the slave joins again.
+
+    Attributes:
+        error: reason of the end.
+        trained: a batch was trained on under the lease.
+    """
+
+    error: LayerwiseError
+    trained: bool
+
+    def delay(self, rejoin: Backoff) -> float:
+        """Return the seconds until the next lease: none after training, else growing ones.
+
+        Raises:
+            LayerwiseError: the error, once leases have ended before a batch for longer than the patience.
+        """
+        if self.trained:
+            rejoin.reset()
+            return 0.0
+        if isinstance(self.error, FencedError):
+            return rejoin.next_delay()
+        return rejoin.delay_after(self.error)
 
 
 class Slave:
@@ -57,7 +91,7 @@ class Slave:
             LayerwiseError: the run's configuration cannot be used here, or the master refuses this slave.
         """
         site = Site(
-            {"/metrics": self._exposition.metrics, "/healthz": lambda: Page(b"ok\n")}, self._options.hosts
+            {"/metrics": self._exposition.metrics, "/healthz": self._exposition.health}, self._options.hosts
         )
         with (
             serve_on_thread(site, self._options.metrics, "--metrics") as listening,
@@ -66,12 +100,14 @@ class Slave:
             self._metrics_address = self._reachable(listening)
             try:
                 # Torch takes seconds to import: ask the master meanwhile.
-                preload = threading.Thread(target=_import_torch, daemon=True)
+                preload = SupervisedThread(_import_torch, "torch")
                 preload.start()
                 config = self._fetch_config()
                 if config is None:
                     return 0
-                preload.join()
+                while preload.is_alive():
+                    preload.join(LOOK_SECONDS)
+                    self._pause(0)
                 return self._train(config)
             except Stopped:
                 log.info("interrupted")
@@ -132,22 +168,35 @@ class Slave:
 
         prepared = Prepared.prepare(config, self._options)
         exposition = self._exposition
-        exposition.profile, exposition.batch_size = config.cluster.profile, config.run.batch_size
+        cluster = config.cluster
+        exposition.profile, exposition.batch_size = cluster.profile, config.run.batch_size
+        exposition.silence_limit = silence_limit(cluster.heartbeat_seconds, cluster.misses)
         with self._endpoint(config) as endpoint:
+            rejoin = Backoff(
+                time.monotonic,
+                random.random,
+                first=REJOIN_SECONDS,
+                longest=LONGEST_REJOIN_SECONDS,
+                patience=self._options.wait,
+            )
             while True:
                 lease = self._join(config, str(prepared.device), endpoint.address)
                 if lease is None:
-                    log.info("the run is over")
-                    return 0
-                if self._session(prepared, lease, endpoint):
-                    return 0
+                    break
+                lost = self._session(prepared, lease, endpoint)
+                if lost is None:
+                    break
+                log.warning("lease lost (%s); asking for a new one", lost.error)
+                self._pause(lost.delay(rejoin))
+        log.info("the run is over")
+        return 0
 
     def _endpoint(self, config: Config) -> Endpoint:
         """Open the event loop for the network; listen in profile `basic`."""
         from slave.network.endpoint import Endpoint
 
         options = self._options
-        endpoint = Endpoint(options.master)
+        endpoint = Endpoint(options.master, self._exposition.note_answer)
         try:
             if config.cluster.direct:
                 # A stream per replica below, and room for slaves about to be replaced or refused.
@@ -161,34 +210,34 @@ class Slave:
             raise
         return endpoint
 
-    def _session(self, prepared: Prepared, lease: JoinReply, endpoint: Endpoint) -> bool:
-        """Train under a lease; True if the run is over."""
+    def _session(self, prepared: Prepared, lease: JoinReply, endpoint: Endpoint) -> Lost | None:
+        """Train under a lease to its end; None at the end of the run.
+
+        Raises:
+            LayerwiseError: the run cannot go on here, or the master has been away for too long.
+        """
         from slave.network.session import Session
 
-        try:
-            session = Session(prepared, lease, endpoint, self._cpu_before)
-        except (FencedError, UnreachableError) as error:
-            # Includes a master that left before the layer was fetched: joining again waits for the return.
-            log.warning("lease lost (%s); asking for a new one", error)
-            return False
+        session = Session(prepared, lease, endpoint, self._cpu_before)
         self._wake = session.wake
         self._exposition.watch = session.watched
+        if self._stop.is_set():  # since before the session could be woken
+            session.wake(Stopped())
         try:
-            if self._stop.is_set():
-                raise Stopped
+            session.open()
             session.run()
         except FencedError as error:
-            log.warning("lease lost (%s); asking for a new one", error)
-            return False
+            return Lost(error, session.trained)
         except BaseException as error:
             session.leave(str(error) or type(error).__name__)
+            if isinstance(error, UnreachableError) and not session.opened:
+                return Lost(error, trained=False)
             raise
         finally:
             self._wake, self._exposition.watch = lambda _: None, None
             session.close()
             self._cpu_before = cpu_seconds()
-        log.info("the run is over")
-        return True
+        return None
 
     def _join(self, config: Config, device: str, address: str) -> JoinReply | None:
         """Ask for a lease until a seat is free; None if the run is over."""
@@ -203,6 +252,7 @@ class Slave:
                 seconds = backoff.delay_after(error)
             else:
                 backoff.reset()
+                self._exposition.note_answer()
                 if reply.granted or reply.over:
                     return reply if reply.granted else None
                 if not announced:

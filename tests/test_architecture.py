@@ -44,6 +44,7 @@ DECIDING = (
     "common.draws",
     "common.observe.percentiles",
     "common.observe.problems",
+    "common.observe.standstill",
     "common.optim",
     "common.shards.working_copy",
     "common.slots",
@@ -93,6 +94,27 @@ WITHOUT_TORCH = (
 WITH_TORCH = ("master.synthesis.served",)
 FORBIDDEN_MODULES = ("pickle", "cPickle", "dill", "cloudpickle", "marshal", "shelve", "joblib")
 FORBIDDEN_CALLS = ("eval", "exec", "compile", "torch.load", "torch.hub.load", "numpy.load", "np.load")
+
+# Ways to start a thread or a task; common.supervision has those for long-lived work.
+STARTS = (
+    "Thread", "Timer", "start_new_thread", "ThreadPoolExecutor", "ProcessPoolExecutor", "run_in_executor",
+    "to_thread", "ensure_future", "create_task", "TaskGroup",
+)  # fmt: skip
+# Further places, each with the reason for which an error there is seen.
+SEEN_ELSEWHERE = {
+    "common.supervision": "starts what it supervises",
+    "common.net.data.pairs": "the reader of a call closes the outbox, and the call raises the error",
+    "common.net.data.streams": "the parts of a call end with the call",
+    "common.net.http2.loop_pipe": "the reader of a connection notices a writer's loss",
+    "common.net.tasks": "the caller waits, and raises the first error",
+    "deploy.train": "the watching loop takes the evaluation's result",
+    "master.disk.scheduler": "the caller of each job waits for the result",
+    "master.service": "the stop waits for the data port",
+    "master.servicers.parameters": "the push waits for its receiver",
+    "master.synthesis.thread": "the call waits for the answer",
+    "slave.network.links": "the links wait for every call, and end the lease with the first error",
+    "slave.network.network": "an error comes into the inbox and ends the lease",
+}
 
 
 def within(module: str, parts: tuple[str, ...]) -> bool:
@@ -344,6 +366,22 @@ def unsafe_violations(tree: Tree) -> list[str]:
     return found
 
 
+def starts(tree: Tree, module: str) -> list[int]:
+    """Lines of a module that start a thread or a task."""
+    calls = [node for node in ast.walk(tree.parsed(module)) if isinstance(node, ast.Call)]
+    return [call.lineno for call in calls if ast.unparse(call.func).rpartition(".")[2] in STARTS]
+
+
+def supervision_violations(tree: Tree) -> list[str]:
+    """Threads and tasks that may die unseen."""
+    return [
+        f"{module}:{line} starts a thread or task without supervision"
+        for module in tree.files
+        if module not in SEEN_ELSEWHERE
+        for line in starts(tree, module)
+    ]
+
+
 RULES = [
     import_violations,
     circle_violations,
@@ -351,6 +389,7 @@ RULES = [
     deciding_violations,
     torch_violations,
     unsafe_violations,
+    supervision_violations,
 ]
 # These hold for the whole project alone: a planted tree has no picture.
 WHOLE = [picture_violations, size_violations]
@@ -376,6 +415,10 @@ def test_every_module_is_part_of_what_an_installation_copies(tree: Tree) -> None
 def test_every_module_that_a_rule_names_exists(tree: Tree) -> None:
     for name in {*DECIDING, *WITHOUT_TORCH, *MAY_IMPORT, *BELOW_WIRE, *NEVER}:
         assert any(within(module, (name,)) for module in tree.files), name
+
+
+def test_every_exception_from_supervision_is_needed(tree: Tree) -> None:
+    assert [module for module in SEEN_ELSEWHERE if not starts(tree, module)] == []
 
 
 # --- the checker itself -----------------------------------------------------------------------------------
@@ -549,6 +592,21 @@ def test_torch_behind_two_imports_is_found_and_within_a_function_is_not(tmp_path
 )
 def test_what_could_run_data_is_found(text: str, tmp_path: Path) -> None:
     assert unsafe_violations(planted(tmp_path, slave__session=text))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "import threading\nthreading.Thread(target=print).start()",
+        "from threading import Timer\nTimer(1, print).start()",
+        "import asyncio\nasyncio.create_task(work())",
+        "async def f(loop):\n    loop.run_in_executor(None, print)",
+        "from concurrent.futures import ThreadPoolExecutor as Pool\nfrom concurrent import futures\n"
+        "futures.ThreadPoolExecutor(1)",
+    ],
+)
+def test_a_start_without_supervision_is_found(text: str, tmp_path: Path) -> None:
+    assert len(supervision_violations(planted(tmp_path, slave__session=text))) == 1
 
 
 # --- and really -------------------------------------------------------------------------------------------

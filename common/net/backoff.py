@@ -42,6 +42,10 @@ class Backoff:
         """Note a success: the next delay is the first one again."""
         self._failing_since, self._delay = None, self._first
 
+    def be_patient(self) -> None:
+        """Begin the patience anew, as the peer is there; the delays go on growing."""
+        self._failing_since = None
+
     def next_delay(self) -> float:
         """Return the seconds until the next attempt: 0.5 to 1.5 times the doubled delay."""
         seconds = self._delay * (0.5 + self._draw())
@@ -49,7 +53,7 @@ class Backoff:
         return seconds
 
     def delay_after(self, error: LayerwiseError) -> float:
-        """Return the seconds until the next attempt after a failure.
+        """Return the seconds until the next attempt after a failure, no more than are left of the patience.
 
         Raises:
             LayerwiseError: `error`, where time does not heal it or patience has ended.
@@ -59,4 +63,4 @@ class Backoff:
             self._failing_since = now
         if not isinstance(error, UnreachableError) or now - self._failing_since > self._patience:
             raise error
-        return self.next_delay()
+        return min(self.next_delay(), self._failing_since + self._patience - now)

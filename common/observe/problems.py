@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from common.config.sections import Config
+from common.observe.standstill import standing_seats, stands_still
 from common.wire.messages import Seat, StatusReply, Utilization
 
 # In percent: above these bounds a machine has nearly run out of disk or memory.
@@ -35,7 +36,7 @@ def problems(status: StatusReply, config: Config, master: str) -> list[Problem]:
     """
     found = [*_machines(status)]
     if status.state != "done":
-        found = [*_vacant(status, master), *_late(status, config), *found]
+        found = [*_vacant(status, master), *_late(status, config), *_still(status, config), *found]
     found += [*_snapshots(status), *_learning(status, config), *_stale(status, config), *_refused(status)]
     return found
 
@@ -68,6 +69,23 @@ def _late(status: StatusReply, config: Config) -> Iterator[Problem]:
                 f"{seat_name(seat)}: no heartbeat of its slave {slave} for {silence:.1f} s",
                 f"the seat passes on after {patience:g} s; check for an overloaded machine or a slow network",
             )
+
+
+def _still(status: StatusReply, config: Config) -> Iterator[Problem]:
+    seats = standing_seats(status, config)
+    if not seats:
+        return
+    seconds = min(seat.still_seconds for seat in seats)
+    names = ", ".join(f"{seat_name(seat)} ({seat.host}:{seat.pid})" for seat in seats)
+    advice = "look at the logs of these slaves, and at the links between their machines and the master's"
+    why = f"every slave waits for a message: {names}"
+    if not all(seat.telemetry.waits for seat in seats):
+        advice = "look at the slave's log and machine; if it hangs, end its process, and a successor goes on"
+        why = f"{names} neither waits nor ends a batch"
+    if stands_still(status, config):
+        yield Problem(f"the run stands still: no batch for {seconds:.0f} s, and {why}", advice)
+    else:
+        yield Problem(f"{names}: no batch for {seconds:.0f} s, while others go on", advice)
 
 
 def _machines(status: StatusReply) -> Iterator[Problem]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import psutil
 
+from common.supervision import Rounds
 from common.wire.messages import Utilization
 
 # Utilization of the GPU and its memory in use, both in percent.
@@ -15,6 +16,9 @@ Gpu = Callable[[], tuple[float, float]]
 
 class Probe:
     """Measurement of utilization since the previous call, always on a single thread.
+
+    A measurement that fails, since files are short or the folder is gone, leaves the last one standing: the
+    caller's heartbeat or tick goes on.
 
     Args:
         folder: a folder on the disk to measure.
@@ -25,9 +29,18 @@ class Probe:
         self._folder = folder
         self._process = psutil.Process()
         self._gpu = open_gpu(gpu) if gpu else None
+        self._rounds = Rounds(
+            "measuring this machine", lambda error: isinstance(error, OSError | psutil.Error)
+        )
+        self._newest = Utilization()
 
     def __call__(self) -> Utilization:
         """Measure the processor's share since the last call, and the memory and disk in use now."""
+        with self._rounds.attempt():
+            self._newest = self._measure()
+        return self._newest
+
+    def _measure(self) -> Utilization:
         busy, memory = self._gpu() if self._gpu else (None, None)
         return Utilization(
             cpu_percent=self._process.cpu_percent(),
@@ -54,7 +67,11 @@ def open_gpu(uuid: str) -> Gpu | None:
         return None
 
     def measure() -> tuple[float, float]:
-        memory = pynvml.nvmlDeviceGetMemoryInfo(device)
-        return float(pynvml.nvmlDeviceGetUtilizationRates(device).gpu), 100 * memory.used / memory.total
+        try:
+            memory = pynvml.nvmlDeviceGetMemoryInfo(device)
+            busy = float(pynvml.nvmlDeviceGetUtilizationRates(device).gpu)
+        except pynvml.NVMLError as error:  # the driver was replaced, or the device fell off the bus
+            raise OSError(f"GPU {uuid} cannot be measured: {error}") from None
+        return busy, 100 * memory.used / memory.total
 
     return measure

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import socket
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from common.net.addresses import is_loopback, split_address
 from common.net.listening import open_listener
 from common.observe.hosts import plain_name
 from common.observe.visits import begin_visit
+from common.supervision import SupervisedThread
 
 HEAD_BYTES = 8 << 10
 HEAD_SECONDS = 5.0
@@ -196,7 +196,7 @@ def serve_on_thread(site: Site, address: str, option: str) -> Iterator[str]:
         RefusedError: the address cannot be listened on.
     """
     loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever, name="web", daemon=True)
+    thread = SupervisedThread(loop.run_forever, "web")
     thread.start()
     try:
         listening = asyncio.run_coroutine_threadsafe(site.start(address, option), loop).result()

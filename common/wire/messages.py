@@ -170,6 +170,7 @@ class Telemetry:
     input_loss: float = 0.0
     fallback: bool = False
     utilization: Utilization = field(default_factory=Utilization)
+    waits: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,6 +229,8 @@ class Seat:
     beat: int = 0
     grants: int = 0
     telemetry: Telemetry = field(default_factory=Telemetry)
+    still_seconds: float = 0.0
+    begun: bool = False
 
 
 @dataclass(frozen=True, slots=True)

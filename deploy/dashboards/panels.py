@@ -96,6 +96,12 @@ OVERVIEW = Dashboard(
             ("layerwise_waiting_slaves", "waiting slaves"),
         ),
         _panel(
+            "Seats that stand still",
+            "Above zero, slaves do no batch for long although every seat is taken; the live page names them.",
+            PLAIN,
+            ("layerwise_standing_seats", "standing still"),
+        ),
+        _panel(
             "Age of leases",
             "Time since the slave's last heartbeat. A rising line shows a slave in trouble.",
             SECONDS,

@@ -12,6 +12,7 @@ from typing import Any, Protocol, TypeVar
 from common.errors import LayerwiseError, RunFailedError
 from common.observe import metrics
 from common.observe.metrics import Histogram
+from common.supervision import Rounds
 from common.wire.messages import Kept, RollbackReply
 from master.disk.recovery import ROLLBACK
 from master.disk.snapshots import Snapshot, Snapshots
@@ -59,6 +60,7 @@ class SnapshotScheduler:
         newest: the newest snapshot; number 0 before the first.
         trouble: newest finding of damage, or the reason for which the last snapshot failed; empty if none.
         seconds: durations of the snapshots.
+        current_at: monotonic time at which a snapshot was last taken, or not needed.
     """
 
     def __init__(
@@ -83,19 +85,25 @@ class SnapshotScheduler:
         self.trouble = damage[0] if damage else ""
         self.seconds = Histogram(metrics.SNAPSHOT_SECONDS)
         self._reported = ""
+        self.current_at = time.monotonic()
         self._fingerprint = _fingerprint(newest.versions, newest.run) if newest else None
 
     async def take_periodically(self, seconds: float) -> None:
         """Take a snapshot at intervals, after changes, until cancelled."""
+        rounds = Rounds("snapshots")
         while True:
-            await self._finish_rollback()
-            await self.take_if_changed()
+            with rounds.attempt():
+                await self._finish_rollback()
+                await self.take_if_changed()
             await asyncio.sleep(seconds)
 
     async def take_if_changed(self) -> None:
         """Take a snapshot unless the newest has the present state; log a failure instead of raising."""
         versions = self._store.versions()
-        if self._unfinished or not versions or _fingerprint(versions, self._run.dump()) == self._fingerprint:
+        if self._unfinished:
+            return
+        if not versions or _fingerprint(versions, self._run.dump()) == self._fingerprint:
+            self.current_at = time.monotonic()
             return
         try:
             await self.take()
@@ -119,7 +127,7 @@ class SnapshotScheduler:
         run = self._run.dump()
         snapshot = await self._on_thread(lambda: self._snapshots.take(self._store, run))
         self._fingerprint = _fingerprint(snapshot.versions, run)
-        self.newest, self.trouble = snapshot.summarize(), ""
+        self.newest, self.trouble, self.current_at = snapshot.summarize(), "", time.monotonic()
         self._run.save()
         seconds = round(time.monotonic() - began, 3)
         self.seconds.observe(seconds)
@@ -222,7 +230,12 @@ class SnapshotScheduler:
             self._store.put_back(name, snapshot.table(name), room, snapshot.record(name), fill)
 
     async def _on_thread(self, work: Callable[[], Result]) -> Result:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+        except OSError as error:
+            raise RunFailedError(
+                f"{self._state.path}: snapshots cannot be reached: {error.strerror}"
+            ) from None
 
     def close(self) -> None:
         """End the thread."""

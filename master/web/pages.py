@@ -14,6 +14,7 @@ from common.errors import ConfigError
 from common.net.addresses import is_loopback, is_unspecified, reachable_address, split_address
 from common.net.listening import join_address
 from common.observe import metrics
+from common.observe.health import health_page
 from common.observe.problems import problems
 from common.observe.visits import Visit, current_visit
 from common.observe.web import Page, Pages
@@ -36,7 +37,7 @@ STATIC = {
 def pages(view: View, history: History) -> Pages:
     """Build a master's pages, by path."""
     dynamic: Pages = {
-        "/healthz": lambda: Page(b"ok\n"),
+        "/healthz": lambda: health_page(view.pulses()),
         "/metrics": lambda: Page(scrape(view), metrics.CONTENT_TYPE),
         "/status": lambda: _json(describe(view)),
         "/history": lambda: _json(

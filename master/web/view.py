@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from common.config.sections import Config
+from common.observe.health import Pulse
 from common.observe.metrics import Histogram
 from common.wire.messages import JoinRequest, StatusReply
 from master.tally import Tally
@@ -26,6 +27,7 @@ class View:
         tally: the master's counters.
         journal: seconds of each commit.
         snapshots: seconds of each snapshot.
+        pulses: signs of life of the master's parts.
     """
 
     config: Config
@@ -37,3 +39,4 @@ class View:
     tally: Tally
     journal: Histogram
     snapshots: Histogram
+    pulses: Callable[[], list[Pulse]]

@@ -11,6 +11,7 @@ import grpc
 from common.errors import LayerwiseError, UnreachableError
 from common.net.backoff import Backoff
 from common.net.control import async_stream, error_of
+from common.net.tasks import run_until_one_ends
 from common.wire.messages import SynthesisKind, SynthesisMessage
 from common.wire.methods import SYNTHESIZE
 
@@ -59,16 +60,21 @@ class Asking:
         if self._question and self._outgoing.empty():
             self._outgoing.put_nowait(self._question)
         call = async_stream(self._channel, SYNTHESIZE)
-        sending = asyncio.ensure_future(self._transmit(call))
         try:
-            while isinstance(answer := await call.read(), SynthesisMessage):
-                self._backoff.reset()
-                self._question = None
-                self._on_answer(answer)
+            await run_until_one_ends(self._receive(call), self._transmit(call))
         finally:
-            sending.cancel()
             call.cancel()
 
+    async def _receive(self, call: Any) -> None:
+        while isinstance(answer := await call.read(), SynthesisMessage):
+            self._backoff.reset()
+            self._question = None
+            self._on_answer(answer)
+
     async def _transmit(self, call: Any) -> None:
-        while True:
-            await call.write(await self._outgoing.get())
+        try:
+            while True:
+                await call.write(await self._outgoing.get())
+        except asyncio.InvalidStateError:
+            # The call is over: the reader gets the status.
+            await asyncio.get_running_loop().create_future()

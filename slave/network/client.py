@@ -27,6 +27,7 @@ class Heart:
         telemetry: returns the slave's telemetry.
         inbox: takes every `HeartbeatReply` with an order.
         backoff: for a master that is away.
+        on_answer: called for every answer.
 
     Attributes:
         neighbours: named by the master.
@@ -40,6 +41,7 @@ class Heart:
         telemetry: Callable[[], Telemetry],
         inbox: Callable[[object], None],
         backoff: Backoff,
+        on_answer: Callable[[], None] = lambda: None,
     ) -> None:
         self._channel = channel
         self._incarnation = incarnation
@@ -47,6 +49,7 @@ class Heart:
         self._telemetry = telemetry
         self._inbox = inbox
         self._backoff = backoff
+        self._on_answer = on_answer
         self._now = asyncio.Event()
         self.neighbours = Neighbours(self.beat_now)
 
@@ -69,6 +72,7 @@ class Heart:
                 request = HeartbeatRequest(self._incarnation, beat, telemetry, self.neighbours.version)
                 reply = await async_call(self._channel, HEARTBEAT, request)
                 self._backoff.reset()
+                self._on_answer()
                 self.neighbours.learn(reply.peers_version, reply.peers)
                 if reply.over or reply.begin or reply.stop:
                     self._inbox(reply)

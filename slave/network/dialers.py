@@ -84,11 +84,12 @@ class MasterDialer:
         await asyncio.get_running_loop().create_future()
 
     def reached(self, seat: Seat) -> None:
-        """Begin delays and patience anew: the master has answered."""
-        self._backoffs[seat].reset()
+        """Begin the patience anew: the master has answered. The delays go on growing until a pair opens."""
+        self._backoffs[seat].be_patient()
 
     def met(self, seat: Seat) -> None:
-        """Do nothing: the neighbour is the master's to find."""
+        """Begin the delays anew: the pair is open."""
+        self._backoffs[seat].reset()
 
     async def pause(self, seat: Seat, error: LayerwiseError | None) -> None:
         """Wait for the backoff.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import Callable, Coroutine
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -11,6 +10,7 @@ from typing import Any, Self, TypeVar
 from common.errors import ConfigError
 from common.lifecycle import give_way
 from common.net.addresses import check_listen, interface_to, is_unspecified, reachable_address, split_address
+from common.supervision import SupervisedThread
 from slave.network.servicer import BoundaryServer
 
 Result = TypeVar("Result")
@@ -23,6 +23,7 @@ class Endpoint:
 
     Args:
         master: HOST:PORT.
+        on_answer: called for the master's answer to each heartbeat.
 
     Attributes:
         address: HOST:PORT by which neighbours reach this slave; empty for a slave that does not listen.
@@ -30,12 +31,13 @@ class Endpoint:
         loop: runs on the thread.
     """
 
-    def __init__(self, master: str) -> None:
+    def __init__(self, master: str, on_answer: Callable[[], None] = lambda: None) -> None:
         self.master = master
+        self.on_answer = on_answer
         self.address = ""
         self.server: BoundaryServer | None = None
         self.loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._run, name="network", daemon=True)
+        self._thread = SupervisedThread(self._run, "network")
         self._thread.start()
 
     def _run(self) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from common.observe import metrics
+from common.observe.health import SHORTEST_SILENCE_SECONDS, Pulse, health_page
 from common.observe.metrics import Histogram, Metric, Scrape
 from common.observe.web import Page
 from common.wire.messages import JoinReply, Telemetry
@@ -60,14 +61,28 @@ class Watched:
 
 @dataclass
 class Exposition:
-    """Page /metrics of a slave: layer and machine, while the slave has a lease.
+    """Pages of a slave: /metrics (layer and machine, while the slave has a lease) and /healthz.
 
-    `watch` returns the state of the present lease; None between two leases.
+    Attributes:
+        profile: of the run.
+        batch_size: B.
+        watch: returns the state of the present lease; None between two leases.
+        silence_limit: silence of the master in seconds beyond which the slave is not healthy.
     """
 
     profile: str = ""
     batch_size: int = 0
     watch: Callable[[], Watched] | None = None
+    silence_limit: float = SHORTEST_SILENCE_SECONDS
+    _answered_at: float = field(default_factory=time.monotonic)
+
+    def note_answer(self) -> None:
+        """Note that the master has answered; from any thread."""
+        self._answered_at = time.monotonic()
+
+    def health(self) -> Page:
+        """Render /healthz: the age of the master's last answer to a heartbeat or a request for a lease."""
+        return health_page([Pulse("heartbeat", time.monotonic() - self._answered_at, self.silence_limit)])
 
     def metrics(self) -> Page:
         """Render the metrics in the text format of Prometheus."""

@@ -5,18 +5,18 @@ from __future__ import annotations
 import asyncio
 import queue
 import random
-import threading
 import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from common.errors import LayerwiseError, RefusedError
+from common.errors import LayerwiseError
 from common.lifecycle import give_way
 from common.net import addresses, control
 from common.net.backoff import Backoff
 from common.net.data.client import LOCATE_SECONDS
 from common.shards.pushes import Header, PushReply
 from common.shards.working_copy import Push
+from common.supervision import SupervisedThread, describe
 from common.wire.boundary import Message
 from common.wire.messages import DescribeRequest, JoinReply, LeaveRequest, SynthesisMessage, Telemetry
 from common.wire.methods import DESCRIBE, LEAVE
@@ -30,6 +30,7 @@ from slave.network.links import Boundary, Links
 from slave.network.mail import Inbox
 from slave.network.meter import Meter
 from slave.network.transfer import Fetcher, Pusher
+from slave.training.worker import Fetched
 
 
 class Network:
@@ -67,7 +68,7 @@ class Network:
         self._answers: queue.SimpleQueue[object] = queue.SimpleQueue()
         self._pusher = Pusher(endpoint.master, lease.incarnation, self._take_event, self._backoff())
         self._fetcher = Fetcher(endpoint.master, lease.incarnation, self._take_event, meter.pulled)
-        self._handing_over = threading.Thread(target=self._hand_over, name="sender", daemon=True)
+        self._handing_over = SupervisedThread(self._hand_over, "sender")
         self._tasks: set[asyncio.Task[None]] = set()
         self._channels: list[Any] = []
 
@@ -83,7 +84,13 @@ class Network:
         self._control, self._asked = self._channel(), self._channel()
         put, incarnation = self.inbox.put, self._lease.incarnation
         self._heart = Heart(
-            self._control, incarnation, self._heartbeat_seconds, self._telemetry, put, self._backoff()
+            self._control,
+            incarnation,
+            self._heartbeat_seconds,
+            self._telemetry,
+            put,
+            self._backoff(),
+            self._endpoint.on_answer,
         )
         self._links = self._build_links()
         self._asking = Asking(self._asked, self._answers.put, self._backoff())
@@ -185,8 +192,19 @@ class Network:
             self._endpoint.post(self._links.send, message, encoded)
 
     def pull(self, shard: str) -> tuple[Header, memoryview]:
-        """Pull one version of a shard, and wait for the last byte."""
-        return self._fetcher.pull(shard)
+        """Pull one version of a shard, and wait for the last byte.
+
+        Raises:
+            NotFoundError: the master has no shard of the name.
+            BaseException: another failure, the error that ended the lease meanwhile, or a delivered event.
+        """
+        self._fetcher.pull(shard, self._answers.put)
+        answer = self._answers.get()
+        if isinstance(answer, Fetched):
+            assert answer.header is not None
+            return answer.header, memoryview(answer.buffer)
+        assert isinstance(answer, BaseException)
+        raise answer
 
     def fetch(self, shard: str) -> None:
         """Begin to fetch a version of a shard beside the training; `Fetched` comes into the inbox."""
@@ -209,7 +227,8 @@ class Network:
         self._pusher.close()
         self._fetcher.close()
         self._outgoing.put(None)
-        self._handing_over.join()
+        if self._handing_over.is_alive():
+            self._handing_over.join()
         self._endpoint.call(self._close())
 
     async def _close(self) -> None:
@@ -236,5 +255,5 @@ class Network:
             self.deliver(_defect("network", error))
 
 
-def _defect(thread: str, error: Exception) -> RefusedError:
-    return RefusedError(f"the {thread} thread failed: {type(error).__name__}: {error}")
+def _defect(thread: str, error: Exception) -> LayerwiseError:
+    return LayerwiseError(f"the {thread} thread failed: {describe(error)}; start the slave again")

@@ -31,6 +31,7 @@ class Progress:
 
     Attributes:
         waiting_seconds: part of the steps in which the trainer stood still.
+        waits: the training thread waits for an event.
         pulls: number of versions fetched at the start.
         telemetry: the last measurement.
     """
@@ -39,13 +40,14 @@ class Progress:
         self, lease: JoinReply, meter: Meter, batch_size: int, cpu_before: float, gpu: str | None
     ) -> None:
         self.waiting_seconds = 0.0
+        self.waits = False
         self.pulls = 0
         self.telemetry = Telemetry(next_batch=lease.next_batch)
         self._layer = lease.layer
         self._meter = meter
         self._batch_size = batch_size
         self._cpu_before = cpu_before
-        self._probe = Probe(Path.cwd(), gpu)
+        self._probe = Probe(Path(), gpu)
         self._utilization = Utilization()
         self._step_seconds = 0.0
         self._measured_at = time.perf_counter()
@@ -103,4 +105,5 @@ class Progress:
             cpu_seconds=cpu_seconds() - self._cpu_before,
             peak_rss_bytes=peak_rss_bytes(),
             utilization=self._utilization,
+            waits=self.waits,
         )

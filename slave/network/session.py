@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import queue
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import torch
 
 from common.data.replicas import BatchRoutes
-from common.errors import LayerwiseError
+from common.errors import LayerwiseError, RunFailedError
 from common.shards.pushes import PushReply
 from common.shards.working_copy import Push
+from common.supervision import describe, is_transient
 from common.wire import precision
 from common.wire.boundary import Message
 from common.wire.messages import JoinReply, SynthesisKind, SynthesisMessage
@@ -38,8 +39,8 @@ class Session:
         endpoint: of this process.
         cpu_before: CPU seconds of this process under earlier leases.
 
-    Raises:
-        LayerwiseError: as soon as the lease or the run cannot go on.
+    Attributes:
+        opened: the layer is there, ready to train.
     """
 
     def __init__(
@@ -63,15 +64,26 @@ class Session:
         # The top layer has no M, and the first no I.
         needs = lease.layer < config.layers or config.decoupling.row.predicts
         self._served = needs and config.cluster.served
+        self.opened = False
+        self._worker: Worker
+
+    def open(self) -> None:
+        """Connect, and build the layer at the master's version.
+
+        Raises:
+            LayerwiseError: the lease has ended, the master does not answer, or the layer cannot be built.
+            BaseException: the event that `wake` delivered meanwhile.
+        """
         self._network.start()
-        try:
-            serving = self if self._served else None
-            trained = Opening(self._network, prepared, lease, self._progress).build(serving)
-            self._worker = Worker(trained, config.run.batches)
-        except BaseException as error:
-            self._network.leave(str(error) or type(error).__name__)
-            self._network.close()
-            raise
+        serving = self if self._served else None
+        trained = Opening(self._network, self._prepared, self._lease, self._progress).build(serving)
+        self._worker = Worker(trained, self._config.run.batches)
+        self.opened = True
+
+    @property
+    def trained(self) -> bool:
+        """Whether a batch was trained on."""
+        return self.opened and self._worker.trainer.steps > 0
 
     def run(self) -> None:
         """Train until the run is over.
@@ -114,8 +126,9 @@ class Session:
 
     def leave(self, reason: str) -> None:
         """Push the rest, wait a little for the answers, and give the lease back."""
-        self._farewell()
-        self._measure()
+        if self.opened:
+            self._farewell()
+            self._measure()
         self._network.leave(reason)
 
     def close(self) -> None:
@@ -140,11 +153,14 @@ class Session:
         """Return the next event, or None; with `block` wait while the telemetry is fresh."""
         if not block and self.inbox.empty():
             return None
+        self._progress.waits = block
         try:
-            return self.inbox.get(timeout=TELEMETRY_SECONDS)
+            event = self.inbox.get(timeout=TELEMETRY_SECONDS)
         except queue.Empty:
             self._measure()
             return None
+        self._progress.waits = False
+        return event
 
     def _handle(self, event: object) -> None:
         if isinstance(event, BaseException):
@@ -167,7 +183,7 @@ class Session:
         """Carry effects out one by one, and count the seconds of sending and exchanging shards as waiting."""
         steps, began = self._worker.trainer.steps, time.perf_counter()
         waited, computed = 0.0, False
-        for effect in effects:
+        for effect in self._compute(effects):
             before = time.perf_counter()
             if isinstance(effect, Computed):
                 computed, exchange_began = True, before
@@ -181,6 +197,24 @@ class Session:
         self._progress.add(now - began, waited, stepped=self._worker.trainer.steps > steps)
         if self._progress.measurement_due:
             self._measure()
+
+    def _compute(self, effects: Iterable[Effect]) -> Iterator[Effect]:
+        """Yield effects, which compute the network's units on the way.
+
+        Raises:
+            RunFailedError: a unit fails at the slave's first batch, as every successor's would.
+            LayerwiseError: a unit fails later.
+        """
+        try:
+            yield from effects
+        except LayerwiseError:
+            raise
+        except Exception as error:
+            kind = LayerwiseError if self.trained or is_transient(error) else RunFailedError
+            raise kind(
+                f"layer {self._lease.layer}, batch {self._worker.trainer.next_batch}: {describe(error)}; "
+                "correct the layer's units, or the data of this batch"
+            ) from error
 
     def _do(self, effect: Effect) -> None:
         match effect:

@@ -9,12 +9,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
-from common.errors import LayerwiseError, RefusedError, UnreachableError
+from common.errors import LayerwiseError, UnreachableError
 from common.lifecycle import give_way
 from common.net.backoff import Backoff
 from common.net.data.client import Call, DataClient, locate, pull
 from common.shards.pushes import Header, PullRequest
 from common.shards.working_copy import Push
+from common.supervision import SupervisedThread, describe
 from common.wire.methods import PUSH
 from common.wire.payloads import frame_parts, frames
 from slave.training.worker import Fetched
@@ -23,6 +24,8 @@ from slave.training.worker import Fetched
 ANSWER_SECONDS = 60.0
 SLOWEST = 1 << 20
 PULL_SECONDS = 300.0
+# Bound of a close's wait for a thread that tries to connect; the attempt then ends by itself.
+CLOSE_SECONDS = 0.5
 
 Work = TypeVar("Work")
 
@@ -35,7 +38,7 @@ class _Thread(ABC, Generic[Work]):
         self._inbox = inbox
         self._queue: queue.SimpleQueue[Work | None] = queue.SimpleQueue()
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._report_errors, name=name, daemon=True)
+        self._thread = SupervisedThread(self._report_errors, name)
 
     def start(self) -> None:
         """Begin."""
@@ -46,8 +49,8 @@ class _Thread(ABC, Generic[Work]):
         self._stop.set()
         self._client.interrupt()
         self._queue.put(None)
-        self._thread.join()
-        self._client.drop()
+        if self._thread.is_alive():
+            self._thread.join(CLOSE_SECONDS)
 
     @abstractmethod
     def _work(self) -> None:
@@ -61,7 +64,9 @@ class _Thread(ABC, Generic[Work]):
             if not self._stop.is_set():
                 self._inbox(error)
         except Exception as error:  # a defect here must end the slave, not leave it waiting
-            self._inbox(RefusedError(f"a thread for shards failed: {type(error).__name__}: {error}"))
+            self._inbox(LayerwiseError(f"the {self._thread.name} thread failed: {describe(error)}"))
+        finally:
+            self._client.drop()
 
 
 class Pusher(_Thread[Push]):
@@ -107,8 +112,12 @@ class Pusher(_Thread[Push]):
         self._inbox(PUSH.reply.decode(bytes(encoded)))
 
 
-class Fetcher(_Thread[str]):
-    """Fetches of one lease.
+# Takes the result of a pull, or the error.
+Taker = Callable[[object], None]
+
+
+class Fetcher(_Thread[tuple[str, Taker]]):
+    """Pulls of one lease, each on this thread: a slave that is to stop waits for none.
 
     Args:
         master: HOST:PORT.
@@ -127,30 +136,29 @@ class Fetcher(_Thread[str]):
         super().__init__(master, incarnation, inbox, "fetcher")
         self._incarnation = incarnation
         self._on_pull = on_pull
-        self._lock = threading.Lock()
 
     def fetch(self, shard: str) -> None:
-        """Begin to fetch a version of a shard."""
-        self._queue.put(shard)
+        """Begin to fetch a version of a shard; `Fetched` comes into the inbox."""
+        self._queue.put((shard, self._inbox))
 
-    def pull(self, shard: str) -> tuple[Header, memoryview]:
-        """Pull one version of a shard, and wait for the last byte.
-
-        Raises:
-            NotFoundError: the master has no shard of the name.
-            LayerwiseError: any further failure of the pull.
-        """
-        with self._lock:
-            began = time.perf_counter()
-            header, buffer = pull(self._client, PullRequest(shard, self._incarnation), PULL_SECONDS)
-            self._on_pull(began, buffer.nbytes)
-            return header, buffer
+    def pull(self, shard: str, taker: Taker) -> None:
+        """Begin to pull a version of a shard for `taker`, which gets an error as well."""
+        self._queue.put((shard, taker))
 
     def _work(self) -> None:
-        while (shard := self._queue.get()) is not None:
+        while (work := self._queue.get()) is not None:
+            shard, taker = work
             try:
-                header, buffer = self.pull(shard)
-            except UnreachableError:
-                self._inbox(Fetched(shard))
+                header, buffer = self._pull(shard)
+            except UnreachableError as error:
+                taker(Fetched(shard) if taker is self._inbox else error)
+            except LayerwiseError as error:
+                taker(error)
             else:
-                self._inbox(Fetched(shard, header, buffer))
+                taker(Fetched(shard, header, buffer))
+
+    def _pull(self, shard: str) -> tuple[Header, memoryview]:
+        began = time.perf_counter()
+        header, buffer = pull(self._client, PullRequest(shard, self._incarnation), PULL_SECONDS)
+        self._on_pull(began, buffer.nbytes)
+        return header, buffer

@@ -473,3 +473,42 @@ def test_who_is_fenced_is_told_no_neighbours_and_light_has_none() -> None:
     leases.leave(held, Telemetry(), "")
     with pytest.raises(FencedError):
         leases.neighbours(held, 0)
+
+
+# --- standing still ---------------------------------------------------------------------------------------
+
+
+def still(leases: Roster, now: float) -> list[tuple[float, bool]]:
+    return [(seat.still_seconds, seat.begun) for seat in leases.seats(now)]
+
+
+def test_a_seat_stands_still_since_its_holders_last_batch_or_the_grant() -> None:
+    leases = roster()
+    held = joined(leases, "a", 1.0)
+    assert still(leases, 4.0) == [(3.0, False), (0.0, False)]
+    leases.heartbeat(held, 1, Telemetry(steps=5), 5.0)
+    leases.heartbeat(held, 2, Telemetry(steps=5, waiting_seconds=1.0), 7.0)
+    assert still(leases, 9.0)[0] == (4.0, True)
+
+
+def test_a_successor_has_yet_to_begin_whatever_its_predecessor_did() -> None:
+    leases = roster()
+    held = joined(leases, "a")
+    leases.heartbeat(held, 1, Telemetry(steps=5), 1.0)
+    leases.leave(held, Telemetry(steps=5), "")
+    joined(leases, "b", 8.0)
+    assert still(leases, 9.0)[0] == (1.0, False)
+
+
+def test_a_seat_that_is_done_does_not_stand_still() -> None:
+    leases = roster()
+    leases.heartbeat(joined(leases, "a"), 1, DONE, 1.0)
+    assert still(leases, 90.0)[0] == (0.0, False)
+
+
+def test_a_restarted_master_counts_from_its_own_first_tick() -> None:
+    leases = roster()
+    leases.heartbeat(joined(leases, "a"), 1, Telemetry(steps=5), 1.0)
+    after = restarted(leases, 1000.0)
+    after.tick(5.0)
+    assert still(after, 8.0)[0] == (3.0, True)

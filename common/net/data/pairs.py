@@ -100,6 +100,8 @@ async def answers(outbox: Outbox, reading: Coroutine[Any, Any, None]) -> AsyncGe
     try:
         while (parts := await outbox.get()) is not None:
             yield parts
+        if task.done() and not task.cancelled() and (defect := task.exception()):
+            raise defect
         if outbox.error is not None:
             raise outbox.error
     finally:

@@ -28,6 +28,7 @@ from common.net.data.messages import (
 from common.net.http2.connection import Connection
 from common.net.http2.frames import BrokenError, Code, Headers, ProtocolError, ResetError
 from common.net.listening import open_listener
+from common.supervision import PAUSE_SECONDS, Rounds, SupervisedThread
 from common.wire.methods import Method
 
 log = logging.getLogger("layerwise.data")
@@ -79,7 +80,8 @@ class DataServer:
         self._listening: socket.socket | None = None
         self._threads: dict[Connection, threading.Thread] = {}
         self._lock = threading.Lock()
-        self._accepting = threading.Thread(target=self._accept, name="data", daemon=True)
+        self._stopping = threading.Event()
+        self._accepting = SupervisedThread(self._accept, "data")
 
     def add(self, method: Method[Any, Any], handler: Handler) -> None:
         """Serve a method."""
@@ -114,6 +116,7 @@ class DataServer:
         listening, self._listening = self._listening, None
         if listening is None:
             return
+        self._stopping.set()
         # Closing alone would not wake the thread that accepts.
         listening.shutdown(socket.SHUT_RDWR)
         self._accepting.join()
@@ -129,28 +132,53 @@ class DataServer:
             log.error("%d calls did not end within %g s", left, STOP_SECONDS)
 
     def _accept(self) -> None:
+        """Take connections until the stop; where files or threads are short, wait for others to end."""
         listening = self._listening
         assert listening is not None
-        while True:
-            try:
-                stream, _ = listening.accept()
-            except OSError:
+        rounds = Rounds("the data port takes no connection")
+        while not self._stopping.is_set():
+            with rounds.attempt():
+                self._accept_from(listening)
+            if rounds.failures:
+                self._stopping.wait(PAUSE_SECONDS)
+
+    def _accept_from(self, listening: socket.socket) -> None:
+        try:
+            stream, _ = listening.accept()
+        except ConnectionAbortedError:  # the peer has left again
+            return
+        except OSError:
+            if self._stopping.is_set():
                 return
-            try:
-                connection = Connection(prepare(stream), serves=True, tls=self._tls)
-            except (OSError, BrokenError):
-                # The peer has left again.
-                stream.close()
-                continue
-            thread = threading.Thread(target=self._serve, args=(connection,), name="data", daemon=True)
-            with self._lock:
-                taken = len(self._threads) < self._most
-                if taken:
-                    self._threads[connection] = thread
+            raise
+        try:
+            connection = Connection(prepare(stream), serves=True, tls=self._tls)
+        except (OSError, BrokenError):
+            # The peer has left again.
+            stream.close()
+            return
+        self._take(connection)
+
+    def _take(self, connection: Connection) -> None:
+        """Serve a connection on a thread, unless too many are open."""
+        thread = SupervisedThread(lambda: self._serve(connection), "data")
+        with self._lock:
+            taken = len(self._threads) < self._most
+            if taken:
+                self._threads[connection] = thread
+        try:
             if taken:
                 thread.start()
             else:
                 connection.pipe.close()
+        except BlockingIOError:
+            self._drop(connection)
+            raise
+
+    def _drop(self, connection: Connection) -> None:
+        connection.pipe.close()
+        with self._lock:
+            self._threads.pop(connection, None)
 
     def _serve(self, connection: Connection) -> None:
         try:
@@ -174,9 +202,7 @@ class DataServer:
         except Exception:
             log.exception("a call of the data plane failed")
         finally:
-            connection.pipe.close()
-            with self._lock:
-                self._threads.pop(connection, None)
+            self._drop(connection)
 
     async def _answer_open(self, connection: Connection, headers: Headers, handler: streams.Handler) -> None:
         await streams.answer(

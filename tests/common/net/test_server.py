@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import resource
 import socket
 import threading
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from contextlib import contextmanager, suppress
 
 import hpack
 import pytest
@@ -312,3 +315,37 @@ def test_a_send_has_time_of_its_own_for_the_window(served: Served, monkeypatch: 
         call.end()
     assert served.ends == [None, None]
     client.drop()
+
+
+@contextmanager
+def no_free_files() -> Iterator[None]:
+    """Take every file that this process may open."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    taken = [os.dup(0)]
+    resource.setrlimit(
+        resource.RLIMIT_NOFILE, (max(taken[0], *map(int, os.listdir("/proc/self/fd"))) + 1, hard)
+    )
+    try:
+        with suppress(OSError):
+            while True:
+                taken.append(os.dup(0))
+        yield
+    finally:
+        for file in taken:
+            os.close(file)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_a_port_without_free_files_takes_connections_once_some_are_free(
+    served: Served, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    with socket.socket() as stream:
+        stream.settimeout(DEADLINE)
+        with no_free_files():
+            stream.connect(("127.0.0.1", served.port))
+            until(lambda: "takes no connection" in caplog.text, DEADLINE)
+    with served.client().call(PUSH) as call:
+        call.end()
+    assert served.ends == [None]
+    assert "goes on after" in caplog.text

@@ -105,3 +105,73 @@ def test_whatever_a_slave_reports_can_be_shown_and_judged(state: str, telemetry:
     status = seated(0, state=state, telemetry=telemetry)
     assert all(line.strip() for line in told(status))
     assert slaves_table(status, 80).row_count == slaves_table(status, WIDE).row_count == 3
+
+
+def standing(*seconds: float, waits: tuple[int, ...] = (1, 2, 3), fresh: tuple[int, ...] = ()) -> StatusReply:
+    """No batch for so long, seat by seat; layers of `waits` wait, those of `fresh` have yet to begin."""
+    seats = [
+        replace(
+            seat,
+            still_seconds=still,
+            begun=seat.layer not in fresh,
+            telemetry=replace(LEARNED, waits=seat.layer in waits, step_seconds=5.0),
+        )
+        for seat, still in zip(SEATS, seconds, strict=True)
+    ]
+    return replace(WELL, seats=seats)
+
+
+@pytest.mark.parametrize(
+    ("status", "said"),
+    [
+        (
+            standing(21, 22, 23),
+            ["the run stands still: no batch for 21 s", "waits for a message: layer 1 (host1:11), layer 2 ("],
+        ),
+        (
+            standing(25, 26, 25, waits=(1, 3)),
+            [
+                "the run stands still: no batch for 26 s, and layer 2 (host2:12) neither waits",
+                "end its process",
+            ],
+        ),
+        (standing(1, 21, 2), ["layer 2 (host2:12): no batch for 21 s, while others go on", "links between"]),
+        (standing(1, 21, 2, waits=(1, 3)), ["layer 2 (host2:12): no batch for 21 s", "end its process"]),
+        # Layer 1 never began, and the others wait for it.
+        (
+            standing(301, 40, 40, waits=(2, 3), fresh=(1,)),
+            ["no batch for 301 s, and layer 1 (host1:11) neither"],
+        ),
+    ],
+)
+def test_a_standstill_is_said_first_and_whose_slave_to_look_at(status: StatusReply, said: list[str]) -> None:
+    first = told(status)[0]
+    assert all(part in first for part in said), first
+
+
+@pytest.mark.parametrize(
+    "status",
+    [
+        standing(19, 19, 19),
+        # The first layer compiles.
+        standing(290, 290, 290, fresh=(1, 2, 3)),
+        standing(290, 40, 40, waits=(2, 3), fresh=(1,)),
+        replace(standing(60, 60, 60), state="done"),
+        # A batch takes eight seconds.
+        replace(
+            WELL,
+            seats=[
+                replace(seat, still_seconds=35, begun=True, telemetry=replace(LEARNED, step_seconds=4000.0))
+                for seat in SEATS
+            ],
+        ),
+    ],
+)
+def test_slow_first_batches_and_slow_machines_are_no_standstill(status: StatusReply) -> None:
+    assert told(status) == []
+
+
+def test_while_a_seat_is_vacant_the_others_wait_with_reason() -> None:
+    status = standing(60, 60, 60)
+    seats = [replace(status.seats[0], state="vacant", incarnation=0), *status.seats[1:]]
+    assert [line.split(":")[0] for line in told(replace(status, seats=seats, state="waiting"))] == ["layer 1"]

@@ -75,3 +75,39 @@ def test_without_the_library_or_the_driver_there_is_no_gpu(
 ) -> None:
     for installed in (None, library(missing)):
         assert measured(monkeypatch, installed).gpu_percent is None
+
+
+def test_a_folder_that_has_gone_leaves_the_last_measurement_and_is_told_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    folder = tmp_path / "state"
+    folder.mkdir()
+    probe = Probe(folder)
+    before = probe()
+    folder.rename(tmp_path / "away")
+    assert [probe(), probe()] == [before, before]
+    assert len(caplog.records) == 1
+    (tmp_path / "away").rename(folder)
+    probe()
+    assert "goes on after 2 failed rounds" in caplog.text
+
+
+def test_a_working_directory_that_was_removed_does_not_keep_a_slave_from_measuring(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "working"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    folder.rmdir()
+    assert Probe(Path())().rss_bytes > 0
+
+
+def test_a_gpu_that_falls_off_the_bus_leaves_the_last_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
+    installed = library()
+    monkeypatch.setitem(sys.modules, "pynvml", installed)
+    probe = Probe(Path("/"), "abc")
+    before = probe()
+    assert before.gpu_percent == 37
+    installed.nvmlDeviceGetMemoryInfo = library("nvmlDeviceGetMemoryInfo").nvmlDeviceGetMemoryInfo
+    assert probe() == before

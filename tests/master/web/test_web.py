@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -128,3 +129,25 @@ def test_a_slave_on_every_interface_is_named_as_the_visitor_reached_this_machine
 def test_a_slave_s_nonsense_takes_nothing_from_the_other_targets(running: Served) -> None:
     slaves = {"a": "nonsense", "b": "", "c": "host:99999", "d": "192.0.2.3:3"}
     assert told(running, Visit(), "here", **slaves) == ["192.0.2.3:3"]
+
+
+def test_a_master_is_well_while_it_ticks_and_snapshots_are_current(running: Served) -> None:
+    running.master.tick()
+    page = as_json(running, "/healthz")
+    assert page["status"] == page["tick"]["status"] == page["snapshot"]["status"] == "ok"
+    assert 0 <= page["tick"]["age_seconds"] <= page["tick"]["limit_seconds"] == 10.0
+
+
+def test_a_master_whose_tick_is_old_fails(running: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(running.master, "_ticked_at", time.monotonic() - 11)
+    page = pages(running.master.view(), History(1.0))["/healthz"]()
+    assert (page.status, json.loads(page.body)["tick"]["status"]) == (503, "failed")
+
+
+def test_a_seat_that_stands_still_is_counted(running: Served) -> None:
+    for name in "abc":
+        running.join(name)
+    assert samples(running)["layerwise_standing_seats", "", ""] == 0
+    for lease in running.master.run.roster._leases:
+        lease.moved -= 301
+    assert samples(running)["layerwise_standing_seats", "", ""] == 3

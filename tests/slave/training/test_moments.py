@@ -165,6 +165,7 @@ def session(running: Served, name: str) -> Iterator[Session]:
     lease = running.join(name)
     prepared = Prepared.prepare(running.master.run.config, Options(running.address, "cpu"))
     slave = Session(prepared, lease, endpoint)
+    slave.open()
     try:
         yield slave
     finally:
