@@ -103,10 +103,12 @@ STARTS = (
 # Further places, each with the reason for which an error there is seen.
 SEEN_ELSEWHERE = {
     "common.supervision": "starts what it supervises",
+    "common.net.callback": "a check that is not greeted says so",
     "common.net.data.pairs": "the reader of a call closes the outbox, and the call raises the error",
     "common.net.data.streams": "the parts of a call end with the call",
     "common.net.http2.loop_pipe": "the reader of a connection notices a writer's loss",
     "common.net.tasks": "the caller waits, and raises the first error",
+    "deploy.doctor.runner": "the runner reports the end of a check, or that it does not end",
     "deploy.train": "the watching loop takes the evaluation's result",
     "master.disk.scheduler": "the caller of each job waits for the result",
     "master.service": "the stop waits for the data port",
