@@ -44,7 +44,7 @@ Samples = dict[str, list[tuple[float, int]]]
 def soak(seconds: float, settings: Sequence[str], folder: Path) -> dict[str, Any]:
     """Train for `seconds`; return every process' slope in MiB a minute, and the run's progress."""
     sets = [part for setting in (*SETTINGS, *settings) for part in ("--set", setting)]
-    command = [sys.executable, "-m", "deploy.cli", "train", *sets, "--run-dir", str(folder / "run")]
+    command = [sys.executable, "-P", "-m", "deploy.cli", "train", *sets, "--run-dir", str(folder / "run")]
     with (folder / "log").open("w") as log:
         train = subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, "OMP_NUM_THREADS": "1"})
         try:
@@ -63,7 +63,7 @@ def _sample(train: subprocess.Popen[bytes], seconds: float) -> Samples:
     while (passed := time.monotonic() - began) < seconds and train.poll() is None:
         try:
             for process in [psutil.Process(train.pid), *psutil.Process(train.pid).children()]:
-                words = process.cmdline()[3:4]
+                words = process.cmdline()[4:5]
                 name = f"{words[0] if words else 'starting'} {process.pid}"
                 samples[name].append((passed, process.memory_info().rss))
         except psutil.NoSuchProcess:

@@ -11,6 +11,7 @@ import click
 
 from common.errors import LayerwiseError
 from common.lifecycle import INTERRUPTED, raise_file_limit
+from common.output import end_output
 
 COMMANDS: Mapping[str, tuple[str, str]] = {
     "train": ("deploy.commands", "Train a network on a whole cluster of processes on this machine."),
@@ -77,7 +78,9 @@ def _check_packages() -> None:
 
 def main() -> None:
     """Run the command and exit with the documented code."""
-    sys.exit(run(sys.argv[1:]))
+    code = run(sys.argv[1:])
+    end_output()
+    sys.exit(code)
 
 
 def run(arguments: list[str]) -> int:

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING
 import click
 
 from common.config.sections import Config
-from common.data import datasets
+from common.data import datasets, holdings
 from common.data.datasets import Dataset
 from common.errors import ConfigError, NotFoundError, UnreachableError
 from common.lifecycle import INTERRUPTED, Interrupt, end_with_parent
 from common.models import resolution
+from common.output import divert_output
 from common.wire.messages import Evaluation, StatusReply
 from deploy.engines.local import Cluster
 from deploy.evaluation.reader import Reader, latest_status
@@ -82,7 +83,7 @@ class Training:
             LayerwiseError: the run cannot begin, or cannot end.
         """
         end_with_parent()
-        with Interrupt(self._stop.set):
+        with divert_output(), Interrupt(self._stop.set):
             config, directory, dataset = self._prepare()
             self._config, self._directory = config, directory
             self._screen = Screen(config)
@@ -150,10 +151,13 @@ class Training:
     def _train_in_cluster(self, dataset: Dataset) -> Outcome | None:
         cluster = Cluster(self._directory, sum(self._config.replicas), log_format=self._log_format)
         try:
-            cluster.start()
+            cluster.start_master()
             self._screen.print(f"live page: http://{cluster.web}/")
-            evaluator = self._evaluator(dataset)
             with Reader(cluster.address) as reader:
+                # Before the slaves: a resumed run with other data or files ends at once.
+                reader.agree(holdings.take_stock(self._config, dataset))
+                cluster.start_slaves()
+                evaluator = self._evaluator(dataset)
                 if self._watch(cluster, reader, evaluator):
                     network, evaluation = self._evaluate(reader, evaluator)
                     self._report(evaluation, reader)

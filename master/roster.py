@@ -9,7 +9,7 @@ from typing import Any
 
 from common.data.replicas import partners
 from common.errors import FencedError, MalformedError
-from common.wire.messages import JoinReply, JoinRequest, Peer, Seat, Telemetry, Utilization
+from common.wire.messages import Holdings, JoinReply, JoinRequest, Peer, Seat, Telemetry, Utilization
 
 
 @dataclass(frozen=True)
@@ -337,7 +337,7 @@ class Roster:
             if old:
                 for name in ("incarnation", "grants", "gone", "done"):
                     setattr(lease, name, old[name])
-                lease.slave = JoinRequest(**old["slave"])
+                lease.slave = JoinRequest(**{**old["slave"], "holdings": Holdings()})
                 lease.retired, lease.telemetry = _restore_telemetry(old)
 
     def _note_beginning(self, now: float) -> None:

@@ -13,8 +13,9 @@ from typing import Any, Protocol
 
 from common.config.sections import Config
 from common.data.replicas import may_stop
-from common.errors import UnreachableError
+from common.errors import RefusedError, UnreachableError
 from common.wire import messages as m
+from master.agreement import Agreement
 from master.roster import LeaseEvent, Roster, merge
 from master.tally import Tally
 
@@ -63,6 +64,7 @@ class Run:
         self.starts = saved.get("starts", 0) + 1
         self.identity = saved.get("run") or identity
         self._evaluation = m.Evaluation(**saved.get("evaluation", {}))
+        self._agreement = Agreement.restore(saved)
         self._shards = shards
         self._effects: list[Effect] = []
         # Number of the snapshot that a rollback is putting back; the shards are of two versions meanwhile.
@@ -81,6 +83,7 @@ class Run:
             "starts": self.starts,
             "run": self.identity,
             "evaluation": dataclasses.asdict(self._evaluation),
+            **self._agreement.dump(),
         }
 
     def join(self, request: m.JoinRequest, now: float) -> m.JoinReply:
@@ -88,12 +91,38 @@ class Run:
 
         Raises:
             UnreachableError: the run is being put back to a snapshot.
+            RefusedError: the slave has other data, user's files or versions than the run.
         """
         self.check_open()
-        reply, events = self.roster.join(request, now)
+        warning = "" if self.roster.over else self._compare(request.host, request.holdings, now)
+        reply, events = self.roster.join(dataclasses.replace(request, holdings=m.Holdings()), now)
         self._note(events)
+        if warning and events:
+            self._effects.append(Effect({"event": "warned", "host": request.host, "why": warning}))
+        reply = dataclasses.replace(reply, warning=warning)
         next_batch = self._shards.next_batch(f"{reply.layer}/weights", reply.replica)
         return dataclasses.replace(reply, next_batch=next_batch, run=self.identity)
+
+    def agree(self, request: m.AgreeRequest, now: float) -> m.AgreeReply:
+        """Compare the holdings of a process without a lease with the run's.
+
+        Raises:
+            RefusedError: the process has other data, user's files or versions than the run.
+        """
+        known = self._agreement
+        warning = self._compare(request.host, request.holdings, now)
+        if self._agreement != known:
+            self._effects.append(Effect({"event": "agreed", **self._agreement.dump()}))
+        return m.AgreeReply(warning)
+
+    def _compare(self, host: str, holdings: m.Holdings, now: float) -> str:
+        """Return a warning, perhaps empty; the first process of a run says what the others must hold."""
+        begun = bool(self._shards.versions()) or any(seat.incarnation for seat in self.roster.seats(now))
+        self._agreement, verdict = self._agreement.hear(host, holdings, begun=begun)
+        if verdict.refusal:
+            self._effects.append(Effect({"event": "refused", "host": host, "why": verdict.refusal}))
+            raise RefusedError(verdict.refusal)
+        return verdict.warning
 
     def heartbeat(self, request: m.HeartbeatRequest, now: float) -> m.HeartbeatReply:
         """Keep a lease.

@@ -78,6 +78,7 @@ def slave(
     with 0 when the run is over.
     """
     from common.net.addresses import check_listen
+    from common.output import divert_output
     from slave.network.options import Options
     from slave.service import serve
 
@@ -86,4 +87,5 @@ def slave(
     check_listen(metrics, insecure, "--metrics")
     names = allowed.check_hosts(hosts)
     logs.configure("slave", log_format, log_level)
-    return serve(Options(master, device, data, code, wait, listen, advertise, insecure, metrics, names))
+    with divert_output():
+        return serve(Options(master, device, data, code, wait, listen, advertise, insecure, metrics, names))

@@ -23,7 +23,7 @@ from common.net.backoff import Backoff
 from common.observe.health import silence_limit
 from common.observe.web import Site, serve_on_thread
 from common.supervision import SupervisedThread
-from common.wire.messages import DescribeRequest, JoinReply, JoinRequest
+from common.wire.messages import DescribeRequest, Holdings, JoinReply, JoinRequest
 from common.wire.methods import DESCRIBE, JOIN
 from slave.network.meter import Exposition
 from slave.network.options import Options
@@ -180,7 +180,7 @@ class Slave:
                 patience=self._options.wait,
             )
             while True:
-                lease = self._join(config, str(prepared.device), endpoint.address)
+                lease = self._join(config, str(prepared.device), endpoint.address, prepared.holdings)
                 if lease is None:
                     break
                 lost = self._session(prepared, lease, endpoint)
@@ -239,10 +239,14 @@ class Slave:
             self._cpu_before = cpu_seconds()
         return None
 
-    def _join(self, config: Config, device: str, address: str) -> JoinReply | None:
-        """Ask for a lease until a seat is free; None if the run is over."""
+    def _join(self, config: Config, device: str, address: str, holdings: Holdings) -> JoinReply | None:
+        """Ask for a lease until a seat is free; None if the run is over.
+
+        Raises:
+            RefusedError: data, user's files or versions are not those of the run.
+        """
         request = JoinRequest(
-            self._name, socket.gethostname(), os.getpid(), device, address, self._metrics_address
+            self._name, socket.gethostname(), os.getpid(), device, address, self._metrics_address, holdings
         )
         backoff, announced = self._backoff(config.cluster.heartbeat_seconds / 2), False
         while True:
@@ -253,6 +257,8 @@ class Slave:
             else:
                 backoff.reset()
                 self._exposition.note_answer()
+                if reply.warning and reply.granted:
+                    log.warning("%s", reply.warning)
                 if reply.granted or reply.over:
                     return reply if reply.granted else None
                 if not announced:

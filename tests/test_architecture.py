@@ -53,6 +53,7 @@ DECIDING = (
     "common.wire.messages",
     "common.wire.precision",
     "common.wire.signals",
+    "master.agreement",
     "master.parameters",
     "master.roster",
     "master.run",

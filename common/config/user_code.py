@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import sys
 import traceback
@@ -12,15 +11,21 @@ from types import ModuleType
 from typing import Any
 
 from common.config.settings import nearest
+from common.config.user_modules import module_name, module_spec
 from common.config.values import is_user_function
 from common.errors import ConfigError
+
+# Folder of this project's packages. With some ways to install, only a finder behind `sys.path` knows it, and
+# a user's `common.py` would be found first.
+_HOME = str(Path(__file__).parents[2])
 
 
 def load_user_function(spec: str, code: Path | None) -> Callable[..., Any]:
     """Load the function that `path/to/file.py:function` names.
 
-    The file runs under a private module name, so that no file name can hide a package of this project. Every
-    call runs the file anew.
+    The file runs under a private module name, so that no file name can hide a package of this project. The
+    file may import modules beside it, whose folder is searched last: no module there hides an installed one.
+    Every call runs the file anew.
 
     Args:
         spec: path of the file and name of the function.
@@ -31,8 +36,7 @@ def load_user_function(spec: str, code: Path | None) -> Callable[..., Any]:
     """
     if not is_user_function(spec):
         raise ConfigError(f"{spec}: names no function in a file; write it as path/to/file.py:function")
-    path, _, name = spec.rpartition(":")
-    file = _find_file(Path(path), code)
+    file, name = find_user_file(spec, code), spec.rpartition(":")[2]
     module = _run(file)
     function = getattr(module, name, None)
     if not callable(function):
@@ -49,7 +53,17 @@ def format_error(error: BaseException, file: str) -> str:
     return f"{type(error).__name__}{': ' if message else ''}{message}{where}"
 
 
-def _find_file(path: Path, code: Path | None) -> Path:
+def find_user_file(spec: str, code: Path | None) -> Path:
+    """Return the absolute path of the file that `path/to/file.py:function` names.
+
+    Args:
+        spec: path of the file and name of the function.
+        code: folder in which the file is searched first, by its bare name.
+
+    Raises:
+        ConfigError: no such file.
+    """
+    path = Path(spec.rpartition(":")[0])
     if code is not None and not code.is_dir():
         raise ConfigError(f"--code: {code} is no folder; give the one that holds {path.name}")
     for file in [path] if code is None else [code / path.name, path]:
@@ -60,11 +74,14 @@ def _find_file(path: Path, code: Path | None) -> Path:
 
 
 def _run(file: Path) -> ModuleType:
-    name = f"_layerwise_user_{hashlib.sha256(str(file).encode()).hexdigest()[:16]}"
-    spec = importlib.util.spec_from_file_location(name, file)
+    name = module_name(file)
+    spec = module_spec(name)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    for folder in (_HOME, str(file.parent)):
+        if folder not in sys.path:
+            sys.path.append(folder)
     # Dataclasses look up the own module by name while the file runs.
     sys.modules[name] = module
     try:
@@ -79,7 +96,9 @@ def _run(file: Path) -> ModuleType:
 
 def _advise(error: BaseException) -> str:
     if isinstance(error, ModuleNotFoundError):
-        return "a user's file is loaded alone: it can import what is installed, not the files beside it"
+        return "install the module, or put it beside the file: on every machine of the run"
+    if isinstance(error, ImportError):
+        return "an installed module of the name of a file beside it comes first; give the file another name"
     return "correct the file"
 
 

@@ -5,8 +5,10 @@ Counting costs takes torch and runs the user's code. A master leaves both to a c
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
+import tempfile
 
 from common.config import files
 from common.config.sections import Config
@@ -36,17 +38,27 @@ def resolve(config: Config) -> Config:
     known = resolve_without_torch(config)
     if known is not None:
         return known
-    child = subprocess.run(
-        [sys.executable, "-m", "common.models.resolution"],
-        input=config.to_toml(),
-        capture_output=True,
-        text=True,
-    )
-    if child.returncode:
-        raise ConfigError(
-            child.stderr.strip().rpartition("\n")[2] or "the network's cuts could not be resolved"
+    # A file of its own takes the result: a user's file may print anything on the child's standard output.
+    with tempfile.TemporaryFile() as result:
+        command = [sys.executable, "-P", "-m", "common.models.resolution", str(result.fileno())]
+        child = subprocess.run(
+            command, input=config.to_toml(), stdout=2, text=True, pass_fds=[result.fileno()], check=False
         )
-    return files.parse(child.stdout, "the resolved configuration")
+        result.seek(0)
+        return _read(result.read(), child.returncode)
+
+
+def _read(result: bytes, code: int) -> Config:
+    try:
+        answer = json.loads(result)
+    except ValueError:
+        raise ConfigError(
+            f"network.model: the process that builds the network ended with {code} and without a result; the "
+            "lines above may say why"
+        ) from None
+    if "error" in answer:
+        raise ConfigError(answer["error"])
+    return files.parse(answer["config"], "the resolved configuration")
 
 
 def resolve_with_torch(config: Config, dataset: Dataset) -> Config:
@@ -61,16 +73,17 @@ def resolve_with_torch(config: Config, dataset: Dataset) -> Config:
     return network.cut(config, blueprint, dataset.input_shape, dataset.classes)
 
 
-def main() -> int:
-    """Read TOML from standard input, write the resolved TOML to standard output; return the exit code."""
+def main() -> None:
+    """Read TOML from standard input, and write the result to the file descriptor that the argument names."""
+    config = files.parse(sys.stdin.read(), "the configuration")
     try:
-        config = files.parse(sys.stdin.read(), "the configuration")
-        print(resolve_with_torch(config, datasets.load(config.data)).to_toml())
+        resolved = resolve_with_torch(config, datasets.load(config.data))
+        answer = {"config": resolved.to_toml()}
     except LayerwiseError as error:
-        print(error, file=sys.stderr)
-        return error.exit_code
-    return 0
+        answer = {"error": str(error)}
+    with open(int(sys.argv[1]), "w", encoding="utf-8") as result:
+        json.dump(answer, result)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -38,7 +38,7 @@ def build(
     try:
         named = inspect.signature(function).parameters
         units = function(**{name: data[name] for name in data if name in named}, **network.options)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         file = getattr(getattr(function, "__code__", None), "co_filename", "")
         raise ConfigError(
             f"{where}: {format_error(error, file)}; correct the function, or network.options, its keyword "

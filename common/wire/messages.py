@@ -100,6 +100,36 @@ class ReachReply:
 
 
 @dataclass(frozen=True, slots=True)
+class Holdings:
+    """Data, user's files and versions that a process works with, equal in all processes of a run.
+
+    Attributes:
+        data: array of the data set -> dtype, shape and digest.
+        files: key of the configuration and name of a user's file -> digest.
+        versions: python, torch, layerwise -> version.
+    """
+
+    data: dict[str, str] = field(default_factory=dict)
+    files: dict[str, str] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class AgreeRequest:
+    """Request to compare the holdings of a process without a lease with those of the run's slaves."""
+
+    host: str = ""
+    holdings: Holdings = field(default_factory=Holdings)
+
+
+@dataclass(frozen=True, slots=True)
+class AgreeReply:
+    """Agreement of the holdings; `warning` names a difference that is no reason to refuse."""
+
+    warning: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class JoinRequest:
     """Request for a lease; `slave` is unique to the process, `address` is for neighbours."""
 
@@ -109,6 +139,7 @@ class JoinRequest:
     device: str = ""
     address: str = ""
     metrics: str = ""
+    holdings: Holdings = field(default_factory=Holdings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +153,7 @@ class JoinReply:
     incarnation: int = 0
     next_batch: int = 0
     run: str = ""
+    warning: str = ""
 
 
 @dataclass(frozen=True, slots=True)

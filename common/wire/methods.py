@@ -65,6 +65,7 @@ LEAVE = _method("Roster", "Leave", _plain(m.LeaveRequest), _plain(m.LeaveReply))
 STATUS = _method("Roster", "Status", _plain(m.StatusRequest), _plain(m.StatusReply))
 REPORT = _method("Roster", "Report", _plain(m.Evaluation), _plain(m.ReportReply))
 REACH = _method("Roster", "Reach", _plain(m.ReachRequest), _plain(m.ReachReply))
+AGREE = _method("Roster", "Agree", _plain(m.AgreeRequest), _plain(m.AgreeReply))
 SNAPSHOT = _method("Keeper", "Snapshot", _plain(m.SnapshotRequest), _plain(m.SnapshotReply))
 SNAPSHOTS = _method("Keeper", "Snapshots", _plain(m.SnapshotsRequest), _plain(m.SnapshotsReply))
 ROLLBACK = _method("Keeper", "Rollback", _plain(m.RollbackRequest), _plain(m.RollbackReply))
@@ -81,6 +82,7 @@ METHODS: tuple[Method[Any, Any], ...] = (
     STATUS,
     REPORT,
     REACH,
+    AGREE,
     SNAPSHOT,
     SNAPSHOTS,
     ROLLBACK,

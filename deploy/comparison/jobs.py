@@ -45,7 +45,7 @@ class Job:
         environment = {"OMP_NUM_THREADS": str(threads), **os.environ, PARENT: str(os.getpid())}
         with self.log.open("wb") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "deploy.cli", *arguments],
+                [sys.executable, "-P", "-m", "deploy.cli", *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,

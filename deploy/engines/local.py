@@ -49,7 +49,7 @@ class ClusterProcess:
         """Start the process, with output appended to the log."""
         with self.log.open("ab") as output:
             self.running = subprocess.Popen(
-                [sys.executable, "-m", "deploy.cli", *self.arguments],
+                [sys.executable, "-P", "-m", "deploy.cli", *self.arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -69,7 +69,12 @@ class ClusterProcess:
         """True if a restart is due, or if the process was started recently and has no seat yet."""
         if self.running is None or self.ended:
             return not self.ended
-        return self.seated_pid != self.running.pid and time.monotonic() - self.started < START_SECONDS
+        return self.starting_at(time.monotonic())
+
+    def starting_at(self, now: float) -> bool:
+        """Whether the process, dead or alive, was started recently and has had no seat."""
+        assert self.running is not None
+        return self.seated_pid != self.running.pid and now - self.started < START_SECONDS
 
     def resume(self) -> None:
         """Send SIGCONT, so that a stopped process can handle the next signal."""
@@ -108,8 +113,8 @@ class Cluster:
     processes: list[ClusterProcess] = field(default_factory=list)
     _vacant_since: float | None = None
 
-    def start(self) -> None:
-        """Start the master, wait until it listens, then start the slaves.
+    def start_master(self) -> None:
+        """Start the master, and wait until it listens.
 
         Raises:
             LayerwiseError: the master did not start.
@@ -121,6 +126,9 @@ class Cluster:
         self.web = (self.directory.state / "web").read_text(encoding="utf-8")
         # A restarted master keeps the addresses, which slaves and viewers know.
         self._master.arguments = self._master_arguments(self.address, self.web)
+
+    def start_slaves(self) -> None:
+        """Start a slave for every seat."""
         for _ in range(self.slaves):
             self._add_slave()
 
@@ -202,6 +210,9 @@ class Cluster:
         process.deaths += 1
         if code == ConfigError.exit_code:
             raise ConfigError(_error_text(process))
+        if code == RefusedError.exit_code and process.starting_at(now):
+            # A slave whose master is away goes on trying for longer: the master has refused this one.
+            raise RefusedError(_error_text(process))
         if process.deaths > ATTEMPTS:
             raise RunFailedError(
                 f"{process.name} died {process.deaths} times in a row: {process.last_log_line()} "

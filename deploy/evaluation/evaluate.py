@@ -7,15 +7,17 @@ import dataclasses
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import click
 
 from common.config import files
 from common.config.sections import Config
-from common.data import datasets
+from common.data import datasets, holdings
 from common.errors import ConfigError, NotFoundError, UnreachableError
 from common.models import network
 from common.models.threads import use_allowed_cores
+from common.output import divert_output
 from common.wire.messages import Evaluation
 from deploy.evaluation.evaluator import Evaluator, PulledNetwork
 from deploy.evaluation.reader import Reader, latest_status
@@ -38,8 +40,10 @@ def evaluate_directory(path: Path, data: Path | None, code: Path | None, as_json
             f"{path}: has no {MODEL}; give a finished run's directory, or --master HOST:PORT of a live run"
         )
     config = files.parse((path / CONFIG).read_text(encoding="utf-8"), str(path / CONFIG))
-    evaluator = _evaluator(config, datasets.load(config.data, path=data, code=code), code)
-    _print(evaluator.measure_state(load_file(path / MODEL), {}, config.run.batches), as_json)
+    with divert_output():
+        evaluator = _evaluator(config, datasets.load(config.data, path=data, code=code), code)
+        evaluation = evaluator.measure_state(load_file(path / MODEL), {}, config.run.batches)
+    _print(evaluation, as_json)
     return 0
 
 
@@ -51,15 +55,23 @@ def evaluate_master(
     Raises:
         LayerwiseError: the master does not answer, or the data is missing.
     """
-    with Reader(master) as reader:
+    with divert_output(), Reader(master) as reader:
         config = reader.config()
         dataset = datasets.load(config.data, path=data, code=code)
+        if warning := reader.agree(holdings.take_stock(config, dataset, code)):
+            click.echo(f"layerwise: warning: {warning}", err=True)
         evaluator = _evaluator(config, dataset, code)
         if watch:
-            return _watch(reader, config, dataset, evaluator, path, as_json)
-        evaluation = evaluator.measure(evaluator.pull(reader.pull))
-        reader.report(evaluation)
-    _print(evaluation, as_json)
+            summary, results = _watch(reader, config, dataset, evaluator, path)
+        else:
+            evaluation = evaluator.measure(evaluator.pull(reader.pull))
+            reader.report(evaluation)
+    if not watch:
+        _print(evaluation, as_json)
+    elif as_json:
+        click.echo(json.dumps(summary))
+    else:
+        print_summary(summary, results)
     return 0
 
 
@@ -69,8 +81,8 @@ def _watch(
     dataset: datasets.Dataset,
     evaluator: Evaluator,
     path: Path | None,
-    as_json: bool,
-) -> int:
+) -> tuple[dict[str, Any], str]:
+    """Evaluate until the run's end, and write the result files; returns the summary and the directory."""
     began = time.monotonic()
     directory = RunDirectory(path or new_directory(config.run.name))
     directory.begin(config)
@@ -101,8 +113,7 @@ def _watch(
     restarts = sum(seat.grants - 1 for seat in status.seats)
     summary = summarize(config, latest_status(reader, status), evaluation, time.monotonic() - began, restarts)
     directory.finish(summary, network.state, config, dataset)
-    click.echo(json.dumps(summary)) if as_json else print_summary(summary, str(directory.path))
-    return 0
+    return summary, str(directory.path)
 
 
 def _measure(

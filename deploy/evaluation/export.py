@@ -9,6 +9,7 @@ import click
 
 from common.data import datasets
 from common.errors import ConfigError
+from common.output import divert_output
 from deploy.evaluation.reader import Reader
 from deploy.runs.directory import MODEL, save_model
 
@@ -35,7 +36,8 @@ def export_run(run_dir: Path | None, master: str | None, output: Path) -> int:
         if run_dir is not None and output.suffix == ".safetensors":
             shutil.copyfile(run_dir / MODEL, fresh)
         else:
-            _write(run_dir, master, output.suffix, fresh)
+            with divert_output():
+                _write(run_dir, master, output.suffix, fresh)
         fresh.replace(output)
     finally:
         fresh.unlink(missing_ok=True)

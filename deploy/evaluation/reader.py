@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from types import TracebackType
 from typing import Self
 
@@ -12,8 +13,10 @@ from common.net import control
 from common.net.data import client as data
 from common.shards.pushes import Header, PullRequest
 from common.wire.messages import (
+    AgreeRequest,
     DescribeRequest,
     Evaluation,
+    Holdings,
     Kept,
     RollbackReply,
     RollbackRequest,
@@ -22,7 +25,7 @@ from common.wire.messages import (
     StatusReply,
     StatusRequest,
 )
-from common.wire.methods import DESCRIBE, REPORT, ROLLBACK, SNAPSHOT, SNAPSHOTS, STATUS
+from common.wire.methods import AGREE, DESCRIBE, REPORT, ROLLBACK, SNAPSHOT, SNAPSHOTS, STATUS
 
 # Deadline of calls that read or write whole shards.
 PULL_SECONDS = 300.0
@@ -61,6 +64,14 @@ class Reader:
         """Fetch the run's configuration."""
         text = control.call(self._channel, DESCRIBE, DescribeRequest()).config
         return files.parse(text, "the master's configuration")
+
+    def agree(self, holdings: Holdings) -> str:
+        """Compare data, user's files and versions of this process with the run's; returns a warning or "".
+
+        Raises:
+            RefusedError: the holdings differ.
+        """
+        return control.call(self._channel, AGREE, AgreeRequest(socket.gethostname(), holdings)).warning
 
     def status(self, seconds: float = control.UNARY_SECONDS) -> StatusReply:
         """Fetch the status of the run."""

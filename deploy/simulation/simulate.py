@@ -21,6 +21,7 @@ from common.models import network
 from common.models.resolution import resolve_with_torch
 from common.models.threads import use_allowed_cores
 from common.observe.percentiles import percentiles
+from common.output import divert_output
 from deploy.simulation.driver import Driver
 from deploy.simulation.paces import measure_rate, paces
 
@@ -31,6 +32,15 @@ def simulate(config: Config, slaves: Sequence[int], measure: bool, as_json: bool
     Raises:
         ConfigError: the run is impossible, at all or with a number of slaves.
     """
+    with divert_output():
+        config, predictions = _predictions(config, slaves, measure)
+    result = {"rate": config.simulation.rate, "predictions": predictions}
+    click.echo(json.dumps(result)) if as_json else _print(config, predictions)
+    return 0
+
+
+def _predictions(config: Config, slaves: Sequence[int], measure: bool) -> tuple[Config, list[dict[str, Any]]]:
+    """Return the configuration, with the measured rate if asked, and a prediction a number of slaves."""
     dataset = datasets.load(config.data)
     dataset.check_batch_size(config.run.batch_size)
     if measure:
@@ -44,9 +54,7 @@ def simulate(config: Config, slaves: Sequence[int], measure: bool, as_json: bool
     for each in placed:
         predictions.append(predict(each, dataset))
         click.echo(f"{predictions[-1]['slaves']} slaves done", err=True)
-    result = {"rate": config.simulation.rate, "predictions": predictions}
-    click.echo(json.dumps(result)) if as_json else _print(config, predictions)
-    return 0
+    return config, predictions
 
 
 def with_slaves(config: Config, dataset: Dataset, slaves: int) -> Config:

@@ -42,6 +42,7 @@ class RosterServicer:
         server.add(methods.STATUS, self.status)
         server.add(methods.REPORT, self.report)
         server.add(methods.REACH, self.reach)
+        server.add(methods.AGREE, self.agree)
 
     async def describe(self, request: m.DescribeRequest) -> m.DescribeReply:  # noqa: ARG002 - has no fields
         """Give the run's configuration, the data port, the clock and the versions."""
@@ -87,3 +88,11 @@ class RosterServicer:
             raise UnreachableError("Roster.Reach: another request is under way; try again")
         async with self._reaching:
             return m.ReachReply(await is_greeted(request.address, request.token))
+
+    async def agree(self, request: m.AgreeRequest) -> m.AgreeReply:
+        """Compare an evaluator's data, user's files and versions with those of the run.
+
+        Raises:
+            RefusedError: the holdings differ.
+        """
+        return self._ledger.apply(self._run.agree, request)

@@ -7,20 +7,22 @@ from dataclasses import dataclass
 import torch
 
 from common.config.sections import Config
-from common.data import datasets
+from common.data import datasets, holdings
 from common.data.datasets import Dataset
 from common.models import network
 from common.models.network import Blueprint
+from common.wire.messages import Holdings
 from slave.network.options import Options
 from slave.training.device import choose_device
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """Configuration, data and device of a slave, for leases on any layer."""
+    """Configuration, data and device of a slave, for leases on any layer; `holdings` go with each Join."""
 
     config: Config
     dataset: Dataset
+    holdings: Holdings
     device: torch.device
     options: Options
 
@@ -33,7 +35,8 @@ class Prepared:
         """
         device = choose_device(options.device)
         dataset = datasets.load(config.data, path=options.data, code=options.code)
-        return Prepared(config, dataset, device, options)
+        held = holdings.take_stock(config, dataset, options.code)
+        return Prepared(config, dataset, held, device, options)
 
     @property
     def gpu(self) -> str | None:

@@ -39,7 +39,7 @@ class Cli:
     def start(self, *arguments: str, cwd: Path | None = None) -> subprocess.Popen[str]:
         """Start a command."""
         process = subprocess.Popen(
-            [sys.executable, "-m", "deploy.cli", *arguments],
+            [sys.executable, "-P", "-m", "deploy.cli", *arguments],
             cwd=cwd or self.folder,
             env=self.environment,
             stdin=subprocess.DEVNULL,
@@ -87,7 +87,7 @@ class Cli:
 
     def of_kind(self, kind: str) -> list[psutil.Process]:
         """The living processes of one subcommand."""
-        return [p for p in self.processes() if kind in p.cmdline()[2:5]]
+        return [p for p in self.processes() if kind in p.cmdline()[3:6]]
 
     def end(self) -> list[str]:
         """Kill what is left; its command lines."""

@@ -37,7 +37,7 @@ def test_a_files_own_dataclasses_find_their_module(tmp_path: Path) -> None:
         "@dataclasses.dataclass\nclass Answer:\n    value: typing.ClassVar[int] = 42\n"
     )
     function = load_user_function(f"{written(tmp_path, text)}:Answer", None)
-    assert function.__module__.startswith("_layerwise_user_")
+    assert function.__module__.startswith("common.config.user_modules.")
     assert function().value == 42
 
 
@@ -78,6 +78,38 @@ def test_a_function_that_is_not_there_is_told_with_the_nearest(tmp_path: Path) -
     assert refusal(f"{written(tmp_path, '', 'empty.py')}:f").endswith('has no function "f"')
 
 
+def test_a_module_beside_the_file_is_found_after_every_installed_one(tmp_path: Path) -> None:
+    """A random.py beside a user's file used to be out of reach, and so was every helper."""
+    written(tmp_path, "VALUE = 42\n", "helper_of_the_search_test.py")
+    for name in ("random", "queue", "numpy", "common"):
+        written(tmp_path, "raise RuntimeError('hidden')\n", f"{name}.py")
+    text = (
+        "import random, queue, numpy, common\nimport helper_of_the_search_test\n"
+        "def own():\n    return helper_of_the_search_test.VALUE, random.__file__\n"
+    )
+    value, place = load_user_function(f"{written(tmp_path, text)}:own", None)()
+    assert value == 42
+    assert not place.startswith(str(tmp_path))
+    assert sys.path[-1] == str(tmp_path)
+
+
+def test_a_file_hidden_by_an_installed_module_is_told(tmp_path: Path) -> None:
+    written(tmp_path, "def shuffle_rows():\n    pass\n", "random.py")
+    said = refusal(f"{written(tmp_path, 'from random import shuffle_rows')}:own")
+    assert "an installed module of the name of a file beside it comes first" in said
+
+
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_processes_that_a_users_file_starts_find_its_functions(tmp_path: Path, method: str) -> None:
+    """Workers used to die of ModuleNotFoundError, and a pool started new ones for ever."""
+    text = (
+        "import multiprocessing\ndef double(x):\n    return 2 * x\n"
+        f"def own():\n    with multiprocessing.get_context({method!r}).Pool(2) as pool:\n"
+        "        return pool.map(double, range(3))\n"
+    )
+    assert load_user_function(f"{written(tmp_path, text, 'random.py')}:own", None)() == [0, 2, 4]
+
+
 @pytest.mark.parametrize(
     ("text", "told"),
     [
@@ -87,7 +119,7 @@ def test_a_function_that_is_not_there_is_told_with_the_nearest(tmp_path: Path) -
         ("assert False\n", "AssertionError (line 1)"),
         (
             "import no_such_neighbour\n",
-            "No module named 'no_such_neighbour' (line 1); a user's file is loaded alone",
+            "No module named 'no_such_neighbour' (line 1); install the module, or put it beside the file",
         ),
         ("\0", "cannot be run: "),
     ],
