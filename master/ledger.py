@@ -63,8 +63,9 @@ class Ledger:
         # A save that failed (a full disk) is owed: no reply leaves before a save succeeds.
         self._unsaved = self._unsaved or bool(effects)
         if self._unsaved:
+            self._run.roster.unsettled = True
             self.save()
-            self._unsaved = False
+            self._run.roster.unsettled = self._unsaved = False
         # After the save: the store forgets the slave's sequences, and until its end is durable a master that
         # starts again would take a repeated push of the slave for a new push.
         while self._ended:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from common.data.replicas import partners
-from common.errors import FencedError, MalformedError
+from common.errors import FencedError, MalformedError, UnreachableError
 from common.wire.messages import Holdings, JoinReply, JoinRequest, Peer, Seat, Telemetry, Utilization
 
 
@@ -122,6 +122,8 @@ class Roster:
         self._patience = heartbeat_seconds * misses - self.tick_seconds
         self._leases = [Lease(k + 1, r) for k, count in enumerate(replicas) for r in range(count)]
         self._incarnations = 0
+        # Whether the last changes are not durable yet.
+        self.unsettled = False
         # By slave: request, and time of the last request.
         self._waiting: dict[str, tuple[JoinRequest, float]] = {}
         self._last_tick: float | None = None
@@ -263,10 +265,14 @@ class Roster:
 
         Raises:
             FencedError: the lease has passed to another slave.
+            UnreachableError: the end of a lease is not durable yet.
         """
         for lease in self._leases:
             if incarnation and lease.incarnation == incarnation:
                 return lease
+        if self.unsettled:
+            # A master that starts again may know the lease, and must not have called its holder fenced.
+            raise UnreachableError(f"incarnation {incarnation}: the leases are not written yet; ask again")
         raise FencedError(f"incarnation {incarnation} holds no lease any more; join again for a new lease")
 
     def neighbours(self, incarnation: int, known: int) -> tuple[int, list[Peer]]:
