@@ -14,10 +14,12 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from common.config.files import load
 from common.data import idx
 from deploy.doctor.checks import CHECKS, Check
+from deploy.doctor.computing import _without_device
 from deploy.doctor.findings import Finding, ok
 from deploy.doctor.report import exit_code, print_findings
 from deploy.doctor.runner import examine
@@ -179,6 +181,23 @@ def test_a_quota_below_one_core_is_found(line: str, file: str, text: str, tmp_pa
 def test_more_threads_than_cores_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1000")
     assert finding(Setup(None), "cores").fix.startswith("unset OMP_NUM_THREADS")
+
+
+@pytest.mark.skipif(torch.version.cuda is not None, reason="torch is a build for CUDA")
+def test_a_driver_beside_a_build_of_torch_without_cuda_is_found(tmp_path: Path) -> None:
+    version = tmp_path / "proc/driver/nvidia/version"
+    version.parent.mkdir(parents=True)
+    version.write_text("NVRM version: 535\n")
+    found = finding(Setup(None, root=tmp_path), "cuda")
+    assert found.state == "warning"
+    assert "CUDA build" in found.fix
+
+
+@pytest.mark.parametrize(("driver", "state"), [(True, "failed"), (False, "ok")])
+def test_a_driver_that_does_not_serve_torch_s_build_is_found(driver: bool, state: str) -> None:
+    found = _without_device("12.6", driver, ["The NVIDIA driver on your system\nis too old"])
+    assert found.state == state
+    assert ("driver on your system is too old" in found.found) == driver
 
 
 WITHOUT_IPV6 = """
