@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 import os
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
-ROOT = Path("/")
+from common.cgroups import ROOT, control_groups
 
 
 def count_cores(root: Path = ROOT) -> int:
@@ -26,26 +25,8 @@ def count_allowed() -> int:
 
 
 def cpu_quota(root: Path = ROOT) -> float:
-    """Return the quota of processor time, in cores; infinity without a quota.
-
-    Every control group from the leaf to the root bounds the time, in cgroup v1 and v2 alike.
-    """
-    return min(map(_quota, _folders(root)), default=math.inf)
-
-
-def _folders(root: Path) -> Iterator[Path]:
-    """Yield the folders of the control groups of the process."""
-    try:
-        lines = (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines()
-    except OSError:  # no Linux, or no /proc
-        return
-    for number, controllers, path in (line.split(":", 2) for line in lines if line.count(":") >= 2):
-        if number != "0" and "cpu" not in controllers.split(","):
-            continue
-        mount = root / "sys/fs/cgroup" / controllers
-        # A container may see a path of its host, which the container's own mount lacks: the mount counts too.
-        group = Path(*(part for part in path.split("/") if part not in ("", "..")))
-        yield from (mount / folder for folder in (group, *group.parents))
+    """Return the quota of processor time, in cores; infinity without a quota."""
+    return min(map(_quota, control_groups("cpu", root)), default=math.inf)
 
 
 def _quota(folder: Path) -> float:

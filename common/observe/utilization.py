@@ -7,6 +7,7 @@ from pathlib import Path
 
 import psutil
 
+from common.observe.memory import memory_percent
 from common.supervision import Rounds
 from common.wire.messages import Utilization
 
@@ -46,7 +47,7 @@ class Probe:
             cpu_percent=self._process.cpu_percent(),
             rss_bytes=self._process.memory_info().rss,
             host_cpu_percent=psutil.cpu_percent(),
-            memory_percent=psutil.virtual_memory().percent,
+            memory_percent=memory_percent(),
             disk_percent=psutil.disk_usage(str(self._folder)).percent,
             gpu_percent=busy,
             gpu_memory_percent=memory,

@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from common.cgroups import ROOT
 from common.config import files
 from common.config.sections import Config
-from common.cores import ROOT
 from common.errors import LayerwiseError
 from common.net import control
 from common.wire.messages import DescribeReply, DescribeRequest
