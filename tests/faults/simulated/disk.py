@@ -121,13 +121,6 @@ class Disk:
         self.root = self.root.after_power_cut(self._draws)
         self.boots += 1
 
-    def flip_bit(self, path: Path, position: int, bit: int) -> None:
-        """Flip a bit of a file, in the cache and on the disk."""
-        file = self.find(path)
-        assert isinstance(file, File)
-        file.data[position] ^= 1 << bit
-        file.sync()
-
     def find(self, path: Path) -> File | Folder:
         """Find a file or folder; `FileNotFoundError` without one."""
         entry: File | Folder = self.root

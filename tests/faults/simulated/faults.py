@@ -27,6 +27,7 @@ class Faults:
             "jump clock": self._jump_clock,
             "snapshot": world.master.snapshot,
             "roll back": world.master.roll_back,
+            "flip bit": self._flip_bit,
         }
 
     def begin(self) -> None:
@@ -66,6 +67,20 @@ class Faults:
         world.disk.cut_power()
         world.oracle.may_lose = True
         world.time.monotonic_offset = world.draws.uniform(10.0, 1e6) - world.now
+
+    def _flip_bit(self) -> None:
+        """Kill the master, and flip a bit of a shard's buffers before the next start."""
+        world = self._world
+        if world.master.running is None:
+            return
+        pairs = world.master.running.state.pairs
+        if not pairs:
+            return
+        pair = pairs[world.draws.choice(sorted(pairs))]
+        world.master.kill()
+        buffer = world.draws.choice(pair.buffers)
+        buffer[world.draws.randrange(buffer.nbytes)] ^= 1 << world.draws.randrange(8)
+        world.oracle.may_lose = world.flipped = True
 
     def _freeze(self, slave: SimulatedSlave) -> None:
         slave.frozen_until = self._world.now + self._world.draws.uniform(0.5, 6.0)

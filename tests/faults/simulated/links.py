@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
-from common.errors import FencedError
+from common.errors import LayerwiseError
 from common.wire.boundary import Message, Ready
 from tests.faults.simulated.slave import Session
 
@@ -61,7 +61,7 @@ class Links:
         try:
             for each in (lower, upper):
                 world.master.running.run.roster.seat(each.incarnation)
-        except FencedError:
+        except LayerwiseError:
             return False
         return True
 

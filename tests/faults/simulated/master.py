@@ -17,6 +17,7 @@ from common.observe.problems import problems
 from common.shards.pushes import Header, Operation, PullRequest, PushReply
 from common.shards.working_copy import Push
 from common.wire.messages import RollbackReply
+from master.disk.scrub import SCRUB_SECONDS
 from master.disk.state import StateDirectory
 from master.service import Master
 from tests.faults.simulated.disk import Killed, SimulatedFiles
@@ -87,6 +88,7 @@ class SimulatedMaster:
         world.oracle.check(self.running.store, f"at {world.now:.2f}, start {self.starts}")
         self._repeat(self.running.run.roster.tick_seconds, self._tick)
         self._repeat(world.plan.config.cluster.snapshot_seconds, self._snapshot)
+        self._repeat(SCRUB_SECONDS, self._scrub)
 
     def _repeat(self, seconds: float, work: Callable[[], None]) -> None:
         master = self.running
@@ -195,6 +197,11 @@ class SimulatedMaster:
         self._quietly(lambda master: self._wait(master.scheduler.take_if_changed()))
         if self._newest() > before:
             self._world.oracle.kept(mark)
+
+    def _scrub(self) -> None:
+        """Scrub the shards."""
+        if damage := self._quietly(lambda master: master.scrub.run()):
+            self._quietly(lambda master: self._wait(master.scheduler.repair(damage)))
 
     def snapshot(self) -> None:
         """Take a snapshot on demand."""

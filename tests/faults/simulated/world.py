@@ -68,6 +68,8 @@ class World:
         self.cut_slaves: dict[str, tuple[bool, bool]] = {}
         self.cut_pairs: set[frozenset[str]] = set()
         self.calm = False
+        # A bit was flipped; then a master without a snapshot refuses to start, and the run is over.
+        self.flipped = self.refused = False
         self.log: list[str] | None = None
         self._clock = Clock()
         self._digest = hashlib.blake2b(digest_size=16)
@@ -205,6 +207,8 @@ class World:
         """Try again where the disk was full; else the run has failed."""
         if isinstance(error, NoRoomError) or self.disk.full:
             self.after(1.0, self._start_master)
+        elif self.flipped and "damaged (checksum)" in str(error):
+            self.refused = True
         else:
             self.oracle.blame(FAILED, f"at {self.now:.2f} the master did not start: {error}")
 
@@ -248,6 +252,8 @@ class World:
         except Exception:  # a defect, of a process or of the simulation
             self.oracle.blame(FAILED, f"at {self.now:.2f}: {traceback.format_exc(limit=-4)}")
             return self._outcome()
+        if self.refused:
+            return self._outcome()
         if not self._over():
             state = self.master.problems()
             self.oracle.blame(UNFINISHED, f"at {self.now:.2f}: {state}")
@@ -256,7 +262,7 @@ class World:
         return self._outcome()
 
     def _over(self) -> bool:
-        return self.master.running is not None and self.run.roster.over
+        return self.refused or (self.master.running is not None and self.run.roster.over)
 
     def _calm_down(self) -> None:
         """End every fault: from now on the run must go to its end."""
@@ -283,6 +289,7 @@ class World:
         counts = {
             "acknowledged": oracle.acknowledged,
             "given up": oracle.given_up,
+            "refused": int(self.refused),
             "masters": self.master.starts,
             "slaves": self._names,
             "virtual seconds": round(self.now),
