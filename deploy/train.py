@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING
 import click
 
 from common.config.sections import Config
+from common.config.values import is_user_function
 from common.data import datasets, holdings
 from common.data.datasets import Dataset
 from common.errors import ConfigError, NotFoundError, UnreachableError
 from common.lifecycle import INTERRUPTED, Interrupt, end_with_parent
 from common.models import resolution
+from common.net.control import LARGEST_MESSAGE_BYTES
 from common.output import divert_output
 from common.wire.messages import Evaluation, StatusReply
 from deploy.engines.local import Cluster
@@ -193,11 +195,20 @@ class Training:
                 f"--run-dir {path}: holds an unfinished run with another configuration; give the same "
                 "configuration, or none to resume the run, or another directory"
             )
+        self._rehearse(config, dataset)
         directory = RunDirectory(
             path if path is not None else new_directory(config.run.name), tensorboard=self._tensorboard
         )
         directory.begin(config)
         return config, directory, dataset
+
+    def _rehearse(self, config: Config, dataset: Dataset) -> None:
+        """Check the first steps; in a cluster, slaves check those of built-in networks."""
+        own = is_user_function(config.network.model)
+        if own or self._simulated or not config.cluster.distributed:
+            from common.models.rehearsal import rehearse
+
+            rehearse(config, dataset, LARGEST_MESSAGE_BYTES)
 
     def _watch(self, cluster: Cluster, reader: Reader, evaluator: Evaluator) -> bool:
         """Follow the run; True at the end, False if interrupted."""

@@ -18,8 +18,10 @@ from common.data import datasets
 from common.data.datasets import Dataset
 from common.errors import ConfigError
 from common.models import network
+from common.models.rehearsal import rehearse
 from common.models.resolution import resolve_with_torch
 from common.models.threads import use_allowed_cores
+from common.net.control import LARGEST_MESSAGE_BYTES
 from common.observe.percentiles import percentiles
 from common.output import divert_output
 from deploy.simulation.driver import Driver
@@ -52,6 +54,7 @@ def _predictions(config: Config, slaves: Sequence[int], measure: bool) -> tuple[
     ]
     predictions = []
     for each in placed:
+        rehearse(each, dataset, LARGEST_MESSAGE_BYTES)
         predictions.append(predict(each, dataset))
         click.echo(f"{predictions[-1]['slaves']} slaves done", err=True)
     return config, predictions

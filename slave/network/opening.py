@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 
 from common.errors import NotFoundError
+from common.models.rehearsal import rehearse
+from common.net.control import LARGEST_MESSAGE_BYTES
 from common.shards.pushes import PushReply
 from common.shards.working_copy import WorkingCopy
 from common.wire.messages import JoinReply
@@ -35,8 +37,14 @@ class Opening:
         self._progress = progress
 
     def build(self, serving: Serving | None) -> TrainedLayer:
-        """Build the layer at the master's version, ready to train; `serving` runs M and I elsewhere."""
+        """Build the layer at the master's version, ready to train; `serving` runs M and I elsewhere.
+
+        Raises:
+            ConfigError: the layer cannot be trained.
+        """
         prepared, lease, config = self._prepared, self._lease, self._prepared.config
+        code, device = prepared.options.code, prepared.device
+        rehearse(config, prepared.dataset, LARGEST_MESSAGE_BYTES, code, lease.layer, device)
         compiled = config.compiled[lease.layer - 1]
         if compiled:
             log.info("compiling layer %d", lease.layer)
