@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from common.registry import Registry, Row
-from deploy.doctor import computing, contents, machine, network
+from deploy.doctor import agreement, computing, contents, machine, network
 from deploy.doctor.findings import Verdict
 from deploy.doctor.setup import Contact, Setup
 
@@ -128,6 +128,14 @@ CHECKS = Registry(
         help="the data are here and can be read",
         examine=contents.examine_data,
         applies=_configured,
+        seconds=TORCH_SECONDS,
+        isolated=True,
+    ),
+    Check(
+        name="agreement",
+        help="data, user files and versions of the run",
+        examine=agreement.examine_agreement,
+        applies=lambda setup: _asked(setup) and _configured(setup),
         seconds=TORCH_SECONDS,
         isolated=True,
     ),

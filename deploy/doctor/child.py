@@ -72,6 +72,7 @@ def _pack(setup: Setup) -> str:
     return json.dumps(
         {
             "config": setup.config.to_toml() if setup.config else None,
+            "master": setup.master,
             "data": str(setup.data) if setup.data else None,
             "code": str(setup.code) if setup.code else None,
             "root": str(setup.root),
@@ -84,6 +85,7 @@ def _unpack(text: str) -> Setup:
     config = found["config"]
     return Setup(
         files.parse(config, "the configuration") if config is not None else None,
+        master=found["master"],
         data=Path(found["data"]) if found["data"] else None,
         code=Path(found["code"]) if found["code"] else None,
         root=Path(found["root"]),

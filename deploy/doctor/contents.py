@@ -5,6 +5,7 @@ User code and torch run in processes of their own.
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from common.config.sections import Config
 from common.config.user_code import load_user_function
 from common.config.values import is_user_function
 from common.data import datasets, downloads
+from common.data.holdings import digest_data
 from common.errors import ConfigError
 from common.registry import import_implementation
 from common.versions import lowest_versions
@@ -82,7 +84,9 @@ def examine_data(setup: Setup) -> Verdict:
     except ConfigError as error:
         return failed(str(error), "give the folder of the files as data.path or --data, or correct the data")
     train, test = len(dataset.train_x), len(dataset.test_x)
-    return ok(f"{train:,} and {test:,} examples of {dataset.input_shape} in {dataset.classes} classes")
+    digest = hashlib.blake2b(repr(digest_data(dataset)).encode(), digest_size=8).hexdigest()
+    found = f"{train:,} and {test:,} examples of {dataset.input_shape} in {dataset.classes} classes"
+    return ok(f"{found}, digest {digest}")
 
 
 def _lacking(name: str) -> list[str]:

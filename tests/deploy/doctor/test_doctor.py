@@ -17,7 +17,12 @@ import pytest
 import torch
 
 from common.config.files import load
-from common.data import idx
+from common.data import datasets, idx
+from common.data.holdings import take_stock
+from common.net import control
+from common.versions import installed_versions
+from common.wire import methods
+from common.wire.messages import Holdings, JoinRequest
 from deploy.doctor.checks import CHECKS, Check
 from deploy.doctor.computing import _without_device
 from deploy.doctor.findings import Finding, ok
@@ -70,7 +75,7 @@ def test_a_whole_machine_has_nothing_failed_and_nothing_is_left_behind(tmp_path:
         "network",
     } <= found.keys()
     assert all(each["state"] in ("ok", "warning") for each in found.values())
-    assert found["data"]["found"] == "1,437 and 360 examples of (1, 8, 8) in 10 classes"
+    assert found["data"]["found"].startswith("1,437 and 360 examples of (1, 8, 8) in 10 classes, digest ")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -305,6 +310,24 @@ def test_a_master_of_another_version_is_found(
     found = asked(master, "versions")
     assert found.state == state
     assert f"(master: {version})" in found.found
+
+
+def test_data_with_another_digest_than_the_run_s_are_found(tmp_path: Path) -> None:
+    with served(tmp_path / "state") as running:
+        own = Holdings({"train_x": "uint8 (1437, 1, 8, 8) with digest 0"}, {}, installed_versions())
+        control.call(running.channel, methods.JOIN, JoinRequest("a", "first", holdings=own))
+        found = finding(ask_setup(running.address, None, None), "agreement")
+    assert found.state == "failed"
+    assert "the data differ: train_x is" in found.found
+    assert "on first" in found.found
+
+
+def test_equal_data_agree(tmp_path: Path) -> None:
+    config = load(None, ["network.cuts=[1, 2]"])
+    with served(tmp_path / "state") as running:
+        own = take_stock(config, datasets.load(config.data))
+        control.call(running.channel, methods.JOIN, JoinRequest("a", "first", holdings=own))
+        assert finding(ask_setup(running.address, None, None), "agreement").state == "ok"
 
 
 # --- what the user brings ---------------------------------------------------------------------------------
