@@ -22,7 +22,7 @@ from benchmarks.links import ROOT, Loopback, ManualCluster, environment
 from benchmarks.namespaces import Network
 from benchmarks.slowing import CpuLimiter, Find, slave_of
 from common.errors import RunFailedError
-from deploy.runs.directory import metrics_of
+from deploy.runs.metrics import read_metrics
 
 Row = dict[str, Any]
 # Points (batches, test error in per cent).
@@ -186,7 +186,7 @@ class Layerwise:
             stack.enter_context(_limiter(find, limit))
             train.communicate()
             _check(train.returncode, self.name, folder / "log")
-            return {"curve": errors(metrics_of(folder / "run"))}
+            return {"curve": errors(read_metrics(folder / "run"))}
 
     def _rate(
         self, machines: Network | Loopback, job: Job, own: Sequence[str], limit: CpuLimit | None

@@ -5,6 +5,7 @@ An error's text is one line that says what is wrong, where (file, key, peer) and
 
 from __future__ import annotations
 
+import errno
 from typing import ClassVar
 
 
@@ -109,3 +110,37 @@ FROM_STATUS: dict[str, type[LayerwiseError]] = {
 def from_status(status: str, text: str) -> LayerwiseError:
     """Build the error for the gRPC status named `status`, with `text` as its message."""
     return FROM_STATUS.get(status, LayerwiseError)(text)
+
+
+# Advice by error number of the system. These errors are mended by another path, the others at the machine.
+_PATH_ADVICE = {
+    errno.ENOENT: "give a path that exists",
+    errno.ENOTDIR: "give a path whose folders are folders",
+    errno.EISDIR: "give a file",
+    errno.EEXIST: "give another path",
+    errno.ENAMETOOLONG: "give a shorter path",
+    errno.ELOOP: "give a path without a circle of links",
+    errno.EACCES: "see to its permissions, or give another path",
+    errno.EPERM: "see to its permissions, or give another path",
+    errno.EROFS: "give a path on a disk that can be written",
+    errno.EINVAL: "give another path",
+}
+_MACHINE_ADVICE = {
+    errno.ENOSPC: "free disk space, or give a path on another disk",
+    errno.EDQUOT: "free space within your quota, or give a path on another disk",
+    errno.EMFILE: "raise the limit of open files (ulimit -n)",
+    errno.ENFILE: "close programs: the machine's table of open files is full",
+    errno.ENOMEM: "free memory",
+    errno.EIO: "check the disk, or give a path on another disk",
+}
+
+
+def from_os_error(error: OSError) -> LayerwiseError:
+    """Build the error for a call of the system that failed: `ConfigError` for a path, else `RefusedError`."""
+    paths = [str(path) for path in (error.filename, error.filename2) if path is not None]
+    what = error.strerror or str(error)
+    text = f"{' -> '.join(paths)}: {what}" if paths else f"a call of the system failed: {what}"
+    if paths and error.errno in _PATH_ADVICE:
+        return ConfigError(f"{text}; {_PATH_ADVICE[error.errno]}")
+    advice = _MACHINE_ADVICE.get(error.errno or 0, "correct the cause, and repeat the command")
+    return RefusedError(f"{text}; {advice}")

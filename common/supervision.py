@@ -10,7 +10,6 @@ import asyncio
 import errno
 import logging
 import os
-import sys
 import threading
 import traceback
 from collections.abc import Callable, Coroutine, Iterator
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from common.errors import LayerwiseError, NoRoomError
+from common.text import say
 
 log = logging.getLogger("layerwise.supervision")
 
@@ -124,11 +124,7 @@ def end_process(part: str, error: BaseException) -> NoReturn:
     """End the process at once, with a line on standard error."""
     code = error.exit_code if isinstance(error, LayerwiseError) else LayerwiseError.exit_code
     log.debug("%s failed", part, exc_info=error)
-    print(
-        f"layerwise: {part} failed, and the process ends: {describe(error)}; start the process again",
-        file=sys.stderr,
-        flush=True,
-    )
+    say(f"layerwise: {part} failed, and the process ends: {describe(error)}; start the process again")
     os._exit(code)
 
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import importlib
+import io
 import sys
 from collections.abc import Mapping
 from typing import Any
 
 import click
 
-from common.errors import LayerwiseError
+from common.errors import LayerwiseError, from_os_error
 from common.lifecycle import INTERRUPTED, raise_file_limit
+from common.observe.streams import StandardStreams
 from common.output import end_output
+from common.text import say
 
 COMMANDS: Mapping[str, tuple[str, str]] = {
     "train": ("deploy.commands", "Train a network on a whole cluster of processes on this machine."),
@@ -78,7 +81,8 @@ def _check_packages() -> None:
 
 def main() -> None:
     """Run the command and exit with the documented code."""
-    code = run(sys.argv[1:])
+    streams = StandardStreams.install()
+    code = streams.close(run(sys.argv[1:]))
     end_output()
     sys.exit(code)
 
@@ -91,17 +95,19 @@ def run(arguments: list[str]) -> int:
         result = cli.main(arguments, prog_name="layerwise", standalone_mode=False)
         return result if isinstance(result, int) else 0
     except click.ClickException as error:
-        error.show()
+        text = io.StringIO()
+        error.show(text)
+        for line in text.getvalue().rstrip("\n").split("\n"):
+            say(line)
         return 2
     except (click.Abort, KeyboardInterrupt):
         return INTERRUPTED
-    except BrokenPipeError:
-        return 0
-    except LayerwiseError as error:
+    except (LayerwiseError, OSError) as error:
         if "--debug" in arguments:
             raise
-        click.echo(f"layerwise: {error}", err=True)
-        return error.exit_code
+        known = from_os_error(error) if isinstance(error, OSError) else error
+        say(f"layerwise: {known}")
+        return known.exit_code
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import click
 
 from common.errors import ConfigError
 from common.observe.logs import FORMATS
+from common.text import answer
 
 _SET = click.option(
     "--set",
@@ -270,4 +271,5 @@ def config(path: Path | None, overrides: tuple[str, ...]) -> None:
     """Print every key with its default and meaning, as TOML to edit; CONFIG and --set change the values."""
     from common.config.files import describe, load
 
-    click.echo(describe(load(path, overrides)), nl=False)
+    for line in describe(load(path, overrides)).rstrip("\n").split("\n"):
+        answer(line)

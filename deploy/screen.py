@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import sys
+import json
 import time
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
-from rich.console import Console, Group
+from rich.console import Group
 from rich.live import Live
 from rich.progress import (
     BarColumn,
@@ -23,7 +24,9 @@ from rich.text import Text
 from common.config.sections import Config
 from common.observe.percentiles import percentiles
 from common.observe.problems import Problem
+from common.text import answer
 from common.wire.messages import Evaluation, Seat, StatusReply, Utilization
+from deploy.console import PlainConsole
 
 LINE_SECONDS = 5.0
 
@@ -175,12 +178,12 @@ class Screen:
 
     def __init__(self, config: Config) -> None:
         self._config = config
-        self._console = Console(stderr=True, highlight=False)
+        self._console = PlainConsole(stderr=True)
         self._live: Live | None = None
         self._printed_at = 0.0
         self._rates: list[tuple[float, int]] = []
         self._progress = Progress(
-            TextColumn("[bold]{task.description}"),
+            TextColumn("{task.description}", style="bold", markup=False),
             BarColumn(bar_width=40),
             MofNCompleteColumn(),
             TaskProgressColumn(),
@@ -194,7 +197,7 @@ class Screen:
 
     def print(self, text: str) -> None:
         """Print a line that stays, above the live table."""
-        self._console.print(text, soft_wrap=True, markup=False)
+        self._console.print(text, soft_wrap=True)
 
     def show(self, status: StatusReply) -> None:
         """Show the present status of the run."""
@@ -230,16 +233,18 @@ class Screen:
         return (batches - before) * self._config.run.batch_size / (now - then) if now > then else 0.0
 
 
-def print_summary(summary: Mapping[str, Any], path: str) -> None:
-    """Print the summary of a run as a table on standard output."""
-    console = Console(file=sys.stdout, highlight=False)
+def print_result(summary: Mapping[str, Any], path: Path, as_json: bool) -> None:
+    """Print the summary of a run on standard output: as JSON, or as a table and the place of the files."""
+    if as_json:
+        answer(json.dumps(summary))
+        return
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(style="bold")
     table.add_column()
     for name, value in summary_rows(summary):
         table.add_row(name, value)
-    console.print(table)
-    console.print(f"results in {path}", soft_wrap=True)
+    PlainConsole().print(table)
+    answer(f"results in {path}")
 
 
 def summary_rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:

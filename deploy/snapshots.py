@@ -6,8 +6,7 @@ import dataclasses
 import json
 from datetime import datetime
 
-import click
-
+from common.text import answer
 from common.wire.messages import Kept
 from deploy.evaluation.reader import Reader
 
@@ -16,7 +15,7 @@ def take_snapshot(master: str, as_json: bool) -> int:
     """Have the master take a snapshot, and return the exit code."""
     with Reader(master) as reader:
         snapshot = reader.snapshot()
-    click.echo(json.dumps(dataclasses.asdict(snapshot)) if as_json else _line(snapshot))
+    answer(json.dumps(dataclasses.asdict(snapshot)) if as_json else _line(snapshot))
     return 0
 
 
@@ -25,12 +24,12 @@ def list_snapshots(master: str, as_json: bool) -> int:
     with Reader(master) as reader:
         snapshots = reader.snapshots()
     if as_json:
-        click.echo(json.dumps([dataclasses.asdict(snapshot) for snapshot in snapshots]))
+        answer(json.dumps([dataclasses.asdict(snapshot) for snapshot in snapshots]))
         return 0
     for snapshot in snapshots:
-        click.echo(_line(snapshot))
+        answer(_line(snapshot))
     if not snapshots:
-        click.echo("no snapshots yet")
+        answer("no snapshots yet")
     return 0
 
 
@@ -39,13 +38,11 @@ def roll_back(master: str, number: int, as_json: bool) -> int:
     with Reader(master) as reader:
         reply = reader.roll_back(number)
     if as_json:
-        click.echo(json.dumps(dataclasses.asdict(reply)))
+        answer(json.dumps(dataclasses.asdict(reply)))
         return 0
-    click.echo(f"rolled back to {_line(reply.snapshot)}")
+    answer(f"rolled back to {_line(reply.snapshot)}")
     lost = sum(max(0, v - reply.snapshot.versions.get(name, 0)) for name, v in reply.before.items())
-    click.echo(
-        f"pushes given up: {lost:,}; leases ended: {reply.fenced}; the slaves join again by themselves"
-    )
+    answer(f"pushes given up: {lost:,}; leases ended: {reply.fenced}; the slaves join again by themselves")
     return 0
 
 

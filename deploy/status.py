@@ -6,15 +6,16 @@ import dataclasses
 import json
 import time
 
-import click
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
 from common.config.sections import Config
 from common.errors import UnreachableError
 from common.observe.problems import problems
+from common.text import answer
 from common.wire.messages import StatusReply
+from deploy.console import PlainConsole
 from deploy.evaluation.reader import Reader
 from deploy.screen import line, machines_table, problems_list, slaves_table
 
@@ -31,14 +32,14 @@ def show(master: str, as_json: bool, watch: bool) -> int:
         view = _StatusView(reader.config(), master)
         status = reader.status()
         if as_json:
-            click.echo(view.json(status))
+            answer(view.json(status))
             while watch and status.state != "done":
                 time.sleep(WATCH_SECONDS)
                 status = view.refresh(reader, status)
                 if not view.silent:
-                    click.echo(view.json(status))
+                    answer(view.json(status))
             return 0
-        console = Console(highlight=False)
+        console = PlainConsole()
         if not watch:
             console.print(view.render(status, console.width))
             return 0

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
+import shlex
 import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-import click
 
 from common.config.sections import Config
 from common.config.values import is_user_function
@@ -24,8 +22,9 @@ from common.output import divert_output
 from common.wire.messages import Evaluation, StatusReply
 from deploy.engines.local import Cluster
 from deploy.evaluation.reader import Reader, latest_status
-from deploy.runs.directory import RunDirectory, new_directory, next_evaluation, summarize
-from deploy.screen import Screen, print_summary
+from deploy.runs.directory import RunDirectory, new_directory, next_evaluation
+from deploy.runs.summary import summarize
+from deploy.screen import Screen, print_result
 
 if TYPE_CHECKING:
     from deploy.evaluation.evaluator import Evaluator, PulledNetwork
@@ -97,11 +96,10 @@ class Training:
                 return INTERRUPTED
             seconds = time.monotonic() - self._began
             summary = summarize(config, outcome.status, outcome.evaluation, seconds, outcome.restarts)
-            directory.finish(summary, outcome.network.state, config, dataset)
-        if self._as_json:
-            click.echo(json.dumps(summary))
-        else:
-            print_summary(summary, str(directory.path))
+            incomplete = directory.finish(summary, outcome.network.state, config, dataset)
+        print_result(summary, directory.path, self._as_json)
+        if incomplete:
+            raise incomplete
         return 0
 
     def _train(self, dataset: Dataset) -> Outcome | None:
@@ -169,7 +167,8 @@ class Training:
         finally:
             self._screen.close()
             cluster.stop()
-        self._screen.print(f"interrupted; resume with: layerwise train --run-dir {self._directory.path}")
+        path = shlex.quote(str(self._directory.path))
+        self._screen.print(f"interrupted; resume with: layerwise train --run-dir {path}")
         return None
 
     def _evaluator(self, dataset: Dataset) -> Evaluator:
@@ -184,11 +183,13 @@ class Training:
 
     def _prepare(self) -> tuple[Config, RunDirectory, Dataset]:
         """Check configuration, data and run directory, before the first process starts."""
-        path = self._path
-        saved = RunDirectory(path).saved_config() if path is not None and path.exists() else None
+        path, directory, saved = self._path, None, None
+        if path is not None and path.exists():
+            directory = RunDirectory(path, tensorboard=self._tensorboard)
+            saved = directory.saved_config()
         config = self._requested or saved or Config()
         dataset = datasets.load(config.data)
-        dataset.check_batch_size(config.run.batch_size)
+        dataset.check_fit(config)
         config = resolution.resolve_without_torch(config) or resolution.resolve_with_torch(config, dataset)
         if saved is not None and saved != config:
             raise ConfigError(
@@ -196,8 +197,8 @@ class Training:
                 "configuration, or none to resume the run, or another directory"
             )
         self._rehearse(config, dataset)
-        directory = RunDirectory(
-            path if path is not None else new_directory(config.run.name), tensorboard=self._tensorboard
+        directory = directory or RunDirectory(
+            path or new_directory(config.run.name), tensorboard=self._tensorboard
         )
         directory.begin(config)
         return config, directory, dataset

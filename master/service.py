@@ -25,6 +25,7 @@ from common.observe.health import Pulse, silence_limit, snapshot_limit
 from common.observe.utilization import Probe
 from common.observe.web import Site
 from common.supervision import Rounds, start_task
+from common.text import answer
 from common.wire.messages import StatusReply, Utilization
 from common.wire.methods import EXCHANGE
 from master.disk.recovery import ROLLBACK, ROSTER, recover, resume_config
@@ -221,8 +222,8 @@ async def run_until_signal(
     web_address = await site.start(web, "--web")
     state.write("web", web_address)
     state.write("address", address)
-    print(f"master of {config.run.name}: listening on {address}, state in {state.path}", flush=True)
-    print(f"live page: http://{web_address}/", flush=True)
+    answer(f"master of {config.run.name}: listening on {address}, state in {state.path}")
+    answer(f"live page: http://{web_address}/")
     for signal_number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(signal_number, stop.set)
     tasks = [

@@ -55,7 +55,8 @@ def read_values(path: Path) -> dict[str, Any]:
         ConfigError: no file of the name, or not TOML.
     """
     try:
-        return _toml(path.read_text(encoding="utf-8"), str(path))
+        # Some editors begin a file with a byte order mark.
+        return _toml(path.read_text(encoding="utf-8-sig"), str(path))
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise ConfigError(f"{path}: cannot be read: {reason}; give the path of a TOML file") from None

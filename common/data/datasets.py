@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from common.config.data import AUGMENTS, DATASETS, DataConfig
+from common.config.sections import Config
 from common.config.settings import nearest
 from common.config.values import is_user_function
 from common.data import user_data
@@ -55,6 +56,29 @@ class Dataset:
     def input_shape(self) -> tuple[int, ...]:
         """Shape of an example: (C, H, W) for images, (D,) for vectors."""
         return self.train_x.shape[1:]
+
+    def check_fit(self, config: Config) -> None:
+        """Check that a run with this data can begin: batch size and labels.
+
+        A user's own labels must leave out no class, or a user's own network must have an output for each
+        class that they leave out: a gap comes from examples that were to be ignored, such as those labelled
+        255, and a network would train on these.
+
+        Raises:
+            ConfigError: too few examples, or labels with a gap.
+        """
+        self.check_batch_size(config.run.batch_size)
+        if not is_user_function(self.name) or is_user_function(config.network.model):
+            return
+        seen = np.bincount(self.train_y, minlength=self.classes) + np.bincount(
+            self.test_y, minlength=self.classes
+        )
+        if not seen.all():
+            raise ConfigError(
+                f"data.dataset: {self.name}: no example has the label {int(seen.argmin())}, but labels go up "
+                f"to {self.classes - 1}; remove examples to be ignored and number the classes from 0 without "
+                f"gaps, or give your own network.model with {self.classes} outputs"
+            )
 
     def check_batch_size(self, batch_size: int) -> None:
         """Check that the training set has at least `batch_size` examples.
@@ -156,5 +180,10 @@ def _load_user(spec: str, code: Path | None) -> Dataset:
     train_x, train_y, test_x, test_y = user_data.load(spec, code)
     scale = 1 / 255 if train_x.dtype == np.uint8 else 1.0
     mean, std = mean_and_std(train_x, scale)
-    classes = int(max(train_y.max(), test_y.max())) + 1
+    classes, examples = int(max(train_y.max(), test_y.max())) + 1, len(train_y) + len(test_y)
+    if classes > examples:  # before a network of so many outputs takes memory
+        raise ConfigError(
+            f"data.dataset: {spec}: the labels go up to {classes - 1}, but there are {examples} examples; "
+            "number the classes from 0 without gaps"
+        )
     return Dataset(spec, train_x, train_y, test_x, test_y, mean, std, scale, classes)

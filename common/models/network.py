@@ -68,8 +68,14 @@ def cut(config: Config, blueprint: Blueprint, input_shape: tuple[int, ...], clas
     """Return the configuration with cuts: as given, balanced by counted cost, or one layer a unit.
 
     Raises:
-        ConfigError: the network has too few units.
+        ConfigError: the network has too few units, or the last layer learns nothing.
     """
+    config = _choose_cuts(config, blueprint, input_shape, classes)
+    _check_last_layer(config, blueprint)
+    return config
+
+
+def _choose_cuts(config: Config, blueprint: Blueprint, input_shape: tuple[int, ...], classes: int) -> Config:
     count = len(blueprint.units)
     cuts, layers = config.network.cuts, config.network.layers
     if cuts is not None:
@@ -95,6 +101,18 @@ def cut(config: Config, blueprint: Blueprint, input_shape: tuple[int, ...], clas
     ends = [costs.synthesizer_cost(config.decoupling, h, classes, batch_size, optimizer) for h in boundaries]
     starts = [costs.input_cost(config.decoupling, input_shape, h, batch_size, optimizer) for h in boundaries]
     return config.with_cuts(costs.balance(units, ends, starts, layers))
+
+
+def _check_last_layer(config: Config, blueprint: Blueprint) -> None:
+    """Check that some layer learns the task where layers below the last one learn by their own loss alone."""
+    last = layer(blueprint, config.network.cuts or [], config.layers)
+    if config.decoupling.row.sends_down or any(p.requires_grad for p in last.parameters()):
+        return
+    raise ConfigError(
+        f"network.cuts: {config.network.cuts} leaves the last layer no parameters to train, and with "
+        f'decoupling.unlock = "{config.decoupling.unlock}" no other layer learns from the loss of the '
+        "network; cut below the last unit that has parameters"
+    )
 
 
 def layer(blueprint: Blueprint, cuts: Sequence[int], k: int) -> nn.Sequential:

@@ -10,6 +10,8 @@ from typing import Any
 
 import click
 
+from common.text import printable
+
 FORMATS = ("plain", "json")
 LEVELS = ("debug", "info", "warning", "error")
 
@@ -52,8 +54,11 @@ class Plain(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """Format an event as a line, followed by the traceback, if present."""
         level = "" if record.levelno <= logging.INFO else f"{record.levelname.lower()}: "
-        text = f"{self._process}: {level}{record.getMessage()}".replace("\n", " | ")
-        return f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text
+        text = printable(f"{self._process}: {level}{record.getMessage()}".replace("\n", " | "))
+        if not record.exc_info:
+            return text
+        trace = self.formatException(record.exc_info).split("\n")
+        return "\n".join([text, *map(printable, trace)])
 
 
 def _is_ours(record: logging.LogRecord) -> bool:

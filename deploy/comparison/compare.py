@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-import click
-from rich.console import Console
 from rich.table import Table
 
 from common.cores import count_cores
 from common.errors import ConfigError, RunFailedError
 from common.lifecycle import INTERRUPTED, Interrupt
+from common.text import answer, say
 from deploy.comparison.jobs import Job
 from deploy.comparison.results import rows, summarize_variant
 from deploy.comparison.variants import Comparison
+from deploy.console import PlainConsole
 from deploy.runs.directory import new_directory
+from deploy.runs.files import lock_folder, read_text, write_file
 
 RESULT, PAGE = "compare.json", "compare.html"
 POLL_SECONDS, STOP_SECONDS = 0.1, 20.0
@@ -56,18 +57,21 @@ class ComparisonRun:
         with Interrupt(self._stop.set):
             jobs = self._prepare()
             if not self._run_all([job for job in jobs if job.summary is None]):
-                click.echo(f"interrupted; resume with the same command and --out {self._out}", err=True)
+                out = shlex.quote(str(self._out))
+                say(f"interrupted; resume with the same command and --out {out}")
                 return INTERRUPTED
         result = self._result(jobs)
         self._write(result)
         if self._as_json:
-            click.echo(json.dumps(result))
+            answer(json.dumps(result))
         else:
             _print(result)
-            click.echo(f"results in {self._out}: {RESULT}, {PAGE}, plots/")
+            answer(f"results in {self._out}: {RESULT}, {PAGE}, plots/")
         return 0
 
     def _prepare(self) -> list[Job]:
+        self._out.mkdir(parents=True, exist_ok=True)
+        self._lock: IO[bytes] = lock_folder(self._out, "--out")
         jobs = [
             Job(variant, variant.config.run.seed + n, self._out / variant.slug / f"seed-{n}")
             for n in range(self._comparison.seeds)
@@ -78,13 +82,13 @@ class ComparisonRun:
             # The place of a run determines its result as much as the configuration does.
             text = f"# in {self._place}\n{config}"
             file = job.path.with_suffix(".toml")
-            if file.exists() and file.read_text(encoding="utf-8") != text:
+            if file.exists() and read_text(file, "remove it") != text:
                 raise ConfigError(
                     f"--out {self._out}: holds {job.name()} with another configuration ({file}); give "
                     "another folder, or remove this one"
                 )
             file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(text, encoding="utf-8")
+            write_file(file, text.encode())
         return jobs
 
     def _run_all(self, jobs: Sequence[Job]) -> bool:
@@ -114,7 +118,7 @@ class ComparisonRun:
             reason = lines[-1].removeprefix("layerwise: ") if lines else f"exit code {job.process.returncode}"
             raise RunFailedError(f"{job.name()} failed: {reason} (see {job.log})")
         error, seconds = summary["test_error_percent"], summary["wall_seconds"]
-        click.echo(f"{count}/{of}  {job.name()}: test error {error:.2f} %, {seconds:.0f} s", err=True)
+        say(f"{count}/{of}  {job.name()}: test error {error:.2f} %, {seconds:.0f} s")
 
     def _result(self, jobs: Sequence[Job]) -> dict[str, Any]:
         variants = [
@@ -128,9 +132,9 @@ class ComparisonRun:
         from deploy.comparison.figures import draw
         from deploy.comparison.page import page
 
-        (self._out / RESULT).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        write_file(self._out / RESULT, (json.dumps(result, indent=1) + "\n").encode())
         figures = draw(self._out / "plots", result)
-        (self._out / PAGE).write_text(page(result, figures), encoding="utf-8")
+        write_file(self._out / PAGE, page(result, figures).encode())
 
 
 def _stop(running: Sequence[Job]) -> None:
@@ -149,7 +153,7 @@ def _stop(running: Sequence[Job]) -> None:
 
 
 def _print(result: dict[str, Any]) -> None:
-    console = Console(file=sys.stdout, highlight=False)
+    console = PlainConsole()
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("variant", no_wrap=True)
     for title in ("error %", "loss", "samples/s", "staleness", "delay"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +13,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from deploy.comparison.results import by_error
+from deploy.runs.files import write_file
 
 mpl.use("Agg")
+# Names come from outside: a dollar sign in them begins no formula.
+mpl.rcParams["text.parse_math"] = False
 
 _MARKS, _DASHES = "osD^vPX*<>", ("-", "--", "-.", ":")
 # Colours of Okabe and Ito, distinct for any colour vision; two of low contrast on white or black are omitted.
@@ -44,7 +48,9 @@ def draw(folder: Path, result: Mapping[str, Any]) -> list[tuple[str, dict[str, P
         files = {}
         for shade in _INK:
             files[shade] = folder / (f"{plot.name}.png" if shade == "light" else f"{plot.name}-{shade}.png")
-            _render(plot, result, shade).savefig(files[shade], dpi=110)
+            image = io.BytesIO()
+            _render(plot, result, shade).savefig(image, dpi=110)
+            write_file(files[shade], image.getvalue())
         figures.append((plot.title, files))
     return figures
 

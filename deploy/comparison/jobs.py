@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -12,7 +11,8 @@ from typing import Any
 
 from common.lifecycle import PARENT
 from deploy.comparison.variants import Variant
-from deploy.runs.directory import SUMMARY
+from deploy.runs.files import read_object
+from deploy.runs.summary import SUMMARY
 
 
 @dataclass
@@ -26,12 +26,13 @@ class Job:
 
     @property
     def summary(self) -> dict[str, Any] | None:
-        """Summary of the run, once finished."""
+        """Summary of the run, once finished.
+
+        Raises:
+            ConfigError: the file is torn.
+        """
         path = self.path / SUMMARY
-        if not path.exists():
-            return None
-        value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return value
+        return read_object(path, "remove the file to have the run trained again") if path.exists() else None
 
     @property
     def log(self) -> Path:

@@ -8,7 +8,7 @@ from typing import Any
 
 from deploy.comparison.jobs import Job
 from deploy.comparison.variants import Variant
-from deploy.runs.directory import metrics_of
+from deploy.runs.metrics import read_metrics
 
 
 def summarize_variant(variant: Variant, jobs: Sequence[Job]) -> dict[str, Any]:
@@ -46,7 +46,7 @@ def _widest(runs: Sequence[dict[str, int]]) -> dict[str, int]:
 def _evaluations(job: Job) -> list[dict[str, float]]:
     return [
         {"batches": line["batches"], "seconds": line["seconds"], "value": line["test_error_percent"]}
-        for line in metrics_of(job.path)
+        for line in read_metrics(job.path)
         if line["kind"] == "evaluation"
     ]
 
@@ -54,7 +54,7 @@ def _evaluations(job: Job) -> list[dict[str, float]]:
 def _cosines(job: Job) -> list[dict[str, float]]:
     """Average M's cosine over the layers with an M, for every report of a run."""
     reports: dict[float, list[dict[str, Any]]] = {}
-    for line in metrics_of(job.path):
+    for line in read_metrics(job.path):
         if line["kind"] == "heartbeat" and line["gradient_cosine"]:
             reports.setdefault(line["seconds"], []).append(line)
     return [

@@ -80,7 +80,7 @@ def examine_data(setup: Setup) -> Verdict:
         )
     try:
         dataset = datasets.load(data, path=setup.data, code=setup.code)
-        dataset.check_batch_size(setup.config.run.batch_size)
+        dataset.check_fit(setup.config)
     except ConfigError as error:
         return failed(str(error), "give the folder of the files as data.path or --data, or correct the data")
     train, test = len(dataset.train_x), len(dataset.test_x)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-import click
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from common.errors import ConfigError, RefusedError, UnreachableError
+from common.text import answer, printable
+from deploy.console import PlainConsole
 from deploy.doctor.findings import Finding, State
 from deploy.doctor.setup import Setup
 
@@ -21,24 +21,18 @@ def print_findings(findings: Sequence[Finding], as_json: bool) -> None:
     """Print findings on standard output."""
     if as_json:
         keys = ("name", "state", "found", "fix")
-        click.echo(json.dumps([{key: getattr(finding, key) for key in keys} for finding in findings]))
+        answer(json.dumps([{key: getattr(finding, key) for key in keys} for finding in findings]))
         return
-    console = Console(highlight=False)
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(style="bold", no_wrap=True)
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     for finding in findings:
-        lines = [Text(_printable(finding.found))]
+        lines = [Text(printable(finding.found))]
         if finding.fix:
-            lines.append(Text(f"-> {_printable(finding.fix)}", style="italic"))
+            lines.append(Text(f"-> {printable(finding.fix)}", style="italic"))
         table.add_row(finding.name, Text(finding.state, style=_STYLES[finding.state]), Text("\n").join(lines))
-    console.print(table)
-
-
-def _printable(text: str) -> str:
-    """Replace control characters: text from masters and files must not steer a terminal."""
-    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
+    PlainConsole().print(table)
 
 
 def exit_code(setup: Setup, findings: Sequence[Finding]) -> int:

@@ -11,11 +11,13 @@ import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
 from common.cores import count_cores
 from common.errors import ConfigError, LayerwiseError, RefusedError, RunFailedError
 from common.lifecycle import PARENT
 from common.net.backoff import Backoff
+from common.text import say
 from common.wire.messages import StatusReply
 from deploy.runs.directory import CONFIG, RunDirectory
 
@@ -47,7 +49,7 @@ class ClusterProcess:
 
     def start(self, environment: dict[str, str]) -> None:
         """Start the process, with output appended to the log."""
-        with self.log.open("ab") as output:
+        with _open_log(self.log) as output:
             self.running = subprocess.Popen(
                 [sys.executable, "-P", "-m", "deploy.cli", *self.arguments],
                 stdin=subprocess.DEVNULL,
@@ -84,7 +86,10 @@ class ClusterProcess:
 
     def last_log_line(self) -> str:
         """Return the last line of the log."""
-        lines = self.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        try:
+            lines = self.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        except OSError as error:
+            return f"its log cannot be read: {error.strerror}"
         return lines[-1] if lines else "its log is empty"
 
     def stop(self, deadline: float) -> None:
@@ -259,6 +264,15 @@ class Cluster:
         # Processes share the cores, so a process starts only a part of the threads.
         threads = str(max(1, count_cores() // self.slaves))
         return {"OMP_NUM_THREADS": threads, **os.environ, PARENT: str(os.getpid()), "PYTHONUNBUFFERED": "1"}
+
+
+def _open_log(path: Path) -> IO[bytes]:
+    """Open a log for appending; a process whose log cannot be opened runs without one."""
+    try:
+        return path.open("ab")
+    except OSError as error:
+        say(f"{path}: {error.strerror}; its process runs without a log")
+        return open(os.devnull, "ab")
 
 
 def _error_text(process: ClusterProcess) -> str:

@@ -9,20 +9,20 @@ import time
 from pathlib import Path
 from typing import Any
 
-import click
-
-from common.config import files
 from common.config.sections import Config
 from common.data import datasets, holdings
-from common.errors import ConfigError, NotFoundError, UnreachableError
+from common.errors import ConfigError, NotFoundError, RunFailedError, UnreachableError
 from common.models import network
 from common.models.threads import use_allowed_cores
 from common.output import divert_output
+from common.text import answer, say
 from common.wire.messages import Evaluation
 from deploy.evaluation.evaluator import Evaluator, PulledNetwork
 from deploy.evaluation.reader import Reader, latest_status
-from deploy.runs.directory import CONFIG, MODEL, RunDirectory, new_directory, next_evaluation, summarize
-from deploy.screen import Screen, print_summary
+from deploy.runs.directory import RunDirectory, new_directory, next_evaluation, saved_config
+from deploy.runs.model import MODEL, load_model
+from deploy.runs.summary import summarize
+from deploy.screen import Screen, print_result
 
 WATCH_SECONDS = 0.5
 
@@ -31,18 +31,18 @@ def evaluate_directory(path: Path, data: Path | None, code: Path | None, as_json
     """Measure a finished run's model.safetensors again.
 
     Raises:
-        ConfigError: the directory has no model, or the data is missing.
+        ConfigError: the directory has no model, the model is damaged or not the run's, or the data is
+            missing.
     """
-    from safetensors.torch import load_file
-
-    if not (path / MODEL).exists():
-        raise ConfigError(
-            f"{path}: has no {MODEL}; give a finished run's directory, or --master HOST:PORT of a live run"
-        )
-    config = files.parse((path / CONFIG).read_text(encoding="utf-8"), str(path / CONFIG))
+    state, config = load_model(path), saved_config(path)
     with divert_output():
         evaluator = _evaluator(config, datasets.load(config.data, path=data, code=code), code)
-        evaluation = evaluator.measure_state(load_file(path / MODEL), {}, config.run.batches)
+        misfit = evaluator.find_misfit(state)
+        if misfit:
+            raise ConfigError(
+                f"{path / MODEL}: does not fit the run's config.toml: {misfit}; copy both files again"
+            )
+        evaluation = evaluator.measure_state(state, {}, config.run.batches)
     _print(evaluation, as_json)
     return 0
 
@@ -59,19 +59,19 @@ def evaluate_master(
         config = reader.config()
         dataset = datasets.load(config.data, path=data, code=code)
         if warning := reader.agree(holdings.take_stock(config, dataset, code)):
-            click.echo(f"layerwise: warning: {warning}", err=True)
+            say(f"layerwise: warning: {warning}")
         evaluator = _evaluator(config, dataset, code)
         if watch:
-            summary, results = _watch(reader, config, dataset, evaluator, path)
+            summary, results, incomplete = _watch(reader, config, dataset, evaluator, path)
         else:
             evaluation = evaluator.measure(evaluator.pull(reader.pull))
             reader.report(evaluation)
     if not watch:
         _print(evaluation, as_json)
-    elif as_json:
-        click.echo(json.dumps(summary))
-    else:
-        print_summary(summary, results)
+        return 0
+    print_result(summary, results, as_json)
+    if incomplete:
+        raise incomplete
     return 0
 
 
@@ -81,8 +81,12 @@ def _watch(
     dataset: datasets.Dataset,
     evaluator: Evaluator,
     path: Path | None,
-) -> tuple[dict[str, Any], str]:
-    """Evaluate until the run's end, and write the result files; returns the summary and the directory."""
+) -> tuple[dict[str, Any], Path, RunFailedError | None]:
+    """Evaluate until the run's end, and write the result files.
+
+    Returns:
+        Summary, directory, and the error of a directory that lacks result files.
+    """
     began = time.monotonic()
     directory = RunDirectory(path or new_directory(config.run.name))
     directory.begin(config)
@@ -112,8 +116,8 @@ def _watch(
         screen.close()
     restarts = sum(seat.grants - 1 for seat in status.seats)
     summary = summarize(config, latest_status(reader, status), evaluation, time.monotonic() - began, restarts)
-    directory.finish(summary, network.state, config, dataset)
-    return summary, str(directory.path)
+    incomplete = directory.finish(summary, network.state, config, dataset)
+    return summary, directory.path, incomplete
 
 
 def _measure(
@@ -140,6 +144,6 @@ def _evaluator(config: Config, dataset: datasets.Dataset, code: Path | None) -> 
 
 def _print(evaluation: Evaluation, as_json: bool) -> None:
     if as_json:
-        click.echo(json.dumps(dataclasses.asdict(evaluation)))
+        answer(json.dumps(dataclasses.asdict(evaluation)))
     else:
-        click.echo(f"test error {evaluation.test_error_percent:.2f} %, test loss {evaluation.test_loss:.4f}")
+        answer(f"test error {evaluation.test_error_percent:.2f} %, test loss {evaluation.test_loss:.4f}")

@@ -5,24 +5,27 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from common.config import files
 from common.config.sections import Config
 from common.data.datasets import Dataset
-from common.errors import ConfigError
-from common.observe.percentiles import percentiles
-from common.wire.messages import Evaluation, Seat, StatusReply
+from common.errors import ConfigError, RunFailedError
+from common.text import say
+from common.wire.messages import Evaluation, Seat
+from deploy.runs.files import lock_folder, read_text, write_file
+from deploy.runs.metrics import METRICS, MetricsFile, read_metrics
+from deploy.runs.model import MODEL, encode_model
+from deploy.runs.summary import SUMMARY
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from deploy.runs.tensorboard import Board
 
-CONFIG, SUMMARY, METRICS, MODEL = "config.toml", "summary.json", "metrics.jsonl", "model.safetensors"
-TENSORBOARD = "tensorboard"
+CONFIG, PLOTS, TENSORBOARD = "config.toml", "plots", "tensorboard"
 
 
 def next_evaluation(batches: int, every: int) -> int:
@@ -31,19 +34,42 @@ def next_evaluation(batches: int, every: int) -> int:
 
 
 def new_directory(name: str) -> Path:
-    """Choose a new path under runs/."""
+    """Create a new folder under runs/."""
     stem = f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
     path, number = Path("runs") / stem, 2
-    while path.exists():
-        path, number = Path("runs") / f"{stem}-{number}", number + 1
-    return path
+    while True:
+        try:
+            path.mkdir(parents=True)
+        except FileExistsError:
+            path, number = Path("runs") / f"{stem}-{number}", number + 1
+        else:
+            return path
+
+
+def saved_config(folder: Path) -> Config:
+    """Read the configuration that a run saved in its directory.
+
+    Raises:
+        ConfigError: the file is missing, torn, or holds something else.
+    """
+    path = folder / CONFIG
+    advice = "give the directory of a run, or restore the file from a copy"
+    text = read_text(path, advice)
+    config = files.parse(text, str(path))
+    # A file that was cut at the end of a line is TOML too, and its lost keys would take their defaults.
+    lacking = [field.name for field in dataclasses.fields(Config) if f"[{field.name}]\n" not in text]
+    if lacking or not text.endswith("\n"):
+        raise ConfigError(f"{path}: is torn: lacks {', '.join(lacking) or 'the end'}; {advice}")
+    return config
 
 
 class RunDirectory:
-    """The files of a run.
+    """The files of a run, locked against other commands until the process ends.
 
     Raises:
-        ConfigError: the directory cannot be used, or its run is finished.
+        ConfigError: the run in the directory is finished.
+        RefusedError: another command is writing into the directory.
+        OSError: the directory cannot be used.
     """
 
     def __init__(self, path: Path, *, tensorboard: bool = False) -> None:
@@ -54,12 +80,10 @@ class RunDirectory:
                 f"--run-dir {path}: its run is finished (see {SUMMARY} in it); give another directory, or "
                 "none for a new one"
             )
-        try:
-            (path / "logs").mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ConfigError(
-                f"--run-dir {path}: cannot be created: {error.strerror}; give another directory"
-            ) from None
+        path.mkdir(parents=True, exist_ok=True)
+        (path / "logs").mkdir(exist_ok=True)
+        self._lock: IO[bytes] = lock_folder(path, "--run-dir")
+        self._metrics = MetricsFile(path / METRICS)
         self._board = _board(path / TENSORBOARD) if tensorboard else None
 
     @property
@@ -67,22 +91,28 @@ class RunDirectory:
         """Path of the master's state directory."""
         return self.path / "state"
 
+    def close(self) -> None:
+        """Unlock the directory; the end of the process does so too."""
+        self._lock.close()
+
     def log(self, process: str) -> Path:
         """Path of a process' log."""
         return self.path / "logs" / f"{process}.log"
 
     def saved_config(self) -> Config | None:
         """Read the configuration of the run that began in this directory; None if no run did."""
-        path = self.path / CONFIG
-        return files.parse(path.read_text(encoding="utf-8"), str(path)) if path.exists() else None
+        return saved_config(self.path) if (self.path / CONFIG).exists() else None
 
     def begin(self, config: Config) -> None:
-        """Save the resolved configuration of the run."""
-        (self.path / CONFIG).write_text(config.to_toml(), encoding="utf-8")
+        """Save the resolved configuration of the run, and cut a torn line off an earlier part's metrics."""
+        write_file(self.path / CONFIG, config.to_toml().encode())
+        torn = self._metrics.cut_torn_line()
+        if torn:
+            say(f"{self._metrics.path}: its last line was torn; {torn} bytes are cut off")
 
     def forget_metrics(self) -> None:
         """Delete metrics.jsonl, for a run that starts anew."""
-        (self.path / METRICS).unlink(missing_ok=True)
+        self._metrics.path.unlink(missing_ok=True)
 
     def note_evaluation(self, evaluation: Evaluation, seconds: float) -> None:
         """Write a line for an evaluation, with the seconds since the run began."""
@@ -101,33 +131,52 @@ class RunDirectory:
         utilization = telemetry.pop("utilization")
         self._note({"kind": "heartbeat", "seconds": round(seconds, 3), **flat, **telemetry, **utilization})
 
-    def evaluations(self) -> list[dict[str, Any]]:
-        """List every recorded evaluation."""
-        return [line for line in self.metrics() if line["kind"] == "evaluation"]
-
-    def metrics(self) -> list[dict[str, Any]]:
-        """List every line of metrics.jsonl."""
-        return metrics_of(self.path)
-
     def finish(
         self, summary: Mapping[str, Any], state: Mapping[str, Tensor], config: Config, data: Dataset
-    ) -> None:
-        """Write the model, the plots and, last, the summary, whose presence marks the run as finished."""
+    ) -> RunFailedError | None:
+        """Write the model, the plots and, last, the summary, whose presence marks the run as finished.
+
+        Returns:
+            None, or the error that names the files that cannot be written; the summary is then not written.
+        """
         from deploy.runs.plots import draw
 
-        save_model(self.path / MODEL, state, config, data)
-        draw(self.path / "plots", self.metrics(), summary)
+        text = json.dumps(summary, indent=2) + "\n"
+        return self._write_all(
+            {
+                METRICS: self._metrics.flush,
+                MODEL: lambda: write_file(self.path / MODEL, encode_model(state, config, data)),
+                PLOTS: lambda: draw(self.path / PLOTS, read_metrics(self.path), summary),
+                TENSORBOARD: self._close_board,
+            }
+        ) or self._write_all({SUMMARY: lambda: write_file(self.path / SUMMARY, text.encode())})
+
+    def _write_all(self, writes: Mapping[str, Callable[[], None]]) -> RunFailedError | None:
+        missing = []
+        for name, write in writes.items():
+            try:
+                write()
+            except OSError as error:
+                missing.append(f"{name} ({error.strerror})")
+        if not missing:
+            return None
+        return RunFailedError(
+            f"{self.path}: the run is trained, but could not write {', '.join(missing)}; free disk "
+            "space, and give the same --run-dir again"
+        )
+
+    def _close_board(self) -> None:
         if self._board:
             self._board.close()
-        fresh = self.path / f".{SUMMARY}.new"
-        fresh.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
-        fresh.replace(self.path / SUMMARY)
 
     def _note(self, line: Mapping[str, Any]) -> None:
+        self._metrics.append(line)
         if self._board:
-            self._board.note(line)
-        with (self.path / METRICS).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+            try:
+                self._board.note(line)
+            except OSError as error:
+                self._board = None
+                say(f"{self.path / TENSORBOARD}: {error.strerror}; the run goes on without TensorBoard")
 
 
 def _board(path: Path) -> Board:
@@ -138,77 +187,3 @@ def _board(path: Path) -> Board:
             "--tensorboard: the package is not installed; pip install 'layerwise[tensorboard]'"
         ) from None
     return Board(path)
-
-
-def metrics_of(path: Path) -> list[dict[str, Any]]:
-    """Read every line of a run directory's metrics.jsonl, without a torn last line."""
-    path = path / METRICS
-    if not path.exists():
-        return []
-    lines = path.read_text(encoding="utf-8").splitlines()
-    return [json.loads(line) for line in lines if line.endswith("}")]
-
-
-def save_model(path: Path, state: Mapping[str, Tensor], config: Config, data: Dataset) -> None:
-    """Write a plain state dict as safetensors, with the configuration and the input's scaling as metadata."""
-    from safetensors.torch import save_file
-
-    metadata = {
-        "config": config.to_toml(),
-        "inputs": json.dumps(
-            {"shape": data.input_shape, "scale": data.scale, "mean": data.mean, "std": data.std}
-        ),
-        "format": "pt",
-    }
-    save_file({name: tensor.contiguous() for name, tensor in state.items()}, path, metadata)
-
-
-def summarize(
-    config: Config, status: StatusReply, evaluation: Evaluation, seconds: float, restarts: int
-) -> dict[str, Any]:
-    """Build the summary of a run, the content of summary.json.
-
-    Args:
-        config: the run's configuration.
-        status: the master's last status.
-        evaluation: the last evaluation.
-        seconds: time from the command's start to the end of the run.
-        restarts: number of restarted processes.
-    """
-    training = status.training_seconds or seconds
-    seats = status.seats
-    return {
-        "name": config.run.name,
-        "dataset": config.data.dataset,
-        "model": config.network.model,
-        "profile": config.cluster.profile,
-        "synthesis": config.cluster.synthesis,
-        "unlock": config.decoupling.unlock,
-        "gradient": config.decoupling.gradient if config.decoupling.row.synthesizes else None,
-        "input": config.decoupling.input if config.decoupling.row.predicts else None,
-        "layers": config.layers,
-        "slaves": len(seats),
-        "batches": config.run.batches,
-        "batch_size": config.run.batch_size,
-        "wall_seconds": round(seconds, 3),
-        "samples_per_second": round(config.run.batches * config.run.batch_size / training, 1),
-        "test_error_percent": evaluation.test_error_percent,
-        "test_loss": evaluation.test_loss,
-        "staleness": percentiles(status.counters.staleness),
-        "delay": percentiles(status.delays),
-        "pushes": status.counters.pushes,
-        "pulls": status.counters.pulls,
-        # Without `k/optimizer`: backups of the optimizers' state are not a result.
-        "versions": {name: at for name, at in status.versions.items() if not name.endswith("/optimizer")},
-        "restarts": restarts,
-        "lost_batches": status.lost_batches,
-        "peak_rss_bytes": {
-            "master": status.counters.peak_rss_bytes,
-            "slaves": [seat.telemetry.peak_rss_bytes for seat in seats],
-        },
-        "cpu_seconds": {
-            "master": round(status.counters.cpu_seconds, 3),
-            "slaves": [round(seat.telemetry.cpu_seconds, 3) for seat in seats],
-        },
-        "waiting_fraction": {str(k): round(part, 5) for k, part in sorted(status.waiting_fraction.items())},
-    }

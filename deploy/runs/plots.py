@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,7 +12,12 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from common.text import printable
+from deploy.runs.files import write_file
+
 mpl.use("Agg")
+# Names come from outside: a dollar sign in them begins no formula.
+mpl.rcParams["text.parse_math"] = False
 
 
 def draw(folder: Path, metrics: Sequence[Mapping[str, Any]], summary: Mapping[str, Any]) -> None:
@@ -25,7 +31,7 @@ def draw(folder: Path, metrics: Sequence[Mapping[str, Any]], summary: Mapping[st
     folder.mkdir(exist_ok=True)
     evaluations = [line for line in metrics if line["kind"] == "evaluation"]
     beats = [line for line in metrics if line["kind"] == "heartbeat"]
-    title = f"{summary['name']}: {summary['dataset']}, unlock {summary['unlock']}"
+    title = printable(f"{summary['name']}: {summary['dataset']}, unlock {summary['unlock']}")
     axes = _axes(f"{title}: test error", "batches", "test error, %")
     axes.plot([e["batches"] for e in evaluations], [e["test_error_percent"] for e in evaluations], marker="o")
     axes.set_ylim(bottom=0)
@@ -44,7 +50,9 @@ def _axes(title: str, x: str, y: str) -> Axes:
 def _save(axes: Axes, path: Path) -> None:
     figure = axes.figure
     assert isinstance(figure, Figure)
-    figure.savefig(path, dpi=120)
+    image = io.BytesIO()
+    figure.savefig(image, dpi=120)
+    write_file(path, image.getvalue())
 
 
 def _throughput(beats: Sequence[Mapping[str, Any]], title: str) -> Axes:

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import sys
 from collections.abc import Sequence
 from typing import Any
 
-import click
-from rich.console import Console
 from rich.table import Table
 
 from common.config.downpour import MOST_REPLICAS
@@ -24,6 +21,8 @@ from common.models.threads import use_allowed_cores
 from common.net.control import LARGEST_MESSAGE_BYTES
 from common.observe.percentiles import percentiles
 from common.output import divert_output
+from common.text import answer, say
+from deploy.console import PlainConsole
 from deploy.simulation.driver import Driver
 from deploy.simulation.paces import measure_rate, paces
 
@@ -37,14 +36,14 @@ def simulate(config: Config, slaves: Sequence[int], measure: bool, as_json: bool
     with divert_output():
         config, predictions = _predictions(config, slaves, measure)
     result = {"rate": config.simulation.rate, "predictions": predictions}
-    click.echo(json.dumps(result)) if as_json else _print(config, predictions)
+    answer(json.dumps(result)) if as_json else _print(config, predictions)
     return 0
 
 
 def _predictions(config: Config, slaves: Sequence[int], measure: bool) -> tuple[Config, list[dict[str, Any]]]:
     """Return the configuration, with the measured rate if asked, and a prediction a number of slaves."""
     dataset = datasets.load(config.data)
-    dataset.check_batch_size(config.run.batch_size)
+    dataset.check_fit(config)
     if measure:
         use_allowed_cores()
         blueprint = network.build(config, dataset.input_shape, dataset.classes)
@@ -56,7 +55,7 @@ def _predictions(config: Config, slaves: Sequence[int], measure: bool) -> tuple[
     for each in placed:
         rehearse(each, dataset, LARGEST_MESSAGE_BYTES)
         predictions.append(predict(each, dataset))
-        click.echo(f"{predictions[-1]['slaves']} slaves done", err=True)
+        say(f"{predictions[-1]['slaves']} slaves done")
     return config, predictions
 
 
@@ -119,7 +118,7 @@ def _replicated(config: Config, replicas: int | list[int]) -> Config:
 
 
 def _print(config: Config, predictions: Sequence[dict[str, Any]]) -> None:
-    console = Console(file=sys.stdout, highlight=False)
+    console = PlainConsole()
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title in (
         "slaves", "layers", "samples/s", "staleness p50/p99/max", "delay p50/p99/max", "busy, by layer",

@@ -31,10 +31,12 @@ class Prepared:
         """Load the data and choose the device.
 
         Raises:
-            ConfigError: this machine lacks the data, the user's code or the device.
+            ConfigError: this machine lacks the data, the user's code or the device, or the data does not
+                fit the run.
         """
         device = choose_device(options.device)
         dataset = datasets.load(config.data, path=options.data, code=options.code)
+        dataset.check_fit(config)
         held = holdings.take_stock(config, dataset, options.code)
         return Prepared(config, dataset, held, device, options)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
@@ -144,3 +146,21 @@ def test_a_slave_that_is_not_there_is_refused(key: str) -> None:
         hollow(f'simulation.{key}={{"7" = 1.0}}')
     with pytest.raises(ConfigError, match="names no slave"):
         resolved(f'simulation.{key}={{"x" = 1.0}}')
+
+
+@pytest.mark.parametrize("name", UNLOCKS)
+def test_a_last_layer_without_parameters_trains_unless_no_layer_would_learn(
+    tmp_path: Path, name: str
+) -> None:
+    file = tmp_path / "own.py"
+    file.write_text(
+        "from torch import nn\n"
+        "def build(widths):\n"
+        "    return [nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), nn.LogSoftmax(1)]\n"
+    )
+    if name == "local":
+        with pytest.raises(ConfigError, match=r"network.cuts: \[1\] leaves the last layer no parameters"):
+            trained(f"network.model={file}:build", unlock(name))
+        return
+    run = trained(f"network.model={file}:build", unlock(name))
+    assert run.losses[-1] < run.losses[0]
