@@ -17,6 +17,7 @@ from common.config.values import is_user_function
 from common.data import datasets, downloads
 from common.data.holdings import digest_data
 from common.errors import ConfigError
+from common.net.control import LARGEST_MESSAGE_BYTES
 from common.registry import import_implementation
 from common.versions import lowest_versions
 from deploy.doctor.findings import Verdict, failed, ok, warning
@@ -98,8 +99,9 @@ def _lacking(name: str) -> list[str]:
 
 
 def examine_network(setup: Setup) -> Verdict:
-    """Build the network and cut it into layers."""
+    """Build the network, cut it into layers, and rehearse the first steps of every unit."""
     from common.models import network
+    from common.models.rehearsal import rehearse
 
     assert setup.config is not None
     if examine_data(setup).state != "ok":
@@ -109,6 +111,7 @@ def examine_network(setup: Setup) -> Verdict:
         shape, classes = dataset.input_shape, dataset.classes
         blueprint = network.build(setup.config, shape, classes, setup.code)
         config = network.cut(setup.config, blueprint, shape, classes)
+        rehearse(config, dataset, LARGEST_MESSAGE_BYTES, setup.code)
     except ConfigError as error:
         return failed(str(error), _FIX)
-    return ok(f"{config.network.model} in {config.layers} layers")
+    return ok(f"{config.network.model} in {config.layers} layers; each unit takes a step")

@@ -392,6 +392,25 @@ def test_a_network_whose_units_do_not_fit_is_found(tmp_path: Path) -> None:
     assert "cannot take (B, 32)" in found.found
 
 
+WITHOUT_GRADIENT = """
+import torch
+from torch import nn
+class Frozen(nn.Linear):
+    def forward(self, x):
+        with torch.no_grad():
+            return super().forward(x)
+def build():
+    return [nn.Flatten(), Frozen(64, 32), nn.Linear(32, 10)]
+"""
+
+
+def test_a_unit_without_a_gradient_is_found_before_a_run(tmp_path: Path) -> None:
+    (tmp_path / "frozen.py").write_text(WITHOUT_GRADIENT)
+    found = finding(local(f"network.model={tmp_path}/frozen.py:build"), "network")
+    assert found.state == "failed"
+    assert "unit 2" in found.found
+
+
 # --- the doctor itself ------------------------------------------------------------------------------------
 
 
