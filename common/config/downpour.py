@@ -28,6 +28,7 @@ class DownpourConfig:
         "of the master's optimizer; unset: "
         + ", ".join(f"{row.server_rate:g} for {row.name}" for row in SERVER_OPTIMIZERS.values()),
         above=0,
+        maximum=1e6,
     )
     server_momentum: float = key(0.0, "of the master's sgd", minimum=0, maximum=1)
     server_nesterov: bool = key(False, "of the master's sgd, with momentum")

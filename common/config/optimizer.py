@@ -17,7 +17,8 @@ class SynthesizerOptimizerConfig:
     section: ClassVar[str] = "optimizer.synthesizer"
 
     name: str = choice("adam", OPTIMIZERS)
-    learning_rate: float = key(1e-3, "its learning rate", above=0)
+    # No weight has a use for a step of a million: a larger rate is a slip, and would end in NaN much later.
+    learning_rate: float = key(1e-3, "its learning rate", above=0, maximum=1e6)
     momentum: float = key(0.0, "of sgd", minimum=0, maximum=1)
     nesterov: bool = key(False, "of sgd, with momentum")
     weight_decay: float = key(0.0, "its weight decay", minimum=0)

@@ -25,6 +25,8 @@ START_SECONDS = 60.0
 SLAVES_STOP_SECONDS, MASTER_STOP_SECONDS = 10.0, 5.0
 # Deaths within STEADY_SECONDS of the start count as consecutive; the run fails after more than ATTEMPTS.
 STEADY_SECONDS, FIRST_PAUSE_SECONDS, ATTEMPTS = 30.0, 0.25, 5
+# A process that ends by its own decision, for a cause that it names, may do so this often, in all of the run.
+FAILURES = 1
 # A seat that stays vacant for this many heartbeats, while every process lives, gets a spare slave.
 VACANT_BEATS = 4
 
@@ -39,6 +41,7 @@ class ClusterProcess:
     running: subprocess.Popen[bytes] | None = None
     started: float = 0.0
     deaths: int = 0
+    failures: int = 0
     backoff: Backoff = field(
         default_factory=lambda: Backoff(time.monotonic, random.random, first=FIRST_PAUSE_SECONDS, longest=4.0)
     )
@@ -218,6 +221,9 @@ class Cluster:
         if code == RefusedError.exit_code and process.starting_at(now):
             # A slave whose master is away goes on trying for longer: the master has refused this one.
             raise RefusedError(_error_text(process))
+        process.failures += code == RunFailedError.exit_code
+        if process.failures > FAILURES:
+            raise RunFailedError(f"{process.name}: {_error_text(process)} (see {process.log})")
         if process.deaths > ATTEMPTS:
             raise RunFailedError(
                 f"{process.name} died {process.deaths} times in a row: {process.last_log_line()} "

@@ -69,7 +69,10 @@ def check_finite(region: Region, numbers: npt.NDArray[np.generic]) -> None:
 
 def _check_finite(numbers: npt.NDArray[np.generic]) -> None:
     if not np.isfinite(numbers).all():
-        raise MalformedError("the push would store NaN or Inf; nothing was changed")
+        raise MalformedError(
+            "the push would store NaN or Inf, and nothing was changed: training has diverged; lower "
+            "optimizer.learning_rate or optimizer.synthesizer.learning_rate, or scale the data"
+        )
 
 
 def make_addition(active: Bytes, idle: Bytes, weight: float = 1.0) -> Change:

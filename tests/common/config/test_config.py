@@ -206,6 +206,8 @@ def test_every_key_of_every_options_table_has_help() -> None:
         ("[decoupling]\ngradient_options = {hiden = 3}", "decoupling.gradient_options.hiden: unknown key"),
         ("[decoupling]\nfallback_cosine = 1.0", "decoupling.fallback_cosine: 1.0 is too large"),
         ("[optimizer]\nname = 'sgd'\nnesterov = true", "optimizer.nesterov: needs optimizer.momentum above"),
+        ("[optimizer]\nlearning_rate = 1e30", "optimizer.learning_rate: 1e+30 is too large"),
+        ("[optimizer.synthesizer]\nlearning_rate = 1e9", "optimizer.synthesizer.learning_rate: "),
         ("[optimizer]\nlearning_rate = inf", "optimizer.learning_rate: expected a finite number, got inf"),
         ("[cluster]\nprofile = 'deep'", 'cluster.profile: "deep" is not one of light, basic'),
         ("run]", "is not TOML: "),

@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from common.errors import RefusedError, RunFailedError
 from common.wire.messages import Seat, StatusReply
 from deploy.engines.local import START_SECONDS, Cluster, ClusterProcess
 from deploy.runs.directory import RunDirectory
@@ -81,3 +82,42 @@ def test_one_that_is_stopped_does_not_hold_up_the_end(cluster: Cluster) -> None:
     assert time.monotonic() - began < 9
     assert not any(process.alive for process in cluster.processes)
     assert not [child for child in psutil.Process().children() if child.name() == "sleep"]
+
+
+def end(process: ClusterProcess, code: int, said: str, seconds: float = 1.0) -> None:
+    """Replace a process by one that has ended with a code, this long after its start."""
+    process.log.parent.mkdir(exist_ok=True)
+    process.log.write_text(f"layerwise: {said}\n")
+    if process.running is not None:
+        process.running.kill()
+        process.running.wait()
+    process.running = subprocess.Popen(["sh", "-c", f"exit {code}"])
+    process.running.wait()
+    process.started, process.restart_at = time.monotonic() - seconds, 0.0
+
+
+def test_a_slave_that_the_master_refuses_is_not_started_again(cluster: Cluster) -> None:
+    end(cluster.processes[1], 3, "the data differ: train_y")
+    with pytest.raises(RefusedError, match=r"^the data differ: train_y$"):
+        cluster.check()
+
+
+def test_a_slave_that_lost_its_master_for_long_is_started_again(cluster: Cluster) -> None:
+    slave = cluster.processes[1]
+    end(slave, 3, "no master answered for 60 s", seconds=61)
+    assert cluster.check() == ["slave-1 ended with 3; restarting it"]
+
+
+def test_a_slave_that_names_a_cause_again_ends_the_run_with_it(cluster: Cluster) -> None:
+    """NaN used to come back after every one of six starts, or for ever when each took half a minute."""
+    slave, said = cluster.processes[1], "the push would store NaN or Inf: lower optimizer.learning_rate"
+    for seconds in (40, 40):
+        if slave.running is None:
+            cluster.check()
+        end(slave, 4, said, seconds)
+        if not slave.failures:
+            assert cluster.check() == ["slave-1 ended with 4; restarting it"]
+            slave.restart_at = 0.0
+            cluster.check()
+    with pytest.raises(RunFailedError, match=f"slave-1: {said}"):
+        cluster.check()
