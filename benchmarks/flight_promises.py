@@ -5,6 +5,7 @@ The experiments are small and on loopback, each with a new server; `benchmarks.f
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -199,7 +200,7 @@ def cut_pushes() -> Findings:
     """Push half of a change and end or kill the stream; then push the whole change."""
     findings: Findings = {}
     with tempfile.TemporaryDirectory() as folder, serve_master(Path(folder)) as (server, master):
-        incarnation = master.ledger.apply(master.run.join, JoinRequest("slave")).incarnation
+        incarnation = asyncio.run(master.ledger.apply(master.run.join, JoinRequest("slave"))).incarnation
         address = f"127.0.0.1:{server.port}"
         _push(address, incarnation, Operation.CREATE, NBYTES)[1].read()
         for end in ("ended", "killed"):

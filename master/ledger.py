@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -39,41 +40,72 @@ class Ledger:
         self._state = state
         self._end_lease = end_lease
         self._on_rollback = on_rollback
-        self._unsaved = False
+        self._turn = asyncio.Lock()
+        # Changes of the run's values so far, and of them those that are durable.
+        self._changes = self._durable = 0
         # Last events of leases that ended, until the end is durable.
         self._ended: list[LeaseEvent] = []
 
-    def apply(self, decide: Callable[[Request, float], Reply], request: Request) -> Reply:
-        """Give the run a request, and carry the effects out before the reply leaves."""
-        reply = decide(request, time.monotonic())
-        self.carry_out(self._run.take_effects())
-        return reply
-
-    def tick(self) -> None:
-        """Tell the run the time, and carry the effects out."""
-        self._run.tick(time.monotonic())
-        self.carry_out(self._run.take_effects())
-
-    def carry_out(self, effects: list[Effect]) -> None:
-        """Log events, save, and end leases."""
+    def begin(self, effects: list[Effect]) -> None:
+        """Log the effects of a recovery, and write the first values, before anybody is served."""
         for effect in effects:
             self._state.log(effect.line)
             if effect.ended:
+                self._end_lease(effect.ended)
+        self._state.write(ROSTER, seal(self.dump()))
+
+    async def apply(self, decide: Callable[[Request, float], Reply], request: Request) -> Reply:
+        """Give the run a request, and carry the effects out before the reply leaves."""
+        reply = decide(request, time.monotonic())
+        await self._carry_out()
+        return reply
+
+    async def tick(self) -> None:
+        """Tell the run the time, and carry the effects out."""
+        self._run.tick(time.monotonic())
+        await self._carry_out()
+
+    async def _carry_out(self) -> None:
+        """Log events, and wait until every change so far is durable.
+
+        One write serves all changes that have come while another was under way. A write that failed (a full
+        disk) is owed: no reply leaves before a write succeeds.
+        """
+        for effect in self._run.take_effects():
+            self._state.log(effect.line)
+            self._changes += 1
+            if effect.ended:
                 self._ended.append(effect.ended)
-        # A save that failed (a full disk) is owed: no reply leaves before a save succeeds.
-        self._unsaved = self._unsaved or bool(effects)
-        if self._unsaved:
-            self._run.roster.unsettled = True
-            self.save()
-            self._run.roster.unsettled = self._unsaved = False
-        # After the save: the store forgets the slave's sequences, and until its end is durable a master that
-        # starts again would take a repeated push of the slave for a new push.
-        while self._ended:
+        wanted = self._changes
+        self._run.roster.unsettled = self._durable < wanted
+        if self._durable < wanted:
+            async with self._turn:
+                if self._durable < wanted:
+                    await self._settle()
+
+    async def save(self) -> None:
+        """Write the run's values durably."""
+        async with self._turn:
+            await self._settle()
+
+    async def _settle(self) -> None:
+        """Make the present values durable, and then the end of leases known.
+
+        The store forgets an ended lease's sequences. Before the end is durable, a master that starts again
+        would take a repeated push of the slave for a new push.
+        """
+        changes, ended = self._changes, len(self._ended)
+        await self._write()
+        self._durable = changes
+        self._run.roster.unsettled = changes < self._changes
+        for _ in range(ended):
             self._end_lease(self._ended.pop(0))
 
-    def save(self) -> None:
-        """Write the run's values durably."""
-        self._state.write(ROSTER, seal(self.dump()))
+    async def _write(self) -> None:
+        """Write the present values on a thread: the event loop waits for no disk."""
+        text = seal(self.dump())
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(self._state.writer, self._state.write, ROSTER, text)
 
     def dump(self) -> dict[str, Any]:
         """Values that must outlive the master beside the shards."""
@@ -83,12 +115,12 @@ class Ledger:
         """Raise UnreachableError while a rollback is under way."""
         self._run.check_open()
 
-    def begin_rollback(self, number: int, saved: dict[str, Any]) -> int:
+    async def begin_rollback(self, number: int, saved: dict[str, Any]) -> int:
         """End every lease, durably, and go back to a snapshot's values; returns how many leases ended."""
         ended = self._run.begin_rollback(number, saved, time.monotonic())
         self._on_rollback()
-        self.carry_out(self._run.take_effects())
-        self.save()
+        await self._carry_out()
+        await self.save()
         return ended
 
     def end_rollback(self) -> None:

@@ -93,8 +93,7 @@ class Master:
         self._probe = Probe(state.path)
         self._probed_at, self._utilization = 0.0, Utilization()
         self._ticked_at = time.monotonic()
-        self.ledger.carry_out(effects)
-        self.ledger.save()
+        self.ledger.begin(effects)
         state.log({"event": "started", "starts": self.run.starts})
 
     def _end_lease(self, event: LeaseEvent) -> None:
@@ -105,13 +104,13 @@ class Master:
         if self.synthesis:
             self.synthesis.restart()
 
-    def tick(self) -> None:
+    async def tick(self) -> None:
         """Fail silent slaves, and measure the machine's load once a heartbeat.
 
         Raises:
             NoRoomError: the run's values cannot be written.
         """
-        self.ledger.tick()
+        await self.ledger.tick()
         self._ticked_at = now = time.monotonic()
         if now - self._probed_at >= self.run.config.cluster.heartbeat_seconds:
             self._probed_at, self._utilization = now, self._probe()
@@ -164,7 +163,7 @@ class Master:
             self.synthesis.close()
         await self.scheduler.take_if_changed()
         self.scheduler.close()
-        self.ledger.save()
+        await self.ledger.save()
         self.state.log({"event": "stopped"})
 
 
@@ -220,8 +219,8 @@ async def run_until_signal(
     site = Site(pages(master.view(), history), hosts)
     address, _ = await ports.open(listen, data_port)
     web_address = await site.start(web, "--web")
-    state.write("web", web_address)
-    state.write("address", address)
+    for name, listening in (("web", web_address), ("address", address)):
+        await loop.run_in_executor(state.writer, state.write, name, listening)
     answer(f"master of {config.run.name}: listening on {address}, state in {state.path}")
     answer(f"live page: http://{web_address}/")
     for signal_number in (signal.SIGINT, signal.SIGTERM):
@@ -244,7 +243,7 @@ async def _tick(master: Master, history: History, seconds: float) -> None:
     rounds = Rounds("the master's tick")
     while True:
         with rounds.attempt():
-            master.tick()
+            await master.tick()
             if history.due(now := time.monotonic()):
                 history.add(master.status(), now)
         await asyncio.sleep(seconds)

@@ -111,6 +111,8 @@ SEEN_ELSEWHERE = {
     "common.net.tasks": "the caller waits, and raises the first error",
     "deploy.doctor.runner": "the runner reports the end of a check, or that it does not end",
     "deploy.train": "the watching loop takes the evaluation's result",
+    "master.disk.state": "a write's caller waits for the result; the run does not depend on its event log",
+    "master.ledger": "each reply waits for its write",
     "master.disk.scheduler": "the caller of each job waits for the result",
     "master.service": "the stop waits for the data port",
     "master.servicers.parameters": "the push waits for its receiver",

@@ -33,13 +33,13 @@ class Subject(Protocol):
     def dump(self) -> dict[str, Any]:
         """Values to keep beside the shards."""
 
-    def save(self) -> None:
+    async def save(self) -> None:
         """Write the values durably."""
 
     def check_open(self) -> None:
         """Raise UnreachableError while a rollback is under way."""
 
-    def begin_rollback(self, number: int, saved: dict[str, Any]) -> int:
+    async def begin_rollback(self, number: int, saved: dict[str, Any]) -> int:
         """End every lease, durably, and let nobody join; returns how many leases ended."""
 
     def end_rollback(self) -> None:
@@ -128,7 +128,7 @@ class SnapshotScheduler:
         snapshot = await self._on_thread(lambda: self._snapshots.take(self._store, run))
         self._fingerprint = _fingerprint(snapshot.versions, run)
         self.newest, self.trouble, self.current_at = snapshot.summarize(), "", time.monotonic()
-        self._run.save()
+        await self._run.save()
         seconds = round(time.monotonic() - began, 3)
         self.seconds.observe(seconds)
         line = {"number": snapshot.number, "nbytes": snapshot.nbytes, "versions": snapshot.versions}
@@ -160,13 +160,13 @@ class SnapshotScheduler:
                 self._check_room(snapshot)
             before = self._store.versions()
             # If the process dies on the way, the next master finishes the rollback.
-            self._state.write(ROLLBACK, str(snapshot.number))
+            await self._on_thread(lambda: self._state.write(ROLLBACK, str(snapshot.number)))
             self._unfinished = snapshot.number
-            fenced = self._run.begin_rollback(snapshot.number, snapshot.run)
+            fenced = await self._run.begin_rollback(snapshot.number, snapshot.run)
             await self._on_thread(lambda: self._put_back(snapshot))
             # Newer snapshots may exist: a power cut must go back to the present state, not to theirs.
             await self._take()
-            self._state.discard(ROLLBACK)
+            await self._on_thread(lambda: self._state.discard(ROLLBACK))
             self._run.end_rollback()
             self._unfinished = 0
             line = {"snapshot": snapshot.number, "before": before, "after": snapshot.versions}

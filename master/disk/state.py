@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import errno
 import json
-import logging
-import time
 import zlib
-from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,21 +16,19 @@ from common.observe import metrics
 from common.observe.metrics import Histogram
 from common.shards.table import Table
 from master.disk import mapped
+from master.disk.events import EventLog
 from master.disk.files import DISK, Files
 from master.disk.mapped import MappedPair
 from master.store.optimizers import Bytes
 from master.store.shard import BufferPair, Record
 
-log = logging.getLogger("layerwise.master")
-
-# Events that an operator should look at.
-TROUBLE = ("failed", "fenced", "no snapshot", "damaged")
-# Events kept in memory for the pages, and the part of the log that a start reads for them.
-RECENT_EVENTS, TAIL_BYTES = 200, 64 << 10
-
 
 class StateDirectory:
     """Files of a master, locked against a second master.
+
+    Attributes:
+        writer: thread for small files and events, in order: the event loop waits for no disk.
+        recent: newest events, oldest first.
 
     Raises:
         RefusedError: another master holds the directory, or the directory cannot be written.
@@ -49,8 +44,9 @@ class StateDirectory:
         try:
             files.make_folder(self._shards)
             self._lock = files.lock(path / "lock")
-            self._events = files.append(path / "events.jsonl")
-            self.recent: deque[dict[str, Any]] = deque(_tail(files, path / "events.jsonl"), RECENT_EVENTS)
+            self.writer: Executor = ThreadPoolExecutor(1, "writer")
+            self._events = EventLog(path, files, self.writer)
+            self.recent = self._events.recent
         except BlockingIOError:
             raise RefusedError(
                 f"{path}: another master is using this state directory; stop it or give another --state-dir"
@@ -207,47 +203,18 @@ class StateDirectory:
         self.files.sync_folder(self.path)
 
     def log(self, event: dict[str, Any]) -> None:
-        """Add an event to events.jsonl, with the time in seconds of the epoch."""
-        event = {"time": round(time.time(), 3), **event}
-        self.recent.append(event)
-        level = logging.WARNING if event["event"] in TROUBLE else logging.INFO
-        log.log(level, "%s", _describe(event), extra=event)
-        line = json.dumps(event) + "\n"
-        # The run does not depend on the log: a full disk may lose a line.
-        with contextlib.suppress(OSError):
-            self._events.write(line)
+        """Add an event to the log, with the time in seconds of the epoch."""
+        self._events.add(event)
 
     def close(self) -> None:
-        """Unlock the directory for the next master."""
-        with contextlib.suppress(OSError):
-            self._events.close()
+        """Write what waits, and unlock the directory for the next master."""
+        self.writer.shutdown()
+        self._events.close()
         self._lock.close()
 
     def shard_path(self, name: str) -> Path:
         """Path of a shard's file."""
         return self._shards / (name.replace("/", "-") + ".shard")
-
-
-def _describe(event: dict[str, Any]) -> str:
-    """Describe an event in words; lists and tables stay in the event log."""
-    plain = {
-        k: v for k, v in event.items() if k not in ("time", "event") and isinstance(v, str | int | float)
-    }
-    details = ", ".join(f"{name} {value}" for name, value in plain.items() if value != "")
-    return f"{event['event']}: {details}" if details else str(event["event"])
-
-
-def _tail(files: Files, path: Path) -> list[dict[str, Any]]:
-    """Read the last events of a log that may be long, or torn by a crash."""
-    start = max(0, files.size(path) - TAIL_BYTES)
-    # The first line may be cut.
-    lines = files.read(path, start).decode("utf-8", "replace").splitlines()
-    found = []
-    for line in lines:
-        with contextlib.suppress(ValueError):
-            event = json.loads(line)
-            found += [event] if isinstance(event, dict) else []
-    return found
 
 
 def write_durably(files: Files, path: Path, text: str) -> None:

@@ -57,15 +57,15 @@ class RosterServicer:
         """
         if self._run.config.cluster.direct:
             split_address(request.address)
-        return self._ledger.apply(self._run.join, request)
+        return await self._ledger.apply(self._run.join, request)
 
     async def heartbeat(self, request: m.HeartbeatRequest) -> m.HeartbeatReply:
         """Keep a lease."""
-        return self._ledger.apply(self._run.heartbeat, request)
+        return await self._ledger.apply(self._run.heartbeat, request)
 
     async def leave(self, request: m.LeaveRequest) -> m.LeaveReply:
         """Give a lease back."""
-        return self._ledger.apply(self._run.leave, request)
+        return await self._ledger.apply(self._run.leave, request)
 
     async def status(self, request: m.StatusRequest) -> m.StatusReply:  # noqa: ARG002 - has no fields
         """Give the state of the run."""
@@ -73,7 +73,7 @@ class RosterServicer:
 
     async def report(self, request: m.Evaluation) -> m.ReportReply:
         """Keep an evaluator's result."""
-        return self._ledger.apply(self._run.report, request)
+        return await self._ledger.apply(self._run.report, request)
 
     async def reach(self, request: m.ReachRequest) -> m.ReachReply:
         """Say whether this master reaches an address at which a slave would listen.
@@ -95,4 +95,4 @@ class RosterServicer:
         Raises:
             RefusedError: the holdings differ.
         """
-        return self._ledger.apply(self._run.agree, request)
+        return await self._ledger.apply(self._run.agree, request)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -38,11 +39,15 @@ def saved(folder: Path) -> dict[str, object]:
 
 def test_a_grant_is_written_down_before_it_is_answered(tmp_path: Path) -> None:
     with begun(tmp_path) as master:
-        reply = master.ledger.apply(master.run.join, JoinRequest("a"))
+        reply = asyncio.run(master.ledger.apply(master.run.join, JoinRequest("a")))
     with begun(tmp_path) as master:
-        master.tick()
-        assert master.ledger.apply(master.run.join, JoinRequest("a")).incarnation == reply.incarnation == 1
-        assert master.ledger.apply(master.run.join, JoinRequest("b")).incarnation == 2
+        asyncio.run(master.tick())
+        assert (
+            asyncio.run(master.ledger.apply(master.run.join, JoinRequest("a"))).incarnation
+            == reply.incarnation
+            == 1
+        )
+        assert asyncio.run(master.ledger.apply(master.run.join, JoinRequest("b"))).incarnation == 2
 
 
 def test_a_grant_that_cannot_be_written_down_is_not_answered_even_when_asked_again(tmp_path: Path) -> None:
@@ -50,10 +55,10 @@ def test_a_grant_that_cannot_be_written_down_is_not_answered_even_when_asked_aga
         with full_disk():
             for _ in range(2):
                 with pytest.raises(RunFailedError, match="cannot be written"):
-                    master.ledger.apply(master.run.join, JoinRequest("a"))
-        assert master.ledger.apply(master.run.join, JoinRequest("a")).granted
+                    asyncio.run(master.ledger.apply(master.run.join, JoinRequest("a")))
+        assert asyncio.run(master.ledger.apply(master.run.join, JoinRequest("a"))).granted
     with begun(tmp_path) as master:
-        assert master.ledger.apply(master.run.join, JoinRequest("b")).incarnation == 2
+        assert asyncio.run(master.ledger.apply(master.run.join, JoinRequest("b"))).incarnation == 2
 
 
 def test_to_who_joins_a_master_whose_disk_is_full_is_one_that_is_away(tmp_path: Path) -> None:
@@ -67,27 +72,29 @@ def test_to_who_joins_a_master_whose_disk_is_full_is_one_that_is_away(tmp_path: 
 
 def test_a_tick_on_a_full_disk_says_so_and_a_later_one_writes_what_is_owed(tmp_path: Path) -> None:
     with begun(tmp_path) as master:
-        held = master.ledger.apply(master.run.join, JoinRequest("a")).incarnation
+        held = asyncio.run(master.ledger.apply(master.run.join, JoinRequest("a"))).incarnation
         with full_disk(), pytest.raises(RunFailedError):
-            master.ledger.apply(master.run.leave, LeaveRequest(held, "interrupted"))
-        master.tick()
+            asyncio.run(master.ledger.apply(master.run.leave, LeaveRequest(held, "interrupted")))
+        asyncio.run(master.tick())
     with begun(tmp_path) as master, pytest.raises(FencedError):
-        master.ledger.apply(master.run.heartbeat, HeartbeatRequest(held))
+        asyncio.run(master.ledger.apply(master.run.heartbeat, HeartbeatRequest(held)))
 
 
 def test_layers_that_wait_for_nobody_begin_together_and_stop_once_all_came_through(tmp_path: Path) -> None:
     full = ["decoupling.unlock=full", "run.batches=50", "network.cuts=[1]"]
     with begun(tmp_path, *full) as master:
-        first = master.ledger.apply(master.run.join, JoinRequest("a")).incarnation
+        first = asyncio.run(master.ledger.apply(master.run.join, JoinRequest("a"))).incarnation
 
         def told(held: int, next_batch: int) -> tuple[bool, bool, bool]:
-            reply = master.ledger.apply(
-                master.run.heartbeat, HeartbeatRequest(held, 1, Telemetry(next_batch=next_batch))
+            reply = asyncio.run(
+                master.ledger.apply(
+                    master.run.heartbeat, HeartbeatRequest(held, 1, Telemetry(next_batch=next_batch))
+                )
             )
             return reply.over, reply.begin, reply.stop
 
         assert told(first, 0) == (False, False, False)
-        second = master.ledger.apply(master.run.join, JoinRequest("b")).incarnation
+        second = asyncio.run(master.ledger.apply(master.run.join, JoinRequest("b"))).incarnation
         assert told(first, 80) == (False, True, False)
         assert told(second, 49) == (False, True, False)
         assert told(second, 50) == (False, True, True)
@@ -97,19 +104,25 @@ def test_layers_that_wait_for_nobody_begin_together_and_stop_once_all_came_throu
 
 def test_layers_that_wait_for_each_other_are_told_nothing_before_the_run_is_over(tmp_path: Path) -> None:
     with begun(tmp_path, "network.cuts=[1]", "run.batches=50") as master:
-        held = master.ledger.apply(master.run.join, JoinRequest("a")).incarnation
-        master.ledger.apply(master.run.join, JoinRequest("b"))
-        reply = master.ledger.apply(master.run.heartbeat, HeartbeatRequest(held, 1, Telemetry(next_batch=50)))
+        held = asyncio.run(master.ledger.apply(master.run.join, JoinRequest("a"))).incarnation
+        asyncio.run(master.ledger.apply(master.run.join, JoinRequest("b")))
+        reply = asyncio.run(
+            master.ledger.apply(master.run.heartbeat, HeartbeatRequest(held, 1, Telemetry(next_batch=50)))
+        )
         assert (reply.over, reply.begin, reply.stop) == (False, False, False)
 
 
 def test_counts_starts_and_versions_survive(tmp_path: Path) -> None:
     with begun(tmp_path) as master:
-        held = master.ledger.apply(master.run.join, JoinRequest("a")).incarnation
+        held = asyncio.run(master.ledger.apply(master.run.join, JoinRequest("a"))).incarnation
         master.parameters.push(*creation((0.0, 0.0), incarnation=held))
         for sequence in (1, 2, 2):
             master.parameters.push(*update((1.0, 1.0), sequence, incarnation=held, next_batch=7))
-        master.ledger.apply(master.run.heartbeat, HeartbeatRequest(held, 1, Telemetry(steps=9, done=True)))
+        asyncio.run(
+            master.ledger.apply(
+                master.run.heartbeat, HeartbeatRequest(held, 1, Telemetry(steps=9, done=True))
+            )
+        )
     with begun(tmp_path) as master:
         status = master.status()
     assert (status.starts, status.versions) == (2, {"1/weights": 2})
@@ -121,9 +134,9 @@ def test_counts_starts_and_versions_survive(tmp_path: Path) -> None:
 
 def test_a_push_after_the_lease_has_ended_is_refused(tmp_path: Path) -> None:
     with begun(tmp_path) as master:
-        held = master.ledger.apply(master.run.join, JoinRequest("a")).incarnation
+        held = asyncio.run(master.ledger.apply(master.run.join, JoinRequest("a"))).incarnation
         master.parameters.push(*creation((0.0, 0.0), incarnation=held))
-        master.ledger.apply(master.run.leave, LeaveRequest(held))
+        asyncio.run(master.ledger.apply(master.run.leave, LeaveRequest(held)))
         for push in (update((1.0, 1.0), incarnation=held), creation((5.0, 5.0), incarnation=held)):
             with pytest.raises(FencedError):
                 master.parameters.push(*push)
@@ -142,15 +155,15 @@ def test_a_directory_of_another_run_is_refused_with_what_differs(tmp_path: Path)
 def test_the_last_evaluation_survives(tmp_path: Path) -> None:
     evaluation = Evaluation(100, 3.5, 0.25, {"1/weights": 7})
     with begun(tmp_path) as master:
-        master.ledger.apply(master.run.report, evaluation)
+        asyncio.run(master.ledger.apply(master.run.report, evaluation))
     with begun(tmp_path) as master:
         assert master.status().evaluation == evaluation
 
 
 def test_every_event_of_a_lease_is_in_the_log(tmp_path: Path) -> None:
     with begun(tmp_path) as master:
-        held = master.ledger.apply(master.run.join, JoinRequest("a")).incarnation
-        master.ledger.apply(master.run.leave, LeaveRequest(held, "tired"))
+        held = asyncio.run(master.ledger.apply(master.run.join, JoinRequest("a"))).incarnation
+        asyncio.run(master.ledger.apply(master.run.leave, LeaveRequest(held, "tired")))
     events = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
     assert [event["event"] for event in events] == ["started", "joined", "left"]
     assert (events[2]["why"], events[2]["incarnation"]) == ("tired", held)

@@ -73,7 +73,10 @@ class SimulatedMaster:
         if world.faulty("kill master at a write") and world.draws.random() < 0.3:
             self._files.kill_in = world.draws.randint(1, 80)
         try:
-            with patch("master.disk.scheduler.ThreadPoolExecutor", Inline):
+            with (
+                patch("master.disk.scheduler.ThreadPoolExecutor", Inline),
+                patch("master.disk.state.ThreadPoolExecutor", Inline),
+            ):
                 self.running = Master(world.plan.config, StateDirectory(STATE, self._files))
         except Killed:
             self.die()
@@ -185,7 +188,7 @@ class SimulatedMaster:
         """Tell the run the time."""
 
         def work(master: Master) -> None:
-            master.ledger.tick()
+            self._wait(master.ledger.tick())
             self._world.oracle.settled(master.run.roster)
 
         self._quietly(work)

@@ -107,7 +107,7 @@ def in_place(shard: Shard) -> Any:
     return shard.pair.buffers[shard.pair.record.active]
 
 
-def without_saving(ledger: Ledger) -> None:
+async def without_saving(ledger: Ledger) -> None:
     """Answer before the values are durable."""
 
 
@@ -118,7 +118,7 @@ def without_saving(ledger: Ledger) -> None:
         (state, "write_durably", unsynced, (FAILED, REPEATED, LOST, UNFINISHED)),
         (Store, "land", applied_again, (TWICE,)),
         (Shard, "claim_idle", in_place, (TWICE, LOST)),
-        (Ledger, "save", without_saving, (REPEATED, FENCED, TWICE)),
+        (Ledger, "_write", without_saving, (REPEATED, FENCED, TWICE)),
     ],
 )
 def test_a_promise_that_is_broken_on_purpose_is_noticed(

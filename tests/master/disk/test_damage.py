@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 from collections.abc import Callable
@@ -72,7 +73,7 @@ def test_a_flipped_bit_in_a_shard_is_found_at_the_start_and_put_back(tmp_path: P
     with begun(tmp_path) as master:
         assert contents(master) == [3.0, 3.0]
         with pytest.raises(FencedError):
-            master.ledger.apply(master.run.heartbeat, HeartbeatRequest(held))
+            asyncio.run(master.ledger.apply(master.run.heartbeat, HeartbeatRequest(held)))
     said = event(tmp_path)
     assert "1-weights.shard: bytes 0 to 8 of version 5 are damaged (checksum)" in said["damage"][0]
     assert said["snapshot"] == 1
@@ -192,7 +193,7 @@ def test_a_roster_that_is_no_text_is_replaced_from_the_snapshot(tmp_path: Path) 
     strange(tmp_path / ROSTER)
     with begun(tmp_path) as master:
         assert contents(master) == [5.0, 5.0]
-        assert master.ledger.apply(master.run.join, JoinRequest("a")).incarnation > held
+        assert asyncio.run(master.ledger.apply(master.run.join, JoinRequest("a"))).incarnation > held
     assert f"{ROSTER}: is no UTF-8" in event(tmp_path)["damage"][0]
 
 

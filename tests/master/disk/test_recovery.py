@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shutil
 from collections.abc import Iterator
@@ -52,7 +53,7 @@ def push(master: Master, incarnation: int, first: int, last: int, shard: str = "
 
 def trained(master: Master, *, snapshot_at: int | None = 3, pushes: int = 5) -> int:
     """Push as a slave of layer 1; returns the incarnation."""
-    held = master.ledger.apply(master.run.join, JoinRequest("a")).incarnation
+    held = asyncio.run(master.ledger.apply(master.run.join, JoinRequest("a"))).incarnation
     master.parameters.push(*creation((0.0, 0.0), incarnation=held))
     push(master, held, 1, snapshot_at or 0)
     if snapshot_at is not None:
@@ -97,7 +98,7 @@ def test_in_the_same_boot_nothing_is_taken_back(tmp_path: Path) -> None:
         assert (tmp_path / "boot").read_text() == DISK.boot() != ""
     with begun(tmp_path) as master:
         assert master.store.versions() == {"1/weights": 5}
-        master.ledger.apply(master.run.heartbeat, HeartbeatRequest(held, 1))
+        asyncio.run(master.ledger.apply(master.run.heartbeat, HeartbeatRequest(held, 1)))
     assert event(tmp_path) == {}
 
 
@@ -112,7 +113,7 @@ def test_after_a_power_cut_the_newest_snapshot_is_used_and_it_is_said(tmp_path: 
         # Who trained on what is gone is fenced; the next incarnation is a new one.
         with pytest.raises(FencedError):
             push(master, held, 6, 6)
-        again = master.ledger.apply(master.run.join, JoinRequest("a"))
+        again = asyncio.run(master.ledger.apply(master.run.join, JoinRequest("a")))
         assert (again.incarnation, again.next_batch) == (held + 1, 30)
         push(master, again.incarnation, 1, 2)
     said = event(tmp_path)
@@ -138,28 +139,30 @@ def test_a_power_cut_that_took_the_shards_files_takes_no_more(tmp_path: Path) ->
 def test_a_shard_that_is_younger_than_the_snapshot_is_created_anew(tmp_path: Path) -> None:
     with begun(tmp_path) as master:
         trained(master)
-        held = master.ledger.apply(master.run.join, JoinRequest("b")).incarnation
+        held = asyncio.run(master.ledger.apply(master.run.join, JoinRequest("b"))).incarnation
         master.parameters.push(*creation((0.0, 0.0), incarnation=held, shard="2/weights"))
         push(master, held, 1, 4, "2/weights")
     (tmp_path / "boot").write_text(OTHER_BOOT)
     with begun(tmp_path) as master:
         assert master.store.versions() == {"1/weights": 3}
-        held = master.ledger.apply(master.run.join, JoinRequest("a")).incarnation
+        held = asyncio.run(master.ledger.apply(master.run.join, JoinRequest("a"))).incarnation
     assert event(tmp_path)["lost_pushes"] == 6
 
 
 def test_a_power_cut_before_the_first_snapshot_begins_the_run_anew(tmp_path: Path) -> None:
     with begun(tmp_path) as master:
         held = trained(master, snapshot_at=None)
-        master.ledger.apply(
-            master.run.heartbeat, HeartbeatRequest(held, 1, Telemetry(done=True, next_batch=50))
+        asyncio.run(
+            master.ledger.apply(
+                master.run.heartbeat, HeartbeatRequest(held, 1, Telemetry(done=True, next_batch=50))
+            )
         )
     (tmp_path / "boot").write_text(OTHER_BOOT)
     with begun(tmp_path) as master:
         assert master.store.versions() == {}
         status = master.status()
         assert (status.seats[0].state, status.batches) == ("vacant", 0)
-        assert master.ledger.apply(master.run.join, JoinRequest("a")).incarnation == held + 1
+        assert asyncio.run(master.ledger.apply(master.run.join, JoinRequest("a"))).incarnation == held + 1
     assert (event(tmp_path)["snapshot"], event(tmp_path)["lost_pushes"]) == (0, 5)
 
 
@@ -192,14 +195,14 @@ def test_after_a_power_cut_damaged_snapshots_alone_are_no_reason_to_begin_anew(t
 
 def test_a_power_cut_before_a_shard_reached_the_disk_fences_everyone(tmp_path: Path) -> None:
     with begun(tmp_path) as master:
-        held = master.ledger.apply(master.run.join, JoinRequest("a")).incarnation
+        held = asyncio.run(master.ledger.apply(master.run.join, JoinRequest("a"))).incarnation
         master.parameters.push(*creation((0.0, 0.0), incarnation=held))
     (tmp_path / "boot").write_text(OTHER_BOOT)
     shard_file(tmp_path).unlink()
     with begun(tmp_path) as master:
         with pytest.raises(FencedError):
             push(master, held, 1, 1)
-        assert master.ledger.apply(master.run.join, JoinRequest("a")).incarnation == held + 1
+        assert asyncio.run(master.ledger.apply(master.run.join, JoinRequest("a"))).incarnation == held + 1
 
 
 # --- damage -----------------------------------------------------------------------------------------------
@@ -208,7 +211,7 @@ def test_a_power_cut_before_a_shard_reached_the_disk_fences_everyone(tmp_path: P
 def test_a_damaged_shard_is_named_and_put_back_and_the_others_keep_every_push(tmp_path: Path) -> None:
     with begun(tmp_path) as master:
         other = trained(master)
-        held = master.ledger.apply(master.run.join, JoinRequest("b")).incarnation
+        held = asyncio.run(master.ledger.apply(master.run.join, JoinRequest("b"))).incarnation
         master.parameters.push(*creation((0.0, 0.0), incarnation=held, shard="2/weights"))
         snap(master)
         push(master, held, 1, 4, "2/weights")
@@ -218,7 +221,7 @@ def test_a_damaged_shard_is_named_and_put_back_and_the_others_keep_every_push(tm
         assert master.store.versions() == {"1/weights": 5, "2/weights": 4}
         for fenced in (held, other):
             with pytest.raises(FencedError):
-                master.ledger.apply(master.run.heartbeat, HeartbeatRequest(fenced))
+                asyncio.run(master.ledger.apply(master.run.heartbeat, HeartbeatRequest(fenced)))
     said = event(tmp_path)
     assert "1-weights.shard: both records are torn" in said["damage"][0]
     assert (said["snapshot"], said["before"], said["after"]) == (2, {}, {"1/weights": 5})
@@ -237,7 +240,7 @@ def test_a_damaged_shard_that_no_snapshot_has_is_an_error(tmp_path: Path) -> Non
 def test_a_damaged_roster_is_named_and_no_incarnation_is_granted_twice(tmp_path: Path, text: str) -> None:
     with begun(tmp_path) as master:
         held = trained(master)
-        late = master.ledger.apply(master.run.join, JoinRequest("b")).incarnation
+        late = asyncio.run(master.ledger.apply(master.run.join, JoinRequest("b"))).incarnation
         push(master, held, 6, 6)
     (tmp_path / ROSTER).write_text(text)
     with begun(tmp_path) as master:
@@ -245,8 +248,11 @@ def test_a_damaged_roster_is_named_and_no_incarnation_is_granted_twice(tmp_path:
         assert contents(master) == [6.0, 6.0]
         for fenced in (held, late):
             with pytest.raises(FencedError):
-                master.ledger.apply(master.run.heartbeat, HeartbeatRequest(fenced))
-        assert master.ledger.apply(master.run.join, JoinRequest("a")).incarnation == held + UNKNOWN_GRANTS + 1
+                asyncio.run(master.ledger.apply(master.run.heartbeat, HeartbeatRequest(fenced)))
+        assert (
+            asyncio.run(master.ledger.apply(master.run.join, JoinRequest("a"))).incarnation
+            == held + UNKNOWN_GRANTS + 1
+        )
     said = event(tmp_path)
     assert (said["lost_pushes"], len(said["damage"])) == (0, 1)
     assert ROSTER in said["damage"][0]
@@ -271,7 +277,7 @@ def test_a_rollback_that_was_interrupted_is_brought_to_its_end(tmp_path: Path) -
         assert contents(master) == [3.0, 3.0]
         with pytest.raises(FencedError):
             push(master, held, 6, 6)
-        again = master.ledger.apply(master.run.join, JoinRequest("a")).incarnation
+        again = asyncio.run(master.ledger.apply(master.run.join, JoinRequest("a"))).incarnation
         push(master, again, 1, 1)
     assert (event(tmp_path)["snapshot"], event(tmp_path)["lost_pushes"]) == (1, 2)
     with begun(tmp_path) as master:
@@ -288,7 +294,7 @@ def test_a_recovery_that_was_interrupted_begins_again(tmp_path: Path) -> None:
     (tmp_path / "boot").write_text(OTHER_BOOT)
     with begun(tmp_path) as master:
         assert contents(master) == [3.0, 3.0]
-        assert master.ledger.apply(master.run.join, JoinRequest("a")).incarnation == held + 1
+        assert asyncio.run(master.ledger.apply(master.run.join, JoinRequest("a"))).incarnation == held + 1
 
 
 # --- counters ---------------------------------------------------------------------------------------------
@@ -297,7 +303,7 @@ def test_a_recovery_that_was_interrupted_begins_again(tmp_path: Path) -> None:
 def test_counts_go_on_after_a_power_cut(tmp_path: Path) -> None:
     with begun(tmp_path) as master:
         trained(master)
-        master.ledger.save()
+        asyncio.run(master.ledger.save())
     (tmp_path / "boot").write_text(OTHER_BOOT)
     with begun(tmp_path) as master:
         assert master.status().counters.pushes == 5

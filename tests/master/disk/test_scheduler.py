@@ -139,7 +139,9 @@ def test_a_run_that_was_done_is_not_any_more_where_it_was_not_then(master: Serve
     snapshot(master)
     push(master, held, 2, 2)
     beat(master, held, done=True, next_batch=50, steps=50)
-    master.master.ledger.apply(master.master.run.report, Evaluation(50, 2.5, 0.1, {"1/weights": 2}))
+    master.do(
+        master.master.ledger.apply(master.master.run.report, Evaluation(50, 2.5, 0.1, {"1/weights": 2}))
+    )
     snapshot(master)
     seat = control.call(master.channel, methods.STATUS, StatusRequest()).seats[0]
     assert seat.state == "done"

@@ -293,9 +293,12 @@ def test_on_a_full_disk_a_small_file_keeps_its_old_text(state: StateDirectory) -
 
 def test_on_a_full_disk_the_run_goes_on_without_its_log(state: StateDirectory) -> None:
     state.log({"event": "before"})
+    state.writer.submit(bool).result()
     with full_disk():
         state.log({"event": "lost"})
+        state.writer.submit(bool).result()
     state.log({"event": "after"})
+    state.close()
     events = [json.loads(line)["event"] for line in (state.path / "events.jsonl").read_text().splitlines()]
     assert (events[0], events[-1]) == ("before", "after")
 

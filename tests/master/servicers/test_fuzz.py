@@ -6,6 +6,7 @@ without a socket, for speed; a part also goes through a real server.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import itertools
 import random
@@ -173,7 +174,9 @@ class Target:
 
     def join(self) -> int:
         """Take the lease on layer 1."""
-        self.incarnation = self.master.ledger.apply(self.master.run.join, JoinRequest("fuzzer")).incarnation
+        self.incarnation = asyncio.run(
+            self.master.ledger.apply(self.master.run.join, JoinRequest("fuzzer"))
+        ).incarnation
         return self.incarnation
 
     def sequences(self) -> dict[str, int]:
@@ -251,7 +254,7 @@ def fuzz(target: Target, fuzzer: Fuzzer, count: int) -> tuple[int, int]:
     while frames < count:
         sequences = target.sequences()
         if max(sequences.values()) > 1 << 60:  # A mutation has used them up.
-            target.master.ledger.apply(target.master.run.leave, LeaveRequest(target.incarnation))
+            asyncio.run(target.master.ledger.apply(target.master.run.leave, LeaveRequest(target.incarnation)))
             fuzzer.incarnation = target.join()
         stream = fuzzer.stream(target.sequences())
         frames += len(stream)

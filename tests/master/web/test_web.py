@@ -68,7 +68,9 @@ def test_what_is_known_of_the_run_is_there(running: Served) -> None:
     assert there["layerwise_push_staleness_bound", "", ""] == 16
     assert there["layerwise_master_starts_total", "", ""] == 1
     assert ("layerwise_test_error_ratio", "", "") not in there
-    running.master.ledger.apply(running.master.run.report, Evaluation(10, 25.0, 0.5, {"1/weights": 1}))
+    running.do(
+        running.master.ledger.apply(running.master.run.report, Evaluation(10, 25.0, 0.5, {"1/weights": 1}))
+    )
     assert samples(running)["layerwise_test_error_ratio", "", ""] == 0.25
 
 
@@ -132,7 +134,7 @@ def test_a_slave_s_nonsense_takes_nothing_from_the_other_targets(running: Served
 
 
 def test_a_master_is_well_while_it_ticks_and_snapshots_are_current(running: Served) -> None:
-    running.master.tick()
+    running.do(running.master.tick())
     page = as_json(running, "/healthz")
     assert page["status"] == page["tick"]["status"] == page["snapshot"]["status"] == "ok"
     assert 0 <= page["tick"]["age_seconds"] <= page["tick"]["limit_seconds"] == 10.0
