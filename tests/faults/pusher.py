@@ -29,6 +29,8 @@ SHARD = "1/weights"
 COUNT = 1000
 TABLE = lay_out([("weight", "float32", (COUNT,), "parameter")])
 HEARTBEAT_SECONDS = 0.4
+# For neighbours in `basic`; of the one layer there are none.
+ADDRESS = "127.0.0.1:1"
 PATIENCE = 60.0
 # Nothing waits so long unless it fails.
 DEADLINE = 60.0
@@ -63,7 +65,7 @@ class Pusher:
         try:
             while True:
                 try:
-                    reply = control.call(channel, JOIN, JoinRequest(slave), 2.0)
+                    reply = control.call(channel, JOIN, JoinRequest(slave, address=ADDRESS), 2.0)
                     if reply.granted:
                         return reply
                 except UnreachableError:
@@ -138,8 +140,9 @@ def push_until(stop: threading.Event, address: str, slave: str) -> None:
         pusher.begin()
         try:
             while not stop.is_set():
+                # Before the push: a slave that is killed has said everything that it may have sent.
+                say("sent", who, pusher.sequence + 1)
                 pusher.push()
-                say("sent", who, pusher.sequence)
                 say("applied" if pusher.answer().applied else "repeated", who, pusher.sequence)
             pusher.leave()
         except FencedError:
