@@ -26,11 +26,11 @@ _MASTER = click.option("--master", metavar="HOST:PORT", help="Address of the run
 
 
 @click.command()
-@click.argument("config", required=False, type=click.Path(path_type=Path))
+@click.argument("config", required=False, type=click.Path(readable=False, path_type=Path))
 @_SET
 @click.option(
     "--run-dir",
-    type=click.Path(path_type=Path),
+    type=click.Path(readable=False, path_type=Path),
     metavar="DIR",
     help="Folder for the results; an unfinished run in it is resumed. Default: a new folder under runs/.",
 )
@@ -66,7 +66,7 @@ def train(
 
 
 @click.command()
-@click.argument("config", required=False, type=click.Path(path_type=Path))
+@click.argument("config", required=False, type=click.Path(readable=False, path_type=Path))
 @_SET
 @click.option(
     "--slaves",
@@ -80,7 +80,10 @@ def train(
 )
 @click.option("--train", "trains", is_flag=True, help="Also train, and write a run's result files.")
 @click.option(
-    "--run-dir", type=click.Path(path_type=Path), metavar="DIR", help="With --train: folder for the results."
+    "--run-dir",
+    type=click.Path(readable=False, path_type=Path),
+    metavar="DIR",
+    help="With --train: folder for the results.",
 )
 @_JSON
 def simulate(
@@ -115,7 +118,7 @@ def simulate(
 
 
 @click.command()
-@click.argument("config", type=click.Path(path_type=Path))
+@click.argument("config", type=click.Path(readable=False, path_type=Path))
 @_SET
 @click.option(
     "--over",
@@ -137,7 +140,7 @@ def simulate(
 @click.option("--jobs", type=click.IntRange(min=1), default=1, metavar="N", help="Number of runs at a time.")
 @click.option(
     "--out",
-    type=click.Path(path_type=Path),
+    type=click.Path(readable=False, path_type=Path),
     metavar="DIR",
     help="Folder for the results; finished runs in it are kept. Default: a new folder under runs/.",
 )
@@ -175,19 +178,22 @@ def status(master: str, as_json: bool, watch: bool) -> int:
 
 
 @click.command()
-@click.argument("run_dir", required=False, type=click.Path(path_type=Path))
+@click.argument("run_dir", required=False, type=click.Path(readable=False, path_type=Path))
 @_MASTER
 @click.option(
     "--watch", is_flag=True, help="With --master: evaluate until the run's end, and write the result files."
 )
 @click.option(
     "--data",
-    type=click.Path(path_type=Path),
+    type=click.Path(readable=False, path_type=Path),
     metavar="PATH",
     help="Folder of the data set on this machine, if not data.path.",
 )
 @click.option(
-    "--code", type=click.Path(path_type=Path), metavar="DIR", help="Folder of the user's Python files here."
+    "--code",
+    type=click.Path(readable=False, path_type=Path),
+    metavar="DIR",
+    help="Folder of the user's Python files here.",
 )
 @_JSON
 def evaluate(
@@ -211,12 +217,12 @@ def evaluate(
 
 
 @click.command()
-@click.argument("run_dir", required=False, type=click.Path(path_type=Path))
+@click.argument("run_dir", required=False, type=click.Path(readable=False, path_type=Path))
 @_MASTER
 @click.option(
     "--output",
     required=True,
-    type=click.Path(path_type=Path),
+    type=click.Path(readable=False, path_type=Path),
     metavar="FILE",
     help="File to write; its name ends in .safetensors or .pt.",
 )
@@ -265,7 +271,7 @@ def rollback(master: str, number: int | None, as_json: bool) -> int:
 
 
 @click.command()
-@click.argument("path", metavar="CONFIG", required=False, type=click.Path(path_type=Path))
+@click.argument("path", metavar="CONFIG", required=False, type=click.Path(readable=False, path_type=Path))
 @_SET
 def config(path: Path | None, overrides: tuple[str, ...]) -> None:
     """Print every key with its default and meaning, as TOML to edit; CONFIG and --set change the values."""

@@ -11,7 +11,7 @@ from common.observe import logs
 
 
 @click.command()
-@click.argument("config", type=click.Path(path_type=Path))
+@click.argument("config", type=click.Path(readable=False, path_type=Path))
 @click.option(
     "--set", "overrides", multiple=True, metavar="SECTION.KEY=VALUE", help="Override a key; the last wins."
 )
@@ -32,7 +32,7 @@ from common.observe import logs
 @click.option(
     "--state-dir",
     required=True,
-    type=click.Path(path_type=Path),
+    type=click.Path(readable=False, path_type=Path),
     metavar="DIR",
     help="Directory for parameters and leases; a run in the directory is resumed.",
 )

@@ -21,12 +21,15 @@ from common.observe import logs
 )
 @click.option(
     "--data",
-    type=click.Path(path_type=Path),
+    type=click.Path(readable=False, path_type=Path),
     metavar="PATH",
     help="Folder of the data set on this machine, if not data.path.",
 )
 @click.option(
-    "--code", type=click.Path(path_type=Path), metavar="DIR", help="Folder of the user's Python files here."
+    "--code",
+    type=click.Path(readable=False, path_type=Path),
+    metavar="DIR",
+    help="Folder of the user's Python files here.",
 )
 @click.option(
     "--wait",

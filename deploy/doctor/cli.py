@@ -10,7 +10,7 @@ from common.errors import ConfigError
 
 
 @click.command()
-@click.argument("config", required=False, type=click.Path(path_type=Path))
+@click.argument("config", required=False, type=click.Path(readable=False, path_type=Path))
 @click.option(
     "--set",
     "overrides",
@@ -21,12 +21,15 @@ from common.errors import ConfigError
 @click.option("--master", metavar="HOST:PORT", help="Check as a slave of this master, whose run it then is.")
 @click.option(
     "--data",
-    type=click.Path(path_type=Path),
+    type=click.Path(readable=False, path_type=Path),
     metavar="PATH",
     help="Folder of the data set on this machine, if not data.path.",
 )
 @click.option(
-    "--code", type=click.Path(path_type=Path), metavar="DIR", help="Folder of the user's Python files here."
+    "--code",
+    type=click.Path(readable=False, path_type=Path),
+    metavar="DIR",
+    help="Folder of the user's Python files here.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print only JSON on standard output.")
 def doctor(
