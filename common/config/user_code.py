@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -43,6 +45,17 @@ def load_user_function(spec: str, code: Path | None) -> Callable[..., Any]:
         functions = _list_functions(module)
         raise ConfigError(f'{file}: has no function "{name}"{nearest(name, functions) if functions else ""}')
     return function  # type: ignore[no-any-return]
+
+
+@contextlib.contextmanager
+def keep_folder() -> Iterator[None]:
+    """Return to the working directory at the end: relative paths of this project outlive a user's chdir."""
+    folder = os.open(".", os.O_RDONLY)
+    try:
+        yield
+    finally:
+        os.fchdir(folder)
+        os.close(folder)
 
 
 def format_error(error: BaseException, file: str) -> str:
@@ -85,7 +98,8 @@ def _run(file: Path) -> ModuleType:
     # Dataclasses look up the own module by name while the file runs.
     sys.modules[name] = module
     try:
-        spec.loader.exec_module(module)
+        with keep_folder():
+            spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
         del sys.modules[name]
         raise ConfigError(

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from common.config.user_code import format_error, load_user_function
+from common.config.user_code import format_error, keep_folder, load_user_function
 from common.errors import ConfigError
 
 Arrays = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
@@ -31,7 +31,8 @@ def load(spec: str, code: Path | None) -> Arrays:
     """
     function = load_user_function(spec, code)
     try:
-        returned = function()
+        with keep_folder():
+            returned = function()
     except (Exception, SystemExit) as error:
         file = getattr(getattr(function, "__code__", None), "co_filename", "")
         raise ConfigError(f"{spec}: raised {format_error(error, file)}; correct the function") from error

@@ -14,7 +14,7 @@ from pathlib import Path
 from torch import nn
 
 from common.config.network import NetworkConfig
-from common.config.user_code import format_error, load_user_function
+from common.config.user_code import format_error, keep_folder, load_user_function
 from common.errors import ConfigError
 
 
@@ -37,7 +37,8 @@ def build(
     data = {"input_shape": input_shape, "classes": classes}
     try:
         named = inspect.signature(function).parameters
-        units = function(**{name: data[name] for name in data if name in named}, **network.options)
+        with keep_folder():
+            units = function(**{name: data[name] for name in data if name in named}, **network.options)
     except (Exception, SystemExit) as error:
         file = getattr(getattr(function, "__code__", None), "co_filename", "")
         raise ConfigError(

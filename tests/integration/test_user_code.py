@@ -109,10 +109,13 @@ def test_names_of_installed_modules_in_the_working_directory_hide_nothing(cli: C
     assert json.loads(done.stdout)["layers"] == 2
 
 
-@pytest.mark.parametrize("method", ["spawn", pytest.param("forkserver", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "method", ["spawn", *(pytest.param(each, marks=pytest.mark.slow) for each in ("fork", "forkserver"))]
+)
 def test_a_loader_with_workers_gives_data_in_every_process(cli: Cli, method: str) -> None:
     """Workers used to die: no module of the user's file's private name was to be found."""
     (cli.folder / "random.py").write_text(WORKERS.replace("{method!r}", repr(method)))
     tiny = [*QUICK, "--set", "run.batches=20", "--set", "network.options={widths=[16]}"]
+    tiny += ["--set", "network.layers=2"]
     summary = cli.json("train", *tiny, "--set", "data.dataset=random.py:load", "--json")
     assert summary["batches"] == 20

@@ -102,6 +102,19 @@ def test_what_cannot_be_data_is_refused_in_one_line(tmp_path: Path, returned: st
     assert refusal(tmp_path, returned).startswith(told)
 
 
+def test_a_change_of_the_working_directory_ends_with_the_function(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A relative run directory used to be created in the folder that a user's file had changed to."""
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own.py").write_text(
+        f"import os, numpy as np\nos.chdir('elsewhere')\ndef own():\n    os.chdir('/')\n    return {GOOD}\n"
+    )
+    user_data.load("own.py:own", None)
+    assert Path.cwd() == tmp_path
+
+
 def test_a_tensor_that_numpy_cannot_read_is_refused_in_one_line(tmp_path: Path) -> None:
     returned = GOOD.replace("np.zeros((4, 3))", "__import__('torch').zeros(4, 3, requires_grad=True)")
     assert refusal(tmp_path, returned).startswith("train_x cannot be read as a numpy array: RuntimeError")
