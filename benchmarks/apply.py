@@ -7,7 +7,6 @@ policies take turns in every round; a ratio is taken within a round, and given a
 
 from __future__ import annotations
 
-import json
 import tempfile
 import time
 from collections.abc import Callable
@@ -19,6 +18,7 @@ import numpy as np
 import torch
 
 from benchmarks.spread import spread
+from common import strict_json
 from common.optim.optimizers import Settings
 from common.shards.pushes import Buffer, Header, Operation
 from common.shards.table import lay_out
@@ -115,4 +115,4 @@ def main() -> None:
         "command": "python -m benchmarks apply", "torch": torch.__version__, "nbytes": NBYTES,
         "rounds": ROUNDS, "threads": 1, "cases": cases,
     }  # fmt: skip
-    RESULT.write_text(json.dumps(result, indent=1) + "\n")
+    RESULT.write_text(strict_json.encode(result, indent=1) + "\n")

@@ -10,7 +10,6 @@ docs/performance.md from the last results.
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -21,6 +20,7 @@ from benchmarks import namespaces, records
 from benchmarks.namespaces import Far, Network
 from benchmarks.spread import format_spread, spread
 from benchmarks.ways import TARGET_PERCENT, Curve, Job, Layerwise, Rival, Row, Way, batches_to
+from common import strict_json
 from common.errors import ConfigError
 
 RESULTS = Path(__file__).parent / "results" / "cluster.json"
@@ -222,7 +222,7 @@ def run_way(way: Way, job: Job, link: Link | None = None) -> Row:
     with link.network(processes + 1) if link else nullcontext() as network:
         row = way.run(job, network)
     main_values = {name: row[name] for name in ("samples_per_second", "test_error_percent") if name in row}
-    print(way.name, json.dumps(main_values or row), flush=True)
+    print(way.name, strict_json.encode(main_values or row), flush=True)
     return row
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from benchmarks.spread import spread
 from benchmarks.transfer import CommandProcess
+from common import strict_json
 from common.config.files import load
 from common.cores import count_cores
 from common.lifecycle import keep_freed_memory
@@ -108,8 +109,8 @@ def summarize(measurements: Rates) -> dict[str, object]:
 def main() -> None:
     """Measure, print and write the results."""
     summary = summarize(measure())
-    RESULT.write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
-    print(json.dumps(summary, indent=1))
+    RESULT.write_text(strict_json.encode(summary, indent=1) + "\n", encoding="utf-8")
+    print(strict_json.encode(summary, indent=1))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ complete.
 
 from __future__ import annotations
 
-import json
 import socket
 import sys
 import time
@@ -22,6 +21,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed import rpc as torch_rpc
 
+from common import strict_json
 from common.lifecycle import end_with_parent, keep_freed_memory
 from common.net import addresses, control
 from common.shards.pushes import Header, Operation, PushReply
@@ -55,7 +55,7 @@ def time_calls(repeats: int, once: Once) -> list[float]:
 
 def answer(seconds: list[float]) -> None:
     """Print the seconds for the benchmark to read."""
-    print(json.dumps(seconds), flush=True)
+    print(strict_json.encode(seconds), flush=True)
 
 
 # --- one raw TCP stream -----------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from typing import Any
 import click
 
 from benchmarks import records
+from common import strict_json
 from tests.faults.scenarios import SCENARIOS, Scenario, outcome
 from tests.integration.processes import Cli
 
@@ -80,7 +81,7 @@ def command(only: str, as_table: bool) -> None:
     for scenario in [*without, *SCENARIOS]:
         if only in str(scenario):
             known[str(scenario)] = play(scenario)
-            print(scenario, json.dumps(known[str(scenario)]), flush=True)
+            print(scenario, strict_json.encode(known[str(scenario)]), flush=True)
             records.write(RESULT, {"machine": records.machine(), "scenarios": known})
 
 

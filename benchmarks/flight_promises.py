@@ -6,7 +6,6 @@ The experiments are small and on loopback, each with a new server; `benchmarks.f
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import signal
 import subprocess
@@ -30,6 +29,7 @@ from benchmarks.flight_arrow import connect
 from benchmarks.flight_batches import PIECE_BYTES, SCHEMA, batch_of
 from benchmarks.flight_server import serve_master
 from benchmarks.transfer import CommandProcess
+from common import strict_json
 from common.lifecycle import end_with_parent
 from common.shards.pushes import Frame, Header, Operation, PullRequest
 from common.shards.table import lay_out
@@ -252,7 +252,7 @@ def _run(arguments: list[str]) -> None:
     for experiment in (signals, threads, cut_pushes, refused, slow_reader, blocked_write, shutdowns):
         print(f"{experiment.__name__}: {experiment.__doc__}", file=sys.stderr, flush=True)
         results[experiment.__name__] = experiment()
-    print(json.dumps(results), flush=True)
+    print(strict_json.encode(results), flush=True)
 
 
 if __name__ == "__main__":

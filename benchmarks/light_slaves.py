@@ -7,7 +7,6 @@ all pushes and pulls, in seconds, are printed as JSON. Heartbeats keep the lease
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import threading
@@ -19,6 +18,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from common import strict_json
 from common.errors import RunFailedError
 from common.lifecycle import end_with_parent, keep_freed_memory
 from common.net import control
@@ -126,7 +126,7 @@ def serve(master: str, count: int, nbytes: int) -> None:
         seconds = float(sys.stdin.readline())
         results = list(pool.map(lambda slave: slave.work(seconds), slaves))
     durations = {what: [took for result in results for took in result[what]] for what in ("push", "pull")}
-    print(json.dumps(durations), flush=True)
+    print(strict_json.encode(durations), flush=True)
 
 
 if __name__ == "__main__":

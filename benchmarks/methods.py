@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from common import strict_json
 from common.errors import ConfigError, RunFailedError
 
 ROOT = Path(__file__).parents[1]
@@ -158,5 +159,7 @@ def main(arguments: Sequence[str]) -> None:
             result = run_comparison(
                 CASES[name], chosen.mnist, (chosen.out or Path(folder)) / name, chosen.jobs
             )
-            (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+            (RESULTS / f"{name}.json").write_text(
+                strict_json.encode(result, indent=1) + "\n", encoding="utf-8"
+            )
             print(f"{name}\n\n{table(result['rows'])}\n", flush=True)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+from common import strict_json
 from common.wire.messages import JoinReply, Telemetry
 from slave.network.meter import Exposition, Meter, Watched
 
@@ -50,6 +50,6 @@ def main() -> None:
         "scrape_seconds": scraping,
         "part_of_the_time": scraping / SCRAPE_SECONDS,
     }
-    RESULTS.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    RESULTS.write_text(strict_json.encode(result, indent=2) + "\n", encoding="utf-8")
     print(f"counting: {1e6 * counting:.2f} us, {100 * result['part_of_a_step']:.2f} % of the shortest step")
     print(f"a scrape: {1e3 * scraping:.2f} ms, {100 * result['part_of_the_time']:.2f} % of the time")

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from common import strict_json
 from common.cores import count_cores
 from common.errors import ConfigError
 
@@ -26,7 +27,7 @@ def read(path: Path) -> dict[str, Any]:
 
 def write(path: Path, result: Mapping[str, Any]) -> None:
     """Write results as JSON."""
-    path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    path.write_text(strict_json.encode(result, indent=1) + "\n", encoding="utf-8")
 
 
 def markdown(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import os
 import sys
 import time
@@ -26,6 +25,7 @@ from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGP
 from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 
+from common import strict_json
 from common.config import files
 from common.config.optimizer import OptimizerConfig
 from common.config.sections import Config
@@ -263,7 +263,7 @@ def serve(arguments: list[str]) -> None:
     else:
         result = throughput(rival, prepared, chosen.warm, chosen.began)
     if chosen.rank == 0:
-        print(json.dumps(result), flush=True)
+        print(strict_json.encode(result), flush=True)
     if chosen.meet:
         dist.barrier()
         # Exit at once: destroying torch's group under the interpreter's lock may wait for a thread of the

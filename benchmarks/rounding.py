@@ -7,7 +7,6 @@ they were sent.
 
 from __future__ import annotations
 
-import json
 import statistics
 import time
 from collections.abc import Callable
@@ -16,6 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from common import strict_json
 from common.config import files
 from common.data import datasets
 from common.models import network
@@ -148,5 +148,5 @@ def main() -> None:
             for layer in (1, 2)
         },
     }
-    RESULT.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    print(json.dumps(result, indent=1))
+    RESULT.write_text(strict_json.encode(result, indent=1) + "\n", encoding="utf-8")
+    print(strict_json.encode(result, indent=1))

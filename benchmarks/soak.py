@@ -24,6 +24,7 @@ import click
 import numpy as np
 import psutil
 
+from common import strict_json
 from common.cores import count_cores
 
 RESULT = Path(__file__).parent / "results" / "soak.json"
@@ -107,9 +108,9 @@ def command(minutes: float) -> None:
     for profile in PROFILES:
         with tempfile.TemporaryDirectory() as folder:
             results[profile] = soak(60 * minutes, [f"cluster.profile={profile}"], Path(folder))
-        print(profile, json.dumps(results[profile], indent=1), flush=True)
+        print(profile, strict_json.encode(results[profile], indent=1), flush=True)
     machine = {"cores": count_cores(), "python": platform.python_version()}
-    content = json.dumps({"machine": machine, "profiles": results}, indent=1)
+    content = strict_json.encode({"machine": machine, "profiles": results}, indent=1)
     RESULT.write_text(content + "\n", encoding="utf-8")
 
 

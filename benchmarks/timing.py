@@ -7,7 +7,6 @@ folder in the environment variable `FOLDER`, as LAYER.json; LAYER.began is creat
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import threading
@@ -20,6 +19,7 @@ from typing import Any
 import torch
 
 from benchmarks.ways import WARM
+from common import strict_json
 from common.shards.working_copy import WorkingCopy
 from deploy.cli import run
 from slave.network.network import Network
@@ -111,7 +111,7 @@ def instrument(clock: Clock, folder: Path) -> None:
             clock.begin()
             (folder / f"{layer}.began").touch()
         if steps > before and steps == session._config.run.batches:
-            report = json.dumps({"layer": layer, **clock.report(steps - WARM)})
+            report = strict_json.encode({"layer": layer, **clock.report(steps - WARM)})
             # Renamed into place, so that a reader never sees half a file.
             (folder / "written").write_text(report, encoding="utf-8")
             (folder / "written").rename(folder / f"{layer}.json")

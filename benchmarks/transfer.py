@@ -24,6 +24,7 @@ import psutil
 import torch
 
 from benchmarks.spread import spread
+from common import strict_json
 from common.cores import count_cores
 from common.lifecycle import PARENT
 
@@ -205,5 +206,5 @@ def main() -> None:
     """Measure, print the table and write the results."""
     result = summarize(measure())
     RESULT.parent.mkdir(exist_ok=True)
-    RESULT.write_text(json.dumps(result, indent=2) + "\n")
+    RESULT.write_text(strict_json.encode(result, indent=2) + "\n")
     print(table(result["cases"]))  # type: ignore[arg-type]

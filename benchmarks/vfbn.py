@@ -6,7 +6,6 @@ turns, round by round; a ratio is taken within a round, and given as median and 
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from torch.nn import functional as F
 
 from benchmarks import records
 from benchmarks.spread import spread
+from common import strict_json
 from common.config.synthesizers import VfbnOptions
 from common.synthesizers import VirtualForward
 
@@ -138,4 +138,4 @@ def main() -> None:
     torch.manual_seed(0)
     results = {case.name: measure(case) for case in cases()}
     records.write(RESULT, {"batch": BATCH, "torch": torch.__version__, "cases": results})
-    print(json.dumps(results, indent=2))
+    print(strict_json.encode(results, indent=2))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -21,6 +20,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from common import strict_json
 from common.config.sections import Config
 from common.observe.percentiles import percentiles
 from common.observe.problems import Problem
@@ -236,7 +236,7 @@ class Screen:
 def print_result(summary: Mapping[str, Any], path: Path, as_json: bool) -> None:
     """Print the summary of a run on standard output: as JSON, or as a table and the place of the files."""
     if as_json:
-        answer(json.dumps(summary))
+        answer(strict_json.encode(summary))
         return
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(style="bold")

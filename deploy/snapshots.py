@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from datetime import datetime
 
+from common import strict_json
 from common.text import answer
 from common.wire.messages import Kept
 from deploy.evaluation.reader import Reader
@@ -15,7 +15,7 @@ def take_snapshot(master: str, as_json: bool) -> int:
     """Have the master take a snapshot, and return the exit code."""
     with Reader(master) as reader:
         snapshot = reader.snapshot()
-    answer(json.dumps(dataclasses.asdict(snapshot)) if as_json else _line(snapshot))
+    answer(strict_json.encode(dataclasses.asdict(snapshot)) if as_json else _line(snapshot))
     return 0
 
 
@@ -24,7 +24,7 @@ def list_snapshots(master: str, as_json: bool) -> int:
     with Reader(master) as reader:
         snapshots = reader.snapshots()
     if as_json:
-        answer(json.dumps([dataclasses.asdict(snapshot) for snapshot in snapshots]))
+        answer(strict_json.encode([dataclasses.asdict(snapshot) for snapshot in snapshots]))
         return 0
     for snapshot in snapshots:
         answer(_line(snapshot))
@@ -38,7 +38,7 @@ def roll_back(master: str, number: int, as_json: bool) -> int:
     with Reader(master) as reader:
         reply = reader.roll_back(number)
     if as_json:
-        answer(json.dumps(dataclasses.asdict(reply)))
+        answer(strict_json.encode(dataclasses.asdict(reply)))
         return 0
     answer(f"rolled back to {_line(reply.snapshot)}")
     lost = sum(max(0, v - reply.snapshot.versions.get(name, 0)) for name, v in reply.before.items())

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import time
 
 from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
+from common import strict_json
 from common.config.sections import Config
 from common.errors import UnreachableError
 from common.observe.problems import problems
@@ -77,7 +77,7 @@ class _StatusView:
     def json(self, status: StatusReply) -> str:
         """Format the whole status and the problems as a JSON object."""
         found = [dataclasses.asdict(problem) for problem in problems(status, self._config, self._master)]
-        return json.dumps({**dataclasses.asdict(status), "problems": found})
+        return strict_json.encode({**dataclasses.asdict(status), "problems": found})
 
     def render(self, status: StatusReply, width: int) -> Group:
         """Render the problems, a summary of the run, the layers and the machines."""

@@ -33,7 +33,8 @@ class ParameterService:
         """Check a push by its header; returns the shard's registered table, or None for a creation.
 
         Raises:
-            MalformedError: no header, or a shard that slaves of the sender's layer may not push to.
+            MalformedError: no header, a shard that slaves of the sender's layer may not push to, or a batch
+                beyond the end of the run.
             FencedError: the sender's lease has passed to another slave.
             NotFoundError: there is no such shard.
         """
@@ -45,6 +46,7 @@ class ParameterService:
             raise MalformedError(f'layer {seat.layer} cannot push to "{header.shard}"')
         if header.replica != seat.replica:
             raise MalformedError(f"replica {seat.replica} cannot push as replica {header.replica}")
+        self._roster.check_progress(header.next_batch)
         if header.operation is Operation.CREATE:
             return None
         if header.operation is Operation.VALUE or header.sequence < 1:

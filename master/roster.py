@@ -9,7 +9,16 @@ from typing import Any
 
 from common.data.replicas import partners
 from common.errors import FencedError, MalformedError, UnreachableError
-from common.wire.messages import Holdings, JoinReply, JoinRequest, Peer, Seat, Telemetry, Utilization
+from common.wire.messages import Holdings, JoinReply, JoinRequest, Peer, Seat, Telemetry
+from common.wire.ranges import COUNT, MOST, RANGES, Range, restore
+
+# Fields of the telemetry of a seat that add up over its slaves.
+SUMMED = (
+    "steps", "lost_batches", "step_seconds", "waiting_seconds", "cpu_seconds", "pulls", "refused_from_below",
+    "refused_from_above",
+)  # fmt: skip
+# Longer delays count as this delay: the table stays bounded.
+LONGEST_DELAY = 1024
 
 
 @dataclass(frozen=True)
@@ -74,28 +83,31 @@ class Lease:
 
 def merge(first: Telemetry, second: Telemetry) -> Telemetry:
     """Add the telemetry of two slaves: sums, and the gauges of the second, present slave."""
-    summed = {
-        name: getattr(first, name) + getattr(second, name)
-        for name in ("steps", "lost_batches", "step_seconds", "waiting_seconds", "cpu_seconds", "pulls")
-    }
+    summed: dict[str, Any] = {name: _add(name, first, second) for name in SUMMED}
+    delays: Counter[int] = Counter()
+    for part in (first.delays, second.delays):
+        for delay, count in part.items():
+            delays[min(delay, LONGEST_DELAY)] += count
     return dataclasses.replace(
         second,
         next_batch=max(first.next_batch, second.next_batch),
-        delays=dict(Counter(first.delays) + Counter(second.delays)),
+        delays={delay: min(count, MOST) for delay, count in delays.items() if count},
         peak_rss_bytes=max(first.peak_rss_bytes, second.peak_rss_bytes),
         **summed,
     )
 
 
+def _add(name: str, first: Telemetry, second: Telemetry) -> float:
+    """Add a field of two slaves, up to the greatest value that a message may have."""
+    rule = RANGES[Telemetry][name]
+    assert isinstance(rule, Range)
+    total: float = getattr(first, name) + getattr(second, name)
+    return min(total, rule.high)
+
+
 def _restore_telemetry(lease: dict[str, Any]) -> tuple[Telemetry, Telemetry]:
     """Restore telemetry of a saved seat's earlier slaves and of its present slave."""
-    return _parse_telemetry(lease["retired"]), _parse_telemetry(lease["telemetry"])
-
-
-def _parse_telemetry(saved: dict[str, Any]) -> Telemetry:
-    """Build telemetry from JSON, whose keys are text."""
-    delays = {int(delay): count for delay, count in saved["delays"].items()}
-    return Telemetry(**{**saved, "delays": delays, "utilization": Utilization(**saved["utilization"])})
+    return restore(Telemetry, lease["retired"]), restore(Telemetry, lease["telemetry"])
 
 
 class Roster:
@@ -111,12 +123,19 @@ class Roster:
         heartbeat_seconds: interval of the heartbeats.
         misses: heartbeats that a slave may miss.
         saved: values from an earlier roster's `dump`; None at the run's beginning.
+        most_batches: upper bound of the first batch that a slave's weights have not seen.
     """
 
     def __init__(
-        self, replicas: list[int], heartbeat_seconds: float, misses: int, saved: dict[str, Any] | None = None
+        self,
+        replicas: list[int],
+        heartbeat_seconds: float,
+        misses: int,
+        saved: dict[str, Any] | None = None,
+        most_batches: int = MOST,
     ) -> None:
         self._replicas = replicas
+        self._most_batches = most_batches
         self._interval = heartbeat_seconds
         self.tick_seconds = heartbeat_seconds / 8
         self._patience = heartbeat_seconds * misses - self.tick_seconds
@@ -191,8 +210,10 @@ class Roster:
 
         Raises:
             FencedError: the lease has passed to another slave.
+            MalformedError: the slave claims batches beyond the run's end.
         """
         lease = self.seat(incarnation)
+        telemetry = self._grown(lease, telemetry)
         if telemetry.steps > lease.telemetry.steps:
             lease.moved = now
         lease.seen, lease.beat, lease.telemetry = now, beat, telemetry
@@ -208,9 +229,10 @@ class Roster:
 
         Raises:
             FencedError: the lease has passed to another slave.
+            MalformedError: the slave claims batches beyond the run's end.
         """
         lease = self.seat(incarnation)
-        lease.telemetry = telemetry
+        lease.telemetry = self._grown(lease, telemetry)
         return [self._vacate(lease, "left", reason)]
 
     def roll_back(self, saved: dict[str, Any], reason: str, now: float) -> list[LeaseEvent]:
@@ -275,6 +297,23 @@ class Roster:
             raise UnreachableError(f"incarnation {incarnation}: the leases are not written yet; ask again")
         raise FencedError(f"incarnation {incarnation} holds no lease any more; join again for a new lease")
 
+    def check_progress(self, next_batch: int) -> None:
+        """Check the first batch that a slave claims to lack.
+
+        Raises:
+            MalformedError: the batch is beyond the end of the run.
+        """
+        if next_batch > self._most_batches:
+            raise MalformedError(
+                f"next_batch = {next_batch} is beyond the end of the run, {self._most_batches} at most"
+            )
+
+    def _grown(self, lease: Lease, telemetry: Telemetry) -> Telemetry:
+        """Check telemetry; a batch that arrives late never takes the progress back."""
+        self.check_progress(telemetry.next_batch)
+        reached = max(telemetry.next_batch, lease.telemetry.next_batch)
+        return dataclasses.replace(telemetry, next_batch=reached)
+
     def neighbours(self, incarnation: int, known: int) -> tuple[int, list[Peer]]:
         """Version of a slave's neighbours, and the neighbours unless the slave knows the version.
 
@@ -335,6 +374,7 @@ class Roster:
         }
 
     def _restore(self, saved: dict[str, Any]) -> None:
+        COUNT.check(saved["incarnations"], "the saved number of incarnations")
         self._incarnations = saved["incarnations"]
         self._earlier_seconds = saved["training_seconds"]
         by_seat = {(lease["layer"], lease["replica"]): lease for lease in saved["leases"]}
@@ -343,7 +383,7 @@ class Roster:
             if old:
                 for name in ("incarnation", "grants", "gone", "done"):
                     setattr(lease, name, old[name])
-                lease.slave = JoinRequest(**{**old["slave"], "holdings": Holdings()})
+                lease.slave = dataclasses.replace(restore(JoinRequest, old["slave"]), holdings=Holdings())
                 lease.retired, lease.telemetry = _restore_telemetry(old)
 
     def _note_beginning(self, now: float) -> None:

@@ -15,6 +15,7 @@ from common.config.sections import Config
 from common.data.replicas import may_stop
 from common.errors import RefusedError, UnreachableError
 from common.wire import messages as m
+from common.wire.ranges import restore
 from master.agreement import Agreement
 from master.roster import LeaseEvent, Roster, merge
 from master.tally import Tally
@@ -63,7 +64,7 @@ class Run:
         self.tally = Tally.restore(saved)
         self.starts = saved.get("starts", 0) + 1
         self.identity = saved.get("run") or identity
-        self._evaluation = m.Evaluation(**saved.get("evaluation", {}))
+        self._evaluation = restore(m.Evaluation, saved.get("evaluation", {}))
         self._agreement = Agreement.restore(saved)
         self._shards = shards
         self._effects: list[Effect] = []
@@ -166,7 +167,7 @@ class Run:
         self._restoring = number
         reason = f"rolled back to snapshot {number}"
         events = self.roster.roll_back(saved.get("roster", {}), reason, now)
-        self._evaluation = m.Evaluation(**saved.get("evaluation", {}))
+        self._evaluation = restore(m.Evaluation, saved.get("evaluation", {}))
         self._note(events)
         return len(events)
 
@@ -238,7 +239,9 @@ def fence_saved(
 
 def _restore_roster(config: Config, saved: dict[str, Any]) -> Roster:
     cluster = config.cluster
-    return Roster(config.replicas, cluster.heartbeat_seconds, cluster.misses, saved.get("roster"))
+    # The next batch of one of R replicas may lie R - 1 past the last batch.
+    most = config.batch_bound + max(config.replicas) - 1
+    return Roster(config.replicas, cluster.heartbeat_seconds, cluster.misses, saved.get("roster"), most)
 
 
 def _effect(event: LeaseEvent) -> Effect:
@@ -252,4 +255,4 @@ def _waiting_fractions(seats: list[m.Seat]) -> dict[int, float]:
     for seat in seats:
         stepping[seat.layer] += seat.telemetry.step_seconds  # type: ignore[assignment]
         waiting[seat.layer] += seat.telemetry.waiting_seconds  # type: ignore[assignment]
-    return {k: waiting[k] / stepping[k] if stepping[k] else 0.0 for k in sorted(stepping)}
+    return {k: min(waiting[k] / stepping[k], 1.0) if stepping[k] else 0.0 for k in sorted(stepping)}

@@ -332,7 +332,7 @@ class Utilization(_message.Message):
     def __init__(self, cpu_percent: _Optional[float] = ..., rss_bytes: _Optional[int] = ..., host_cpu_percent: _Optional[float] = ..., memory_percent: _Optional[float] = ..., disk_percent: _Optional[float] = ..., gpu_percent: _Optional[float] = ..., gpu_memory_percent: _Optional[float] = ...) -> None: ...
 
 class Telemetry(_message.Message):
-    __slots__ = ("steps", "next_batch", "lost_batches", "in_flight", "step_seconds", "waiting_seconds", "delays", "loss", "gradient_loss", "gradient_cosine", "samples_per_second", "cpu_seconds", "peak_rss_bytes", "done", "pulls", "gradient_norm_ratio", "input_loss", "fallback", "utilization", "waits")
+    __slots__ = ("steps", "next_batch", "lost_batches", "in_flight", "step_seconds", "waiting_seconds", "delays", "loss", "gradient_loss", "gradient_cosine", "samples_per_second", "cpu_seconds", "peak_rss_bytes", "done", "pulls", "gradient_norm_ratio", "input_loss", "fallback", "utilization", "waits", "refused_from_below", "refused_from_above")
     class DelaysEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -360,6 +360,8 @@ class Telemetry(_message.Message):
     FALLBACK_FIELD_NUMBER: _ClassVar[int]
     UTILIZATION_FIELD_NUMBER: _ClassVar[int]
     WAITS_FIELD_NUMBER: _ClassVar[int]
+    REFUSED_FROM_BELOW_FIELD_NUMBER: _ClassVar[int]
+    REFUSED_FROM_ABOVE_FIELD_NUMBER: _ClassVar[int]
     steps: int
     next_batch: int
     lost_batches: int
@@ -380,7 +382,9 @@ class Telemetry(_message.Message):
     fallback: bool
     utilization: Utilization
     waits: bool
-    def __init__(self, steps: _Optional[int] = ..., next_batch: _Optional[int] = ..., lost_batches: _Optional[int] = ..., in_flight: _Optional[int] = ..., step_seconds: _Optional[float] = ..., waiting_seconds: _Optional[float] = ..., delays: _Optional[_Mapping[int, int]] = ..., loss: _Optional[float] = ..., gradient_loss: _Optional[float] = ..., gradient_cosine: _Optional[float] = ..., samples_per_second: _Optional[float] = ..., cpu_seconds: _Optional[float] = ..., peak_rss_bytes: _Optional[int] = ..., done: bool = ..., pulls: _Optional[int] = ..., gradient_norm_ratio: _Optional[float] = ..., input_loss: _Optional[float] = ..., fallback: bool = ..., utilization: _Optional[_Union[Utilization, _Mapping]] = ..., waits: bool = ...) -> None: ...
+    refused_from_below: int
+    refused_from_above: int
+    def __init__(self, steps: _Optional[int] = ..., next_batch: _Optional[int] = ..., lost_batches: _Optional[int] = ..., in_flight: _Optional[int] = ..., step_seconds: _Optional[float] = ..., waiting_seconds: _Optional[float] = ..., delays: _Optional[_Mapping[int, int]] = ..., loss: _Optional[float] = ..., gradient_loss: _Optional[float] = ..., gradient_cosine: _Optional[float] = ..., samples_per_second: _Optional[float] = ..., cpu_seconds: _Optional[float] = ..., peak_rss_bytes: _Optional[int] = ..., done: bool = ..., pulls: _Optional[int] = ..., gradient_norm_ratio: _Optional[float] = ..., input_loss: _Optional[float] = ..., fallback: bool = ..., utilization: _Optional[_Union[Utilization, _Mapping]] = ..., waits: bool = ..., refused_from_below: _Optional[int] = ..., refused_from_above: _Optional[int] = ...) -> None: ...
 
 class HeartbeatRequest(_message.Message):
     __slots__ = ("incarnation", "beat", "telemetry", "peers_version")

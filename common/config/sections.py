@@ -23,6 +23,9 @@ from common.config.settings import check_heeded
 from common.config.simulation import SimulationConfig
 from common.errors import ConfigError
 
+# Batches that no run reaches: a thousand batches a second for twenty years.
+FAR = 1 << 40
+
 
 @dataclass(frozen=True)
 class Config:
@@ -65,6 +68,11 @@ class Config:
     def compiled(self) -> list[bool]:
         """Whether to compile, by layer; the cuts must be known."""
         return self.cluster.compiled_of(self.layers)
+
+    @property
+    def batch_bound(self) -> int:
+        """Upper bound of batch numbers: the run's batches; with `full`, layers may go past the end."""
+        return self.run.batches if self.decoupling.slots is None else FAR
 
     def with_cuts(self, cuts: list[int]) -> Config:
         """Return the configuration with these cuts."""

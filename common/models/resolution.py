@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 
+from common import strict_json
 from common.config import files
 from common.config.sections import Config
 from common.config.values import is_user_function
@@ -82,7 +83,7 @@ def main() -> None:
     except LayerwiseError as error:
         answer = {"error": str(error)}
     with open(int(sys.argv[1]), "w", encoding="utf-8") as result:
-        json.dump(answer, result)
+        result.write(strict_json.encode(answer))
 
 
 if __name__ == "__main__":

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from common import strict_json
 from common.observe.web import Page
 
 # Shortest limits, for clusters with very short heartbeats or intervals between snapshots.
@@ -57,5 +57,5 @@ def health_page(pulses: Sequence[Pulse]) -> Page:
     """Render the page: the status of the process, and every part's."""
     failed = any(pulse.status == "failed" for pulse in pulses)
     parts = {pulse.part: pulse.describe() for pulse in pulses}
-    body = json.dumps({"status": "failed" if failed else "ok", **parts}).encode()
+    body = strict_json.encode({"status": "failed" if failed else "ok", **parts}).encode()
     return Page(body + b"\n", "application/json", 503 if failed else 200)

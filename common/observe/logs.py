@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
 from collections.abc import Callable
@@ -10,6 +9,7 @@ from typing import Any
 
 import click
 
+from common import strict_json
 from common.text import printable
 
 FORMATS = ("plain", "json")
@@ -41,7 +41,7 @@ class Json(logging.Formatter):
         }
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(line, default=str)
+        return strict_json.encode(line, default=str)
 
 
 class Plain(logging.Formatter):

@@ -36,7 +36,13 @@ def problems(status: StatusReply, config: Config, master: str) -> list[Problem]:
     """
     found = [*_machines(status)]
     if status.state != "done":
-        found = [*_vacant(status, master), *_late(status, config), *_still(status, config), *found]
+        found = [
+            *_vacant(status, master),
+            *_late(status, config),
+            *_still(status, config),
+            *_boundaries(status),
+            *found,
+        ]
     found += [*_snapshots(status), *_learning(status, config), *_stale(status, config), *_refused(status)]
     return found
 
@@ -86,6 +92,20 @@ def _still(status: StatusReply, config: Config) -> Iterator[Problem]:
         yield Problem(f"the run stands still: no batch for {seconds:.0f} s, and {why}", advice)
     else:
         yield Problem(f"{names}: no batch for {seconds:.0f} s, while others go on", advice)
+
+
+def _boundaries(status: StatusReply) -> Iterator[Problem]:
+    for seat in status.seats:
+        report = seat.telemetry
+        sides = ((seat.layer - 1, report.refused_from_below), (seat.layer + 1, report.refused_from_above))
+        for layer, refused in sides:
+            if refused:
+                yield Problem(
+                    f"{seat_name(seat)}: refused {refused:,} messages of layer {layer}, malformed, of "
+                    "another shape, or with NaN or Inf",
+                    f"see the log of {seat.host}:{seat.pid}; check that layer {layer} has the same code, "
+                    "and lower optimizer.learning_rate if the loss has grown",
+                )
 
 
 def _machines(status: StatusReply) -> Iterator[Problem]:

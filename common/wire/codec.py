@@ -15,7 +15,7 @@ from google.protobuf.message import DecodeError, Message
 from common.errors import MalformedError
 from common.shards import pushes
 from common.shards.table import Table, TensorSpec
-from common.wire import messages
+from common.wire import messages, ranges
 from protos import layerwise_pb2 as pb
 
 Value = TypeVar("Value")
@@ -139,13 +139,17 @@ def _readers(
 
 
 def from_proto(kind: type[Value], message: Message, **fields: Any) -> Value:
-    """Convert a generated message to the dataclass; `fields` have been decoded by the caller."""
+    """Convert a generated message to the dataclass; `fields` have been decoded by the caller.
+
+    Raises:
+        MalformedError: a number is out of its range.
+    """
     readers, plain = _readers(typing.cast(Any, kind), tuple(fields))
     for name in plain:
         fields[name] = getattr(message, name)
     for name, read, optional in readers:
         fields[name] = None if optional and not message.HasField(name) else read(getattr(message, name))
-    return kind(**fields)
+    return ranges.check(kind(**fields))
 
 
 def encode(value: Any) -> bytes:

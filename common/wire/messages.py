@@ -203,6 +203,8 @@ class Telemetry:
     fallback: bool = False
     utilization: Utilization = field(default_factory=Utilization)
     waits: bool = False
+    refused_from_below: int = 0
+    refused_from_above: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import subprocess
 import threading
@@ -13,6 +12,7 @@ from typing import IO, Any
 
 from rich.table import Table
 
+from common import strict_json
 from common.cores import count_cores
 from common.errors import ConfigError, RunFailedError
 from common.lifecycle import INTERRUPTED, Interrupt
@@ -63,7 +63,7 @@ class ComparisonRun:
         result = self._result(jobs)
         self._write(result)
         if self._as_json:
-            answer(json.dumps(result))
+            answer(strict_json.encode(result))
         else:
             _print(result)
             answer(f"results in {self._out}: {RESULT}, {PAGE}, plots/")
@@ -132,7 +132,7 @@ class ComparisonRun:
         from deploy.comparison.figures import draw
         from deploy.comparison.page import page
 
-        write_file(self._out / RESULT, (json.dumps(result, indent=1) + "\n").encode())
+        write_file(self._out / RESULT, (strict_json.encode(result, indent=1) + "\n").encode())
         figures = draw(self._out / "plots", result)
         write_file(self._out / PAGE, page(result, figures).encode())
 

@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from common import strict_json
 from common.config import files
 from common.errors import RunFailedError
 from common.lifecycle import PARENT, end_with_parent
@@ -69,7 +70,7 @@ def _content(file: Any) -> str:
 
 def _pack(setup: Setup) -> str:
     """Encode a set-up for a child process."""
-    return json.dumps(
+    return strict_json.encode(
         {
             "config": setup.config.to_toml() if setup.config else None,
             "master": setup.master,
@@ -104,7 +105,7 @@ def main() -> None:
     name, descriptor = sys.argv[1:]
     verdict = CHECKS[name].examine(_unpack(sys.stdin.read()))
     with os.fdopen(int(descriptor), "w", encoding="utf-8") as file:
-        json.dump({"state": verdict.state, "found": verdict.found, "fix": verdict.fix}, file)
+        file.write(strict_json.encode({"state": verdict.state, "found": verdict.found, "fix": verdict.fix}))
 
 
 if __name__ == "__main__":

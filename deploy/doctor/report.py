@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 
 from rich.table import Table
 from rich.text import Text
 
+from common import strict_json
 from common.errors import ConfigError, RefusedError, UnreachableError
 from common.text import answer, printable
 from deploy.console import PlainConsole
@@ -21,7 +21,7 @@ def print_findings(findings: Sequence[Finding], as_json: bool) -> None:
     """Print findings on standard output."""
     if as_json:
         keys = ("name", "state", "found", "fix")
-        answer(json.dumps([{key: getattr(finding, key) for key in keys} for finding in findings]))
+        answer(strict_json.encode([{key: getattr(finding, key) for key in keys} for finding in findings]))
         return
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(style="bold", no_wrap=True)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import time
 from pathlib import Path
 from typing import Any
 
+from common import strict_json
 from common.config.sections import Config
 from common.data import datasets, holdings
 from common.errors import ConfigError, NotFoundError, RunFailedError, UnreachableError
@@ -144,6 +144,6 @@ def _evaluator(config: Config, dataset: datasets.Dataset, code: Path | None) -> 
 
 def _print(evaluation: Evaluation, as_json: bool) -> None:
     if as_json:
-        answer(json.dumps(dataclasses.asdict(evaluation)))
+        answer(strict_json.encode(dataclasses.asdict(evaluation)))
     else:
         answer(f"test error {evaluation.test_error_percent:.2f} %, test loss {evaluation.test_loss:.4f}")

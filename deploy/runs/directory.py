@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from common import strict_json
 from common.config import files
 from common.config.sections import Config
 from common.data.datasets import Dataset
@@ -141,7 +141,7 @@ class RunDirectory:
         """
         from deploy.runs.plots import draw
 
-        text = json.dumps(summary, indent=2) + "\n"
+        text = strict_json.encode(summary, indent=2) + "\n"
         return self._write_all(
             {
                 METRICS: self._metrics.flush,

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
+from common import strict_json
 from common.text import say
 
 METRICS = "metrics.jsonl"
@@ -54,7 +55,7 @@ class MetricsFile:
 
     def append(self, line: Mapping[str, Any]) -> None:
         """Write a line, after the lines that wait; report the first failure."""
-        self._waiting.append(json.dumps(line).encode() + b"\n")
+        self._waiting.append(strict_json.encode(line).encode() + b"\n")
         try:
             self.flush()
         except OSError as error:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from common import strict_json
 from common.config.sections import Config
 from common.data.datasets import Dataset
 from common.errors import ConfigError
@@ -27,7 +28,7 @@ def encode_model(state: Mapping[str, Tensor], config: Config, data: Dataset) -> 
     state = {name: tensor.contiguous() for name, tensor in state.items()}
     metadata = {
         "config": config.to_toml(),
-        "inputs": json.dumps(
+        "inputs": strict_json.encode(
             {"shape": data.input_shape, "scale": data.scale, "mean": data.mean, "std": data.std}
         ),
         "format": "pt",

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from typing import Any
 
 from rich.table import Table
 
+from common import strict_json
 from common.config.downpour import MOST_REPLICAS
 from common.config.sections import Config
 from common.data import datasets
@@ -36,7 +36,7 @@ def simulate(config: Config, slaves: Sequence[int], measure: bool, as_json: bool
     with divert_output():
         config, predictions = _predictions(config, slaves, measure)
     result = {"rate": config.simulation.rate, "predictions": predictions}
-    answer(json.dumps(result)) if as_json else _print(config, predictions)
+    answer(strict_json.encode(result)) if as_json else _print(config, predictions)
     return 0
 
 

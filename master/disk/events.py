@@ -11,6 +11,7 @@ from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any
 
+from common import strict_json
 from master.disk.files import Files
 
 log = logging.getLogger("layerwise.master")
@@ -63,7 +64,7 @@ class EventLog:
         level = logging.WARNING if event["event"] in TROUBLE else logging.INFO
         log.log(level, "%s", _describe(event), extra=event)
         standstill = len(self._waiting) == MOST_WAITING
-        self._waiting.append(json.dumps(event) + "\n")
+        self._waiting.append(strict_json.encode(event) + "\n")
         if not standstill:
             self._writer.submit(self._write_next)
 

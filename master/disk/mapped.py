@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from common import strict_json
 from common.errors import RunFailedError
 from common.shards.table import Table, TensorSpec
 from master.disk.files import Files
@@ -76,7 +77,7 @@ class MappedPair:
 
     def _write(self, record: Record, checksums: list[int]) -> None:
         commits = self._commits + 1
-        body = json.dumps({"commit": commits, **vars(record), "checksums": checksums}).encode()
+        body = strict_json.encode({"commit": commits, **vars(record), "checksums": checksums}).encode()
         if CHECKSUM.size + len(body) > RECORD_BYTES:
             raise RunFailedError(f"{self.path}: {len(record.sequences)} slaves are too many for a record")
         start = self._records + commits % 2 * RECORD_BYTES
@@ -179,7 +180,7 @@ def create(files: Files, path: Path, name: str, table: Table, nbytes: int) -> Ma
     Raises:
         OSError: the disk has no room.
     """
-    head = json.dumps({"name": name, "room": nbytes, **dataclasses.asdict(table)}).encode()
+    head = strict_json.encode({"name": name, "room": nbytes, **dataclasses.asdict(table)}).encode()
     preamble = _align(len(MAGIC) + CHECKSUM.size + len(head))
     with files.create(path) as file:
         file.write(MAGIC + CHECKSUM.pack(zlib.crc32(head), len(head)) + head)

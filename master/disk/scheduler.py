@@ -106,13 +106,15 @@ class SnapshotScheduler:
             self.current_at = time.monotonic()
             return
         try:
-            await self.take()
+            async with self._turn:
+                self._run.check_open()
+                await self._take()
         except LayerwiseError as error:
             self.trouble = str(error)
             self._state.log({"event": "no snapshot", "why": str(error)})
 
     async def take(self) -> Kept:
-        """Take a snapshot.
+        """Take a snapshot for a user.
 
         Raises:
             RunFailedError: the snapshot cannot be written.
@@ -120,12 +122,14 @@ class SnapshotScheduler:
         """
         async with self._turn:
             self._run.check_open()
-            return (await self._take()).summarize()
+            return (await self._take(on_demand=True)).summarize()
 
-    async def _take(self) -> Snapshot:
+    async def _take(self, *, on_demand: bool = False, spare: int = 0) -> Snapshot:
         began = time.monotonic()
         run = self._run.dump()
-        snapshot = await self._on_thread(lambda: self._snapshots.take(self._store, run))
+        snapshot = await self._on_thread(
+            lambda: self._snapshots.take(self._store, run, on_demand=on_demand, spare=spare)
+        )
         self._fingerprint = _fingerprint(snapshot.versions, run)
         self.newest, self.trouble, self.current_at = snapshot.summarize(), "", time.monotonic()
         await self._run.save()
@@ -165,7 +169,7 @@ class SnapshotScheduler:
             fenced = await self._run.begin_rollback(snapshot.number, snapshot.run)
             await self._on_thread(lambda: self._put_back(snapshot))
             # Newer snapshots may exist: a power cut must go back to the present state, not to theirs.
-            await self._take()
+            await self._take(spare=snapshot.number)
             await self._on_thread(lambda: self._state.discard(ROLLBACK))
             self._run.end_rollback()
             self._unfinished = 0

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from common import strict_json
 from common.errors import RunFailedError
 from common.shards.table import Table
 from master.disk.files import Files, Writer
@@ -105,7 +106,7 @@ def _parts(reading: Reading) -> Iterator[bytes | memoryview]:
     for name, dtype, shape, data in tensors:
         start, end = end, end + len(data)
         header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [start, end]}
-    encoded = json.dumps(header).encode()
+    encoded = strict_json.encode(header).encode()
     encoded += b" " * (-len(encoded) % 8)
     yield len(encoded).to_bytes(8, "little") + encoded
     for *_, data in tensors:

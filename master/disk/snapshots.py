@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,18 +19,18 @@ from common.wire.messages import Kept
 from master.disk import shard_file
 from master.disk.files import DISK, Files
 from master.disk.mapped import table_of
+from master.disk.retention import NEWEST, Taken, choose
 from master.disk.state import seal, unseal, write_durably
 from master.store.optimizers import Bytes
 from master.store.shard import Record
 from master.store.store import Store
 
-NEWEST = 3
 MANIFEST = "snapshot.json"
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Snapshot: number, folder, and the manifest's content."""
+    """Snapshot: number, folder, and the manifest's content; `on_demand` if a user asked for the snapshot."""
 
     number: int
     folder: Path
@@ -39,6 +39,7 @@ class Snapshot:
     time: float
     nbytes: int
     files: Files = DISK
+    on_demand: bool = False
 
     @property
     def versions(self) -> dict[str, int]:
@@ -88,7 +89,7 @@ class Snapshot:
 
 
 class Snapshots:
-    """Snapshots of a run in a folder, pruned to the newest few."""
+    """Snapshots of a run in a folder; `retention` says which are kept."""
 
     def __init__(self, folder: Path, files: Files = DISK) -> None:
         self._folder = folder
@@ -99,12 +100,14 @@ class Snapshots:
         names = self._files.names(self._folder)
         return sorted(int(name) for name in names if name.isascii() and name.isdecimal())
 
-    def take(self, store: Store, run: dict[str, Any]) -> Snapshot:
+    def take(self, store: Store, run: dict[str, Any], *, on_demand: bool = False, spare: int = 0) -> Snapshot:
         """Write a snapshot while pushes go on.
 
         Args:
             store: the shards.
             run: values beside the shards, dumped before: the shards have every push of a layer that is done.
+            on_demand: whether a user asked for the snapshot.
+            spare: number of an older snapshot that is still needed.
 
         Raises:
             RunFailedError: the snapshot cannot be written; no part is left.
@@ -119,7 +122,8 @@ class Snapshots:
                 for name in store.versions()
             }
             content = {"number": number, "time": round(time.time(), 3), "boot": self._files.boot()}
-            write_durably(self._files, fresh / MANIFEST, seal({**content, "shards": shards, "run": run}))
+            taken = {**content, "on_demand": on_demand}
+            write_durably(self._files, fresh / MANIFEST, seal({**taken, "shards": shards, "run": run}))
             self._read_back(fresh, shards)
             self._files.sync_folder(fresh)
             self._files.rename(fresh, self._folder / str(number))
@@ -133,7 +137,7 @@ class Snapshots:
                 f"{self._folder / str(number)}: the snapshot cannot be written: {error.strerror}; free disk "
                 "space"
             ) from None
-        self._prune()
+        self._prune(spare)
         return self.get(number)
 
     def _read_back(self, folder: Path, shards: dict[str, dict[str, Any]]) -> None:
@@ -162,8 +166,16 @@ class Snapshots:
             raise RunFailedError(f"{folder / MANIFEST}: cannot be read: {error.strerror}") from None
         manifest = unseal(text, folder / MANIFEST)
         nbytes = sum(shard["nbytes"] for shard in manifest["shards"].values())
+        on_demand = manifest.get("on_demand", False)
         return Snapshot(
-            number, folder, manifest["shards"], manifest["run"], manifest["time"], nbytes, self._files
+            number,
+            folder,
+            manifest["shards"],
+            manifest["run"],
+            manifest["time"],
+            nbytes,
+            self._files,
+            on_demand,
         )
 
     def newest(self) -> Snapshot | None:
@@ -202,13 +214,23 @@ class Snapshots:
                 found.append(snapshot.summarize(str(error)))
         return found
 
-    def _prune(self) -> None:
-        for number in self.numbers()[:-NEWEST]:
+    def _prune(self, spare: int) -> None:
+        numbers = self.numbers()
+        # A damaged snapshot goes as soon as a few are newer.
+        kept = {*choose(self._taken(numbers), time.time()), *numbers[-NEWEST:], spare}
+        for number in sorted({*numbers} - kept):
             # Hidden first: a half-removed folder must not look like a snapshot.
             hidden = self._folder / f".{number}.old"
             with contextlib.suppress(OSError):
                 self._files.rename(self._folder / str(number), hidden)
                 self._files.remove_folder(hidden)
+
+    def _taken(self, numbers: list[int]) -> Iterator[Taken]:
+        """Describe the snapshots whose manifests are whole."""
+        for number in numbers:
+            with contextlib.suppress(RunFailedError):
+                snapshot = self.get(number)
+                yield Taken(number, snapshot.time, snapshot.on_demand)
 
     def _tidy(self) -> None:
         """Remove folders that a crash has left half written or half removed."""

@@ -11,6 +11,7 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from common import strict_json
 from common.errors import NoRoomError, RefusedError, RunFailedError
 from common.observe import metrics
 from common.observe.metrics import Histogram
@@ -228,7 +229,7 @@ def write_durably(files: Files, path: Path, text: str) -> None:
 
 def seal(value: dict[str, Any]) -> str:
     """Encode a value as JSON with a checksum."""
-    return json.dumps({"checksum": _checksum(value), **value}, indent=1)
+    return strict_json.encode({"checksum": _checksum(value), **value}, indent=1)
 
 
 def unseal(text: str, path: Path) -> dict[str, Any]:
@@ -248,4 +249,4 @@ def unseal(text: str, path: Path) -> dict[str, Any]:
 
 def _checksum(value: dict[str, Any]) -> int:
     # By way of JSON, which turns keys into text.
-    return zlib.crc32(json.dumps(json.loads(json.dumps(value)), sort_keys=True).encode())
+    return zlib.crc32(strict_json.encode(json.loads(strict_json.encode(value)), sort_keys=True).encode())

@@ -168,6 +168,9 @@ class Store:
     def land(self, header: Header, source: Source, admit: Callable[[], object] = lambda: None) -> PushReply:
         """Apply a push that `source` may receive into the idle buffer, to become the result in place.
 
+        The sequences of an incarnation are 1, 2, 3, ...: a sequence with an answer changes no shard, and a
+        gap is an error that uses no sequence up.
+
         Args:
             header: of the push.
             source: not called for a push that is not applied.
@@ -175,8 +178,8 @@ class Store:
 
         Raises:
             NotFoundError: no shard has the name.
-            MalformedError: the shard takes another operation, the registered table differs, or the result is
-                not finite.
+            MalformedError: the shard takes another operation, the registered table differs, a sequence was
+                left out, or the result is not finite.
         """
         shard = self._target(header)
         self._check_table(shard, header)
@@ -185,6 +188,7 @@ class Store:
             if header.sequence <= (last := record.sequences.get(header.incarnation, 0)):
                 refused = header.sequence == last and header.incarnation in record.refused
                 return PushReply(header.shard, record.version, header.sequence, refused=refused)
+            _check_order(header, record.version, last)
             # The lock keeps the version: only a fetch can change the staleness before the commit.
             staleness = shard.staleness(header)
             taken = shard.policy.rule.admits(staleness)
@@ -303,6 +307,21 @@ def _choose_change(shard: Shard, header: Header, active: Bytes, idle: Bytes, sta
     fetched = shard.find_fetched(header.incarnation) if rule.compensates else None
     delay = None if fetched is None else Delay(fetched, rule.strength)
     return updates.make_step(optimizer, shard.pair.table, active, idle, record.steps, weight, delay)
+
+
+def _check_order(header: Header, version: int, last: int) -> None:
+    """Check that a push follows the sender's last, and a version that exists.
+
+    Raises:
+        MalformedError: a sequence was left out, or the version lies ahead; nothing has changed.
+    """
+    if header.sequence != last + 1:
+        raise MalformedError(
+            f"{header.shard}: a push with sequence = {header.sequence} came where {last + 1} is due; nothing "
+            "was changed"
+        )
+    if header.version > version:
+        raise MalformedError(f"{header.shard}: version = {header.version} is ahead; the shard has {version}")
 
 
 def _check_finite(table: Table, pieces: Pieces) -> None:

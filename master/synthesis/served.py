@@ -8,6 +8,7 @@ restarted master goes on with the next message.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -96,6 +97,8 @@ class Synthesis:
             for name in FORMS:
                 self._settle((k, name))
             return SynthesisMessage(SynthesisKind.SETTLED)
+        if message.batch >= self._config.batch_bound:
+            raise MalformedError(f"batch = {message.batch} is beyond the end of the run")
         form = self._form(k, message.synthesizer)
         names = {SynthesisKind.ASK: form.question, SynthesisKind.LEARN: form.lesson}.get(message.kind)
         if names is None:
@@ -168,9 +171,11 @@ class Synthesis:
             raise MalformedError(f"a gradient of {shapes['delta']} came for an h of {shapes['h']}")
         if "x" in tensors and shapes.get("h", (size, *message.shape)) != (size, *message.shape):
             raise MalformedError(f"an h of {shapes['h']} came where {message.shape} was announced")
-        lesson = message.kind is SynthesisKind.LEARN
-        if lesson and not all(tensor.isfinite().all() for tensor in tensors.values()):
-            raise MalformedError(f"batch {message.batch} has NaN or Inf; nothing was learned from it")
+        if not all(tensor.isfinite().all() for tensor in tensors.values()):
+            raise MalformedError(
+                f"batch {message.batch} has NaN or Inf; nothing was learned from it; if training has "
+                "diverged, lower optimizer.learning_rate"
+            )
         return tensors
 
 
@@ -229,6 +234,9 @@ def _check_size(config: Config, site: SynthesizerSite) -> None:
     Raises:
         TooLargeError: the state would be larger than `MOST_BYTES`.
     """
+    # Far too many numbers would overflow on the way to the size.
+    if max(math.prod(site.shape), math.prod(site.size)) > MOST_BYTES:
+        raise TooLargeError(f"{site} has too many numbers; at most {MOST_BYTES:,} are possible")
     with torch.device("meta"):
         nbytes = table_of(site.build(config)).nbytes
     if nbytes > MOST_BYTES:

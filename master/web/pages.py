@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import socket
 import time
 from functools import cache
 from importlib import resources
 from typing import Any
 
+from common import strict_json
 from common.errors import ConfigError
 from common.net.addresses import is_loopback, is_unspecified, reachable_address, split_address
 from common.net.listening import join_address
@@ -111,4 +111,4 @@ def _read(name: str) -> bytes:
 
 
 def _json(value: Any) -> Page:
-    return Page(json.dumps(value).encode(), "application/json")
+    return Page(strict_json.encode(value).encode(), "application/json")

@@ -9,11 +9,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
 
-from common.errors import FencedError, LayerwiseError, MalformedError, RefusedError, UnreachableError
+from common.errors import (
+    FencedError,
+    LayerwiseError,
+    MalformedError,
+    RefusedError,
+    TooLargeError,
+    UnreachableError,
+)
 from common.net.data import streams
 from common.net.data.pairs import (
     Outbox,
@@ -33,6 +41,7 @@ from common.wire.messages import BoundaryKind, BoundaryMessage, JoinReply
 from common.wire.methods import EXCHANGE
 from common.wire.payloads import decode_boundary, encode_boundary
 from common.wire.signals import from_wire
+from slave.network.correspondent import Correspondent
 from slave.network.dialers import Dialer
 from slave.network.mail import Arrivals, Inbox
 from slave.network.neighbours import Neighbours
@@ -51,6 +60,7 @@ class Boundary:
         window: the most batches that this slave, or a slave below, may have out.
         slots: number of mailbox slots (see `Slots`) where messages may be lost; None: no message is lost.
         wire: dtype of activations and gradients on the wire.
+        unanswered: the most batches that a slave below may have out; None: any number.
     """
 
     senders: tuple[int, ...] = ()
@@ -58,6 +68,7 @@ class Boundary:
     window: int = 1
     slots: int | None = None
     wire: str = "float32"
+    unanswered: int | None = None
 
     @property
     def capacity(self) -> int:
@@ -66,17 +77,21 @@ class Boundary:
 
 
 class Pair:
-    """Open stream to a neighbour, with the waiting messages of both directions."""
+    """Open stream to a neighbour, with the messages that wait for the neighbour."""
 
-    def __init__(self, seat: Seat, incarnation: int, boundary: Boundary, inbox: Inbox) -> None:
-        self.seat = seat
-        self.incarnation = incarnation
+    def __init__(self, correspondent: Correspondent, boundary: Boundary) -> None:
+        self.correspondent = correspondent
+        self.seat = correspondent.seat
+        self.incarnation = correspondent.incarnation
         self.outbox = Outbox(boundary.capacity, boundary.slots)
-        self._arrivals = Arrivals(inbox, boundary.slots, boundary.capacity)
 
     def receive(self, message: Message) -> None:
-        """Queue a message for the training thread; close the stream of a sender that floods."""
-        if not self._arrivals.put(message):
+        """Queue a message for the training thread; close the stream of a sender that floods.
+
+        Raises:
+            MalformedError: the sender exceeds the window.
+        """
+        if not self.correspondent.receive(message):
             self.outbox.close(UnreachableError("too much waits to be taken; open the stream anew"))
 
 
@@ -90,6 +105,10 @@ class Links:
         inbox: takes every arriving `Message`, and a `Ready` when a pair with a neighbour above opens.
         neighbours: known holders of the neighbouring seats.
         server: takes the calls of neighbours; None where no neighbour calls.
+        on_refusal: takes the layer of a neighbour whose message was refused.
+
+    Attributes:
+        admit: raises MalformedError for a message that the layer cannot use; set before `run`.
     """
 
     def __init__(
@@ -100,6 +119,7 @@ class Links:
         inbox: Inbox,
         neighbours: Neighbours,
         server: BoundaryServer | None = None,
+        on_refusal: Callable[[int], None] = lambda _: None,
     ) -> None:
         self._lease = lease
         self._here: Seat = (lease.layer, lease.replica)
@@ -108,9 +128,11 @@ class Links:
         self._inbox = inbox
         self._neighbours = neighbours
         self._server = server
+        self._on_refusal = on_refusal
+        self.admit: Callable[[Message], None] = lambda _: None
         self._pairs: dict[Seat, Pair] = {}
-        # Newest incarnation, by seat, that has opened a pair.
-        self._newest: dict[Seat, int] = {}
+        # The last slave on each seat that opened a pair.
+        self._correspondents: dict[Seat, Correspondent] = {}
 
     def send(self, message: Message, encoded: Parts) -> None:
         """Hand over a message and its encoding; on the event loop's thread.
@@ -118,7 +140,10 @@ class Links:
         A message for a neighbour without an open pair is dropped: the trainer gets a `Ready` later. A stream
         to a neighbour that does not keep up is closed.
         """
-        pair = self._pairs.get((message.layer, message.replica))
+        seat = (message.layer, message.replica)
+        if correspondent := self._correspondents.get(seat):
+            correspondent.note_sent(message)
+        pair = self._pairs.get(seat)
         if pair is not None:
             pair.outbox.put(encoded, slot_batch(message.kind, message.batch))
 
@@ -163,7 +188,7 @@ class Links:
             greeting = await stream.read()
             if greeting is None:
                 return
-            pair = self._open(seat, decode_hello(greeting))
+            pair = await self._open(seat, decode_hello(greeting))
             self._dialer.met(seat)
             try:
                 await run_until_one_ends(self._receive(pair, stream), transmit(stream, pair.outbox))
@@ -174,9 +199,8 @@ class Links:
         while (encoded := await stream.read()) is not None:
             try:
                 self._take(pair, encoded)
-            except MalformedError as error:
+            except (MalformedError, TooLargeError) as error:
                 # The neighbour is at fault: the call ends, and the lease goes on.
-                log.warning("layer %d replica %d sent a malformed message: %s", *pair.seat, error)
                 raise UnreachableError(f"a neighbour sent a malformed message: {error}") from None
 
     # --- calls by neighbours
@@ -194,7 +218,7 @@ class Links:
         seat = (self._lease.layer - 1, hello.sender)
         if hello.sender not in self._boundary.senders:
             raise RefusedError(f"replica {hello.sender} of layer {seat[0]} shares no batch with this slave")
-        pair = self._open(seat, hello)
+        pair = await self._open(seat, hello)
         pair.outbox.put((encode_boundary(self._hello(seat)),))
         try:
             async with aclosing(answers(pair.outbox, self._read(pair, requests))) as outgoing:
@@ -232,14 +256,34 @@ class Links:
             BoundaryKind.PAIR, *seat, incarnation=lease.incarnation, sender=lease.replica, run=lease.run
         )
 
-    def _open(self, seat: Seat, hello: BoundaryMessage) -> Pair:
+    async def _open(self, seat: Seat, hello: BoundaryMessage) -> Pair:
         """Open a pair by the neighbour's hello, in the place of an older pair.
 
         Raises:
-            RefusedError: the neighbour is of a different run, looks for a different slave, or answers for a
-                different replica.
+            RefusedError: the neighbour is of a different run, looks for a different slave, answers for a
+                different replica, or claims a lease that the master has not granted.
             FencedError: the neighbour's lease has passed to a successor.
+            UnreachableError: the neighbour has to wait, after a refused message.
         """
+        self._check_hello(seat, hello)
+        await self._check_incarnation(seat, hello.incarnation)
+        correspondent = self._correspondents.get(seat)
+        if correspondent is None or correspondent.incarnation != hello.incarnation:
+            correspondent = self._correspondents[seat] = self._meet(seat, hello.incarnation)
+        correspondent.check_welcome()
+        if older := self._pairs.get(seat):
+            older.outbox.close(UnreachableError("a newer stream has taken its place"))
+        pair = self._pairs[seat] = Pair(correspondent, self._boundary)
+        if seat[0] > self._here[0]:
+            self._inbox.put(Ready(layer=seat[0], sender=seat[1]))
+        return pair
+
+    def _meet(self, seat: Seat, incarnation: int) -> Correspondent:
+        boundary = self._boundary
+        arrivals = Arrivals(self._inbox, boundary.slots, boundary.capacity)
+        return Correspondent(seat, incarnation, arrivals, boundary.unanswered, time.monotonic)
+
+    def _check_hello(self, seat: Seat, hello: BoundaryMessage) -> None:
         if hello.run != self._lease.run:
             raise RefusedError("this is a slave of another run")
         if (hello.layer, hello.replica) != self._here:
@@ -249,22 +293,43 @@ class Links:
             )
         if hello.sender != seat[1]:
             raise RefusedError(f"replica {hello.sender} of layer {seat[0]} answers for replica {seat[1]}")
-        peer = self._neighbours.at(seat)
-        newest = max(self._newest.get(seat, 0), peer.incarnation if peer else 0)
-        if hello.incarnation < newest:
-            raise _fenced(hello.incarnation, newest)
-        self._newest[seat] = hello.incarnation
-        if older := self._pairs.get(seat):
-            older.outbox.close(UnreachableError("a newer stream has taken its place"))
-        pair = self._pairs[seat] = Pair(seat, hello.incarnation, self._boundary, self._inbox)
-        if seat[0] > self._here[0]:
-            self._inbox.put(Ready(layer=seat[0], sender=seat[1]))
-        return pair
+
+    async def _check_incarnation(self, seat: Seat, claimed: int) -> None:
+        """Hold a claim against the master's word: in `light` the relay has checked the lease before.
+
+        Raises:
+            RefusedError: the master has not granted such a lease.
+            FencedError: the lease has passed to a successor.
+        """
+        if self._server is not None:
+            named = await self._neighbours.confirm(seat, claimed)
+            if claimed > named:
+                raise RefusedError(
+                    f"the master has not granted incarnation {claimed} of layer {seat[0]} replica {seat[1]}; "
+                    f"the newest is {named}"
+                )
+        last = self._correspondents.get(seat)
+        newest = max(last.incarnation if last else 0, self._neighbours.incarnation(seat))
+        if claimed < newest:
+            raise _fenced(claimed, newest)
 
     def _take(self, pair: Pair, encoded: Buffer) -> None:
-        message = decode_boundary(encoded)
-        check_message(message, pair.seat, pair.incarnation, self._here)
-        pair.receive(from_wire(message))
+        """Take a message of a neighbour, or refuse the message and the neighbour's next streams for a while.
+
+        Raises:
+            MalformedError: the message cannot be used.
+        """
+        try:
+            decoded = decode_boundary(encoded)
+            check_message(decoded, pair.seat, pair.incarnation, self._here)
+            message = from_wire(decoded)
+            self.admit(message)
+            pair.receive(message)
+        except (MalformedError, TooLargeError) as error:
+            log.warning("a message of layer %d replica %d was refused: %s", *pair.seat, error)
+            pair.correspondent.refuse(str(error))
+            self._on_refusal(pair.seat[0])
+            raise
 
     def _forget(self, pair: Pair) -> None:
         """Drop an ended stream, unless a newer stream has the place."""

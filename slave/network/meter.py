@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -23,6 +24,8 @@ class Meter:
     sent_bytes: int = 0
     received_bytes: int = 0
     lost_batches: int = 0
+    # By layer of the sender.
+    refusals: Counter[int] = field(default_factory=Counter)
     _pushed: dict[str, float] = field(default_factory=dict)
 
     def lost(self, batches: int) -> None:
@@ -31,6 +34,10 @@ class Meter:
         An overtaken batch comes later after all, but a counter never falls.
         """
         self.lost_batches = max(self.lost_batches, batches)
+
+    def refused(self, layer: int) -> None:
+        """Count a refused message of a neighbour."""
+        self.refusals[layer] += 1
 
     def pushing(self, shard: str, nbytes: int) -> None:
         """Note the start of a push of `nbytes` bytes."""

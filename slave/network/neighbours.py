@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 
 from common.net.data.pairs import Seat
 from common.wire.messages import Peer
+
+log = logging.getLogger("layerwise.slave")
+
+# A stream whose incarnation the master has not named waits so long for the next heartbeat.
+CONFIRM_SECONDS = 10.0
 
 
 class Neighbours:
@@ -22,6 +28,8 @@ class Neighbours:
         self._missing: set[Seat] = set()
         self._peers: dict[Seat, Peer] = {}
         self._changed = asyncio.Event()
+        # Set by the next answer of the master, with news or without.
+        self._answered = asyncio.Event()
 
     @property
     def wanted(self) -> bool:
@@ -30,12 +38,38 @@ class Neighbours:
 
     def learn(self, version: int, peers: list[Peer]) -> None:
         """Take the master's list of holders, and the version of the list."""
+        self._answered.set()
+        self._answered = asyncio.Event()
         if version == self.version:
             return
         self.version = version
         self._peers = {(peer.layer, peer.replica): peer for peer in peers}
         self._changed.set()
         self._changed = asyncio.Event()
+
+    def incarnation(self, seat: Seat) -> int:
+        """Return the incarnation that holds a seat by the master's word; 0 without a holder."""
+        peer = self._peers.get(seat)
+        return peer.incarnation if peer else 0
+
+    async def confirm(self, seat: Seat, claimed: int) -> int:
+        """Return the incarnation that holds a seat, after the master was asked about a newer claim.
+
+        An answer under way may be older than the claim: the second answer decides.
+        """
+        answers, awaited = 0, seat in self._missing
+        try:
+            async with asyncio.timeout(CONFIRM_SECONDS):
+                while claimed > self.incarnation(seat) and answers < 2:
+                    self.miss(seat)
+                    await self._answered.wait()
+                    answers += 1
+        except TimeoutError:
+            log.debug("the master did not confirm incarnation %d of layer %d replica %d", claimed, *seat)
+        finally:
+            if not awaited:
+                self.meet(seat)
+        return self.incarnation(seat)
 
     def at(self, seat: Seat) -> Peer | None:
         """Return the holder of a seat; None without a holder."""

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from common.errors import LayerwiseError
+from common.errors import LayerwiseError, RunFailedError
 from common.lifecycle import give_way
 from common.net import addresses, control
 from common.net.backoff import Backoff
@@ -30,6 +30,7 @@ from slave.network.links import Boundary, Links
 from slave.network.mail import Inbox
 from slave.network.meter import Meter
 from slave.network.transfer import Fetcher, Pusher
+from slave.training.admission import is_finite
 from slave.training.worker import Fetched
 
 
@@ -108,7 +109,7 @@ class Network:
     def _build_links(self) -> Links:
         neighbours = self._heart.neighbours
         dialer, server = self._dialer(), self._endpoint.server
-        return Links(self._lease, self._boundary, dialer, self.inbox, neighbours, server)
+        return Links(self._lease, self._boundary, dialer, self.inbox, neighbours, server, self._meter.refused)
 
     def _dialer(self) -> Dialer:
         """Choose the profile: a slave that listens calls the neighbours above, else the master."""
@@ -131,8 +132,13 @@ class Network:
     def _backoff(self) -> Backoff:
         return Backoff(time.monotonic, random.random, patience=self._patience)
 
-    def exchange(self) -> None:
-        """Begin to exchange activations and gradients: the trainer is ready."""
+    def exchange(self, admit: Callable[[Message], None]) -> None:
+        """Begin to exchange activations and gradients: the trainer is ready.
+
+        Args:
+            admit: raises MalformedError for a message that the layer cannot use, on the network's thread.
+        """
+        self._links.admit = admit
         self._endpoint.post(lambda: self._run(self._links.run()))
 
     def converse(self) -> None:
@@ -180,6 +186,8 @@ class Network:
         try:
             while (message := self._outgoing.get()) is not None:
                 self._pass_on(message)
+        except LayerwiseError as error:
+            self.deliver(error)
         except Exception as error:  # a defect here must end the slave, not leave it silent
             self.deliver(_defect("sender", error))
 
@@ -187,9 +195,23 @@ class Network:
         if isinstance(message, SynthesisMessage):
             self._endpoint.post(self._asking.send, message)
         else:
+            self._check_finite(message)
             encoded = boundary_parts(to_wire(message, self._boundary.wire))
             self._meter.sent_bytes += sum(len(part) for part in encoded)
             self._endpoint.post(self._links.send, message, encoded)
+
+    def _check_finite(self, message: Message) -> None:
+        """Check the numbers of this layer before a neighbour refuses them.
+
+        Raises:
+            RunFailedError: a NaN or an infinity.
+        """
+        for attribute, tensor in message.carried().items():
+            if not is_finite(tensor):
+                raise RunFailedError(
+                    f"layer {self._lease.layer}: {message.kind.name} of batch {message.batch} has NaN or Inf "
+                    f"in {message.tensors[attribute]}: training has diverged; lower optimizer.learning_rate"
+                )
 
     def pull(self, shard: str) -> tuple[Header, memoryview]:
         """Pull one version of a shard, and wait for the last byte.

@@ -6,6 +6,7 @@ import logging
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from common.lifecycle import cpu_seconds, peak_rss_bytes
 from common.observe.utilization import Probe
@@ -91,7 +92,11 @@ class Progress:
 
     def now(self) -> Telemetry:
         """Return the telemetry, with the use of the machine at the last heartbeat."""
-        return replace(self.telemetry, utilization=self._utilization)
+        return replace(self.telemetry, utilization=self._utilization, **self._refusals())
+
+    def _refusals(self) -> dict[str, Any]:
+        refusals, layer = self._meter.refusals, self._layer
+        return {"refused_from_below": refusals[layer - 1], "refused_from_above": refusals[layer + 1]}
 
     def beat(self) -> Telemetry:
         """Return the telemetry for a heartbeat, with the resources used by the process."""
@@ -106,4 +111,5 @@ class Progress:
             peak_rss_bytes=peak_rss_bytes(),
             utilization=self._utilization,
             waits=self.waits,
+            **self._refusals(),
         )

@@ -92,7 +92,9 @@ class Session:
             FencedError: the lease has passed to a successor.
             LayerwiseError: the run cannot go on here.
         """
-        self._network.exchange()
+        admission = self._worker.trained.admission
+        assert admission is not None
+        self._network.exchange(admission.check)
         if self._served:
             self._network.converse()
         while not self._worker.over:
@@ -250,4 +252,6 @@ class Session:
             max(self._config.decoupling.window(each, count) for each in (k - 1, k)),
             self._config.decoupling.slots,
             self._config.cluster.wire,
+            # Twice the window: an answer may be under way. A layer without a window answers nothing.
+            None if self._config.decoupling.slots else 2 * self._config.decoupling.window(k - 1, count),
         )

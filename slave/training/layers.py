@@ -24,6 +24,7 @@ from common.shards.working_copy import Backup, WorkingCopy
 from common.synthesizers import GradientSynthesizer, VirtualForward
 from common.wire.messages import JoinReply
 from slave.training import unlocks
+from slave.training.admission import Admission
 from slave.training.compiling import compile_layer
 from slave.training.decoupling import Layer, Predicting, Synthesizer, Synthesizing, Unlock
 from slave.training.free import FreeTrainer
@@ -174,7 +175,8 @@ class _Composition:
         else:
             free_unlock = unlocks.find_builder(parts)(parts)
             trainer = free_trainer(config, data, self.lease, free_unlock, (below, above), self.device)
-        return TrainedLayer(trainer, layer, self.copies, self.health)
+        admission = Admission(config, k, BatchRoutes.of(config, k, self.lease.replica), below, above)
+        return TrainedLayer(trainer, layer, self.copies, self.health, admission)
 
     def _parts(self, layer: Layer, shapes: tuple[Shape, Shape]) -> Parts:
         below, above = shapes

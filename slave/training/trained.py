@@ -11,6 +11,7 @@ from common.optim.stepper import Stepper
 from common.shards.working_copy import WorkingCopy
 from common.wire.boundary import Message
 from common.wire.messages import Telemetry
+from slave.training.admission import Admission
 from slave.training.decoupling import Layer
 from slave.training.health import Health
 
@@ -70,12 +71,14 @@ class TrainedLayer:
         layer: the module and its stepper.
         copies: working copy and stepper of each shard; empty where no shard is pushed.
         health: knowledge of the layer's own learning.
+        admission: check of messages from neighbours; None for tensors of no size.
     """
 
     trainer: Trainer
     layer: Layer
     copies: list[tuple[WorkingCopy, Stepper]]
     health: Health
+    admission: Admission | None = None
 
     def telemetry(self) -> Telemetry:
         """Return the telemetry, but for the machine's part."""

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from common.errors import LayerwiseError, MalformedError, UnreachableError
+from common.errors import LayerwiseError, MalformedError, TooLargeError, UnreachableError
 from common.net.control import LARGEST_MESSAGE_BYTES
 from common.net.data.messages import (
     ANSWER_HEADERS,
@@ -77,7 +77,11 @@ class Stream:
             self._answered = True
             if is_over(await self._end.headers(), self._method):
                 return None
-        message = await _read(self._end)
+        try:
+            message = await _read(self._end)
+        except (MalformedError, TooLargeError) as error:
+            # Unlike a status, no word of the peer about this side's messages.
+            raise UnreachableError(f"the peer broke off: {error}") from None
         if message is None:
             while not is_over(await self._end.headers(), self._method):
                 pass

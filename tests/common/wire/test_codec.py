@@ -37,11 +37,9 @@ from common.wire.payloads import (
     encode_synthesis,
     frames,
 )
+from common.wire.ranges import RANGES, Mapped, Range, Rule
 from protos import layerwise_pb2 as pb
 
-NUMBERS = {"replica": 2**32 - 1, "layer": 2**32 - 1, "pid": 2**32 - 1, "in_flight": 2**32 - 1,
-           "grants": 2**32 - 1, "waiting_slaves": 2**32 - 1, "sender": 2**32 - 1,
-           "fenced": 2**32 - 1, "classes": 2**32 - 1, "bulk_port": 2**32 - 1}  # fmt: skip
 # Those without a payload: what has one is tested by itself.
 MESSAGES = [
     kind
@@ -64,27 +62,35 @@ def tables(dtypes: Iterable[str]) -> st.SearchStrategy[Table]:
 TABLES, BOUNDARY_TABLES = tables(ITEMSIZES), tables(BOUNDARY_ITEMSIZES)
 
 
-def values_of(annotation: Any, name: str) -> st.SearchStrategy[Any]:
+def within(rule: Range, kind: type) -> st.SearchStrategy[Any]:
+    """Any number of a range."""
+    if kind is int:
+        return st.integers(int(rule.low), int(rule.high))
+    return st.floats(rule.low, rule.high, allow_nan=False)
+
+
+def values_of(annotation: Any, rule: Rule | None) -> st.SearchStrategy[Any]:
     """Any value that a message's field of that annotation may have."""
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     simple: dict[Any, st.SearchStrategy[Any]] = {
-        int: st.integers(0, NUMBERS.get(name, 2**64 - 1)),
-        float: st.floats(allow_nan=False),
         str: TEXT,
         bool: st.booleans(),
         Table: TABLES,
         pushes.Buffer: st.binary(max_size=64),
     }
+    if annotation in (int, float):
+        assert isinstance(rule, Range)
+        return within(rule, annotation)
     if annotation in simple:
         return simple[annotation]
     if origin is types.UnionType:
-        return st.none() | values_of(arguments[0], name)
+        return st.none() | values_of(arguments[0], rule)
     if origin is dict:
-        # protos/: layers, delays and staleness are uint32 where they are keys.
-        keys = st.integers(0, 2**32 - 1) if arguments[0] is int else TEXT
-        return st.dictionaries(keys, values_of(arguments[1], ""), max_size=3)
+        assert isinstance(rule, Mapped)
+        keys = within(rule.keys, int) if rule.keys else TEXT
+        return st.dictionaries(keys, values_of(arguments[1], rule.values), max_size=3)
     if origin is list:
-        return st.lists(values_of(arguments[0], ""), max_size=2)
+        return st.lists(values_of(arguments[0], rule), max_size=2)
     if issubclass(annotation, IntEnum):
         return st.sampled_from(list(annotation))
     return instances(annotation)
@@ -94,7 +100,8 @@ def instances(kind: type, **given: st.SearchStrategy[Any]) -> st.SearchStrategy[
     """Any message of a class; `given` are the values of some fields."""
     hints = typing.get_type_hints(kind)
     names = [f.name for f in dataclasses.fields(kind) if f.name not in given]
-    return st.builds(kind, **given, **{name: values_of(hints[name], name) for name in names})
+    rules = RANGES.get(kind, {})
+    return st.builds(kind, **given, **{name: values_of(hints[name], rules.get(name)) for name in names})
 
 
 FRAMES = instances(Frame)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,8 +17,9 @@ from common.shards.pushes import Header, Operation
 from common.shards.table import lay_out
 from master.disk import shard_file as writing
 from master.disk.files import DiskFiles
+from master.disk.retention import HOUR, NEWEST
 from master.disk.shard_file import OPTIMIZER_STATE
-from master.disk.snapshots import MANIFEST, NEWEST, Snapshot, Snapshots
+from master.disk.snapshots import MANIFEST, Snapshot, Snapshots
 from master.store import shard as shards
 from master.store.optimizers import Bytes
 from master.store.shard import Reading, Record
@@ -124,14 +126,46 @@ def test_the_manifest_says_what_there_was(tmp_path: Path) -> None:
     assert snapshot.nbytes == (tmp_path / "1" / "1-weights.safetensors").stat().st_size
 
 
-def test_the_newest_few_are_kept_and_numbers_go_on(tmp_path: Path) -> None:
+def test_the_newest_few_and_the_first_are_kept_and_numbers_go_on(tmp_path: Path) -> None:
+    """The first grows old, for a rollback by an hour."""
     store, snapshots = one_shard(), Snapshots(tmp_path)
     for _ in range(NEWEST + 2):
         snapshots.take(store, RUN)
-    assert snapshots.numbers() == [3, 4, 5]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["3", "4", "5"]
-    with pytest.raises(NotFoundError, match=r"no snapshot 1; there are \[3, 4, 5\]"):
-        snapshots.get(1)
+    assert snapshots.numbers() == [1, 3, 4, 5]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "3", "4", "5"]
+    with pytest.raises(NotFoundError, match=r"no snapshot 2; there are \[1, 3, 4, 5\]"):
+        snapshots.get(2)
+
+
+def test_snapshots_on_demand_push_out_no_periodic_one(tmp_path: Path) -> None:
+    """Three pushes of 1e38 and three snapshots once spoilt every snapshot kept."""
+    store, snapshots = one_shard(), Snapshots(tmp_path)
+    snapshots.take(store, RUN)
+    snapshots.take(store, RUN)
+    for sequence in range(1, 6):
+        store.apply(*update((1e38 * (-1) ** sequence, 0.0), sequence))
+        snapshots.take(store, RUN, on_demand=True)
+    assert snapshots.numbers() == [1, 2, 5, 6, 7]
+    assert snapshots.get(2).versions == {"1/weights": 0}
+    assert [snapshots.get(number).on_demand for number in (2, 7)] == [False, True]
+
+
+def test_snapshots_are_kept_by_age(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, snapshots, now = one_shard(), Snapshots(tmp_path), 1e9
+    monkeypatch.setattr(time, "time", lambda: now)
+    for _ in range(12):
+        snapshots.take(store, RUN)
+        now += HOUR / 4
+    ages = [now - snapshots.get(number).time for number in snapshots.numbers()]
+    assert any(HOUR <= age <= 2 * HOUR for age in ages)
+    assert len(ages) < 12
+
+
+def test_a_snapshot_that_a_rollback_needs_stays(tmp_path: Path) -> None:
+    store, snapshots = one_shard(), Snapshots(tmp_path)
+    for _ in range(NEWEST + 2):
+        snapshots.take(store, RUN, on_demand=True, spare=1)
+    assert snapshots.numbers() == [1, 3, 4, 5]
 
 
 def test_what_a_crash_left_half_written_is_no_snapshot_and_goes(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -19,6 +18,19 @@ from master.store import shard as shards
 from master.store.shard import BufferPair, Record
 from master.store.store import Memory, MemoryPair, Store
 from tests.master.pushes import MIXED, creation, update
+
+
+class Outliving(Memory):
+    """Backing that outlives a store, as files do."""
+
+    def __init__(self) -> None:
+        self._pairs: dict[str, BufferPair] = {}
+
+    def create(self, name: str, table: Table, nbytes: int) -> BufferPair:
+        return self._pairs.setdefault(name, super().create(name, table, nbytes))
+
+    def load(self) -> dict[str, BufferPair]:
+        return dict(self._pairs)
 
 
 def created(numbers: npt.ArrayLike = (0.0, 0.0)) -> Store:
@@ -426,8 +438,40 @@ def test_after_the_masters_restart_a_slaves_own_pushes_do_not_make_it_stale() ->
     assert contents(store) == (10, [10.0, 10.0])
 
 
-def test_a_version_that_is_a_lie_makes_no_negative_staleness() -> None:
+def test_a_version_that_is_a_lie_is_refused() -> None:
     store = created()
-    header, pieces = update((1.0, 1.0), 5, version=99)
-    assert store.apply(header, pieces).staleness == 0
-    assert store.apply(dataclasses.replace(header, sequence=6), pieces).staleness == 0
+    with pytest.raises(MalformedError, match="version = 99 is ahead; the shard has 0"):
+        store.apply(*update((1.0, 1.0), version=99))
+    assert contents(store) == (0, [0.0, 0.0])
+
+
+@pytest.mark.parametrize("sequence", [3, 7, 2**53 - 1, 2**64 - 1])
+def test_a_gap_in_the_sequences_consumes_nothing(sequence: int) -> None:
+    store = created()
+    store.apply(*update((1.0, 1.0), 1))
+    with pytest.raises(MalformedError, match=f"sequence = {sequence} came where 2 is due"):
+        store.apply(*update((8.0, 8.0), sequence))
+    assert store.apply(*update((1.0, 1.0), 2)).applied
+    assert contents(store) == (2, [2.0, 2.0])
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.sampled_from(("push", "again", "gap", "restart")), st.integers(1, 3))))
+def test_in_any_history_a_sequence_is_the_last_or_the_next(steps: list[tuple[str, int]]) -> None:
+    """Model: the last sequence of each incarnation, over retries, gaps and restarts of the master."""
+    backing = Outliving()
+    store = Store(backing)
+    store.create(*creation((0.0, 0.0)))
+    last = dict.fromkeys((1, 2, 3), 0)
+    for what, slave in steps:
+        if what == "restart":
+            store = Store(backing)
+        elif what == "push":
+            last[slave] += 1
+            assert store.apply(*update((1.0, 1.0), last[slave], incarnation=slave)).applied
+        elif what == "again" and last[slave]:
+            assert not store.apply(*update((1.0, 1.0), last[slave], incarnation=slave)).applied
+        elif what == "gap":
+            with pytest.raises(MalformedError):
+                store.apply(*update((1.0, 1.0), last[slave] + 2, incarnation=slave))
+        assert contents(store) == (sum(last.values()), [float(sum(last.values()))] * 2)

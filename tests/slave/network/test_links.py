@@ -23,8 +23,10 @@ from common.wire.boundary import Down, End, Ended, Lost, Message, Ready, Up
 from common.wire.messages import BoundaryKind, BoundaryMessage, JoinReply, Peer
 from common.wire.methods import EXCHANGE
 from common.wire.payloads import boundary_parts, encode_boundary
+from common.wire.ranges import MOST
 from common.wire.signals import to_wire
 from master.relay import Relay
+from slave.network import neighbours
 from slave.network.dialers import Dialer, MasterDialer, NeighbourDialer
 from slave.network.endpoint import Endpoint
 from slave.network.links import Boundary, Links
@@ -117,6 +119,10 @@ class Slave:
         server = self.endpoint.server
         self._links = Links(self.lease, boundary, dialer, self.inbox, self.neighbours, server)
         self.endpoint.call(self._begin())
+        # The first slaves of layer 1; `basic` alone asks the master for neighbours.
+        self._named: dict[tuple[int, int], Peer] = {}
+        if switch is None and layer == 2:
+            self.learn_more(Peer(1, 0, 1, NOWHERE), Peer(1, 1, 2, NOWHERE))
 
     @property
     def server(self) -> BoundaryServer:
@@ -146,8 +152,14 @@ class Slave:
         lease = self.lease
         return Peer(lease.layer, lease.replica, lease.incarnation, self.endpoint.address)
 
+    def learn_more(self, *peers: Peer) -> None:
+        """Learn a newer list of the master, with further peers."""
+        named = self._named | {(peer.layer, peer.replica): peer for peer in peers}
+        self.learn_neighbours(self.neighbours.version + 1, *named.values())
+
     def learn_neighbours(self, version: int, *peers: Peer) -> None:
         """Learn the neighbours from the master."""
+        self._named = {(peer.layer, peer.replica): peer for peer in peers}
 
         async def learn() -> None:
             self.neighbours.learn(version, list(peers))
@@ -237,8 +249,9 @@ def either(make: Make, switch: Switch | None) -> Make:
 
 
 def meet(lower: Slave, upper: Slave, version: int = 1) -> None:
-    """Have the master name the upper slave, and wait for the pair to open."""
+    """Have the master name each slave to the other, and wait for the pair to open."""
     if upper.endpoint.server is not None:
+        upper.learn_more(lower.peer)
         lower.learn_neighbours(version, upper.peer)
     lower.expect_ready()
 
@@ -399,12 +412,13 @@ def test_one_neighbours_broken_stream_leaves_the_others_alone(either: Make) -> N
 # --- admission
 
 
-def test_an_older_incarnation_is_fenced_by_its_successors_stream(
+def test_an_older_incarnation_is_fenced_once_the_master_names_its_successor(
     pair: tuple[Slave, Slave], make: Make
 ) -> None:
     lower, upper = pair
     successor = make(1, 5)
     successor.learn_neighbours(1, upper.peer)
+    upper.learn_more(successor.peer)
     successor.expect_ready()
     # The older slave finds the stream closed, opens a new stream, and is refused.
     until(lambda: upper.server.refused["FencedError"] >= 2, DEADLINE)
@@ -418,6 +432,53 @@ def test_an_older_incarnation_is_fenced_by_what_the_master_says(pair: tuple[Slav
     upper.learn_neighbours(9, Peer(1, 0, 9, NOWHERE))
     until(lambda: upper.server.refused["FencedError"] >= 2, DEADLINE)
     assert lower.inbox.empty()
+
+
+def test_an_incarnation_of_its_own_making_is_refused_and_the_honest_neighbour_goes_on(
+    make: Make,
+) -> None:
+    """The liar once fenced every slave of the seat, for good."""
+    lower, upper = make(1, 1), make(2, 2)
+    meet(lower, upper)
+    with Stranger(upper) as stream:
+        stream.write(encode_boundary(hello(incarnation=MOST)))
+        until(lambda: upper.neighbours.wanted, DEADLINE)
+        # Two answers without news: the first may have been under way.
+        for _ in range(2):
+            upper.learn_neighbours(upper.neighbours.version, *upper._named.values())
+        with pytest.raises(grpc.RpcError) as caught:
+            stream.read()
+    assert caught.value.code().name == "FAILED_PRECONDITION"
+    assert "has not granted incarnation 9007199254740991 of layer 1 replica 0" in caught.value.details()
+    assert not upper.neighbours.wanted
+    exchange(lower, upper, 3)
+    successor = make(1, 5)
+    meet(successor, upper)
+    exchange(successor, upper, 4)
+
+
+def test_a_claim_waits_for_the_heartbeat_that_confirms_it(make: Make) -> None:
+    upper = make(2, 2)
+    successor = make(1, 3)
+    successor.learn_neighbours(1, upper.peer)
+    until(lambda: upper.neighbours.wanted, DEADLINE)
+    assert upper.asked == 1
+    assert not upper.server.refused
+    upper.learn_more(successor.peer)
+    successor.expect_ready()
+    exchange(successor, upper, 1)
+
+
+def test_a_claim_that_no_heartbeat_confirms_is_refused_in_time(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(neighbours, "CONFIRM_SECONDS", 0.1)
+    upper = make(2, 2)
+    with Stranger(upper) as stream:
+        stream.write(encode_boundary(hello(incarnation=9)))
+        with pytest.raises(grpc.RpcError) as caught:
+            stream.read()
+    assert caught.value.code().name == "FAILED_PRECONDITION"
 
 
 def hello(**changed: Any) -> BoundaryMessage:
