@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from common import strict_json
 from common.config.files import load
 from common.data.replicas import may_stop
-from common.errors import FencedError, LayerwiseError, UnreachableError
+from common.errors import FencedError, LayerwiseError, MalformedError, UnreachableError
+from common.wire.codec import decoder, encode
 from common.wire.messages import (
     Evaluation,
     HeartbeatRequest,
     JoinRequest,
     LeaveRequest,
+    StatusReply,
     Telemetry,
 )
+from common.wire.ranges import MOST
+from master.roster import LONGEST_DELAY
 from master.run import Run, fence_saved
 
 EVALUATION = Evaluation(100, 3.5, 0.25, {"1/weights": 7})
@@ -212,3 +218,63 @@ def test_whatever_happens_every_lease_ends_once_and_a_restart_goes_on_from_there
     assert [(s.incarnation, s.grants, s.state == "done") for s in again] == [
         (s.incarnation, s.grants, s.state == "done") for s in seats
     ]
+
+
+def test_counts_of_two_slaves_stay_at_the_bound_and_status_can_be_sent() -> None:
+    """Two heartbeats with lost_batches = 2**63 once made Status fail, also after a restart."""
+    run = begin("network.cuts=[]")
+    delays = {3: MOST, 2**32 - 1: 1}
+    most = Telemetry(lost_batches=MOST, step_seconds=1e12, waiting_seconds=1e12, delays=delays)
+    for name in "ab":
+        held = run.join(JoinRequest(name), 1.0).incarnation
+        run.heartbeat(HeartbeatRequest(held, 1, most), 2.0)
+        run.leave(LeaveRequest(held, "", most), 2.0)
+    for each in (run, restart(run)):
+        status = decoder(StatusReply)(encode(each.status(3.0)))
+        assert (status.lost_batches, status.delays[3], status.delays[LONGEST_DELAY]) == (MOST, MOST, 2)
+
+
+def test_progress_grows_and_stays_within_the_run() -> None:
+    """With next_batch = 2**63 the successor once trained nothing."""
+    run = begin("run.batches=50", "downpour.replicas=[3, 1]")
+    held = run.join(JoinRequest("a"), 1.0).incarnation
+
+    def claim(next_batch: int) -> int:
+        run.heartbeat(HeartbeatRequest(held, 1, Telemetry(next_batch=next_batch)), 2.0)
+        return run.status(3.0).seats[0].telemetry.next_batch
+
+    # The next batch of a replica may lie past the last batch.
+    assert [claim(next_batch) for next_batch in (20, 7, 52)] == [20, 20, 52]
+    with pytest.raises(MalformedError, match="next_batch = 53 is beyond the end of the run, 52 at most"):
+        claim(53)
+    with pytest.raises(MalformedError):
+        run.leave(LeaveRequest(held, "", Telemetry(next_batch=2**40)), 2.0)
+
+
+def test_with_full_a_layer_may_pass_the_runs_end() -> None:
+    run = begin("run.batches=50", "decoupling.unlock=full")
+    held = run.join(JoinRequest("a"), 1.0).incarnation
+    run.heartbeat(HeartbeatRequest(held, 1, Telemetry(next_batch=5000)), 2.0)
+    with pytest.raises(MalformedError):
+        run.heartbeat(HeartbeatRequest(held, 1, Telemetry(next_batch=2**50)), 2.0)
+
+
+def test_numbers_that_are_not_finite_survive_a_restart_as_null() -> None:
+    run = begin()
+    held = run.join(JoinRequest("a"), 1.0).incarnation
+    run.heartbeat(HeartbeatRequest(held, 1, Telemetry(loss=math.nan, input_loss=-math.inf)), 2.0)
+    run.report(Evaluation(10, 90.0, math.inf, {"1/weights": 3}), 3.0)
+    text = strict_json.encode(run.dump(4.0))
+    assert "NaN" not in text
+    assert "Infinity" not in text
+    again = Run(run.config, Shards(), json.loads(text), "another").status(5.0)
+    assert math.isnan(again.evaluation.test_loss)
+    assert math.isnan(again.seats[0].telemetry.loss)
+    assert decoder(StatusReply)(encode(again)).state == "waiting"
+
+
+def test_saved_numbers_out_of_range_are_refused_by_name() -> None:
+    saved = json.loads(json.dumps(begin().dump(0.0)))
+    saved["evaluation"]["test_error_percent"] = 1e300
+    with pytest.raises(MalformedError, match=r"Evaluation\.test_error_percent = 1e\+300"):
+        begin(saved=saved)

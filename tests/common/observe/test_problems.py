@@ -57,6 +57,10 @@ VACANT = seated(1, state="vacant", incarnation=0, slave="", telemetry=Telemetry(
         (seated(0, telemetry=OLD_M), ["layer 1: M's gradient has cosine -0.21", '"vfbn"']),
         (replace(WELL, layers=[LayerPushes(2, {0: 50}, 30)]), ["layer 2: 30 of 80 pushes", "bound = 4"]),
         (seated(0, telemetry=replace(OLD_M, fallback=True)), ["layer 1: waits for true gradients"]),
+        (
+            seated(1, telemetry=replace(LEARNED, refused_from_above=3)),
+            ["layer 2: refused 3 messages of layer 3", "see the log of host2:12", "optimizer.learning_rate"],
+        ),
         (replace(WELL, counters=Counters(malformed=2)), ["2 malformed messages were refused"]),
         (replace(WELL, counters=Counters(fenced=1_200)), ["1,200 messages of slaves that"]),
     ],

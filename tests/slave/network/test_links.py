@@ -15,6 +15,8 @@ import psutil
 import pytest
 import torch
 
+from common.config.files import load
+from common.data.replicas import BatchRoutes
 from common.errors import ConfigError, FencedError, LayerwiseError, RefusedError
 from common.net import addresses
 from common.net.backoff import Backoff
@@ -33,6 +35,7 @@ from slave.network.links import Boundary, Links
 from slave.network.mail import Inbox
 from slave.network.neighbours import Neighbours
 from slave.network.servicer import BoundaryServer
+from slave.training.admission import Admission
 from tests.faults.proxy import Proxy
 from tests.integration.processes import until
 from tests.master.served import Client, Stream
@@ -575,6 +578,107 @@ def test_a_slave_that_sends_what_its_neighbour_cannot_use_is_told_so_and_ends(
     lower.send(Up, 0, incarnation=77)
     assert "came from incarnation 77" in str(lower.inbox.get(timeout=DEADLINE))
     assert upper.inbox.empty()
+
+
+# --- messages that the layer cannot use
+
+
+def admit_finite(*slaves: Slave) -> list[int]:
+    """Have slaves refuse tensors of another shape, and NaN; collects the senders' layers."""
+    refused: list[int] = []
+    for slave in slaves:
+        slave._links.admit = ADMISSION.check
+        slave._links._on_refusal = refused.append
+    return refused
+
+
+RUN_OF_TWO = load(None, ["network.cuts=[1]", "run.batches=2000", "run.batch_size=2"])
+ADMISSION = Admission(RUN_OF_TWO, 1, BatchRoutes(below=2), (3,), (3,))
+BAD = {
+    "shape": torch.zeros(2, 4),
+    "batch": torch.zeros(3, 3),
+    "nan": torch.tensor([[0.0, 0.0, 0.0], [0.0, float("nan"), 0.0]]),
+    "inf": torch.full((2, 3), float("inf")),
+}
+
+
+@pytest.mark.parametrize("tensor", BAD.values(), ids=BAD)
+def test_a_bad_activation_ends_its_senders_stream_and_never_the_receiver(
+    make: Make, tensor: torch.Tensor
+) -> None:
+    """The sender is told the tensor; a stream soon after is refused."""
+    upper = make(2, 2)
+    refused = admit_finite(upper)
+    for code, why in (
+        ("INVALID_ARGUMENT", 'tensor "tensor" of ACTIVATION of batch 4'),
+        ("UNAVAILABLE", "heard again"),
+    ):
+        with Stranger(upper) as stream:
+            stream.write(encode_boundary(hello()))
+            if code == "INVALID_ARGUMENT":
+                assert stream.read().kind == BoundaryKind.PAIR
+                stream.write(encode_boundary(to_wire(Up(4, tensor, layer=2, incarnation=1))))
+            with pytest.raises(grpc.RpcError) as caught:
+                stream.read()
+        assert caught.value.code().name == code
+        assert why in caught.value.details()
+    assert refused == [1]
+    assert upper.inbox.empty()
+    other = make(1, 2, replica=1)
+    meet(other, upper)
+    other.send(Up, 1)
+    assert upper.next_message().batch == 1
+
+
+def send_tensor(slave: Slave, message: Message) -> None:
+    slave.endpoint.post(slave._links.send, message, boundary_parts(to_wire(message)))
+
+
+def test_a_bad_gradient_never_reaches_the_layer_below_which_meets_a_successor(
+    met: tuple[Slave, Slave], either: Make
+) -> None:
+    lower, upper = met
+    refused = admit_finite(lower)
+    exchange(lower, upper, 1)
+    send_tensor(upper, Down(2, BAD["nan"], layer=1, incarnation=1))
+    until(lambda: refused == [2], DEADLINE)
+    successor = either(2, 3)
+    meet(lower, successor, 2)
+    exchange(lower, successor, 3)
+    assert not [
+        each for each in drained(lower.inbox) if isinstance(each, Message) and not isinstance(each, Ready)
+    ]
+
+
+def test_in_light_a_bad_activation_never_reaches_the_layer_above(make: Make) -> None:
+    switching = Switch()
+    try:
+        lower, upper = make(1, 1, switch=switching), make(2, 2, switch=switching)
+        meet(lower, upper)
+        refused = admit_finite(upper)
+        send_tensor(lower, Up(0, BAD["shape"], layer=2, incarnation=1))
+        until(lambda: refused == [1], DEADLINE)
+        successor = make(1, 3, switch=switching)
+        meet(successor, upper)
+        exchange(successor, upper, 2)
+    finally:
+        switching.close()
+
+
+def test_a_neighbour_that_opens_stream_after_stream_queues_no_more_than_on_one(make: Make) -> None:
+    """Every stream once brought a fresh allowance."""
+    upper, capacity = make(2, 2), Boundary(window=2).capacity
+    for start in range(0, 5 * capacity, capacity):
+        with Stranger(upper) as stream:
+            stream.write(encode_boundary(hello()))
+            stream.write(
+                *(encode_boundary(to_wire(activation(batch=start + b))) for b in range(2 * capacity))
+            )
+            stream.read()
+            with pytest.raises(grpc.RpcError) as caught:
+                stream.read()
+        assert caught.value.code().name == "UNAVAILABLE"
+    assert len(upper.inbox) == capacity
 
 
 # --- bounds
