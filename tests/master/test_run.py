@@ -150,7 +150,7 @@ def test_a_run_at_rest_is_fenced_as_a_live_one_is() -> None:
     expected = json.loads(json.dumps(live.dump(2.0)))
     # A run at rest has heard no heartbeat.
     for lease in expected["roster"]["leases"]:
-        lease["seen"] = 0.0
+        lease["seen"] = lease["moved"] = 0.0
     assert json.loads(json.dumps(fenced)) == expected
 
 
