@@ -16,8 +16,9 @@ from common.data.replicas import may_stop
 from common.errors import RefusedError, UnreachableError
 from common.wire import messages as m
 from common.wire.ranges import restore
+from common.wire.telemetry import merge
 from master.agreement import Agreement
-from master.roster import LeaseEvent, Roster, merge
+from master.roster import LeaseEvent, Roster
 from master.tally import Tally
 
 # Kinds of lease events after which a seat is vacant.

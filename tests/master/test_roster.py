@@ -12,7 +12,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from common.errors import FencedError, MalformedError
 from common.wire.messages import JoinRequest, Telemetry
-from master.roster import Roster, merge
+from common.wire.telemetry import merge
+from master.roster import Roster
 
 INTERVAL = 1.0
 DONE = Telemetry(done=True)

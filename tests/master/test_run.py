@@ -24,7 +24,7 @@ from common.wire.messages import (
     Telemetry,
 )
 from common.wire.ranges import MOST
-from master.roster import LONGEST_DELAY
+from common.wire.telemetry import LONGEST_DELAY
 from master.run import Run, fence_saved
 
 EVALUATION = Evaluation(100, 3.5, 0.25, {"1/weights": 7})
