@@ -15,12 +15,10 @@ class LayerwiseError(Exception):
     Attributes:
         status: name of the gRPC status code that carries the error.
         exit_code: value that a command which ends with this error returns to the shell.
-        heals: whether another attempt may succeed; a process that ends without hope is not started again.
     """
 
     status: ClassVar[str] = "INTERNAL"
     exit_code: ClassVar[int] = 4
-    heals: ClassVar[bool] = True
 
 
 class ConfigError(LayerwiseError):
@@ -28,7 +26,6 @@ class ConfigError(LayerwiseError):
 
     status = "INVALID_ARGUMENT"
     exit_code = 2
-    heals = False
 
 
 class UnreachableError(LayerwiseError):
@@ -36,6 +33,18 @@ class UnreachableError(LayerwiseError):
 
     status = "UNAVAILABLE"
     exit_code = 3
+
+
+class AbsentError(UnreachableError):
+    """No process answers at an address.
+
+    Args:
+        reason: of the system, in short.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"no process answers ({reason})")
+        self.reason = reason
 
 
 class StalledError(UnreachableError):
@@ -49,48 +58,40 @@ class RefusedError(LayerwiseError):
 
     status = "FAILED_PRECONDITION"
     exit_code = 3
-    heals = False
 
 
 class FencedError(RefusedError):
     """The sender's incarnation is old: the lease has passed to a newer incarnation."""
 
     status = "ABORTED"
-    heals = True
 
 
 class NotFoundError(RefusedError):
     """No shard, layer or snapshot has the requested name."""
 
     status = "NOT_FOUND"
-    heals = True
 
 
 class MalformedError(LayerwiseError):
     """A message contradicts the type, the header or the registered table; state is unchanged."""
 
     status = "INVALID_ARGUMENT"
-    heals = False
 
 
 class TooLargeError(LayerwiseError):
     """A message claims or needs more than the limits allow; refused before allocation."""
 
     status = "RESOURCE_EXHAUSTED"
-    heals = False
 
 
 class RunFailedError(LayerwiseError):
     """The run cannot reach the end."""
-
-    heals = False
 
 
 class NoRoomError(RunFailedError):
     """The master's disk is full, and state cannot be saved; clients treat the master as unreachable."""
 
     status = "UNAVAILABLE"
-    heals = True
 
 
 # ConfigError and MalformedError share INVALID_ARGUMENT; only MalformedError travels over the wire.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import shlex
 import threading
 import time
@@ -17,6 +18,7 @@ from common.data.datasets import Dataset
 from common.errors import ConfigError, NotFoundError, UnreachableError
 from common.lifecycle import INTERRUPTED, Interrupt, end_with_parent
 from common.models import resolution
+from common.net.backoff import Backoff
 from common.net.control import LARGEST_MESSAGE_BYTES
 from common.output import divert_output
 from common.wire.messages import Evaluation, StatusReply
@@ -245,12 +247,13 @@ class Training:
         return True
 
     def _evaluate(self, reader: Reader, evaluator: Evaluator) -> tuple[PulledNetwork, Evaluation]:
-        deadline = time.monotonic() + FINAL_PULL_SECONDS
+        backoff = Backoff(time.monotonic, random.random, patience=FINAL_PULL_SECONDS)
         while True:
             try:
                 network = evaluator.pull(reader.pull)
-            except (UnreachableError, NotFoundError):  # the master is restarting
-                if time.monotonic() > deadline or self._stop.wait(STATUS_SECONDS):
+            except (UnreachableError, NotFoundError) as error:  # the master is restarting
+                away = error if isinstance(error, UnreachableError) else UnreachableError(str(error))
+                if self._stop.wait(backoff.delay_after(away)):
                     raise
                 continue
             return network, evaluator.measure(network)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from common.config import files
 from common.config.sections import Config
-from common.errors import ConfigError, FencedError, LayerwiseError, UnreachableError
+from common.errors import AbsentError, ConfigError, FencedError, LayerwiseError, UnreachableError
 from common.lifecycle import INTERRUPTED, Interrupt, cpu_seconds, end_with_parent, keep_freed_memory
 from common.net import control
 from common.net.addresses import is_loopback, reachable_address, split_address
@@ -253,7 +253,8 @@ class Slave:
             try:
                 reply = control.call(self._channel, JOIN, request, 2.0)
             except UnreachableError as error:
-                seconds = backoff.delay_after(error)
+                absent = isinstance(error, AbsentError)
+                seconds = backoff.delay_after(self._no_master() if absent else error)
             else:
                 backoff.reset()
                 self._exposition.note_answer()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, TypeVar, cast
 
 import grpc
 
 from common import errors
-from common.errors import LayerwiseError, UnreachableError
+from common.errors import AbsentError, LayerwiseError, UnreachableError
 from common.net.addresses import cannot_listen, split_address
 from common.net.listening import join_address, numeric_host
 from common.wire.methods import Method
@@ -23,6 +24,9 @@ UNARY_SECONDS = 10.0
 # Details of the INTERNAL error of grpc.aio for a write to a stream that the peer has just ended
 # (grpc/grpc#36066). The peer's own status is lost; another call gets it.
 _WRITTEN_TOO_LATE = "Internal error from Core"
+
+# gRPC's own text for an address at which nobody listens, and the system's reason in the text.
+_ABSENT, _REASON = "failed to connect to all addresses", re.compile(r"remote host: (?:connect: )?([^():]+)")
 
 _OPTIONS = [
     ("grpc.max_receive_message_length", LARGEST_MESSAGE_BYTES),
@@ -103,6 +107,9 @@ def error_of(error: grpc.RpcError, method: Method[Any, Any]) -> LayerwiseError:
     code = error.code()
     if error.details() == _WRITTEN_TOO_LATE:
         return UnreachableError(f"{method.service}.{method.name}: the peer has ended the stream")
+    if (error.details() or "").startswith(_ABSENT):
+        reason = _REASON.search(error.details() or "")
+        return AbsentError(reason[1] if reason else "no connection")
     text = error.details() or f"{method.service}.{method.name} failed with {code.name}"
     return errors.from_status(code.name, text)
 

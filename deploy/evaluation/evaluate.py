@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import random
 import time
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from common.data import datasets, holdings
 from common.errors import ConfigError, NotFoundError, RunFailedError, UnreachableError
 from common.models import network
 from common.models.threads import use_allowed_cores
+from common.net.backoff import Backoff
 from common.output import divert_output
 from common.text import answer, say
 from common.wire.messages import Evaluation
@@ -25,6 +27,8 @@ from deploy.runs.summary import summarize
 from deploy.screen import Screen, print_result
 
 WATCH_SECONDS = 0.5
+# Longest absence of the master; a watch ends then.
+PATIENCE_SECONDS = 600.0
 
 
 def evaluate_directory(path: Path, data: Path | None, code: Path | None, as_json: bool) -> int:
@@ -92,6 +96,7 @@ def _watch(
     directory.begin(config)
     screen = Screen(config)
     evaluate_at = config.run.evaluate_every
+    backoff = Backoff(time.monotonic, random.random, patience=PATIENCE_SECONDS)
     try:
         while True:
             try:
@@ -101,9 +106,13 @@ def _watch(
                     if status.batches >= evaluate_at or status.state == "done"
                     else None
                 )
-            except (UnreachableError, NotFoundError):
+            except NotFoundError:  # the layers have not begun
                 time.sleep(WATCH_SECONDS)
                 continue
+            except UnreachableError as error:
+                time.sleep(backoff.delay_after(error))
+                continue
+            backoff.reset()
             screen.show(status)
             directory.note_heartbeats(status.seats, time.monotonic() - began)
             if network is not None:

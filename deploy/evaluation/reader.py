@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import socket
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 from common.config import files
 from common.config.sections import Config
-from common.errors import UnreachableError
+from common.errors import AbsentError, UnreachableError
 from common.net import control
 from common.net.data import client as data
 from common.shards.pushes import Header, PullRequest
@@ -25,7 +25,10 @@ from common.wire.messages import (
     StatusReply,
     StatusRequest,
 )
-from common.wire.methods import AGREE, DESCRIBE, REPORT, ROLLBACK, SNAPSHOT, SNAPSHOTS, STATUS
+from common.wire.methods import AGREE, DESCRIBE, REPORT, ROLLBACK, SNAPSHOT, SNAPSHOTS, STATUS, Method
+
+Request = TypeVar("Request")
+Reply = TypeVar("Reply")
 
 # Deadline of calls that read or write whole shards.
 PULL_SECONDS = 300.0
@@ -48,6 +51,7 @@ class Reader:
     """
 
     def __init__(self, address: str) -> None:
+        self._address = address
         self._channel = control.channel(address)
         self._data = data.DataClient(lambda: data.locate(address))
 
@@ -60,9 +64,20 @@ class Reader:
         self._data.drop()
         self._channel.close()
 
+    def _call(
+        self, method: Method[Request, Reply], request: Request, seconds: float = control.UNARY_SECONDS
+    ) -> Reply:
+        try:
+            return control.call(self._channel, method, request, seconds)
+        except AbsentError as error:
+            raise UnreachableError(
+                f"--master {self._address}: no master answers ({error.reason}); start one there with "
+                "`layerwise master`, or check the address and the firewall"
+            ) from None
+
     def config(self) -> Config:
         """Fetch the run's configuration."""
-        text = control.call(self._channel, DESCRIBE, DescribeRequest()).config
+        text = self._call(DESCRIBE, DescribeRequest()).config
         return files.parse(text, "the master's configuration")
 
     def agree(self, holdings: Holdings) -> str:
@@ -71,27 +86,27 @@ class Reader:
         Raises:
             RefusedError: the holdings differ.
         """
-        return control.call(self._channel, AGREE, AgreeRequest(socket.gethostname(), holdings)).warning
+        return self._call(AGREE, AgreeRequest(socket.gethostname(), holdings)).warning
 
     def status(self, seconds: float = control.UNARY_SECONDS) -> StatusReply:
         """Fetch the status of the run."""
-        return control.call(self._channel, STATUS, StatusRequest(), seconds)
+        return self._call(STATUS, StatusRequest(), seconds)
 
     def report(self, evaluation: Evaluation) -> None:
         """Report an evaluation to the master."""
-        control.call(self._channel, REPORT, evaluation)
+        self._call(REPORT, evaluation)
 
     def snapshot(self) -> Kept:
         """Have the master take a snapshot."""
-        return control.call(self._channel, SNAPSHOT, SnapshotRequest(), PULL_SECONDS).snapshot
+        return self._call(SNAPSHOT, SnapshotRequest(), PULL_SECONDS).snapshot
 
     def snapshots(self) -> list[Kept]:
         """List the snapshots, oldest first."""
-        return control.call(self._channel, SNAPSHOTS, SnapshotsRequest(), PULL_SECONDS).snapshots
+        return self._call(SNAPSHOTS, SnapshotsRequest(), PULL_SECONDS).snapshots
 
     def roll_back(self, number: int) -> RollbackReply:
         """Roll the run back to a snapshot; 0 is the newest whole snapshot."""
-        return control.call(self._channel, ROLLBACK, RollbackRequest(number), PULL_SECONDS)
+        return self._call(ROLLBACK, RollbackRequest(number), PULL_SECONDS)
 
     def pull(self, shard: str) -> tuple[Header, memoryview]:
         """Pull a consistent version of a shard: header and buffer."""
