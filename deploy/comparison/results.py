@@ -32,10 +32,16 @@ def summarize_variant(variant: Variant, jobs: Sequence[Job]) -> dict[str, Any]:
     }
 
 
-def _spread(values: Sequence[float]) -> dict[str, Any]:
-    """Compute the mean, the sample's standard deviation (0 for a single run), and keep the values."""
-    spread = statistics.stdev(values) if len(values) > 1 else 0.0
-    return {"mean": statistics.fmean(values), "spread": spread, "values": list(values)}
+def _spread(values: Sequence[float | None]) -> dict[str, Any]:
+    """Compute the mean, the sample's standard deviation (0 for a single run), and keep the values.
+
+    Mean and deviation are null where a run diverged, whose loss is null.
+    """
+    numbers = [value for value in values if value is not None]
+    if len(numbers) < len(values):
+        return {"mean": None, "spread": None, "values": list(values)}
+    spread = statistics.stdev(numbers) if len(numbers) > 1 else 0.0
+    return {"mean": statistics.fmean(numbers), "spread": spread, "values": numbers}
 
 
 def _widest(runs: Sequence[dict[str, int]]) -> dict[str, int]:
@@ -84,7 +90,7 @@ def rows(result: dict[str, Any]) -> list[list[str]]:
         [
             variant["name"],
             _format(variant["test_error_percent"], ".2f"),
-            f"{variant['test_loss']['mean']:.4f}",
+            "diverged" if (loss := variant["test_loss"]["mean"]) is None else f"{loss:.4f}",
             f"{variant['samples_per_second']['mean']:,.0f}",
             f"{variant['staleness']['p50']}/{variant['staleness']['p99']}" if variant["slaves"] else "-",
             f"{variant['delay']['p50']}/{variant['delay']['p99']}" if variant["slaves"] else "-",

@@ -310,7 +310,7 @@ def test_a_rollback_that_stands_half_way_goes_on_by_itself_once_there_is_room(ma
         with full_disk(100):
             while "half-way" not in master.master.scheduler.trouble:
                 await asyncio.sleep(0.001)
-        while master.state.read(ROLLBACK) is not None:
+        while "rolled back" not in {event["event"] for event in events(master)}:
             await asyncio.sleep(0.001)
         keeping.cancel()
 
