@@ -133,9 +133,12 @@ def test_a_run_that_ends_on_a_full_disk_names_what_is_missing_and_writes_it_when
     cli: Cli, small_disk: Path
 ) -> None:
     run = small_disk / "run"
-    process = cli.start("train", *SMALL, "--set", "run.batches=400", "--run-dir", str(run), "--json")
+    wide = ("--set", "run.batches=400", "--set", "network.options.widths=[512, 512]")
+    process = cli.start("train", *SMALL, *wide, "--run-dir", str(run), "--json")
     cli.wait_for(process, "test error", "stderr")
+    # Leave room for leases, without which no run ends, and none for the model of 1.2 MB.
     filler = fill(small_disk)
+    os.truncate(filler, filler.stat().st_size - (512 << 10))
     out, errors = process.communicate(timeout=200)
     last = errors.splitlines()[-1]
     assert process.returncode == 4, errors
