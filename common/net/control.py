@@ -9,7 +9,8 @@ from typing import Any, TypeVar, cast
 import grpc
 
 from common import errors
-from common.errors import AbsentError, LayerwiseError, UnreachableError
+from common.bounds import LARGEST_SIGNAL_MESSAGE_BYTES, SMALL_MESSAGE_BYTES
+from common.errors import AbsentError, LayerwiseError, TooLargeError, UnreachableError
 from common.net.addresses import cannot_listen, split_address
 from common.net.listening import join_address, numeric_host
 from common.wire.methods import Method
@@ -17,8 +18,6 @@ from common.wire.methods import Method
 Request = TypeVar("Request")
 Reply = TypeVar("Reply")
 
-# Bound of a boundary message: a batch of feature maps. Shards travel in chunks.
-LARGEST_MESSAGE_BYTES = 256 << 20
 UNARY_SECONDS = 10.0
 
 # Details of the INTERNAL error of grpc.aio for a write to a stream that the peer has just ended
@@ -28,9 +27,13 @@ _WRITTEN_TOO_LATE = "Internal error from Core"
 # gRPC's own text for an address at which nobody listens, and the system's reason in the text.
 _ABSENT, _REASON = "failed to connect to all addresses", re.compile(r"remote host: (?:connect: )?([^():]+)")
 
+# Streams that a peer may have open on a connection: a slave has its calls and a stream of served synthesis.
+MOST_STREAMS = 32
+# Connections without a call end after so long, and the others are opened anew after so long.
+_IDLE_MILLISECONDS, _OLDEST_MILLISECONDS = 300_000, 3_600_000
+
 _OPTIONS = [
-    ("grpc.max_receive_message_length", LARGEST_MESSAGE_BYTES),
-    ("grpc.max_send_message_length", LARGEST_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", LARGEST_SIGNAL_MESSAGE_BYTES),
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.keepalive_permit_without_calls", 1),
@@ -38,6 +41,7 @@ _OPTIONS = [
 ]
 _CHANNEL_OPTIONS = [
     *_OPTIONS,
+    ("grpc.max_receive_message_length", LARGEST_SIGNAL_MESSAGE_BYTES),
     ("grpc.initial_reconnect_backoff_ms", 100),
     # Despite the name the bound of an attempt: two round trips to a far or crowded peer.
     ("grpc.min_reconnect_backoff_ms", 3_000),
@@ -51,7 +55,12 @@ _SERVER_OPTIONS = [
     *_OPTIONS,
     # By default two servers would share a port unnoticed.
     ("grpc.so_reuseport", 0),
+    ("grpc.max_concurrent_streams", MOST_STREAMS),
+    ("grpc.max_connection_idle_ms", _IDLE_MILLISECONDS),
+    ("grpc.max_connection_age_ms", _OLDEST_MILLISECONDS),
+    # A peer that pings more often is sent away.
     ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+    ("grpc.http2.max_ping_strikes", 2),
 ]
 
 
@@ -129,11 +138,13 @@ class ControlServer:
     def __init__(
         self, on_error: Callable[[LayerwiseError], None] = lambda _: None, calls: int | None = None
     ) -> None:
-        self._server = grpc.aio.server(options=_SERVER_OPTIONS, maximum_concurrent_rpcs=calls)
+        self._server: Any = None
+        self._calls = calls
+        self._largest = SMALL_MESSAGE_BYTES
         self._handlers: dict[str, dict[str, Any]] = {}
         self._on_error = on_error
 
-    def add(self, method: Method[Any, Any], handler: Unary | Streaming) -> None:
+    def add(self, method: Method[Any, Any], handler: Unary | Streaming, most: int | None = None) -> None:
         """Serve a method: `handler` answers a request, or an iterator of requests if the method streams.
 
         Requests are decoded here: grpc would answer INTERNAL to a malformed request.
@@ -141,23 +152,28 @@ class ControlServer:
         Args:
             method: to serve.
             handler: a coroutine function, or an async generator function if the method streams answers.
+            most: bound of a request in bytes; None: the bound of the method.
         """
-        kind, wrapped = self._wrapped(method, handler)
+        most = method.request_bytes if most is None else most
+        self._largest = max(self._largest, most)
+        kind, wrapped = self._wrapped(method, handler, _bounded(method, most))
         service = method.path.split("/")[1]
         self._handlers.setdefault(service, {})[method.name] = kind(
             wrapped, request_deserializer=None, response_serializer=method.reply.encode
         )
 
-    def _wrapped(self, method: Method[Any, Any], handler: Any) -> tuple[Any, Any]:
+    def _wrapped(
+        self, method: Method[Any, Any], handler: Any, decode: Callable[[bytes], Any]
+    ) -> tuple[Any, Any]:
         async def unary(raw: bytes, context: Any) -> Any:
             try:
-                return await handler(method.request.decode(raw))
+                return await handler(decode(raw))
             except LayerwiseError as error:
                 await self._abort(context, error)
 
         async def both(raw: AsyncIterator[bytes], context: Any) -> AsyncIterator[Any]:
             try:
-                async for reply in handler(_decoded(raw, method.request.decode)):
+                async for reply in handler(_decoded(raw, decode)):
                     yield reply
             except LayerwiseError as error:
                 await self._abort(context, error)
@@ -176,6 +192,9 @@ class ControlServer:
         Raises:
             RefusedError: the address cannot be listened on.
         """
+        # The library reads a whole message before its method can refuse the message.
+        options = [*_SERVER_OPTIONS, ("grpc.max_receive_message_length", self._largest)]
+        self._server = grpc.aio.server(options=options, maximum_concurrent_rpcs=self._calls)
         self._server.add_generic_rpc_handlers(
             tuple(
                 grpc.method_handlers_generic_handler(name, methods)
@@ -194,7 +213,19 @@ class ControlServer:
 
     async def stop(self, grace: float) -> None:
         """Take no more calls, and end the calls under way after `grace` seconds."""
-        await self._server.stop(grace)
+        if self._server is not None:
+            await self._server.stop(grace)
+
+
+def _bounded(method: Method[Any, Any], most: int) -> Callable[[bytes], Any]:
+    """Return a decoder that refuses a request above its bound before the request is parsed."""
+
+    def decode(raw: bytes) -> Any:
+        if len(raw) > most:
+            raise TooLargeError(f"{method.service}.{method.name}: {len(raw)} bytes; at most {most}")
+        return method.request.decode(raw)
+
+    return decode
 
 
 async def _decoded(raw: AsyncIterator[bytes], decode: Callable[[bytes], Any]) -> AsyncIterator[Any]:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+from common.bounds import LARGEST_SHARD_BYTES
 from common.errors import MalformedError, TooLargeError
 from common.shards.pushes import Frame, Header
 from common.shards.table import Table, check_table
 
-# Bound of a table, checked before memory is allocated. A shard is one layer's state.
-LARGEST_SHARD_BYTES = 8 << 30
 # The largest item size of a table: a piece that begins at a multiple of 8 bytes splits no number.
 ALIGNMENT = 8
 

@@ -6,13 +6,14 @@ Imports no torch: neither the wire nor a master that only stores state needs tor
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
-from common.errors import MalformedError
+from common.bounds import LARGEST_SHARD_BYTES, MOST_DIMENSIONS, MOST_TENSORS
+from common.errors import MalformedError, TooLargeError
 
 Kind = Literal["parameter", "buffer"]
 Raw = bytes | bytearray | memoryview | np.ndarray
@@ -119,7 +120,10 @@ def check_table(table: Table, dtypes: Collection[str] = ITEMSIZES) -> None:
         MalformedError: an unknown dtype or kind, a repeated or reserved name, an overlap, a gap beyond
             alignment, or a wrong size.
     """
+    if len(table.tensors) > MOST_TENSORS:
+        raise TooLargeError(f"a table of {len(table.tensors)} tensors; at most {MOST_TENSORS}")
     for spec in table.tensors:
+        check_shape(spec.name, spec.shape)
         if spec.dtype not in dtypes or spec.kind not in ("parameter", "buffer"):
             raise MalformedError(f"tensor {spec.name} has dtype {spec.dtype!r} and kind {spec.kind!r}")
         if spec.kind == "parameter" and spec.dtype != "float32":
@@ -131,3 +135,24 @@ def check_table(table: Table, dtypes: Collection[str] = ITEMSIZES) -> None:
         raise MalformedError(f"no tensor can be named {RESERVED_NAME}; rename the parameter in the network")
     if lay_out((spec.name, spec.dtype, spec.shape, spec.kind) for spec in table.tensors) != table:
         raise MalformedError("a table's tensors overlap, leave gaps or exceed its bytes")
+
+
+def check_shape(name: str, shape: Sequence[int]) -> None:
+    """Check dimensions and sizes of a tensor from a peer, without a product of unchecked numbers.
+
+    Raises:
+        TooLargeError: more dimensions or elements than `common.bounds` allows.
+    """
+    check_dimensions(name, shape)
+    if max(shape, default=0) > LARGEST_SHARD_BYTES or math.prod(shape) > LARGEST_SHARD_BYTES:
+        raise TooLargeError(f"tensor {name} has over {LARGEST_SHARD_BYTES} elements")
+
+
+def check_dimensions(name: str, shape: Sequence[int]) -> None:
+    """Check the number of dimensions of a tensor from a peer.
+
+    Raises:
+        TooLargeError: more dimensions than `common.bounds` allows.
+    """
+    if len(shape) > MOST_DIMENSIONS:
+        raise TooLargeError(f"tensor {name} has {len(shape)} dimensions; at most {MOST_DIMENSIONS}")

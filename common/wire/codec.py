@@ -5,16 +5,17 @@ from __future__ import annotations
 import dataclasses
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Sized
 from enum import IntEnum
 from functools import lru_cache
 from typing import Any, TypeVar
 
 from google.protobuf.message import DecodeError, Message
 
-from common.errors import MalformedError
+from common import bounds
+from common.errors import MalformedError, TooLargeError
 from common.shards import pushes
-from common.shards.table import Table, TensorSpec
+from common.shards.table import Table, TensorSpec, check_shape
 from common.wire import messages, ranges
 from protos import layerwise_pb2 as pb
 
@@ -80,8 +81,19 @@ def decode_table(encoded: bytes) -> Table:
 
 def _table_of(encoded: bytes) -> Table:
     message = parse(pb.Table, encoded)
+    _check_table_sizes(message)
     specs = (TensorSpec(t.name, t.dtype, tuple(t.shape), t.offset, t.kind) for t in message.tensors)
     return Table(tuple(specs), message.nbytes)
+
+
+def _check_table_sizes(message: Any) -> None:
+    """Check a table before Python copies its numbers: a shape may have a million dimensions."""
+    if len(message.tensors) > bounds.MOST_TENSORS:
+        raise TooLargeError(f"a table of {len(message.tensors)} tensors; at most {bounds.MOST_TENSORS}")
+    for tensor in message.tensors:
+        if max(len(tensor.name), len(tensor.dtype), len(tensor.kind)) > bounds.MOST_TEXT:
+            raise TooLargeError(f"a table has a text of over {bounds.MOST_TEXT} characters")
+        check_shape(tensor.name, tensor.shape)
 
 
 _cached_table = lru_cache(maxsize=128)(_table_of)
@@ -176,11 +188,43 @@ def parse(generated: type[Message], data: bytes) -> Any:
 
     Raises:
         MalformedError: the bytes are not such a message.
+        TooLargeError: a text, a map or a repeated field is larger than `common.bounds` allows.
     """
     try:
-        return generated.FromString(data)
+        message = generated.FromString(data)
     except DecodeError as error:
         raise MalformedError(f"a {generated.DESCRIPTOR.name} cannot be read: {error}") from None
+    # A short message has neither long texts nor many entries.
+    if len(data) > bounds.MOST_TEXT and generated is not pb.Table:
+        _check_sizes(message)
+    return message
+
+
+def _check_sizes(message: Message) -> None:
+    """Check texts, maps and repeated fields, of messages within the message too; tables are checked apart."""
+    kind = message.DESCRIPTOR.name
+    for field, value in message.ListFields():
+        if isinstance(value, str):
+            most = bounds.LONG_TEXTS.get((kind, field.name), bounds.MOST_TEXT)
+            if len(value) > most:
+                raise TooLargeError(f"{kind}.{field.name} has {len(value)} characters; at most {most}")
+        elif isinstance(value, Message):
+            if not isinstance(value, pb.Table):
+                _check_sizes(value)
+        elif isinstance(value, Sized):
+            _check_entries(f"{kind}.{field.name}", value)
+
+
+def _check_entries(name: str, entries: Any) -> None:
+    if isinstance(entries, bytes):
+        return
+    if len(entries) > bounds.MOST_ENTRIES:
+        raise TooLargeError(f"{name} has {len(entries)} entries; at most {bounds.MOST_ENTRIES}")
+    for entry in entries:
+        if isinstance(entry, Message):
+            _check_sizes(entry)
+        elif isinstance(entry, str) and len(entry) > bounds.MOST_TEXT:
+            raise TooLargeError(f"{name} has a text of {len(entry)} characters; at most {bounds.MOST_TEXT}")
 
 
 def _check_complete() -> None:

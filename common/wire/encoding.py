@@ -7,15 +7,11 @@ are exactly those of protobuf, so generated code of any language reads and write
 
 from __future__ import annotations
 
+from common.bounds import MOST_FIELDS, MOST_SMALL_BYTES
 from common.errors import MalformedError, TooLargeError
 from common.shards.pushes import Buffer
 
 _VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
-
-# Bounds of a message beside its payload: a header with the table of a large layer, and fields of later
-# versions. Without them a sender could keep the process busy at will.
-MOST_FIELDS = 1000
-MOST_SMALL_BYTES = 1 << 20
 
 
 _ONE_BYTE = [bytes((number,)) for number in range(0x80)]

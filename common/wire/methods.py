@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+from common.bounds import message_bytes
 from common.shards import pushes
 from common.wire import codec, payloads
 from common.wire import messages as m
@@ -34,6 +35,16 @@ class Method(Generic[Request, Reply]):
     reply: Codec[Reply]
     streams_requests: bool
     streams_replies: bool
+
+    @property
+    def request_bytes(self) -> int:
+        """Bound of a request, in bytes."""
+        return message_bytes(self.service, self.name)[0]
+
+    @property
+    def reply_bytes(self) -> int:
+        """Bound of a reply, in bytes."""
+        return message_bytes(self.service, self.name)[1]
 
     @property
     def path(self) -> str:

@@ -8,9 +8,10 @@ from typing import Generic, TypeVar
 
 from google.protobuf.message import Message
 
-from common.errors import MalformedError
+from common.bounds import MOST_SIGNAL_TENSORS
+from common.errors import MalformedError, TooLargeError
 from common.shards.pushes import Buffer, Frame, Header
-from common.shards.table import BOUNDARY_ITEMSIZES, ITEMSIZES, Table, check_table
+from common.shards.table import BOUNDARY_ITEMSIZES, ITEMSIZES, Table, check_dimensions, check_table
 from common.wire import codec
 from common.wire.encoding import field_head, read_varint, split_fields
 from common.wire.messages import BoundaryMessage, SynthesisMessage
@@ -167,6 +168,7 @@ class TensorCodec(Generic[Tensors]):
         if table.nbytes != data.nbytes:
             raise MalformedError(f"{data.nbytes} bytes of tensors came where their table says {table.nbytes}")
         parsed = codec.parse(self._generated, small)
+        check_dimensions(self._kind.__name__, getattr(parsed, "shape", ()))
         return codec.from_proto(self._kind, parsed, table=table, data=data)
 
 
@@ -177,6 +179,8 @@ def _checked(encoded: bytes, dtypes: frozenset[str]) -> Table:
 
 def _table_of(encoded: bytes, dtypes: frozenset[str]) -> Table:
     table = codec.decode_table(encoded)
+    if len(table.tensors) > MOST_SIGNAL_TENSORS:
+        raise TooLargeError(f"a message has {len(table.tensors)} tensors; at most {MOST_SIGNAL_TENSORS}")
     check_table(table, dtypes)
     return table
 

@@ -126,7 +126,7 @@ class Call:
         self._client = client
         self._connection = connection
         self._method = method
-        self._messages = Messages(connection)
+        self._messages = Messages(connection, method.reply_bytes)
         self._answered = self._over = False
 
     def __enter__(self) -> Self:

@@ -11,6 +11,7 @@ from urllib.parse import quote, unquote
 import grpc
 
 from common import errors
+from common.bounds import LARGEST_PIECE_MESSAGE_BYTES
 from common.errors import MalformedError, TooLargeError
 from common.net.http2.connection import Connection
 from common.net.http2.frames import Headers
@@ -19,10 +20,10 @@ from common.shards.pushes import Buffer
 from common.wire.methods import Method
 from common.wire.payloads import PIECE_HEAD_BYTES, decode_frame, piece_head
 
-# Bound of a message that carries a piece of a shard: fits a chunk and its header.
-LARGEST_MESSAGE_BYTES = 4 << 20
 # Prefix of a message: a flag for compression and the length.
 PREFIX_BYTES = 5
+# Memory for a message grows with the bytes that have come, from this size on.
+_FIRST_BYTES = 64 << 10
 CONTENT_TYPE = "application/grpc"
 # Headers that an answer begins with.
 ANSWER_HEADERS: Headers = [(":status", "200"), ("content-type", CONTENT_TYPE)]
@@ -116,10 +117,16 @@ def message_length(prefix: Buffer, most: int) -> int:
 
 
 class Messages:
-    """Messages of a call in both directions, for a thread at either end."""
+    """Messages of a call in both directions, for a thread at either end.
 
-    def __init__(self, connection: Connection) -> None:
+    Args:
+        connection: on which the call is under way.
+        most: bound of a received message, in bytes.
+    """
+
+    def __init__(self, connection: Connection, most: int = LARGEST_PIECE_MESSAGE_BYTES) -> None:
         self.connection = connection
+        self._most = most
 
     def send(self, *parts: Buffer, last: bool = False) -> None:
         """Send a message without a copy of the parts."""
@@ -135,17 +142,22 @@ class Messages:
 
         Raises:
             MalformedError: the message is compressed.
-            TooLargeError: the message is longer than LARGEST_MESSAGE_BYTES.
+            TooLargeError: the message is longer than its bound.
         """
         if not self.connection.more():
             return None
-        return message_length(self.part(PREFIX_BYTES), LARGEST_MESSAGE_BYTES)
+        return message_length(self.part(PREFIX_BYTES), self._most)
 
     def part(self, nbytes: int) -> bytearray:
-        """Read the next `nbytes` bytes of the message under way."""
-        found = bytearray(nbytes)
-        self.into(memoryview(found))
-        return found
+        """Read the next `nbytes` bytes of the message under way; memory grows with the bytes that come."""
+        found, filled = bytearray(min(nbytes, _FIRST_BYTES)), 0
+        while True:
+            with memoryview(found) as room:
+                self.into(room[filled:])
+            filled = len(found)
+            if filled == nbytes:
+                return found
+            found.extend(bytes(min(filled, nbytes - filled)))
 
     def into(self, target: memoryview) -> None:
         """Read the next bytes of the message under way into a buffer."""

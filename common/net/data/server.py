@@ -70,7 +70,7 @@ class DataServer:
         admit: Callable[[int], None] = lambda _: None,
         tls: ssl.SSLContext | None = None,
     ) -> None:
-        self._handlers: dict[str, Handler] = {}
+        self._handlers: dict[str, tuple[Handler, int]] = {}
         self._open: dict[str, tuple[streams.Handler, asyncio.AbstractEventLoop]] = {}
         self._most = most
         self._opening_seconds = opening_seconds
@@ -85,7 +85,7 @@ class DataServer:
 
     def add(self, method: Method[Any, Any], handler: Handler) -> None:
         """Serve a method."""
-        self._handlers[method.path] = handler
+        self._handlers[method.path] = handler, method.request_bytes
 
     def add_open(
         self, method: Method[Any, Any], handler: streams.Handler, loop: asyncio.AbstractEventLoop
@@ -215,12 +215,13 @@ class DataServer:
             return
         connection.send_headers(ANSWER_HEADERS)
         try:
-            if (handler := self._handlers.get(dict(headers).get(":path", ""))) is None:
+            if (served := self._handlers.get(dict(headers).get(":path", ""))) is None:
                 raise UnknownMethodError(
                     f"this port serves {self._services()} alone; the gRPC port has the rest"
                 )
             self._admit(caller_incarnation(headers))
-            handler(Messages(connection))
+            handler, most = served
+            handler(Messages(connection, most))
         except ResetError:
             return
         except BrokenError:

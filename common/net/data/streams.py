@@ -1,6 +1,6 @@
 """Calls that stay open and go both ways, on an event loop: for activations and gradients.
 
-A message may be as large as gRPC's (`control.LARGEST_MESSAGE_BYTES`), and leaves from the memory that holds
+A message may be as large as gRPC's (`LARGEST_SIGNAL_MESSAGE_BYTES`), and leaves from the memory that holds
 its parts. A connection has one such call, and ends with it.
 """
 
@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
+from common.bounds import LARGEST_SIGNAL_MESSAGE_BYTES
 from common.errors import LayerwiseError, MalformedError, TooLargeError, UnreachableError
-from common.net.control import LARGEST_MESSAGE_BYTES
 from common.net.data.messages import (
     ANSWER_HEADERS,
     PREFIX_BYTES,
@@ -286,7 +286,7 @@ async def _read(end: End) -> memoryview | None:
         return None
     head = bytearray(PREFIX_BYTES)
     await _fill(end, memoryview(head))
-    length = message_length(head, LARGEST_MESSAGE_BYTES)
+    length = message_length(head, LARGEST_SIGNAL_MESSAGE_BYTES)
     message, filled = _room(min(length, FIRST_BYTES)), 0
     while True:
         await _fill(end, message[filled:])

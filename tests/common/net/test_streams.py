@@ -15,6 +15,7 @@ import grpc
 import hpack
 import pytest
 
+from common.bounds import LARGEST_SIGNAL_MESSAGE_BYTES
 from common.errors import FencedError, LayerwiseError, TooLargeError, UnreachableError
 from common.net import addresses, control
 from common.net.data import streams
@@ -285,14 +286,14 @@ def test_a_length_takes_no_memory_and_too_large_a_one_is_refused(serve: Serve) -
 
     with server.dial() as peer:
         tracemalloc.start()
-        peer.sendall(HELLO + asked() + begun(control.LARGEST_MESSAGE_BYTES))
+        peer.sendall(HELLO + asked() + begun(LARGEST_SIGNAL_MESSAGE_BYTES))
         until(lambda: tracemalloc.get_traced_memory()[1] >= streams.FIRST_BYTES)
         _, most = tracemalloc.get_traced_memory()
         tracemalloc.stop()
     assert most < 2 * streams.FIRST_BYTES
     until(lambda: not server.tasks())
     with server.dial() as peer:
-        peer.sendall(HELLO + asked() + begun(control.LARGEST_MESSAGE_BYTES + 1))
+        peer.sendall(HELLO + asked() + begun(LARGEST_SIGNAL_MESSAGE_BYTES + 1))
         answer = b""
         while more := peer.recv(1 << 16):
             answer += more

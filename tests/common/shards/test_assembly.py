@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from common.bounds import LARGEST_SHARD_BYTES
 from common.errors import LayerwiseError, MalformedError, TooLargeError
-from common.shards.assembly import LARGEST_SHARD_BYTES, Assembly
+from common.shards.assembly import Assembly
 from common.shards.pushes import Frame, Header, Operation
 from common.shards.table import Table, lay_out
 

@@ -18,6 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from common import bounds
 from common.errors import LayerwiseError, MalformedError, TooLargeError
 from common.shards import pushes
 from common.shards.pushes import Frame, Header, Operation
@@ -411,9 +412,9 @@ def test_a_number_that_never_ends_is_malformed() -> None:
 
 
 def test_a_message_of_nothing_but_small_fields_is_refused_before_they_are_read() -> None:
-    assert isinstance(refusal(b"\x10\x01" * (encoding.MOST_FIELDS + 1)), MalformedError)
-    assert isinstance(refusal(b"\x1a\x00" * (encoding.MOST_FIELDS + 1)), MalformedError)
-    header = b"\x0a" + varint(encoding.MOST_SMALL_BYTES) + bytes(encoding.MOST_SMALL_BYTES)
+    assert isinstance(refusal(b"\x10\x01" * (bounds.MOST_FIELDS + 1)), MalformedError)
+    assert isinstance(refusal(b"\x1a\x00" * (bounds.MOST_FIELDS + 1)), MalformedError)
+    header = b"\x0a" + varint(bounds.MOST_SMALL_BYTES) + bytes(bounds.MOST_SMALL_BYTES)
     assert isinstance(refusal(header), TooLargeError)
 
 

@@ -12,10 +12,11 @@ import grpc
 import numpy as np
 import pytest
 
+from common.bounds import LARGEST_PIECE_MESSAGE_BYTES
 from common.errors import FencedError, LayerwiseError, MalformedError, NotFoundError, UnreachableError
 from common.net.addresses import split_address
 from common.net.data.client import DataClient, pull
-from common.net.data.messages import LARGEST_MESSAGE_BYTES, Messages
+from common.net.data.messages import Messages
 from common.net.data.server import DataServer
 from common.shards.pushes import Header, Operation, PullRequest, PushReply
 from common.shards.table import Table, lay_out
@@ -134,7 +135,7 @@ def test_what_is_not_served_and_what_is_too_large_get_their_codes(master: Served
         master.client.unary(STATUS.path, b"")
     assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
     with pytest.raises(grpc.RpcError) as caught:
-        master.client.push([bytes(LARGEST_MESSAGE_BYTES + 1)])
+        master.client.push([bytes(LARGEST_PIECE_MESSAGE_BYTES + 1)])
     assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
