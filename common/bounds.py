@@ -9,8 +9,8 @@ KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 
 # Tables.
 MOST_TENSORS = 10_000
-# Messages with activations and gradients have few: two tensors and their scales.
-MOST_SIGNAL_TENSORS = 16
+# Messages with activations and gradients have few.
+MOST_SIGNAL_TENSORS = 512
 # numpy 1 has no more.
 MOST_DIMENSIONS = 32
 LARGEST_SHARD_BYTES = 8 * GIB

@@ -7,19 +7,20 @@ from __future__ import annotations
 
 import queue
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 
 import numpy as np
 
-from common.errors import MalformedError, StalledError, TooLargeError, UnreachableError
+from common.errors import MalformedError, StalledError, TooLargeError
 from common.net.data.messages import Messages
 from common.net.data.server import DataServer
+from common.net.http2.pipe import SLOWEST_BYTES
 from common.shards.assembly import Assembly
-from common.shards.pushes import Operation, PushReply
+from common.shards.pushes import Buffer, Frame, Operation, PushReply
 from common.wire.methods import PULL, PUSH
-from common.wire.payloads import CHUNK_BYTES, decode_frame, encode_frame, frame_parts, frames
+from common.wire.payloads import CHUNK_BYTES, decode_frame, encode_frame, frame_parts
 from master.parameters import ParameterService
 from master.semaphore import FairSemaphore
 from master.store.shard import Reading
@@ -77,7 +78,7 @@ class ParametersServicer:
 
         Raises:
             MalformedError: no request, or several.
-            UnreachableError: pushes could not wait for the reader, whose frames are mixed.
+            UnreachableError: the reader is slower than further slow readers of the shard.
         """
         encoded = messages.read()
         if encoded is None or messages.read() is not None:
@@ -90,18 +91,24 @@ class ParametersServicer:
 
     def _send(self, messages: Messages, reading: Reading) -> None:
         """Send a version's frames from the shard's buffer; a small shard is copied, to let pushes go on."""
-        small = reading.header.table.nbytes <= CHUNK_BYTES
-        for frame in frames(reading.header, reading.buffer):
-            parts = (encode_frame(frame),) if small else frame_parts(frame)
-            if small:
-                reading.release()
-            messages.send(*parts)
-            # The check follows the sending: frames count only with the OK status behind the last.
-            if reading.revoked:
-                raise UnreachableError(
-                    f"{reading.header.shard}: pushes could not wait for this reader; pull again"
-                )
-            self._tally.add(bytes_sent=sum(len(part) for part in parts))
+        nbytes = reading.header.table.nbytes
+        if nbytes <= CHUNK_BYTES:
+            message = encode_frame(Frame(reading.header, 0, reading.buffer))
+            reading.release()
+            self._send_parts(messages, (message,), lambda: None)
+            return
+        reading.movable = True
+        for start in range(0, nbytes, CHUNK_BYTES):
+            with reading.piece(start, min(start + CHUNK_BYTES, nbytes)) as (piece, let_go):
+                parts = frame_parts(Frame(None if start else reading.header, start, piece))
+                self._send_parts(messages, parts, let_go)
+
+    def _send_parts(self, messages: Messages, parts: tuple[Buffer, ...], let_go: Callable[[], None]) -> None:
+        nbytes = sum(len(part) for part in parts)
+        patience = self._stalled_seconds + nbytes / SLOWEST_BYTES
+        messages.connection.pipe.set_deadline(time.monotonic() + patience)
+        messages.send(*parts, let_go=let_go)
+        self._tally.add(bytes_sent=nbytes)
 
 
 class IncomingPush:

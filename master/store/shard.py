@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from common.errors import UnreachableError
 from common.shards.pushes import Header
 from common.shards.table import Table
 from master.store import updates
 from master.store.optimizers import Bytes
 from master.store.policies import Policy
 
-# Longest wait of a push for a reader that holds the idle buffer; then the reader has to begin again.
+# Longest wait of a push for a snapshot that holds the idle buffer; then the snapshot has to begin again.
 READER_SECONDS = 2.0
+# Longest wait for readers over the network; then they go on with a copy, which they share.
+PROMPT_SECONDS = 0.05
+# Copies of a shard at a time, each of one version; one more ends the copy whose readers take the least.
+MOST_COPIES = 2
 
 
 @dataclass(frozen=True)
@@ -71,9 +78,41 @@ class Reading:
         self.whole = shard.pair.buffers[self.index].data
         self.buffer = self.whole[: header.table.nbytes]
         self.revoked = False
+        # For readers that take pieces: how many bytes so far, and at the last look.
+        self.taken = self.seen = 0
+        self.movable = False
+        self._piece = threading.Lock()
+
+    @contextmanager
+    def piece(self, start: int, stop: int) -> Iterator[tuple[memoryview, Callable[[], None]]]:
+        """Yield a piece of the buffer, and a function that gives the piece back before the block ends.
+
+        Between two pieces a push may move the reading to a copy, so a piece is not kept for long.
+
+        Raises:
+            UnreachableError: too many readers of further versions were faster.
+        """
+        with ExitStack() as held:
+            held.enter_context(self._piece)
+            if self.revoked:
+                raise UnreachableError(f"{self.header.shard}: this reader takes too little; pull again")
+            yield self.buffer[start:stop], held.close
+            self.taken += stop - start
+
+    def move(self, copy: memoryview) -> None:
+        """Go on with a copy of the buffer, which pushes may overwrite now."""
+        with self._piece:
+            self.index, self.buffer = -1, copy
+
+    def revoke(self) -> None:
+        """End the reading of a copy, whose memory is needed."""
+        with self._piece:
+            self.revoked, self.buffer = True, self.buffer[:0]
 
     def release(self) -> None:
         """Give the buffer up for pushes; further calls do nothing."""
+        if self.movable:
+            self.buffer = self.buffer[:0]
         with self._shard.readers_left:
             self._shard.readings.discard(self)
             self._shard.readers_left.notify_all()
@@ -90,6 +129,7 @@ class Shard:
         self.writing = threading.Lock()
         self.readers_left = threading.Condition()
         self.readings: set[Reading] = set()
+        self._copies: list[list[Reading]] = []
         # For staleness: the version that each slave fetched last, and the number of its pushes since.
         self.fetched: dict[int, int] = {}
         self.own_since: Counter[int] = Counter()
@@ -114,9 +154,14 @@ class Shard:
         self._drop_unwanted()
 
     def claim_idle(self) -> Bytes:
-        """Wait until no reader holds the idle buffer, and return the buffer."""
+        """Wait until no reader holds the idle buffer, and return the buffer.
+
+        Readers over the network are not waited for: they go on with a copy.
+        """
         idle = 1 - self.pair.record.active
         with self.readers_left:
+            self.readers_left.wait_for(lambda: not self._held(idle), PROMPT_SECONDS)
+            self._move([reading for reading in self._held(idle) if reading.movable], idle)
             self.readers_left.wait_for(lambda: not self._held(idle), READER_SECONDS)
             for reading in self._held(idle):
                 reading.revoked = True
@@ -124,6 +169,29 @@ class Shard:
         if self.policy.rule.compensates and self.policy.optimizer:
             self._keep(idle)
         return self.pair.buffers[idle]
+
+    def _move(self, readings: list[Reading], idle: int) -> None:
+        """Move readers to a copy of the idle buffer; the caller holds `readers_left`."""
+        if not readings:
+            return
+        self._drop_copies()
+        copy = self.pair.buffers[idle][: self.pair.table.nbytes].copy().data
+        for reading in readings:
+            reading.move(copy)
+        self._copies.append(readings)
+
+    def _drop_copies(self) -> None:
+        """Drop copies without readers, and make room for one more."""
+        self._copies = [kept for each in self._copies if (kept := [r for r in each if r in self.readings])]
+        if len(self._copies) >= MOST_COPIES:
+            slowest = min(self._copies, key=lambda each: max(r.taken - r.seen for r in each))
+            self._copies.remove(slowest)
+            for reading in slowest:
+                reading.revoke()
+                self.readings.discard(reading)
+        for each in self._copies:
+            for reading in each:
+                reading.seen = reading.taken
 
     def _held(self, index: int) -> list[Reading]:
         return [reading for reading in self.readings if reading.index == index]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import struct
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 from urllib.parse import quote, unquote
 
@@ -128,9 +128,9 @@ class Messages:
         self.connection = connection
         self._most = most
 
-    def send(self, *parts: Buffer, last: bool = False) -> None:
-        """Send a message without a copy of the parts."""
-        self.connection.send(prefix(parts), *parts, last=last)
+    def send(self, *parts: Buffer, last: bool = False, let_go: Callable[[], None] | None = None) -> None:
+        """Send a message without a copy of the parts, as `End.send` does."""
+        self.connection.send(prefix(parts), *parts, last=last, let_go=let_go)
 
     def read(self) -> bytearray | None:
         """Read the next message; None at the end of the messages."""

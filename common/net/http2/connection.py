@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import ssl
+from collections.abc import Callable
 
 from common.net.http2.end import End
 from common.net.http2.frames import Code, Headers
@@ -71,9 +72,9 @@ class Connection:
         """Send a block of headers (see `End.send_headers`)."""
         run_sync(self._end.send_headers(headers, last=last))
 
-    def send(self, *parts: Buffer, last: bool = False) -> None:
+    def send(self, *parts: Buffer, last: bool = False, let_go: Callable[[], None] | None = None) -> None:
         """Send data from the memory that holds the parts (see `End.send`)."""
-        run_sync(self._end.send(*parts, last=last))
+        run_sync(self._end.send(*parts, last=last, let_go=let_go))
 
     def hand_over(self) -> End:
         """Move the connection to the running event loop; this object keeps the right to interrupt."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+
 from common.net.http2 import frames
 from common.net.http2.budget import EARNED_FRAMES
 from common.net.http2.frames import BrokenError, Code, Headers, Kind, ProtocolError
@@ -121,8 +123,16 @@ class End(Reception):
         reset = frames.reset(self._stream, Code.NO_ERROR) if last and not self.ended else b""
         await self.pipe.write(frames.frame(Kind.HEADERS, flags, self._stream, block) + reset)
 
-    async def send(self, *parts: Buffer, last: bool = False) -> None:
+    async def send(
+        self, *parts: Buffer, last: bool = False, let_go: Callable[[], None] | None = None
+    ) -> None:
         """Send data from the memory that holds the parts, in as few frames as the peer takes.
+
+        Args:
+            parts: the data.
+            last: whether the data end the stream.
+            let_go: called as soon as the peer must be waited for, on a thread alone; the rest of the data has
+                been copied by then, and the memory of the parts is free.
 
         Raises:
             ResetError: the peer gave the stream up.
@@ -130,10 +140,17 @@ class End(Reception):
         views = [memoryview(part).cast("B") for part in parts]
         left = sum(view.nbytes for view in views)
         while True:
+            if let_go is not None and (self._sending.room <= 0 or self.pipe.readable()):
+                views, let_go = [_copy(views)], let_go()
             count = min(left, await self._room()) if left else 0
             flags = frames.END_STREAM if last and count == left else 0
             taken, views = (views, []) if count == left else cut(views, count)
-            await self.pipe.write(frames.frame_head(Kind.DATA, flags, self._stream, count), *taken)
+            frame = [memoryview(frames.frame_head(Kind.DATA, flags, self._stream, count)), *taken]
+            if let_go is not None and (frame := self.pipe.offer(frame)):
+                frame, views = [_copy(frame)], [_copy(views)]
+                let_go = let_go()
+            if frame:
+                await self.pipe.write(*frame)
             self._sending.spend(count)
             self.budget.earn(EARNED_FRAMES + count // _EARNING_BYTES)
             left -= count
@@ -158,3 +175,7 @@ class End(Reception):
             if room > 0 and (self._left or not self.pipe.readable()):
                 return room
             await self._step()
+
+
+def _copy(views: Iterable[memoryview]) -> memoryview:
+    return memoryview(b"".join(views))

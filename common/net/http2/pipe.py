@@ -114,6 +114,10 @@ class Pipe(ABC):
             self.interrupt()
             raise
 
+    def offer(self, views: list[memoryview]) -> list[memoryview]:
+        """Write what the peer takes at once or nearly so; returns the views that are left."""
+        return views
+
     @abstractmethod
     async def _send_all(self, views: list[memoryview]) -> None:
         """Send views in order; TimeoutError where the peer does not take the bytes."""

@@ -155,6 +155,10 @@ class TlsThreadPipe(_Tls, ThreadPipe):
             raise BrokenError(CLOSED)
         return count
 
+    def offer(self, views: list[memoryview]) -> list[memoryview]:
+        """Leave all: OpenSSL may hold a part of a record back, and asks for the bytes again."""
+        return views
+
     def _on_loop(self, ahead: Buffer) -> LoopPipe:
         return TlsLoopPipe(self._socket, ahead)
 

@@ -226,7 +226,7 @@ class Recorded:
             self._data = self._data[target.nbytes :]
         return enough
 
-    def send(self, head: bytes, reply: bytes, last: bool = False) -> None:
+    def send(self, head: bytes, reply: bytes, last: bool = False, let_go: object = None) -> None:
         """Keep a reply."""
         self.replies.append(PUSH.reply.decode(reply))
 
