@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from common.bounds import LARGEST_SIGNAL_MESSAGE_BYTES
 from common.config.sections import Config
 from common.config.values import is_user_function
 from common.data import datasets, holdings
@@ -19,7 +20,6 @@ from common.errors import ConfigError, NotFoundError, UnreachableError
 from common.lifecycle import INTERRUPTED, Interrupt, end_with_parent
 from common.models import resolution
 from common.net.backoff import Backoff
-from common.net.control import LARGEST_MESSAGE_BYTES
 from common.output import divert_output
 from common.wire.messages import Evaluation, StatusReply
 from deploy.engines.local import Cluster
@@ -211,7 +211,7 @@ class Training:
         if own or self._simulated or not config.cluster.distributed:
             from common.models.rehearsal import rehearse
 
-            rehearse(config, dataset, LARGEST_MESSAGE_BYTES)
+            rehearse(config, dataset, LARGEST_SIGNAL_MESSAGE_BYTES)
 
     def _watch(self, cluster: Cluster, reader: Reader, evaluator: Evaluator) -> bool:
         """Follow the run; True at the end, False if interrupted."""

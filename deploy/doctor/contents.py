@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from common.bounds import LARGEST_SIGNAL_MESSAGE_BYTES
 from common.config.data import DATASETS
 from common.config.sections import Config
 from common.config.user_code import load_user_function
@@ -17,7 +18,6 @@ from common.config.values import is_user_function
 from common.data import datasets, downloads
 from common.data.holdings import digest_data
 from common.errors import ConfigError
-from common.net.control import LARGEST_MESSAGE_BYTES
 from common.registry import import_implementation
 from common.versions import lowest_versions
 from deploy.doctor.findings import Verdict, failed, ok, warning
@@ -111,7 +111,7 @@ def examine_network(setup: Setup) -> Verdict:
         shape, classes = dataset.input_shape, dataset.classes
         blueprint = network.build(setup.config, shape, classes, setup.code)
         config = network.cut(setup.config, blueprint, shape, classes)
-        rehearse(config, dataset, LARGEST_MESSAGE_BYTES, setup.code)
+        rehearse(config, dataset, LARGEST_SIGNAL_MESSAGE_BYTES, setup.code)
     except ConfigError as error:
         return failed(str(error), _FIX)
     return ok(f"{config.network.model} in {config.layers} layers; each unit takes a step")

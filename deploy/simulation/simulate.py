@@ -9,6 +9,7 @@ from typing import Any
 from rich.table import Table
 
 from common import strict_json
+from common.bounds import LARGEST_SIGNAL_MESSAGE_BYTES
 from common.config.downpour import MOST_REPLICAS
 from common.config.sections import Config
 from common.data import datasets
@@ -18,7 +19,6 @@ from common.models import network
 from common.models.rehearsal import rehearse
 from common.models.resolution import resolve_with_torch
 from common.models.threads import use_allowed_cores
-from common.net.control import LARGEST_MESSAGE_BYTES
 from common.observe.percentiles import percentiles
 from common.output import divert_output
 from common.text import answer, say
@@ -53,7 +53,7 @@ def _predictions(config: Config, slaves: Sequence[int], measure: bool) -> tuple[
     ]
     predictions = []
     for each in placed:
-        rehearse(each, dataset, LARGEST_MESSAGE_BYTES)
+        rehearse(each, dataset, LARGEST_SIGNAL_MESSAGE_BYTES)
         predictions.append(predict(each, dataset))
         say(f"{predictions[-1]['slaves']} slaves done")
     return config, predictions
