@@ -123,7 +123,7 @@ def check_table(table: Table, dtypes: Collection[str] = ITEMSIZES) -> None:
     if len(table.tensors) > MOST_TENSORS:
         raise TooLargeError(f"a table of {len(table.tensors)} tensors; at most {MOST_TENSORS}")
     for spec in table.tensors:
-        check_shape(spec.name, spec.shape)
+        check_dimensions(spec.name, spec.shape)
         if spec.dtype not in dtypes or spec.kind not in ("parameter", "buffer"):
             raise MalformedError(f"tensor {spec.name} has dtype {spec.dtype!r} and kind {spec.kind!r}")
         if spec.kind == "parameter" and spec.dtype != "float32":
