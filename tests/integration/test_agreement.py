@@ -9,6 +9,9 @@ import pytest
 
 from tests.integration.processes import QUICK, Cli, HandMade
 
+# Real processes, for seconds each.
+pytestmark = pytest.mark.slow
+
 SMALL = [
     *QUICK,
     "--set",

@@ -16,6 +16,9 @@ from deploy.runs.directory import RunDirectory
 from tests.deploy.finished import write_run
 from tests.integration.processes import QUICK, Cli, until
 
+# Real processes, for seconds each.
+pytestmark = pytest.mark.slow
+
 SHORT = [
     "--set", "cluster.profile=synchronous", "--set", "run.batches=40", "--set", "network.options.widths=[8]",
 ]  # fmt: skip

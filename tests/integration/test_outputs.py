@@ -18,6 +18,9 @@ from common.wire import methods
 from common.wire.messages import JoinRequest
 from tests.integration.processes import Cli, HandMade
 
+# Real processes, for seconds each.
+pytestmark = pytest.mark.slow
+
 # A short run in one process: what is tried here is its output.
 SHORT = [
     "--set", "cluster.profile=synchronous", "--set", "run.batches=40", "--set", "run.evaluate_every=10",

@@ -6,6 +6,9 @@ import pytest
 
 from tests.integration.processes import QUICK, Cli, HandMade
 
+# Real processes, for seconds each.
+pytestmark = pytest.mark.slow
+
 OWN = """
 import torch
 from torch import nn

@@ -11,6 +11,9 @@ import pytest
 from tests.integration.processes import Cli, until
 from tests.master.served import Served, served
 
+# Real processes, for seconds each.
+pytestmark = pytest.mark.slow
+
 # Leases that a slave takes at most within three seconds, by pauses of 0.5 s, 1 s, 2 s and jitter.
 WAIT, MOST_LEASES = 3, 8
 

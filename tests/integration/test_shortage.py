@@ -23,6 +23,9 @@ from common.wire.messages import JoinRequest
 from common.wire.methods import JOIN
 from tests.integration.processes import QUICK, Cli, HandMade, until
 
+# Real processes, for seconds each.
+pytestmark = pytest.mark.slow
+
 # Files beyond those that a master has open when it listens, and connections that take them.
 FREE, HELD = 8, 48
 MEASURING, ACCEPTING = "measuring this machine", "the data port takes no connection"

@@ -11,6 +11,9 @@ import pytest
 
 from tests.integration.processes import QUICK, Cli, HandMade
 
+# Real processes, for seconds each.
+pytestmark = pytest.mark.slow
+
 TINY = [*QUICK, "--set", "run.batches=20", "--set", "network.options={}", "--set", "network.layers=2"]
 # At import, in the call and in every forward; by print, by descriptor and by a process.
 PRINTS = """
@@ -109,9 +112,7 @@ def test_names_of_installed_modules_in_the_working_directory_hide_nothing(cli: C
     assert json.loads(done.stdout)["layers"] == 2
 
 
-@pytest.mark.parametrize(
-    "method", ["spawn", *(pytest.param(each, marks=pytest.mark.slow) for each in ("fork", "forkserver"))]
-)
+@pytest.mark.parametrize("method", ["spawn", "fork", "forkserver"])
 def test_a_loader_with_workers_gives_data_in_every_process(cli: Cli, method: str) -> None:
     """Workers used to die: no module of the user's file's private name was to be found."""
     (cli.folder / "random.py").write_text(WORKERS.replace("{method!r}", repr(method)))
