@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import select
 import socket
 import struct
 import time
@@ -32,13 +31,14 @@ class ThreadPipe(Pipe):
         self._deadline: float | None = None
         # Seconds that the kernel lets a read wait; 0 stands for ever.
         self._kernel_seconds = 0.0
+        # Seconds that the kernel lets a write wait.
+        self._send_seconds = 0.0
         self._successor: LoopPipe | None = None
         self._set_up()
 
     def _set_up(self) -> None:
         # The kernel keeps the deadlines: with Python's timeouts a chunk would take many system calls.
         self._socket.settimeout(None)
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _timeval(pipe.WRITE_SECONDS))
 
     def set_deadline(self, moment: float | None) -> None:
         """Set the monotonic time by which reads must be through; None disables the deadline."""
@@ -82,7 +82,7 @@ class ThreadPipe(Pipe):
 
     async def _send_all(self, views: list[memoryview]) -> None:
         left = sum(view.nbytes for view in views)
-        while (sent := self._send_some(views)) < left:
+        while (sent := self._send_some(views, pipe.WRITE_SECONDS)) < left:
             # The kernel has waited for WRITE_SECONDS.
             if not self.keeps_up():
                 raise TimeoutError
@@ -91,21 +91,18 @@ class ThreadPipe(Pipe):
 
     def offer(self, views: list[memoryview]) -> list[memoryview]:
         """Write what the peer takes within OFFER_SECONDS; returns the views that are left."""
-        until = time.monotonic() + OFFER_SECONDS
-        waiting = select.poll()
-        waiting.register(self._socket, select.POLLOUT)
         try:
-            while views:
-                with suppress(BlockingIOError):
-                    _, views = cut(views, self._socket.sendmsg(views, (), socket.MSG_DONTWAIT))
-                if views and not waiting.poll(max(0.0, 1000 * (until - time.monotonic()))):
-                    break
+            sent = self._send_some(views, OFFER_SECONDS)
         except OSError as error:
             self.interrupt()
             raise broken(error) from None
-        return views
+        return [] if sent == sum(view.nbytes for view in views) else cut(views, sent)[1]
 
-    def _send_some(self, views: list[memoryview]) -> int:
+    def _send_some(self, views: list[memoryview], seconds: float) -> int:
+        """Send what the kernel takes within `seconds`; pieces in sequence wait equally long."""
+        if seconds != self._send_seconds:
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _timeval(seconds))
+            self._send_seconds = seconds
         try:
             return self._socket.sendmsg(views)
         except BlockingIOError:
