@@ -63,4 +63,6 @@ class Backoff:
             self._failing_since = now
         if not isinstance(error, UnreachableError) or now - self._failing_since > self._patience:
             raise error
-        return min(self.next_delay(), self._failing_since + self._patience - now)
+        delay, left = self.next_delay(), self._failing_since + self._patience - now
+        # At the very end of the patience, the last attempt has the usual delay.
+        return min(delay, left) if left > 0 else delay

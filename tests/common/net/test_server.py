@@ -275,7 +275,8 @@ def _has_ipv6() -> bool:
         ("[::]", {"127.0.0.1", "::1"}),
         ("[::1]", {"::1"}),
         ("127.0.0.1", {"127.0.0.1"}),
-        ("0.0.0.0", {"127.0.0.1"}),
+        # As at the control port, which gRPC serves.
+        ("0.0.0.0", {"127.0.0.1", "::1"}),
     ],
 )
 def test_a_server_listens_on_ipv4_ipv6_or_both(listen: str, reached: set[str]) -> None:

@@ -87,9 +87,12 @@ def values_of(annotation: Any, rule: Rule | None) -> st.SearchStrategy[Any]:
     if origin is types.UnionType:
         return st.none() | values_of(arguments[0], rule)
     if origin is dict:
-        assert isinstance(rule, Mapped)
-        keys = within(rule.keys, int) if rule.keys else TEXT
-        return st.dictionaries(keys, values_of(arguments[1], rule.values), max_size=3)
+        # A map from texts to texts holds no number.
+        keys, values = (rule.keys, rule.values) if isinstance(rule, Mapped) else (None, None)
+        assert rule or arguments == (str, str)
+        return st.dictionaries(
+            within(keys, int) if keys else TEXT, values_of(arguments[1], values), max_size=3
+        )
     if origin is list:
         return st.lists(values_of(arguments[0], rule), max_size=2)
     if issubclass(annotation, IntEnum):
