@@ -99,6 +99,7 @@ class ParametersServicer:
             return
         reading.movable = True
         for start in range(0, nbytes, CHUNK_BYTES):
+            messages.connection.take_news()
             with reading.piece(start, min(start + CHUNK_BYTES, nbytes)) as (piece, let_go):
                 parts = frame_parts(Frame(None if start else reading.header, start, piece))
                 self._send_parts(messages, parts, let_go)

@@ -76,6 +76,10 @@ class Connection:
         """Send data from the memory that holds the parts (see `End.send`)."""
         run_sync(self._end.send(*parts, last=last, let_go=let_go))
 
+    def take_news(self) -> None:
+        """Handle the frames that have arrived (see `End.take_news`)."""
+        run_sync(self._end.take_news())
+
     def hand_over(self) -> End:
         """Move the connection to the running event loop; this object keeps the right to interrupt."""
         self._end.pipe = self.pipe.hand_over()

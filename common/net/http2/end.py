@@ -140,9 +140,9 @@ class End(Reception):
         views = [memoryview(part).cast("B") for part in parts]
         left = sum(view.nbytes for view in views)
         while True:
-            if let_go is not None and (self._sending.room <= 0 or self.pipe.readable()):
+            if let_go is not None and self._sending.room <= 0:
                 views, let_go = [_copy(views)], let_go()
-            count = min(left, await self._room()) if left else 0
+            count = min(left, await self._room(read=let_go is None)) if left else 0
             flags = frames.END_STREAM if last and count == left else 0
             taken, views = (views, []) if count == left else cut(views, count)
             frame = [memoryview(frames.frame_head(Kind.DATA, flags, self._stream, count)), *taken]
@@ -157,8 +157,17 @@ class End(Reception):
             if not left:
                 return
 
-    async def _room(self) -> int:
-        """Return the bytes that may be sent at once; waits until the peer takes at least one."""
+    async def take_news(self) -> None:
+        """Handle the frames that have arrived, on a thread: later data then wait for none of them."""
+        while not self._left and self.pipe.readable():
+            await self._step()
+
+    async def _room(self, *, read: bool = True) -> int:
+        """Return the bytes that may be sent at once; waits until the peer takes at least one.
+
+        Args:
+            read: whether frames that have arrived are handled before, although there is room.
+        """
         while True:
             room = self._sending.room
             if self._reset is not None:
@@ -172,7 +181,7 @@ class End(Reception):
             # News of the peer would lie behind data that are being read.
             if self._left and room <= 0:
                 raise ProtocolError(Code.ENHANCE_YOUR_CALM, "the peer sends, and takes no answers")
-            if room > 0 and (self._left or not self.pipe.readable()):
+            if room > 0 and (not read or self._left or not self.pipe.readable()):
                 return room
             await self._step()
 
