@@ -27,7 +27,9 @@ from tests.integration.processes import ROOT, Cli, HandMade, until
 SLAVES, SECONDS, KILLS, SEED = 4, 20.0, 5, 3
 # Leases that outlast everything: none of these is about silence, and answers that are lost make some.
 ONE_LAYER = [
-    "--set", "network.cuts=[]", "--set", "cluster.heartbeat_seconds=0.4", "--set", "cluster.misses=150",
+    # More batches than any test pushes.
+    "--set", "run.batches=1000000", "--set", "network.cuts=[]",
+    "--set", "cluster.heartbeat_seconds=0.4", "--set", "cluster.misses=150",
 ]  # fmt: skip
 # No snapshot but those that a test asks for.
 RARELY = ["--set", "cluster.snapshot_seconds=1000"]
