@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from common.config.places import code_option, data_option
 from common.errors import ConfigError
 from common.observe.logs import FORMATS
 from common.text import answer
@@ -183,18 +184,8 @@ def status(master: str, as_json: bool, watch: bool) -> int:
 @click.option(
     "--watch", is_flag=True, help="With --master: evaluate until the run's end, and write the result files."
 )
-@click.option(
-    "--data",
-    type=click.Path(readable=False, path_type=Path),
-    metavar="PATH",
-    help="Folder of the data set on this machine, if not data.path.",
-)
-@click.option(
-    "--code",
-    type=click.Path(readable=False, path_type=Path),
-    metavar="DIR",
-    help="Folder of the user's Python files here.",
-)
+@data_option
+@code_option
 @_JSON
 def evaluate(
     run_dir: Path | None, master: str | None, watch: bool, data: Path | None, code: Path | None, as_json: bool

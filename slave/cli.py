@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from common.config.places import code_option, data_option
 from common.observe import hosts as allowed
 from common.observe import logs
 
@@ -19,18 +20,8 @@ from common.observe import logs
     metavar="auto|cpu|cuda:N",
     help="Device to train on; auto takes a GPU if there is one.",
 )
-@click.option(
-    "--data",
-    type=click.Path(readable=False, path_type=Path),
-    metavar="PATH",
-    help="Folder of the data set on this machine, if not data.path.",
-)
-@click.option(
-    "--code",
-    type=click.Path(readable=False, path_type=Path),
-    metavar="DIR",
-    help="Folder of the user's Python files here.",
-)
+@data_option
+@code_option
 @click.option(
     "--wait",
     default=60.0,

@@ -132,7 +132,7 @@ class Slave:
 
     def _fetch_config(self) -> Config | None:
         """Wait for a master and fetch the run's configuration; None if the run is over."""
-        backoff, announced = self._backoff(0.2), False
+        backoff, announced = self._backoff(0.2, 0.2), False
         while True:
             try:
                 reply = control.call(self._channel, DESCRIBE, DescribeRequest(), 1.0)
@@ -158,9 +158,9 @@ class Slave:
             "start one there with `layerwise master`, or check the address and the firewall"
         )
 
-    def _backoff(self, seconds: float) -> Backoff:
+    def _backoff(self, first: float, longest: float) -> Backoff:
         return Backoff(
-            time.monotonic, random.random, first=seconds, longest=seconds, patience=self._options.wait
+            time.monotonic, random.random, first=first, longest=longest, patience=self._options.wait
         )
 
     def _train(self, config: Config) -> int:
@@ -172,13 +172,7 @@ class Slave:
         exposition.profile, exposition.batch_size = cluster.profile, config.run.batch_size
         exposition.silence_limit = silence_limit(cluster.heartbeat_seconds, cluster.misses)
         with self._endpoint(config) as endpoint:
-            rejoin = Backoff(
-                time.monotonic,
-                random.random,
-                first=REJOIN_SECONDS,
-                longest=LONGEST_REJOIN_SECONDS,
-                patience=self._options.wait,
-            )
+            rejoin = self._backoff(REJOIN_SECONDS, LONGEST_REJOIN_SECONDS)
             while True:
                 lease = self._join(config, str(prepared.device), endpoint.address, prepared.holdings)
                 if lease is None:
@@ -248,7 +242,8 @@ class Slave:
         request = JoinRequest(
             self._name, socket.gethostname(), os.getpid(), device, address, self._metrics_address, holdings
         )
-        backoff, announced = self._backoff(config.cluster.heartbeat_seconds / 2), False
+        seconds = config.cluster.heartbeat_seconds / 2
+        backoff, announced = self._backoff(seconds, seconds), False
         while True:
             try:
                 reply = control.call(self._channel, JOIN, request, 2.0)

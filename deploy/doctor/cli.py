@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from common.config.places import code_option, data_option
 from common.errors import ConfigError
 
 
@@ -19,18 +20,8 @@ from common.errors import ConfigError
     help="Override a configuration key; the last one for a key wins.",
 )
 @click.option("--master", metavar="HOST:PORT", help="Check as a slave of this master, whose run it then is.")
-@click.option(
-    "--data",
-    type=click.Path(readable=False, path_type=Path),
-    metavar="PATH",
-    help="Folder of the data set on this machine, if not data.path.",
-)
-@click.option(
-    "--code",
-    type=click.Path(readable=False, path_type=Path),
-    metavar="DIR",
-    help="Folder of the user's Python files here.",
-)
+@data_option
+@code_option
 @click.option("--json", "as_json", is_flag=True, help="Print only JSON on standard output.")
 def doctor(
     config: Path | None,
