@@ -96,7 +96,8 @@ def test_under_a_random_schedule_of_kills_every_sum_is_exact(
     draws = random.Random(f"{profile} {seed}")
     moments = sorted(draws.uniform(0.0, SECONDS) for _ in range(draws.randint(3, 6)))
     arguments = [
-        "--set", "network.cuts=[]", "--set", f"downpour.replicas={SLAVES}",
+        # More batches than any schedule pushes.
+        "--set", "run.batches=1000000", "--set", "network.cuts=[]", "--set", f"downpour.replicas={SLAVES}",
         "--set", f"cluster.profile={profile}", "--set", "cluster.heartbeat_seconds=0.4",
         "--set", "cluster.misses=5", "--set", "cluster.snapshot_seconds=2",
     ]  # fmt: skip
