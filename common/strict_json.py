@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 
@@ -23,14 +24,17 @@ def encode(
         sort_keys: order every mapping by key.
         default: converts a value of a further type.
     """
-
-    def write(value: Any) -> str:
-        return json.dumps(value, allow_nan=False, indent=indent, sort_keys=sort_keys, default=default)
-
+    encoder = _encoder(indent, sort_keys, default)
     try:
-        return write(value)
+        return encoder.encode(value)
     except ValueError:
-        return write(_replace(value))
+        return encoder.encode(_replace(value))
+
+
+@lru_cache(maxsize=32)
+def _encoder(indent: int | None, sort_keys: bool, default: Callable[[Any], Any] | None) -> json.JSONEncoder:
+    # `json.dumps` builds an encoder for each call, which takes longer than a short text.
+    return json.JSONEncoder(allow_nan=False, indent=indent, sort_keys=sort_keys, default=default)
 
 
 def _replace(value: Any) -> Any:

@@ -106,10 +106,7 @@ def decode_frame(encoded: Buffer) -> Frame:
 
 
 def _decoded_header(encoded: bytes) -> Header:
-    # The table makes up the size of a header.
-    small, found = split_fields(encoded, (_HEADER["table"],))
-    table = codec.decode_table(_whole(found, _HEADER["table"]))
-    return codec.from_proto(Header, codec.parse(pb.Header, small), table=table)
+    return codec.from_proto(Header, codec.parse(pb.Header, encoded))
 
 
 def _whole(found: dict[int, list[memoryview]], field: int) -> bytes:

@@ -207,21 +207,19 @@ class Store:
     def _commit(self, shard: Shard, header: Header, taken: bool) -> int:
         """Commit the outcome of a push, and use the sequence up; returns the version."""
         record = shard.pair.record
-        refused = {*record.refused} - {header.incarnation} | (set() if taken else {header.incarnation})
-        answered = replace(
-            record,
-            sequences=record.sequences | {header.incarnation: header.sequence},
-            refused=sorted(refused),
-        )
+        incarnation, replica = header.incarnation, header.replica
+        refused = [other for other in record.refused if other != incarnation]
+        progress = record.progress
         if taken:
-            before = record.progress.get(header.replica, 0)
-            answered = replace(
-                answered,
-                version=record.version + 1,
-                active=1 - record.active,
-                progress=record.progress | {header.replica: max(header.next_batch, before)},
-                steps=record.steps + (header.operation is Operation.ACCRUED_GRADIENT),
-            )
+            progress = progress | {replica: max(header.next_batch, progress.get(replica, 0))}
+        answered = Record(
+            version=record.version + taken,
+            active=1 - record.active if taken else record.active,
+            progress=progress,
+            sequences=record.sequences | {incarnation: header.sequence},
+            steps=record.steps + (taken and header.operation is Operation.ACCRUED_GRADIENT),
+            refused=refused if taken else sorted([*refused, incarnation]),
+        )
         shard.pair.commit(answered)
         shard.own_since[header.incarnation] += taken
         return answered.version
