@@ -184,8 +184,16 @@ class Call:
         return self._over
 
 
-def pull(client: DataClient, request: PullRequest, seconds: float) -> tuple[Header, memoryview]:
+def pull(
+    client: DataClient, request: PullRequest, seconds: float, room: memoryview | None = None
+) -> tuple[Header, memoryview]:
     """Pull one consistent version of a shard, within `seconds`, and return header and buffer.
+
+    Args:
+        client: of the master.
+        request: the shard and the reader.
+        seconds: bound of the whole pull.
+        room: memory for the version, if of the right size; by default the memory is new.
 
     Raises:
         NotFoundError: the master has no shard of that name.
@@ -198,7 +206,7 @@ def pull(client: DataClient, request: PullRequest, seconds: float) -> tuple[Head
         if first is None:
             raise RunFailedError("a pull ended before the shard was whole")
         assembly = Assembly(decode_frame(first), None)
-        buffer = _room(assembly)
+        buffer = _place(assembly, room)
         while not assembly.complete:
             call.land(assembly, buffer, until - time.monotonic())
         if call.read(until - time.monotonic()) is not None:
@@ -206,9 +214,11 @@ def pull(client: DataClient, request: PullRequest, seconds: float) -> tuple[Head
     return assembly.header, buffer
 
 
-def _room(assembly: Assembly) -> memoryview:
-    """Allocate a buffer for the whole shard, with the pieces that have come."""
-    buffer = np.empty(assembly.header.table.nbytes, np.uint8)
+def _place(assembly: Assembly, room: memoryview | None) -> memoryview:
+    """Return a buffer for the whole shard, with the pieces that have come."""
+    nbytes = assembly.header.table.nbytes
+    fits = room is not None and room.nbytes == nbytes
+    buffer = np.frombuffer(room, np.uint8) if room is not None and fits else np.empty(nbytes, np.uint8)
     for offset, piece in assembly.pieces:
         buffer[offset : offset + piece.nbytes] = np.frombuffer(piece, np.uint8)
     assembly.pieces.clear()
