@@ -12,6 +12,8 @@ from common.net.http2.pipe import cut
 from common.net.http2.reception import Reception
 from common.shards.pushes import Buffer
 
+# A thread looks for frames that have arrived after so many bytes of sent payload: a look is a system call.
+_UNHEARD_BYTES = 64 << 10
 # Bytes of sent payload that let the peer send a further frame without payload: news of windows.
 _EARNING_BYTES = 1 << 10
 
@@ -20,7 +22,7 @@ class End(Reception):
     """Either end of a connection.
 
     On an event loop one task must read while another one sends. Over a thread's pipe nothing suspends (see
-    `Connection`), and frames that have arrived are read when something is to be sent.
+    `Connection`), and a sender reads frames that have arrived now and then.
 
     Raises (every method):
         BrokenError: the connection is gone; ProtocolError where the peer broke a rule.
@@ -152,6 +154,7 @@ class End(Reception):
             if frame:
                 await self.pipe.write(*frame)
             self._sending.spend(count)
+            self._unheard += count
             self.budget.earn(EARNED_FRAMES + count // _EARNING_BYTES)
             left -= count
             if not left:
@@ -181,9 +184,17 @@ class End(Reception):
             # News of the peer would lie behind data that are being read.
             if self._left and room <= 0:
                 raise ProtocolError(Code.ENHANCE_YOUR_CALM, "the peer sends, and takes no answers")
-            if room > 0 and (not read or self._left or not self.pipe.readable()):
+            if room > 0 and (not read or self._left or not self._has_news()):
                 return room
             await self._step()
+
+    def _has_news(self) -> bool:
+        if self._unheard < _UNHEARD_BYTES:
+            return False
+        if not self.pipe.readable():
+            self._unheard = 0
+            return False
+        return True
 
 
 def _copy(views: Iterable[memoryview]) -> memoryview:

@@ -45,6 +45,8 @@ class Reception:
         self._newest = 0 if serves else -1
         self._blocks: deque[Headers] = deque()
         self._reset: int | None = None
+        # Bytes of payload sent since a look for frames of the peer.
+        self._unheard = 0
         # Payload and padding left of the DATA frame under way, and whether the frame is the stream's last.
         self._left = self._padding = 0
         self._last = False
