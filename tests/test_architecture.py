@@ -104,6 +104,7 @@ STARTS = (
 # Further places, each with the reason for which an error there is seen.
 SEEN_ELSEWHERE = {
     "common.supervision": "starts what it supervises",
+    "common.data.prefetch": "the request for a batch raises the error",
     "common.net.callback": "a check that is not greeted says so",
     "common.net.data.pairs": "the reader of a call closes the outbox, and the call raises the error",
     "common.net.data.streams": "the parts of a call end with the call",

@@ -7,11 +7,44 @@ from dataclasses import dataclass
 from common.config.settings import choice, key
 from common.registry import Registry, Row
 
+
+@dataclass(frozen=True, kw_only=True)
+class DataRow(Row):
+    """A data set.
+
+    Attributes:
+        needs_path: whether `data.path` must be set, since nothing is downloaded.
+        takes_file: whether `data.path` may be a file.
+    """
+
+    needs_path: bool = False
+    takes_file: bool = False
+
+
 DATASETS = Registry(
-    Row(name="digits", help="8x8 digits of scikit-learn, no download"),
-    Row(name="mnist", help="28x28 digits"),
-    Row(name="fashion-mnist", help="28x28 articles of clothing"),
-    Row(name="cifar10", help="32x32 colour photographs"),
+    DataRow(name="digits", help="8x8 digits of scikit-learn, no download"),
+    DataRow(name="mnist", help="28x28 digits"),
+    DataRow(name="fashion-mnist", help="28x28 articles of clothing"),
+    DataRow(name="cifar10", help="32x32 colour photographs"),
+    DataRow(
+        name="text",
+        help="text of the file data.path, or of train*, valid* and test* in that folder",
+        heeds=("tokens", "context"),
+        needs_path=True,
+        takes_file=True,
+    ),
+    DataRow(
+        name="tokens",
+        help="train.bin and val.bin of uint16 in the folder data.path, as nanoGPT writes them",
+        heeds=("context", "vocabulary"),
+        needs_path=True,
+    ),
+)
+
+TOKENS = Registry(
+    Row(name="bytes", help="UTF-8"),
+    Row(name="characters", help="of the training part"),
+    Row(name="words", help="between white space, with <eos> and <unk>"),
 )
 
 
@@ -42,6 +75,12 @@ class DataConfig:
 
     dataset: str = choice("digits", DATASETS, user_function=True)
     path: str | None = key(
-        None, "folder that holds the data set's files; unset: downloaded to the user's cache"
+        None,
+        "folder of the data set's files, or the file of a text; unset: downloaded to the user's cache",
     )
     augment: str = choice("none", AUGMENTS)
+    tokens: str = key("bytes", f"of text: {TOKENS.describe()}, or a JSON file of the tokenizers library")
+    context: int = key(128, "of text and tokens: T, the tokens of an example", minimum=1)
+    vocabulary: int | None = key(
+        None, "of tokens: number of different tokens; unset: the largest token + 1", minimum=1, maximum=65536
+    )

@@ -10,7 +10,7 @@ data_option = click.option(
     "--data",
     type=click.Path(readable=False, path_type=Path),
     metavar="PATH",
-    help="Folder of the data set on this machine, if not data.path.",
+    help="Folder (or file of text) of the data set on this machine, if not data.path.",
 )
 code_option = click.option(
     "--code",

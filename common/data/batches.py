@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-import functools
+import math
 from collections.abc import Iterator
 
 import numpy as np
 import torch
 
-from common.data import datasets
-from common.data.datasets import Dataset, permutation
+from common.data.datasets import Dataset
+from common.data.examples import Medium
+from common.data.orders import EpochOrders, words
+from common.data.prefetch import Prefetch
 
 # Pixels by which a crop may shift an image, as He et al. (2016) trained on CIFAR-10.
 BORDER = 4
+# Bounds of a test batch: positions, and numbers in the output of the network (128 MiB).
+MOST_POSITIONS = 1 << 13
+MOST_OUTPUTS = 1 << 25
+# Of inputs, as float32.
+MOST_INPUT_BYTES = 64 << 20
 
 
 class Batches:
@@ -28,49 +35,65 @@ class Batches:
         Raises:
             ConfigError: the data set has fewer than B training examples.
         """
-        count = len(dataset.train_x)
         dataset.check_batch_size(batch_size)
         self._dataset = dataset
         self._size = batch_size
         self._seed = seed
         self._normalize = _Normalization(dataset)
-        # Two epochs: replicas and late gradients reach back across the end of one epoch.
-        self._order = functools.lru_cache(maxsize=2)(functools.partial(permutation, count, seed))
+        self._orders = EpochOrders(dataset.train, seed)
+        waits = dataset.train.medium is not Medium.MEMORY
+        self._inputs = Prefetch(self._read_inputs).get if waits else self._read_inputs
+        self._labels = Prefetch(self._read_labels).get if waits else self._read_labels
 
     @property
     def batches_per_epoch(self) -> int:
         """Number of batches in an epoch."""
-        return len(self._dataset.train_x) // self._size
+        return self._orders.length // self._size
 
     def inputs(self, batch: int) -> torch.Tensor:
-        """Inputs x_b, (B, *input_shape) float32, normalized."""
-        raw = self._dataset.train_x[self._rows(batch)]
+        """Inputs x_b, (B, *input_shape): float32, normalized; int64 for whole numbers such as tokens."""
+        return self._inputs(batch)
+
+    def _read_inputs(self, batch: int) -> torch.Tensor:
+        raw = self._dataset.train.inputs(self._rows(batch))
         vary = _VARIATIONS.get(self._dataset.augment)
         if vary is not None:
-            raw = vary(raw, datasets.words(len(raw), self._seed, 0, batch))
+            raw = vary(raw, words(len(raw), self._seed, 0, batch))
         return self._normalize(raw)
 
     def labels(self, batch: int) -> torch.Tensor:
-        """Labels y_b, (B,) int64."""
-        return torch.from_numpy(self._dataset.train_y[self._rows(batch)])
+        """Targets y_b, (B, *target_shape): int64 (B,) for classes."""
+        return self._labels(batch)
+
+    def _read_labels(self, batch: int) -> torch.Tensor:
+        return torch.from_numpy(self._dataset.train.targets(self._rows(batch)))
 
     def _rows(self, batch: int) -> np.ndarray:
         epoch, place = divmod(batch, self.batches_per_epoch)
-        return self._order(epoch)[place * self._size : (place + 1) * self._size]
+        return self._orders.rows(epoch, place * self._size, (place + 1) * self._size)
 
 
 def test_batches(  # pytest collects a function of this name wherever it is imported: import the module
     dataset: Dataset,
-    size: int = 1000,  # noqa: PT028 - not a test
+    size: int | None = None,  # noqa: PT028 - not a test
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Yield the test set once, in order: x (B, *input_shape) float32, normalized, and y (B,) int64.
+    """Yield the test set once, in order: x (B, *input_shape), as in training, and y (B, *target_shape).
 
-    B is `size`, or fewer in the last batch.
+    Args:
+        dataset: source of the test set.
+        size: B, or more than the last batch has. None: 1000, and fewer where targets have many positions.
     """
-    normalize = _Normalization(dataset)
-    for start in range(0, len(dataset.test_x), size):
-        part = slice(start, start + size)
-        yield normalize(dataset.test_x[part]), torch.from_numpy(dataset.test_y[part].copy())
+    normalize, size = _Normalization(dataset), size or _test_size(dataset)
+    for start in range(0, len(dataset.test), size):
+        rows = np.arange(start, min(start + size, len(dataset.test)))
+        yield normalize(dataset.test.inputs(rows)), torch.from_numpy(dataset.test.targets(rows))
+
+
+def _test_size(dataset: Dataset) -> int:
+    positions = math.prod(dataset.test.target_shape)
+    most = min(MOST_POSITIONS, MOST_OUTPUTS // dataset.classes)
+    inputs = MOST_INPUT_BYTES // (4 * math.prod(dataset.input_shape))
+    return max(1, min(1000, most // positions, inputs))
 
 
 def crop_and_flip(images: np.ndarray, words: np.ndarray) -> np.ndarray:
@@ -97,14 +120,20 @@ _VARIATIONS = {"crop-flip": crop_and_flip}
 
 
 class _Normalization:
-    """Map raw examples to (x * scale - mean) / std, computed as (x - mean / scale) * (scale / std)."""
+    """Map raw examples to (x * scale - mean) / std, computed as (x - mean / scale) * (scale / std).
+
+    Whole numbers such as tokens are not scaled, and become int64.
+    """
 
     def __init__(self, dataset: Dataset) -> None:
-        shift = [mean / dataset.scale for mean in dataset.mean]
-        factor = [dataset.scale / std for std in dataset.std]
-        self._shift, self._factor = _by_channel(shift), _by_channel(factor)
+        self._scaled = dataset.input_dtype == "float32"
+        if self._scaled:
+            self._shift = _by_channel([mean / dataset.scale for mean in dataset.mean])
+            self._factor = _by_channel([dataset.scale / std for std in dataset.std])
 
     def __call__(self, raw: np.ndarray) -> torch.Tensor:
+        if not self._scaled:
+            return torch.from_numpy(raw.astype(np.int64, copy=False))
         # astype always copies, so in-place arithmetic never changes the data set itself.
         return torch.from_numpy(raw.astype(np.float32)).sub_(self._shift).mul_(self._factor)
 

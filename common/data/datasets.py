@@ -5,57 +5,63 @@ Imports neither torch nor scikit-learn: each takes longer to import than a data 
 
 from __future__ import annotations
 
-import dataclasses
-import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from common.config.data import AUGMENTS, DATASETS, DataConfig
+from common.config.data import AUGMENTS, DATASETS, DataConfig, DataRow
 from common.config.sections import Config
 from common.config.settings import nearest
 from common.config.values import is_user_function
-from common.data import user_data
+from common.data import labels, user_data
 from common.data.downloads import Source
+from common.data.examples import Examples, epoch_length
+from common.data.lazy import Lazy
+from common.data.statistics import mean_and_std, sample_inputs
+from common.data.vocabularies import Vocabulary
 from common.errors import ConfigError
 from common.registry import import_implementation
-
-_BLOCK = 4096
 
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Classification data set of N training examples and a test set.
+    """Training examples and test examples.
 
     Attributes:
         name: value of `data.dataset`.
-        train_x: (N, *input_shape), uint8 or float32, raw.
-        train_y: (N,) int64, the class of every example, from 0.
-        test_x: test examples, as train_x.
-        test_y: test labels, as train_y.
-        mean: mean of the raw values times `scale`: one for every channel, or one for all.
-        std: standard deviation of the raw values times `scale`, likewise.
-        scale: factor that brings raw values to the units of `mean` and `std`.
-        classes: number of classes.
+        train: training examples.
+        test: test examples, with the shapes and dtypes of `train`.
+        mean: mean of the raw inputs times `scale`: one for every channel, or one for all; none where inputs
+            are whole numbers such as tokens, which are not scaled.
+        std: standard deviation of the raw inputs times `scale`, likewise.
+        scale: factor that brings raw inputs to the units of `mean` and `std`.
+        classes: number of classes, or size of the vocabulary.
         augment: variation of the training examples, a value of `data.augment`.
+        vocabulary: text of tokens; None: examples hold no text, or the text of tokens is unknown.
+        characters_per_token: of the test set's text; None: unknown.
     """
 
     name: str
-    train_x: np.ndarray
-    train_y: np.ndarray
-    test_x: np.ndarray
-    test_y: np.ndarray
+    train: Examples
+    test: Examples
     mean: tuple[float, ...]
     std: tuple[float, ...]
     scale: float
     classes: int
     augment: str = "none"
+    vocabulary: Vocabulary | None = None
+    characters_per_token: float | None = None
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        """Shape of an example: (C, H, W) for images, (D,) for vectors."""
-        return self.train_x.shape[1:]
+        """Shape of an example: (C, H, W) for images, (D,) for vectors, (T,) for tokens."""
+        return self.train.input_shape
+
+    @property
+    def input_dtype(self) -> str:
+        """Dtype of x_b: "int64" for whole numbers such as tokens, else "float32"."""
+        return "float32" if self.mean else "int64"
 
     def check_fit(self, config: Config) -> None:
         """Check that a run with this data can begin: batch size and labels.
@@ -65,28 +71,20 @@ class Dataset:
         255, and a network would train on these.
 
         Raises:
-            ConfigError: too few examples, or labels with a gap.
+            ConfigError: too few examples, or targets that are no classes.
         """
         self.check_batch_size(config.run.batch_size)
-        if not is_user_function(self.name) or is_user_function(config.network.model):
-            return
-        seen = np.bincount(self.train_y, minlength=self.classes) + np.bincount(
-            self.test_y, minlength=self.classes
-        )
-        if not seen.all():
-            raise ConfigError(
-                f"data.dataset: {self.name}: no example has the label {int(seen.argmin())}, but labels go up "
-                f"to {self.classes - 1}; remove examples to be ignored and number the classes from 0 without "
-                f"gaps, or give your own network.model with {self.classes} outputs"
-            )
+        if is_user_function(self.name):
+            gaps = is_user_function(config.network.model)
+            labels.check_classes(self.name, self.train, self.test, self.classes, gaps=gaps)
 
     def check_batch_size(self, batch_size: int) -> None:
-        """Check that the training set has at least `batch_size` examples.
+        """Check that an epoch has at least `batch_size` examples.
 
         Raises:
             ConfigError: the data set has fewer training examples.
         """
-        count = len(self.train_x)
+        count = epoch_length(self.train)
         if batch_size > count:
             raise ConfigError(
                 f"run.batch_size: {batch_size} is more than the {count} training examples of {self.name}; "
@@ -114,76 +112,43 @@ def load(
             f"data.augment: {data.augment} is for images (channels, height, width), but the data's examples "
             f'are {dataset.input_shape}; choose "none"'
         )
-    return dataclasses.replace(dataset, augment=data.augment)
+    return replace(dataset, augment=data.augment)
 
 
 def _load_raw(data: DataConfig, path: Path | None, code: Path | None, source: Source | None) -> Dataset:
-    folder = _folder(data, path)
-    if is_user_function(data.dataset):
-        return _load_user(data.dataset, code)
-    if data.dataset not in DATASETS:
+    own = is_user_function(data.dataset)
+    if not own and data.dataset not in DATASETS:
         raise ConfigError(f"data.dataset: {data.dataset} is not known{nearest(data.dataset, DATASETS)}")
-    dataset: Dataset = import_implementation("common.data.sets", data.dataset).load(folder, source)
+    row = DATASETS.get(data.dataset) or DataRow(name=data.dataset, help="")
+    place = _find_path(row, data, path)
+    if own:
+        return _load_user(data.dataset, code)
+    dataset: Dataset = import_implementation("common.data.sets", row.name).load(data, place, source)
     return dataset
 
 
-def permutation(count: int, seed: int, stream: int) -> np.ndarray:
-    """Permute the numbers 0..count-1 as a pure function of the arguments: (count,) int64."""
-    return np.argsort(words(count, seed, stream), kind="stable")
-
-
-def words(count: int, seed: int, *stream: int) -> np.ndarray:
-    """Draw random words, (count,) uint64, as a pure function of the arguments.
-
-    Numpy promises equal words from release to release, but not equal results of its generators' other
-    methods, and two slaves may run different releases.
-    """
-    return np.random.PCG64(np.random.SeedSequence(seed, spawn_key=stream)).random_raw(count)
-
-
-def mean_and_std(x: np.ndarray, scale: float) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of `x * scale`: by channel for images (N, C, H, W), else a single value.
-
-    Constant values get the raw deviation 1, so that they can be divided by it.
-    """
-    axes, count = ((0, 2, 3), x[:, :1].size) if x.ndim == 4 else (None, x.size)
-    sums = squares = np.zeros(())
-    # Blocks bound the memory; sums of bytes are exact in float64, hence equal on every machine.
-    for start in range(0, len(x), _BLOCK):
-        block = x[start : start + _BLOCK].astype(np.float64)
-        sums = sums + block.sum(axis=axes)
-        squares = squares + np.square(block).sum(axis=axes)
-    means = np.atleast_1d(sums / count)
-    variances = np.atleast_1d(squares / count) - means**2
-    std = [_divisor(mean, variance) for mean, variance in zip(means, variances, strict=True)]
-    return tuple(float(mean * scale) for mean in means), tuple(each * scale for each in std)
-
-
-def _divisor(mean: float, variance: float) -> float:
-    std = math.sqrt(max(variance, 0.0))
-    # Below a millionth of the mean, float32 holds only rounding.
-    return std if std > 1e-6 * abs(mean) else 1.0
-
-
-def _folder(data: DataConfig, path: Path | None) -> Path | None:
+def _find_path(row: DataRow, data: DataConfig, path: Path | None) -> Path | None:
+    kind = "file or folder" if row.takes_file else "folder"
     if path is None and data.path is None:
+        if row.needs_path:
+            raise ConfigError(f"data.path: is unset; give the {kind} of {row.name}")
         return None
-    folder, key = (path, "--data") if path is not None else (Path(str(data.path)), "data.path")
-    if not folder.is_dir():
-        raise ConfigError(
-            f"{key}: {folder} is not a folder; give the folder that holds the files of {data.dataset}"
-        )
-    return folder
+    place, key = (path, "--data") if path is not None else (Path(str(data.path)), "data.path")
+    if not (place.is_dir() or (row.takes_file and place.is_file())):
+        files = "the text" if row.takes_file else f"the files of {row.name}"
+        raise ConfigError(f"{key}: {place} is not a {kind}; give the {kind} that holds {files}")
+    return place
 
 
 def _load_user(spec: str, code: Path | None) -> Dataset:
-    train_x, train_y, test_x, test_y = user_data.load(spec, code)
-    scale = 1 / 255 if train_x.dtype == np.uint8 else 1.0
-    mean, std = mean_and_std(train_x, scale)
-    classes, examples = int(max(train_y.max(), test_y.max())) + 1, len(train_y) + len(test_y)
-    if classes > examples:  # before a network of so many outputs takes memory
-        raise ConfigError(
-            f"data.dataset: {spec}: the labels go up to {classes - 1}, but there are {examples} examples; "
-            "number the classes from 0 without gaps"
-        )
-    return Dataset(spec, train_x, train_y, test_x, test_y, mean, std, scale, classes)
+    train, test = user_data.load(spec, code)
+    classes = labels.count_classes(spec, train, test)
+    # Not all of these is read before the run: a label beyond the classes is refused as it is read.
+    train, test = (
+        replace(part, classes=classes) if isinstance(part, Lazy) else part for part in (train, test)
+    )
+    if train.input_dtype == np.int64:
+        return Dataset(spec, train, test, (), (), 1.0, classes)
+    scale = 1 / 255 if train.input_dtype == np.uint8 else 1.0
+    mean, std = mean_and_std(sample_inputs(train), scale)
+    return Dataset(spec, train, test, mean, std, scale, classes)

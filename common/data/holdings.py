@@ -13,8 +13,9 @@ import numpy as np
 from common.config.sections import Config
 from common.config.user_files import digest_files
 from common.config.values import is_user_function
-from common.data import datasets
 from common.data.datasets import Dataset
+from common.data.examples import Examples, Medium, cover, input_bytes, target_bytes
+from common.data.orders import words
 from common.versions import installed_versions
 from common.wire.messages import Holdings
 
@@ -22,7 +23,6 @@ from common.wire.messages import Holdings
 MOST_BYTES = 256 << 20
 SAMPLED_ROWS = 1000
 _BLOCK_BYTES = 1 << 20
-_ARRAYS = ("train_x", "train_y", "test_x", "test_y")
 
 
 def take_stock(config: Config, dataset: Dataset, code: Path | None = None) -> Holdings:
@@ -40,36 +40,54 @@ def take_stock(config: Config, dataset: Dataset, code: Path | None = None) -> Ho
 
 
 def digest_data(dataset: Dataset, most: int = MOST_BYTES) -> dict[str, str]:
-    """Describe every array of a data set by dtype, shape and digest.
+    """Describe inputs and targets of both parts by dtype, shape and digest.
+
+    Data that code of the user reads are never digested as a whole.
 
     Args:
-        dataset: read in memory.
+        dataset: of the run.
         most: bytes of a data set that is digested as a whole. Of a larger one the digests cover the first
             row, the last, and `SAMPLED_ROWS` rows by a fixed seed.
     """
-    arrays = {name: getattr(dataset, name) for name in _ARRAYS}
-    whole = sum(array.nbytes for array in arrays.values()) <= most
-    return {name: _describe(array, whole=whole) for name, array in arrays.items()}
+    parts = {"train": dataset.train, "test": dataset.test}
+    whole = sum(map(_size, parts.values())) <= most and all(
+        part.medium is not Medium.CODE for part in parts.values()
+    )
+    return {
+        f"{name}_{letter}": described
+        for name, part in parts.items()
+        for letter, described in zip("xy", _describe(part, whole=whole), strict=True)
+    }
 
 
-def _describe(array: np.ndarray, *, whole: bool) -> str:
-    rows = array if whole else array[_sampled(len(array))]
+def _size(part: Examples) -> int:
+    """Return the bytes that a digest of all reads."""
+    return len(part) // part.stride * (input_bytes(part) + target_bytes(part))
+
+
+def _describe(part: Examples, *, whole: bool) -> tuple[str, str]:
+    rows = cover(part) if whole else _sampled(len(part))
     kind = "digest" if whole else "digest of a sample"
-    return f"{array.dtype} {array.shape} with {kind} {_digest(rows)}"
+    x, y = _digests(part, rows)
+    return (
+        f"{part.input_dtype} {(len(part), *part.input_shape)} with {kind} {x}",
+        f"{part.target_dtype} {(len(part), *part.target_shape)} with {kind} {y}",
+    )
 
 
 def _sampled(count: int) -> np.ndarray:
     """Choose the rows of a sample of `count` rows, a pure function."""
-    drawn = datasets.words(SAMPLED_ROWS, 0) % np.uint64(count)
+    drawn = words(SAMPLED_ROWS, 0) % np.uint64(count)
     return np.concatenate([[0], drawn.astype(np.int64), [count - 1]])
 
 
-def _digest(array: np.ndarray) -> str:
-    digest = hashlib.blake2b(digest_size=8)
-    rows = max(1, _BLOCK_BYTES // max(1, array[:1].nbytes))
-    for start in range(0, len(array), rows):
-        digest.update(np.ascontiguousarray(array[start : start + rows]).data)
-    return digest.hexdigest()
+def _digests(part: Examples, rows: np.ndarray) -> tuple[str, str]:
+    x, y = hashlib.blake2b(digest_size=8), hashlib.blake2b(digest_size=8)
+    block = max(1, _BLOCK_BYTES // max(1, input_bytes(part) + target_bytes(part)))
+    for start in range(0, len(rows), block):
+        x.update(np.ascontiguousarray(part.inputs(rows[start : start + block])).data)
+        y.update(np.ascontiguousarray(part.targets(rows[start : start + block])).data)
+    return x.hexdigest(), y.hexdigest()
 
 
 def _digest_files(config: Config, code: Path | None) -> dict[str, str]:

@@ -8,12 +8,14 @@ from pathlib import Path
 
 import numpy as np
 
+from common.config.data import DataConfig
 from common.data import downloads, idx
 from common.data.datasets import Dataset
 from common.data.downloads import Source
+from common.data.examples import Arrays
 from common.errors import ConfigError
 
-Arrays = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+FourArrays = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -32,14 +34,15 @@ class Published:
     name: str
     source: Source
     missing: Callable[[Path], list[str]]
-    read: Callable[[Path], Arrays]
+    read: Callable[[Path], FourArrays]
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
-    def load(self, folder: Path | None, source: Source | None) -> Dataset:
+    def load(self, data: DataConfig, folder: Path | None, source: Source | None) -> Dataset:  # noqa: ARG002
         """Load from a folder; None: from the user's cache, downloaded if needed.
 
         Args:
+            data: section [data]; every data set is loaded alike.
             folder: folder of the files.
             source: addresses that replace the published ones.
 
@@ -47,10 +50,10 @@ class Published:
             ConfigError: a file is missing and cannot be downloaded, or has other contents than expected.
         """
         published = self if source is None else replace(self, source=source)
-        arrays = published._read_arrays(folder)
-        return Dataset(self.name, *arrays, self.mean, self.std, 1 / 255, 10)
+        x, y, t, u = published._read_arrays(folder)
+        return Dataset(self.name, Arrays(x, y), Arrays(t, u), self.mean, self.std, 1 / 255, 10)
 
-    def _read_arrays(self, folder: Path | None) -> Arrays:
+    def _read_arrays(self, folder: Path | None) -> FourArrays:
         if folder is None:
             folder = downloads.cache(self.name)
             if self.missing(folder):

@@ -84,7 +84,7 @@ def examine_data(setup: Setup) -> Verdict:
         dataset.check_fit(setup.config)
     except ConfigError as error:
         return failed(str(error), "give the folder of the files as data.path or --data, or correct the data")
-    train, test = len(dataset.train_x), len(dataset.test_x)
+    train, test = len(dataset.train), len(dataset.test)
     digest = hashlib.blake2b(repr(digest_data(dataset)).encode(), digest_size=8).hexdigest()
     found = f"{train:,} and {test:,} examples of {dataset.input_shape} in {dataset.classes} classes"
     return ok(f"{found}, digest {digest}")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from common import strict_json
 from common.config.sections import Config
 from common.data.datasets import Dataset
+from common.data.vocabularies import Vocabulary, restore
 from common.errors import ConfigError
 from deploy.runs.files import read_file
 
@@ -18,22 +19,33 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 MODEL = "model.safetensors"
-CHECKSUM = "crc32"
+CHECKSUM, VOCABULARY = "crc32", "vocabulary"
 
 
 def encode_model(state: Mapping[str, Tensor], config: Config, data: Dataset) -> bytes:
-    """Encode a plain state dict as safetensors; configuration, input scaling and checksum are metadata."""
+    """Encode a plain state dict as safetensors.
+
+    Configuration, form of the inputs, vocabulary and checksum are metadata.
+    """
     from safetensors.torch import save
 
     state = {name: tensor.contiguous() for name, tensor in state.items()}
     metadata = {
         "config": config.to_toml(),
         "inputs": strict_json.encode(
-            {"shape": data.input_shape, "scale": data.scale, "mean": data.mean, "std": data.std}
+            {
+                "shape": data.input_shape,
+                "dtype": data.input_dtype,
+                "scale": data.scale,
+                "mean": data.mean,
+                "std": data.std,
+            }
         ),
         "format": "pt",
         CHECKSUM: _checksum(state),
     }
+    if data.vocabulary is not None:
+        metadata[VOCABULARY] = strict_json.encode(data.vocabulary.dump())
     return save(state, metadata)
 
 
@@ -49,6 +61,12 @@ def read_model(folder: Path) -> bytes:
 def load_model(folder: Path) -> dict[str, Tensor]:
     """Load the state dict of a run directory's model, verified; errors as of `read_model`."""
     return _read(folder)[1]
+
+
+def read_vocabulary(folder: Path) -> Vocabulary | None:
+    """Read the vocabulary of a run directory's model; None: the run has none. Errors as of `read_model`."""
+    dumped = _metadata(read_model(folder)).get(VOCABULARY)
+    return None if dumped is None else restore(json.loads(dumped))
 
 
 def _read(folder: Path) -> tuple[bytes, dict[str, Tensor]]:

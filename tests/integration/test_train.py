@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.common.data.whole import whole
 from tests.integration.processes import COMPILES, QUICK, ROOT, Cli, until
 
 KEYS = """
@@ -76,7 +77,7 @@ def _plain_error(model: Path, folder: Path) -> float:
     from common.config.data import DataConfig
     from common.data import datasets
 
-    data = datasets.load(DataConfig())
+    data = whole(datasets.load(DataConfig()))
     np.savez(folder / "test.npz", x=data.test_x, y=data.test_y)
     script = [sys.executable, "-I", "-c", PLAIN, str(model), str(folder / "test.npz")]
     done = subprocess.run(script, capture_output=True, text=True, check=True, cwd="/")

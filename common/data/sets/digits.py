@@ -8,8 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
-from common.data.datasets import Dataset, mean_and_std, permutation
+from common.config.data import DataConfig
+from common.data.datasets import Dataset
 from common.data.downloads import Source
+from common.data.examples import Arrays
+from common.data.orders import permutation
+from common.data.statistics import mean_and_std
 from common.errors import ConfigError
 
 # Results are comparable on one split alone, so the split is fixed for all runs; any number would do.
@@ -17,7 +21,7 @@ _SPLIT = 0
 _TRAIN = 1437
 
 
-def load(folder: Path | None, source: Source | None) -> Dataset:  # noqa: ARG001 - nothing is downloaded
+def load(data: DataConfig, path: Path | None, source: Source | None) -> Dataset:  # noqa: ARG001 - no choice
     """Read the digits from scikit-learn's package.
 
     Raises:
@@ -29,7 +33,8 @@ def load(folder: Path | None, source: Source | None) -> Dataset:  # noqa: ARG001
     order = permutation(len(table), _SPLIT, 0)
     train, test = order[:_TRAIN], order[_TRAIN:]
     mean, std = mean_and_std(images[train], 1 / 16)
-    return Dataset("digits", images[train], labels[train], images[test], labels[test], mean, std, 1 / 16, 10)
+    train_set, test_set = Arrays(images[train], labels[train]), Arrays(images[test], labels[test])
+    return Dataset("digits", train_set, test_set, mean, std, 1 / 16, 10)
 
 
 def _read_table() -> np.ndarray:

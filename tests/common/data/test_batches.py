@@ -13,9 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.config.data import DataConfig
-from common.data import batches, datasets
+from common.data import batches, datasets, orders
 from common.data.batches import Batches
+from common.data.examples import Arrays
 from common.errors import ConfigError
+from tests.common.data.whole import whole
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -24,14 +26,16 @@ def numbered(count: int, tests: int = 7) -> datasets.Dataset:
     """A data set whose example n holds the number n and has the label n."""
     x, t = np.arange(count, dtype=np.float32)[:, None], np.arange(tests, dtype=np.float32)[:, None]
     y, u = np.arange(count), np.arange(tests)
-    return datasets.Dataset("numbered", x, y, t, u, (0.0,), (1.0,), 1.0, count)
+    return datasets.Dataset("numbered", Arrays(x, y), Arrays(t, u), (0.0,), (1.0,), 1.0, count)
 
 
 def coloured() -> datasets.Dataset:
     generator = np.random.default_rng(0)
     x, t = (generator.integers(0, 256, (count, 3, 4, 5)).astype(np.uint8) for count in (30, 7))
     y, u = (generator.integers(0, 10, count) for count in (30, 7))
-    return datasets.Dataset("coloured", x, y, t, u, (0.4, 0.5, 0.6), (0.2, 0.3, 0.1), 1 / 255, 10)
+    return datasets.Dataset(
+        "coloured", Arrays(x, y), Arrays(t, u), (0.4, 0.5, 0.6), (0.2, 0.3, 0.1), 1 / 255, 10
+    )
 
 
 def normalized(dataset: datasets.Dataset, raw: np.ndarray) -> np.ndarray:
@@ -92,7 +96,7 @@ def test_the_order_of_a_seed_stays_as_it_is_for_ever() -> None:
 def test_bytes_are_normalized_by_channel() -> None:
     dataset = coloured()
     made = Batches(dataset, 0, 30)
-    raw = dataset.train_x[datasets.permutation(30, 0, 0)]
+    raw = whole(dataset).train_x[orders.permutation(30, 0, 0)]
     np.testing.assert_allclose(made.inputs(0).numpy(), normalized(dataset, raw), atol=1e-5)
 
 
@@ -122,7 +126,7 @@ def test_a_batch_is_the_callers_own() -> None:
         y.zero_()
     assert torch.equal(made.inputs(0), before[0])
     assert torch.equal(made.labels(0), before[1])
-    assert dataset.test_x[:, 0].tolist() == dataset.test_y.tolist() == list(range(7))
+    assert whole(dataset).test_x[:, 0].tolist() == whole(dataset).test_y.tolist() == list(range(7))
 
 
 @pytest.mark.parametrize(("size", "sizes"), [(3, [3, 3, 1]), (7, [7]), (1000, [7])])
@@ -131,8 +135,8 @@ def test_the_test_set_is_gone_through_once_and_whole_in_its_own_order(size: int,
     parts = list(batches.test_batches(dataset, size))
     assert [len(x) for x, _ in parts] == sizes
     x, y = torch.cat([x for x, _ in parts]), torch.cat([y for _, y in parts])
-    np.testing.assert_allclose(x.numpy(), normalized(dataset, dataset.test_x), atol=1e-5)
-    assert y.tolist() == dataset.test_y.tolist()
+    np.testing.assert_allclose(x.numpy(), normalized(dataset, whole(dataset).test_x), atol=1e-5)
+    assert y.tolist() == whole(dataset).test_y.tolist()
 
 
 def varied(seed: int = 0, size: int = 10) -> Batches:
@@ -161,7 +165,7 @@ def test_every_crop_is_a_window_of_the_bordered_image_or_of_its_mirror(
 ) -> None:
     images = np.random.default_rng(seed).integers(1, 256, (4, channels, height, width)).astype(np.uint8)
     kept = images.copy()
-    cut = batches.crop_and_flip(images, datasets.words(4, seed, 0))
+    cut = batches.crop_and_flip(images, orders.words(4, seed, 0))
     assert (cut.dtype, cut.shape) == (images.dtype, images.shape)
     assert np.array_equal(images, kept)
     for image, result in zip(images, cut, strict=True):
@@ -177,7 +181,7 @@ def test_every_crop_is_a_window_of_the_bordered_image_or_of_its_mirror(
 def test_crops_reach_every_place_and_mirror_every_other_image() -> None:
     images = np.zeros((4000, 1, 9, 9), np.uint8)
     images[:, 0, 4, 3:5] = 1, 2
-    cut = batches.crop_and_flip(images, datasets.words(4000, 1, 0))
+    cut = batches.crop_and_flip(images, orders.words(4000, 1, 0))
     rows, columns = (cut == 1).nonzero()[2:]
     assert set(rows.tolist()) == set(range(9))
     assert set(columns.tolist()) == set(range(9))

@@ -11,6 +11,7 @@ import pytest
 from common.config.data import DataConfig
 from common.data import cifar10, datasets
 from common.errors import ConfigError
+from tests.common.data.whole import whole
 
 
 def records(count: int, seed: int) -> np.ndarray:
@@ -34,7 +35,10 @@ def write_archive(path: Path, files: dict[str, bytes]) -> None:
 def check(folder: Path) -> None:
     loaded = datasets.load(DataConfig(dataset="cifar10", path=str(folder)))
     train, test = np.concatenate([FILES[name] for name in cifar10.TRAIN]), FILES[cifar10.TEST]
-    for x, y, written in ((loaded.train_x, loaded.train_y, train), (loaded.test_x, loaded.test_y, test)):
+    for x, y, written in (
+        (whole(loaded).train_x, whole(loaded).train_y, train),
+        (whole(loaded).test_x, whole(loaded).test_y, test),
+    ):
         np.testing.assert_array_equal(x, written[:, 1:].reshape(-1, 3, 32, 32))
         np.testing.assert_array_equal(y, written[:, 0])
         assert (x.dtype.name, y.dtype.name) == ("uint8", "int64")

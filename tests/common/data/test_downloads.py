@@ -19,6 +19,7 @@ from common.data import datasets, downloads, idx
 from common.data.downloads import Source
 from common.data.sets import cifar10
 from common.errors import ConfigError
+from tests.common.data.whole import whole
 
 ROOT = Path(__file__).resolve().parents[3]
 NAME = "file.bin"
@@ -225,7 +226,7 @@ def test_a_data_set_fills_the_cache_with_what_is_missing_and_is_then_read_from_i
         first = datasets.load(DataConfig(dataset="mnist"), source=source)
     again = datasets.load(DataConfig(dataset="mnist"), source=source)
     assert home.asked == [name for name in files if name != "t10k-labels-idx1-ubyte.gz"]
-    assert first.train_x.shape == again.train_x.shape == (2, 1, 28, 28)
+    assert whole(first).train_x.shape == whole(again).train_x.shape == (2, 1, 28, 28)
 
 
 def test_cifar10_is_downloaded_as_its_archive(

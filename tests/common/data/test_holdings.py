@@ -10,12 +10,18 @@ import pytest
 from common.config.files import load
 from common.data import datasets, holdings
 from common.data.datasets import Dataset
+from common.data.examples import Arrays
 
 
 def dataset(rows: int = 3000, seed: int = 0) -> Dataset:
     x = np.random.default_rng(seed).integers(0, 255, (rows, 4), dtype=np.uint8)
     y = np.arange(rows) % 3
-    return Dataset("own", x, y, x[:10].copy(), y[:10], (0.0,), (1.0,), 1.0, 3)
+    return Dataset("own", Arrays(x, y), Arrays(x[:10].copy(), y[:10]), (0.0,), (1.0,), 1.0, 3)
+
+
+def arrays(of: Dataset) -> Arrays:
+    assert isinstance(of.train, Arrays)
+    return of.train
 
 
 def changed(one: Dataset, other: Dataset, most: int = holdings.MOST_BYTES) -> list[str]:
@@ -26,19 +32,21 @@ def changed(one: Dataset, other: Dataset, most: int = holdings.MOST_BYTES) -> li
 
 def test_equal_data_have_equal_digests_whatever_their_memory_looks_like() -> None:
     one, other = dataset(), dataset()
-    object.__setattr__(other, "train_x", np.asfortranarray(other.train_x))
+    train = arrays(other)
+    object.__setattr__(train, "x", np.asfortranarray(train.x))
     assert changed(one, other) == []
 
 
 def test_one_changed_number_changes_the_digest_of_its_array() -> None:
     other = dataset()
-    other.train_x[1234, 2] ^= 1
+    arrays(other).x[1234, 2] ^= 1
     assert changed(dataset(), other) == ["train_x"]
 
 
 def test_labels_in_another_order_and_other_shapes_are_told_apart() -> None:
     other = dataset()
-    object.__setattr__(other, "train_y", (other.train_y + 1) % 3)
+    train = arrays(other)
+    object.__setattr__(train, "y", (train.y + 1) % 3)
     assert changed(dataset(), other) == ["train_y"]
     assert changed(dataset(), dataset(rows=2999)) == ["train_x", "train_y"]
 
@@ -48,7 +56,7 @@ def test_a_large_data_set_is_compared_by_a_sample_with_both_ends(row: int) -> No
     described = holdings.digest_data(dataset(), most=1000)
     assert described["train_x"].startswith("uint8 (3000, 4) with digest of a sample ")
     other = dataset()
-    other.train_x[row] ^= 1
+    arrays(other).x[row] ^= 1
     assert changed(dataset(), other, most=1000) == ["train_x"]
     # Another shuffle or split changes nearly every row.
     assert "train_x" in changed(dataset(), dataset(seed=1), most=1000)

@@ -12,6 +12,7 @@ import pytest
 from common.config.data import DataConfig
 from common.data import datasets, idx
 from common.errors import ConfigError
+from tests.common.data.whole import whole
 
 
 def encoded(array: np.ndarray) -> bytes:
@@ -49,11 +50,16 @@ def test_files_are_read_under_every_name_they_go_by(
         content = gzip.compress(encoded(array)) if ending else encoded(array)
         (tmp_path / (name.replace("-idx", mark) + ending)).write_bytes(content)
     loaded = datasets.load(DataConfig(dataset=dataset, path=str(tmp_path)))
-    found = (loaded.train_x[:, 0], loaded.train_y, loaded.test_x[:, 0], loaded.test_y)
+    found = (
+        whole(loaded).train_x[:, 0],
+        whole(loaded).train_y,
+        whole(loaded).test_x[:, 0],
+        whole(loaded).test_y,
+    )
     for ours, written in zip(found, small(), strict=True):
         np.testing.assert_array_equal(ours, written)
     assert loaded.input_shape == (1, 28, 28)
-    assert (loaded.train_x.dtype.name, loaded.train_y.dtype.name) == ("uint8", "int64")
+    assert (whole(loaded).train_x.dtype.name, whole(loaded).train_y.dtype.name) == ("uint8", "int64")
 
 
 def flipped(raw: bytes) -> bytes:

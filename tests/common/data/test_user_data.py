@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from common.data import user_data
+from common.data.examples import Arrays
 from common.errors import ConfigError
 
 GOOD = "np.zeros((4, 3)), np.array([0, 1, 0, 1]), np.ones((2, 3)), np.array([1, 0])"
@@ -29,9 +30,17 @@ def refusal(folder: Path, returned: str) -> str:
     return said.removeprefix(f"{own}: ")
 
 
+def in_memory(own: str) -> tuple[Arrays, Arrays]:
+    train, test = user_data.load(own, None)
+    assert isinstance(train, Arrays)
+    assert isinstance(test, Arrays)
+    return train, test
+
+
 def loaded(folder: Path, returned: str) -> list[tuple[str, tuple[int, ...]]]:
     """Type and shape of each of the four arrays."""
-    return [(array.dtype.name, array.shape) for array in user_data.load(spec(folder, returned), None)]
+    train, test = in_memory(spec(folder, returned))
+    return [(array.dtype.name, array.shape) for array in (train.x, train.y, test.x, test.y)]
 
 
 def test_vectors_become_float32_and_labels_int64(tmp_path: Path) -> None:
@@ -48,9 +57,9 @@ def test_torch_tensors_and_lists_are_taken_as_arrays(tmp_path: Path) -> None:
     own = spec(tmp_path, "[torch.zeros(4, 3), torch.tensor([0, 1, 2, 3]), [[0.0, 0.0, 0.0]], [2]]")
     file = tmp_path / "own.py"
     file.write_text(f"import torch\n{file.read_text()}")
-    train_x, train_y, test_x, test_y = user_data.load(own, None)
-    assert (train_x.shape, test_x.shape) == ((4, 3), (1, 3))
-    assert (train_y.tolist(), test_y.tolist()) == ([0, 1, 2, 3], [2])
+    train, test = in_memory(own)
+    assert (train.x.shape, test.x.shape) == ((4, 3), (1, 3))
+    assert (train.y.tolist(), test.y.tolist()) == ([0, 1, 2, 3], [2])
 
 
 @pytest.mark.parametrize(("shape", "becomes"), [((2, 5, 6), (2, 1, 5, 6)), ((2, 3, 5, 6), (2, 3, 5, 6))])
@@ -74,7 +83,6 @@ def test_images_stay_bytes_and_get_a_channel(
             GOOD.replace("(2, 3)", "(2, 3), np.uint8"),
             "train_x is float64 (4, 3) but test_x is uint8 (2, 3); ",
         ),
-        (GOOD.replace("(4, 3)", "(4, 3), int"), "train_x is int64 (4, 3); its numbers must be"),
         (GOOD.replace("(4, 3)", "(4, 3), object"), "train_x is object (4, 3); its numbers must be"),
         (GOOD.replace("np.ones((2, 3))", "np.full((2, 3), np.nan)"), "test_x holds NaN, infinity or"),
         (GOOD.replace("np.ones((2, 3))", "np.full((2, 3), 1e300)"), "test_x holds NaN, infinity or"),
@@ -84,14 +92,13 @@ def test_images_stay_bytes_and_get_a_channel(
         ),
         (
             GOOD.replace("[0, 1, 0, 1]", "[0, 1, 0]"),
-            "train_y is int64 (3,); it must be whole numbers of the shape (4,)",
+            "train_y is int64 (3,); it must be numbers of the shape (4, ...)",
         ),
         (
             GOOD.replace("[1, 0]", "[[1], [0]]"),
-            "test_y is int64 (2, 1); it must be whole numbers of the shape (2,)",
+            "train_y is int64 (4,) but test_y is int64 (2, 1); both must be of one shape",
         ),
-        (GOOD.replace("[1, 0]", "[1.0, 0.0]"), "test_y is float64 (2,); it must be whole numbers"),
-        (GOOD.replace("[1, 0]", "[1, -1]"), "test_y holds the label -1; the classes are numbered from 0"),
+        (GOOD.replace("[1, 0]", "[1.0, 0.0]"), "train_y is int64 (4,) but test_y is float64 (2,); "),
         ("1 / 0", "raised ZeroDivisionError: division by zero (line 4); correct the function"),
         ("open('/absent/file')", "raised FileNotFoundError: [Errno 2] No such file"),
         ("exit(3)", "raised SystemExit: 3 (line 4)"),
@@ -118,3 +125,10 @@ def test_a_change_of_the_working_directory_ends_with_the_function(
 def test_a_tensor_that_numpy_cannot_read_is_refused_in_one_line(tmp_path: Path) -> None:
     returned = GOOD.replace("np.zeros((4, 3))", "__import__('torch').zeros(4, 3, requires_grad=True)")
     assert refusal(tmp_path, returned).startswith("train_x cannot be read as a numpy array: RuntimeError")
+
+
+def test_whole_numbers_stay_whole_and_targets_keep_their_shape(tmp_path: Path) -> None:
+    tokens = "np.arange(8, dtype=np.uint16).reshape(2, 4)"
+    assert loaded(tmp_path, f"{tokens}, {tokens}, {tokens}, {tokens}") == [("int64", (2, 4))] * 4
+    returned = "np.zeros((4, 3)), np.zeros((4, 2)), np.ones((2, 3)), np.ones((2, 2))"
+    assert loaded(tmp_path, returned)[1::2] == [("float32", (4, 2)), ("float32", (2, 2))]

@@ -64,7 +64,7 @@ def error_percent(module: nn.Module) -> float:
     module.eval()
     with torch.no_grad():
         wrong = sum(int((module(x).argmax(1) != y).sum()) for x, y in batches.test_batches(digits()))
-    return 100 * wrong / len(digits().test_y)
+    return 100 * wrong / len(digits().test)
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])

@@ -212,7 +212,7 @@ def error_percent(module: nn.Module) -> float:
     module.eval()
     with torch.no_grad():
         wrong = sum(int((module(x).argmax(1) != y).sum()) for x, y in batches.test_batches(DIGITS))
-    return 100 * wrong / len(DIGITS.test_y)
+    return 100 * wrong / len(DIGITS.test)
 
 
 @pytest.mark.slow

@@ -1,0 +1,52 @@
+"""Mean and standard deviation of raw inputs."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from common.data.examples import Arrays, Examples, input_bytes
+from common.data.orders import words
+
+_BLOCK = 4096
+SAMPLED_ROWS = 1000
+_SAMPLED_BYTES = 4 << 20
+
+
+def sample_inputs(examples: Examples) -> np.ndarray:
+    """Return the inputs that stand for all: of arrays in memory all, else of rows drawn by a fixed seed.
+
+    The sample is an example at least, and at most `SAMPLED_ROWS` or 4 MiB.
+    """
+    if isinstance(examples, Arrays):
+        return examples.x
+    most = max(1, min(SAMPLED_ROWS, _SAMPLED_BYTES // input_bytes(examples)))
+    if len(examples) <= most:
+        return examples.inputs(np.arange(len(examples)))
+    drawn = words(most, 0) % np.uint64(len(examples))
+    return examples.inputs(drawn.astype(np.int64))
+
+
+def mean_and_std(x: np.ndarray, scale: float) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of `x * scale`: by channel for images (N, C, H, W), else a single value.
+
+    Constant values get the raw deviation 1, so that they can be divided by it.
+    """
+    axes, count = ((0, 2, 3), x[:, :1].size) if x.ndim == 4 else (None, x.size)
+    sums = squares = np.zeros(())
+    # Blocks bound the memory; sums of bytes are exact in float64, hence equal on every machine.
+    for start in range(0, len(x), _BLOCK):
+        block = x[start : start + _BLOCK].astype(np.float64)
+        sums = sums + block.sum(axis=axes)
+        squares = squares + np.square(block).sum(axis=axes)
+    means = np.atleast_1d(sums / count)
+    variances = np.atleast_1d(squares / count) - means**2
+    std = [_divisor(mean, variance) for mean, variance in zip(means, variances, strict=True)]
+    return tuple(float(mean * scale) for mean in means), tuple(each * scale for each in std)
+
+
+def _divisor(mean: float, variance: float) -> float:
+    std = math.sqrt(max(variance, 0.0))
+    # Below a millionth of the mean, float32 holds only rounding.
+    return std if std > 1e-6 * abs(mean) else 1.0

@@ -1,0 +1,160 @@
+"""Arrow tables, Arrow files and Parquet files as data."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from common.config.data import DataConfig
+from common.data import datasets, tables
+from common.data.batches import Batches
+from common.data.lazy import Lazy
+from common.errors import ConfigError
+from tests.common.data.whole import whole
+
+pyarrow = pytest.importorskip("pyarrow", reason="the optional package pyarrow is not installed")
+
+X = np.arange(30 * 4, dtype=np.float32).reshape(30, 4)
+Y = np.arange(30) % 3
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "layerwise" / "parquet"
+
+
+def table(x: Any = X, y: Any = Y, names: tuple[str, ...] = ("image", "label"), **more: Any) -> Any:
+    columns = [pyarrow.array(list(x)), pyarrow.array(y), *map(pyarrow.array, more.values())]
+    return pyarrow.table(columns, names=[*names, *more])
+
+
+def write(file: Path, content: Any) -> Path:
+    if file.suffix == ".parquet":
+        from pyarrow import parquet
+
+        parquet.write_table(content, file, row_group_size=7)
+        return file
+    new = pyarrow.ipc.new_stream if file.suffix == ".stream" else pyarrow.ipc.new_file
+    with new(str(file), content.schema) as writer:
+        writer.write_table(content, max_chunksize=7)
+    return file
+
+
+def load(folder: Path, expression: str) -> datasets.Dataset:
+    (folder / "own.py").write_text(
+        "from pathlib import Path\n"
+        "def own():\n"
+        "    import pyarrow, pyarrow.dataset\n"
+        "    here = Path(__file__).parent\n"
+        f"    return {expression}\n"
+    )
+    return datasets.load(DataConfig(dataset=f"{folder}/own.py:own"))
+
+
+def opened(value: Any) -> Lazy:
+    rows = tables.open_rows(value, "own")
+    assert rows is not None
+    return Lazy.of(rows, "own")
+
+
+@pytest.mark.parametrize(
+    ("suffix", "expression"),
+    [
+        ("arrow", "here / 'a.arrow', here / 'a.arrow'"),
+        ("stream", "[str(here / 'a.stream')], here / 'a.stream'"),
+        ("parquet", "here / 'a.parquet', here / 'a.parquet'"),
+        ("parquet", "pyarrow.dataset.dataset(here / 'a.parquet'), here / 'a.parquet'"),
+    ],
+)
+def test_files_give_the_batches_of_arrays(tmp_path: Path, suffix: str, expression: str) -> None:
+    write(tmp_path / f"a.{suffix}", table())
+    dataset = load(tmp_path, expression)
+    np.save(tmp_path / "x.npy", X)
+    np.save(tmp_path / "y.npy", Y)
+    plain = load(
+        tmp_path, "[__import__('numpy').load(here / f'{name}.npy') for name in ('x', 'y', 'x', 'y')]"
+    )
+    assert (dataset.mean, dataset.std, dataset.classes) == (plain.mean, plain.std, 3)
+    one, other = Batches(dataset, 0, 4), Batches(plain, 0, 4)
+    for batch in range(9):
+        assert torch.equal(one.inputs(batch), other.inputs(batch))
+        assert torch.equal(one.labels(batch), other.labels(batch))
+
+
+def test_a_parquet_file_is_rewritten_once(tmp_path: Path, cache: Path) -> None:
+    file = write(tmp_path / "a.parquet", table())
+    opened(file)
+    (written,) = cache.iterdir()
+    before = written.stat().st_mtime_ns
+    opened(file)
+    assert [each.stat().st_mtime_ns for each in cache.iterdir()] == [before]
+    write(file, table(X + 1))
+    assert opened(file).inputs(np.array([0])).tolist() == [[1, 2, 3, 4]]
+
+
+def test_several_files_are_one_set(tmp_path: Path) -> None:
+    examples = opened(
+        [write(tmp_path / "0.arrow", table(X[:10], Y[:10])), write(tmp_path / "1.parquet", table())]
+    )
+    assert len(examples) == 40
+    assert examples.inputs(np.array([39, 9, 10])).tolist() == X[[29, 9, 0]].tolist()
+
+
+def test_tables_lists_of_lists_and_tensors_of_one_shape_are_read(tmp_path: Path) -> None:
+    images = np.arange(30 * 6, dtype=np.uint8).reshape(30, 2, 3)
+    nested = table([image.tolist() for image in images])
+    assert opened(nested).inputs(np.array([3, 5])).tolist() == images[[3, 5]].tolist()
+    tensors = pyarrow.table(
+        {"x": pyarrow.FixedShapeTensorArray.from_numpy_ndarray(images), "y": pyarrow.array(Y), "more": Y}
+    )
+    examples = opened(tensors.slice(2))
+    assert examples.input_shape == (1, 2, 3)
+    assert examples.inputs(np.array([1, 3]))[:, 0].tolist() == images[[3, 5]].tolist()
+    fixed = pyarrow.FixedSizeListArray.from_arrays(pyarrow.array(X.reshape(-1)), 4)
+    assert opened(pyarrow.table({"x": fixed, "y": Y}).slice(2)).inputs(np.array([1])).tolist() == [
+        X[3].tolist()
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (table(more=Y), "own has the columns image, label, more; name two of them x and y, or select the"),
+        (table([[1.0, 2.0], [1.0]], [0, 1]), "own: the column image holds lists of 1 and of 2; give all the"),
+        (table([[1.0], [None]], [0, 1]), "own: the column image lacks a value in some row; remove the row"),
+        (table([[1.0], None], [0, 1]), "own: the column image lacks a value in some row; remove the row"),
+        (table([[1.0], [2.0]], ["a", "b"]), "own: the column label holds string; give numbers, or lists of"),
+        (table([1.0, 2.0], [0, 1]), "own begins with the input double () and the target int64 (); an input"),
+        (table([], []), "own is empty; "),
+    ],
+)
+def test_tables_that_cannot_be_trained_on_are_refused(content: Any, told: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        whole(datasets.Dataset("own", opened(content), opened(content), (), (), 1.0, 1))
+    assert str(caught.value).startswith(told.replace("double", "float64"))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "name", ["torn.parquet", "torn.arrow", "absent.arrow", "empty.arrow", "absent.parquet"]
+)
+def test_files_that_cannot_be_read_are_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / "empty.arrow").touch()
+    for torn in ("torn.parquet", "torn.arrow"):
+        (tmp_path / torn).write_bytes(b"PAR1 and no more")
+    with pytest.raises(
+        ConfigError, match=rf"^own: {tmp_path}/{name} cannot be read \(.+\); give an Arrow file"
+    ):
+        tables.open_rows(tmp_path / name, "own")
+
+
+def test_a_missing_package_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(ConfigError, match=r"needs pyarrow, .*; pip install 'layerwise\[arrow\]'$"):
+        tables.open_rows("a.parquet", "own")
