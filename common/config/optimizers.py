@@ -1,4 +1,4 @@
-"""Registries of optimizers and of learning rate schedules.
+"""Registries of optimizers, of what weight decay shrinks, and of learning rate schedules.
 
 One step of an optimizer is `common.optim.steps.NAME`.
 """
@@ -23,12 +23,14 @@ class OptimizerRow(Row):
         moments: numbers kept for each parameter, given the momentum.
         price: multiply-adds of the step of one parameter, with clearing and accumulating the gradient; a
             ratio measured once, on one core (`common.models.costs`).
+        others: optimizer of embeddings and of tensors that are no matrices; empty: this one.
         server_rate: default learning rate in the master; None: not offered there. Measured with two replicas
             on the digits and MNIST, amid a wide plateau.
     """
 
     moments: Callable[[float], int]
     price: float
+    others: str = ""
     server_rate: float | None = None
 
 
@@ -45,10 +47,36 @@ OPTIMIZERS = Registry(
         server_rate=0.003,
     ),
     OptimizerRow(
+        name="nadam", help="adam with Nesterov's momentum (Dozat, 2016)", moments=lambda _: 2, price=600.0,
+        server_rate=0.003,
+    ),
+    OptimizerRow(
+        name="muon", help="orthogonal steps of matrices (Jordan et al., 2024), of other tensors adamw's",
+        # The second number is adamw's. The price is that of matrices some 256 wide: 15 n for n x n.
+        moments=lambda _: 2, price=4000.0, others="adamw",
+    ),
+    OptimizerRow(
         name="adagrad", help="Duchi et al., 2011", moments=lambda _: 1, price=180.0, server_rate=0.01
     ),
 )  # fmt: skip
 SERVER_OPTIMIZERS = OPTIMIZERS.select(lambda row: row.server_rate is not None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecayRow(Row):
+    """Tensors that weight decay shrinks.
+
+    Attributes:
+        dimensions: fewest dimensions of such a tensor.
+    """
+
+    dimensions: int
+
+
+DECAYS = Registry(
+    DecayRow(name="all", help="every tensor", dimensions=0),
+    DecayRow(name="matrices", help="tensors of two dimensions or more, no biases and norms", dimensions=2),
+)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -51,6 +51,7 @@ class Config:
         if layers is not None:
             self.downpour.replicas_of(layers)
             self.cluster.compiled_of(layers)
+            self.optimizer.check_layers(layers)
 
     @property
     def layers(self) -> int:

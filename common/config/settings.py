@@ -89,14 +89,18 @@ def keys(table: type, prefix: str = "") -> Mapping[str, dataclasses.Field[Any]]:
     return found
 
 
-def check_heeded(config: Any) -> None:
+def check_heeded(config: Any, prefix: str = "") -> None:
     """Refuse changed keys that a row of a registry heeds but the chosen row does not.
+
+    Args:
+        config: the table, with sub-tables.
+        prefix: dotted name of the table, with its last dot.
 
     Raises:
         ConfigError: a refused key; the message names the choice and the rows that heed the key.
     """
-    fields = keys(type(config))
-    values = {name: operator.attrgetter(name)(config) for name in fields}
+    fields = keys(type(config), prefix)
+    values = {name: operator.attrgetter(name.removeprefix(prefix))(config) for name in fields}
     changed = [name for name, field in fields.items() if values[name] != _default(field)]
     for chooser, field in fields.items():
         rule: KeyRule = field.metadata["rule"]

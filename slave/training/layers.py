@@ -160,7 +160,7 @@ class _Composition:
         flat = Flat(network.layer(self.blueprint, cuts, k), self.device)
         flat.module.train()
         kind = AccruingStepper if config.downpour.accrues else Stepper
-        stepper = self._stepped("weights", flat, config.optimizer, kind)
+        stepper = self._stepped("weights", flat, config.optimizer.of_layer(k), kind)
         layer = Layer(k, flat, stepper, config.run.seed, goes_down=config.decoupling.row.sends_down)
         data = batches.Batches(self.dataset, config.run.seed, config.run.batch_size)
         above = network.boundary(self.blueprint, cuts, k)

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from common.config.data import DATASETS
 from common.config.files import describe, load, parse
 from common.config.models import ACTIVATIONS
-from common.config.optimizers import OPTIMIZERS, SCHEDULES, SERVER_OPTIMIZERS
+from common.config.optimizers import DECAYS, OPTIMIZERS, SCHEDULES, SERVER_OPTIMIZERS
 from common.config.sections import Config
 from common.config.settings import keys
 from common.errors import ConfigError
@@ -46,6 +46,10 @@ OPTIMIZER = {
     "learning_rate": FLOATS,
     "weight_decay": FLOATS,
     "schedule": st.sampled_from(list(SCHEDULES)),
+    "warm_up": st.integers(0, 99),
+    "clip_norm": FLOATS,
+    "accumulate": st.integers(1, 9),
+    "decayed": st.sampled_from(list(DECAYS)),
 }
 SGD = st.fixed_dictionaries(
     {"name": st.just("sgd"), "momentum": st.floats(0.1, 1)}, optional={"nesterov": st.booleans()}
@@ -208,6 +212,16 @@ def test_every_key_of_every_options_table_has_help() -> None:
         ("[optimizer]\nname = 'sgd'\nnesterov = true", "optimizer.nesterov: needs optimizer.momentum above"),
         ("[optimizer]\nlearning_rate = 1e30", "optimizer.learning_rate: 1e+30 is too large"),
         ("[optimizer.synthesizer]\nlearning_rate = 1e9", "optimizer.synthesizer.learning_rate: "),
+        ("[optimizer]\nclip_norm = 0", "optimizer.clip_norm: 0.0 is too small"),
+        ("[optimizer]\naccumulate = 0", "optimizer.accumulate: 0 is too small"),
+        ("[optimizer.layers]\nfirst = {}", "optimizer.layers.first: expected a layer's number"),
+        ("[optimizer.layers]\n0 = {}", "optimizer.layers.0: expected a layer's number"),
+        ("[optimizer.layers]\n1 = 0.1", "optimizer.layers.1: expected a table"),
+        ("[optimizer.layers.1]\nlearning_rat = 0.1", "optimizer.layers.1.learning_rat: unknown key"),
+        ("[optimizer.layers.1]\nmomentum = 0.9", "optimizer.layers.1.momentum: unknown key for optimi"),
+        ("[optimizer.layers.1]\nname = 'sgd'\nnesterov = true", "optimizer.layers.nesterov: needs"),
+        ("[optimizer.layers.1]\nname = 'prodigy'", 'optimizer.layers.1.name: "prodigy" is not one of'),
+        ("[network]\nlayers = 2\n[optimizer.layers.3]\nname = 'sgd'", "optimizer.layers.3: the network"),
         ("[optimizer]\nlearning_rate = inf", "optimizer.learning_rate: expected a finite number, got inf"),
         ("[cluster]\nprofile = 'deep'", 'cluster.profile: "deep" is not one of light, basic'),
         ("run]", "is not TOML: "),
@@ -400,3 +414,15 @@ def test_resolved_cuts_replace_the_number_of_layers() -> None:
 def test_a_configuration_cannot_be_changed_in_place() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         Config().run.seed = 3  # type: ignore[misc]
+
+
+def test_a_layer_has_keys_of_its_own_and_shares_the_others() -> None:
+    config = parse(
+        "[network]\nlayers = 3\n[optimizer]\nname = 'sgd'\nmomentum = 0.9\nweight_decay = 0.1\n"
+        "[optimizer.layers]\n2 = {learning_rate = 0.5, momentum = 0.0}\n3 = {name = 'adam'}",
+        "run.toml",
+    ).optimizer
+    assert config.of_layer(1) is config
+    second, third = config.of_layer(2), config.of_layer(3)
+    assert (second.name, second.learning_rate, second.momentum, second.weight_decay) == ("sgd", 0.5, 0.0, 0.1)
+    assert (third.name, third.learning_rate, third.momentum, third.weight_decay) == ("adam", 1e-3, 0.0, 0.1)

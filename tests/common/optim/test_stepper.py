@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
@@ -16,7 +17,17 @@ from torch.nn import functional
 from common.config.optimizer import SynthesizerOptimizerConfig
 from common.config.optimizers import SCHEDULES
 from common.optim.stepper import AccruingStepper, Stepper, rate
+from common.optim.steps import muon
 from common.shards.flat import Flat
+
+
+def _split_by_dimensions(parameters: Iterable[nn.Parameter], decay: float) -> list[dict[str, Any]]:
+    found = list(parameters)
+    return [
+        {"params": [each for each in found if each.ndim >= 2], "weight_decay": decay},
+        {"params": [each for each in found if each.ndim < 2], "weight_decay": 0.0},
+    ]
+
 
 OPTIMIZERS: dict[str, tuple[SynthesizerOptimizerConfig, Any]] = {
     "sgd": (SynthesizerOptimizerConfig("sgd", 0.05), lambda p: torch.optim.SGD(p, 0.05, foreach=True)),
@@ -31,6 +42,14 @@ OPTIMIZERS: dict[str, tuple[SynthesizerOptimizerConfig, Any]] = {
     "adamw": (
         SynthesizerOptimizerConfig("adamw", 0.01, weight_decay=0.01),
         lambda p: torch.optim.AdamW(p, 0.01, weight_decay=0.01, foreach=True),
+    ),
+    "nadam": (
+        SynthesizerOptimizerConfig("nadam", 0.01, weight_decay=0.01),
+        lambda p: torch.optim.NAdam(p, 0.01, weight_decay=0.01, foreach=True),
+    ),
+    "adamw on matrices": (
+        SynthesizerOptimizerConfig("adamw", 0.01, weight_decay=0.1, decayed="matrices"),
+        lambda p: torch.optim.AdamW(_split_by_dimensions(p, 0.1), 0.01, foreach=True),
     ),
     "adagrad": (
         SynthesizerOptimizerConfig("adagrad", 0.01, weight_decay=0.01),
@@ -152,3 +171,95 @@ def test_a_module_without_parameters_is_stepped_and_counted() -> None:
     stepper = Stepper(flat, SynthesizerOptimizerConfig(), 10)
     stepper.step(0)
     assert stepper.steps == 1
+
+
+@given(RUNS, st.integers(1, 1000))
+def test_a_rate_rises_evenly_to_the_schedules(run: tuple[int, int], warm_up: int) -> None:
+    batch, batches = run
+    plain = SynthesizerOptimizerConfig(learning_rate=0.3, schedule="cosine")
+    warm = SynthesizerOptimizerConfig(learning_rate=0.3, schedule="cosine", warm_up=warm_up)
+    share = min(1.0, (batch + 1) / warm_up)
+    assert math.isclose(rate(warm, *run), share * rate(plain, batch, batches), abs_tol=1e-15)
+
+
+@pytest.mark.parametrize(("bound", "factor"), [(0.5, 0.1), (5.0, 1.0), (50.0, 1.0)])
+def test_a_mean_gradient_has_the_largest_norm_at_most(bound: float, factor: float) -> None:
+    flat = Flat(nn.Linear(2, 2))
+    with torch.no_grad():
+        flat.parameters.zero_()
+    stepper = Stepper(flat, SynthesizerOptimizerConfig("sgd", 1.0, clip_norm=bound), 10)
+    # Of the mean over four examples, the weight's gradient has the norm 3 and the bias' 4.
+    flat.learned[0].grad = torch.tensor([[12.0, 0.0], [0.0, 0.0]])
+    flat.learned[1].grad = torch.tensor([0.0, 16.0])
+    stepper.step(0, 4)
+    expected = -factor * torch.tensor([3.0, 0.0, 0.0, 0.0, 0.0, 4.0])
+    torch.testing.assert_close(flat.parameters.detach(), expected)
+
+
+def test_gradients_of_several_batches_make_up_a_step_on_the_mean_of_all_examples() -> None:
+    flats = [Flat(network()) for _ in range(2)]
+    flats[1].load(flats[0].buffer.numpy())
+    once = Stepper(flats[0], SynthesizerOptimizerConfig("adam", 0.01), 50)
+    thrice = Stepper(flats[1], SynthesizerOptimizerConfig("adam", 0.01, accumulate=3), 50)
+    for batch in range(6):
+        before = flats[1].parameters.clone()
+        for number, weight in enumerate(flats[1].learned):
+            weight.grad = torch.full_like(weight, number + batch)
+        thrice.step(batch, 4 + batch)
+        if batch % 3 < 2:
+            assert torch.equal(flats[1].parameters, before)
+            # A backward for the layer below alone clears gradients meanwhile.
+            flats[1].clear_gradients()
+            continue
+        first = batch - 2
+        for number, weight in enumerate(flats[0].learned):
+            weight.grad = torch.full_like(weight, 3 * number + 3 * first + 3)
+        once.step(batch, 3 * first + 15)
+    assert (once.steps, thrice.steps) == (2, 2)
+    torch.testing.assert_close(flats[0].parameters, flats[1].parameters)
+
+
+def test_an_accumulated_gradient_accrues_once() -> None:
+    flat = Flat(nn.Linear(2, 1, bias=False))
+    stepper = AccruingStepper(flat, SynthesizerOptimizerConfig("sgd", 0.5, accumulate=2), 10)
+    before = flat.parameters.clone()
+    for amount in (8.0, 24.0):
+        flat.learned[0].grad = torch.full((1, 2), amount)
+        stepper.step(0, 4)
+    assert stepper.take().tolist() == [4.0, 4.0]
+    torch.testing.assert_close(flat.parameters, before - 0.5 * 4.0)
+
+
+@pytest.mark.parametrize("shape", [(32, 32), (16, 48), (48, 16)])
+def test_muons_change_of_a_matrix_has_singular_values_near_one(shape: tuple[int, int]) -> None:
+    matrix = torch.randn(shape, generator=torch.Generator().manual_seed(3)) * 1e-3
+    values = torch.linalg.svdvals(muon.orthogonalize(matrix))
+    strong = torch.linalg.svdvals(matrix / matrix.norm()) > 0.02
+    assert values[strong].min() > 0.6
+    assert values.max() < 1.3
+    # The directions stay.
+    assert torch.cosine_similarity(muon.orthogonalize(matrix).flatten(), matrix.flatten(), 0) > 0.7
+
+
+def test_muon_moves_matrices_alone_and_adamw_all_other_tensors() -> None:
+    torch.manual_seed(0)
+    plain = nn.ModuleDict({"words": nn.Embedding(5, 4), "linear": nn.Linear(4, 6), "norm": nn.LayerNorm(6)})
+    flat = Flat(copy.deepcopy(plain))
+    stepper = Stepper(flat, SynthesizerOptimizerConfig("muon", 0.01, weight_decay=0.1), 10)
+    matrix = plain.get_parameter("linear.weight")
+    others = [each for each in plain.parameters() if each is not matrix]
+    optimizers = [torch.optim.AdamW(others, 0.01, weight_decay=0.1)]
+    momentum = torch.zeros_like(matrix)
+    for batch in range(4):
+        for ours, parameter in zip(flat.learned, plain.parameters(), strict=True):
+            ours.grad = torch.randn(ours.shape, generator=torch.Generator().manual_seed(batch))
+            parameter.grad = ours.grad.clone()
+        stepper.step(batch)
+        optimizers[0].step()
+        with torch.no_grad():
+            assert matrix.grad is not None
+            momentum.lerp_(matrix.grad, 0.05)
+            change = muon.orthogonalize(matrix.grad.lerp(momentum, 0.95))
+            matrix.mul_(1 - 0.01 * 0.1).sub_(change, alpha=0.01 * 0.2 * math.sqrt(6))
+        for ours, parameter in zip(flat.learned, plain.parameters(), strict=True):
+            torch.testing.assert_close(ours, parameter, rtol=1e-5, atol=1e-6)
