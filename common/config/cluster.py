@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from common.config.profiles import PROFILES, SYNTHESES, WIRES
+from common.config.profiles import AUTOCASTS, PROFILES, SYNTHESES, WIRES
 from common.config.settings import broadcast, choice, key
 
 
@@ -15,6 +15,7 @@ class ClusterConfig:
     profile: str = choice("light", PROFILES)
     synthesis: str = choice("slave", SYNTHESES, "where M and I run")
     wire: str = choice("float32", WIRES, "precision of activations and gradients between layers")
+    autocast: str = choice("none", AUTOCASTS, "precision of computing in layers; parameters stay float32")
     compile: bool | list[bool] = key(
         False, "have slaves compile their layers (torch.compile), which takes a C++ compiler; or one a layer"
     )

@@ -1,4 +1,4 @@
-"""Registries of the cluster's choices: profiles, places of M and I, and wire precisions.
+"""Registries of the cluster's choices: profiles, places of M and I, precisions of wire and computing.
 
 The rounding of a wire precision is in `common.wire.precision`.
 """
@@ -55,4 +55,21 @@ WIRES = Registry(
     Row(name="bfloat16", help="half the bytes, the range of float32"),
     Row(name="float16", help="half the bytes, scaled by tensor"),
     Row(name="int8", help="a quarter of the bytes, scaled by example"),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AutocastRow(Row):
+    """Precision of a layer's computing; parameters, shards and messages do not change.
+
+    Attributes:
+        dtype: name of the torch dtype that matrix products take; empty: float32.
+    """
+
+    dtype: str
+
+
+AUTOCASTS = Registry(
+    AutocastRow(name="none", help="float32", dtype=""),
+    AutocastRow(name="bfloat16", help="matrix products of layers in bfloat16", dtype="bfloat16"),
 )

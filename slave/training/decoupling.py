@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator
 from typing import Protocol
 
+import torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -28,6 +29,7 @@ class Layer:
         k: the layer.
         flat: the module.
         stepper: optimizer of the module.
+        autocast: dtype of matrix products in the forward; None: float32. The output is float32 in any case.
         seed: of the run. Random numbers of a forward (dropout's mask) are a function of (seed, k, b) alone.
         goes_down: whether the layer below receives delta_{k-1}.
 
@@ -36,13 +38,21 @@ class Layer:
     """
 
     def __init__(
-        self, k: int, flat: Flat, stepper: Stepper, seed: int = 0, *, goes_down: bool = True
+        self,
+        k: int,
+        flat: Flat,
+        stepper: Stepper,
+        seed: int = 0,
+        *,
+        goes_down: bool = True,
+        autocast: torch.dtype | None = None,
     ) -> None:
         self.k = k
         self.flat = flat
         self.function: Callable[[Tensor], Tensor] = flat.module
         self._stepper = stepper
         self._seed = seed
+        self._autocast = autocast
         self._goes_down = goes_down and k > 1
 
     def forward(self, batch: int, h_below: Tensor) -> tuple[Tensor, Tensor]:
@@ -59,7 +69,13 @@ class Layer:
         if self._goes_down:
             u.requires_grad_()
         with seeded_torch(mix(self._seed, self.k, batch), u.device):
-            return u, self.function(u)
+            return u, self._compute(u)
+
+    def _compute(self, u: Tensor) -> Tensor:
+        if self._autocast is None:
+            return self.function(u)
+        with torch.autocast(u.device.type, self._autocast):
+            return self.function(u).float()
 
     def backward(self, h: Tensor, delta: Tensor) -> None:
         """Back-propagate delta, (B, ...) like h; do nothing in a first layer without parameters."""

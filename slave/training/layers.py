@@ -12,6 +12,7 @@ import torch
 
 from common import synthesizers
 from common.config.optimizer import SynthesizerOptimizerConfig
+from common.config.profiles import AUTOCASTS
 from common.config.sections import Config
 from common.data import batches
 from common.data.datasets import Dataset
@@ -161,7 +162,15 @@ class _Composition:
         flat.module.train()
         kind = AccruingStepper if config.downpour.accrues else Stepper
         stepper = self._stepped("weights", flat, config.optimizer.of_layer(k), kind)
-        layer = Layer(k, flat, stepper, config.run.seed, goes_down=config.decoupling.row.sends_down)
+        dtype = AUTOCASTS[config.cluster.autocast].dtype
+        layer = Layer(
+            k,
+            flat,
+            stepper,
+            config.run.seed,
+            goes_down=config.decoupling.row.sends_down,
+            autocast=getattr(torch, dtype) if dtype else None,
+        )
         data = batches.Batches(self.dataset, config.run.seed, config.run.batch_size)
         above = network.boundary(self.blueprint, cuts, k)
         below = network.boundary(self.blueprint, cuts, k - 1) if k > 1 else self.dataset.input_shape

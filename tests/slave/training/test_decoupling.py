@@ -205,3 +205,25 @@ def test_a_first_layer_without_parameters_passes_its_batches_on() -> None:
     layer.backward(h, torch.ones(4, 64))
     layer.step(0, 4)
     assert h.shape == (4, 64)
+
+
+def test_a_layer_computes_in_bfloat16_and_keeps_and_sends_float32() -> None:
+    seen: list[torch.dtype] = []
+    flats = []
+    for dtype in (None, torch.bfloat16):
+        torch.manual_seed(2)
+        flat = Flat(nn.Sequential(nn.Linear(32, 16), nn.Tanh(), nn.Linear(16, 8)))
+        flat.module[0].register_forward_hook(lambda _module, _inputs, output: seen.append(output.dtype))  # type: ignore[index]
+        layer = Layer(2, flat, Stepper(flat, SGD, 10), autocast=dtype)
+        u, h = layer.forward(0, torch.linspace(-1, 1, 128).view(4, 32))
+        layer.backward(h, torch.ones(4, 8))
+        assert u.grad is not None
+        assert (u.grad.dtype, h.dtype) == (torch.float32, torch.float32)
+        layer.step(0, 4)
+        flats.append((flat, u.grad, h))
+    assert seen == [torch.float32, torch.bfloat16]
+    (exact, gradient, h), (rounded, near_gradient, near_h) = flats
+    assert not torch.equal(h, near_h)
+    for one, other in ((h, near_h), (gradient, near_gradient), (exact.parameters, rounded.parameters)):
+        assert one.dtype == other.dtype == torch.float32
+        torch.testing.assert_close(one, other, rtol=0.03, atol=0.03)
