@@ -22,7 +22,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGPipe
-from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 
 from common import strict_json
@@ -34,6 +33,7 @@ from common.data.batches import Batches
 from common.data.datasets import Dataset
 from common.lifecycle import end_with_parent, keep_freed_memory
 from common.models import network
+from common.tasks import Task
 from deploy.evaluation.evaluator import Evaluator
 
 # Pipelines and DistributedDataParallel have two processes.
@@ -58,21 +58,25 @@ class PreparedRun:
     batches: Batches
     units: list[nn.Module]
     shapes: list[tuple[int, ...]]
+    task: Task
 
     @staticmethod
     def prepare(settings: list[str]) -> PreparedRun:
         """Load the data, build the network, and cut where the costs of back-propagation balance."""
         config = files.load(None, [*settings, "decoupling.unlock=none"])
         dataset = datasets.load(config.data)
-        shape, classes = dataset.input_shape, dataset.classes
-        blueprint = network.build(config, shape, classes)
-        config = network.cut(config, blueprint, shape, classes)
+        blueprint = network.build(config, dataset.input_shape, dataset.targets)
+        config = network.cut(config, blueprint, dataset.input_shape)
         batches = Batches(dataset, config.run.seed, config.run.batch_size)
-        return PreparedRun(config, dataset, batches, blueprint.units, blueprint.shapes)
+        return PreparedRun(config, dataset, batches, blueprint.units, blueprint.shapes, blueprint.task)
+
+    def loss(self, output: Tensor, target: Tensor) -> Tensor:
+        """Return the mean loss over the examples, a scalar."""
+        return self.task.total(output, target) / len(target)
 
     def evaluator(self) -> Callable[[dict[str, Tensor], int], float]:
         """Return a function from a plain state and a number of batches to the test error in per cent."""
-        fresh = network.build(self.config, self.dataset.input_shape, self.dataset.classes)
+        fresh = network.build(self.config, self.dataset.input_shape, self.dataset.targets)
         evaluator = Evaluator(self.config, self.dataset, fresh)
         return lambda state, through: evaluator.measure_state(state, {}, through).test_error_percent
 
@@ -108,7 +112,7 @@ class Plain(Rival):
         self._learn(self._prepared.batches.inputs(batch), self._prepared.batches.labels(batch))
 
     def _learn(self, x: Tensor, y: Tensor) -> None:
-        cross_entropy(self._module(x), y).backward()  # type: ignore[no-untyped-call]
+        self._prepared.loss(self._module(x), y).backward()  # type: ignore[no-untyped-call]
         self._optimizer.step()
         self._optimizer.zero_grad()
 
@@ -151,7 +155,7 @@ class Pipeline(Rival):
         cpu = torch.device("cpu")
         rank = dist.get_rank()
         stage = PipelineStage(own, rank, RANKS, cpu, input_args=input_args, output_args=output_args)
-        self._schedule = SCHEDULES[schedule](stage, microbatches, loss_fn=cross_entropy)
+        self._schedule = SCHEDULES[schedule](stage, microbatches, loss_fn=prepared.loss)
 
     def step(self, batch: int) -> None:
         """Train on batch b."""

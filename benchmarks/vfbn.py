@@ -17,13 +17,16 @@ from torch.nn import functional as F
 
 from benchmarks import records
 from benchmarks.spread import spread
-from common import strict_json
+from common import strict_json, tasks
 from common.config.synthesizers import VfbnOptions
+from common.config.task import TaskConfig
+from common.data.targets import Targets
 from common.synthesizers import VirtualForward
 
 RESULT = Path(__file__).parent / "results" / "vfbn.json"
 BATCH = 256
 CLASSES = 10
+TASK = tasks.build(TaskConfig(), Targets(CLASSES))
 ROUNDS = 15
 
 Work = Callable[[], object]
@@ -78,7 +81,7 @@ def double_backward(module: VirtualForward, h: Tensor, y: Tensor, delta: Tensor)
 
 def works(case: Setting) -> dict[str, Work]:
     """Return the functions to time: two forms of M, with M's optimizer step, and the layer's whole step."""
-    module = VirtualForward(VfbnOptions(hidden=case.hidden), case.shape, CLASSES)
+    module = VirtualForward(VfbnOptions(hidden=case.hidden), case.shape, TASK)
     m_step = _optimizer_step(module)
     layer_step = _optimizer_step(case.layer)
     h, delta = torch.randn(2, BATCH, *case.shape)

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 from common.bounds import LARGEST_SIGNAL_MESSAGE_BYTES
 from common.config.sections import Config
-from common.config.values import is_user_function
 from common.data import datasets, holdings
 from common.data.datasets import Dataset
 from common.errors import ConfigError, NotFoundError, UnreachableError
@@ -180,7 +179,7 @@ class Training:
         from deploy.evaluation.evaluator import Evaluator
 
         use_allowed_cores()
-        blueprint = network.build(self._config, dataset.input_shape, dataset.classes)
+        blueprint = network.build(self._config, dataset.input_shape, dataset.targets)
         return Evaluator(self._config, dataset, blueprint)
 
     def _prepare(self) -> tuple[Config, RunDirectory, Dataset]:
@@ -207,7 +206,7 @@ class Training:
 
     def _rehearse(self, config: Config, dataset: Dataset) -> None:
         """Check the first steps; in a cluster, slaves check those of built-in networks."""
-        own = is_user_function(config.network.model)
+        own = {"network.model", "task.kind"} & config.user_functions.keys()
         if own or self._simulated or not config.cluster.distributed:
             from common.models.rehearsal import rehearse
 

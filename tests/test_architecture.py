@@ -49,6 +49,7 @@ DECIDING = (
     "common.shards.working_copy",
     "common.slots",
     "common.synthesizers",
+    "common.tasks",
     "common.wire.boundary",
     "common.wire.messages",
     "common.wire.precision",

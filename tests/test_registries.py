@@ -20,6 +20,7 @@ from common.config.profiles import WIRES
 from common.config.sections import Config
 from common.config.settings import keys
 from common.config.synthesizers import GRADIENTS, INPUTS
+from common.config.tasks import TASKS
 from common.config.unlocks import UNLOCKS
 from common.data import batches
 from common.errors import ConfigError
@@ -36,6 +37,7 @@ IMPLEMENTED: list[tuple[Registry[Any], str, str]] = [
     (GRADIENTS, "common.synthesizers.gradients", "build"),
     (INPUTS, "common.synthesizers.inputs", "build"),
     (DATASETS, "common.data.sets", "load"),
+    (TASKS, "common.tasks.kinds", "build"),
 ]
 
 

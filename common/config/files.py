@@ -33,7 +33,7 @@ def parse(text: str, source: str) -> Config:
 def load(path: Path | None, overrides: Iterable[str] = ()) -> Config:
     """Read a configuration file, then apply `--set section.key=value` overrides; the last wins.
 
-    A relative `data.path`, user's network or user's data becomes absolute: the current folder is searched
+    A relative `data.path`, user's network, data or loss becomes absolute: the current folder is searched
     first, then the folder of the file.
 
     Raises:
@@ -124,7 +124,8 @@ def _anchor_paths(config: Config, folder: Path) -> Config:
     if data.path is not None:
         data = dataclasses.replace(data, path=absolute(data.path))
     network = dataclasses.replace(config.network, model=anchor(config.network.model))
-    return dataclasses.replace(config, data=data, network=network)
+    task = dataclasses.replace(config.task, kind=anchor(config.task.kind))
+    return dataclasses.replace(config, data=data, network=network, task=task)
 
 
 def describe(config: Config) -> str:

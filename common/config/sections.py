@@ -21,6 +21,8 @@ from common.config.optimizer import OptimizerConfig
 from common.config.run import RunConfig
 from common.config.settings import check_heeded
 from common.config.simulation import SimulationConfig
+from common.config.task import TaskConfig
+from common.config.values import is_user_function
 from common.errors import ConfigError
 
 # Batches that no run reaches: a thousand batches a second for twenty years.
@@ -39,6 +41,7 @@ class Config:
     downpour: DownpourConfig = dataclasses.field(default_factory=DownpourConfig)
     cluster: ClusterConfig = dataclasses.field(default_factory=ClusterConfig)
     simulation: SimulationConfig = dataclasses.field(default_factory=SimulationConfig)
+    task: TaskConfig = dataclasses.field(default_factory=TaskConfig)
 
     def __post_init__(self) -> None:
         check_heeded(self)
@@ -52,6 +55,11 @@ class Config:
             self.downpour.replicas_of(layers)
             self.cluster.compiled_of(layers)
             self.optimizer.check_layers(layers)
+        if self.cluster.served and is_user_function(self.task.kind):
+            raise ConfigError(
+                f"cluster.synthesis: the master runs no function of a user, as M needs with task.kind = "
+                f'"{self.task.kind}"; choose another cluster.synthesis or task.kind'
+            )
 
     @property
     def layers(self) -> int:
@@ -59,6 +67,16 @@ class Config:
         if self.network.cuts is None:
             raise AssertionError("the configuration's cuts are not resolved")
         return len(self.network.cuts) + 1
+
+    @property
+    def user_functions(self) -> dict[str, str]:
+        """Functions in files of the user, as `path/to/file.py:function`, by the key that names them."""
+        named = {
+            "data.dataset": self.data.dataset,
+            "network.model": self.network.model,
+            "task.kind": self.task.kind,
+        }
+        return {key: spec for key, spec in named.items() if is_user_function(spec)}
 
     @property
     def replicas(self) -> list[int]:

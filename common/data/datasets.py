@@ -19,6 +19,7 @@ from common.data.downloads import Source
 from common.data.examples import Examples, epoch_length
 from common.data.lazy import Lazy
 from common.data.statistics import mean_and_std, sample_inputs
+from common.data.targets import Targets
 from common.data.vocabularies import Vocabulary
 from common.errors import ConfigError
 from common.registry import import_implementation
@@ -36,7 +37,7 @@ class Dataset:
             are whole numbers such as tokens, which are not scaled.
         std: standard deviation of the raw inputs times `scale`, likewise.
         scale: factor that brings raw inputs to the units of `mean` and `std`.
-        classes: number of classes, or size of the vocabulary.
+        classes: number of classes, or size of the vocabulary; for float targets the size of a target.
         augment: variation of the training examples, a value of `data.augment`.
         vocabulary: text of tokens; None: examples hold no text, or the text of tokens is unknown.
         characters_per_token: of the test set's text; None: unknown.
@@ -63,18 +64,29 @@ class Dataset:
         """Dtype of x_b: "int64" for whole numbers such as tokens, else "float32"."""
         return "float32" if self.mean else "int64"
 
+    @property
+    def targets(self) -> Targets:
+        """Facts from which the task of a run is built."""
+        classes = self.classes if self.train.target_dtype.kind == "i" else 0
+        return Targets(classes, self.train.target_shape, self.characters_per_token)
+
     def check_fit(self, config: Config) -> None:
-        """Check that a run with this data can begin: batch size and labels.
+        """Check that a run with this data can begin: batch size and targets.
 
         A user's own labels must leave out no class, or a user's own network must have an output for each
         class that they leave out: a gap comes from examples that were to be ignored, such as those labelled
         255, and a network would train on these.
 
         Raises:
-            ConfigError: too few examples, or targets that are no classes.
+            ConfigError: too few examples, targets that do not fit the task, or labels with a gap.
         """
         self.check_batch_size(config.run.batch_size)
-        if is_user_function(self.name):
+        rule = config.task.row.targets
+        labels.check_form(rule, self.name, self.train, self.test)
+        if not is_user_function(self.name):
+            return
+        labels.check_range(rule, self.name, self.train, self.test)
+        if rule.counted:
             gaps = is_user_function(config.network.model)
             labels.check_classes(self.name, self.train, self.test, self.classes, gaps=gaps)
 

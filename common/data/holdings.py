@@ -12,7 +12,6 @@ import numpy as np
 
 from common.config.sections import Config
 from common.config.user_files import digest_files
-from common.config.values import is_user_function
 from common.data.datasets import Dataset
 from common.data.examples import Examples, Medium, cover, input_bytes, target_bytes
 from common.data.orders import words
@@ -91,10 +90,8 @@ def _digests(part: Examples, rows: np.ndarray) -> tuple[str, str]:
 
 
 def _digest_files(config: Config, code: Path | None) -> dict[str, str]:
-    keys = {"network.model": config.network.model, "data.dataset": config.data.dataset}
     return {
         f"{key} {name}": digest
-        for key, spec in keys.items()
-        if is_user_function(spec)
+        for key, spec in config.user_functions.items()
         for name, digest in digest_files(spec, code).items()
     }

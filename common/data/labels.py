@@ -1,4 +1,4 @@
-"""Targets of a user's own data: the number of classes, and their fit to a classification."""
+"""Targets of a data set: the number of classes, and their fit to a task."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from common.config.tasks import TargetRule
 from common.data.examples import Examples, Medium
 from common.data.lazy import Lazy
 from common.errors import ConfigError
@@ -42,8 +43,60 @@ def count_classes(name: str, train: Examples, test: Examples) -> int:
     return 1 + max(int(block.max()) for block in _blocks(train, test))
 
 
+def check_form(rule: TargetRule, name: str, train: Examples, test: Examples) -> None:
+    """Check dtype and number of dimensions of the targets.
+
+    Args:
+        rule: of the task.
+        name: value of `data.dataset`.
+        train: training examples.
+        test: test examples.
+
+    Raises:
+        ConfigError: targets of another form than the task's.
+    """
+    for part, examples in (("train_y", train), ("test_y", test)):
+        integers, shape = examples.target_dtype.kind == "i", (len(examples), *examples.target_shape)
+        if rule.integers not in (None, integers) or len(shape) not in rule.dimensions:
+            raise ConfigError(
+                f"data.dataset: {name}: {part} is {examples.target_dtype} {shape}; it must be "
+                f"{rule.needs.format(count=len(examples))}, or choose another task.kind"
+            )
+
+
+def check_range(rule: TargetRule, name: str, train: Examples, test: Examples) -> None:
+    """Check the range of the targets; where reading runs code of the user, of the first ones alone.
+
+    Args:
+        rule: of the task.
+        name: value of `data.dataset`.
+        train: training examples.
+        test: test examples.
+
+    Raises:
+        ConfigError: a target out of the task's range.
+    """
+    for part, examples in (("train_y", train), ("test_y", test)):
+        for block in _blocks(examples):
+            wrong = block[_out_of_range(rule, block)]
+            if wrong.size:
+                label = "the label " if rule.counted else ""
+                raise ConfigError(f"data.dataset: {name}: {part} holds {label}{wrong[0]}; {rule.describe()}")
+            if _runs_code(examples):
+                break
+
+
+def _out_of_range(rule: TargetRule, y: np.ndarray) -> np.ndarray:
+    wrong = np.zeros(y.shape, bool)
+    if rule.lowest is not None:
+        wrong |= y < rule.lowest
+    if rule.highest is not None:
+        wrong |= y > rule.highest
+    return wrong if rule.ignored is None else wrong & (y != rule.ignored)
+
+
 def check_classes(name: str, train: Examples, test: Examples, classes: int, *, gaps: bool) -> None:
-    """Check that targets are the classes of examples.
+    """Check that there are no more classes than examples, and an example of each class.
 
     Where reading runs code of the user, labels are checked as they are read.
 
@@ -55,20 +108,11 @@ def check_classes(name: str, train: Examples, test: Examples, classes: int, *, g
         gaps: whether some classes may lack examples.
 
     Raises:
-        ConfigError: targets that are no classes, more classes than examples, or a class without an example.
+        ConfigError: more classes than examples, or a class without an example.
     """
     where = f"data.dataset: {name}"
-    for part, examples in (("train_y", train), ("test_y", test)):
-        if examples.target_dtype.kind != "i" or examples.target_shape:
-            raise ConfigError(
-                f"{where}: {part} is {examples.target_dtype} {(len(examples), *examples.target_shape)}; it "
-                f"must be whole numbers of the shape ({len(examples)},), the class of each example"
-            )
     if _runs_code(train, test):
         return
-    for part, examples in (("train_y", train), ("test_y", test)):
-        if (lowest := min(int(block.min()) for block in _blocks(examples))) < 0:
-            raise ConfigError(f"{where}: {part} holds the label {lowest}; the classes are numbered from 0")
     if classes > len(train) + len(test):  # before a network of so many outputs takes memory
         raise ConfigError(
             f"{where}: the labels go up to {classes - 1}, but there are {len(train) + len(test)} examples; "

@@ -22,6 +22,7 @@ from common import synthesizers
 from common.config.decoupling import DecouplingConfig
 from common.config.optimizers import OPTIMIZERS
 from common.synthesizers import VirtualForward
+from common.tasks import Task
 
 # Price of one number that an operation writes: the operation waits for memory, not for arithmetic.
 NUMBER = 50.0
@@ -63,7 +64,7 @@ def unit_costs(
 
 
 def synthesizer_cost(
-    decoupling: DecouplingConfig, shape: tuple[int, ...], classes: int, batch_size: int, optimizer: str
+    decoupling: DecouplingConfig, shape: tuple[int, ...], task: Task, batch_size: int, optimizer: str
 ) -> float:
     """Count the multiply-adds of M, or of a head, in one step: use, learning and optimizer.
 
@@ -72,9 +73,9 @@ def synthesizer_cost(
     if not (decoupling.row.synthesizes or decoupling.row.supervises):
         return 0.0
     with torch.device("meta"):
-        synthesizer = synthesizers.build(decoupling, shape, classes)
+        synthesizer = synthesizers.build(decoupling, shape, task)
         h = torch.zeros(batch_size, *shape)
-        y = torch.zeros(batch_size, dtype=torch.int64)
+        y = task.blank(batch_size)
         with _count() as counter:
             if decoupling.row.supervises:
                 assert isinstance(synthesizer, VirtualForward)

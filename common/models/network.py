@@ -14,11 +14,14 @@ from typing import Any
 import torch
 from torch import nn
 
+from common import tasks
 from common.config.sections import Config
 from common.config.values import is_user_function
+from common.data.targets import Targets
 from common.errors import ConfigError
 from common.models import builtin, costs, user
 from common.shards import flat
+from common.tasks import Task
 
 
 @dataclass(frozen=True)
@@ -27,55 +30,56 @@ class Blueprint:
 
     Attributes:
         units: the smallest parts that a cut can fall between.
-        shapes: shapes[i] is the shape of one example after unit i + 1; the last is (classes,).
+        shapes: shapes[i] is the shape of one example after unit i + 1; the last is the task's output.
+        task: of the run, with the shape of the network's output.
     """
 
     units: list[nn.Module]
     shapes: list[tuple[int, ...]]
+    task: Task
 
 
-def build(config: Config, input_shape: tuple[int, ...], classes: int, code: Path | None = None) -> Blueprint:
+def build(
+    config: Config, input_shape: tuple[int, ...], targets: Targets, code: Path | None = None
+) -> Blueprint:
     """Build the configuration's network, initialised from `run.seed`: equal in every process.
 
     Args:
         config: configuration of the run.
         input_shape: shape of one example of the data.
-        classes: number of labels of the data.
+        targets: facts about the targets of the data.
         code: folder in which a user's file is searched first, by its bare name.
 
     Raises:
-        ConfigError: a unit fails, two units share state, or units do not fit each other or the data.
+        ConfigError: a unit fails, two units share state, or units do not fit each other or the task.
     """
     where = f"network.model: {config.network.model}"
+    task = tasks.build(config.task, targets)
     with torch.random.fork_rng(devices=[]):
         # Seeds the CPU's generator alone: torch.manual_seed would also reseed the caller's accelerators.
         torch.default_generator.manual_seed(config.run.seed)
         if is_user_function(config.network.model):
-            units = user.build(config.network, input_shape, classes, code)
+            units = user.build(config.network, input_shape, task.outputs, code)
         else:
-            units = builtin.build(config.network.model, config.network.model_options(), input_shape, classes)
+            options = config.network.model_options()
+            units = builtin.build(config.network.model, options, input_shape, task.outputs)
         shapes = _shapes(units, input_shape, where)
     _check_state(units, where)
-    if shapes[-1] != (classes,):
-        raise ConfigError(
-            f"{where}: the last unit gives {_format_batch(shapes[-1])}, but the data has {classes} classes; "
-            f"it must give (B, {classes})"
-        )
-    return Blueprint(units, shapes)
+    return Blueprint(units, shapes, task.fit(shapes[-1], f"{where}: the last unit"))
 
 
-def cut(config: Config, blueprint: Blueprint, input_shape: tuple[int, ...], classes: int) -> Config:
+def cut(config: Config, blueprint: Blueprint, input_shape: tuple[int, ...]) -> Config:
     """Return the configuration with cuts: as given, balanced by counted cost, or one layer a unit.
 
     Raises:
         ConfigError: the network has too few units, or the last layer learns nothing.
     """
-    config = _choose_cuts(config, blueprint, input_shape, classes)
+    config = _choose_cuts(config, blueprint, input_shape)
     _check_last_layer(config, blueprint)
     return config
 
 
-def _choose_cuts(config: Config, blueprint: Blueprint, input_shape: tuple[int, ...], classes: int) -> Config:
+def _choose_cuts(config: Config, blueprint: Blueprint, input_shape: tuple[int, ...]) -> Config:
     count = len(blueprint.units)
     cuts, layers = config.network.cuts, config.network.layers
     if cuts is not None:
@@ -98,7 +102,8 @@ def _choose_cuts(config: Config, blueprint: Blueprint, input_shape: tuple[int, .
     )
     optimizer = config.optimizer.synthesizer.name
     boundaries = blueprint.shapes[:-1]
-    ends = [costs.synthesizer_cost(config.decoupling, h, classes, batch_size, optimizer) for h in boundaries]
+    task = blueprint.task
+    ends = [costs.synthesizer_cost(config.decoupling, h, task, batch_size, optimizer) for h in boundaries]
     starts = [costs.input_cost(config.decoupling, input_shape, h, batch_size, optimizer) for h in boundaries]
     return config.with_cuts(costs.balance(units, ends, starts, layers))
 

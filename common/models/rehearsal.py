@@ -10,23 +10,24 @@ import contextlib
 import math
 import random
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from common.config.sections import Config
-from common.config.values import is_user_function
 from common.data.batches import Batches
 from common.data.datasets import Dataset
+from common.data.targets import Targets
 from common.errors import ConfigError
 from common.models import network
 from common.models.network import Blueprint
 from common.models.user import describe
 from common.shards import flat
 from common.shards.table import BOUNDARY_ITEMSIZES
+from common.tasks import Task
 
 # Of a message beside the tensors: the table, the scales of examples by the thousand.
 _BESIDE_BYTES = 64 << 10
@@ -44,8 +45,8 @@ def rehearse(
 ) -> None:
     """Check the messages of a run and the first steps of every unit, or of the units of layer k alone.
 
-    This project's own units behave alike for any number of examples: two are enough. A user's unit gets the
-    run's first batch.
+    This project's own units behave alike for any number of examples: two are enough. A user's unit or loss
+    gets the run's first batch.
 
     Args:
         config: of the run, resolved.
@@ -59,18 +60,18 @@ def rehearse(
         ConfigError: a unit or a message cannot be used; names the unit and the key.
     """
     with _kept_generators(torch.device(device)):
-        blueprint = network.build(config, dataset.input_shape, dataset.classes, code)
+        blueprint = network.build(config, dataset.input_shape, dataset.targets, code)
         check_messages(config, blueprint, dataset.input_shape, most)
         batches = Batches(dataset, config.run.seed, config.run.batch_size)
-        rows = None if is_user_function(config.network.model) else 2
+        rows = None if {"network.model", "task.kind"} & config.user_functions.keys() else 2
         h, y = batches.inputs(0)[:rows].to(device), batches.labels(0)[:rows].to(device)
         starts, count = [0, *(config.network.cuts or [])], len(blueprint.units)
         first, last = (0, count) if k is None else (starts[k - 1], [*starts, count][k])
         down = _need_gradients(config, blueprint.units)
         for place, unit in enumerate(blueprint.units[:last]):
             part = _Part(config, place + 1, unit.to(device).train(), blueprint.shapes[place], down[place])
-            labels = y if place + 1 == count else None
-            h = part.pass_on(h) if place < first else part.play(h, labels)
+            ending = _Ending(blueprint.task, y) if place + 1 == count else None
+            h = part.pass_on(h) if place < first else part.play(h, ending)
             unit.to("cpu")
 
 
@@ -84,7 +85,7 @@ def check_messages(config: Config, blueprint: Blueprint, input_shape: tuple[int,
         return
     for cut in config.network.cuts or []:
         shape = blueprint.shapes[cut - 1]
-        each = _example_bytes(config, shape, input_shape)
+        each = _example_bytes(config, shape, input_shape, blueprint.task.targets)
         if each * config.run.batch_size > most - _BESIDE_BYTES:
             raise ConfigError(
                 f"run.batch_size: {config.run.batch_size} examples of {shape} after unit {cut} of "
@@ -94,14 +95,16 @@ def check_messages(config: Config, blueprint: Blueprint, input_shape: tuple[int,
             )
 
 
-def _example_bytes(config: Config, shape: tuple[int, ...], input_shape: tuple[int, ...]) -> int:
+def _example_bytes(
+    config: Config, shape: tuple[int, ...], input_shape: tuple[int, ...], targets: Targets
+) -> int:
     """Return the bytes of an example in the largest message of a boundary."""
     h, x = math.prod(shape), math.prod(input_shape)
     tensors = 2 if config.decoupling.row.predicts else 1
     sizes = [tensors * (h * BOUNDARY_ITEMSIZES[config.cluster.wire] + 4)]
     if config.cluster.served:
-        # Lessons for the master's M and I: (h, y, delta) and (x, h), as float32.
-        sizes += [8 * h + 8, 4 * (x + h)]
+        # Lessons for the master's M and I: (h, y, delta) and (x, h), as float32, y perhaps as int64.
+        sizes += [8 * (h + math.prod(targets.shape)), 4 * (x + h)]
     return max(sizes)
 
 
@@ -133,6 +136,14 @@ def _kept_generators(device: torch.device) -> Iterator[None]:
         np.random.set_state(numpy)
 
 
+@dataclass(frozen=True, eq=False)
+class _Ending:
+    """Loss of the last unit: the task and the targets (B, ...) of the batch."""
+
+    task: Task
+    y: Tensor
+
+
 class _Part:
     """First steps of one unit."""
 
@@ -153,31 +164,31 @@ class _Part:
         with torch.no_grad():
             return self._forward(h)
 
-    def play(self, h: Tensor, y: Tensor | None) -> Tensor:
+    def play(self, h: Tensor, ending: _Ending | None) -> Tensor:
         """Check two steps, the second after the state of the first; return the first output.
 
         Args:
             h: input, (B, ...).
-            y: labels, (B,), for the last unit; None for the others.
+            ending: loss of the last unit; None for the others.
         """
         unit, table = self._unit, flat.table_of(self._unit)
-        output = self._step(h, y)
+        output = self._step(h, ending)
         if flat.table_of(unit) != table:
             raise self._error(
                 "changes names, shapes or dtypes of its parameters or buffers; keep them as they were built"
             )
-        self._step(h, y)
+        self._step(h, ending)
         for attempt in range(_ATTEMPTS):
             if not _is_trained(unit) or any(each.grad is not None for each in unit.parameters()):
                 return output
             torch.default_generator.manual_seed(self._seed + attempt)
-            self._step(h, y)
+            self._step(h, ending)
         raise self._error(
             "gives no gradient to any of its parameters; compute with them and without torch.no_grad(), or "
             "fix them by requires_grad=False"
         )
 
-    def _step(self, h: Tensor, y: Tensor | None) -> Tensor:
+    def _step(self, h: Tensor, ending: _Ending | None) -> Tensor:
         u = h.detach().clone().requires_grad_(self._needs_down)
         version = u._version
         output = self._forward(u)
@@ -188,7 +199,7 @@ class _Part:
             if self._needs_down:
                 raise self._error(_NO_GRADIENT)
             return output.detach()
-        self._backward(output, y)
+        self._backward(output, ending)
         if self._needs_down and u.grad is None:
             raise self._error(_NO_GRADIENT)
         gradients = [each.grad for each in self._unit.parameters() if each.grad is not None]
@@ -203,12 +214,14 @@ class _Part:
             raise self._error(f"fails: {_first_line(error)}") from error
         return output
 
-    def _backward(self, output: Tensor, y: Tensor | None) -> None:
+    def _backward(self, output: Tensor, ending: _Ending | None) -> None:
         try:
-            if y is None:
+            if ending is None:
                 output.backward(torch.randn_like(output))  # type: ignore[no-untyped-call]
             else:
-                functional.cross_entropy(output, y, reduction="sum").backward()  # type: ignore[no-untyped-call]
+                ending.task.total(output, ending.y).backward()  # type: ignore[no-untyped-call]
+        except ConfigError:  # of the task, which names its own key
+            raise
         except (Exception, SystemExit) as error:
             raise self._error(
                 f"fails in its backward: {_first_line(error)}; keep nothing of a batch's graph for the next"

@@ -70,8 +70,8 @@ def resolve_with_torch(config: Config, dataset: Dataset) -> Config:
     """
     from common.models import network
 
-    blueprint = network.build(config, dataset.input_shape, dataset.classes)
-    return network.cut(config, blueprint, dataset.input_shape, dataset.classes)
+    blueprint = network.build(config, dataset.input_shape, dataset.targets)
+    return network.cut(config, blueprint, dataset.input_shape)
 
 
 def main() -> None:

@@ -1,8 +1,8 @@
 """Network of a user: a function in a file, `network.model = "path/to/file.py:function"`.
 
-Parameters named `input_shape` and `classes` take their values from the data; `network.options` are the
-further keyword arguments. The function returns an `nn.Sequential` or a list of modules, the units. Random
-numbers must come from torch, whose generator the run seeds.
+Parameters named `input_shape` and `outputs` (or `classes`) take their values from data and task;
+`network.options` are the further keyword arguments. The function returns an `nn.Sequential` or a list of
+modules, the units. Random numbers must come from torch, whose generator the run seeds.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from common.errors import ConfigError
 
 
 def build(
-    network: NetworkConfig, input_shape: tuple[int, ...], classes: int, code: Path | None
+    network: NetworkConfig, input_shape: tuple[int, ...], outputs: int, code: Path | None
 ) -> list[nn.Module]:
     """Call the user's function and return the units.
 
     Args:
         network: names the function and its options.
         input_shape: shape of one example.
-        classes: number of labels of the data.
+        outputs: number of outputs of the task, such as the classes of the data.
         code: folder in which the file is searched first, by its bare name.
 
     Raises:
@@ -34,7 +34,7 @@ def build(
     """
     where = f"network.model: {network.model}"
     function = load_user_function(network.model, code)
-    data = {"input_shape": input_shape, "classes": classes}
+    data = {"input_shape": input_shape, "outputs": outputs, "classes": outputs}
     try:
         named = inspect.signature(function).parameters
         with keep_folder():

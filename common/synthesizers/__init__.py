@@ -12,6 +12,7 @@ from common.synthesizers.base import GradientSynthesizer, InputSynthesizer
 from common.synthesizers.predictor import Predictor
 from common.synthesizers.regression import Regression
 from common.synthesizers.virtual import VirtualForward
+from common.tasks import Task
 
 __all__ = [
     "GradientSynthesizer",
@@ -30,16 +31,16 @@ _STREAMS = {"gradient": 0, "input": 1}
 _CPU = torch.device("cpu")
 
 
-def build(decoupling: DecouplingConfig, shape: tuple[int, ...], classes: int) -> GradientSynthesizer:
+def build(decoupling: DecouplingConfig, shape: tuple[int, ...], task: Task) -> GradientSynthesizer:
     """Build M of one layer, its parameters drawn from torch's global generator.
 
     Args:
         decoupling: names M and its options.
         shape: shape of one example's h: (D,) vectors, (C, H, W) feature maps; every other shape is flattened.
-        classes: number of labels.
+        task: of the run.
     """
     module = import_implementation("common.synthesizers.gradients", decoupling.gradient)
-    synthesizer: GradientSynthesizer = module.build(decoupling.synthesizer_options(), shape, classes)
+    synthesizer: GradientSynthesizer = module.build(decoupling.synthesizer_options(), shape, task)
     return synthesizer
 
 
@@ -61,10 +62,10 @@ def build_input(
     return synthesizer
 
 
-def initial(config: Config, k: int, shape: tuple[int, ...], classes: int) -> GradientSynthesizer:
+def initial(config: Config, k: int, shape: tuple[int, ...], task: Task) -> GradientSynthesizer:
     """Build M_k with the parameters at the beginning of a run, the same in every process."""
     with seeded_torch(mix(config.run.seed, k, _STREAMS["gradient"]), _CPU):
-        return build(config.decoupling, shape, classes)
+        return build(config.decoupling, shape, task)
 
 
 def initial_input(

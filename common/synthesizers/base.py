@@ -11,7 +11,7 @@ class GradientSynthesizer(nn.Module, ABC):
     """Gradient synthesizer M_k: (h_k, y) -> delta_k hat, the predicted gradient of L at h_k.
 
     The state consists of parameters and buffers alone, so one shard holds all of it. h is (B, *shape)
-    float32, y (B,) int64, and a delta has the shape of h.
+    float32, y (B, ...) the task's targets, and a delta has the shape of h.
     """
 
     @abstractmethod
@@ -30,7 +30,7 @@ class GradientSynthesizer(nn.Module, ABC):
 
         Args:
             h: the very h_k for which `delta` was computed.
-            y: labels of h's examples.
+            y: targets of h's examples.
             delta: target: the gradient that layer k+1 sent for h.
 
         Returns:

@@ -1,4 +1,4 @@
-"""DNI and cDNI (Jaderberg et al., 2016): delta is regressed on h, for cDNI on h and the label."""
+"""DNI and cDNI (Jaderberg et al., 2016): delta is regressed on h, for cDNI on h and the target's context."""
 
 from __future__ import annotations
 
@@ -11,18 +11,19 @@ from torch.nn import functional as F
 
 from common.config.synthesizers import DniOptions
 from common.synthesizers.base import GradientSynthesizer
+from common.tasks import Task
 
 KERNEL = 5
 
 
 class Regression(GradientSynthesizer):
-    """M of DNI, or with `classes` of cDNI: hidden layers (BN, ReLU), then a linear layer, initially zero.
+    """M of DNI, or with a `task` of cDNI: hidden layers (BN, ReLU), then a linear layer, initially zero.
 
     Layers are Linear for vectors and 5x5 convolutions with padding for feature maps. For cDNI the first layer
-    sees the label as a concatenated one-hot vector, or as one plane for every class.
+    sees the target's context (a label's is one-hot) concatenated, or as one plane for every number.
     """
 
-    def __init__(self, options: DniOptions, shape: tuple[int, ...], classes: int | None) -> None:
+    def __init__(self, options: DniOptions, shape: tuple[int, ...], task: Task | None) -> None:
         super().__init__()
         self._spatial = len(shape) == 3
         size = shape[0] if self._spatial else math.prod(shape)
@@ -32,7 +33,7 @@ class Regression(GradientSynthesizer):
         widths = [size, *options.hidden, size]
         layer = _Convolution if self._spatial else _Linear
         self.layers = nn.ModuleList(
-            layer(i, o, classes if n == 0 else None) for n, (i, o) in enumerate(itertools.pairwise(widths))
+            layer(i, o, task if n == 0 else None) for n, (i, o) in enumerate(itertools.pairwise(widths))
         )
         self.norms = nn.ModuleList(norm(width) for width in options.hidden)
         for parameter in self.layers[-1].parameters():
@@ -63,40 +64,42 @@ class Regression(GradientSynthesizer):
 
 
 class _Linear(nn.Linear):
-    """Linear over x (B, D) and a one-hot y, by table look-up."""
+    """Linear over x (B, D) and the context of y."""
 
-    def __init__(self, size: int, width: int, classes: int | None) -> None:
+    def __init__(self, size: int, width: int, task: Task | None) -> None:
         super().__init__(size, width)
-        self.label = _label_table(classes, width, fan_in=size + (classes or 0))
+        self.task = task
+        self.label = _label_table(task, width, size)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:  # type: ignore[override]
         z = super().forward(x)
-        return z if self.label is None else z + F.embedding(y, self.label)
+        return z if self.task is None or self.label is None else z + self.task.context(y, self.label)
 
 
 class _Convolution(nn.Conv2d):
-    """5x5 convolution over x (B, C, H, W) and one-hot planes of y.
+    """5x5 convolution over x (B, C, H, W) and planes of y's context.
 
-    A plane is constant but for the padding, so its convolution is the label's kernel times the taps that fall
+    A plane is constant but for the padding, so its convolution is the plane's kernel times the taps that fall
     inside the map: up to a thousand planes need not be built.
     """
 
-    def __init__(self, size: int, width: int, classes: int | None) -> None:
+    def __init__(self, size: int, width: int, task: Task | None) -> None:
         super().__init__(size, width, KERNEL, padding=KERNEL // 2)
-        taps = KERNEL * KERNEL
-        self.label = _label_table(classes, width * taps, fan_in=(size + (classes or 0)) * taps)
+        self.task = task
+        self.label = _label_table(task, width, size, KERNEL * KERNEL)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:  # type: ignore[override]
         z = super().forward(x)
-        if self.label is None:
+        if self.task is None or self.label is None:
             return z
         inside = F.unfold(z.new_ones(1, 1, *z.shape[2:]), KERNEL, padding=KERNEL // 2)
-        kernels = F.embedding(y, self.label).view(len(y), z.shape[1], -1)
+        kernels = self.task.context(y, self.label).view(len(y), z.shape[1], -1)
         return z + (kernels @ inside).view_as(z)
 
 
-def _label_table(classes: int | None, width: int, fan_in: int) -> nn.Parameter | None:
-    if classes is None:
+def _label_table(task: Task | None, width: int, size: int, taps: int = 1) -> nn.Parameter | None:
+    """Return the weights of the context, (context_size, width * taps), beside an input of `size`."""
+    if task is None:
         return None
-    bound = fan_in**-0.5
-    return nn.Parameter(torch.empty(classes, width).uniform_(-bound, bound))
+    bound = ((size + task.context_size) * taps) ** -0.5
+    return nn.Parameter(torch.empty(task.context_size, width * taps).uniform_(-bound, bound))

@@ -1,15 +1,14 @@
 """VFBN (Miyato et al., 2017): the predicted delta is the gradient of a small virtual forward network v.
 
-delta hat = d loss(y, v(h)) / dh, where the loss is cross-entropy. v consists of affine maps with ReLU between
-them, so v is linear around each h, and its training needs no double backward. With J = dv/dh,
-p = softmax(v(h)), s = p minus the one-hot y, and the residual G = (2/B)(J^T s - delta), the differential of
-L_M is
+delta hat = d L(y, v(h)) / dh, where L is the task's loss. v consists of affine maps with ReLU between them,
+so v is linear around each h, and its training needs no double backward through v. With J = dv/dh, s and H the
+gradient and the Hessian of L at v(h), and the residual G = (2/B)(J^T s - delta), the differential of L_M is
 
-    dL_M = <G, d(J^T s)> = <s, dJ G> + <p * (t - <p, t>), dv>,  t = J G.
+    dL_M = <G, d(J^T s)> = <s, dJ G> + <H t, dv>,  t = J G.
 
 The first term is the gradient of s . (J G) with s fixed: G goes up through v as a tangent, s comes down as a
-cotangent. The second is the gradient of v itself, with the cotangent that the softmax's derivative makes of
-t. No further term exists, because ReLU'' = 0.
+cotangent. The second is the gradient of v itself, with the cotangent H t. No further term exists, because
+ReLU'' = 0. For cross-entropy, s = p - y and H t = p * (t - <p, t>), with p = softmax(v(h)) and a one-hot y.
 """
 
 from __future__ import annotations
@@ -23,16 +22,23 @@ from torch import Tensor, nn
 from common.config.synthesizers import VfbnOptions
 from common.synthesizers.affine import Convolution, Linear, PooledLinear
 from common.synthesizers.base import GradientSynthesizer
+from common.tasks import Expansion, Task
 
 VECTOR_HIDDEN = 64
 
 
 class _Pass(NamedTuple):
-    """Result of a forward pass through v: every map's input; p and s = p - y, (B, classes)."""
+    """Result of a forward pass through v.
+
+    Attributes:
+        inputs: every map's input.
+        s: gradient of L at the output, (B, N).
+        expansion: of L at the output, (B, *output_shape).
+    """
 
     inputs: list[Tensor]
-    p: Tensor
     s: Tensor
+    expansion: Expansion
 
 
 class VirtualForward(GradientSynthesizer):
@@ -43,57 +49,57 @@ class VirtualForward(GradientSynthesizer):
     normalization, whose statistics would make one example's gradient depend on the others.
     """
 
-    def __init__(self, options: VfbnOptions, shape: tuple[int, ...], classes: int) -> None:
+    def __init__(self, options: VfbnOptions, shape: tuple[int, ...], task: Task) -> None:
         super().__init__()
+        self.task = task
         self.trained = options.trained
-        self.maps = _maps(options.hidden, shape, classes)
+        self.maps = _maps(options.hidden, shape, math.prod(task.output_shape))
         self.v = nn.ModuleList(self.maps)
         self._spatial = isinstance(self.maps[0], Convolution)
 
     @torch.no_grad()
     def gradient(self, h: Tensor, y: Tensor) -> Tensor:
-        """Compute J^T s, the gradient at h of v's cross-entropy."""
-        inputs, _, s = self._forward(self._reshape(h), y)
+        """Compute J^T s, the gradient at h of v's loss."""
+        inputs, s, _ = self._forward(self._reshape(h), y)
         return self.maps[0].cotangent(self._down(inputs, s)[0], inputs[0]).view_as(h)
 
     @torch.no_grad()
     def learn(self, h: Tensor, y: Tensor, delta: Tensor) -> Tensor:
         """Add the gradient of L_M, given in the module's docstring, unless v is frozen."""
-        inputs, p, s = self._forward(self._reshape(h), y)
+        inputs, s, expansion = self._forward(self._reshape(h), y)
         cotangents = self._down(inputs, s)
         residual = self.maps[0].cotangent(cotangents[0], inputs[0]).sub_(self._reshape(delta))
         loss: Tensor = torch.linalg.vector_norm(residual).square() / len(h)
         if self.trained:
-            self._accumulate(inputs, p, cotangents, residual)
+            self._accumulate(inputs, expansion, cotangents, residual)
         return loss
 
     @torch.no_grad()
     def supervise(self, h: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Train v as a classifier of h: the head of a layer with a local loss.
+        """Train v on the task itself, with h as input: the head of a layer with a local loss.
 
-        Adds the gradient of (1/B) sum over the batch of the cross-entropy to the `.grad`s, unless v is
-        frozen.
+        Adds the gradient of L / B to the `.grad`s, unless v is frozen.
 
         Returns:
-            The gradient of the sum at h, shaped as h, and the sum, a scalar.
+            The gradient of L at h, shaped as h, and L, a scalar.
         """
-        inputs, p, s = self._forward(self._reshape(h), y)
+        inputs, s, expansion = self._forward(self._reshape(h), y)
         cotangents = self._down(inputs, s)
         delta = self.maps[0].cotangent(cotangents[0], inputs[0])
-        loss = -p.gather(1, y.unsqueeze(1)).log().sum()
+        loss = expansion.total()
         if self.trained:
             for affine, x, cotangent in zip(self.maps, inputs, cotangents, strict=True):
                 affine.accumulate(x, cotangent / len(h))
         return delta.expand_as(inputs[0]).reshape(h.shape), loss
 
     def _accumulate(
-        self, inputs: list[Tensor], p: Tensor, cotangents: list[Tensor], residual: Tensor
+        self, inputs: list[Tensor], expansion: Expansion, cotangents: list[Tensor], residual: Tensor
     ) -> None:
         """Add the gradient of L_M; the factor 2/B goes to small tensors."""
         scale = 2 / len(residual)
         tangents, t = self._tangents(inputs, residual)
-        through_softmax = (t - torch.linalg.vecdot(p, t).unsqueeze(1)).mul_(p).mul_(scale)
-        downs = self._down(inputs, through_softmax)
+        through_loss = expansion.hessian(t.view_as(expansion.delta)).view_as(t)
+        downs = self._down(inputs, through_loss.mul_(scale))
         for affine, x, down, u, cotangent in zip(self.maps, inputs, downs, tangents, cotangents, strict=True):
             affine.accumulate(x, down)
             affine.accumulate(u, cotangent.mul_(scale), bias=False)
@@ -105,19 +111,19 @@ class VirtualForward(GradientSynthesizer):
         inputs = [h]
         for affine in self.maps[:-1]:
             inputs.append(affine(inputs[-1]).relu_())
-        p = torch.softmax(self.maps[-1](inputs[-1]), 1)
-        s = p.scatter_add(1, y.unsqueeze(1), p.new_full((1, 1), -1.0).expand(len(y), 1))
-        return _Pass(inputs, p, s)
+        output = self.maps[-1](inputs[-1])
+        expansion = self.task.expand(output.view(len(output), *self.task.output_shape), y)
+        return _Pass(inputs, expansion.delta.reshape(len(output), -1), expansion)
 
     def _down(self, inputs: list[Tensor], top: Tensor) -> list[Tensor]:
-        """Carry a cotangent of v's output (B, classes) down to every map's output, listed first map first."""
+        """Carry a cotangent of v's output (B, N) down to every map's output, listed first map first."""
         cotangents = [top]
         for affine, x in zip(self.maps[:0:-1], inputs[:0:-1], strict=True):
             cotangents.append(_through_relu(affine.cotangent(cotangents[-1], x), x))
         return cotangents[::-1]
 
     def _tangents(self, inputs: list[Tensor], tangent: Tensor) -> tuple[list[Tensor], Tensor]:
-        """Carry a tangent at h up: return every map's input, and t, the last map's output (B, classes)."""
+        """Carry a tangent at h up: return every map's input, and t, the last map's output (B, N)."""
         tangents = [tangent]
         for affine, x in zip(self.maps[:-1], inputs[1:], strict=True):
             tangents.append(_through_relu(affine.tangent(tangents[-1]), x))
@@ -129,17 +135,17 @@ def _through_relu(g: Tensor, x: Tensor) -> Tensor:
     return torch.ops.aten.threshold_backward(g.expand_as(x), x, 0)  # type: ignore[no-any-return]
 
 
-def _maps(hidden: int | None, shape: tuple[int, ...], classes: int) -> list[Linear | Convolution]:
+def _maps(hidden: int | None, shape: tuple[int, ...], outputs: int) -> list[Linear | Convolution]:
     width, spatial = math.prod(shape), len(shape) == 3
     if hidden is None:
         # On feature maps a hidden layer costs as much as the layer that M serves, and gave no better result.
         hidden = 0 if spatial else VECTOR_HIDDEN
     if hidden == 0:
-        return [Linear(width, classes)]
+        return [Linear(width, outputs)]
     if not spatial:
-        return [Linear(width, hidden), Linear(hidden, classes)]
+        return [Linear(width, hidden), Linear(hidden, outputs)]
     return [
         Convolution(shape[0], hidden, 3),
         Convolution(hidden, hidden, 3),
-        PooledLinear(hidden, classes),
+        PooledLinear(hidden, outputs),
     ]

@@ -14,7 +14,6 @@ from common.bounds import LARGEST_SIGNAL_MESSAGE_BYTES
 from common.config.data import DATASETS
 from common.config.sections import Config
 from common.config.user_code import load_user_function
-from common.config.values import is_user_function
 from common.data import datasets, downloads
 from common.data.holdings import digest_data
 from common.errors import ConfigError
@@ -37,10 +36,7 @@ def examine_configuration(setup: Setup) -> Verdict:
 
 def user_functions(config: Config | None) -> dict[str, str]:
     """Return the user functions in a configuration, by key."""
-    if config is None:
-        return {}
-    named = {"data.dataset": config.data.dataset, "network.model": config.network.model}
-    return {key: spec for key, spec in named.items() if is_user_function(spec)}
+    return config.user_functions if config else {}
 
 
 def examine_user_code(setup: Setup) -> Verdict:
@@ -108,9 +104,8 @@ def examine_network(setup: Setup) -> Verdict:
         return warning("not checked, since the network depends on the data", "see the check of the data")
     dataset = datasets.load(setup.config.data, path=setup.data, code=setup.code)
     try:
-        shape, classes = dataset.input_shape, dataset.classes
-        blueprint = network.build(setup.config, shape, classes, setup.code)
-        config = network.cut(setup.config, blueprint, shape, classes)
+        blueprint = network.build(setup.config, dataset.input_shape, dataset.targets, setup.code)
+        config = network.cut(setup.config, blueprint, dataset.input_shape)
         rehearse(config, dataset, LARGEST_SIGNAL_MESSAGE_BYTES, setup.code)
     except ConfigError as error:
         return failed(str(error), _FIX)

@@ -148,7 +148,7 @@ def _measure(
 
 def _evaluator(config: Config, dataset: datasets.Dataset, code: Path | None) -> Evaluator:
     use_allowed_cores()
-    return Evaluator(config, dataset, network.build(config, dataset.input_shape, dataset.classes, code))
+    return Evaluator(config, dataset, network.build(config, dataset.input_shape, dataset.targets, code))
 
 
 def _print(evaluation: Evaluation, as_json: bool) -> None:

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from common.config.sections import Config
@@ -59,6 +58,7 @@ class Evaluator:
     def __init__(self, config: Config, dataset: Dataset, blueprint: Blueprint) -> None:
         self._config = config
         self._dataset = dataset
+        self._task = blueprint.task
         self.network = nn.Sequential(*blueprint.units).eval()
 
     def pull(self, pull: Pull) -> PulledNetwork:
@@ -98,13 +98,12 @@ class Evaluator:
     ) -> Evaluation:
         """Measure the test error in per cent and the mean loss of a plain state dict."""
         self.network.load_state_dict(dict(state), strict=False)
-        wrong, loss, count = 0, 0.0, 0
+        sums: dict[str, float] = {}
         for x, y in batches.test_batches(self._dataset):
-            logits = self.network(x)
-            wrong += int((logits.argmax(1) != y).sum())
-            loss += float(functional.cross_entropy(logits, y, reduction="sum"))
-            count += len(y)
-        return Evaluation(through, 100 * wrong / count, loss / count, versions)
+            for name, value in self._task.tally(self.network(x), y).items():
+                sums[name] = sums.get(name, 0) + value
+        metrics = self._task.metrics(sums)
+        return Evaluation(through, metrics["error_percent"], sums["loss"] / sums["count"], versions)
 
 
 @torch.no_grad()

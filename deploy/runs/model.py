@@ -25,7 +25,7 @@ CHECKSUM, VOCABULARY = "crc32", "vocabulary"
 def encode_model(state: Mapping[str, Tensor], config: Config, data: Dataset) -> bytes:
     """Encode a plain state dict as safetensors.
 
-    Configuration, form of the inputs, vocabulary and checksum are metadata.
+    Configuration, form of inputs and targets, vocabulary and checksum are metadata.
     """
     from safetensors.torch import save
 
@@ -41,6 +41,7 @@ def encode_model(state: Mapping[str, Tensor], config: Config, data: Dataset) -> 
                 "std": data.std,
             }
         ),
+        "targets": strict_json.encode({"shape": data.targets.shape, "classes": data.classes}),
         "format": "pt",
         CHECKSUM: _checksum(state),
     }

@@ -161,7 +161,7 @@ class Driver:
         )
 
     def _blueprint(self) -> Blueprint:
-        return network.build(self.config, self._dataset.input_shape, self._dataset.classes)
+        return network.build(self.config, self._dataset.input_shape, self._dataset.targets)
 
     def _build_machines(self) -> dict[tuple[int, int], Machine]:
         settings = self.config.simulation

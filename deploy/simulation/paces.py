@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from torch.nn import functional
 
 from common import synthesizers
 from common.config.sections import Config
@@ -61,7 +60,7 @@ def paces(config: Config, blueprint: Blueprint, dataset: Dataset) -> list[Pace]:
 
 def alone(config: Config, dataset: Dataset) -> float:
     """Return the seconds of a batch on one machine with all layers."""
-    layers = paces(config, network.build(config, dataset.input_shape, dataset.classes), dataset)
+    layers = paces(config, network.build(config, dataset.input_shape, dataset.targets), dataset)
     overheads = (config.layers - 1) * config.simulation.overhead_seconds
     return sum(pace.step + pace.answer for pace in layers) - overheads
 
@@ -74,10 +73,10 @@ def _pace(config: Config, blueprint: Blueprint, dataset: Dataset, k: int, work: 
     top = k == config.layers
     if not top:
         optimizer = config.optimizer.synthesizer.name
-        synthesis = costs.synthesizer_cost(config.decoupling, shape, dataset.classes, batch_size, optimizer)
+        synthesis = costs.synthesizer_cost(config.decoupling, shape, blueprint.task, batch_size, optimizer)
     if synthesis:
         with torch.device("meta"):
-            module: nn.Module = synthesizers.build(config.decoupling, shape, dataset.classes)
+            module: nn.Module = synthesizers.build(config.decoupling, shape, blueprint.task)
         shards[f"{k}/gradient"] = table_of(module).nbytes
     if config.decoupling.row.predicts and k > 1:
         below, optimizer = network.boundary(blueprint, cuts, k - 1), config.optimizer.synthesizer.name
@@ -105,11 +104,11 @@ def measure_rate(config: Config, blueprint: Blueprint, dataset: Dataset) -> floa
     flat = Flat(nn.Sequential(*blueprint.units).train())
     stepper = Stepper(flat, config.optimizer, config.run.batches)
     x = torch.zeros(config.run.batch_size, *dataset.input_shape)
-    y = torch.zeros(config.run.batch_size, dtype=torch.int64)
+    y = blueprint.task.blank(config.run.batch_size)
     took: list[float] = []
     while sum(took) < MEASURE_SECONDS or len(took) < 3:
         began = time.perf_counter()
-        functional.cross_entropy(flat.module(x), y).backward()  # type: ignore[no-untyped-call]
+        blueprint.task.total(flat.module(x), y).backward()  # type: ignore[no-untyped-call]
         stepper.step(0)
         took.append(time.perf_counter() - began)
     return work / _median(took)

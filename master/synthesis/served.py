@@ -15,8 +15,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from common import synthesizers
+from common import synthesizers, tasks
 from common.config.sections import Config
+from common.data.targets import Targets
 from common.errors import FencedError, LayerwiseError, MalformedError, TooLargeError
 from common.optim.stepper import Stepper
 from common.shards.flat import Flat, pack, state_dict, table_of
@@ -54,7 +55,8 @@ class SynthesizerSite:
         k: the layer.
         name: gradient (M_k) or input (I_k); the shard is k/name.
         shape: of an example of the input, h_k or x.
-        size: for M (C,), the number of classes; for I the shape of an example of h_{k-1}.
+        size: for M the number of classes (0: floats) and the shape of an example's target; for I the shape of
+            an example of h_{k-1}.
     """
 
     k: int
@@ -65,7 +67,8 @@ class SynthesizerSite:
     def build(self, config: Config) -> GradientSynthesizer | InputSynthesizer:
         """Build the synthesizer with the run's initial state."""
         if self.name == "gradient":
-            return synthesizers.initial(config, self.k, self.shape, *self.size)
+            task = tasks.build(config.task, Targets(self.size[0], self.size[1:]))
+            return synthesizers.initial(config, self.k, self.shape, task)
         return synthesizers.initial_input(config, self.k, self.shape, self.size)
 
 
@@ -104,7 +107,7 @@ class Synthesis:
         if names is None:
             raise MalformedError(f"{message.kind.name} is no message of a slave")
         tensors = self._unpack(message, names)
-        served = self._find(k, message, tuple(tensors[names[0]].shape[1:]))
+        served = self._find(k, message, tensors)
         if message.kind is SynthesisKind.ASK:
             return served.predict(message, [tensors[name] for name in names], form.answer)
         lesson = [tensors[name] for name in names]
@@ -138,9 +141,12 @@ class Synthesis:
             raise MalformedError(f'layer {k} of {self._config.layers} has no synthesizer "{name}"')
         return FORMS[name]
 
-    def _find(self, k: int, message: SynthesisMessage, shape: Shape) -> ServedSynthesizer:
+    def _find(self, k: int, message: SynthesisMessage, tensors: Tensors) -> ServedSynthesizer:
         name = message.synthesizer
-        size = (message.classes,) if name == "gradient" else tuple(message.shape)
+        if name == "gradient":
+            shape, size = tensors["h"].shape[1:], (message.classes, *tensors["y"].shape[1:])
+        else:
+            shape, size = tensors["x"].shape[1:], tuple(message.shape)
         site = SynthesizerSite(k, name, shape, size)
         served = self._served.get((k, name))
         if served is None:
@@ -159,14 +165,22 @@ class Synthesis:
 
     def _unpack(self, message: SynthesisMessage, names: tuple[str, ...]) -> Tensors:
         tensors, size = state_dict(message.table, message.data), self._config.run.batch_size
-        expected = {name: torch.int64 if name == "y" else torch.float32 for name in names}
+        expected = dict.fromkeys(names, torch.float32)
+        if "y" in expected and message.classes:
+            expected["y"] = torch.int64
         if {name: tensor.dtype for name, tensor in tensors.items()} != expected:
             raise MalformedError(f"{message.kind.name} has {sorted(tensors)}; expected {', '.join(names)}")
         shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-        if not all(shape[:1] == (size,) and (len(shape) == 1) == (n == "y") for n, shape in shapes.items()):
+        rule = self._config.task.row.targets
+        if not all(
+            shape[:1] == (size,) and (len(shape) in rule.dimensions if name == "y" else len(shape) > 1)
+            for name, shape in shapes.items()
+        ):
             raise MalformedError(f"{shapes} is no batch of {size}")
-        if "y" in tensors and not 0 <= int(tensors["y"].min()) <= int(tensors["y"].max()) < message.classes:
-            raise MalformedError(f"batch {message.batch} has labels outside of 0..{message.classes - 1}")
+        if "y" in tensors and message.classes:
+            labels = tensors["y"] if rule.ignored is None else tensors["y"][tensors["y"] != rule.ignored]
+            if labels.numel() and not 0 <= int(labels.min()) <= int(labels.max()) < message.classes:
+                raise MalformedError(f"batch {message.batch} has labels outside of 0..{message.classes - 1}")
         if "delta" in tensors and shapes["delta"] != shapes["h"]:
             raise MalformedError(f"a gradient of {shapes['delta']} came for an h of {shapes['h']}")
         if "x" in tensors and shapes.get("h", (size, *message.shape)) != (size, *message.shape):

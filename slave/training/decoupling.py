@@ -11,13 +11,13 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from common.draws import mix, seeded_torch
 from common.errors import MalformedError
 from common.optim.stepper import Stepper
 from common.shards.flat import Flat
 from common.synthesizers import GradientSynthesizer
+from common.tasks import Task
 from common.wire.boundary import Down, Message, Taken
 from slave.training.health import Health
 
@@ -189,14 +189,15 @@ def check_gradient(delta: Tensor, h: Tensor) -> Tensor:
 class Top:
     """Unlock of layer K, which steps on the gradient of the loss under every unlock below."""
 
-    def __init__(self, layer: Layer, health: Health) -> None:
+    def __init__(self, layer: Layer, health: Health, task: Task) -> None:
         self._layer = layer
         self._health = health
+        self._task = task
 
     def forward(self, batch: int, h_below: Tensor, y: Tensor) -> Iterator[Message]:
         """Take h_{K-1}(b), send delta_{K-1}(b) down, and step."""
-        u, logits = self._layer.forward(batch, h_below)
-        loss = functional.cross_entropy(logits, y, reduction="sum")
+        u, output = self._layer.forward(batch, h_below)
+        loss = self._task.total(output, y)
         loss.backward()  # type: ignore[no-untyped-call]
         yield from self._layer.down(batch, u)
         self._layer.step(batch, len(y))

@@ -193,6 +193,7 @@ class _Composition:
             self.config,
             layer,
             self.health,
+            self.blueprint.task,
             lambda: self._synthesizer(above),
             lambda: self._predictor(below),
             lambda: self._head(above),
@@ -209,7 +210,7 @@ class _Composition:
     def _synthesizer(self, shape: Shape) -> Synthesizing:
         every, lease = self.config.decoupling.synthesizer_every, self.lease
         if self.serving:
-            classes = self.dataset.classes
+            classes = self.blueprint.task.targets.classes
             return ServedSynthesizer(self.serving, lease.incarnation, classes, self.health, every)
         module = self._module(shape)
         flat = Flat(module, self.device)
@@ -221,7 +222,7 @@ class _Composition:
         return module, self._taught("gradient", Flat(module, self.device))
 
     def _module(self, shape: Shape) -> GradientSynthesizer:
-        return synthesizers.initial(self.config, self.lease.layer, shape, self.dataset.classes)
+        return synthesizers.initial(self.config, self.lease.layer, shape, self.blueprint.task)
 
     def _taught(self, shard: str, flat: Flat) -> Stepper:
         return self._stepped(shard, flat, self.config.optimizer.synthesizer, Stepper)

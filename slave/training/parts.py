@@ -9,6 +9,7 @@ from common.config.sections import Config
 from common.draws import chance
 from common.optim.stepper import Stepper
 from common.synthesizers import VirtualForward
+from common.tasks import Task
 from slave.training.decoupling import Layer, Predicting, Synthesizing
 from slave.training.health import Health
 
@@ -21,6 +22,7 @@ class Parts:
         config: of the run, its cuts known.
         layer: the layer.
         health: the layer's record of its own learning.
+        task: of the run.
         make_synthesizer: makes M, absent from the top layer.
         make_predictor: makes I, absent from the first layer.
         make_head: makes a head, and the stepper of the head.
@@ -29,6 +31,7 @@ class Parts:
     config: Config
     layer: Layer
     health: Health
+    task: Task
     make_synthesizer: Callable[[], Synthesizing]
     make_predictor: Callable[[], Predicting]
     make_head: Callable[[], tuple[VirtualForward, Stepper]]

@@ -30,7 +30,7 @@ class ServedSynthesizer(Synthesizing):
     Args:
         serving: connection to the master's M.
         incarnation: incarnation of this slave's lease.
-        classes: number of classes.
+        classes: number of values of an integer target; 0: floats.
         health: record of M's quality in this slave.
         every: M learns on every `every`-th true gradient.
     """

@@ -261,7 +261,7 @@ class Scene:
             config = reader.config()
             dataset = datasets.load(config.data)
             evaluator = Evaluator(
-                config, dataset, network.build(config, dataset.input_shape, dataset.classes)
+                config, dataset, network.build(config, dataset.input_shape, dataset.targets)
             )
             evaluation = evaluator.measure(evaluator.pull(reader.pull))
         assert status.state == "done"

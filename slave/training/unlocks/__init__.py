@@ -16,7 +16,7 @@ from slave.training.parts import Parts
 def build(parts: Parts) -> Unlock:
     """Build the configured unlock of a layer where every message arrives; layer K is always `Top`."""
     if parts.top:
-        return Top(parts.layer, parts.health)
+        return Top(parts.layer, parts.health, parts.task)
     unlock: Unlock = find_builder(parts)(parts)
     return unlock
 

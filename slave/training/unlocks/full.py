@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from torch import Tensor
-from torch.nn import functional
 
 from common.optim.stepper import Stepper
 from common.shards.flat import Flat
 from common.synthesizers import InputSynthesizer
+from common.tasks import Task
 from common.wire.boundary import Down, Message, Up
 from slave.training.decoupling import Layer, Predicting, Synthesizing
 from slave.training.health import Health
@@ -45,6 +45,7 @@ class FullUnlock:
     Args:
         layer: the layer to step.
         health: record of the layer's learning.
+        task: of the run.
         synthesizer: M; None for the top layer, which has the gradient of the loss.
         predictor: I; None for the first layer, whose input is x.
         steps_on: whether the layer steps on the synthetic gradient of a batch.
@@ -54,12 +55,14 @@ class FullUnlock:
         self,
         layer: Layer,
         health: Health,
+        task: Task,
         synthesizer: Synthesizing | None,
         predictor: Predicting | None,
         steps_on: Callable[[int], bool],
     ) -> None:
         self._layer = layer
         self._health = health
+        self._task = task
         self._synthesizer = synthesizer
         self._predictor = predictor
         self._steps_on = steps_on
@@ -69,7 +72,7 @@ class FullUnlock:
         predicted = x if self._predictor is None else self._predictor.predict(batch, x)
         u, h = self._layer.forward(batch, predicted)
         if self._synthesizer is None:
-            loss = functional.cross_entropy(h, y, reduction="sum")
+            loss = self._task.total(h, y)
             loss.backward()  # type: ignore[no-untyped-call]
             self._health.lost(loss, len(y))
         else:
@@ -99,4 +102,4 @@ def build(parts: Parts) -> FullUnlock:
     """Build the unlock of any layer: M but for the top, I but for the first."""
     synthesizer = None if parts.top else parts.make_synthesizer()
     predictor = parts.make_predictor() if parts.layer.k > 1 else None
-    return FullUnlock(parts.layer, parts.health, synthesizer, predictor, parts.steps_on)
+    return FullUnlock(parts.layer, parts.health, parts.task, synthesizer, predictor, parts.steps_on)

@@ -18,6 +18,7 @@ from common.config.decoupling import DecouplingConfig
 from common.config.optimizers import OPTIMIZERS
 from common.models import costs
 from common.models.costs import NUMBER
+from tests.classifying import classifying
 
 B = 32
 STEP = {name: row.price for name, row in OPTIMIZERS.items()}
@@ -119,14 +120,14 @@ def test_a_forward_that_looks_at_its_numbers_is_counted_too() -> None:
 @pytest.mark.parametrize("shape", [(64,), (6, 5, 5)])
 def test_every_synthesizer_costs_more_the_larger_the_boundary(gradient: str, shape: tuple[int, ...]) -> None:
     decoupling = DecouplingConfig(gradient=gradient)
-    small = costs.synthesizer_cost(decoupling, shape, 10, B, "adam")
-    large = costs.synthesizer_cost(decoupling, (2 * shape[0], *shape[1:]), 10, B, "adam")
+    small = costs.synthesizer_cost(decoupling, shape, classifying(10), B, "adam")
+    large = costs.synthesizer_cost(decoupling, (2 * shape[0], *shape[1:]), classifying(10), B, "adam")
     assert 0 < small < large
 
 
 def test_a_linear_dni_costs_its_products_and_its_step() -> None:
     decoupling = DecouplingConfig(gradient="dni")
-    counted = costs.synthesizer_cost(decoupling, (100,), 10, B, "adam")
+    counted = costs.synthesizer_cost(decoupling, (100,), classifying(10), B, "adam")
     products = 3 * B * 100 * 100
     assert (
         products + STEP["adam"] * 101 * 100
@@ -136,7 +137,7 @@ def test_a_linear_dni_costs_its_products_and_its_step() -> None:
 
 
 def test_without_unlock_no_synthesizer_is_paid_for() -> None:
-    assert costs.synthesizer_cost(DecouplingConfig(unlock="none"), (64,), 10, B, "adam") == 0
+    assert costs.synthesizer_cost(DecouplingConfig(unlock="none"), (64,), classifying(10), B, "adam") == 0
 
 
 def full(kind: str) -> DecouplingConfig:
@@ -183,9 +184,9 @@ def test_products_of_synthesizers_on_feature_maps_are_those_that_torch_measures(
         patched.setattr(costs, "NUMBER", 0.0)
         patched.setattr(costs, "SLOW_NUMBERS", {})
         patched.setattr(costs, "OPTIMIZERS", free)
-        counted = costs.synthesizer_cost(decoupling, shape, 3, B, "adam")
+        counted = costs.synthesizer_cost(decoupling, shape, classifying(3), B, "adam")
         counted += costs.input_cost(decoupling, image, shape, B, "adam")
-    synthesizer = synthesizers.build(decoupling, shape, 3)
+    synthesizer = synthesizers.build(decoupling, shape, classifying(3))
     predictor = synthesizers.build_input(decoupling, image, shape)
     x, h, y = torch.randn(B, *image), torch.randn(B, *shape), torch.randint(3, (B,))
     # Torch's own table lacks the product that adds in place.

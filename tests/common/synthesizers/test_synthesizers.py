@@ -15,6 +15,7 @@ import common.synthesizers
 from common.config.decoupling import DecouplingConfig
 from common.config.synthesizers import GRADIENTS
 from common.synthesizers import GradientSynthesizer, VirtualForward, build
+from tests.classifying import classifying
 
 METHODS: list[tuple[str, dict[str, object]]] = [
     ("dni", {"hidden": []}),
@@ -41,7 +42,7 @@ def _one_thread() -> None:
 
 
 def made(gradient: str, options: dict[str, object], shape: tuple[int, ...] = (6,)) -> GradientSynthesizer:
-    return build(DecouplingConfig(gradient=gradient, gradient_options=options), shape, CLASSES)
+    return build(DecouplingConfig(gradient=gradient, gradient_options=options), shape, classifying(CLASSES))
 
 
 def example(shape: tuple[int, ...], size: int = BATCH) -> tuple[Tensor, Tensor, Tensor]:
@@ -91,9 +92,8 @@ def test_vfbn_closed_form_equals_double_backward(
 ) -> None:
     torch.manual_seed(seed)
     dtype = torch.float64 if double else torch.float32
-    module = build(DecouplingConfig(gradient="vfbn", gradient_options={"hidden": hidden}), shape, classes).to(
-        dtype
-    )
+    decoupling = DecouplingConfig(gradient="vfbn", gradient_options={"hidden": hidden})
+    module = build(decoupling, shape, classifying(classes)).to(dtype)
     assert isinstance(module, VirtualForward)
     h, delta = torch.randn(2, size, *shape, dtype=dtype)
     y = torch.randint(classes, (size,))

@@ -29,6 +29,7 @@ from master.store.policies import policies
 from master.store.store import Memory, Store
 from master.synthesis.served import Synthesis
 from protos import layerwise_pb2 as pb
+from tests.classifying import classifying
 from tests.master.served import Served, Stream, served
 
 ASK, LEARN, SETTLE = SynthesisKind.ASK, SynthesisKind.LEARN, SynthesisKind.SETTLE
@@ -69,7 +70,7 @@ def delta_of(answer: SynthesisMessage | None) -> Tensor:
 
 def in_a_slave(config: Config, k: int, batches: int) -> tuple[Flat, synthesizers.GradientSynthesizer]:
     """Train M as a slave does, on equal lessons, with a separate store."""
-    module, store = synthesizers.initial(config, k, (D,), CLASSES), stored(config)
+    module, store = synthesizers.initial(config, k, (D,), classifying(CLASSES)), stored(config)
     flat = Flat(module)
     stepper = Stepper(flat, config.optimizer.synthesizer, config.run.batches)
     copy = WorkingCopy(f"{k}/gradient", flat, config.downpour.n_push, 1)

@@ -20,6 +20,7 @@ from common.wire.boundary import Down, Lost, Up
 from master.store.store import Memory, Store
 from slave.training.decoupling import Layer, Top
 from slave.training.health import Health
+from tests.classifying import classifying
 from tests.slave.chain import Chain, Incarnation, configured, digits
 
 NEVER = 10**9
@@ -39,7 +40,7 @@ MODELS: dict[str, dict[str, Any]] = {
 
 def whole(config: Config) -> nn.Sequential:
     """Build the undivided network, with the initial parameters of every run of the configuration."""
-    blueprint = network.build(config, digits().input_shape, digits().classes)
+    blueprint = network.build(config, digits().input_shape, digits().targets)
     return nn.Sequential(*blueprint.units).train()
 
 
@@ -150,7 +151,7 @@ def test_the_top_sends_each_examples_own_gradient_whatever_the_batch_size() -> N
         flat = Flat(nn.Sequential(nn.Linear(5, 10, bias=False)))
         with torch.no_grad():
             flat.parameters.copy_(torch.linspace(-1, 1, 50))
-        top = Top(Layer(2, flat, Stepper(flat, SGD, 10)), Health())
+        top = Top(Layer(2, flat, Stepper(flat, SGD, 10)), Health(), classifying(10))
         h, y = torch.ones(size, 5), torch.arange(size)
         (message,) = top.forward(0, h, y)
         assert isinstance(message, Down)
@@ -161,7 +162,7 @@ def test_the_top_sends_each_examples_own_gradient_whatever_the_batch_size() -> N
 def test_a_layer_steps_on_the_gradient_of_the_mean_and_goes_back_from_m_of_its_own_h() -> None:
     config = configured(batches=3, batch_size=8, optimizer=OptimizerConfig(name="sgd", learning_rate=0.5))
     slave = lone(2, config)
-    blueprint = network.build(config, digits().input_shape, digits().classes)
+    blueprint = network.build(config, digits().input_shape, digits().targets)
     twin = network.layer(blueprint, config.network.cuts or [], 2)
     x = torch.rand(8, 6)
     y = slave.trainer._batches.labels(0)

@@ -23,6 +23,7 @@ from slave.network.meter import Meter
 from slave.network.network import Network
 from slave.training.health import Health
 from slave.training.served import ServedPredictor, ServedSynthesizer
+from tests.classifying import classifying
 from tests.faults.proxy import Proxy
 from tests.master.served import Served, served
 from tests.master.synthesis.test_synthesis import (
@@ -59,7 +60,7 @@ class Direct:
 def test_m_in_the_master_has_the_face_of_m_here_and_its_health() -> None:
     direct, health = Direct(), Health()
     m = ServedSynthesizer(direct, 1, CLASSES, health)
-    here = synthesizers.initial(configured(), 2, (D,), CLASSES)
+    here = synthesizers.initial(configured(), 2, (D,), classifying(CLASSES))
     batch = drawn(0)
     synthetic = m.gradient(0, batch["h"], batch["y"])
     assert torch.equal(synthetic, here.gradient(batch["h"], batch["y"]))

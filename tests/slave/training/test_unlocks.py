@@ -26,6 +26,7 @@ from slave.training.parts import Parts
 from slave.training.unlocks.delayed import DelayedUnlock, Late
 from slave.training.unlocks.local import Head, LocalUnlock
 from slave.training.unlocks.update import UpdateUnlock
+from tests.classifying import classifying
 from tests.slave.chain import Chain, Incarnation, configured
 
 SGD = OptimizerConfig(name="sgd", learning_rate=0.1)
@@ -153,7 +154,7 @@ def test_what_goes_down_of_delayed_is_shrunk_at_every_boundary() -> None:
 
 
 def headed(layer: Layer) -> tuple[LocalUnlock, VirtualForward, Health]:
-    head, health = VirtualForward(VfbnOptions(hidden=4), (5,), 10), Health()
+    head, health = VirtualForward(VfbnOptions(hidden=4), (5,), classifying(10)), Health()
     return LocalUnlock(layer, Head(head, Stepper(Flat(head), SGD, 10), health)), head, health
 
 
@@ -195,7 +196,7 @@ def test_local_sends_no_gradient_and_takes_none() -> None:
 
 def decoupled(layer: Layer, **how: Any) -> tuple[UpdateUnlock, Synthesizer, Health]:
     health: Health = how.pop("health", None) or Health()
-    m = VirtualForward(VfbnOptions(hidden=4), (5,), 10)
+    m = VirtualForward(VfbnOptions(hidden=4), (5,), classifying(10))
     flat = Flat(m)
     synthesizer = Synthesizer(m, flat, Stepper(flat, SGD, 10), health, how.pop("every", 1))
     return UpdateUnlock(layer, synthesizer, health, **how), synthesizer, health
@@ -255,7 +256,7 @@ def test_steps_are_taken_with_their_probability_and_always_the_same() -> None:
     def taken_by(config: Config, k: int, batches: int) -> list[bool]:
         flat = Flat(nn.Linear(1, 1))
         layer = Layer(k, flat, Stepper(flat, SGD, 10))
-        parts = Parts(config, layer, Health(), absent, absent, absent)
+        parts = Parts(config, layer, Health(), classifying(10), absent, absent, absent)
         return [parts.steps_on(b) for b in range(batches)]
 
     taken = taken_by(config, 1, 4000)
