@@ -36,7 +36,7 @@ from common.wire.payloads import encode_frame
 from master.disk.state import StateDirectory
 from master.semaphore import FairSemaphore
 from master.service import Master
-from master.servicers.parameters import LARGE_PUSHES
+from master.servicers.large_pushes import LARGE_PUSHES
 from master.servicers.roster import RosterServicer
 from master.store.shard import Reading
 

@@ -39,7 +39,7 @@ class LightSlave:
     """A slave with a lease, a connection for pushes and a connection for pulls."""
 
     def __init__(self, master: str, lease: JoinReply, nbytes: int) -> None:
-        self._pushes, self._pulls = (DataClient(lambda: locate(master)) for _ in range(2))
+        self._pushes, self._pulls = (DataClient(lambda: locate(master), lease.incarnation) for _ in range(2))
         table = lay_out([("weight", "float32", (nbytes // 4,), "parameter")])
         self._header = Header(
             f"{lease.layer}/weights", Operation.CREATE, incarnation=lease.incarnation, table=table

@@ -13,7 +13,9 @@ from typing import Protocol
 
 from common.data.replicas import partners
 from common.errors import LayerwiseError, MalformedError, RefusedError, UnreachableError
+from common.net.data.incoming import Requests
 from common.net.data.pairs import (
+    HELLO_SECONDS,
     Outbox,
     Seat,
     answers,
@@ -70,6 +72,7 @@ class Relay:
         slots: of each outbox, where messages may be lost (see `Slots`).
         seat: returns the holder of an incarnation's lease; raises FencedError.
         count: takes `bytes_received` and `bytes_sent`.
+        hello_seconds: bound of the wait for a call's first message.
 
     Attributes:
         dropped: messages for a neighbour that is not there.
@@ -83,6 +86,7 @@ class Relay:
         slots: int | None,
         seat: Callable[[int], Holder],
         count: Callable[..., None],
+        hello_seconds: float = HELLO_SECONDS,
     ) -> None:
         self._run = run
         self._replicas = replicas
@@ -90,10 +94,11 @@ class Relay:
         self._capacity = capacity(max(windows), slots)
         self._seat = seat
         self._count = count
+        self._hello_seconds = hello_seconds
         self._lines: dict[tuple[Seat, Seat], Line] = {}
         self.dropped = 0
 
-    async def exchange(self, requests: AsyncIterator[Buffer]) -> AsyncGenerator[Parts, None]:
+    async def exchange(self, requests: Requests) -> AsyncGenerator[Parts, None]:
         """Answer the call of a slave for a neighbour.
 
         Raises:
@@ -101,7 +106,8 @@ class Relay:
             RefusedError: the caller is of another run; FencedError where the caller's lease has ended.
             UnreachableError: the caller does not keep up, or has called again.
         """
-        line = self.attach(await read_hello(requests))
+        line = self.attach(await read_hello(requests, self._hello_seconds))
+        requests.welcome(line.incarnation)
         try:
             async with aclosing(answers(line.outbox, self._read(line, requests))) as found:
                 async for parts in found:

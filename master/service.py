@@ -21,6 +21,7 @@ from common.lifecycle import (
 from common.net import control
 from common.net.addresses import split_address
 from common.net.data import server as data
+from common.net.data.places import Bounds
 from common.observe.health import Pulse, silence_limit, snapshot_limit
 from common.observe.utilization import Probe
 from common.observe.web import Site
@@ -174,7 +175,9 @@ class Ports:
         run, tally = master.run, master.run.tally
         self._leases = run.roster
         self.control = control.ControlServer(tally.count_error)
-        self.data = data.DataServer(tally.count_error, admit=self._admit)
+        # A pusher, a fetcher and a stream for each neighbour, and as many before the last have ended.
+        bounds = Bounds(holder=8 + 4 * max(run.config.replicas))
+        self.data = data.DataServer(tally.count_error, bounds, admit=self._admit)
         self._roster = RosterServicer(run, master.ledger, master.status)
         self._roster.register(self.control)
         KeeperServicer(master.scheduler).register(self.control)

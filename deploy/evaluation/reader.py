@@ -30,8 +30,10 @@ from common.wire.methods import AGREE, DESCRIBE, REPORT, ROLLBACK, SNAPSHOT, SNA
 Request = TypeVar("Request")
 Reply = TypeVar("Reply")
 
-# Deadline of calls that read or write whole shards.
-PULL_SECONDS = 300.0
+# Longest standstill of a pull.
+STALLED_SECONDS = 60.0
+# Deadline of calls that read or write whole runs.
+SNAPSHOT_SECONDS = 300.0
 
 
 def latest_status(reader: Reader, known: StatusReply) -> StatusReply:
@@ -98,16 +100,16 @@ class Reader:
 
     def snapshot(self) -> Kept:
         """Have the master take a snapshot."""
-        return self._call(SNAPSHOT, SnapshotRequest(), PULL_SECONDS).snapshot
+        return self._call(SNAPSHOT, SnapshotRequest(), SNAPSHOT_SECONDS).snapshot
 
     def snapshots(self) -> list[Kept]:
         """List the snapshots, oldest first."""
-        return self._call(SNAPSHOTS, SnapshotsRequest(), PULL_SECONDS).snapshots
+        return self._call(SNAPSHOTS, SnapshotsRequest(), SNAPSHOT_SECONDS).snapshots
 
     def roll_back(self, number: int) -> RollbackReply:
         """Roll the run back to a snapshot; 0 is the newest whole snapshot."""
-        return self._call(ROLLBACK, RollbackRequest(number), PULL_SECONDS)
+        return self._call(ROLLBACK, RollbackRequest(number), SNAPSHOT_SECONDS)
 
     def pull(self, shard: str) -> tuple[Header, memoryview]:
         """Pull a consistent version of a shard: header and buffer."""
-        return data.pull(self._data, PullRequest(shard), PULL_SECONDS)
+        return data.pull(self._data, PullRequest(shard), STALLED_SECONDS)

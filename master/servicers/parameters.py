@@ -14,24 +14,21 @@ from contextlib import contextmanager
 import numpy as np
 
 from common.errors import MalformedError, StalledError, TooLargeError
+from common.net.data.callers import Requests
 from common.net.data.messages import Messages
 from common.net.data.server import DataServer
+from common.net.http2.pace import Pace
 from common.net.http2.pipe import SLOWEST_BYTES
 from common.shards.assembly import Assembly
 from common.shards.pushes import Buffer, Frame, Operation, PushReply
 from common.wire.methods import PULL, PUSH
 from common.wire.payloads import CHUNK_BYTES, decode_frame, encode_frame, frame_parts
 from master.parameters import ParameterService
-from master.semaphore import FairSemaphore
+from master.servicers.large_pushes import STALLED_SECONDS, LargePushes
 from master.store.shard import Reading
 from master.store.store import Pieces
 from master.tally import Tally
 
-# Large pushes (over a chunk) in the master's memory at a time; further ones wait in their senders' windows.
-LARGE_PUSHES = 2
-# Longest standstill of such a push; beyond that, the fewest bytes a second.
-STALLED_SECONDS = 30.0
-SLOWEST = 1 << 20
 # How long other pushes wait for a push that lands in the shard's idle buffer. The late push is dropped, and
 # kept in memory when its sender tries again.
 PUSHER_SECONDS = 2.0
@@ -46,14 +43,14 @@ class ParametersServicer:
         self._service = service
         self._tally = tally
         self._stalled_seconds = stalled_seconds
-        self._large_pushes = FairSemaphore(LARGE_PUSHES)
+        self._large_pushes = LargePushes(stalled_seconds)
 
     def register(self, server: DataServer) -> None:
         """Register Push and Pull."""
         server.add(PUSH, self.push)
         server.add(PULL, self.pull)
 
-    def push(self, messages: Messages) -> None:
+    def push(self, messages: Requests) -> None:
         """Answer the pushes of a call, in order.
 
         Raises:
@@ -64,16 +61,17 @@ class ParametersServicer:
             began = time.monotonic()
             frame = decode_frame(encoded)
             assembly = Assembly(frame, self._service.admit(frame.header))
+            messages.welcome(assembly.header.incarnation)
             self._tally.add(bytes_received=len(frame.data))
             del encoded, frame
             incoming = IncomingPush(self._service, self._tally, messages, assembly, self._stalled_seconds)
             reply = incoming.apply(pace, self._large_pushes)
             if incoming.nbytes > CHUNK_BYTES:
                 pace = (time.monotonic() - began) / incoming.nbytes
-            messages.connection.pipe.set_deadline(None)
+            messages.connection.pipe.set_deadline(time.monotonic() + self._stalled_seconds)
             messages.send(PUSH.reply.encode(reply))
 
-    def pull(self, messages: Messages) -> None:
+    def pull(self, messages: Requests) -> None:
         """Send a consistent version.
 
         Raises:
@@ -142,14 +140,13 @@ class IncomingPush:
         self._assembly = assembly
         self._stalled_seconds = stalled_seconds
         self._stopped = False
-        self._land_by = 0.0
 
-    def apply(self, pace: float, permits: FairSemaphore) -> PushReply:
+    def apply(self, pace: float, places: LargePushes) -> PushReply:
         """Receive the rest, and apply.
 
         Args:
             pace: seconds for a byte of the sender's last large push.
-            permits: for pushes kept in memory.
+            places: for pushes kept in memory.
 
         Raises:
             StalledError: the push did not come in time.
@@ -159,31 +156,32 @@ class IncomingPush:
         if self._assembly.complete:
             return self._service.push(header, self._assembly.pieces)
         if self.nbytes <= CHUNK_BYTES:
-            return self._service.push(header, self._receive_all())
+            return self._service.push(header, self._receive_all(Pace(self._stalled_seconds)))
         if header.operation is not Operation.CREATE and pace * self.nbytes < PUSHER_SECONDS / 2:
-            return self._land(permits)
-        with permits.hold():
-            return self._service.push(header, self._receive_all())
+            return self._land(places)
+        with places.hold(header.shard, header.replica) as place:
+            return self._service.push(header, self._receive_all(place))
 
-    def _receive_all(self) -> Pieces:
-        """Receive the push into fresh memory."""
+    def _receive_all(self, pace: Pace) -> Pieces:
+        """Receive the push into fresh memory, at least at a pace."""
         try:
             buffer = np.empty(self.nbytes, np.uint8)
         except MemoryError:
             raise TooLargeError(f"{self._assembly.header.shard}: no memory for {self.nbytes} bytes") from None
         self._place_first(buffer.data)
-        last = time.monotonic() + self._stalled_seconds + self.nbytes / SLOWEST
+        self._messages.connection.pipe.set_pace(pace)
         while not self._assembly.complete:
-            self._receive_piece(buffer.data, min(last, time.monotonic() + self._stalled_seconds))
+            self._receive_piece(buffer.data)
         return [(0, buffer.data)]
 
-    def _land(self, permits: FairSemaphore) -> PushReply:
+    def _land(self, places: LargePushes) -> PushReply:
         """Apply the push while frames come in; a push that is not applied is received and dropped."""
-        self._land_by = time.monotonic() + PUSHER_SECONDS
-        reply = self._service.land(self._assembly.header, self._receive_into)
+        header = self._assembly.header
+        self._messages.connection.pipe.set_deadline(time.monotonic() + PUSHER_SECONDS)
+        reply = self._service.land(header, self._receive_into)
         if not self._assembly.complete:
-            with permits.hold():
-                self._receive_all()
+            with places.hold(header.shard, header.replica) as place:
+                self._receive_all(place)
         return reply
 
     @contextmanager
@@ -202,7 +200,7 @@ class IncomingPush:
     def _receive_rest(self, idle: memoryview, landed: queue.SimpleQueue[slice | None]) -> None:
         try:
             while not self._assembly.complete and not self._stopped:
-                landed.put(self._receive_piece(idle, self._land_by))
+                landed.put(self._receive_piece(idle))
         finally:
             landed.put(None)
 
@@ -215,14 +213,14 @@ class IncomingPush:
         self._assembly.pieces.clear()
         return slice(0, stop)
 
-    def _receive_piece(self, buffer: memoryview, deadline: float) -> slice:
+    def _receive_piece(self, buffer: memoryview) -> slice:
         """Receive the next piece to its place in a buffer; returns the place."""
-        self._messages.connection.pipe.set_deadline(deadline)
         try:
             place = self._messages.land(self._assembly, buffer)
-        except StalledError:
+        except StalledError as error:
             raise StalledError(
-                f"{self._assembly.header.shard}: the push came to a standstill and was dropped; send it again"
+                f"{self._assembly.header.shard}: the push came to a standstill or nearly so ({error}) and "
+                "was dropped; send it again"
             ) from None
         if place is None:
             raise MalformedError(f"{self._assembly.header.shard}: the stream ended within a push")

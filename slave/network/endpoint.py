@@ -10,12 +10,17 @@ from typing import Any, Self, TypeVar
 from common.errors import ConfigError
 from common.lifecycle import give_way
 from common.net.addresses import check_listen, interface_to, is_unspecified, reachable_address, split_address
+from common.net.data.places import Bounds
 from common.supervision import SupervisedThread
 from slave.network.servicer import BoundaryServer
 
 Result = TypeVar("Result")
 # Bound of a close's wait for tasks that libraries left on the loop.
 LAST_SECONDS = 1.0
+# A neighbour has a stream, and opens the next one before the last has ended.
+STREAMS_OF_A_LEASE = 4
+# Streams of callers that have not shown a lease: in all, and of one address.
+STRANGERS, STRANGERS_OF_AN_ADDRESS = 64, 16
 
 
 class Endpoint:
@@ -58,7 +63,7 @@ class Endpoint:
         Args:
             listen: HOST:PORT; None: a free port of the interface that reaches the master.
             advertise: HOST:PORT for neighbours, where port 0 stands for the port taken; None: as `listen`.
-            streams: upper bound of open streams.
+            streams: upper bound of the neighbours' open streams.
             insecure: whether other machines may reach the port in the clear.
 
         Raises:
@@ -72,7 +77,8 @@ class Endpoint:
                 f"--advertise {advertise}: nobody can reach it; give a name or address of this machine"
             )
         self.address = reachable_address(advertise or listen, self.master)
-        server = BoundaryServer(streams, self.loop)
+        bounds = Bounds(streams, STREAMS_OF_A_LEASE, STRANGERS, STRANGERS_OF_AN_ADDRESS)
+        server = BoundaryServer(bounds, self.loop)
         own_port = server.start(listen)
         self.server = server
         host, port = split_address(self.address)

@@ -23,6 +23,7 @@ from common.errors import (
     UnreachableError,
 )
 from common.net.data import streams
+from common.net.data.incoming import Requests
 from common.net.data.pairs import (
     Outbox,
     Seat,
@@ -205,9 +206,7 @@ class Links:
 
     # --- calls by neighbours
 
-    async def accepted(
-        self, hello: BoundaryMessage, requests: AsyncIterator[Buffer]
-    ) -> AsyncGenerator[Parts, None]:
+    async def accepted(self, hello: BoundaryMessage, requests: Requests) -> AsyncGenerator[Parts, None]:
         """Answer the call of a slave below: a hello, then messages.
 
         Raises:
@@ -219,6 +218,7 @@ class Links:
         if hello.sender not in self._boundary.senders:
             raise RefusedError(f"replica {hello.sender} of layer {seat[0]} shares no batch with this slave")
         pair = await self._open(seat, hello)
+        requests.welcome(hello.incarnation)
         pair.outbox.put((encode_boundary(self._hello(seat)),))
         try:
             async with aclosing(answers(pair.outbox, self._read(pair, requests))) as outgoing:

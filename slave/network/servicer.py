@@ -5,16 +5,17 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Protocol
 
 from common.errors import LayerwiseError, UnreachableError
 from common.net.addresses import split_address
+from common.net.data.incoming import Requests
 from common.net.data.pairs import HELLO_SECONDS, read_hello
+from common.net.data.places import Bounds
 from common.net.data.server import DataServer
 from common.net.data.streams import Parts
-from common.shards.pushes import Buffer
 from common.wire.messages import BoundaryMessage
 from common.wire.methods import EXCHANGE
 
@@ -24,9 +25,7 @@ log = logging.getLogger("layerwise.slave")
 class Accepting(Protocol):
     """Links of a lease, which take the calls."""
 
-    def accepted(
-        self, hello: BoundaryMessage, requests: AsyncIterator[Buffer]
-    ) -> AsyncGenerator[Parts, None]:
+    def accepted(self, hello: BoundaryMessage, requests: Requests) -> AsyncGenerator[Parts, None]:
         """Answer a call after its hello."""
 
 
@@ -34,7 +33,7 @@ class BoundaryServer:
     """Server of boundary streams for the life of the process; calls go to the links of the present lease.
 
     Args:
-        streams: upper bound of open streams.
+        bounds: of the open streams.
         loop: serves the streams; must outlive this server.
         hello_seconds: bound of the wait for a stream's first message.
 
@@ -44,13 +43,13 @@ class BoundaryServer:
     """
 
     def __init__(
-        self, streams: int, loop: asyncio.AbstractEventLoop, hello_seconds: float = HELLO_SECONDS
+        self, bounds: Bounds, loop: asyncio.AbstractEventLoop, hello_seconds: float = HELLO_SECONDS
     ) -> None:
         self.links: Accepting | None = None
         self.refused: Counter[str] = Counter()
         self._hello_seconds = hello_seconds
         self._last_refusal = ""
-        self._server = DataServer(self._count, streams)
+        self._server = DataServer(self._count, bounds)
         self._server.add_open(EXCHANGE, self.exchange, loop)
 
     def start(self, listen: str) -> int:
@@ -65,7 +64,7 @@ class BoundaryServer:
         """End every stream and the server; never on the loop's thread."""
         self._server.stop()
 
-    async def exchange(self, requests: AsyncIterator[Buffer]) -> AsyncGenerator[Parts, None]:
+    async def exchange(self, requests: Requests) -> AsyncGenerator[Parts, None]:
         """Answer a neighbour's call: activations come up, gradients go down."""
         hello = await read_hello(requests, self._hello_seconds)
         if self.links is None:

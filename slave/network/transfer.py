@@ -20,10 +20,11 @@ from common.wire.methods import PUSH
 from common.wire.payloads import frame_parts, frames
 from slave.training.worker import Fetched
 
-# Bounds of a push's answer and of a pull, beside a second for every SLOWEST bytes.
+# Bound of a push's answer, beside a second for every SLOWEST bytes.
 ANSWER_SECONDS = 60.0
 SLOWEST = 1 << 20
-PULL_SECONDS = 300.0
+# Longest standstill of a pull.
+STALLED_SECONDS = 60.0
 # Bound of a close's wait for a thread that tries to connect; the attempt then ends by itself.
 CLOSE_SECONDS = 0.5
 
@@ -159,6 +160,6 @@ class Fetcher(_Thread[tuple[str, Taker]]):
 
     def _pull(self, shard: str) -> tuple[Header, memoryview]:
         began = time.perf_counter()
-        header, buffer = pull(self._client, PullRequest(shard, self._incarnation), PULL_SECONDS)
+        header, buffer = pull(self._client, PullRequest(shard, self._incarnation), STALLED_SECONDS)
         self._on_pull(began, buffer.nbytes)
         return header, buffer

@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 import queue
 import threading
-from collections.abc import Coroutine, Iterable, Iterator
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
 import grpc
+from google.protobuf.message import DecodeError
 
 from common.config.files import load
 from common.net import control
+from common.net.data.messages import INCARNATION
 from common.wire import methods
 from common.wire.messages import JoinReply, JoinRequest, LeaveRequest
 from master.disk.state import StateDirectory
@@ -84,11 +86,29 @@ def served(folder: Path, *settings: str) -> Iterator[Served]:
 
 
 class Stream:
-    """Open bidirectional stream with deadlines for writes and reads."""
+    """Open bidirectional stream with deadlines for writes and reads.
 
-    def __init__(self, bound: Any) -> None:
+    Args:
+        bound: begins the call.
+        identify: returns the metadata for the first message; None: the call begins at once, without any.
+    """
+
+    def __init__(self, bound: Any, identify: Callable[[Any], Any] | None = None) -> None:
         self._outgoing: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self._call = bound(iter(self._outgoing.get, None), timeout=DEADLINE)
+        self._bound = bound
+        self._identify = identify
+        self._begun: Any = None
+        if identify is None:
+            self._begin(None)
+
+    def _begin(self, metadata: Any) -> None:
+        self._begun = self._bound(iter(self._outgoing.get, None), timeout=DEADLINE, metadata=metadata)
+
+    @property
+    def _call(self) -> Any:
+        if self._begun is None:
+            self._begin(None)
+        return self._begun
 
     def __enter__(self) -> Self:
         return self
@@ -100,6 +120,8 @@ class Stream:
     def write(self, *messages: Any) -> None:
         """Send messages."""
         for message in messages:
+            if self._begun is None and self._identify is not None:
+                self._begin(self._identify(message))
             self._outgoing.put(message)
 
     def read(self) -> Any:
@@ -137,11 +159,12 @@ class Client:
 
     def push(self, frames: Iterable[Any]) -> list[Any]:
         """Send frames, and give every reply."""
-        return list(self._push()(iter(list(frames)), timeout=DEADLINE))
+        found = list(frames)
+        return list(self._push()(iter(found), timeout=DEADLINE, metadata=_identify(*found[:1])))
 
     def pushing(self) -> Stream:
-        """Open a stream of pushes."""
-        return Stream(self._push())
+        """Open a stream of pushes, which begins with the first of them."""
+        return Stream(self._push(), _identify)
 
     def _push(self) -> Any:
         return self._connect().stream_stream(
@@ -173,6 +196,16 @@ def call_raw(channel: grpc.Channel, path: str, request: bytes) -> bytes:
     """Call a unary method with raw bytes."""
     answer: bytes = channel.unary_unary(path)(request, timeout=DEADLINE)
     return answer
+
+
+def _identify(message: Any = b"") -> list[tuple[str, str]]:
+    """Build the metadata that shows the lease of a push, by its first message."""
+    try:
+        frame = pb.Frame.FromString(message) if isinstance(message, bytes) else message
+    except DecodeError:
+        return []
+    held = frame.header.incarnation
+    return [(INCARNATION, str(held))] if held else []
 
 
 def _bytes_of(message: Any) -> bytes:

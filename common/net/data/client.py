@@ -16,6 +16,7 @@ from common.net import addresses, control
 from common.net.data.messages import Messages, call_headers, is_over, prepare
 from common.net.http2.connection import Connection
 from common.net.http2.frames import Headers, ResetError
+from common.net.http2.pace import Pace
 from common.shards.assembly import Assembly
 from common.shards.pushes import Buffer, Header, PullRequest
 from common.wire.messages import DescribeRequest
@@ -69,7 +70,7 @@ class DataClient:
         Raises:
             UnreachableError: no server answers.
         """
-        connection = self._connection or self._connect()
+        connection = self._standing() or self._connect()
         connection.pipe.set_deadline(time.monotonic() + CONNECT_SECONDS)
         try:
             connection.request(call_headers(method, self._incarnation))
@@ -77,6 +78,16 @@ class DataClient:
             self.drop()
             raise
         return Call(self, connection, method)
+
+    def _standing(self) -> Connection | None:
+        """Return the connection, unless the server has ended it: a silent stranger's does not last."""
+        if (connection := self._connection) is not None:
+            connection.pipe.set_deadline(time.monotonic() + CONNECT_SECONDS)
+            try:
+                connection.take_news()
+            except LayerwiseError:
+                self.drop()
+        return self._connection
 
     def _connect(self) -> Connection:
         address, port = self._locate()
@@ -153,23 +164,26 @@ class Call:
         while self.read(CONNECT_SECONDS) is not None:
             pass
 
-    def read(self, seconds: float) -> bytearray | None:
-        """Read the next answer, within `seconds`; None after the last."""
-        self._await(seconds)
+    def read(self, bound: float | Pace) -> bytearray | None:
+        """Read the next answer, within seconds or at a pace; None after the last."""
+        self._await(bound)
         answer = self._messages.read()
         if answer is None:
             self._finish()
         return answer
 
-    def land(self, assembly: Assembly, buffer: memoryview, seconds: float) -> None:
-        """Receive the next frame's piece in place in a shard's buffer, within `seconds`."""
-        self._await(seconds)
+    def land(self, assembly: Assembly, buffer: memoryview, pace: Pace) -> None:
+        """Receive the next frame's piece in place in a shard's buffer, at a pace."""
+        self._await(pace)
         if self._messages.land(assembly, buffer) is None:
             self._finish()
             raise RunFailedError("a pull ended before the shard was whole")
 
-    def _await(self, seconds: float) -> None:
-        self._connection.pipe.set_deadline(time.monotonic() + seconds)
+    def _await(self, bound: float | Pace) -> None:
+        if isinstance(bound, Pace):
+            self._connection.pipe.set_pace(bound)
+        else:
+            self._connection.pipe.set_deadline(time.monotonic() + bound)
         if not self._answered:
             self._answered = True
             self._take_headers(self._connection.headers())
@@ -187,29 +201,29 @@ class Call:
 def pull(
     client: DataClient, request: PullRequest, seconds: float, room: memoryview | None = None
 ) -> tuple[Header, memoryview]:
-    """Pull one consistent version of a shard, within `seconds`, and return header and buffer.
+    """Pull one consistent version of a shard, and return header and buffer.
 
     Args:
         client: of the master.
         request: the shard and the reader.
-        seconds: bound of the whole pull.
+        seconds: longest standstill; a pull that goes on may take any time.
         room: memory for the version, if of the right size; by default the memory is new.
 
     Raises:
         NotFoundError: the master has no shard of that name.
         LayerwiseError: the pull failed otherwise.
     """
-    until = time.monotonic() + seconds
+    pace = Pace(seconds)
     with client.call(PULL) as call:
         call.send(PULL.request.encode(request), last=True)
-        first = call.read(seconds)
+        first = call.read(pace)
         if first is None:
             raise RunFailedError("a pull ended before the shard was whole")
         assembly = Assembly(decode_frame(first), None)
         buffer = _place(assembly, room)
         while not assembly.complete:
-            call.land(assembly, buffer, until - time.monotonic())
-        if call.read(until - time.monotonic()) is not None:
+            call.land(assembly, buffer, pace)
+        if call.read(pace) is not None:
             raise RunFailedError("a pull went on after the shard was whole")
     return assembly.header, buffer
 

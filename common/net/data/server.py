@@ -17,30 +17,29 @@ from typing import Any
 from common.errors import LayerwiseError, StalledError
 from common.net.addresses import cannot_listen
 from common.net.data import streams
+from common.net.data.callers import OPENING_SECONDS, Caller, Requests
 from common.net.data.messages import (
     ANSWER_HEADERS,
     CONTENT_TYPE,
-    Messages,
     caller_incarnation,
     prepare,
     status_headers,
 )
+from common.net.data.places import Bounds, Places, neighbourhood
 from common.net.http2.connection import Connection
 from common.net.http2.frames import BrokenError, Code, Headers, ProtocolError, ResetError
+from common.net.http2.pipe import WRITE_SECONDS
 from common.net.listening import open_listener
 from common.supervision import PAUSE_SECONDS, Rounds, SupervisedThread
 from common.wire.methods import Method
 
 log = logging.getLogger("layerwise.data")
 
-# Four connections of every slave, and some readers.
-MOST_CONNECTIONS = 2048
-OPENING_SECONDS = 10.0
 # Upper bound of a stop, for all connections together.
 STOP_SECONDS = 10.0
 
 # Reads a call's requests and sends its answers.
-Handler = Callable[[Messages], None]
+Handler = Callable[[Requests], None]
 
 
 class UnknownMethodError(LayerwiseError):
@@ -54,26 +53,32 @@ class DataServer:
 
     Args:
         on_error: takes the error of each call that fails.
-        most: upper bound of open connections; a further connection is closed.
-        opening_seconds: time in which a connection must begin its first call, TLS handshake included.
-        admit: takes the incarnation in a call's headers (0: none) before the handler runs, on any thread;
-            raises LayerwiseError to refuse the call.
+        bounds: of the open connections.
+        opening_seconds: time in which a stranger must begin a call, TLS handshake included, and send the
+            call's first message.
+        stalled_seconds: longest standstill within a request.
+        admit: takes the incarnation in a call's headers (0: none) before the handler runs, on any thread, and
+            of a silent lease holder now and then; raises LayerwiseError to refuse the caller.
         tls: certificates and trust; None: in the clear.
     """
 
     def __init__(
         self,
         on_error: Callable[[LayerwiseError], None] = lambda _: None,
-        most: int = MOST_CONNECTIONS,
+        bounds: Bounds = Bounds(),  # noqa: B008 - frozen
         opening_seconds: float = OPENING_SECONDS,
         *,
-        admit: Callable[[int], None] = lambda _: None,
+        stalled_seconds: float = WRITE_SECONDS,
+        admit: Callable[[int], object] = lambda _: None,
         tls: ssl.SSLContext | None = None,
     ) -> None:
         self._handlers: dict[str, tuple[Handler, int]] = {}
         self._open: dict[str, tuple[streams.Handler, asyncio.AbstractEventLoop]] = {}
-        self._most = most
+        self._places: Places[Connection] = Places(bounds)
+        # Connections that were told to leave are still open for a moment.
+        self._most = bounds.holders + 2 * bounds.strangers
         self._opening_seconds = opening_seconds
+        self._stalled_seconds = stalled_seconds
         self._on_error = on_error
         self._admit = admit
         self._tls = tls
@@ -144,7 +149,7 @@ class DataServer:
 
     def _accept_from(self, listening: socket.socket) -> None:
         try:
-            stream, _ = listening.accept()
+            stream, peer = listening.accept()
         except ConnectionAbortedError:  # the peer has left again
             return
         except OSError:
@@ -157,15 +162,15 @@ class DataServer:
             # The peer has left again.
             stream.close()
             return
-        self._take(connection)
+        self._take(connection, neighbourhood(peer[0]))
 
-    def _take(self, connection: Connection) -> None:
-        """Serve a connection on a thread, unless too many are open."""
+    def _take(self, connection: Connection, address: str) -> None:
+        """Serve a connection on a thread, in the place of an older one if need be."""
         thread = SupervisedThread(lambda: self._serve(connection), "data")
         with self._lock:
-            taken = len(self._threads) < self._most
-            if taken:
+            if taken := len(self._threads) < self._most:
                 self._threads[connection] = thread
+                _send_away(self._places.enter(connection, address))
         try:
             if taken:
                 thread.start()
@@ -175,25 +180,29 @@ class DataServer:
             self._drop(connection)
             raise
 
+    def _promote(self, connection: Connection, incarnation: int) -> None:
+        with self._lock:
+            _send_away(self._places.promote(connection, incarnation))
+
     def _drop(self, connection: Connection) -> None:
         connection.pipe.close()
         with self._lock:
+            self._places.leave(connection)
             self._threads.pop(connection, None)
 
     def _serve(self, connection: Connection) -> None:
+        caller = Caller(connection, self._admit, self._promote, self._opening_seconds)
         try:
-            # A connection without a call may not keep others out.
-            connection.pipe.set_deadline(time.monotonic() + self._opening_seconds)
+            caller.bound_wait()
             connection.open()
             while (headers := connection.accept()) is not None:
-                connection.pipe.set_deadline(None)
                 if (served := self._open.get(dict(headers).get(":path", ""))) and _is_grpc(headers):
                     handler, loop = served
-                    answered = self._answer_open(connection, headers, handler)
+                    answered = self._answer_open(connection, caller, headers, handler)
                     asyncio.run_coroutine_threadsafe(answered, loop).result()
                     return
-                self._answer(connection, headers)
-                connection.pipe.set_deadline(None)
+                self._answer(connection, caller, headers)
+                caller.bound_wait()
         except ProtocolError as error:
             log.info("a connection of the data plane was closed: %s", error)
             connection.refuse(error.code, str(error))
@@ -204,12 +213,18 @@ class DataServer:
         finally:
             self._drop(connection)
 
-    async def _answer_open(self, connection: Connection, headers: Headers, handler: streams.Handler) -> None:
+    async def _answer_open(
+        self, connection: Connection, caller: Caller, headers: Headers, handler: streams.Handler
+    ) -> None:
         await streams.answer(
-            connection.hand_over(), handler, self._on_error, lambda: self._admit(caller_incarnation(headers))
+            connection.hand_over(),
+            handler,
+            self._on_error,
+            lambda: self._admit(caller_incarnation(headers)),
+            caller.welcome,
         )
 
-    def _answer(self, connection: Connection, headers: Headers) -> None:
+    def _answer(self, connection: Connection, caller: Caller, headers: Headers) -> None:
         if not _is_grpc(headers):
             connection.send_headers([(":status", "415")], last=True)
             return
@@ -219,9 +234,9 @@ class DataServer:
                 raise UnknownMethodError(
                     f"this port serves {self._services()} alone; the gRPC port has the rest"
                 )
-            self._admit(caller_incarnation(headers))
+            caller.identify(caller_incarnation(headers))
             handler, most = served
-            handler(Messages(connection, most))
+            handler(Requests(connection, most, caller, self._stalled_seconds))
         except ResetError:
             return
         except BrokenError:
@@ -229,7 +244,7 @@ class DataServer:
         except LayerwiseError as error:
             self._on_error(error)
             connection.send_headers(status_headers(error.status, str(error)), last=True)
-            if isinstance(error, StalledError):
+            if caller.lapsed or isinstance(error, StalledError):
                 # The beginning of the peer's next frame is unknown.
                 connection.refuse(Code.NO_ERROR, "it stood still")
                 raise BrokenError(str(error)) from None
@@ -239,6 +254,11 @@ class DataServer:
     def _services(self) -> str:
         services = {path.split("/")[1].rpartition(".")[2] for path in (*self._handlers, *self._open)}
         return " and ".join(sorted(services))
+
+
+def _send_away(connection: Connection | None) -> None:
+    if connection is not None:
+        connection.pipe.interrupt()
 
 
 def _is_grpc(headers: Headers) -> bool:

@@ -14,16 +14,12 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
-import numpy as np
-
-from common.bounds import LARGEST_SIGNAL_MESSAGE_BYTES
-from common.errors import LayerwiseError, MalformedError, TooLargeError, UnreachableError
+from common.errors import LayerwiseError, MalformedError, StalledError, TooLargeError, UnreachableError
+from common.net.data.incoming import Incoming, Requests
 from common.net.data.messages import (
     ANSWER_HEADERS,
-    PREFIX_BYTES,
     call_headers,
     is_over,
-    message_length,
     prefix,
     prepare,
     status_headers,
@@ -31,6 +27,7 @@ from common.net.data.messages import (
 from common.net.http2.end import End
 from common.net.http2.frames import BrokenError, Code, Headers, ProtocolError, ResetError
 from common.net.http2.loop_pipe import LoopPipe
+from common.net.http2.pace import Pace
 from common.net.http2.pipe import SLOWEST_BYTES
 from common.net.http2.tls import TlsLoopPipe, wrap
 from common.net.tasks import cancel
@@ -42,20 +39,23 @@ log = logging.getLogger("layerwise.data")
 CONNECT_SECONDS = 10.0
 # A peer whose call has ended is read from for so long, until the peer has closed.
 LINGER_SECONDS = 5.0
-# Memory for a message grows with the bytes that have come, from this size on.
-FIRST_BYTES = 4 << 20
 # A silent peer is pinged so often, and given up after so long without a byte.
 PING_SECONDS, SILENT_SECONDS = 10.0, 40.0
+# A message that has begun must go on; its rate is measured over so long.
+MESSAGE_SECONDS = 30.0
 
 # Parts of a message, one behind the other.
 Parts = tuple[Buffer, ...]
 # Yields the answers of a call. The requests must be read meanwhile: news of the peer's window lie behind
 # them.
-Handler = Callable[[AsyncIterator[Buffer]], AsyncGenerator[Parts, None]]
+Handler = Callable[[Requests], AsyncGenerator[Parts, None]]
 
 
 class Stream:
     """Calling end of an open call; a task may read while a second task writes.
+
+    Attributes:
+        incoming: reads the messages.
 
     Raises (every method):
         LayerwiseError: the error that the peer's status stands for.
@@ -64,6 +64,7 @@ class Stream:
 
     def __init__(self, end: End, method: Method[Any, Any]) -> None:
         self._end = end
+        self.incoming = Incoming(end)
         self._method = method
         self._answered = False
 
@@ -78,7 +79,7 @@ class Stream:
             if is_over(await self._end.headers(), self._method):
                 return None
         try:
-            message = await _read(self._end)
+            message = await self.incoming.read()
         except (MalformedError, TooLargeError) as error:
             # Unlike a status, no word of the peer about this side's messages.
             raise UnreachableError(f"the peer broke off: {error}") from None
@@ -118,8 +119,9 @@ async def opened(
         except TimeoutError:
             raise UnreachableError(f"{host}:{port}: answers, but does not speak HTTP/2") from None
         await end.request(call_headers(method, incarnation))
-        async with _kept_alive(end, pipe):
-            yield Stream(end, method)
+        stream = Stream(end, method)
+        async with _kept_alive(end, pipe, stream.incoming):
+            yield stream
     finally:
         await pipe.close()
 
@@ -130,17 +132,21 @@ async def _connected_pipe(host: str, port: int, tls: ssl.SSLContext | None) -> L
 
 
 @asynccontextmanager
-async def _kept_alive(end: End, pipe: LoopPipe) -> AsyncIterator[None]:
-    """Ping a silent peer within the context, and end the connection of a peer that stays silent."""
-    pinging = asyncio.ensure_future(_ping(end, pipe))
+async def _kept_alive(end: End, pipe: LoopPipe, incoming: Incoming) -> AsyncIterator[None]:
+    """Ping a silent peer within the context.
+
+    The connection of a peer that stays silent, or that stops within a message, is ended.
+    """
+    pinging = asyncio.ensure_future(_ping(end, pipe, incoming))
     try:
         yield
     finally:
         await cancel([pinging])
 
 
-async def _ping(end: End, pipe: LoopPipe) -> None:
+async def _ping(end: End, pipe: LoopPipe, incoming: Incoming) -> None:
     taken, taken_at = 0, 0.0
+    pace = Pace(MESSAGE_SECONDS)
     while True:
         await asyncio.sleep(PING_SECONDS)
         now, taken_before, taken = asyncio.get_running_loop().time(), taken, pipe.acknowledged()
@@ -153,8 +159,14 @@ async def _ping(end: End, pipe: LoopPipe) -> None:
             pipe.interrupt()
             return
         try:
+            if incoming.under_way:
+                pace.take(pipe.received - pace.nbytes)
+            else:
+                pace = Pace(MESSAGE_SECONDS)
+                pace.nbytes = pipe.received
             end.ping()
-        except ProtocolError:
+        except (ProtocolError, StalledError) as error:
+            log.info("a stream was closed: %s", error)
             pipe.interrupt()
             return
 
@@ -189,7 +201,8 @@ async def answer(
     end: End,
     handler: Handler,
     on_error: Callable[[LayerwiseError], None],
-    admit: Callable[[], None],
+    admit: Callable[[], object],
+    on_welcome: Callable[[int], None] = lambda _: None,
 ) -> None:
     """Answer the call that a connection has begun, and end call and connection.
 
@@ -198,13 +211,15 @@ async def answer(
         handler: yields the answers.
         on_error: takes the error that ends the call, unless the peer is gone.
         admit: raises LayerwiseError to refuse the caller before the handler runs.
+        on_welcome: takes the incarnation of a caller that has shown a lease.
     """
     pipe = end.pipe
     assert isinstance(pipe, LoopPipe)
     try:
         await end.send_headers(ANSWER_HEADERS)
-        async with _kept_alive(end, pipe):
-            status = await _status(end, handler, on_error, admit)
+        incoming = Incoming(end)
+        async with _kept_alive(end, pipe, incoming):
+            status = await _status(end, handler, Requests(incoming, on_welcome), on_error, admit)
         await end.send_headers(status, last=True)
         # The next call has to come over another connection.
         await pipe.leave(end.goaway(Code.NO_ERROR), LINGER_SECONDS)
@@ -220,15 +235,15 @@ async def answer(
 async def _status(
     end: End,
     handler: Handler,
+    requests: Requests,
     on_error: Callable[[LayerwiseError], None],
-    admit: Callable[[], None],
+    admit: Callable[[], object],
 ) -> Headers:
     """Send all answers, and return the trailers.
 
     Raises:
         BrokenError, ResetError: the peer is gone.
     """
-    requests = _Requests(end)
     try:
         admit()
         async with aclosing(handler(requests)) as answers:
@@ -244,65 +259,5 @@ async def _status(
     return status_headers("OK")
 
 
-class _Requests:
-    """Messages of a call, until the peer ends them or the call is answered."""
-
-    def __init__(self, end: End) -> None:
-        self._end = end
-        self._reading: asyncio.Task[memoryview | None] | None = None
-        self._closed = False
-
-    def __aiter__(self) -> _Requests:
-        return self
-
-    async def __anext__(self) -> Buffer:
-        if self._closed:
-            raise StopAsyncIteration
-        self._reading = asyncio.ensure_future(_read(self._end))
-        try:
-            message = await self._reading
-        except asyncio.CancelledError:
-            current = asyncio.current_task()
-            if self._closed and not (current and current.cancelling()):
-                raise StopAsyncIteration from None
-            raise
-        if message is None:
-            raise StopAsyncIteration
-        return message
-
-    async def close(self) -> None:
-        """Read no more: a task that waits for a message finds the end of the messages."""
-        self._closed = True
-        if self._reading is not None:
-            await cancel([self._reading])
-
-
 async def _send(end: End, parts: Parts) -> None:
     await end.send(prefix(parts), *parts)
-
-
-async def _read(end: End) -> memoryview | None:
-    if not await end.more():
-        return None
-    head = bytearray(PREFIX_BYTES)
-    await _fill(end, memoryview(head))
-    length = message_length(head, LARGEST_SIGNAL_MESSAGE_BYTES)
-    message, filled = _room(min(length, FIRST_BYTES)), 0
-    while True:
-        await _fill(end, message[filled:])
-        filled = message.nbytes
-        if filled == length:
-            return message
-        wider = _room(min(length, 2 * filled))
-        wider[:filled] = message
-        message = wider
-
-
-def _room(nbytes: int) -> memoryview:
-    # Unlike bytearray, numpy leaves the memory as it was.
-    return np.empty(nbytes, np.uint8).data
-
-
-async def _fill(end: End, target: memoryview) -> None:
-    if not await end.into(target):
-        raise MalformedError("the stream ended within a message")

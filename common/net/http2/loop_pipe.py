@@ -29,6 +29,7 @@ class LoopPipe(Pipe):
 
     Attributes:
         received_at: the loop's time at which bytes last arrived.
+        received: number of bytes that have arrived.
     """
 
     def __init__(self, stream: socket.socket, ahead: Buffer = b"") -> None:
@@ -36,6 +37,7 @@ class LoopPipe(Pipe):
         stream.setblocking(False)
         self._loop = asyncio.get_running_loop()
         self.received_at = self._loop.time()
+        self.received = 0
         self._turn_bytes = 0
         self._writing = asyncio.Lock()
         self._news = asyncio.Event()
@@ -56,6 +58,7 @@ class LoopPipe(Pipe):
             raise BrokenError(CLOSED)
         self.received_at = self._loop.time()
         self._turn_bytes += count
+        self.received += count
         return count
 
     async def pause(self) -> None:

@@ -7,7 +7,7 @@ import socket
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Coroutine, Iterable
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from common.net.http2.frames import BrokenError
 from common.shards.pushes import Buffer
@@ -24,6 +24,23 @@ _ACKNOWLEDGED = slice(120, 128)
 
 WRITE_STALLED = "a peer does not take what it asked for"
 CLOSED = "the peer closed the connection"
+
+
+class Limit(Protocol):
+    """Bound of the reads of a thread by rate.
+
+    Attributes:
+        seconds: longest wait of a read until the bound is asked.
+    """
+
+    seconds: float
+
+    def take(self, nbytes: int) -> None:
+        """Count received bytes; zero after a wait without any.
+
+        Raises:
+            LayerwiseError: the peer is too slow.
+        """
 
 
 class Pipe(ABC):

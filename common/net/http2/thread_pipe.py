@@ -11,7 +11,7 @@ from common.errors import StalledError, UnreachableError
 from common.net.http2 import pipe
 from common.net.http2.frames import BrokenError
 from common.net.http2.loop_pipe import LoopPipe
-from common.net.http2.pipe import CLOSED, Pipe, broken, cut, run_sync
+from common.net.http2.pipe import CLOSED, Limit, Pipe, broken, cut, run_sync
 from common.shards.pushes import Buffer
 
 # A farewell waits so long, and for so many reads, until the peer has closed.
@@ -20,7 +20,7 @@ FAREWELL_SECONDS, FAREWELL_READS = 1.0, 256
 DEADLINE_TOLERANCE = 0.01
 # A reader that takes a piece of a shard within so long is sent the piece without a copy.
 OFFER_SECONDS = 0.02
-_STOOD_STILL = "a peer stood still within a message; send it again"
+_STOOD_STILL = "a peer stood still within a message"
 
 
 class ThreadPipe(Pipe):
@@ -29,6 +29,7 @@ class ThreadPipe(Pipe):
     def __init__(self, stream: socket.socket) -> None:
         super().__init__(stream)
         self._deadline: float | None = None
+        self._pace: Limit | None = None
         # Seconds that the kernel lets a read wait; 0 stands for ever.
         self._kernel_seconds = 0.0
         # Seconds that the kernel lets a write wait.
@@ -41,8 +42,12 @@ class ThreadPipe(Pipe):
         self._socket.settimeout(None)
 
     def set_deadline(self, moment: float | None) -> None:
-        """Set the monotonic time by which reads must be through; None disables the deadline."""
-        self._deadline = moment
+        """Set the monotonic time by which reads must be through; None disables every bound."""
+        self._deadline, self._pace = moment, None
+
+    def set_pace(self, pace: Limit) -> None:
+        """Bound the reads by rate, in the place of a deadline."""
+        self._deadline, self._pace = None, pace
 
     def _tell_kernel(self) -> None:
         """Have the kernel end the next read near the deadline.
@@ -52,7 +57,9 @@ class ThreadPipe(Pipe):
         Raises:
             BlockingIOError: the deadline has passed.
         """
-        if self._deadline is None:
+        if self._pace is not None:
+            seconds = self._pace.seconds
+        elif self._deadline is None:
             seconds = 0.0
         elif (seconds := self._deadline - time.monotonic()) <= 0:
             raise BlockingIOError
@@ -61,16 +68,25 @@ class ThreadPipe(Pipe):
             self._kernel_seconds = seconds
 
     async def _receive(self, target: memoryview, *, whole: bool) -> int:
-        try:
-            self._tell_kernel()
-            count = self._socket.recv_into(target, 0, socket.MSG_WAITALL if whole else 0)
-        except BlockingIOError:
-            raise StalledError(_STOOD_STILL) from None
-        except OSError as error:
-            raise broken(error) from None
+        while (count := self._receive_some(target, whole=whole)) is None:
+            if self._pace is None:
+                raise StalledError(_STOOD_STILL)
+            self._pace.take(0)
         if not count:
             raise BrokenError(CLOSED)
+        if self._pace is not None:
+            self._pace.take(count)
         return count
+
+    def _receive_some(self, target: memoryview, *, whole: bool) -> int | None:
+        """Receive what comes in time; None where nothing does."""
+        try:
+            self._tell_kernel()
+            return self._socket.recv_into(target, 0, socket.MSG_WAITALL if whole else 0)
+        except BlockingIOError:
+            return None
+        except OSError as error:
+            raise broken(error) from None
 
     async def write(self, *parts: Buffer) -> None:
         """Write parts in order."""

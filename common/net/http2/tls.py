@@ -19,7 +19,7 @@ from common.errors import RefusedError, StalledError
 from common.net.http2 import pipe
 from common.net.http2.frames import BrokenError
 from common.net.http2.loop_pipe import LoopPipe, wake
-from common.net.http2.pipe import CLOSED, Pipe, broken, cut
+from common.net.http2.pipe import Pipe, broken, cut, run_sync
 from common.net.http2.thread_pipe import ThreadPipe
 from common.shards.pushes import Buffer
 
@@ -134,6 +134,8 @@ class TlsThreadPipe(_Tls, ThreadPipe):
         self._socket.setblocking(False)
 
     def _seconds_left(self) -> float | None:
+        if self._pace is not None:
+            return self._pace.seconds
         return None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
 
     async def _ready(self, event: int, seconds: float | None) -> None:
@@ -142,18 +144,15 @@ class TlsThreadPipe(_Tls, ThreadPipe):
         if not waiting.poll(None if seconds is None else 1000 * seconds):
             raise TimeoutError
 
-    async def _receive(self, target: memoryview, *, whole: bool) -> int:  # noqa: ARG002 - a record at a time
+    def _receive_some(self, target: memoryview, *, whole: bool) -> int | None:  # noqa: ARG002 - by record
         try:
             if self._deadline is not None and time.monotonic() > self._deadline:
-                raise TimeoutError
-            count = await self._attempt(lambda: self._socket.recv_into(target), self._seconds_left)
+                return None
+            return run_sync(self._attempt(lambda: self._socket.recv_into(target), self._seconds_left))
         except TimeoutError:
-            raise StalledError("a peer stood still within a message; send it again") from None
+            return None
         except OSError as error:
             raise broken(error) from None
-        if not count:
-            raise BrokenError(CLOSED)
-        return count
 
     def offer(self, views: list[memoryview]) -> list[memoryview]:
         """Leave all: OpenSSL may hold a part of a record back, and asks for the bytes again."""

@@ -15,7 +15,7 @@ import hpack
 import pytest
 
 from common.errors import LayerwiseError
-from common.net.data.messages import CONTENT_TYPE, Messages
+from common.net.data.messages import CONTENT_TYPE, INCARNATION, Messages
 from common.net.data.server import DataServer
 from common.net.http2 import frames
 from common.net.http2.connection import Connection
@@ -26,7 +26,7 @@ from tests.common.net.certificates import Contexts, tls
 __all__ = ["tls"]  # a fixture
 
 DEADLINE = 20.0
-ASK = [(":method", "POST"), (":path", PUSH.path), ("content-type", CONTENT_TYPE)]
+ASK = [(":method", "POST"), (":path", PUSH.path), ("content-type", CONTENT_TYPE), (INCARNATION, "1")]
 
 
 def echo(messages: Messages) -> None:

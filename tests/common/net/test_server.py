@@ -8,8 +8,9 @@ import resource
 import socket
 import threading
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import contextmanager, suppress
+from typing import Any
 
 import hpack
 import pytest
@@ -17,12 +18,12 @@ import pytest
 from common.errors import FencedError, LayerwiseError, MalformedError, UnreachableError
 from common.net.data import streams
 from common.net.data.client import DataClient
+from common.net.data.incoming import Requests
 from common.net.data.messages import CONTENT_TYPE, INCARNATION, Messages
 from common.net.data.server import DataServer
 from common.net.data.streams import Parts, opened
 from common.net.http2 import frames
 from common.net.http2.frames import BrokenError, Kind, frame
-from common.shards.pushes import Buffer
 from common.wire.methods import EXCHANGE, PULL, PUSH
 from tests.common.net.certificates import Contexts, tls
 from tests.common.net.test_http2 import HELLO, data
@@ -38,7 +39,7 @@ MIB = 1 << 20
 class Served:
     """A server with handlers that idle, block and never read; counts the calls that began and ended."""
 
-    def __init__(self, tls: Contexts, admit: Callable[[int], None] = lambda _: None) -> None:
+    def __init__(self, tls: Contexts, admit: Callable[[int], None] = lambda _: None, **options: Any) -> None:
         self.tls = tls
         self.began: list[str] = []
         self.ends: list[BaseException | None] = []
@@ -46,7 +47,7 @@ class Served:
         self.loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self.loop.run_forever)
         self._thread.start()
-        self.server = DataServer(self.errors.append, admit=admit, tls=tls.server)
+        self.server = DataServer(self.errors.append, admit=admit, tls=tls.server, **options)
         self.server.add(PUSH, self._read_all)
         self.server.add(PULL, self._write_forever)
         self.server.add_open(EXCHANGE, self._exchange, self.loop)
@@ -67,8 +68,9 @@ class Served:
         while True:
             messages.send(bytes(MIB))
 
-    async def _exchange(self, requests: AsyncIterator[Buffer]) -> AsyncGenerator[Parts, None]:
+    async def _exchange(self, requests: Requests) -> AsyncGenerator[Parts, None]:
         word = bytes(await anext(requests))
+        requests.welcome(1)
         self.began.append(word.decode())
         try:
             while word == b"write":  # and never read
@@ -305,7 +307,7 @@ def test_a_server_listens_on_ipv4_ipv6_or_both(listen: str, reached: set[str]) -
 
 def test_a_send_has_time_of_its_own_for_the_window(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(frames, "OWN_WINDOW", 1 << 18)
-    client = DataClient(lambda: ("127.0.0.1", served.port), tls=served.tls.client)
+    client = served.client(1)
     with client.call(PUSH) as first:
         first.end()
     # The second call opens with an expired deadline, as a call does that has been open for long.

@@ -185,11 +185,10 @@ def test_a_client_that_does_not_offer_http2_is_refused(secure: Serving) -> None:
 
 def test_a_message_that_stops_short_is_given_up_by_its_deadline() -> None:
     def stall(messages: Messages) -> None:
-        messages.connection.pipe.set_deadline(time.monotonic() + 0.2)
         messages.read()
 
     errors: list[LayerwiseError] = []
-    server = DataServer(errors.append, tls=contexts().server)
+    server = DataServer(errors.append, stalled_seconds=0.2, tls=contexts().server)
     server.add(PUSH, stall)
     port = server.start("127.0.0.1", 0)
     client = DataClient(lambda: ("127.0.0.1", port), tls=contexts().client)

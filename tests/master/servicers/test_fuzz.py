@@ -24,8 +24,10 @@ from hypothesis import strategies as st
 
 from common.config.files import load
 from common.errors import FencedError, LayerwiseError, MalformedError, NotFoundError, TooLargeError
-from common.net.data.messages import Messages, prefix
+from common.net.data.callers import Caller, Requests
+from common.net.data.messages import prefix
 from common.net.http2.connection import Connection
+from common.net.http2.pipe import Limit
 from common.shards.pushes import Frame, Header, Operation, PushReply
 from common.shards.table import Table, lay_out
 from common.wire.messages import JoinRequest, LeaveRequest
@@ -198,8 +200,11 @@ class Target:
     def offer(self, stream: list[bytes]) -> list[PushReply]:
         """Push a stream of frames; returns the replies, and raises undocumented errors."""
         calls = Recorded(stream)
+        connection = cast(Connection, calls)
+        caller = Caller(connection, lambda _: None, lambda *_: None)
+        caller.welcome(self.incarnation)
         with contextlib.suppress(*DOCUMENTED):
-            self.parameters.push(Messages(cast(Connection, calls)))
+            self.parameters.push(Requests(connection, PUSH.request_bytes, caller))
         return calls.replies
 
 
@@ -213,6 +218,9 @@ class Recorded:
 
     def set_deadline(self, deadline: float | None) -> None:
         """Ignore: memory never stalls."""
+
+    def set_pace(self, pace: Limit) -> None:
+        """Ignore: memory is fast."""
 
     def more(self) -> bool:
         """Whether bytes are left."""

@@ -15,7 +15,8 @@ import pytest
 from common.net.data.server import DataServer
 from common.shards.pushes import Header, Operation
 from common.wire.payloads import CHUNK_BYTES, encode_frame, frames
-from master.servicers.parameters import LARGE_PUSHES, ParametersServicer
+from master.servicers.large_pushes import LARGE_PUSHES
+from master.servicers.parameters import ParametersServicer
 from tests.master.pushes import creation, parameters
 from tests.master.served import DEADLINE, Client, Served, served
 
@@ -70,7 +71,7 @@ def test_a_third_large_push_waits_until_one_of_two_is_in(master: Served) -> None
         streams[2].write(*chunks(3))
         # Its first chunk tells whose it is; the others stay where they are.
         until(lambda: received.bytes_received == (2 * LARGE_PUSHES + 1) * CHUNK_BYTES)
-        until(lambda: len(master.ports.parameters._large_pushes._waiting) == 1)
+        until(lambda: len(master.ports.parameters._large_pushes._permits._waiting) == 1)
         assert received.bytes_received == (2 * LARGE_PUSHES + 1) * CHUNK_BYTES
         streams[0].write(chunks(1)[-1])
         for which in (0, 2):

@@ -15,8 +15,8 @@ import pytest
 from common.bounds import LARGEST_PIECE_MESSAGE_BYTES
 from common.errors import FencedError, LayerwiseError, MalformedError, NotFoundError, UnreachableError
 from common.net.addresses import split_address
+from common.net.data.callers import Requests
 from common.net.data.client import DataClient, pull
-from common.net.data.messages import Messages
 from common.net.data.server import DataServer
 from common.shards.pushes import Header, Operation, PullRequest, PushReply
 from common.shards.table import Table, lay_out
@@ -49,7 +49,7 @@ def client(master: Served, request: pytest.FixtureRequest) -> Iterator[DataClien
     server = DataServer(master.master.run.tally.count_error, tls=tls.server)
     master.ports.parameters.register(server)
     port = server.start("127.0.0.1", 0)
-    calling = DataClient(lambda: ("127.0.0.1", port), tls=tls.client)
+    calling = DataClient(lambda: ("127.0.0.1", port), 1, tls.client)
     yield calling
     calling.drop()
     server.stop()
@@ -230,7 +230,7 @@ def test_a_fenced_caller_is_refused_by_its_header_before_a_push_is_read(
     lease = created(master)
     master.leave(lease.incarnation)
     read: list[object] = []
-    monkeypatch.setattr(Messages, "read", lambda messages: read.append(messages))
+    monkeypatch.setattr(Requests, "read", lambda messages: read.append(messages))
     caller = DataClient(lambda: split_address(master.data_address), lease.incarnation)
     try:
         with pytest.raises(FencedError, match="holds no lease"):

@@ -10,6 +10,7 @@ import pytest
 
 from common.net.data.client import Call, DataClient
 from common.net.data.server import DataServer
+from common.net.http2.pace import Pace
 from common.shards.assembly import Assembly
 from common.shards.pushes import Header, Operation, PullRequest
 from common.shards.table import lay_out
@@ -48,8 +49,9 @@ def rest(call: Call, assembly: Assembly) -> np.ndarray:
     buffer = np.empty(TABLE.nbytes, np.uint8)
     for offset, piece in assembly.pieces:
         buffer[offset : offset + piece.nbytes] = np.frombuffer(piece, np.uint8)
+    pace = Pace(DEADLINE)
     while not assembly.complete:
-        call.land(assembly, buffer.data, DEADLINE)
+        call.land(assembly, buffer.data, pace)
     assert call.read(DEADLINE) is None
     return buffer.view(np.float32)
 
@@ -58,7 +60,7 @@ def test_readers_that_pause_get_their_version_whole_while_pushes_go_on(master: S
     server = DataServer(master.master.run.tally.count_error, tls=tls.server)
     master.ports.parameters.register(server)
     port = server.start("127.0.0.1", 0)
-    clients = [DataClient(lambda: ("127.0.0.1", port), tls=tls.client) for _ in range(4)]
+    clients = [DataClient(lambda: ("127.0.0.1", port), 1, tls.client) for _ in range(4)]
     pushing, stuck, *readers = clients
     held, ones = master.join("a").incarnation, np.ones(COUNT, np.float32)
     try:

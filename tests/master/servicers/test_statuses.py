@@ -205,6 +205,20 @@ def test_a_wrong_push_gets_its_code_and_changes_nothing(
     assert client.push([frame((1.0, 1.0))])[0].applied
 
 
+def test_a_push_shows_its_lease_before_it_is_large(master: Served) -> None:
+    incarnation = created(master, np.zeros(1 << 15))
+    count, ones = 1 << 15, np.ones(1 << 15, np.float32).tobytes()
+    # Without the metadata of a lease.
+    pushing = master.client._push()
+    with pytest.raises(grpc.RpcError) as caught:
+        list(pushing(iter([pb.Frame(header=header(count, incarnation=incarnation), data=ones)])))
+    assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert "at most 65536" in caught.value.details()
+    shown = pb.Frame(header=header(count, incarnation=incarnation), data=ones[:8])
+    (reply,) = pushing(iter([shown, pb.Frame(offset=8, data=ones[8:])]))
+    assert reply.applied
+
+
 def test_pushes_before_a_wrong_one_stay_applied_and_answered(master: Served, client: Client) -> None:
     created(master)
     with client.pushing() as stream:

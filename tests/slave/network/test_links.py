@@ -7,6 +7,7 @@ import functools
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
@@ -20,6 +21,8 @@ from common.data.replicas import BatchRoutes
 from common.errors import ConfigError, FencedError, LayerwiseError, RefusedError
 from common.net import addresses
 from common.net.backoff import Backoff
+from common.net.data.pairs import HELLO_SECONDS
+from common.net.data.places import Bounds
 from common.net.data.server import DataServer
 from common.wire.boundary import Down, End, Ended, Lost, Message, Ready, Up
 from common.wire.messages import BoundaryKind, BoundaryMessage, JoinReply, Peer
@@ -30,12 +33,13 @@ from common.wire.signals import to_wire
 from master.relay import Relay
 from slave.network import neighbours
 from slave.network.dialers import Dialer, MasterDialer, NeighbourDialer
-from slave.network.endpoint import Endpoint
+from slave.network.endpoint import STRANGERS_OF_AN_ADDRESS, Endpoint
 from slave.network.links import Boundary, Links
 from slave.network.mail import Inbox
 from slave.network.neighbours import Neighbours
 from slave.network.servicer import BoundaryServer
 from slave.training.admission import Admission
+from tests.common.net.test_silence import crowd
 from tests.faults.proxy import Proxy
 from tests.integration.processes import until
 from tests.master.served import Client, Stream
@@ -49,13 +53,13 @@ RUN = "this run"
 class Switch:
     """Relay of a master at a free port; the newest incarnation of a seat holds the lease."""
 
-    def __init__(self) -> None:
+    def __init__(self, hello_seconds: float = HELLO_SECONDS) -> None:
         self.loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self.loop.run_forever)
         self._thread.start()
         self._holders: dict[int, JoinReply] = {}
         self.errors: list[LayerwiseError] = []
-        self.relay = Relay(RUN, [2, 1, 1], [2, 2, 2], None, self._holder, lambda **_: None)
+        self.relay = Relay(RUN, [2, 1, 1], [2, 2, 2], None, self._holder, lambda **_: None, hello_seconds)
         self.server = DataServer(self.errors.append)
         self.server.add_open(EXCHANGE, self.relay.exchange, self.loop)
         self.port = self.server.start("127.0.0.1", 0)
@@ -729,22 +733,43 @@ def test_with_slots_a_slow_neighbour_finds_the_newest_and_every_word(make: Make)
 
 def test_streams_that_never_say_whose_they_are_take_no_more_than_their_number_and_time() -> None:
     endpoint = Endpoint(NOWHERE)
-    server = BoundaryServer(2, endpoint.loop, hello_seconds=1.0)
+    server = BoundaryServer(Bounds(2, 2, 2, 2), endpoint.loop, hello_seconds=1.0)
     client = Client(f"127.0.0.1:{server.start('127.0.0.1:0')}")
     try:
-        with client.exchange() as one, client.exchange() as two:
-            threading.Event().wait(0.3)
-            with client.exchange() as third, pytest.raises(grpc.RpcError) as full:
-                third.read()
-            assert full.value.code().name == "UNAVAILABLE"
-            for silent in (one, two):
-                with pytest.raises(grpc.RpcError) as late:
-                    silent.read()
-                assert late.value.code().name == "DEADLINE_EXCEEDED"
+        with client.exchange() as one:
+            until(lambda: len(server._server._threads) == 1, DEADLINE)
+            with client.exchange() as two:
+                until(lambda: len(server._server._threads) == 2, DEADLINE)
+                with client.exchange() as third:
+                    # The newest takes the place of the oldest.
+                    with pytest.raises(grpc.RpcError) as full:
+                        one.read()
+                    assert full.value.code().name == "UNAVAILABLE"
+                    for silent in (two, third):
+                        with pytest.raises(grpc.RpcError) as late:
+                            silent.read()
+                        assert late.value.code().name == "DEADLINE_EXCEEDED"
     finally:
         client.close()
         server.stop()
         endpoint.close()
+
+
+def test_a_neighbour_gets_through_while_a_stranger_holds_all_that_it_may(make: Make) -> None:
+    lower, upper = make(1, 1), make(2, 2)
+    port = addresses.split_address(upper.endpoint.address)[1]
+    with ExitStack() as stack:
+
+        def hold() -> None:
+            for each in crowd(port, ["127.0.0.1"] * 2 * STRANGERS_OF_AN_ADDRESS, EXCHANGE.path):
+                stack.enter_context(each)
+
+        hold()
+        meet(lower, upper)
+        exchange(lower, upper, 0)
+        hold()
+        exchange(lower, upper, 1)
+        assert upper.server.refused.total() == 0
 
 
 def test_in_light_a_fenced_slave_learns_it_from_the_master(make: Make) -> None:
@@ -755,6 +780,18 @@ def test_in_light_a_fenced_slave_learns_it_from_the_master(make: Make) -> None:
         make(1, 3, switch=switching)
         assert isinstance(lower.inbox.get(timeout=DEADLINE), FencedError)
     finally:
+        switching.close()
+
+
+def test_in_light_a_call_without_a_hello_ends_in_time() -> None:
+    switching = Switch(hello_seconds=0.2)
+    client = Client(f"127.0.0.1:{switching.port}")
+    try:
+        with client.exchange() as silent, pytest.raises(grpc.RpcError) as late:
+            silent.read()
+        assert late.value.code().name == "DEADLINE_EXCEEDED"
+    finally:
+        client.close()
         switching.close()
 
 
