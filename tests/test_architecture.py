@@ -108,6 +108,7 @@ SEEN_ELSEWHERE = {
     "common.data.prefetch": "the request for a batch raises the error",
     "common.net.callback": "a check that is not greeted says so",
     "common.net.data.pairs": "the reader of a call closes the outbox, and the call raises the error",
+    "common.net.data.incoming": "the reader of a call ends with the call",
     "common.net.data.streams": "the parts of a call end with the call",
     "common.net.http2.loop_pipe": "the reader of a connection notices a writer's loss",
     "common.net.tasks": "the caller waits, and raises the first error",
