@@ -47,7 +47,7 @@ OPTIMIZERS = Registry(
         server_rate=0.003,
     ),
     OptimizerRow(
-        name="nadam", help="adam with Nesterov's momentum (Dozat, 2016)", moments=lambda _: 2, price=600.0,
+        name="nadam", help="adam with Nesterov's momentum (Dozat, 2016)", moments=lambda _: 2, price=900.0,
         server_rate=0.003,
     ),
     OptimizerRow(
