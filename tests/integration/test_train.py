@@ -168,7 +168,7 @@ def test_the_examples_are_short() -> None:
 
 
 def test_an_interrupted_run_keeps_what_was_learned_and_goes_on(cli: Cli) -> None:
-    process = cli.start("train", *QUICK, "--set", "run.batches=3000", "--run-dir", "run")
+    process = cli.start("train", *QUICK, "--set", "run.batches=1000", "--run-dir", "run")
     cli.wait_for(process, "test error", "stderr")
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=30)
@@ -178,7 +178,7 @@ def test_an_interrupted_run_keeps_what_was_learned_and_goes_on(cli: Cli) -> None
     summary = cli.json("train", "--run-dir", "run", "--json")
     assert summary["test_error_percent"] < 8
     # Taken up where it was left: a second start from nothing would push as often again.
-    assert 250 <= summary["versions"]["1/weights"] <= 310
+    assert 80 <= summary["versions"]["1/weights"] <= 110
     assert summary["lost_batches"] < 100
 
 
@@ -216,9 +216,13 @@ def test_served_synthesis_goes_on_after_a_killed_slave_and_a_killed_master(cli: 
     assert 100 < summary["versions"]["1/gradient"] <= 125
 
 
-@pytest.mark.parametrize("goes_on", [True, pytest.param(False, marks=pytest.mark.slow)])
-def test_a_slave_that_hangs_is_relieved_and_waits_as_a_spare_if_it_goes_on(cli: Cli, goes_on: bool) -> None:
-    process = cli.start("train", *QUICK, "--set", "run.batches=4000", "--run-dir", "run", "--json")
+@pytest.mark.parametrize(
+    ("goes_on", "batches"), [(False, 1200), pytest.param(True, 4000, marks=pytest.mark.slow)]
+)
+def test_a_slave_that_hangs_is_relieved_and_waits_as_a_spare_if_it_goes_on(
+    cli: Cli, goes_on: bool, batches: int
+) -> None:
+    process = cli.start("train", *QUICK, "--set", f"run.batches={batches}", "--run-dir", "run", "--json")
     cli.wait_for(process, "test error", "stderr")
     hanging = next(slave for slave in cli.of_kind("slave") if "layer 2 of 3" in _said(slave))
     hanging.suspend()
@@ -251,6 +255,7 @@ def test_nothing_outlives_a_killed_train(cli: Cli) -> None:
     until(lambda: not cli.processes(), 20)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not COMPILES, reason="no C++ compiler, or not Python's headers")
 def test_a_layer_that_is_compiled_learns_as_the_others(cli: Cli) -> None:
     run = ["--run-dir", "run", *QUICK, "--set", "network.layers=2", "--set", "cluster.compile=[true,false]"]
@@ -262,6 +267,7 @@ def test_a_layer_that_is_compiled_learns_as_the_others(cli: Cli) -> None:
     assert not any("compiling layer 2" in log for log in said)
 
 
+@pytest.mark.slow
 def test_a_layer_that_cannot_be_compiled_is_said_to_be_so(cli: Cli) -> None:
     cli.environment |= {"CXX": "no-such-compiler", "TORCHINDUCTOR_CACHE_DIR": str(cli.folder / "compiled")}
     done = cli.run("train", *QUICK, "--set", "network.layers=2", "--set", "cluster.compile=[false,true]")
