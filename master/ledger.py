@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from common.errors import LayerwiseError
 from master.disk.recovery import ROSTER
 from master.disk.state import StateDirectory, seal
 from master.roster import LeaseEvent
@@ -52,11 +53,15 @@ class Ledger:
             self._state.log(effect.line)
             if effect.ended:
                 self._end_lease(effect.ended)
-        self._state.write(ROSTER, seal(self.dump()))
+        self._state.write_in_room(ROSTER, seal(self.dump()))
 
     async def apply(self, decide: Callable[[Request, float], Reply], request: Request) -> Reply:
-        """Give the run a request, and carry the effects out before the reply leaves."""
-        reply = decide(request, time.monotonic())
+        """Give the run a request, and carry the effects out before the reply leaves, or the error."""
+        try:
+            reply = decide(request, time.monotonic())
+        except LayerwiseError:
+            self._take_effects()
+            raise
         await self._carry_out()
         return reply
 
@@ -71,17 +76,21 @@ class Ledger:
         One write serves all changes that have come while another was under way. A write that failed (a full
         disk) is owed: no reply leaves before a write succeeds.
         """
+        self._take_effects()
+        wanted = self._changes
+        if self._durable < wanted:
+            async with self._turn:
+                if self._durable < wanted:
+                    await self._settle()
+
+    def _take_effects(self) -> None:
+        """Log the effects of the last inputs; the values are then owed to the disk."""
         for effect in self._run.take_effects():
             self._state.log(effect.line)
             self._changes += 1
             if effect.ended:
                 self._ended.append(effect.ended)
-        wanted = self._changes
-        self._run.roster.unsettled = self._durable < wanted
-        if self._durable < wanted:
-            async with self._turn:
-                if self._durable < wanted:
-                    await self._settle()
+        self._run.roster.unsettled = self._durable < self._changes
 
     async def save(self) -> None:
         """Write the run's values durably."""
@@ -105,7 +114,7 @@ class Ledger:
         """Write the present values on a thread: the event loop waits for no disk."""
         text = seal(self.dump())
         loop = asyncio.get_running_loop()
-        await loop.run_in_executor(self._state.writer, self._state.write, ROSTER, text)
+        await loop.run_in_executor(self._state.writer, self._state.write_in_room, ROSTER, text)
 
     def dump(self) -> dict[str, Any]:
         """Values that must outlive the master beside the shards."""

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import signal
 import time
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 from common.config.sections import Config
+from common.errors import MalformedError, RunFailedError
 from common.lifecycle import (
     INTERRUPTED,
     cpu_seconds,
@@ -71,14 +74,16 @@ class Master:
         effects: list[Effect] = []
         if recovery:
             # Every lease ends, durably, before a shard is put back: a crash in between repeats the whole.
-            saved, effects = fence_saved(config, saved, recovery.run, recovery.reason, time.monotonic())
-            state.write(ROSTER, seal(saved))
+            with _naming_roster(state):
+                saved, effects = fence_saved(config, saved, recovery.run, recovery.reason, time.monotonic())
+            state.write_in_room(ROSTER, seal(saved))
             recovery.put_back(state)
             state.discard(ROLLBACK)
             recovery.report(state)
         state.note_boot()
         self.store = Store(state, policies(config))
-        self.run = Run(config, self.store, saved, uuid.uuid4().hex)
+        with _naming_roster(state):
+            self.run = Run(config, self.store, saved, uuid.uuid4().hex)
         windows = [config.decoupling.window(k, config.layers) for k in range(1, config.layers + 1)]
         roster, slots = self.run.roster, config.decoupling.slots
         self.relay = Relay(
@@ -166,6 +171,19 @@ class Master:
         self.scheduler.close()
         await self.ledger.save()
         self.state.log({"event": "stopped"})
+
+
+@contextlib.contextmanager
+def _naming_roster(state: StateDirectory) -> Iterator[None]:
+    """Context in which a saved number out of range is an error of the file.
+
+    Raises:
+        RunFailedError: a number is out of range.
+    """
+    try:
+        yield
+    except MalformedError as error:
+        raise RunFailedError(f"{state.path / ROSTER}: {error}; restore the file from a copy") from None
 
 
 class Ports:

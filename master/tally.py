@@ -11,6 +11,8 @@ from typing import Any, Self
 from common.errors import FencedError, LayerwiseError, MalformedError, TooLargeError
 from common.shards.pushes import PushReply
 from common.wire import messages as m
+from common.wire.ranges import PLACE, Range
+from common.wire.saved import restore_keys, restore_map, restore_number
 
 # Counters that outlive the master.
 KEPT = (
@@ -19,6 +21,7 @@ KEPT = (
 )  # fmt: skip
 # Staler pushes count with this staleness: the table stays bounded.
 MOST_STALE = 1024
+_STALENESS = Range(0, MOST_STALE)
 
 
 @dataclass
@@ -56,11 +59,18 @@ class Tally:
 
     @classmethod
     def restore(cls, saved: dict[str, Any]) -> Self:
-        """Restore counters from `dump` by way of JSON, which turns keys into text."""
-        tally = cls(**{name: saved.get("counters", {}).get(name, 0) for name in KEPT})
-        for layer, counts in saved.get("staleness", {}).items():
-            tally.staleness[int(layer)].update({int(staleness): count for staleness, count in counts.items()})
-        tally.refused.update({int(layer): count for layer, count in saved.get("refused", {}).items()})
+        """Restore counters from `dump` by way of JSON, which turns keys into text.
+
+        Raises:
+            MalformedError: a number is out of range; the text has name and value.
+        """
+        counters = saved.get("counters", {})
+        tally = cls()
+        for name in KEPT:
+            setattr(tally, name, restore_number(counters.get(name, 0), name))
+        for layer, counts in restore_keys(saved.get("staleness", {}), "staleness", PLACE).items():
+            tally.staleness[layer].update(restore_map(counts, f"staleness[{layer}]", _STALENESS))
+        tally.refused.update(restore_map(saved.get("refused", {}), "refused", PLACE))
         return tally
 
     def dump(self) -> dict[str, Any]:

@@ -6,6 +6,7 @@ Every access of `master.disk` to files goes through `Files`: a test can lose, te
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import fcntl
 import mmap
 import os
@@ -20,6 +21,8 @@ import numpy as np
 from common.shards.pushes import Buffer
 from master.store.optimizers import Bytes
 
+# Of the system call renameat2: the working directory, and the flag for an exchange.
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -75,6 +78,9 @@ class Files(Protocol):
     def create(self, path: Path) -> AbstractContextManager[Writer]:
         """Open a new file, which replaces an old file of the name, for writing."""
 
+    def overwrite(self, path: Path) -> AbstractContextManager[Writer]:
+        """Open a file, which is made if missing, for writing over its content; the size never falls."""
+
     def map(self, path: Path) -> Mapping:
         """Map a whole file that is not empty."""
 
@@ -95,6 +101,9 @@ class Files(Protocol):
 
     def rename(self, source: Path, target: Path) -> None:
         """Rename a file or folder, over an old file."""
+
+    def exchange(self, source: Path, target: Path) -> None:
+        """Have two files exchange names; rename `source` where the system cannot, or without a `target`."""
 
     def remove(self, path: Path) -> None:
         """Remove a file, if the file exists."""
@@ -122,6 +131,12 @@ class DiskFiles:
     def create(self, path: Path) -> Iterator[Writer]:
         """Open a new file for writing."""
         with path.open("wb") as file:
+            yield _DiskWriter(file)
+
+    @contextmanager
+    def overwrite(self, path: Path) -> Iterator[Writer]:
+        """Open a file for writing over its content."""
+        with open(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666), "r+b") as file:
             yield _DiskWriter(file)
 
     def map(self, path: Path) -> Mapping:
@@ -160,6 +175,11 @@ class DiskFiles:
         """Rename atomically."""
         source.replace(target)
 
+    def exchange(self, source: Path, target: Path) -> None:
+        """Exchange the names of two files atomically, or rename atomically."""
+        if not _exchange(source, target):
+            source.replace(target)
+
     def remove(self, path: Path) -> None:
         """Remove a file."""
         path.unlink(missing_ok=True)
@@ -192,6 +212,16 @@ class DiskFiles:
         with contextlib.suppress(OSError):
             return _BOOT.read_text(encoding="ascii").strip()
         return ""
+
+
+def _exchange(source: Path, target: Path) -> bool:
+    """Exchange the names of two files; False without a target, or on a system or disk that cannot."""
+    try:
+        exchange = ctypes.CDLL(None).renameat2
+    except AttributeError:
+        return False
+    names = os.fsencode(source), os.fsencode(target)
+    return bool(exchange(_AT_FDCWD, names[0], _AT_FDCWD, names[1], _RENAME_EXCHANGE) == 0)
 
 
 class _DiskWriter:

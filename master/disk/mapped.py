@@ -18,8 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from common import strict_json
-from common.errors import RunFailedError
+from common.errors import MalformedError, RunFailedError
 from common.shards.table import Table, TensorSpec
+from common.wire.ranges import COUNT, PLACE, SMALL, Range
+from common.wire.saved import restore_map, restore_number
 from master.disk.files import Files
 from master.store.optimizers import Bytes
 from master.store.shard import Record
@@ -149,14 +151,37 @@ class MappedPair:
                     f"{self.path}: both records are torn; restore the state directory from a copy"
                 )
             return False
-        self._commits = newest.pop("commit")
-        for name in ("sequences", "progress"):
-            newest[name] = {int(which): number for which, number in newest[name].items()}
-        self.checksums = newest.pop("checksums", [])
-        self.record = Record(**newest)
+        try:
+            self._restore(newest)
+        except (MalformedError, LookupError) as error:
+            raise RunFailedError(
+                f"{self.path}: the record of commit {newest['commit']}: {error}; restore the state directory "
+                "from a copy"
+            ) from None
         if damage := self.find_damage():
             raise RunFailedError(f"{damage}; restore the state directory from a copy")
         return True
+
+    def _restore(self, saved: dict[str, Any]) -> None:
+        """Take over a commit's numbers.
+
+        Raises:
+            MalformedError: a number is out of range.
+            LookupError: a number is missing.
+        """
+        commits = restore_number(saved["commit"], "commit")
+        checksums = [restore_number(each, "a checksum", SMALL) for each in saved.get("checksums", [])]
+        if len(checksums) not in (0, -(-self.buffers[0].nbytes // self._piece_bytes)):
+            raise MalformedError(f"{len(checksums)} checksums do not fit the buffer")
+        self.record = Record(
+            version=restore_number(saved["version"], "version"),
+            active=restore_number(saved["active"], "active", Range(0, 1)),
+            progress=restore_map(saved["progress"], "progress", PLACE),
+            sequences=restore_map(saved["sequences"], "sequences", COUNT),
+            steps=restore_number(saved["steps"], "steps"),
+            refused=[restore_number(each, "refused") for each in saved["refused"]],
+        )
+        self.checksums, self._commits = checksums, commits
 
     def flush(self) -> None:
         """Bring the whole file to the disk."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import errno
 import json
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from master.disk import mapped
 from master.disk.events import EventLog
 from master.disk.files import DISK, Files
 from master.disk.mapped import MappedPair
+from master.disk.room import write_in_room
 from master.store.optimizers import Bytes
 from master.store.shard import BufferPair, Record
 
@@ -166,16 +168,37 @@ class StateDirectory:
         return found, damaged
 
     def write(self, name: str, text: str) -> None:
-        """Write a small file, durably and atomically.
+        """Write a small file, durably and atomically; needs no room for the content that is there already.
 
         Raises:
             NoRoomError: the file cannot be written; the old file is still there.
         """
         fresh = self.path / f".{name}.new"
-        try:
-            write_durably(self.files, fresh, text)
-            self.files.rename(fresh, self.path / name)
+        with self._needs_room(name):
+            if not self._holds(name, text):
+                write_durably(self.files, fresh, text)
+                self.files.rename(fresh, self.path / name)
             self.files.sync_folder(self.path)
+
+    def _holds(self, name: str, text: str) -> bool:
+        try:
+            return self.read(name) == text
+        except RunFailedError:
+            return False
+
+    def write_in_room(self, name: str, text: str) -> None:
+        """Write a small file as `write` does, in room of its own, also while the disk is full.
+
+        Raises:
+            NoRoomError: the file cannot be written; the old file is still there.
+        """
+        with self._needs_room(name):
+            write_in_room(self.files, self.path / name, text)
+
+    @contextlib.contextmanager
+    def _needs_room(self, name: str) -> Iterator[None]:
+        try:
+            yield
         except OSError as error:
             raise NoRoomError(
                 f"{self.path / name}: cannot be written: {error.strerror}; free disk space"

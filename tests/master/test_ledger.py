@@ -6,14 +6,15 @@ import asyncio
 import json
 import threading
 from concurrent.futures import Future
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from common.errors import FencedError, NoRoomError, UnreachableError
+from common.errors import FencedError, NoRoomError, RefusedError, UnreachableError
 from common.net import control
 from common.wire import methods
-from common.wire.messages import JoinReply, JoinRequest, LeaveRequest, StatusRequest
+from common.wire.messages import Holdings, JoinReply, JoinRequest, LeaveRequest, StatusRequest
 from tests.master.disk.test_recovery import begun, contents, push, trained
 from tests.master.full_disk import full_disk
 from tests.master.pushes import update
@@ -75,3 +76,17 @@ def test_an_event_is_in_the_log_before_the_reply_leaves(tmp_path: Path) -> None:
     with served(tmp_path) as master:
         master.join("a")
         assert '"joined"' in (tmp_path / "events.jsonl").read_text()
+
+
+def test_a_refusal_is_in_the_log_before_the_master_ends(tmp_path: Path) -> None:
+    holdings = Holdings(versions={"torch": "2.13.0"})
+    with begun(tmp_path) as master:
+        for held in (holdings, replace(holdings, versions={"torch": "1.0.0"})):
+            joining = master.ledger.apply(master.run.join, JoinRequest("a", "gpu-1", holdings=held))
+            if held is holdings:
+                asyncio.run(joining)
+            else:
+                with pytest.raises(RefusedError):
+                    asyncio.run(joining)
+    lines = (tmp_path / "events.jsonl").read_text().splitlines()
+    assert [json.loads(line)["event"] for line in lines][-1] == "refused"

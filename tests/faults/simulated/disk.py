@@ -194,6 +194,15 @@ class SimulatedFiles:
             folder.change({path.name: file})
         yield _SimulatedWriter(self, path, file, self._disk)
 
+    @contextmanager
+    def overwrite(self, path: Path) -> Iterator[_SimulatedWriter]:
+        """Open a file for writing over its content."""
+        folder = self._disk.folder(path.parent)
+        if path.name not in folder.entries:
+            self.step("create", path, grows=True)
+            folder.change({path.name: File()})
+        yield _SimulatedWriter(self, path, self._file(path), self._disk)
+
     def map(self, path: Path) -> _SimulatedMapping:
         """Map a whole file."""
         self._check_alive()
@@ -242,6 +251,12 @@ class SimulatedFiles:
         entry = self._disk.find(source)
         self.step("rename", target)
         self._disk.folder(source.parent).change({source.name: None, target.name: entry})
+
+    def exchange(self, source: Path, target: Path) -> None:
+        """Exchange the names of two files atomically, within a folder."""
+        folder, entry = self._disk.folder(source.parent), self._disk.find(source)
+        self.step("exchange", target)
+        folder.change({source.name: folder.entries.get(target.name), target.name: entry})
 
     def remove(self, path: Path) -> None:
         """Remove a file."""
@@ -310,10 +325,12 @@ def _place(target: Any, start: int, data: bytes) -> None:
 class _SimulatedWriter:
     def __init__(self, files: SimulatedFiles, path: Path, file: File, disk: Disk) -> None:
         self._files, self._path, self._file, self._disk = files, path, file, disk
+        self._end = 0
 
     def write(self, data: Buffer) -> None:
-        self._files.step("room", self._path, grows=True)
-        self._files.write(self._path, self._file.data, len(self._file.data), data)
+        start, self._end = self._end, self._end + len(data)
+        self._files.step("room", self._path, grows=self._end > len(self._file.data))
+        self._files.write(self._path, self._file.data, start, data)
 
     def reserve(self, nbytes: int) -> None:
         self._files.step("reserve", self._path, grows=True)

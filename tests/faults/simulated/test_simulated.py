@@ -16,7 +16,7 @@ import pytest
 from common.shards.pushes import Header, Operation, PushReply
 from common.shards.working_copy import Push
 from common.wire.messages import JoinRequest, Telemetry
-from master.disk import state
+from master.disk import room, state
 from master.disk.files import Files
 from master.ledger import Ledger
 from master.roster import Roster
@@ -90,6 +90,13 @@ def unsynced(files: Files, path: Path, text: str) -> None:
         file.write(text.encode())
 
 
+def unsynced_in_room(files: Files, path: Path, content: bytes) -> None:
+    """Write over a file in its room, and leave the content in the cache."""
+    with files.overwrite(path) as file:
+        file.reserve(room.LEAST_BYTES)
+        file.write(content.ljust(files.size(path)))
+
+
 def applied_again(store: Store, header: Any, source: Any, admit: Callable[[], object]) -> Any:
     """Forget the sender's last sequence before each push."""
     shard = store._target(header)
@@ -116,6 +123,7 @@ async def without_saving(ledger: Ledger) -> None:
     ("owner", "name", "broken", "promises"),
     [
         (state, "write_durably", unsynced, (FAILED, REPEATED, LOST, UNFINISHED)),
+        (room, "_fill", unsynced_in_room, (FAILED, REPEATED, LOST, UNFINISHED)),
         (Store, "land", applied_again, (TWICE,)),
         (Shard, "claim_idle", in_place, (TWICE, LOST)),
         (Ledger, "_write", without_saving, (REPEATED, FENCED, TWICE)),

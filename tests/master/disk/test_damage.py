@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +20,7 @@ from master.disk import mapped
 from master.disk.mapped import AT_ONCE_BYTES, PIECE_BYTES, RECORD_BYTES
 from master.disk.recovery import ROLLBACK, ROSTER
 from master.disk.scrub import Scrub
-from master.disk.state import StateDirectory
+from master.disk.state import StateDirectory, seal, unseal
 from master.store.store import Store
 from tests.master.disk.test_recovery import begun, contents, event, snap, trained
 from tests.master.pushes import creation, update
@@ -270,3 +272,59 @@ def test_a_state_directory_whose_log_is_a_folder_is_refused(tmp_path: Path) -> N
     (tmp_path / "events.jsonl").mkdir()
     with pytest.raises(RefusedError, match="cannot be used as a state directory: Is a directory"):
         StateDirectory(tmp_path)
+
+
+# --- numbers out of range ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"counters": {"pushes": -1}}, "pushes = -1 is out of range"),
+        ({"counters": {"pulls": 2**53}}, "pulls = 9007199254740992 is out of range"),
+        ({"counters": {"fenced": 1.5}}, "fenced = 1.5 is no whole number"),
+        ({"staleness": {"1": {"2000": 1}}}, r"a key of staleness\[1\] = 2000 is out of range"),
+        ({"staleness": {"-1": {}}}, "a key of staleness = -1 is out of range"),
+        ({"refused": {"1": True}}, r"refused\[1\] = True is no whole number"),
+        ({"refused": [3]}, r"refused = \[3\] is no table"),
+    ],
+)
+def test_a_saved_count_out_of_range_is_named_with_its_file(
+    tmp_path: Path, values: dict[str, Any], said: str
+) -> None:
+    with begun(tmp_path) as master:
+        trained(master, snapshot_at=None)
+    saved = unseal((tmp_path / ROSTER).read_text(), tmp_path / ROSTER)
+    (tmp_path / ROSTER).write_text(seal({**saved, **values}))
+    begin_in_vain(tmp_path, rf"{ROSTER}: {said}.*; restore the file from a copy")
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"version": -1}, "version = -1 is out of range"),
+        ({"active": 2}, "active = 2 is out of range"),
+        ({"progress": {-1: 0}}, "a key of progress = -1 is out of range"),
+        ({"sequences": {1: 2**64}}, r"sequences\[1\] = 18446744073709551616 is out of range"),
+        ({"steps": 0.5}, "steps = 0.5 is no whole number"),
+        ({"refused": [-3]}, "refused = -3 is out of range"),
+    ],
+)
+def test_a_number_of_a_commit_out_of_range_is_named_with_its_file(
+    tmp_path: Path, values: dict[str, Any], said: str
+) -> None:
+    with begun(tmp_path) as master:
+        trained(master, snapshot_at=None)
+        pair = master.state.pairs["1/weights"]
+        pair._write(dataclasses.replace(pair.record, **values), [])
+    begin_in_vain(
+        tmp_path, rf"1-weights.shard: the record of commit 7: {said}.*; restore the state directory"
+    )
+
+
+def test_checksums_that_do_not_fit_the_buffer_are_an_error(tmp_path: Path) -> None:
+    with begun(tmp_path) as master:
+        trained(master, snapshot_at=None)
+        pair = master.state.pairs["1/weights"]
+        pair._write(pair.record, [1, 2])
+    begin_in_vain(tmp_path, r"1-weights.shard: .*: 2 checksums do not fit the buffer")
