@@ -11,14 +11,14 @@ import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
 
 from common.cores import count_cores
 from common.errors import ConfigError, LayerwiseError, RefusedError, RunFailedError
 from common.lifecycle import PARENT
 from common.net.backoff import Backoff
-from common.text import say
+from common.supervision import is_transient
 from common.wire.messages import StatusReply
+from deploy.engines.process_logs import bound_log, last_line, open_log
 from deploy.runs.directory import CONFIG, RunDirectory
 
 START_SECONDS = 60.0
@@ -47,12 +47,14 @@ class ClusterProcess:
     )
     restart_at: float = 0.0
     ended: bool = False
+    # Whether the last start lacked files or memory.
+    lacking: bool = False
     # Process id when the slave was last seen on a seat.
     seated_pid: int = 0
 
     def start(self, environment: dict[str, str]) -> None:
         """Start the process, with output appended to the log."""
-        with _open_log(self.log) as output:
+        with open_log(self.log) as output:
             self.running = subprocess.Popen(
                 [sys.executable, "-P", "-m", "deploy.cli", *self.arguments],
                 stdin=subprocess.DEVNULL,
@@ -86,14 +88,6 @@ class ClusterProcess:
         if self.alive:
             assert self.running is not None
             self.running.send_signal(signal.SIGCONT)
-
-    def last_log_line(self) -> str:
-        """Return the last line of the log."""
-        try:
-            lines = self.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        except OSError as error:
-            return f"its log cannot be read: {error.strerror}"
-        return lines[-1] if lines else "its log is empty"
 
     def stop(self, deadline: float) -> None:
         """Wait for the end of the process until the deadline, then kill."""
@@ -141,11 +135,13 @@ class Cluster:
             self._add_slave()
 
     def check(self) -> list[str]:
-        """Restart dead processes, and return the events as lines.
+        """Restart dead processes and bound their logs; return the events as lines.
 
         Raises:
             LayerwiseError: a process cannot run here, or keeps dying.
         """
+        for process in self.processes:
+            bound_log(process.log)
         return [event for process in self.processes for event in self._check(process)]
 
     def relieve(self, status: StatusReply, heartbeat_seconds: float) -> list[str]:
@@ -167,8 +163,10 @@ class Cluster:
         if now - self._vacant_since < VACANT_BEATS * heartbeat_seconds:
             return []
         self._vacant_since = None
-        self.restarts += 1
-        spare = self._add_slave()
+        spare = self._plan_slave()
+        events = self._restart(spare)
+        if spare.running is None:
+            return events
         return [f"layer {vacant[0].layer} has no slave, and none has died: one hangs; started {spare.name}"]
 
     def finish(self) -> None:
@@ -198,11 +196,7 @@ class Cluster:
     def _check(self, process: ClusterProcess) -> list[str]:
         now = time.monotonic()
         if process.running is None:
-            if now < process.restart_at:
-                return []
-            process.start(self._environment())
-            self.restarts += 1
-            return [f"{process.name} restarted"]
+            return self._restart(process) if now >= process.restart_at else []
         code = process.running.poll()
         if code is None or process.ended:
             return []
@@ -210,6 +204,20 @@ class Cluster:
             process.ended = True
             return []
         return [self._schedule_restart(process, code, now)]
+
+    def _restart(self, process: ClusterProcess) -> list[str]:
+        """Start a process; where files or memory are short, a later check tries again, with one event."""
+        try:
+            process.start(self._environment())
+        except OSError as error:
+            if not is_transient(error):
+                raise
+            process.restart_at = time.monotonic() + process.backoff.next_delay()
+            known, process.lacking = process.lacking, True
+            return [] if known else [f"{process.name} cannot be started: {error.strerror}; trying again"]
+        process.lacking = False
+        self.restarts += 1
+        return [f"{process.name} restarted"]
 
     def _schedule_restart(self, process: ClusterProcess, code: int, now: float) -> str:
         if now - process.started >= STEADY_SECONDS:
@@ -226,7 +234,7 @@ class Cluster:
             raise RunFailedError(f"{process.name}: {_error_text(process)} (see {process.log})")
         if process.deaths > ATTEMPTS:
             raise RunFailedError(
-                f"{process.name} died {process.deaths} times in a row: {process.last_log_line()} "
+                f"{process.name} died {process.deaths} times in a row: {last_line(process.log)} "
                 f"(see {process.log})"
             )
         process.running = None
@@ -249,12 +257,15 @@ class Cluster:
         raise RunFailedError(f"the master did not listen within {START_SECONDS:g} s; see {self._master.log}")
 
     def _add_slave(self) -> ClusterProcess:
+        slave = self._plan_slave()
+        slave.start(self._environment())
+        return slave
+
+    def _plan_slave(self) -> ClusterProcess:
         number = len(self.processes)
         arguments = ["slave", "--master", self.address, "--device", self.device]
         arguments += ["--log-format", self.log_format]
-        slave = self._process(f"slave-{number}", arguments)
-        slave.start(self._environment())
-        return slave
+        return self._process(f"slave-{number}", arguments)
 
     def _process(self, name: str, arguments: list[str]) -> ClusterProcess:
         process = ClusterProcess(name, arguments, self.directory.log(name))
@@ -272,14 +283,5 @@ class Cluster:
         return {"OMP_NUM_THREADS": threads, **os.environ, PARENT: str(os.getpid()), "PYTHONUNBUFFERED": "1"}
 
 
-def _open_log(path: Path) -> IO[bytes]:
-    """Open a log for appending; a process whose log cannot be opened runs without one."""
-    try:
-        return path.open("ab")
-    except OSError as error:
-        say(f"{path}: {error.strerror}; its process runs without a log")
-        return open(os.devnull, "ab")
-
-
 def _error_text(process: ClusterProcess) -> str:
-    return process.last_log_line().removeprefix("layerwise: ")
+    return last_line(process.log).removeprefix("layerwise: ")

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import resource
 import signal
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -121,3 +124,42 @@ def test_a_slave_that_names_a_cause_again_ends_the_run_with_it(cluster: Cluster)
             cluster.check()
     with pytest.raises(RunFailedError, match=f"slave-1: {said}"):
         cluster.check()
+
+
+@contextmanager
+def no_more_files() -> Iterator[None]:
+    """Let this process open no further file."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest = os.open("/dev/null", os.O_RDONLY)
+    os.close(lowest)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_a_restart_without_files_costs_a_round_and_an_event_and_is_tried_again(cluster: Cluster) -> None:
+    slave = cluster.processes[1]
+    end(slave, 1, "")
+    cluster.check()
+    with no_more_files():
+        slave.restart_at = 0.0
+        assert cluster.check() == ["slave-1 cannot be started: Too many open files; trying again"]
+        assert slave.restart_at > time.monotonic()
+        slave.restart_at = 0.0
+        assert cluster.check() == []
+    slave.restart_at = 0.0
+    assert cluster.check() == ["slave-1 restarted"]
+    assert slave.alive
+
+
+def test_a_spare_without_files_is_started_by_a_later_check(cluster: Cluster) -> None:
+    cluster.relieve(status(cluster, 1, 2), 0.0)
+    with no_more_files():
+        assert cluster.relieve(status(cluster, 1), 0.0) == [
+            "slave-3 cannot be started: Too many open files; trying again"
+        ]
+    assert cluster.relieve(status(cluster, 1), 0.0) == []
+    cluster.processes[3].restart_at = 0.0
+    assert cluster.check() == ["slave-3 restarted"]
