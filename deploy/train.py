@@ -19,6 +19,7 @@ from common.errors import ConfigError, NotFoundError, UnreachableError
 from common.lifecycle import INTERRUPTED, Interrupt, end_with_parent
 from common.models import resolution
 from common.net.backoff import Backoff
+from common.observe.problems import find_standstill
 from common.output import divert_output
 from common.wire.messages import Evaluation, StatusReply
 from deploy.engines.local import Cluster
@@ -77,6 +78,7 @@ class Training:
         self._began = time.monotonic()
         self._stop = threading.Event()
         self._status = StatusReply()
+        self._stood_still = False
 
     def run(self) -> int:
         """Train to the end of the run, and return the exit code.
@@ -243,7 +245,16 @@ class Training:
         seconds = time.monotonic() - self._began
         self._directory.note_heartbeats(self._status.seats, seconds)
         self._screen.show(self._status)
+        self._report_standstill()
         return True
+
+    def _report_standstill(self) -> None:
+        """Print the problem of a run that stands still, once for each standstill."""
+        found = [*find_standstill(self._status, self._config)]
+        if not self._stood_still:
+            for problem in found:
+                self._screen.print(f"{problem.what}; {problem.advice}")
+        self._stood_still = bool(found)
 
     def _evaluate(self, reader: Reader, evaluator: Evaluator) -> tuple[PulledNetwork, Evaluation]:
         backoff = Backoff(time.monotonic, random.random, patience=FINAL_PULL_SECONDS)

@@ -20,6 +20,7 @@ from common.errors import ConfigError
 # Folder of this project's packages. With some ways to install, only a finder behind `sys.path` knows it, and
 # a user's `common.py` would be found first.
 _HOME = str(Path(__file__).parents[2])
+_PACKAGES = ("common", "master", "slave", "deploy", "protos")
 
 
 def load_user_function(spec: str, code: Path | None) -> Callable[..., Any]:
@@ -58,12 +59,31 @@ def keep_folder() -> Iterator[None]:
         os.close(folder)
 
 
-def format_error(error: BaseException, file: str) -> str:
+def format_error(error: BaseException, file: str = "") -> str:
     """Format an exception of user code in one line: type, message, and last line of `file` in the trace."""
     message = " ".join(str(error).split())
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
     where = f" (line {lines[-1]})" if lines else ""
     return f"{type(error).__name__}{': ' if message else ''}{message}{where}"
+
+
+def find_user_line(error: BaseException) -> str:
+    """Return FILE:LINE of the innermost call in a user's file, or beside one; empty without such a call."""
+    specs = [module_spec(name) for name in list(sys.modules)]
+    folders = {str(Path(spec.origin).parent) for spec in specs if spec is not None and spec.origin}
+    found = ""
+    for frame, line in traceback.walk_tb(error.__traceback__):
+        file = frame.f_code.co_filename
+        if file.startswith(tuple(f"{folder}{os.sep}" for folder in folders)) and not _is_installed(file):
+            found = f"{file}:{line}"
+    return found
+
+
+def _is_installed(file: str) -> bool:
+    """Whether a file is one of this project's, or of an environment in the user's folder."""
+    inside = Path(file).parts
+    ours = file.startswith(tuple(f"{_HOME}{os.sep}{name}{os.sep}" for name in _PACKAGES))
+    return ours or "site-packages" in inside or "dist-packages" in inside
 
 
 def find_user_file(spec: str, code: Path | None) -> Path:

@@ -39,7 +39,7 @@ def problems(status: StatusReply, config: Config, master: str) -> list[Problem]:
         found = [
             *_vacant(status, master),
             *_late(status, config),
-            *_still(status, config),
+            *find_standstill(status, config),
             *_boundaries(status),
             *found,
         ]
@@ -77,7 +77,8 @@ def _late(status: StatusReply, config: Config) -> Iterator[Problem]:
             )
 
 
-def _still(status: StatusReply, config: Config) -> Iterator[Problem]:
+def find_standstill(status: StatusReply, config: Config) -> Iterator[Problem]:
+    """Yield the problem of a run that stands still, or partly does."""
     seats = standing_seats(status, config)
     if not seats:
         return

@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import queue
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 import torch
 
 from common.data.replicas import BatchRoutes
-from common.errors import LayerwiseError, RunFailedError
+from common.errors import LayerwiseError
 from common.shards.pushes import PushReply
 from common.shards.working_copy import Push
-from common.supervision import describe, is_transient
 from common.wire import precision
 from common.wire.boundary import Message
 from common.wire.messages import JoinReply, SynthesisKind, SynthesisMessage
 from slave.network.endpoint import Endpoint
+from slave.network.links import Boundary
 from slave.network.mail import Inbox
 from slave.network.meter import Meter, Watched
 from slave.network.network import Network
 from slave.network.opening import Opening
-from slave.network.pair import Boundary
 from slave.network.prepared import Prepared
 from slave.network.progress import TELEMETRY_SECONDS, Progress
 from slave.training.worker import Computed, Done, Effect, Event, Fetch, Passed, Send, Worker
@@ -185,7 +184,7 @@ class Session:
         """Carry effects out one by one, and count the seconds of sending and exchanging shards as waiting."""
         steps, began = self._worker.trainer.steps, time.perf_counter()
         waited, computed = 0.0, False
-        for effect in self._compute(effects):
+        for effect in effects:
             before = time.perf_counter()
             if isinstance(effect, Computed):
                 computed, exchange_began = True, before
@@ -199,24 +198,6 @@ class Session:
         self._progress.add(now - began, waited, stepped=self._worker.trainer.steps > steps)
         if self._progress.measurement_due:
             self._measure()
-
-    def _compute(self, effects: Iterable[Effect]) -> Iterator[Effect]:
-        """Yield effects, which compute the network's units on the way.
-
-        Raises:
-            RunFailedError: a unit fails at the slave's first batch, as every successor's would.
-            LayerwiseError: a unit fails later.
-        """
-        try:
-            yield from effects
-        except LayerwiseError:
-            raise
-        except Exception as error:
-            kind = LayerwiseError if self.trained or is_transient(error) else RunFailedError
-            raise kind(
-                f"layer {self._lease.layer}, batch {self._worker.trainer.next_batch}: {describe(error)}; "
-                "correct the layer's units, or the data of this batch"
-            ) from error
 
     def _do(self, effect: Effect) -> None:
         match effect:

@@ -32,6 +32,7 @@ class Layer:
         autocast: dtype of matrix products in the forward; None: float32. The output is float32 in any case.
         seed: of the run. Random numbers of a forward (dropout's mask) are a function of (seed, k, b) alone.
         goes_down: whether the layer below receives delta_{k-1}.
+        first_unit: number of the layer's first unit in the network, from 1.
 
     Attributes:
         function: maps h_{k-1} to h_k: the module, or the module compiled.
@@ -46,8 +47,10 @@ class Layer:
         *,
         goes_down: bool = True,
         autocast: torch.dtype | None = None,
+        first_unit: int = 1,
     ) -> None:
         self.k = k
+        self.first_unit = first_unit
         self.flat = flat
         self.function: Callable[[Tensor], Tensor] = flat.module
         self._stepper = stepper

@@ -169,6 +169,7 @@ class _Composition:
             stepper,
             config.run.seed,
             goes_down=config.decoupling.row.sends_down,
+            first_unit=[0, *cuts][k - 1] + 1,
             autocast=getattr(torch, dtype) if dtype else None,
         )
         data = batches.Batches(self.dataset, config.run.seed, config.run.batch_size)

@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from common.errors import LayerwiseError, RunFailedError
 from common.shards.pushes import Buffer, Header, PushReply
 from common.shards.working_copy import Push
 from common.wire.boundary import Message
 from common.wire.messages import HeartbeatReply
 from slave.training.trained import TrainedLayer
+from slave.training.unit_errors import describe_unit_error
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,10 +133,28 @@ class Worker:
                 yield push
 
     def _compute(self, messages: Iterator[Message]) -> Iterator[Effect]:
-        for message in messages:
-            yield Send(message)
+        """Yield the trainer's messages, which compute the layer's units on the way.
+
+        Raises:
+            RunFailedError: a unit, or the data, raises an error.
+        """
+        try:
+            for message in messages:
+                yield Send(message)
+        except LayerwiseError:
+            raise
+        except (Exception, SystemExit) as error:
+            raise RunFailedError(self._describe(error)) from error
         yield Computed()
         yield from self._exchange()
+
+    def _describe(self, error: BaseException) -> str:
+        layer = self.trained.layer
+        text = describe_unit_error(error, layer.flat.module, layer.first_unit)
+        return (
+            f"layer {layer.k}, batch {self.trainer.next_batch}: {text}; correct the layer's units, or the "
+            "data of this batch"
+        )
 
     def _exchange(self) -> Iterator[Effect]:
         """Push and fetch as far as each is due."""
