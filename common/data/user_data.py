@@ -15,6 +15,7 @@ from common.data.examples import Arrays, Examples
 from common.data.lazy import Form, Lazy
 from common.data.map_style import MapStyleRows
 from common.data.mapped import MappedRows, is_mapped
+from common.data.pointers import find_pointer
 from common.errors import ConfigError
 
 NAMES = ("train_x", "train_y", "test_x", "test_y")
@@ -47,7 +48,8 @@ def load(spec: str, code: Path | None) -> tuple[Examples, Examples]:
             returned = function()
     except (Exception, SystemExit) as error:
         file = getattr(getattr(function, "__code__", None), "co_filename", "")
-        raise ConfigError(f"{spec}: raised {format_error(error, file)}; correct the function") from error
+        advice = find_pointer(error) or "correct the function"
+        raise ConfigError(f"{spec}: raised {format_error(error, file)}; {advice}") from error
     if isinstance(returned, tuple | list) and len(returned) == len(NAMES):
         train, test = _load_arrays(spec, returned)
     elif isinstance(returned, tuple | list) and len(returned) == 2:

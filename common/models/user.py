@@ -15,6 +15,7 @@ from torch import nn
 
 from common.config.network import NetworkConfig
 from common.config.user_code import format_error, keep_folder, load_user_function
+from common.data.pointers import find_pointer
 from common.errors import ConfigError
 
 
@@ -41,10 +42,8 @@ def build(
             units = function(**{name: data[name] for name in data if name in named}, **network.options)
     except (Exception, SystemExit) as error:
         file = getattr(getattr(function, "__code__", None), "co_filename", "")
-        raise ConfigError(
-            f"{where}: {format_error(error, file)}; correct the function, or network.options, its keyword "
-            "arguments"
-        ) from error
+        advice = find_pointer(error) or "correct the function, or network.options, its keyword arguments"
+        raise ConfigError(f"{where}: {format_error(error, file)}; {advice}") from error
     if not isinstance(units, nn.Sequential | list | tuple) or not all(
         isinstance(u, nn.Module) for u in units
     ):

@@ -10,10 +10,10 @@ import os
 from pathlib import Path
 from typing import IO, Any
 
+from common.data.pointers import explain_pointer, is_pointer
 from common.errors import ConfigError, RefusedError, from_os_error
 
 LOCK = "lock"
-_LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
 
 def write_file(path: Path, content: bytes) -> None:
@@ -57,8 +57,8 @@ def read_file(path: Path, advice: str) -> bytes:
         raise ConfigError(f"{path}: is missing; {advice}") from None
     except OSError as error:
         raise from_os_error(error) from None
-    if content.startswith(_LFS_POINTER):
-        raise ConfigError(f"{path}: is a pointer of Git LFS, not the file itself; get it by `git lfs pull`")
+    if is_pointer(content):
+        raise ConfigError(explain_pointer(path))
     return content
 
 

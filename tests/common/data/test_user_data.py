@@ -132,3 +132,25 @@ def test_whole_numbers_stay_whole_and_targets_keep_their_shape(tmp_path: Path) -
     assert loaded(tmp_path, f"{tokens}, {tokens}, {tokens}, {tokens}") == [("int64", (2, 4))] * 4
     returned = "np.zeros((4, 3)), np.zeros((4, 2)), np.ones((2, 3)), np.ones((2, 2))"
     assert loaded(tmp_path, returned)[1::2] == [("float32", (4, 2)), ("float32", (2, 2))]
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "np.load(FILE)",
+        "np.load(str(FILE))",
+        "np.load(open(FILE, 'rb'))",
+        "(lambda path: int(path.read_text()))(FILE)",
+    ],
+)
+def test_a_pointer_of_git_lfs_that_a_function_reads_is_named(tmp_path: Path, statement: str) -> None:
+    (tmp_path / "data.npz").write_bytes(
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 12345\n"
+    )
+    own = spec(tmp_path, statement)
+    file = tmp_path / "own.py"
+    file.write_text(
+        f"from pathlib import Path\nFILE = Path({str(tmp_path / 'data.npz')!r})\n{file.read_text()}"
+    )
+    with pytest.raises(ConfigError, match=r"\(line 6\); .*data.npz: is a pointer of Git LFS.*git lfs pull"):
+        user_data.load(own, None)
