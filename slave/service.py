@@ -107,7 +107,7 @@ class Slave:
                     return 0
                 while preload.is_alive():
                     preload.join(LOOK_SECONDS)
-                    self._pause(0)
+                    self._look()
                 return self._train(config)
             except Stopped:
                 log.info("interrupted")
@@ -135,7 +135,7 @@ class Slave:
         backoff, announced = self._backoff(0.2, 0.2), False
         while True:
             try:
-                reply = control.call(self._channel, DESCRIBE, DescribeRequest(), 1.0)
+                reply = control.call_watching(self._channel, DESCRIBE, DescribeRequest(), 1.0, self._look)
             except UnreachableError:
                 delay = backoff.delay_after(self._no_master())
                 if not announced:
@@ -246,7 +246,7 @@ class Slave:
         backoff, announced = self._backoff(seconds, seconds), False
         while True:
             try:
-                reply = control.call(self._channel, JOIN, request, 2.0)
+                reply = control.call_watching(self._channel, JOIN, request, 2.0, self._look)
             except UnreachableError as error:
                 absent = isinstance(error, AbsentError)
                 seconds = backoff.delay_after(self._no_master() if absent else error)
@@ -262,6 +262,9 @@ class Slave:
                     announced = True
                 seconds = backoff.next_delay()
             self._pause(seconds)
+
+    def _look(self) -> None:
+        self._pause(0)
 
     def _pause(self, seconds: float) -> None:
         if self._stop.wait(seconds):

@@ -19,6 +19,8 @@ Request = TypeVar("Request")
 Reply = TypeVar("Reply")
 
 UNARY_SECONDS = 10.0
+# Between two looks during a call that is watched.
+LOOK_SECONDS = 0.1
 
 # Details of the INTERNAL error of grpc.aio for a write to a stream that the peer has just ended
 # (grpc/grpc#36066). The peer's own status is lost; another call gets it.
@@ -89,6 +91,33 @@ def call(
         return cast(Reply, bound(request, timeout=seconds))
     except grpc.RpcError as error:
         raise error_of(error, method) from None
+
+
+def call_watching(
+    peer: grpc.Channel,
+    method: Method[Request, Reply],
+    request: Request,
+    seconds: float,
+    look: Callable[[], None],
+) -> Reply:
+    """Make a unary call as `call` does; `look` is called often meanwhile, and may raise to give the call up.
+
+    Raises:
+        LayerwiseError: the error that the peer's status stands for.
+    """
+    calling = peer.unary_unary(method.path, method.request.encode, method.reply.decode).future(
+        request, timeout=seconds
+    )
+    try:
+        while True:
+            try:
+                return cast(Reply, calling.result(LOOK_SECONDS))
+            except grpc.FutureTimeoutError:
+                look()
+    except grpc.RpcError as error:
+        raise error_of(error, method) from None
+    finally:
+        calling.cancel()
 
 
 async def async_call(

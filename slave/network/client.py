@@ -77,7 +77,8 @@ class Heart:
                 if reply.over or reply.begin or reply.stop:
                     self._inbox(reply)
             except LayerwiseError as error:
-                await asyncio.sleep(self._backoff.delay_after(error))
+                # A longer pause could outlast the lease.
+                await asyncio.sleep(min(self._backoff.delay_after(error), self._seconds))
                 continue
             self._now.clear()
             eager = telemetry.done or not telemetry.steps or self.neighbours.wanted

@@ -7,6 +7,7 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from common.errors import LayerwiseError, UnreachableError
@@ -117,7 +118,22 @@ class Pusher(_Thread[Push]):
 Taker = Callable[[object], None]
 
 
-class Fetcher(_Thread[tuple[str, Taker]]):
+@dataclass(frozen=True)
+class _Pull:
+    """Pull to be done.
+
+    Attributes:
+        shard: to pull.
+        taker: takes the result.
+        urgent: the taker waits, and is told of a master that is away; a fetch is asked again in its time.
+    """
+
+    shard: str
+    taker: Taker
+    urgent: bool
+
+
+class Fetcher(_Thread[_Pull]):
     """Pulls of one lease, each on this thread: a slave that is to stop waits for none.
 
     Args:
@@ -140,23 +156,22 @@ class Fetcher(_Thread[tuple[str, Taker]]):
 
     def fetch(self, shard: str) -> None:
         """Begin to fetch a version of a shard; `Fetched` comes into the inbox."""
-        self._queue.put((shard, self._inbox))
+        self._queue.put(_Pull(shard, self._inbox, urgent=False))
 
     def pull(self, shard: str, taker: Taker) -> None:
         """Begin to pull a version of a shard for `taker`, which gets an error as well."""
-        self._queue.put((shard, taker))
+        self._queue.put(_Pull(shard, taker, urgent=True))
 
     def _work(self) -> None:
         while (work := self._queue.get()) is not None:
-            shard, taker = work
             try:
-                header, buffer = self._pull(shard)
+                header, buffer = self._pull(work.shard)
             except UnreachableError as error:
-                taker(Fetched(shard) if taker is self._inbox else error)
+                work.taker(error if work.urgent else Fetched(work.shard))
             except LayerwiseError as error:
-                taker(error)
+                work.taker(error)
             else:
-                taker(Fetched(shard, header, buffer))
+                work.taker(Fetched(work.shard, header, buffer))
 
     def _pull(self, shard: str) -> tuple[Header, memoryview]:
         began = time.perf_counter()

@@ -8,6 +8,7 @@ import random
 import time
 from itertools import pairwise
 
+from common.errors import UnreachableError
 from common.net.backoff import Backoff
 from common.net.control import ControlServer, async_channel
 from common.wire.messages import HeartbeatReply, HeartbeatRequest, Telemetry
@@ -46,3 +47,32 @@ def test_the_time_that_an_answer_takes_is_not_added_to_a_slaves_silence() -> Non
     came = asyncio.run(_beaten())
     shortest = min(b - a for a, b in pairwise(came))
     assert 0.9 * SECONDS < shortest < SECONDS + ANSWER_SECONDS - 0.1
+
+
+def test_the_pause_after_a_failed_heartbeat_is_no_longer_than_a_heartbeat() -> None:
+    came: list[float] = []
+
+    async def refuse(request: HeartbeatRequest) -> HeartbeatReply:
+        came.append(time.monotonic())
+        raise UnreachableError("restarting")
+
+    async def run() -> None:
+        server = ControlServer()
+        server.add(HEARTBEAT, refuse)
+        channel = async_channel(await server.start("127.0.0.1:0"))
+        # Without a bound the third attempt would come in an hour.
+        backoff = Backoff(time.monotonic, lambda: 0.5, first=0.1, longest=3600.0, patience=60.0)
+        for _ in range(15):
+            backoff.next_delay()
+        heart = Heart(channel, 1, 0.2, lambda: Telemetry(steps=1), print, backoff)
+        beating = asyncio.ensure_future(heart.run())
+        async with asyncio.timeout(30):
+            while len(came) < 4:
+                await asyncio.sleep(0.05)
+        beating.cancel()
+        await asyncio.gather(beating, return_exceptions=True)
+        await channel.close()
+        await server.stop(0)
+
+    asyncio.run(run())
+    assert len(came) >= 4
