@@ -23,9 +23,10 @@ from common.wire.payloads import CHUNK_BYTES, frame_parts
 from master.servicers.large_pushes import SLOWEST, LargePushes
 from master.servicers.parameters import ParametersServicer
 from protos import layerwise_pb2 as pb
+from tests.integration.processes import until
 from tests.master.pushes import creation, parameters
 from tests.master.served import DEADLINE, Client, Served, Stream, served
-from tests.master.servicers.test_large_pushes import COUNT, chunks, until
+from tests.master.servicers.test_large_pushes import COUNT, chunks
 
 SECONDS = 30.0
 SLOW = SLOWEST // 20

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,9 @@ from common.shards.pushes import Header, Operation
 from common.wire.payloads import CHUNK_BYTES, encode_frame, frames
 from master.servicers.large_pushes import LARGE_PUSHES
 from master.servicers.parameters import ParametersServicer
+from tests.integration.processes import until
 from tests.master.pushes import creation, parameters
-from tests.master.served import DEADLINE, Client, Served, served
+from tests.master.served import Client, Served, served
 
 # Three chunks each.
 COUNT = 3 * CHUNK_BYTES // 4
@@ -52,13 +53,6 @@ def chunks(layer: int) -> list[Any]:
     header = Header(f"{layer}/weights", Operation.UPDATE, 0, layer, 1, 10, parameters(COUNT))
     encoded: list[Any] = [encode_frame(frame) for frame in frames(header, np.ones(COUNT, np.float32).data)]
     return encoded
-
-
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + DEADLINE
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
 
 
 def test_a_third_large_push_waits_until_one_of_two_is_in(master: Served) -> None:

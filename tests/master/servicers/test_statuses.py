@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,8 @@ from common.wire.messages import (
 )
 from common.wire.payloads import CHUNK_BYTES
 from protos import layerwise_pb2 as pb
-from tests.master.served import DEADLINE, Client, Served, call_raw, served
+from tests.integration.processes import until
+from tests.master.served import Client, Served, call_raw, served
 
 CREATE, UPDATE, VALUE = pb.CREATE, pb.UPDATE, pb.VALUE
 
@@ -240,7 +240,7 @@ def test_a_sender_fenced_in_the_middle_of_its_push_changes_nothing(master: Serve
         received = master.master.run.tally.bytes_received
         stream.write(pb.Frame(header=header(4, sequence=2), data=bytes(8)))
         # The first half is admitted before the lease ends: calls of two connections have no order.
-        wait_for(lambda: master.master.run.tally.bytes_received > received)
+        until(lambda: master.master.run.tally.bytes_received > received)
         master.leave(incarnation)
         stream.write(pb.Frame(offset=8, data=bytes(8)))
         with pytest.raises(grpc.RpcError) as caught:
@@ -466,19 +466,12 @@ def test_a_message_for_an_absent_neighbour_is_dropped_and_the_stream_goes_on(
     lower, upper = leases
     with called(master, client, lower, 2) as below:
         below.write(*(activation(2, batch) for batch in range(100)))
-        wait_for(lambda: master.master.relay.dropped == 100)
+        until(lambda: master.master.relay.dropped == 100)
         with called(master, client, upper, 1) as above:
             assert below.read().kind == above.read().kind == pb.PAIR
             below.write(activation(2, 100))
             assert above.read() == activation(2, 100)
     assert [master.master.relay.depth(k, 0) for k in (1, 2, 3)] == [0, 0, 0]
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + DEADLINE
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 @pytest.mark.parametrize(
