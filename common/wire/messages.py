@@ -21,7 +21,6 @@ class BoundaryKind(IntEnum):
     ENDED = 8
     PAIR = 9
     TAKEN = 10
-    REFUSED = 11
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +37,6 @@ class BoundaryMessage:
     data: Buffer = b""
     sender: int = 0
     run: str = ""
-    reason: str = ""
 
 
 class SynthesisKind(IntEnum):
