@@ -16,6 +16,7 @@ from typing import Any
 import tomli_w
 
 from common.config import settings
+from common.config.data import TOKENS
 from common.config.sections import Config
 from common.config.values import is_user_function
 from common.errors import ConfigError
@@ -33,8 +34,8 @@ def parse(text: str, source: str) -> Config:
 def load(path: Path | None, overrides: Iterable[str] = ()) -> Config:
     """Read a configuration file, then apply `--set section.key=value` overrides; the last wins.
 
-    A relative `data.path`, user's network, data or loss becomes absolute: the current folder is searched
-    first, then the folder of the file.
+    A relative `data.path`, file of `data.tokens`, user's network, data or loss becomes absolute: the current
+    folder is searched first, then the folder of the file.
 
     Raises:
         ConfigError: no such file, not TOML, an unknown key, or a value that is refused.
@@ -123,6 +124,9 @@ def _anchor_paths(config: Config, folder: Path) -> Config:
     data = dataclasses.replace(config.data, dataset=anchor(config.data.dataset))
     if data.path is not None:
         data = dataclasses.replace(data, path=absolute(data.path))
+    # A mistyped kind of tokens is no file: the data set names the kinds.
+    if data.tokens not in TOKENS and os.path.exists(absolute(data.tokens)):
+        data = dataclasses.replace(data, tokens=absolute(data.tokens))
     network = dataclasses.replace(config.network, model=anchor(config.network.model))
     task = dataclasses.replace(config.task, kind=anchor(config.task.kind))
     return dataclasses.replace(config, data=data, network=network, task=task)

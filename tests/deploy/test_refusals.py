@@ -266,3 +266,58 @@ def test_labels_with_gaps_train_a_network_of_the_users_own_that_has_their_output
     own = ["--set", "data.dataset=own.py:gap", "--set", "network.model=network.py:build"]
     summary = line.json("train", *SHORT[:4], *own, "--set", "run.batch_size=16", "--json")
     assert summary["batches"] == 40
+
+
+# --- texts, and data that are read by row -------------------------------------------------------------------
+
+OWN = """
+import numpy as np
+from pathlib import Path
+
+class Pairs:
+    def __len__(self):
+        return 200
+    def __getitem__(self, row):
+        return {item}
+
+def pairs():
+    return Pairs(), Pairs()
+
+def files():
+    return Path("torn.parquet"), Path("torn.parquet")
+"""
+
+
+@pytest.mark.parametrize(
+    ("sets", "parts"),
+    [
+        (["data.dataset=text"], ["data.path: is unset; give the file or folder of text"]),
+        (["data.dataset=text", "data.path=absent"], ["absent is not a file or folder; "]),
+        (["data.dataset=text", "data.path=empty.txt"], ["data.path: ", "empty.txt is empty; "]),
+        (["data.dataset=text", "data.path=short.txt"], ["data.context: 128 needs 129 tokens at least, "]),
+        (
+            ["data.dataset=text", "data.path=short.txt", "data.tokens=word"],
+            ['data.tokens: "word" is neither bytes, characters, words nor a file; did you mean "words"?'],
+        ),
+        (
+            ["data.dataset=tokens", "data.path=.", "data.context=8", "data.vocabulary=99"],
+            ["data.vocabulary: 99 is too small: ", "train.bin holds the token 299; give at least 300"],
+        ),
+        (["data.dataset=own.py:pairs"], ["own.py:pairs: the training set begins with the input float64 ()"]),
+        (["data.dataset=rows.py:pairs"], ["rows.py:pairs: the training set: example 0 has the shape (1,), "]),
+        (["data.dataset=own.py:files"], ["own.py:files: the training set: torn.parquet "]),
+    ],
+)
+def test_data_that_cannot_be_read_are_refused_before_the_start(
+    line: Line, sets: list[str], parts: list[str]
+) -> None:
+    (line.folder / "own.py").write_text(OWN.format(item="0.5, 1"))
+    (line.folder / "rows.py").write_text(OWN.format(item="np.zeros(1 + row), row % 3"))
+    (line.folder / "torn.parquet").write_bytes(b"PAR1")
+    (line.folder / "empty.txt").touch()
+    (line.folder / "short.txt").write_text("a short text\n" * 2)
+    for name in ("train", "val"):
+        (line.folder / f"{name}.bin").write_bytes(b"".join(n.to_bytes(2, "little") for n in range(300)))
+    settings = [word for each in sets for word in ("--set", each)]
+    refused(line.run("train", *settings), 2, *parts)
+    assert not (line.folder / "runs").exists()

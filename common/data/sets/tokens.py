@@ -11,13 +11,13 @@ from common.data.datasets import Dataset
 from common.data.downloads import Source
 from common.data.examples import Arrays
 from common.data.lazy import Form, Lazy
-from common.data.mapped import Column, MappedRows
+from common.data.mapped import MappedRows, open_column
 from common.data.windows import consecutive_windows, overlapping_windows
 from common.errors import ConfigError
 
 FILES = ("train.bin", "val.bin")
 _DTYPE = np.dtype("<u2")
-_BLOCK = 1 << 22
+_BLOCK = 1 << 20
 
 
 def load(data: DataConfig, path: Path | None, source: Source | None) -> Dataset:  # noqa: ARG001 - no download
@@ -76,9 +76,6 @@ def _check_vocabulary(size: int | None, parts: tuple[np.ndarray, np.ndarray], fo
 
 
 def _largest(tokens: np.ndarray) -> int:
-    pages, largest = Column.of(tokens).pages, 0
-    for start in range(0, len(tokens), _BLOCK):
-        block = tokens[start : start + _BLOCK]
-        largest = max(largest, int(block.max()))
-        pages.note(block.nbytes)
-    return largest
+    column = open_column(tokens)
+    starts = range(0, len(tokens), _BLOCK)
+    return max(int(column.read(np.arange(start, min(start + _BLOCK, len(tokens)))).max()) for start in starts)

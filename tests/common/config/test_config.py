@@ -395,6 +395,17 @@ def test_an_absolute_path_stays_and_a_built_in_name_is_no_path(tmp_path: Path, e
     assert anchors(load(None, ["data.dataset=mnist", "data.path=/a/b"])) == ("mnist", "/a/b", "mlp")
 
 
+def test_a_relative_file_of_tokens_becomes_absolute_and_a_kind_of_tokens_stays(
+    tmp_path: Path, elsewhere: Path
+) -> None:
+    (tmp_path / "own.json").touch()
+    (tmp_path / "words").touch()
+    path = written(tmp_path, '[data]\ndataset = "text"\ntokens = "own.json"\n')
+    assert load(path).data.tokens == f"{tmp_path}/own.json"
+    for name in ("words", "word"):
+        assert load(path, [f"data.tokens={name}"]).data.tokens == name
+
+
 def test_a_path_too_long_for_any_disk_is_left_for_its_reader_to_refuse(tmp_path: Path) -> None:
     path = load(None, [f"data.path={'a' * 300}"]).data.path
     assert path is not None

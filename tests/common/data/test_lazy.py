@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -198,7 +200,7 @@ def test_mapped_arrays_stay_mapped_and_give_the_batches_of_arrays_in_memory(
     dataset = saved(tmp_path, x, y)
     assert isinstance(dataset.train, Lazy)
     assert isinstance(dataset.train.rows, mapped.MappedRows)
-    assert dataset.train.rows.x.pages.mapping is not None
+    assert isinstance(dataset.train.rows.x, mapped.FileColumn)
     assert (dataset.train.input_dtype.name, dataset.train.target_dtype.name) == (becomes, "int64")
     plain = load(tmp_path, MAPPED.replace(', mmap_mode="r"', ""))
     assert (dataset.mean, dataset.std, dataset.classes) == (plain.mean, plain.std, plain.classes)
@@ -225,19 +227,76 @@ def test_a_private_mapping_keeps_its_pages(tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", np.zeros((9, 2)))
     private = np.load(tmp_path / "x.npy", mmap_mode="c")
     private[3] = 7
-    column = mapped.Column.of(private)
-    assert column.pages.mapping is None
+    column = mapped.open_column(private)
+    assert isinstance(column, mapped.ArrayColumn)
     assert column.read(np.array([3])).tolist() == [[7, 7]]
     assert mapped.is_mapped(private[2:])
     assert not mapped.is_mapped(np.zeros(3))
 
 
-def test_pages_of_a_sparse_file_go_back_as_rows_are_read(tmp_path: Path) -> None:
-    with (tmp_path / "x.bin").open("wb") as file:
-        file.truncate(1 << 30)
-    x = np.memmap(tmp_path / "x.bin", np.uint8, "r", shape=(1 << 18, 4096))
-    column, process = mapped.Column.of(x), psutil.Process()
+VIEWS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "whole": lambda x: x,
+    "part": lambda x: x[5:],
+    "backwards": lambda x: x[::-1],
+    "every third": lambda x: x[::3],
+    "windows": lambda x: np.lib.stride_tricks.sliding_window_view(x[:, 0], 4),
+    "columns": lambda x: x[:, 2:5],
+    "transposed": lambda x: x.T,
+    "scalars": lambda x: x[:, 1],
+    "no subclass": np.asarray,
+}
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_any_view_of_a_mapping_gives_its_rows(tmp_path: Path, view: str) -> None:
+    numbers = np.arange(5000, dtype=">i2")
+    numbers.tofile(tmp_path / "x.bin")
+    mapping = np.memmap(tmp_path / "x.bin", ">i2", "r", offset=4100, shape=(150, 8))
+    array = VIEWS[view](mapping)
+    column = mapped.open_column(array)
+    assert isinstance(column, mapped.FileColumn) == (view not in ("transposed", "windows"))
+    rows = np.array([3, 3, 0, len(array) - 1])
+    for chosen in (rows, np.arange(len(array)), rows[:1]):
+        read = column.read(chosen)
+        assert read.tolist() == array[chosen].tolist()
+        read += 1
+    assert len(column) == len(array)
+    assert mapping[0, 0] == 2050
+
+
+def test_windows_of_a_plain_mapping_are_read_from_the_file(tmp_path: Path) -> None:
+    np.arange(50, dtype=np.uint8).tofile(tmp_path / "x.bin")
+    windows = np.lib.stride_tricks.sliding_window_view(np.memmap(tmp_path / "x.bin", np.uint8, "r"), 4)
+    column = mapped.open_column(windows)
+    assert isinstance(column, mapped.FileColumn)
+    assert column.read(np.array([7, 46])).tolist() == [[7, 8, 9, 10], [46, 47, 48, 49]]
+
+
+def test_a_mapped_file_that_was_cut_or_moved_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "x.bin"
+    np.zeros((90, 100), np.uint8).tofile(file)
+    mapping = np.memmap(file, np.uint8, "r", shape=(90, 100))
+    column = mapped.open_column(mapping)
+    os.truncate(file, 5000)
+    assert column.read(np.array([49])).tolist() == [[0] * 100]
+    with pytest.raises(ConfigError, match=rf"^{file}: has become shorter; "):
+        column.read(np.array([50]))
+    file.unlink()
+    with pytest.raises(ConfigError, match=rf"^{file}: cannot be read: No such file or directory; "):
+        mapped.open_column(mapping)
+
+
+@pytest.mark.parametrize("whole_rows", [True, False])
+def test_a_process_stays_small_while_rows_are_read(tmp_path: Path, whole_rows: bool) -> None:
+    file, rows = tmp_path / "x.bin", 1 << 16
+    with file.open("wb") as out:
+        for _ in range(16):
+            out.write(bytes(16 << 20))
+    x = np.memmap(file, np.uint8, "r", shape=(rows, 4096))
+    column, process = mapped.open_column(x if whole_rows else x[:, ::2]), psutil.Process()
+    assert isinstance(column, mapped.FileColumn) == whole_rows
     before = process.memory_info().rss
-    for start in range(0, 1 << 18, 1 << 12):
-        column.read(np.arange(start, start + (1 << 12), 16))
-        assert process.memory_info().rss - before < 100 << 20
+    for start in range(0, rows, 1 << 12):
+        for first in range(start, start + (1 << 12), 512):
+            column.read(np.arange(first, first + 512, 16))
+            assert process.memory_info().rss - before < 100 << 20
