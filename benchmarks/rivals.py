@@ -78,7 +78,7 @@ class PreparedRun:
         """Return a function from a plain state and a number of batches to the test error in per cent."""
         fresh = network.build(self.config, self.dataset.input_shape, self.dataset.targets)
         evaluator = Evaluator(self.config, self.dataset, fresh)
-        return lambda state, through: evaluator.measure_state(state, {}, through).test_error_percent
+        return lambda state, through: evaluator.measure_state(state, {}, through).metrics["error_percent"]
 
 
 class Rival(ABC):

@@ -22,6 +22,7 @@ from rich.text import Text
 
 from common import strict_json
 from common.config.sections import Config
+from common.observe import measures
 from common.observe.percentiles import percentiles
 from common.observe.problems import Problem
 from common.text import answer
@@ -158,7 +159,13 @@ def _or_dash(value: float, form: str) -> str:
     return format(value, form) if value else "-"
 
 
-def line(status: StatusReply, rate: float) -> str:
+def format_evaluation(config: Config, evaluation: Evaluation) -> list[str]:
+    """Return the task's metrics and the loss of an evaluation, each with its title."""
+    values = {**config.task.row.order(evaluation.metrics), "test_loss": evaluation.test_loss}
+    return [f"{measures.title(name)} {measures.format_value(name, value)}" for name, value in values.items()]
+
+
+def line(config: Config, status: StatusReply, rate: float) -> str:
     """Summarize the run in a line, seats without a healthy slave first."""
     staleness, delay = percentiles(status.counters.staleness), percentiles(status.delays)
     parts = [
@@ -168,7 +175,7 @@ def line(status: StatusReply, rate: float) -> str:
         f"delay {delay['p50']} (max {delay['max']})",
     ]
     if status.evaluation.versions:
-        parts.insert(2, f"error {status.evaluation.test_error_percent:.2f} %")
+        parts.insert(2, format_evaluation(config, status.evaluation)[0])
     absent = [f"layer {seat.layer} {seat.state}" for seat in status.seats if seat.state in ("late", "vacant")]
     return "  ".join([*absent, *parts])
 
@@ -204,20 +211,18 @@ class Screen:
         rate = self._rate(status.batches)
         if self._live:
             self._progress.update(self._task, completed=status.batches)
-            summary = Text(line(status, rate))
+            summary = Text(line(self._config, status, rate))
             self._live.update(
                 Group(self._progress, summary, Text(), slaves_table(status, self._console.width))
             )
         elif time.monotonic() - self._printed_at >= LINE_SECONDS and status.state == "training":
             self._printed_at = time.monotonic()
-            self.print(line(status, rate))
+            self.print(line(self._config, status, rate))
 
     def show_evaluation(self, evaluation: Evaluation) -> None:
         """Print the result of an evaluation."""
-        self.print(
-            f"batch {evaluation.batches:>6}  test error {evaluation.test_error_percent:6.2f} %  "
-            f"test loss {evaluation.test_loss:.4f}"
-        )
+        values = "  ".join(format_evaluation(self._config, evaluation))
+        self.print(f"batch {evaluation.batches:>6}  {values}")
 
     def close(self) -> None:
         """Restore the terminal; repeated calls are harmless."""
@@ -255,7 +260,10 @@ def summary_rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     rows = [
         ("run", f"{summary['name']}: {summary['dataset']}, {summary['model']} in {summary['layers']} layers"),
         ("method", f"unlock {method}, profile {summary['profile']}"),
-        ("test error", f"{summary['test_error_percent']:.2f} % (loss {summary['test_loss']:.4f})"),
+        *(
+            (measures.title(name), measures.format_value(name, value))
+            for name, value in measures.of(summary).items()
+        ),
         ("time", f"{summary['wall_seconds']:.1f} s in total"),
         ("throughput", f"{summary['samples_per_second']:,.0f} samples/s while training"),
     ]

@@ -91,7 +91,7 @@ class _StatusView:
         found = problems(status, self._config, self._master)
         if found:
             parts.append(problems_list(found))
-        parts += [Text(line(status, _rate(status))), Text(), slaves_table(status, width)]
+        parts += [Text(line(self._config, status, _rate(status))), Text(), slaves_table(status, width)]
         return Group(*parts, Text(), machines_table(status))
 
 

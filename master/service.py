@@ -236,7 +236,7 @@ async def run_until_signal(
 ) -> int:
     """Run a master until SIGINT or SIGTERM; returns the exit code. Arguments as in `serve`."""
     master, loop, stop = Master(config, state), asyncio.get_running_loop(), asyncio.Event()
-    history, ports = History(HISTORY_SECONDS), Ports(master)
+    history, ports = History(HISTORY_SECONDS, config.task.row), Ports(master)
     site = Site(pages(master.view(), history), hosts)
     address, _ = await ports.open(listen, data_port)
     web_address = await site.start(web, "--web")

@@ -463,7 +463,7 @@ class Seat(_message.Message):
     def __init__(self, layer: _Optional[int] = ..., replica: _Optional[int] = ..., state: _Optional[str] = ..., slave: _Optional[str] = ..., host: _Optional[str] = ..., pid: _Optional[int] = ..., device: _Optional[str] = ..., incarnation: _Optional[int] = ..., lease_age: _Optional[float] = ..., beat: _Optional[int] = ..., grants: _Optional[int] = ..., telemetry: _Optional[_Union[Telemetry, _Mapping]] = ..., still_seconds: _Optional[float] = ..., begun: bool = ...) -> None: ...
 
 class Evaluation(_message.Message):
-    __slots__ = ("batches", "test_error_percent", "test_loss", "versions")
+    __slots__ = ("batches", "test_error_percent", "test_loss", "versions", "metrics")
     class VersionsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -471,15 +471,24 @@ class Evaluation(_message.Message):
         key: str
         value: int
         def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
+    class MetricsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: float
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
     BATCHES_FIELD_NUMBER: _ClassVar[int]
     TEST_ERROR_PERCENT_FIELD_NUMBER: _ClassVar[int]
     TEST_LOSS_FIELD_NUMBER: _ClassVar[int]
     VERSIONS_FIELD_NUMBER: _ClassVar[int]
+    METRICS_FIELD_NUMBER: _ClassVar[int]
     batches: int
     test_error_percent: float
     test_loss: float
     versions: _containers.ScalarMap[str, int]
-    def __init__(self, batches: _Optional[int] = ..., test_error_percent: _Optional[float] = ..., test_loss: _Optional[float] = ..., versions: _Optional[_Mapping[str, int]] = ...) -> None: ...
+    metrics: _containers.ScalarMap[str, float]
+    def __init__(self, batches: _Optional[int] = ..., test_error_percent: _Optional[float] = ..., test_loss: _Optional[float] = ..., versions: _Optional[_Mapping[str, int]] = ..., metrics: _Optional[_Mapping[str, float]] = ...) -> None: ...
 
 class ReportReply(_message.Message):
     __slots__ = ()

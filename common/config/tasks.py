@@ -5,10 +5,25 @@ The tasks are built in `common.tasks.kinds`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from common.config.settings import key
+from common.config.settings import check_heeded, choice, key
 from common.registry import Registry, Row
+
+# Target of a position that counts nowhere; torch's own.
+IGNORED = -100
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossRow(Row):
+    """A loss of a regression.
+
+    Attributes:
+        bounded: whether the loss is linear beyond `bound`.
+    """
+
+    bounded: bool = False
 
 
 @dataclass(frozen=True)
@@ -23,7 +38,29 @@ class ClassificationOptions:
     )
 
 
-TaskOptions = ClassificationOptions
+LOSSES = Registry(
+    LossRow(name="mse", help="squared residual"),
+    LossRow(name="huber", help="squared up to a bound, linear beyond", heeds=("bound",), bounded=True),
+)
+
+
+@dataclass(frozen=True)
+class RegressionOptions:
+    """Options of a regression."""
+
+    loss: str = choice("mse", LOSSES)
+    bound: float = key(1.0, "of huber: residual from which the loss is linear", above=0)
+
+    def __post_init__(self) -> None:
+        check_heeded(self, "task.options.")
+
+
+@dataclass(frozen=True)
+class NoOptions:
+    """Options of a task that has none."""
+
+
+TaskOptions = ClassificationOptions | RegressionOptions | NoOptions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,9 +103,13 @@ class TaskRow(Row):
             error of the summary.
     """
 
-    options: type[ClassificationOptions]
+    options: type[ClassificationOptions] | type[RegressionOptions] | type[NoOptions]
     targets: TargetRule
     metrics: tuple[str, ...] = ()
+
+    def order(self, metrics: Mapping[str, float]) -> dict[str, float]:
+        """Return the metrics of an evaluation in the row's order; unknown names are left out."""
+        return {name: metrics[name] for name in self.metrics if name in metrics}
 
 
 TASKS = Registry(
@@ -84,5 +125,52 @@ TASKS = Registry(
             counted=True,
         ),
         metrics=("error_percent",),
+    ),
+    TaskRow(
+        name="multi-label",
+        help="binary cross-entropy over labels",
+        options=NoOptions,
+        targets=TargetRule(
+            needs="numbers from 0 to 1 of the shape ({count}, C), one a label",
+            integers=None,
+            dimensions=(2,),
+            lowest=0,
+            highest=1,
+        ),
+        metrics=("label_error_percent", "f1"),
+    ),
+    TaskRow(
+        name="regression",
+        help="squared or Huber loss",
+        options=RegressionOptions,
+        targets=TargetRule(
+            needs="floating-point numbers of the shape ({count},) or ({count}, D)",
+            integers=False,
+            dimensions=(1, 2),
+        ),
+        metrics=("mse", "mae"),
+    ),
+    TaskRow(
+        name="language",
+        help="cross-entropy of the next token",
+        options=NoOptions,
+        targets=TargetRule(
+            needs=f"whole numbers of the shape ({{count}}, T), the next token at each position, or {IGNORED}",
+            integers=True,
+            dimensions=(2,),
+            lowest=0,
+            ignored=IGNORED,
+        ),
+        metrics=("perplexity", "bits_per_token", "bits_per_character"),
+    ),
+)
+
+# Stands for all functions of users, whose targets are numbers of any shape.
+USERS = TaskRow(
+    name="user",
+    help="a user's own loss",
+    options=NoOptions,
+    targets=TargetRule(
+        needs="numbers of the shape ({count}, ...)", integers=None, dimensions=tuple(range(1, 9))
     ),
 )

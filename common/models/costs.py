@@ -72,17 +72,12 @@ def synthesizer_cost(
     """
     if not (decoupling.row.synthesizes or decoupling.row.supervises):
         return 0.0
-    with torch.device("meta"):
-        synthesizer = synthesizers.build(decoupling, shape, task)
-        h = torch.zeros(batch_size, *shape)
-        y = task.blank(batch_size)
-        with _count() as counter:
-            if decoupling.row.supervises:
-                assert isinstance(synthesizer, VirtualForward)
-                synthesizer.supervise(h, y)
-            else:
-                synthesizer.learn(h, y, synthesizer.gradient(h, y))
-    return counter.work + _count_step(synthesizer, optimizer)
+    try:
+        synthesizer, work = _count_synthesizer("meta", decoupling, shape, task, batch_size)
+    except Exception:
+        # A user's loss may read its numbers, and a meta tensor has none.
+        synthesizer, work = _count_synthesizer("cpu", decoupling, shape, task, batch_size)
+    return work + _count_step(synthesizer, optimizer)
 
 
 def input_cost(
@@ -176,6 +171,23 @@ def _count_convolution_gradients(
     transposed, wanted = options[4], options[7]
     forward = conv_flop_count(list(x.shape), list(weight.shape), list(delta.shape), transposed)
     return float(forward * sum(wanted[:2]) / 2)
+
+
+def _count_synthesizer(
+    device: str, decoupling: DecouplingConfig, shape: tuple[int, ...], task: Task, batch_size: int
+) -> tuple[nn.Module, float]:
+    """Count the use and the learning of a new M or head; the module has the gradients of the learning."""
+    with torch.device(device):
+        synthesizer = synthesizers.build(decoupling, shape, task)
+        h = torch.zeros(batch_size, *shape)
+        y = task.blank(batch_size)
+        with _count() as counter:
+            if decoupling.row.supervises:
+                assert isinstance(synthesizer, VirtualForward)
+                synthesizer.supervise(h, y)
+            else:
+                synthesizer.learn(h, y, synthesizer.gradient(h, y))
+    return synthesizer, counter.work
 
 
 def _count_step(synthesizer: nn.Module, optimizer: str) -> float:

@@ -54,7 +54,7 @@ def build(
         ConfigError: a unit fails, two units share state, or units do not fit each other or the task.
     """
     where = f"network.model: {config.network.model}"
-    task = tasks.build(config.task, targets)
+    task = tasks.build(config.task, targets, code)
     with torch.random.fork_rng(devices=[]):
         # Seeds the CPU's generator alone: torch.manual_seed would also reseed the caller's accelerators.
         torch.default_generator.manual_seed(config.run.seed)

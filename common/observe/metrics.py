@@ -152,6 +152,9 @@ RUN_BATCHES = _gauge("run_batches", MASTER, (), "Batches trained so far.")
 RUN_LENGTH = _gauge("run_length_batches", MASTER, (), "Batches of the whole run.")
 TEST_ERROR = _gauge("test_error_ratio", MASTER, (), "Test error of the last evaluation, 0 to 1.")
 TEST_LOSS = _gauge("test_loss", MASTER, (), "Test loss per example of the last evaluation.")
+TEST_METRIC = _gauge(
+    "test_metric", MASTER, ("metric",), "Metric of the task at the last evaluation: perplexity, mse, ..."
+)
 STARTS = _counter("master_starts_total", MASTER, (), "Starts of a master on this state directory.")
 
 # --- processes and machines -------------------------------------------------------------------------------
@@ -283,8 +286,8 @@ _PAGE = """\
 
 Generated from `common/observe/metrics.py` by `make dashboards`. Every series has the label `profile` besides
 the labels below. `layer` is k, `replica` counts from 0, `shard` is `k/weights`, `k/gradient` or a similar
-name. Ratios are 0 to 1. Counters restart with their process, except `layerwise_master_starts_total`. Bucket
-bounds of staleness and delay: {counts}; of seconds: {seconds}.
+name, `metric` a name of the run's task. Ratios are 0 to 1. Counters restart with their process, except
+`layerwise_master_starts_total`. Bucket bounds of staleness and delay: {counts}; of seconds: {seconds}.
 
 | metric | kind | shown by | labels | meaning |
 | --- | --- | --- | --- | --- |

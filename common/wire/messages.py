@@ -269,12 +269,16 @@ class Seat:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """Test error and loss of the chain f_1..f_K at a vector of versions."""
+    """Test loss and metrics of the chain f_1..f_K at a vector of versions.
+
+    The test error is None where the task has no such error.
+    """
 
     batches: int = 0
-    test_error_percent: float = 0.0
+    test_error_percent: float | None = None
     test_loss: float = 0.0
     versions: dict[str, int] = field(default_factory=dict)
+    metrics: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

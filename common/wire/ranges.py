@@ -149,12 +149,13 @@ RANGES: dict[type, dict[str, Rule]] = {
         "grants": SMALL,
         "still_seconds": SECONDS,
     },
-    # The loss of a network that has diverged is a result; an error in per cent always exists.
+    # The loss of a network that has diverged is a result; an error in per cent is always finite.
     m.Evaluation: {
         "batches": COUNT,
         "test_error_percent": PERCENT,
         "test_loss": MEASURED,
         "versions": Mapped(None, COUNT),
+        "metrics": Mapped(None, MEASURED),
     },
     m.Counters: {
         "staleness": Mapped(SMALL, COUNT),

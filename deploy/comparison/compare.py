@@ -16,9 +16,10 @@ from common import strict_json
 from common.cores import count_cores
 from common.errors import ConfigError, RunFailedError
 from common.lifecycle import INTERRUPTED, Interrupt
+from common.observe import measures
 from common.text import answer, say
 from deploy.comparison.jobs import Job
-from deploy.comparison.results import rows, summarize_variant
+from deploy.comparison.results import first_metric, rows, summarize_variant
 from deploy.comparison.variants import Comparison
 from deploy.console import PlainConsole
 from deploy.runs.directory import new_directory
@@ -117,8 +118,9 @@ class ComparisonRun:
             lines = job.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
             reason = lines[-1].removeprefix("layerwise: ") if lines else f"exit code {job.process.returncode}"
             raise RunFailedError(f"{job.name()} failed: {reason} (see {job.log})")
-        error, seconds = summary["test_error_percent"], summary["wall_seconds"]
-        say(f"{count}/{of}  {job.name()}: test error {error:.2f} %, {seconds:.0f} s")
+        (metric, value), *_ = measures.of(summary).items()
+        result = f"{measures.title(metric)} {measures.format_value(metric, value)}"
+        say(f"{count}/{of}  {job.name()}: {result}, {summary['wall_seconds']:.0f} s")
 
     def _result(self, jobs: Sequence[Job]) -> dict[str, Any]:
         variants = [
@@ -156,7 +158,7 @@ def _print(result: dict[str, Any]) -> None:
     console = PlainConsole()
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("variant", no_wrap=True)
-    for title in ("error %", "loss", "samples/s", "staleness", "delay"):
+    for title in (measures.axis(first_metric(result)), "loss", "samples/s", "staleness", "delay"):
         table.add_column(title, justify="right", no_wrap=True)
     for row in rows(result):
         table.add_row(*row)

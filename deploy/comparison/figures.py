@@ -12,7 +12,8 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from deploy.comparison.results import by_error
+from common.observe import measures
+from deploy.comparison.results import by_metric, first_metric
 from deploy.runs.files import write_file
 
 mpl.use("Agg")
@@ -57,10 +58,22 @@ def draw(folder: Path, result: Mapping[str, Any]) -> list[tuple[str, dict[str, P
 
 def _plots(result: Mapping[str, Any]) -> list[Plot]:
     seconds = "virtual seconds" if result["in"] == "driver" else "seconds"
+    metric = first_metric(result)
+    stem, title = metric.removesuffix("_percent"), measures.title(metric)
     plots = [
-        Plot("error", "Final test error: mean, and each run", _ends, False),
-        Plot("error-by-batches", "Test error by batches", lambda a, r: _curves(a, r, "batches"), True),
-        Plot("error-by-seconds", f"Test error by {seconds}", lambda a, r: _curves(a, r, "seconds"), True),
+        Plot(stem, f"Final {title}: mean, and each run", _ends, False),
+        Plot(
+            f"{stem}-by-batches",
+            f"{title.capitalize()} by batches",
+            lambda a, r: _curves(a, r, "batches"),
+            True,
+        ),
+        Plot(
+            f"{stem}-by-seconds",
+            f"{title.capitalize()} by {seconds}",
+            lambda a, r: _curves(a, r, "seconds"),
+            True,
+        ),
     ]
     if any(variant["slaves"] for variant in result["variants"]):
         plots.append(Plot("staleness", "Staleness of pushes and delay of gradients", _late, False))
@@ -100,21 +113,21 @@ def _look(place: int) -> dict[str, Any]:
 
 
 def _curves(axes: Axes, result: Mapping[str, Any], by: str) -> None:
-    for place, variant in enumerate(by_error(dict(result))):
+    for place, variant in enumerate(by_metric(result)):
         curve = variant["curve"]
         x = [point[by] for point in curve]
         look = _look(place)
         axes.plot(x, [p["mean"] for p in curve], label=variant["name"], markersize=4, linewidth=1.3, **look)
         low, high = [p["low"] for p in curve], [p["high"] for p in curve]
         axes.fill_between(x, low, high, color=look["color"], alpha=0.12, linewidth=0)
-    axes.set(xlabel=by, ylabel="test error, %", yscale="log")
+    axes.set(xlabel=by, ylabel=measures.axis(first_metric(result)), yscale="log")
     axes.yaxis.set_major_formatter("{x:g}")
     axes.yaxis.set_minor_formatter("{x:g}")
     axes.tick_params(axis="y", which="minor", labelsize=7)
 
 
 def _cosines(axes: Axes, result: Mapping[str, Any]) -> None:
-    for place, variant in enumerate(by_error(dict(result))):
+    for place, variant in enumerate(by_metric(result)):
         if variant["cosine"]:
             x, y = zip(*((p["batches"], p["mean"]) for p in variant["cosine"]), strict=True)
             axes.plot(x, y, label=variant["name"], markersize=4, linewidth=1.3, **_look(place))
@@ -122,9 +135,11 @@ def _cosines(axes: Axes, result: Mapping[str, Any]) -> None:
 
 
 def _ends(axes: Axes, result: Mapping[str, Any]) -> None:
-    variants = by_error(dict(result))[::-1]
+    variants = by_metric(result)[::-1]
     for place, variant in enumerate(variants):
-        error = variant["test_error_percent"]
+        error = variant["metrics"][variant["metric"]]
+        if error["mean"] is None:
+            continue
         axes.plot(
             error["values"],
             [place] * len(error["values"]),
@@ -134,16 +149,16 @@ def _ends(axes: Axes, result: Mapping[str, Any]) -> None:
         )
         axes.plot(error["mean"], place, "o", color=_COLOURS[1], markersize=7)
         axes.annotate(
-            f"{error['mean']:.2f}", (error["mean"], place), (0, 7), textcoords="offset points", ha="center",
-            fontsize=8,
+            format(error["mean"], measures.form(variant["metric"])), (error["mean"], place), (0, 7),
+            textcoords="offset points", ha="center", fontsize=8,
         )  # fmt: skip
     axes.set_yticks(range(len(variants)), [variant["name"] for variant in variants])
-    axes.set(xlabel="test error, %", ylim=(-0.6, len(variants) - 0.2))
+    axes.set(xlabel=measures.axis(first_metric(result)), ylim=(-0.6, len(variants) - 0.2))
     axes.set_xlim(left=0)
 
 
 def _late(axes: Axes, result: Mapping[str, Any]) -> None:
-    variants = [variant for variant in by_error(dict(result))[::-1] if variant["slaves"]]
+    variants = [variant for variant in by_metric(result)[::-1] if variant["slaves"]]
     for offset, name, unit, colour, hatch in (
         (0.2, "staleness", "pushes", _COLOURS[0], ""), (-0.2, "delay", "batches", _COLOURS[4], "///"),
     ):  # fmt: skip

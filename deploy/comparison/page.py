@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from deploy.comparison.results import rows
+from common.observe import measures
+from deploy.comparison.results import first_metric, rows
 
-TITLES = ("variant", "test error, %", "test loss", "samples/s", "staleness p50/p99", "delay p50/p99")
 _STYLE = """
 :root { color-scheme: light dark; --paper: #ffffff; --ink: #1f2328; --faint: #59636e; --rule: #d0d7de; }
 @media (prefers-color-scheme: dark) {
@@ -50,6 +50,11 @@ def page(result: Mapping[str, Any], figures: Sequence[tuple[str, Mapping[str, Pa
 """
 
 
+def _titles(result: Mapping[str, Any]) -> tuple[str, ...]:
+    metric = measures.axis(first_metric(result))
+    return ("variant", metric, "test loss", "samples/s", "staleness p50/p99", "delay p50/p99")
+
+
 def _terms(result: Mapping[str, Any]) -> str:
     """Describe the terms of the comparison: data, model, batches, place and seeds."""
     summary = result["variants"][0]["runs"][0]["summary"]
@@ -68,7 +73,7 @@ def _terms(result: Mapping[str, Any]) -> str:
 
 
 def _table(result: Mapping[str, Any]) -> str:
-    head = "".join(f"<th>{html.escape(title)}</th>" for title in TITLES)
+    head = "".join(f"<th>{html.escape(title)}</th>" for title in _titles(result))
     body = "".join(
         f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>" for row in rows(dict(result))
     )

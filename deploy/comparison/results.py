@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from common.observe import measures
 from deploy.comparison.jobs import Job
 from deploy.comparison.variants import Variant
 from deploy.runs.metrics import read_metrics
@@ -16,15 +18,19 @@ def summarize_variant(variant: Variant, jobs: Sequence[Job]) -> dict[str, Any]:
     summaries = [job.summary or {} for job in jobs]
     errors = {name: _spread([s[name] for s in summaries]) for name in ("test_error_percent", "test_loss")}
     first = summaries[0]
+    metrics = {name: _spread([measures.of(s)[name] for s in summaries]) for name in measures.of(first)}
+    metric = next(iter(metrics))
     return {
         "name": variant.name,
         "folder": variant.slug,
         **{name: first[name] for name in ("profile", "unlock", "gradient", "input", "layers", "slaves")},
         **errors,
+        "metric": metric,
+        "metrics": metrics,
         "samples_per_second": _spread([s["samples_per_second"] for s in summaries]),
         "staleness": _widest([s["staleness"] for s in summaries]),
         "delay": _widest([s["delay"] for s in summaries]),
-        "curve": _curve([_evaluations(job) for job in jobs]),
+        "curve": _curve([_evaluations(job, metric) for job in jobs]),
         "cosine": _curve([_cosines(job) for job in jobs]),
         "runs": [
             {"seed": job.seed, "summary": summary} for job, summary in zip(jobs, summaries, strict=True)
@@ -49,11 +55,11 @@ def _widest(runs: Sequence[dict[str, int]]) -> dict[str, int]:
     return {name: max(run[name] for run in runs) for name in runs[0]}
 
 
-def _evaluations(job: Job) -> list[dict[str, float]]:
+def _evaluations(job: Job, metric: str) -> list[dict[str, float]]:
     return [
-        {"batches": line["batches"], "seconds": line["seconds"], "value": line["test_error_percent"]}
+        {"batches": line["batches"], "seconds": line["seconds"], "value": value}
         for line in read_metrics(job.path)
-        if line["kind"] == "evaluation"
+        if line["kind"] == "evaluation" and (value := measures.of(line)[metric]) is not None
     ]
 
 
@@ -85,25 +91,38 @@ def _curve(runs: Sequence[Sequence[dict[str, float]]]) -> list[dict[str, float]]
 
 
 def rows(result: dict[str, Any]) -> list[list[str]]:
-    """List the table's rows, lowest error first: variant, error, loss, samples/s, staleness, delay."""
+    """List the rows of the table, best first: variant, first metric, loss, samples/s, staleness, delay."""
     return [
         [
             variant["name"],
-            _format(variant["test_error_percent"], ".2f"),
-            "diverged" if (loss := variant["test_loss"]["mean"]) is None else f"{loss:.4f}",
+            _format(variant["metrics"][variant["metric"]], variant["metric"]),
+            measures.format_value("test_loss", variant["test_loss"]["mean"]),
             f"{variant['samples_per_second']['mean']:,.0f}",
             f"{variant['staleness']['p50']}/{variant['staleness']['p99']}" if variant["slaves"] else "-",
             f"{variant['delay']['p50']}/{variant['delay']['p99']}" if variant["slaves"] else "-",
         ]
-        for variant in by_error(result)
+        for variant in by_metric(result)
     ]
 
 
-def by_error(result: dict[str, Any]) -> list[dict[str, Any]]:
-    """Sort the variants by mean test error, lowest first."""
-    return sorted(result["variants"], key=lambda variant: float(variant["test_error_percent"]["mean"]))
+def by_metric(result: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Sort the variants by the mean of the first metric, lowest first, diverged ones last."""
+
+    def mean(variant: dict[str, Any]) -> float:
+        value = variant["metrics"][variant["metric"]]["mean"]
+        return math.inf if value is None else float(value)
+
+    return sorted(result["variants"], key=mean)
 
 
-def _format(value: dict[str, Any], form: str) -> str:
+def first_metric(result: Mapping[str, Any]) -> str:
+    """Return the name of the first metric of the comparison's task."""
+    return str(result["variants"][0]["metric"])
+
+
+def _format(value: dict[str, Any], metric: str) -> str:
+    if value["mean"] is None:
+        return "diverged"
+    form = measures.form(metric)
     mean = format(value["mean"], form)
     return f"{mean} ± {value['spread']:{form}}" if len(value["values"]) > 1 else mean

@@ -74,6 +74,12 @@ OVERVIEW = Dashboard(
             ("layerwise_test_loss", "loss"),
         ),
         _panel(
+            "Test metrics",
+            "Metrics of the task, latest measurement of the evaluator.",
+            PLAIN,
+            ("layerwise_test_metric", "{{metric}}"),
+        ),
+        _panel(
             "Progress",
             "Batches that every layer has trained, and the length of the run.",
             PLAIN,

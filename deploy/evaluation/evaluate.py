@@ -24,7 +24,7 @@ from deploy.evaluation.reader import Reader, latest_status
 from deploy.runs.directory import RunDirectory, new_directory, next_evaluation, saved_config
 from deploy.runs.model import MODEL, load_model
 from deploy.runs.summary import summarize
-from deploy.screen import Screen, print_result
+from deploy.screen import Screen, format_evaluation, print_result
 
 WATCH_SECONDS = 0.5
 # Longest absence of the master; a watch ends then.
@@ -47,7 +47,7 @@ def evaluate_directory(path: Path, data: Path | None, code: Path | None, as_json
                 f"{path / MODEL}: does not fit the run's config.toml: {misfit}; copy both files again"
             )
         evaluation = evaluator.measure_state(state, {}, config.run.batches)
-    _print(evaluation, as_json)
+    _print(config, evaluation, as_json)
     return 0
 
 
@@ -71,7 +71,7 @@ def evaluate_master(
             evaluation = evaluator.measure(evaluator.pull(reader.pull))
             reader.report(evaluation)
     if not watch:
-        _print(evaluation, as_json)
+        _print(config, evaluation, as_json)
         return 0
     print_result(summary, results, as_json)
     if incomplete:
@@ -151,8 +151,8 @@ def _evaluator(config: Config, dataset: datasets.Dataset, code: Path | None) -> 
     return Evaluator(config, dataset, network.build(config, dataset.input_shape, dataset.targets, code))
 
 
-def _print(evaluation: Evaluation, as_json: bool) -> None:
+def _print(config: Config, evaluation: Evaluation, as_json: bool) -> None:
     if as_json:
         answer(strict_json.encode(dataclasses.asdict(evaluation)))
     else:
-        answer(f"test error {evaluation.test_error_percent:.2f} %, test loss {evaluation.test_loss:.4f}")
+        answer(", ".join(format_evaluation(config, evaluation)))

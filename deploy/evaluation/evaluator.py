@@ -80,7 +80,7 @@ class Evaluator:
         return replace(pulled, state={name: state[name].clone() for name in pulled.state})
 
     def measure(self, pulled: PulledNetwork) -> Evaluation:
-        """Measure the test error in per cent and the mean loss of a pulled network."""
+        """Measure the test loss and the task's metrics of a pulled network."""
         return self.measure_state(pulled.state, pulled.versions, pulled.batches)
 
     def find_misfit(self, state: Mapping[str, Tensor]) -> str | None:
@@ -96,14 +96,15 @@ class Evaluator:
     def measure_state(
         self, state: Mapping[str, Tensor], versions: dict[str, int], through: int
     ) -> Evaluation:
-        """Measure the test error in per cent and the mean loss of a plain state dict."""
+        """Measure the test loss and the task's metrics of a plain state dict."""
         self.network.load_state_dict(dict(state), strict=False)
         sums: dict[str, float] = {}
         for x, y in batches.test_batches(self._dataset):
             for name, value in self._task.tally(self.network(x), y).items():
                 sums[name] = sums.get(name, 0) + value
         metrics = self._task.metrics(sums)
-        return Evaluation(through, metrics["error_percent"], sums["loss"] / sums["count"], versions)
+        loss = sums["loss"] / sums["count"]
+        return Evaluation(through, metrics.get("error_percent"), loss, versions, metrics)
 
 
 @torch.no_grad()

@@ -1,8 +1,9 @@
-"""Plots of a run: test error over batches, throughput, and delays of gradients."""
+"""Plots of a run: the task's first metric over batches, throughput, and delays of gradients."""
 
 from __future__ import annotations
 
 import io
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from common.observe import measures
 from common.text import printable
 from deploy.runs.files import write_file
 
@@ -21,7 +23,7 @@ mpl.rcParams["text.parse_math"] = False
 
 
 def draw(folder: Path, metrics: Sequence[Mapping[str, Any]], summary: Mapping[str, Any]) -> None:
-    """Draw error.png, throughput.png and delay.png.
+    """Draw error.png (or the plot of the task's first metric), throughput.png and delay.png.
 
     Args:
         folder: destination, created if missing.
@@ -32,12 +34,18 @@ def draw(folder: Path, metrics: Sequence[Mapping[str, Any]], summary: Mapping[st
     evaluations = [line for line in metrics if line["kind"] == "evaluation"]
     beats = [line for line in metrics if line["kind"] == "heartbeat"]
     title = printable(f"{summary['name']}: {summary['dataset']}, unlock {summary['unlock']}")
-    axes = _axes(f"{title}: test error", "batches", "test error, %")
-    axes.plot([e["batches"] for e in evaluations], [e["test_error_percent"] for e in evaluations], marker="o")
+    name = next(iter(measures.of(summary)))
+    axes = _axes(f"{title}: {measures.title(name)}", "batches", measures.axis(name))
+    values = [_or_nan(measures.of(each).get(name)) for each in evaluations]
+    axes.plot([each["batches"] for each in evaluations], values, marker="o")
     axes.set_ylim(bottom=0)
-    _save(axes, folder / "error.png")
+    _save(axes, folder / f"{name.removesuffix('_percent')}.png")
     _save(_throughput(beats, title), folder / "throughput.png")
     _save(_delays(beats, title), folder / "delay.png")
+
+
+def _or_nan(value: float | None) -> float:
+    return math.nan if value is None else value
 
 
 def _axes(title: str, x: str, y: str) -> Axes:

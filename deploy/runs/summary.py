@@ -27,6 +27,7 @@ def summarize(
     seats = status.seats
     return {
         "name": config.run.name,
+        "task": config.task.kind,
         "dataset": config.data.dataset,
         "model": config.network.model,
         "profile": config.cluster.profile,
@@ -42,6 +43,7 @@ def summarize(
         "samples_per_second": round(config.run.batches * config.run.batch_size / training, 1),
         "test_error_percent": evaluation.test_error_percent,
         "test_loss": evaluation.test_loss,
+        "metrics": config.task.row.order(evaluation.metrics),
         "staleness": percentiles(status.counters.staleness),
         "delay": percentiles(status.delays),
         "pushes": status.counters.pushes,

@@ -23,7 +23,7 @@ class Board:
         """Add the scalars of a line."""
         if line["kind"] == "evaluation":
             group, step = "test", line["batches"]
-            values = {"error_percent": line["test_error_percent"], "loss": line["test_loss"]}
+            values = {**line["metrics"], "loss": line["test_loss"]}
         else:
             group, step = f"layer {line['layer']} replica {line['replica']}", line["next_batch"]
             values = {name: value for name, value in line.items() if name not in _NOT_SCALARS}

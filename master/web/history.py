@@ -7,20 +7,24 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from common.config.tasks import TaskRow
 from common.observe.percentiles import percentiles
-from common.wire.messages import StatusReply
+from common.wire.messages import Evaluation, StatusReply
 
 CAPACITY = 600
 
 
 @dataclass(frozen=True)
 class Moment:
-    """Values of the charts at a time of a monotonic clock; None without a measurement."""
+    """Values of the charts at a time of a monotonic clock; None without a measurement.
+
+    `metric` is the task's first metric, or the test loss of a task without metrics.
+    """
 
     time: float
     batches: int
     samples_per_second: float
-    test_error_percent: float | None
+    metric: float | None
     staleness_p50: int | None
     staleness_p99: int | None
     delay_p50: int | None
@@ -32,11 +36,13 @@ class History:
 
     Args:
         seconds: first interval.
+        row: of the task.
         capacity: most moments, an even number.
     """
 
-    def __init__(self, seconds: float, capacity: int = CAPACITY) -> None:
+    def __init__(self, seconds: float, row: TaskRow, capacity: int = CAPACITY) -> None:
         self._seconds = seconds
+        self._row = row
         self._capacity = capacity
         self._moments: list[Moment] = []
         self._staleness: Counter[int] = Counter()
@@ -55,19 +61,23 @@ class History:
         staleness, delays = Counter(status.counters.staleness), Counter(status.delays)
         stale, late = _since(self._staleness, staleness), _since(self._delays, delays)
         self._staleness, self._delays = staleness, delays
-        evaluated = bool(status.evaluation.versions)
         self._moments.append(
             Moment(
                 now,
                 status.batches,
                 throughput(status),
-                status.evaluation.test_error_percent if evaluated else None,
+                self._metric(status.evaluation),
                 stale.get("p50"),
                 stale.get("p99"),
                 late.get("p50"),
                 late.get("p99"),
             )
         )
+
+    def _metric(self, evaluation: Evaluation) -> float | None:
+        if not evaluation.versions:
+            return None
+        return next(iter(self._row.order(evaluation.metrics).values()), evaluation.test_loss)
 
     def columns(self, epoch: float = 0.0) -> dict[str, list[Any]]:
         """Return all moments as columns, by field; `epoch` is the time of the clock's zero, in seconds."""

@@ -52,6 +52,8 @@ def describe(view: View) -> dict[str, Any]:
     """Describe the run: the content of `layerwise status --json`, and the configuration in short."""
     config, reply = view.config, view.status()
     run = {
+        "task": config.task.kind,
+        "metrics": list(config.task.row.metrics),
         "dataset": config.data.dataset,
         "model": config.network.model,
         "batch_size": config.run.batch_size,

@@ -59,7 +59,10 @@ def _add_run(series: Scrape, view: View, status: StatusReply) -> None:
     for metric, value in values:
         series.add(metric, value)
     if evaluation.versions:
-        series.add(metrics.TEST_ERROR, evaluation.test_error_percent / 100)
+        if evaluation.test_error_percent is not None:
+            series.add(metrics.TEST_ERROR, evaluation.test_error_percent / 100)
+        for name, measured in view.config.task.row.order(evaluation.metrics).items():
+            series.add(metrics.TEST_METRIC, measured, name)
         series.add(metrics.TEST_LOSS, evaluation.test_loss)
     if "bound" in STALENESS_RULES[downpour.staleness].heeds:
         series.add(metrics.STALENESS_BOUND, downpour.bound)

@@ -17,8 +17,14 @@ def write_run(path: Path) -> Path:
     evaluator = Evaluator(config, digits(), network.build(config, digits().input_shape, digits().targets))
     directory = RunDirectory(path)
     directory.begin(config)
-    directory.note_evaluation(Evaluation(40, 90.0), 1.0)
-    summary = {"name": "n", "dataset": "digits", "unlock": "none"}
+    directory.note_evaluation(Evaluation(40, 90.0, metrics={"error_percent": 90.0}), 1.0)
+    summary = {
+        "name": "n",
+        "dataset": "digits",
+        "unlock": "none",
+        "metrics": {"error_percent": 90.0},
+        "test_loss": 2.3,
+    }
     directory.finish(summary, evaluator.network.state_dict(), config, digits())
     directory.close()
     return path

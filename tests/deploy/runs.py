@@ -76,7 +76,7 @@ def trained(*overrides: str) -> Run:
     return Run(
         run.seconds,
         run.status(),
-        evaluation.test_error_percent,
+        evaluation.metrics["error_percent"],
         [*losses, evaluation.test_loss],
         digest.hexdigest(),
     )

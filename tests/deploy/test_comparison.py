@@ -13,8 +13,8 @@ from deploy.runs.summary import SUMMARY
 
 SUMMARY_OF_A_RUN = {
     "profile": "light", "unlock": "update", "gradient": "vfbn", "input": None, "layers": 3, "slaves": 3,
-    "test_error_percent": 50.0, "samples_per_second": 1000.0, "staleness": {"p50": 0, "p99": 1},
-    "delay": {"p50": 2, "p99": 4},
+    "test_error_percent": 50.0, "metrics": {"error_percent": 50.0}, "samples_per_second": 1000.0,
+    "staleness": {"p50": 0, "p99": 1}, "delay": {"p50": 2, "p99": 4},
 }  # fmt: skip
 
 

@@ -52,7 +52,7 @@ def test_a_summary_shows_hostile_names_escaped(capsys: pytest.CaptureFixture[str
     summary = {
         "name": HOSTILE, "dataset": "d", "model": "m", "layers": 1, "unlock": "none", "gradient": None,
         "profile": "light", "waiting_fraction": {}, "cpu_seconds": {}, "peak_rss_bytes": {}, "slaves": 0,
-        "test_error_percent": 1.0, "test_loss": 1.0, "wall_seconds": 1.0, "samples_per_second": 1.0,
+        "metrics": {"error_percent": 1.0}, "test_loss": 1.0, "wall_seconds": 1.0, "samples_per_second": 1.0,
     }  # fmt: skip
     print_result(summary, Path("exp[lr=0.1]/[/x]"), as_json=False)
     shown = capsys.readouterr().out

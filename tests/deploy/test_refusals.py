@@ -250,6 +250,34 @@ def test_labels_with_gaps_are_refused_before_memory_is_taken(line: Line, label: 
     refused(line.run("train", "--set", "data.dataset=own.py:gap"), 2, "data.dataset: ", "own.py:gap: ", said)
 
 
+LOSS = "def loss(output, target):\n    return {body}\n"
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (["task.kind=loss.py:loss"], "loss.py:loss: returned float32 () for 64 examples; return the loss"),
+        (
+            ["task.kind=loss.py:loss", "cluster.profile=light", "cluster.synthesis=master"],
+            "cluster.synthesis: the master runs no function",
+        ),
+        (["task.kind=loss.py:other"], 'loss.py: has no function "other"'),
+        (["task.kind=regression"], "digits: train_y is int64 (1437,); it must be floating-point"),
+        (["task.kind=multilabel"], '"multilabel" is not one of classification, multi-label'),
+        (["task.options={smoothing=0.1}"], 'smoothing: unknown key; did you mean "task.options.'),
+        (["task.options={class_weights=[1.0]}"], "class_weights: 1 weights for 10 classes; give one each"),
+    ],
+    ids=lambda value: value[-1] if isinstance(value, list) else "",
+)  # fmt: skip
+def test_a_loss_and_targets_that_do_not_fit_are_refused_before_a_process_starts(
+    line: Line, settings: list[str], said: str
+) -> None:
+    (line.folder / "loss.py").write_text(LOSS.format(body="(output[:, 0] - target).square().mean()"))
+    keys = [word for each in [*settings, "run.batch_size=64"] for word in ("--set", each)]
+    refused(line.run("train", *SHORT, *keys), 2, said)
+    assert not (line.folder / "runs").exists()
+
+
 def test_a_last_layer_without_parameters_is_refused_under_local(line: Line) -> None:
     (line.folder / "network.py").write_text(
         "from torch import nn\n"

@@ -28,7 +28,13 @@ FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 12345\n"
 STATE = {"0.weight": torch.arange(6.0).reshape(2, 3), "0.count": torch.tensor(3), "0.flag": torch.ones(2) > 0}
 LINE = {"kind": "evaluation", "seconds": 1.0, "batches": 1, "test_error_percent": 2.0, "versions": {"1": 3}}
-PLOTTED = {"name": "a$_$", "dataset": "d", "unlock": "none"}
+PLOTTED = {
+    "name": "a$_$",
+    "dataset": "d",
+    "unlock": "none",
+    "metrics": {"error_percent": 2.0},
+    "test_loss": 1.0,
+}
 
 
 def fail(*arguments: object) -> Any:

@@ -15,7 +15,7 @@ from deploy.runs.directory import RunDirectory
 def test_scalars_are_those_of_the_metrics_file(tmp_path: Path) -> None:
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     directory = RunDirectory(tmp_path, tensorboard=True)
-    directory.note_evaluation(Evaluation(200, 3.5, 0.25), 1.0)
+    directory.note_evaluation(Evaluation(200, 3.5, 0.25, metrics={"error_percent": 3.5}), 1.0)
     seat = Seat(2, 1, incarnation=4, beat=1, telemetry=Telemetry(next_batch=77, loss=0.5))
     directory.note_heartbeats([seat], 2.0)
     assert directory._board is not None

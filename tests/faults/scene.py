@@ -267,7 +267,7 @@ class Scene:
         assert status.state == "done"
         assert not list((self.folder / "state").rglob("*.new"))
         return {
-            "test_error_percent": round(evaluation.test_error_percent, 2),
+            "test_error_percent": round(evaluation.metrics["error_percent"], 2),
             "lost_batches": status.lost_batches,
             "fenced": status.counters.fenced,
         }

@@ -62,13 +62,28 @@ function showHead(status) {
     `, ${whole(status.training_seconds)} s of training`;
   const staleness = status.counters.staleness;
   const figures = [
-    ["test error", evaluation.batches ? `${evaluation.test_error_percent.toFixed(2)} %` : "–"],
+    ...measures(run, evaluation),
     ["samples a second", status.state === "done" ? "–" : whole(status.samples_per_second)],
     ["staleness of pushes", spread(staleness)], ["delay of gradients", spread(status.delays)],
     ["pushes", whole(status.counters.pushes)], ["lost batches", whole(status.lost_batches)],
   ];
   byId("figures").replaceChildren(...figures.map(([name, value]) =>
     made("div", {}, made("dt", {}, name), made("dd", { "data-figure": name }, value))));
+}
+
+// Metrics of the task; the loss of a task without any.
+const metricTitle = (name) => `test ${name.replace(/_percent$/, "").replaceAll("_", " ")}`;
+const metricText = (name, value) => (value === null || value === undefined ? "–" : name.endsWith("_percent") ? `${value.toFixed(2)} %` : short(value));
+const metricsOf = (evaluation) => ({ ...evaluation.metrics, loss: evaluation.test_loss });
+
+function measures(run, evaluation) {
+  const known = evaluation.batches ? metricsOf(evaluation) : {}, names = run.metrics.filter((name) => !evaluation.batches || name in known);
+  return (names.length ? names : ["loss"]).map((name) => [metricTitle(name), metricText(name, known[name])]);
+}
+
+function evaluated(event) {
+  const known = metricsOf(event), name = (last?.run.metrics ?? []).find((each) => each in known) ?? "loss";
+  return `${metricTitle(name)} ${metricText(name, known[name])} at batch ${whole(event.batches)}`;
 }
 
 function spread(counts) {
@@ -168,12 +183,20 @@ function slaveCard(seat, replicas) {
 
 // Charts ---------------------------------------------------------------------------------------------------
 const CHARTS = [
-  { title: "Test error", unit: " %", rare: true, series: [["test error", "test_error_percent"]] },
+  { title: "Test metric", unit: "", rare: true, series: [["test", "metric"]] },
   { title: "Samples a second", unit: "", series: [["through the network", "samples_per_second"]] },
   { title: "Staleness of pushes", unit: "", series: [["middle", "staleness_p50"], ["99 %", "staleness_p99"]] },
   { title: "Delay of gradients, in batches", unit: "", series: [["middle", "delay_p50"], ["99 %", "delay_p99"]] },
 ];
 let drawn = [];
+
+// The first chart shows the first metric of the task, which the first answer of the master names.
+function nameChart(run) {
+  const name = run.metrics[0] ?? "loss", title = metricTitle(name), chart = CHARTS[0];
+  if (chart.series[0][0] === title) return;
+  Object.assign(chart, { title: title[0].toUpperCase() + title.slice(1), unit: name.endsWith("_percent") ? " %" : "", series: [[title, "metric"]] });
+  buildCharts();
+}
 
 function buildCharts() {
   const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
@@ -229,7 +252,7 @@ const SAID = {
   left: (e) => ["✕", "warn", `layer ${e.layer}: its slave left${e.why ? `: ${e.why}` : ""}`],
   fenced: (e) => ["✕", "warn", `layer ${e.layer}: its slave was fenced off: ${e.why}`],
   done: (e) => ["✓", "good", `layer ${e.layer}: through all batches`],
-  evaluated: (e) => ["◇", "", `test error ${e.test_error_percent.toFixed(2)} % at batch ${whole(e.batches)}`],
+  evaluated: (e) => ["◇", "", evaluated(e)],
   snapshot: (e) => ["▣", "", `snapshot ${e.number} was taken`],
   "no snapshot": (e) => ["✕", "bad", `no snapshot could be taken: ${e.why}`],
   "rolled back": (e) => ["↶", "warn", `the run was put back to snapshot ${e.snapshot}`],
@@ -262,6 +285,7 @@ async function showStatus() {
     lostSince ??= Date.now() / 1000;
   }
   if (last !== null && lostSince === null) {
+    nameChart(last.run);
     showHead(last);
     showNetwork(last);
   } else {

@@ -8,13 +8,16 @@ import itertools
 from hypothesis import given
 from hypothesis import strategies as st
 
+from common.config.tasks import TASKS, USERS
 from common.wire.messages import Counters, Evaluation, Seat, StatusReply, Telemetry
 from master.web.history import History, throughput
+
+ROW = TASKS["classification"]
 
 
 @given(st.integers(1, 400), st.sampled_from([2, 8, 20]))
 def test_moments_are_bounded_and_reach_from_near_the_beginning_to_the_end(ticks: int, capacity: int) -> None:
-    history = History(1.0, capacity)
+    history = History(1.0, ROW, capacity)
     for now in range(ticks):
         if history.due(now):
             history.add(StatusReply(batches=now), now)
@@ -27,15 +30,21 @@ def test_moments_are_bounded_and_reach_from_near_the_beginning_to_the_end(ticks:
 
 
 def test_quantiles_are_of_what_came_since_the_moment_before() -> None:
-    history = History(1.0)
+    history = History(1.0, ROW)
     history.add(StatusReply(counters=Counters(staleness={0: 10}), delays={3: 5}), 0.0)
     history.add(StatusReply(counters=Counters(staleness={0: 10, 7: 1}), delays={3: 5}), 1.0)
-    evaluated = Evaluation(10, 2.5, 0.1, {"1/weights": 3})
+    evaluated = Evaluation(10, 2.5, 0.1, {"1/weights": 3}, {"error_percent": 2.5})
     history.add(StatusReply(counters=Counters(staleness={0: 11, 7: 1}), evaluation=evaluated), 2.0)
     columns = history.columns()
     assert columns["staleness_p50"] == [0, 7, 0]
     assert columns["delay_p99"] == [3, None, None]
-    assert columns["test_error_percent"] == [None, None, 2.5]
+    assert columns["metric"] == [None, None, 2.5]
+
+
+def test_a_task_without_metrics_is_shown_by_its_loss() -> None:
+    history = History(1.0, USERS)
+    history.add(StatusReply(evaluation=Evaluation(10, None, 0.1, {"1/weights": 3})), 0.0)
+    assert history.columns()["metric"] == [0.1]
 
 
 def test_throughput_is_that_of_the_slowest_layer_without_the_slaves_that_have_gone() -> None:
@@ -50,7 +59,7 @@ def test_throughput_is_that_of_the_slowest_layer_without_the_slaves_that_have_go
 
 
 def test_moments_go_by_a_monotonic_clock_and_are_shown_in_the_time_of_day() -> None:
-    history = History(1.0)
+    history = History(1.0, ROW)
     for now in (50.0, 51.0, 52.0):
         assert history.due(now)
         history.add(StatusReply(), now)

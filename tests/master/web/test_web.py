@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from common.config.tasks import TASKS
 from common.net import control
 from common.observe.visits import Visit
 from common.shards.pushes import PushReply
@@ -21,6 +22,8 @@ from master.web.history import History
 from master.web.pages import STATIC, pages, targets
 from tests.master.served import Served, served
 
+ROW = TASKS["classification"]
+
 
 @pytest.fixture
 def running(tmp_path: Path) -> Iterator[Served]:
@@ -29,7 +32,7 @@ def running(tmp_path: Path) -> Iterator[Served]:
 
 
 def shown(master: Served, path: str) -> bytes:
-    return pages(master.master.view(), History(1.0))[path]().body
+    return pages(master.master.view(), History(1.0, ROW))[path]().body
 
 
 def samples(master: Served) -> dict[tuple[str, str, str], float]:
@@ -68,10 +71,10 @@ def test_what_is_known_of_the_run_is_there(running: Served) -> None:
     assert there["layerwise_push_staleness_bound", "", ""] == 16
     assert there["layerwise_master_starts_total", "", ""] == 1
     assert ("layerwise_test_error_ratio", "", "") not in there
-    running.do(
-        running.master.ledger.apply(running.master.run.report, Evaluation(10, 25.0, 0.5, {"1/weights": 1}))
-    )
+    evaluation = Evaluation(10, 25.0, 0.5, {"1/weights": 1}, {"error_percent": 25.0, "of another": 1.0})
+    running.do(running.master.ledger.apply(running.master.run.report, evaluation))
     assert samples(running)["layerwise_test_error_ratio", "", ""] == 0.25
+    assert samples(running)["layerwise_test_metric", "", ""] == 25.0
 
 
 def test_prometheus_is_told_of_every_slave_those_that_wait_too(running: Served) -> None:
@@ -142,7 +145,7 @@ def test_a_master_is_well_while_it_ticks_and_snapshots_are_current(running: Serv
 
 def test_a_master_whose_tick_is_old_fails(running: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(running.master, "_ticked_at", time.monotonic() - 11)
-    page = pages(running.master.view(), History(1.0))["/healthz"]()
+    page = pages(running.master.view(), History(1.0, ROW))["/healthz"]()
     assert (page.status, json.loads(page.body)["tick"]["status"]) == (503, "failed")
 
 

@@ -1,0 +1,39 @@
+"""Names and values of a task's metrics as people read them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+_PERCENT = "_percent"
+
+
+def of(record: Mapping[str, Any]) -> dict[str, float | None]:
+    """Return the metrics and the loss of a summary or of a line of metrics.jsonl, the loss last.
+
+    None stands for a number that is not finite.
+    """
+    return {**record["metrics"], "test_loss": record["test_loss"]}
+
+
+def title(name: str) -> str:
+    """Return a metric's title: "test error" for error_percent, "test bits per token" for bits_per_token."""
+    return f"test {name.removesuffix(_PERCENT).removeprefix('test_').replace('_', ' ')}"
+
+
+def axis(name: str) -> str:
+    """Return the title with the unit, for the axis of a plot or the head of a table."""
+    return title(name) + (", %" if name.endswith(_PERCENT) else "")
+
+
+def form(name: str) -> str:
+    """Return the format specification of a metric's numbers."""
+    return ".2f" if name.endswith(_PERCENT) else ".4f"
+
+
+def format_value(name: str, value: float | None) -> str:
+    """Format the value of a metric; None stands for a number that is not finite."""
+    if value is None or not math.isfinite(value):
+        return "diverged"
+    return f"{value:{form(name)}}" + (" %" if name.endswith(_PERCENT) else "")
