@@ -32,6 +32,7 @@ from common.wire.methods import JOIN
 from slave.network.endpoint import Endpoint
 from slave.network.meter import Meter
 from slave.network.network import Network
+from slave.training.worker import Fetched
 
 Once = Callable[[], object]
 
@@ -217,10 +218,13 @@ class IdleSlave:
         self._push(Push(header, ones))
 
     def pull(self, nbytes: int) -> None:
-        """Pull, and check that every push was applied once."""
+        """Pull as a slave fetches in training, and check that every push was applied once."""
         header, _ = self._shards[nbytes]
-        _, data = self._network.pull(header.shard)
-        first = np.frombuffer(data, np.float32, 1)[0]
+        self._network.fetch(header.shard)
+        fetched = self._network.inbox.get()
+        if not isinstance(fetched, Fetched) or fetched.header is None:
+            raise RuntimeError(f"expected a version of {header.shard}, got {fetched!r}")
+        first = np.frombuffer(fetched.buffer, np.float32, 1)[0]
         if first != header.sequence:
             raise AssertionError(f"{header.shard} holds {first} after {header.sequence} pushes of one")
 

@@ -153,9 +153,14 @@ class Fetcher(_Thread[_Pull]):
         super().__init__(master, incarnation, inbox, "fetcher")
         self._incarnation = incarnation
         self._on_pull = on_pull
+        # The last fetch's memory, by shard: large memory that is new each time costs more than its bytes.
+        self._rooms: dict[str, memoryview] = {}
 
     def fetch(self, shard: str) -> None:
-        """Begin to fetch a version of a shard; `Fetched` comes into the inbox."""
+        """Begin to fetch a version of a shard; `Fetched` comes into the inbox.
+
+        The buffer is valid until the next fetch of the shard, which overwrites the memory.
+        """
         self._queue.put(_Pull(shard, self._inbox, urgent=False))
 
     def pull(self, shard: str, taker: Taker) -> None:
@@ -165,7 +170,7 @@ class Fetcher(_Thread[_Pull]):
     def _work(self) -> None:
         while (work := self._queue.get()) is not None:
             try:
-                header, buffer = self._pull(work.shard)
+                header, buffer = self._pull(work)
             except UnreachableError as error:
                 work.taker(error if work.urgent else Fetched(work.shard))
             except LayerwiseError as error:
@@ -173,8 +178,12 @@ class Fetcher(_Thread[_Pull]):
             else:
                 work.taker(Fetched(work.shard, header, buffer))
 
-    def _pull(self, shard: str) -> tuple[Header, memoryview]:
+    def _pull(self, work: _Pull) -> tuple[Header, memoryview]:
         began = time.perf_counter()
-        header, buffer = pull(self._client, PullRequest(shard, self._incarnation), STALLED_SECONDS)
+        room = None if work.urgent else self._rooms.get(work.shard)
+        request = PullRequest(work.shard, self._incarnation)
+        header, buffer = pull(self._client, request, STALLED_SECONDS, room)
+        if not work.urgent:
+            self._rooms[work.shard] = buffer
         self._on_pull(began, buffer.nbytes)
         return header, buffer
