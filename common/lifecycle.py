@@ -37,6 +37,12 @@ def raise_file_limit() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
+def file_limit() -> int:
+    """Return the number of files that this process may open."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return sys.maxsize if soft == resource.RLIM_INFINITY else soft
+
+
 def give_way() -> None:
     """Let this thread and the threads that it starts wake without preempting a computing thread.
 

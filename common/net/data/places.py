@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
 Guest = TypeVar("Guest", bound=Hashable)
@@ -28,6 +28,14 @@ class Bounds:
     holder: int = 64
     strangers: int = 1024
     address: int = 256
+
+    def within(self, files: int) -> Bounds:
+        """Return bounds by which strangers take a quarter of a process's files, one address a sixteenth."""
+        return replace(
+            self,
+            strangers=max(1, min(self.strangers, files // 4)),
+            address=max(1, min(self.address, files // 16)),
+        )
 
 
 class Places(Generic[Guest]):

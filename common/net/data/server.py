@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 from common.errors import LayerwiseError, StalledError
+from common.lifecycle import file_limit
 from common.net.addresses import cannot_listen
 from common.net.data import streams
 from common.net.data.callers import OPENING_SECONDS, Caller, Requests
@@ -53,7 +54,7 @@ class DataServer:
 
     Args:
         on_error: takes the error of each call that fails.
-        bounds: of the open connections.
+        bounds: of the open connections; with few files there are fewer places for strangers.
         opening_seconds: time in which a stranger must begin a call, TLS handshake included, and send the
             call's first message.
         stalled_seconds: longest standstill within a request.
@@ -74,6 +75,7 @@ class DataServer:
     ) -> None:
         self._handlers: dict[str, tuple[Handler, int]] = {}
         self._open: dict[str, tuple[streams.Handler, asyncio.AbstractEventLoop]] = {}
+        bounds = bounds.within(file_limit())
         self._places: Places[Connection] = Places(bounds)
         # Connections that were told to leave are still open for a moment.
         self._most = bounds.holders + 2 * bounds.strangers

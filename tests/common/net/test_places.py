@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sys
 
 import pytest
 
@@ -76,6 +77,13 @@ def test_the_bounds_hold_whatever_comes() -> None:
         assert len(strangers) <= BOUNDS.strangers
         assert len(holders) <= BOUNDS.holders
         assert all([*holders.values()].count(lease) <= BOUNDS.holder for lease in holders.values())
+
+
+@pytest.mark.parametrize(
+    ("files", "strangers", "address"), [(sys.maxsize, 1024, 256), (1024, 256, 64), (3, 1, 1)]
+)
+def test_strangers_leave_most_files_to_others(files: int, strangers: int, address: int) -> None:
+    assert Bounds().within(files) == Bounds(strangers=strangers, address=address)
 
 
 @pytest.mark.parametrize(
