@@ -25,6 +25,7 @@ class BoundaryKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ENDED: _ClassVar[BoundaryKind]
     PAIR: _ClassVar[BoundaryKind]
     TAKEN: _ClassVar[BoundaryKind]
+    REFUSED: _ClassVar[BoundaryKind]
 
 class SynthesisKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -48,6 +49,7 @@ PEER: BoundaryKind
 ENDED: BoundaryKind
 PAIR: BoundaryKind
 TAKEN: BoundaryKind
+REFUSED: BoundaryKind
 SYNTHESIS_KIND_UNSPECIFIED: SynthesisKind
 ASK: SynthesisKind
 LEARN: SynthesisKind
@@ -134,7 +136,7 @@ class PullRequest(_message.Message):
     def __init__(self, shard: _Optional[str] = ..., incarnation: _Optional[int] = ...) -> None: ...
 
 class BoundaryMessage(_message.Message):
-    __slots__ = ("kind", "layer", "replica", "batch", "incarnation", "version", "table", "data", "sender", "run")
+    __slots__ = ("kind", "layer", "replica", "batch", "incarnation", "version", "table", "data", "sender", "run", "reason")
     KIND_FIELD_NUMBER: _ClassVar[int]
     LAYER_FIELD_NUMBER: _ClassVar[int]
     REPLICA_FIELD_NUMBER: _ClassVar[int]
@@ -145,6 +147,7 @@ class BoundaryMessage(_message.Message):
     DATA_FIELD_NUMBER: _ClassVar[int]
     SENDER_FIELD_NUMBER: _ClassVar[int]
     RUN_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
     kind: BoundaryKind
     layer: int
     replica: int
@@ -155,7 +158,8 @@ class BoundaryMessage(_message.Message):
     data: bytes
     sender: int
     run: str
-    def __init__(self, kind: _Optional[_Union[BoundaryKind, str]] = ..., layer: _Optional[int] = ..., replica: _Optional[int] = ..., batch: _Optional[int] = ..., incarnation: _Optional[int] = ..., version: _Optional[int] = ..., table: _Optional[_Union[Table, _Mapping]] = ..., data: _Optional[bytes] = ..., sender: _Optional[int] = ..., run: _Optional[str] = ...) -> None: ...
+    reason: str
+    def __init__(self, kind: _Optional[_Union[BoundaryKind, str]] = ..., layer: _Optional[int] = ..., replica: _Optional[int] = ..., batch: _Optional[int] = ..., incarnation: _Optional[int] = ..., version: _Optional[int] = ..., table: _Optional[_Union[Table, _Mapping]] = ..., data: _Optional[bytes] = ..., sender: _Optional[int] = ..., run: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class SynthesisMessage(_message.Message):
     __slots__ = ("kind", "synthesizer", "batch", "incarnation", "classes", "loss", "shape", "table", "data")

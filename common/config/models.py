@@ -94,6 +94,53 @@ class WrnOptions:
         return 3 * self.blocks + 2
 
 
+@dataclass(frozen=True, kw_only=True)
+class PositionsRow(Row):
+    """A way to tell positions apart.
+
+    Attributes:
+        rotates: whether attention turns its queries and keys; else the first unit adds a learned embedding.
+    """
+
+    rotates: bool = False
+
+
+POSITIONS = Registry(
+    PositionsRow(name="learned", help="an embedding of each position"),
+    PositionsRow(name="rotary", help="queries and keys turned by their position", rotates=True),
+)
+
+
+@dataclass(frozen=True)
+class GptOptions:
+    """Options of the decoder-only transformer of GPT-2: an embedding, blocks, a head."""
+
+    width: int = key(128, "numbers a position", minimum=1)
+    heads: int = key(4, "attention heads of a block; a divisor of width", minimum=1)
+    blocks: int = key(4, "blocks of attention and MLP, a unit each", minimum=1)
+    dropout: float = key(
+        0.0, "share dropped of attention, of embeddings and of what blocks add", minimum=0, maximum=0.9
+    )
+    positions: str = choice("learned", POSITIONS, "positions of tokens")
+
+    def __post_init__(self) -> None:
+        size, left = divmod(self.width, self.heads)
+        if left:
+            raise ConfigError(
+                f"network.options.heads: {self.heads} does not divide width = {self.width}; give a divisor"
+            )
+        if POSITIONS[self.positions].rotates and size % 2:
+            raise ConfigError(
+                f"network.options.heads: rotary positions turn pairs of a head's numbers, but a head of "
+                f"width {self.width} / {self.heads} has {size}; choose an even number"
+            )
+
+    @property
+    def units(self) -> int:
+        """Number of units: the embedding, every block, the head."""
+        return self.blocks + 2
+
+
 def _check_depth(model: str, depth: int, rest: int) -> None:
     blocks, left = divmod(depth - rest, 6)
     if blocks < 1 or left:
@@ -104,7 +151,7 @@ def _check_depth(model: str, depth: int, rest: int) -> None:
         )
 
 
-ModelOptions = MlpOptions | CnnOptions | ResnetOptions | WrnOptions
+ModelOptions = MlpOptions | CnnOptions | ResnetOptions | WrnOptions | GptOptions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,9 +160,11 @@ class ModelRow(Row):
 
     Attributes:
         options: dataclass of `network.options`.
+        takes_tokens: whether an example is tokens (T,) int64; else numbers.
     """
 
-    options: type[MlpOptions] | type[CnnOptions] | type[ResnetOptions] | type[WrnOptions]
+    options: type[MlpOptions] | type[CnnOptions] | type[ResnetOptions] | type[WrnOptions] | type[GptOptions]
+    takes_tokens: bool = False
 
 
 MODELS = Registry(
@@ -123,4 +172,5 @@ MODELS = Registry(
     ModelRow(name="cnn", help="plain convolutional network", options=CnnOptions),
     ModelRow(name="resnet", help="residual network", options=ResnetOptions),
     ModelRow(name="wrn", help="wide residual network", options=WrnOptions),
+    ModelRow(name="gpt", help="transformer over tokens", options=GptOptions, takes_tokens=True),
 )

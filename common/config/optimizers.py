@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 from common.registry import Registry, Row
 
+# Longest side of a matrix for which soap keeps a basis.
+LONGEST_SIDE = 4096
 # 150, 225 and 275 of 300 epochs, as FDG's and many published figures were trained.
 MILESTONES = (1 / 2, 3 / 4, 11 / 12)
 
@@ -24,6 +26,7 @@ class OptimizerRow(Row):
         price: multiply-adds of the step of one parameter, with clearing and accumulating the gradient; a
             ratio measured once, on one core (`common.models.costs`).
         others: optimizer of embeddings and of tensors that are no matrices; empty: this one.
+        sides: shapes of further tensors that are kept for a matrix of some shape.
         server_rate: default learning rate in the master; None: not offered there. Measured with two replicas
             on the digits and MNIST, amid a wide plateau.
     """
@@ -31,7 +34,15 @@ class OptimizerRow(Row):
     moments: Callable[[float], int]
     price: float
     others: str = ""
+    sides: Callable[[tuple[int, ...]], list[tuple[int, int]]] = lambda _: []
     server_rate: float | None = None
+
+
+def _soap_sides(shape: tuple[int, ...]) -> list[tuple[int, int]]:
+    """Return the shapes of a covariance and a basis for the rows, then for the columns of a matrix."""
+    # A side over the bound would weigh more than the rest of the layer; its basis is the identity.
+    lengths = [length if length <= LONGEST_SIDE else 0 for length in shape]
+    return [(length, length) for length in lengths for _ in range(2)]
 
 
 OPTIMIZERS = Registry(
@@ -47,13 +58,18 @@ OPTIMIZERS = Registry(
         server_rate=0.003,
     ),
     OptimizerRow(
-        name="nadam", help="adam with Nesterov's momentum (Dozat, 2016)", moments=lambda _: 2, price=600.0,
+        name="nadam", help="adam with Nesterov's momentum (Dozat, 2016)", moments=lambda _: 2, price=900.0,
         server_rate=0.003,
     ),
     OptimizerRow(
         name="muon", help="orthogonal steps of matrices (Jordan et al., 2024), of other tensors adamw's",
         # The second number is adamw's. The price is that of matrices some 256 wide: 15 n for n x n.
         moments=lambda _: 2, price=4000.0, others="adamw",
+    ),
+    OptimizerRow(
+        name="soap", help="adam in the eigenbasis of matrices (Vyas et al., 2024), of other tensors adamw's",
+        # The price is that of matrices some 256 wide.
+        moments=lambda _: 2, price=4500.0, others="adamw", sides=_soap_sides,
     ),
     OptimizerRow(
         name="adagrad", help="Duchi et al., 2011", moments=lambda _: 1, price=180.0, server_rate=0.01

@@ -51,7 +51,7 @@ def build(
         code: folder in which a user's file is searched first, by its bare name.
 
     Raises:
-        ConfigError: a unit fails, two units share state, or units do not fit each other or the task.
+        ConfigError: a unit fails, or units do not fit each other, a shard, the data or the task.
     """
     where = f"network.model: {config.network.model}"
     task = tasks.build(config.task, targets, code)
@@ -72,9 +72,10 @@ def cut(config: Config, blueprint: Blueprint, input_shape: tuple[int, ...]) -> C
     """Return the configuration with cuts: as given, balanced by counted cost, or one layer a unit.
 
     Raises:
-        ConfigError: the network has too few units, or the last layer learns nothing.
+        ConfigError: the network has too few units, layers share state, or the last layer learns nothing.
     """
     config = _choose_cuts(config, blueprint, input_shape)
+    _check_ties(config, blueprint)
     _check_last_layer(config, blueprint)
     return config
 
@@ -106,6 +107,21 @@ def _choose_cuts(config: Config, blueprint: Blueprint, input_shape: tuple[int, .
     ends = [costs.synthesizer_cost(config.decoupling, h, task, batch_size, optimizer) for h in boundaries]
     starts = [costs.input_cost(config.decoupling, input_shape, h, batch_size, optimizer) for h in boundaries]
     return config.with_cuts(costs.balance(units, ends, starts, layers))
+
+
+def _check_ties(config: Config, blueprint: Blueprint) -> None:
+    """Check that units with a common parameter or buffer belong to one layer, whose shard keeps it."""
+    cuts = config.network.cuts or []
+    owners: dict[int, tuple[int, str]] = {}
+    for number, unit in enumerate(blueprint.units, 1):
+        for name, tensor in [*unit.named_parameters(), *unit.named_buffers()]:
+            first, known = owners.setdefault(id(tensor), (number, name))
+            if any(first <= cut < number for cut in cuts):
+                raise ConfigError(
+                    f"network.cuts: {cuts} parts units {first} and {number} of {config.network.model}, which "
+                    f"share {known} (tied weights), but each layer owns its parameters; cut below unit "
+                    f"{first} or after unit {number}, or give each unit a parameter of its own"
+                )
 
 
 def _check_last_layer(config: Config, blueprint: Blueprint) -> None:
@@ -172,20 +188,12 @@ def _shapes(units: Sequence[nn.Module], input_shape: tuple[int, ...], where: str
 
 
 def _check_state(units: Sequence[nn.Module], where: str) -> None:
-    """Check that the state of every unit fits a shard, and that no two units share state."""
-    owners: dict[int, int] = {}
+    """Check that the state of every unit fits a shard."""
     for number, unit in enumerate(units, 1):
         try:
             flat.table_of(unit)
         except ConfigError as error:
             raise ConfigError(f"{where}: unit {number} ({user.describe(unit)}): {error}") from None
-        for name, tensor in [*unit.named_parameters(), *unit.named_buffers()]:
-            owner = owners.setdefault(id(tensor), number)
-            if owner != number:
-                raise ConfigError(
-                    f"{where}: units {owner} and {number} share {name}, but each layer must own its "
-                    "parameters; build a module of its own for each"
-                )
     if not any(p.requires_grad for unit in units for p in unit.parameters()):
         raise ConfigError(f"{where}: has no parameters to train; return at least one module that has some")
 

@@ -120,6 +120,12 @@ FENCED_PUSHES = _counter("fenced_pushes_total", MASTER, (), "Pushes and calls of
 MALFORMED = _counter(
     "malformed_messages_total", MASTER, (), "Malformed messages, which were refused and changed nothing."
 )
+REFUSED_SIGNALS = _counter(
+    "refused_boundary_messages_total",
+    SLAVE,
+    _SEAT,
+    "Messages of neighbouring layers refused: malformed, of another shape, or with NaN or Inf.",
+)
 PUSH_SECONDS = _seconds("push_seconds", SLAVE, _SEAT, "Time from a push's hand-over to its answer.")
 PULL_SECONDS = _seconds("pull_seconds", SLAVE, _SEAT, "Time from a request for a shard to its arrival.")
 JOURNAL_SECONDS = _seconds("journal_seconds", MASTER, (), "Time to make a push's commit record durable.")

@@ -42,8 +42,10 @@ class Stepper:
         self._optimizer = self._choose_optimizer(settings)
         self._moments = [torch.zeros_like(flat.parameters) for _ in range(self._optimizer.moments)]
         split = [flat.split(moment) for moment in self._moments]
+        # By place in `learned` and number.
+        self._sides: dict[tuple[int, int], torch.Tensor] = {}
         self._groups = [
-            (group, group.choose(flat.learned), [group.choose(each) for each in split])
+            (group, group.choose(flat.learned), [*map(group.choose, split), *self._make_sides(group)])
             for group in _groups(self._optimizer, settings.decayed, flat)
         ]
         self._count = torch.zeros((), device=flat.parameters.device)
@@ -54,7 +56,18 @@ class Stepper:
     def state(self) -> dict[str, torch.Tensor]:
         """Return the moments, (P,), and the number of steps; nothing for an optimizer without moments."""
         moments = {f"m{number}": moment for number, moment in enumerate(self._moments)}
-        return {**moments, "count": self._count} if moments else {}
+        sides = {f"s{place}.{number}": side for (place, number), side in self._sides.items() if side.numel()}
+        return {**moments, **sides, "count": self._count} if moments else {}
+
+    def _make_sides(self, group: Group) -> list[list[torch.Tensor]]:
+        """Make the further tensors of a group's matrices: a list for each number, aligned with weights."""
+        make = OPTIMIZERS[group.settings.name].sides
+        for place in group.places:
+            weight = self._flat.learned[place]
+            for number, shape in enumerate(make(tuple(weight.shape))):
+                self._sides[place, number] = weight.new_zeros(shape)
+        count = len({number for place, number in self._sides if place in group.places})
+        return [[self._sides[place, number] for place in group.places] for number in range(count)]
 
     def _choose_optimizer(self, s: SynthesizerOptimizerConfig) -> Settings:
         return Settings(s.name, s.learning_rate, s.momentum, s.nesterov, s.weight_decay)

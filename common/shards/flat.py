@@ -21,6 +21,7 @@ class Flat:
     The module is moved to `device` and the tensors become views; results do not change. A gradient stays in
     the parameter's `.grad`, where backward created it: a flat copy, added to and cleared, would cost three
     passes over as many bytes as the weights have. A parameter with `requires_grad=False` counts as a buffer.
+    A parameter under several names (tied weights) is kept once, under the first name.
 
     Torch does not see that a step on `parameters` changes the module's weights: a backward through a forward
     made before the step is not refused, but mixes old activations with new weights. Never step in between.
@@ -33,7 +34,7 @@ class Flat:
         learned: the module's trainable parameters, in module order: views of `parameters`.
 
     Raises:
-        ConfigError: two names for one tensor, or a dtype that no shard holds.
+        ConfigError: two names for one buffer, or a dtype that no shard holds.
     """
 
     def __init__(self, module: nn.Module, device: torch.device | str = "cpu") -> None:
@@ -107,16 +108,14 @@ def table_of(module: nn.Module) -> Table:
     """Build the table of a module's state; non-persistent buffers are left out.
 
     Raises:
-        ConfigError: two names for one tensor, or a dtype that no shard holds.
+        ConfigError: two names for one buffer, or a dtype that no shard holds.
     """
     names: dict[int, str] = {}
     tensors: list[tuple[str, str, tuple[int, ...], Kind]] = []
     for _, _, path, tensor in _state(module):
         known = names.setdefault(id(tensor), path)
         if known != path:
-            raise ConfigError(
-                f"{known} and {path} are one tensor; give each its own tensor, a layer cannot tie weights"
-            )
+            raise ConfigError(f"{known} and {path} are one buffer; register a buffer of its own for each")
         dtype = str(tensor.dtype).removeprefix("torch.")
         kind: Kind = "parameter" if tensor.requires_grad else "buffer"
         if kind == "parameter" and dtype != "float32":
@@ -154,11 +153,16 @@ def _buffer_table(tensors: tuple[tuple[str, str, tuple[int, ...]], ...]) -> Tabl
 
 
 def _state(module: nn.Module) -> Iterator[tuple[nn.Module, str, str, torch.Tensor]]:
-    """Yield (owner, name, dotted name, tensor) of every parameter, then of every persistent buffer."""
-    owners = list(module.named_modules(remove_duplicate=False))
+    """Yield (owner, name, dotted name, tensor) of every parameter, then of every persistent buffer.
+
+    Modules and parameters with several names come once, under the first.
+    """
+    owners = list(module.named_modules())
+    known: set[int] = set()
     for prefix, owner in owners:
         for name, parameter in owner._parameters.items():
-            if parameter is not None:
+            if parameter is not None and id(parameter) not in known:
+                known.add(id(parameter))
                 yield owner, name, f"{prefix}.{name}".lstrip("."), parameter
     for prefix, owner in owners:
         for name, buffer in owner._buffers.items():

@@ -21,6 +21,7 @@ class BoundaryKind(IntEnum):
     ENDED = 8
     PAIR = 9
     TAKEN = 10
+    REFUSED = 11
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,7 @@ class BoundaryMessage:
     data: Buffer = b""
     sender: int = 0
     run: str = ""
+    reason: str = ""
 
 
 class SynthesisKind(IntEnum):

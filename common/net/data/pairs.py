@@ -23,6 +23,8 @@ from common.wire.payloads import decode_boundary
 SPARE = 8
 # A stream without a hello is ended after so long.
 HELLO_SECONDS = 10.0
+# Characters of the reason for a refused message.
+LONGEST_REASON = 2000
 
 # (layer, replica).
 Seat = tuple[int, int]
@@ -66,11 +68,13 @@ class Outbox:
         self._some.set()
         return True
 
-    def close(self, error: LayerwiseError | None = None) -> None:
-        """Let the sender end at once; waiting messages go with the stream."""
+    def close(self, error: LayerwiseError | None = None, last: Parts | None = None) -> None:
+        """Let the sender end, after a last message if given; waiting messages go with the stream."""
         if not self.closed:
             self.closed, self.error = True, error
             self._waiting.clear()
+            if last is not None:
+                self._waiting.put(last, None)
             self._some.set()
 
     async def get(self) -> Parts | None:
@@ -78,7 +82,7 @@ class Outbox:
         while not self.closed and not len(self._waiting):
             self._some.clear()
             await self._some.wait()
-        return None if self.closed else self._waiting.get()
+        return self._waiting.get() if len(self._waiting) else None
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -135,13 +139,18 @@ def decode_hello(encoded: Buffer) -> BoundaryMessage:
     return hello
 
 
+def refusal(sender: Seat, receiver: Seat, reason: str) -> BoundaryMessage:
+    """Build the last message for a neighbour whose message cannot be used."""
+    return BoundaryMessage(BoundaryKind.REFUSED, *receiver, sender=sender[1], reason=reason[:LONGEST_REASON])
+
+
 def check_message(message: BoundaryMessage, sender: Seat, incarnation: int, receiver: Seat) -> None:
     """Check that a message belongs on the stream from a sender, of an incarnation, to a receiver.
 
     Raises:
         MalformedError: kind, addresses or incarnation are another stream's.
     """
-    kinds = RISING if sender[0] < receiver[0] else FALLING
+    kinds = (*(RISING if sender[0] < receiver[0] else FALLING), BoundaryKind.REFUSED)
     addresses = (message.layer, message.replica, message.sender)
     if message.kind not in kinds or addresses != (*receiver, sender[1]):
         raise MalformedError(
@@ -149,5 +158,5 @@ def check_message(message: BoundaryMessage, sender: Seat, incarnation: int, rece
             f"as replica {message.sender}, on the stream of replica {sender[1]} to layer {receiver[0]} "
             f"replica {receiver[1]}"
         )
-    if kinds is RISING and message.incarnation != incarnation:
+    if message.kind in RISING and message.incarnation != incarnation:
         raise MalformedError(f"{message.kind.name} came from incarnation {message.incarnation}")

@@ -36,7 +36,8 @@ class Step(Protocol):
             settings: numbers of the optimizer; its learning rate is not used.
             weights: at least one, float32.
             gradients: of the weights; overwritten where there is a divisor.
-            moments: memory of the optimizer, shaped as the weights; zeros before the first step.
+            moments: memory of the optimizer, shaped as the weights; zeros before the first step. Further
+                lists have the tensors of the row's `sides`.
             steps: number of this step, from 1: a float32 scalar on the weights' device.
             rate: the learning rate.
             divisor: of the gradients, a float32 scalar on the weights' device.

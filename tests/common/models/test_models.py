@@ -27,11 +27,12 @@ def kinds(unit: nn.Module) -> list[str]:
 
 def test_every_model_of_the_options_can_be_built() -> None:
     for name, row in MODELS.items():
-        options = row.options
+        options, shape = row.options, (8,) if row.takes_tokens else (1, 8, 8)
         with torch.device("meta"):
-            units = builtin.build(name, options(), (1, 8, 8), 10)
+            units = builtin.build(name, options(), shape, 10)
             assert len(units) == options().units
-            assert nn.Sequential(*units)(torch.zeros(2, 1, 8, 8)).shape == (2, 10)
+            x = torch.zeros(2, *shape, dtype=torch.int64 if row.takes_tokens else torch.float32)
+            assert nn.Sequential(*units)(x).shape == ((2, 8, 10) if row.takes_tokens else (2, 10))
 
 
 @hypothesis_settings(max_examples=30, deadline=None)

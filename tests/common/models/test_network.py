@@ -187,12 +187,10 @@ LINEAR = "nn.Linear(64, 10)"
         ("return [nn.LSTM(64, 10)]", "gives a tuple for 2 examples"),
         ("return [nn.Flatten(0)]", "gives float32 (128,) for 2 examples"),
         (f"return [{LINEAR}.double()]", "unit 1 (Linear"),
-        ("b = nn.Linear(64, 64)\nreturn [b, b, nn.Linear(64, 10)]", "units 1 and 2 share weight"),
         (
-            "a, b = nn.Linear(64, 64), nn.Linear(64, 64)\nb.weight = a.weight\nreturn [nn.Sequential(a, b), "
-            + LINEAR
-            + "]",
-            "unit 1 (Sequential( (0): Linear(in_features=64",
+            "a, b = nn.BatchNorm1d(64), nn.BatchNorm1d(64)\nb.running_var = a.running_var\n"
+            f"return [nn.Sequential(a, b), {LINEAR}]",
+            "unit 1 (Sequential( (0): BatchNorm1d(64",
         ),
         (
             "return [nn.ReLU(inplace=True), nn.Linear(64, 10)]",
@@ -212,6 +210,26 @@ def test_a_network_that_cannot_be_trained_is_refused_with_the_reason(
 def test_parameters_that_are_not_float32_are_refused_by_name(tmp_path: Path) -> None:
     body = "m = nn.Linear(64, 10)\nm.extra = nn.Parameter(torch.zeros(2, dtype=torch.float64))\nreturn [m]"
     assert "parameter extra is float64; parameters must be float32" in refusal(written(tmp_path, body))
+
+
+TIED = """a, b = nn.Linear(64, 64), nn.Linear(64, 64)
+b.weight = a.weight
+return [nn.Linear(64, 64), a, nn.ReLU(), b, nn.Linear(64, 10)]"""
+
+
+@pytest.mark.parametrize("cuts", [[], [1], [4], [1, 4]])
+def test_units_of_one_layer_may_tie_weights(tmp_path: Path, cuts: list[int]) -> None:
+    asked = configuration(model=written(tmp_path, TIED).network.model, cuts=cuts)
+    blueprint = network.build(asked, (64,), Targets(10))
+    assert network.cut(asked, blueprint, (64,)).network.cuts == cuts
+
+
+@pytest.mark.parametrize("keys", [{"cuts": [2]}, {"cuts": [1, 3]}, {"layers": 5}])
+def test_weights_tied_across_layers_are_refused_with_advice(tmp_path: Path, keys: dict[str, object]) -> None:
+    asked = configuration(model=written(tmp_path, TIED).network.model, **keys)
+    blueprint = network.build(asked, (64,), Targets(10))
+    with pytest.raises(ConfigError, match=r"units 2 and 4 .*share weight .*cut below unit 2 or after unit 4"):
+        network.cut(asked, blueprint, (64,))
 
 
 def test_a_stateless_module_may_be_used_in_several_units(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn import functional
 
 from common.config.optimizer import SynthesizerOptimizerConfig
-from common.config.optimizers import SCHEDULES
+from common.config.optimizers import LONGEST_SIDE, SCHEDULES
 from common.optim.stepper import AccruingStepper, Stepper, rate
 from common.optim.steps import muon
 from common.shards.flat import Flat
@@ -263,3 +263,64 @@ def test_muon_moves_matrices_alone_and_adamw_all_other_tensors() -> None:
             matrix.mul_(1 - 0.01 * 0.1).sub_(change, alpha=0.01 * 0.2 * math.sqrt(6))
         for ours, parameter in zip(flat.learned, plain.parameters(), strict=True):
             torch.testing.assert_close(ours, parameter, rtol=1e-5, atol=1e-6)
+
+
+def soap_of_the_paper(weight: torch.Tensor, gradients: list[torch.Tensor], rate: float) -> torch.Tensor:
+    """Follow algorithm 3 of Vyas et al. in float64, step by step, without state of its own making."""
+    beta, w = 0.95, weight.double()
+    first, second = torch.zeros_like(w), torch.zeros_like(w)
+    left = right = torch.zeros(())
+    for t, gradient in enumerate((each.double() for each in gradients), start=1):
+        if t == 1:
+            left, right = 0.05 * gradient @ gradient.T, 0.05 * gradient.T @ gradient
+            ql, qr = (torch.linalg.eigh(each).eigenvectors.flip(1) for each in (left, right))
+            continue
+        first = beta * first + (1 - beta) * gradient
+        turned = ql.T @ gradient @ qr
+        second = beta * second + (1 - beta) * turned**2
+        change = (ql.T @ first @ qr) / (second.sqrt() + 1e-8)
+        w = w - rate * math.sqrt(1 - beta**t) / (1 - beta**t) * ql @ change @ qr.T
+        left = beta * left + (1 - beta) * gradient @ gradient.T
+        right = beta * right + (1 - beta) * gradient.T @ gradient
+        if t % 10 == 0:
+            order = torch.diag(ql.T @ left @ ql).argsort(descending=True)
+            second, ql = second[order], torch.linalg.qr(left @ ql[:, order]).Q
+            order = torch.diag(qr.T @ right @ qr).argsort(descending=True)
+            second, qr = second[:, order], torch.linalg.qr(right @ qr[:, order]).Q
+    return w
+
+
+def test_soap_steps_as_in_the_paper() -> None:
+    # Square: a single gradient decides on the whole of both bases.
+    flat = Flat(nn.Linear(5, 5, bias=False))
+    generator = torch.Generator().manual_seed(5)
+    gradients = [torch.randn(5, 5, generator=generator) for _ in range(25)]
+    expected = soap_of_the_paper(flat.learned[0].detach().clone(), gradients, 0.01)
+    stepper = Stepper(flat, SynthesizerOptimizerConfig("soap", 0.01), 50)
+    for batch, gradient in enumerate(gradients):
+        flat.learned[0].grad = 8 * gradient
+        stepper.step(batch, 8)
+    torch.testing.assert_close(flat.learned[0].detach().double(), expected, rtol=1e-3, atol=1e-4)
+
+
+def test_soap_goes_on_from_a_backup_and_keeps_no_basis_of_a_long_side() -> None:
+    steppers, flats = [], []
+    for _ in range(2):
+        torch.manual_seed(0)
+        flats.append(Flat(nn.Sequential(nn.Linear(5, 3), nn.Linear(3, LONGEST_SIDE + 1, bias=False))))
+        steppers.append(Stepper(flats[-1], SynthesizerOptimizerConfig("soap", 0.01), 50))
+    shapes = {name: tuple(tensor.shape) for name, tensor in steppers[0].state().items() if name[0] == "s"}
+    assert sorted(shapes.values()) == [(3, 3)] * 4 + [(5, 5)] * 2
+    for batch in range(24):
+        if batch == 12:
+            flats[1].load(flats[0].buffer.numpy())
+            for own, other in zip(steppers[1].state().values(), steppers[0].state().values(), strict=True):
+                own.copy_(other)
+        for flat, stepper in zip(flats, steppers, strict=True):
+            for number, weight in enumerate(flat.learned):
+                generator = torch.Generator().manual_seed(10 * batch + number)
+                weight.grad = torch.randn(weight.shape, generator=generator)
+            if batch >= 12 or stepper is steppers[0]:
+                stepper.step(batch)
+            flat.clear_gradients()
+    assert torch.equal(flats[0].parameters, flats[1].parameters)

@@ -225,17 +225,50 @@ def test_a_replaced_buffer_is_gathered_into_the_state() -> None:
     assert flat.table.arrays(flat.buffer.numpy())["mean"].tolist() == [0.75, 0.75]
 
 
-def test_tied_parameters_are_refused_with_both_names() -> None:
-    module = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
-    module[1].weight = module[0].weight
-    with pytest.raises(ConfigError, match=r"0\.weight and 1\.weight"):
-        Flat(module)
+def tied() -> nn.Sequential:
+    module = nn.Sequential(nn.Linear(3, 3), nn.Tanh(), nn.Linear(3, 3))
+    module[2].weight = module[0].weight
+    return module
 
 
-def test_a_module_used_twice_is_refused() -> None:
+def test_a_tied_parameter_is_kept_once_under_its_first_name() -> None:
+    flat = Flat(tied())
+    assert [t.name for t in flat.table.tensors] == ["0.weight", "0.bias", "2.bias"]
+    assert flat.parameters.numel() == 9 + 3 + 3
+    assert len(flat.learned) == 3
+
+
+def test_a_step_on_a_tied_parameter_is_a_step_of_both_uses() -> None:
+    module, x = tied(), torch.randn(5, 3)
+    plain = tied()
+    plain.load_state_dict(module.state_dict())
+    flat = Flat(module)
+    for each in (module, plain):
+        each(x).square().sum().backward()
+    assert all(
+        torch.equal(mine, parameter.grad)  # type: ignore[arg-type]
+        for mine, parameter in zip(flat.gradients(), plain.parameters(), strict=True)
+    )
+    flat.parameters.zero_()
+    first, last = (module.get_parameter(f"{place}.weight") for place in (0, 2))
+    assert first is last
+    assert not last.any()
+
+
+def test_a_module_used_twice_is_kept_once() -> None:
     linear = nn.Linear(3, 3)
-    with pytest.raises(ConfigError, match=r"0\.weight and 1\.weight"):
-        Flat(nn.Sequential(linear, linear))
+    flat = Flat(nn.Sequential(linear, linear))
+    assert [t.name for t in flat.table.tensors] == ["0.weight", "0.bias"]
+    norm = nn.BatchNorm1d(3)
+    assert len(Flat(nn.Sequential(norm, norm)).table.tensors) == 5
+
+
+def test_a_buffer_with_two_owners_is_refused_with_both_names() -> None:
+    """A forward that replaces the buffer of one owner would untie both."""
+    module = nn.Sequential(nn.BatchNorm1d(3), nn.BatchNorm1d(3))
+    module[1].running_mean = module[0].running_mean
+    with pytest.raises(ConfigError, match=r"0\.running_mean and 1\.running_mean are one buffer"):
+        Flat(module)
 
 
 def test_a_dtype_that_no_shard_holds_is_refused() -> None:
