@@ -20,6 +20,7 @@ from common.lifecycle import INTERRUPTED, Interrupt, end_with_parent
 from common.models import resolution
 from common.net.backoff import Backoff
 from common.observe.problems import find_standstill
+from common.observe.standstill import stands_still
 from common.output import divert_output
 from common.wire.messages import Evaluation, StatusReply
 from deploy.engines.local import Cluster
@@ -78,7 +79,8 @@ class Training:
         self._began = time.monotonic()
         self._stop = threading.Event()
         self._status = StatusReply()
-        self._stood_still = False
+        # How much of the run stood still at the last look: 0 nothing, 1 a part, 2 the whole.
+        self._standstill = 0
 
     def run(self) -> int:
         """Train to the end of the run, and return the exit code.
@@ -249,12 +251,13 @@ class Training:
         return True
 
     def _report_standstill(self) -> None:
-        """Print the problem of a run that stands still, once for each standstill."""
+        """Print the problem of a run that stands still, when a part begins to and when the whole does."""
         found = [*find_standstill(self._status, self._config)]
-        if not self._stood_still:
+        level = len(found) and 1 + stands_still(self._status, self._config)
+        if level > self._standstill:
             for problem in found:
                 self._screen.print(f"{problem.what}; {problem.advice}")
-        self._stood_still = bool(found)
+        self._standstill = level
 
     def _evaluate(self, reader: Reader, evaluator: Evaluator) -> tuple[PulledNetwork, Evaluation]:
         backoff = Backoff(time.monotonic, random.random, patience=FINAL_PULL_SECONDS)
