@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -113,6 +115,8 @@ class Cluster:
     web: str = ""
     restarts: int = 0
     processes: list[ClusterProcess] = field(default_factory=list)
+    # Ends by own decision, by cause: a cause that another process of the layer meets again is no accident.
+    _causes: Counter[str] = field(default_factory=Counter)
     _vacant_since: float | None = None
 
     def start_master(self) -> None:
@@ -229,9 +233,8 @@ class Cluster:
         if code == RefusedError.exit_code and process.starting_at(now):
             # A slave whose master is away goes on trying for longer: the master has refused this one.
             raise RefusedError(_error_text(process))
-        process.failures += code == RunFailedError.exit_code
-        if process.failures > FAILURES:
-            raise RunFailedError(f"{process.name}: {_error_text(process)} (see {process.log})")
+        if code == RunFailedError.exit_code:
+            self._count_failure(process)
         if process.deaths > ATTEMPTS:
             raise RunFailedError(
                 f"{process.name} died {process.deaths} times in a row: {last_line(process.log)} "
@@ -241,6 +244,19 @@ class Cluster:
         process.restart_at = now + process.backoff.next_delay()
         how = f"was killed by signal {-code}" if code < 0 else f"ended with {code}"
         return f"{process.name} {how}; restarting it"
+
+    def _count_failure(self, process: ClusterProcess) -> None:
+        """Count an end by the process' own decision.
+
+        Raises:
+            RunFailedError: the process, or its cause, has ended one too often.
+        """
+        text = _error_text(process)
+        cause = re.sub(r"batch \d+", "batch", text)
+        process.failures += 1
+        self._causes[cause] += 1
+        if max(process.failures, self._causes[cause]) > FAILURES:
+            raise RunFailedError(f"{process.name}: {text} (see {process.log})")
 
     def _wait_for_address(self) -> str:
         deadline = time.monotonic() + START_SECONDS

@@ -101,6 +101,7 @@ def test_what_cannot_be_is_refused_in_one_line(arguments: list[str], said: str, 
     assert len(done.stderr.strip().splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_compare_is_interrupted_goes_on_and_leaves_a_page_that_needs_nothing_else(
     cli: Cli, file: Path
 ) -> None:

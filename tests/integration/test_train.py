@@ -150,13 +150,17 @@ def test_a_run_with_narrow_messages_learns(cli: Cli, profile: str, wire: str) ->
     assert summary["lost_batches"] == 0
 
 
-def test_a_users_own_network_and_data_train(cli: Cli) -> None:
+def test_a_users_own_network_trains(cli: Cli) -> None:
     network = f"network.model={ROOT}/examples/my_network.py:build"
     summary = cli.json(
         "train", *QUICK, "--set", network, "--set", "network.layers=2", "--set", "run.batches=200", "--json"
     )
     assert summary["layers"] == 2
     assert summary["test_error_percent"] < 25
+
+
+@pytest.mark.slow
+def test_a_users_own_data_train(cli: Cli) -> None:
     data = f"data.dataset={ROOT}/examples/my_data.py:spirals"
     summary = cli.json("train", *QUICK, "--set", data, "--set", "run.batches=400", "--json")
     assert summary["test_error_percent"] < 20
@@ -167,6 +171,7 @@ def test_the_examples_are_short() -> None:
         assert len(example.read_text().splitlines()) < 30
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_keeps_what_was_learned_and_goes_on(cli: Cli) -> None:
     process = cli.start("train", *QUICK, "--set", "run.batches=1000", "--run-dir", "run")
     cli.wait_for(process, "test error", "stderr")
@@ -182,6 +187,7 @@ def test_an_interrupted_run_keeps_what_was_learned_and_goes_on(cli: Cli) -> None
     assert summary["lost_batches"] < 100
 
 
+@pytest.mark.slow
 def test_a_killed_slave_and_a_killed_master_are_started_again(cli: Cli) -> None:
     process = cli.start("train", *QUICK, "--set", "run.batches=2500", "--run-dir", "run", "--json")
     cli.wait_for(process, "test error", "stderr")
@@ -216,9 +222,8 @@ def test_served_synthesis_goes_on_after_a_killed_slave_and_a_killed_master(cli: 
     assert 100 < summary["versions"]["1/gradient"] <= 125
 
 
-@pytest.mark.parametrize(
-    ("goes_on", "batches"), [(False, 1200), pytest.param(True, 4000, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("goes_on", "batches"), [(False, 1200), (True, 4000)])
 def test_a_slave_that_hangs_is_relieved_and_waits_as_a_spare_if_it_goes_on(
     cli: Cli, goes_on: bool, batches: int
 ) -> None:

@@ -163,3 +163,15 @@ def test_a_spare_without_files_is_started_by_a_later_check(cluster: Cluster) -> 
     assert cluster.relieve(status(cluster, 1), 0.0) == []
     cluster.processes[3].restart_at = 0.0
     assert cluster.check() == ["slave-3 restarted"]
+
+
+def test_a_cause_that_another_slave_of_the_layer_names_again_ends_the_run(cluster: Cluster) -> None:
+    """A spare that took the layer over used to have a start of its own."""
+    one, other = cluster.processes[1:]
+    end(one, 4, "layer 2, batch 50: unit 3 (Own()) raised ValueError: no")
+    assert len(cluster.check()) == 1
+    end(other, 4, "layer 1, batch 50: unit 1 (Own()) raised ValueError: no")
+    assert cluster.check() == ["slave-2 ended with 4; restarting it"]
+    end(cluster._add_slave(), 4, "layer 2, batch 101: unit 3 (Own()) raised ValueError: no")
+    with pytest.raises(RunFailedError, match="slave-3: layer 2, batch 101"):
+        cluster.check()

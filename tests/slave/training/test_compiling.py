@@ -18,7 +18,11 @@ from tests.integration.processes import COMPILES
 SGD = OptimizerConfig(name="sgd", learning_rate=0.1)
 SHAPE = (8, 2, 6, 6)
 
-pytestmark = pytest.mark.skipif(not COMPILES, reason="no C++ compiler, or not Python's headers")
+# The first call of the compiler takes 15 s.
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not COMPILES, reason="no C++ compiler, or not Python's headers"),
+]
 
 
 @pytest.fixture(autouse=True)
