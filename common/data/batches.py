@@ -27,6 +27,9 @@ class Batches:
 
     Every epoch visits the training set in its own order; the fewer than B examples left over at its end are
     dropped.
+
+    Attributes:
+        size: B, number of examples in a batch.
     """
 
     def __init__(self, dataset: Dataset, seed: int, batch_size: int) -> None:
@@ -37,7 +40,7 @@ class Batches:
         """
         dataset.check_batch_size(batch_size)
         self._dataset = dataset
-        self._size = batch_size
+        self.size = batch_size
         self._seed = seed
         self._normalize = _Normalization(dataset)
         self._orders = EpochOrders(dataset.train, seed)
@@ -48,7 +51,7 @@ class Batches:
     @property
     def batches_per_epoch(self) -> int:
         """Number of batches in an epoch."""
-        return self._orders.length // self._size
+        return self._orders.length // self.size
 
     def inputs(self, batch: int) -> torch.Tensor:
         """Inputs x_b, (B, *input_shape): float32, normalized; int64 for whole numbers such as tokens."""
@@ -70,7 +73,7 @@ class Batches:
 
     def _rows(self, batch: int) -> np.ndarray:
         epoch, place = divmod(batch, self.batches_per_epoch)
-        return self._orders.rows(epoch, place * self._size, (place + 1) * self._size)
+        return self._orders.rows(epoch, place * self.size, (place + 1) * self.size)
 
 
 def test_batches(  # pytest collects a function of this name wherever it is imported: import the module

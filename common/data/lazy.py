@@ -41,7 +41,7 @@ class Form:
 
     @staticmethod
     def of_inputs(raw: np.ndarray) -> Form | None:
-        """Find the form of inputs; (N, H, W) of bytes or floats become images. None: no such form."""
+        """Find the form of inputs; (N, H, W) of bytes or floats become images. None without a form."""
         if raw.ndim < 2 or not raw.size or raw.dtype.kind not in "iuf":
             return None
         if raw.dtype != np.uint8 and raw.dtype.kind != "f":
@@ -51,7 +51,7 @@ class Form:
 
     @staticmethod
     def of_targets(raw: np.ndarray) -> Form | None:
-        """Find the form of targets: whole numbers are int64, others float32; None: these are no numbers."""
+        """Find the form of targets, int64 for whole numbers, else float32; None without numbers."""
         if raw.dtype.kind not in "biuf":
             return None
         return Form(raw.shape[1:], np.dtype(np.float32 if raw.dtype.kind == "f" else np.int64))

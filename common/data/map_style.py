@@ -24,7 +24,7 @@ def is_map_style(value: object) -> bool:
 
 
 def count_classes(dataset: Any) -> int | None:
-    """Return the attribute `classes`, a number or the length of a list of names; None: there is none."""
+    """Return the attribute `classes`, a number or the length of a list of names; None without it."""
     classes = getattr(dataset, "classes", None)
     if isinstance(classes, int):
         return classes

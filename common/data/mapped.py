@@ -1,4 +1,4 @@
-"""Memory-mapped arrays, read so that a process stays small.
+"""Memory-mapped arrays, read in bounded memory.
 
 A page that is read through a mapping brings neighbours of up to 2 MiB into the process. Rows that lie in one
 piece are therefore read from the file itself; other pages go back to the system.
@@ -29,7 +29,7 @@ SMALL_BYTES = 256 << 20
 
 @dataclass(eq=False)
 class Pages:
-    """Pages of one mapping in this process.
+    """Pages of a mapping in this process.
 
     Attributes:
         mapping: read-only or shared; None: nothing is given back.
@@ -83,7 +83,7 @@ class ArrayColumn:
 
 
 class FileColumn:
-    """Rows that are read from the mapped file, each in one piece, or all where they are neighbours.
+    """Rows read from the mapped file, each in a piece, neighbours together.
 
     Args:
         file: path of the file.
@@ -121,7 +121,7 @@ class FileColumn:
 
 @dataclass(frozen=True, eq=False)
 class MappedRows:
-    """Rows of two arrays, of which at least one is mapped."""
+    """Rows of two arrays, mapped or not."""
 
     x: Column
     y: Column

@@ -24,12 +24,13 @@ def find_pointer(error: BaseException) -> str:
     for frame, _ in traceback.walk_tb(error.__traceback__):
         for value in list(frame.f_locals.values()):
             path = value.name if isinstance(value, io.IOBase) and hasattr(value, "name") else value
-            if isinstance(path, str | os.PathLike) and _holds_pointer(path):
+            if isinstance(path, str | os.PathLike) and holds_pointer(path):
                 return explain_pointer(os.fspath(path))
     return ""
 
 
-def _holds_pointer(path: str | os.PathLike[str]) -> bool:
+def holds_pointer(path: str | os.PathLike[str]) -> bool:
+    """Whether a pointer of Git LFS is in the place of a file."""
     try:
         if not os.path.isfile(path):
             return False

@@ -51,7 +51,7 @@ class Prefetch(Generic[Value]):
         return self._read(batch) if ready is None else ready.result()
 
     def _plan(self, batch: int) -> None:
-        """Queue the batches that are wanted after this one, and forget all others."""
+        """Queue the batches wanted next, and forget all others."""
         step = 0 if self._last is None else batch - self._last
         self._last = batch
         wanted = [batch + step * place for place in range(1, DEPTH + 1)] if step > 0 else []
@@ -78,7 +78,7 @@ class Prefetch(Generic[Value]):
                 future.set_exception(error)
 
     def _take(self) -> tuple[int, Future[Value]] | None:
-        """Take the next batch that is wanted; None: the thread ends."""
+        """Take the next wanted batch; None ends the thread."""
         with self._lock:
             while self._queue:
                 batch = self._queue.popleft()

@@ -22,6 +22,7 @@ import numpy as np
 from common.data import downloads
 from common.data.examples import Medium
 from common.data.mapped import AROUND_BYTES, Pages
+from common.data.pointers import explain_pointer, holds_pointer
 from common.errors import ConfigError
 
 _PARQUET = (".parquet", ".pq")
@@ -164,6 +165,8 @@ def _open(path: Path, name: str) -> tuple[Any, Pages]:
     import pyarrow
 
     try:
+        if holds_pointer(path):
+            raise ConfigError(f"{name}: {explain_pointer(path)}")
         arrow_file = _rewrite(path) if path.suffix in _PARQUET else path
         with arrow_file.open("rb") as file:
             mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)

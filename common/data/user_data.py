@@ -137,7 +137,7 @@ def _load_set(spec: str, value: Any, part: str, returned: Sequence[Any]) -> Exam
 
 
 def _check_alike(spec: str, train: Examples, test: Examples, described: Sequence[str]) -> None:
-    """Check that both parts have one form; `described`: inputs and targets of both."""
+    """Check the form of both parts for equality; `described`: inputs and targets of both."""
     forms = [
         ((part.input_shape, part.input_dtype), (part.target_shape, part.target_dtype))
         for part in (train, test)

@@ -104,7 +104,7 @@ class Characters:
 
     @cached_property
     def _table(self) -> np.ndarray:
-        """Token of each code point; -1: none."""
+        """Tokens by code point; -1 without a token."""
         table = np.full(_CODE_POINTS, self._characters.find(UNKNOWN_CHARACTER), np.int32)
         table[_code_points(self._characters)] = np.arange(self.size)
         return table

@@ -31,6 +31,7 @@ class HollowBatches(Batches):
 
     def __init__(self) -> None:
         """Need no data set."""
+        self.size = 0
 
     def inputs(self, batch: int) -> Tensor:  # noqa: ARG002 - no example
         """Return x_b, (0,)."""

@@ -153,7 +153,7 @@ class FreeTrainer:
         Raises:
             MalformedError: the shape is not the run's.
         """
-        due = (len(self._batches.labels(batch)), *shape)
+        due = (self._batches.size, *shape)
         if tensor is None or tuple(tensor.shape) != due:
             came = None if tensor is None else tuple(tensor.shape)
             raise MalformedError(

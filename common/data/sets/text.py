@@ -12,6 +12,7 @@ from common.config.data import TOKENS, DataConfig
 from common.config.settings import nearest
 from common.data.datasets import Dataset
 from common.data.downloads import Source
+from common.data.pointers import explain_pointer, is_pointer
 from common.data.vocabularies import Bytes, Characters, Library, Vocabulary, Words
 from common.data.windows import consecutive_windows, overlapping_windows
 from common.errors import ConfigError
@@ -73,6 +74,8 @@ def _content(file: Path) -> bytes:
         ) from None
     if not content:
         raise ConfigError(f"data.path: {file} is empty; give a file with text")
+    if is_pointer(content):
+        raise ConfigError(f"data.path: {explain_pointer(file)}")
     return content
 
 
@@ -135,5 +138,5 @@ def _library(name: str, path: Path) -> Library:
 
 
 def _count_characters(text: bytes) -> int:
-    """Count the characters of UTF-8: bytes that continue none."""
+    """Count the characters of UTF-8: all bytes but continuations."""
     return int(np.count_nonzero(np.frombuffer(text, np.uint8) & 0xC0 != 0x80))

@@ -12,6 +12,7 @@ from common.data.downloads import Source
 from common.data.examples import Arrays
 from common.data.lazy import Form, Lazy
 from common.data.mapped import MappedRows, open_column
+from common.data.pointers import explain_pointer, holds_pointer
 from common.data.windows import consecutive_windows, overlapping_windows
 from common.errors import ConfigError
 
@@ -50,6 +51,8 @@ def _read_by_row(windows: Arrays, size: int, name: str) -> Lazy:
 
 def _map(file: Path) -> np.ndarray:
     try:
+        if holds_pointer(file):
+            raise ConfigError(f"data.path: {explain_pointer(file)}")
         size = file.stat().st_size
         if size == 0 or size % _DTYPE.itemsize:
             raise ConfigError(

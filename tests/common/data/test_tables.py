@@ -158,3 +158,10 @@ def test_a_missing_package_is_named_with_its_extra(monkeypatch: pytest.MonkeyPat
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(ConfigError, match=r"needs pyarrow, .*; pip install 'layerwise\[arrow\]'$"):
         tables.open_rows("a.parquet", "own")
+
+
+@pytest.mark.parametrize("name", ["a.arrow", "a.parquet"])
+def test_a_pointer_of_git_lfs_is_no_table(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 12345\n")
+    with pytest.raises(ConfigError, match=rf"^own: {tmp_path}/{name}: is a pointer of Git LFS, "):
+        tables.open_rows(tmp_path / name, "own")

@@ -222,3 +222,9 @@ def test_a_library_missing_or_a_file_of_another_kind_is_refused(
     monkeypatch.setitem(sys.modules, "tokenizers", None)
     said = refusal(tmp_path, tokens=str(tmp_path / "own.json"))
     assert re.match(rf"data\.tokens: {tmp_path}/own\.json: the library tokenizers is not installed; ", said)
+
+
+@pytest.mark.parametrize(("name", "file"), [("text", "train.txt"), ("tokens", "train.bin")])
+def test_a_pointer_of_git_lfs_is_no_text(tmp_path: Path, name: str, file: str) -> None:
+    (tmp_path / file).write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 12345\n")
+    assert refusal(tmp_path, name).startswith(f"data.path: {tmp_path / file}: is a pointer of Git LFS, ")

@@ -1,0 +1,89 @@
+"""Runs on a user's own data in every form that a data function may return."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from deploy import cli as command
+
+OWN = """
+import numpy as np
+from pathlib import Path
+
+HERE = Path(__file__).parent
+
+class Pairs:
+    classes = ["none", "one", "two"]
+    def __init__(self, x, y):
+        self.x, self.y = x, y
+    def __len__(self):
+        return len(self.x)
+    def __getitem__(self, row):
+        return self.x[row], int(self.y[row])
+
+def read(mode=None):
+    return [np.load(HERE / f"{name}.npy", mmap_mode=mode) for name in ("x", "y", "t", "u")]
+
+def arrays():
+    return read()
+
+def mapped():
+    return read("r")
+
+def pairs():
+    x, y, t, u = read()
+    return Pairs(x, y), Pairs(t, u)
+
+def tables():
+    return HERE / "train.parquet", HERE / "test.parquet"
+"""
+SETTINGS = [
+    "--set", "cluster.profile=synchronous", "--set", "run.batches=30", "--set", "run.batch_size=16",
+    "--set", "network.options.widths=[8]", "--json",
+]  # fmt: skip
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of one data set in several forms; up to 1,000 rows, all count for mean and deviation."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    generator = np.random.default_rng(0)
+    x = generator.normal(size=(250, 5)).astype(np.float32)
+    y = (np.abs(x[:, 0]) + x[:, 1] > 0.5).astype(np.int64) + (x[:, 2] > 0)
+    arrays: list[np.ndarray] = [x[:200], y[:200], x[200:], y[200:]]
+    for name, array in zip("xytu", arrays, strict=True):
+        np.save(tmp_path / f"{name}.npy", array)
+    (tmp_path / "own.py").write_text(OWN)
+    return tmp_path
+
+
+def train(form: str, captured: pytest.CaptureFixture[str]) -> Any:
+    """Train on a form of the data, and return the test loss."""
+    code = command.run(["train", "--set", f"data.dataset=own.py:{form}", *SETTINGS])
+    out, err = captured.readouterr()
+    assert code == 0, err
+    return json.loads(out)["test_loss"]
+
+
+def test_arrays_mapped_arrays_and_pairs_train_to_the_same_numbers(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    due = train("arrays", capsys)
+    assert train("mapped", capsys) == due
+    assert train("pairs", capsys) == due
+
+
+def test_parquet_files_train_to_the_same_numbers(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pyarrow = pytest.importorskip("pyarrow", reason="the optional package pyarrow is not installed")
+    from pyarrow import parquet
+
+    for part, (x, y) in {"train": ("x", "y"), "test": ("t", "u")}.items():
+        columns = {"x": list(np.load(folder / f"{x}.npy")), "y": np.load(folder / f"{y}.npy")}
+        parquet.write_table(pyarrow.table(columns), folder / f"{part}.parquet")
+    assert train("tables", capsys) == train("arrays", capsys)
