@@ -65,8 +65,8 @@ class PreparedRun:
         """Load the data, build the network, and cut where the costs of back-propagation balance."""
         config = files.load(None, [*settings, "decoupling.unlock=none"])
         dataset = datasets.load(config.data)
-        blueprint = network.build(config, dataset.input_shape, dataset.targets)
-        config = network.cut(config, blueprint, dataset.input_shape)
+        blueprint = network.build(config, dataset.inputs, dataset.targets)
+        config = network.cut(config, blueprint)
         batches = Batches(dataset, config.run.seed, config.run.batch_size)
         return PreparedRun(config, dataset, batches, blueprint.units, blueprint.shapes, blueprint.task)
 
@@ -76,7 +76,7 @@ class PreparedRun:
 
     def evaluator(self) -> Callable[[dict[str, Tensor], int], float]:
         """Return a function from a plain state and a number of batches to the test error in per cent."""
-        fresh = network.build(self.config, self.dataset.input_shape, self.dataset.targets)
+        fresh = network.build(self.config, self.dataset.inputs, self.dataset.targets)
         evaluator = Evaluator(self.config, self.dataset, fresh)
         return lambda state, through: evaluator.measure_state(state, {}, through).metrics["error_percent"]
 

@@ -101,8 +101,8 @@ def run() -> Recorder:
     """Record a run of three layers on the digits."""
     config = files.load(None, RUN)
     dataset = datasets.load(config.data)
-    blueprint = network.build(config, dataset.input_shape, dataset.targets)
-    config = network.cut(config, blueprint, dataset.input_shape)
+    blueprint = network.build(config, dataset.inputs, dataset.targets)
+    config = network.cut(config, blueprint)
     return Recorder(config, dataset, trains=True).record()
 
 

@@ -25,6 +25,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "status": ("deploy.commands", "Show the status of a live run."),
     "evaluate": ("deploy.commands", "Measure the test error of a finished or live run."),
     "export": ("deploy.commands", "Write the plain network's weights for torch."),
+    "generate": ("deploy.commands", "Sample text from a finished language run."),
     "snapshot": ("deploy.commands", "Take a snapshot of a live run, or list its snapshots."),
     "rollback": ("deploy.commands", "Roll a live run back to a snapshot."),
     "config": ("deploy.commands", "Print every configuration key, its default and its meaning."),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from pathlib import Path
 
 import click
@@ -224,6 +225,56 @@ def export(run_dir: Path | None, master: str | None, output: Path) -> int:
     if (run_dir is None) == (master is None):
         raise ConfigError("export: give either a run directory or --master HOST:PORT")
     return export_run(run_dir, master, output)
+
+
+@click.command()
+@click.argument("run_dir", type=click.Path(readable=False, path_type=Path))
+@click.option("--prompt", required=True, metavar="TEXT", help="Beginning of the text.")
+@click.option(
+    "--tokens",
+    type=click.IntRange(min=1),
+    default=200,
+    show_default=True,
+    metavar="N",
+    help="Number of tokens to sample.",
+)
+@click.option(
+    "--temperature",
+    type=click.FloatRange(min=0),
+    default=1.0,
+    show_default=True,
+    metavar="T",
+    help="Divisor of the logits; 0 takes the likeliest token.",
+)
+@click.option(
+    "--top-k",
+    type=click.IntRange(min=1),
+    metavar="K",
+    help="Sample from the K likeliest tokens. Default: from all.",
+)
+@click.option(
+    "--seed", type=click.IntRange(0, 2**63 - 1), help="Seed of the draws. Default: another one each time."
+)
+@data_option
+@code_option
+@_JSON
+def generate(
+    run_dir: Path,
+    prompt: str,
+    tokens: int,
+    temperature: float,
+    top_k: int | None,
+    seed: int | None,
+    data: Path | None,
+    code: Path | None,
+    as_json: bool,
+) -> int:
+    """Sample text that follows a prompt from the network of a finished run with data.dataset = "text"."""
+    from deploy.evaluation.generate import Sampling
+    from deploy.evaluation.generate import generate as sample
+
+    seed = secrets.randbits(32) if seed is None else seed
+    return sample(run_dir, prompt, tokens, Sampling(temperature, top_k, seed), as_json, data, code)
 
 
 @click.command()

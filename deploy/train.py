@@ -183,7 +183,7 @@ class Training:
         from deploy.evaluation.evaluator import Evaluator
 
         use_allowed_cores()
-        blueprint = network.build(self._config, dataset.input_shape, dataset.targets)
+        blueprint = network.build(self._config, dataset.inputs, dataset.targets)
         return Evaluator(self._config, dataset, blueprint)
 
     def _prepare(self) -> tuple[Config, RunDirectory, Dataset]:

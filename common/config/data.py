@@ -15,10 +15,12 @@ class DataRow(Row):
     Attributes:
         needs_path: whether `data.path` must be set, since nothing is downloaded.
         takes_file: whether `data.path` may be a file.
+        task: `task.kind` where it is unset.
     """
 
     needs_path: bool = False
     takes_file: bool = False
+    task: str = "classification"
 
 
 DATASETS = Registry(
@@ -32,12 +34,14 @@ DATASETS = Registry(
         heeds=("tokens", "context"),
         needs_path=True,
         takes_file=True,
+        task="language",
     ),
     DataRow(
         name="tokens",
         help="train.bin and val.bin of uint16 in the folder data.path, as nanoGPT writes them",
         heeds=("context", "vocabulary"),
         needs_path=True,
+        task="language",
     ),
 )
 

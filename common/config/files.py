@@ -16,7 +16,7 @@ from typing import Any
 import tomli_w
 
 from common.config import settings
-from common.config.data import TOKENS
+from common.config.data import DATASETS, TOKENS
 from common.config.sections import Config
 from common.config.values import is_user_function
 from common.errors import ConfigError
@@ -86,7 +86,18 @@ def _read(values: dict[str, Any], overrides: Iterable[str], source: str) -> Conf
         name, value = _override(override)
         _assign(values, name, value)
         sources[name] = "--set"
+    _choose_task(values)
     return settings.read(Config, values, sources=sources)
+
+
+def _choose_task(values: dict[str, Any]) -> None:
+    """Set `task.kind`, where it is unset, to the task of the chosen data set."""
+    data, task = values.get("data"), values.setdefault("task", {})
+    if not isinstance(data, dict) or not isinstance(task, dict):
+        return
+    row = DATASETS.get(str(data.get("dataset")))
+    if row is not None:
+        task.setdefault("kind", row.task)
 
 
 def _override(text: str) -> tuple[str, Any]:

@@ -57,8 +57,24 @@ class HiddenInputOptions:
             )
 
 
+@dataclass(frozen=True)
+class CausalInputOptions:
+    """Options of an I with causal attention over tokens."""
+
+    width: int = key(64, "numbers a position", minimum=1)
+    heads: int = key(4, "attention heads of a block; a divisor of width", minimum=1)
+    blocks: int = key(1, "blocks of attention and MLP", minimum=1)
+
+    def __post_init__(self) -> None:
+        if self.width % self.heads:
+            raise ConfigError(
+                f"decoupling.input_options.heads: {self.heads} does not divide width = {self.width}; give a "
+                "divisor"
+            )
+
+
 GradientOptions = DniOptions | VfbnOptions
-InputOptions = LinearInputOptions | HiddenInputOptions
+InputOptions = LinearInputOptions | HiddenInputOptions | CausalInputOptions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +96,7 @@ class InputRow(Row):
         options: dataclass of `decoupling.input_options`.
     """
 
-    options: type[LinearInputOptions] | type[HiddenInputOptions]
+    options: type[LinearInputOptions] | type[HiddenInputOptions] | type[CausalInputOptions]
 
 
 GRADIENTS = Registry(
@@ -92,5 +108,6 @@ INPUTS = Registry(
     InputRow(name="linear", help="one linear layer", options=LinearInputOptions),
     InputRow(name="mlp", help="hidden linear layers", options=HiddenInputOptions),
     InputRow(name="conv", help="convolutions of images", options=HiddenInputOptions),
+    InputRow(name="causal", help="attention over tokens", options=CausalInputOptions),
     InputRow(name="frozen", help="never trained, the control", options=HiddenInputOptions),
 )

@@ -6,17 +6,20 @@ Imports neither torch nor scikit-learn: each takes longer to import than a data 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
 from common.config.data import AUGMENTS, DATASETS, DataConfig, DataRow
+from common.config.models import MODELS
 from common.config.sections import Config
 from common.config.settings import nearest
 from common.config.values import is_user_function
 from common.data import labels, user_data
 from common.data.downloads import Source
-from common.data.examples import Examples, epoch_length
+from common.data.examples import Arrays, Examples, epoch_length
+from common.data.inputs import Inputs
 from common.data.lazy import Lazy
 from common.data.statistics import mean_and_std, sample_inputs
 from common.data.targets import Targets
@@ -64,6 +67,16 @@ class Dataset:
         """Dtype of x_b: "int64" for whole numbers such as tokens, else "float32"."""
         return "float32" if self.mean else "int64"
 
+    @cached_property
+    def inputs(self) -> Inputs:
+        """Form of the examples; whole numbers of a user are tokens up to the largest number of the arrays."""
+        if self.input_dtype == "float32":
+            return Inputs(self.input_shape)
+        tokens = self.classes
+        if is_user_function(self.name) and isinstance(self.train, Arrays) and isinstance(self.test, Arrays):
+            tokens = max(tokens, 1 + int(max(self.train.x.max(), self.test.x.max())))
+        return Inputs(self.input_shape, tokens)
+
     @property
     def targets(self) -> Targets:
         """Facts from which the task of a run is built."""
@@ -81,6 +94,7 @@ class Dataset:
             ConfigError: too few examples, targets that do not fit the task, or labels with a gap.
         """
         self.check_batch_size(config.run.batch_size)
+        self._check_model(config.network.model)
         rule = config.task.row.targets
         labels.check_form(rule, self.name, self.train, self.test)
         if not is_user_function(self.name):
@@ -89,6 +103,18 @@ class Dataset:
         if rule.counted:
             gaps = is_user_function(config.network.model)
             labels.check_classes(self.name, self.train, self.test, self.classes, gaps=gaps)
+
+    def _check_model(self, model: str) -> None:
+        """Check that a built-in network takes the kind of numbers that the examples have."""
+        row = MODELS.get(model)
+        tokens = self.input_dtype != "float32"
+        if row is not None and row.takes_tokens != tokens:
+            kinds = {True: "tokens", False: "numbers"}
+            fitting = MODELS.select(lambda each: each.takes_tokens == tokens)
+            raise ConfigError(
+                f"network.model: {model} takes {kinds[row.takes_tokens]}, but the examples of data.dataset = "
+                f'"{self.name}" are {kinds[tokens]}; choose {" or ".join(fitting)}, or other data'
+            )
 
     def check_batch_size(self, batch_size: int) -> None:
         """Check that an epoch has at least `batch_size` examples.

@@ -21,6 +21,7 @@ from torch.utils.flop_counter import conv_flop_count, flop_registry
 from common import synthesizers
 from common.config.decoupling import DecouplingConfig
 from common.config.optimizers import OPTIMIZERS
+from common.data.inputs import Inputs
 from common.synthesizers import VirtualForward
 from common.tasks import Task
 
@@ -37,7 +38,7 @@ SLOW_NUMBERS = {
 def unit_costs(
     units: Sequence[nn.Module],
     shapes: Sequence[tuple[int, ...]],
-    input_shape: tuple[int, ...],
+    inputs: Inputs,
     batch_size: int,
     optimizer: str,
 ) -> list[float]:
@@ -49,15 +50,15 @@ def unit_costs(
     Args:
         units: units of the network.
         shapes: shape of one example after each unit.
-        input_shape: shape of one example before the first unit.
+        inputs: form of the examples.
         batch_size: B.
         optimizer: name of the optimizer.
     """
     costs = []
     learned = False
-    for unit, before in zip(units, [input_shape, *shapes], strict=False):
+    for unit, taken in zip(units, [inputs, *map(Inputs, shapes)], strict=False):
         parameters = sum(parameter.numel() for parameter in unit.parameters() if parameter.requires_grad)
-        work = _count_training(unit, (batch_size, *before), gradient=learned)
+        work = _count_training(unit, taken, batch_size, gradient=learned)
         costs.append(work + OPTIMIZERS[optimizer].price * parameters)
         learned = learned or parameters > 0
     return costs
@@ -82,7 +83,7 @@ def synthesizer_cost(
 
 def input_cost(
     decoupling: DecouplingConfig,
-    input_shape: tuple[int, ...],
+    inputs: Inputs,
     shape: tuple[int, ...],
     batch_size: int,
     optimizer: str,
@@ -91,8 +92,8 @@ def input_cost(
     if not decoupling.row.predicts:
         return 0.0
     with torch.device("meta"):
-        synthesizer = synthesizers.build_input(decoupling, input_shape, shape)
-        x = torch.zeros(batch_size, *input_shape)
+        synthesizer = synthesizers.build_input(decoupling, inputs, shape)
+        x = inputs.blank(batch_size)
         with _count() as counter:
             synthesizer.learn(x, synthesizer.predict(x))
     return counter.work + _count_step(synthesizer, optimizer)
@@ -201,19 +202,21 @@ def _count() -> Iterator[_Counter]:
         yield counter
 
 
-def _count_training(unit: nn.Module, shape: tuple[int, ...], *, gradient: bool) -> float:
-    """Count a forward and a backward of a batch of `shape`; `gradient`: also in the input."""
+def _count_training(unit: nn.Module, taken: Inputs, batch_size: int, *, gradient: bool) -> float:
+    """Count a forward and a backward of a batch; `gradient`: also in the input `taken`."""
     try:
-        return _count_training_on("meta", unit, shape, gradient=gradient)
+        return _count_training_on("meta", unit, taken, batch_size, gradient=gradient)
     except Exception:
         # A user's forward may read its numbers, and a meta tensor has none.
-        return _count_training_on("cpu", unit, shape, gradient=gradient)
+        return _count_training_on("cpu", unit, taken, batch_size, gradient=gradient)
 
 
-def _count_training_on(device: str, unit: nn.Module, shape: tuple[int, ...], *, gradient: bool) -> float:
+def _count_training_on(
+    device: str, unit: nn.Module, taken: Inputs, batch_size: int, *, gradient: bool
+) -> float:
     unit = copy.deepcopy(unit).to(device).train()
     with torch.device(device), torch.enable_grad():
-        x = torch.zeros(shape, requires_grad=gradient)
+        x = taken.blank(batch_size).requires_grad_(gradient)
         inputs = [tensor for tensor in [x, *unit.parameters()] if tensor.requires_grad]
         with _count() as counter:
             y = unit(x)

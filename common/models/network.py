@@ -17,6 +17,7 @@ from torch import nn
 from common import tasks
 from common.config.sections import Config
 from common.config.values import is_user_function
+from common.data.inputs import Inputs
 from common.data.targets import Targets
 from common.errors import ConfigError
 from common.models import builtin, costs, user
@@ -32,21 +33,21 @@ class Blueprint:
         units: the smallest parts that a cut can fall between.
         shapes: shapes[i] is the shape of one example after unit i + 1; the last is the task's output.
         task: of the run, with the shape of the network's output.
+        inputs: form of the examples that the first unit takes.
     """
 
     units: list[nn.Module]
     shapes: list[tuple[int, ...]]
     task: Task
+    inputs: Inputs
 
 
-def build(
-    config: Config, input_shape: tuple[int, ...], targets: Targets, code: Path | None = None
-) -> Blueprint:
+def build(config: Config, inputs: Inputs, targets: Targets, code: Path | None = None) -> Blueprint:
     """Build the configuration's network, initialised from `run.seed`: equal in every process.
 
     Args:
         config: configuration of the run.
-        input_shape: shape of one example of the data.
+        inputs: form of the examples of the data.
         targets: facts about the targets of the data.
         code: folder in which a user's file is searched first, by its bare name.
 
@@ -59,28 +60,28 @@ def build(
         # Seeds the CPU's generator alone: torch.manual_seed would also reseed the caller's accelerators.
         torch.default_generator.manual_seed(config.run.seed)
         if is_user_function(config.network.model):
-            units = user.build(config.network, input_shape, task.outputs, code)
+            units = user.build(config.network, inputs.shape, task.outputs, code)
         else:
             options = config.network.model_options()
-            units = builtin.build(config.network.model, options, input_shape, task.outputs)
-        shapes = _shapes(units, input_shape, where)
+            units = builtin.build(config.network.model, options, inputs.shape, task.outputs)
+        shapes = _shapes(units, inputs, where)
     _check_state(units, where)
-    return Blueprint(units, shapes, task.fit(shapes[-1], f"{where}: the last unit"))
+    return Blueprint(units, shapes, task.fit(shapes[-1], f"{where}: the last unit"), inputs)
 
 
-def cut(config: Config, blueprint: Blueprint, input_shape: tuple[int, ...]) -> Config:
+def cut(config: Config, blueprint: Blueprint) -> Config:
     """Return the configuration with cuts: as given, balanced by counted cost, or one layer a unit.
 
     Raises:
         ConfigError: the network has too few units, layers share state, or the last layer learns nothing.
     """
-    config = _choose_cuts(config, blueprint, input_shape)
+    config = _choose_cuts(config, blueprint)
     _check_ties(config, blueprint)
     _check_last_layer(config, blueprint)
     return config
 
 
-def _choose_cuts(config: Config, blueprint: Blueprint, input_shape: tuple[int, ...]) -> Config:
+def _choose_cuts(config: Config, blueprint: Blueprint) -> Config:
     count = len(blueprint.units)
     cuts, layers = config.network.cuts, config.network.layers
     if cuts is not None:
@@ -99,13 +100,15 @@ def _choose_cuts(config: Config, blueprint: Blueprint, input_shape: tuple[int, .
         )
     batch_size = config.run.batch_size
     units = costs.unit_costs(
-        blueprint.units, blueprint.shapes, input_shape, batch_size, config.optimizer.name
+        blueprint.units, blueprint.shapes, blueprint.inputs, batch_size, config.optimizer.name
     )
     optimizer = config.optimizer.synthesizer.name
     boundaries = blueprint.shapes[:-1]
     task = blueprint.task
     ends = [costs.synthesizer_cost(config.decoupling, h, task, batch_size, optimizer) for h in boundaries]
-    starts = [costs.input_cost(config.decoupling, input_shape, h, batch_size, optimizer) for h in boundaries]
+    starts = [
+        costs.input_cost(config.decoupling, blueprint.inputs, h, batch_size, optimizer) for h in boundaries
+    ]
     return config.with_cuts(costs.balance(units, ends, starts, layers))
 
 
@@ -159,9 +162,9 @@ def _span(cuts: Sequence[int], k: int, units: int) -> tuple[int, int]:
 
 
 @torch.no_grad()
-def _shapes(units: Sequence[nn.Module], input_shape: tuple[int, ...], where: str) -> list[tuple[int, ...]]:
+def _shapes(units: Sequence[nn.Module], inputs: Inputs, where: str) -> list[tuple[int, ...]]:
     """Return the shapes of one example after the units, by passing two examples of zeros through."""
-    h = torch.zeros(2, *input_shape)
+    h = inputs.blank(2)
     shapes = []
     for number, unit in enumerate(units, 1):
         place = f"{where}: unit {number} ({user.describe(unit)})"

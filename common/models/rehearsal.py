@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from common.config.sections import Config
 from common.data.batches import Batches
 from common.data.datasets import Dataset
+from common.data.inputs import Inputs
 from common.data.targets import Targets
 from common.errors import ConfigError
 from common.models import network
@@ -60,8 +61,8 @@ def rehearse(
         ConfigError: a unit or a message cannot be used; names the unit and the key.
     """
     with _kept_generators(torch.device(device)):
-        blueprint = network.build(config, dataset.input_shape, dataset.targets, code)
-        check_messages(config, blueprint, dataset.input_shape, most)
+        blueprint = network.build(config, dataset.inputs, dataset.targets, code)
+        check_messages(config, blueprint, most)
         batches = Batches(dataset, config.run.seed, config.run.batch_size)
         rows = None if {"network.model", "task.kind"} & config.user_functions.keys() else 2
         h, y = batches.inputs(0)[:rows].to(device), batches.labels(0)[:rows].to(device)
@@ -75,7 +76,7 @@ def rehearse(
             unit.to("cpu")
 
 
-def check_messages(config: Config, blueprint: Blueprint, input_shape: tuple[int, ...], most: int) -> None:
+def check_messages(config: Config, blueprint: Blueprint, most: int) -> None:
     """Check that a batch fits into a message of `most` bytes, at every cut.
 
     Raises:
@@ -85,7 +86,7 @@ def check_messages(config: Config, blueprint: Blueprint, input_shape: tuple[int,
         return
     for cut in config.network.cuts or []:
         shape = blueprint.shapes[cut - 1]
-        each = _example_bytes(config, shape, input_shape, blueprint.task.targets)
+        each = _example_bytes(config, shape, blueprint.inputs, blueprint.task.targets)
         if each * config.run.batch_size > most - _BESIDE_BYTES:
             raise ConfigError(
                 f"run.batch_size: {config.run.batch_size} examples of {shape} after unit {cut} of "
@@ -95,16 +96,14 @@ def check_messages(config: Config, blueprint: Blueprint, input_shape: tuple[int,
             )
 
 
-def _example_bytes(
-    config: Config, shape: tuple[int, ...], input_shape: tuple[int, ...], targets: Targets
-) -> int:
+def _example_bytes(config: Config, shape: tuple[int, ...], inputs: Inputs, targets: Targets) -> int:
     """Return the bytes of an example in the largest message of a boundary."""
-    h, x = math.prod(shape), math.prod(input_shape)
+    h, x = math.prod(shape), inputs.nbytes
     tensors = 2 if config.decoupling.row.predicts else 1
     sizes = [tensors * (h * BOUNDARY_ITEMSIZES[config.cluster.wire] + 4)]
     if config.cluster.served:
         # Lessons for the master's M and I: (h, y, delta) and (x, h), as float32, y perhaps as int64.
-        sizes += [8 * (h + math.prod(targets.shape)), 4 * (x + h)]
+        sizes += [8 * (h + math.prod(targets.shape)), x + 4 * h]
     return max(sizes)
 
 

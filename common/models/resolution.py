@@ -70,8 +70,8 @@ def resolve_with_torch(config: Config, dataset: Dataset) -> Config:
     """
     from common.models import network
 
-    blueprint = network.build(config, dataset.input_shape, dataset.targets)
-    return network.cut(config, blueprint, dataset.input_shape)
+    blueprint = network.build(config, dataset.inputs, dataset.targets)
+    return network.cut(config, blueprint)
 
 
 def main() -> None:

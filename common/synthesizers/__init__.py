@@ -6,6 +6,7 @@ import torch
 
 from common.config.decoupling import DecouplingConfig
 from common.config.sections import Config
+from common.data.inputs import Inputs
 from common.draws import mix, seeded_torch
 from common.registry import import_implementation
 from common.synthesizers.base import GradientSynthesizer, InputSynthesizer
@@ -44,21 +45,19 @@ def build(decoupling: DecouplingConfig, shape: tuple[int, ...], task: Task) -> G
     return synthesizer
 
 
-def build_input(
-    decoupling: DecouplingConfig, input_shape: tuple[int, ...], shape: tuple[int, ...]
-) -> InputSynthesizer:
+def build_input(decoupling: DecouplingConfig, inputs: Inputs, shape: tuple[int, ...]) -> InputSynthesizer:
     """Build I of one layer, its parameters drawn from torch's global generator.
 
     Args:
         decoupling: names I and its options.
-        input_shape: shape of one example's x: (D,) vectors, (C, H, W) images; every other shape is flattened.
+        inputs: form of x: (D,) vectors, (C, H, W) images, (T,) tokens; numbers of other shapes are flattened.
         shape: shape of one example of the predicted h_{k-1}, likewise.
 
     Raises:
-        ConfigError: I has convolutions, and the examples are not images.
+        ConfigError: the examples are not those that I takes.
     """
     module = import_implementation("common.synthesizers.inputs", decoupling.input)
-    synthesizer: InputSynthesizer = module.build(decoupling.predictor_options(), input_shape, shape)
+    synthesizer: InputSynthesizer = module.build(decoupling.predictor_options(), inputs, shape)
     return synthesizer
 
 
@@ -68,9 +67,7 @@ def initial(config: Config, k: int, shape: tuple[int, ...], task: Task) -> Gradi
         return build(config.decoupling, shape, task)
 
 
-def initial_input(
-    config: Config, k: int, input_shape: tuple[int, ...], shape: tuple[int, ...]
-) -> InputSynthesizer:
+def initial_input(config: Config, k: int, inputs: Inputs, shape: tuple[int, ...]) -> InputSynthesizer:
     """Build I_k with the parameters at the beginning of a run, the same in every process."""
     with seeded_torch(mix(config.run.seed, k, _STREAMS["input"]), _CPU):
-        return build_input(config.decoupling, input_shape, shape)
+        return build_input(config.decoupling, inputs, shape)

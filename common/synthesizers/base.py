@@ -6,6 +6,8 @@ from abc import ABC, abstractmethod
 
 from torch import Tensor, nn
 
+from common.tasks import Task
+
 
 class GradientSynthesizer(nn.Module, ABC):
     """Gradient synthesizer M_k: (h_k, y) -> delta_k hat, the predicted gradient of L at h_k.
@@ -62,3 +64,8 @@ class InputSynthesizer(nn.Module, ABC):
         Returns:
             L_I before the step, a detached scalar.
         """
+
+
+def has_positions(shape: tuple[int, ...], task: Task) -> bool:
+    """Return whether an example of h, (T, D), has a row for each position of the task's output, (T, N)."""
+    return len(shape) == len(task.output_shape) == 2 and shape[0] == task.output_shape[0]

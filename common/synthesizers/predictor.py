@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from common.data.inputs import Inputs
 from common.synthesizers.base import InputSynthesizer
 
 # Stride in pixels of the first convolution where the last layer is a Linear.
@@ -19,15 +20,11 @@ Shape = tuple[int, ...]
 
 
 class Predictor(InputSynthesizer):
-    """I: given layers and a PReLU.
-
-    Most layers end in a ReLU, and a ReLU here takes a third off L_I; for layers with signed output the
-    learned slope gives way.
-    """
+    """I: a chain of layers."""
 
     def __init__(self, layers: list[nn.Module]) -> None:
         super().__init__()
-        self.network = nn.Sequential(*layers, nn.PReLU())
+        self.network = nn.Sequential(*layers)
         self.trained = True
 
     def freeze(self) -> None:
@@ -58,26 +55,32 @@ def _loss(predicted: Tensor, h: Tensor) -> Tensor:
 
 
 def linear_layers(
-    hidden: list[int], input_shape: Shape, shape: Shape, *, batch_norm: bool = False
+    hidden: list[int], inputs: Inputs, shape: Shape, *, batch_norm: bool = False
 ) -> list[nn.Module]:
-    """Build hidden linear layers (BN, ReLU) of these widths, and the linear layer to h."""
+    """Build hidden linear layers (BN, ReLU) of these widths, and the linear layer to h, with a PReLU.
+
+    Most layers end in a ReLU, and a ReLU here takes a third off L_I; for layers with signed output the
+    learned slope gives way.
+    """
     layers: list[nn.Module] = [nn.Flatten()]
-    size = math.prod(input_shape)
+    size = inputs.size
     for width in hidden:
         layers += [nn.Linear(size, width), *([nn.BatchNorm1d(width)] if batch_norm else []), nn.ReLU()]
         size = width
-    return [*layers, nn.Linear(size, math.prod(shape)), nn.Unflatten(1, shape)]
+    return [*layers, nn.Linear(size, math.prod(shape)), nn.Unflatten(1, shape), nn.PReLU()]
 
 
 def convolution_layers(
-    hidden: list[int], input_shape: Shape, shape: Shape, *, batch_norm: bool
+    hidden: list[int], inputs: Inputs, shape: Shape, *, batch_norm: bool
 ) -> list[nn.Module]:
     """Build hidden convolutions (BN, ReLU) of these channels, and the layer to h: a Linear if h is a vector.
+
+    The last layer has a PReLU, as that of `linear_layers`.
 
     The first convolution strides to the size of h, so that the rest is cheap. Its kernels overlap by half, so
     that I sees about as far as the layers below.
     """
-    size, *pixels = input_shape
+    size, *pixels = inputs.shape
     spatial = len(shape) == 3
     grid = list(shape[1:]) if spatial else [-(-pixel // VECTOR_STRIDE) for pixel in pixels]
     rows, columns = (max(1, pixel // cells) for pixel, cells in zip(pixels, grid, strict=True))
@@ -92,10 +95,11 @@ def convolution_layers(
         layers += [*([nn.BatchNorm2d(channels)] if batch_norm else []), nn.ReLU()]
         size = channels
     if spatial:
-        return [*layers, nn.Conv2d(size, shape[0], 3, padding=1)]
+        return [*layers, nn.Conv2d(size, shape[0], 3, padding=1), nn.PReLU()]
     return [
         *layers,
         nn.Flatten(),
         nn.Linear(size * math.prod(grid), math.prod(shape)),
         nn.Unflatten(1, shape),
+        nn.PReLU(),
     ]

@@ -10,30 +10,34 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from common.config.synthesizers import DniOptions
-from common.synthesizers.base import GradientSynthesizer
+from common.synthesizers.base import GradientSynthesizer, has_positions
+from common.synthesizers.rows import RowNorm
 from common.tasks import Task
 
 KERNEL = 5
 
 
 class Regression(GradientSynthesizer):
-    """M of DNI, or with a `task` of cDNI: hidden layers (BN, ReLU), then a linear layer, initially zero.
+    """M of DNI or cDNI: hidden layers (BN, ReLU), then a linear layer, initially zero.
 
-    Layers are Linear for vectors and 5x5 convolutions with padding for feature maps. For cDNI the first layer
-    sees the target's context (a label's is one-hot) concatenated, or as one plane for every number.
+    Layers are Linear for vectors, 5x5 convolutions with padding for feature maps, and Linear at each position
+    where h has a row for each position of the output. With `context` (cDNI) the first layer sees the target's
+    context (a label's is one-hot) concatenated, or as one plane for every number.
     """
 
-    def __init__(self, options: DniOptions, shape: tuple[int, ...], task: Task | None) -> None:
+    def __init__(self, options: DniOptions, shape: tuple[int, ...], task: Task, *, context: bool) -> None:
         super().__init__()
+        self._positions = has_positions(shape, task)
         self._spatial = len(shape) == 3
-        size = shape[0] if self._spatial else math.prod(shape)
+        size = shape[1] if self._positions else shape[0] if self._spatial else math.prod(shape)
         norm: type[nn.Module] = nn.Identity
         if options.batch_norm:
-            norm = nn.BatchNorm2d if self._spatial else nn.BatchNorm1d
+            norm = nn.BatchNorm2d if self._spatial else RowNorm
         widths = [size, *options.hidden, size]
         layer = _Convolution if self._spatial else _Linear
         self.layers = nn.ModuleList(
-            layer(i, o, task if n == 0 else None) for n, (i, o) in enumerate(itertools.pairwise(widths))
+            layer(i, o, task if context and n == 0 else None)
+            for n, (i, o) in enumerate(itertools.pairwise(widths))
         )
         self.norms = nn.ModuleList(norm(width) for width in options.hidden)
         for parameter in self.layers[-1].parameters():
@@ -55,7 +59,7 @@ class Regression(GradientSynthesizer):
         return loss.detach()
 
     def _reshape(self, x: Tensor) -> Tensor:
-        return x if self._spatial else x.reshape(len(x), -1)
+        return x if self._spatial or self._positions else x.reshape(len(x), -1)
 
     def _regress(self, x: Tensor, y: Tensor) -> Tensor:
         for layer, norm in zip(self.layers, self.norms, strict=False):
@@ -64,7 +68,7 @@ class Regression(GradientSynthesizer):
 
 
 class _Linear(nn.Linear):
-    """Linear over x (B, D) and the context of y."""
+    """Linear over x (B, D) or (B, T, D), and the context of y."""
 
     def __init__(self, size: int, width: int, task: Task | None) -> None:
         super().__init__(size, width)
@@ -73,7 +77,12 @@ class _Linear(nn.Linear):
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:  # type: ignore[override]
         z = super().forward(x)
-        return z if self.task is None or self.label is None else z + self.task.context(y, self.label)
+        if self.task is None or self.label is None:
+            return z
+        context = self.task.context(y, self.label)
+        if context.ndim != z.ndim:  # positions of y alone, or of x alone
+            context = context.sum(1) if context.ndim > z.ndim else context.unsqueeze(1)
+        return z + context
 
 
 class _Convolution(nn.Conv2d):

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from common.config.synthesizers import VfbnOptions
 from common.synthesizers.affine import Convolution, Linear, PooledLinear
-from common.synthesizers.base import GradientSynthesizer
+from common.synthesizers.base import GradientSynthesizer, has_positions
 from common.tasks import Expansion, Task
 
 VECTOR_HIDDEN = 64
@@ -45,15 +45,20 @@ class VirtualForward(GradientSynthesizer):
     """M of VFBN in closed form.
 
     v is a Linear, or two with ReLU between, for vectors; for feature maps, two 3x3 convolutions, each with
-    ReLU, a global average pool and a Linear. A linear v sees a feature map as a vector. v has no batch
-    normalization, whose statistics would make one example's gradient depend on the others.
+    ReLU, a global average pool and a Linear. A linear v sees a feature map as a vector. Where h has a row for
+    each position of the output, v is that of vectors at each position. v has no batch normalization, whose
+    statistics would make one example's gradient depend on the others.
     """
 
     def __init__(self, options: VfbnOptions, shape: tuple[int, ...], task: Task) -> None:
         super().__init__()
         self.task = task
         self.trained = options.trained
-        self.maps = _maps(options.hidden, shape, math.prod(task.output_shape))
+        self._positions = has_positions(shape, task)
+        if self._positions:
+            self.maps = _maps(options.hidden, shape[1:], task.outputs)
+        else:
+            self.maps = _maps(options.hidden, shape, math.prod(task.output_shape))
         self.v = nn.ModuleList(self.maps)
         self._spatial = isinstance(self.maps[0], Convolution)
 
@@ -71,7 +76,7 @@ class VirtualForward(GradientSynthesizer):
         residual = self.maps[0].cotangent(cotangents[0], inputs[0]).sub_(self._reshape(delta))
         loss: Tensor = torch.linalg.vector_norm(residual).square() / len(h)
         if self.trained:
-            self._accumulate(inputs, expansion, cotangents, residual)
+            self._accumulate(inputs, expansion, cotangents, residual, 2 / len(h))
         return loss
 
     @torch.no_grad()
@@ -93,10 +98,14 @@ class VirtualForward(GradientSynthesizer):
         return delta.expand_as(inputs[0]).reshape(h.shape), loss
 
     def _accumulate(
-        self, inputs: list[Tensor], expansion: Expansion, cotangents: list[Tensor], residual: Tensor
+        self,
+        inputs: list[Tensor],
+        expansion: Expansion,
+        cotangents: list[Tensor],
+        residual: Tensor,
+        scale: float,
     ) -> None:
-        """Add the gradient of L_M; the factor 2/B goes to small tensors."""
-        scale = 2 / len(residual)
+        """Add the gradient of L_M; the factor `scale`, 2/B, goes to small tensors."""
         tangents, t = self._tangents(inputs, residual)
         through_loss = expansion.hessian(t.view_as(expansion.delta)).view_as(t)
         downs = self._down(inputs, through_loss.mul_(scale))
@@ -105,6 +114,8 @@ class VirtualForward(GradientSynthesizer):
             affine.accumulate(u, cotangent.mul_(scale), bias=False)
 
     def _reshape(self, x: Tensor) -> Tensor:
+        if self._positions:
+            return x.flatten(0, 1)
         return x if self._spatial else x.reshape(len(x), -1)
 
     def _forward(self, h: Tensor, y: Tensor) -> _Pass:
@@ -112,7 +123,7 @@ class VirtualForward(GradientSynthesizer):
         for affine in self.maps[:-1]:
             inputs.append(affine(inputs[-1]).relu_())
         output = self.maps[-1](inputs[-1])
-        expansion = self.task.expand(output.view(len(output), *self.task.output_shape), y)
+        expansion = self.task.expand(output.view(len(y), *self.task.output_shape), y)
         return _Pass(inputs, expansion.delta.reshape(len(output), -1), expansion)
 
     def _down(self, inputs: list[Tensor], top: Tensor) -> list[Tensor]:

@@ -104,8 +104,8 @@ def examine_network(setup: Setup) -> Verdict:
         return warning("not checked, since the network depends on the data", "see the check of the data")
     dataset = datasets.load(setup.config.data, path=setup.data, code=setup.code)
     try:
-        blueprint = network.build(setup.config, dataset.input_shape, dataset.targets, setup.code)
-        config = network.cut(setup.config, blueprint, dataset.input_shape)
+        blueprint = network.build(setup.config, dataset.inputs, dataset.targets, setup.code)
+        config = network.cut(setup.config, blueprint)
         rehearse(config, dataset, LARGEST_SIGNAL_MESSAGE_BYTES, setup.code)
     except ConfigError as error:
         return failed(str(error), _FIX)

@@ -12,17 +12,15 @@ from typing import Any
 from common import strict_json
 from common.config.sections import Config
 from common.data import datasets, holdings
-from common.errors import ConfigError, NotFoundError, RunFailedError, UnreachableError
-from common.models import network
-from common.models.threads import use_allowed_cores
+from common.errors import NotFoundError, RunFailedError, UnreachableError
 from common.net.backoff import Backoff
 from common.output import divert_output
 from common.text import answer, say
 from common.wire.messages import Evaluation
 from deploy.evaluation.evaluator import Evaluator, PulledNetwork
+from deploy.evaluation.finished import build_evaluator, load_finished
 from deploy.evaluation.reader import Reader, latest_status
-from deploy.runs.directory import RunDirectory, new_directory, next_evaluation, saved_config
-from deploy.runs.model import MODEL, load_model
+from deploy.runs.directory import RunDirectory, new_directory, next_evaluation
 from deploy.runs.summary import summarize
 from deploy.screen import Screen, format_evaluation, print_result
 
@@ -38,16 +36,10 @@ def evaluate_directory(path: Path, data: Path | None, code: Path | None, as_json
         ConfigError: the directory has no model, the model is damaged or not the run's, or the data is
             missing.
     """
-    state, config = load_model(path), saved_config(path)
     with divert_output():
-        evaluator = _evaluator(config, datasets.load(config.data, path=data, code=code), code)
-        misfit = evaluator.find_misfit(state)
-        if misfit:
-            raise ConfigError(
-                f"{path / MODEL}: does not fit the run's config.toml: {misfit}; copy both files again"
-            )
-        evaluation = evaluator.measure_state(state, {}, config.run.batches)
-    _print(config, evaluation, as_json)
+        run = load_finished(path, data, code)
+        evaluation = run.evaluator.measure_state(run.state, {}, run.config.run.batches)
+    _print(run.config, evaluation, as_json)
     return 0
 
 
@@ -64,7 +56,7 @@ def evaluate_master(
         dataset = datasets.load(config.data, path=data, code=code)
         if warning := reader.agree(holdings.take_stock(config, dataset, code)):
             say(f"layerwise: warning: {warning}")
-        evaluator = _evaluator(config, dataset, code)
+        evaluator = build_evaluator(config, dataset, code)
         if watch:
             summary, results, incomplete = _watch(reader, config, dataset, evaluator, path)
         else:
@@ -144,11 +136,6 @@ def _measure(
     with contextlib.suppress(UnreachableError):
         reader.report(evaluation)
     return evaluation
-
-
-def _evaluator(config: Config, dataset: datasets.Dataset, code: Path | None) -> Evaluator:
-    use_allowed_cores()
-    return Evaluator(config, dataset, network.build(config, dataset.input_shape, dataset.targets, code))
 
 
 def _print(config: Config, evaluation: Evaluation, as_json: bool) -> None:

@@ -71,6 +71,7 @@ class Evaluator:
             NotFoundError: a layer has no weights yet.
         """
         pulled = pull_network(self._config, pull)
+        pulled = replace(pulled, state=self._name_ties(pulled.state))
         if not self._config.decoupling.row.predicts:
             return pulled
         self.network.load_state_dict(pulled.state, strict=False)
@@ -78,6 +79,16 @@ class Evaluator:
         estimate_statistics(self.network, map(training.inputs, range(STATISTICS_BATCHES)))
         state = self.network.state_dict()
         return replace(pulled, state={name: state[name].clone() for name in pulled.state})
+
+    def _name_ties(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return the state with a copy under each further name of a tied tensor, as a state dict has them."""
+        firsts: dict[int, str] = {}
+        named = dict(state)
+        for name, tensor in self.network.state_dict(keep_vars=True).items():
+            first = firsts.setdefault(id(tensor), name)
+            if name not in state and first in state:
+                named[name] = state[first].clone()
+        return named
 
     def measure(self, pulled: PulledNetwork) -> Evaluation:
         """Measure the test loss and the task's metrics of a pulled network."""
@@ -111,6 +122,8 @@ class Evaluator:
 def estimate_statistics(network: nn.Module, inputs: Iterable[Tensor]) -> None:
     """Set every BN's running statistics to their mean over these batches; other modules stay in eval mode."""
     norms = [m for m in network.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    if not norms:
+        return
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.reset_running_stats()

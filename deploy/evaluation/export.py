@@ -51,7 +51,7 @@ def _encode(run_dir: Path | None, master: str | None, suffix: str) -> bytes:
     with Reader(master) as reader:
         config = reader.config()
         data = datasets.load(config.data)
-        blueprint = network.build(config, data.input_shape, data.targets)
+        blueprint = network.build(config, data.inputs, data.targets)
         state = Evaluator(config, data, blueprint).pull(reader.pull).state
     return encode_model(state, config, data) if suffix == ".safetensors" else _encode_for_torch(state)
 

@@ -73,7 +73,7 @@ class Driver:
         self._clock = Clock()
         self._draws = random.Random(config.simulation.seed)  # noqa: S311 - no secret: a schedule
         self._wires = Wires(config.simulation, self._draws)
-        self._paces = paces(config, self._blueprint(), dataset)
+        self._paces = paces(config, self._blueprint())
         self.master = SimulatedMaster(config, self._clock, self._wires)
         self._through = self._incarnations = self._undone = 0
         self._machines = self._build_machines()
@@ -161,7 +161,7 @@ class Driver:
         )
 
     def _blueprint(self) -> Blueprint:
-        return network.build(self.config, self._dataset.input_shape, self._dataset.targets)
+        return network.build(self.config, self._dataset.inputs, self._dataset.targets)
 
     def _build_machines(self) -> dict[tuple[int, int], Machine]:
         settings = self.config.simulation

@@ -41,31 +41,30 @@ class Pace:
     shard_nbytes: dict[str, int]
 
 
-def count_units(config: Config, blueprint: Blueprint, dataset: Dataset) -> list[float]:
+def count_units(config: Config, blueprint: Blueprint) -> list[float]:
     """Count the multiply-adds of a training step, by unit."""
     return costs.unit_costs(
-        blueprint.units, blueprint.shapes, dataset.input_shape, config.run.batch_size, config.optimizer.name
+        blueprint.units, blueprint.shapes, blueprint.inputs, config.run.batch_size, config.optimizer.name
     )
 
 
-def paces(config: Config, blueprint: Blueprint, dataset: Dataset) -> list[Pace]:
+def paces(config: Config, blueprint: Blueprint) -> list[Pace]:
     """Return the paces of a resolved configuration's layers, the lowest first."""
     cuts = [0, *(config.network.cuts or []), len(blueprint.units)]
-    units = count_units(config, blueprint, dataset)
+    units = count_units(config, blueprint)
     return [
-        _pace(config, blueprint, dataset, k, sum(units[cuts[k - 1] : cuts[k]]))
-        for k in range(1, config.layers + 1)
+        _pace(config, blueprint, k, sum(units[cuts[k - 1] : cuts[k]])) for k in range(1, config.layers + 1)
     ]
 
 
 def alone(config: Config, dataset: Dataset) -> float:
     """Return the seconds of a batch on one machine with all layers."""
-    layers = paces(config, network.build(config, dataset.input_shape, dataset.targets), dataset)
+    layers = paces(config, network.build(config, dataset.inputs, dataset.targets))
     overheads = (config.layers - 1) * config.simulation.overhead_seconds
     return sum(pace.step + pace.answer for pace in layers) - overheads
 
 
-def _pace(config: Config, blueprint: Blueprint, dataset: Dataset, k: int, work: float) -> Pace:
+def _pace(config: Config, blueprint: Blueprint, k: int, work: float) -> Pace:
     cuts, batch_size = config.network.cuts or [], config.run.batch_size
     shape = network.boundary(blueprint, cuts, k)
     shards = {f"{k}/weights": table_of(network.layer(blueprint, cuts, k)).nbytes}
@@ -80,9 +79,9 @@ def _pace(config: Config, blueprint: Blueprint, dataset: Dataset, k: int, work: 
         shards[f"{k}/gradient"] = table_of(module).nbytes
     if config.decoupling.row.predicts and k > 1:
         below, optimizer = network.boundary(blueprint, cuts, k - 1), config.optimizer.synthesizer.name
-        work += costs.input_cost(config.decoupling, dataset.input_shape, below, batch_size, optimizer)
+        work += costs.input_cost(config.decoupling, blueprint.inputs, below, batch_size, optimizer)
         with torch.device("meta"):
-            module = synthesizers.build_input(config.decoupling, dataset.input_shape, below)
+            module = synthesizers.build_input(config.decoupling, blueprint.inputs, below)
         shards[f"{k}/input"] = table_of(module).nbytes
     share = share_at_once if top else config.decoupling.row.shares
     sent, step, answer = share(work, synthesis)
@@ -98,12 +97,12 @@ def _pace(config: Config, blueprint: Blueprint, dataset: Dataset, k: int, work: 
     )
 
 
-def measure_rate(config: Config, blueprint: Blueprint, dataset: Dataset) -> float:
+def measure_rate(config: Config, blueprint: Blueprint) -> float:
     """Measure the multiply-adds a second of plain training, with the process' number of threads."""
-    work = sum(count_units(config, blueprint, dataset))
+    work = sum(count_units(config, blueprint))
     flat = Flat(nn.Sequential(*blueprint.units).train())
     stepper = Stepper(flat, config.optimizer, config.run.batches)
-    x = torch.zeros(config.run.batch_size, *dataset.input_shape)
+    x = blueprint.inputs.blank(config.run.batch_size)
     y = blueprint.task.blank(config.run.batch_size)
     took: list[float] = []
     while sum(took) < MEASURE_SECONDS or len(took) < 3:

@@ -46,8 +46,8 @@ def _predictions(config: Config, slaves: Sequence[int], measure: bool) -> tuple[
     dataset.check_fit(config)
     if measure:
         use_allowed_cores()
-        blueprint = network.build(config, dataset.input_shape, dataset.targets)
-        config = _rated(config, measure_rate(config, blueprint, dataset))
+        blueprint = network.build(config, dataset.inputs, dataset.targets)
+        config = _rated(config, measure_rate(config, blueprint))
     placed = [with_slaves(config, dataset, count) for count in slaves] or [
         resolve_with_torch(config, dataset)
     ]
@@ -65,14 +65,14 @@ def with_slaves(config: Config, dataset: Dataset, slaves: int) -> Config:
     Raises:
         ConfigError: fewer than one slave, or too many replicas of a layer.
     """
-    blueprint = network.build(config, dataset.input_shape, dataset.targets)
-    cut_config = network.cut(config, blueprint, dataset.input_shape)
+    blueprint = network.build(config, dataset.inputs, dataset.targets)
+    cut_config = network.cut(config, blueprint)
     layers = min(slaves, cut_config.layers)
     if layers < cut_config.layers:
         cut = dataclasses.replace(config.network, cuts=None, layers=layers)
         config = _replicated(dataclasses.replace(config, network=cut), 1)
-        cut_config = network.cut(config, blueprint, dataset.input_shape)
-    seconds = [pace.step + pace.answer for pace in paces(_replicated(cut_config, 1), blueprint, dataset)]
+        cut_config = network.cut(config, blueprint)
+    seconds = [pace.step + pace.answer for pace in paces(_replicated(cut_config, 1), blueprint)]
     replicas = [1] * layers
     for _ in range(slaves - layers):
         slowest = max(range(layers), key=lambda k: seconds[k] / replicas[k])

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from common import synthesizers, tasks
 from common.config.sections import Config
+from common.data.inputs import Inputs
 from common.data.targets import Targets
 from common.errors import FencedError, LayerwiseError, MalformedError, TooLargeError
 from common.optim.stepper import Stepper
@@ -55,8 +56,8 @@ class SynthesizerSite:
         k: the layer.
         name: gradient (M_k) or input (I_k); the shard is k/name.
         shape: of an example of the input, h_k or x.
-        size: for M the number of classes (0: floats) and the shape of an example's target; for I the shape of
-            an example of h_{k-1}.
+        size: for M the number of classes (0: floats) and the shape of an example's target; for I the number
+            of tokens (0: floats) and the shape of an example of h_{k-1}.
     """
 
     k: int
@@ -69,7 +70,7 @@ class SynthesizerSite:
         if self.name == "gradient":
             task = tasks.build(config.task, Targets(self.size[0], self.size[1:]))
             return synthesizers.initial(config, self.k, self.shape, task)
-        return synthesizers.initial_input(config, self.k, self.shape, self.size)
+        return synthesizers.initial_input(config, self.k, Inputs(self.shape, self.size[0]), self.size[1:])
 
 
 class Synthesis:
@@ -146,7 +147,7 @@ class Synthesis:
         if name == "gradient":
             shape, size = tensors["h"].shape[1:], (message.classes, *tensors["y"].shape[1:])
         else:
-            shape, size = tensors["x"].shape[1:], tuple(message.shape)
+            shape, size = tensors["x"].shape[1:], (message.classes, *message.shape)
         site = SynthesizerSite(k, name, shape, size)
         served = self._served.get((k, name))
         if served is None:
@@ -166,8 +167,9 @@ class Synthesis:
     def _unpack(self, message: SynthesisMessage, names: tuple[str, ...]) -> Tensors:
         tensors, size = state_dict(message.table, message.data), self._config.run.batch_size
         expected = dict.fromkeys(names, torch.float32)
-        if "y" in expected and message.classes:
-            expected["y"] = torch.int64
+        counted = "y" if "y" in expected else "x"
+        if message.classes:
+            expected[counted] = torch.int64
         if {name: tensor.dtype for name, tensor in tensors.items()} != expected:
             raise MalformedError(f"{message.kind.name} has {sorted(tensors)}; expected {', '.join(names)}")
         shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
@@ -177,10 +179,14 @@ class Synthesis:
             for name, shape in shapes.items()
         ):
             raise MalformedError(f"{shapes} is no batch of {size}")
-        if "y" in tensors and message.classes:
-            labels = tensors["y"] if rule.ignored is None else tensors["y"][tensors["y"] != rule.ignored]
+        if message.classes:
+            labels = tensors[counted]
+            if counted == "y" and rule.ignored is not None:
+                labels = labels[labels != rule.ignored]
             if labels.numel() and not 0 <= int(labels.min()) <= int(labels.max()) < message.classes:
-                raise MalformedError(f"batch {message.batch} has labels outside of 0..{message.classes - 1}")
+                raise MalformedError(
+                    f"batch {message.batch} has labels or tokens outside of 0..{message.classes - 1}"
+                )
         if "delta" in tensors and shapes["delta"] != shapes["h"]:
             raise MalformedError(f"a gradient of {shapes['delta']} came for an h of {shapes['h']}")
         if "x" in tensors and shapes.get("h", (size, *message.shape)) != (size, *message.shape):

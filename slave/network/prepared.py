@@ -49,4 +49,4 @@ class Prepared:
 
     def blueprint(self) -> Blueprint:
         """Build the network with the initial parameters."""
-        return network.build(self.config, self.dataset.input_shape, self.dataset.targets, self.options.code)
+        return network.build(self.config, self.dataset.inputs, self.dataset.targets, self.options.code)

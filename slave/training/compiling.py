@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from common.errors import ConfigError
 from slave.training.decoupling import Layer
 
 
-def compile_layer(layer: Layer, shape: tuple[int, ...], device: torch.device | str) -> None:
+def compile_layer(layer: Layer, h_below: Tensor) -> None:
     """Compile a layer's forward and backward; its state does not change.
 
     Args:
         layer: the layer, in training mode.
-        shape: shape of a batch of its input, (B, ...).
-        device: device of the layer.
+        h_below: a batch of its input, (B, ...), on its device.
 
     Raises:
         ConfigError: the layer cannot be compiled on this machine.
@@ -24,7 +24,7 @@ def compile_layer(layer: Layer, shape: tuple[int, ...], device: torch.device | s
     layer.function = torch.compile(layer.flat.module, options={"compile_threads": 1})
     try:
         with layer.flat.keep_buffers():
-            _, h = layer.forward(0, torch.zeros(shape, device=device))
+            _, h = layer.forward(0, h_below)
             layer.backward(h, torch.zeros_like(h))
     except RuntimeError as error:
         # torch wraps the backend's error.

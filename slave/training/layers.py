@@ -16,6 +16,7 @@ from common.config.profiles import AUTOCASTS
 from common.config.sections import Config
 from common.data import batches
 from common.data.datasets import Dataset
+from common.data.inputs import Inputs
 from common.data.replicas import BatchRoutes
 from common.models import network
 from common.models.network import Blueprint
@@ -174,9 +175,10 @@ class _Composition:
         )
         data = batches.Batches(self.dataset, config.run.seed, config.run.batch_size)
         above = network.boundary(self.blueprint, cuts, k)
-        below = network.boundary(self.blueprint, cuts, k - 1) if k > 1 else self.dataset.input_shape
+        taken = Inputs(network.boundary(self.blueprint, cuts, k - 1)) if k > 1 else self.blueprint.inputs
+        below = taken.shape
         if self.compiled:
-            compile_layer(layer, (config.run.batch_size, *below), self.device)
+            compile_layer(layer, taken.blank(config.run.batch_size).to(self.device))
         parts = self._parts(layer, (below, above))
         trainer: Trainer
         if config.decoupling.slots is None:
@@ -201,10 +203,10 @@ class _Composition:
         )
 
     def _predictor(self, shape: Shape) -> Predicting:
-        inputs = self.dataset.input_shape
         if self.serving:
-            return ServedPredictor(self.serving, self.lease.incarnation, shape, self.health)
-        module = synthesizers.initial_input(self.config, self.lease.layer, inputs, shape)
+            vocabulary = self.blueprint.inputs.vocabulary
+            return ServedPredictor(self.serving, self.lease.incarnation, vocabulary, shape, self.health)
+        module = synthesizers.initial_input(self.config, self.lease.layer, self.blueprint.inputs, shape)
         flat = Flat(module, self.device)
         return Predictor(module, flat, self._taught("input", flat), self.health)
 

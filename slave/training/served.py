@@ -69,16 +69,19 @@ class ServedPredictor:
     Args:
         serving: connection to the master's I.
         incarnation: incarnation of this slave's lease.
+        vocabulary: number of tokens, where x is int64; 0: x is float32.
         shape: shape of one example of h_{k-1}.
         health: record of I's quality in this slave.
     """
 
-    def __init__(self, serving: Serving, incarnation: int, shape: tuple[int, ...], health: Health) -> None:
+    def __init__(
+        self, serving: Serving, incarnation: int, vocabulary: int, shape: tuple[int, ...], health: Health
+    ) -> None:
         self._serving = serving
         self._shape = shape
         self._health = health
         self._template = SynthesisMessage(
-            SynthesisKind.ASK, "input", incarnation=incarnation, shape=list(shape)
+            SynthesisKind.ASK, "input", incarnation=incarnation, classes=vocabulary, shape=list(shape)
         )
         self._loss = 0.0
 

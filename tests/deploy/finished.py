@@ -14,7 +14,7 @@ from tests.deploy.runs import digits, resolved
 def write_run(path: Path) -> Path:
     """Write the results of a run that has learned nothing, and return the path."""
     config = resolved("network.options.widths=[8]")
-    evaluator = Evaluator(config, digits(), network.build(config, digits().input_shape, digits().targets))
+    evaluator = Evaluator(config, digits(), network.build(config, digits().inputs, digits().targets))
     directory = RunDirectory(path)
     directory.begin(config)
     directory.note_evaluation(Evaluation(40, 90.0, metrics={"error_percent": 90.0}), 1.0)

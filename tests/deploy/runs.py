@@ -31,8 +31,8 @@ def resolved(*overrides: str) -> Config:
     """A small run of three layers with these keys."""
     synchronous = "cluster.profile=synchronous" in overrides
     config = files.load(None, [*(SMALL[:-1] if synchronous else SMALL), *overrides])
-    blueprint = network.build(config, digits().input_shape, digits().targets)
-    return network.cut(config, blueprint, digits().input_shape)
+    blueprint = network.build(config, digits().inputs, digits().targets)
+    return network.cut(config, blueprint)
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def trained(*overrides: str) -> Run:
     config = resolved(*overrides)
     synchronous = config.cluster.profile == "synchronous"
     run: InStep | Driver = InStep(config, digits()) if synchronous else Driver(config, digits(), trains=True)
-    evaluator = Evaluator(config, digits(), network.build(config, digits().input_shape, digits().targets))
+    evaluator = Evaluator(config, digits(), network.build(config, digits().inputs, digits().targets))
     losses, due = [], 10
     for through in run.run():
         if through >= due:

@@ -260,9 +260,7 @@ class Scene:
             self._see(status := reader.status())
             config = reader.config()
             dataset = datasets.load(config.data)
-            evaluator = Evaluator(
-                config, dataset, network.build(config, dataset.input_shape, dataset.targets)
-            )
+            evaluator = Evaluator(config, dataset, network.build(config, dataset.inputs, dataset.targets))
             evaluation = evaluator.measure(evaluator.pull(reader.pull))
         assert status.state == "done"
         assert not list((self.folder / "state").rglob("*.new"))

@@ -72,8 +72,8 @@ def configured(
         optimizer or OptimizerConfig(),
         DownpourConfig(n_push=n_push),
     )
-    blueprint = network.build(config, digits().input_shape, digits().targets)
-    return network.cut(config, blueprint, digits().input_shape)
+    blueprint = network.build(config, digits().inputs, digits().targets)
+    return network.cut(config, blueprint)
 
 
 class WatchedLayer(Layer):
@@ -118,7 +118,7 @@ class Incarnation:
         self.out: set[int] = set()
         self.delays: Counter[int] = Counter()
         self._store = store
-        blueprint = network.build(config, digits().input_shape, digits().targets)
+        blueprint = network.build(config, digits().inputs, digits().targets)
         lease = JoinReply(True, False, k, 0, number, self.first_batch)
         with patch.object(layers, "Layer", WatchedLayer), patch.object(layers, "Synthesizer", make):
             trained = layers.build(config, blueprint, digits(), lease, self._begin)

@@ -9,4 +9,4 @@ from common.tasks import Task
 
 def build(options: DniOptions, shape: tuple[int, ...], task: Task) -> Regression:
     """Build M for an h of `shape` (of one example)."""
-    return Regression(options, shape, task)
+    return Regression(options, shape, task, context=True)

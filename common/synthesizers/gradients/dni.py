@@ -7,6 +7,6 @@ from common.synthesizers.regression import Regression
 from common.tasks import Task
 
 
-def build(options: DniOptions, shape: tuple[int, ...], task: Task) -> Regression:  # noqa: ARG001 - no label
+def build(options: DniOptions, shape: tuple[int, ...], task: Task) -> Regression:
     """Build M for an h of `shape` (of one example)."""
-    return Regression(options, shape, None)
+    return Regression(options, shape, task, context=False)

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from common.config.synthesizers import HiddenInputOptions
+from common.data.inputs import Inputs
 from common.errors import ConfigError
 from common.synthesizers.predictor import CONVOLUTION_HIDDEN, Predictor, Shape, convolution_layers
 
 
-def build(options: HiddenInputOptions, input_shape: Shape, shape: Shape) -> Predictor:
-    """Build I from images x of `input_shape` to h_{k-1} of `shape`.
+def build(options: HiddenInputOptions, inputs: Inputs, shape: Shape) -> Predictor:
+    """Build I from images x to h_{k-1} of `shape`.
 
     Raises:
         ConfigError: the examples are not images.
     """
-    if len(input_shape) != 3:
+    if len(inputs.shape) != 3:
         raise ConfigError(
             f"decoupling.input: conv takes images (channels, height, width), but the data's examples are "
-            f'{input_shape}; choose "mlp"'
+            f'{inputs.shape}; choose "mlp"'
         )
     hidden = options.hidden or CONVOLUTION_HIDDEN
-    return Predictor(convolution_layers(hidden, input_shape, shape, batch_norm=options.batch_norm))
+    return Predictor(convolution_layers(hidden, inputs, shape, batch_norm=options.batch_norm))

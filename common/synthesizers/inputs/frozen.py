@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from common.config.synthesizers import HiddenInputOptions
+from common.data.inputs import Inputs
 from common.synthesizers.inputs import conv, mlp
 from common.synthesizers.predictor import Predictor, Shape
 
 
-def build(options: HiddenInputOptions, input_shape: Shape, shape: Shape) -> Predictor:
+def build(options: HiddenInputOptions, inputs: Inputs, shape: Shape) -> Predictor:
     """Build convolutions from images to feature maps, hidden linear layers elsewhere."""
-    convolves = len(input_shape) == len(shape) == 3
+    convolves = len(inputs.shape) == len(shape) == 3
     build_trained = conv.build if convolves else mlp.build
-    predictor = build_trained(options, input_shape, shape)
+    predictor = build_trained(options, inputs, shape)
     predictor.freeze()
     return predictor

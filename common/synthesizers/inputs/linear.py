@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from common.config.synthesizers import LinearInputOptions
+from common.data.inputs import Inputs
 from common.synthesizers.predictor import Predictor, Shape, linear_layers
+from common.synthesizers.tokens import pointwise_layers
 
 
-def build(options: LinearInputOptions, input_shape: Shape, shape: Shape) -> Predictor:  # noqa: ARG001 - none
-    """Build I from examples x of `input_shape` to h_{k-1} of `shape`."""
-    return Predictor(linear_layers([], input_shape, shape))
+def build(options: LinearInputOptions, inputs: Inputs, shape: Shape) -> Predictor:  # noqa: ARG001 - none
+    """Build I from examples x to h_{k-1} of `shape`; on tokens, for each position."""
+    build_layers = pointwise_layers if inputs.vocabulary else linear_layers
+    return Predictor(build_layers([], inputs, shape))

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from common.config.synthesizers import HiddenInputOptions
+from common.data.inputs import Inputs
 from common.synthesizers.predictor import LINEAR_HIDDEN, Predictor, Shape, linear_layers
+from common.synthesizers.tokens import pointwise_layers
 
 
-def build(options: HiddenInputOptions, input_shape: Shape, shape: Shape) -> Predictor:
-    """Build I from examples x of `input_shape` to h_{k-1} of `shape`."""
+def build(options: HiddenInputOptions, inputs: Inputs, shape: Shape) -> Predictor:
+    """Build I from examples x to h_{k-1} of `shape`; on tokens, for each position."""
     hidden = options.hidden or LINEAR_HIDDEN
-    return Predictor(linear_layers(hidden, input_shape, shape, batch_norm=options.batch_norm))
+    build_layers = pointwise_layers if inputs.vocabulary else linear_layers
+    return Predictor(build_layers(hidden, inputs, shape, batch_norm=options.batch_norm))

@@ -437,3 +437,18 @@ def test_a_layer_has_keys_of_its_own_and_shares_the_others() -> None:
     second, third = config.of_layer(2), config.of_layer(3)
     assert (second.name, second.learning_rate, second.momentum, second.weight_decay) == ("sgd", 0.5, 0.0, 0.1)
     assert (third.name, third.learning_rate, third.momentum, third.weight_decay) == ("adam", 1e-3, 0.0, 0.1)
+
+
+@pytest.mark.parametrize(
+    ("given", "kind"),
+    [
+        ([], "classification"),
+        (["data.dataset=text"], "language"),
+        (["data.dataset=tokens"], "language"),
+        (["data.dataset=text", "task.kind=regression"], "regression"),
+        (["data.dataset=mnist"], "classification"),
+        (["data.dataset=own.py:load"], "classification"),
+    ],
+)
+def test_the_task_is_that_of_the_data_unless_it_is_given(given: list[str], kind: str) -> None:
+    assert load(None, given).task.kind == kind

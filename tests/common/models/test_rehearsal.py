@@ -132,12 +132,12 @@ def test_a_batch_too_large_for_a_message_is_told(digits: Dataset, settings: list
     """The sender of such a message used to fail six times. 1,024 examples of 16,384 numbers have 64 MiB."""
     fixed = ["network.options={widths=[16384]}", "network.cuts=[1]", "run.batch_size=1024"]
     config = load(None, [*fixed, *settings])
-    blueprint = build(config, digits.input_shape, digits.targets)
-    check_messages(config, blueprint, digits.input_shape, most + (1 << 20))
+    blueprint = build(config, digits.inputs, digits.targets)
+    check_messages(config, blueprint, most + (1 << 20))
     with pytest.raises(
         ConfigError, match=r"run.batch_size: 1024 examples .* after unit 1 of mlp .*give at most"
     ):
-        check_messages(config, blueprint, digits.input_shape, most)
+        check_messages(config, blueprint, most)
 
 
 def test_nothing_outside_changes(tmp_path: Path, digits: Dataset) -> None:

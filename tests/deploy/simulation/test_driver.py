@@ -42,7 +42,7 @@ def test_another_seed_of_the_schedule_gives_another_schedule() -> None:
 def plain(*overrides: str) -> dict[str, torch.Tensor]:
     """Train by plain back-propagation in torch: a single process, module and optimizer, no `Layer`."""
     config = resolved(*overrides)
-    blueprint = network.build(config, digits().input_shape, digits().targets)
+    blueprint = network.build(config, digits().inputs, digits().targets)
     flat = Flat(nn.Sequential(*blueprint.units).train())
     stepper = Stepper(flat, config.optimizer, config.run.batches)
     batches = Batches(digits(), config.run.seed, config.run.batch_size)

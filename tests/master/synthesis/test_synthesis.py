@@ -17,6 +17,7 @@ from torch import Tensor
 from common import synthesizers
 from common.config.files import load
 from common.config.sections import Config
+from common.data.inputs import Inputs
 from common.errors import ConfigError, FencedError, MalformedError, TooLargeError
 from common.net import control
 from common.optim.stepper import Stepper
@@ -163,7 +164,7 @@ def test_i_is_served_as_m_is_in_a_shard_of_its_own() -> None:
     store = stored(config)
     synthesis = Synthesis(config, store)
     x, h = torch.randn(B, 4), torch.randn(B, D)
-    here = synthesizers.initial_input(config, 2, (4,), (D,))
+    here = synthesizers.initial_input(config, 2, Inputs((4,)), (D,))
 
     def of_i(kind: SynthesisKind, **tensors: Tensor) -> SynthesisMessage:
         table, data = pack(tensors)

@@ -53,7 +53,7 @@ def passed(layer: Layer, batch: int) -> Tensor:
 
 def test_compiling_leaves_a_layers_state_as_it_was(cache: Path) -> None:
     layer, untouched = build_layer(), build_layer()
-    compile_layer(layer, SHAPE, "cpu")
+    compile_layer(layer, torch.zeros(SHAPE))
     # Forward and backward have become C++.
     assert len(list(cache.rglob("*.cpp"))) >= 2
     assert torch.equal(layer.flat.buffer, untouched.flat.buffer)
@@ -63,7 +63,7 @@ def test_compiling_leaves_a_layers_state_as_it_was(cache: Path) -> None:
 
 def test_a_compiled_layer_steps_as_it_would_have() -> None:
     layer, eager = build_layer(), build_layer()
-    compile_layer(layer, SHAPE, "cpu")
+    compile_layer(layer, torch.zeros(SHAPE))
     for batch in range(5):
         torch.testing.assert_close(passed(layer, batch), passed(eager, batch), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(layer.flat.parameters, eager.flat.parameters, rtol=1e-4, atol=1e-5)
@@ -73,7 +73,7 @@ def test_a_compiled_layer_steps_as_it_would_have() -> None:
 
 def test_what_a_compiled_forward_draws_is_its_batchs_alone() -> None:
     layer = build_layer(nn.Dropout(0.5))
-    compile_layer(layer, SHAPE, "cpu")
+    compile_layer(layer, torch.zeros(SHAPE))
     x = torch.rand(SHAPE)
     _, h = layer.forward_again(3, x)
     _, same = layer.forward_again(3, x)

@@ -40,7 +40,7 @@ MODELS: dict[str, dict[str, Any]] = {
 
 def whole(config: Config) -> nn.Sequential:
     """Build the undivided network, with the initial parameters of every run of the configuration."""
-    blueprint = network.build(config, digits().input_shape, digits().targets)
+    blueprint = network.build(config, digits().inputs, digits().targets)
     return nn.Sequential(*blueprint.units).train()
 
 
@@ -162,7 +162,7 @@ def test_the_top_sends_each_examples_own_gradient_whatever_the_batch_size() -> N
 def test_a_layer_steps_on_the_gradient_of_the_mean_and_goes_back_from_m_of_its_own_h() -> None:
     config = configured(batches=3, batch_size=8, optimizer=OptimizerConfig(name="sgd", learning_rate=0.5))
     slave = lone(2, config)
-    blueprint = network.build(config, digits().input_shape, digits().targets)
+    blueprint = network.build(config, digits().inputs, digits().targets)
     twin = network.layer(blueprint, config.network.cuts or [], 2)
     x = torch.rand(8, 6)
     y = slave.trainer._batches.labels(0)

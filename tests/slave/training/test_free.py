@@ -49,7 +49,7 @@ def configured(
 
 
 def build_seat(config: Config, k: int, replica: int = 0, next_batch: int = 0) -> TrainedLayer:
-    blueprint = network.build(config, DIGITS.input_shape, DIGITS.targets)
+    blueprint = network.build(config, DIGITS.inputs, DIGITS.targets)
     lease = JoinReply(True, False, k, replica, 10 * k + replica, next_batch)
     trained = build(config, blueprint, DIGITS, lease, None)
     trained.trainer.begin()

@@ -53,7 +53,7 @@ def build_worker(folder: Path, statement: str) -> Worker:
     config = files.load(
         None, [f"network.model={file}:build", "network.cuts=[]", "run.batch_size=4", "decoupling.unlock=none"]
     )
-    blueprint = network.build(config, digits().input_shape, digits().targets)
+    blueprint = network.build(config, digits().inputs, digits().targets)
     trained = layers.build(config, blueprint, digits(), JoinReply(layer=1), None)
     cast(Any, blueprint.units[-1]).failing = True
     return Worker(trained, config.run.batches)

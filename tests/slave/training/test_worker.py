@@ -266,7 +266,7 @@ def finished(slave: Slave) -> Slave:
 
 def free_worker(batches: int) -> Worker:
     config = run_of("full", batches)
-    blueprint = network.build(config, digits().input_shape, digits().targets)
+    blueprint = network.build(config, digits().inputs, digits().targets)
     trained = layers.build(config, blueprint, digits(), JoinReply(layer=1), None)
     return Worker(trained, batches)
 

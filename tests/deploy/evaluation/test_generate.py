@@ -1,0 +1,77 @@
+"""deploy.evaluation.generate: the draw of each next token."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from common.errors import ConfigError
+from deploy.evaluation.generate import Sampling, choose, sample
+
+V = 7
+
+
+class Successor(nn.Module):
+    """Logits that favour the successor of each token, and a record of the windows."""
+
+    def __init__(self, margin: float) -> None:
+        super().__init__()
+        self.margin = margin
+        self.windows: list[list[int]] = []
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        self.windows.append(tokens[0].tolist())
+        return self.margin * nn.functional.one_hot((tokens + 1) % V, V).float()
+
+
+def drawn(network: nn.Module, count: int = 20, context: int = 4, **options: float) -> list[int]:
+    return list(sample(network, [2], count, context, V, Sampling(**options)))  # type: ignore[arg-type]
+
+
+def test_at_temperature_zero_the_likeliest_token_follows() -> None:
+    assert drawn(Successor(0.1), 8, temperature=0) == [3, 4, 5, 6, 0, 1, 2, 3]
+
+
+def test_the_network_sees_the_last_context_tokens_alone() -> None:
+    network = Successor(1.0)
+    drawn(network, 6, context=3, temperature=0)
+    assert network.windows == [[2], [2, 3], [2, 3, 4], [3, 4, 5], [4, 5, 6], [5, 6, 0]]
+    network = Successor(1.0)
+    list(sample(network, [0, 1, 2, 3, 4], 1, 3, V, Sampling()))
+    assert network.windows == [[2, 3, 4]]
+
+
+def test_equal_seeds_draw_equal_tokens_and_leave_the_global_generator_alone() -> None:
+    before = torch.get_rng_state()
+    first, again, other = (drawn(Successor(1.0), seed=seed) for seed in (3, 3, 4))
+    assert first == again
+    assert first != other
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_top_k_draws_from_the_k_likeliest_alone() -> None:
+    logits = torch.tensor([0.0, 1.0, 2.0, 3.0, 4.0])
+    generator = torch.Generator().manual_seed(0)
+    draws = {choose(logits, Sampling(top_k=2), generator) for _ in range(200)}
+    assert draws == {3, 4}
+    assert {choose(logits, Sampling(top_k=50), generator) for _ in range(500)} == {0, 1, 2, 3, 4}
+
+
+@pytest.mark.parametrize(("temperature", "odds"), [(1.0, 0.731), (0.5, 0.881), (2.0, 0.622)])
+def test_a_temperature_divides_the_logits(temperature: float, odds: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.tensor([0.0, 1.0])
+    draws = [choose(logits, Sampling(temperature=temperature), generator) for _ in range(4000)]
+    assert sum(draws) / len(draws) == pytest.approx(odds, abs=0.03)
+
+
+def test_a_network_that_gives_no_logits_of_each_token_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"gives \(1, 3\) for 1 tokens, not \(1, 1, 7\): .*language"):
+        drawn(nn.Sequential(nn.Embedding(V, 3), nn.Flatten()))
+
+
+def test_a_network_that_takes_whole_windows_alone_asks_for_a_longer_prompt() -> None:
+    network = nn.Sequential(nn.Embedding(V, 3), nn.Flatten(), nn.Linear(12, V), nn.Unflatten(1, (1, V)))
+    with pytest.raises(ConfigError, match=r"cannot take 1 tokens .*longer --prompt"):
+        drawn(network)
