@@ -228,3 +228,15 @@ def test_a_library_missing_or_a_file_of_another_kind_is_refused(
 def test_a_pointer_of_git_lfs_is_no_text(tmp_path: Path, name: str, file: str) -> None:
     (tmp_path / file).write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 12345\n")
     assert refusal(tmp_path, name).startswith(f"data.path: {tmp_path / file}: is a pointer of Git LFS, ")
+
+
+def test_the_windows_of_a_seed_stay_as_they_are_for_ever(tmp_path: Path) -> None:
+    text = "".join(map(chr, range(128))) * 2
+    dataset = load(write(tmp_path, train=text, test=text), context=16)
+    made = Batches(dataset, 3, 4)
+    assert made.batches_per_epoch == 3
+    assert [made.inputs(batch)[:, 0].tolist() for batch in (0, 2, 3)] == [
+        [88, 104, 56, 72],
+        [8, 56, 72, 8],
+        [28, 12, 108, 76],
+    ]
