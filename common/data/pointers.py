@@ -1,4 +1,4 @@
-"""Pointers of Git LFS: small text files in the place of large ones that were not fetched."""
+"""Pointers of Git LFS: small text files in the place of large files, until those are fetched."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def is_pointer(content: bytes) -> bool:
 
 
 def explain_pointer(path: object) -> str:
-    """Explain what a pointer in a file's place means, with advice."""
+    """Explain a pointer in a file's place, with advice."""
     return f"{path}: is a pointer of Git LFS, not the file itself; get it by `git lfs pull`"
 
 

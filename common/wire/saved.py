@@ -1,4 +1,4 @@
-"""Whole numbers from state files in JSON, checked when they are read back."""
+"""Whole numbers from state files in JSON, with a check of each range."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def restore_number(value: Any, name: str, allowed: Range = COUNT) -> int:
 
 
 def restore_map(value: Any, name: str, keys: Range, values: Range = COUNT) -> dict[int, int]:
-    """Return a map of whole numbers, whose keys are text in JSON.
+    """Return a map of whole numbers from JSON, with keys as text there.
 
     Raises:
         MalformedError: the value is something else; the text has `name` and the key or value.
@@ -33,7 +33,7 @@ def restore_map(value: Any, name: str, keys: Range, values: Range = COUNT) -> di
 
 
 def restore_keys(value: Any, name: str, keys: Range) -> dict[int, Any]:
-    """Return a map with whole numbers as keys, which are text in JSON; the values stay.
+    """Return a map with whole numbers as keys, in JSON text; the values stay.
 
     Raises:
         MalformedError: the value is something else; the text has `name` and the key.

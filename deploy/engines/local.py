@@ -4,102 +4,28 @@ from __future__ import annotations
 
 import contextlib
 import os
-import random
 import re
-import signal
 import subprocess
-import sys
 import time
 from collections import Counter
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from common.cores import count_cores
 from common.errors import ConfigError, LayerwiseError, RefusedError, RunFailedError
 from common.lifecycle import PARENT
-from common.net.backoff import Backoff
 from common.supervision import is_transient
 from common.wire.messages import StatusReply
-from deploy.engines.process_logs import bound_log, last_line, open_log
+from deploy.engines.cluster_process import START_SECONDS, ClusterProcess
+from deploy.engines.process_logs import bound_log, last_line
 from deploy.runs.directory import CONFIG, RunDirectory
 
-START_SECONDS = 60.0
 SLAVES_STOP_SECONDS, MASTER_STOP_SECONDS = 10.0, 5.0
 # Deaths within STEADY_SECONDS of the start count as consecutive; the run fails after more than ATTEMPTS.
-STEADY_SECONDS, FIRST_PAUSE_SECONDS, ATTEMPTS = 30.0, 0.25, 5
+STEADY_SECONDS, ATTEMPTS = 30.0, 5
 # A process that ends by its own decision, for a cause that it names, may do so this often, in all of the run.
 FAILURES = 1
 # A seat that stays vacant for this many heartbeats, while every process lives, gets a spare slave.
 VACANT_BEATS = 4
-
-
-@dataclass
-class ClusterProcess:
-    """A process of the cluster, with recent deaths and the next restart."""
-
-    name: str
-    arguments: list[str]
-    log: Path
-    running: subprocess.Popen[bytes] | None = None
-    started: float = 0.0
-    deaths: int = 0
-    failures: int = 0
-    backoff: Backoff = field(
-        default_factory=lambda: Backoff(time.monotonic, random.random, first=FIRST_PAUSE_SECONDS, longest=4.0)
-    )
-    restart_at: float = 0.0
-    ended: bool = False
-    # Whether the last start lacked files or memory.
-    lacking: bool = False
-    # Process id when the slave was last seen on a seat.
-    seated_pid: int = 0
-
-    def start(self, environment: dict[str, str]) -> None:
-        """Start the process, with output appended to the log."""
-        with open_log(self.log) as output:
-            self.running = subprocess.Popen(
-                [sys.executable, "-P", "-m", "deploy.cli", *self.arguments],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                env=environment,
-                # A separate session: an interrupt at the terminal is for `train`, which stops all in order.
-                start_new_session=True,
-            )
-        self.started = time.monotonic()
-
-    @property
-    def alive(self) -> bool:
-        """Whether the process exists, hanging or not."""
-        return self.running is not None and self.running.poll() is None
-
-    @property
-    def starting(self) -> bool:
-        """True if a restart is due, or if the process was started recently and has no seat yet."""
-        if self.running is None or self.ended:
-            return not self.ended
-        return self.starting_at(time.monotonic())
-
-    def starting_at(self, now: float) -> bool:
-        """Whether the process, dead or alive, was started recently and has had no seat."""
-        assert self.running is not None
-        return self.seated_pid != self.running.pid and now - self.started < START_SECONDS
-
-    def resume(self) -> None:
-        """Send SIGCONT, so that a stopped process can handle the next signal."""
-        if self.alive:
-            assert self.running is not None
-            self.running.send_signal(signal.SIGCONT)
-
-    def stop(self, deadline: float) -> None:
-        """Wait for the end of the process until the deadline, then kill."""
-        if self.running is None:
-            return
-        try:
-            self.running.wait(max(0.0, deadline - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            self.running.kill()
-            self.running.wait()
 
 
 @dataclass

@@ -15,7 +15,7 @@ MOST_BYTES, FIRST_BYTES, NEWEST_BYTES = 8 << 20, 1 << 20, 3 << 20
 
 
 def open_log(path: Path) -> IO[bytes]:
-    """Open a log for appending; a process whose log cannot be opened runs without one.
+    """Open a log for appending, or nothing: a process may run without a log.
 
     Raises:
         OSError: files or memory are short at present.
@@ -32,8 +32,8 @@ def open_log(path: Path) -> IO[bytes]:
 def bound_log(path: Path) -> None:
     """Cut the middle out of a log above MOST_BYTES.
 
-    The process goes on appending; lines that come during the cut may be lost. Needs no room on the disk. A
-    log that cannot be cut now is tried again with the next call.
+    The process goes on appending; lines written during the cut may be lost. Needs no room on the disk. After
+    an error of the system the next call tries again.
     """
     with contextlib.suppress(OSError):
         if path.stat().st_size > MOST_BYTES:
@@ -54,7 +54,7 @@ def _cut_middle(path: Path) -> None:
 
 
 def last_line(path: Path) -> str:
-    """Return the last line of a log, or a reason for which there is none."""
+    """Return the last line of a log, or the reason for an absent line."""
     try:
         lines = path.read_text(encoding="utf-8", errors="replace").strip().splitlines()
     except OSError as error:

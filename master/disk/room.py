@@ -1,4 +1,4 @@
-"""Small file in room that is taken beforehand: a disk that becomes full does not stop its writes."""
+"""Small file in room taken beforehand: writes go on while the disk is full."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ LEAST_BYTES = 16 << 10
 
 
 def write_in_room(files: Files, path: Path, text: str) -> None:
-    """Write a small file durably and atomically, in room that the last call has taken.
+    """Write a small file durably and atomically, in room taken by an earlier call.
 
     The text goes into a spare file beside the file; then both exchange names. Blanks fill the rest.
 
@@ -32,7 +32,7 @@ def write_in_room(files: Files, path: Path, text: str) -> None:
 
 
 def _fill(files: Files, path: Path, content: bytes) -> None:
-    """Write over a whole file, which keeps its size where the disk has no room for a larger one."""
+    """Write over a whole file; the file grows early, or keeps the size on a full disk."""
     with files.overwrite(path) as file:
         wanted = max(LEAST_BYTES, 1 << (2 * len(content) - 1).bit_length())
         if files.size(path) < wanted:

@@ -1,4 +1,4 @@
-"""Description of an error that a layer's units raise in training."""
+"""Description of errors of a layer's units in training."""
 
 from __future__ import annotations
 

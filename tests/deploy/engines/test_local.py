@@ -16,7 +16,8 @@ import pytest
 
 from common.errors import RefusedError, RunFailedError
 from common.wire.messages import Seat, StatusReply
-from deploy.engines.local import START_SECONDS, Cluster, ClusterProcess
+from deploy.engines.cluster_process import START_SECONDS, ClusterProcess
+from deploy.engines.local import Cluster
 from deploy.runs.directory import RunDirectory
 
 
