@@ -137,8 +137,8 @@ def test_a_sender_that_was_slow_stands_back_for_others(
 # --- over sockets
 
 STALLED_SECONDS = 1.5
-# Ten times the floor, and a fraction of the rate of a push that keeps its place.
-PIECE, PAUSE_SECONDS = 400, 0.01
+# Forty times the floor, and a fraction of the rate of a push that keeps its place.
+PIECE, PAUSE_SECONDS = 1600, 0.01
 
 
 @pytest.fixture
@@ -210,7 +210,7 @@ def test_two_crawlers_keep_nobody_out_and_have_their_places_until_then(
 
 # --- pulls
 
-PULL_SECONDS = 0.6
+PULL_SECONDS = 1.0
 
 
 class SlowMaster:
@@ -228,8 +228,8 @@ class SlowMaster:
         for offset in range(0, len(data), step):
             if self._stops and offset > len(data) // 2:
                 self.over.wait(DEADLINE)
-            # A pull of 1.4 s.
-            self.over.wait(0.03)
+            # A pull of more than two seconds.
+            self.over.wait(0.045)
             first = None if offset else header
             messages.send(*frame_parts(Frame(first, offset, data[offset : offset + step])))
 

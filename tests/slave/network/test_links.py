@@ -733,7 +733,7 @@ def test_with_slots_a_slow_neighbour_finds_the_newest_and_every_word(make: Make)
 
 def test_streams_that_never_say_whose_they_are_take_no_more_than_their_number_and_time() -> None:
     endpoint = Endpoint(NOWHERE)
-    server = BoundaryServer(Bounds(2, 2, 2, 2), endpoint.loop, hello_seconds=1.0)
+    server = BoundaryServer(Bounds(2, 2, 2, 2), endpoint.loop, hello_seconds=2.0)
     client = Client(f"127.0.0.1:{server.start('127.0.0.1:0')}")
     try:
         with client.exchange() as one:
