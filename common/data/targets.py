@@ -23,3 +23,9 @@ class Targets:
     def labels(self) -> bool:
         """Whether a target is one integer, the class of an example."""
         return self.classes > 0 and self.shape == ()
+
+    def describe(self) -> str:
+        """Describe the targets, to end a sentence: "in 10 classes"."""
+        if self.labels:
+            return f"in {self.classes} classes"
+        return f"with targets {self.shape} of {f'{self.classes} values' if self.classes else 'floats'}"

@@ -173,20 +173,13 @@ class Synthesis:
         if {name: tensor.dtype for name, tensor in tensors.items()} != expected:
             raise MalformedError(f"{message.kind.name} has {sorted(tensors)}; expected {', '.join(names)}")
         shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-        rule = self._config.task.row.targets
+        dimensions = self._config.task.row.targets.dimensions
         if not all(
-            shape[:1] == (size,) and (len(shape) in rule.dimensions if name == "y" else len(shape) > 1)
+            shape[:1] == (size,) and (len(shape) in dimensions if name == "y" else len(shape) > 1)
             for name, shape in shapes.items()
         ):
             raise MalformedError(f"{shapes} is no batch of {size}")
-        if message.classes:
-            labels = tensors[counted]
-            if counted == "y" and rule.ignored is not None:
-                labels = labels[labels != rule.ignored]
-            if labels.numel() and not 0 <= int(labels.min()) <= int(labels.max()) < message.classes:
-                raise MalformedError(
-                    f"batch {message.batch} has labels or tokens outside of 0..{message.classes - 1}"
-                )
+        self._check_values(message, counted, tensors[counted])
         if "delta" in tensors and shapes["delta"] != shapes["h"]:
             raise MalformedError(f"a gradient of {shapes['delta']} came for an h of {shapes['h']}")
         if "x" in tensors and shapes.get("h", (size, *message.shape)) != (size, *message.shape):
@@ -197,6 +190,18 @@ class Synthesis:
                 "diverged, lower optimizer.learning_rate"
             )
         return tensors
+
+    def _check_values(self, message: SynthesisMessage, name: str, values: Tensor) -> None:
+        """Check whole targets or inputs against their range, and the kind of the targets."""
+        rule, whole = self._config.task.row.targets, message.classes > 0
+        if name == "y":
+            if rule.integers not in (None, whole):
+                raise MalformedError(f"classes = {message.classes} does not fit the targets of the task")
+            values = values if rule.ignored is None else values[values != rule.ignored]
+        if whole and values.numel() and not 0 <= int(values.min()) <= int(values.max()) < message.classes:
+            raise MalformedError(
+                f"batch {message.batch} has labels or tokens outside of 0..{message.classes - 1}"
+            )
 
 
 class ServedSynthesizer:

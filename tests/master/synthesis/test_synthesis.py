@@ -14,10 +14,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from common import synthesizers
+from common import synthesizers, tasks
 from common.config.files import load
 from common.config.sections import Config
 from common.data.inputs import Inputs
+from common.data.targets import Targets
 from common.errors import ConfigError, FencedError, MalformedError, TooLargeError
 from common.net import control
 from common.optim.stepper import Stepper
@@ -200,6 +201,18 @@ def test_settle_brings_in_every_layers_and_nothing_twice() -> None:
         assert store.versions() == {"1/gradient": 1, "2/gradient": 1}
 
 
+@pytest.mark.parametrize("shape", [(), (3,)])
+def test_m_in_the_master_learns_a_regression_as_in_a_slave(shape: tuple[int, ...]) -> None:
+    config = configured("task.kind=regression")
+    here = synthesizers.initial(config, 1, (D,), tasks.build(config.task, Targets(0, shape)))
+    there, y = Synthesis(config, stored(config)), torch.randn(B, *shape)
+    question = said(ASK, classes=0, y=y)
+    expected = here.gradient(drawn(0)["h"], y)
+    torch.testing.assert_close(delta_of(there.answer(1, question)), expected)
+    there.answer(1, said(LEARN, classes=0, y=y))
+    assert not torch.equal(delta_of(there.answer(1, question)), expected)
+
+
 # --- what is refused --------------------------------------------------------------------------------------
 
 
@@ -218,6 +231,7 @@ WRONG: list[tuple[int, SynthesisMessage]] = [
     (1, said(ASK, y=torch.full((B,), CLASSES))),
     (1, said(ASK, y=torch.full((B,), -1))),
     (1, said(ASK, classes=0)),
+    (1, said(ASK, classes=0, y=torch.zeros(B))),
     (1, said(ASK, classes=CLASSES + 1)),
     (1, said(ASK, h=torch.zeros(B, D + 1))),
     (1, said(ASK, h=torch.zeros(B, 1, 2, 3))),
