@@ -15,7 +15,7 @@ PLAIN = ("transfer", "apply", "durability", "vfbn", "metrics", "rounding")
 ASKING = {
     "against": "needs an earlier checkout (--before FOLDER) and MNIST (--mnist FOLDER); ten minutes",
     "anatomy": "needs MNIST (--mnist FOLDER); two minutes",
-    "cluster": "needs MNIST (--mnist FOLDER), on links root and iproute2; an hour a network",
+    "cluster": "needs MNIST (--mnist FOLDER) or a text (--text FILE); an hour a network",
     "compiling": "needs a C++ compiler, and MNIST for its networks (--mnist FOLDER); seven minutes",
     "faults": "takes a quarter of an hour",
     "flight": "needs pyarrow (pip install pyarrow==26.0.0); twelve minutes",

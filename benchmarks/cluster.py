@@ -1,10 +1,10 @@
 """Two slaves and a master against back-propagation, DistributedDataParallel and pipelines on an equal job.
 
-`python -m benchmarks cluster --mnist FOLDER` writes results/cluster.json: samples/s of every way, by turns,
-round by round; ratios within a round; the test error after an equal number of batches; and batches to 97 %
-from a curve of every way. `--mbit N` runs on links of N Mbit/s, `--delay-ms N` on machines N milliseconds
-apart, with every process on a machine of its own (root, iproute2). `--table` prints the tables of
-docs/performance.md from the last results.
+`python -m benchmarks cluster --mnist FOLDER --text FILE` writes results/cluster.json: samples/s of every way,
+by turns, round by round; ratios within a round; the test error (of the language model, bits a token) after an
+equal number of batches; and, of classifiers, batches to 97 % from a curve of every way. `--mbit N` runs on
+links of N Mbit/s, `--delay-ms N` on machines N milliseconds apart, with every process on a machine of its own
+(root, iproute2). `--table` prints the tables of docs/performance.md from the last results.
 """
 
 from __future__ import annotations
@@ -28,6 +28,13 @@ MNIST = {
     "mlp": ("network.model=mlp", f"network.options={{widths={[1024] * 8}}}"),
     "cnn": ("network.model=cnn", "network.options={channels=[16,16]}"),
 }
+# A language model: settings, and B.
+GPT = (
+    "network.model=gpt", "network.options={width=256,heads=4,blocks=8}", "data.context=64",
+    "data.tokens=characters",
+)  # fmt: skip
+GPT_BATCH = 16
+NETWORKS = (*MNIST, "gpt")
 # Small networks for a trial of the benchmark itself, without MNIST.
 DIGITS = {
     "mlp": ("network.model=mlp", f"network.options={{widths={[32] * 8}}}"),
@@ -58,6 +65,8 @@ SAME_CURVE = {TWO.name: ONE.name} | {
 # Baselines, and the ratio to each that `update` has to reach.
 BASES = {"2 x one thread": 0.85, "DDP": 1.5, "better pipeline": 1.3}
 WAITING, MASTER = 0.05, 0.15
+# Figures of quality, of which a row has one, with the head of the table's column.
+FIGURES = {"test_error_percent": "test error %", "bits_per_token": "bits a token"}
 
 
 @dataclass(frozen=True)
@@ -85,12 +94,18 @@ class Link:
 Rounds = Sequence[Mapping[str, Row]]
 
 
-def data_and_network(folder: Path | None, network: str) -> tuple[tuple[str, ...], int]:
-    """Return the settings of data and network, and B: for MNIST, or small nets on the digits.
+def data_and_network(
+    folder: Path | None, network: str, text: Path | None = None
+) -> tuple[tuple[str, ...], int]:
+    """Return the settings of data and network, and B: for MNIST, small nets on the digits, or a text.
 
     Raises:
-        ConfigError: the folder does not exist.
+        ConfigError: the folder does not exist, or no text was given for the language model.
     """
+    if network == "gpt":
+        if text is None:
+            raise ConfigError("--network gpt: needs a text; give its file by --text FILE")
+        return ("data.dataset=text", f"data.path={text.resolve()}", *GPT), GPT_BATCH
     settings = (MNIST if folder else DIGITS)[network]
     return (*records.mnist_settings(folder), *settings), 256 if folder else 64
 
@@ -122,7 +137,9 @@ def _summary(rows: Sequence[Row], rounds: Rounds, curve: Curve) -> Row:
             base: spread([rate / each[base] for rate, each in zip(rates, baselines, strict=True)])
             for base in BASES
         },
-        "test_error_percent": spread([float(row["test_error_percent"]) for row in rows], 2),
+        **{
+            figure: spread([float(row[figure]) for row in rows], 2) for figure in FIGURES if figure in rows[0]
+        },
         "batches_to_target": batches_to(curve, TARGET_PERCENT),
     }
     if "master_share" in rows[0]:
@@ -134,7 +151,8 @@ def _summary(rows: Sequence[Row], rounds: Rounds, curve: Curve) -> Row:
 
 def table(result: Mapping[str, Any]) -> str:
     """Format the table of a network's ways."""
-    heads = ["way", "samples/s", *(f"of {base}" for base in BASES), "test error %", "batches to 97 %"]
+    (figure,) = (head for key, head in FIGURES.items() if key in result["rounds"][0][ONE.name])
+    heads = ["way", "samples/s", *(f"of {base}" for base in BASES), figure, "batches to 97 %"]
     heads += ["seconds to 97 %", "waiting %", "master, % of a core"]
     lines: list[list[str]] = []
     for name, each in summarize(result["rounds"], result["curves"]).items():
@@ -148,7 +166,7 @@ def _cells(each: Row, batch_size: int) -> list[str]:
     return [
         format_spread(rate, ",.0f"),
         *(f"{each['of'][base]['median']:.2f}" for base in BASES),
-        f"{each['test_error_percent']['median']:.2f}",
+        *(f"{each[figure]['median']:.2f}" for figure in FIGURES if figure in each),
         f"{batches:,.0f}" if batches else "-",
         f"{batches * batch_size / rate['median']:.1f}" if batches else "-",
         f"{100 * each['waiting_at_bottleneck']['median']:.1f}" if ours else "-",
@@ -221,7 +239,7 @@ def run_way(way: Way, job: Job, link: Link | None = None) -> Row:
     processes = way.processes if isinstance(way, Rival) else way.layers
     with link.network(processes + 1) if link else nullcontext() as network:
         row = way.run(job, network)
-    main_values = {name: row[name] for name in ("samples_per_second", "test_error_percent") if name in row}
+    main_values = {name: row[name] for name in ("samples_per_second", *FIGURES) if name in row}
     print(way.name, strict_json.encode(main_values or row), flush=True)
     return row
 
@@ -249,7 +267,8 @@ def measure(
         write(result)
     batches, every = evaluations
     curve = Job(job.settings, job.batch_size, batches, every)
-    for way in [] if link else [way for way in ways if way.name not in SAME_CURVE]:
+    rates_alone = link or "test_error_percent" not in result["rounds"][0][ONE.name]
+    for way in [] if rates_alone else [way for way in ways if way.name not in SAME_CURVE]:
         result["curves"][way.name] = run_way(way, curve)["curve"]
         write(result)
 
@@ -268,8 +287,8 @@ def main(arguments: Sequence[str]) -> None:
         namespaces.check()
     results["machine"] = records.machine()
     where = results["links"].setdefault(link.name, {}) if link else results["loopback"]
-    for name in chosen.network or MNIST:
-        job = Job(*data_and_network(chosen.mnist, name), chosen.batches)
+    for name in chosen.network or (NETWORKS if chosen.text else MNIST):
+        job = Job(*data_and_network(chosen.mnist, name, chosen.text), chosen.batches)
 
         def write(result: Row, name: str = name) -> None:
             where[name] = {**result, "settings": records.without_data_path(result["settings"])}
@@ -285,11 +304,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--mnist", type=Path, help="folder of MNIST's files; without it, small nets on digits"
     )
+    parser.add_argument("--text", type=Path, help="file of a text for the language model")
     parser.add_argument("--rounds", type=int, default=5, help="number of rounds")
     parser.add_argument("--batches", type=int, default=200, help="batches of each run of a round")
     parser.add_argument("--curve", type=int, default=600, help="largest number of batches of a curve")
     parser.add_argument("--every", type=int, default=25, help="batches between two evaluations of a curve")
-    parser.add_argument("--network", action="append", choices=tuple(MNIST), help="run this network only")
+    parser.add_argument("--network", action="append", choices=NETWORKS, help="run this network only")
     parser.add_argument("--mbit", type=int, default=0, help="rate of links in Mbit/s, instead of loopback")
     parser.add_argument("--delay-ms", type=int, default=0, help="one-way delay of links, instead of loopback")
     parser.add_argument("--out", type=Path, default=RESULTS, help="file for the results")

@@ -46,6 +46,13 @@ def without_data_path(settings: Sequence[str]) -> list[str]:
     return [each for each in settings if not each.startswith("data.path")]
 
 
+def quality(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Return the figure of a network's quality: the test error in per cent, else the bits a token."""
+    if "error_percent" in metrics:
+        return {"test_error_percent": metrics["error_percent"]}
+    return {"bits_per_token": metrics["bits_per_token"]}
+
+
 def mnist_settings(folder: Path | None) -> tuple[str, ...]:
     """Return the settings for MNIST in a folder; empty without a folder.
 

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGPipe
 from torch.nn.parallel import DistributedDataParallel
 
+from benchmarks.records import quality
 from common import strict_json
 from common.config import files
 from common.config.optimizer import OptimizerConfig
@@ -74,11 +75,11 @@ class PreparedRun:
         """Return the mean loss over the examples, a scalar."""
         return self.task.total(output, target) / len(target)
 
-    def evaluator(self) -> Callable[[dict[str, Tensor], int], float]:
-        """Return a function from a plain state and a number of batches to the test error in per cent."""
+    def evaluator(self) -> Callable[[dict[str, Tensor], int], dict[str, float]]:
+        """Return a function from a plain state and a number of batches to the figure of its quality."""
         fresh = network.build(self.config, self.dataset.inputs, self.dataset.targets)
         evaluator = Evaluator(self.config, self.dataset, fresh)
-        return lambda state, through: evaluator.measure_state(state, {}, through).metrics["error_percent"]
+        return lambda state, through: quality(evaluator.measure_state(state, {}, through).metrics)
 
 
 class Rival(ABC):
@@ -146,10 +147,11 @@ class Pipeline(Rival):
         self._optimizer = _optimizer(own, prepared.config.optimizer)
         size = prepared.config.run.batch_size // microbatches
         shapes = [prepared.dataset.input_shape, prepared.shapes[cuts[0] - 1], prepared.shapes[-1]]
+        dtypes = [getattr(torch, prepared.dataset.input_dtype), torch.float32, torch.float32]
         # Shapes are given, since a schedule that infers them passes uninitialized memory through BN in
         # training mode, which leaves running statistics of 1e35.
         input_args, output_args = (
-            torch.empty(size, *shapes[place], device="meta", requires_grad=place > 0)
+            torch.empty(size, *shapes[place], dtype=dtypes[place], device="meta", requires_grad=place > 0)
             for place in (dist.get_rank(), dist.get_rank() + 1)
         )
         cpu = torch.device("cpu")
@@ -196,8 +198,8 @@ def throughput(rival: Rival, prepared: PreparedRun, warm: int, began: Path | Non
     seconds = time.perf_counter() - since
     state = rival.state()
     samples = (batches - warm) * prepared.config.run.batch_size
-    error = prepared.evaluator()(state, batches) if _rank() == 0 else 0.0
-    return {"samples_per_second": round(samples / seconds, 1), "test_error_percent": error}
+    figure = prepared.evaluator()(state, batches) if _rank() == 0 else {}
+    return {"samples_per_second": round(samples / seconds, 1), **figure}
 
 
 def curve(rival: Rival, prepared: PreparedRun, every: int, target: float) -> list[tuple[int, float]]:
@@ -210,7 +212,7 @@ def curve(rival: Rival, prepared: PreparedRun, every: int, target: float) -> lis
             continue
         state = rival.state()
         if measure:
-            errors.append((batch + 1, measure(state, batch + 1)))
+            errors.append((batch + 1, measure(state, batch + 1)["test_error_percent"]))
         if _broadcast(bool(errors) and errors[-1][1] <= target):
             break
     return errors

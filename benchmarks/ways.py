@@ -20,6 +20,7 @@ import psutil
 
 from benchmarks.links import ROOT, Loopback, ManualCluster, environment
 from benchmarks.namespaces import Network
+from benchmarks.records import quality
 from benchmarks.slowing import CpuLimiter, Find, slave_of
 from common.errors import RunFailedError
 from deploy.runs.metrics import read_metrics
@@ -200,9 +201,9 @@ class Layerwise:
             limiter = stack.enter_context(_limiter(find, limit))
             cluster.wait_for_end()
             last = cluster.query("status")
-            error = cluster.query("evaluate")["test_error_percent"]
+            figure = quality(cluster.query("evaluate")["metrics"])
             rates = row([*cluster.recorded_statuses(), last], job.batch_size)
-        return {**rates, "test_error_percent": error, **_share(limiter)}
+        return {**rates, **figure, **_share(limiter)}
 
 
 Way = Rival | Layerwise

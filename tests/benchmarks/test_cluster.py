@@ -12,6 +12,7 @@ import torch
 
 from benchmarks import anatomy, cluster, compiling, records, scale, straggler
 from benchmarks.ways import Job, Layerwise
+from common.errors import ConfigError
 from tests.integration.processes import COMPILES, ROOT
 
 
@@ -74,6 +75,22 @@ def test_on_a_link_as_many_batches_are_needed_as_here() -> None:
     # In `basic` as many as in `light`.
     assert said.count("| 2.50 | 15 | 0.4 |") == 4
     assert "| 15 |" not in cluster.tables({"loopback": {}, "links": {"1000 Mbit/s": {"mlp": on_link}}})
+
+
+def test_a_language_model_is_measured_in_bits_and_needs_a_text(tmp_path: Path) -> None:
+    rounds = [
+        {name: {**row, "bits_per_token": 2.75} for name, row in turn.items()} for turn in RESULT["rounds"]
+    ]
+    for turn in rounds:
+        for row in turn.values():
+            del row["test_error_percent"]
+    lines = cluster.table({**RESULT, "rounds": rounds, "curves": {}}).splitlines()
+    assert "| bits a token |" in lines[0]
+    assert "| `update light` | 340 (250 to 440) | 0.85 | 3.40 | 1.89 | 2.75 | - | - | 2.0 | 10.0 |" in lines
+    settings, batch_size = cluster.data_and_network(None, "gpt", tmp_path / "a.txt")
+    assert (settings[1], batch_size) == (f"data.path={tmp_path / 'a.txt'}", 16)
+    with pytest.raises(ConfigError, match="--text FILE"):
+        cluster.data_and_network(None, "gpt")
 
 
 def test_where_a_machine_has_its_data_is_not_written_down() -> None:
