@@ -26,7 +26,7 @@ from common.net.data.pairs import (
 )
 from common.net.data.streams import Parts
 from common.shards.pushes import Buffer
-from common.wire.messages import BoundaryMessage
+from common.wire.messages import BoundaryKind, BoundaryMessage
 from common.wire.payloads import decode_boundary, encode_boundary
 
 
@@ -170,7 +170,8 @@ class Relay:
     def forward(self, line: Line, encoded: Buffer) -> None:
         """Pass a caller's message on to the neighbour, or drop it where the neighbour is not there.
 
-        A neighbour that does not keep up has its outbox closed, and the pair opens anew.
+        A neighbour that does not keep up has its outbox closed, and the pair opens anew. The call of a
+        neighbour whose message the caller has refused ends with the caller's reason.
 
         Raises:
             MalformedError: the message does not belong on the stream.
@@ -179,6 +180,8 @@ class Relay:
         check_message(message, line.seat, line.incarnation, line.neighbour)
         if line.peer is None:
             self.dropped += 1
+        elif message.kind is BoundaryKind.REFUSED:
+            self.detach(line.peer, MalformedError(message.reason))
         elif not line.peer.outbox.put((encoded,), slot_batch(message.kind, message.batch)):
             self.detach(line.peer, line.peer.outbox.error)
 

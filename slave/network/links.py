@@ -12,7 +12,6 @@ import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
-from dataclasses import dataclass
 
 from common.errors import (
     FencedError,
@@ -25,12 +24,11 @@ from common.errors import (
 from common.net.data import streams
 from common.net.data.incoming import Requests
 from common.net.data.pairs import (
-    Outbox,
     Seat,
     answers,
-    capacity,
     check_message,
     decode_hello,
+    refusal,
     slot_batch,
     transmit,
 )
@@ -46,54 +44,13 @@ from slave.network.correspondent import Correspondent
 from slave.network.dialers import Dialer
 from slave.network.mail import Arrivals, Inbox
 from slave.network.neighbours import Neighbours
+from slave.network.pair import Boundary, Pair
 from slave.network.servicer import BoundaryServer
 
 log = logging.getLogger("layerwise.slave")
 
-
-@dataclass(frozen=True)
-class Boundary:
-    """Neighbours, bounds and wire format of a layer's two boundaries.
-
-    Attributes:
-        senders: replicas below that send activations to this slave.
-        receivers: replicas above that get activations from this slave.
-        window: the most batches that this slave, or a slave below, may have out.
-        slots: number of mailbox slots (see `Slots`) where messages may be lost; None: no message is lost.
-        wire: dtype of activations and gradients on the wire.
-        unanswered: the most batches that a slave below may have out; None: any number.
-    """
-
-    senders: tuple[int, ...] = ()
-    receivers: tuple[int, ...] = ()
-    window: int = 1
-    slots: int | None = None
-    wire: str = "float32"
-    unanswered: int | None = None
-
-    @property
-    def capacity(self) -> int:
-        """Upper bound of waiting messages for or from a neighbour within the window."""
-        return capacity(self.window, self.slots)
-
-
-class Pair:
-    """Open stream to a neighbour, with the messages that wait for the neighbour."""
-
-    def __init__(self, correspondent: Correspondent, boundary: Boundary) -> None:
-        self.correspondent = correspondent
-        self.seat = correspondent.seat
-        self.incarnation = correspondent.incarnation
-        self.outbox = Outbox(boundary.capacity, boundary.slots)
-
-    def receive(self, message: Message) -> None:
-        """Queue a message for the training thread; close the stream of a sender that floods.
-
-        Raises:
-            MalformedError: the sender exceeds the window.
-        """
-        if not self.correspondent.receive(message):
-            self.outbox.close(UnreachableError("too much waits to be taken; open the stream anew"))
+# A neighbour whose message was refused has so long to read the reason.
+REFUSAL_SECONDS = 5.0
 
 
 class Links:
@@ -132,6 +89,8 @@ class Links:
         self._on_refusal = on_refusal
         self.admit: Callable[[Message], None] = lambda _: None
         self._pairs: dict[Seat, Pair] = {}
+        self._accused = asyncio.Event()
+        self._reason = ""
         # The last slave on each seat that opened a pair.
         self._correspondents: dict[Seat, Correspondent] = {}
 
@@ -154,7 +113,11 @@ class Links:
         Raises:
             LayerwiseError: the lease cannot go on.
         """
-        work = [self._fence(), *(self._keep_calling(seat) for seat in self._dialer.seats)]
+        work = [
+            self._fence(),
+            self._heed_refusal(),
+            *(self._keep_calling(seat) for seat in self._dialer.seats),
+        ]
         tasks = [asyncio.ensure_future(each) for each in work]
         if self._server is not None:
             self._server.links = self
@@ -192,17 +155,28 @@ class Links:
             pair = await self._open(seat, decode_hello(greeting))
             self._dialer.met(seat)
             try:
-                await run_until_one_ends(self._receive(pair, stream), transmit(stream, pair.outbox))
+                await run_until_one_ends(self._receive(pair, stream), self._transmit(pair, stream))
             finally:
                 self._forget(pair)
 
     async def _receive(self, pair: Pair, stream: Stream) -> None:
         while (encoded := await stream.read()) is not None:
+            # What comes behind a refused message is dropped.
+            if pair.refused:
+                continue
             try:
                 self._take(pair, encoded)
             except (MalformedError, TooLargeError) as error:
-                # The neighbour is at fault: the call ends, and the lease goes on.
-                raise UnreachableError(f"a neighbour sent a malformed message: {error}") from None
+                # The neighbour is at fault, and is told: the call ends, and the lease goes on.
+                pair.refused = True
+                word = refusal(self._here, pair.seat, str(error))
+                pair.outbox.close(last=(encode_boundary(word),))
+
+    async def _transmit(self, pair: Pair, stream: Stream) -> None:
+        await transmit(stream, pair.outbox)
+        if pair.refused:
+            # The neighbour ends the call once it has read the reason.
+            await asyncio.sleep(REFUSAL_SECONDS)
 
     # --- calls by neighbours
 
@@ -247,6 +221,15 @@ class Links:
                 peer = self._neighbours.at(pair.seat)
                 if peer is not None and peer.incarnation > pair.incarnation:
                     pair.outbox.close(_fenced(pair.incarnation, peer.incarnation))
+
+    async def _heed_refusal(self) -> None:
+        """End the lease once a slave below has refused a message, as after the same status of one above.
+
+        Raises:
+            MalformedError: the reason.
+        """
+        await self._accused.wait()
+        raise MalformedError(self._reason)
 
     # --- calls in either direction
 
@@ -322,6 +305,10 @@ class Links:
         try:
             decoded = decode_boundary(encoded)
             check_message(decoded, pair.seat, pair.incarnation, self._here)
+            if decoded.kind is BoundaryKind.REFUSED:
+                self._reason = decoded.reason
+                self._accused.set()
+                return
             message = from_wire(decoded)
             self.admit(message)
             pair.receive(message)

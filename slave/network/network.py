@@ -26,9 +26,10 @@ from slave.network.asking import Asking
 from slave.network.client import Heart
 from slave.network.dialers import Dialer, MasterDialer, NeighbourDialer
 from slave.network.endpoint import Endpoint
-from slave.network.links import Boundary, Links
+from slave.network.links import Links
 from slave.network.mail import Inbox
 from slave.network.meter import Meter
+from slave.network.pair import Boundary
 from slave.network.transfer import Fetcher, Pusher
 from slave.training.admission import is_finite
 from slave.training.worker import Fetched

@@ -16,11 +16,11 @@ from common.wire import precision
 from common.wire.boundary import Message
 from common.wire.messages import JoinReply, SynthesisKind, SynthesisMessage
 from slave.network.endpoint import Endpoint
-from slave.network.links import Boundary
 from slave.network.mail import Inbox
 from slave.network.meter import Meter, Watched
 from slave.network.network import Network
 from slave.network.opening import Opening
+from slave.network.pair import Boundary
 from slave.network.prepared import Prepared
 from slave.network.progress import TELEMETRY_SECONDS, Progress
 from slave.training.worker import Computed, Done, Effect, Event, Fetch, Passed, Send, Worker

@@ -18,7 +18,7 @@ import torch
 
 from common.config.files import load
 from common.data.replicas import BatchRoutes
-from common.errors import ConfigError, FencedError, LayerwiseError, RefusedError
+from common.errors import ConfigError, FencedError, LayerwiseError, MalformedError, RefusedError
 from common.net import addresses
 from common.net.backoff import Backoff
 from common.net.data.pairs import HELLO_SECONDS
@@ -34,9 +34,10 @@ from master.relay import Relay
 from slave.network import neighbours
 from slave.network.dialers import Dialer, MasterDialer, NeighbourDialer
 from slave.network.endpoint import STRANGERS_OF_AN_ADDRESS, Endpoint
-from slave.network.links import Boundary, Links
+from slave.network.links import Links
 from slave.network.mail import Inbox
 from slave.network.neighbours import Neighbours
+from slave.network.pair import Boundary
 from slave.network.servicer import BoundaryServer
 from slave.training.admission import Admission
 from tests.common.net.test_silence import crowd
@@ -634,6 +635,13 @@ def test_a_bad_activation_ends_its_senders_stream_and_never_the_receiver(
     assert upper.next_message().batch == 1
 
 
+def told(slave: Slave) -> MalformedError:
+    """Return the status with which a slave whose message was refused ends its lease."""
+    while not isinstance(event := slave.inbox.get(timeout=DEADLINE), MalformedError):
+        assert isinstance(event, Message), event
+    return event
+
+
 def send_tensor(slave: Slave, message: Message) -> None:
     slave.endpoint.post(slave._links.send, message, boundary_parts(to_wire(message)))
 
@@ -646,6 +654,7 @@ def test_a_bad_gradient_never_reaches_the_layer_below_which_meets_a_successor(
     exchange(lower, upper, 1)
     send_tensor(upper, Down(2, BAD["nan"], layer=1, incarnation=1))
     until(lambda: refused == [2], DEADLINE)
+    assert 'tensor "tensor" of GRADIENT of batch 2' in str(told(upper))
     successor = either(2, 3)
     meet(lower, successor, 2)
     exchange(lower, successor, 3)
@@ -662,6 +671,7 @@ def test_in_light_a_bad_activation_never_reaches_the_layer_above(make: Make) -> 
         refused = admit_finite(upper)
         send_tensor(lower, Up(0, BAD["shape"], layer=2, incarnation=1))
         until(lambda: refused == [1], DEADLINE)
+        assert 'tensor "tensor" of ACTIVATION of batch 0' in str(told(lower))
         successor = make(1, 3, switch=switching)
         meet(successor, upper)
         exchange(successor, upper, 2)

@@ -6,7 +6,8 @@ import json
 
 import pytest
 
-from slave.network.meter import Exposition, Meter
+from common.wire.messages import JoinReply, Telemetry
+from slave.network.meter import Exposition, Meter, Watched
 
 
 def test_the_counter_of_lost_batches_does_not_fall_when_one_comes_after_all() -> None:
@@ -25,3 +26,13 @@ def test_a_slave_is_well_while_the_master_answers(monkeypatch: pytest.MonkeyPatc
     assert json.loads(page.body)["heartbeat"]["limit_seconds"] == 20.0
     pages.note_answer()
     assert pages.health().status == 200
+
+
+def test_refused_messages_of_neighbours_are_counted() -> None:
+    meter = Meter()
+    for layer in (1, 3, 3):
+        meter.refused(layer)
+    watched = Watched(JoinReply(True, False, 2, 1, 7, 0, "run"), meter, Telemetry(), 0)
+    page = Exposition("light", 8, lambda: watched).metrics()
+    series = 'layerwise_refused_boundary_messages_total{layer="2",profile="light",replica="1"} 3.0'
+    assert series in page.body.decode().splitlines()
