@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from deploy import cli as command
+from deploy.runs.model import read_vocabulary
 
 OWN = """
 import numpy as np
@@ -87,3 +88,33 @@ def test_parquet_files_train_to_the_same_numbers(folder: Path, capsys: pytest.Ca
         columns = {"x": list(np.load(folder / f"{x}.npy")), "y": np.load(folder / f"{y}.npy")}
         parquet.write_table(pyarrow.table(columns), folder / f"{part}.parquet")
     assert train("tables", capsys) == train("arrays", capsys)
+
+
+LANGUAGE = [
+    "--set", "task.kind=language", "--set", "network.model=gpt", "--set", "data.context=8", "--set",
+    "network.options={width=8,heads=2,blocks=1}", "--set", "run.batches=10", "--set", "run.batch_size=4",
+    "--set", "cluster.profile=synchronous", "--json",
+]  # fmt: skip
+
+
+def test_a_text_trains_and_its_vocabulary_travels_with_the_model(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = "to be or not to be\n" * 30
+    (folder / "text.txt").write_text(text)
+    asked = ["--set", "data.dataset=text", "--set", "data.path=text.txt", "--set", "data.tokens=words"]
+    assert command.run(["train", *asked, *LANGUAGE, "--run-dir", "run"]) == 0
+    metrics = json.loads(capsys.readouterr().out)["metrics"]
+    assert metrics["bits_per_token"] > metrics["bits_per_character"] * 2
+    vocabulary = read_vocabulary(folder / "run")
+    assert vocabulary is not None
+    assert vocabulary.decode(vocabulary.encode("not to be\nor see")) == "not to be\nor <unk>"
+
+
+def test_files_of_tokens_train(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("train", "val"):
+        (np.arange(300, dtype="<u2") % 7).tofile(folder / f"{name}.bin")
+    asked = ["--set", "data.dataset=tokens", "--set", "data.path=."]
+    assert command.run(["train", *asked, *LANGUAGE, "--run-dir", "run"]) == 0
+    assert json.loads(capsys.readouterr().out)["metrics"]["perplexity"] > 1
+    assert read_vocabulary(folder / "run") is None
