@@ -29,7 +29,7 @@ class VfbnOptions:
     hidden: int | None = key(
         None,
         "width (channels, for feature maps) of v's hidden layers; 0 is a linear v; "
-        "unset: 64 for vectors, 0 for feature maps",
+        "unset: 64 for vectors, 0 for feature maps and sequences",
         minimum=0,
     )
     trained: bool = key(True, "false keeps v at its random start: the paper's control of rate 0")

@@ -97,6 +97,12 @@ def test_vfbn_of_a_sequence_is_that_of_its_positions_divided_by_their_number(hid
     torch.testing.assert_close(module.gradient(h, y), rows)
 
 
+def test_v_is_linear_unless_a_hidden_layer_is_asked_for() -> None:
+    unset, linear = made("vfbn", {}), made("vfbn", {"hidden": 0})
+    assert unset.state_dict().keys() == linear.state_dict().keys()
+    assert sum(p.numel() for p in unset.parameters()) == (D + 1) * V
+
+
 @every_method
 def test_a_row_of_a_batch_depends_on_no_other(gradient: str, options: dict[str, object]) -> None:
     module = stepped(made(gradient, options))
