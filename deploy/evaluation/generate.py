@@ -50,7 +50,8 @@ def generate(
     if as_json:
         answer(strict_json.encode({"prompt": prompt, "text": text, "tokens": count, "seed": sampling.seed}))
     else:
-        answer(text)
+        for line in text.split("\n"):  # an answer is one line, whose control characters are escaped
+            answer(line)
     return 0
 
 
