@@ -31,7 +31,7 @@ def test_the_readme_has_commands_of_every_kind() -> None:
     subcommands = {shlex.split(command)[1] for _, command in COMMANDS if command.startswith("layerwise")}
     assert subcommands == {
         "train", "evaluate", "export", "config", "master", "slave", "status", "snapshot", "rollback",
-        "simulate", "compare",
+        "simulate", "compare", "generate",
     }  # fmt: skip
 
 
@@ -45,6 +45,7 @@ def test_the_commands_for_one_machine_run_in_their_order(cli: Cli) -> None:
             if not MNIST.exists():
                 continue
             words = [word.replace("MNIST_FOLDER", str(MNIST)) for word in words]
+        words = [word.replace("TEXT_FILE", str(ROOT / "README.md")) for word in words]
         words, output = _redirected(words)
         done = cli.run(*words)
         assert done.returncode == 0, (command, done.stderr)
