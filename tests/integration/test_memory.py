@@ -13,6 +13,7 @@ import pytest
 
 from common.net import control
 from common.net.data.client import locate
+from common.net.data.messages import INCARNATION
 from common.shards.assembly import Assembly
 from common.shards.pushes import Header, Operation, PullRequest
 from common.shards.table import lay_out
@@ -47,7 +48,9 @@ def pushed(channel: Any, lease: JoinReply, operation: Operation, count: int = 1)
             header = Header("1/weights", operation, 0, lease.incarnation, sequence, table=TABLE)
             yield from frames(header, halves.view(np.uint8).data)
 
-    call = channel.stream_stream(PUSH.path, PUSH.request.encode, PUSH.reply.decode)(sent(), timeout=120)
+    metadata = [(INCARNATION, str(lease.incarnation))]
+    bound = channel.stream_stream(PUSH.path, PUSH.request.encode, PUSH.reply.decode)
+    call = bound(sent(), timeout=120, metadata=metadata)
     assert [reply.applied for reply in call] == [True] * count
 
 
