@@ -13,7 +13,7 @@ from typing import Protocol
 
 from common.data.replicas import partners
 from common.errors import LayerwiseError, MalformedError, RefusedError, UnreachableError
-from common.net.data.incoming import Requests
+from common.net.data.incoming import OpenRequests
 from common.net.data.pairs import (
     HELLO_SECONDS,
     Outbox,
@@ -98,7 +98,7 @@ class Relay:
         self._lines: dict[tuple[Seat, Seat], Line] = {}
         self.dropped = 0
 
-    async def exchange(self, requests: Requests) -> AsyncGenerator[Parts, None]:
+    async def exchange(self, requests: OpenRequests) -> AsyncGenerator[Parts, None]:
         """Answer the call of a slave for a neighbour.
 
         Raises:

@@ -14,7 +14,7 @@ from common.config.sections import Config
 from common.config.user_files import digest_files
 from common.data.datasets import Dataset
 from common.data.examples import Examples, Medium, cover, input_bytes, target_bytes
-from common.data.orders import words
+from common.data.orders import draw_rows
 from common.versions import installed_versions
 from common.wire.messages import Holdings
 
@@ -76,8 +76,7 @@ def _describe(part: Examples, *, whole: bool) -> tuple[str, str]:
 
 def _sampled(count: int) -> np.ndarray:
     """Choose the rows of a sample of `count` rows, a pure function."""
-    drawn = words(SAMPLED_ROWS, 0) % np.uint64(count)
-    return np.concatenate([[0], drawn.astype(np.int64), [count - 1]])
+    return np.concatenate([[0], draw_rows(count, SAMPLED_ROWS), [count - 1]])
 
 
 def _digests(part: Examples, rows: np.ndarray) -> tuple[str, str]:

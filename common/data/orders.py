@@ -118,6 +118,11 @@ def permutation(count: int, seed: int, stream: int) -> np.ndarray:
     return np.argsort(words(count, seed, stream), kind="stable")
 
 
+def draw_rows(count: int, drawn: int) -> np.ndarray:
+    """Draw rows of `count`, repeats included, by a fixed seed: (drawn,) int64, for a sample of a data set."""
+    return (words(drawn, 0) % np.uint64(count)).astype(np.int64)
+
+
 def words(count: int, seed: int, *stream: int) -> np.ndarray:
     """Draw random words, (count,) uint64, as a pure function of the arguments.
 

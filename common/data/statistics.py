@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from common.data.examples import Arrays, Examples, input_bytes
-from common.data.orders import words
+from common.data.orders import draw_rows
 
 _BLOCK = 4096
 SAMPLED_ROWS = 1000
@@ -24,8 +24,7 @@ def sample_inputs(examples: Examples) -> np.ndarray:
     most = max(1, min(SAMPLED_ROWS, _SAMPLED_BYTES // input_bytes(examples)))
     if len(examples) <= most:
         return examples.inputs(np.arange(len(examples)))
-    drawn = words(most, 0) % np.uint64(len(examples))
-    return examples.inputs(drawn.astype(np.int64))
+    return examples.inputs(draw_rows(len(examples), most))
 
 
 def mean_and_std(x: np.ndarray, scale: float) -> tuple[tuple[float, ...], tuple[float, ...]]:

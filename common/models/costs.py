@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -24,6 +24,8 @@ from common.config.optimizers import OPTIMIZERS
 from common.data.inputs import Inputs
 from common.synthesizers import VirtualForward
 from common.tasks import Task
+
+Counted = TypeVar("Counted")
 
 # Price of one number that an operation writes: the operation waits for memory, not for arithmetic.
 NUMBER = 50.0
@@ -73,11 +75,9 @@ def synthesizer_cost(
     """
     if not (decoupling.row.synthesizes or decoupling.row.supervises):
         return 0.0
-    try:
-        synthesizer, work = _count_synthesizer("meta", decoupling, shape, task, batch_size)
-    except Exception:
-        # A user's loss may read its numbers, and a meta tensor has none.
-        synthesizer, work = _count_synthesizer("cpu", decoupling, shape, task, batch_size)
+    synthesizer, work = _without_numbers(
+        lambda device: _count_synthesizer(device, decoupling, shape, task, batch_size)
+    )
     return work + _count_step(synthesizer, optimizer)
 
 
@@ -174,6 +174,15 @@ def _count_convolution_gradients(
     return float(forward * sum(wanted[:2]) / 2)
 
 
+def _without_numbers(count: Callable[[str], Counted]) -> Counted:
+    """Return what `count` gives for a device: meta, where nothing is computed, or else the CPU."""
+    try:
+        return count("meta")
+    except Exception:
+        # A user's forward or loss may read its numbers, and a meta tensor has none.
+        return count("cpu")
+
+
 def _count_synthesizer(
     device: str, decoupling: DecouplingConfig, shape: tuple[int, ...], task: Task, batch_size: int
 ) -> tuple[nn.Module, float]:
@@ -204,11 +213,9 @@ def _count() -> Iterator[_Counter]:
 
 def _count_training(unit: nn.Module, taken: Inputs, batch_size: int, *, gradient: bool) -> float:
     """Count a forward and a backward of a batch; `gradient`: also in the input `taken`."""
-    try:
-        return _count_training_on("meta", unit, taken, batch_size, gradient=gradient)
-    except Exception:
-        # A user's forward may read its numbers, and a meta tensor has none.
-        return _count_training_on("cpu", unit, taken, batch_size, gradient=gradient)
+    return _without_numbers(
+        lambda device: _count_training_on(device, unit, taken, batch_size, gradient=gradient)
+    )
 
 
 def _count_training_on(

@@ -42,12 +42,12 @@ class Stepper:
         self._optimizer = self._choose_optimizer(settings)
         self._moments = [torch.zeros_like(flat.parameters) for _ in range(self._optimizer.moments)]
         split = [flat.split(moment) for moment in self._moments]
-        # By place in `learned` and number.
-        self._sides: dict[tuple[int, int], torch.Tensor] = {}
-        self._groups = [
-            (group, group.choose(flat.learned), [*map(group.choose, split), *self._make_sides(group)])
-            for group in _groups(self._optimizer, settings.decayed, flat)
-        ]
+        # Groups with their weights, and what is kept for these: moments, then sides.
+        self._groups: list[tuple[Group, list[torch.Tensor], list[list[torch.Tensor]]]] = []
+        for group in _groups(self._optimizer, settings.decayed, flat):
+            weights = group.choose(flat.learned)
+            kept = [*map(group.choose, split), *_sides(group, weights)]
+            self._groups.append((group, weights, kept))
         self._count = torch.zeros((), device=flat.parameters.device)
         # Gradients that wait for a step, their batches and their examples.
         self._sums: list[torch.Tensor] = []
@@ -56,18 +56,14 @@ class Stepper:
     def state(self) -> dict[str, torch.Tensor]:
         """Return the moments, (P,), and the number of steps; nothing for an optimizer without moments."""
         moments = {f"m{number}": moment for number, moment in enumerate(self._moments)}
-        sides = {f"s{place}.{number}": side for (place, number), side in self._sides.items() if side.numel()}
+        sides = {
+            f"s{place}.{number}": side
+            for group, _, kept in self._groups
+            for number, column in enumerate(kept[len(moments) :])
+            for place, side in zip(group.places, column, strict=True)
+            if side.numel()
+        }
         return {**moments, **sides, "count": self._count} if moments else {}
-
-    def _make_sides(self, group: Group) -> list[list[torch.Tensor]]:
-        """Make the further tensors of a group's matrices: a list for each number, aligned with weights."""
-        make = OPTIMIZERS[group.settings.name].sides
-        for place in group.places:
-            weight = self._flat.learned[place]
-            for number, shape in enumerate(make(tuple(weight.shape))):
-                self._sides[place, number] = weight.new_zeros(shape)
-        count = len({number for place, number in self._sides if place in group.places})
-        return [[self._sides[place, number] for place in group.places] for number in range(count)]
 
     def _choose_optimizer(self, s: SynthesizerOptimizerConfig) -> Settings:
         return Settings(s.name, s.learning_rate, s.momentum, s.nesterov, s.weight_decay)
@@ -110,9 +106,9 @@ class Stepper:
         """Step on gradients summed over examples, at a learning rate."""
         # The fused step divides while reading, without a pass of its own.
         divisor = None if examples == 1 else self._count.new_full((), examples)
-        for group, weights, moments in self._groups:
+        for group, weights, kept in self._groups:
             own = group.choose(gradients)
-            group.step(group.settings, weights, own, moments, self._count, now, divisor)
+            group.step(group.settings, weights, own, kept, self._count, now, divisor)
 
 
 class AccruingStepper(Stepper):
@@ -170,3 +166,10 @@ def _groups(settings: Settings, decayed: str, flat: Flat) -> list[Group]:
             own = replace(own, weight_decay=0.0)
         found.setdefault(own, []).append(place)
     return [Group(own, find_step(own.name), tuple(places)) for own, places in found.items()]
+
+
+def _sides(group: Group, weights: list[torch.Tensor]) -> list[list[torch.Tensor]]:
+    """Make the further tensors of a group's weights: a list for each number, aligned with the weights."""
+    shapes = OPTIMIZERS[group.settings.name].sides
+    by_weight = [[weight.new_zeros(shape) for shape in shapes(tuple(weight.shape))] for weight in weights]
+    return [list(column) for column in zip(*by_weight, strict=True)]

@@ -22,7 +22,7 @@ from common.errors import (
     UnreachableError,
 )
 from common.net.data import streams
-from common.net.data.incoming import Requests
+from common.net.data.incoming import OpenRequests
 from common.net.data.pairs import (
     Seat,
     answers,
@@ -180,7 +180,7 @@ class Links:
 
     # --- calls by neighbours
 
-    async def accepted(self, hello: BoundaryMessage, requests: Requests) -> AsyncGenerator[Parts, None]:
+    async def accepted(self, hello: BoundaryMessage, requests: OpenRequests) -> AsyncGenerator[Parts, None]:
         """Answer the call of a slave below: a hello, then messages.
 
         Raises:

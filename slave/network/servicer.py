@@ -11,7 +11,7 @@ from typing import Protocol
 
 from common.errors import LayerwiseError, UnreachableError
 from common.net.addresses import split_address
-from common.net.data.incoming import Requests
+from common.net.data.incoming import OpenRequests
 from common.net.data.pairs import HELLO_SECONDS, read_hello
 from common.net.data.places import Bounds
 from common.net.data.server import DataServer
@@ -25,7 +25,7 @@ log = logging.getLogger("layerwise.slave")
 class Accepting(Protocol):
     """Links of a lease, which take the calls."""
 
-    def accepted(self, hello: BoundaryMessage, requests: Requests) -> AsyncGenerator[Parts, None]:
+    def accepted(self, hello: BoundaryMessage, requests: OpenRequests) -> AsyncGenerator[Parts, None]:
         """Answer a call after its hello."""
 
 
@@ -64,7 +64,7 @@ class BoundaryServer:
         """End every stream and the server; never on the loop's thread."""
         self._server.stop()
 
-    async def exchange(self, requests: Requests) -> AsyncGenerator[Parts, None]:
+    async def exchange(self, requests: OpenRequests) -> AsyncGenerator[Parts, None]:
         """Answer a neighbour's call: activations come up, gradients go down."""
         hello = await read_hello(requests, self._hello_seconds)
         if self.links is None:

@@ -66,7 +66,7 @@ def _room(nbytes: int) -> memoryview:
     return np.empty(nbytes, np.uint8).data
 
 
-class Requests:
+class OpenRequests:
     """Messages of a call, until the peer ends them or the call is answered.
 
     A message is small until the handler welcomes the caller.
@@ -88,7 +88,7 @@ class Requests:
         self._most = LARGEST_SIGNAL_MESSAGE_BYTES
         self._on_welcome(incarnation)
 
-    def __aiter__(self) -> Requests:
+    def __aiter__(self) -> OpenRequests:
         return self
 
     async def __anext__(self) -> Buffer:

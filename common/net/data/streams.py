@@ -15,7 +15,7 @@ from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
 from common.errors import LayerwiseError, MalformedError, StalledError, TooLargeError, UnreachableError
-from common.net.data.incoming import Incoming, Requests
+from common.net.data.incoming import Incoming, OpenRequests
 from common.net.data.messages import (
     ANSWER_HEADERS,
     call_headers,
@@ -48,7 +48,7 @@ MESSAGE_SECONDS = 30.0
 Parts = tuple[Buffer, ...]
 # Yields the answers of a call. The requests must be read meanwhile: news of the peer's window lie behind
 # them.
-Handler = Callable[[Requests], AsyncGenerator[Parts, None]]
+Handler = Callable[[OpenRequests], AsyncGenerator[Parts, None]]
 
 
 class Stream:
@@ -219,7 +219,7 @@ async def answer(
         await end.send_headers(ANSWER_HEADERS)
         incoming = Incoming(end)
         async with _kept_alive(end, pipe, incoming):
-            status = await _status(end, handler, Requests(incoming, on_welcome), on_error, admit)
+            status = await _status(end, handler, OpenRequests(incoming, on_welcome), on_error, admit)
         await end.send_headers(status, last=True)
         # The next call has to come over another connection.
         await pipe.leave(end.goaway(Code.NO_ERROR), LINGER_SECONDS)
@@ -235,7 +235,7 @@ async def answer(
 async def _status(
     end: End,
     handler: Handler,
-    requests: Requests,
+    requests: OpenRequests,
     on_error: Callable[[LayerwiseError], None],
     admit: Callable[[], object],
 ) -> Headers:

@@ -18,7 +18,7 @@ import pytest
 from common.errors import FencedError, LayerwiseError, MalformedError, UnreachableError
 from common.net.data import streams
 from common.net.data.client import DataClient
-from common.net.data.incoming import Requests
+from common.net.data.incoming import OpenRequests
 from common.net.data.messages import CONTENT_TYPE, INCARNATION, Messages
 from common.net.data.server import DataServer
 from common.net.data.streams import Parts, opened
@@ -68,7 +68,7 @@ class Served:
         while True:
             messages.send(bytes(MIB))
 
-    async def _exchange(self, requests: Requests) -> AsyncGenerator[Parts, None]:
+    async def _exchange(self, requests: OpenRequests) -> AsyncGenerator[Parts, None]:
         word = bytes(await anext(requests))
         requests.welcome(1)
         self.began.append(word.decode())

@@ -19,7 +19,7 @@ from common.bounds import LARGEST_SIGNAL_MESSAGE_BYTES
 from common.errors import FencedError, LayerwiseError, TooLargeError, UnreachableError
 from common.net import addresses, control
 from common.net.data import incoming, streams
-from common.net.data.incoming import Requests
+from common.net.data.incoming import OpenRequests
 from common.net.data.server import DataServer
 from common.net.data.streams import Parts, Stream, opened
 from common.net.http2 import frames, pipe
@@ -65,7 +65,7 @@ async def _read(
 def _welcoming(handler: streams.Handler) -> streams.Handler:
     """Welcome every caller, whose messages may then be large."""
 
-    async def welcoming(requests: Requests) -> AsyncGenerator[Parts, None]:
+    async def welcoming(requests: OpenRequests) -> AsyncGenerator[Parts, None]:
         requests.welcome(1)
         async with aclosing(handler(requests)) as answers:
             async for parts in answers:

@@ -9,7 +9,6 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import grpc
-import numpy as np
 import pytest
 
 from common.errors import StalledError
@@ -21,12 +20,11 @@ from common.shards.pushes import Frame, Header, Operation, PullRequest
 from common.wire.methods import PULL
 from common.wire.payloads import CHUNK_BYTES, frame_parts
 from master.servicers.large_pushes import SLOWEST, LargePushes
-from master.servicers.parameters import ParametersServicer
 from protos import layerwise_pb2 as pb
 from tests.integration.processes import until
-from tests.master.pushes import creation, parameters
-from tests.master.served import DEADLINE, Client, Served, Stream, served
-from tests.master.servicers.test_large_pushes import COUNT, chunks
+from tests.master.large import COUNT, chunks, second_port, served_large
+from tests.master.pushes import parameters
+from tests.master.served import DEADLINE, Client, Served, Stream
 
 SECONDS = 30.0
 SLOW = SLOWEST // 20
@@ -143,23 +141,14 @@ PIECE, PAUSE_SECONDS = 1600, 0.01
 
 @pytest.fixture
 def master(tmp_path: Path) -> Iterator[Served]:
-    with served(tmp_path) as running:
-        for layer in (1, 2, 3):
-            held = running.join(f"slave {layer}").incarnation
-            header, pieces = creation(np.zeros(COUNT), incarnation=held, shard=f"{layer}/weights")
-            running.master.parameters.push(header, pieces)
+    with served_large(tmp_path) as running:
         yield running
 
 
 @pytest.fixture
 def client(master: Served) -> Iterator[Client]:
-    tally = master.master.run.tally
-    server = DataServer(tally.count_error)
-    ParametersServicer(master.master.parameters, tally, STALLED_SECONDS).register(server)
-    found = Client(f"127.0.0.1:{server.start('127.0.0.1', 0)}")
-    yield found
-    found.close()
-    server.stop()
+    with second_port(master, STALLED_SECONDS) as found:
+        yield found
 
 
 class Crawler:

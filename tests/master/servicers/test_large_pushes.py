@@ -6,53 +6,30 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import grpc
-import numpy as np
 import pytest
 
-from common.net.data.server import DataServer
-from common.shards.pushes import Header, Operation
-from common.wire.payloads import CHUNK_BYTES, encode_frame, frames
+from common.wire.payloads import CHUNK_BYTES
 from master.servicers.large_pushes import LARGE_PUSHES
-from master.servicers.parameters import ParametersServicer
 from tests.integration.processes import until
-from tests.master.pushes import creation, parameters
-from tests.master.served import Client, Served, served
+from tests.master.large import chunks, second_port, served_large
+from tests.master.served import Client, Served
 
-# Three chunks each.
-COUNT = 3 * CHUNK_BYTES // 4
 STALLED_SECONDS = 0.3
 
 
 @pytest.fixture
 def master(tmp_path: Path) -> Iterator[Served]:
-    with served(tmp_path) as running:
-        for layer in (1, 2, 3):
-            held = running.join(f"slave {layer}").incarnation
-            header, pieces = creation(np.zeros(COUNT), incarnation=held, shard=f"{layer}/weights")
-            running.master.parameters.push(header, pieces)
+    with served_large(tmp_path) as running:
         yield running
 
 
 @pytest.fixture
 def impatient(master: Served) -> Iterator[Client]:
     """Client of a second data port, where a push may not stand still for long."""
-    tally = master.master.run.tally
-    server = DataServer(tally.count_error)
-    ParametersServicer(master.master.parameters, tally, STALLED_SECONDS).register(server)
-    client = Client(f"127.0.0.1:{server.start('127.0.0.1', 0)}")
-    yield client
-    client.close()
-    server.stop()
-
-
-def chunks(layer: int) -> list[Any]:
-    """Frames of a push of ones, by the slave of a layer."""
-    header = Header(f"{layer}/weights", Operation.UPDATE, 0, layer, 1, 10, parameters(COUNT))
-    encoded: list[Any] = [encode_frame(frame) for frame in frames(header, np.ones(COUNT, np.float32).data)]
-    return encoded
+    with second_port(master, STALLED_SECONDS) as client:
+        yield client
 
 
 def test_a_third_large_push_waits_until_one_of_two_is_in(master: Served) -> None:
