@@ -171,10 +171,16 @@ class _Part:
             ending: loss of the last unit; None for the others.
         """
         unit, table = self._unit, flat.table_of(self._unit)
+        frozen = [(each, each.detach().clone()) for each in unit.parameters() if not each.requires_grad]
         output = self._step(h, ending)
         if flat.table_of(unit) != table:
             raise self._error(
                 "changes names, shapes or dtypes of its parameters or buffers; keep them as they were built"
+            )
+        if not all(torch.equal(now, before) for now, before in frozen):
+            raise self._error(
+                "changes a parameter that has requires_grad=False, and no push would carry the change; make "
+                "the parameter a buffer by register_buffer"
             )
         self._step(h, ending)
         for attempt in range(_ATTEMPTS):

@@ -54,7 +54,7 @@ class Stepper:
         self._waiting = self._examples = 0
 
     def state(self) -> dict[str, torch.Tensor]:
-        """Return the moments, (P,), and the number of steps; nothing for an optimizer without moments."""
+        """Return the moments, (P,), and the number of steps; nothing where no moment is kept."""
         moments = {f"m{number}": moment for number, moment in enumerate(self._moments)}
         sides = {
             f"s{place}.{number}": side
@@ -63,7 +63,7 @@ class Stepper:
             for place, side in zip(group.places, column, strict=True)
             if side.numel()
         }
-        return {**moments, **sides, "count": self._count} if moments else {}
+        return {**moments, **sides, "count": self._count} if moments and self._flat.learned else {}
 
     def _choose_optimizer(self, s: SynthesizerOptimizerConfig) -> Settings:
         return Settings(s.name, s.learning_rate, s.momentum, s.nesterov, s.weight_decay)

@@ -28,7 +28,7 @@ class Assembly:
             raise MalformedError("the first frame of a shard has no header")
         self.header: Header = frame.header
         self.pieces: list[tuple[int, memoryview]] = []
-        self._received = 0
+        self._received = self._nbytes = 0
         table = self.header.table
         if table.nbytes > LARGEST_SHARD_BYTES:
             raise TooLargeError(
@@ -41,12 +41,13 @@ class Assembly:
                 f'the table sent for "{self.header.shard}" is not the registered one; start every slave with '
                 "one network and one version of layerwise"
             )
+        self._nbytes = self.header.nbytes
         self._take(frame)
 
     @property
     def complete(self) -> bool:
         """True once every byte has arrived."""
-        return self._received == self.header.table.nbytes
+        return self._received == self._nbytes
 
     def add(self, frame: Frame) -> None:
         """Keep the next frame.
@@ -83,9 +84,9 @@ class Assembly:
             raise MalformedError(
                 f"{self.header.shard}: a piece begins at {offset}, which is not a multiple of {ALIGNMENT}"
             )
-        if offset != self._received or self._received + nbytes > self.header.table.nbytes:
+        if offset != self._received or self._received + nbytes > self._nbytes:
             raise MalformedError(
                 f"{self.header.shard}: a piece of {nbytes} bytes came at offset {offset}, but "
-                f"{self._received} of {self.header.table.nbytes} bytes had come"
+                f"{self._received} of {self._nbytes} bytes had come"
             )
         self._received += nbytes

@@ -20,7 +20,7 @@ class Flat:
 
     The module is moved to `device` and the tensors become views; results do not change. A gradient stays in
     the parameter's `.grad`, where backward created it: a flat copy, added to and cleared, would cost three
-    passes over as many bytes as the weights have. A parameter with `requires_grad=False` counts as a buffer.
+    passes over as many bytes as the weights have. A parameter with `requires_grad=False` is frozen.
     A parameter under several names (tied weights) is kept once, under the first name.
 
     Torch does not see that a step on `parameters` changes the module's weights: a backward through a forward
@@ -95,7 +95,7 @@ class Flat:
     def keep_buffers(self) -> Iterator[None]:
         """Restore every buffer at the end of the context: for a forward that must not move statistics."""
         self.gather()
-        buffers = self.buffer[self.table.parameters_nbytes :]
+        buffers = self.buffer[self.table.parameters_nbytes : self.table.pushed.nbytes]
         kept = buffers.clone()
         try:
             yield
@@ -117,13 +117,20 @@ def table_of(module: nn.Module) -> Table:
         if known != path:
             raise ConfigError(f"{known} and {path} are one buffer; register a buffer of its own for each")
         dtype = str(tensor.dtype).removeprefix("torch.")
-        kind: Kind = "parameter" if tensor.requires_grad else "buffer"
+        kind = _kind(tensor)
         if kind == "parameter" and dtype != "float32":
             raise ConfigError(f"parameter {path} is {dtype}; parameters must be float32")
         if dtype not in ITEMSIZES:
-            raise ConfigError(f"buffer {path} is {dtype}; a buffer may be {', '.join(ITEMSIZES)}")
+            allowed = ", ".join(ITEMSIZES)
+            raise ConfigError(f"{path} is {dtype}; buffers and frozen parameters may be {allowed}")
         tensors.append((path, dtype, tuple(tensor.shape), kind))
     return lay_out(tensors)
+
+
+def _kind(tensor: torch.Tensor) -> Kind:
+    if tensor.requires_grad:
+        return "parameter"
+    return "frozen" if isinstance(tensor, nn.Parameter) else "buffer"
 
 
 def state_dict(table: Table, data: Raw) -> dict[str, torch.Tensor]:
@@ -137,7 +144,6 @@ def state_dict(table: Table, data: Raw) -> dict[str, torch.Tensor]:
 
 def pack(tensors: Mapping[str, torch.Tensor]) -> tuple[Table, memoryview]:
     """Lay tensors out as buffers: return the table, and the bytes in the table's layout, for `state_dict`."""
-    """A table of some tensors and their bytes in its layout: what `state_dict` reads."""
     table = _buffer_table(
         tuple((name, str(t.dtype).removeprefix("torch."), tuple(t.shape)) for name, t in tensors.items())
     )

@@ -35,6 +35,12 @@ class Header:
     fetched_sequence: int = 0
     replica: int = 0
 
+    @property
+    def nbytes(self) -> int:
+        """Size in bytes of the buffer that follows: a creation and a pull's answer carry the whole shard."""
+        whole = self.operation in (Operation.CREATE, Operation.VALUE)
+        return self.table.nbytes if whole else self.table.pushed.nbytes
+
 
 @dataclass(frozen=True, slots=True)
 class Frame:

@@ -8,14 +8,15 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
 from common.bounds import LARGEST_SHARD_BYTES, MOST_DIMENSIONS, MOST_TENSORS
 from common.errors import MalformedError, TooLargeError
 
-Kind = Literal["parameter", "buffer"]
+Kind = Literal["parameter", "buffer", "frozen"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
 Raw = bytes | bytearray | memoryview | np.ndarray
 
 FLOATS = ("float32", "float64")
@@ -39,7 +40,8 @@ class TensorSpec:
         dtype: a key of `ITEMSIZES`; in a boundary message, of `BOUNDARY_ITEMSIZES`.
         shape: sizes; () for a scalar.
         offset: bytes from the buffer's start.
-        kind: "parameter" learns from gradients; "buffer" does not (BN's statistics, frozen parameters).
+        kind: "parameter" learns from gradients; "buffer" is changed by a forward (BN's statistics); "frozen"
+            never changes (a parameter with `requires_grad=False`).
     """
 
     name: str
@@ -58,8 +60,9 @@ class TensorSpec:
 class Table:
     """Layout of a shard: every tensor, and the size of the whole buffer in bytes.
 
-    Three regions: parameters (float32, without gaps from offset 0), float buffers, integer buffers. A buffer
-    region starts at a multiple of 8, a tensor at a multiple of its item's size; gaps hold zeros.
+    Four regions: parameters (float32, without gaps from offset 0), float buffers, integer buffers, frozen
+    tensors. Every region but the first starts at a multiple of 8, a tensor at a multiple of its item's size;
+    gaps hold zeros.
     """
 
     tensors: tuple[TensorSpec, ...]
@@ -69,6 +72,14 @@ class Table:
     def parameters_nbytes(self) -> int:
         """Bytes of the P parameters at the buffer's start: 4 P."""
         return sum(tensor.nbytes for tensor in self.tensors if tensor.kind == "parameter")
+
+    @property
+    def pushed(self) -> Table:
+        """Table of a push's buffer: this table without the frozen tensors, which lie at the end."""
+        if not self.tensors or self.tensors[-1].kind != "frozen":
+            return self
+        tensors = tuple(tensor for tensor in self.tensors if tensor.kind != "frozen")
+        return Table(tensors, tensors[-1].offset + tensors[-1].nbytes if tensors else 0)
 
     def arrays(self, data: Raw) -> dict[str, np.ndarray]:
         """Return every tensor by name as a view of `data`, (nbytes,) bytes; bfloat16 appears as int16 bits.
@@ -97,7 +108,7 @@ def lay_out(tensors: Iterable[tuple[str, str, tuple[int, ...], Kind]]) -> Table:
     end = 0
     region = 0
     for name, dtype, shape, kind in sorted(tensors, key=lambda tensor: _region(tensor[1], tensor[3])):
-        if kind == "buffer" and _region(dtype, kind) != region:
+        if _region(dtype, kind) != region:
             region = _region(dtype, kind)
             end = _align(end, 8)
         specs.append(TensorSpec(name, dtype, shape, _align(end, _ITEMSIZES[dtype]), kind))
@@ -106,7 +117,9 @@ def lay_out(tensors: Iterable[tuple[str, str, tuple[int, ...], Kind]]) -> Table:
 
 
 def _region(dtype: str, kind: Kind) -> int:
-    return 0 if kind == "parameter" else 1 if dtype in FLOATS else 2
+    if kind == "buffer":
+        return 1 if dtype in FLOATS else 2
+    return 0 if kind == "parameter" else 3
 
 
 def _align(offset: int, size: int) -> int:
@@ -124,7 +137,7 @@ def check_table(table: Table, dtypes: Collection[str] = ITEMSIZES) -> None:
         raise TooLargeError(f"a table of {len(table.tensors)} tensors; at most {MOST_TENSORS}")
     for spec in table.tensors:
         check_dimensions(spec.name, spec.shape)
-        if spec.dtype not in dtypes or spec.kind not in ("parameter", "buffer"):
+        if spec.dtype not in dtypes or spec.kind not in KINDS:
             raise MalformedError(f"tensor {spec.name} has dtype {spec.dtype!r} and kind {spec.kind!r}")
         if spec.kind == "parameter" and spec.dtype != "float32":
             raise MalformedError(f"parameter {spec.name} is {spec.dtype}; parameters are float32")

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor
 
 from common.errors import MalformedError
@@ -88,6 +89,8 @@ class WorkingCopy:
         self.unanswered: Push | None = None
         self.fetching = False
         self._flat = flat
+        # Layout of a push, and of the known state: without the shard's frozen tensors.
+        self._table = flat.table.pushed
         self._n_push = n_push
         self._n_fetch = n_fetch
         self._accrued = accrued
@@ -103,7 +106,8 @@ class WorkingCopy:
     def initial(self) -> Push:
         """Return the push that creates the shard."""
         header = replace(self._header, operation=Operation.CREATE)
-        return Push(header, self._state().copy())
+        self._flat.gather()
+        return Push(header, self._flat.buffer.cpu().numpy().copy())
 
     def begin(self, header: Header, buffer: Buffer) -> None:
         """Start from the master's version, at the first fetch of a lease.
@@ -117,7 +121,11 @@ class WorkingCopy:
         self._fetched(header)
 
     def _keep(self, buffer: Buffer) -> None:
-        self._known = np.frombuffer(buffer, np.uint8).copy()
+        self._known = self._copy_moving(buffer)
+
+    def _copy_moving(self, buffer: Buffer) -> Bytes:
+        """Copy a version's bytes up to the frozen tensors, which every version has alike."""
+        return np.frombuffer(buffer, np.uint8)[: self._table.nbytes].copy()
 
     def fetch_due(self, steps: int) -> bool:
         """Whether to start a fetch: `n_fetch` steps of the module after the last."""
@@ -143,8 +151,8 @@ class WorkingCopy:
         self.fetching = False
         lacking = [push for push in self._recent if push.header.sequence > header.sequence]
         self._recent = [push for push in lacking if push is self.unanswered]
-        state, theirs = self._state(), np.frombuffer(buffer, np.uint8).copy()
-        stop = self._flat.table.parameters_nbytes
+        state, theirs = self._state(), self._copy_moving(buffer)
+        stop = self._table.parameters_nbytes
         own, known, there = (a[:stop].view(np.float32) for a in (state, self._known, theirs))
         unsent = own - known
         for push in lacking:
@@ -204,7 +212,7 @@ class WorkingCopy:
     def _build_push(self) -> Push:
         """Make a push of the changes since the last; `_known` becomes the master's state after the push."""
         state, sent = self._state(), np.empty_like(self._known)
-        stop = self._flat.table.parameters_nbytes
+        stop = self._table.parameters_nbytes
         # Gaps between buffers hold zeros.
         sent[stop:] = 0
         own, known, pushed = (a[:stop].view(np.float32) for a in (state, self._known, sent))
@@ -234,42 +242,21 @@ class WorkingCopy:
 
     def _buffers(self, *data: Bytes) -> Iterator[tuple[Any, ...]]:
         """Yield every buffer's spec, and the values in the states `data`."""
-        arrays = [self._flat.table.arrays(each.data) for each in data]
-        for spec in self._flat.table.tensors:
+        arrays = [self._table.arrays(each.data) for each in data]
+        for spec in self._table.tensors:
             if spec.kind == "buffer":
                 yield spec, *(each[spec.name] for each in arrays)
 
     def _state(self) -> Bytes:
-        """Return the state as bytes: the memory of the module on a CPU, else a copy."""
+        """Return the bytes that a push is about: the memory of the module on a CPU, else a copy."""
         self._flat.gather()
-        state: Bytes = self._flat.buffer.cpu().numpy()
+        state: Bytes = self._flat.buffer[: self._table.nbytes].cpu().numpy()
         return state
 
     def _store(self, state: Bytes) -> None:
         """Write a changed state back to the device, unless a CPU."""
         if self._flat.buffer.device.type != "cpu":
-            self._flat.load(state.data)
-
-
-class Backup(WorkingCopy):
-    """Working copy of float buffers that change by steps alone and are gathered anew for each push.
-
-    A push is sent from the gathered buffer, which stays unchanged while the push is out: copies, as for a
-    changing state, would take six passes over the bytes.
-    """
-
-    def initial(self) -> Push:
-        """Return the push that creates the shard."""
-        return Push(replace(self._header, operation=Operation.CREATE), self._state())
-
-    def _keep(self, buffer: Buffer) -> None:
-        """Keep no copy: no state is compared."""
-
-    def _build_push(self) -> Push:
-        return Push(self._header, self._state())
-
-    def _unchanged(self) -> bool:
-        return True
+            self._flat.buffer[: state.nbytes].copy_(torch.from_numpy(state))
 
 
 def _adopt_change(own: Floats, known: Floats, change: Floats) -> None:

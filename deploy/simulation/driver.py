@@ -19,6 +19,7 @@ from common.errors import ConfigError, RunFailedError
 from common.models import network
 from common.models.network import Blueprint
 from common.shards.pushes import Buffer, Header, PushReply
+from common.shards.table import Table
 from common.shards.working_copy import Push
 from common.wire import precision
 from common.wire.boundary import Down, Message, Ready, Up
@@ -203,7 +204,7 @@ class Driver:
         if self._trains:
             trained = layers.build(self.config, self._blueprint(), self._dataset, lease, begin)
         else:
-            trained = hollow(self.config, lease, self._paces[k - 1].shard_nbytes, begin)
+            trained = hollow(self.config, lease, self._paces[k - 1].shards, begin)
         machine.take(lease, Worker(trained, self.config.run.batches))
         self._tell(machine, HeartbeatReply(begin=True))
 
@@ -318,14 +319,15 @@ class Driver:
             self._answer(machine, self.master.apply(push), HEADER_NBYTES)
             self._follow()
 
-        nbytes = self._shard_nbytes(machine, push.header.shard)
+        nbytes = HEADER_NBYTES + self._table(machine, push.header.shard).pushed.nbytes
         self.master.ask(machine.link, nbytes, self._guard(machine, arrived))
 
     def _fetch(self, machine: Machine, shard: str) -> None:
         lease = machine.lease
 
         def arrived() -> None:
-            self._answer(machine, self.master.fetched(lease, shard), self._shard_nbytes(machine, shard))
+            nbytes = HEADER_NBYTES + self._table(machine, shard).nbytes
+            self._answer(machine, self.master.fetched(lease, shard), nbytes)
 
         self.master.ask(machine.link, HEADER_NBYTES, self._guard(machine, arrived))
 
@@ -333,8 +335,8 @@ class Driver:
         """Send a slave the master's answer."""
         self.master.send(machine.link, nbytes, self._guard(machine, partial(self._deliver, machine, answer)))
 
-    def _shard_nbytes(self, machine: Machine, shard: str) -> int:
-        return HEADER_NBYTES + self._paces[machine.layer - 1].shard_nbytes[shard]
+    def _table(self, machine: Machine, shard: str) -> Table:
+        return self._paces[machine.layer - 1].shards[shard]
 
     def _follow(self) -> None:
         """Count the batches of which the master has every layer's push."""

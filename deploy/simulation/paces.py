@@ -17,6 +17,7 @@ from common.models import costs, network
 from common.models.network import Blueprint
 from common.optim.stepper import Stepper
 from common.shards.flat import Flat, table_of
+from common.shards.table import Table
 from common.wire import precision
 
 MEASURE_SECONDS = 1.0
@@ -31,14 +32,14 @@ class Pace:
         step: seconds from taking an input until the end of the step.
         answer: seconds of computing for a gradient from above.
         boundary_nbytes: of h_k or delta_k of a batch, on the wire.
-        shard_nbytes: of each shard of the layer.
+        shards: table of each shard of the layer.
     """
 
     until_sent: float
     step: float
     answer: float
     boundary_nbytes: int
-    shard_nbytes: dict[str, int]
+    shards: dict[str, Table]
 
 
 def count_units(config: Config, blueprint: Blueprint) -> list[float]:
@@ -67,7 +68,7 @@ def alone(config: Config, dataset: Dataset) -> float:
 def _pace(config: Config, blueprint: Blueprint, k: int, work: float) -> Pace:
     cuts, batch_size = config.network.cuts or [], config.run.batch_size
     shape = network.boundary(blueprint, cuts, k)
-    shards = {f"{k}/weights": table_of(network.layer(blueprint, cuts, k)).nbytes}
+    shards = {f"{k}/weights": table_of(network.layer(blueprint, cuts, k))}
     synthesis = 0.0
     top = k == config.layers
     if not top:
@@ -76,13 +77,13 @@ def _pace(config: Config, blueprint: Blueprint, k: int, work: float) -> Pace:
     if synthesis:
         with torch.device("meta"):
             module: nn.Module = synthesizers.build(config.decoupling, shape, blueprint.task)
-        shards[f"{k}/gradient"] = table_of(module).nbytes
+        shards[f"{k}/gradient"] = table_of(module)
     if config.decoupling.row.predicts and k > 1:
         below, optimizer = network.boundary(blueprint, cuts, k - 1), config.optimizer.synthesizer.name
         work += costs.input_cost(config.decoupling, blueprint.inputs, below, batch_size, optimizer)
         with torch.device("meta"):
             module = synthesizers.build_input(config.decoupling, blueprint.inputs, below)
-        shards[f"{k}/input"] = table_of(module).nbytes
+        shards[f"{k}/input"] = table_of(module)
     share = share_at_once if top else config.decoupling.row.shares
     sent, step, answer = share(work, synthesis)
     settings = config.simulation

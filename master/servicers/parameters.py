@@ -133,7 +133,7 @@ class IncomingPush:
         assembly: Assembly,
         stalled_seconds: float,
     ) -> None:
-        self.nbytes = assembly.header.table.nbytes
+        self.nbytes = assembly.header.nbytes
         self._service = service
         self._tally = tally
         self._messages = messages

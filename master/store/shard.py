@@ -135,6 +135,13 @@ class Shard:
         self.own_since: Counter[int] = Counter()
         # For compensation: parameters of fetched versions that the buffers no longer hold.
         self._kept: dict[int, Bytes] = {}
+        self.share_frozen()
+
+    def share_frozen(self) -> None:
+        """Copy the frozen tensors into the idle buffer; no push has them, and each makes the idle active."""
+        frozen = slice(self.pair.table.pushed.nbytes, self.pair.table.nbytes)
+        if frozen.start < frozen.stop:
+            self.claim_idle()[frozen] = self.pair.buffers[self.pair.record.active][frozen]
 
     def note_fetch(self, incarnation: int) -> None:
         """Note that a slave fetches the present version; the caller holds `readers_left`."""

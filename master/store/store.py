@@ -195,7 +195,7 @@ class Store:
             if taken:
                 idle, active = shard.claim_idle(), shard.pair.buffers[record.active]
                 change = _choose_change(shard, header, active, idle, staleness)
-                with source(idle[: shard.pair.table.nbytes].data) as pieces:
+                with source(idle[: header.nbytes].data) as pieces:
                     updates.apply_update(shard.regions, active, idle, pieces, shard.policy.replicas, change)
                 for gap in shard.gaps:
                     idle[gap] = 0
@@ -268,6 +268,7 @@ class Store:
             with shard.readers_left:
                 shard.pair.commit(replace(record, active=1 - shard.pair.record.active))
                 shard.forget_all()
+            shard.share_frozen()
 
     def discard(self, name: str) -> None:
         """Remove a shard, for a slave to create anew."""

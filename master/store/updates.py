@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from common.errors import MalformedError
 from common.shards.pushes import Buffer
-from common.shards.table import Table
+from common.shards.table import Kind, Table
 from master.store.optimizers import Bytes, Floats, ServerOptimizer, moments_of
 from master.store.staleness import compensate
 
@@ -29,12 +29,12 @@ PIECE_BYTES = 1 << 18
 
 @dataclass(frozen=True, slots=True)
 class Region:
-    """Bytes [start, stop) of a shard with numbers of a single dtype and kind."""
+    """Bytes [start, stop) of a shard with numbers of a single dtype and kind; pushes end before `frozen`."""
 
     start: int
     stop: int
     dtype: np.dtype[np.generic]
-    parameters: bool
+    kind: Kind
 
 
 def regions(table: Table) -> tuple[Region, ...]:
@@ -42,12 +42,12 @@ def regions(table: Table) -> tuple[Region, ...]:
     found: list[Region] = []
     for spec in table.tensors:
         stop = spec.offset + spec.nbytes
-        dtype, parameters = np.dtype(spec.dtype), spec.kind == "parameter"
+        dtype = np.dtype(spec.dtype)
         last = found[-1] if found else None
-        if last and (last.dtype, last.parameters) == (dtype, parameters) and last.stop == spec.offset:
-            found[-1] = Region(last.start, stop, dtype, parameters)
+        if last and (last.dtype, last.kind) == (dtype, spec.kind) and last.stop == spec.offset:
+            found[-1] = Region(last.start, stop, dtype, spec.kind)
         elif stop > spec.offset:
-            found.append(Region(spec.offset, stop, dtype, parameters))
+            found.append(Region(spec.offset, stop, dtype, spec.kind))
     return tuple(found)
 
 
@@ -160,7 +160,7 @@ def apply_update(
         numbers = np.frombuffer(piece, region.dtype)
         own, result = active[start:stop].view(region.dtype), idle[start:stop].view(region.dtype)
         with np.errstate(over="ignore", invalid="ignore"):
-            if region.parameters:
+            if region.kind == "parameter":
                 change(slice(start, stop), numbers)
             elif region.dtype.kind == "b":
                 np.logical_xor(own, numbers, out=result)

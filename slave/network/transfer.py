@@ -107,7 +107,7 @@ class Pusher(_Thread[Push]):
     def _send(self, call: Call, push: Push) -> None:
         for frame in frames(push.header, push.buffer.data):
             call.send(*frame_parts(frame))
-        encoded = call.read(ANSWER_SECONDS + push.header.table.nbytes / SLOWEST)
+        encoded = call.read(ANSWER_SECONDS + push.header.nbytes / SLOWEST)
         if encoded is None:
             raise UnreachableError("the master ended the stream of pushes")
         self._backoff.reset()

@@ -21,8 +21,9 @@ from common.data.replicas import BatchRoutes
 from common.models import network
 from common.models.network import Blueprint
 from common.optim.stepper import AccruingStepper, Stepper
+from common.shards.backup import Backup
 from common.shards.flat import Flat
-from common.shards.working_copy import Backup, WorkingCopy
+from common.shards.working_copy import WorkingCopy
 from common.synthesizers import GradientSynthesizer, VirtualForward
 from common.wire.messages import JoinReply
 from slave.training import unlocks

@@ -30,6 +30,16 @@ MIXED = lay_out(
     ]
 )
 
+# Parameters, a float buffer, and frozen tensors behind a gap of four bytes.
+PARTLY_FROZEN = lay_out(
+    [
+        ("fixed", "float32", (4,), "frozen"),
+        ("weight", "float32", (2,), "parameter"),
+        ("mean", "float32", (1,), "buffer"),
+        ("mask", "bool", (3,), "frozen"),
+    ]
+)
+
 
 def parameters(count: int) -> Table:
     """Table of a single tensor of `count` parameters."""

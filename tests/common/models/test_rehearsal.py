@@ -76,6 +76,11 @@ def own(folder: Path, body: str, *settings: str) -> Config:
             "        return self.linear(x)",
             "changes names, shapes or dtypes of its parameters or buffers",
         ),
+        (
+            "        self.linear.bias.requires_grad_(False)\n        self.linear.bias.data += self.training\n"
+            "        return self.linear(x)",
+            "changes a parameter that has requires_grad=False, and no push would carry the change",
+        ),
     ],
 )
 def test_a_unit_that_cannot_train_is_told_before_the_run(

@@ -20,7 +20,7 @@ from common.shards.table import FLOATS, ITEMSIZES, Kind, Table, lay_out
 SHAPES = st.lists(st.integers(0, 4), max_size=3).map(tuple)
 TENSORS = st.lists(
     st.tuples(st.just("float32"), SHAPES, st.just("parameter"))
-    | st.tuples(st.sampled_from(sorted(ITEMSIZES)), SHAPES, st.just("buffer")),
+    | st.tuples(st.sampled_from(sorted(ITEMSIZES)), SHAPES, st.sampled_from(["buffer", "frozen"])),
     max_size=8,
 )
 OPTIMIZERS: dict[str, Callable[[Iterable[torch.Tensor]], torch.optim.Optimizer]] = {
@@ -58,7 +58,8 @@ def test_a_table_has_its_regions_in_order_aligned_and_without_overlap(
     tensors: list[tuple[str, tuple[int, ...], Kind]],
 ) -> None:
     table = lay_out((str(i), *tensor) for i, tensor in enumerate(tensors))
-    kinds = [0 if t.kind == "parameter" else 1 if t.dtype in FLOATS else 2 for t in table.tensors]
+    places = {"parameter": 0, "frozen": 3}
+    kinds = [places.get(t.kind, 1 if t.dtype in FLOATS else 2) for t in table.tensors]
     assert kinds == sorted(kinds)
     end = 0
     for tensor in table.tensors:
@@ -68,6 +69,9 @@ def test_a_table_has_its_regions_in_order_aligned_and_without_overlap(
         end = tensor.offset + tensor.nbytes
     assert table.nbytes == end
     assert table == lay_out((t.name, t.dtype, t.shape, t.kind) for t in table.tensors)
+    moving = [(t.name, t.dtype, t.shape, t.kind) for t in table.tensors if t.kind != "frozen"]
+    assert table.pushed == lay_out(moving)
+    assert table.pushed.parameters_nbytes == table.parameters_nbytes
 
 
 def test_a_modules_table_lists_its_state_dict() -> None:
@@ -185,11 +189,12 @@ def test_a_module_without_parameters_has_an_empty_state() -> None:
     flat.load(b"")
 
 
-def test_a_frozen_parameter_is_kept_as_a_buffer() -> None:
+def test_a_frozen_parameter_lies_at_the_end_and_gets_no_gradient() -> None:
     module = nn.Linear(3, 2)
     module.bias.requires_grad_(False)
     flat = Flat(module)
-    assert [(t.name, t.kind) for t in flat.table.tensors] == [("weight", "parameter"), ("bias", "buffer")]
+    assert [(t.name, t.kind) for t in flat.table.tensors] == [("weight", "parameter"), ("bias", "frozen")]
+    assert (flat.table.pushed.nbytes, flat.table.nbytes) == (24, 32)
     torch.autograd.backward(module(torch.ones(1, 3)).sum())
     assert within(module.bias, flat.buffer)
     (gradient,) = flat.gradients()

@@ -35,7 +35,9 @@ class Everything(nn.Module):
     def stirred(self, generator: torch.Generator, scale: float) -> None:
         """Change all of it, as training might: one buffer is replaced rather than changed."""
         with torch.no_grad():
-            for tensor in self.state_dict().values():
+            for name, tensor in self.state_dict().items():
+                if name == "frozen":
+                    continue
                 if tensor.dtype.is_floating_point:
                     tensor.add_(torch.randn(tensor.shape, generator=generator) * scale)
                 elif tensor.dtype is torch.bool:
@@ -114,6 +116,21 @@ def test_the_master_holds_what_the_slave_held_at_each_push_through_hundreds_of_s
             assert held(store) == slave.state
             pushes += 1
     assert pushes == 75 == store.versions()[NAME]
+
+
+def test_a_push_has_no_frozen_tensor_and_a_creation_has_all(store: Store) -> None:
+    slave = Slave(store, 1, n_push=1)
+    table = slave.flat.table
+    assert table.tensors[-1].name == "frozen"
+    assert slave.copy.initial().buffer.nbytes == table.nbytes
+    push = slave.step()
+    assert push is not None
+    assert push.buffer.nbytes == push.header.nbytes == table.tensors[-2].offset + table.tensors[-2].nbytes
+    assert push.header.nbytes < table.nbytes
+    applied(store, push)
+    successor = Slave(store, 2, seed=5)
+    assert torch.equal(successor.module.frozen, torch.ones(3))
+    assert successor.state == slave.state
 
 
 def test_what_is_learned_while_a_push_is_out_goes_into_the_next(store: Store) -> None:

@@ -54,7 +54,8 @@ SHAPES = st.lists(st.integers(0, 3), max_size=2).map(tuple)
 def tables(dtypes: Iterable[str]) -> st.SearchStrategy[Table]:
     """Any table whose buffers have such dtypes."""
     buffers = st.sampled_from(sorted(dtypes)).map(lambda dtype: (dtype, "buffer"))
-    kinds: st.SearchStrategy[Any] = st.just(("float32", "parameter")) | buffers
+    frozen = buffers.map(lambda kind: (kind[0], "frozen"))
+    kinds: st.SearchStrategy[Any] = st.just(("float32", "parameter")) | buffers | frozen
     return st.dictionaries(TEXT, st.tuples(kinds, SHAPES), max_size=4).map(
         lambda tensors: lay_out((name, kind[0], shape, kind[1]) for name, (kind, shape) in tensors.items())
     )
@@ -474,6 +475,8 @@ def changed(index: int, **what: Any) -> Table:
         changed(0, dtype=""),
         changed(0, dtype="float64"),
         changed(0, kind="secret"),
+        changed(0, kind="frozen"),
+        changed(1, kind="frozen"),
         changed(0, shape=(3, 3)),
         changed(0, shape=(2**63, 2**63)),
         changed(1, offset=0),

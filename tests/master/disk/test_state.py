@@ -9,18 +9,20 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from common.errors import RefusedError, RunFailedError
+from common.shards.pushes import Header, Operation
 from master.disk.mapped import CHECKSUM, MAGIC, RECORD_BYTES
 from master.disk.state import StateDirectory, seal, unseal
 from master.store.shard import BufferPair, Record
 from master.store.store import Store
 from tests.master.full_disk import full_disk
-from tests.master.pushes import MIXED, creation, parameters, update
+from tests.master.pushes import MIXED, PARTLY_FROZEN, creation, parameters, update
 
 ROOT = Path(__file__).parents[3]
 
@@ -74,6 +76,20 @@ def test_shards_come_back_with_version_contents_and_sequences(state: StateDirect
     assert again.next_batch("1/weights") == 30
     assert not again.apply(*update((1.0, 1.0), 3)).applied
     assert again.apply(*update((1.0, 1.0), 4)).version == 4
+
+
+def test_frozen_tensors_come_back_after_a_restart_at_any_version(state: StateDirectory) -> None:
+    store, data = Store(state), np.ones(PARTLY_FROZEN.nbytes, np.uint8)
+    first = Header("1/weights", Operation.CREATE, incarnation=1, table=PARTLY_FROZEN)
+    store.create(first, [(0, data.data)])
+    pushed = replace(first, operation=Operation.UPDATE)
+    for sequence in (1, 2, 3):
+        store = Store(state)
+        store.apply(replace(pushed, sequence=sequence), [(0, memoryview(bytes(pushed.nbytes)))])
+        reading = Store(state).read("1/weights")
+        assert reading.header.version == sequence
+        arrays = PARTLY_FROZEN.arrays(reading.buffer)
+        assert {arrays[name].tobytes() for name in ("fixed", "mask")} == {b"\1" * 16, b"\1" * 3}
 
 
 def test_every_kind_of_table_comes_back_equal(state: StateDirectory) -> None:

@@ -201,6 +201,40 @@ def test_gaps_between_tensors_stay_zeros_whatever_is_pushed_there(master: Served
     assert not np.frombuffer(buffer, np.uint8)[~covered].any()
 
 
+@pytest.mark.parametrize("lands", [False, True])
+def test_a_push_carries_no_byte_of_the_frozen_tensors(
+    master: Served, client: DataClient, monkeypatch: pytest.MonkeyPatch, lands: bool
+) -> None:
+    if lands:
+        monkeypatch.setattr(parameters, "PUSHER_SECONDS", 2 * DEADLINE)
+        apply = IncomingPush.apply
+        monkeypatch.setattr(IncomingPush, "apply", lambda self, _, permits: apply(self, 0.0, permits))
+    table = lay_out([("f", "float32", (2 * COUNT,), "frozen"), ("w", "float32", (COUNT,), "parameter")])
+    lease = master.join("a")
+    first = np.arange(3 * COUNT, dtype=np.float32)
+    with client.call(PUSH) as call:
+        assert send(call, header(lease, 0, table), first).applied
+        received = master.master.run.tally.bytes_received
+        assert [send(call, header(lease, s, table), ones()).version for s in (1, 2, 3)] == [1, 2, 3]
+        assert master.master.run.tally.bytes_received - received == 3 * 4 * COUNT
+        call.end()
+    version, numbers = contents(client)
+    assert version == 3
+    assert np.array_equal(numbers[:COUNT], first[:COUNT] + 1.0 + 1.0 + 1.0)
+    assert np.array_equal(numbers[COUNT:], first[COUNT:])
+
+
+def test_a_push_that_reaches_into_the_frozen_tensors_is_refused(master: Served, client: DataClient) -> None:
+    table = lay_out([("w", "float32", (4,), "parameter"), ("f", "float32", (4,), "frozen")])
+    lease = created(master, table)
+    with (
+        pytest.raises(MalformedError, match=r"a piece of 32 bytes .* of 16"),
+        client.call(PUSH) as call,
+    ):
+        send(call, header(lease, 1, table), np.ones(8, np.float32))
+    assert contents(client)[0] == 0
+
+
 def test_one_that_stands_still_is_dropped_and_the_next_time_kept_in_memory(
     master: Served, client: DataClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -15,9 +15,10 @@ from common.errors import FencedError, MalformedError, NotFoundError
 from common.shards.pushes import Header, Operation
 from common.shards.table import Table
 from master.store import shard as shards
+from master.store.optimizers import Bytes
 from master.store.shard import BufferPair, Record
 from master.store.store import Memory, MemoryPair, Store
-from tests.master.pushes import MIXED, creation, update
+from tests.master.pushes import MIXED, PARTLY_FROZEN, creation, update
 
 
 class Outliving(Memory):
@@ -475,3 +476,84 @@ def test_in_any_history_a_sequence_is_the_last_or_the_next(steps: list[tuple[str
             with pytest.raises(MalformedError):
                 store.apply(*update((1.0, 1.0), last[slave] + 2, incarnation=slave))
         assert contents(store) == (sum(last.values()), [float(sum(last.values()))] * 2)
+
+
+# --- frozen tensors ---------------------------------------------------------------------------------------
+
+FROZEN = slice(PARTLY_FROZEN.pushed.nbytes, PARTLY_FROZEN.nbytes)
+
+
+def partly_frozen(backing: Memory | None = None) -> tuple[Store, bytes]:
+    """Store with a shard of `PARTLY_FROZEN`, and the shard's contents."""
+    store = Store(backing or Memory())
+    data = np.zeros(PARTLY_FROZEN.nbytes, np.uint8)
+    for name, array in PARTLY_FROZEN.arrays(data).items():
+        array[...] = {"fixed": 0.5, "weight": 2.0, "mean": 3.0, "mask": True}[name]
+    header = Header("1/weights", Operation.CREATE, incarnation=1, table=PARTLY_FROZEN)
+    assert store.create(header, [(0, data.data)]).applied
+    return store, data.tobytes()
+
+
+def change(store: Store, sequence: int) -> None:
+    """Push what moves: 1 for each parameter, and a mean."""
+    header = Header("1/weights", Operation.UPDATE, 0, 1, sequence, table=PARTLY_FROZEN)
+    assert header.nbytes == PARTLY_FROZEN.pushed.nbytes == 12
+    numbers = np.array([1.0, 1.0, sequence], np.float32)
+    assert store.apply(header, [(0, memoryview(numbers.tobytes()))]).applied
+
+
+def tensors(store: Store) -> dict[str, list[float]]:
+    reading = store.read("1/weights")
+    try:
+        return {name: array.tolist() for name, array in PARTLY_FROZEN.arrays(reading.buffer).items()}
+    finally:
+        reading.release()
+
+
+def test_pushes_without_the_frozen_tensors_move_the_rest_and_every_version_has_all() -> None:
+    store, _ = partly_frozen()
+    for sequence in (1, 2, 3):
+        change(store, sequence)
+        weight = [2.0 + sequence] * 2
+        moved = {"weight": weight, "mean": [sequence]}
+        assert tensors(store) == {"fixed": [0.5] * 4, "mask": [True] * 3, **moved}
+
+
+def test_a_store_that_died_after_the_creation_has_frozen_tensors_in_later_versions() -> None:
+    """The second buffer of such a shard is still empty, whatever the first holds."""
+    backing = Outliving()
+    _, data = partly_frozen(backing)
+    pair = backing.load()["1/weights"]
+    pair.buffers[1][:] = 0
+    successor = Store(backing)
+    change(successor, 1)
+    assert tensors(successor)["fixed"] == [0.5] * 4
+    assert pair.buffers[1][FROZEN].tobytes() == data[FROZEN]
+
+
+@pytest.mark.parametrize("pushes", [0, 1, 2])
+def test_a_rollback_brings_its_own_frozen_tensors_into_every_later_version(pushes: int) -> None:
+    store, data = partly_frozen()
+    for sequence in range(1, pushes + 1):
+        change(store, sequence)
+    other = np.frombuffer(data, np.uint8).copy()
+    PARTLY_FROZEN.arrays(other)["fixed"][...] = 0.25
+
+    def fill(buffer: Bytes) -> None:
+        buffer[:] = other
+
+    store.put_back("1/weights", PARTLY_FROZEN, PARTLY_FROZEN.nbytes, Record(version=7), fill)
+    for sequence in (1, 2):
+        assert tensors(store)["fixed"] == [0.25] * 4
+        change(store, sequence)
+    assert tensors(store) == {"fixed": [0.25] * 4, "weight": [4.0] * 2, "mean": [2.0], "mask": [True] * 3}
+
+
+def test_a_creation_with_nan_in_a_frozen_tensor_is_refused() -> None:
+    store = Store(Memory())
+    data = np.zeros(PARTLY_FROZEN.nbytes, np.uint8)
+    PARTLY_FROZEN.arrays(data)["fixed"][0] = np.nan
+    header = Header("1/weights", Operation.CREATE, incarnation=1, table=PARTLY_FROZEN)
+    with pytest.raises(MalformedError, match="NaN"):
+        store.create(header, [(0, data.data)])
+    assert not store.versions()

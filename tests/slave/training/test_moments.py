@@ -19,8 +19,9 @@ from common.config.optimizer import SynthesizerOptimizerConfig
 from common.config.optimizers import OPTIMIZERS
 from common.errors import MalformedError
 from common.optim.stepper import Stepper
+from common.shards.backup import Backup
 from common.shards.flat import Flat
-from common.shards.working_copy import Backup, Push
+from common.shards.working_copy import Push
 from master.store.policies import policies
 from master.store.store import Memory, Store
 from slave.network.endpoint import Endpoint
@@ -118,6 +119,11 @@ def test_an_optimizer_without_moments_has_nothing_to_back_up(name: str) -> None:
     flat = Flat(nn.Linear(2, 2))
     plain = SynthesizerOptimizerConfig(name, 0.1)
     assert bool(Moments({"weights": Stepper(flat, plain, 10)}).table.tensors) == (name != "sgd")
+
+
+def test_a_layer_that_learns_nothing_has_nothing_to_back_up() -> None:
+    flat = Flat(nn.Linear(2, 2).requires_grad_(False))
+    assert not Moments({"weights": Stepper(flat, SynthesizerOptimizerConfig("adam", 0.1), 10)}).table.tensors
 
 
 def test_the_shard_is_of_buffers_alone_under_the_names_of_its_parts() -> None:
