@@ -218,13 +218,24 @@ def evaluate(
     metavar="FILE",
     help="File to write; its name ends in .safetensors or .pt.",
 )
-def export(run_dir: Path | None, master: str | None, output: Path) -> int:
-    """Write the plain network's state dict, which torch loads without layerwise."""
-    from deploy.evaluation.export import export_run
+@data_option
+@code_option
+def export(
+    run_dir: Path | None, master: str | None, output: Path, data: Path | None, code: Path | None
+) -> int:
+    """Write the plain network's state dict, which torch loads without layerwise.
 
-    if (run_dir is None) == (master is None):
+    A run directory has all that is needed; --data and --code are for --master.
+    """
+    from deploy.evaluation.export import export_directory, export_master
+
+    if run_dir is not None and master is None:
+        if data or code:
+            raise ConfigError(f"export {run_dir}: leave out --data and --code, which are for --master")
+        return export_directory(run_dir, output)
+    if run_dir is not None or master is None:
         raise ConfigError("export: give either a run directory or --master HOST:PORT")
-    return export_run(run_dir, master, output)
+    return export_master(master, output, data, code)
 
 
 @click.command()
@@ -255,7 +266,6 @@ def export(run_dir: Path | None, master: str | None, output: Path) -> int:
 @click.option(
     "--seed", type=click.IntRange(0, 2**63 - 1), help="Seed of the draws. Default: another one each time."
 )
-@data_option
 @code_option
 @_JSON
 def generate(
@@ -265,7 +275,6 @@ def generate(
     temperature: float,
     top_k: int | None,
     seed: int | None,
-    data: Path | None,
     code: Path | None,
     as_json: bool,
 ) -> int:
@@ -274,7 +283,7 @@ def generate(
     from deploy.evaluation.generate import generate as sample
 
     seed = secrets.randbits(32) if seed is None else seed
-    return sample(run_dir, prompt, tokens, Sampling(temperature, top_k, seed), as_json, data, code)
+    return sample(run_dir, prompt, tokens, Sampling(temperature, top_k, seed), as_json, code)
 
 
 @click.command()

@@ -94,15 +94,6 @@ class Evaluator:
         """Measure the test loss and the task's metrics of a pulled network."""
         return self.measure_state(pulled.state, pulled.versions, pulled.batches)
 
-    def find_misfit(self, state: Mapping[str, Tensor]) -> str | None:
-        """Describe the first tensor of a plain state dict that does not fit the network; None if all fit."""
-        for name, tensor in self.network.state_dict().items():
-            if name not in state:
-                return f"{name} is missing"
-            if state[name].shape != tensor.shape:
-                return f"{name} is {tuple(state[name].shape)} instead of {tuple(tensor.shape)}"
-        return None
-
     @torch.no_grad()
     def measure_state(
         self, state: Mapping[str, Tensor], versions: dict[str, int], through: int

@@ -13,47 +13,64 @@ from common.output import divert_output
 from common.text import say
 from deploy.evaluation.reader import Reader
 from deploy.runs.files import write_file
-from deploy.runs.model import encode_model, load_model, read_model
+from deploy.runs.model import encode_model, load_model
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-def export_run(run_dir: Path | None, master: str | None, output: Path) -> int:
-    """Write a run's weights to a .safetensors or .pt file, and return the exit code.
+def export_directory(path: Path, output: Path) -> int:
+    """Write a finished run's weights to a .safetensors or .pt file, and return the exit code.
 
     Raises:
         ConfigError: the run has no model, the model is damaged, or the file has another suffix.
         OSError: the file cannot be written.
+    """
+    _check_output(output)
+    model, whole = load_model(path), output.suffix == ".safetensors"
+    return _write(output, model.content if whole else _encode_for_torch(model.state))
+
+
+def export_master(master: str, output: Path, data: Path | None, code: Path | None) -> int:
+    """Write a live run's weights to a .safetensors or .pt file, and return the exit code.
+
+    Args:
+        master: HOST:PORT.
+        output: the file.
+        data: folder that replaces `data.path`.
+        code: folder of the user's files.
+
+    Raises:
+        ConfigError: the file has another suffix, or the run's data or code is missing here.
+        OSError: the file cannot be written.
         LayerwiseError: the master does not answer.
     """
+    from common.models import network
+    from deploy.evaluation.evaluator import Evaluator
+
+    _check_output(output)
+    with divert_output(), Reader(master) as reader:
+        config = reader.config()
+        dataset = datasets.load(config.data, path=data, code=code)
+        blueprint = network.build(config, dataset.inputs, dataset.targets, code)
+        state = Evaluator(config, dataset, blueprint).pull(reader.pull).state
+    whole = output.suffix == ".safetensors"
+    return _write(output, encode_model(state, config, dataset) if whole else _encode_for_torch(state))
+
+
+def _check_output(output: Path) -> None:
     if output.suffix not in (".safetensors", ".pt"):
         raise ConfigError(
             f"--output {output}: end the name in .safetensors, or in .pt for torch.save's format"
         )
     if not output.parent.is_dir():
         raise ConfigError(f"--output {output}: {output.parent} is not a folder; create it first")
-    with divert_output():
-        content = _encode(run_dir, master, output.suffix)
+
+
+def _write(output: Path, content: bytes) -> int:
     write_file(output, content)
     say(f"wrote {output}")
     return 0
-
-
-def _encode(run_dir: Path | None, master: str | None, suffix: str) -> bytes:
-    """Return the content of the file."""
-    if run_dir is not None:
-        return read_model(run_dir) if suffix == ".safetensors" else _encode_for_torch(load_model(run_dir))
-    from common.models import network
-    from deploy.evaluation.evaluator import Evaluator
-
-    assert master is not None
-    with Reader(master) as reader:
-        config = reader.config()
-        data = datasets.load(config.data)
-        blueprint = network.build(config, data.inputs, data.targets)
-        state = Evaluator(config, data, blueprint).pull(reader.pull).state
-    return encode_model(state, config, data) if suffix == ".safetensors" else _encode_for_torch(state)
 
 
 def _encode_for_torch(state: Mapping[str, Tensor]) -> bytes:

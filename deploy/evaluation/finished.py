@@ -2,34 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from common.config.sections import Config
 from common.data import datasets
 from common.data.datasets import Dataset
+from common.data.vocabularies import Vocabulary
 from common.errors import ConfigError
 from common.models import network
 from common.models.threads import use_allowed_cores
 from deploy.evaluation.evaluator import Evaluator
 from deploy.runs.directory import saved_config
-from deploy.runs.model import MODEL, load_model
+from deploy.runs.model import SavedModel, load_model
 
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """Configuration, data and state of a finished run; the evaluator does not have the state yet."""
+    """Configuration and state of a finished run; the evaluator does not have the state yet."""
 
     config: Config
-    dataset: Dataset
     evaluator: Evaluator
     state: dict[str, Tensor]
 
 
 def load_finished(path: Path, data: Path | None, code: Path | None) -> FinishedRun:
-    """Load a run directory.
+    """Load a run directory, with the run's data.
 
     Args:
         path: the run directory.
@@ -40,15 +41,66 @@ def load_finished(path: Path, data: Path | None, code: Path | None) -> FinishedR
         ConfigError: the directory has no model, the model is damaged or not the run's, or the data is
             missing.
     """
-    state, config = load_model(path), saved_config(path)
-    dataset = datasets.load(config.data, path=data, code=code)
-    evaluator = build_evaluator(config, dataset, code)
-    misfit = evaluator.find_misfit(state)
-    if misfit:
+    model, config = load_model(path), saved_config(path)
+    evaluator = build_evaluator(config, datasets.load(config.data, path=data, code=code), code)
+    _check_fit(model, evaluator.network.state_dict())
+    return FinishedRun(config, evaluator, model.state)
+
+
+@dataclass(frozen=True)
+class SpeakingRun:
+    """Network of a finished language run, in evaluation mode.
+
+    Attributes:
+        network: maps (1, T) int64 to logits (1, T, V).
+        context: largest T.
+        vocabulary: text of the V tokens.
+    """
+
+    network: nn.Module
+    context: int
+    vocabulary: Vocabulary
+
+
+def load_speaking(path: Path, code: Path | None) -> SpeakingRun:
+    """Load a run directory without the run's data: the model file has the vocabulary.
+
+    Args:
+        path: the run directory.
+        code: folder of the user's files.
+
+    Raises:
+        ConfigError: the directory has no model of text, or the model is damaged or not the run's.
+    """
+    model, config = load_model(path), saved_config(path)
+    vocabulary = model.read_vocabulary()
+    if vocabulary is None:
         raise ConfigError(
-            f"{path / MODEL}: does not fit the run's config.toml: {misfit}; copy both files again"
+            f'generate {path}: data.dataset = "{config.data.dataset}" of this run has no text; give a run '
+            'that was trained with data.dataset = "text"'
         )
-    return FinishedRun(config, dataset, evaluator, state)
+    use_allowed_cores()
+    inputs, targets = model.read_forms()
+    plain = nn.Sequential(*network.build(config, inputs, targets, code).units).eval()
+    _check_fit(model, plain.state_dict())
+    plain.load_state_dict(model.state)
+    (context,) = inputs.shape
+    return SpeakingRun(plain, context, vocabulary)
+
+
+def _check_fit(model: SavedModel, due: Mapping[str, Tensor]) -> None:
+    """Check that a model has every tensor of a network's state dict, in the same shape.
+
+    Raises:
+        ConfigError: a tensor is missing, or has another shape.
+    """
+    for name, tensor in due.items():
+        shape = tuple(model.state[name].shape) if name in model.state else None
+        if shape != tuple(tensor.shape):
+            misfit = "is missing" if shape is None else f"is {shape} instead of {tuple(tensor.shape)}"
+            raise ConfigError(
+                f"{model.path}: does not fit the run's config.toml: {name} {misfit}; copy both files again"
+            )
 
 
 def build_evaluator(config: Config, dataset: Dataset, code: Path | None) -> Evaluator:

@@ -13,7 +13,7 @@ from common import strict_json
 from common.errors import ConfigError
 from common.output import divert_output
 from common.text import answer
-from deploy.evaluation.finished import FinishedRun, load_finished
+from deploy.evaluation.finished import SpeakingRun, load_speaking
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,6 @@ def generate(
     count: int,
     sampling: Sampling,
     as_json: bool,
-    data: Path | None,
     code: Path | None,
 ) -> int:
     """Print the prompt and `count` sampled tokens after it, and return the exit code.
@@ -46,7 +45,7 @@ def generate(
         ConfigError: the directory has no language run, or the prompt no tokens.
     """
     with divert_output():
-        text = _continue(load_finished(path, data, code), path, prompt, count, sampling)
+        text = _continue(load_speaking(path, code), prompt, count, sampling)
     if as_json:
         answer(strict_json.encode({"prompt": prompt, "text": text, "tokens": count, "seed": sampling.seed}))
     else:
@@ -55,24 +54,15 @@ def generate(
     return 0
 
 
-def _continue(run: FinishedRun, path: Path, prompt: str, count: int, sampling: Sampling) -> str:
-    vocabulary = run.dataset.vocabulary
-    if vocabulary is None:
-        raise ConfigError(
-            f'generate {path}: data.dataset = "{run.dataset.name}" of this run has no text; give a run '
-            'that was trained with data.dataset = "text"'
-        )
+def _continue(run: SpeakingRun, prompt: str, count: int, sampling: Sampling) -> str:
     try:
-        tokens = vocabulary.encode(prompt).tolist()
+        tokens = run.vocabulary.encode(prompt).tolist()
     except ConfigError as error:
         raise ConfigError(f"--prompt: {error}") from None
     if not tokens:
         raise ConfigError("--prompt: holds no token; give at least one character")
-    network = run.evaluator.network
-    network.load_state_dict(run.state)
-    (context,) = run.dataset.input_shape
-    following = sample(network, tokens, count, context, vocabulary.size, sampling)
-    return vocabulary.decode([*tokens, *following])
+    following = sample(run.network, tokens, count, run.context, run.vocabulary.size, sampling)
+    return run.vocabulary.decode([*tokens, *following])
 
 
 @torch.no_grad()

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from common import strict_json
 from common.config.sections import Config
 from common.data.datasets import Dataset
+from common.data.inputs import Inputs
+from common.data.targets import Targets
 from common.data.vocabularies import Vocabulary, restore
 from common.errors import ConfigError
 from deploy.runs.files import read_file
@@ -19,7 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 MODEL = "model.safetensors"
-CHECKSUM, VOCABULARY = "crc32", "vocabulary"
+CHECKSUM, INPUTS, TARGETS, VOCABULARY = "crc32", "inputs", "targets", "vocabulary"
 
 
 def encode_model(state: Mapping[str, Tensor], config: Config, data: Dataset) -> bytes:
@@ -32,7 +35,7 @@ def encode_model(state: Mapping[str, Tensor], config: Config, data: Dataset) -> 
     state = {name: tensor.contiguous() for name, tensor in state.items()}
     metadata = {
         "config": config.to_toml(),
-        "inputs": strict_json.encode(
+        INPUTS: strict_json.encode(
             {
                 "shape": data.input_shape,
                 "dtype": data.input_dtype,
@@ -41,7 +44,7 @@ def encode_model(state: Mapping[str, Tensor], config: Config, data: Dataset) -> 
                 "std": data.std,
             }
         ),
-        "targets": strict_json.encode({"shape": data.targets.shape, "classes": data.classes}),
+        TARGETS: strict_json.encode({"shape": data.targets.shape, "classes": data.classes}),
         "format": "pt",
         CHECKSUM: _checksum(state),
     }
@@ -50,27 +53,46 @@ def encode_model(state: Mapping[str, Tensor], config: Config, data: Dataset) -> 
     return save(state, metadata)
 
 
-def read_model(folder: Path) -> bytes:
-    """Read the model of a run directory, verified.
+@dataclass(frozen=True, eq=False)
+class SavedModel:
+    """Verified model file of a run.
+
+    Attributes:
+        path: of the file.
+        content: bytes of the file.
+        state: state dict of the plain network.
+    """
+
+    path: Path
+    content: bytes
+    state: dict[str, Tensor]
+
+    def read_forms(self) -> tuple[Inputs, Targets]:
+        """Read the form of the inputs and the facts about the targets, from which the network is built.
+
+        Raises:
+            ConfigError: the metadata lack a form, or were changed.
+        """
+        try:
+            inputs, targets = (json.loads(_metadata(self.content)[name]) for name in (INPUTS, TARGETS))
+            classes = int(targets["classes"])
+            tokens = classes if inputs["dtype"] == "int64" else 0
+            return Inputs(tuple(inputs["shape"]), tokens), Targets(classes, tuple(targets["shape"]))
+        except (ValueError, LookupError, TypeError):
+            raise ConfigError(f"{self.path}: lacks the form of inputs or targets; train again") from None
+
+    def read_vocabulary(self) -> Vocabulary | None:
+        """Read the vocabulary; None: the run has none."""
+        dumped = _metadata(self.content).get(VOCABULARY)
+        return None if dumped is None else restore(json.loads(dumped))
+
+
+def load_model(folder: Path) -> SavedModel:
+    """Load the model of a run directory, verified.
 
     Raises:
         ConfigError: the file is missing, torn, a pointer of Git LFS, or was changed.
     """
-    return _read(folder)[0]
-
-
-def load_model(folder: Path) -> dict[str, Tensor]:
-    """Load the state dict of a run directory's model, verified; errors as of `read_model`."""
-    return _read(folder)[1]
-
-
-def read_vocabulary(folder: Path) -> Vocabulary | None:
-    """Read the vocabulary of a run directory's model; None: the run has none. Errors as of `read_model`."""
-    dumped = _metadata(read_model(folder)).get(VOCABULARY)
-    return None if dumped is None else restore(json.loads(dumped))
-
-
-def _read(folder: Path) -> tuple[bytes, dict[str, Tensor]]:
     from safetensors import SafetensorError
     from safetensors.torch import load
 
@@ -85,7 +107,7 @@ def _read(folder: Path) -> tuple[bytes, dict[str, Tensor]]:
     expected = _metadata(content).get(CHECKSUM)
     if expected is not None and expected != _checksum(state):
         raise ConfigError(f"{path}: was changed: its weights do not have the checksum {expected}; {again}")
-    return content, state
+    return SavedModel(path, content, state)
 
 
 def _metadata(content: bytes) -> dict[str, str]:

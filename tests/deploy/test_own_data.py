@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.torch import save
 
 from deploy import cli as command
-from deploy.runs.model import read_vocabulary
+from deploy.runs.model import load_model
 
 OWN = """
 import numpy as np
@@ -106,9 +107,29 @@ def test_a_text_trains_and_its_vocabulary_travels_with_the_model(
     assert command.run(["train", *asked, *LANGUAGE, "--run-dir", "run"]) == 0
     metrics = json.loads(capsys.readouterr().out)["metrics"]
     assert metrics["bits_per_token"] > metrics["bits_per_character"] * 2
-    vocabulary = read_vocabulary(folder / "run")
+    vocabulary = load_model(folder / "run").read_vocabulary()
     assert vocabulary is not None
     assert vocabulary.decode(vocabulary.encode("not to be\nor see")) == "not to be\nor <unk>"
+
+
+def test_text_is_generated_from_the_model_alone_without_the_data(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "text.txt").write_text("to be or not to be\n" * 30)
+    asked = ["--set", "data.dataset=text", "--set", "data.path=text.txt", "--set", "data.tokens=words"]
+    assert command.run(["train", *asked, *LANGUAGE, "--run-dir", "run"]) == 0
+    (folder / "text.txt").unlink()
+    capsys.readouterr()
+    assert command.run(["generate", "run", "--prompt", "not to", "--tokens", "3", "--json"]) == 0
+    text = json.loads(capsys.readouterr().out)["text"]
+    assert text.startswith("not to")
+    assert len(text) > len("not to")
+
+    path = folder / "run" / "model.safetensors"
+    state, words = load_model(folder / "run").state, json.dumps({"kind": "words", "words": ["a"]})
+    path.write_bytes(save(state, {"vocabulary": words}))
+    assert command.run(["generate", "run", "--prompt", "a"]) == 2
+    assert "model.safetensors: lacks the form of inputs or targets" in capsys.readouterr().err
 
 
 def test_files_of_tokens_train(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -117,4 +138,4 @@ def test_files_of_tokens_train(folder: Path, capsys: pytest.CaptureFixture[str])
     asked = ["--set", "data.dataset=tokens", "--set", "data.path=."]
     assert command.run(["train", *asked, *LANGUAGE, "--run-dir", "run"]) == 0
     assert json.loads(capsys.readouterr().out)["metrics"]["perplexity"] > 1
-    assert read_vocabulary(folder / "run") is None
+    assert load_model(folder / "run").read_vocabulary() is None

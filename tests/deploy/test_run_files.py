@@ -190,7 +190,7 @@ def model_in(folder: Path) -> Path:
 
 def test_a_whole_model_is_loaded(tmp_path: Path) -> None:
     model_in(tmp_path)
-    state = load_model(tmp_path)
+    state = load_model(tmp_path).state
     assert state.keys() == STATE.keys()
     assert all(torch.equal(state[name], STATE[name]) for name in STATE)
     assert load_file(tmp_path / MODEL).keys() == STATE.keys()

@@ -6,6 +6,7 @@ import signal
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.integration.processes import QUICK, Cli, HandMade
 
@@ -86,6 +87,26 @@ def test_slaves_and_evaluators_with_other_data_are_refused_by_hand(cli: Cli, by_
         assert done.returncode == 3, done.stderr
         assert "the user's files differ: data.dataset own.py is " in done.stderr.splitlines()[-1]
         assert "Traceback" not in done.stderr
+
+
+def test_a_live_network_of_a_users_file_is_exported_with_the_files_folder(
+    cli: Cli, by_hand: HandMade
+) -> None:
+    (cli.folder / "code").mkdir()
+    for folder in (cli.folder, cli.folder / "code"):
+        (folder / "own.py").write_text(NETWORK)
+    by_hand.master(*QUICK, "--set", "network.model=own.py:build", "--set", "run.batches=20")
+    slaves = [by_hand.slave("--code", "code") for _ in range(2)]
+    outputs = [slave.communicate(timeout=120) for slave in slaves]
+    assert [slave.returncode for slave in slaves] == [0, 0], outputs
+    (cli.folder / "own.py").unlink()
+    export = ["export", "--master", by_hand.address, "--output", "m.pt"]
+    refused = cli.run(*export)
+    assert refused.returncode == 2
+    assert "own.py" in refused.stderr.splitlines()[-1]
+    done = cli.run(*export, "--code", "code")
+    assert done.returncode == 0, done.stderr
+    assert "0.1.weight" in torch.load(cli.folder / "m.pt", weights_only=True)
 
 
 def _write_data(folder: Path, seed: int) -> None:

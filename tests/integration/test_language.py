@@ -56,6 +56,7 @@ def test_a_language_run_generates_and_its_export_is_used_as_the_document_says(
     ]
     more += ["--set", "optimizer.learning_rate=0.01", "--run-dir", "run"]
     assert cli.run("train", *text, *MODEL, *more).returncode == 0
+    (cli.folder / "text.txt").unlink()
 
     def generated(*options: str) -> dict[str, object]:
         return cli.json("generate", "run", "--prompt", "the c", "--tokens", "12", *options, "--json")
