@@ -24,10 +24,10 @@ from benchmarks.cluster import DIGITS, MNIST, ONE, PROFILES, TWO, data_and_netwo
 from benchmarks.spread import format_spread, spread
 from benchmarks.ways import Job, Layerwise, Way
 from common.config import files
-from common.data.inputs import Inputs
 from common.data.targets import Targets
 from common.lifecycle import keep_freed_memory
 from common.models import network
+from common.signals.forms import SignalForm
 
 RESULTS = Path(__file__).parent / "results" / "compiling.json"
 LAYERS, CLASSES = 2, 10
@@ -46,10 +46,10 @@ Pass = Callable[[Tensor, Tensor], None]
 def layers(settings: Sequence[str], shape: tuple[int, ...]) -> list[tuple[nn.Module, tuple[int, ...]]]:
     """Build a network's layers, and the shape of an example of every layer's input."""
     config = files.load(None, [*settings, f"network.layers={LAYERS}"])
-    blueprint = network.build(config, Inputs(shape), Targets(CLASSES))
+    blueprint = network.build(config, SignalForm.plain(shape), Targets(CLASSES))
     cuts = network.cut(config, blueprint).network.cuts
     assert cuts is not None
-    inputs = [shape, *(network.boundary(blueprint, cuts, k) for k in range(1, LAYERS))]
+    inputs = [network.boundary(blueprint, cuts, k).only.shape for k in range(LAYERS)]
     return [(network.layer(blueprint, cuts, k), inputs[k - 1]) for k in range(1, LAYERS + 1)]
 
 

@@ -34,6 +34,7 @@ from common.data.batches import Batches
 from common.data.datasets import Dataset
 from common.lifecycle import end_with_parent, keep_freed_memory
 from common.models import network
+from common.signals.values import Signal, map_tensors
 from common.tasks import Task
 from deploy.evaluation.evaluator import Evaluator
 
@@ -69,7 +70,8 @@ class PreparedRun:
         blueprint = network.build(config, dataset.inputs, dataset.targets)
         config = network.cut(config, blueprint)
         batches = Batches(dataset, config.run.seed, config.run.batch_size)
-        return PreparedRun(config, dataset, batches, blueprint.units, blueprint.shapes, blueprint.task)
+        shapes = [form.only.shape for form in blueprint.forms]
+        return PreparedRun(config, dataset, batches, blueprint.units, shapes, blueprint.task)
 
     def loss(self, output: Tensor, target: Tensor) -> Tensor:
         """Return the mean loss over the examples, a scalar."""
@@ -112,7 +114,7 @@ class Plain(Rival):
         """Train on batch b."""
         self._learn(self._prepared.batches.inputs(batch), self._prepared.batches.labels(batch))
 
-    def _learn(self, x: Tensor, y: Tensor) -> None:
+    def _learn(self, x: Signal, y: Tensor) -> None:
         self._prepared.loss(self._module(x), y).backward()  # type: ignore[no-untyped-call]
         self._optimizer.step()
         self._optimizer.zero_grad()
@@ -131,7 +133,8 @@ class DataParallel(Plain):
     def step(self, batch: int) -> None:
         """Train on batch b."""
         rank, batches = dist.get_rank(), self._prepared.batches
-        self._learn(batches.inputs(batch).chunk(RANKS)[rank], batches.labels(batch).chunk(RANKS)[rank])
+        x = map_tensors(lambda tensor: tensor.chunk(RANKS)[rank], batches.inputs(batch))
+        self._learn(x, batches.labels(batch).chunk(RANKS)[rank])
 
 
 class Pipeline(Rival):
@@ -146,8 +149,8 @@ class Pipeline(Rival):
         own = nn.Sequential(*prepared.units[start:stop]).train()
         self._optimizer = _optimizer(own, prepared.config.optimizer)
         size = prepared.config.run.batch_size // microbatches
-        shapes = [prepared.dataset.input_shape, prepared.shapes[cuts[0] - 1], prepared.shapes[-1]]
-        dtypes = [getattr(torch, prepared.dataset.input_dtype), torch.float32, torch.float32]
+        shapes = [prepared.dataset.inputs.only.shape, prepared.shapes[cuts[0] - 1], prepared.shapes[-1]]
+        dtypes = [getattr(torch, prepared.dataset.inputs.only.dtype), torch.float32, torch.float32]
         # Shapes are given, since a schedule that infers them passes uninitialized memory through BN in
         # training mode, which leaves running statistics of 1e35.
         input_args, output_args = (

@@ -20,6 +20,7 @@ from common.config import files
 from common.data import datasets
 from common.models import network
 from common.shards.table import BOUNDARY_ITEMSIZES
+from common.signals import values
 from common.wire import precision
 from common.wire.boundary import Down, Message, Up
 from common.wire.payloads import decode_boundary, encode_boundary
@@ -83,9 +84,9 @@ class Recorder(Driver):
     def _send(self, machine: Machine, message: Message) -> None:
         match message:
             case Up():
-                self.activations[message.layer - 1, message.batch] = message.h.clone()
+                self.activations[message.layer - 1, message.batch] = values.plain(message.h).clone()
             case Down():
-                self.gradients[message.layer, message.batch] = message.delta.clone()
+                self.gradients[message.layer, message.batch] = values.plain(message.delta).clone()
         super()._send(machine, message)
 
     def record(self) -> Recorder:

@@ -28,7 +28,7 @@ MAY_IMPORT = {
     "deploy": ("common", "master", "slave", "deploy"),
 }
 # The wire stands on these rooms and may not import what stands on it.
-BELOW_WIRE = ("common.wire", "common.bounds", "common.errors", "common.shards")
+BELOW_WIRE = ("common.wire", "common.bounds", "common.errors", "common.shards", "common.signals")
 # Arrows that no picture may ever allow: module, then what it must not reach, by any number of imports.
 NEVER = {
     "slave.training": ("slave.network", "grpc", "socket", "asyncio"),

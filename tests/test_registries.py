@@ -25,7 +25,7 @@ from common.config.unlocks import UNLOCKS
 from common.data import batches
 from common.errors import ConfigError
 from common.registry import Registry, Row, import_implementation
-from common.shards.table import BOUNDARY_ITEMSIZES
+from common.shards.table import WIRE_ITEMSIZES
 from common.wire.precision import PRECISIONS
 
 ROOT = Path(__file__).parents[1]
@@ -53,7 +53,7 @@ def test_every_row_has_a_module_and_every_module_a_row(
 
 
 def test_every_wire_precision_has_a_size_and_a_rounding() -> None:
-    assert list(WIRES) == list(PRECISIONS) == list(BOUNDARY_ITEMSIZES)
+    assert list(WIRES) == list(PRECISIONS) == list(WIRE_ITEMSIZES)
 
 
 def test_every_augmentation_but_none_has_a_function() -> None:

@@ -12,6 +12,8 @@ from common.data.datasets import Dataset
 from common.data.examples import Medium
 from common.data.orders import EpochOrders, words
 from common.data.prefetch import Prefetch
+from common.signals.forms import PLAIN
+from common.signals.values import Signal, join
 
 # Pixels by which a crop may shift an image, as He et al. (2016) trained on CIFAR-10.
 BORDER = 4
@@ -53,15 +55,18 @@ class Batches:
         """Number of batches in an epoch."""
         return self._orders.length // self.size
 
-    def inputs(self, batch: int) -> torch.Tensor:
-        """Inputs x_b, (B, *input_shape): float32, normalized; int64 for whole numbers such as tokens."""
+    def inputs(self, batch: int) -> Signal:
+        """Inputs x_b of B examples.
+
+        Bytes and floats are float32, normalized; whole numbers such as tokens int64, masks bool.
+        """
         return self._inputs(batch)
 
-    def _read_inputs(self, batch: int) -> torch.Tensor:
+    def _read_inputs(self, batch: int) -> Signal:
         raw = self._dataset.train.inputs(self._rows(batch))
         vary = _VARIATIONS.get(self._dataset.augment)
         if vary is not None:
-            raw = vary(raw, words(len(raw), self._seed, 0, batch))
+            raw[PLAIN] = vary(raw[PLAIN], words(self.size, self._seed, 0, batch))
         return self._normalize(raw)
 
     def labels(self, batch: int) -> torch.Tensor:
@@ -79,8 +84,8 @@ class Batches:
 def test_batches(  # pytest collects a function of this name wherever it is imported: import the module
     dataset: Dataset,
     size: int | None = None,  # noqa: PT028 - not a test
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Yield the test set once, in order: x (B, *input_shape), as in training, and y (B, *target_shape).
+) -> Iterator[tuple[Signal, torch.Tensor]]:
+    """Yield the test set once, in order: x of B examples, as in training, and y (B, *target_shape).
 
     Args:
         dataset: source of the test set.
@@ -95,8 +100,8 @@ def test_batches(  # pytest collects a function of this name wherever it is impo
 def _test_size(dataset: Dataset) -> int:
     positions = math.prod(dataset.test.target_shape)
     most = min(MOST_POSITIONS, MOST_OUTPUTS // dataset.classes)
-    inputs = MOST_INPUT_BYTES // (4 * math.prod(dataset.input_shape))
-    return max(1, min(1000, most // positions, inputs))
+    numbers = sum(form.size for form in dataset.test.input_forms.values())
+    return max(1, min(1000, most // positions, MOST_INPUT_BYTES // (4 * numbers)))
 
 
 def crop_and_flip(images: np.ndarray, words: np.ndarray) -> np.ndarray:
@@ -123,22 +128,30 @@ _VARIATIONS = {"crop-flip": crop_and_flip}
 
 
 class _Normalization:
-    """Map raw examples to (x * scale - mean) / std, computed as (x - mean / scale) * (scale / std).
+    """Map raw inputs to x_b: (raw * scale - mean) / std, computed as (raw - mean / scale) * (scale / std).
 
-    Whole numbers such as tokens are not scaled, and become int64.
+    Tensors without a scaling become int64, or stay bool.
     """
 
     def __init__(self, dataset: Dataset) -> None:
-        self._scaled = dataset.input_dtype == "float32"
-        if self._scaled:
-            self._shift = _by_channel([mean / dataset.scale for mean in dataset.mean])
-            self._factor = _by_channel([dataset.scale / std for std in dataset.std])
+        self._terms = {
+            name: (
+                _by_channel([mean / scaling.scale for mean in scaling.mean]),
+                _by_channel([scaling.scale / std for std in scaling.std]),
+            )
+            for name, scaling in dataset.scalings.items()
+        }
 
-    def __call__(self, raw: np.ndarray) -> torch.Tensor:
-        if not self._scaled:
-            return torch.from_numpy(raw.astype(np.int64, copy=False))
+    def __call__(self, raw: dict[str, np.ndarray]) -> Signal:
+        return join({name: self._normalize(name, array) for name, array in raw.items()})
+
+    def _normalize(self, name: str, raw: np.ndarray) -> torch.Tensor:
+        terms = self._terms.get(name)
+        if terms is None:
+            return torch.from_numpy(raw if raw.dtype.kind == "b" else raw.astype(np.int64, copy=False))
+        shift, factor = terms
         # astype always copies, so in-place arithmetic never changes the data set itself.
-        return torch.from_numpy(raw.astype(np.float32)).sub_(self._shift).mul_(self._factor)
+        return torch.from_numpy(raw.astype(np.float32)).sub_(shift).mul_(factor)
 
 
 def _by_channel(values: list[float]) -> torch.Tensor:

@@ -5,11 +5,10 @@ Imports neither torch nor scikit-learn: each takes longer to import than a data 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-
-import numpy as np
 
 from common.config.data import AUGMENTS, DATASETS, DataConfig, DataRow
 from common.config.models import MODELS
@@ -19,13 +18,14 @@ from common.config.values import is_user_function
 from common.data import labels, user_data
 from common.data.downloads import Source
 from common.data.examples import Arrays, Examples, epoch_length
-from common.data.inputs import Inputs
+from common.data.forms import Form
 from common.data.lazy import Lazy
-from common.data.statistics import mean_and_std, sample_inputs
+from common.data.statistics import Scaling, measure
 from common.data.targets import Targets
 from common.data.vocabularies import Vocabulary
 from common.errors import ConfigError
 from common.registry import import_implementation
+from common.signals.forms import PLAIN, SignalForm, TensorForm
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,11 +35,8 @@ class Dataset:
     Attributes:
         name: value of `data.dataset`.
         train: training examples.
-        test: test examples, with the shapes and dtypes of `train`.
-        mean: mean of the raw inputs times `scale`: one for every channel, or one for all; none where inputs
-            are whole numbers such as tokens, which are not scaled.
-        std: standard deviation of the raw inputs times `scale`, likewise.
-        scale: factor that brings raw inputs to the units of `mean` and `std`.
+        test: test examples, with the names, shapes and dtypes of `train`.
+        scalings: of the tensors of bytes and floats, by name; the others stay as they are.
         classes: number of classes, or size of the vocabulary; for float targets the size of a target.
         augment: variation of the training examples, a value of `data.augment`.
         vocabulary: text of tokens; None: examples hold no text, or the text of tokens is unknown.
@@ -49,33 +46,30 @@ class Dataset:
     name: str
     train: Examples
     test: Examples
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    scale: float
+    scalings: Mapping[str, Scaling]
     classes: int
     augment: str = "none"
     vocabulary: Vocabulary | None = None
     characters_per_token: float | None = None
 
-    @property
-    def input_shape(self) -> tuple[int, ...]:
-        """Shape of an example: (C, H, W) for images, (D,) for vectors, (T,) for tokens."""
-        return self.train.input_shape
-
-    @property
-    def input_dtype(self) -> str:
-        """Dtype of x_b: "int64" for whole numbers such as tokens, else "float32"."""
-        return "float32" if self.mean else "int64"
-
     @cached_property
-    def inputs(self) -> Inputs:
-        """Form of the examples; whole numbers of a user are tokens up to the largest number of the arrays."""
-        if self.input_dtype == "float32":
-            return Inputs(self.input_shape)
-        tokens = self.classes
+    def inputs(self) -> SignalForm:
+        """Form of x; whole numbers of a user are tokens up to the largest number of the arrays."""
+        return SignalForm({name: self._find_form(name, raw) for name, raw in self.train.input_forms.items()})
+
+    def _find_form(self, name: str, raw: Form) -> TensorForm:
+        if name in self.scalings:
+            return TensorForm(raw.shape)
+        if raw.dtype.kind == "b":
+            return TensorForm(raw.shape, "bool")
+        return TensorForm(raw.shape, "int64", self._count_tokens(name))
+
+    def _count_tokens(self, name: str) -> int:
+        """Return the number of different tokens; 0: unknown."""
+        tokens = self.classes if name == PLAIN else 0
         if is_user_function(self.name) and isinstance(self.train, Arrays) and isinstance(self.test, Arrays):
-            tokens = max(tokens, 1 + int(max(self.train.x.max(), self.test.x.max())))
-        return Inputs(self.input_shape, tokens)
+            tokens = max(tokens, 1 + int(max(self.train.x[name].max(), self.test.x[name].max())))
+        return tokens
 
     @property
     def targets(self) -> Targets:
@@ -105,16 +99,28 @@ class Dataset:
             labels.check_classes(self.name, self.train, self.test, self.classes, gaps=gaps)
 
     def _check_model(self, model: str) -> None:
-        """Check that a built-in network takes the kind of numbers that the examples have."""
+        """Check that a built-in network takes the kind of inputs that the examples have."""
         row = MODELS.get(model)
-        tokens = self.input_dtype != "float32"
-        if row is not None and row.takes_tokens != tokens:
+        if row is None:
+            return
+        if not self.inputs.is_plain:
+            raise ConfigError(
+                f"network.model: {model} takes one tensor, but the examples of data.dataset = "
+                f'"{self.name}" are {self.describe_inputs()}; give a network of your own, '
+                "path/to/file.py:function"
+            )
+        tokens = not self.inputs.only.floating
+        if row.takes_tokens != tokens:
             kinds = {True: "tokens", False: "numbers"}
             fitting = MODELS.select(lambda each: each.takes_tokens == tokens)
             raise ConfigError(
                 f"network.model: {model} takes {kinds[row.takes_tokens]}, but the examples of data.dataset = "
                 f'"{self.name}" are {kinds[tokens]}; choose {" or ".join(fitting)}, or other data'
             )
+
+    def describe_inputs(self) -> str:
+        """Describe an example: by its shape, or by dtypes and shapes of its named tensors."""
+        return str(self.inputs.only.shape) if self.inputs.is_plain else self.inputs.describe()
 
     def check_batch_size(self, batch_size: int) -> None:
         """Check that an epoch has at least `batch_size` examples.
@@ -145,12 +151,17 @@ def load(
         ConfigError: the data set cannot be read, or its examples do not fit `data.augment`.
     """
     dataset = _load_raw(data, path, code, source)
-    if AUGMENTS[data.augment].needs_images and len(dataset.input_shape) != 3:
-        raise ConfigError(
-            f"data.augment: {data.augment} is for images (channels, height, width), but the data's examples "
-            f'are {dataset.input_shape}; choose "none"'
-        )
+    if AUGMENTS[data.augment].needs_images:
+        _check_images(dataset, data.augment)
     return replace(dataset, augment=data.augment)
+
+
+def _check_images(dataset: Dataset, augment: str) -> None:
+    if not dataset.inputs.is_plain or len(dataset.inputs.only.shape) != 3:
+        raise ConfigError(
+            f"data.augment: {augment} is for images (channels, height, width), but the data's examples "
+            f'are {dataset.describe_inputs()}; choose "none"'
+        )
 
 
 def _load_raw(data: DataConfig, path: Path | None, code: Path | None, source: Source | None) -> Dataset:
@@ -185,8 +196,4 @@ def _load_user(spec: str, code: Path | None) -> Dataset:
     train, test = (
         replace(part, classes=classes) if isinstance(part, Lazy) else part for part in (train, test)
     )
-    if train.input_dtype == np.int64:
-        return Dataset(spec, train, test, (), (), 1.0, classes)
-    scale = 1 / 255 if train.input_dtype == np.uint8 else 1.0
-    mean, std = mean_and_std(sample_inputs(train), scale)
-    return Dataset(spec, train, test, mean, std, scale, classes)
+    return Dataset(spec, train, test, measure(train), classes)

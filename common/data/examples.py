@@ -1,16 +1,20 @@
 """Examples of a training or test set, read by row: raw inputs and targets.
 
-Imports no torch. A row is the number of an example; the rows of a read are int64 and may repeat.
+Imports no torch. A row is the number of an example; the rows of a read are int64 and may repeat. Inputs are
+arrays by name of the tensor; plain inputs are one array, under `PLAIN`.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
 import numpy as np
+
+from common.data.forms import Form
 
 
 class Medium(Enum):
@@ -25,12 +29,8 @@ class Examples(Protocol):
     """N examples, read by row and never as a whole."""
 
     @property
-    def input_shape(self) -> tuple[int, ...]:
-        """Shape of an example: (C, H, W) for images, (D,) for vectors, (T,) for tokens."""
-
-    @property
-    def input_dtype(self) -> np.dtype:
-        """Dtype of raw inputs."""
+    def input_forms(self) -> Mapping[str, Form]:
+        """Form of raw inputs by name: (C, H, W) for images, (D,) for vectors, (T,) for tokens."""
 
     @property
     def target_shape(self) -> tuple[int, ...]:
@@ -50,8 +50,8 @@ class Examples(Protocol):
 
     def __len__(self) -> int: ...
 
-    def inputs(self, rows: np.ndarray) -> np.ndarray:
-        """Read raw inputs, (n, *input_shape), into an array that belongs to the caller."""
+    def inputs(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """Read raw inputs by name, each (n, *shape), into arrays that belong to the caller."""
 
     def targets(self, rows: np.ndarray) -> np.ndarray:
         """Read targets, (n, *target_shape), into an array that belongs to the caller."""
@@ -59,32 +59,27 @@ class Examples(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Arrays:
-    """Examples in two arrays.
+    """Examples in arrays.
 
     Attributes:
-        x: (N, *input_shape), contiguous.
+        x: by name, each (N, *shape), contiguous.
         y: (N, *target_shape), float32 or whole numbers, read as int64.
         stride: as of `Examples`.
         medium: likewise.
     """
 
-    x: np.ndarray
+    x: Mapping[str, np.ndarray]
     y: np.ndarray
     stride: int = 1
     medium: Medium = Medium.MEMORY
 
     def __len__(self) -> int:
-        return len(self.x)
+        return len(self.y)
 
     @property
-    def input_shape(self) -> tuple[int, ...]:
-        """Shape of an example."""
-        return self.x.shape[1:]
-
-    @property
-    def input_dtype(self) -> np.dtype:
-        """Dtype of raw inputs."""
-        return self.x.dtype
+    def input_forms(self) -> Mapping[str, Form]:
+        """Form of raw inputs."""
+        return {name: Form(array.shape[1:], array.dtype) for name, array in self.x.items()}
 
     @property
     def target_shape(self) -> tuple[int, ...]:
@@ -96,10 +91,9 @@ class Arrays:
         """Dtype of targets."""
         return np.dtype(np.float32 if self.y.dtype.kind == "f" else np.int64)
 
-    def inputs(self, rows: np.ndarray) -> np.ndarray:
+    def inputs(self, rows: np.ndarray) -> dict[str, np.ndarray]:
         """Read raw inputs."""
-        read: np.ndarray = self.x[rows]
-        return read
+        return {name: array[rows] for name, array in self.x.items()}
 
     def targets(self, rows: np.ndarray) -> np.ndarray:
         """Read targets."""
@@ -114,7 +108,7 @@ def epoch_length(examples: Examples) -> int:
 
 def input_bytes(examples: Examples) -> int:
     """Return the bytes of an example's raw input."""
-    return math.prod(examples.input_shape) * examples.input_dtype.itemsize
+    return sum(form.nbytes for form in examples.input_forms.values())
 
 
 def target_bytes(examples: Examples) -> int:

@@ -14,6 +14,7 @@ from common.config.sections import Config
 from common.config.user_files import digest_files
 from common.data.datasets import Dataset
 from common.data.examples import Examples, Medium, cover, input_bytes, target_bytes
+from common.data.forms import Form, name_array
 from common.data.orders import draw_rows
 from common.versions import installed_versions
 from common.wire.messages import Holdings
@@ -53,9 +54,9 @@ def digest_data(dataset: Dataset, most: int = MOST_BYTES) -> dict[str, str]:
         part.medium is not Medium.CODE for part in parts.values()
     )
     return {
-        f"{name}_{letter}": described
+        f"{name}_{array}": described
         for name, part in parts.items()
-        for letter, described in zip("xy", _describe(part, whole=whole), strict=True)
+        for array, described in _describe(part, whole=whole).items()
     }
 
 
@@ -64,14 +65,16 @@ def _size(part: Examples) -> int:
     return len(part) // part.stride * (input_bytes(part) + target_bytes(part))
 
 
-def _describe(part: Examples, *, whole: bool) -> tuple[str, str]:
+def _describe(part: Examples, *, whole: bool) -> dict[str, str]:
+    """Describe the arrays by name: x and y, or x["tokens"], x["mask"] and y."""
     rows = cover(part) if whole else _sampled(len(part))
     kind = "digest" if whole else "digest of a sample"
-    x, y = _digests(part, rows)
-    return (
-        f"{part.input_dtype} {(len(part), *part.input_shape)} with {kind} {x}",
-        f"{part.target_dtype} {(len(part), *part.target_shape)} with {kind} {y}",
-    )
+    forms = {name_array("x", name): form for name, form in part.input_forms.items()}
+    forms["y"] = Form(part.target_shape, part.target_dtype)
+    return {
+        array: f"{form.dtype} {(len(part), *form.shape)} with {kind} {digest}"
+        for (array, form), digest in zip(forms.items(), _digests(part, rows), strict=True)
+    }
 
 
 def _sampled(count: int) -> np.ndarray:
@@ -79,13 +82,18 @@ def _sampled(count: int) -> np.ndarray:
     return np.concatenate([[0], draw_rows(count, SAMPLED_ROWS), [count - 1]])
 
 
-def _digests(part: Examples, rows: np.ndarray) -> tuple[str, str]:
-    x, y = hashlib.blake2b(digest_size=8), hashlib.blake2b(digest_size=8)
+def _digests(part: Examples, rows: np.ndarray) -> list[str]:
+    """Digest the tensors of the inputs, in the order of their forms, and the targets."""
+    digests = [hashlib.blake2b(digest_size=8) for _ in (*part.input_forms, "y")]
     block = max(1, _BLOCK_BYTES // max(1, input_bytes(part) + target_bytes(part)))
     for start in range(0, len(rows), block):
-        x.update(np.ascontiguousarray(part.inputs(rows[start : start + block])).data)
-        y.update(np.ascontiguousarray(part.targets(rows[start : start + block])).data)
-    return x.hexdigest(), y.hexdigest()
+        chosen = rows[start : start + block]
+        x = part.inputs(chosen)
+        for digest, array in zip(
+            digests, [*(x[name] for name in part.input_forms), part.targets(chosen)], strict=True
+        ):
+            digest.update(np.ascontiguousarray(array).data)
+    return [digest.hexdigest() for digest in digests]
 
 
 def _digest_files(config: Config, code: Path | None) -> dict[str, str]:

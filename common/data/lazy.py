@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
 from common.data.examples import Medium
+from common.data.forms import Form, quote
 from common.errors import ConfigError
 
 
@@ -20,57 +22,11 @@ class Rows(Protocol):
 
     def __len__(self) -> int: ...
 
-    def inputs(self, rows: np.ndarray) -> np.ndarray:
-        """Read raw inputs, (n, ...), into an array that belongs to the caller."""
+    def inputs(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """Read raw inputs by name, each (n, ...), into arrays that belong to the caller."""
 
     def targets(self, rows: np.ndarray) -> np.ndarray:
-        """Read raw targets, (n, ...), likewise."""
-
-
-@dataclass(frozen=True)
-class Form:
-    """Final form of inputs or targets.
-
-    Attributes:
-        shape: of an example.
-        dtype: uint8, float32 or int64.
-    """
-
-    shape: tuple[int, ...]
-    dtype: np.dtype
-
-    @staticmethod
-    def of_inputs(raw: np.ndarray) -> Form | None:
-        """Find the form of inputs; (N, H, W) of bytes or floats become images. None without a form."""
-        if raw.ndim < 2 or not raw.size or raw.dtype.kind not in "iuf":
-            return None
-        if raw.dtype != np.uint8 and raw.dtype.kind != "f":
-            return Form(raw.shape[1:], np.dtype(np.int64))
-        dtype = raw.dtype if raw.dtype == np.uint8 else np.dtype(np.float32)
-        return Form((1, *raw.shape[1:]) if raw.ndim == 3 else raw.shape[1:], dtype)
-
-    @staticmethod
-    def of_targets(raw: np.ndarray) -> Form | None:
-        """Find the form of targets, int64 for whole numbers, else float32; None without numbers."""
-        if raw.dtype.kind not in "biuf":
-            return None
-        return Form(raw.shape[1:], np.dtype(np.float32 if raw.dtype.kind == "f" else np.int64))
-
-    def fit(self, raw: np.ndarray, where: str) -> np.ndarray:
-        """Bring rows into form.
-
-        Raises:
-            ConfigError: rows of another shape, NaN, or numbers too large for float32.
-        """
-        if raw.shape[1:] != self.shape and (1, *raw.shape[1:]) != self.shape:
-            raise ConfigError(
-                f"{where} has the shapes {self.shape} and {raw.shape[1:]}; give all the same shape"
-            )
-        with np.errstate(over="ignore"):
-            values = raw.astype(self.dtype, copy=False).reshape(len(raw), *self.shape)
-        if self.dtype.kind == "f" and not np.isfinite(values).all():
-            raise ConfigError(f"{where} holds NaN, infinity or a number too large for float32; remove it")
-        return values
+        """Read raw targets, (n, ...), into an array that belongs to the caller."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +36,7 @@ class Lazy:
     Attributes:
         rows: raw.
         name: of the set, for a refusal.
-        input_form: of inputs.
+        input_forms: of inputs, by name.
         target_form: of targets.
         classes: whole targets are below; None: any.
         stride: as of `Examples`.
@@ -88,7 +44,7 @@ class Lazy:
 
     rows: Rows
     name: str
-    input_form: Form
+    input_forms: Mapping[str, Form]
     target_form: Form
     classes: int | None = None
     stride: int = 1
@@ -104,13 +60,17 @@ class Lazy:
             raise ConfigError(f"{name} is empty; give at least one example")
         first = np.zeros(1, np.int64)
         x, y = rows.inputs(first), rows.targets(first)
-        input_form, target_form = Form.of_inputs(x), Form.of_targets(y)
-        if input_form is None or target_form is None:
+        forms, target_form = {key: Form.of_inputs(each, key) for key, each in x.items()}, Form.of_targets(y)
+        input_forms = {key: form for key, form in forms.items() if form is not None}
+        if len(input_forms) < len(x) or target_form is None:
+            key = next((key for key in x if key not in input_forms), next(iter(x)))
+            masks = " (or booleans)" if quote(key) else ""
             raise ConfigError(
-                f"{name} begins with the input {_describe(x)} and the target {_describe(y)}; an input must "
-                "be an array of uint8, floating point or whole numbers, a target a number or an array"
+                f"{name} begins with the input{quote(key)} {_describe_first(x[key])} and the target "
+                f"{_describe_first(y)}; an input must be an array of uint8, floating point or whole numbers"
+                f"{masks}, a target a number or an array"
             )
-        return Lazy(rows, name, input_form, target_form)
+        return Lazy(rows, name, input_forms, target_form)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -119,16 +79,6 @@ class Lazy:
     def medium(self) -> Medium:
         """Place of the examples."""
         return self.rows.medium
-
-    @property
-    def input_shape(self) -> tuple[int, ...]:
-        """Shape of an example."""
-        return self.input_form.shape
-
-    @property
-    def input_dtype(self) -> np.dtype:
-        """Dtype of raw inputs."""
-        return self.input_form.dtype
 
     @property
     def target_shape(self) -> tuple[int, ...]:
@@ -140,13 +90,16 @@ class Lazy:
         """Dtype of targets."""
         return self.target_form.dtype
 
-    def inputs(self, rows: np.ndarray) -> np.ndarray:
+    def inputs(self, rows: np.ndarray) -> dict[str, np.ndarray]:
         """Read raw inputs.
 
         Raises:
             ConfigError: rows that do not fit the first one, NaN, or an error of the rows' source.
         """
-        return self.input_form.fit(self.rows.inputs(rows), f"{self.name}: the input")
+        return {
+            key: self.input_forms[key].fit(raw, f"{self.name}: the input{quote(key)}")
+            for key, raw in self.rows.inputs(rows).items()
+        }
 
     def targets(self, rows: np.ndarray) -> np.ndarray:
         """Read targets; errors as of `inputs`, and a label beyond the classes."""
@@ -159,5 +112,5 @@ class Lazy:
         return values
 
 
-def _describe(first: np.ndarray) -> str:
-    return f"{first.dtype} {first.shape[1:]}"
+def _describe_first(rows: np.ndarray) -> str:
+    return f"{rows.dtype} {rows.shape[1:]}"

@@ -10,6 +10,7 @@ import mmap
 import os
 import threading
 import weakref
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -121,27 +122,28 @@ class FileColumn:
 
 @dataclass(frozen=True, eq=False)
 class MappedRows:
-    """Rows of two arrays, mapped or not."""
+    """Rows of arrays, mapped or not: inputs by name, and targets."""
 
-    x: Column
+    x: Mapping[str, Column]
     y: Column
 
     @staticmethod
-    def of(x: np.ndarray, y: np.ndarray) -> MappedRows:
-        """Return the rows of two arrays of one length."""
-        return MappedRows(open_column(x), open_column(y))
+    def of(x: Mapping[str, np.ndarray], y: np.ndarray) -> MappedRows:
+        """Return the rows of arrays of one length."""
+        return MappedRows({name: open_column(array) for name, array in x.items()}, open_column(y))
 
     def __len__(self) -> int:
-        return len(self.x)
+        return len(self.y)
 
     @property
     def medium(self) -> Medium:
         """Place of the rows."""
-        return Medium.MEMORY if self.x.bytes + self.y.bytes <= SMALL_BYTES else Medium.FILE
+        size = sum(column.bytes for column in (*self.x.values(), self.y))
+        return Medium.MEMORY if size <= SMALL_BYTES else Medium.FILE
 
-    def inputs(self, rows: np.ndarray) -> np.ndarray:
+    def inputs(self, rows: np.ndarray) -> dict[str, np.ndarray]:
         """Read raw inputs."""
-        return self.x.read(rows)
+        return {name: column.read(rows) for name, column in self.x.items()}
 
     def targets(self, rows: np.ndarray) -> np.ndarray:
         """Read raw targets."""

@@ -13,7 +13,9 @@ from common.data import downloads, idx
 from common.data.datasets import Dataset
 from common.data.downloads import Source
 from common.data.examples import Arrays
+from common.data.statistics import Scaling
 from common.errors import ConfigError
+from common.signals.forms import PLAIN
 
 FourArrays = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
@@ -51,7 +53,8 @@ class Published:
         """
         published = self if source is None else replace(self, source=source)
         x, y, t, u = published._read_arrays(folder)
-        return Dataset(self.name, Arrays(x, y), Arrays(t, u), self.mean, self.std, 1 / 255, 10)
+        scaling = Scaling(self.mean, self.std, 1 / 255)
+        return Dataset(self.name, Arrays({PLAIN: x}, y), Arrays({PLAIN: t}, u), {PLAIN: scaling}, 10)
 
     def _read_arrays(self, folder: Path | None) -> FourArrays:
         if folder is None:

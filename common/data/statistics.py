@@ -1,8 +1,10 @@
-"""Mean and standard deviation of raw inputs."""
+"""Mean and standard deviation of raw inputs, by which bytes and floats are normalized."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -14,7 +16,36 @@ SAMPLED_ROWS = 1000
 _SAMPLED_BYTES = 4 << 20
 
 
-def sample_inputs(examples: Examples) -> np.ndarray:
+@dataclass(frozen=True)
+class Scaling:
+    """Normalization of a tensor of inputs to (raw * scale - mean) / std.
+
+    The default stands for tensors that stay as they are: whole numbers such as tokens, and masks.
+
+    Attributes:
+        mean: mean of the raw inputs times `scale`: one for every channel, or one for all.
+        std: standard deviation of the raw inputs times `scale`, likewise.
+        scale: factor that brings raw inputs to the units of `mean` and `std`.
+    """
+
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    scale: float = 1.0
+
+
+def measure(examples: Examples) -> dict[str, Scaling]:
+    """Return the scaling of each tensor of bytes or floats, by name."""
+    scaled = [name for name, form in examples.input_forms.items() if form.scaled]
+    sample = sample_inputs(examples) if scaled else {}
+    return {name: _measure(sample[name]) for name in scaled}
+
+
+def _measure(x: np.ndarray) -> Scaling:
+    scale = 1 / 255 if x.dtype == np.uint8 else 1.0
+    return Scaling(*mean_and_std(x, scale), scale)
+
+
+def sample_inputs(examples: Examples) -> Mapping[str, np.ndarray]:
     """Return the inputs that stand for all: of arrays in memory all, else of rows drawn by a fixed seed.
 
     The sample is an example at least, and at most `SAMPLED_ROWS` or 4 MiB.

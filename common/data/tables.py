@@ -21,9 +21,11 @@ import numpy as np
 
 from common.data import downloads
 from common.data.examples import Medium
+from common.data.forms import check_names
 from common.data.mapped import AROUND_BYTES, Pages
 from common.data.pointers import explain_pointer, holds_pointer
 from common.errors import ConfigError
+from common.signals.forms import PLAIN
 
 _PARQUET = (".parquet", ".pq")
 _ROWS = 4096
@@ -73,33 +75,28 @@ def _paths(value: Any) -> Sequence[str | Path]:
 class TableRows:
     """Rows of a table with the columns `x` and `y`, or with just two columns, the input and the target.
 
-    Columns hold numbers, or lists of numbers of one length, to any depth.
+    In other tables the column `y` is the target, and the other columns are inputs by name. Columns hold
+    numbers, or lists of numbers of one length, to any depth; those of named inputs may hold booleans.
     """
 
     medium = Medium.FILE
 
     def __init__(self, table: Any, pages: Sequence[Pages], name: str) -> None:
-        names = ["x", "y"] if {"x", "y"} <= set(table.column_names) else table.column_names
-        if len(names) != 2:
-            raise ConfigError(
-                f"{name} has the columns {', '.join(table.column_names)}; name two of them x and y, "
-                "or select the input and the target, in this order"
-            )
+        inputs, target = _choose_columns(table.column_names, name)
         self._name, self._pages, self._length = name, pages, len(table)
-        self._inputs, self._targets = (
-            _Column(table.column(each), f"{name}: the column {each}") for each in names
-        )
+        self._inputs = {key: _Column(table.column(each), name, each) for key, each in inputs.items()}
+        self._targets = _Column(table.column(target), name, target)
 
     def __len__(self) -> int:
         return self._length
 
-    def inputs(self, rows: np.ndarray) -> np.ndarray:
+    def inputs(self, rows: np.ndarray) -> dict[str, np.ndarray]:
         """Read raw inputs.
 
         Raises:
             ConfigError: values that are missing, no numbers, or lists of several lengths.
         """
-        return self._note(self._inputs.read(rows), len(rows))
+        return {name: self._note(column.read(rows), len(rows)) for name, column in self._inputs.items()}
 
     def targets(self, rows: np.ndarray) -> np.ndarray:
         """Read raw targets; errors as of `inputs`."""
@@ -111,13 +108,32 @@ class TableRows:
         return values
 
 
+def _choose_columns(names: Sequence[str], where: str) -> tuple[dict[str, str], str]:
+    """Return the columns of the inputs by name, and the column of the target."""
+    if {"x", "y"} <= set(names):
+        return {PLAIN: "x"}, "y"
+    if len(names) == 2:
+        return {PLAIN: names[0]}, names[1]
+    if len(names) < 2 or "y" not in names:
+        raise ConfigError(
+            f"{where} has the columns {', '.join(names)}; name two of them x and y, or select the input and "
+            "the target, in this order, or name the target y, so that the other columns are inputs by name"
+        )
+    inputs = [name for name in names if name != "y"]
+    check_names(inputs, where)
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise ConfigError(f"{where} has the column {twice[0]} twice; rename one of them")
+    return {name: name for name in inputs}, "y"
+
+
 class _Column:
     """Chunks of a column: rows are sliced from their chunks, since `take` may copy all chunks together."""
 
-    def __init__(self, column: Any, name: str) -> None:
+    def __init__(self, column: Any, table: str, name: str) -> None:
         self._chunks = [chunk for chunk in column.chunks if len(chunk)]
         self._starts = [0, *accumulate(map(len, self._chunks))]
-        self._name = name
+        self._name = f"{table}: the column {name}"
 
     def read(self, rows: np.ndarray) -> np.ndarray:
         import pyarrow
@@ -151,7 +167,8 @@ class _Column:
             shape.append(int(lengths[0]))
             values = values.flatten()
         self._check_full(values)
-        if not (types.is_integer(values.type) or types.is_floating(values.type)):
+        kinds = (types.is_integer, types.is_floating, types.is_boolean)
+        if not any(is_kind(values.type) for is_kind in kinds):
             raise ConfigError(f"{self._name} holds {values.type}; give numbers, or lists of numbers")
         return np.array(values.to_numpy(zero_copy_only=False)).reshape(shape)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,17 +12,19 @@ import numpy as np
 from common.config.user_code import format_error, keep_folder, load_user_function
 from common.data import map_style, tables
 from common.data.examples import Arrays, Examples
-from common.data.lazy import Form, Lazy
+from common.data.forms import Form, check_names, describe, list_names, name_array, quote
+from common.data.lazy import Lazy
 from common.data.map_style import MapStyleRows
 from common.data.mapped import MappedRows, is_mapped
 from common.data.pointers import find_pointer
 from common.errors import ConfigError
+from common.signals.forms import PLAIN
 
 NAMES = ("train_x", "train_y", "test_x", "test_y")
 _PARTS = ("the training set", "the test set")
 _FORMS = (
-    f"the four arrays {', '.join(NAMES)}, or the training set and the test set as map-style data sets, "
-    "tables of pyarrow or paths of Arrow or Parquet files"
+    f"the four arrays {', '.join(NAMES)} (an x may be a dict of arrays), or the training set and the test "
+    "set as map-style data sets, tables of pyarrow or paths of Arrow or Parquet files"
 )
 
 
@@ -31,13 +33,13 @@ def load(spec: str, code: Path | None) -> tuple[Examples, Examples]:
 
     Args:
         spec: `path/to/file.py:function`; the function takes no arguments and returns four arrays, (train_x,
-            train_y, test_x, test_y), or two sets, each a map-style data set, a table of pyarrow, or the path
-            or paths of Arrow or Parquet files.
+            train_y, test_x, test_y), of which train_x and test_x may be dicts of arrays, or two sets, each a
+            map-style data set, a table of pyarrow, or the path or paths of Arrow or Parquet files.
         code: folder in which the file is looked up first, by its bare name.
 
     Returns:
-        Training and test examples: inputs uint8, float32 or int64, where (N, H, W) of bytes or floats become
-        (N, 1, H, W); targets int64 or float32. Mapped arrays stay mapped.
+        Training and test examples: inputs uint8, float32, int64 or bool, where (N, H, W) of bytes or floats
+        become (N, 1, H, W); targets int64 or float32. Mapped arrays stay mapped.
 
     Raises:
         ConfigError: the file or the function is missing, the function raises, or its result is malformed.
@@ -55,24 +57,51 @@ def load(spec: str, code: Path | None) -> tuple[Examples, Examples]:
     elif isinstance(returned, tuple | list) and len(returned) == 2:
         train, test = _load_sets(spec, returned)
     else:
-        raise ConfigError(f"{spec}: returned {_describe(returned)}; return {_FORMS}")
+        raise ConfigError(f"{spec}: returned {_describe_value(returned)}; return {_FORMS}")
     return train, test
 
 
 def _load_arrays(spec: str, returned: Sequence[Any]) -> tuple[Examples, Examples]:
-    arrays = [_array(spec, *named) for named in zip(NAMES, returned, strict=True)]
-    for index in (1, 3):
-        count, y = len(arrays[index - 1]) if arrays[index - 1].ndim else 0, arrays[index]
-        if count and (y.dtype.kind not in "biuf" or y.shape[:1] != (count,)):
-            raise ConfigError(
-                f"{spec}: {NAMES[index]} is {_describe(y)}; it must be numbers of the shape ({count}, ...), "
-                "the target of each example"
-            )
-    train, test = _examples(spec, 0, *arrays[:2]), _examples(spec, 2, *arrays[2:])
-    _check_alike(
-        spec, train, test, [f"{name} is {_describe(each)}" for name, each in zip(NAMES, arrays, strict=True)]
-    )
+    parts = [
+        (_inputs(spec, NAMES[place], returned[place]), _array(spec, NAMES[place + 1], returned[place + 1]))
+        for place in (0, 2)
+    ]
+    for place, (x, y) in zip((0, 2), parts, strict=True):
+        _check_lengths(spec, place, x, y)
+    train, test = (_examples(spec, place, *part) for place, part in zip((0, 2), parts, strict=True))
+    described = [
+        {
+            **{key: f"{name_array(NAMES[place], key)} is {describe(each)}" for key, each in x.items()},
+            None: f"{NAMES[place + 1]} is {describe(y)}",
+        }
+        for place, (x, y) in zip((0, 2), parts, strict=True)
+    ]
+    _check_alike(spec, train, test, described)
     return train, test
+
+
+def _inputs(spec: str, name: str, value: Any) -> dict[str, np.ndarray]:
+    """Return the inputs of a part as arrays by name."""
+    if not isinstance(value, Mapping):
+        return {PLAIN: _array(spec, name, value)}
+    check_names(value, f"{spec}: {name}")
+    return {key: _array(spec, name_array(name, key), each) for key, each in value.items()}
+
+
+def _check_lengths(spec: str, place: int, x: Mapping[str, np.ndarray], y: np.ndarray) -> None:
+    """Check that the arrays of a part, with names from `place` on, have one length."""
+    counts = {name_array(NAMES[place], key): len(each) if each.ndim else 0 for key, each in x.items()}
+    name, count = next(iter(counts.items()))
+    for other, length in counts.items():
+        if length != count:
+            raise ConfigError(
+                f"{spec}: {name} has {count} examples, {other} {length}; give all the same number"
+            )
+    if count and (y.dtype.kind not in "biuf" or y.shape[:1] != (count,)):
+        raise ConfigError(
+            f"{spec}: {NAMES[place + 1]} is {describe(y)}; it must be numbers of the shape ({count}, ...), "
+            "the target of each example"
+        )
 
 
 def _array(spec: str, name: str, value: Any) -> np.ndarray:
@@ -84,27 +113,34 @@ def _array(spec: str, name: str, value: Any) -> np.ndarray:
         ) from error
 
 
-def _examples(spec: str, place: int, x: np.ndarray, y: np.ndarray) -> Examples:
+def _examples(spec: str, place: int, x: Mapping[str, np.ndarray], y: np.ndarray) -> Examples:
     """Check the inputs and the targets of one part; mapped ones are checked as they are read."""
-    form = Form.of_inputs(x)
-    if form is None:
-        raise ConfigError(
-            f"{spec}: {NAMES[place]} is {_describe(x)}; "
-            + (
-                "it must be vectors (N, D), sequences (N, T, ...) or images (N, H, W) or (N, C, H, W)"
-                if x.ndim < 2 or not x.size
-                else "its numbers must be uint8, floating point or whole numbers"
-            )
-        )
-    if is_mapped(x) or is_mapped(y):
+    forms = {key: _find_form(spec, NAMES[place], key, each) for key, each in x.items()}
+    if any(map(is_mapped, (*x.values(), y))):
         return Lazy.of(MappedRows.of(x, y), f"{spec}: {_PARTS[place // 2]}")
     targets = Form.of_targets(y)
     assert targets is not None
     # Batches gather random rows, which is fast in contiguous memory alone.
     return Arrays(
-        np.ascontiguousarray(form.fit(x, f"{spec}: {NAMES[place]}")),
+        {
+            key: np.ascontiguousarray(form.fit(x[key], f"{spec}: {name_array(NAMES[place], key)}"))
+            for key, form in forms.items()
+        },
         np.ascontiguousarray(targets.fit(y, f"{spec}: {NAMES[place + 1]}")),
     )
+
+
+def _find_form(spec: str, name: str, key: str, x: np.ndarray) -> Form:
+    form = Form.of_inputs(x, key)
+    if form is not None:
+        return form
+    if key != PLAIN:
+        need = "it must have an example at least, and uint8, floating point, whole numbers or booleans"
+    elif x.ndim < 2 or not x.size:
+        need = "it must be vectors (N, D), sequences (N, T, ...) or images (N, H, W) or (N, C, H, W)"
+    else:
+        need = "its numbers must be uint8, floating point or whole numbers"
+    raise ConfigError(f"{spec}: {name_array(name, key)} is {describe(x)}; {need}")
 
 
 def _load_sets(spec: str, returned: Sequence[Any]) -> tuple[Examples, Examples]:
@@ -112,12 +148,11 @@ def _load_sets(spec: str, returned: Sequence[Any]) -> tuple[Examples, Examples]:
         _load_set(spec, value, part, returned) for value, part in zip(returned, _PARTS, strict=True)
     )
     described = [
-        f"an {kind} of {part} is {dtype} {shape}"
+        {
+            key: f"an {_kind(key)} of {part} is {form.dtype} {form.shape}"
+            for key, form in _forms(examples).items()
+        }
         for examples, part in zip((train, test), _PARTS, strict=True)
-        for kind, dtype, shape in (
-            ("input", examples.input_dtype, examples.input_shape),
-            ("target", examples.target_dtype, examples.target_shape),
-        )
     ]
     _check_alike(spec, train, test, described)
     return train, test
@@ -132,26 +167,38 @@ def _load_set(spec: str, value: Any, part: str, returned: Sequence[Any]) -> Exam
         classes = map_style.count_classes(value)
         return replace(Lazy.of(MapStyleRows(value, name), name), classes=classes)
     raise ConfigError(
-        f"{spec}: returned {_describe(returned)}; {part} is {_describe(value)}; return {_FORMS}"
+        f"{spec}: returned {_describe_value(returned)}; {part} is {_describe_value(value)}; return {_FORMS}"
     )
 
 
-def _check_alike(spec: str, train: Examples, test: Examples, described: Sequence[str]) -> None:
-    """Check the form of both parts for equality; `described`: inputs and targets of both."""
-    forms = [
-        ((part.input_shape, part.input_dtype), (part.target_shape, part.target_dtype))
-        for part in (train, test)
-    ]
-    for place in range(2):
-        if forms[0][place] != forms[1][place]:
+def _kind(key: str | None) -> str:
+    return "target" if key is None else f"input{quote(key)}"
+
+
+def _check_alike(
+    spec: str, train: Examples, test: Examples, described: Sequence[Mapping[str | None, str]]
+) -> None:
+    """Check the names and forms of both parts for equality; `described`: inputs and targets of both."""
+    if train.input_forms.keys() != test.input_forms.keys():
+        one, other = (list_names(part.input_forms) for part in (train, test))
+        raise ConfigError(
+            f"{spec}: an input of {_PARTS[0]} has {one}, an input of {_PARTS[1]} {other}; "
+            "both must have the same"
+        )
+    for key, form in _forms(train).items():
+        if form != _forms(test)[key]:
             raise ConfigError(
-                f"{spec}: {described[place]} but {described[place + 2]}; "
-                "both must be of one shape and one type"
+                f"{spec}: {described[0][key]} but {described[1][key]}; both must be of one shape and one type"
             )
 
 
-def _describe(value: Any) -> str:
+def _forms(part: Examples) -> dict[str | None, Form]:
+    """Return the forms of the inputs by name, and of the targets under None."""
+    return dict(part.input_forms) | {None: Form(part.target_shape, part.target_dtype)}
+
+
+def _describe_value(value: Any) -> str:
     if isinstance(value, np.ndarray):
-        return f"{value.dtype} {value.shape}"
+        return describe(value)
     size = f" of {len(value)}" if isinstance(value, tuple | list) else ""
     return f"a {type(value).__name__}{size}"

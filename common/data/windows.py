@@ -7,6 +7,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from common.data.examples import Arrays
 from common.errors import ConfigError
+from common.signals.forms import PLAIN
 
 
 def overlapping_windows(tokens: np.ndarray, context: int, source: str) -> Arrays:
@@ -23,7 +24,8 @@ def overlapping_windows(tokens: np.ndarray, context: int, source: str) -> Arrays
         ConfigError: fewer than T + 1 tokens.
     """
     count = _count(tokens, context, source)
-    return Arrays(*_windows(tokens, context), stride=min(context, count))
+    x, y = _windows(tokens, context)
+    return Arrays({PLAIN: x}, y, stride=min(context, count))
 
 
 def consecutive_windows(tokens: np.ndarray, context: int, source: str) -> Arrays:
@@ -33,7 +35,7 @@ def consecutive_windows(tokens: np.ndarray, context: int, source: str) -> Arrays
     """
     _count(tokens, context, source)
     x, y = _windows(tokens, context)
-    return Arrays(x[::context], y[::context])
+    return Arrays({PLAIN: x[::context]}, y[::context])
 
 
 def _count(tokens: np.ndarray, context: int, source: str) -> int:

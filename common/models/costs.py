@@ -21,7 +21,10 @@ from torch.utils.flop_counter import conv_flop_count, flop_registry
 from common import synthesizers
 from common.config.decoupling import DecouplingConfig
 from common.config.optimizers import OPTIMIZERS
-from common.data.inputs import Inputs
+from common.models.flow import offer
+from common.signals.forms import SignalForm
+from common.signals.packing import InputPacking
+from common.signals.values import map_floats, split
 from common.synthesizers import VirtualForward
 from common.tasks import Task
 
@@ -39,8 +42,8 @@ SLOW_NUMBERS = {
 
 def unit_costs(
     units: Sequence[nn.Module],
-    shapes: Sequence[tuple[int, ...]],
-    inputs: Inputs,
+    forms: Sequence[SignalForm],
+    inputs: SignalForm,
     batch_size: int,
     optimizer: str,
 ) -> list[float]:
@@ -51,14 +54,14 @@ def unit_costs(
 
     Args:
         units: units of the network.
-        shapes: shape of one example after each unit.
-        inputs: form of the examples.
+        forms: of the signal after each unit.
+        inputs: form of x.
         batch_size: B.
         optimizer: name of the optimizer.
     """
     costs = []
     learned = False
-    for unit, taken in zip(units, [inputs, *map(Inputs, shapes)], strict=False):
+    for unit, taken in zip(units, [inputs, *forms], strict=False):
         parameters = sum(parameter.numel() for parameter in unit.parameters() if parameter.requires_grad)
         work = _count_training(unit, taken, batch_size, gradient=learned)
         costs.append(work + OPTIMIZERS[optimizer].price * parameters)
@@ -71,7 +74,7 @@ def synthesizer_cost(
 ) -> float:
     """Count the multiply-adds of M, or of a head, in one step: use, learning and optimizer.
 
-    `shape` is the shape of one example of the layer's h.
+    `shape` is the shape of one example of the layer's h, packed (`common.signals.packing`).
     """
     if not (decoupling.row.synthesizes or decoupling.row.supervises):
         return 0.0
@@ -83,17 +86,18 @@ def synthesizer_cost(
 
 def input_cost(
     decoupling: DecouplingConfig,
-    inputs: Inputs,
+    inputs: SignalForm,
     shape: tuple[int, ...],
     batch_size: int,
     optimizer: str,
 ) -> float:
-    """Count the multiply-adds of I in one step; `shape` is the shape of one example of the layer's input."""
+    """Count the multiply-adds of I in one step; `shape` is that of an example of the layer's packed input."""
     if not decoupling.row.predicts:
         return 0.0
+    taken = InputPacking(inputs).taken
     with torch.device("meta"):
-        synthesizer = synthesizers.build_input(decoupling, inputs, shape)
-        x = inputs.blank(batch_size)
+        synthesizer = synthesizers.build_input(decoupling, taken, shape)
+        x = taken.blank(batch_size)
         with _count() as counter:
             synthesizer.learn(x, synthesizer.predict(x))
     return counter.work + _count_step(synthesizer, optimizer)
@@ -211,7 +215,7 @@ def _count() -> Iterator[_Counter]:
         yield counter
 
 
-def _count_training(unit: nn.Module, taken: Inputs, batch_size: int, *, gradient: bool) -> float:
+def _count_training(unit: nn.Module, taken: SignalForm, batch_size: int, *, gradient: bool) -> float:
     """Count a forward and a backward of a batch; `gradient`: also in the input `taken`."""
     return _without_numbers(
         lambda device: _count_training_on(device, unit, taken, batch_size, gradient=gradient)
@@ -219,14 +223,15 @@ def _count_training(unit: nn.Module, taken: Inputs, batch_size: int, *, gradient
 
 
 def _count_training_on(
-    device: str, unit: nn.Module, taken: Inputs, batch_size: int, *, gradient: bool
+    device: str, unit: nn.Module, taken: SignalForm, batch_size: int, *, gradient: bool
 ) -> float:
     unit = copy.deepcopy(unit).to(device).train()
     with torch.device(device), torch.enable_grad():
-        x = taken.blank(batch_size).requires_grad_(gradient)
-        inputs = [tensor for tensor in [x, *unit.parameters()] if tensor.requires_grad]
+        x = map_floats(lambda each: each.requires_grad_(gradient), taken.blank(batch_size))
+        inputs = [each for each in [*split(x).values(), *unit.parameters()] if each.requires_grad]
         with _count() as counter:
-            y = unit(x)
-            if y.requires_grad:
-                torch.autograd.grad(y, inputs, torch.empty_like(y), allow_unused=True)
+            outputs = [each for each in split(unit(offer(x))).values() if each.requires_grad]
+            if outputs:
+                gradients = [torch.empty_like(each) for each in outputs]
+                torch.autograd.grad(outputs, inputs, gradients, allow_unused=True)
     return counter.work

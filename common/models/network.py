@@ -1,7 +1,7 @@
 """Networks from the configuration, and cuts into layers.
 
 A network is a list of units, in plain form `nn.Sequential(*units)`; layer k is the `nn.Sequential` of the
-units between two cuts.
+units between two cuts. A unit takes and returns a signal: a tensor, or a dict of tensors.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -17,32 +16,33 @@ from torch import nn
 from common import tasks
 from common.config.sections import Config
 from common.config.values import is_user_function
-from common.data.inputs import Inputs
 from common.data.targets import Targets
 from common.errors import ConfigError
-from common.models import builtin, costs, user
+from common.models import builtin, costs, flow, user
 from common.shards import flat
+from common.signals.forms import SignalForm
+from common.signals.packing import InputPacking, Packing
 from common.tasks import Task
 
 
 @dataclass(frozen=True)
 class Blueprint:
-    """Network: units, and the shape of one example after every unit.
+    """Network: units, and the form of the signal after every unit.
 
     Attributes:
         units: the smallest parts that a cut can fall between.
-        shapes: shapes[i] is the shape of one example after unit i + 1; the last is the task's output.
+        forms: forms[i] is the form after unit i + 1; the last is a tensor, the task's output.
         task: of the run, with the shape of the network's output.
         inputs: form of the examples that the first unit takes.
     """
 
     units: list[nn.Module]
-    shapes: list[tuple[int, ...]]
+    forms: list[SignalForm]
     task: Task
-    inputs: Inputs
+    inputs: SignalForm
 
 
-def build(config: Config, inputs: Inputs, targets: Targets, code: Path | None = None) -> Blueprint:
+def build(config: Config, inputs: SignalForm, targets: Targets, code: Path | None = None) -> Blueprint:
     """Build the configuration's network, initialised from `run.seed`: equal in every process.
 
     Args:
@@ -60,13 +60,16 @@ def build(config: Config, inputs: Inputs, targets: Targets, code: Path | None = 
         # Seeds the CPU's generator alone: torch.manual_seed would also reseed the caller's accelerators.
         torch.default_generator.manual_seed(config.run.seed)
         if is_user_function(config.network.model):
-            units = user.build(config.network, inputs.shape, task.outputs, code)
+            units = user.build(config.network, inputs, task.outputs, code)
         else:
             options = config.network.model_options()
-            units = builtin.build(config.network.model, options, inputs.shape, task.outputs)
-        shapes = _shapes(units, inputs, where)
+            units = builtin.build(config.network.model, options, inputs.only.shape, task.outputs)
+        forms = flow.find_forms(units, inputs, where)
     _check_state(units, where)
-    return Blueprint(units, shapes, task.fit(shapes[-1], f"{where}: the last unit"), inputs)
+    last = f"{where}: the last unit"
+    if not forms[-1].is_plain:
+        raise ConfigError(f"{last} gives {forms[-1].describe()}; it must give a tensor, the network's output")
+    return Blueprint(units, forms, task.fit(forms[-1].only.shape, last), inputs)
 
 
 def cut(config: Config, blueprint: Blueprint) -> Config:
@@ -77,6 +80,7 @@ def cut(config: Config, blueprint: Blueprint) -> Config:
     """
     config = _choose_cuts(config, blueprint)
     _check_ties(config, blueprint)
+    _check_predicted(config, blueprint)
     _check_last_layer(config, blueprint)
     return config
 
@@ -100,15 +104,13 @@ def _choose_cuts(config: Config, blueprint: Blueprint) -> Config:
         )
     batch_size = config.run.batch_size
     units = costs.unit_costs(
-        blueprint.units, blueprint.shapes, blueprint.inputs, batch_size, config.optimizer.name
+        blueprint.units, blueprint.forms, blueprint.inputs, batch_size, config.optimizer.name
     )
     optimizer = config.optimizer.synthesizer.name
-    boundaries = blueprint.shapes[:-1]
-    task = blueprint.task
-    ends = [costs.synthesizer_cost(config.decoupling, h, task, batch_size, optimizer) for h in boundaries]
-    starts = [
-        costs.input_cost(config.decoupling, blueprint.inputs, h, batch_size, optimizer) for h in boundaries
-    ]
+    boundaries = [Packing(form).shape for form in blueprint.forms[:-1]]
+    task, decoupling = blueprint.task, config.decoupling
+    ends = [costs.synthesizer_cost(decoupling, h, task, batch_size, optimizer) for h in boundaries]
+    starts = [costs.input_cost(decoupling, blueprint.inputs, h, batch_size, optimizer) for h in boundaries]
     return config.with_cuts(costs.balance(units, ends, starts, layers))
 
 
@@ -125,6 +127,23 @@ def _check_ties(config: Config, blueprint: Blueprint) -> None:
                     f"share {known} (tied weights), but each layer owns its parameters; cut below unit "
                     f"{first} or after unit {number}, or give each unit a parameter of its own"
                 )
+
+
+def _check_predicted(config: Config, blueprint: Blueprint) -> None:
+    """Check that I can give a layer its whole input: floats are predicted, integer tensors are those of x."""
+    if not config.decoupling.row.predicts or config.layers == 1:
+        return
+    InputPacking(blueprint.inputs)
+    for place in config.network.cuts or []:
+        for name, form in blueprint.forms[place - 1].tensors.items():
+            given = blueprint.inputs.tensors.get(name)
+            if form.floating or (given and (given.shape, given.dtype) == (form.shape, form.dtype)):
+                continue
+            raise ConfigError(
+                f"decoupling.unlock: full predicts floats alone, but unit {place} of {config.network.model} "
+                f'passes on "{name}", {form.describe()}, which is no tensor of the data; choose "update", or '
+                f"another cut by network.cuts"
+            )
 
 
 def _check_last_layer(config: Config, blueprint: Blueprint) -> None:
@@ -145,9 +164,9 @@ def layer(blueprint: Blueprint, cuts: Sequence[int], k: int) -> nn.Sequential:
     return nn.Sequential(*blueprint.units[start:stop])
 
 
-def boundary(blueprint: Blueprint, cuts: Sequence[int], k: int) -> tuple[int, ...]:
-    """Return the shape of one example of h_k, k in 1..K."""
-    return blueprint.shapes[_span(cuts, k, len(blueprint.units))[1] - 1]
+def boundary(blueprint: Blueprint, cuts: Sequence[int], k: int) -> SignalForm:
+    """Return the form of h_k, k in 0..K; h_0 is x."""
+    return blueprint.forms[_span(cuts, k, len(blueprint.units))[1] - 1] if k else blueprint.inputs
 
 
 def plain_name(cuts: Sequence[int], k: int, name: str) -> str:
@@ -161,35 +180,6 @@ def _span(cuts: Sequence[int], k: int, units: int) -> tuple[int, int]:
     return [0, *cuts][k - 1], [*cuts, units][k - 1]
 
 
-@torch.no_grad()
-def _shapes(units: Sequence[nn.Module], inputs: Inputs, where: str) -> list[tuple[int, ...]]:
-    """Return the shapes of one example after the units, by passing two examples of zeros through."""
-    h = inputs.blank(2)
-    shapes = []
-    for number, unit in enumerate(units, 1):
-        place = f"{where}: unit {number} ({user.describe(unit)})"
-        taken, version = h, h._version
-        try:
-            h = unit.eval()(taken)
-        except Exception as error:
-            text = next(iter(str(error).splitlines()), type(error).__name__)
-            raise ConfigError(
-                f"{place} cannot take {_format_batch(tuple(taken.shape[1:]))}: {text}"
-            ) from error
-        finally:
-            unit.train()
-        if taken._version != version:
-            raise ConfigError(
-                f"{place} changes its input in place, which belongs to another unit; use inplace=False"
-            )
-        if not isinstance(h, torch.Tensor) or h.dtype != torch.float32 or h.shape[:1] != (2,):
-            raise ConfigError(
-                f"{place} gives {_describe_result(h)} for 2 examples; it must give float32 (2, ...)"
-            )
-        shapes.append(tuple(h.shape[1:]))
-    return shapes
-
-
 def _check_state(units: Sequence[nn.Module], where: str) -> None:
     """Check that the state of every unit fits a shard."""
     for number, unit in enumerate(units, 1):
@@ -199,13 +189,3 @@ def _check_state(units: Sequence[nn.Module], where: str) -> None:
             raise ConfigError(f"{where}: unit {number} ({user.describe(unit)}): {error}") from None
     if not any(p.requires_grad for unit in units for p in unit.parameters()):
         raise ConfigError(f"{where}: has no parameters to train; return at least one module that has some")
-
-
-def _format_batch(shape: tuple[int, ...]) -> str:
-    return f"({', '.join(['B', *map(str, shape)])})"
-
-
-def _describe_result(value: Any) -> str:
-    if isinstance(value, torch.Tensor):
-        return f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"
-    return f"a {type(value).__name__}"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,14 +20,15 @@ from torch import Tensor, nn
 from common.config.sections import Config
 from common.data.batches import Batches
 from common.data.datasets import Dataset
-from common.data.inputs import Inputs
 from common.data.targets import Targets
 from common.errors import ConfigError
-from common.models import network
+from common.models import flow, network
 from common.models.network import Blueprint
 from common.models.user import describe
 from common.shards import flat
-from common.shards.table import BOUNDARY_ITEMSIZES
+from common.shards.table import WIRE_ITEMSIZES
+from common.signals.forms import SignalForm
+from common.signals.values import Signal, count, floats, form_of, is_finite, map_tensors, split
 from common.tasks import Task
 
 # Of a message beside the tensors: the table, the scales of examples by the thousand.
@@ -65,14 +66,17 @@ def rehearse(
         check_messages(config, blueprint, most)
         batches = Batches(dataset, config.run.seed, config.run.batch_size)
         rows = None if {"network.model", "task.kind"} & config.user_functions.keys() else 2
-        h, y = batches.inputs(0)[:rows].to(device), batches.labels(0)[:rows].to(device)
+        h = map_tensors(lambda each: each[:rows].to(device), batches.inputs(0))
+        x, y = split(h), batches.labels(0)[:rows].to(device)
         starts, count = [0, *(config.network.cuts or [])], len(blueprint.units)
         first, last = (0, count) if k is None else (starts[k - 1], [*starts, count][k])
         down = _need_gradients(config, blueprint.units)
         for place, unit in enumerate(blueprint.units[:last]):
-            part = _Part(config, place + 1, unit.to(device).train(), blueprint.shapes[place], down[place])
+            part = _Part(config, place + 1, unit.to(device).train(), blueprint.forms[place], down[place])
             ending = _Ending(blueprint.task, y) if place + 1 == count else None
             h = part.pass_on(h) if place < first else part.play(h, ending)
+            if config.decoupling.row.predicts and place + 1 in starts:
+                part.check_unchanged(h, x)
             unit.to("cpu")
 
 
@@ -85,25 +89,27 @@ def check_messages(config: Config, blueprint: Blueprint, most: int) -> None:
     if not config.cluster.distributed:
         return
     for cut in config.network.cuts or []:
-        shape = blueprint.shapes[cut - 1]
-        each = _example_bytes(config, shape, blueprint.inputs, blueprint.task.targets)
+        form = blueprint.forms[cut - 1]
+        each = _example_bytes(config, form, blueprint.inputs, blueprint.task.targets)
         if each * config.run.batch_size > most - _BESIDE_BYTES:
             raise ConfigError(
-                f"run.batch_size: {config.run.batch_size} examples of {shape} after unit {cut} of "
+                f"run.batch_size: {config.run.batch_size} examples of {form.describe()} after unit {cut} of "
                 f"{config.network.model} take {each * config.run.batch_size >> 20} MiB a message, which may "
                 f"have {most >> 20}; give at most {(most - _BESIDE_BYTES) // each}, or another cut by "
                 "network.cuts"
             )
 
 
-def _example_bytes(config: Config, shape: tuple[int, ...], inputs: Inputs, targets: Targets) -> int:
+def _example_bytes(config: Config, form: SignalForm, inputs: SignalForm, targets: Targets) -> int:
     """Return the bytes of an example in the largest message of a boundary."""
-    h, x = math.prod(shape), inputs.nbytes
-    tensors = 2 if config.decoupling.row.predicts else 1
-    sizes = [tensors * (h * BOUNDARY_ITEMSIZES[config.cluster.wire] + 4)]
+    # With a float32 scale beside each row.
+    floats = sum(each.size * WIRE_ITEMSIZES[config.cluster.wire] + 4 for each in form.floats.tensors.values())
+    integers = form.nbytes - form.floats.nbytes
+    sizes = [floats + integers, (2 if config.decoupling.row.predicts else 1) * floats]
     if config.cluster.served:
         # Lessons for the master's M and I: (h, y, delta) and (x, h), as float32, y perhaps as int64.
-        sizes += [8 * (h + math.prod(targets.shape)), x + 4 * h]
+        h = form.floats.nbytes
+        sizes += [2 * h + 8 * math.prod(targets.shape), inputs.nbytes + h]
     return max(sizes)
 
 
@@ -147,10 +153,10 @@ class _Part:
     """First steps of one unit."""
 
     def __init__(
-        self, config: Config, number: int, unit: nn.Module, shape: tuple[int, ...], needs_down: bool
+        self, config: Config, number: int, unit: nn.Module, form: SignalForm, needs_down: bool
     ) -> None:
         self._unit = unit
-        self._shape = shape
+        self._form = form
         self._needs_down = needs_down
         self._seed = config.run.seed
         self._place = (
@@ -158,16 +164,29 @@ class _Part:
             f"run.batch_size = {config.run.batch_size},"
         )
 
-    def pass_on(self, h: Tensor) -> Tensor:
+    def pass_on(self, h: Signal) -> Signal:
         """Return the output for an input, without a check: the unit belongs to another slave."""
         with torch.no_grad():
             return self._forward(h)
 
-    def play(self, h: Tensor, ending: _Ending | None) -> Tensor:
+    def check_unchanged(self, h: Signal, x: Mapping[str, Tensor]) -> None:
+        """Check that integer tensors are the data's own: I, which predicts floats alone, takes them from x.
+
+        Raises:
+            ConfigError: one of them has other values.
+        """
+        for name, tensor in split(h).items():
+            if not tensor.is_floating_point() and not torch.equal(tensor, x[name]):
+                raise self._error(
+                    f'gives "{name}" with other values than the data, but decoupling.unlock = "full" '
+                    'predicts floats alone; pass it on unchanged, or choose "update"'
+                )
+
+    def play(self, h: Signal, ending: _Ending | None) -> Signal:
         """Check two steps, the second after the state of the first; return the first output.
 
         Args:
-            h: input, (B, ...).
+            h: input, of B examples.
             ending: loss of the last unit; None for the others.
         """
         unit, table = self._unit, flat.table_of(self._unit)
@@ -193,38 +212,40 @@ class _Part:
             "fix them by requires_grad=False"
         )
 
-    def _step(self, h: Tensor, ending: _Ending | None) -> Tensor:
-        u = h.detach().clone().requires_grad_(self._needs_down)
-        version = u._version
+    def _step(self, h: Signal, ending: _Ending | None) -> Signal:
+        u = map_tensors(lambda each: each.detach().clone(), h)
+        leaves = [each.requires_grad_(self._needs_down) for each in split(floats(u)).values()]
+        before = flow.versions(u)
         output = self._forward(u)
         self._check_output(output, u)
-        if u._version != version:
-            raise self._error("changes its input in place, which belongs to another unit; use inplace=False")
-        if not output.requires_grad:
+        if flow.versions(u) != before:
+            raise self._error(flow.CHANGES_INPUT)
+        learned = [each for each in split(output).values() if each.requires_grad]
+        if not learned:
             if self._needs_down:
                 raise self._error(_NO_GRADIENT)
-            return output.detach()
-        self._backward(output, ending)
-        if self._needs_down and u.grad is None:
+            return output
+        self._backward(learned, ending)
+        if self._needs_down and all(each.grad is None for each in leaves):
             raise self._error(_NO_GRADIENT)
         gradients = [each.grad for each in self._unit.parameters() if each.grad is not None]
         if not all(bool(torch.isfinite(each).all()) for each in gradients):
             raise self._error("gives a gradient with NaN or infinity; scale its input, or correct the unit")
-        return output.detach()
+        return map_tensors(Tensor.detach, output)
 
-    def _forward(self, u: Tensor) -> Tensor:
+    def _forward(self, u: Signal) -> Signal:
         try:
-            output: Tensor = self._unit(u)
+            output: Signal = self._unit(flow.offer(u))
         except (Exception, SystemExit) as error:
             raise self._error(f"fails: {_first_line(error)}") from error
         return output
 
-    def _backward(self, output: Tensor, ending: _Ending | None) -> None:
+    def _backward(self, outputs: Sequence[Tensor], ending: _Ending | None) -> None:
         try:
             if ending is None:
-                output.backward(torch.randn_like(output))  # type: ignore[no-untyped-call]
+                torch.autograd.backward(outputs, [torch.randn_like(each) for each in outputs])
             else:
-                ending.task.total(output, ending.y).backward()  # type: ignore[no-untyped-call]
+                ending.task.total(outputs[0], ending.y).backward()  # type: ignore[no-untyped-call]
         except ConfigError:  # of the task, which names its own key
             raise
         except (Exception, SystemExit) as error:
@@ -232,11 +253,13 @@ class _Part:
                 f"fails in its backward: {_first_line(error)}; keep nothing of a batch's graph for the next"
             ) from error
 
-    def _check_output(self, output: object, u: Tensor) -> None:
-        due = (len(u), *self._shape)
-        if not isinstance(output, Tensor) or output.dtype != torch.float32 or tuple(output.shape) != due:
-            raise self._error(f"gives {_describe(output)}; it must give float32 {due}")
-        if bool(torch.isfinite(u).all()) and not bool(torch.isfinite(output).all()):
+    def _check_output(self, output: Signal, u: Signal) -> None:
+        examples = count(u)
+        flow.check_signal(output, examples, self._place)
+        if form_of(output) != self._form:
+            due = self._form.describe().replace("(B", f"({examples}")
+            raise self._error(f"gives {flow.describe(output)}; it must give {due}")
+        if is_finite(u) and not is_finite(output):
             raise self._error("gives NaN or infinity at the first batch; scale the data, or correct the unit")
 
     def _error(self, text: str) -> ConfigError:
@@ -247,12 +270,6 @@ _NO_GRADIENT = (
     "passes no gradient back; compute without torch.no_grad() and detach(), or put a fixed unit into the "
     "first layer by network.cuts"
 )
-
-
-def _describe(value: object) -> str:
-    if isinstance(value, Tensor):
-        return f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"
-    return f"a {type(value).__name__}"
 
 
 def _first_line(error: BaseException) -> str:

@@ -2,7 +2,8 @@
 
 Parameters named `input_shape` and `outputs` (or `classes`) take their values from data and task;
 `network.options` are the further keyword arguments. The function returns an `nn.Sequential` or a list of
-modules, the units. Random numbers must come from torch, whose generator the run seeds.
+modules, the units. A unit takes and returns a tensor, or a dict of tensors by name. Random numbers must come
+from torch, whose generator the run seeds.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import inspect
 import textwrap
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -17,16 +19,15 @@ from common.config.network import NetworkConfig
 from common.config.user_code import format_error, keep_folder, load_user_function
 from common.data.pointers import find_pointer
 from common.errors import ConfigError
+from common.signals.forms import SignalForm
 
 
-def build(
-    network: NetworkConfig, input_shape: tuple[int, ...], outputs: int, code: Path | None
-) -> list[nn.Module]:
+def build(network: NetworkConfig, inputs: SignalForm, outputs: int, code: Path | None) -> list[nn.Module]:
     """Call the user's function and return the units.
 
     Args:
         network: names the function and its options.
-        input_shape: shape of one example.
+        inputs: form of x; `input_shape` is the shape of an example, or a dict of shapes by name.
         outputs: number of outputs of the task, such as the classes of the data.
         code: folder in which the file is searched first, by its bare name.
 
@@ -35,7 +36,9 @@ def build(
     """
     where = f"network.model: {network.model}"
     function = load_user_function(network.model, code)
-    data = {"input_shape": input_shape, "outputs": outputs, "classes": outputs}
+    shapes = {name: form.shape for name, form in inputs.tensors.items()}
+    shape = inputs.only.shape if inputs.is_plain else shapes
+    data: dict[str, Any] = {"input_shape": shape, "outputs": outputs, "classes": outputs}
     try:
         named = inspect.signature(function).parameters
         with keep_folder():

@@ -20,10 +20,11 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 Raw = bytes | bytearray | memoryview | np.ndarray
 
 FLOATS = ("float32", "float64")
-# Item sizes in bytes of the dtypes of a shard, and of the dtypes between two layers
-# (`common.wire.precision`).
+# Item sizes in bytes of the dtypes of a shard; of floats between two layers (`common.wire.precision`); and of
+# all tensors between two layers.
 ITEMSIZES = {"float32": 4, "float64": 8, "int64": 8, "int32": 4, "uint8": 1, "bool": 1}
-BOUNDARY_ITEMSIZES = {"float32": 4, "bfloat16": 2, "float16": 2, "int8": 1}
+WIRE_ITEMSIZES = {"float32": 4, "bfloat16": 2, "float16": 2, "int8": 1}
+BOUNDARY_ITEMSIZES = WIRE_ITEMSIZES | {"int64": 8, "int32": 4, "uint8": 1, "bool": 1}
 _ITEMSIZES = ITEMSIZES | BOUNDARY_ITEMSIZES
 # A snapshot is a safetensors file, whose format has another use for the name.
 RESERVED_NAME = "__metadata__"

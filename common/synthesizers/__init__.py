@@ -6,9 +6,9 @@ import torch
 
 from common.config.decoupling import DecouplingConfig
 from common.config.sections import Config
-from common.data.inputs import Inputs
 from common.draws import mix, seeded_torch
 from common.registry import import_implementation
+from common.signals.forms import TensorForm
 from common.synthesizers.base import GradientSynthesizer, InputSynthesizer
 from common.synthesizers.predictor import Predictor
 from common.synthesizers.regression import Regression
@@ -45,7 +45,7 @@ def build(decoupling: DecouplingConfig, shape: tuple[int, ...], task: Task) -> G
     return synthesizer
 
 
-def build_input(decoupling: DecouplingConfig, inputs: Inputs, shape: tuple[int, ...]) -> InputSynthesizer:
+def build_input(decoupling: DecouplingConfig, inputs: TensorForm, shape: tuple[int, ...]) -> InputSynthesizer:
     """Build I of one layer, its parameters drawn from torch's global generator.
 
     Args:
@@ -67,7 +67,7 @@ def initial(config: Config, k: int, shape: tuple[int, ...], task: Task) -> Gradi
         return build(config.decoupling, shape, task)
 
 
-def initial_input(config: Config, k: int, inputs: Inputs, shape: tuple[int, ...]) -> InputSynthesizer:
+def initial_input(config: Config, k: int, inputs: TensorForm, shape: tuple[int, ...]) -> InputSynthesizer:
     """Build I_k with the parameters at the beginning of a run, the same in every process."""
     with seeded_torch(mix(config.run.seed, k, _STREAMS["input"]), _CPU):
         return build_input(config.decoupling, inputs, shape)

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from common.data.inputs import Inputs
+from common.signals.forms import TensorForm
 from common.synthesizers.base import InputSynthesizer
 
 # Stride in pixels of the first convolution where the last layer is a Linear.
@@ -55,7 +55,7 @@ def _loss(predicted: Tensor, h: Tensor) -> Tensor:
 
 
 def linear_layers(
-    hidden: list[int], inputs: Inputs, shape: Shape, *, batch_norm: bool = False
+    hidden: list[int], inputs: TensorForm, shape: Shape, *, batch_norm: bool = False
 ) -> list[nn.Module]:
     """Build hidden linear layers (BN, ReLU) of these widths, and the linear layer to h, with a PReLU.
 
@@ -71,7 +71,7 @@ def linear_layers(
 
 
 def convolution_layers(
-    hidden: list[int], inputs: Inputs, shape: Shape, *, batch_norm: bool
+    hidden: list[int], inputs: TensorForm, shape: Shape, *, batch_norm: bool
 ) -> list[nn.Module]:
     """Build hidden convolutions (BN, ReLU) of these channels, and the layer to h: a Linear if h is a vector.
 

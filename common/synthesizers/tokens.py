@@ -7,8 +7,8 @@ import itertools
 import torch
 from torch import Tensor, nn
 
-from common.data.inputs import Inputs
 from common.errors import ConfigError
+from common.signals.forms import TensorForm
 from common.synthesizers.rows import RowNorm
 
 # Standard deviation of initial rows, as of a language model's embedding.
@@ -20,7 +20,7 @@ Shape = tuple[int, ...]
 class TokenRows(nn.Module):
     """A row for each token plus a row for each position: a linear layer of both one-hots, by look-up."""
 
-    def __init__(self, inputs: Inputs, width: int) -> None:
+    def __init__(self, inputs: TensorForm, width: int) -> None:
         super().__init__()
         (context,) = inputs.shape
         self.tokens = nn.Embedding(inputs.vocabulary, width)
@@ -49,7 +49,7 @@ class CausalBlock(nn.TransformerEncoderLayer):
 
 
 def pointwise_layers(
-    hidden: list[int], inputs: Inputs, shape: Shape, *, batch_norm: bool = False
+    hidden: list[int], inputs: TensorForm, shape: Shape, *, batch_norm: bool = False
 ) -> list[nn.Module]:
     """Build hidden linear layers (BN, ReLU) of these widths and the linear layer to h, for each position.
 
@@ -65,7 +65,7 @@ def pointwise_layers(
     return layers
 
 
-def causal_layers(width: int, heads: int, blocks: int, inputs: Inputs, shape: Shape) -> list[nn.Module]:
+def causal_layers(width: int, heads: int, blocks: int, inputs: TensorForm, shape: Shape) -> list[nn.Module]:
     """Build rows of `width` numbers, causal blocks, a norm and the linear layer to h.
 
     Raises:
@@ -80,7 +80,7 @@ def causal_layers(width: int, heads: int, blocks: int, inputs: Inputs, shape: Sh
     ]
 
 
-def _width(inputs: Inputs, shape: Shape) -> int:
+def _width(inputs: TensorForm, shape: Shape) -> int:
     """Return D of an h of (T, D)."""
     if len(shape) != 2 or shape[:1] != inputs.shape:
         raise ConfigError(

@@ -1,6 +1,6 @@
 """Messages between neighbouring layers: one class a kind, described here and nowhere else.
 
-Tensors are torch's, but nothing here loads torch: the master reads the descriptions alone.
+Signals are torch's tensors, but nothing here loads torch: the master reads the descriptions alone.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
+from common.signals.values import Signal, map_tensors
 from common.wire.messages import BoundaryKind
 
 if TYPE_CHECKING:
@@ -31,14 +32,14 @@ class Message:
         kind: number on the wire.
         direction: way through the layers; None: the network itself makes the message for a slave.
         slotted: whether a mailbox with slots may drop the message for a newer batch (see `common.slots`).
-        tensors: attribute of each tensor -> name on the wire; the first tensor is required.
+        signals: attribute of each signal -> name on the wire; the first signal is required.
         incarnation: lease of the sender of the batch's `Up`; repeated by answers.
     """
 
     kind: ClassVar[BoundaryKind]
     direction: ClassVar[Direction | None] = None
     slotted: ClassVar[bool] = False
-    tensors: ClassVar[dict[str, str]] = {}
+    signals: ClassVar[dict[str, str]] = {}
 
     batch: int
     layer: int = field(default=0, kw_only=True)
@@ -46,10 +47,10 @@ class Message:
     sender: int = field(default=0, kw_only=True)
     incarnation: int = field(default=0, kw_only=True)
 
-    def carried(self) -> dict[str, Tensor]:
-        """Return the present tensors by attribute."""
-        found = {name: getattr(self, name) for name in self.tensors}
-        return {name: tensor for name, tensor in found.items() if tensor is not None}
+    def carried(self) -> dict[str, Signal]:
+        """Return the present signals by attribute."""
+        found = {name: getattr(self, name) for name in self.signals}
+        return {name: signal for name, signal in found.items() if signal is not None}
 
     def addressed(self, k: int, sender: int, receiver: int, incarnation: int) -> Self:
         """Return the message from replica `sender` of layer k to replica `receiver` of the neighbour."""
@@ -60,34 +61,39 @@ class Message:
 
     def map_tensors(self, function: Callable[[Tensor], Tensor]) -> Self:
         """Return the message with a function applied to each tensor."""
-        changed: dict[str, Any] = {name: function(tensor) for name, tensor in self.carried().items()}
+        changed: dict[str, Any] = {
+            name: map_tensors(function, signal) for name, signal in self.carried().items()
+        }
         return replace(self, **changed)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Up(Message):
-    """Output h_k(b), (B, ...), for layer k + 1."""
+    """Output h_k(b), of B examples, for layer k + 1."""
 
     kind = BoundaryKind.ACTIVATION
     direction = Direction.UP
     slotted = True
-    tensors = {"h": "tensor"}  # noqa: RUF012 - a ClassVar of the base
+    signals = {"h": "tensor"}  # noqa: RUF012 - a ClassVar of the base
 
-    h: Tensor
+    h: Signal
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Down(Message):
-    """Gradient delta_k(b), (B, ...), for layer k; with unlock `full` beside the input u of layer k + 1."""
+    """Gradient delta_k(b) of the float tensors of h_k(b), for layer k.
+
+    With unlock `full` beside the input u of layer k + 1, likewise of floats alone.
+    """
 
     kind = BoundaryKind.GRADIENT
     direction = Direction.DOWN
     slotted = True
-    tensors = {"delta": "tensor", "u": "input"}  # noqa: RUF012
+    signals = {"delta": "tensor", "u": "input"}  # noqa: RUF012
 
-    delta: Tensor
+    delta: Signal
     # None: delta was taken at the h_k(b) that layer k had sent.
-    u: Tensor | None = None
+    u: Signal | None = None
 
 
 @dataclass(frozen=True, eq=False, slots=True)

@@ -1,5 +1,7 @@
 """Encoding of activations and gradients in fewer bits than float32, between two layers.
 
+Integer and boolean tensors of a signal travel unchanged.
+
 Nothing is remembered from one tensor to the next: equal tensors have equal encodings, so a message may be
 resent, lost or overtaken (docs/performance.md says why there is no error feedback).
 
@@ -24,7 +26,8 @@ import torch
 from torch import Tensor
 
 from common.errors import MalformedError
-from common.shards.table import BOUNDARY_ITEMSIZES
+from common.shards.table import WIRE_ITEMSIZES
+from common.signals.forms import SignalForm, TensorForm
 
 # Below this bound neither a scale nor a product with a scale overflows.
 LARGEST = 2.0**126
@@ -34,17 +37,18 @@ _TOP_EXPONENT, _TOP_CODE = 15, 127
 
 
 def narrow(tensor: Tensor, wire: str) -> tuple[Tensor, Tensor | None]:
-    """Encode a float32 tensor for the wire.
+    """Encode a tensor for the wire.
 
     Args:
-        tensor: (B, ...) float32.
-        wire: a key of `BOUNDARY_ITEMSIZES`.
+        tensor: (B, ...) float32, or integers, which stay as they are.
+        wire: a key of `WIRE_ITEMSIZES`.
 
     Returns:
         Values of the tensor's shape, and the scale, of `scale_shape`, that the receiver multiplies them by;
         None if there is no scale. For float32, the tensor itself.
     """
-    return PRECISIONS[wire].encode(tensor) if tensor.numel() else (tensor, None)
+    floating = tensor.is_floating_point() and tensor.numel()
+    return PRECISIONS[wire].encode(tensor) if floating else (tensor, None)
 
 
 def _float32(tensor: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -87,7 +91,7 @@ class Precision:
     scale_shape: Callable[[tuple[int, ...]], tuple[int, ...] | None] = lambda _: None
 
 
-# Rows of `common.config.profiles.WIRES`; the sizes are in `BOUNDARY_ITEMSIZES`, the allow-list of tables.
+# Rows of `common.config.profiles.WIRES`; the sizes are in `WIRE_ITEMSIZES`.
 PRECISIONS = {
     "float32": Precision(_float32),
     "bfloat16": Precision(_bfloat16),
@@ -97,13 +101,13 @@ PRECISIONS = {
 
 
 def widen(values: Tensor, scale: Tensor | None) -> Tensor:
-    """Decode the result of `narrow` to float32; float32 values are returned unchanged.
+    """Decode the result of `narrow`: floats to float32; float32 values and integers are returned unchanged.
 
     Raises:
         MalformedError: the scale is not finite.
     """
     if scale is None:
-        return values.float()
+        return values.float() if values.is_floating_point() else values
     if not scale.isfinite().all():
         raise MalformedError(f"a {values.dtype} tensor came with a scale that is not finite")
     return values.float().mul_(scale.reshape(scale.shape + (1,) * (values.ndim - scale.ndim)))
@@ -116,11 +120,19 @@ def round_trip(tensor: Tensor, wire: str) -> Tensor:
 
 def scale_shape(dtype: str, shape: tuple[int, ...]) -> tuple[int, ...] | None:
     """Return the shape of the float32 scale of a tensor sent as `dtype`, or None without a scale."""
-    return PRECISIONS[dtype].scale_shape(shape)
+    return PRECISIONS[dtype].scale_shape(shape) if dtype in PRECISIONS else None
 
 
-def nbytes(shape: tuple[int, ...], wire: str) -> int:
-    """Count the bytes of an encoded tensor of shape `shape`, with the scale."""
+def nbytes(form: TensorForm, batch_size: int, wire: str) -> int:
+    """Count the bytes of an encoded batch of a tensor, with the scale."""
+    if not form.floating:
+        return batch_size * form.nbytes
+    shape = (batch_size, *form.shape)
     scale = scale_shape(wire, shape)
-    scales = 0 if scale is None else BOUNDARY_ITEMSIZES["float32"] * math.prod(scale)
-    return BOUNDARY_ITEMSIZES[wire] * math.prod(shape) + scales
+    scales = 0 if scale is None else WIRE_ITEMSIZES["float32"] * math.prod(scale)
+    return WIRE_ITEMSIZES[wire] * math.prod(shape) + scales
+
+
+def signal_nbytes(form: SignalForm, batch_size: int, wire: str) -> int:
+    """Count the bytes of an encoded batch of a signal, with the scales."""
+    return sum(nbytes(each, batch_size, wire) for each in form.tensors.values())

@@ -1,4 +1,8 @@
-"""Tensors of boundary messages <-> bytes, in the dtype that `common.wire.precision` gives them."""
+"""Signals of boundary messages <-> bytes, in the dtype that `common.wire.precision` gives each tensor.
+
+A plain signal is one tensor, with the signal's name on the wire; a named tensor of a signal is called
+"SIGNAL/NAME".
+"""
 
 from __future__ import annotations
 
@@ -8,12 +12,15 @@ import torch
 
 from common.errors import MalformedError
 from common.shards.table import BOUNDARY_ITEMSIZES, Table, lay_out
+from common.signals.forms import PLAIN, is_name
+from common.signals.values import Signal, join, split
 from common.wire import precision
 from common.wire.boundary import MESSAGES, Message
 from common.wire.messages import BoundaryMessage
 
-# Suffix of the scale that travels beside a tensor, behind the tensor's name.
-_SCALE = ".scale"
+# Suffix of the scale that travels beside a tensor, behind the tensor's name; and separator of the names of a
+# signal and of a tensor.
+_SCALE, _OF = ".scale", "/"
 
 
 @lru_cache(maxsize=64)
@@ -22,16 +29,17 @@ def _table(tensors: tuple[tuple[str, str, tuple[int, ...]], ...]) -> Table:
 
 
 def to_wire(message: Message, wire: str = "float32") -> BoundaryMessage:
-    """Encode a message's tensors as `wire` (see `common.wire.precision`).
+    """Encode a message's signals as `wire` (see `common.wire.precision`).
 
     A single tensor is not copied: the bytes are the memory of the tensor, on a CPU.
     """
     parts: dict[str, torch.Tensor] = {}
-    for attribute, tensor in message.carried().items():
-        name = message.tensors[attribute]
-        parts[name], scale = precision.narrow(tensor, wire)
-        if scale is not None:
-            parts[name + _SCALE] = scale
+    for attribute, signal in message.carried().items():
+        for key, tensor in split(signal).items():
+            name = _wire_name(message.signals[attribute], key)
+            parts[name], scale = precision.narrow(tensor, wire)
+            if scale is not None:
+                parts[name + _SCALE] = scale
     table, data = _laid_out(parts)
     return BoundaryMessage(
         message.kind,
@@ -65,8 +73,12 @@ def _bytes_of(tensor: torch.Tensor) -> memoryview:
     return tensor.contiguous().cpu().reshape(-1).view(torch.uint8).numpy().data
 
 
+def _wire_name(signal: str, tensor: str) -> str:
+    return signal if tensor == PLAIN else f"{signal}{_OF}{tensor}"
+
+
 def from_wire(message: BoundaryMessage) -> Message:
-    """Decode a message with float32 tensors in fresh memory.
+    """Decode a message, with float32 and integer tensors in fresh memory.
 
     Raises:
         MalformedError: wrong tensors for the kind, or a kind without a message.
@@ -80,35 +92,55 @@ def from_wire(message: BoundaryMessage) -> Message:
         replica=message.replica,
         sender=message.sender,
         incarnation=message.incarnation,
-        **(_tensors(message, kind) if kind.tensors else {}),
+        **(_signals(message, kind) if kind.signals else {}),
     )
 
 
-def _tensors(message: BoundaryMessage, kind: type[Message]) -> dict[str, torch.Tensor]:
-    _check(message, tuple(kind.tensors.values()))
+def _signals(message: BoundaryMessage, kind: type[Message]) -> dict[str, Signal]:
+    names = _group(message, tuple(kind.signals.values()))
     # Copied: within the message they need not be aligned.
     parts = {
         name: torch.from_numpy(array.copy()) for name, array in message.table.arrays(message.data).items()
     }
-    given = {spec.name: getattr(torch, spec.dtype) for spec in message.table.tensors}
+    dtypes = {spec.name: getattr(torch, spec.dtype) for spec in message.table.tensors}
+
+    def decode(name: str) -> torch.Tensor:
+        if dtypes[name] is torch.bool and bool((parts[name].view(torch.uint8) > 1).any()):
+            raise MalformedError(f"{message.kind.name} has bytes other than 0 and 1 in {name}, a bool tensor")
+        return precision.widen(parts[name].view(dtypes[name]), parts.get(name + _SCALE))
+
     return {
-        attribute: precision.widen(parts[name].view(given[name]), parts.get(name + _SCALE))
-        for attribute, name in kind.tensors.items()
-        if name in parts
+        attribute: join({key: decode(name) for key, name in names[wire].items()})
+        for attribute, wire in kind.signals.items()
+        if names[wire]
     }
 
 
-def _check(message: BoundaryMessage, names: tuple[str, ...]) -> None:
+def _group(message: BoundaryMessage, signals: tuple[str, ...]) -> dict[str, dict[str, str]]:
+    """Return by signal the names of its tensors on the wire, by their own names.
+
+    Raises:
+        MalformedError: a tensor of no signal, a plain signal with named tensors, a scale that is missing or
+            too much, or no tensor of the first signal.
+    """
     given = {spec.name: (spec.dtype, spec.shape) for spec in message.table.tensors}
+    names: dict[str, dict[str, str]] = {signal: {} for signal in signals}
     due = {}
-    for name in names:
-        if name in given and given[name][0] in BOUNDARY_ITEMSIZES:
-            due[name] = given[name]
-            scale = precision.scale_shape(*given[name])
-            if scale is not None:
-                due[name + _SCALE] = ("float32", scale)
-    if names[0] not in due or given != due:
+    for name in given:
+        signal, separator, key = name.partition(_OF)
+        known = signal in names and given[name][0] in BOUNDARY_ITEMSIZES
+        if not known or (separator and not is_name(key)):
+            continue
+        names[signal][key] = name
+        due[name] = given[name]
+        scale = precision.scale_shape(*given[name])
+        if scale is not None:
+            due[name + _SCALE] = ("float32", scale)
+    mixed = any(PLAIN in keys and len(keys) > 1 for keys in names.values())
+    if mixed or not names[signals[0]] or given != due:
         raise MalformedError(
-            f"{message.kind.name} has the tensors {given}; {' and perhaps '.join(names)} is expected, of "
-            f"{', '.join(BOUNDARY_ITEMSIZES)}, with the scale that its dtype has"
+            f"{message.kind.name} has the tensors {given}; {' and perhaps '.join(signals)} is expected, or "
+            f"named tensors of each as {signals[0]}{_OF}NAME, of {', '.join(BOUNDARY_ITEMSIZES)}, with the "
+            "scale that its dtype has"
         )
+    return names

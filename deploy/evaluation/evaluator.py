@@ -16,6 +16,7 @@ from common.models import network
 from common.models.network import Blueprint
 from common.shards import flat
 from common.shards.pushes import Buffer, Header
+from common.signals.values import Signal
 from common.wire.messages import Evaluation
 
 Pull = Callable[[str], tuple[Header, Buffer]]
@@ -110,7 +111,7 @@ class Evaluator:
 
 
 @torch.no_grad()
-def estimate_statistics(network: nn.Module, inputs: Iterable[Tensor]) -> None:
+def estimate_statistics(network: nn.Module, inputs: Iterable[Signal]) -> None:
     """Set every BN's running statistics to their mean over these batches; other modules stay in eval mode."""
     norms = [m for m in network.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
     if not norms:

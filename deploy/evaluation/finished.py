@@ -84,7 +84,7 @@ def load_speaking(path: Path, code: Path | None) -> SpeakingRun:
     plain = nn.Sequential(*network.build(config, inputs, targets, code).units).eval()
     _check_fit(model, plain.state_dict())
     plain.load_state_dict(model.state)
-    (context,) = inputs.shape
+    (context,) = inputs.only.shape
     return SpeakingRun(plain, context, vocabulary)
 
 

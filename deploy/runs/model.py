@@ -7,15 +7,16 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from common import strict_json
 from common.config.sections import Config
 from common.data.datasets import Dataset
-from common.data.inputs import Inputs
+from common.data.statistics import Scaling
 from common.data.targets import Targets
 from common.data.vocabularies import Vocabulary, restore
 from common.errors import ConfigError
+from common.signals.forms import PLAIN, SignalForm, TensorForm
 from deploy.runs.files import read_file
 
 if TYPE_CHECKING:
@@ -35,15 +36,7 @@ def encode_model(state: Mapping[str, Tensor], config: Config, data: Dataset) -> 
     state = {name: tensor.contiguous() for name, tensor in state.items()}
     metadata = {
         "config": config.to_toml(),
-        INPUTS: strict_json.encode(
-            {
-                "shape": data.input_shape,
-                "dtype": data.input_dtype,
-                "scale": data.scale,
-                "mean": data.mean,
-                "std": data.std,
-            }
-        ),
+        INPUTS: strict_json.encode(_describe_inputs(data)),
         TARGETS: strict_json.encode({"shape": data.targets.shape, "classes": data.classes}),
         "format": "pt",
         CHECKSUM: _checksum(state),
@@ -51,6 +44,21 @@ def encode_model(state: Mapping[str, Tensor], config: Config, data: Dataset) -> 
     if data.vocabulary is not None:
         metadata[VOCABULARY] = strict_json.encode(data.vocabulary.dump())
     return save(state, metadata)
+
+
+def _describe_inputs(data: Dataset) -> dict[str, Any]:
+    """Describe plain inputs, or each tensor of named inputs by name."""
+    described: dict[str, dict[str, Any]] = {}
+    for name, form in data.inputs.tensors.items():
+        scaling = data.scalings.get(name, Scaling())
+        described[name] = {
+            "shape": form.shape,
+            "dtype": form.dtype,
+            "scale": scaling.scale,
+            "mean": scaling.mean,
+            "std": scaling.std,
+        }
+    return described[PLAIN] if data.inputs.is_plain else described
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,8 +75,8 @@ class SavedModel:
     content: bytes
     state: dict[str, Tensor]
 
-    def read_forms(self) -> tuple[Inputs, Targets]:
-        """Read the form of the inputs and the facts about the targets, from which the network is built.
+    def read_forms(self) -> tuple[SignalForm, Targets]:
+        """Read the form of x and the facts about the targets, from which the network is built.
 
         Raises:
             ConfigError: the metadata lack a form, or were changed.
@@ -76,15 +84,22 @@ class SavedModel:
         try:
             inputs, targets = (json.loads(_metadata(self.content)[name]) for name in (INPUTS, TARGETS))
             classes = int(targets["classes"])
-            tokens = classes if inputs["dtype"] == "int64" else 0
-            return Inputs(tuple(inputs["shape"]), tokens), Targets(classes, tuple(targets["shape"]))
-        except (ValueError, LookupError, TypeError):
+            # A tensor called "shape" has a form, too.
+            described = {PLAIN: inputs} if isinstance(inputs.get("shape"), list) else inputs
+            forms = {name: _form_of(each, classes) for name, each in described.items()}
+            return SignalForm(forms), Targets(classes, tuple(targets["shape"]))
+        except (ValueError, LookupError, TypeError, AttributeError):
             raise ConfigError(f"{self.path}: lacks the form of inputs or targets; train again") from None
 
     def read_vocabulary(self) -> Vocabulary | None:
         """Read the vocabulary; None: the run has none."""
         dumped = _metadata(self.content).get(VOCABULARY)
         return None if dumped is None else restore(json.loads(dumped))
+
+
+def _form_of(described: Mapping[str, Any], tokens: int) -> TensorForm:
+    dtype = str(described["dtype"])
+    return TensorForm(tuple(described["shape"]), dtype, tokens if dtype == "int64" else 0)
 
 
 def load_model(folder: Path) -> SavedModel:

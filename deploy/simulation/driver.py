@@ -22,7 +22,7 @@ from common.shards.pushes import Buffer, Header, PushReply
 from common.shards.table import Table
 from common.shards.working_copy import Push
 from common.wire import precision
-from common.wire.boundary import Down, Message, Ready, Up
+from common.wire.boundary import Direction, Down, Message, Ready, Up
 from common.wire.messages import Counters, HeartbeatReply, JoinReply, Seat, StatusReply
 from deploy.simulation.clock import Clock
 from deploy.simulation.hollow import hollow
@@ -301,7 +301,9 @@ class Driver:
         if self._free and any(self._wires.lost() for _ in range(1 if direct else 2)):
             return
         below, again = min(machine.layer, message.layer), not self._free
-        nbytes = HEADER_NBYTES + len(message.carried()) * self._paces[below - 1].boundary_nbytes
+        pace = self._paces[below - 1]
+        each = pace.up_nbytes if message.direction is Direction.UP else pace.down_nbytes
+        nbytes = HEADER_NBYTES + len(message.carried()) * each
         receiver = self._machines[message.layer, message.replica]
         deliver = partial(self._deliver, receiver, self._as_received(message))
         if direct:

@@ -13,6 +13,8 @@ from common.data.batches import Batches
 from common.optim.stepper import AccruingStepper, Stepper
 from common.shards.flat import Flat
 from common.shards.working_copy import WorkingCopy
+from common.signals.forms import SignalForm
+from common.signals.values import Signal
 from common.wire.boundary import Down, Lost, Message, Taken, Up
 from common.wire.messages import JoinReply
 from slave.training import layers
@@ -24,6 +26,7 @@ from slave.training.unlocks.full import FullUnlock
 
 NOTHING = torch.zeros(0)
 _LABELS = torch.zeros(0, dtype=torch.int64)
+NO_FORM = SignalForm.plain(())
 
 
 class HollowBatches(Batches):
@@ -59,9 +62,9 @@ class HollowUnlock:
         # A head steps with the layer, M on the gradient from above.
         self._stepping = steppers if unlock.supervises else steppers[:1]
         self._learning = steppers[1:]
-        self._sent: dict[int, Tensor] = {}
+        self._sent: dict[int, Signal] = {}
 
-    def forward(self, batch: int, h_below: Tensor, y: Tensor) -> Iterator[Message]:  # noqa: ARG002
+    def forward(self, batch: int, h_below: Signal, y: Tensor) -> Iterator[Message]:  # noqa: ARG002
         """Send h_k(b) below the top; step and answer, unless the unlock waits for the gradient."""
         if not self._top:
             self._sent[batch] = h_below
@@ -69,7 +72,7 @@ class HollowUnlock:
         if not self._late:
             yield from self._step(batch)
 
-    def gradient(self, batch: int, delta: Tensor) -> Iterator[Message]:  # noqa: ARG002
+    def gradient(self, batch: int, delta: Signal) -> Iterator[Message]:  # noqa: ARG002
         """Step M, or a layer that waited for the gradient."""
         del self._sent[batch]
         if self._late:
@@ -84,7 +87,7 @@ class HollowUnlock:
         if self._late and self._k > 1:
             yield Lost(batch)
 
-    def sent(self) -> dict[int, Tensor]:
+    def sent(self) -> dict[int, Signal]:
         """Return h_k of unanswered batches, oldest first."""
         return self._sent
 
@@ -105,7 +108,7 @@ class HollowFull(FullUnlock):
     def __init__(self, k: int, top: bool, steppers: dict[str, Stepper]) -> None:
         self._k, self._top, self._steppers = k, top, steppers
 
-    def step(self, batch: int, x: Tensor, y: Tensor) -> Iterator[Message]:  # noqa: ARG002
+    def step(self, batch: int, x: Signal, y: Tensor) -> Iterator[Message]:  # noqa: ARG002
         """Send h_k(b) up, and delta_{k-1}(b) with u down."""
         if not self._top:
             yield Up(batch, NOTHING)
@@ -113,11 +116,11 @@ class HollowFull(FullUnlock):
             yield Down(batch, NOTHING, NOTHING)
         self._steppers["weights"].step(batch)
 
-    def learn_gradient(self, batch: int, u: Tensor, y: Tensor, delta: Tensor) -> None:  # noqa: ARG002
+    def learn_gradient(self, batch: int, u: Signal, y: Tensor, delta: Signal) -> None:  # noqa: ARG002
         """Step M."""
         self._steppers["gradient"].step(batch)
 
-    def learn_input(self, batch: int, x: Tensor, h: Tensor) -> None:  # noqa: ARG002
+    def learn_input(self, batch: int, x: Signal, h: Signal) -> None:  # noqa: ARG002
         """Step I."""
         self._steppers["input"].step(batch)
 
@@ -136,7 +139,9 @@ def hollow(config: Config, lease: JoinReply, shards: Collection[str], begin: Beg
     steppers = {copy.name.partition("/")[2]: stepper for copy, stepper in copies}
     trainer: Trainer
     if config.decoupling.slots is not None:
-        trainer = layers.free_trainer(config, HollowBatches(), lease, HollowFull(k, top, steppers), ((), ()))
+        trainer = layers.free_trainer(
+            config, HollowBatches(), lease, HollowFull(k, top, steppers), (NO_FORM, NO_FORM)
+        )
     else:
         unlock = HollowUnlock(k, top, config.decoupling.row, list(steppers.values()))
         trainer = layers.windowed_trainer(config, HollowBatches(), lease, unlock)

@@ -18,6 +18,7 @@ from common.models.network import Blueprint
 from common.optim.stepper import Stepper
 from common.shards.flat import Flat, table_of
 from common.shards.table import Table
+from common.signals.packing import InputPacking, Packing
 from common.wire import precision
 
 MEASURE_SECONDS = 1.0
@@ -31,21 +32,23 @@ class Pace:
         until_sent: seconds from taking an input until h_k is sent.
         step: seconds from taking an input until the end of the step.
         answer: seconds of computing for a gradient from above.
-        boundary_nbytes: of h_k or delta_k of a batch, on the wire.
+        up_nbytes: of h_k of a batch, on the wire.
+        down_nbytes: of delta_k of a batch, likewise, the floats alone.
         shards: table of each shard of the layer.
     """
 
     until_sent: float
     step: float
     answer: float
-    boundary_nbytes: int
+    up_nbytes: int
+    down_nbytes: int
     shards: dict[str, Table]
 
 
 def count_units(config: Config, blueprint: Blueprint) -> list[float]:
     """Count the multiply-adds of a training step, by unit."""
     return costs.unit_costs(
-        blueprint.units, blueprint.shapes, blueprint.inputs, config.run.batch_size, config.optimizer.name
+        blueprint.units, blueprint.forms, blueprint.inputs, config.run.batch_size, config.optimizer.name
     )
 
 
@@ -67,7 +70,8 @@ def alone(config: Config, dataset: Dataset) -> float:
 
 def _pace(config: Config, blueprint: Blueprint, k: int, work: float) -> Pace:
     cuts, batch_size = config.network.cuts or [], config.run.batch_size
-    shape = network.boundary(blueprint, cuts, k)
+    above = network.boundary(blueprint, cuts, k)
+    shape = Packing(above).shape
     shards = {f"{k}/weights": table_of(network.layer(blueprint, cuts, k))}
     synthesis = 0.0
     top = k == config.layers
@@ -79,21 +83,26 @@ def _pace(config: Config, blueprint: Blueprint, k: int, work: float) -> Pace:
             module: nn.Module = synthesizers.build(config.decoupling, shape, blueprint.task)
         shards[f"{k}/gradient"] = table_of(module)
     if config.decoupling.row.predicts and k > 1:
-        below, optimizer = network.boundary(blueprint, cuts, k - 1), config.optimizer.synthesizer.name
+        below = Packing(network.boundary(blueprint, cuts, k - 1)).shape
+        optimizer = config.optimizer.synthesizer.name
         work += costs.input_cost(config.decoupling, blueprint.inputs, below, batch_size, optimizer)
         with torch.device("meta"):
-            module = synthesizers.build_input(config.decoupling, blueprint.inputs, below)
+            taken = InputPacking(blueprint.inputs).taken
+            module = synthesizers.build_input(config.decoupling, taken, below)
         shards[f"{k}/input"] = table_of(module)
     share = share_at_once if top else config.decoupling.row.shares
     sent, step, answer = share(work, synthesis)
     settings = config.simulation
-    nbytes = precision.nbytes((batch_size, *shape), config.cluster.wire)
+    up, down = (
+        precision.signal_nbytes(form, batch_size, config.cluster.wire) for form in (above, above.floats)
+    )
     overhead = settings.overhead_seconds
     return Pace(
         overhead + sent / settings.rate,
         overhead + step / settings.rate,
         answer / settings.rate,
-        nbytes,
+        up,
+        down,
         shards,
     )
 

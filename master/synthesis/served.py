@@ -17,12 +17,12 @@ from torch import Tensor
 
 from common import synthesizers, tasks
 from common.config.sections import Config
-from common.data.inputs import Inputs
 from common.data.targets import Targets
 from common.errors import FencedError, LayerwiseError, MalformedError, TooLargeError
 from common.optim.stepper import Stepper
 from common.shards.flat import Flat, pack, state_dict, table_of
 from common.shards.working_copy import Push, WorkingCopy
+from common.signals.forms import TensorForm
 from common.synthesizers import GradientSynthesizer, InputSynthesizer
 from common.wire.messages import SynthesisKind, SynthesisMessage
 from master.store.store import Store
@@ -70,7 +70,9 @@ class SynthesizerSite:
         if self.name == "gradient":
             task = tasks.build(config.task, Targets(self.size[0], self.size[1:]))
             return synthesizers.initial(config, self.k, self.shape, task)
-        return synthesizers.initial_input(config, self.k, Inputs(self.shape, self.size[0]), self.size[1:])
+        tokens = self.size[0]
+        taken = TensorForm(self.shape, "int64", tokens) if tokens else TensorForm(self.shape)
+        return synthesizers.initial_input(config, self.k, taken, self.size[1:])
 
 
 class Synthesis:

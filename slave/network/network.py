@@ -16,6 +16,7 @@ from common.net.backoff import Backoff
 from common.net.data.client import LOCATE_SECONDS
 from common.shards.pushes import Header, PushReply
 from common.shards.working_copy import Push
+from common.signals.values import is_finite
 from common.supervision import SupervisedThread, describe
 from common.wire.boundary import Message
 from common.wire.messages import DescribeRequest, JoinReply, LeaveRequest, SynthesisMessage, Telemetry
@@ -31,7 +32,6 @@ from slave.network.mail import Inbox
 from slave.network.meter import Meter
 from slave.network.pair import Boundary
 from slave.network.transfer import Fetcher, Pusher
-from slave.training.admission import is_finite
 from slave.training.worker import Fetched
 
 
@@ -207,11 +207,11 @@ class Network:
         Raises:
             RunFailedError: a NaN or an infinity.
         """
-        for attribute, tensor in message.carried().items():
-            if not is_finite(tensor):
+        for attribute, signal in message.carried().items():
+            if not is_finite(signal):
                 raise RunFailedError(
                     f"layer {self._lease.layer}: {message.kind.name} of batch {message.batch} has NaN or Inf "
-                    f"in {message.tensors[attribute]}: training has diverged; lower optimizer.learning_rate"
+                    f"in {message.signals[attribute]}: training has diverged; lower optimizer.learning_rate"
                 )
 
     def pull(self, shard: str) -> tuple[Header, memoryview]:

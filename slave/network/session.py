@@ -12,6 +12,7 @@ from common.data.replicas import BatchRoutes
 from common.errors import LayerwiseError
 from common.shards.pushes import PushReply
 from common.shards.working_copy import Push
+from common.signals.values import Signal, count, form_of
 from common.wire import precision
 from common.wire.boundary import Message
 from common.wire.messages import JoinReply, SynthesisKind, SynthesisMessage
@@ -176,9 +177,9 @@ class Session:
     def _to_device(self, tensor: torch.Tensor) -> torch.Tensor:
         return tensor.to(self._prepared.device)
 
-    def _nbytes(self, tensor: torch.Tensor) -> int:
-        """Return the bytes of a tensor on the wire."""
-        return precision.nbytes(tuple(tensor.shape), self._config.cluster.wire)
+    def _nbytes(self, signal: Signal) -> int:
+        """Return the bytes of a signal on the wire."""
+        return precision.signal_nbytes(form_of(signal), count(signal), self._config.cluster.wire)
 
     def _carry_out(self, effects: Iterable[Effect]) -> None:
         """Carry effects out one by one, and count the seconds of sending and exchanging shards as waiting."""

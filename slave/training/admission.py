@@ -8,15 +8,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from common.config.sections import Config
 from common.data.replicas import BatchRoutes
 from common.errors import MalformedError
+from common.signals.forms import FLOAT, PLAIN, SignalForm, TensorForm
+from common.signals.values import Signal, is_finite, split
 from common.wire.boundary import Down, End, Message, Up
-
-Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -27,15 +26,15 @@ class Admission:
         config: of the run.
         k: the layer.
         routes: of batches through the replica.
-        below: shape of one example of h_{k-1}.
-        above: shape of one example of h_k.
+        below: form of h_{k-1}.
+        above: form of h_k.
     """
 
     config: Config
     k: int
     routes: BatchRoutes
-    below: Shape
-    above: Shape
+    below: SignalForm
+    above: SignalForm
 
     def check(self, message: Message) -> None:
         """Check a message of a neighbour.
@@ -46,15 +45,21 @@ class Admission:
         """
         if isinstance(message, End):
             self._check_end(message)
-        elif message.batch >= self.config.batch_bound and message.direction and message.tensors:
+        elif message.batch >= self.config.batch_bound and message.direction and message.signals:
             raise MalformedError(f"{_name(message)} is beyond the end of the run")
         elif isinstance(message, Up) and not self.routes.between(message.sender)(message.batch):
             raise MalformedError(
                 f"{_name(message)} does not go from replica {message.sender} to this replica"
             )
-        shape = self.below if isinstance(message, Up) else self.above
-        for attribute, tensor in message.carried().items():
-            self._check_tensor(message, message.tensors[attribute], tensor, shape)
+        form = self.below if isinstance(message, Up) else self.above.floats
+        for attribute, signal in message.carried().items():
+            check_form(
+                signal, form, self.config.run.batch_size, message.signals[attribute], f"of {_name(message)}"
+            )
+            if not is_finite(signal):
+                raise MalformedError(
+                    f'tensor "{message.signals[attribute]}" of {_name(message)} has NaN or Inf'
+                )
         if isinstance(message, Down) and self.config.decoupling.slots is not None and message.u is None:
             raise MalformedError(f"{_name(message)} came without the tensor input, which unlock full needs")
 
@@ -65,25 +70,41 @@ class Admission:
                 "the same configuration?"
             )
 
-    def _check_tensor(self, message: Message, name: str, tensor: Tensor, shape: Shape) -> None:
-        came, due = tuple(tensor.shape), (self.config.run.batch_size, *shape)
-        if came != due:
-            raise MalformedError(
-                f'tensor "{name}" of {_name(message)} came as {came}, not {due}; do all slaves have the same '
-                "network?"
-            )
-        if not is_finite(tensor):
-            raise MalformedError(f'tensor "{name}" of {_name(message)} has NaN or Inf')
 
+def check_form(signal: Signal, form: SignalForm, batch_size: int, name: str, where: str) -> None:
+    """Check the names, shapes and dtypes of a signal that a neighbour sent.
 
-def is_finite(tensor: Tensor) -> bool:
-    """Whether every number is finite.
+    Args:
+        signal: as sent.
+        form: expected.
+        batch_size: number of examples.
+        name: of the signal, for messages.
+        where: place of the signal, for messages.
 
-    The sum decides nearly always, in one pass without memory; only a sum of finite numbers may overflow.
+    Raises:
+        MalformedError: another form.
     """
-    if not tensor.is_floating_point():
-        return True
-    return bool(torch.isfinite(tensor.sum())) or bool(torch.isfinite(tensor).all())
+    tensors = split(signal)
+    if tensors.keys() != form.tensors.keys():
+        raise MalformedError(
+            f"{name} {where} came with the tensors {sorted(tensors)}, not {sorted(form.tensors)}; do all "
+            "slaves have the same network?"
+        )
+    for key, tensor in tensors.items():
+        _check_tensor(tensor, form.tensors[key], batch_size, key if key != PLAIN else name, where)
+
+
+def _check_tensor(tensor: Tensor, form: TensorForm, batch_size: int, name: str, where: str) -> None:
+    came, due = (_dtype(tensor), tuple(tensor.shape)), (form.dtype, (batch_size, *form.shape))
+    if came != due:
+        told = [shape if dtype == FLOAT else f"{dtype} {shape}" for dtype, shape in (came, due)]
+        raise MalformedError(
+            f'tensor "{name}" {where} came as {told[0]}, not {told[1]}; do all slaves have the same network?'
+        )
+
+
+def _dtype(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
 
 
 def _name(message: Message) -> str:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
 
 from common.errors import ConfigError
+from common.signals.values import Signal, floats, map_tensors
 from slave.training.decoupling import Layer
 
 
-def compile_layer(layer: Layer, h_below: Tensor) -> None:
+def compile_layer(layer: Layer, h_below: Signal) -> None:
     """Compile a layer's forward and backward; its state does not change.
 
     Args:
         layer: the layer, in training mode.
-        h_below: a batch of its input, (B, ...), on its device.
+        h_below: a batch of its input, on its device.
 
     Raises:
         ConfigError: the layer cannot be compiled on this machine.
@@ -25,7 +25,7 @@ def compile_layer(layer: Layer, h_below: Tensor) -> None:
     try:
         with layer.flat.keep_buffers():
             _, h = layer.forward(0, h_below)
-            layer.backward(h, torch.zeros_like(h))
+            layer.backward(h, map_tensors(torch.zeros_like, floats(h)))
     except RuntimeError as error:
         # torch wraps the backend's error.
         inner = getattr(error, "inner_exception", error)

@@ -6,7 +6,7 @@ The loss is the sum over the batch, so each row of a gradient is an example's ow
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Protocol
 
 import torch
@@ -16,6 +16,9 @@ from common.draws import mix, seeded_torch
 from common.errors import MalformedError
 from common.optim.stepper import Stepper
 from common.shards.flat import Flat
+from common.signals.forms import SignalForm
+from common.signals.packing import InputPacking, Packing
+from common.signals.values import Signal, count, floats, form_of, join, map_floats, map_tensors, plain, split
 from common.synthesizers import GradientSynthesizer
 from common.tasks import Task
 from common.wire.boundary import Down, Message, Taken
@@ -52,54 +55,98 @@ class Layer:
         self.k = k
         self.first_unit = first_unit
         self.flat = flat
-        self.function: Callable[[Tensor], Tensor] = flat.module
+        self.function: Callable[[Signal], Signal] = flat.module
         self._stepper = stepper
         self._seed = seed
         self._autocast = autocast
         self._goes_down = goes_down and k > 1
 
-    def forward(self, batch: int, h_below: Tensor) -> tuple[Tensor, Tensor]:
-        """Return (u, h): the input as a leaf of the graph, and the output, both (B, ...)."""
+    def forward(self, batch: int, h_below: Signal) -> tuple[Signal, Signal]:
+        """Return (u, h) of B examples: the input, whose floats are leaves of the graph, and the output."""
         return self._forward(batch, h_below)
 
-    def forward_again(self, batch: int, h_below: Tensor) -> tuple[Tensor, Tensor]:
+    def forward_again(self, batch: int, h_below: Signal) -> tuple[Signal, Signal]:
         """Repeat the forward of a batch: the mask of the first, the present weights; no statistic moves."""
         with self.flat.keep_buffers():
             return self._forward(batch, h_below)
 
-    def _forward(self, batch: int, h_below: Tensor) -> tuple[Tensor, Tensor]:
-        u = h_below.detach()
+    def _forward(self, batch: int, h_below: Signal) -> tuple[Signal, Signal]:
+        u = map_tensors(Tensor.detach, h_below)
         if self._goes_down:
-            u.requires_grad_()
-        with seeded_torch(mix(self._seed, self.k, batch), u.device):
-            return u, self._compute(u)
+            map_floats(Tensor.requires_grad_, u)
+        with seeded_torch(mix(self._seed, self.k, batch), _device_of(u)):
+            # A unit may put tensors of its own into the dict.
+            return u, self._compute(dict(u) if isinstance(u, dict) else u)
 
-    def _compute(self, u: Tensor) -> Tensor:
+    def _compute(self, u: Signal) -> Signal:
         if self._autocast is None:
             return self.function(u)
-        with torch.autocast(u.device.type, self._autocast):
-            return self.function(u).float()
+        with torch.autocast(_device_of(u).type, self._autocast):
+            return map_floats(Tensor.float, self.function(u))
 
-    def backward(self, h: Tensor, delta: Tensor) -> None:
-        """Back-propagate delta, (B, ...) like h; do nothing in a first layer without parameters."""
-        if h.requires_grad:
-            h.backward(delta)  # type: ignore[no-untyped-call]
+    def backward(self, h: Signal, delta: Signal) -> None:
+        """Back-propagate delta, in the form of h's floats; do nothing in a first layer without parameters."""
+        deltas = split(delta)
+        learned = {name: each for name, each in split(h).items() if each.requires_grad}
+        if learned:
+            torch.autograd.backward(list(learned.values()), [deltas[name] for name in learned])
 
     def step(self, batch: int, batch_size: int) -> None:
         """Step on the gradient of the loss's sum, divided by B."""
         self._stepper.step(batch, batch_size)
 
-    def down(self, batch: int, u: Tensor) -> Iterator[Message]:
+    def down(self, batch: int, u: Signal) -> Iterator[Message]:
         """Yield the answer for layer k - 1 after a backward: delta_{k-1}(b), else `Taken`."""
-        if u.requires_grad:
-            assert u.grad is not None
-            yield Down(batch, u.grad)
+        if self._goes_down:
+            yield Down(batch, map_tensors(_gradient_of, floats(u)))
         elif self.k > 1:
             yield Taken(batch)
 
 
-class Synthesizing(ABC):
-    """M_k, in this process or in the master; learns from every `every`-th true gradient."""
+def _device_of(signal: Signal) -> torch.device:
+    return next(iter(split(signal).values())).device
+
+
+def _gradient_of(tensor: Tensor) -> Tensor:
+    # A layer may have no use for a tensor of a dict.
+    return torch.zeros_like(tensor) if tensor.grad is None else tensor.grad
+
+
+class Synthesizing(Protocol):
+    """M_k, seen from an unlock."""
+
+    def gradient(self, batch: int, h: Signal, y: Tensor) -> Signal:
+        """Delta hat of h_k(b), in the form of h's floats."""
+
+    def learn(self, batch: int, h: Signal, y: Tensor, synthetic: Signal | None, delta: Signal) -> None:
+        """Learn from the true gradient at h; `synthetic` is M's earlier prediction at h, None without one."""
+
+
+class PackedSynthesizer:
+    """M_k of a signal: the float tensors are packed into one.
+
+    Args:
+        synthesizer: maps the packed tensor.
+        packing: of h_k.
+    """
+
+    def __init__(self, synthesizer: TensorSynthesizer, packing: Packing) -> None:
+        self._synthesizer = synthesizer
+        self._packing = packing
+
+    def gradient(self, batch: int, h: Signal, y: Tensor) -> Signal:
+        """Delta hat of h_k(b), in the form of h's floats."""
+        return self._packing.unpack(self._synthesizer.gradient(batch, self._packing.pack(h), y))
+
+    def learn(self, batch: int, h: Signal, y: Tensor, synthetic: Signal | None, delta: Signal) -> None:
+        """Learn from the true gradient at h."""
+        pack = self._packing.pack
+        predicted = None if synthetic is None else pack(synthetic)
+        self._synthesizer.learn(batch, pack(h), y, predicted, pack(delta))
+
+
+class TensorSynthesizer(ABC):
+    """M_k of one tensor, in this process or in the master; learns from every `every`-th true gradient."""
 
     def __init__(self, health: Health, every: int = 1) -> None:
         self._health = health
@@ -127,7 +174,7 @@ class Synthesizing(ABC):
             self._health.learned(loss, synthetic, delta)
 
 
-class Synthesizer(Synthesizing):
+class Synthesizer(TensorSynthesizer):
     """M_k in this process, with its optimizer."""
 
     def __init__(
@@ -150,7 +197,17 @@ class Synthesizer(Synthesizing):
 
 
 class Predicting(Protocol):
-    """I_k, in this process or in the master."""
+    """I_k, seen from an unlock."""
+
+    def predict(self, batch: int, x: Signal) -> Signal:
+        """Return the predicted h_{k-1} of x_b."""
+
+    def learn(self, batch: int, x: Signal, h: Signal) -> None:
+        """Learn from the h_{k-1} that the layer below computed for the batch."""
+
+
+class TensorPredictor(Protocol):
+    """I_k of one tensor, in this process or in the master."""
 
     def predict(self, batch: int, x: Tensor) -> Tensor:
         """Return the predicted h_{k-1} of x_b."""
@@ -159,33 +216,62 @@ class Predicting(Protocol):
         """Learn from the h_{k-1} that the layer below computed for the batch."""
 
 
+class PackedPredictor:
+    """I_k of signals: floats are predicted, packed into one tensor; integer tensors are those of x.
+
+    Args:
+        predictor: predicts the packed tensor.
+        inputs: form of x.
+        below: form of h_{k-1}.
+    """
+
+    def __init__(self, predictor: TensorPredictor, inputs: SignalForm, below: SignalForm) -> None:
+        self._predictor = predictor
+        self._taken = InputPacking(inputs)
+        self._packing = Packing(below)
+        self._integers = [name for name, form in below.tensors.items() if not form.floating]
+
+    def predict(self, batch: int, x: Signal) -> Signal:
+        """Return the predicted h_{k-1} of x_b."""
+        predicted = self._packing.unpack(self._predictor.predict(batch, self._taken.pack(x)))
+        return join(split(predicted) | {name: split(x)[name] for name in self._integers})
+
+    def learn(self, batch: int, x: Signal, h: Signal) -> None:
+        """Learn from the h_{k-1} that the layer below computed for the batch."""
+        self._predictor.learn(batch, self._taken.pack(x), self._packing.pack(h))
+
+
 class Unlock(Protocol):
     """Rule of a layer's steps; messages come as soon as the tensors are computed, yet without receivers."""
 
-    def forward(self, batch: int, h_below: Tensor, y: Tensor) -> Iterator[Message]:
+    def forward(self, batch: int, h_below: Signal, y: Tensor) -> Iterator[Message]:
         """Take h_{k-1}(b); yields `Up` below the top, and perhaps the answer for the layer below."""
 
-    def gradient(self, batch: int, delta: Tensor) -> Iterator[Message]:
+    def gradient(self, batch: int, delta: Signal) -> Iterator[Message]:
         """Take delta_k(b) from above."""
 
     def lost(self, batch: int) -> Iterator[Message]:
         """Give up waiting for delta_k(b), which was lost above or never computed."""
 
-    def sent(self) -> dict[int, Tensor]:
+    def sent(self) -> Mapping[int, Signal]:
         """Return h_k of the batches without an answer, oldest first."""
 
     def waiting(self) -> Collection[int]:
         """Return the batches taken without a step."""
 
 
-def check_gradient(delta: Tensor, h: Tensor) -> Tensor:
-    """Return delta after a check of its shape.
+def check_gradient(delta: Signal, h: Signal) -> Signal:
+    """Return delta after a check of its form.
 
     Raises:
-        MalformedError: the shape is not that of h, and torch might broadcast delta.
+        MalformedError: not the form of h's floats, and torch might broadcast delta.
     """
-    if delta.shape != h.shape:
-        raise MalformedError(f"a gradient of {tuple(delta.shape)} came for an h of {tuple(h.shape)}")
+    came, due = form_of(delta), form_of(floats(h))
+    if came != due or count(delta) != count(h):
+        raise MalformedError(
+            f"a gradient of {count(delta)} examples {came.describe()} came for an h of {count(h)} "
+            f"{due.describe()}"
+        )
     return delta
 
 
@@ -197,16 +283,16 @@ class Top:
         self._health = health
         self._task = task
 
-    def forward(self, batch: int, h_below: Tensor, y: Tensor) -> Iterator[Message]:
+    def forward(self, batch: int, h_below: Signal, y: Tensor) -> Iterator[Message]:
         """Take h_{K-1}(b), send delta_{K-1}(b) down, and step."""
         u, output = self._layer.forward(batch, h_below)
-        loss = self._task.total(output, y)
+        loss = self._task.total(plain(output), y)
         loss.backward()  # type: ignore[no-untyped-call]
         yield from self._layer.down(batch, u)
         self._layer.step(batch, len(y))
         self._health.lost(loss, len(y))
 
-    def gradient(self, batch: int, delta: Tensor) -> Iterator[Message]:  # noqa: ARG002 - never called
+    def gradient(self, batch: int, delta: Signal) -> Iterator[Message]:  # noqa: ARG002 - never called
         """Raise: no layer above sends a gradient."""
         raise AssertionError(f"a gradient of batch {batch} came to the top layer")
 
@@ -214,7 +300,7 @@ class Top:
         """Raise: no layer above loses a batch."""
         raise AssertionError(f"batch {batch} was lost above the top layer")
 
-    def sent(self) -> dict[int, Tensor]:
+    def sent(self) -> Mapping[int, Signal]:
         """Return no batch: no answer comes from above."""
         return {}
 

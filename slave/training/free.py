@@ -16,8 +16,11 @@ from torch import Tensor
 from common.data.batches import Batches
 from common.data.replicas import BatchRoutes
 from common.errors import MalformedError
+from common.signals.forms import SignalForm
+from common.signals.values import Signal, map_tensors
 from common.slots import Slots
 from common.wire.boundary import Down, Message, Ready, Up
+from slave.training.admission import check_form
 from slave.training.unlocks.full import FullUnlock
 
 # Longer delays are counted as this delay.
@@ -48,7 +51,7 @@ class FreeTrainer:
         incarnation: of this slave's lease.
         next_batch: first batch not seen by the layer's weights.
         routes: routes of batches through this replica.
-        shapes: of one example of h_{k-1} and of h_k.
+        forms: of h_{k-1} and of h_k.
         device: of the layer.
     """
 
@@ -64,7 +67,7 @@ class FreeTrainer:
         incarnation: int,
         next_batch: int,
         routes: BatchRoutes | None = None,
-        shapes: tuple[tuple[int, ...], tuple[int, ...]],
+        forms: tuple[SignalForm, SignalForm],
         device: torch.device | str = "cpu",
     ) -> None:
         self.steps = 0
@@ -79,7 +82,7 @@ class FreeTrainer:
         self._unlock = unlock
         self._incarnation = incarnation
         self._routes = routes = routes or BatchRoutes()
-        self._below, self._above = shapes
+        self._below, self._above = forms
         self._device = device
         self._next = routes.next_own(next_batch)
         self._activations, self._gradients = Slots[Up](slots), Slots[Down](slots)
@@ -138,32 +141,31 @@ class FreeTrainer:
         """Have I learn on a waiting `Up`, and M on a waiting `Down`."""
         if len(self._activations):
             up = self._activations.get()
-            h = self._check(up.batch, up.h, self._below, "activation")
-            self._unlock.learn_input(up.batch, self._x(up.batch), h)
+            check_form(up.h, self._below, self._batches.size, f"h_{self._k - 1}", f"of batch {up.batch}")
+            self._unlock.learn_input(up.batch, self._x(up.batch), up.h)
         if len(self._gradients):
             down = self._gradients.get()
-            u = self._check(down.batch, down.u, self._above, "input beside a gradient")
-            delta = self._check(down.batch, down.delta, self._above, "gradient")
-            self._unlock.learn_gradient(down.batch, u, self._y(down.batch), delta)
+            self._check_down(down)
+            assert down.u is not None
+            self._unlock.learn_gradient(down.batch, down.u, self._y(down.batch), down.delta)
             self.delays[min(max(self._next - down.batch - 1, 0), LONGEST_DELAY)] += 1
 
-    def _check(self, batch: int, tensor: Tensor | None, shape: tuple[int, ...], what: str) -> Tensor:
-        """Return a received tensor after a check of its shape.
+    def _check_down(self, down: Down) -> None:
+        """Check the form of a gradient, and of the input at which the layer above took the gradient.
 
         Raises:
-            MalformedError: the shape is not the run's.
+            MalformedError: another form than the run's, or no input.
         """
-        due = (self._batches.size, *shape)
-        if tensor is None or tuple(tensor.shape) != due:
-            came = None if tensor is None else tuple(tensor.shape)
+        if down.u is None:
             raise MalformedError(
-                f"layer {self._k} was sent an {what} of {came} for batch {batch}, not {due}; do all slaves "
-                "have the same network?"
+                f"layer {self._k} was sent a gradient for batch {down.batch} without the input of layer "
+                f"{self._k + 1}; do all slaves have the same configuration?"
             )
-        return tensor
+        for signal, name in ((down.u, "input"), (down.delta, "gradient")):
+            check_form(signal, self._above.floats, self._batches.size, name, f"of batch {down.batch}")
 
-    def _x(self, batch: int) -> Tensor:
-        return self._batches.inputs(batch).to(self._device)
+    def _x(self, batch: int) -> Signal:
+        return map_tensors(lambda tensor: tensor.to(self._device), self._batches.inputs(batch))
 
     def _y(self, batch: int) -> Tensor:
         return self._batches.labels(batch).to(self._device)

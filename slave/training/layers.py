@@ -16,7 +16,6 @@ from common.config.profiles import AUTOCASTS
 from common.config.sections import Config
 from common.data import batches
 from common.data.datasets import Dataset
-from common.data.inputs import Inputs
 from common.data.replicas import BatchRoutes
 from common.models import network
 from common.models.network import Blueprint
@@ -24,12 +23,25 @@ from common.optim.stepper import AccruingStepper, Stepper
 from common.shards.backup import Backup
 from common.shards.flat import Flat
 from common.shards.working_copy import WorkingCopy
+from common.signals.forms import SignalForm
+from common.signals.packing import InputPacking, Packing
+from common.signals.values import map_tensors
 from common.synthesizers import GradientSynthesizer, VirtualForward
 from common.wire.messages import JoinReply
 from slave.training import unlocks
 from slave.training.admission import Admission
 from slave.training.compiling import compile_layer
-from slave.training.decoupling import Layer, Predicting, Synthesizer, Synthesizing, Unlock
+from slave.training.decoupling import (
+    Layer,
+    PackedPredictor,
+    PackedSynthesizer,
+    Predicting,
+    Synthesizer,
+    Synthesizing,
+    TensorPredictor,
+    TensorSynthesizer,
+    Unlock,
+)
 from slave.training.free import FreeTrainer
 from slave.training.health import Fallback, Health
 from slave.training.moments import Moments
@@ -39,7 +51,6 @@ from slave.training.trained import TrainedLayer, Trainer
 from slave.training.trainer import WindowedTrainer
 from slave.training.unlocks.full import FullUnlock, Predictor
 
-Shape = tuple[int, ...]
 # Brings a new working copy to the master's version of its shard, or creates the shard.
 Begin = Callable[[WorkingCopy], object]
 
@@ -80,10 +91,10 @@ def windowed_trainer(
     data: batches.Batches,
     lease: JoinReply,
     unlock: Unlock,
-    shape_below: Shape | None = None,
+    below: SignalForm | None = None,
     device: torch.device | str = "cpu",
 ) -> WindowedTrainer:
-    """Return the trainer of a lease's layer around an unlock; `shape_below` as of `WindowedTrainer`."""
+    """Return the trainer of a lease's layer around an unlock; `below` as of `WindowedTrainer`."""
     k, layers = lease.layer, config.layers
     return WindowedTrainer(
         k,
@@ -95,7 +106,7 @@ def windowed_trainer(
         incarnation=lease.incarnation,
         next_batch=lease.next_batch,
         routes=BatchRoutes.of(config, k, lease.replica),
-        shape_below=shape_below,
+        below=below,
         device=device,
     )
 
@@ -105,10 +116,10 @@ def free_trainer(
     data: batches.Batches,
     lease: JoinReply,
     unlock: FullUnlock,
-    shapes: tuple[Shape, Shape],
+    forms: tuple[SignalForm, SignalForm],
     device: torch.device | str = "cpu",
 ) -> FreeTrainer:
-    """Return the trainer of a layer under unlock `full`; `shapes` as of `FreeTrainer`."""
+    """Return the trainer of a layer under unlock `full`; `forms` as of `FreeTrainer`."""
     slots = config.decoupling.slots
     assert slots is not None
     return FreeTrainer(
@@ -121,7 +132,7 @@ def free_trainer(
         incarnation=lease.incarnation,
         next_batch=lease.next_batch,
         routes=BatchRoutes.of(config, lease.layer, lease.replica),
-        shapes=shapes,
+        forms=forms,
         device=device,
     )
 
@@ -175,11 +186,10 @@ class _Composition:
             autocast=getattr(torch, dtype) if dtype else None,
         )
         data = batches.Batches(self.dataset, config.run.seed, config.run.batch_size)
-        above = network.boundary(self.blueprint, cuts, k)
-        taken = Inputs(network.boundary(self.blueprint, cuts, k - 1)) if k > 1 else self.blueprint.inputs
-        below = taken.shape
+        below, above = (network.boundary(self.blueprint, cuts, each) for each in (k - 1, k))
         if self.compiled:
-            compile_layer(layer, taken.blank(config.run.batch_size).to(self.device))
+            blank = below.blank(config.run.batch_size)
+            compile_layer(layer, map_tensors(lambda tensor: tensor.to(self.device), blank))
         parts = self._parts(layer, (below, above))
         trainer: Trainer
         if config.decoupling.slots is None:
@@ -191,42 +201,52 @@ class _Composition:
         admission = Admission(config, k, BatchRoutes.of(config, k, self.lease.replica), below, above)
         return TrainedLayer(trainer, layer, self.copies, self.health, admission)
 
-    def _parts(self, layer: Layer, shapes: tuple[Shape, Shape]) -> Parts:
-        below, above = shapes
+    def _parts(self, layer: Layer, forms: tuple[SignalForm, SignalForm]) -> Parts:
+        below, above = forms
         return Parts(
             self.config,
             layer,
             self.health,
             self.blueprint.task,
+            above,
             lambda: self._synthesizer(above),
             lambda: self._predictor(below),
             lambda: self._head(above),
         )
 
-    def _predictor(self, shape: Shape) -> Predicting:
+    def _predictor(self, below: SignalForm) -> Predicting:
+        inputs = self.blueprint.inputs
+        taken, shape = InputPacking(inputs).taken, Packing(below).shape
+        predictor: TensorPredictor
         if self.serving:
-            vocabulary = self.blueprint.inputs.vocabulary
-            return ServedPredictor(self.serving, self.lease.incarnation, vocabulary, shape, self.health)
-        module = synthesizers.initial_input(self.config, self.lease.layer, self.blueprint.inputs, shape)
-        flat = Flat(module, self.device)
-        return Predictor(module, flat, self._taught("input", flat), self.health)
+            incarnation = self.lease.incarnation
+            predictor = ServedPredictor(self.serving, incarnation, taken.vocabulary, shape, self.health)
+        else:
+            module = synthesizers.initial_input(self.config, self.lease.layer, taken, shape)
+            flat = Flat(module, self.device)
+            predictor = Predictor(module, flat, self._taught("input", flat), self.health)
+        return PackedPredictor(predictor, inputs, below)
 
-    def _synthesizer(self, shape: Shape) -> Synthesizing:
+    def _synthesizer(self, above: SignalForm) -> Synthesizing:
+        packing = Packing(above)
         every, lease = self.config.decoupling.synthesizer_every, self.lease
+        synthesizer: TensorSynthesizer
         if self.serving:
             classes = self.blueprint.task.targets.classes
-            return ServedSynthesizer(self.serving, lease.incarnation, classes, self.health, every)
-        module = self._module(shape)
-        flat = Flat(module, self.device)
-        return Synthesizer(module, flat, self._taught("gradient", flat), self.health, every)
+            synthesizer = ServedSynthesizer(self.serving, lease.incarnation, classes, self.health, every)
+        else:
+            module = self._module(packing)
+            flat = Flat(module, self.device)
+            synthesizer = Synthesizer(module, flat, self._taught("gradient", flat), self.health, every)
+        return PackedSynthesizer(synthesizer, packing)
 
-    def _head(self, shape: Shape) -> tuple[VirtualForward, Stepper]:
-        module = self._module(shape)
+    def _head(self, above: SignalForm) -> tuple[VirtualForward, Stepper]:
+        module = self._module(Packing(above))
         assert isinstance(module, VirtualForward)
         return module, self._taught("gradient", Flat(module, self.device))
 
-    def _module(self, shape: Shape) -> GradientSynthesizer:
-        return synthesizers.initial(self.config, self.lease.layer, shape, self.blueprint.task)
+    def _module(self, packing: Packing) -> GradientSynthesizer:
+        return synthesizers.initial(self.config, self.lease.layer, packing.shape, self.blueprint.task)
 
     def _taught(self, shard: str, flat: Flat) -> Stepper:
         return self._stepped(shard, flat, self.config.optimizer.synthesizer, Stepper)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from common.config.sections import Config
 from common.draws import chance
 from common.optim.stepper import Stepper
+from common.signals.forms import SignalForm
 from common.synthesizers import VirtualForward
 from common.tasks import Task
 from slave.training.decoupling import Layer, Predicting, Synthesizing
@@ -23,6 +24,7 @@ class Parts:
         layer: the layer.
         health: the layer's record of its own learning.
         task: of the run.
+        above: form of h_k.
         make_synthesizer: makes M, absent from the top layer.
         make_predictor: makes I, absent from the first layer.
         make_head: makes a head, and the stepper of the head.
@@ -32,6 +34,7 @@ class Parts:
     layer: Layer
     health: Health
     task: Task
+    above: SignalForm
     make_synthesizer: Callable[[], Synthesizing]
     make_predictor: Callable[[], Predicting]
     make_head: Callable[[], tuple[VirtualForward, Stepper]]

@@ -10,7 +10,7 @@ from torch import Tensor
 from common.errors import MalformedError
 from common.shards.flat import pack, state_dict
 from common.wire.messages import SynthesisKind, SynthesisMessage
-from slave.training.decoupling import Synthesizing
+from slave.training.decoupling import TensorSynthesizer
 from slave.training.health import Health
 
 
@@ -24,7 +24,7 @@ class Serving(Protocol):
         """Send a lesson, which has no answer."""
 
 
-class ServedSynthesizer(Synthesizing):
+class ServedSynthesizer(TensorSynthesizer):
     """M_k in the master, shared by all replicas of the layer.
 
     Args:

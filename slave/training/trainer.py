@@ -11,12 +11,14 @@ from collections import Counter, deque
 from collections.abc import Iterator
 
 import torch
-from torch import Tensor
 
 from common.data.batches import Batches
 from common.data.replicas import BatchRoutes
 from common.errors import MalformedError
+from common.signals.forms import SignalForm
+from common.signals.values import Signal, map_tensors
 from common.wire.boundary import Down, End, Ended, Lost, Message, Ready, Taken, Up
+from slave.training.admission import check_form
 from slave.training.decoupling import Unlock
 from slave.training.inputs import Inputs
 
@@ -36,7 +38,7 @@ class WindowedTrainer:
         incarnation: of this slave's lease.
         next_batch: first batch not seen by the layer's weights.
         routes: routes of batches through this replica.
-        shape_below: of one example of h_{k-1}; None: unknown.
+        below: form of h_{k-1}; None: unknown.
         device: of the layer.
     """
 
@@ -52,7 +54,7 @@ class WindowedTrainer:
         incarnation: int,
         next_batch: int,
         routes: BatchRoutes | None = None,
-        shape_below: tuple[int, ...] | None = None,
+        below: SignalForm | None = None,
         device: torch.device | str = "cpu",
     ) -> None:
         self.steps = 0
@@ -63,7 +65,7 @@ class WindowedTrainer:
         self._batches = batches
         self._total = total
         self._unlock = unlock
-        self._shape_below = shape_below
+        self._below = below
         self._device = device
         self._window = window
         self._incarnation = incarnation
@@ -138,7 +140,7 @@ class WindowedTrainer:
         if self._at_end:
             yield from self._end()
         elif self._k == 1:
-            yield from self._train(self._next, self._batches.inputs(self._next).to(self._device))
+            yield from self._train(self._next, self._to_device(self._batches.inputs(self._next)))
         else:
             inputs = self._lowest
             assert inputs is not None
@@ -173,15 +175,15 @@ class WindowedTrainer:
         if self._end_sent and receiver in self._routes.receivers():
             yield self._addressed(End(self._total), receiver, self._incarnation)
 
-    def _train(self, batch: int, h_below: Tensor) -> Iterator[Message]:
+    def _to_device(self, x: Signal) -> Signal:
+        return map_tensors(lambda tensor: tensor.to(self._device), x)
+
+    def _train(self, batch: int, h_below: Signal) -> Iterator[Message]:
         self._next = max(self._next, self._routes.next_own(batch + 1) if self._k == 1 else batch + 1)
         self.steps += 1
-        y = self._batches.labels(batch).to(h_below.device)
-        came, due = tuple(h_below.shape), (len(y), *(self._shape_below or h_below.shape[1:]))
-        if came != due:
-            raise MalformedError(
-                f"h_{self._k - 1}({batch}) came as {came}, not {due}; do all slaves have the same network?"
-            )
+        y = self._batches.labels(batch).to(self._device)
+        if self._below is not None:
+            check_form(h_below, self._below, len(y), f"h_{self._k - 1}", f"of batch {batch}")
         for message in self._unlock.forward(batch, h_below, y):
             if isinstance(message, Up):
                 self._steps_when_sent[batch] = self.steps

@@ -41,6 +41,14 @@ def pairs():
     x, y, t, u = read()
     return Pairs(x, y), Pairs(t, u)
 
+def named():
+    x, y, t, u = read()
+    return {"x": x, "mask": x > 0}, y, {"x": t, "mask": t > 0}, u
+
+def torn():
+    x, y, t, u = read()
+    return {"x": x, "mask": x[1:] > 0}, y, {"x": t, "mask": t > 0}, u
+
 def tables():
     return HERE / "train.parquet", HERE / "test.parquet"
 """
@@ -89,6 +97,25 @@ def test_parquet_files_train_to_the_same_numbers(folder: Path, capsys: pytest.Ca
         columns = {"x": list(np.load(folder / f"{x}.npy")), "y": np.load(folder / f"{y}.npy")}
         parquet.write_table(pyarrow.table(columns), folder / f"{part}.parquet")
     assert train("tables", capsys) == train("arrays", capsys)
+
+
+@pytest.mark.parametrize(
+    ("form", "told"),
+    [
+        ("named", 'own.py:named" are {x: (B, 5), mask: bool (B, 5)}; give a network of your own'),
+        ("torn", 'own.py:torn: train_x["x"] has 200 examples, train_x["mask"] 199; give all the same number'),
+    ],
+)
+def test_named_inputs_that_do_not_fit_end_a_run_before_its_start(
+    folder: Path, capsys: pytest.CaptureFixture[str], form: str, told: str
+) -> None:
+    assert command.run(["train", "--set", f"data.dataset=own.py:{form}", *SETTINGS]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert told in err
+    assert form == "torn" or err.startswith(
+        "layerwise: network.model: mlp takes one tensor, but the examples"
+    )
 
 
 LANGUAGE = [

@@ -9,18 +9,22 @@ import stat
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from common.config.sections import Config
+from common.data.datasets import Dataset
+from common.data.examples import Arrays
+from common.data.statistics import Scaling
 from common.errors import ConfigError, RefusedError, RunFailedError
 from common.wire.messages import Evaluation
 from deploy.runs import files, metrics
 from deploy.runs.directory import CONFIG, RunDirectory, new_directory, saved_config
 from deploy.runs.files import read_object, write_file
 from deploy.runs.metrics import METRICS, MetricsFile, read_metrics
-from deploy.runs.model import MODEL, encode_model, load_model
+from deploy.runs.model import MODEL, _metadata, encode_model, load_model
 from deploy.runs.summary import SUMMARY
 from tests.deploy.runs import digits
 
@@ -122,6 +126,30 @@ def test_a_file_has_the_mode_of_the_umask(tmp_path: Path) -> None:
         os.umask(before)
     assert stat.S_IMODE((tmp_path / MODEL).stat().st_mode) == 0o640
     assert [path.name for path in tmp_path.iterdir()] == [MODEL]
+
+
+def inputs(data: Dataset) -> Any:
+    """The description of the inputs in a model file."""
+    return json.loads(_metadata(encode_model(STATE, Config(), data))["inputs"])
+
+
+def test_a_model_describes_its_inputs_by_name_unless_they_are_plain() -> None:
+    (digits_scaling,) = digits().scalings.values()
+    assert inputs(digits()) == {
+        "shape": [1, 8, 8],
+        "dtype": "float32",
+        "scale": 1 / 16,
+        "mean": list(digits_scaling.mean),
+        "std": list(digits_scaling.std),
+    }
+    x = {"x": np.zeros((2, 4), np.float32), "mask": np.zeros((2, 3), bool), "tokens": np.zeros((2, 3), int)}
+    part = Arrays(x, np.arange(2))
+    raw = {"scale": 1.0, "mean": [], "std": []}
+    assert inputs(Dataset("own", part, part, {"x": Scaling((0.5,), (2.0,), 1.0)}, 2)) == {
+        "x": {"shape": [4], "dtype": "float32", "scale": 1.0, "mean": [0.5], "std": [2.0]},
+        "mask": {"shape": [3], "dtype": "bool", **raw},
+        "tokens": {"shape": [3], "dtype": "int64", **raw},
+    }
 
 
 def test_a_file_that_reads_back_otherwise_is_an_error_and_the_old_one_stays(

@@ -30,6 +30,7 @@ from common.data.batches import Batches
 from common.data.datasets import Dataset
 from common.models import network
 from common.shards.working_copy import Push, WorkingCopy
+from common.signals.values import Signal, plain
 from common.wire.boundary import Direction, Down, Lost, Message, Ready, Taken, Up
 from common.wire.messages import JoinReply
 from common.wire.payloads import decode_boundary, encode_boundary
@@ -85,11 +86,11 @@ class WatchedLayer(Layer):
         self.inputs: list[Tensor] = []
         self.stepped: list[int] = []
 
-    def forward(self, batch: int, h_below: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, batch: int, h_below: Signal) -> tuple[Signal, Signal]:
         """Count the forward, and keep the leaf u, whose `.grad` is later sent down."""
         u, h = super().forward(batch, h_below)
         self.forwards += 1
-        self.inputs.append(u)
+        self.inputs.append(plain(u))
         return u, h
 
     def step(self, batch: int, batch_size: int) -> None:
@@ -135,8 +136,9 @@ class Incarnation:
     def synthesizer(self) -> Synthesizer:
         """M, of unlock `update`."""
         unlock: Any = self.trainer._unlock
-        assert isinstance(unlock._synthesizer, Synthesizer)
-        return unlock._synthesizer
+        synthesizer = unlock._synthesizer._synthesizer
+        assert isinstance(synthesizer, Synthesizer)
+        return synthesizer
 
     def check(self) -> None:
         """Check the invariants: the window is kept, and every queue is bounded."""

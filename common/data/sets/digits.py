@@ -13,8 +13,9 @@ from common.data.datasets import Dataset
 from common.data.downloads import Source
 from common.data.examples import Arrays
 from common.data.orders import permutation
-from common.data.statistics import mean_and_std
+from common.data.statistics import Scaling, mean_and_std
 from common.errors import ConfigError
+from common.signals.forms import PLAIN
 
 # Results are comparable on one split alone, so the split is fixed for all runs; any number would do.
 _SPLIT = 0
@@ -32,9 +33,9 @@ def load(data: DataConfig, path: Path | None, source: Source | None) -> Dataset:
     labels = table[:, -1].astype(np.int64)
     order = permutation(len(table), _SPLIT, 0)
     train, test = order[:_TRAIN], order[_TRAIN:]
-    mean, std = mean_and_std(images[train], 1 / 16)
-    train_set, test_set = Arrays(images[train], labels[train]), Arrays(images[test], labels[test])
-    return Dataset("digits", train_set, test_set, mean, std, 1 / 16, 10)
+    scaling = Scaling(*mean_and_std(images[train], 1 / 16), 1 / 16)
+    train_set, test_set = (Arrays({PLAIN: images[rows]}, labels[rows]) for rows in (train, test))
+    return Dataset("digits", train_set, test_set, {PLAIN: scaling}, 10)
 
 
 def _read_table() -> np.ndarray:

@@ -10,11 +10,13 @@ from common.config.data import DataConfig
 from common.data.datasets import Dataset
 from common.data.downloads import Source
 from common.data.examples import Arrays
-from common.data.lazy import Form, Lazy
+from common.data.forms import Form
+from common.data.lazy import Lazy
 from common.data.mapped import MappedRows, open_column
 from common.data.pointers import explain_pointer, holds_pointer
 from common.data.windows import consecutive_windows, overlapping_windows
 from common.errors import ConfigError
+from common.signals.forms import PLAIN
 
 FILES = ("train.bin", "val.bin")
 _DTYPE = np.dtype("<u2")
@@ -37,16 +39,14 @@ def load(data: DataConfig, path: Path | None, source: Source | None) -> Dataset:
         data.dataset,
         _read_by_row(overlapping_windows(train, data.context, names[0]), size, names[0]),
         _read_by_row(consecutive_windows(test, data.context, names[1]), size, names[1]),
-        (),
-        (),
-        1.0,
+        {},
         size,
     )
 
 
 def _read_by_row(windows: Arrays, size: int, name: str) -> Lazy:
-    form = Form(windows.input_shape, np.dtype(np.int64))
-    return Lazy(MappedRows.of(windows.x, windows.y), name, form, form, size, windows.stride)
+    form = Form(windows.target_shape, np.dtype(np.int64))
+    return Lazy(MappedRows.of(windows.x, windows.y), name, {PLAIN: form}, form, size, windows.stride)
 
 
 def _map(file: Path) -> np.ndarray:

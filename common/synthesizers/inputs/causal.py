@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from common.config.synthesizers import CausalInputOptions
-from common.data.inputs import Inputs
 from common.errors import ConfigError
+from common.signals.forms import TensorForm
 from common.synthesizers.predictor import Predictor, Shape
 from common.synthesizers.tokens import causal_layers
 
 
-def build(options: CausalInputOptions, inputs: Inputs, shape: Shape) -> Predictor:
+def build(options: CausalInputOptions, inputs: TensorForm, shape: Shape) -> Predictor:
     """Build I from tokens x (T,) to h_{k-1} of `shape` (T, D).
 
     Raises:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from common.config.synthesizers import HiddenInputOptions
-from common.data.inputs import Inputs
 from common.errors import ConfigError
+from common.signals.forms import TensorForm
 from common.synthesizers.predictor import CONVOLUTION_HIDDEN, Predictor, Shape, convolution_layers
 
 
-def build(options: HiddenInputOptions, inputs: Inputs, shape: Shape) -> Predictor:
+def build(options: HiddenInputOptions, inputs: TensorForm, shape: Shape) -> Predictor:
     """Build I from images x to h_{k-1} of `shape`.
 
     Raises:

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator
 import torch
 from torch import Tensor
 
+from common.signals.values import Signal, count, map_tensors
 from common.wire.boundary import Lost, Message, Up
 from slave.training.decoupling import Layer, check_gradient
 from slave.training.parts import Parts
@@ -26,20 +27,22 @@ class Late:
     def __init__(self, layer: Layer, shrink: float = 1.0) -> None:
         self._layer = layer
         self._shrink = shrink
-        self._inputs: dict[int, Tensor] = {}
+        self._inputs: dict[int, Signal] = {}
 
-    def forward(self, batch: int, h_below: Tensor) -> Tensor:
+    def forward(self, batch: int, h_below: Signal) -> Signal:
         """Compute h_k(b) without a graph, and keep the input."""
         self._inputs[batch] = h_below
         with torch.no_grad():
             return self._layer.forward(batch, h_below)[1]
 
-    def step(self, batch: int, delta: Tensor) -> Iterator[Message]:
+    def step(self, batch: int, delta: Signal) -> Iterator[Message]:
         """Recompute h at the present weights, go backward from beta delta_k(b), send delta_{k-1}(b), step."""
         u, h = self._layer.forward_again(batch, self._inputs.pop(batch))
-        self._layer.backward(h, delta if self._shrink == 1 else self._shrink * delta)
+        if self._shrink != 1:
+            delta = map_tensors(lambda each: self._shrink * each, delta)
+        self._layer.backward(h, delta)
         yield from self._layer.down(batch, u)
-        self._layer.step(batch, len(delta))
+        self._layer.step(batch, count(delta))
 
     def lose(self, batch: int) -> Iterator[Message]:
         """Forget a lost batch, and report the loss to the layer below."""
@@ -57,14 +60,14 @@ class DelayedUnlock:
 
     def __init__(self, layer: Layer, shrink: float) -> None:
         self._late = Late(layer, shrink)
-        self._sent: dict[int, Tensor] = {}
+        self._sent: dict[int, Signal] = {}
 
-    def forward(self, batch: int, h_below: Tensor, y: Tensor) -> Iterator[Message]:  # noqa: ARG002
+    def forward(self, batch: int, h_below: Signal, y: Tensor) -> Iterator[Message]:  # noqa: ARG002
         """Take h_{k-1}(b) and send h_k(b)."""
         self._sent[batch] = self._late.forward(batch, h_below)
         yield Up(batch, self._sent[batch])
 
-    def gradient(self, batch: int, delta: Tensor) -> Iterator[Message]:
+    def gradient(self, batch: int, delta: Signal) -> Iterator[Message]:
         """Step on delta_k(b) at the present weights, and send delta_{k-1}(b) down."""
         yield from self._late.step(batch, check_gradient(delta, self._sent.pop(batch)))
 
@@ -73,7 +76,7 @@ class DelayedUnlock:
         del self._sent[batch]
         yield from self._late.lose(batch)
 
-    def sent(self) -> dict[int, Tensor]:
+    def sent(self) -> dict[int, Signal]:
         """Return h_k of the batches without a gradient, oldest first."""
         return dict(self._sent)
 

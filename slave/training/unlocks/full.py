@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 from torch import Tensor
 
 from common.optim.stepper import Stepper
 from common.shards.flat import Flat
+from common.signals.values import Signal, floats, map_tensors, plain
 from common.synthesizers import InputSynthesizer
 from common.tasks import Task
 from common.wire.boundary import Down, Message, Up
@@ -67,32 +69,31 @@ class FullUnlock:
         self._predictor = predictor
         self._steps_on = steps_on
 
-    def step(self, batch: int, x: Tensor, y: Tensor) -> Iterator[Message]:
+    def step(self, batch: int, x: Signal, y: Tensor) -> Iterator[Message]:
         """Step on batch b; yield h_k(b) for the layer above, and u with the gradient for the layer below."""
         predicted = x if self._predictor is None else self._predictor.predict(batch, x)
         u, h = self._layer.forward(batch, predicted)
         if self._synthesizer is None:
-            loss = self._task.total(h, y)
+            loss = self._task.total(plain(h), y)
             loss.backward()  # type: ignore[no-untyped-call]
             self._health.lost(loss, len(y))
         else:
-            sent = h.detach()
+            sent = map_tensors(Tensor.detach, h)
             yield Up(batch, sent)
             self._layer.backward(h, self._synthesizer.gradient(batch, sent, y))
-        if u.requires_grad:
-            assert u.grad is not None
-            yield Down(batch, u.grad, predicted)
+        for answer in self._layer.down(batch, u):
+            yield replace(answer, u=floats(predicted)) if isinstance(answer, Down) else answer
         if self._synthesizer is None or self._steps_on(batch):
             self._layer.step(batch, len(y))
         else:
             self._layer.flat.clear_gradients()
 
-    def learn_gradient(self, batch: int, u: Tensor, y: Tensor, delta: Tensor) -> None:
+    def learn_gradient(self, batch: int, u: Signal, y: Tensor, delta: Signal) -> None:
         """Train M on the gradient at the input that the layer above had predicted for the batch."""
         assert self._synthesizer is not None
         self._synthesizer.learn(batch, u, y, None, delta)
 
-    def learn_input(self, batch: int, x: Tensor, h: Tensor) -> None:
+    def learn_input(self, batch: int, x: Signal, h: Signal) -> None:
         """Train I on the activation that the layer below computed for the batch."""
         assert self._predictor is not None
         self._predictor.learn(batch, x, h)

@@ -8,6 +8,8 @@ from torch import Tensor
 
 from common.errors import MalformedError
 from common.optim.stepper import Stepper
+from common.signals.packing import Packing
+from common.signals.values import Signal, map_tensors
 from common.synthesizers import VirtualForward
 from common.wire.boundary import Message, Up
 from slave.training.decoupling import Layer
@@ -16,19 +18,23 @@ from slave.training.parts import Parts
 
 
 class Head:
-    """Head v_k with its optimizer: h_k -> logits, a network like VFBN's v, trained on a loss of its own."""
+    """Head v_k with its optimizer: h_k -> logits, a network like VFBN's v, trained on a loss of its own.
 
-    def __init__(self, module: VirtualForward, stepper: Stepper, health: Health) -> None:
+    The float tensors of h_k are packed into one.
+    """
+
+    def __init__(self, module: VirtualForward, stepper: Stepper, health: Health, packing: Packing) -> None:
         self._module = module
+        self._packing = packing
         self._stepper = stepper
         self._health = health
 
-    def step(self, batch: int, h: Tensor, y: Tensor) -> Tensor:
-        """Return the gradient of the head's loss at h, in the shape of h; the head steps too."""
-        delta, loss = self._module.supervise(h, y)
+    def step(self, batch: int, h: Signal, y: Tensor) -> Signal:
+        """Return the gradient of the head's loss at h, in the form of h's floats; the head steps too."""
+        delta, loss = self._module.supervise(self._packing.pack(h), y)
         self._stepper.step(batch)
         self._health.lost(loss, len(y))
-        return delta
+        return self._packing.unpack(delta)
 
 
 class LocalUnlock:
@@ -37,18 +43,18 @@ class LocalUnlock:
     def __init__(self, layer: Layer, head: Head) -> None:
         self._layer = layer
         self._head = head
-        self._sent: dict[int, Tensor] = {}
+        self._sent: dict[int, Signal] = {}
 
-    def forward(self, batch: int, h_below: Tensor, y: Tensor) -> Iterator[Message]:
+    def forward(self, batch: int, h_below: Signal, y: Tensor) -> Iterator[Message]:
         """Take h_{k-1}(b), send h_k(b), step, and confirm the batch to the layer below as taken."""
         u, h = self._layer.forward(batch, h_below)
-        self._sent[batch] = h.detach()
+        self._sent[batch] = map_tensors(Tensor.detach, h)
         yield Up(batch, self._sent[batch])
         self._layer.backward(h, self._head.step(batch, self._sent[batch], y))
         yield from self._layer.down(batch, u)
         self._layer.step(batch, len(y))
 
-    def gradient(self, batch: int, delta: Tensor) -> Iterator[Message]:  # noqa: ARG002 - never called
+    def gradient(self, batch: int, delta: Signal) -> Iterator[Message]:  # noqa: ARG002 - never called
         """Refuse a gradient: the sender has a different configuration.
 
         Raises:
@@ -61,7 +67,7 @@ class LocalUnlock:
         del self._sent[batch]
         yield from ()
 
-    def sent(self) -> dict[int, Tensor]:
+    def sent(self) -> dict[int, Signal]:
         """Return h_k of the batches without an answer, oldest first."""
         return dict(self._sent)
 
@@ -72,4 +78,5 @@ class LocalUnlock:
 
 def build(parts: Parts) -> LocalUnlock:
     """Build the unlock of a layer below the top, with a head."""
-    return LocalUnlock(parts.layer, Head(*parts.make_head(), parts.health))
+    head = Head(*parts.make_head(), parts.health, Packing(parts.above))
+    return LocalUnlock(parts.layer, head)

@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterator
 
 from torch import Tensor
 
+from common.signals.values import Signal, count, map_tensors
 from common.wire.boundary import Lost, Message, Up
 from slave.training.decoupling import Layer, check_gradient
 from slave.training.parts import Parts
@@ -16,20 +17,20 @@ class NoUnlock:
 
     def __init__(self, layer: Layer) -> None:
         self._layer = layer
-        self._graphs: dict[int, tuple[Tensor, Tensor]] = {}
+        self._graphs: dict[int, tuple[Signal, Signal]] = {}
 
-    def forward(self, batch: int, h_below: Tensor, y: Tensor) -> Iterator[Message]:  # noqa: ARG002
+    def forward(self, batch: int, h_below: Signal, y: Tensor) -> Iterator[Message]:  # noqa: ARG002
         """Take h_{k-1}(b), send h_k(b), and wait for the gradient."""
         u, h = self._layer.forward(batch, h_below)
         self._graphs[batch] = (u, h)
-        yield Up(batch, h.detach())
+        yield Up(batch, map_tensors(Tensor.detach, h))
 
-    def gradient(self, batch: int, delta: Tensor) -> Iterator[Message]:
+    def gradient(self, batch: int, delta: Signal) -> Iterator[Message]:
         """Go backward from delta_k(b), send delta_{k-1}(b) down, and step."""
         u, h = self._graphs.pop(batch)
         self._layer.backward(h, check_gradient(delta, h))
         yield from self._layer.down(batch, u)
-        self._layer.step(batch, len(delta))
+        self._layer.step(batch, count(delta))
 
     def lost(self, batch: int) -> Iterator[Message]:
         """Forget a lost batch, and report the loss to the layer below."""
@@ -37,9 +38,9 @@ class NoUnlock:
         if self._layer.k > 1:
             yield Lost(batch)
 
-    def sent(self) -> dict[int, Tensor]:
+    def sent(self) -> dict[int, Signal]:
         """Return h_k of the batches without a gradient, oldest first."""
-        return {batch: h.detach() for batch, (_, h) in self._graphs.items()}
+        return {batch: map_tensors(Tensor.detach, h) for batch, (_, h) in self._graphs.items()}
 
     def waiting(self) -> Collection[int]:
         """Return the batches that the layer has not stepped on: those without a gradient."""

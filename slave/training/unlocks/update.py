@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from common.signals.values import Signal, count, map_tensors
 from common.wire.boundary import Message, Up
 from slave.training.decoupling import Layer, Synthesizing, check_gradient
 from slave.training.health import Health
@@ -18,7 +19,7 @@ from slave.training.unlocks.delayed import Late
 class _Pair:
     """Activation and labels for M's lesson, kept until delta_k(b) comes."""
 
-    h: Tensor
+    h: Signal
     y: Tensor
 
 
@@ -27,8 +28,8 @@ class _Graph:
     """A forward pass that waits for its backward pass."""
 
     batch: int
-    u: Tensor
-    h: Tensor
+    u: Signal
+    h: Signal
 
 
 class UpdateUnlock:
@@ -59,10 +60,10 @@ class UpdateUnlock:
         self._mix_true = mix_true
         self._late = Late(layer)
         self._pairs: dict[int, _Pair] = {}
-        self._synthetic: dict[int, Tensor] = {}
+        self._synthetic: dict[int, Signal] = {}
         self._pending: _Graph | None = None
 
-    def forward(self, batch: int, h_below: Tensor, y: Tensor) -> Iterator[Message]:
+    def forward(self, batch: int, h_below: Signal, y: Tensor) -> Iterator[Message]:
         """Take h_{k-1}(b), send h_k(b); step on M_k(h_k(b), y), and send the step's delta_{k-1}(b) down."""
         yield from self._step_pending()
         if self._health.fallback:
@@ -70,12 +71,12 @@ class UpdateUnlock:
         else:
             u, h = self._layer.forward(batch, h_below)
             self._pending = _Graph(batch, u, h)
-        self._pairs[batch] = _Pair(h.detach(), y)
+        self._pairs[batch] = _Pair(map_tensors(Tensor.detach, h), y)
         yield Up(batch, self._pairs[batch].h)
         if not self._mix_true:
             yield from self._step_pending()
 
-    def gradient(self, batch: int, delta: Tensor) -> Iterator[Message]:
+    def gradient(self, batch: int, delta: Signal) -> Iterator[Message]:
         """Train M on delta_k(b) and the kept h_k(b); step too if the layer has not stepped on the batch."""
         pair = self._pairs.pop(batch)
         check_gradient(delta, pair.h)
@@ -94,7 +95,7 @@ class UpdateUnlock:
         self._synthetic.pop(batch, None)
         del self._pairs[batch]
 
-    def sent(self) -> dict[int, Tensor]:
+    def sent(self) -> dict[int, Signal]:
         """Return h_k of the batches without a gradient, oldest first."""
         return {batch: pair.h for batch, pair in self._pairs.items()}
 
@@ -111,13 +112,13 @@ class UpdateUnlock:
             self._synthetic[batch] = self._synthesizer.gradient(batch, pair.h, pair.y)
             yield from self._back(self._synthetic[batch], steps=self._steps_on(batch))
 
-    def _back(self, delta: Tensor, *, steps: bool) -> Iterator[Message]:
+    def _back(self, delta: Signal, *, steps: bool) -> Iterator[Message]:
         graph, self._pending = self._pending, None
         assert graph is not None
         self._layer.backward(graph.h, delta)
         yield from self._layer.down(graph.batch, graph.u)
         if steps:
-            self._layer.step(graph.batch, len(delta))
+            self._layer.step(graph.batch, count(delta))
         else:
             self._layer.flat.clear_gradients()
 

@@ -16,8 +16,10 @@ from common.config.data import DataConfig
 from common.data import batches, datasets, orders
 from common.data.batches import Batches
 from common.data.examples import Arrays
+from common.data.statistics import Scaling
 from common.errors import ConfigError
-from tests.common.data.whole import whole
+from common.signals.forms import PLAIN
+from tests.common.data.whole import tensor, whole
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -26,21 +28,23 @@ def numbered(count: int, tests: int = 7) -> datasets.Dataset:
     """A data set whose example n holds the number n and has the label n."""
     x, t = np.arange(count, dtype=np.float32)[:, None], np.arange(tests, dtype=np.float32)[:, None]
     y, u = np.arange(count), np.arange(tests)
-    return datasets.Dataset("numbered", Arrays(x, y), Arrays(t, u), (0.0,), (1.0,), 1.0, count)
+    return datasets.Dataset(
+        "numbered", Arrays({PLAIN: x}, y), Arrays({PLAIN: t}, u), {PLAIN: Scaling((0.0,), (1.0,))}, count
+    )
 
 
 def coloured() -> datasets.Dataset:
     generator = np.random.default_rng(0)
     x, t = (generator.integers(0, 256, (count, 3, 4, 5)).astype(np.uint8) for count in (30, 7))
     y, u = (generator.integers(0, 10, count) for count in (30, 7))
-    return datasets.Dataset(
-        "coloured", Arrays(x, y), Arrays(t, u), (0.4, 0.5, 0.6), (0.2, 0.3, 0.1), 1 / 255, 10
-    )
+    scaling = Scaling((0.4, 0.5, 0.6), (0.2, 0.3, 0.1), 1 / 255)
+    return datasets.Dataset("coloured", Arrays({PLAIN: x}, y), Arrays({PLAIN: t}, u), {PLAIN: scaling}, 10)
 
 
 def normalized(dataset: datasets.Dataset, raw: np.ndarray) -> np.ndarray:
-    mean, std = np.array(dataset.mean)[:, None, None], np.array(dataset.std)[:, None, None]
-    return np.asarray((raw * dataset.scale - mean) / std)
+    scaling = dataset.scalings[PLAIN]
+    mean, std = np.array(scaling.mean)[:, None, None], np.array(scaling.std)[:, None, None]
+    return np.asarray((raw * scaling.scale - mean) / std)
 
 
 @settings(deadline=None)
@@ -60,7 +64,7 @@ def test_an_epoch_takes_every_example_once_but_for_an_incomplete_last_batch(
 def test_inputs_and_labels_of_a_batch_agree_in_whatever_order_they_are_asked_for() -> None:
     made = Batches(numbered(100), 5, 8)
     asked = [0, 50, 3, 13, 12, 11, 24, 0, 399]
-    inputs = [made.inputs(batch) for batch in asked]
+    inputs = [tensor(made.inputs(batch)) for batch in asked]
     labels = [made.labels(batch) for batch in reversed(asked)]
     for x, y in zip(inputs, reversed(labels), strict=True):
         assert x[:, 0].tolist() == y.tolist()
@@ -83,7 +87,7 @@ def test_batches_are_the_same_in_every_process() -> None:
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     made = Batches(datasets.load(DataConfig()), 3, 64)
     content = b"".join(
-        made.inputs(b).numpy().tobytes() + made.labels(b).numpy().tobytes() for b in (0, 21, 22, 1000)
+        tensor(made.inputs(b)).numpy().tobytes() + made.labels(b).numpy().tobytes() for b in (0, 21, 22, 1000)
     )
     assert done.stdout.strip() == hashlib.sha256(content).hexdigest()
 
@@ -97,12 +101,12 @@ def test_bytes_are_normalized_by_channel() -> None:
     dataset = coloured()
     made = Batches(dataset, 0, 30)
     raw = whole(dataset).train_x[orders.permutation(30, 0, 0)]
-    np.testing.assert_allclose(made.inputs(0).numpy(), normalized(dataset, raw), atol=1e-5)
+    np.testing.assert_allclose(tensor(made.inputs(0)).numpy(), normalized(dataset, raw), atol=1e-5)
 
 
 def test_digits_come_out_with_mean_zero_and_deviation_one() -> None:
     digits = datasets.load(DataConfig())
-    x = Batches(digits, 0, 1437).inputs(0)
+    x = tensor(Batches(digits, 0, 1437).inputs(0))
     assert x.shape == (1437, 1, 8, 8)
     assert x.mean().item() == pytest.approx(0, abs=1e-4)
     assert x.std().item() == pytest.approx(1, abs=1e-3)
@@ -118,13 +122,13 @@ def test_a_batch_larger_than_the_training_set_is_refused() -> None:
 def test_a_batch_is_the_callers_own() -> None:
     dataset = numbered(10)
     made = Batches(dataset, 0, 4)
-    before = made.inputs(0).clone(), made.labels(0).clone()
-    made.inputs(0).zero_()
+    before = tensor(made.inputs(0)).clone(), made.labels(0).clone()
+    tensor(made.inputs(0)).zero_()
     made.labels(0).zero_()
     for x, y in batches.test_batches(dataset):
-        x.zero_()
+        tensor(x).zero_()
         y.zero_()
-    assert torch.equal(made.inputs(0), before[0])
+    assert torch.equal(tensor(made.inputs(0)), before[0])
     assert torch.equal(made.labels(0), before[1])
     assert whole(dataset).test_x[:, 0].tolist() == whole(dataset).test_y.tolist() == list(range(7))
 
@@ -134,7 +138,7 @@ def test_the_test_set_is_gone_through_once_and_whole_in_its_own_order(size: int,
     dataset = coloured()
     parts = list(batches.test_batches(dataset, size))
     assert [len(x) for x, _ in parts] == sizes
-    x, y = torch.cat([x for x, _ in parts]), torch.cat([y for _, y in parts])
+    x, y = torch.cat([tensor(x) for x, _ in parts]), torch.cat([y for _, y in parts])
     np.testing.assert_allclose(x.numpy(), normalized(dataset, whole(dataset).test_x), atol=1e-5)
     assert y.tolist() == whole(dataset).test_y.tolist()
 
@@ -145,15 +149,16 @@ def varied(seed: int = 0, size: int = 10) -> Batches:
 
 def test_augmented_batches_are_the_same_whenever_they_are_asked_for_and_vary_from_epoch_to_epoch() -> None:
     first, second = varied(), varied()
-    ahead = [second.inputs(batch) for batch in (7, 3, 0)]
+    ahead = [tensor(second.inputs(batch)) for batch in (7, 3, 0)]
     assert all(
-        torch.equal(first.inputs(batch), x) for batch, x in zip((0, 3, 7), reversed(ahead), strict=True)
+        torch.equal(tensor(first.inputs(batch)), x)
+        for batch, x in zip((0, 3, 7), reversed(ahead), strict=True)
     )
     plain = Batches(coloured(), 0, 10)
     assert torch.equal(first.labels(3), plain.labels(3))
-    assert first.inputs(3).shape == plain.inputs(3).shape
-    assert not torch.equal(first.inputs(3), plain.inputs(3))
-    whole = [varied(seed, 30).inputs(batch).flatten(1) for seed, batch in ((0, 0), (0, 1), (1, 0))]
+    assert tensor(first.inputs(3)).shape == tensor(plain.inputs(3)).shape
+    assert not torch.equal(tensor(first.inputs(3)), tensor(plain.inputs(3)))
+    whole = [tensor(varied(seed, 30).inputs(batch)).flatten(1) for seed, batch in ((0, 0), (0, 1), (1, 0))]
     assert not torch.equal(*(x.sum(1).sort().values for x in whole[:2]))
     assert not torch.equal(*(x.sum(1).sort().values for x in whole[::2]))
 
@@ -197,7 +202,7 @@ def test_the_test_set_is_never_augmented() -> None:
     for (x, _), (expected, _) in zip(
         batches.test_batches(augmented), batches.test_batches(plain), strict=True
     ):
-        assert torch.equal(x, expected)
+        assert torch.equal(tensor(x), tensor(expected))
 
 
 def test_augmenting_what_is_no_image_is_refused(tmp_path: Path) -> None:

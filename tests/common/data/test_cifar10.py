@@ -11,6 +11,7 @@ import pytest
 from common.config.data import DataConfig
 from common.data import cifar10, datasets
 from common.errors import ConfigError
+from common.signals.forms import PLAIN
 from tests.common.data.whole import whole
 
 
@@ -42,7 +43,8 @@ def check(folder: Path) -> None:
         np.testing.assert_array_equal(x, written[:, 1:].reshape(-1, 3, 32, 32))
         np.testing.assert_array_equal(y, written[:, 0])
         assert (x.dtype.name, y.dtype.name) == ("uint8", "int64")
-    assert (loaded.input_shape, len(loaded.mean), len(loaded.std)) == ((3, 32, 32), 3, 3)
+    assert loaded.inputs.only.shape == (3, 32, 32)
+    assert (len(loaded.scalings[PLAIN].mean), len(loaded.scalings[PLAIN].std)) == (3, 3)
 
 
 @pytest.mark.parametrize("below", [".", "cifar-10-batches-bin"])

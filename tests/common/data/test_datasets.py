@@ -15,7 +15,8 @@ from common.data import datasets, orders
 from common.data.batches import Batches
 from common.data.statistics import mean_and_std
 from common.errors import ConfigError
-from tests.common.data.whole import whole
+from common.signals.forms import PLAIN
+from tests.common.data.whole import tensor, whole
 
 ROOT = Path(__file__).resolve().parents[3]
 MNIST = ROOT.parent / "shared" / "data" / "mnist"
@@ -35,9 +36,9 @@ def test_digits_come_raw_as_images_with_their_measures() -> None:
     digits = datasets.load(DataConfig())
     assert (whole(digits).train_x.dtype.name, whole(digits).train_y.dtype.name) == ("uint8", "int64")
     assert (whole(digits).train_x.shape, whole(digits).test_x.shape) == ((1437, 1, 8, 8), (360, 1, 8, 8))
-    assert (digits.input_shape, digits.classes, digits.scale) == ((1, 8, 8), 10, 1 / 16)
-    assert digits.mean == pytest.approx((whole(digits).train_x.mean() / 16,))
-    assert digits.std == pytest.approx((whole(digits).train_x.std() / 16,))
+    assert (digits.inputs.only.shape, digits.classes, digits.scalings[PLAIN].scale) == ((1, 8, 8), 10, 1 / 16)
+    assert digits.scalings[PLAIN].mean == pytest.approx((whole(digits).train_x.mean() / 16,))
+    assert digits.scalings[PLAIN].std == pytest.approx((whole(digits).train_x.std() / 16,))
 
 
 def test_digits_are_split_the_same_way_for_ever_with_every_class_on_both_sides() -> None:
@@ -74,9 +75,9 @@ def test_whole_mnist_is_read_and_has_its_published_measures() -> None:
         5851,
         5949,
     ]
-    mean, std = mean_and_std(whole(mnist).train_x, mnist.scale)
-    assert mean == pytest.approx(mnist.mean, abs=5e-5)
-    assert std == pytest.approx(mnist.std, abs=5e-5)
+    mean, std = mean_and_std(whole(mnist).train_x, mnist.scalings[PLAIN].scale)
+    assert mean == pytest.approx(mnist.scalings[PLAIN].mean, abs=5e-5)
+    assert std == pytest.approx(mnist.scalings[PLAIN].std, abs=5e-5)
 
 
 @pytest.mark.parametrize("name", ["digits", "mnist", "cifar10"])
@@ -141,16 +142,20 @@ def test_a_users_bytes_are_measured_per_channel_as_images_are(tmp_path: Path) ->
     dataset = users(
         tmp_path, "np.arange(5 * 2 * 3 * 3, dtype=np.uint8).reshape(5, 2, 3, 3)", "[0, 1, 2, 1, 6]"
     )
-    assert (dataset.input_shape, dataset.scale, dataset.classes) == ((2, 3, 3), 1 / 255, 7)
-    assert dataset.mean == pytest.approx((whole(dataset).train_x / 255).mean(axis=(0, 2, 3)))
-    assert dataset.std == pytest.approx((whole(dataset).train_x / 255).std(axis=(0, 2, 3)))
+    assert (dataset.inputs.only.shape, dataset.scalings[PLAIN].scale, dataset.classes) == (
+        (2, 3, 3),
+        1 / 255,
+        7,
+    )
+    assert dataset.scalings[PLAIN].mean == pytest.approx((whole(dataset).train_x / 255).mean(axis=(0, 2, 3)))
+    assert dataset.scalings[PLAIN].std == pytest.approx((whole(dataset).train_x / 255).std(axis=(0, 2, 3)))
 
 
 def test_a_users_floats_are_measured_as_they_are_with_one_number_for_vectors(tmp_path: Path) -> None:
     dataset = users(tmp_path, "np.linspace(-3, 9, 20).reshape(5, 4)", "[0, 1, 0, 1, 0]")
-    assert (dataset.input_shape, dataset.scale, dataset.classes) == ((4,), 1.0, 2)
-    assert dataset.mean == pytest.approx((3.0,))
-    assert dataset.std == pytest.approx((whole(dataset).train_x.std(),))
+    assert (dataset.inputs.only.shape, dataset.scalings[PLAIN].scale, dataset.classes) == ((4,), 1.0, 2)
+    assert dataset.scalings[PLAIN].mean == pytest.approx((3.0,))
+    assert dataset.scalings[PLAIN].std == pytest.approx((whole(dataset).train_x.std(),))
 
 
 def users(folder: Path, x: str, y: str) -> datasets.Dataset:
@@ -194,6 +199,6 @@ def test_targets_that_are_no_classes_are_refused(
 
 def test_whole_numbers_are_not_scaled(tmp_path: Path) -> None:
     dataset = users(tmp_path, "np.arange(20).reshape(5, 4)", "[0, 1, 0, 1, 0]")
-    assert (dataset.input_dtype, dataset.mean, dataset.std) == ("int64", (), ())
-    x = Batches(dataset, 0, 5).inputs(0)
+    assert (dataset.inputs.only.dtype, dataset.scalings) == ("int64", {})
+    x = tensor(Batches(dataset, 0, 5).inputs(0))
     assert (x.dtype, sorted(x[:, 0].tolist())) == (torch.int64, [0, 4, 8, 12, 16])

@@ -11,12 +11,13 @@ from common.config.files import load
 from common.data import datasets, holdings
 from common.data.datasets import Dataset
 from common.data.examples import Arrays
+from common.signals.forms import PLAIN
 
 
 def dataset(rows: int = 3000, seed: int = 0) -> Dataset:
     x = np.random.default_rng(seed).integers(0, 255, (rows, 4), dtype=np.uint8)
     y = np.arange(rows) % 3
-    return Dataset("own", Arrays(x, y), Arrays(x[:10].copy(), y[:10]), (0.0,), (1.0,), 1.0, 3)
+    return Dataset("own", Arrays({PLAIN: x}, y), Arrays({PLAIN: x[:10].copy()}, y[:10]), {}, 3)
 
 
 def arrays(of: Dataset) -> Arrays:
@@ -33,13 +34,13 @@ def changed(one: Dataset, other: Dataset, most: int = holdings.MOST_BYTES) -> li
 def test_equal_data_have_equal_digests_whatever_their_memory_looks_like() -> None:
     one, other = dataset(), dataset()
     train = arrays(other)
-    object.__setattr__(train, "x", np.asfortranarray(train.x))
+    object.__setattr__(train, "x", {PLAIN: np.asfortranarray(train.x[PLAIN])})
     assert changed(one, other) == []
 
 
 def test_one_changed_number_changes_the_digest_of_its_array() -> None:
     other = dataset()
-    arrays(other).x[1234, 2] ^= 1
+    arrays(other).x[PLAIN][1234, 2] ^= 1
     assert changed(dataset(), other) == ["train_x"]
 
 
@@ -56,7 +57,7 @@ def test_a_large_data_set_is_compared_by_a_sample_with_both_ends(row: int) -> No
     described = holdings.digest_data(dataset(), most=1000)
     assert described["train_x"].startswith("uint8 (3000, 4) with digest of a sample ")
     other = dataset()
-    arrays(other).x[row] ^= 1
+    arrays(other).x[PLAIN][row] ^= 1
     assert changed(dataset(), other, most=1000) == ["train_x"]
     # Another shuffle or split changes nearly every row.
     assert "train_x" in changed(dataset(), dataset(seed=1), most=1000)

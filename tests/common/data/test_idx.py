@@ -58,7 +58,7 @@ def test_files_are_read_under_every_name_they_go_by(
     )
     for ours, written in zip(found, small(), strict=True):
         np.testing.assert_array_equal(ours, written)
-    assert loaded.input_shape == (1, 28, 28)
+    assert loaded.inputs.only.shape == (1, 28, 28)
     assert (whole(loaded).train_x.dtype.name, whole(loaded).train_y.dtype.name) == ("uint8", "int64")
 
 

@@ -20,7 +20,8 @@ from common.data.examples import Medium
 from common.data.lazy import Lazy
 from common.data.map_style import MapStyleRows
 from common.errors import ConfigError
-from tests.common.data.whole import whole
+from common.signals.forms import PLAIN
+from tests.common.data.whole import tensor, whole
 
 PAIR = """
 import numpy as np
@@ -67,7 +68,7 @@ def saved(folder: Path, x: np.ndarray, y: np.ndarray) -> datasets.Dataset:
 
 def test_pairs_are_read_by_row_and_brought_into_form(tmp_path: Path) -> None:
     dataset = pair(tmp_path)
-    assert (dataset.input_shape, dataset.classes, len(dataset.train), len(dataset.test)) == (
+    assert (dataset.inputs.only.shape, dataset.classes, len(dataset.train), len(dataset.test)) == (
         (1, 2, 3),
         4,
         20,
@@ -79,8 +80,9 @@ def test_pairs_are_read_by_row_and_brought_into_form(tmp_path: Path) -> None:
     assert read.train_y.tolist() == [row % 4 for row in range(20)]
     made = Batches(dataset, 0, 5)
     for batch in (0, 1, 2, 3):
-        x, y = made.inputs(batch), made.labels(batch)
-        raw = torch.round((x[:, 0, 0, 0] * dataset.std[0] + dataset.mean[0]) * 255).long()
+        x, y = tensor(made.inputs(batch)), made.labels(batch)
+        scaling = dataset.scalings[PLAIN]
+        raw = torch.round((x[:, 0, 0, 0] * scaling.std[0] + scaling.mean[0]) * 255).long()
         assert (raw % 4).tolist() == y.tolist()
 
 
@@ -93,10 +95,10 @@ def test_pairs_and_arrays_in_memory_give_the_same_batches(tmp_path: Path) -> Non
         "    x = np.arange(20, dtype=np.uint8)[:, None, None] * np.ones((2, 3), np.uint8)\n"
         "    return x, np.arange(20) % 4, x[:8], np.arange(8) % 4\n",
     )
-    assert (lazy.mean, lazy.std) == (plain.mean, plain.std)
+    assert lazy.scalings == plain.scalings
     one, other = Batches(lazy, 3, 4), Batches(plain, 3, 4)
     for batch in range(12):
-        assert torch.equal(one.inputs(batch), other.inputs(batch))
+        assert torch.equal(tensor(one.inputs(batch)), tensor(other.inputs(batch)))
         assert torch.equal(one.labels(batch), other.labels(batch))
 
 
@@ -200,12 +202,15 @@ def test_mapped_arrays_stay_mapped_and_give_the_batches_of_arrays_in_memory(
     dataset = saved(tmp_path, x, y)
     assert isinstance(dataset.train, Lazy)
     assert isinstance(dataset.train.rows, mapped.MappedRows)
-    assert isinstance(dataset.train.rows.x, mapped.FileColumn)
-    assert (dataset.train.input_dtype.name, dataset.train.target_dtype.name) == (becomes, "int64")
+    assert isinstance(dataset.train.rows.x[PLAIN], mapped.FileColumn)
+    assert (dataset.train.input_forms[PLAIN].dtype.name, dataset.train.target_dtype.name) == (
+        becomes,
+        "int64",
+    )
     plain = load(tmp_path, MAPPED.replace(', mmap_mode="r"', ""))
-    assert (dataset.mean, dataset.std, dataset.classes) == (plain.mean, plain.std, plain.classes)
+    assert (dataset.scalings, dataset.classes) == (plain.scalings, plain.classes)
     one, other = Batches(dataset, 0, 4), Batches(plain, 0, 4)
-    assert all(torch.equal(one.inputs(batch), other.inputs(batch)) for batch in range(7))
+    assert all(torch.equal(tensor(one.inputs(batch)), tensor(other.inputs(batch))) for batch in range(7))
     assert holdings.digest_data(dataset) == holdings.digest_data(plain)
 
 

@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 from common.data import orders
 from common.data.examples import Arrays, cover
 from common.data.orders import Bijection, EpochOrders, words
+from common.signals.forms import PLAIN
 
 
 def overlapping(count: int, stride: int) -> Arrays:
     numbers = np.arange(count)
-    return replace(Arrays(numbers[:, None], numbers), stride=stride)
+    return replace(Arrays({PLAIN: numbers[:, None]}, numbers), stride=stride)
 
 
 @settings(deadline=None)

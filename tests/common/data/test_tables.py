@@ -15,7 +15,8 @@ from common.data import datasets, tables
 from common.data.batches import Batches
 from common.data.lazy import Lazy
 from common.errors import ConfigError
-from tests.common.data.whole import whole
+from common.signals.forms import PLAIN
+from tests.common.data.whole import tensor, whole
 
 pyarrow = pytest.importorskip("pyarrow", reason="the optional package pyarrow is not installed")
 
@@ -80,10 +81,10 @@ def test_files_give_the_batches_of_arrays(tmp_path: Path, suffix: str, expressio
     plain = load(
         tmp_path, "[__import__('numpy').load(here / f'{name}.npy') for name in ('x', 'y', 'x', 'y')]"
     )
-    assert (dataset.mean, dataset.std, dataset.classes) == (plain.mean, plain.std, 3)
+    assert (dataset.scalings, dataset.classes) == (plain.scalings, 3)
     one, other = Batches(dataset, 0, 4), Batches(plain, 0, 4)
     for batch in range(9):
-        assert torch.equal(one.inputs(batch), other.inputs(batch))
+        assert torch.equal(tensor(one.inputs(batch)), tensor(other.inputs(batch)))
         assert torch.equal(one.labels(batch), other.labels(batch))
 
 
@@ -95,7 +96,7 @@ def test_a_parquet_file_is_rewritten_once(tmp_path: Path, cache: Path) -> None:
     opened(file)
     assert [each.stat().st_mtime_ns for each in cache.iterdir()] == [before]
     write(file, table(X + 1))
-    assert opened(file).inputs(np.array([0])).tolist() == [[1, 2, 3, 4]]
+    assert opened(file).inputs(np.array([0]))[PLAIN].tolist() == [[1, 2, 3, 4]]
 
 
 def test_several_files_are_one_set(tmp_path: Path) -> None:
@@ -103,21 +104,21 @@ def test_several_files_are_one_set(tmp_path: Path) -> None:
         [write(tmp_path / "0.arrow", table(X[:10], Y[:10])), write(tmp_path / "1.parquet", table())]
     )
     assert len(examples) == 40
-    assert examples.inputs(np.array([39, 9, 10])).tolist() == X[[29, 9, 0]].tolist()
+    assert examples.inputs(np.array([39, 9, 10]))[PLAIN].tolist() == X[[29, 9, 0]].tolist()
 
 
 def test_tables_lists_of_lists_and_tensors_of_one_shape_are_read(tmp_path: Path) -> None:
     images = np.arange(30 * 6, dtype=np.uint8).reshape(30, 2, 3)
     nested = table([image.tolist() for image in images])
-    assert opened(nested).inputs(np.array([3, 5])).tolist() == images[[3, 5]].tolist()
+    assert opened(nested).inputs(np.array([3, 5]))[PLAIN].tolist() == images[[3, 5]].tolist()
     tensors = pyarrow.table(
         {"x": pyarrow.FixedShapeTensorArray.from_numpy_ndarray(images), "y": pyarrow.array(Y), "more": Y}
     )
     examples = opened(tensors.slice(2))
-    assert examples.input_shape == (1, 2, 3)
-    assert examples.inputs(np.array([1, 3]))[:, 0].tolist() == images[[3, 5]].tolist()
+    assert examples.input_forms[PLAIN].shape == (1, 2, 3)
+    assert examples.inputs(np.array([1, 3]))[PLAIN][:, 0].tolist() == images[[3, 5]].tolist()
     fixed = pyarrow.FixedSizeListArray.from_arrays(pyarrow.array(X.reshape(-1)), 4)
-    assert opened(pyarrow.table({"x": fixed, "y": Y}).slice(2)).inputs(np.array([1])).tolist() == [
+    assert opened(pyarrow.table({"x": fixed, "y": Y}).slice(2)).inputs(np.array([1]))[PLAIN].tolist() == [
         X[3].tolist()
     ]
 
@@ -136,7 +137,7 @@ def test_tables_lists_of_lists_and_tensors_of_one_shape_are_read(tmp_path: Path)
 )
 def test_tables_that_cannot_be_trained_on_are_refused(content: Any, told: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        whole(datasets.Dataset("own", opened(content), opened(content), (), (), 1.0, 1))
+        whole(datasets.Dataset("own", opened(content), opened(content), {}, 1))
     assert str(caught.value).startswith(told.replace("double", "float64"))
     assert "\n" not in str(caught.value)
 

@@ -17,7 +17,8 @@ from common.data import batches, datasets
 from common.data.batches import Batches
 from common.data.sets import text as text_set
 from common.errors import ConfigError
-from tests.common.data.whole import whole
+from common.signals.forms import TensorForm
+from tests.common.data.whole import tensor, whole
 
 SHARED = Path(__file__).resolve().parents[4] / "shared" / "data"
 SHAKESPEARE = SHARED / "text" / "tiny-shakespeare.txt"
@@ -48,7 +49,8 @@ def test_targets_are_inputs_one_token_later(tmp_path: Path) -> None:
     assert [bytes(y.tolist()) for y in read.train_y] == [b"bcd", b"cde", b"def", b"efg", b"fgh"]
     assert [bytes(x) for x in read.test_x] == [b"hgf", b"edc"]
     assert [bytes(y.tolist()) for y in read.test_y] == [b"gfe", b"dcb"]
-    assert (dataset.input_shape, dataset.input_dtype, dataset.classes) == ((3,), "int64", 256)
+    assert dataset.inputs.only == TensorForm((3,), "int64", 256)
+    assert dataset.classes == 256
 
 
 def test_batches_are_windows_side_by_side_from_an_offset_of_each_epoch(tmp_path: Path) -> None:
@@ -58,7 +60,7 @@ def test_batches_are_windows_side_by_side_from_an_offset_of_each_epoch(tmp_path:
     assert made.batches_per_epoch == 1
     starts = set()
     for epoch in range(150):
-        x, y = made.inputs(epoch), made.labels(epoch)
+        x, y = tensor(made.inputs(epoch)), made.labels(epoch)
         assert (x.dtype, y.dtype, x.shape, y.shape) == (torch.int64, torch.int64, (11, 8), (11, 8))
         assert torch.equal(x[:, 1:], y[:, :-1])
         first = x[:, 0].sort().values
@@ -66,7 +68,7 @@ def test_batches_are_windows_side_by_side_from_an_offset_of_each_epoch(tmp_path:
         starts.add(int(first[0]))
     assert starts == set(range(12))
     again = Batches(dataset, 0, 11)
-    assert torch.equal(again.inputs(7), made.inputs(7))
+    assert torch.equal(tensor(again.inputs(7)), tensor(made.inputs(7)))
 
 
 def test_a_file_gives_its_last_tenth_to_the_test_set_before_a_character(tmp_path: Path) -> None:
@@ -235,7 +237,7 @@ def test_the_windows_of_a_seed_stay_as_they_are_for_ever(tmp_path: Path) -> None
     dataset = load(write(tmp_path, train=text, test=text), context=16)
     made = Batches(dataset, 3, 4)
     assert made.batches_per_epoch == 3
-    assert [made.inputs(batch)[:, 0].tolist() for batch in (0, 2, 3)] == [
+    assert [tensor(made.inputs(batch))[:, 0].tolist() for batch in (0, 2, 3)] == [
         [88, 104, 56, 72],
         [8, 56, 72, 8],
         [28, 12, 108, 76],

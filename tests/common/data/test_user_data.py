@@ -8,6 +8,7 @@ import pytest
 from common.data import user_data
 from common.data.examples import Arrays
 from common.errors import ConfigError
+from common.signals.forms import PLAIN
 
 GOOD = "np.zeros((4, 3)), np.array([0, 1, 0, 1]), np.ones((2, 3)), np.array([1, 0])"
 
@@ -40,7 +41,7 @@ def in_memory(own: str) -> tuple[Arrays, Arrays]:
 def loaded(folder: Path, returned: str) -> list[tuple[str, tuple[int, ...]]]:
     """Type and shape of each of the four arrays."""
     train, test = in_memory(spec(folder, returned))
-    return [(array.dtype.name, array.shape) for array in (train.x, train.y, test.x, test.y)]
+    return [(array.dtype.name, array.shape) for array in (train.x[PLAIN], train.y, test.x[PLAIN], test.y)]
 
 
 def test_vectors_become_float32_and_labels_int64(tmp_path: Path) -> None:
@@ -58,7 +59,7 @@ def test_torch_tensors_and_lists_are_taken_as_arrays(tmp_path: Path) -> None:
     file = tmp_path / "own.py"
     file.write_text(f"import torch\n{file.read_text()}")
     train, test = in_memory(own)
-    assert (train.x.shape, test.x.shape) == ((4, 3), (1, 3))
+    assert (train.x[PLAIN].shape, test.x[PLAIN].shape) == ((4, 3), (1, 3))
     assert (train.y.tolist(), test.y.tolist()) == ([0, 1, 2, 3], [2])
 
 

@@ -1,13 +1,16 @@
-"""Whole data sets in memory, for tests."""
+"""Whole data sets of plain inputs in memory, for tests."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
 import numpy as np
+from torch import Tensor
 
 from common.data.datasets import Dataset
 from common.data.examples import Examples
+from common.signals.forms import PLAIN
+from common.signals.values import Signal
 
 
 class Whole(NamedTuple):
@@ -24,6 +27,12 @@ def whole(dataset: Dataset) -> Whole:
     return Whole(*_read(dataset.train), *_read(dataset.test))
 
 
+def tensor(signal: Signal) -> Tensor:
+    """Return the tensor of plain inputs."""
+    assert isinstance(signal, Tensor)
+    return signal
+
+
 def _read(part: Examples) -> tuple[np.ndarray, np.ndarray]:
     rows = np.arange(len(part))
-    return part.inputs(rows), part.targets(rows)
+    return part.inputs(rows)[PLAIN], part.targets(rows)

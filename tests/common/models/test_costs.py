@@ -16,9 +16,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from common import synthesizers
 from common.config.decoupling import DecouplingConfig
 from common.config.optimizers import OPTIMIZERS
-from common.data.inputs import Inputs
 from common.models import costs
 from common.models.costs import NUMBER
+from common.signals.forms import SignalForm, TensorForm
 from tests.classifying import classifying
 
 B = 32
@@ -26,11 +26,11 @@ STEP = {name: row.price for name, row in OPTIMIZERS.items()}
 
 
 def cost(*units: nn.Module, shape: tuple[int, ...], optimizer: str = "sgd") -> list[float]:
-    shapes, h = [], torch.zeros(2, *shape)
+    forms, h = [], torch.zeros(2, *shape)
     for unit in units:
         h = unit(h)
-        shapes.append(tuple(h.shape[1:]))
-    return costs.unit_costs(units, shapes, Inputs(shape), B, optimizer)
+        forms.append(SignalForm.plain(tuple(h.shape[1:])))
+    return costs.unit_costs(units, forms, SignalForm.plain(shape), B, optimizer)
 
 
 def linear(size: int, width: int, products: int, optimizer: str = "sgd") -> float:
@@ -90,7 +90,8 @@ def test_every_kind_of_module_is_counted_and_none_is_changed() -> None:
     before = {name: value.clone() for name, value in nn.Sequential(*units).state_dict().items()}
     generator = torch.get_rng_state()
     shapes = [(4, 6, 6)] * 3 + [(4, 3, 3)] * 2 + [(4, 1, 1), (6,), (6,)]
-    counted = costs.unit_costs(units, shapes, Inputs((1, 8, 8)), B, "adam")
+    forms = [SignalForm.plain(shape) for shape in shapes]
+    counted = costs.unit_costs(units, forms, SignalForm.plain((1, 8, 8)), B, "adam")
     assert all(one > 0 for one in counted)
     assert torch.equal(torch.get_rng_state(), generator)
     after = nn.Sequential(*units).state_dict()
@@ -146,7 +147,7 @@ def full(kind: str) -> DecouplingConfig:
 
 
 def test_a_linear_input_synthesizer_costs_its_products_and_its_step() -> None:
-    counted = costs.input_cost(full("linear"), Inputs((1, 5, 5)), (30,), B, "adam")
+    counted = costs.input_cost(full("linear"), SignalForm.plain((1, 5, 5)), (30,), B, "adam")
     products, parameters = 3 * B * 25 * 30, 26 * 30 + 1
     # A prediction; the same with a graph, and the weights' gradient. The PReLU and the loss are numbers.
     assert products + STEP["adam"] * parameters < counted
@@ -155,14 +156,14 @@ def test_a_linear_input_synthesizer_costs_its_products_and_its_step() -> None:
 
 def test_a_frozen_input_synthesizer_costs_less_than_the_one_that_learns() -> None:
     frozen, learning = (
-        costs.input_cost(full(kind), Inputs((20,)), (30,), B, "adam") for kind in ("frozen", "mlp")
+        costs.input_cost(full(kind), SignalForm.plain((20,)), (30,), B, "adam") for kind in ("frozen", "mlp")
     )
     assert 0 < frozen < learning / 2
 
 
 @pytest.mark.parametrize("unlock", ["none", "update"])
 def test_where_inputs_are_waited_for_no_input_synthesizer_is_paid_for(unlock: str) -> None:
-    assert costs.input_cost(DecouplingConfig(unlock=unlock), Inputs((20,)), (30,), B, "adam") == 0
+    assert costs.input_cost(DecouplingConfig(unlock=unlock), SignalForm.plain((20,)), (30,), B, "adam") == 0
 
 
 def added_products(_: object, a: list[int], b: list[int], **kwargs: object) -> int:
@@ -188,9 +189,9 @@ def test_products_of_synthesizers_on_feature_maps_are_those_that_torch_measures(
         patched.setattr(costs, "SLOW_NUMBERS", {})
         patched.setattr(costs, "OPTIMIZERS", free)
         counted = costs.synthesizer_cost(decoupling, shape, classifying(3), B, "adam")
-        counted += costs.input_cost(decoupling, Inputs(image), shape, B, "adam")
+        counted += costs.input_cost(decoupling, SignalForm.plain(image), shape, B, "adam")
     synthesizer = synthesizers.build(decoupling, shape, classifying(3))
-    predictor = synthesizers.build_input(decoupling, Inputs(image), shape)
+    predictor = synthesizers.build_input(decoupling, TensorForm(image), shape)
     x, h, y = torch.randn(B, *image), torch.randn(B, *shape), torch.randint(3, (B,))
     # Torch's own table lacks the product that adds in place.
     in_place = {torch.ops.aten.addmm_: added_products}

@@ -16,10 +16,10 @@ from common.config.models import ACTIVATIONS, MODELS, CnnOptions, MlpOptions, Re
 from common.config.network import NetworkConfig
 from common.config.run import RunConfig
 from common.config.sections import Config
-from common.data.inputs import Inputs
 from common.data.targets import Targets
 from common.errors import ConfigError
 from common.models import builtin, network
+from common.signals.forms import SignalForm
 
 
 def kinds(unit: nn.Module) -> list[str]:
@@ -137,7 +137,7 @@ def test_a_network_cut_anywhere_computes_what_it_computes_uncut(
     model: str, data: st.DataObject, seed: int
 ) -> None:
     made = Config(RunConfig(seed=seed), network=NetworkConfig(model, SMALL[model]))
-    blueprint = network.build(made, Inputs((1, 8, 8)), Targets(10))
+    blueprint = network.build(made, SignalForm.plain((1, 8, 8)), Targets(10))
     places = st.lists(st.integers(1, len(blueprint.units) - 1), unique=True).map(sorted)
     cuts = data.draw(places)
     whole = nn.Sequential(*blueprint.units).eval()
@@ -145,7 +145,7 @@ def test_a_network_cut_anywhere_computes_what_it_computes_uncut(
     h = x
     for k in range(1, len(cuts) + 2):
         h = network.layer(blueprint, cuts, k).eval()(h)
-        assert h.shape[1:] == network.boundary(blueprint, cuts, k)
+        assert h.shape[1:] == network.boundary(blueprint, cuts, k).only.shape
     assert torch.equal(h, whole(x))
 
 

@@ -15,10 +15,11 @@ from common.config.decoupling import DecouplingConfig
 from common.config.network import NetworkConfig
 from common.config.run import RunConfig
 from common.config.sections import Config
-from common.data.inputs import Inputs
 from common.data.targets import Targets
 from common.errors import ConfigError
 from common.models import network
+from common.models.network import Blueprint
+from common.signals.forms import SignalForm
 
 EXAMPLE = Path(__file__).parents[3] / "examples" / "my_network.py"
 
@@ -40,22 +41,28 @@ def written(folder: Path, body: str, signature: str = "") -> Config:
 
 def refusal(asked: Config, shape: tuple[int, ...] = (64,)) -> str:
     with pytest.raises(ConfigError) as caught:
-        network.build(asked, Inputs(shape), Targets(10))
+        network.build(asked, SignalForm.plain(shape), Targets(10))
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
 
+def shapes_of(blueprint: Blueprint) -> list[tuple[int, ...]]:
+    return [form.only.shape for form in blueprint.forms]
+
+
 def test_a_blueprint_tells_one_examples_shape_after_each_unit() -> None:
     blueprint = network.build(
-        configuration(model="cnn", options={"channels": [4, 6]}), Inputs((1, 8, 8)), Targets(10)
+        configuration(model="cnn", options={"channels": [4, 6]}), SignalForm.plain((1, 8, 8)), Targets(10)
     )
-    assert blueprint.shapes == [(4, 4, 4), (6, 2, 2), (10,)]
+    assert shapes_of(blueprint) == [(4, 4, 4), (6, 2, 2), (10,)]
 
 
 def test_the_same_seed_builds_the_same_network_and_another_seed_another() -> None:
     def state(seed: int) -> dict[str, torch.Tensor]:
         asked = Config(run=RunConfig(seed=seed))
-        return nn.Sequential(*network.build(asked, Inputs((1, 8, 8)), Targets(10)).units).state_dict()
+        return nn.Sequential(
+            *network.build(asked, SignalForm.plain((1, 8, 8)), Targets(10)).units
+        ).state_dict()
 
     first, again, other = state(3), state(3), state(4)
     assert all(torch.equal(first[name], again[name]) for name in first)
@@ -65,12 +72,12 @@ def test_the_same_seed_builds_the_same_network_and_another_seed_another() -> Non
 def test_building_and_resolving_leave_the_callers_generator_as_it_was() -> None:
     before = torch.get_rng_state()
     asked = configuration(model="cnn", layers=2)
-    network.cut(asked, network.build(asked, Inputs((1, 8, 8)), Targets(10)))
+    network.cut(asked, network.build(asked, SignalForm.plain((1, 8, 8)), Targets(10)))
     assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_building_moves_no_statistics_and_leaves_units_in_training_mode() -> None:
-    blueprint = network.build(mlp(3), Inputs((64,)), Targets(10))
+    blueprint = network.build(mlp(3), SignalForm.plain((64,)), Targets(10))
     state = nn.Sequential(*blueprint.units).state_dict()
     assert state["0.1.num_batches_tracked"] == 0
     assert all(module.training for unit in blueprint.units for module in unit.modules())
@@ -78,25 +85,25 @@ def test_building_moves_no_statistics_and_leaves_units_in_training_mode() -> Non
 
 def test_cuts_after_unit_three_of_six_give_units_one_to_three_and_four_to_six() -> None:
     asked = mlp(6, cuts=[3])
-    blueprint = network.build(asked, Inputs((64,)), Targets(10))
+    blueprint = network.build(asked, SignalForm.plain((64,)), Targets(10))
     assert network.cut(asked, blueprint).network.cuts == [3]
     assert list(network.layer(blueprint, [3], 1)) == blueprint.units[:3]
     assert list(network.layer(blueprint, [3], 2)) == blueprint.units[3:]
-    assert network.boundary(blueprint, [3], 1) == (10,)
+    assert network.boundary(blueprint, [3], 1) == SignalForm.plain((10,))
     assert list(network.layer(blueprint, [], 1)) == blueprint.units
 
 
 @settings(max_examples=20, deadline=None)
 @given(st.sets(st.integers(1, 5)).map(sorted))
 def test_layers_chained_are_the_plain_network_and_name_its_state(cuts: list[int]) -> None:
-    blueprint = network.build(mlp(6), Inputs((64,)), Targets(10))
+    blueprint = network.build(mlp(6), SignalForm.plain((64,)), Targets(10))
     plain = nn.Sequential(*blueprint.units).eval()
     h = x = torch.randn(4, 64)
     names: list[str] = []
     for k in range(1, len(cuts) + 2):
         module = network.layer(blueprint, cuts, k)
         h = module(h)
-        assert h.shape[1:] == network.boundary(blueprint, cuts, k)
+        assert h.shape[1:] == network.boundary(blueprint, cuts, k).only.shape
         for name, tensor in module.state_dict().items():
             names.append(network.plain_name(cuts, k, name))
             assert torch.equal(plain.state_dict()[names[-1]], tensor)
@@ -106,7 +113,7 @@ def test_layers_chained_are_the_plain_network_and_name_its_state(cuts: list[int]
 
 def test_without_cuts_or_layers_every_unit_is_a_layer() -> None:
     asked = mlp(4)
-    resolved = network.cut(asked, network.build(asked, Inputs((64,)), Targets(10)))
+    resolved = network.cut(asked, network.build(asked, SignalForm.plain((64,)), Targets(10)))
     assert resolved.network.cuts == [1, 2, 3]
     assert resolved.layers == 4
 
@@ -114,7 +121,7 @@ def test_without_cuts_or_layers_every_unit_is_a_layer() -> None:
 @pytest.mark.parametrize("layers", [1, 2, 3, 6])
 def test_so_many_layers_are_cut_as_are_asked_for(layers: int) -> None:
     asked = mlp(6, layers=layers)
-    resolved = network.cut(asked, network.build(asked, Inputs((64,)), Targets(10)))
+    resolved = network.cut(asked, network.build(asked, SignalForm.plain((64,)), Targets(10)))
     assert resolved.layers == layers
     assert files.parse(resolved.to_toml(), "config.toml") == resolved
 
@@ -132,32 +139,32 @@ def test_layers_are_balanced_and_those_with_a_synthesizer_get_fewer_units(
 ) -> None:
     network_of_nine = NetworkConfig(options={"widths": [256] * 8}, layers=3)
     asked = Config(network=network_of_nine, decoupling=decoupling)
-    blueprint = network.build(asked, Inputs((256,)), Targets(256))
+    blueprint = network.build(asked, SignalForm.plain((256,)), Targets(256))
     assert network.cut(asked, blueprint).network.cuts == cuts
 
 
 def test_the_example_network_takes_the_digits_and_its_options(tmp_path: Path) -> None:
     asked = configuration(model=f"{EXAMPLE}:build", options={"channels": 3})
-    assert network.build(asked, Inputs((1, 8, 8)), Targets(10)).shapes == [
+    assert shapes_of(network.build(asked, SignalForm.plain((1, 8, 8)), Targets(10))) == [
         (3, 8, 8),
         (3, 8, 8),
         (3, 8, 8),
         (10,),
     ]
     moved = configuration(model="elsewhere/my_network.py:build")
-    assert len(network.build(moved, Inputs((1, 8, 8)), Targets(10), code=EXAMPLE.parent).units) == 4
+    assert len(network.build(moved, SignalForm.plain((1, 8, 8)), Targets(10), code=EXAMPLE.parent).units) == 4
 
 
 @pytest.mark.parametrize("returned", ["nn.Sequential({})", "[{}]", "({},)"])
 def test_a_users_function_may_return_a_sequential_or_a_list(tmp_path: Path, returned: str) -> None:
     asked = written(tmp_path, "return " + returned.format("nn.Linear(64, 8), nn.Linear(8, 10)"))
-    assert network.build(asked, Inputs((64,)), Targets(10)).shapes == [(8,), (10,)]
+    assert shapes_of(network.build(asked, SignalForm.plain((64,)), Targets(10))) == [(8,), (10,)]
 
 
 def test_a_users_function_gets_what_it_names_and_the_options(tmp_path: Path) -> None:
     asked = written(tmp_path, "return [nn.Linear(width, classes)]", "classes, width=3")
     asked = configuration(model=asked.network.model, options={"width": 64})
-    assert network.build(asked, Inputs((64,)), Targets(10)).shapes == [(10,)]
+    assert shapes_of(network.build(asked, SignalForm.plain((64,)), Targets(10))) == [(10,)]
 
 
 def test_what_a_users_function_raises_is_told_in_one_line(tmp_path: Path) -> None:
@@ -226,14 +233,14 @@ return [nn.Linear(64, 64), a, nn.ReLU(), b, nn.Linear(64, 10)]"""
 @pytest.mark.parametrize("cuts", [[], [1], [4], [1, 4]])
 def test_units_of_one_layer_may_tie_weights(tmp_path: Path, cuts: list[int]) -> None:
     asked = configuration(model=written(tmp_path, TIED).network.model, cuts=cuts)
-    blueprint = network.build(asked, Inputs((64,)), Targets(10))
+    blueprint = network.build(asked, SignalForm.plain((64,)), Targets(10))
     assert network.cut(asked, blueprint).network.cuts == cuts
 
 
 @pytest.mark.parametrize("keys", [{"cuts": [2]}, {"cuts": [1, 3]}, {"layers": 5}])
 def test_weights_tied_across_layers_are_refused_with_advice(tmp_path: Path, keys: dict[str, object]) -> None:
     asked = configuration(model=written(tmp_path, TIED).network.model, **keys)
-    blueprint = network.build(asked, Inputs((64,)), Targets(10))
+    blueprint = network.build(asked, SignalForm.plain((64,)), Targets(10))
     with pytest.raises(ConfigError, match=r"units 2 and 4 .*share weight .*cut below unit 2 or after unit 4"):
         network.cut(asked, blueprint)
 
@@ -242,7 +249,7 @@ def test_a_stateless_module_may_be_used_in_several_units(tmp_path: Path) -> None
     asked = written(
         tmp_path, "r = nn.ReLU()\nreturn [nn.Linear(64, 8), r, nn.Linear(8, 8), r, nn.Linear(8, 10)]"
     )
-    assert len(network.build(asked, Inputs((64,)), Targets(10)).units) == 5
+    assert len(network.build(asked, SignalForm.plain((64,)), Targets(10)).units) == 5
 
 
 def test_a_cnn_too_deep_for_its_images_is_refused() -> None:
@@ -268,6 +275,6 @@ def test_a_cnn_too_deep_for_its_images_is_refused() -> None:
 )
 def test_cuts_that_the_units_cannot_give_are_refused(keys: dict[str, object], told: str) -> None:
     asked = configuration(model=f"{EXAMPLE}:build", **keys)
-    blueprint = network.build(asked, Inputs((1, 8, 8)), Targets(10))
+    blueprint = network.build(asked, SignalForm.plain((1, 8, 8)), Targets(10))
     with pytest.raises(ConfigError, match=told):
         network.cut(asked, blueprint)

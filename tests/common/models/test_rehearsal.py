@@ -15,9 +15,11 @@ from common.config.sections import Config
 from common.data import datasets
 from common.data.datasets import Dataset
 from common.data.examples import Arrays
+from common.data.statistics import Scaling
 from common.errors import ConfigError
 from common.models.network import build
 from common.models.rehearsal import check_messages, rehearse
+from common.signals.forms import PLAIN
 
 MOST = 256 << 20
 HEAD = """
@@ -163,7 +165,9 @@ def test_nothing_outside_changes(tmp_path: Path, digits: Dataset) -> None:
 def test_every_built_in_network_of_images_passes(model: str) -> None:
     x = np.random.default_rng(0).integers(0, 255, (300, 3, 32, 32), dtype=np.uint8)
     y = np.arange(300) % 10
-    dataset = Dataset("own", Arrays(x, y), Arrays(x, y), (0.5,), (0.2,), 1 / 255, 10)
+    dataset = Dataset(
+        "own", Arrays({PLAIN: x}, y), Arrays({PLAIN: x}, y), {PLAIN: Scaling((0.5,), (0.2,), 1 / 255)}, 10
+    )
     config = load(None, [f"network.model={model}"])
     units = config.network.model_options().units
     rehearse(config.with_cuts(list(range(1, units))), dataset, MOST)

@@ -13,9 +13,9 @@ from common.config import settings
 from common.config.decoupling import DecouplingConfig
 from common.config.sections import Config
 from common.config.synthesizers import INPUTS
-from common.data.inputs import Inputs
 from common.errors import ConfigError
 from common.shards.flat import Flat
+from common.signals.forms import TensorForm
 from common.synthesizers import InputSynthesizer, build_input
 
 KINDS: list[tuple[str, dict[str, object]]] = [
@@ -42,7 +42,7 @@ def _one_thread() -> None:
 
 def made(kind: str, options: dict[str, object], shape: tuple[int, ...] = (6,)) -> InputSynthesizer:
     return build_input(
-        DecouplingConfig(unlock="full", input=kind, input_options=options), Inputs(IMAGE), shape
+        DecouplingConfig(unlock="full", input=kind, input_options=options), TensorForm(IMAGE), shape
     )
 
 
@@ -74,7 +74,7 @@ def state(module: InputSynthesizer) -> dict[str, Tensor]:
 def test_every_kind_goes_from_any_image_to_any_shape(
     kind: str, image: tuple[int, ...], shape: tuple[int, ...]
 ) -> None:
-    module = build_input(DecouplingConfig(unlock="full", input=kind), Inputs(image), shape)
+    module = build_input(DecouplingConfig(unlock="full", input=kind), TensorForm(image), shape)
     x = torch.randn(BATCH, *image)
     assert module.predict(x).shape == (BATCH, *shape)
     assert module.learn(x, torch.randn(BATCH, *shape)).shape == ()
@@ -83,13 +83,13 @@ def test_every_kind_goes_from_any_image_to_any_shape(
 @pytest.mark.parametrize("kind", sorted(INPUTS.keys() - {"conv", "causal"}))
 @every_shape
 def test_vectors_do_for_every_kind_without_convolutions(kind: str, shape: tuple[int, ...]) -> None:
-    module = build_input(DecouplingConfig(unlock="full", input=kind), Inputs((11,)), shape)
+    module = build_input(DecouplingConfig(unlock="full", input=kind), TensorForm((11,)), shape)
     assert module.predict(torch.randn(BATCH, 11)).shape == (BATCH, *shape)
 
 
 def test_convolutions_refuse_vectors() -> None:
     with pytest.raises(ConfigError, match=r'^decoupling.input: conv .*\(11,\); choose "mlp"$'):
-        build_input(DecouplingConfig(unlock="full", input="conv"), Inputs((11,)), (6,))
+        build_input(DecouplingConfig(unlock="full", input="conv"), TensorForm((11,)), (6,))
 
 
 @every_kind

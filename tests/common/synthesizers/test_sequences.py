@@ -11,15 +11,15 @@ from common import tasks
 from common.config.decoupling import DecouplingConfig
 from common.config.task import TaskConfig
 from common.config.tasks import IGNORED
-from common.data.inputs import Inputs
 from common.data.targets import Targets
 from common.errors import ConfigError
+from common.signals.forms import TensorForm
 from common.synthesizers import GradientSynthesizer, InputSynthesizer, VirtualForward, build, build_input
 from tests.classifying import classifying
 
 B, T, D, V = 3, 4, 6, 5
 LANGUAGE = tasks.build(TaskConfig("language"), Targets(V, (T,)))
-TOKENS = Inputs((T,), V)
+TOKENS = TensorForm((T,), "int64", V)
 
 METHODS: list[tuple[str, dict[str, object]]] = [
     ("dni", {"hidden": []}),
@@ -225,14 +225,14 @@ def test_the_causal_i_alone_sees_earlier_tokens() -> None:
 @pytest.mark.parametrize(
     ("kind", "inputs", "shape", "told"),
     [
-        ("causal", Inputs((8,)), (4, 6), r'causal takes tokens, but .* numbers \(8,\); choose "mlp"'),
+        ("causal", TensorForm((8,)), (4, 6), r'causal takes tokens, but .* numbers \(8,\); choose "mlp"'),
         ("conv", TOKENS, (T, D), r"conv takes images"),
         ("mlp", TOKENS, (T * D,), r"4 positions .* begins with \(24,\); move network.cuts"),
         ("causal", TOKENS, (T + 1, D), r"4 positions .* begins with \(5, 6\)"),
     ],
 )
 def test_examples_that_an_i_does_not_take_are_refused(
-    kind: str, inputs: Inputs, shape: tuple[int, ...], told: str
+    kind: str, inputs: TensorForm, shape: tuple[int, ...], told: str
 ) -> None:
     with pytest.raises(ConfigError, match=f"^decoupling.input: .*{told}"):
         build_input(DecouplingConfig("full", input=kind), inputs, shape)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from common.errors import MalformedError
 from common.shards.table import BOUNDARY_ITEMSIZES
+from common.signals.forms import TensorForm
 from common.wire.precision import LARGEST, narrow, nbytes, round_trip, scale_shape, widen
 
 WIRES = sorted(BOUNDARY_ITEMSIZES)
@@ -102,7 +103,9 @@ def test_what_no_scale_can_be_for_goes_as_it_is(wire: str, number: float) -> Non
 def test_a_tensor_has_the_bytes_that_are_counted(wire: str, shape: tuple[int, ...]) -> None:
     values, scale = narrow(torch.rand(shape), wire)
     assert (None if scale is None else tuple(scale.shape)) == scale_shape(wire, shape)
-    assert values.nbytes + (0 if scale is None else scale.nbytes) == nbytes(shape, wire)
+    assert values.nbytes + (0 if scale is None else scale.nbytes) == nbytes(
+        TensorForm(shape[1:]), shape[0], wire
+    )
 
 
 @pytest.mark.parametrize("wire", WIRES)

@@ -130,6 +130,20 @@ def test_help_needs_no_torch_and_a_master_has_the_configuration(tmp_path: Path) 
     assert "omit CONFIG and --set" in done.stderr
 
 
+def test_named_tensors_of_the_data_are_listed(tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(
+        "import numpy as np\n"
+        "def own():\n"
+        "    x = {'x': np.eye(4), 'mask': np.eye(4) > 0}\n"
+        "    return x, np.arange(4) % 2, x, np.arange(4) % 2\n"
+    )
+    own = f"{tmp_path}/own.py"
+    found = finding(
+        local(f"data.dataset={own}:own", f"network.model={own}:build", "run.batch_size=2"), "data"
+    )
+    assert found.found.startswith("4 and 4 examples of {x: (B, 4), mask: bool (B, 4)} in 2 classes, digest ")
+
+
 # --- the machine ------------------------------------------------------------------------------------------
 
 

@@ -16,7 +16,7 @@ from common.shards.flat import Flat
 from common.shards.table import Raw, lay_out
 from common.shards.working_copy import WorkingCopy
 from common.wire.messages import JoinReply
-from deploy.simulation.hollow import HollowBatches, HollowFull, HollowUnlock
+from deploy.simulation.hollow import NO_FORM, HollowBatches, HollowFull, HollowUnlock
 from slave.training import layers
 from slave.training.health import Health
 from slave.training.trained import TrainedLayer, Trainer
@@ -85,5 +85,5 @@ def build_layer(config: Config, lease: JoinReply, copies: list[tuple[WorkingCopy
         trainer = layers.windowed_trainer(config, HollowBatches(), lease, unlock)
     else:
         full = HollowFull(k, top, steppers)
-        trainer = layers.free_trainer(config, HollowBatches(), lease, full, ((), ()))
+        trainer = layers.free_trainer(config, HollowBatches(), lease, full, (NO_FORM, NO_FORM))
     return TrainedLayer(trainer, cast(Any, None), copies, Health())

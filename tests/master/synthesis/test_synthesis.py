@@ -17,13 +17,13 @@ from torch import Tensor
 from common import synthesizers, tasks
 from common.config.files import load
 from common.config.sections import Config
-from common.data.inputs import Inputs
 from common.data.targets import Targets
 from common.errors import ConfigError, FencedError, MalformedError, TooLargeError
 from common.net import control
 from common.optim.stepper import Stepper
 from common.shards.flat import Flat, pack, state_dict
 from common.shards.working_copy import WorkingCopy
+from common.signals.forms import TensorForm
 from common.wire import methods
 from common.wire.messages import HeartbeatRequest, SynthesisKind, SynthesisMessage
 from common.wire.payloads import encode_synthesis
@@ -165,7 +165,7 @@ def test_i_is_served_as_m_is_in_a_shard_of_its_own() -> None:
     store = stored(config)
     synthesis = Synthesis(config, store)
     x, h = torch.randn(B, 4), torch.randn(B, D)
-    here = synthesizers.initial_input(config, 2, Inputs((4,)), (D,))
+    here = synthesizers.initial_input(config, 2, TensorForm((4,)), (D,))
 
     def of_i(kind: SynthesisKind, **tensors: Tensor) -> SynthesisMessage:
         table, data = pack(tensors)

@@ -24,6 +24,8 @@ from common.net.backoff import Backoff
 from common.net.data.pairs import HELLO_SECONDS
 from common.net.data.places import Bounds
 from common.net.data.server import DataServer
+from common.signals.forms import SignalForm
+from common.signals.values import plain
 from common.wire.boundary import Down, End, Ended, Lost, Message, Ready, Up
 from common.wire.messages import BoundaryKind, BoundaryMessage, JoinReply, Peer
 from common.wire.methods import EXCHANGE
@@ -177,7 +179,7 @@ class Slave:
     def send(self, kind: type[Message], batch: int, *, replica: int = 0, incarnation: int = 0) -> None:
         """Hand over a message for the layer above or below."""
         assert kind.direction is not None
-        tensors: dict[str, Any] = {name: torch.full((2, 3), float(batch)) for name in list(kind.tensors)[:1]}
+        tensors: dict[str, Any] = {name: torch.full((2, 3), float(batch)) for name in list(kind.signals)[:1]}
         message = kind(
             batch=batch,
             **tensors,
@@ -286,7 +288,7 @@ def exchange(lower: Slave, upper: Slave, batch: int) -> None:
     came = upper.next_message()
     assert isinstance(came, Up)
     assert (came.batch, came.incarnation) == (batch, lower.lease.incarnation)
-    assert torch.equal(came.h, torch.full((2, 3), float(batch)))
+    assert torch.equal(plain(came.h), torch.full((2, 3), float(batch)))
     upper.send(Down, batch, incarnation=lower.lease.incarnation)
     back = lower.next_message()
     assert isinstance(back, Down)
@@ -598,7 +600,8 @@ def admit_finite(*slaves: Slave) -> list[int]:
 
 
 RUN_OF_TWO = load(None, ["network.cuts=[1]", "run.batches=2000", "run.batch_size=2"])
-ADMISSION = Admission(RUN_OF_TWO, 1, BatchRoutes(below=2), (3,), (3,))
+FORM = SignalForm.plain((3,))
+ADMISSION = Admission(RUN_OF_TWO, 1, BatchRoutes(below=2), FORM, FORM)
 BAD = {
     "shape": torch.zeros(2, 4),
     "batch": torch.zeros(3, 3),

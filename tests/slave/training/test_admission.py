@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 from common.config.files import load
 from common.data.replicas import BatchRoutes
 from common.errors import MalformedError
+from common.signals.forms import SignalForm
+from common.signals.values import is_finite
 from common.wire.boundary import Down, End, Ended, Lost, Message, Ready, Taken, Up
-from slave.training.admission import Admission, is_finite
+from slave.training.admission import Admission
 
 BATCH, BELOW, ABOVE = 4, (3,), (2, 5)
 SETTINGS = ["network.cuts=[1, 2]", "run.batches=50", f"run.batch_size={BATCH}"]
@@ -22,7 +24,9 @@ SETTINGS = ["network.cuts=[1, 2]", "run.batches=50", f"run.batch_size={BATCH}"]
 def admission(*settings: str) -> Admission:
     """Layer 2 of three."""
     config = load(None, [*SETTINGS, *settings])
-    return Admission(config, 2, BatchRoutes.of(config, 2, 0), BELOW, ABOVE)
+    return Admission(
+        config, 2, BatchRoutes.of(config, 2, 0), SignalForm.plain(BELOW), SignalForm.plain(ABOVE)
+    )
 
 
 def up(batch: int = 7, shape: tuple[int, ...] = (BATCH, *BELOW), sender: int = 0) -> Up:

@@ -22,6 +22,7 @@ from common.data import batches, datasets
 from common.data.replicas import owner
 from common.errors import MalformedError
 from common.models import network
+from common.signals.values import plain
 from common.wire.boundary import Down, Message, Ready, Up
 from common.wire.messages import JoinReply
 from common.wire.signals import from_wire, to_wire
@@ -64,7 +65,7 @@ def free(seat: TrainedLayer) -> FreeTrainer:
 def parts(seat: TrainedLayer) -> tuple[Tensor, Tensor, Tensor]:
     """The parameters of the layer, of M and of I."""
     unlock: Any = free(seat)._unlock
-    flats = [seat.layer.flat, unlock._synthesizer.flat, unlock._predictor.flat]
+    flats = [seat.layer.flat, unlock._synthesizer._synthesizer.flat, unlock._predictor._predictor.flat]
     first, second, third = (flat.parameters.detach().clone() for flat in flats)
     return first, second, third
 
@@ -75,7 +76,7 @@ def test_a_layer_steps_on_its_own_input_and_gradient_and_sends_both_with_what_th
     unlock: Any = free(twin)._unlock
     layer = twin.layer
     x, y = free(twin)._x(0), free(twin)._y(0)
-    u, h = layer.forward(0, unlock._predictor.predict(0, x))
+    u, h = map(plain, layer.forward(0, unlock._predictor.predict(0, x)))
     h.backward(unlock._synthesizer.gradient(0, h.detach(), y))  # type: ignore[no-untyped-call]
     layer.step(0, len(y))
     up, down = free(seat).advance()
@@ -118,13 +119,14 @@ def test_m_learns_at_the_input_that_came_with_the_gradient_and_i_on_h_with_x_mad
     list(trainer.receive(Up(9, h, layer=2)))
     before = parts(seat)
     trainer._learn()
-    unlock = other._unlock
-    assert isinstance(unlock._synthesizer, Synthesizer)
-    assert isinstance(unlock._predictor, Predictor)
-    unlock._synthesizer.module.learn(u, other._batches.labels(7), delta)
-    unlock._synthesizer._stepper.step(7)
-    unlock._predictor._module.learn(other._batches.inputs(9), h)
-    unlock._predictor._stepper.step(9)
+    unlock: Any = other._unlock
+    m, i = unlock._synthesizer._synthesizer, unlock._predictor._predictor
+    assert isinstance(m, Synthesizer)
+    assert isinstance(i, Predictor)
+    m.module.learn(u, other._batches.labels(7), delta)
+    m._stepper.step(7)
+    i._module.learn(plain(other._batches.inputs(9)), h)
+    i._stepper.step(9)
     after, expected = parts(seat), parts(twin)
     assert torch.equal(after[0], before[0])
     for name in (1, 2):
@@ -197,7 +199,7 @@ def test_whatever_is_lost_late_or_out_of_order_every_layer_goes_on_and_nothing_g
         stepped[place].append(trainers[place].next_batch)
         for message in trainers[place].advance():
             assert message.replica == owner(message.batch, counts[message.layer - 1])
-            assert message.carried().keys() == message.tensors.keys()
+            assert message.carried().keys() == message.signals.keys()
             under_way.append(message)
         for trainer in trainers.values():
             assert len(trainer._activations) <= SLOTS

@@ -22,6 +22,7 @@ from common.optim.stepper import AccruingStepper, Stepper
 from common.shards.flat import Flat
 from common.shards.pushes import Operation, PushReply
 from common.shards.working_copy import Push, WorkingCopy
+from common.signals.values import Signal
 from common.wire.boundary import Direction, Down, Message, Up
 from master.store.optimizers import ServerOptimizer
 from master.store.policies import Policy, uniform
@@ -39,16 +40,16 @@ class Passing:
     def __init__(self, top: bool) -> None:
         self.taken: list[int] = []
         self._top = top
-        self._out: dict[int, Tensor] = {}
+        self._out: dict[int, Signal] = {}
 
-    def forward(self, batch: int, h_below: Tensor, y: Tensor) -> Iterator[Message]:
+    def forward(self, batch: int, h_below: Signal, y: Tensor) -> Iterator[Message]:
         self.taken.append(batch)
         if not self._top:
             self._out[batch] = h_below
             yield Up(batch, h_below)
         yield Down(batch, h_below)
 
-    def gradient(self, batch: int, delta: Tensor) -> Iterator[Message]:
+    def gradient(self, batch: int, delta: Signal) -> Iterator[Message]:
         del self._out[batch]
         yield from ()
 
@@ -56,7 +57,7 @@ class Passing:
         del self._out[batch]
         yield from ()
 
-    def sent(self) -> dict[int, Tensor]:
+    def sent(self) -> dict[int, Signal]:
         return dict(self._out)
 
     def waiting(self) -> Collection[int]:
@@ -66,7 +67,7 @@ class Passing:
 class FirstPassing(Passing):
     """Unlock of layer 1, without a layer below to answer."""
 
-    def forward(self, batch: int, h_below: Tensor, y: Tensor) -> Iterator[Message]:
+    def forward(self, batch: int, h_below: Signal, y: Tensor) -> Iterator[Message]:
         return (message for message in super().forward(batch, h_below, y) if isinstance(message, Up))
 
 

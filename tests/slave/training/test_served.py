@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from common import synthesizers
-from common.data.inputs import Inputs
 from common.errors import FencedError, LayerwiseError, MalformedError, UnreachableError
 from common.net import addresses
+from common.signals.forms import TensorForm
 from common.wire.boundary import Message
 from common.wire.messages import JoinReply, SynthesisKind, SynthesisMessage, Telemetry
 from master.store.policies import policies
@@ -80,7 +80,7 @@ def test_i_in_the_master_has_the_face_of_i_here_and_its_health() -> None:
     direct, health = Direct("decoupling.unlock=full"), Health()
     i = ServedPredictor(direct, 1, 0, (D,), health)
     x, h = torch.randn(8, 4), torch.randn(8, D)
-    here = synthesizers.initial_input(direct.config, 2, Inputs((4,)), (D,))
+    here = synthesizers.initial_input(direct.config, 2, TensorForm((4,)), (D,))
     assert torch.equal(i.predict(0, x), here.predict(x))
     i.learn(0, x, h)
     assert not torch.equal(i.predict(1, x), here.predict(x))

@@ -15,6 +15,7 @@ from torch import Tensor
 from common.config.optimizer import OptimizerConfig
 from common.config.sections import Config
 from common.errors import MalformedError
+from common.signals.values import plain
 from common.wire.boundary import Down, End, Ended, Lost, Message, Ready, Up
 from master.store.store import Memory, Store
 from slave.training.decoupling import Synthesizer
@@ -385,12 +386,12 @@ def test_what_is_unanswered_is_sent_again_to_a_new_peer_and_after_the_streams_br
 def test_what_was_sent_is_sent_again_unchanged_by_the_steps_since() -> None:
     slave = alone(2)
     first = list(slave.trainer.receive(activation(0))) + list(slave.trainer.advance())
-    copies = {m.kind: tensor.clone() for m in first for tensor in m.carried().values()}
+    copies = {m.kind: plain(signal).clone() for m in first for signal in m.carried().values()}
     exchange(slave, activation(1), activation(2))
     for message in slave.trainer.receive(Ready(layer=3)):
         if message.batch == 0:
-            (tensor,) = message.carried().values()
-            assert torch.equal(tensor, copies[message.kind])
+            (signal,) = message.carried().values()
+            assert torch.equal(plain(signal), copies[message.kind])
 
 
 def test_with_unlock_none_a_batch_counts_as_seen_once_the_layer_has_stepped_on_it() -> None:

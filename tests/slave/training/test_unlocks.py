@@ -17,10 +17,13 @@ from common.config.synthesizers import VfbnOptions
 from common.draws import chance, mix
 from common.optim.stepper import Stepper
 from common.shards.flat import Flat
+from common.signals.forms import SignalForm
+from common.signals.packing import Packing
+from common.signals.values import plain
 from common.synthesizers import VirtualForward
 from common.wire.boundary import Down, End, Ended, Lost, Taken, Up
 from master.store.store import Memory, Store
-from slave.training.decoupling import Layer, Synthesizer
+from slave.training.decoupling import Layer, PackedSynthesizer, Synthesizer
 from slave.training.health import Fallback, Health, compare
 from slave.training.parts import Parts
 from slave.training.unlocks.delayed import DelayedUnlock, Late
@@ -54,7 +57,7 @@ def parameters(layer: Layer) -> Tensor:
 def gradient_at(layer: Layer, batch: int, x: Tensor, delta: Tensor) -> tuple[Tensor, Tensor]:
     """Return the gradients in weights and input at the present weights, by autograd; no state changes."""
     with layer.flat.keep_buffers():
-        u, h = layer.forward(batch, x)
+        u, h = map(plain, layer.forward(batch, x))
         wrt = [*layer.flat.module.parameters(), u]
         found = torch.autograd.grad(h, wrt, delta)
     return torch.cat([each.flatten() for each in found[:-1]]), found[-1]
@@ -118,13 +121,13 @@ def test_what_a_forward_draws_is_a_function_of_seed_layer_and_batch() -> None:
     torch.manual_seed(1)
     expected = torch.rand(3)
     torch.manual_seed(1)
-    first = layer.forward(3, x)[1]
-    other = layer.forward(4, x)[1]
+    first = plain(layer.forward(3, x)[1])
+    other = plain(layer.forward(4, x)[1])
     assert torch.equal(torch.rand(3), expected)
     torch.rand(5)
-    assert torch.equal(layer.forward_again(3, x)[1], first)
+    assert torch.equal(plain(layer.forward_again(3, x)[1]), first)
     assert not torch.equal(other, first)
-    assert torch.equal(build_layer(dropout=0.5).forward(3, x)[1], first)
+    assert torch.equal(plain(build_layer(dropout=0.5).forward(3, x)[1]), first)
 
 
 @given(st.lists(st.integers(0, 2**63 - 1), min_size=1, max_size=4), st.integers(0, 3), st.integers(0, 63))
@@ -145,7 +148,7 @@ def test_what_goes_down_of_delayed_is_shrunk_at_every_boundary() -> None:
             unlock="delayed", in_flight=1, batches=2, optimizer=still, decoupling={"shrink": shrink}
         )
         chain = Chain(config, seed=1, pushes=False).run()
-        sent[shrink] = {(m.layer, m.batch): m.delta for m in chain.sent if isinstance(m, Down)}
+        sent[shrink] = {(m.layer, m.batch): plain(m.delta) for m in chain.sent if isinstance(m, Down)}
     for (k, b), tensor in sent[1.0].items():
         torch.testing.assert_close(sent[0.5][k, b], tensor * 0.5 ** (3 - k))
 
@@ -155,7 +158,8 @@ def test_what_goes_down_of_delayed_is_shrunk_at_every_boundary() -> None:
 
 def headed(layer: Layer) -> tuple[LocalUnlock, VirtualForward, Health]:
     head, health = VirtualForward(VfbnOptions(hidden=4), (5,), classifying(10)), Health()
-    return LocalUnlock(layer, Head(head, Stepper(Flat(head), SGD, 10), health)), head, health
+    packing = Packing(SignalForm.plain((5,)))
+    return LocalUnlock(layer, Head(head, Stepper(Flat(head), SGD, 10), health, packing)), head, health
 
 
 def test_local_steps_layer_and_head_on_the_heads_own_loss() -> None:
@@ -168,14 +172,14 @@ def test_local_steps_layer_and_head_on_the_heads_own_loss() -> None:
         return out
 
     with layer.flat.keep_buffers():
-        h = layer.forward(0, x)[1]
+        h = plain(layer.forward(0, x)[1])
     loss = functional.cross_entropy(classified(h), y)
     wanted = [*layer.flat.module.parameters(), *head.parameters()]
     expected = [p.detach() - 0.1 * g for p, g in zip(wanted, torch.autograd.grad(loss, wanted), strict=True)]
     up, down = unlock.forward(0, x, y)
     assert isinstance(up, Up)
     assert isinstance(down, Taken)
-    assert torch.equal(up.h, h.detach())
+    assert torch.equal(plain(up.h), h.detach())
     assert down.batch == 0
     for parameter, after in zip(wanted, expected, strict=True):
         torch.testing.assert_close(parameter.detach(), after)
@@ -199,7 +203,8 @@ def decoupled(layer: Layer, **how: Any) -> tuple[UpdateUnlock, Synthesizer, Heal
     m = VirtualForward(VfbnOptions(hidden=4), (5,), classifying(10))
     flat = Flat(m)
     synthesizer = Synthesizer(m, flat, Stepper(flat, SGD, 10), health, how.pop("every", 1))
-    return UpdateUnlock(layer, synthesizer, health, **how), synthesizer, health
+    packed = PackedSynthesizer(synthesizer, Packing(SignalForm.plain((5,))))
+    return UpdateUnlock(layer, packed, health, **how), synthesizer, health
 
 
 def test_mixed_steps_on_the_true_gradient_where_it_comes_before_the_next_batch() -> None:
@@ -221,7 +226,7 @@ def test_mixed_steps_on_ms_gradient_once_the_next_batch_is_there_or_the_true_one
     unlock, synthesizer, _ = decoupled(layer, mix_true=True)
     (up,) = unlock.forward(0, x, y)
     assert isinstance(up, Up)
-    before, delta = parameters(layer), synthesizer.gradient(0, up.h, y)
+    before, delta = parameters(layer), synthesizer.gradient(0, plain(up.h), y)
     step, down = gradient_at(layer, 0, x, delta)
     message, _ = unlock.forward(1, *batch_of(1))
     assert isinstance(message, Down)
@@ -256,7 +261,8 @@ def test_steps_are_taken_with_their_probability_and_always_the_same() -> None:
     def taken_by(config: Config, k: int, batches: int) -> list[bool]:
         flat = Flat(nn.Linear(1, 1))
         layer = Layer(k, flat, Stepper(flat, SGD, 10))
-        parts = Parts(config, layer, Health(), classifying(10), absent, absent, absent)
+        above = SignalForm.plain((1,))
+        parts = Parts(config, layer, Health(), classifying(10), above, absent, absent, absent)
         return [parts.steps_on(b) for b in range(batches)]
 
     taken = taken_by(config, 1, 4000)

@@ -1,0 +1,127 @@
+"""Flow of signals through units: the form after every unit, and checks of the first passage."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from common.errors import ConfigError
+from common.models import user
+from common.signals.forms import FLOAT, ITEMSIZES, SignalForm, is_name
+from common.signals.values import Signal, form_of, split
+
+# Tensors of a signal; twice as many with scales, and gradients beside inputs, are within a message's bound.
+MOST_TENSORS = 64
+
+
+@torch.no_grad()
+def find_forms(units: Sequence[nn.Module], inputs: SignalForm, where: str) -> list[SignalForm]:
+    """Return the forms of the signals after the units, by passing two examples of zeros through.
+
+    Args:
+        units: of the network.
+        inputs: form of x.
+        where: name of the network, for a refusal.
+
+    Raises:
+        ConfigError: a unit fails, changes its input, or gives no signal; names the unit.
+    """
+    h, forms = inputs.blank(2), [inputs]
+    for number, unit in enumerate(units, 1):
+        place = f"{where}: unit {number} ({user.describe(unit)})"
+        before = versions(h)
+        try:
+            result = unit.eval()(offer(h))
+        except Exception as error:
+            raise ConfigError(f"{place} {_explain(error, forms, units)}") from error
+        finally:
+            unit.train()
+        if versions(h) != before:
+            raise ConfigError(f"{place} {CHANGES_INPUT}")
+        h = check_signal(result, 2, place)
+        forms.append(form_of(h))
+    return forms[1:]
+
+
+CHANGES_INPUT = "changes its input in place, which belongs to another unit; use inplace=False"
+
+
+def offer(signal: Signal) -> Signal:
+    """Return a signal for a unit, which may put tensors of its own into the dict."""
+    return dict(signal) if isinstance(signal, dict) else signal
+
+
+def versions(signal: Signal) -> list[int]:
+    """Return the number of changes of each tensor's memory."""
+    return [tensor._version for tensor in split(signal).values()]
+
+
+def check_signal(result: Any, count: int, place: str) -> Signal:
+    """Return what a unit gave, if it is a signal of `count` examples.
+
+    Raises:
+        ConfigError: a tensor of other numbers, or a dict with other keys or values than a signal's.
+    """
+    if isinstance(result, Tensor) and _is_tensor_of(result, count) and _dtype(result) == FLOAT:
+        return result
+    if not isinstance(result, dict):
+        raise ConfigError(
+            f"{place} gives {describe(result)} for {count} examples; it must give float32 ({count}, ...), or "
+            "a dict of tensors"
+        )
+    for name, tensor in result.items():
+        if not is_name(name):
+            raise ConfigError(
+                f"{place} names a tensor {name!r}; give letters, digits and underscores, at most 64"
+            )
+        if not isinstance(tensor, Tensor) or not _is_tensor_of(tensor, count):
+            raise ConfigError(
+                f'{place} gives "{name}" as {describe(tensor)} for {count} examples; it must give '
+                f"({count}, ...), of {', '.join(ITEMSIZES)}"
+            )
+    if not any(tensor.is_floating_point() for tensor in result.values()):
+        raise ConfigError(
+            f"{place} gives {describe(result)}, without floats that carry a gradient; return a float32 "
+            "tensor as well"
+        )
+    if len(result) > MOST_TENSORS:
+        raise ConfigError(f"{place} gives {len(result)} tensors; join some: at most {MOST_TENSORS}")
+    return result
+
+
+def describe(value: Any) -> str:
+    """Describe what a unit gave."""
+    if isinstance(value, Tensor):
+        return f"{_dtype(value)} {tuple(value.shape)}"
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{name}: {describe(each)}' for name, each in value.items())}}}"
+    return f"a {type(value).__name__}"
+
+
+def _is_tensor_of(tensor: Tensor, count: int) -> bool:
+    return _dtype(tensor) in ITEMSIZES and tensor.shape[:1] == (count,)
+
+
+def _dtype(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
+
+
+def _explain(error: Exception, forms: Sequence[SignalForm], units: Sequence[nn.Module]) -> str:
+    """Explain why a unit failed on the last of the forms: a tensor dropped below, or the unit's error."""
+    taken = forms[-1]
+    if isinstance(error, KeyError) and error.args and not taken.is_plain and is_name(error.args[0]):
+        name = error.args[0]
+        holders = [place for place, form in enumerate(forms) if name in form.tensors]
+        if holders and name not in taken.tensors:
+            dropper = holders[-1] + 1
+            return (
+                f'needs the tensor "{name}", which unit {dropper} ({user.describe(units[dropper - 1])}) '
+                f"drops; return it from there and from every unit between"
+            )
+        if name not in taken.tensors:
+            return f'needs the tensor "{name}", but takes {taken.describe()}; give it from a unit below'
+    text = next(iter(str(error).splitlines()), type(error).__name__)
+    return f"cannot take {taken.describe()}: {text}"

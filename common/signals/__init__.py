@@ -1,0 +1,1 @@
+"""Signals: values that cross a boundary between layers, a tensor or named tensors."""

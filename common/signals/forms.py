@@ -1,0 +1,110 @@
+"""Forms of signals: names, shapes and dtypes of one example. Loads torch only to make tensors."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+# Name of the tensor of a plain signal.
+PLAIN = ""
+# Names of tensors: keyword arguments in Python, and free of the characters that the wire's names use.
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
+FLOAT = "float32"
+# Dtypes of tensors without a gradient; int8 is left to floats on the wire.
+INTEGERS = {"int64": 8, "int32": 4, "uint8": 1, "bool": 1}
+ITEMSIZES = {FLOAT: 4, **INTEGERS}
+
+
+@dataclass(frozen=True)
+class TensorForm:
+    """Shape and numbers of a tensor of a signal.
+
+    Attributes:
+        shape: of one example: (D,) for vectors, (C, H, W) for images, (T,) for tokens.
+        dtype: float32, which carries gradients, or a key of `INTEGERS`.
+        vocabulary: number of different values of integers, such as tokens; 0: floats, or unknown.
+    """
+
+    shape: tuple[int, ...]
+    dtype: str = FLOAT
+    vocabulary: int = 0
+
+    @property
+    def floating(self) -> bool:
+        """Whether the tensor carries gradients."""
+        return self.dtype == FLOAT
+
+    @property
+    def size(self) -> int:
+        """Number of numbers of an example."""
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of an example."""
+        return ITEMSIZES[self.dtype] * self.size
+
+    def blank(self, batch_size: int) -> Tensor:
+        """Return a batch of zeros, (B, *shape), on torch's default device."""
+        import torch
+
+        return torch.zeros(batch_size, *self.shape, dtype=getattr(torch, self.dtype))
+
+    def describe(self) -> str:
+        """Describe a batch: "(B, 8)" for floats, "bool (B, 8)"."""
+        shape = f"({', '.join(['B', *map(str, self.shape)])})"
+        return shape if self.floating else f"{self.dtype} {shape}"
+
+
+@dataclass(frozen=True)
+class SignalForm:
+    """Tensors of a signal by name; the only tensor of a plain signal has the name `PLAIN`."""
+
+    tensors: Mapping[str, TensorForm]
+
+    @staticmethod
+    def plain(shape: tuple[int, ...]) -> SignalForm:
+        """Return the form of a float tensor."""
+        return SignalForm({PLAIN: TensorForm(shape)})
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the signal is a tensor, not a dict."""
+        return PLAIN in self.tensors
+
+    @property
+    def only(self) -> TensorForm:
+        """The tensor of a plain signal."""
+        return self.tensors[PLAIN]
+
+    @property
+    def floats(self) -> SignalForm:
+        """Tensors that carry gradients: the form of delta."""
+        return SignalForm({name: form for name, form in self.tensors.items() if form.floating})
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of an example."""
+        return sum(form.nbytes for form in self.tensors.values())
+
+    def blank(self, batch_size: int) -> Tensor | dict[str, Tensor]:
+        """Return a batch of zeros, on torch's default device."""
+        tensors = {name: form.blank(batch_size) for name, form in self.tensors.items()}
+        return tensors[PLAIN] if self.is_plain else tensors
+
+    def describe(self) -> str:
+        """Describe a batch: "(B, 8)", or "{h: (B, 8), mask: bool (B, 4)}"."""
+        if self.is_plain:
+            return self.only.describe()
+        return f"{{{', '.join(f'{name}: {form.describe()}' for name, form in self.tensors.items())}}}"
+
+
+def is_name(name: object) -> bool:
+    """Whether a value may name a tensor of a signal."""
+    return isinstance(name, str) and _NAME.fullmatch(name) is not None
