@@ -19,7 +19,7 @@ from common import strict_json
 from common.config import files
 from common.data import datasets
 from common.models import network
-from common.shards.table import BOUNDARY_ITEMSIZES
+from common.shards.table import WIRE_ITEMSIZES
 from common.signals import values
 from common.wire import precision
 from common.wire.boundary import Down, Message, Up
@@ -143,7 +143,7 @@ def main() -> None:
     result = {
         "torch": torch.__version__,
         "shape": SHAPE,
-        "microseconds": {wire: microseconds(wire) for wire in BOUNDARY_ITEMSIZES},
+        "microseconds": {wire: microseconds(wire) for wire in WIRE_ITEMSIZES},
         "gradients": {
             f"delta_{layer}": {name: errors(way, recorder, layer) for name, way in ways().items()}
             for layer in (1, 2)

@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from common.errors import MalformedError
-from common.shards.table import BOUNDARY_ITEMSIZES
+from common.shards.table import WIRE_ITEMSIZES
 from common.signals.forms import TensorForm
 from common.wire.precision import LARGEST, narrow, nbytes, round_trip, scale_shape, widen
 
-WIRES = sorted(BOUNDARY_ITEMSIZES)
+WIRES = sorted(WIRE_ITEMSIZES)
 SCALED = ["float16", "int8"]
 # Float32's smallest normal number: under it there is no relative error to speak of.
 TINY = 2.0**-126

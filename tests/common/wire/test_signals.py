@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.errors import MalformedError
-from common.shards.table import BOUNDARY_ITEMSIZES, lay_out
+from common.shards.table import WIRE_ITEMSIZES, lay_out
 from common.signals.forms import TensorForm
 from common.signals.values import plain
 from common.wire import precision
@@ -25,7 +25,7 @@ SHAPES = st.one_of(
     st.tuples(st.integers(1, 8), st.integers(0, 40)),
     st.tuples(st.integers(1, 3), st.integers(1, 3), st.integers(1, 5), st.integers(1, 5)),
 )
-NARROW = sorted(set(BOUNDARY_ITEMSIZES) - {"float32"})
+NARROW = sorted(set(WIRE_ITEMSIZES) - {"float32"})
 Sent = TypeVar("Sent", bound=Message)
 TENSORS = tuple(kind for kind, each in MESSAGES.items() if each.signals)
 BARE = tuple(kind for kind, each in MESSAGES.items() if not each.signals)
