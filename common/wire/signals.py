@@ -11,7 +11,7 @@ from functools import lru_cache
 import torch
 
 from common.errors import MalformedError
-from common.shards.table import BOUNDARY_ITEMSIZES, Table, lay_out
+from common.shards.table import BOUNDARY_ITEMSIZES, WIRE_ITEMSIZES, Table, lay_out
 from common.signals.forms import PLAIN, is_name
 from common.signals.values import Signal, join, split
 from common.wire import precision
@@ -128,8 +128,9 @@ def _group(message: BoundaryMessage, signals: tuple[str, ...]) -> dict[str, dict
     due = {}
     for name in given:
         signal, separator, key = name.partition(_OF)
-        known = signal in names and given[name][0] in BOUNDARY_ITEMSIZES
-        if not known or (separator and not is_name(key)):
+        # The tensor of a plain signal carries gradients; integers have names.
+        dtypes = BOUNDARY_ITEMSIZES if separator else WIRE_ITEMSIZES
+        if signal not in names or given[name][0] not in dtypes or (separator and not is_name(key)):
             continue
         names[signal][key] = name
         due[name] = given[name]
