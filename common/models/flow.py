@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from common.errors import ConfigError
 from common.models import user
-from common.signals.forms import FLOAT, ITEMSIZES, SignalForm, is_name
+from common.signals.forms import FLOAT, ITEMSIZES, PLAIN, SignalForm, is_name
 from common.signals.values import Signal, form_of, split
 
 # Tensors of a signal; twice as many with scales, and gradients beside inputs, are within a message's bound.
@@ -90,6 +90,17 @@ def check_signal(result: Any, count: int, place: str) -> Signal:
     if len(result) > MOST_TENSORS:
         raise ConfigError(f"{place} gives {len(result)} tensors; join some: at most {MOST_TENSORS}")
     return result
+
+
+def has_form(result: Any, form: SignalForm, count: int) -> bool:
+    """Whether what a unit gave is a signal of `count` examples in a form."""
+    if isinstance(result, dict) == form.is_plain:
+        return False
+    tensors = result if isinstance(result, dict) else {PLAIN: result}
+    return tensors.keys() == form.tensors.keys() and all(
+        isinstance(tensor, Tensor) and _dtype(tensor) == each.dtype and tensor.shape == (count, *each.shape)
+        for tensor, each in ((tensors[name], each) for name, each in form.tensors.items())
+    )
 
 
 def describe(value: Any) -> str:

@@ -28,7 +28,7 @@ from common.models.user import describe
 from common.shards import flat
 from common.shards.table import WIRE_ITEMSIZES
 from common.signals.forms import SignalForm
-from common.signals.values import Signal, count, floats, form_of, is_finite, map_tensors, split
+from common.signals.values import Signal, count, floats, is_finite, map_tensors, split
 from common.tasks import Task
 
 # Of a message beside the tensors: the table, the scales of examples by the thousand.
@@ -255,9 +255,8 @@ class _Part:
 
     def _check_output(self, output: Signal, u: Signal) -> None:
         examples = count(u)
-        flow.check_signal(output, examples, self._place)
-        if form_of(output) != self._form:
-            due = self._form.describe().replace("(B", f"({examples}")
+        if not flow.has_form(output, self._form, examples):
+            due = flow.describe(self._form.blank(examples))
             raise self._error(f"gives {flow.describe(output)}; it must give {due}")
         if is_finite(u) and not is_finite(output):
             raise self._error("gives NaN or infinity at the first batch; scale the data, or correct the unit")
