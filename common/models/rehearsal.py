@@ -22,7 +22,7 @@ from common.data.batches import Batches
 from common.data.datasets import Dataset
 from common.data.targets import Targets
 from common.errors import ConfigError
-from common.models import flow, network
+from common.models import flow, network, synthesis
 from common.models.network import Blueprint
 from common.models.user import describe
 from common.shards import flat
@@ -77,6 +77,8 @@ def rehearse(
             h = part.pass_on(h) if place < first else part.play(h, ending)
             if config.decoupling.row.predicts and place + 1 in starts:
                 part.check_unchanged(h, x)
+            if "task.kind" in config.user_functions and place + 1 == next(iter(starts[1:]), None):
+                synthesis.check_lesson(config, blueprint.task, h, y)
             unit.to("cpu")
 
 

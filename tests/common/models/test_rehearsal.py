@@ -171,3 +171,39 @@ def test_every_built_in_network_of_images_passes(model: str) -> None:
     config = load(None, [f"network.model={model}"])
     units = config.network.model_options().units
     rehearse(config.with_cuts(list(range(1, units))), dataset, MOST)
+
+
+# Torch has no second derivative of cdist.
+ONCE = """
+import torch
+def loss(output, target):
+    wanted = torch.nn.functional.one_hot(target, 10).float()
+    return torch.cdist(output[:, None], wanted[:, None], p=3.0).flatten()
+"""
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        (
+            ["decoupling.unlock=update"],
+            r'as the loss of decoupling.gradient = "vfbn", which takes its second',
+        ),
+        (["decoupling.unlock=update", "decoupling.gradient=cdni"], None),
+        (["decoupling.unlock=delayed"], None),
+    ],
+    ids=str,
+)
+def test_a_loss_without_a_second_derivative_is_refused_where_m_takes_it(
+    tmp_path: Path, digits: Dataset, settings: list[str], told: str | None
+) -> None:
+    (tmp_path / "once.py").write_text(ONCE)
+    config = load(
+        None,
+        [f"task.kind={tmp_path / 'once.py'}:loss", "network.cuts=[1, 2]", "run.batch_size=16", *settings],
+    )
+    if told is None:
+        rehearse(config, digits, MOST)
+    else:
+        with pytest.raises(ConfigError, match=told):
+            rehearse(config, digits, MOST)
