@@ -130,6 +130,10 @@ class Roster:
         """Whether every seat is taken, so that batches can go through."""
         return all(lease.incarnation or lease.done for lease in self._leases)
 
+    def reached(self) -> list[tuple[int, int]]:
+        """First batch that no slave of a seat has seen, and leases granted on the seat, seat by seat."""
+        return [(max(s.retired.next_batch, s.telemetry.next_batch), s.grants) for s in self._leases]
+
     def training_seconds(self, now: float) -> float:
         """Seconds since every seat was first taken, until the end of the run."""
         if self._began is None:

@@ -18,6 +18,7 @@ from common.wire import messages as m
 from common.wire.ranges import restore
 from common.wire.telemetry import merge
 from master.agreement import Agreement
+from master.progress import Progress
 from master.roster import LeaseEvent, Roster
 from master.tally import Tally
 
@@ -67,6 +68,7 @@ class Run:
         self.identity = saved.get("run") or identity
         self._evaluation = restore(m.Evaluation, saved.get("evaluation", {}))
         self._agreement = Agreement.restore(saved)
+        self._progress = Progress()
         self._shards = shards
         self._effects: list[Effect] = []
         # Number of the snapshot that a rollback is putting back; the shards are of two versions meanwhile.
@@ -157,8 +159,9 @@ class Run:
         return m.ReportReply()
 
     def tick(self, now: float) -> None:
-        """Fail silent slaves."""
+        """Fail silent slaves, and look for progress."""
         self._note(self.roster.tick(now))
+        self._progress.note(self._shards.versions(), self.roster.reached(), now)
 
     def begin_rollback(self, number: int, saved: dict[str, Any], now: float) -> int:
         """End every lease and go back to the values of a snapshot; returns how many leases ended.
@@ -210,6 +213,8 @@ class Run:
             counters=self.tally.counters(),
             evaluation=self._evaluation,
             layers=self.tally.by_layer(),
+            still_seconds=0.0 if self.roster.over else self._progress.still_seconds(now),
+            successors=self._progress.successors,
         )
 
     def _note(self, events: list[LeaseEvent]) -> None:

@@ -549,7 +549,7 @@ class LayerPushes(_message.Message):
     def __init__(self, layer: _Optional[int] = ..., staleness: _Optional[_Mapping[int, int]] = ..., refused: _Optional[int] = ...) -> None: ...
 
 class StatusReply(_message.Message):
-    __slots__ = ("name", "state", "batches", "of_batches", "waiting_slaves", "training_seconds", "starts", "seats", "versions", "delays", "waiting_fraction", "lost_batches", "counters", "evaluation", "layers", "utilization", "snapshot", "snapshot_trouble")
+    __slots__ = ("name", "state", "batches", "of_batches", "waiting_slaves", "training_seconds", "starts", "seats", "versions", "delays", "waiting_fraction", "lost_batches", "counters", "evaluation", "layers", "utilization", "snapshot", "snapshot_trouble", "still_seconds", "successors")
     class VersionsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -589,6 +589,8 @@ class StatusReply(_message.Message):
     UTILIZATION_FIELD_NUMBER: _ClassVar[int]
     SNAPSHOT_FIELD_NUMBER: _ClassVar[int]
     SNAPSHOT_TROUBLE_FIELD_NUMBER: _ClassVar[int]
+    STILL_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    SUCCESSORS_FIELD_NUMBER: _ClassVar[int]
     name: str
     state: str
     batches: int
@@ -607,7 +609,9 @@ class StatusReply(_message.Message):
     utilization: Utilization
     snapshot: Kept
     snapshot_trouble: str
-    def __init__(self, name: _Optional[str] = ..., state: _Optional[str] = ..., batches: _Optional[int] = ..., of_batches: _Optional[int] = ..., waiting_slaves: _Optional[int] = ..., training_seconds: _Optional[float] = ..., starts: _Optional[int] = ..., seats: _Optional[_Iterable[_Union[Seat, _Mapping]]] = ..., versions: _Optional[_Mapping[str, int]] = ..., delays: _Optional[_Mapping[int, int]] = ..., waiting_fraction: _Optional[_Mapping[int, float]] = ..., lost_batches: _Optional[int] = ..., counters: _Optional[_Union[Counters, _Mapping]] = ..., evaluation: _Optional[_Union[Evaluation, _Mapping]] = ..., layers: _Optional[_Iterable[_Union[LayerPushes, _Mapping]]] = ..., utilization: _Optional[_Union[Utilization, _Mapping]] = ..., snapshot: _Optional[_Union[Kept, _Mapping]] = ..., snapshot_trouble: _Optional[str] = ...) -> None: ...
+    still_seconds: float
+    successors: int
+    def __init__(self, name: _Optional[str] = ..., state: _Optional[str] = ..., batches: _Optional[int] = ..., of_batches: _Optional[int] = ..., waiting_slaves: _Optional[int] = ..., training_seconds: _Optional[float] = ..., starts: _Optional[int] = ..., seats: _Optional[_Iterable[_Union[Seat, _Mapping]]] = ..., versions: _Optional[_Mapping[str, int]] = ..., delays: _Optional[_Mapping[int, int]] = ..., waiting_fraction: _Optional[_Mapping[int, float]] = ..., lost_batches: _Optional[int] = ..., counters: _Optional[_Union[Counters, _Mapping]] = ..., evaluation: _Optional[_Union[Evaluation, _Mapping]] = ..., layers: _Optional[_Iterable[_Union[LayerPushes, _Mapping]]] = ..., utilization: _Optional[_Union[Utilization, _Mapping]] = ..., snapshot: _Optional[_Union[Kept, _Mapping]] = ..., snapshot_trouble: _Optional[str] = ..., still_seconds: _Optional[float] = ..., successors: _Optional[int] = ...) -> None: ...
 
 class Kept(_message.Message):
     __slots__ = ("number", "time", "nbytes", "versions", "damage")

@@ -55,6 +55,7 @@ DECIDING = (
     "common.wire.precision",
     "common.wire.signals",
     "master.agreement",
+    "master.progress",
     "master.parameters",
     "master.roster",
     "master.run",

@@ -151,7 +151,7 @@ FAILED_LEASES = _counter("leases_failed_total", MASTER, (), "Leases ended becaus
 SEATS = _gauge("seats", MASTER, (), "Layers times replicas: the number of slaves that the run needs.")
 VACANT_SEATS = _gauge("vacant_seats", MASTER, (), "Seats without a slave in an unfinished run.")
 STANDING_SEATS = _gauge(
-    "standing_seats", MASTER, (), "Seats that do no batch for long, although every seat has a slave."
+    "standing_seats", MASTER, (), "Seats that do no batch for long, although slaves hold them."
 )
 WAITING_SLAVES = _gauge("waiting_slaves", MASTER, (), "Slaves that wait for a seat.")
 RUN_BATCHES = _gauge("run_batches", MASTER, (), "Batches trained so far.")

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from common.config.sections import Config
-from common.observe.standstill import standing_seats, stands_still
+from common.observe.standstill import changes_in_vain, standing_seats, stands_still
 from common.wire.messages import Seat, StatusReply, Utilization
 
 # In percent: above these bounds a machine has nearly run out of disk or memory.
@@ -81,6 +81,8 @@ def find_standstill(status: StatusReply, config: Config) -> Iterator[Problem]:
     """Yield the problem of a run that stands still, or partly does."""
     seats = standing_seats(status, config)
     if not seats:
+        if changes_in_vain(status, config):
+            yield _changing(status)
         return
     seconds = min(seat.still_seconds for seat in seats)
     names = ", ".join(f"{seat_name(seat)} ({seat.host}:{seat.pid})" for seat in seats)
@@ -93,6 +95,16 @@ def find_standstill(status: StatusReply, config: Config) -> Iterator[Problem]:
         yield Problem(f"the run stands still: no batch for {seconds:.0f} s, and {why}", advice)
     else:
         yield Problem(f"{names}: no batch for {seconds:.0f} s, while others go on", advice)
+
+
+def _changing(status: StatusReply) -> Problem:
+    count = status.successors
+    return Problem(
+        f"the run stands still: no progress for {status.still_seconds:.0f} s, although "
+        f"{count:,} {'slave has' if count == 1 else 'slaves have'} taken over a seat since then",
+        "give a new slave time for its first batch; if slaves go on ending, events.jsonl in the state "
+        "directory says why each lease ended",
+    )
 
 
 def _boundaries(status: StatusReply) -> Iterator[Problem]:

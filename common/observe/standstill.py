@@ -1,4 +1,4 @@
-"""Standstill of a run: seats that do no batch although every seat has a slave. Pure."""
+"""Standstill of a run: seats that do no batch although slaves hold them. Pure."""
 
 from __future__ import annotations
 
@@ -29,8 +29,26 @@ def standing_seats(status: StatusReply, config: Config) -> list[Seat]:
     return busy or ([] if explained else still)
 
 
+def changes_in_vain(status: StatusReply, config: Config) -> bool:
+    """Whether slave after slave takes a seat over, and the run gets no further.
+
+    A grant ends the seat's own standstill, and a vacancy lasts for moments: no seat stands still for long.
+    """
+    patience = max((_patience(seat, config) for seat in status.seats), default=0.0)
+    return status.state != "done" and status.successors > 0 and status.still_seconds > patience
+
+
+def count_standing(status: StatusReply, config: Config) -> int:
+    """Count the seats that stand still: all that are not done, where slaves change in vain."""
+    if changes_in_vain(status, config):
+        return sum(seat.state != "done" for seat in status.seats)
+    return len(standing_seats(status, config))
+
+
 def stands_still(status: StatusReply, config: Config) -> bool:
-    """Whether no seat of a run does batches, although every seat has a slave."""
+    """Whether no seat of a run does batches for long, although slaves come."""
+    if changes_in_vain(status, config):
+        return True
     training = [seat for seat in status.seats if seat.state == "training"]
     return bool(standing_seats(status, config)) and all(
         seat.still_seconds > _limit(seat, config) for seat in training
@@ -39,8 +57,12 @@ def stands_still(status: StatusReply, config: Config) -> bool:
 
 def _limit(seat: Seat, config: Config) -> float:
     """Return the seconds without a batch beyond which a seat stands still."""
-    beats = STILL_BEATS * config.cluster.heartbeat_seconds
-    if not seat.begun:
-        return max(beats, FIRST_SECONDS)
+    patience = _patience(seat, config)
+    return patience if seat.begun else max(STILL_BEATS * config.cluster.heartbeat_seconds, FIRST_SECONDS)
+
+
+def _patience(seat: Seat, config: Config) -> float:
+    """Return the seconds that a seat at work may take for a batch."""
     work = seat.telemetry
+    beats = STILL_BEATS * config.cluster.heartbeat_seconds
     return max(beats, STILL_SECONDS, SLOW_STEPS * work.step_seconds / max(1, work.steps))

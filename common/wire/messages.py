@@ -347,6 +347,8 @@ class StatusReply:
     utilization: Utilization = field(default_factory=Utilization)
     snapshot: Kept = field(default_factory=Kept)
     snapshot_trouble: str = ""
+    still_seconds: float = 0.0
+    successors: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -182,6 +182,8 @@ RANGES: dict[type, dict[str, Rule]] = {
         "delays": Mapped(SMALL, COUNT),
         "waiting_fraction": Mapped(SMALL, FRACTION),
         "lost_batches": COUNT,
+        "still_seconds": SECONDS,
+        "successors": COUNT,
     },
     m.RollbackRequest: {"number": COUNT},
     m.RollbackReply: {"before": Mapped(None, COUNT), "fenced": SMALL},

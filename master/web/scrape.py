@@ -5,7 +5,7 @@ from __future__ import annotations
 from common.config.pushes import STALENESS_RULES
 from common.observe import metrics
 from common.observe.metrics import Histogram, Metric, Scrape
-from common.observe.standstill import standing_seats
+from common.observe.standstill import count_standing
 from common.wire.messages import StatusReply
 from master.web.view import View
 
@@ -50,7 +50,7 @@ def _add_run(series: Scrape, view: View, status: StatusReply) -> None:
         (metrics.FAILED_LEASES, view.tally.failed_leases),
         (metrics.SEATS, len(status.seats)),
         (metrics.VACANT_SEATS, vacant),
-        (metrics.STANDING_SEATS, len(standing_seats(status, view.config))),
+        (metrics.STANDING_SEATS, count_standing(status, view.config)),
         (metrics.WAITING_SLAVES, status.waiting_slaves),
         (metrics.RUN_BATCHES, status.batches),
         (metrics.RUN_LENGTH, status.of_batches),

@@ -14,6 +14,7 @@ from common import strict_json
 from common.config.files import load
 from common.data.replicas import may_stop
 from common.errors import FencedError, LayerwiseError, MalformedError, UnreachableError
+from common.observe.problems import problems
 from common.wire.codec import decoder, encode
 from common.wire.messages import (
     Evaluation,
@@ -171,6 +172,47 @@ def test_layers_that_wait_for_nobody_are_told_to_begin_and_to_stop() -> None:
 @pytest.mark.parametrize(("next_batches", "stop"), [([50, 49], False), ([50, 80], True), ([0], False)])
 def test_the_slowest_layer_decides_when_to_stop(next_batches: list[int], stop: bool) -> None:
     assert may_stop(next_batches, 50) is stop
+
+
+def change(run: Run, slave: str, now: float) -> None:
+    """Have a slave take a seat, do three batches that nobody gets to see, and leave."""
+    held = run.join(JoinRequest(slave), now).incarnation
+    run.heartbeat(HeartbeatRequest(held, 1, Telemetry(steps=3)), now)
+    run.tick(now)
+    run.leave(LeaveRequest(held), now)
+
+
+def said(run: Run, now: float) -> list[str]:
+    return [problem.what for problem in problems(run.status(now), run.config, "one:1")]
+
+
+def test_a_run_whose_slaves_change_faster_than_they_push_says_so_while_every_seat_is_taken() -> None:
+    run = begin(layer1=20)
+    run.tick(0.0)
+    for count in range(30):
+        change(run, f"a{count}", float(count))
+    for slave in "bc":
+        run.join(JoinRequest(slave), 30.0)
+    run.tick(30.0)
+    assert run.status(30.0).state == "training"
+    assert said(run, 30.0) == [
+        "the run stands still: no progress for 30 s, although 30 slaves have taken over a seat since then"
+    ]
+    run.heartbeat(HeartbeatRequest(31, 1, Telemetry(steps=1, next_batch=1)), 30.5)
+    run.tick(30.5)
+    assert said(run, 30.5) == []
+
+
+def test_a_restarted_master_counts_successors_and_seconds_from_its_own_first_look() -> None:
+    run = begin()
+    run.tick(0.0)
+    for count in range(30):
+        change(run, f"a{count}", float(count))
+    after = restart(run)
+    after.tick(1000.0)
+    after.tick(1015.0)
+    status = after.status(1015.0)
+    assert (status.still_seconds, status.successors) == (15.0, 0)
 
 
 def test_the_status_has_the_progress_of_the_slowest_layer_in_slaves_or_shards() -> None:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from common.config.files import load
 from common.observe.problems import problems
+from common.observe.standstill import count_standing, stands_still
 from common.wire.messages import Counters, LayerPushes, Seat, StatusReply, Telemetry, Utilization
 from deploy.screen import WIDE, slaves_table
 
@@ -173,6 +174,56 @@ def test_a_standstill_is_said_first_and_whose_slave_to_look_at(status: StatusRep
 )
 def test_slow_first_batches_and_slow_machines_are_no_standstill(status: StatusReply) -> None:
     assert told(status) == []
+
+
+FRESH = standing(0, 0.5, 1, fresh=(1, 2, 3))
+SLOW = [replace(seat, telemetry=replace(LEARNED, step_seconds=4000.0)) for seat in FRESH.seats]
+
+
+@pytest.mark.parametrize(
+    ("status", "said"),
+    [
+        (
+            replace(FRESH, still_seconds=26.4, successors=1_204),
+            ["the run stands still: no progress for 26 s, although 1,204 slaves have taken", "events.jsonl"],
+        ),
+        (
+            replace(FRESH, still_seconds=21, successors=1),
+            ["although 1 slave has taken over a seat since then"],
+        ),
+        # Slaves train and end, again and again, before a push.
+        (replace(standing(1, 2, 3), still_seconds=21, successors=4), ["although 4 slaves have taken over"]),
+        (replace(FRESH, seats=SLOW, still_seconds=41, successors=4), ["no progress for 41 s"]),
+    ],
+)
+def test_slaves_that_change_in_vain_are_a_standstill_of_the_run(status: StatusReply, said: list[str]) -> None:
+    first = told(status)[0]
+    assert all(part in first for part in said), first
+    assert stands_still(status, CONFIG)
+    assert count_standing(status, CONFIG) == 3
+
+
+@pytest.mark.parametrize(
+    "status",
+    [
+        replace(FRESH, still_seconds=20, successors=4),
+        # The first slaves have yet to begin.
+        replace(FRESH, still_seconds=60, successors=0),
+        replace(FRESH, still_seconds=60, successors=4, state="done"),
+        # A batch takes eight seconds.
+        replace(FRESH, seats=SLOW, still_seconds=35, successors=4),
+    ],
+)
+def test_slaves_that_change_without_harm_are_no_standstill(status: StatusReply) -> None:
+    assert told(status) == []
+    assert not stands_still(status, CONFIG)
+    assert count_standing(status, CONFIG) == 0
+
+
+def test_slaves_that_change_in_vain_are_named_also_while_a_seat_is_vacant() -> None:
+    seats = [replace(FRESH.seats[0], state="vacant", incarnation=0), *FRESH.seats[1:]]
+    status = replace(FRESH, state="waiting", seats=seats, still_seconds=60, successors=2)
+    assert [line.split(":")[0] for line in told(status)] == ["layer 1", "the run stands still"]
 
 
 def test_while_a_seat_is_vacant_the_others_wait_with_reason() -> None:
