@@ -11,15 +11,15 @@ from common.registry import import_implementation
 from common.signals.forms import TensorForm
 from common.synthesizers.base import GradientSynthesizer, InputSynthesizer
 from common.synthesizers.predictor import Predictor
-from common.synthesizers.regression import Regression
+from common.synthesizers.regression import DeltaRegression
 from common.synthesizers.virtual import VirtualForward
 from common.tasks import Task
 
 __all__ = [
+    "DeltaRegression",
     "GradientSynthesizer",
     "InputSynthesizer",
     "Predictor",
-    "Regression",
     "VirtualForward",
     "build",
     "build_input",

@@ -17,7 +17,7 @@ from common.tasks import Task
 KERNEL = 5
 
 
-class Regression(GradientSynthesizer):
+class DeltaRegression(GradientSynthesizer):
     """M of DNI or cDNI: hidden layers (BN, ReLU), then a linear layer, initially zero.
 
     Layers are Linear for vectors, 5x5 convolutions with padding for feature maps, and Linear at each position

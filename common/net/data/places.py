@@ -5,9 +5,11 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Hashable
 from dataclasses import dataclass, replace
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 Guest = TypeVar("Guest", bound=Hashable)
+Key = TypeVar("Key", bound=Hashable)
+_Groups = dict[Key, dict[Guest, None]]
 
 # Address bits of IPv6 that one machine chooses freely.
 _OWN_BITS = 64
@@ -51,8 +53,10 @@ class Places(Generic[Guest]):
     def __init__(self, bounds: Bounds) -> None:
         self._bounds = bounds
         # Guests by address and by incarnation, oldest first.
-        self._strangers: dict[str, dict[Guest, None]] = {}
-        self._holders: dict[int, dict[Guest, None]] = {}
+        self._strangers: _Groups[str, Guest] = {}
+        self._holders: _Groups[int, Guest] = {}
+        # Groups and key of every guest.
+        self._places: dict[Guest, tuple[_Groups[Any, Guest], Hashable]] = {}
 
     def enter(self, guest: Guest, address: str) -> Guest | None:
         """Give a stranger a place; returns the stranger that must leave, if any.
@@ -60,16 +64,14 @@ class Places(Generic[Guest]):
         Beyond the bound of an address its oldest guest leaves, and beyond the bound of all the oldest of
         the address with the most.
         """
-        own = self._strangers.setdefault(address, {})
+        own = self._strangers.get(address, {})
         oldest = None
         if len(own) >= self._bounds.address:
-            oldest = _pop_oldest(own)
+            oldest = next(iter(own))
         elif sum(map(len, self._strangers.values())) >= self._bounds.strangers:
-            crowd = max(self._strangers, key=lambda each: len(self._strangers[each]))
-            oldest = _pop_oldest(self._strangers[crowd])
-            if not self._strangers[crowd] and crowd != address:
-                del self._strangers[crowd]
-        own[guest] = None
+            crowd: dict[Guest, None] = max(self._strangers.values(), key=len)
+            oldest = next(iter(crowd))
+        self._move(guest, oldest, self._strangers, address)
         return oldest
 
     def promote(self, guest: Guest, incarnation: int) -> Guest | None:
@@ -77,42 +79,32 @@ class Places(Generic[Guest]):
 
         Without a free place for lease holders the guest remains a stranger. A guest that has left stays so.
         """
-        if guest in self._holders.get(incarnation, ()) or not self._is_stranger(guest):
+        if guest not in self._places or self._places[guest][0] is not self._strangers:
             return None
         own = self._holders.get(incarnation, {})
         oldest = None
         if len(own) >= self._bounds.holder:
-            oldest = _pop_oldest(own)
+            oldest = next(iter(own))
         elif sum(map(len, self._holders.values())) >= self._bounds.holders:
             return None
-        self.leave(guest)
-        self._holders.setdefault(incarnation, own)[guest] = None
+        self._move(guest, oldest, self._holders, incarnation)
         return oldest
 
     def leave(self, guest: Guest) -> None:
         """Give a guest's place back."""
-        _discard(self._strangers, guest)
-        _discard(self._holders, guest)
+        if guest in self._places:
+            groups, key = self._places.pop(guest)
+            del groups[key][guest]
+            if not groups[key]:
+                del groups[key]
 
-    def _is_stranger(self, guest: Guest) -> bool:
-        return any(guest in each for each in self._strangers.values())
-
-
-Key = TypeVar("Key")
-
-
-def _pop_oldest(group: dict[Guest, None]) -> Guest:
-    oldest = next(iter(group))
-    del group[oldest]
-    return oldest
-
-
-def _discard(groups: dict[Key, dict[Guest, None]], guest: Guest) -> None:
-    for key, group in list(groups.items()):
-        if guest in group:
-            del group[guest]
-        if not group:
-            del groups[key]
+    def _move(self, guest: Guest, oldest: Guest | None, groups: _Groups[Key, Guest], key: Key) -> None:
+        """Move a guest into a group, as the newest, in place of the oldest if given."""
+        for each in (guest, oldest):
+            if each is not None:
+                self.leave(each)
+        groups.setdefault(key, {})[guest] = None
+        self._places[guest] = groups, key
 
 
 def neighbourhood(address: str) -> str:

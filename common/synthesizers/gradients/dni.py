@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from common.config.synthesizers import DniOptions
-from common.synthesizers.regression import Regression
+from common.synthesizers.regression import DeltaRegression
 from common.tasks import Task
 
 
-def build(options: DniOptions, shape: tuple[int, ...], task: Task) -> Regression:
+def build(options: DniOptions, shape: tuple[int, ...], task: Task) -> DeltaRegression:
     """Build M for an h of `shape` (of one example)."""
-    return Regression(options, shape, task, context=False)
+    return DeltaRegression(options, shape, task, context=False)
