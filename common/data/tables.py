@@ -187,7 +187,13 @@ def _open(path: Path, name: str) -> tuple[Any, Pages]:
         arrow_file = _rewrite(path) if path.suffix in _PARQUET else path
         with arrow_file.open("rb") as file:
             mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        return _map_table(mapping), Pages(mapping)
+        table = _map_table(mapping)
+        if table is None:
+            raise ConfigError(
+                f"{name}: {path} is compressed, and its rows would fill the memory; write the file without "
+                "compression, or as Parquet"
+            )
+        return table, Pages(mapping)
     except (OSError, ValueError, pyarrow.ArrowException) as error:
         raise ConfigError(
             f"{name}: {path} cannot be read ({_line(error)}); give an Arrow file, or a Parquet file *.parquet"
@@ -195,15 +201,30 @@ def _open(path: Path, name: str) -> tuple[Any, Pages]:
 
 
 def _map_table(mapping: mmap.mmap) -> Any:
-    """Return the table of a file, or of a stream as Hugging Face's `datasets` saves."""
+    """Return the table of a file, or of a stream as Hugging Face's `datasets` saves; None: is compressed."""
     import pyarrow
     from pyarrow import ipc
 
     buffer = pyarrow.py_buffer(mapping)
     try:
-        return ipc.open_file(buffer).read_all()
+        file = ipc.open_file(buffer)
+        schema, batches = file.schema, map(file.get_batch, range(file.num_record_batches))
     except pyarrow.ArrowInvalid:
-        return ipc.open_stream(buffer).read_all()
+        stream = ipc.open_stream(buffer)
+        schema, batches = stream.schema, iter(stream)
+    mapped = []
+    for batch in batches:
+        if not _lies_within(batch, buffer):
+            return None
+        mapped.append(batch)
+    return pyarrow.Table.from_batches(mapped, schema)
+
+
+def _lies_within(batch: Any, buffer: Any) -> bool:
+    """Whether a batch is a view of a buffer; what was compressed lies in memory of its own."""
+    parts = (part for column in batch.columns for part in column.buffers() if part is not None and part.size)
+    stop = buffer.address + buffer.size
+    return all(buffer.address <= part.address and part.address + part.size <= stop for part in parts)
 
 
 def _rewrite(path: Path) -> Path:

@@ -114,3 +114,25 @@ def test_an_exported_gpt_is_used_as_the_document_says(cli: Cli, text: list[str])
     run.evaluator.network.load_state_dict(run.state)
     with torch.no_grad():
         torch.testing.assert_close(logits, run.evaluator.network(tokens))
+
+
+@pytest.mark.parametrize(
+    ("profile", "unlock", "predictor"),
+    [("light", "update", None), ("basic", "full", "mlp"), ("light", "full", "causal")],
+)
+def test_the_master_serves_synthesis_of_tokens(
+    cli: Cli, text: list[str], profile: str, unlock: str, predictor: str | None
+) -> None:
+    keys = [f"decoupling.unlock={unlock}", "cluster.synthesis=master", f"cluster.profile={profile}"]
+    keys += ["network.layers=3", "run.batches=60", "optimizer.learning_rate=0.01"]
+    served = {"1/gradient", "2/gradient"}
+    if predictor:
+        keys.append(f"decoupling.input={predictor}")
+        served |= {"2/input", "3/input"}
+    settings = [part for key in keys for part in ("--set", key)]
+    summary = cli.json("train", *text, *MODEL, *settings, "--json")
+    assert summary["synthesis"] == "master"
+    assert {shard for shard, version in summary["versions"].items() if version > 1} >= served
+    if unlock != "full":  # whose messages the machine's load decides about
+        # Of 20 equally likely characters: 4.3 bits.
+        assert summary["metrics"]["bits_per_character"] < 4.2

@@ -77,3 +77,42 @@ def test_a_mapped_set_of_20_gib_leaves_every_process_small(cli: Cli) -> None:
     assert set(small) == set(large) == {"train", "master", "slave"}
     grown = {kind: (large[kind] - small[kind]) // MIB for kind in small}
     assert max(grown.values()) < MOST_GROWTH // MIB, grown
+
+
+PARQUET = """
+import numpy as np
+from pathlib import Path
+
+FOLDER = Path(__file__).parent
+
+def tables():
+    return FOLDER / "train.parquet", FOLDER / "test.parquet"
+"""
+
+
+@pytest.mark.slow
+def test_every_process_of_a_run_reads_parquet_files_that_are_rewritten_once(cli: Cli) -> None:
+    pyarrow = pytest.importorskip("pyarrow", reason="the optional package pyarrow is not installed")
+    from pyarrow import parquet
+
+    rng = np.random.default_rng(0)
+    for part, rows in {"train": 600, "test": 200}.items():
+        x = rng.normal(size=(rows, 8)).astype(np.float32)
+        columns = {"x": list(x), "y": (x[:, 0] > 0).astype(np.int64)}
+        parquet.write_table(pyarrow.table(columns), cli.folder / f"{part}.parquet", row_group_size=100)
+    (cli.folder / "own.py").write_text(PARQUET)
+    own = ["--set", "data.dataset=own.py:tables", "--set", "network.options={widths=[16]}"]
+    quick = [
+        *QUICK,
+        "--set",
+        "run.batches=150",
+        "--set",
+        "network.layers=2",
+        "--set",
+        "decoupling.unlock=none",
+    ]
+    summary = cli.json("train", *own, *quick, "--run-dir", "run", "--json")
+    assert summary["test_error_percent"] < 20
+    cache = cli.folder / "cache" / "layerwise" / "parquet"
+    assert [file.suffix for file in cache.iterdir()] == [".arrow", ".arrow"]
+    assert cli.json("evaluate", "run", "--json")["test_loss"] == summary["test_loss"]

@@ -155,6 +155,39 @@ def test_files_that_cannot_be_read_are_refused(tmp_path: Path, name: str) -> Non
         tables.open_rows(tmp_path / name, "own")
 
 
+@pytest.mark.parametrize("codec", ["lz4", "zstd"])
+@pytest.mark.parametrize("form", ["new_file", "new_stream"])
+def test_a_compressed_file_is_refused_before_more_than_a_batch_is_in_memory(
+    tmp_path: Path, codec: str, form: str
+) -> None:
+    rows = np.zeros((1 << 14, 64), np.float32)
+    content = pyarrow.table(
+        {"x": pyarrow.FixedSizeListArray.from_arrays(rows.reshape(-1), 64), "y": rows[:, 0]}
+    )
+    file = tmp_path / "a.arrow"
+    options = pyarrow.ipc.IpcWriteOptions(compression=codec)
+    with getattr(pyarrow.ipc, form)(str(file), content.schema, options=options) as writer:
+        writer.write_table(content, max_chunksize=1 << 10)
+    pool = pyarrow.proxy_memory_pool(pyarrow.default_memory_pool())
+    before = pyarrow.default_memory_pool()
+    pyarrow.set_memory_pool(pool)
+    try:
+        with pytest.raises(ConfigError, match=rf"^own: {file} is compressed, .* or as Parquet$"):
+            tables.open_rows(file, "own")
+    finally:
+        pyarrow.set_memory_pool(before)
+    assert 0 < pool.max_memory() < rows.nbytes / 8
+
+
+def test_an_uncompressed_file_takes_no_memory(tmp_path: Path) -> None:
+    write(tmp_path / "a.arrow", table())
+    before = pyarrow.total_allocated_bytes()
+    rows = tables.open_rows(tmp_path / "a.arrow", "own")
+    assert rows is not None
+    assert len(rows) == 30
+    assert pyarrow.total_allocated_bytes() == before
+
+
 def test_a_missing_package_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(ConfigError, match=r"needs pyarrow, .*; pip install 'layerwise\[arrow\]'$"):
