@@ -229,11 +229,14 @@ def pull(
 
 
 def _place(assembly: Assembly, room: memoryview | None) -> memoryview:
-    """Return a buffer for the whole shard, with the pieces that have come."""
+    """Return memory for the whole shard, with the pieces that have come: `room` itself where the size fits.
+
+    A view of `room` would keep the view before it, so that views would grow with the number of fetches.
+    """
     nbytes = assembly.header.table.nbytes
-    fits = room is not None and room.nbytes == nbytes
-    buffer = np.frombuffer(room, np.uint8) if room is not None and fits else np.empty(nbytes, np.uint8)
+    if room is None or room.nbytes != nbytes:
+        room = np.empty(nbytes, np.uint8).data
     for offset, piece in assembly.pieces:
-        buffer[offset : offset + piece.nbytes] = np.frombuffer(piece, np.uint8)
+        room[offset : offset + piece.nbytes] = piece
     assembly.pieces.clear()
-    return buffer.data
+    return room

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import queue
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from tests.master.pushes import SHARD, creation, update
 from tests.master.served import DEADLINE, Served, served
 
 COUNT = 1 << 19  # two pieces
+FETCHES = 100
 
 
 @pytest.fixture
@@ -64,3 +66,22 @@ def test_a_fetch_overwrites_the_memory_of_the_last_and_a_pull_has_memory_of_its_
     assert np.shares_memory(first, second)
     assert (second == 5).all()
     assert (pulled == 2).all()
+
+
+def count_views() -> int:
+    """Count the views of memory in this process."""
+    gc.collect()
+    return sum(type(each) is memoryview for each in gc.get_objects())
+
+
+def test_views_of_memory_do_not_grow_with_the_number_of_fetches(
+    inbox: queue.SimpleQueue[object], fetcher: Fetcher
+) -> None:
+    fetcher.fetch(SHARD)
+    taken(inbox)
+    before = count_views()
+    for _ in range(FETCHES):
+        fetcher.fetch(SHARD)
+        taken(inbox)
+    # Both ends hold a few views during a call.
+    assert count_views() - before < FETCHES // 2
