@@ -188,17 +188,19 @@ def said(run: Run, now: float) -> list[str]:
 
 def test_a_run_whose_slaves_change_faster_than_they_push_says_so_while_every_seat_is_taken() -> None:
     run = begin(layer1=20)
+    first = run.join(JoinRequest("a"), 0.0).incarnation
+    run.join(JoinRequest("b"), 0.0)
     run.tick(0.0)
-    for count in range(30):
+    run.leave(LeaveRequest(first), 0.0)
+    for count in range(29):
         change(run, f"a{count}", float(count))
-    for slave in "bc":
-        run.join(JoinRequest(slave), 30.0)
+    last = run.join(JoinRequest("c"), 30.0).incarnation
     run.tick(30.0)
     assert run.status(30.0).state == "training"
     assert said(run, 30.0) == [
         "the run stands still: no progress for 30 s, although 30 slaves have taken over a seat since then"
     ]
-    run.heartbeat(HeartbeatRequest(31, 1, Telemetry(steps=1, next_batch=1)), 30.5)
+    run.heartbeat(HeartbeatRequest(last, 1, Telemetry(steps=1, next_batch=1)), 30.5)
     run.tick(30.5)
     assert said(run, 30.5) == []
 
