@@ -76,7 +76,14 @@ class Layer:
             map_floats(Tensor.requires_grad_, u)
         with seeded_torch(mix(self._seed, self.k, batch), _device_of(u)):
             # A unit may put tensors of its own into the dict.
-            return u, self._compute(dict(u) if isinstance(u, dict) else u)
+            h = self._compute(dict(u) if isinstance(u, dict) else u)
+        return u, map_tensors(self._part_from_weights, h)
+
+    def _part_from_weights(self, h: Tensor) -> Tensor:
+        # A weight passed on, such as an embedding of places for every example, would change with the step
+        # before M learns at h.
+        shared = h.untyped_storage().data_ptr() == self.flat.buffer.untyped_storage().data_ptr()
+        return h.clone() if shared else h
 
     def _compute(self, u: Signal) -> Signal:
         if self._autocast is None:

@@ -153,6 +153,24 @@ def test_gradients_go_down_for_floats_alone_and_are_zero_where_a_layer_has_no_us
         check_gradient(deltas, h)
 
 
+def test_a_weight_passed_on_stays_as_sent_when_the_layer_steps() -> None:
+    class Places(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.places = nn.Parameter(torch.ones(2))
+
+        def forward(self, h: torch.Tensor) -> dict[str, torch.Tensor]:
+            return {"h": h, "places": self.places.expand(len(h), 2)}
+
+    flat = Flat(Places())
+    layer = Layer(1, flat, Stepper(flat, OptimizerConfig(name="sgd", learning_rate=1.0), 10))
+    _, h = layer.forward(0, torch.zeros(4, 2))
+    layer.backward(h, {"h": torch.zeros(4, 2), "places": torch.ones(4, 2)})
+    layer.step(0, 4)
+    assert flat.parameters.tolist() == [0, 0]
+    assert split(h)["places"].tolist() == [[1, 1]] * 4
+
+
 @pytest.mark.usefixtures("own")
 def test_a_layer_that_drops_a_needed_tensor_is_named_before_the_start() -> None:
     told = r'unit 3 \(Head.* needs the tensor "mask", which unit 2 \(Drops.* drops'
