@@ -31,7 +31,9 @@ class Packing:
         assert self._shapes, form
         shapes = list(self._shapes.values())
         self._axis = _common_axis(shapes)
-        if len(shapes) == 1:
+        # Numbers (B,) become vectors of one number, since M and I take vectors at least.
+        self._alone = len(shapes) == 1 and bool(shapes[0])
+        if self._alone:
             self.shape = shapes[0]
         elif self._axis is None:
             self.shape = (sum(map(math.prod, shapes)),)
@@ -39,9 +41,9 @@ class Packing:
             self.shape = _joined(shapes, self._axis)
 
     def pack(self, signal: Signal) -> Tensor:
-        """Return the float tensors as one, (B, *shape); a single one as it is."""
+        """Return the float tensors as one, (B, *shape); a single one as it is, but for numbers (B,)."""
         tensors = [split(signal)[name] for name in self._shapes]
-        if len(tensors) == 1:
+        if self._alone:
             return tensors[0]
         if self._axis is None:
             return torch.cat([tensor.reshape(len(tensor), -1) for tensor in tensors], 1)
@@ -49,7 +51,7 @@ class Packing:
 
     def unpack(self, packed: Tensor) -> Signal:
         """Return the float tensors of a packed tensor: the inverse of `pack`, but for integer tensors."""
-        if len(self._shapes) == 1:
+        if self._alone:
             return join(dict.fromkeys(self._shapes, packed))
         shapes = self._shapes.values()
         if self._axis is None:
@@ -57,7 +59,7 @@ class Packing:
         else:
             parts = torch.split(packed, [shape[self._axis] for shape in shapes], self._axis + 1)
         each = zip(self._shapes.items(), parts, strict=True)
-        return {name: part.reshape(len(part), *shape) for (name, shape), part in each}
+        return join({name: part.reshape(len(part), *shape) for (name, shape), part in each})
 
 
 class InputPacking:

@@ -71,20 +71,22 @@ def causal_layers(width: int, heads: int, blocks: int, inputs: TensorForm, shape
     Raises:
         ConfigError: h has no positions.
     """
+    size = _width(inputs, shape)
     (context,) = inputs.shape
     return [
         TokenRows(inputs, width),
         *(CausalBlock(context, width, heads) for _ in range(blocks)),
         nn.LayerNorm(width),
-        nn.Linear(width, _width(inputs, shape)),
+        nn.Linear(width, size),
     ]
 
 
 def _width(inputs: TensorForm, shape: Shape) -> int:
     """Return D of an h of (T, D)."""
     if len(shape) != 2 or shape[:1] != inputs.shape:
+        count = " x ".join(map(str, inputs.shape)) or "no"
         raise ConfigError(
-            f"decoupling.input: I predicts activations of {inputs.shape[0]} positions from tokens, but "
-            f'a layer begins with {shape}; move network.cuts, or choose decoupling.unlock = "update"'
+            f"decoupling.input: I predicts activations of {count} positions from tokens, but a "
+            f'layer begins with {shape}; move network.cuts, or choose decoupling.unlock = "update"'
         )
     return shape[1]

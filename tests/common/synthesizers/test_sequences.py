@@ -229,6 +229,8 @@ def test_the_causal_i_alone_sees_earlier_tokens() -> None:
         ("conv", TOKENS, (T, D), r"conv takes images"),
         ("mlp", TOKENS, (T * D,), r"4 positions .* begins with \(24,\); move network.cuts"),
         ("causal", TOKENS, (T + 1, D), r"4 positions .* begins with \(5, 6\)"),
+        ("mlp", TensorForm((), "int64", 9), (D,), r"of no positions .* begins with \(6,\)"),
+        ("causal", TensorForm((T, 2), "int64", 9), (T, D), r"of 4 x 2 positions .* begins with \(4, 6\)"),
     ],
 )
 def test_examples_that_an_i_does_not_take_are_refused(
