@@ -141,6 +141,20 @@ class GptOptions:
         return self.blocks + 2
 
 
+@dataclass(frozen=True)
+class RecurrentOptions:
+    """Options of a recurrent network over tokens: an embedding, recurrent units, a head."""
+
+    width: int = key(256, "numbers of a recurrent unit's output at a step", minimum=1)
+    depth: int = key(1, "recurrent units", minimum=1)
+    embedding: int | None = key(None, "numbers of a token's embedding; unset: width", minimum=1)
+
+    @property
+    def units(self) -> int:
+        """Number of units: the embedding, every recurrent unit, the head."""
+        return self.depth + 2
+
+
 def _check_depth(model: str, depth: int, rest: int) -> None:
     blocks, left = divmod(depth - rest, 6)
     if blocks < 1 or left:
@@ -151,7 +165,7 @@ def _check_depth(model: str, depth: int, rest: int) -> None:
         )
 
 
-ModelOptions = MlpOptions | CnnOptions | ResnetOptions | WrnOptions | GptOptions
+ModelOptions = MlpOptions | CnnOptions | ResnetOptions | WrnOptions | GptOptions | RecurrentOptions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,7 +177,7 @@ class ModelRow(Row):
         takes_tokens: whether an example is tokens (T,) int64; else numbers.
     """
 
-    options: type[MlpOptions] | type[CnnOptions] | type[ResnetOptions] | type[WrnOptions] | type[GptOptions]
+    options: type[ModelOptions]
     takes_tokens: bool = False
 
 
@@ -173,4 +187,10 @@ MODELS = Registry(
     ModelRow(name="resnet", help="residual network", options=ResnetOptions),
     ModelRow(name="wrn", help="wide residual network", options=WrnOptions),
     ModelRow(name="gpt", help="transformer over tokens", options=GptOptions, takes_tokens=True),
+    ModelRow(
+        name="lstm", help="long short-term memory over tokens", options=RecurrentOptions, takes_tokens=True
+    ),
+    ModelRow(
+        name="gru", help="gated recurrent units over tokens", options=RecurrentOptions, takes_tokens=True
+    ),
 )

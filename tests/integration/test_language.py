@@ -43,6 +43,21 @@ def test_a_small_gpt_learns_under_every_unlock_in_every_profile(
     assert summary["metrics"]["bits_per_character"] == pytest.approx(summary["metrics"]["bits_per_token"])
 
 
+@pytest.mark.parametrize(
+    ("model", "unlock", "profile"), [("lstm", "update", "light"), ("gru", "delayed", "basic")]
+)
+def test_a_small_recurrent_network_learns_on_windows_of_text(
+    cli: Cli, text: list[str], model: str, unlock: str, profile: str
+) -> None:
+    more = ["--set", f"network.model={model}", "--set", "network.options={width=16,depth=2,embedding=8}"]
+    more += ["--set", f"decoupling.unlock={unlock}", "--set", f"cluster.profile={profile}"]
+    more += ["--set", "run.batches=60", "--set", "network.layers=2", "--set", "optimizer.learning_rate=0.01"]
+    summary = cli.json("train", *text, *more, "--json")
+    assert (summary["model"], summary["layers"]) == (model, 2)
+    # Of 20 equally likely characters: 4.3 bits.
+    assert 0 < summary["metrics"]["bits_per_character"] < 4.0
+
+
 def test_a_language_run_generates_and_its_export_is_used_as_the_document_says(
     cli: Cli, text: list[str]
 ) -> None:

@@ -1,0 +1,155 @@
+"""Recurrent units, and layers that carry their state; T steps, D numbers a step, S numbers of state.
+
+A unit used as any other, `unit(x)`, starts from zeros and forgets its state. `unroll` takes the state and
+returns the next, so that a layer, not the boundary between layers, carries the state from window to window.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from common.config.models import RecurrentOptions
+
+
+@runtime_checkable
+class Recurrent(Protocol):
+    """A unit with a state; a user's module fits by having these two names.
+
+    Attributes:
+        state_size: S, the numbers of state of a stream.
+    """
+
+    state_size: int
+
+    def unroll(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the output (B, T, ...) and the next state (B, S), from x (B, T, ...) and a state (B, S)."""
+
+
+class Lstm(nn.Module):
+    """Long short-term memory of one layer (torch's own); the state is h and c side by side, S = 2 D."""
+
+    def __init__(self, size: int, width: int) -> None:
+        super().__init__()
+        self.core = nn.LSTM(size, width, batch_first=True)
+        self.state_size = 2 * width
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map x (B, T, size) to (B, T, D), from zeros."""
+        return self.unroll(x, x.new_zeros(len(x), self.state_size))[0]
+
+    def unroll(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the output (B, T, D) and the next state (B, 2 D)."""
+        h, c = (part.contiguous() for part in state.unsqueeze(0).chunk(2, -1))
+        output, (h, c) = self.core(x, (h, c))
+        return output, torch.cat([h, c], -1).squeeze(0)
+
+
+class Gru(nn.Module):
+    """Gated recurrent unit of one layer (torch's own); the state is h, S = D."""
+
+    def __init__(self, size: int, width: int) -> None:
+        super().__init__()
+        self.core = nn.GRU(size, width, batch_first=True)
+        self.state_size = width
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map x (B, T, size) to (B, T, D), from zeros."""
+        return self.unroll(x, x.new_zeros(len(x), self.state_size))[0]
+
+    def unroll(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the output (B, T, D) and the next state (B, D)."""
+        output, state = self.core(x, state.unsqueeze(0))
+        return output, state.squeeze(0)
+
+
+def stack(
+    cell: Callable[[int, int], nn.Module], options: RecurrentOptions, vocabulary: int
+) -> list[nn.Module]:
+    """Build an embedding of tokens, `options.depth` recurrent units and a head of logits.
+
+    Args:
+        cell: makes a recurrent unit from the numbers that a step takes and D.
+        options: of the network.
+        vocabulary: V.
+    """
+    width, first = options.width, options.embedding or options.width
+    units: list[nn.Module] = [nn.Embedding(vocabulary, first)]
+    units += [cell(size, width) for size in [first, *[width] * (options.depth - 1)]]
+    return [*units, nn.Linear(width, vocabulary)]
+
+
+def state_size(layer: Iterable[nn.Module]) -> int:
+    """Return the numbers of state of a stream, over all recurrent units of a layer; 0: the layer has none."""
+    return sum(unit.state_size for unit in layer if isinstance(unit, Recurrent))
+
+
+@dataclass(frozen=True, eq=False)
+class Window:
+    """A window of T steps that a layer has computed.
+
+    Attributes:
+        before: state at the start, (B, S): a leaf of the graph.
+        output: of the last unit, (B, T, ...).
+        after: state at the end, (B, S), in the graph.
+    """
+
+    before: Tensor
+    output: Tensor
+    after: Tensor
+
+    def backward(self, end: Tensor, delta: Tensor | None, delta_after: Tensor | None) -> Tensor:
+        """Back-propagate the window once, and return the gradient in the state at the start, (B, S).
+
+        With M's gradient at the end, the result is M's bootstrapped target at the start: the window's own
+        gradient plus M's, carried back through the window.
+
+        Args:
+            end: the window's loss, the sum over the batch, or `output`.
+            delta: gradient of L in `end`; None: `end` is the loss itself.
+            delta_after: gradient of all later loss in `after`, (B, S); None: truncated here.
+        """
+        ends, deltas = [end], [delta]
+        if delta_after is not None:
+            ends, deltas = [end, self.after], [delta, delta_after]
+        torch.autograd.backward(ends, deltas)
+        return torch.zeros_like(self.before) if self.before.grad is None else self.before.grad
+
+    def jacobian(self) -> Tensor:
+        """Return the derivative of `after` in `before`, (B, S, S) with a row a number of `after`.
+
+        The graph is kept for `backward`.
+        """
+        size = self.after.shape[1]
+        rows = [
+            torch.autograd.grad(self.after[:, row].sum(), self.before, retain_graph=True)[0]
+            for row in range(size)
+        ]
+        return torch.stack(rows, 1)
+
+
+def unroll(layer: Iterable[nn.Module], x: Tensor, state: Tensor) -> Window:
+    """Pass a window through the units of a layer, from a state that is cut off from its past.
+
+    Args:
+        layer: units, of which the recurrent ones own consecutive parts of the state.
+        x: input of the first unit, (B, T, ...).
+        state: (B, S) with S of `state_size`.
+    """
+    before = state.detach().requires_grad_()
+    states: list[Tensor] = []
+    start = 0
+    for unit in layer:
+        if isinstance(unit, Recurrent):
+            stop = start + unit.state_size
+            x, after = unit.unroll(x, before[:, start:stop])
+            states.append(after)
+            start = stop
+        else:
+            x = unit(x)
+    assert start == before.shape[1]
+    return Window(before, x, torch.cat(states, 1) if states else before)
