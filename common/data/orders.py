@@ -100,12 +100,12 @@ class Bijection:
     def _encrypt(self, numbers: np.ndarray) -> np.ndarray:
         left, right = numbers >> self._half, numbers & self._mask
         for key in self._keys:
-            left, right = right, left ^ (_mix(right ^ key) & self._mask)
+            left, right = right, left ^ (mix_words(right ^ key) & self._mask)
         encrypted: np.ndarray = (left << self._half) | right
         return encrypted
 
 
-def _mix(words: np.ndarray) -> np.ndarray:
+def mix_words(words: np.ndarray) -> np.ndarray:
     """Finish words as SplitMix64 does (Steele et al. 2014); products wrap at 2^64."""
     words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
