@@ -17,6 +17,7 @@ ASKING = {
     "anatomy": "needs MNIST (--mnist FOLDER); two minutes",
     "cluster": "needs MNIST (--mnist FOLDER) or a text (--text FILE); an hour a network",
     "compiling": "needs a C++ compiler, and MNIST for its networks (--mnist FOLDER); seven minutes",
+    "copying": "takes options, and ten minutes a method and seed",
     "faults": "takes a quarter of an hour",
     "flight": "needs pyarrow (pip install pyarrow==26.0.0); twelve minutes",
     "links": "needs root and iproute2; MNIST for its errors (--mnist FOLDER); 12 minutes",
