@@ -41,9 +41,9 @@ class Form:
 
     @staticmethod
     def of_inputs(raw: np.ndarray, name: str) -> Form | None:
-        """Find the form of an input tensor; (N, H, W) of bytes or floats become images.
+        """Find the form of an input tensor; plain (N, H, W) of bytes or floats become images.
 
-        None without a form. Named tensors may be masks, and numbers (N,).
+        None without a form. Named tensors may be masks, and numbers (N,), and keep their shape.
         """
         named = name != PLAIN
         if (
@@ -57,7 +57,8 @@ class Form:
         if raw.dtype != np.uint8 and raw.dtype.kind != "f":
             return Form(raw.shape[1:], np.dtype(np.int64))
         dtype = raw.dtype if raw.dtype == np.uint8 else np.dtype(np.float32)
-        return Form((1, *raw.shape[1:]) if raw.ndim == 3 else raw.shape[1:], dtype)
+        image = raw.ndim == 3 and not named
+        return Form((1, *raw.shape[1:]) if image else raw.shape[1:], dtype)
 
     @staticmethod
     def of_targets(raw: np.ndarray) -> Form | None:

@@ -215,10 +215,10 @@ def test_mapped_tensors_are_read_from_their_files_and_others_from_memory(folder:
     assert equal(Batches(mixed, 0, 4).inputs(0), Batches(dataset, 0, 4).inputs(0))
 
 
-def test_images_without_channels_get_one(tmp_path: Path) -> None:
+def test_named_tensors_keep_their_shape(tmp_path: Path) -> None:
     x = "{'gray': np.ones((4, 5, 6), np.uint8), 'mask': np.ones((4, 5, 6), bool)}"
     dataset = returned(tmp_path, f"{x}, np.arange(4) % 2, {x}, np.arange(4) % 2")
-    assert dataset.inputs.tensors == {"gray": TensorForm((1, 5, 6)), "mask": TensorForm((5, 6), "bool")}
+    assert dataset.inputs.tensors == {"gray": TensorForm((5, 6)), "mask": TensorForm((5, 6), "bool")}
 
 
 @pytest.mark.parametrize("source", SOURCES)
