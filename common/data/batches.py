@@ -134,6 +134,8 @@ class _Normalization:
     """
 
     def __init__(self, dataset: Dataset) -> None:
+        # The names' order in batches of both sets.
+        self._names = list(dataset.train.input_forms)
         self._terms = {
             name: (
                 _by_channel([mean / scaling.scale for mean in scaling.mean]),
@@ -143,7 +145,7 @@ class _Normalization:
         }
 
     def __call__(self, raw: dict[str, np.ndarray]) -> Signal:
-        return join({name: self._normalize(name, array) for name, array in raw.items()})
+        return join({name: self._normalize(name, raw[name]) for name in self._names})
 
     def _normalize(self, name: str, raw: np.ndarray) -> torch.Tensor:
         terms = self._terms.get(name)

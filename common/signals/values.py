@@ -27,6 +27,12 @@ def join(tensors: Mapping[str, Tensor]) -> Signal:
     return tensors[PLAIN] if PLAIN in tensors else dict(tensors)
 
 
+def arrange(signal: Signal, form: SignalForm) -> Signal:
+    """Return the tensors of a form in the form's order: a unit may join all values of its dict."""
+    tensors = split(signal)
+    return join({name: tensors[name] for name in form.tensors})
+
+
 def plain(signal: Signal) -> Tensor:
     """Return the tensor of a plain signal."""
     assert not isinstance(signal, dict), signal.keys()

@@ -18,7 +18,17 @@ from common.optim.stepper import Stepper
 from common.shards.flat import Flat
 from common.signals.forms import SignalForm
 from common.signals.packing import InputPacking, Packing
-from common.signals.values import Signal, count, floats, form_of, join, map_floats, map_tensors, plain, split
+from common.signals.values import (
+    Signal,
+    arrange,
+    count,
+    floats,
+    form_of,
+    map_floats,
+    map_tensors,
+    plain,
+    split,
+)
 from common.synthesizers import GradientSynthesizer
 from common.tasks import Task
 from common.wire.boundary import Down, Message, Taken
@@ -236,12 +246,13 @@ class PackedPredictor:
         self._predictor = predictor
         self._taken = InputPacking(inputs)
         self._packing = Packing(below)
-        self._integers = [name for name, form in below.tensors.items() if not form.floating]
+        self._below = below
 
     def predict(self, batch: int, x: Signal) -> Signal:
         """Return the predicted h_{k-1} of x_b."""
         predicted = self._packing.unpack(self._predictor.predict(batch, self._taken.pack(x)))
-        return join(split(predicted) | {name: split(x)[name] for name in self._integers})
+        integers = {name: split(x)[name] for name, form in self._below.tensors.items() if not form.floating}
+        return arrange(split(predicted) | integers, self._below)
 
     def learn(self, batch: int, x: Signal, h: Signal) -> None:
         """Learn from the h_{k-1} that the layer below computed for the batch."""

@@ -16,7 +16,7 @@ from common.data.batches import Batches
 from common.data.replicas import BatchRoutes
 from common.errors import MalformedError
 from common.signals.forms import SignalForm
-from common.signals.values import Signal, map_tensors
+from common.signals.values import Signal, arrange, map_tensors
 from common.wire.boundary import Down, End, Ended, Lost, Message, Ready, Taken, Up
 from slave.training.admission import check_form
 from slave.training.decoupling import Unlock
@@ -184,6 +184,7 @@ class WindowedTrainer:
         y = self._batches.labels(batch).to(self._device)
         if self._below is not None:
             check_form(h_below, self._below, len(y), f"h_{self._k - 1}", f"of batch {batch}")
+            h_below = arrange(h_below, self._below)
         for message in self._unlock.forward(batch, h_below, y):
             if isinstance(message, Up):
                 self._steps_when_sent[batch] = self.steps

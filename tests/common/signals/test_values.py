@@ -56,3 +56,13 @@ def test_only_floats_can_be_infinite() -> None:
 )  # fmt: skip
 def test_names_are_identifiers(name: object, is_one: bool) -> None:
     assert is_name(name) == is_one
+
+
+def test_arrange_gives_the_tensors_in_the_order_of_the_form() -> None:
+    form = SignalForm({"b": TensorForm((2,)), "a": TensorForm((1,), "bool")})
+    signal: Signal = {"a": torch.zeros(3, 1, dtype=torch.bool), "b": torch.zeros(3, 2)}
+    arranged = values.arrange(signal, form)
+    assert list(values.split(arranged)) == ["b", "a"]
+    assert values.split(arranged)["b"] is values.split(signal)["b"]
+    tensor = torch.zeros(3, 2)
+    assert values.arrange(tensor, SignalForm.plain((2,))) is tensor

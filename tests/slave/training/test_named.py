@@ -203,5 +203,6 @@ def test_i_predicts_floats_and_takes_integers_from_the_data() -> None:
     assert {name: tensor.tolist() for name, tensor in predicted.items()} == {
         "h": [[1.0, 2.0, 1.0]], "skip": [[2.0]], "mask": [[True, False, True]],
     }  # fmt: skip
+    assert list(predicted) == ["h", "mask", "skip"]
     predictor.learn(0, x, predicted)
     assert lessons[0].tolist() == [[1.0, 2.0, 1.0, 2.0]]
