@@ -99,7 +99,7 @@ def test_narrow_floats_leave_the_mask_as_it_is(cli: Cli, wire: str) -> None:
 
 def test_m_and_i_may_be_served(cli: Cli) -> None:
     keys = settings(
-        cli, "build", "decoupling.unlock=update", "cluster.synthesis=served", "cluster.profile=light"
+        cli, "build", "decoupling.unlock=update", "cluster.synthesis=master", "cluster.profile=light"
     )
     assert cli.json("train", *keys, "--json")["test_error_percent"] < 15
 
