@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from common import tasks
+from common import synthesizers, tasks
 from common.config.sections import Config
 from common.config.values import is_user_function
 from common.data.targets import Targets
@@ -133,16 +133,19 @@ def _check_predicted(config: Config, blueprint: Blueprint) -> None:
     """Check that I can give a layer its whole input: floats are predicted, integer tensors are those of x."""
     if not config.decoupling.row.predicts or config.layers == 1:
         return
-    InputPacking(blueprint.inputs)
+    taken = InputPacking(blueprint.inputs).taken
     for place in config.network.cuts or []:
-        for name, form in blueprint.forms[place - 1].tensors.items():
+        h = blueprint.forms[place - 1]
+        with torch.device("meta"):
+            synthesizers.build_input(config.decoupling, taken, Packing(h).shape)
+        for name, form in h.tensors.items():
             given = blueprint.inputs.tensors.get(name)
             if form.floating or (given and (given.shape, given.dtype) == (form.shape, form.dtype)):
                 continue
             raise ConfigError(
                 f"decoupling.unlock: full predicts floats alone, but unit {place} of {config.network.model} "
                 f'passes on "{name}", {form.describe()}, which is no tensor of the data; choose "update", or '
-                f"another cut by network.cuts"
+                "another cut by network.cuts"
             )
 
 

@@ -7,6 +7,7 @@ A plain signal is one tensor, with the signal's name on the wire; a named tensor
 from __future__ import annotations
 
 from functools import lru_cache
+from textwrap import shorten
 
 import torch
 
@@ -139,8 +140,10 @@ def _group(message: BoundaryMessage, signals: tuple[str, ...]) -> dict[str, dict
             due[name + _SCALE] = ("float32", scale)
     mixed = any(PLAIN in keys and len(keys) > 1 for keys in names.values())
     if mixed or not names[signals[0]] or given != due:
+        # A peer may have made the names long.
+        shown = shorten(str(given), 1000)
         raise MalformedError(
-            f"{message.kind.name} has the tensors {given}; {' and perhaps '.join(signals)} is expected, or "
+            f"{message.kind.name} has the tensors {shown}; {' and perhaps '.join(signals)} is expected, or "
             f"named tensors of each as {signals[0]}{_OF}NAME, of {', '.join(BOUNDARY_ITEMSIZES)}, with the "
             "scale that its dtype has"
         )

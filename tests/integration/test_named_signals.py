@@ -130,3 +130,30 @@ def test_units_that_do_not_fit_end_a_run_before_the_start(
     assert told in refused.stderr
     assert len(refused.stderr.strip().splitlines()) == 1
     assert not (cli.folder / "run").exists()
+
+
+def test_tokens_that_i_cannot_take_end_a_run_before_the_start(cli: Cli) -> None:
+    (cli.folder / "kinds.py").write_text(
+        "import numpy as np\n"
+        "def load():\n"
+        "    kind = np.arange(400) % 5\n"
+        "    x = {'kind': kind, 'mask': np.ones((400, 2), bool)}\n"
+        "    return x, kind % 2, x, kind % 2\n"
+    )
+    (cli.folder / "own.py").write_text(
+        "from torch import nn\n"
+        "class Embed(nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.rows = nn.Embedding(5, 4)\n"
+        "    def forward(self, x):\n"
+        "        return self.rows(x['kind'])\n"
+        "def build(classes):\n"
+        "    return [Embed(), nn.Linear(4, classes)]\n"
+    )
+    keys = ["data.dataset=kinds.py:load", "network.model=own.py:build", "decoupling.unlock=full"]
+    refused = cli.run("train", *QUICK, *(word for key in keys for word in ("--set", key)), "--run-dir", "run")
+    assert refused.returncode == 2
+    assert len(refused.stderr.strip().splitlines()) == 1
+    assert "decoupling.input" in refused.stderr
+    assert not (cli.folder / "run").exists()

@@ -98,3 +98,12 @@ def test_a_tensor_is_finite_if_every_number_is(numbers: list[float]) -> None:
 def test_finite_numbers_whose_sum_overflows_are_finite() -> None:
     assert is_finite(torch.full((10,), 3e38))
     assert is_finite(torch.ones(2, dtype=torch.int64))
+
+
+def test_names_of_tensors_are_told_and_cut_short() -> None:
+    named = Up(7, {f"{'x' * 60}{place}": torch.zeros(BATCH, *BELOW) for place in range(60)}, layer=2)
+    with pytest.raises(
+        MalformedError, match=r'came as tensors named "x.*\[\.\.\.\], not a tensor without a name'
+    ) as told:
+        admission().check(named)
+    assert len(str(told.value)) < 1000
