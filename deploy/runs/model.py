@@ -86,7 +86,9 @@ class SavedModel:
             classes = int(targets["classes"])
             # A tensor called "shape" has a form, too.
             described = {PLAIN: inputs} if isinstance(inputs.get("shape"), list) else inputs
-            forms = {name: _form_of(each, classes) for name, each in described.items()}
+            forms = {
+                name: _form_of(each, classes if name == PLAIN else 0) for name, each in described.items()
+            }
             return SignalForm(forms), Targets(classes, tuple(targets["shape"]))
         except (ValueError, LookupError, TypeError, AttributeError):
             raise ConfigError(f"{self.path}: lacks the form of inputs or targets; train again") from None
