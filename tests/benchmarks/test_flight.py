@@ -1,4 +1,4 @@
-"""Trial of Apache Arrow Flight; layerwise needs no pyarrow."""
+"""Trial of Apache Arrow Flight; layerwise itself needs no pyarrow."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ def test_without_pyarrow_the_benchmark_says_what_to_install() -> None:
     assert done.stderr.strip() == f"benchmarks: pyarrow: not found; pip install pyarrow=={flight.PYARROW}"
 
 
+@pytest.mark.slow  # a master or a server, and a client, for seconds each
 @pytest.mark.parametrize("name", ["layerwise", "flight"])
 def test_a_way_carries_out_every_operation(name: str, tmp_path: Path) -> None:
     if name == "flight":
