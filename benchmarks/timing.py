@@ -32,7 +32,7 @@ STEP, EVENT = "step, in all", "waits for a message"
 PARTS: list[tuple[Any, str, str]] = [
     (Layer, "_forward", "forward"),
     (Synthesizer, "gradient", "M: gradient"),
-    (torch.Tensor, "backward", "backward"),
+    (torch.autograd, "backward", "backward"),
     (Layer, "step", "optimizer"),
     (Synthesizer, "teach", "M: learns"),
     (WorkingCopy, "due", "push: made"),
