@@ -106,7 +106,7 @@ class Dataset:
         if not self.inputs.is_plain:
             raise ConfigError(
                 f"network.model: {model} takes one tensor, but the examples of data.dataset = "
-                f'"{self.name}" are {self.describe_inputs()}; give a network of your own, '
+                f'"{self.name}" are {self.inputs.describe_example()}; give a network of your own, '
                 "path/to/file.py:function"
             )
         tokens = not self.inputs.only.floating
@@ -117,10 +117,6 @@ class Dataset:
                 f"network.model: {model} takes {kinds[row.takes_tokens]}, but the examples of data.dataset = "
                 f'"{self.name}" are {kinds[tokens]}; choose {" or ".join(fitting)}, or other data'
             )
-
-    def describe_inputs(self) -> str:
-        """Describe an example: by its shape, or by dtypes and shapes of its named tensors."""
-        return str(self.inputs.only.shape) if self.inputs.is_plain else self.inputs.describe()
 
     def check_batch_size(self, batch_size: int) -> None:
         """Check that an epoch has at least `batch_size` examples.
@@ -160,7 +156,7 @@ def _check_images(dataset: Dataset, augment: str) -> None:
     if not dataset.inputs.is_plain or len(dataset.inputs.only.shape) != 3:
         raise ConfigError(
             f"data.augment: {augment} is for images (channels, height, width), but the data's examples "
-            f'are {dataset.describe_inputs()}; choose "none"'
+            f'are {dataset.inputs.describe_example()}; choose "none"'
         )
 
 

@@ -95,10 +95,10 @@ def check_messages(config: Config, blueprint: Blueprint, most: int) -> None:
         each = _example_bytes(config, form, blueprint.inputs, blueprint.task.targets)
         if each * config.run.batch_size > most - _BESIDE_BYTES:
             raise ConfigError(
-                f"run.batch_size: {config.run.batch_size} examples of {form.describe()} after unit {cut} of "
-                f"{config.network.model} take {each * config.run.batch_size >> 20} MiB a message, which may "
-                f"have {most >> 20}; give at most {(most - _BESIDE_BYTES) // each}, or another cut by "
-                "network.cuts"
+                f"run.batch_size: {config.run.batch_size} examples of {form.describe_example()} after unit "
+                f"{cut} of {config.network.model} take {each * config.run.batch_size >> 20} MiB a message, "
+                f"which may have {most >> 20}; give at most {(most - _BESIDE_BYTES) // each}, or another cut "
+                "by network.cuts"
             )
 
 

@@ -104,6 +104,10 @@ class SignalForm:
             return self.only.describe()
         return f"{{{', '.join(f'{name}: {form.describe()}' for name, form in self.tensors.items())}}}"
 
+    def describe_example(self) -> str:
+        """Describe an example of a plain signal by its shape, else a batch."""
+        return str(self.only.shape) if self.is_plain else self.describe()
+
 
 def is_name(name: object) -> bool:
     """Whether a value may name a tensor of a signal."""

@@ -82,7 +82,9 @@ def examine_data(setup: Setup) -> Verdict:
         return failed(str(error), "give the folder of the files as data.path or --data, or correct the data")
     train, test = len(dataset.train), len(dataset.test)
     digest = hashlib.blake2b(repr(digest_data(dataset)).encode(), digest_size=8).hexdigest()
-    found = f"{train:,} and {test:,} examples of {dataset.describe_inputs()} {dataset.targets.describe()}"
+    found = (
+        f"{train:,} and {test:,} examples of {dataset.inputs.describe_example()} {dataset.targets.describe()}"
+    )
     return ok(f"{found}, digest {digest}")
 
 
