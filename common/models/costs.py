@@ -21,10 +21,9 @@ from torch.utils.flop_counter import conv_flop_count, flop_registry
 from common import synthesizers
 from common.config.decoupling import DecouplingConfig
 from common.config.optimizers import OPTIMIZERS
-from common.models.flow import offer
 from common.signals.forms import SignalForm
 from common.signals.packing import InputPacking
-from common.signals.values import map_floats, split
+from common.signals.values import map_floats, offer, split
 from common.synthesizers import VirtualForward
 from common.tasks import Task
 

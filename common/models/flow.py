@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from common.errors import ConfigError
 from common.models import user
 from common.signals.forms import FLOAT, ITEMSIZES, PLAIN, SignalForm, is_name
-from common.signals.values import Signal, form_of, split
+from common.signals.values import Signal, form_of, name_dtype, offer, split
 
 # Tensors of a signal; twice as many with scales, and gradients beside inputs, are within a message's bound.
 MOST_TENSORS = 64
@@ -49,11 +49,6 @@ def find_forms(units: Sequence[nn.Module], inputs: SignalForm, where: str) -> li
 CHANGES_INPUT = "changes its input in place, which belongs to another unit; use inplace=False"
 
 
-def offer(signal: Signal) -> Signal:
-    """Return a signal for a unit, which may put tensors of its own into the dict."""
-    return dict(signal) if isinstance(signal, dict) else signal
-
-
 def versions(signal: Signal) -> list[int]:
     """Return the number of changes of each tensor's memory."""
     return [tensor._version for tensor in split(signal).values()]
@@ -65,7 +60,7 @@ def check_signal(result: Any, count: int, place: str) -> Signal:
     Raises:
         ConfigError: a tensor of other numbers, or a dict with other keys or values than a signal's.
     """
-    if isinstance(result, Tensor) and _is_tensor_of(result, count) and _dtype(result) == FLOAT:
+    if isinstance(result, Tensor) and _is_tensor_of(result, count) and name_dtype(result) == FLOAT:
         return result
     if not isinstance(result, dict):
         raise ConfigError(
@@ -98,26 +93,24 @@ def has_form(result: Any, form: SignalForm, count: int) -> bool:
         return False
     tensors = result if isinstance(result, dict) else {PLAIN: result}
     return tensors.keys() == form.tensors.keys() and all(
-        isinstance(tensor, Tensor) and _dtype(tensor) == each.dtype and tensor.shape == (count, *each.shape)
-        for tensor, each in ((tensors[name], each) for name, each in form.tensors.items())
+        isinstance(tensors[name], Tensor)
+        and name_dtype(tensors[name]) == each.dtype
+        and tensors[name].shape == (count, *each.shape)
+        for name, each in form.tensors.items()
     )
 
 
 def describe(value: Any) -> str:
     """Describe what a unit gave."""
     if isinstance(value, Tensor):
-        return f"{_dtype(value)} {tuple(value.shape)}"
+        return f"{name_dtype(value)} {tuple(value.shape)}"
     if isinstance(value, dict):
         return f"{{{', '.join(f'{name}: {describe(each)}' for name, each in value.items())}}}"
     return f"a {type(value).__name__}"
 
 
 def _is_tensor_of(tensor: Tensor, count: int) -> bool:
-    return _dtype(tensor) in ITEMSIZES and tensor.shape[:1] == (count,)
-
-
-def _dtype(tensor: Tensor) -> str:
-    return str(tensor.dtype).removeprefix("torch.")
+    return name_dtype(tensor) in ITEMSIZES and tensor.shape[:1] == (count,)
 
 
 def _explain(error: Exception, forms: Sequence[SignalForm], units: Sequence[nn.Module]) -> str:

@@ -28,7 +28,7 @@ from common.models.user import describe
 from common.shards import flat
 from common.shards.table import WIRE_ITEMSIZES
 from common.signals.forms import SignalForm
-from common.signals.values import Signal, count, floats, is_finite, map_tensors, split
+from common.signals.values import Signal, count, floats, is_finite, map_tensors, offer, split
 from common.tasks import Task
 
 # Of a message beside the tensors: the table, the scales of examples by the thousand.
@@ -77,7 +77,7 @@ def rehearse(
             h = part.pass_on(h) if place < first else part.play(h, ending)
             if config.decoupling.row.predicts and place + 1 in starts:
                 part.check_unchanged(h, x)
-            if "task.kind" in config.user_functions and place + 1 == next(iter(starts[1:]), None):
+            if "task.kind" in config.user_functions and starts[1:2] == [place + 1]:
                 synthesis.check_lesson(config, blueprint.task, h, y)
             unit.to("cpu")
 
@@ -237,7 +237,7 @@ class _Part:
 
     def _forward(self, u: Signal) -> Signal:
         try:
-            output: Signal = self._unit(flow.offer(u))
+            output: Signal = self._unit(offer(u))
         except (Exception, SystemExit) as error:
             raise self._error(f"fails: {_first_line(error)}") from error
         return output

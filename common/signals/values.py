@@ -69,7 +69,17 @@ def form_of(signal: Signal) -> SignalForm:
 
 
 def _form_of(tensor: Tensor) -> TensorForm:
-    return TensorForm(tuple(tensor.shape[1:]), str(tensor.dtype).removeprefix("torch."))
+    return TensorForm(tuple(tensor.shape[1:]), name_dtype(tensor))
+
+
+def name_dtype(tensor: Tensor) -> str:
+    """Return the name of a tensor's dtype: "float32"."""
+    return str(tensor.dtype).removeprefix("torch.")
+
+
+def offer(signal: Signal) -> Signal:
+    """Return a signal for a unit, which may put tensors of its own into the dict."""
+    return dict(signal) if isinstance(signal, dict) else signal
 
 
 def is_finite(signal: Signal) -> bool:

@@ -14,7 +14,7 @@ import torch
 from common.errors import MalformedError
 from common.shards.table import BOUNDARY_ITEMSIZES, WIRE_ITEMSIZES, Table, lay_out
 from common.signals.forms import PLAIN, is_name
-from common.signals.values import Signal, join, split
+from common.signals.values import Signal, join, name_dtype, split
 from common.wire import precision
 from common.wire.boundary import MESSAGES, Message
 from common.wire.messages import BoundaryMessage
@@ -55,7 +55,7 @@ def to_wire(message: Message, wire: str = "float32") -> BoundaryMessage:
 
 
 def _laid_out(parts: dict[str, torch.Tensor]) -> tuple[Table, memoryview]:
-    table = _table(tuple((name, _dtype(part), tuple(part.shape)) for name, part in parts.items()))
+    table = _table(tuple((name, name_dtype(part), tuple(part.shape)) for name, part in parts.items()))
     if len(parts) == 1:
         (part,) = parts.values()
         return table, _bytes_of(part)
@@ -63,10 +63,6 @@ def _laid_out(parts: dict[str, torch.Tensor]) -> tuple[Table, memoryview]:
     for spec in table.tensors:
         data[spec.offset : spec.offset + spec.nbytes] = _bytes_of(parts[spec.name])
     return table, data
-
-
-def _dtype(tensor: torch.Tensor) -> str:
-    return str(tensor.dtype).removeprefix("torch.")
 
 
 def _bytes_of(tensor: torch.Tensor) -> memoryview:

@@ -16,7 +16,7 @@ from common.config.sections import Config
 from common.data.replicas import BatchRoutes
 from common.errors import MalformedError
 from common.signals.forms import FLOAT, PLAIN, SignalForm, TensorForm
-from common.signals.values import Signal, is_finite, split
+from common.signals.values import Signal, is_finite, name_dtype, split
 from common.wire.boundary import Down, End, Message, Up
 
 # Characters of the names of tensors in a message.
@@ -106,16 +106,12 @@ def _list(names: Iterable[str]) -> str:
 
 
 def _check_tensor(tensor: Tensor, form: TensorForm, batch_size: int, name: str, where: str) -> None:
-    came, due = (_dtype(tensor), tuple(tensor.shape)), (form.dtype, (batch_size, *form.shape))
+    came, due = (name_dtype(tensor), tuple(tensor.shape)), (form.dtype, (batch_size, *form.shape))
     if came != due:
         told = [shape if dtype == FLOAT else f"{dtype} {shape}" for dtype, shape in (came, due)]
         raise MalformedError(
             f'tensor "{name}" {where} came as {told[0]}, not {told[1]}; do all slaves have the same network?'
         )
-
-
-def _dtype(tensor: Tensor) -> str:
-    return str(tensor.dtype).removeprefix("torch.")
 
 
 def _name(message: Message) -> str:

@@ -26,6 +26,7 @@ from common.signals.values import (
     form_of,
     map_floats,
     map_tensors,
+    offer,
     plain,
     split,
 )
@@ -85,8 +86,7 @@ class Layer:
         if self._goes_down:
             map_floats(Tensor.requires_grad_, u)
         with seeded_torch(mix(self._seed, self.k, batch), _device_of(u)):
-            # A unit may put tensors of its own into the dict.
-            h = self._compute(dict(u) if isinstance(u, dict) else u)
+            h = self._compute(offer(u))
         return u, map_tensors(self._part_from_weights, h)
 
     def _part_from_weights(self, h: Tensor) -> Tensor:
