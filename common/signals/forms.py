@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -83,9 +84,9 @@ class SignalForm:
         """The tensor of a plain signal."""
         return self.tensors[PLAIN]
 
-    @property
+    @cached_property
     def floats(self) -> SignalForm:
-        """Tensors that carry gradients: the form of delta."""
+        """Tensors that carry gradients: the form of delta, against which every gradient is checked."""
         return SignalForm({name: form for name, form in self.tensors.items() if form.floating})
 
     @property
