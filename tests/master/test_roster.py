@@ -128,7 +128,6 @@ def test_a_slave_that_misses_two_heartbeats_is_failed_and_fenced() -> None:
             refused()
 
 
-@settings(deadline=None)
 @given(
     misses=st.integers(2, 5),
     begin=st.floats(0, 1),
@@ -410,7 +409,7 @@ class Histories(RuleBasedStateMachine):
 
 
 TestHistories = Histories.TestCase
-TestHistories.settings = settings(deadline=None, max_examples=60, stateful_step_count=40)
+TestHistories.settings = settings(max_examples=60, stateful_step_count=40)
 
 
 # --- neighbours ---------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import tomli_w
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from common.config.data import DATASETS
@@ -117,14 +117,12 @@ def valid(values: dict[str, Any]) -> Config:
     return parse(tomli_w.dumps(values), "made.toml")
 
 
-@settings(deadline=None)
 @given(VALUES)
 def test_a_configuration_written_as_toml_reads_back_equal(values: dict[str, Any]) -> None:
     config = valid(values)
     assert parse(config.to_toml(), "again.toml") == config
 
 
-@settings(deadline=None)
 @given(VALUES)
 def test_what_is_described_for_editing_reads_back_equal(values: dict[str, Any]) -> None:
     config = valid(values)

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 from hypothesis import given
-from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from common.config import settings
@@ -140,7 +139,6 @@ JUNK = st.recursive(
 NAMES = st.sampled_from([*(f.name for f in dataclasses.fields(Outer)), "depth", "rate"]) | st.text(max_size=4)
 
 
-@hypothesis_settings(deadline=None)
 @given(st.dictionaries(NAMES, JUNK, max_size=3))
 def test_whatever_is_given_is_read_or_refused_with_a_config_error(values: dict[str, Any]) -> None:
     said = "run.toml: "

@@ -47,7 +47,6 @@ def normalized(dataset: datasets.Dataset, raw: np.ndarray) -> np.ndarray:
     return np.asarray((raw * scaling.scale - mean) / std)
 
 
-@settings(deadline=None)
 @given(st.integers(1, 60), st.data(), st.integers(0, 2**40), st.integers(0, 5))
 def test_an_epoch_takes_every_example_once_but_for_an_incomplete_last_batch(
     count: int, drawn: st.DataObject, seed: int, epoch: int
@@ -163,7 +162,7 @@ def test_augmented_batches_are_the_same_whenever_they_are_asked_for_and_vary_fro
     assert not torch.equal(*(x.sum(1).sort().values for x in whole[::2]))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(1, 3), st.integers(1, 9), st.integers(1, 9), st.integers(0, 2**31))
 def test_every_crop_is_a_window_of_the_bordered_image_or_of_its_mirror(
     channels: int, height: int, width: int, seed: int

@@ -21,7 +21,7 @@ def steps(streams: Streams, batches: int) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate(x, 1), np.concatenate(y, 1)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(LEVELS, st.integers(1, 7), st.integers(0, 5))
 def test_a_stream_is_whole_episodes_one_after_the_other(level: Level, window: int, start: int) -> None:
     x, y = steps(Streams(3, 4, window, level, start), 2 + 4 * level.steps // window)
@@ -38,7 +38,7 @@ def test_a_stream_is_whole_episodes_one_after_the_other(level: Level, window: in
             assert due == [*[IGNORED] * (level.bits + 1), *bits * (level.repeats or 1), END]
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(LEVELS, st.integers(0, 100))
 def test_a_batch_depends_on_seed_level_and_batch_alone(level: Level, batch: int) -> None:
     streams = Streams(7, 8, 5, level)

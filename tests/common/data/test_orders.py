@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from common.data import orders
@@ -20,7 +20,6 @@ def overlapping(count: int, stride: int) -> Arrays:
     return replace(Arrays({PLAIN: numbers[:, None]}, numbers), stride=stride)
 
 
-@settings(deadline=None)
 @given(st.integers(1, 3000), st.integers(0, 2**40), st.integers(0, 9))
 def test_a_bijection_takes_every_number_once(count: int, seed: int, epoch: int) -> None:
     numbers = Bijection(count, words(6, seed, epoch))(0, count)
@@ -53,7 +52,6 @@ def test_long_epochs_are_shuffled_without_a_table(monkeypatch: pytest.MonkeyPatc
     assert isinstance(orders.shuffle(100, 0, 0), Bijection)
 
 
-@settings(deadline=None)
 @given(st.integers(1, 300), st.data(), st.integers(0, 2**40))
 def test_an_epoch_of_overlapping_examples_takes_one_of_every_stride(
     count: int, drawn: st.DataObject, seed: int

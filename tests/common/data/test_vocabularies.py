@@ -6,7 +6,7 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from common.data.vocabularies import (
@@ -24,7 +24,6 @@ from common.errors import ConfigError
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1)
 
 
-@settings(deadline=None)
 @given(TEXTS)
 def test_bytes_and_characters_give_a_text_back(text: str) -> None:
     kinds: list[Vocabulary] = [Bytes(), Characters.of(text, text)]

@@ -170,7 +170,7 @@ def added_products(_: object, a: list[int], b: list[int], **kwargs: object) -> i
     return 2 * a[0] * a[1] * b[1]
 
 
-@hypothesis_settings(max_examples=15, deadline=None)
+@hypothesis_settings(max_examples=15)
 @given(
     st.sampled_from(["dni", "cdni", "vfbn"]),
     st.sampled_from(["linear", "mlp", "conv", "frozen"]),
@@ -204,7 +204,6 @@ def test_products_of_synthesizers_on_feature_maps_are_those_that_torch_measures(
 PRICES = st.integers(0, 9).map(float)
 
 
-@hypothesis_settings(deadline=None)
 @given(st.data(), st.lists(PRICES, min_size=1, max_size=8))
 def test_balanced_cuts_are_those_that_brute_force_finds(data: st.DataObject, units: list[float]) -> None:
     prices = st.lists(PRICES, min_size=len(units) - 1, max_size=len(units) - 1)

@@ -100,7 +100,7 @@ def test_torchs_own_encoder_layers_load_the_blocks_and_compute_alike() -> None:
         torch.testing.assert_close(block(x), plain(x, src_mask=mask))
 
 
-@hypothesis_settings(max_examples=20, deadline=None)
+@hypothesis_settings(max_examples=20)
 @given(st.integers(0, T - 2), st.sampled_from(["learned", "rotary"]))
 def test_no_output_depends_on_a_later_token(position: int, positions: str) -> None:
     network = build(GptOptions(width=8, heads=2, blocks=2, positions=positions)).eval()

@@ -36,7 +36,7 @@ def test_every_model_of_the_options_can_be_built() -> None:
             assert nn.Sequential(*units)(x).shape == ((2, 8, 10) if row.takes_tokens else (2, 10))
 
 
-@hypothesis_settings(max_examples=30, deadline=None)
+@hypothesis_settings(max_examples=30)
 @given(
     st.lists(st.integers(1, 9), max_size=4),
     st.lists(st.integers(1, 5), min_size=1, max_size=3).map(tuple),
@@ -73,7 +73,7 @@ def test_a_cnn_pools_maxima_first_and_averages_then() -> None:
     assert kinds(units[0])[:3] == ["Conv2d", "BatchNorm2d", "ReLU"]
 
 
-@hypothesis_settings(max_examples=20, deadline=None)
+@hypothesis_settings(max_examples=20)
 @given(st.integers(1, 40), st.integers(1, 40), st.lists(st.integers(1, 4), min_size=1, max_size=7))
 def test_a_cnn_halves_the_image_rounded_up_or_is_refused(
     height: int, width: int, channels: list[int]
@@ -131,7 +131,7 @@ SMALL: dict[str, dict[str, object]] = {
 }
 
 
-@hypothesis_settings(max_examples=20, deadline=None)
+@hypothesis_settings(max_examples=20)
 @given(st.sampled_from(sorted(SMALL)), st.data(), st.integers(0, 9))
 def test_a_network_cut_anywhere_computes_what_it_computes_uncut(
     model: str, data: st.DataObject, seed: int
@@ -149,7 +149,7 @@ def test_a_network_cut_anywhere_computes_what_it_computes_uncut(
     assert torch.equal(h, whole(x))
 
 
-@hypothesis_settings(max_examples=10, deadline=None)
+@hypothesis_settings(max_examples=10)
 @given(st.sampled_from(["resnet", "wrn"]), st.tuples(*[st.integers(1, 9)] * 3))
 def test_residual_stages_halve_the_image_rounded_up(model: str, shape: tuple[int, int, int]) -> None:
     options = settings.read(MODELS[model].options, SMALL[model])

@@ -93,7 +93,7 @@ def test_cuts_after_unit_three_of_six_give_units_one_to_three_and_four_to_six() 
     assert list(network.layer(blueprint, [], 1)) == blueprint.units
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.sets(st.integers(1, 5)).map(sorted))
 def test_layers_chained_are_the_plain_network_and_name_its_state(cuts: list[int]) -> None:
     blueprint = network.build(mlp(6), SignalForm.plain((64,)), Targets(10))

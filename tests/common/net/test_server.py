@@ -351,4 +351,5 @@ def test_a_port_without_free_files_takes_connections_once_some_are_free(
     with served.client().call(PUSH) as call:
         call.end()
     assert served.ends == [None]
-    assert "goes on after" in caplog.text
+    # The accepting thread logs after it has started the call's thread.
+    until(lambda: "goes on after" in caplog.text, DEADLINE)

@@ -8,7 +8,7 @@ import random
 from collections.abc import Callable
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from common.bounds import LARGEST_SHARD_BYTES
@@ -110,7 +110,6 @@ def test_a_shard_beyond_the_limit_is_refused_by_its_table_alone() -> None:
     assert isinstance(refusal(Frame(header)), TooLargeError)
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, TABLE.nbytes), st.integers(0, TABLE.nbytes)), max_size=6))
 def test_a_piece_that_is_announced_is_judged_as_one_that_is_handed_over(
     pieces: list[tuple[int, int]],

@@ -52,7 +52,6 @@ def within(view: torch.Tensor, memory: torch.Tensor) -> bool:
     return start <= view.data_ptr() <= start + memory.nbytes - view.nbytes
 
 
-@settings(deadline=None)
 @given(TENSORS)
 def test_a_table_has_its_regions_in_order_aligned_and_without_overlap(
     tensors: list[tuple[str, tuple[int, ...], Kind]],
@@ -154,7 +153,7 @@ def test_steps_on_the_flat_parameter_equal_those_on_the_module_bit_for_bit(name:
             assert torch.equal(ours, theirs)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(0, 2**32 - 1))
 def test_a_loaded_state_is_the_modules_and_comes_out_as_a_state_dict(seed: int) -> None:
     torch.manual_seed(seed)

@@ -101,7 +101,7 @@ def test_the_first_slave_gives_the_shard_its_contents_and_a_later_one_takes_them
     assert held(store) == first.state == second.state
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(st.integers(0, 2**32 - 1), st.sampled_from([1e-9, 1e-3, 1.0, 1e6]))
 def test_the_master_holds_what_the_slave_held_at_each_push_through_hundreds_of_steps(
     seed: int, scale: float

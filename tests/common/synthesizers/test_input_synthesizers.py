@@ -65,7 +65,7 @@ def state(module: InputSynthesizer) -> dict[str, Tensor]:
     return {name: value.clone() for name, value in module.state_dict().items()}
 
 
-@hypothesis_settings(max_examples=60, deadline=None)
+@hypothesis_settings(max_examples=60)
 @given(
     kind=st.sampled_from(sorted(INPUTS.keys() - {"causal"})),
     image=st.tuples(*[st.integers(1, 12)] * 3),

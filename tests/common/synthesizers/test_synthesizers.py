@@ -78,7 +78,7 @@ def double_backward(module: VirtualForward, h: Tensor, y: Tensor, delta: Tensor)
     return delta_hat, (delta_hat - delta).square().sum() / len(h)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     shape=st.sampled_from([*SHAPES, (1,), (1, 1, 1), (2, 6, 3)]),
     hidden=st.integers(0, 9),

@@ -67,7 +67,7 @@ def exact(core: LinearCore, scale: float) -> TimeSynthesizer:
     return module
 
 
-@hypothesis_settings(max_examples=20, deadline=None)
+@hypothesis_settings(max_examples=20)
 @given(st.integers(0, 10_000), st.integers(1, 5), st.integers(1, 4), st.integers(1, 4))
 def test_dni_with_an_exact_m_is_full_back_propagation(seed: int, size: int, steps: int, windows: int) -> None:
     generator = torch.Generator().manual_seed(seed)
@@ -194,7 +194,7 @@ def gradients(synthesizer: TimeSynthesizer) -> list[Tensor]:
     return found
 
 
-@hypothesis_settings(max_examples=15, deadline=None)
+@hypothesis_settings(max_examples=15)
 @given(st.integers(0, 10_000), st.sampled_from([[], [3]]), st.floats(0, 1), st.integers(1, 4))
 def test_traces_add_up_to_the_regression_on_the_targets_of_lambda(
     seed: int, hidden: list[int], decay: float, count: int

@@ -57,7 +57,7 @@ def test_the_loss_of_each_example_is_torchs_cross_entropy(options: dict[str, Any
 
 @every_option
 @given(seed=st.integers(0, 1000))
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 def test_gradient_and_hessian_are_those_of_autograd(options: dict[str, Any], seed: int) -> None:
     check_expansion(built(options), *example(seed))
 

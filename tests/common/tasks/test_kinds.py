@@ -57,7 +57,7 @@ every_case = pytest.mark.parametrize(("kind", "options"), CASES, ids=str)
 
 @every_case
 @given(seed=st.integers(0, 1000))
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 def test_gradient_and_hessian_are_those_of_autograd(kind: str, options: dict[str, Any], seed: int) -> None:
     check_expansion(built(kind, **options), *example(kind, seed))
 

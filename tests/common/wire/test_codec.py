@@ -147,25 +147,21 @@ def generated(message: Any) -> Any:
     return getattr(pb, type(message).__name__)(**made)
 
 
-@settings(deadline=None)
 @given(FRAMES)
 def test_a_frame_is_written_as_the_generated_class_writes_it(frame: Frame) -> None:
     assert encode_frame(frame) == generated(frame).SerializeToString()
 
 
-@settings(deadline=None)
 @given(TENSORS)
 def test_a_message_of_tensors_is_written_as_the_generated_class_writes_it(message: Any) -> None:
     assert ENCODE[type(message)](message) == generated(message).SerializeToString()
 
 
-@settings(deadline=None)
 @given(FRAMES)
 def test_a_frame_that_the_generated_class_wrote_is_read(frame: Frame) -> None:
     assert plain(decode_frame(generated(frame).SerializeToString())) == plain(frame)
 
 
-@settings(deadline=None)
 @given(TENSORS)
 def test_a_message_of_tensors_that_the_generated_class_wrote_is_read(message: Any) -> None:
     decode = DECODE[type(message)]
@@ -199,7 +195,6 @@ UNKNOWN = st.lists(
 )
 
 
-@settings(deadline=None)
 @given(FRAMES, UNKNOWN, st.randoms(use_true_random=False))
 def test_a_frame_is_read_with_fields_in_any_order_among_unknown_ones(
     frame: Frame, unknown: list[bytes], shuffled: random.Random
@@ -209,7 +204,6 @@ def test_a_frame_is_read_with_fields_in_any_order_among_unknown_ones(
     assert plain(decode_frame(b"".join(fields))) == plain(frame)
 
 
-@settings(deadline=None)
 @given(TENSORS, UNKNOWN, st.randoms(use_true_random=False))
 def test_a_message_of_tensors_is_read_with_fields_in_any_order_among_unknown_ones(
     message: Any, unknown: list[bytes], shuffled: random.Random
@@ -246,7 +240,7 @@ def test_a_table_too_large_to_be_remembered_is_read_as_any_other() -> None:
 
 @pytest.mark.parametrize("kind", MESSAGES, ids=lambda kind: kind.__name__)
 def test_every_message_comes_back_as_it_was_sent(kind: type) -> None:
-    @settings(deadline=None, max_examples=20)
+    @settings(max_examples=20)
     @given(instances(kind))
     def comes_back(message: Any) -> None:
         assert decoder(kind)(encode(message)) == message
@@ -301,7 +295,7 @@ def test_a_buffer_as_frames_is_whole_in_order_and_in_chunks_of_bounded_size(nbyt
 # --- bytes from outside -----------------------------------------------------------------------------------
 
 
-@settings(deadline=None, max_examples=500)
+@settings(max_examples=500)
 @given(st.binary(max_size=64), st.lists(st.integers(1, 8), min_size=1, max_size=3, unique=True))
 def test_arbitrary_bytes_are_split_or_malformed(message: bytes, wanted: list[int]) -> None:
     try:
@@ -316,7 +310,7 @@ def test_arbitrary_bytes_are_split_or_malformed(message: bytes, wanted: list[int
     assert len(small) + heads <= len(message)
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(
     st.lists(st.tuples(st.integers(0, 9), st.integers(0, 7), st.integers(0, 2**70)), max_size=8), st.data()
 )
@@ -502,7 +496,6 @@ def test_a_table_with_two_tensors_of_one_name_is_malformed() -> None:
         check_table(twins)
 
 
-@settings(deadline=None)
 @given(TABLES)
 def test_a_table_laid_out_here_comes_back_over_the_wire_and_is_accepted(table: Table) -> None:
     back = decode_frame(encode_frame(Frame(Header("1/weights", Operation.CREATE, table=table)))).header

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -33,7 +33,6 @@ def error(tensor: Tensor, wire: str) -> Tensor:
     return (round_trip(tensor, wire).double() - tensor.double()).abs()
 
 
-@settings(deadline=None)
 @given(tensors(), st.sampled_from(WIRES))
 def test_what_is_finite_stays_so_and_keeps_its_shape(tensor: Tensor, wire: str) -> None:
     back = round_trip(tensor, wire)
@@ -47,13 +46,11 @@ def test_float32_is_the_tensor_itself(tensor: Tensor) -> None:
     assert round_trip(tensor, "float32") is tensor
 
 
-@settings(deadline=None)
 @given(tensors())
 def test_bfloat16_keeps_eight_bits(tensor: Tensor) -> None:
     assert (error(tensor, "bfloat16") <= tensor.double().abs() * 2.0**-8 + TINY * 2.0**-8).all()
 
 
-@settings(deadline=None)
 @given(tensors().filter(lambda tensor: tensor.numel() > 0))
 def test_float16_keeps_eleven_bits_of_whatever_is_not_far_smaller_than_the_largest(tensor: Tensor) -> None:
     largest = tensor.double().abs().max()
@@ -61,7 +58,6 @@ def test_float16_keeps_eleven_bits_of_whatever_is_not_far_smaller_than_the_large
     assert (error(tensor, "float16") <= bound + TINY * 2.0**-23).all()
 
 
-@settings(deadline=None)
 @given(tensors().filter(lambda tensor: tensor.numel() > 0))
 def test_int8_is_off_by_half_a_code_of_its_own_row(tensor: Tensor) -> None:
     code = tensor.double().abs().amax(1, keepdim=True) / 127

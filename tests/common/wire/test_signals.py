@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from common.errors import MalformedError
@@ -45,7 +45,6 @@ def passed(message: Sent, wire: str = "float32") -> Sent:
     return arrived
 
 
-@settings(deadline=None)
 @given(st.sampled_from([Up, Down]), SHAPES, st.integers(0, 2**40), st.integers(0, 2**40), st.integers(0, 99))
 def test_vectors_and_feature_maps_arrive_bit_for_bit(
     kind: type[Up] | type[Down], shape: tuple[int, ...], batch: int, incarnation: int, seed: int
@@ -82,7 +81,6 @@ def test_a_gradient_arrives_with_the_input_that_it_was_taken_at() -> None:
     assert torch.equal(plain(arrived.u), u)
 
 
-@settings(deadline=None)
 @given(st.sampled_from(NARROW), SHAPES, st.booleans(), st.integers(0, 99))
 def test_what_travels_narrow_arrives_as_it_was_rounded(
     wire: str, shape: tuple[int, ...], with_input: bool, seed: int

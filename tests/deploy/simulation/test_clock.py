@@ -5,15 +5,14 @@ from __future__ import annotations
 import random
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.config.simulation import SimulationConfig
 from deploy.simulation.clock import Clock
 from deploy.simulation.wires import Link, Wires
 
-# Drawing is slow on a crowded machine.
-BUSY = settings(deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow])
+BUSY = settings(max_examples=50)
 
 times = st.floats(min_value=0, max_value=1e6, allow_nan=False)
 

@@ -306,7 +306,7 @@ def test_a_hundred_thousand_frames_do_no_harm(
     assert_frames_do_no_harm(target, count, seed=2)
 
 
-@settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
 @given(st.lists(st.binary(max_size=80), min_size=1, max_size=3))
 def test_arbitrary_frames_change_nothing(target: Target, stream: list[bytes]) -> None:
     before = target.state()

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from common.config.files import load
@@ -277,7 +277,6 @@ ACTIONS = st.lists(
 )
 
 
-@settings(deadline=None)
 @given(ACTIONS, st.integers(0, 3))
 def test_in_any_history_each_push_is_applied_or_refused_once_and_for_all(
     actions: list[tuple[str, int]], bound: int
@@ -353,7 +352,6 @@ def test_a_stale_push_is_divided_by_its_staleness(kind: str) -> None:
 COMPENSATE = StalenessRule("compensate", strength=0.5)
 
 
-@settings(deadline=None)
 @given(
     st.lists(st.tuples(st.sampled_from(["fetch", "push", "push", "spoil"]), st.integers(1, 3)), max_size=40)
 )

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from common.errors import MalformedError
@@ -67,7 +67,6 @@ class Buffers:
         self.active, self.idle, self.steps = self.idle, self.active, self.steps + 1
 
 
-@settings(deadline=None)
 @given(SETTINGS, st.integers(1, 200), st.integers(1, 5), st.data())
 def test_pushes_in_pieces_are_steps_of_torchs_class_to_the_bit(
     chosen: Settings, count: int, pushes: int, data: st.DataObject
@@ -88,7 +87,6 @@ def test_pushes_in_pieces_are_steps_of_torchs_class_to_the_bit(
         np.testing.assert_array_equal(shard.weights, w.detach().numpy())
 
 
-@settings(deadline=None)
 @given(SETTINGS, st.integers(1, 100), st.data())
 def test_pieces_of_any_size_differ_by_a_rounding_at_most(
     chosen: Settings, count: int, data: st.DataObject

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from common.errors import FencedError, MalformedError, NotFoundError
@@ -381,7 +381,6 @@ def test_a_duplicate_has_no_staleness_and_counts_for_none() -> None:
 ACTIONS = st.lists(st.tuples(st.sampled_from(["fetch", "push", "again"]), st.integers(1, 3)), max_size=40)
 
 
-@settings(deadline=None)
 @given(ACTIONS)
 def test_in_any_history_staleness_is_what_others_applied_since_the_own_last_fetch(
     actions: list[tuple[str, int]],
@@ -456,7 +455,6 @@ def test_a_gap_in_the_sequences_consumes_nothing(sequence: int) -> None:
     assert contents(store) == (2, [2.0, 2.0])
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(st.sampled_from(("push", "again", "gap", "restart")), st.integers(1, 3))))
 def test_in_any_history_a_sequence_is_the_last_or_the_next(steps: list[tuple[str, int]]) -> None:
     """Model: the last sequence of each incarnation, over retries, gaps and restarts of the master."""

@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from common.errors import MalformedError
@@ -56,7 +56,6 @@ def expected(table: Table, active: Bytes, pushed: Bytes, replicas: int) -> dict[
     return made
 
 
-@settings(deadline=None)
 @given(TABLES, st.integers(1, 3), st.data())
 def test_an_update_in_any_pieces_is_applied_tensor_by_tensor_as_defined(
     table: Table, replicas: int, data: st.DataObject

@@ -175,7 +175,7 @@ def test_tensors_of_another_run_are_refused(message: Message) -> None:
         list(trainer.advance())
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(
     st.lists(st.integers(1, 3), min_size=3, max_size=3),
     st.sampled_from([0.0, 0.3, 0.95]),

@@ -84,7 +84,7 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.sampled_from(["adam", "adamw", "adagrad", "sgd"]), st.integers(1, 30), st.integers(1, 7))
 def test_a_successor_has_bit_for_bit_what_was_backed_up_and_goes_on_the_same(
     name: str, steps: int, every: int

@@ -71,7 +71,7 @@ class FirstPassing(Passing):
         return (message for message in super().forward(batch, h_below, y) if isinstance(message, Up))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.integers(1, 4), min_size=2, max_size=4), st.integers(0, 7), st.integers(0, 2**32))
 def test_every_batch_goes_to_its_owner_once_and_every_replica_ends(
     counts: list[int], warm: int, seed: int

@@ -28,7 +28,6 @@ WINDOWS = st.sampled_from([None, 1, 2, 5])
 BREAKS = st.sampled_from(["break", "master"])
 MANY = settings(
     max_examples=25,
-    deadline=None,
     suppress_health_check=list(HealthCheck),
     phases=[Phase.explicit, Phase.generate, Phase.shrink],
 )

@@ -441,4 +441,4 @@ class Interleavings(RuleBasedStateMachine):
 
 
 TestInterleavings = Interleavings.TestCase
-TestInterleavings.settings = settings(max_examples=25, stateful_step_count=40, deadline=None)
+TestInterleavings.settings = settings(max_examples=25, stateful_step_count=40)
