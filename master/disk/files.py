@@ -68,6 +68,9 @@ class Lines(Protocol):
 class Held(Protocol):
     """Lock on a file."""
 
+    def in_place(self) -> bool:
+        """Whether the file's path still leads to the locked file."""
+
     def close(self) -> None:
         """Give the lock up."""
 
@@ -155,7 +158,7 @@ class DiskFiles:
         except OSError:
             file.close()
             raise
-        return file
+        return _DiskLock(path, file)
 
     def read(self, path: Path, start: int = 0, nbytes: int = -1) -> bytes:
         """Read a part of a file."""
@@ -222,6 +225,22 @@ def _exchange(source: Path, target: Path) -> bool:
         return False
     names = os.fsencode(source), os.fsencode(target)
     return bool(exchange(_AT_FDCWD, names[0], _AT_FDCWD, names[1], _RENAME_EXCHANGE) == 0)
+
+
+class _DiskLock:
+    def __init__(self, path: Path, file: IO[str]) -> None:
+        self._path, self._file = path, file
+
+    def in_place(self) -> bool:
+        """Compare the locked file with the file at the path."""
+        try:
+            return os.path.samestat(os.fstat(self._file.fileno()), self._path.stat())
+        except OSError:
+            return False
+
+    def close(self) -> None:
+        """Close the file, which ends the lock."""
+        self._file.close()
 
 
 class _DiskWriter:

@@ -127,9 +127,12 @@ class SnapshotScheduler:
     async def _take(self, *, on_demand: bool = False, spare: int = 0) -> Snapshot:
         began = time.monotonic()
         run = self._run.dump()
-        snapshot = await self._on_thread(
-            lambda: self._snapshots.take(self._store, run, on_demand=on_demand, spare=spare)
-        )
+
+        def write() -> Snapshot:
+            self._state.check_in_place()
+            return self._snapshots.take(self._store, run, on_demand=on_demand, spare=spare)
+
+        snapshot = await self._on_thread(write)
         self._fingerprint = _fingerprint(snapshot.versions, run)
         self.newest, self.trouble, self.current_at = snapshot.summarize(), "", time.monotonic()
         await self._run.save()

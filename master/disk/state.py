@@ -73,6 +73,20 @@ class StateDirectory:
             # Nothing vouches for the mapped files.
             return True
 
+    def check_in_place(self) -> None:
+        """Check that the path still leads to the locked directory.
+
+        A write by the path would otherwise make another directory, or write into the one of another master.
+
+        Raises:
+            NoRoomError: the directory was moved, removed or replaced.
+        """
+        if not self._lock.in_place():
+            raise NoRoomError(
+                f"{self.path}: the state directory was moved, removed or replaced, and nothing is saved; "
+                "put the directory back"
+            )
+
     def note_boot(self) -> None:
         """Mark the directory as written by the present boot."""
         self.write("boot", self.files.boot())
@@ -117,6 +131,7 @@ class StateDirectory:
     def _place(
         self, name: str, table: Table, nbytes: int | None, write: Callable[[MappedPair], None]
     ) -> MappedPair:
+        self.check_in_place()
         path = self.shard_path(name)
         fresh = path.with_suffix(".new")
         try:
@@ -197,6 +212,7 @@ class StateDirectory:
 
     @contextlib.contextmanager
     def _needs_room(self, name: str) -> Iterator[None]:
+        self.check_in_place()
         try:
             yield
         except OSError as error:

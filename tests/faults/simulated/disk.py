@@ -370,5 +370,9 @@ class _SimulatedLock:
     def __init__(self, disk: Disk, path: Path) -> None:
         self._disk, self._path = disk, path
 
+    def in_place(self) -> bool:
+        """A simulated folder never moves."""
+        return True
+
     def close(self) -> None:
         self._disk.locks.pop(self._path, None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from common.wire.messages import (
     Telemetry,
 )
 from master.disk.recovery import ROLLBACK
+from master.disk.state import StateDirectory
 from tests.master.full_disk import full_disk
 from tests.master.pushes import creation, update
 from tests.master.served import Served, served
@@ -345,3 +347,32 @@ def test_a_damaged_shard_that_no_snapshot_has_is_said(master: Served) -> None:
         master.do(master.master.scheduler.repair(master.master.scrub.run()))
     assert "no snapshot can replace the shard" in master.master.scheduler.trouble
     assert len([event for event in events(master) if event["event"] == "damaged"]) == 1
+
+
+def test_a_state_directory_that_was_moved_is_not_made_anew_and_the_one_in_its_place_left_alone(
+    tmp_path: Path,
+) -> None:
+    path, away = tmp_path / "state", tmp_path / "away"
+    with served(path) as master:
+        held = begun(master)
+        snapshot(master)
+        push(master, held, 1, 1)
+        path.rename(away)
+        for replaced in (False, True):
+            owner = StateDirectory(path) if replaced else None
+            with pytest.raises(LayerwiseError, match="moved, removed or replaced, and nothing is saved; put"):
+                snapshot(master)
+            with pytest.raises(LayerwiseError, match="moved, removed or replaced"):
+                master.join("b")
+            master.do(master.master.scheduler.take_if_changed())
+            assert "put the directory back" in master.master.scheduler.trouble
+            assert path.exists() == (owner is not None)
+            if owner:
+                assert sorted(each.name for each in path.iterdir()) == ["events.jsonl", "lock", "shards"]
+                owner.close()
+        shutil.rmtree(path)
+        away.rename(path)
+        assert snapshot(master).versions == {"1/weights": 1}
+        assert [each.number for each in listed(master)] == [1, 2]
+        assert master.join("b").granted
+        master.master.scheduler.close()
