@@ -24,6 +24,7 @@ from deploy.comparison.variants import Comparison
 from deploy.console import PlainConsole
 from deploy.runs.directory import new_directory
 from deploy.runs.files import lock_folder, read_text, write_file
+from deploy.runs.process_logs import bound_log, last_line
 
 RESULT, PAGE = "compare.json", "compare.html"
 POLL_SECONDS, STOP_SECONDS = 0.1, 20.0
@@ -103,6 +104,8 @@ class ComparisonRun:
                     running[-1].start(self._place, threads)
                 if self._stop.wait(POLL_SECONDS):
                     return False
+                for job in running:
+                    bound_log(job.log)
                 for job in [each for each in running if each.process and each.process.poll() is not None]:
                     running.remove(job)
                     count += 1
@@ -115,9 +118,9 @@ class ComparisonRun:
         summary = job.summary
         assert job.process is not None
         if summary is None:
-            lines = job.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-            reason = lines[-1].removeprefix("layerwise: ") if lines else f"exit code {job.process.returncode}"
-            raise RunFailedError(f"{job.name()} failed: {reason} (see {job.log})")
+            reason = last_line(job.log).removeprefix("layerwise: ")
+            code = job.process.returncode
+            raise RunFailedError(f"{job.name()} failed with exit code {code}: {reason} (see {job.log})")
         (metric, value), *_ = measures.of(summary).items()
         result = f"{measures.title(metric)} {measures.format_value(metric, value)}"
         say(f"{count}/{of}  {job.name()}: {result}, {summary['wall_seconds']:.0f} s")

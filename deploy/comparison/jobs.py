@@ -12,6 +12,7 @@ from typing import Any
 from common.lifecycle import PARENT
 from deploy.comparison.variants import Variant
 from deploy.runs.files import read_object
+from deploy.runs.process_logs import open_log
 from deploy.runs.summary import SUMMARY
 
 
@@ -40,11 +41,12 @@ class Job:
         return self.path.with_suffix(".log")
 
     def start(self, place: str, threads: int) -> None:
-        """Start the run in a separate process."""
+        """Start the run in a separate process, with output in a fresh log."""
         command = ["simulate", "--train"] if place == "driver" else ["train"]
         arguments = [*command, str(self.path.with_suffix(".toml")), "--run-dir", str(self.path), "--json"]
         environment = {"OMP_NUM_THREADS": str(threads), **os.environ, PARENT: str(os.getpid())}
-        with self.log.open("wb") as output:
+        self.log.unlink(missing_ok=True)
+        with open_log(self.log) as output:
             self.process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "deploy.cli", *arguments],
                 stdin=subprocess.DEVNULL,

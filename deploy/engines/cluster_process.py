@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from common.net.backoff import Backoff
-from deploy.engines.process_logs import open_log
+from deploy.runs.process_logs import open_log
 
 # Longest time from a start to a seat.
 START_SECONDS = 60.0

@@ -16,8 +16,8 @@ from common.lifecycle import PARENT
 from common.supervision import is_transient
 from common.wire.messages import StatusReply
 from deploy.engines.cluster_process import START_SECONDS, ClusterProcess
-from deploy.engines.process_logs import bound_log, last_line
 from deploy.runs.directory import CONFIG, RunDirectory
+from deploy.runs.process_logs import bound_log, last_line
 
 SLAVES_STOP_SECONDS, MASTER_STOP_SECONDS = 10.0, 5.0
 # Deaths within STEADY_SECONDS of the start count as consecutive; the run fails after more than ATTEMPTS.

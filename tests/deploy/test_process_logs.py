@@ -1,4 +1,4 @@
-"""deploy.engines.process_logs: the log of a process that writes and writes stays bounded."""
+"""deploy.runs.process_logs: the log of a process that writes and writes stays bounded."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from deploy.engines import process_logs
+from common.config import files
+from deploy.comparison.compare import ComparisonRun
+from deploy.comparison.variants import Comparison, Variant
 from deploy.engines.local import Cluster
-from deploy.engines.process_logs import bound_log, last_line, open_log
+from deploy.runs import process_logs
 from deploy.runs.directory import RunDirectory
+from deploy.runs.process_logs import bound_log, last_line, open_log
 
 WRITER = """
 import sys
@@ -19,6 +22,19 @@ for n in range(1000):
     print(f"line {n}", flush=True)
     if n % 100 == 99:
         sys.stdin.readline()
+"""
+
+TALKING_DATA = """
+import sys, time
+import numpy as np
+
+def load():
+    print("a long line of a talking function " * 100)
+    sys.stdout.flush()
+    time.sleep(1)
+    rows = np.random.default_rng(0).normal(size=(64, 4)).astype("float32")
+    labels = np.arange(64) % 2
+    return rows, labels, rows, labels
 """
 
 
@@ -58,6 +74,16 @@ def test_a_cluster_bounds_the_logs_of_its_processes(tmp_path: Path) -> None:
     slave.log.write_text("x\n" * 1000)
     cluster.check()
     assert 0 < slave.log.stat().st_size <= 800
+
+
+def test_a_comparison_bounds_the_logs_of_its_runs(tmp_path: Path) -> None:
+    (tmp_path / "data.py").write_text(TALKING_DATA)
+    values = [f"data.dataset={tmp_path / 'data.py'}:load", "cluster.profile=synchronous", "run.batches=2"]
+    variant = Variant("loud", "loud", files.load(None, values))
+    assert ComparisonRun(Comparison("c", 1, [variant]), "synchronous", 1, tmp_path / "out", True).run() == 0
+    log = tmp_path / "out" / "loud" / "seed-0.log"
+    assert 0 < log.stat().st_size <= 2000
+    assert "bytes cut out: the log had become" in log.read_text()
 
 
 def test_a_log_that_is_gone_ends_nothing(tmp_path: Path) -> None:
