@@ -15,6 +15,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
 
@@ -41,6 +42,7 @@ from deploy.evaluation.evaluator import Evaluator
 # Pipelines and DistributedDataParallel have two processes.
 RANKS = 2
 SCHEDULES = {"gpipe": ScheduleGPipe, "1f1b": Schedule1F1B}
+FUSED: dict[str, type[torch.optim.Adam]] = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 
 
 @dataclass(frozen=True)
@@ -107,6 +109,9 @@ class Plain(Rival):
         super().__init__(prepared)
         self._module: nn.Module = self._whole.train()
         self._optimizer = _optimizer(self._module, prepared.config.optimizer)
+        # A cluster clips the gradient of every layer by itself.
+        cuts = [0, *(prepared.config.network.cuts or []), len(prepared.units)]
+        self._layers = [nn.Sequential(*prepared.units[a:b]) for a, b in pairwise(cuts)]
         if compiled:
             self._module = cast(nn.Module, torch.compile(self._whole))
 
@@ -116,6 +121,9 @@ class Plain(Rival):
 
     def _learn(self, x: Signal, y: Tensor) -> None:
         self._prepared.loss(self._module(x), y).backward()  # type: ignore[no-untyped-call]
+        if (norm := self._prepared.config.optimizer.clip_norm) is not None:
+            for layer in self._layers:
+                nn.utils.clip_grad_norm_(layer.parameters(), norm)
         self._optimizer.step()
         self._optimizer.zero_grad()
 
@@ -182,8 +190,10 @@ class Pipeline(Rival):
 
 
 def _optimizer(module: nn.Module, settings: OptimizerConfig) -> torch.optim.Optimizer:
-    assert settings.name == "adam"
-    return torch.optim.Adam(module.parameters(), lr=settings.learning_rate, fused=True)
+    build = FUSED[settings.name]
+    return build(
+        module.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
+    )
 
 
 def throughput(rival: Rival, prepared: PreparedRun, warm: int, began: Path | None) -> dict[str, Any]:
