@@ -75,20 +75,29 @@ class Cluster:
         return [event for process in self.processes for event in self._check(process)]
 
     def relieve(self, status: StatusReply, heartbeat_seconds: float) -> list[str]:
-        """Start a spare slave for a slave that hangs: alive, but without a lease, and the seat stays vacant.
+        """Restart slaves that ended as if the run were over, and start a spare for a slave that hangs.
 
-        A slave that resumes later waits for a seat, like a spare. Spares never outnumber seats.
+        A slave that hangs is alive and has no lease, while a seat stays vacant; when it resumes, it waits for
+        a seat, like a spare. Spares never outnumber seats.
+
+        Args:
+            status: fetched after the last check; the run is not over.
+            heartbeat_seconds: of the run.
+
+        Raises:
+            RunFailedError: a process keeps dying.
         """
         pids, now = {seat.pid for seat in status.seats}, time.monotonic()
         slaves = [process for process in self.processes if process is not self._master]
         for slave in slaves:
             if slave.running is not None and slave.running.pid in pids:
                 slave.seated_pid = slave.running.pid
+        ended = [self._schedule_restart(slave, 0, now) for slave in slaves if slave.ended]
         vacant = [seat for seat in status.seats if seat.state == "vacant"]
         taken = not vacant or status.waiting_slaves or any(slave.starting for slave in slaves)
         if taken or len(slaves) >= 2 * self.slaves:
             self._vacant_since = None
-            return []
+            return ended
         self._vacant_since = self._vacant_since or now
         if now - self._vacant_since < VACANT_BEATS * heartbeat_seconds:
             return []
@@ -166,7 +175,7 @@ class Cluster:
                 f"{process.name} died {process.deaths} times in a row: {last_line(process.log)} "
                 f"(see {process.log})"
             )
-        process.running = None
+        process.running, process.ended = None, False
         process.restart_at = now + process.backoff.next_delay()
         how = f"was killed by signal {-code}" if code < 0 else f"ended with {code}"
         return f"{process.name} {how}; restarting it"

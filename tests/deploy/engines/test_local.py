@@ -77,6 +77,30 @@ def test_there_are_no_more_spares_than_seats(cluster: Cluster) -> None:
     assert len(cluster.processes) == 5
 
 
+def end_with_0(process: ClusterProcess) -> None:
+    assert process.running
+    process.running.kill()
+    process.running.wait()
+    process.running.returncode = 0
+
+
+def test_a_slave_that_ended_as_if_the_run_were_over_is_started_again_and_not_for_ever(
+    cluster: Cluster,
+) -> None:
+    slave = cluster.processes[2]
+    slave.log.write_text("a user's file has called os._exit(0)")
+    for _ in range(5):
+        end_with_0(slave)
+        assert cluster.check() == []  # the run may be over
+        assert cluster.relieve(status(cluster, 1), 0.0) == ["slave-2 ended with 0; restarting it"]
+        slave.restart_at = 0.0
+        assert cluster.check() == ["slave-2 restarted"]
+    end_with_0(slave)
+    cluster.check()
+    with pytest.raises(RunFailedError, match="slave-2 died 6 times in a row: a user's file has called"):
+        cluster.relieve(status(cluster, 1), 0.0)
+
+
 def test_one_that_is_stopped_does_not_hold_up_the_end(cluster: Cluster) -> None:
     for process in cluster.processes:
         assert process.running is not None
