@@ -20,7 +20,7 @@ HEAD_BYTES = 8 << 10
 HEAD_SECONDS = 5.0
 SEND_SECONDS = 20.0
 LINGER_SECONDS = 0.5
-# Further connections wait in the kernel's queue, or are refused there.
+# The newest connection takes the place of the oldest.
 CONNECTIONS = 32
 
 # No content comes from other origins, and no other site may frame the page.
@@ -64,7 +64,9 @@ class Site:
 
     pages: Pages
     hosts: frozenset[str] = frozenset()
-    _open: set[asyncio.Task[None]] = field(default_factory=set)
+    # Visitors, oldest first, and of them those that have sent no request yet.
+    _open: dict[asyncio.Task[None], None] = field(default_factory=dict)
+    _silent: dict[asyncio.Task[None], None] = field(default_factory=dict)
 
     async def start(self, address: str, option: str) -> str:
         """Listen, and return the address with the real port.
@@ -100,21 +102,37 @@ class Site:
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
-        self._open.add(task)
+        self._enter(task)
         begin_visit(writer)
         try:
-            busy = len(self._open) > CONNECTIONS
-            page, head = (_text(503, "too many at once"), False) if busy else await self._answer(reader)
+            page, head = await self._answer(reader)
+            self._silent.pop(task, None)
             writer.write(_encode(page, head))
             async with asyncio.timeout(SEND_SECONDS):
                 await writer.drain()
             if page.status != 200:
                 await _linger(reader, writer)
         except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.CancelledError):
-            return
+            # A plain close would keep what a peer does not take.
+            writer.transport.abort()
         finally:
-            self._open.discard(task)
+            self._leave(task)
             writer.close()
+
+    def _enter(self, task: asyncio.Task[None]) -> None:
+        """Take a visitor in; beyond CONNECTIONS the oldest goes, first of those that have sent no request.
+
+        Idle connections would otherwise keep out whoever asks whether the process is well.
+        """
+        self._open[task] = self._silent[task] = None
+        if len(self._open) > CONNECTIONS:
+            oldest = next(iter(self._silent if len(self._silent) > 1 else self._open))
+            self._leave(oldest)
+            oldest.cancel()
+
+    def _leave(self, task: asyncio.Task[None]) -> None:
+        self._open.pop(task, None)
+        self._silent.pop(task, None)
 
     async def _answer(self, reader: asyncio.StreamReader) -> tuple[Page, bool]:
         """Return the requested page, and True for a request of the head alone."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from collections.abc import Iterator
 
@@ -88,13 +89,39 @@ def test_who_says_nothing_is_hung_up_on_and_others_are_answered(
         assert silent.recv(100) == b""
 
 
-def test_more_than_so_many_at_once_are_turned_away(port: int) -> None:
-    waiting = [socket.create_connection(("127.0.0.1", port), timeout=10) for _ in range(web.CONNECTIONS)]
+def test_idle_connections_keep_nobody_out(port: int) -> None:
+    idle = [socket.create_connection(("127.0.0.1", port), timeout=10) for _ in range(2 * web.CONNECTIONS)]
     try:
-        assert said(port, "GET / HTTP/1.1\nHost: localhost\n\n")[0] == 503
+        for _ in range(3):
+            assert said(port, "GET / HTTP/1.1\nHost: localhost\n\n")[0] == 200
+        # The oldest have gone, before their time is over.
+        assert [each.recv(1) for each in idle[: web.CONNECTIONS]] == [b""] * web.CONNECTIONS
     finally:
-        for each in waiting:
+        for each in idle:
             each.close()
+
+
+def test_visitors_that_take_no_answer_keep_nobody_out_and_cost_no_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(web, "CONNECTIONS", 4)
+    large = {"/": lambda: Page(bytes(16 << 20)), "/healthz": lambda: Page(b"ok")}
+    with serve_on_thread(Site(large), "127.0.0.1:0", "--web") as address, contextlib.ExitStack() as stack:
+        port = int(address.rpartition(":")[2])
+        visitors = []
+        for _ in range(5):
+            slow = stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=10))
+            slow.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert slow.recv(4) == b"HTTP"
+            visitors.append(slow)
+        assert said(port, "GET /healthz HTTP/1.1\nHost: localhost\n\n")[0] == 200
+        # The rest of the first answers is dropped.
+        for slow in visitors[:2]:
+            taken = 0
+            with contextlib.suppress(ConnectionResetError):
+                while piece := slow.recv(1 << 20):
+                    taken += len(piece)
+            assert taken < 16 << 20
 
 
 def test_a_taken_port_is_refused(port: int) -> None:
