@@ -11,6 +11,7 @@ import grpc
 from common import errors
 from common.bounds import LARGEST_SIGNAL_MESSAGE_BYTES, SMALL_MESSAGE_BYTES
 from common.errors import AbsentError, LayerwiseError, TooLargeError, UnreachableError
+from common.lifecycle import file_limit
 from common.net.addresses import cannot_listen, split_address
 from common.net.listening import join_address, numeric_host
 from common.wire.methods import Method
@@ -31,8 +32,15 @@ _ABSENT, _REASON = "failed to connect to all addresses", re.compile(r"remote hos
 
 # Streams that a peer may have open on a connection: a slave has its calls and a stream of served synthesis.
 MOST_STREAMS = 32
+# A connection that has not begun HTTP/2 after so long ends; the library's own bound is two minutes.
+_BEGIN_MILLISECONDS = 10_000
+# Part of this process' files for connections: the data port, shards and snapshots need the rest.
+_CONNECTIONS_PER_FILE = 0.5
 # Connections without a call end after so long, and the others are opened anew after so long.
 _IDLE_MILLISECONDS, _OLDEST_MILLISECONDS = 300_000, 3_600_000
+
+# The library's options are numbers of 32 bits.
+_LARGEST_OPTION = 2**31 - 1
 
 _OPTIONS = [
     ("grpc.max_send_message_length", LARGEST_SIGNAL_MESSAGE_BYTES),
@@ -58,6 +66,7 @@ _SERVER_OPTIONS = [
     # By default two servers would share a port unnoticed.
     ("grpc.so_reuseport", 0),
     ("grpc.max_concurrent_streams", MOST_STREAMS),
+    ("grpc.server_handshake_timeout_ms", _BEGIN_MILLISECONDS),
     ("grpc.max_connection_idle_ms", _IDLE_MILLISECONDS),
     ("grpc.max_connection_age_ms", _OLDEST_MILLISECONDS),
     # A peer that pings more often is sent away.
@@ -161,14 +170,10 @@ class ControlServer:
 
     Args:
         on_error: takes the error of each call that fails.
-        calls: upper bound of calls under way, beyond which calls get RESOURCE_EXHAUSTED; None: unbounded.
     """
 
-    def __init__(
-        self, on_error: Callable[[LayerwiseError], None] = lambda _: None, calls: int | None = None
-    ) -> None:
+    def __init__(self, on_error: Callable[[LayerwiseError], None] = lambda _: None) -> None:
         self._server: Any = None
-        self._calls = calls
         self._largest = SMALL_MESSAGE_BYTES
         self._handlers: dict[str, dict[str, Any]] = {}
         self._on_error = on_error
@@ -221,9 +226,14 @@ class ControlServer:
         Raises:
             RefusedError: the address cannot be listened on.
         """
-        # The library reads a whole message before its method can refuse the message.
-        options = [*_SERVER_OPTIONS, ("grpc.max_receive_message_length", self._largest)]
-        self._server = grpc.aio.server(options=options, maximum_concurrent_rpcs=self._calls)
+        most = min(int(file_limit() * _CONNECTIONS_PER_FILE), _LARGEST_OPTION)
+        options = [
+            *_SERVER_OPTIONS,
+            # The library reads a whole message before its method can refuse the message.
+            ("grpc.max_receive_message_length", self._largest),
+            ("grpc.max_allowed_incoming_connections", most),
+        ]
+        self._server = grpc.aio.server(options=options)
         self._server.add_generic_rpc_handlers(
             tuple(
                 grpc.method_handlers_generic_handler(name, methods)
