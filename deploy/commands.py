@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from common.config.numbers import NonNegative
 from common.config.places import code_option, data_option
 from common.errors import ConfigError
 from common.observe.logs import FORMATS
@@ -251,7 +252,7 @@ def export(
 )
 @click.option(
     "--temperature",
-    type=click.FloatRange(min=0),
+    type=NonNegative(),
     default=1.0,
     show_default=True,
     metavar="T",

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from common.config.numbers import NonNegative
 from common.config.places import code_option, data_option
 from common.observe import hosts as allowed
 from common.observe import logs
@@ -24,6 +25,7 @@ from common.observe import logs
 @code_option
 @click.option(
     "--wait",
+    type=NonNegative(),
     default=60.0,
     show_default=True,
     metavar="SECONDS",

@@ -212,6 +212,19 @@ def test_a_path_that_is_too_long_is_refused(line: Line, run: Path, arguments: li
     refused(line.run(*arguments), 2, LONG, "File name too long; ")
 
 
+@pytest.mark.parametrize("number", ["nan", "-1", "-inf", "x"])
+@pytest.mark.parametrize(
+    "arguments",
+    [["slave", "--master", "127.0.0.1:1", "--wait"], ["generate", "run", "--prompt", "a", "--temperature"]],
+    ids=lambda arguments: str(arguments[-1]),
+)
+def test_what_is_no_number_from_zero_on_is_refused(line: Line, arguments: list[str], number: str) -> None:
+    done = line.run(*arguments, number)
+    assert (done.code, done.out) == (2, "")
+    assert f"Invalid value for '{arguments[-1]}': " in done.err
+    assert number in done.err
+
+
 @pytest.mark.parametrize(
     ("arguments", "path"),
     [
