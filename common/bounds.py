@@ -1,4 +1,4 @@
-"""Bounds of what peers send, in one place; docs/protocol.md shows them, and a test compares the two.
+"""Bounds of what peers send and of networks; a test compares docs/protocol.md with those of peers.
 
 Each bound is checked before anything is computed, and before memory is taken.
 """
@@ -15,11 +15,17 @@ MOST_SIGNAL_TENSORS = 512
 MOST_DIMENSIONS = 32
 LARGEST_SHARD_BYTES = 8 * GIB
 
+# Built-in networks: numbers or channels that a unit gives, and units.
+MOST_WIDTH = 1_000_000
+MOST_UNITS = 10_000
+
 # Characters of a text, and entries of a map or a repeated field.
 MOST_TEXT = 4096
 MOST_ENTRIES = 10_000
+# Characters of a configuration.
+MOST_CONFIG = 1 * MIB
 # Texts that are longer by nature, by message and field.
-LONG_TEXTS = {("DescribeReply", "config"): 1 * MIB}
+LONG_TEXTS = {("DescribeReply", "config"): MOST_CONFIG}
 
 # Fields of a message with a payload, and bytes beside the payload.
 MOST_FIELDS = 1000

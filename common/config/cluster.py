@@ -19,12 +19,18 @@ class ClusterConfig:
     compile: bool | list[bool] = key(
         False, "have slaves compile their layers (torch.compile), which takes a C++ compiler; or one a layer"
     )
-    heartbeat_seconds: float = key(1.0, "seconds between two heartbeats of a slave", minimum=0.05)
-    misses: int = key(2, "heartbeats that a slave may be silent for until it is failed", minimum=2)
+    heartbeat_seconds: float = key(
+        1.0, "seconds between two heartbeats of a slave", minimum=0.05, maximum=86_400
+    )
+    misses: int = key(
+        2, "heartbeats that a slave may be silent for until it is failed", minimum=2, maximum=10_000
+    )
     backup_steps: int = key(
         100, "steps between two backups of a slave's optimizer state to the master; 0: never", minimum=0
     )
-    snapshot_seconds: float = key(30.0, "seconds between two snapshots of the master", minimum=0.1)
+    snapshot_seconds: float = key(
+        30.0, "seconds between two snapshots of the master", minimum=0.1, maximum=1e9
+    )
 
     @property
     def distributed(self) -> bool:

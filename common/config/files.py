@@ -15,6 +15,7 @@ from typing import Any
 
 import tomli_w
 
+from common.bounds import MOST_CONFIG
 from common.config import settings
 from common.config.data import DATASETS, TOKENS
 from common.config.sections import Config
@@ -53,11 +54,15 @@ def read_values(path: Path) -> dict[str, Any]:
     """Return the values in a configuration file, unchecked.
 
     Raises:
-        ConfigError: no file of the name, or not TOML.
+        ConfigError: no file of the name, not TOML, or longer than a message may be.
     """
     try:
         # Some editors begin a file with a byte order mark.
-        return _toml(path.read_text(encoding="utf-8-sig"), str(path))
+        with path.open(encoding="utf-8-sig") as file:
+            text = file.read(MOST_CONFIG + 1)
+        if len(text) > MOST_CONFIG:
+            raise ConfigError(f"{path}: has over {MOST_CONFIG:,} characters; give the path of a TOML file")
+        return _toml(text, str(path))
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise ConfigError(f"{path}: cannot be read: {reason}; give the path of a TOML file") from None

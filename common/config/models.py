@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from common.bounds import MOST_UNITS, MOST_WIDTH
 from common.config.settings import choice, key
 from common.errors import ConfigError
 from common.registry import Registry, Row
@@ -23,7 +24,9 @@ ACTIVATIONS = Registry(
 class MlpOptions:
     """Options of a perceptron; a unit is a Linear with batch normalization and activation."""
 
-    widths: list[int] = key([256, 256], "widths of the hidden units; the output unit is added", minimum=1)
+    widths: list[int] = key(
+        [256, 256], "widths of the hidden units; the output unit is added", minimum=1, maximum=MOST_WIDTH
+    )
     batch_norm: bool = key(True, "batch normalization after each hidden Linear")
     activation: str = choice("relu", ACTIVATIONS, "after each hidden unit")
 
@@ -37,7 +40,7 @@ class MlpOptions:
 class CnnOptions:
     """Options of 5x5 convolutions, each with batch normalization, ReLU and a pool; then a Linear."""
 
-    channels: list[int] = key([64, 64], "channels of each convolution", minimum=1)
+    channels: list[int] = key([64, 64], "channels of each convolution", minimum=1, maximum=MOST_WIDTH)
 
     def __post_init__(self) -> None:
         if not self.channels:
@@ -53,8 +56,10 @@ class CnnOptions:
 class ResnetOptions:
     """Options of the residual network of He et al. (2016): three stages of n blocks, 6n + 2 layers."""
 
-    depth: int = key(20, "6n + 2: 20, 32, 44, 56, 110, ...")
-    width: int = key(16, "channels of the first stage; each further one has twice as many", minimum=1)
+    depth: int = key(20, "6n + 2: 20, 32, 44, 56, 110, ...", maximum=MOST_UNITS)
+    width: int = key(
+        16, "channels of the first stage; each further one has twice as many", minimum=1, maximum=MOST_WIDTH
+    )
 
     def __post_init__(self) -> None:
         _check_depth("resnet", self.depth, 2)
@@ -74,8 +79,13 @@ class ResnetOptions:
 class WrnOptions:
     """Options of the wide residual network of Zagoruyko and Komodakis (2016): 6n + 4 layers."""
 
-    depth: int = key(28, "6n + 4: 16, 22, 28, 40, ...")
-    width: int = key(10, "how many times as wide as a residual network of 16, 32 and 64 channels", minimum=1)
+    depth: int = key(28, "6n + 4: 16, 22, 28, 40, ...", maximum=MOST_UNITS)
+    width: int = key(
+        10,
+        "how many times as wide as a residual network of 16, 32 and 64 channels",
+        minimum=1,
+        maximum=MOST_WIDTH,
+    )
     dropout: float = key(
         0.0, "share that is dropped between the two convolutions of a block", minimum=0, maximum=0.9
     )
@@ -115,9 +125,9 @@ POSITIONS = Registry(
 class GptOptions:
     """Options of the decoder-only transformer of GPT-2: an embedding, blocks, a head."""
 
-    width: int = key(128, "numbers a position", minimum=1)
-    heads: int = key(4, "attention heads of a block; a divisor of width", minimum=1)
-    blocks: int = key(4, "blocks of attention and MLP, a unit each", minimum=1)
+    width: int = key(128, "numbers a position", minimum=1, maximum=MOST_WIDTH)
+    heads: int = key(4, "attention heads of a block; a divisor of width", minimum=1, maximum=MOST_UNITS)
+    blocks: int = key(4, "blocks of attention and MLP, a unit each", minimum=1, maximum=MOST_UNITS)
     dropout: float = key(
         0.0, "share dropped of attention, of embeddings and of what blocks add", minimum=0, maximum=0.9
     )
@@ -145,9 +155,11 @@ class GptOptions:
 class RecurrentOptions:
     """Options of a recurrent network over tokens: an embedding, recurrent units, a head."""
 
-    width: int = key(256, "numbers of a recurrent unit's output at a step", minimum=1)
-    depth: int = key(1, "recurrent units", minimum=1)
-    embedding: int | None = key(None, "numbers of a token's embedding; unset: width", minimum=1)
+    width: int = key(256, "numbers of a recurrent unit's output at a step", minimum=1, maximum=MOST_WIDTH)
+    depth: int = key(1, "recurrent units", minimum=1, maximum=MOST_UNITS)
+    embedding: int | None = key(
+        None, "numbers of a token's embedding; unset: width", minimum=1, maximum=MOST_WIDTH
+    )
 
     @property
     def units(self) -> int:

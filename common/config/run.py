@@ -15,7 +15,7 @@ class RunConfig:
 
     name: str = key("layerwise", "name of the run, used for its folder")
     seed: int = key(0, "seed of the parameters, the batches and everything else that is random", minimum=0)
-    batches: int = key(800, "mini-batches that every layer goes through", minimum=1)
+    batches: int = key(800, "mini-batches that every layer goes through", minimum=1, maximum=1e15)
     batch_size: int = key(64, "examples a mini-batch (B)", minimum=2)
     evaluate_every: int = key(200, "batches between two evaluations on the test set", minimum=1)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from common.bounds import MOST_UNITS, MOST_WIDTH
 from common.config.settings import key
 from common.errors import ConfigError
 from common.registry import Registry, Row
@@ -17,7 +18,10 @@ class DniOptions:
     """Options of the regression from h (and y) to the gradient (DNI, cDNI; Jaderberg et al. 2016)."""
 
     hidden: list[int] = key(
-        [], "widths (channels, for feature maps) of the hidden layers; [] is linear", minimum=1
+        [],
+        "widths (channels, for feature maps) of the hidden layers; [] is linear",
+        minimum=1,
+        maximum=MOST_WIDTH,
     )
     batch_norm: bool = key(True, "batch normalization in the hidden layers")
 
@@ -31,6 +35,7 @@ class VfbnOptions:
         "width (channels, for feature maps) of v's hidden layers; 0 is a linear v; "
         "unset: 64 for vectors, 0 for feature maps and sequences",
         minimum=0,
+        maximum=MOST_WIDTH,
     )
     trained: bool = key(True, "false keeps v at its random start: the paper's control of rate 0")
 
@@ -45,7 +50,10 @@ class HiddenInputOptions:
     """Options of an I with hidden layers, linear or convolutional."""
 
     hidden: list[int] | None = key(
-        None, "widths (channels, of convolutions) of the hidden layers; unset: [256] ([16])", minimum=1
+        None,
+        "widths (channels, of convolutions) of the hidden layers; unset: [256] ([16])",
+        minimum=1,
+        maximum=MOST_WIDTH,
     )
     batch_norm: bool = key(True, "batch normalization in the hidden layers")
 
@@ -61,9 +69,9 @@ class HiddenInputOptions:
 class CausalInputOptions:
     """Options of an I with causal attention over tokens."""
 
-    width: int = key(64, "numbers a position", minimum=1)
-    heads: int = key(4, "attention heads of a block; a divisor of width", minimum=1)
-    blocks: int = key(1, "blocks of attention and MLP", minimum=1)
+    width: int = key(64, "numbers a position", minimum=1, maximum=MOST_WIDTH)
+    heads: int = key(4, "attention heads of a block; a divisor of width", minimum=1, maximum=MOST_UNITS)
+    blocks: int = key(1, "blocks of attention and MLP", minimum=1, maximum=MOST_UNITS)
 
     def __post_init__(self) -> None:
         if self.width % self.heads:

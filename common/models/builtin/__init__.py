@@ -5,9 +5,14 @@ Module NAME has the function `build` of the network NAME of `common.config.model
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import torch
 from torch import nn
 
+from common.bounds import LARGEST_SHARD_BYTES
 from common.config.models import ModelOptions
+from common.errors import ConfigError
 from common.registry import import_implementation
 
 
@@ -21,7 +26,22 @@ def build(name: str, options: ModelOptions, input_shape: tuple[int, ...], classe
         classes: number of values in an example's output.
 
     Raises:
-        ConfigError: the network cannot take examples of the shape.
+        ConfigError: the network cannot take examples of the shape, or a unit is larger than a shard may be.
     """
-    units: list[nn.Module] = import_implementation(__name__, name).build(options, input_shape, classes)
+    implementation = import_implementation(__name__, name)
+    if torch.get_default_device().type != "meta":
+        # Without memory, before memory is taken.
+        with torch.device("meta"):
+            _check_sizes(implementation.build(options, input_shape, classes), name)
+    units: list[nn.Module] = implementation.build(options, input_shape, classes)
     return units
+
+
+def _check_sizes(units: Sequence[nn.Module], name: str) -> None:
+    for number, unit in enumerate(units, 1):
+        nbytes = sum(each.nbytes for each in unit.state_dict().values())
+        if nbytes > LARGEST_SHARD_BYTES:
+            raise ConfigError(
+                f"network.options: unit {number} of {name} would take {nbytes:,} bytes, and a shard takes at "
+                f"most {LARGEST_SHARD_BYTES:,}; choose smaller widths"
+            )

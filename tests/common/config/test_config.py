@@ -200,6 +200,12 @@ def test_every_key_of_every_options_table_has_help() -> None:
         ('[run]\nname = "a\\nb"', "run.name: 'a\\nb' cannot name a folder"),
         ("[network.options]\nwidhts = [3]", 'network.options.widhts: unknown key; did you mean "net'),
         ("[network.options]\nwidths = [0]", "network.options.widths: 0 is too small"),
+        ("[network.options]\nwidths = [1000000000]", "network.options.widths: 1000000000 is too large"),
+        ("[network]\nmodel = 'resnet'\noptions.depth = 60000000002", "network.options.depth: 60000000002 is"),
+        ("[cluster]\nheartbeat_seconds = 1e300", "cluster.heartbeat_seconds: 1e+300 is too large"),
+        ("[cluster]\nmisses = 1000000000000", "cluster.misses: 1000000000000 is too large"),
+        ("[cluster]\nsnapshot_seconds = 1e300", "cluster.snapshot_seconds: 1e+300 is too large"),
+        ("[run]\nbatches = 9223372036854775807", "run.batches: 9223372036854775807 is too large"),
         ("[network]\nmodel = 'cnn'\noptions = {channels = []}", "network.options.channels: at least one"),
         ("[network]\nlayers = 9", "network.layers: 9 layers cannot be cut from the 3 units"),
         ("[network]\ncuts = [3]", "network.cuts: [3] goes past the 3 units"),
@@ -279,6 +285,10 @@ def test_a_wrong_set_is_refused_as_such(tmp_path: Path, override: str, said: str
 def test_an_error_of_the_file_is_not_blamed_on_a_set_of_another_key(tmp_path: Path) -> None:
     path = written(tmp_path, "[run]\nbatches = 0")
     assert refusal(path, "run.seed=1").startswith(f"{path}: run.batches: 0 is too small")
+
+
+def test_a_file_without_an_end_is_refused() -> None:
+    assert refusal(Path("/dev/zero")).startswith("/dev/zero: has over 1,048,576 characters; give the path of")
 
 
 def test_a_set_within_what_is_a_value_is_refused(tmp_path: Path) -> None:

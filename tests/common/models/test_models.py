@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -34,6 +35,31 @@ def test_every_model_of_the_options_can_be_built() -> None:
             assert len(units) == options().units
             x = torch.zeros(2, *shape, dtype=torch.int64 if row.takes_tokens else torch.float32)
             assert nn.Sequential(*units)(x).shape == ((2, 8, 10) if row.takes_tokens else (2, 10))
+
+
+def test_the_check_of_sizes_draws_no_random_numbers() -> None:
+    torch.manual_seed(3)
+    (built, *_) = builtin.build("mlp", MlpOptions([5]), (4,), 2)
+    torch.manual_seed(3)
+    assert torch.equal(built[0].weight, nn.Linear(4, 5).weight)  # type: ignore[index]
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("mlp", {"widths": [1_000_000, 1_000_000]}),
+        ("cnn", {"channels": [1_000_000, 1_000_000]}),
+        ("wrn", {"width": 1_000_000}),
+        ("gpt", {"width": 1_000_000, "heads": 1}),
+        ("lstm", {"width": 1_000_000}),
+    ],
+)
+def test_a_network_whose_unit_is_larger_than_a_shard_is_refused_before_memory_is_taken(
+    name: str, options: dict[str, Any]
+) -> None:
+    row = MODELS[name]
+    with pytest.raises(ConfigError, match=rf"unit \d+ of {name} would take [\d,]+ bytes, and a shard takes"):
+        builtin.build(name, row.options(**options), (16,) if row.takes_tokens else (1, 32, 32), 10)
 
 
 @hypothesis_settings(max_examples=30)
