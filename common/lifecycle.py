@@ -85,10 +85,32 @@ def cpu_seconds() -> float:
     return time.process_time()
 
 
+def heed_termination() -> None:
+    """Have SIGTERM interrupt this process as Ctrl-C does, on the main thread.
+
+    Process 1 of a container would otherwise not receive the signal at all.
+    """
+    process = os.getpid()
+
+    def handle(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - signal's signature
+        if os.getpid() != process:
+            _die(number)
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, handle)
+
+
+def _die(number: int) -> None:
+    """Die of a signal: of a child that a user's code has forked, the handlers of this process are not."""
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
+
+
 class Interrupt:
     """Context in which SIGINT and SIGTERM call `stop`, once; a second signal forces the exit.
 
-    Old handlers are restored at the end. `stop` runs inside a signal handler, so it should only set a flag.
+    A forked child, as of a user's pool of processes, dies of them. Old handlers are restored at the end.
+    `stop` runs inside a signal handler, so it should only set a flag.
     """
 
     def __init__(self, stop: Callable[[], None]) -> None:
@@ -96,6 +118,7 @@ class Interrupt:
         self.received = False
 
     def __enter__(self) -> Self:
+        self._process = os.getpid()
         self._old = {
             number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)
         }
@@ -108,6 +131,8 @@ class Interrupt:
             signal.signal(number, handler)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002 - signal's signature
+        if os.getpid() != self._process:
+            _die(number)
         if self.received:
             os._exit(INTERRUPTED)
         self.received = True

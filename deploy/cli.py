@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from common.errors import LayerwiseError, from_os_error
-from common.lifecycle import INTERRUPTED, raise_file_limit
+from common.lifecycle import INTERRUPTED, heed_termination, raise_file_limit
 from common.observe.streams import StandardStreams
 from common.output import end_output
 from common.text import say
@@ -83,6 +83,7 @@ def _check_packages() -> None:
 def main() -> None:
     """Run the command and exit with the documented code."""
     streams = StandardStreams.install()
+    heed_termination()
     code = streams.close(run(sys.argv[1:]))
     end_output()
     sys.exit(code)

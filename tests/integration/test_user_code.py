@@ -54,6 +54,17 @@ def load():
     return x, y, x, y
 """
 
+POOL = """
+import multiprocessing
+import numpy as np
+def row(number):
+    return [float(number)] * 8
+def load():
+    with multiprocessing.get_context("fork").Pool(2) as pool:
+        x = np.array(pool.map(row, range(64)))
+    return x, np.arange(64) % 4, x, np.arange(64) % 4
+"""
+
 
 @pytest.fixture
 def loud(cli: Cli) -> list[str]:
@@ -119,4 +130,12 @@ def test_a_loader_with_workers_gives_data_in_every_process(cli: Cli, method: str
     tiny = [*QUICK, "--set", "run.batches=20", "--set", "network.options={widths=[16]}"]
     tiny += ["--set", "network.layers=2"]
     summary = cli.json("train", *tiny, "--set", "data.dataset=random.py:load", "--json")
+    assert summary["batches"] == 20
+
+
+def test_a_pool_of_forked_processes_ends_in_every_process(cli: Cli) -> None:
+    """The pool's processes had this process' handlers, did not heed their end, and the start never ended."""
+    (cli.folder / "own.py").write_text(POOL)
+    tiny = [*QUICK, "--set", "run.batches=20", "--set", "network.options={widths=[16]}"]
+    summary = cli.json("train", *tiny, "--set", "data.dataset=own.py:load", "--json")
     assert summary["batches"] == 20
