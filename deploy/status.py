@@ -13,6 +13,7 @@ from common import strict_json
 from common.config.sections import Config
 from common.errors import UnreachableError
 from common.observe.problems import problems
+from common.observe.streams import is_output_gone
 from common.text import answer
 from common.wire.messages import StatusReply
 from deploy.console import PlainConsole
@@ -23,7 +24,9 @@ WATCH_SECONDS = 1.0
 
 
 def show(master: str, as_json: bool, watch: bool) -> int:
-    """Print a master's status, with `watch` until the run is over, and return the exit code.
+    """Print a master's status and return the exit code.
+
+    With `watch` the status is printed until the run is over, or the reader of standard output has gone.
 
     Raises:
         UnreachableError: the master does not answer the first request; later ones are repeated until it does.
@@ -33,7 +36,7 @@ def show(master: str, as_json: bool, watch: bool) -> int:
         status = reader.status()
         if as_json:
             answer(view.json(status))
-            while watch and status.state != "done":
+            while watch and status.state != "done" and not is_output_gone():
                 time.sleep(WATCH_SECONDS)
                 status = view.refresh(reader, status)
                 if not view.silent:
@@ -44,7 +47,7 @@ def show(master: str, as_json: bool, watch: bool) -> int:
             console.print(view.render(status, console.width))
             return 0
         with Live(view.render(status, console.width), console=console, auto_refresh=False) as live:
-            while status.state != "done":
+            while status.state != "done" and not is_output_gone():
                 time.sleep(WATCH_SECONDS)
                 status = view.refresh(reader, status)
                 live.update(view.render(status, console.width), refresh=True)

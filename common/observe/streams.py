@@ -126,6 +126,12 @@ class StandardStreams:
         return code if code or writer.gone else RefusedError.exit_code
 
 
+def is_output_gone() -> bool:
+    """Whether the reader of standard output has gone for good: whatever is only shown there may end."""
+    raw = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
+    return isinstance(raw, DroppingWriter) and raw.gone
+
+
 def _wrap(stream: TextIO | None, patience: float | None) -> tuple[TextIO, DroppingWriter | None]:
     """Wrap a standard stream; a stream without a descriptor stays as it is."""
     if stream is None:  # the descriptor was closed before the start

@@ -16,7 +16,7 @@ import pytest
 from common.net import control
 from common.wire import methods
 from common.wire.messages import JoinRequest
-from tests.integration.processes import Cli, HandMade
+from tests.integration.processes import QUICK, Cli, HandMade
 
 # Real processes, for seconds each.
 pytestmark = pytest.mark.slow
@@ -73,6 +73,28 @@ def test_a_reader_of_both_outputs_that_has_gone_changes_no_exit_code(cli: Cli) -
     os.close(output)
     assert process.wait(120) == 0
     assert_finished(cli.folder / "run")
+
+
+@pytest.mark.parametrize("form", [[], ["--json"]], ids=["table", "json"])
+def test_a_watch_ends_once_its_reader_has_gone(cli: Cli, by_hand: HandMade, form: list[str]) -> None:
+    """The run of this master never ends."""
+    by_hand.master(*QUICK)
+    output = closed_pipe()
+    watch = ["status", "--master", by_hand.address, "--watch", *form]
+    process = start(cli, watch, stdout=output, stderr=subprocess.PIPE)
+    os.close(output)
+    errors = process.communicate(timeout=120)[1].decode()
+    assert process.returncode == 0, errors
+
+
+def test_a_command_without_a_handler_of_its_own_is_interrupted_by_sigterm(
+    cli: Cli, by_hand: HandMade
+) -> None:
+    by_hand.master(*QUICK)
+    watching = cli.start("status", "--master", by_hand.address, "--watch", "--json")
+    cli.wait_for(watching, "problems")
+    watching.terminate()
+    assert watching.wait(30) == 130
 
 
 def test_outputs_that_were_closed_before_the_start_change_no_exit_code(cli: Cli) -> None:
