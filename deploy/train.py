@@ -160,7 +160,8 @@ class Training:
             self._screen.print(f"live page: http://{cluster.web}/")
             with Reader(cluster.address) as reader:
                 # Before the slaves: a resumed run with other data or files ends at once.
-                reader.agree(holdings.take_stock(self._config, dataset))
+                self._holdings = holdings.take_stock(self._config, dataset)
+                reader.agree(self._holdings)
                 cluster.start_slaves()
                 evaluator = self._evaluator(dataset)
                 if self._watch(cluster, reader, evaluator):
@@ -264,6 +265,8 @@ class Training:
         while True:
             try:
                 network = evaluator.pull(reader.pull)
+                # Until there were shards, a slave with other data could say what the run works with.
+                reader.agree(self._holdings)
             except (UnreachableError, NotFoundError) as error:  # the master is restarting
                 away = error if isinstance(error, UnreachableError) else UnreachableError(str(error))
                 if self._stop.wait(backoff.delay_after(away)):

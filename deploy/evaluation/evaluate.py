@@ -16,7 +16,7 @@ from common.errors import NotFoundError, RunFailedError, UnreachableError
 from common.net.backoff import Backoff
 from common.output import divert_output
 from common.text import answer, say
-from common.wire.messages import Evaluation
+from common.wire.messages import Evaluation, Holdings
 from deploy.evaluation.evaluator import Evaluator, PulledNetwork
 from deploy.evaluation.finished import build_evaluator, load_finished
 from deploy.evaluation.reader import Reader, latest_status
@@ -54,13 +54,14 @@ def evaluate_master(
     with divert_output(), Reader(master) as reader:
         config = reader.config()
         dataset = datasets.load(config.data, path=data, code=code)
-        if warning := reader.agree(holdings.take_stock(config, dataset, code)):
+        stock = holdings.take_stock(config, dataset, code)
+        if warning := reader.agree(stock):
             say(f"layerwise: warning: {warning}")
         evaluator = build_evaluator(config, dataset, code)
         if watch:
-            summary, results, incomplete = _watch(reader, config, dataset, evaluator, path)
+            summary, results, incomplete = _watch(reader, config, dataset, evaluator, stock, path)
         else:
-            evaluation = evaluator.measure(evaluator.pull(reader.pull))
+            evaluation = evaluator.measure(_pull(reader, evaluator, stock))
             reader.report(evaluation)
     if not watch:
         _print(config, evaluation, as_json)
@@ -76,6 +77,7 @@ def _watch(
     config: Config,
     dataset: datasets.Dataset,
     evaluator: Evaluator,
+    stock: Holdings,
     path: Path | None,
 ) -> tuple[dict[str, Any], Path, RunFailedError | None]:
     """Evaluate until the run's end, and write the result files.
@@ -94,7 +96,7 @@ def _watch(
             try:
                 status = reader.status()
                 network = (
-                    evaluator.pull(reader.pull)
+                    _pull(reader, evaluator, stock)
                     if status.batches >= evaluate_at or status.state == "done"
                     else None
                 )
@@ -119,6 +121,17 @@ def _watch(
     summary = summarize(config, latest_status(reader, status), evaluation, time.monotonic() - began, restarts)
     incomplete = directory.finish(summary, network.state, config, dataset)
     return summary, directory.path, incomplete
+
+
+def _pull(reader: Reader, evaluator: Evaluator, stock: Holdings) -> PulledNetwork:
+    """Pull the network, and compare again: until there were shards, a slave with other data could come first.
+
+    Raises:
+        RefusedError: the run works with other data, user's files or versions.
+    """
+    network = evaluator.pull(reader.pull)
+    reader.agree(stock)
+    return network
 
 
 def _measure(

@@ -46,11 +46,16 @@ def build(input_shape, classes):
 """
 
 
+@pytest.mark.parametrize("layers", [1, 2])
 @pytest.mark.parametrize("text", [BY_A_SET, WITHOUT_SEED])
-def test_a_data_function_without_fixed_results_is_refused_in_train(cli: Cli, text: str) -> None:
-    """Each slave used to train on its own data: exit 0 and 90 % error, without a warning."""
+def test_a_data_function_without_fixed_results_is_refused_in_train(cli: Cli, text: str, layers: int) -> None:
+    """Each slave used to train on its own data: exit 0 and 90 % error, without a warning.
+
+    A single slave was compared with no other: the evaluator in `train` had come before the first lease.
+    """
     (cli.folder / "own.py").write_text(text)
-    done = cli.run("train", *SMALL, "--set", "data.dataset=own.py:load", "--json")
+    own = ["--set", "data.dataset=own.py:load", "--set", f"network.layers={layers}"]
+    done = cli.run("train", *SMALL, *own, "--json")
     assert done.returncode == 3, done.stderr
     said = done.stderr.splitlines()[-1]
     assert "the data differ: train_" in said
