@@ -6,6 +6,7 @@ units between two cuts. A unit takes and returns a signal: a tensor, or a dict o
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,7 +110,12 @@ def _choose_cuts(config: Config, blueprint: Blueprint) -> Config:
     optimizer = config.optimizer.synthesizer.name
     boundaries = [Packing(form).shape for form in blueprint.forms[:-1]]
     task, decoupling = blueprint.task, config.decoupling
-    ends = [costs.synthesizer_cost(decoupling, h, task, batch_size, optimizer) for h in boundaries]
+    # A layer has no M where nothing learns up to its end.
+    fixed = len(list(itertools.takewhile(lambda unit: not learns(unit), blueprint.units)))
+    ends = [
+        costs.synthesizer_cost(decoupling, h, task, batch_size, optimizer) if place >= fixed else 0.0
+        for place, h in enumerate(boundaries)
+    ]
     starts = [costs.input_cost(decoupling, blueprint.inputs, h, batch_size, optimizer) for h in boundaries]
     return config.with_cuts(costs.balance(units, ends, starts, layers))
 
@@ -152,7 +158,7 @@ def _check_predicted(config: Config, blueprint: Blueprint) -> None:
 def _check_last_layer(config: Config, blueprint: Blueprint) -> None:
     """Check that some layer learns the task where layers below the last one learn by their own loss alone."""
     last = layer(blueprint, config.network.cuts or [], config.layers)
-    if config.decoupling.row.sends_down or any(p.requires_grad for p in last.parameters()):
+    if config.decoupling.row.sends_down or learns(last):
         return
     raise ConfigError(
         f"network.cuts: {config.network.cuts} leaves the last layer no parameters to train, and with "
@@ -170,6 +176,18 @@ def layer(blueprint: Blueprint, cuts: Sequence[int], k: int) -> nn.Sequential:
 def boundary(blueprint: Blueprint, cuts: Sequence[int], k: int) -> SignalForm:
     """Return the form of h_k, k in 0..K; h_0 is x."""
     return blueprint.forms[_span(cuts, k, len(blueprint.units))[1] - 1] if k else blueprint.inputs
+
+
+def wants_gradient(config: Config, blueprint: Blueprint, k: int) -> bool:
+    """Whether layer k, or a layer below that it sends gradients to, learns from a gradient at h_k."""
+    first = 1 if config.decoupling.row.sends_down else k
+    cuts = config.network.cuts or []
+    return any(learns(unit) for each in range(first, k + 1) for unit in layer(blueprint, cuts, each))
+
+
+def learns(module: nn.Module) -> bool:
+    """Whether a module has a parameter that is not frozen."""
+    return any(parameter.requires_grad for parameter in module.parameters())
 
 
 def plain_name(cuts: Sequence[int], k: int, name: str) -> str:
@@ -190,5 +208,5 @@ def _check_state(units: Sequence[nn.Module], where: str) -> None:
             flat.table_of(unit)
         except ConfigError as error:
             raise ConfigError(f"{where}: unit {number} ({user.describe(unit)}): {error}") from None
-    if not any(p.requires_grad for unit in units for p in unit.parameters()):
+    if not any(map(learns, units)):
         raise ConfigError(f"{where}: has no parameters to train; return at least one module that has some")

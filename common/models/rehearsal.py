@@ -70,14 +70,14 @@ def rehearse(
         x, y = split(h), batches.labels(0)[:rows].to(device)
         starts, count = [0, *(config.network.cuts or [])], len(blueprint.units)
         first, last = (0, count) if k is None else (starts[k - 1], [*starts, count][k])
-        down = _need_gradients(config, blueprint.units)
+        down, taught = _need_gradients(config, blueprint.units), _find_taught(config, blueprint)
         for place, unit in enumerate(blueprint.units[:last]):
             part = _Part(config, place + 1, unit.to(device).train(), blueprint.forms[place], down[place])
             ending = _Ending(blueprint.task, y) if place + 1 == count else None
             h = part.pass_on(h) if place < first else part.play(h, ending)
             if config.decoupling.row.predicts and place + 1 in starts:
                 part.check_unchanged(h, x)
-            if "task.kind" in config.user_functions and starts[1:2] == [place + 1]:
+            if "task.kind" in config.user_functions and place + 1 == taught:
                 synthesis.check_lesson(config, blueprint.task, h, y)
             unit.to("cpu")
 
@@ -121,14 +121,16 @@ def _need_gradients(config: Config, units: Sequence[nn.Module]) -> list[bool]:
     found = []
     for place, unit in enumerate(units):
         if place in cuts:
-            needed = config.decoupling.row.sends_down
+            needed = needed and config.decoupling.row.sends_down
         found.append(needed)
-        needed = needed or _is_trained(unit)
+        needed = needed or network.learns(unit)
     return found
 
 
-def _is_trained(unit: nn.Module) -> bool:
-    return any(parameter.requires_grad for parameter in unit.parameters())
+def _find_taught(config: Config, blueprint: Blueprint) -> int | None:
+    """Return the number of the last unit of the lowest layer with M or a head."""
+    ends = enumerate(config.network.cuts or [], 1)
+    return next((cut for k, cut in ends if network.wants_gradient(config, blueprint, k)), None)
 
 
 @contextlib.contextmanager
@@ -205,7 +207,7 @@ class _Part:
             )
         self._step(h, ending)
         for attempt in range(_ATTEMPTS):
-            if not _is_trained(unit) or any(each.grad is not None for each in unit.parameters()):
+            if not network.learns(unit) or any(each.grad is not None for each in unit.parameters()):
                 return output
             torch.default_generator.manual_seed(self._seed + attempt)
             self._step(h, ending)

@@ -98,7 +98,7 @@ class Down(Message):
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Taken(Message):
-    """Answer to an `Up` that was trained on without a gradient for below (unlock `local`)."""
+    """Answer to an `Up` without a gradient: the unlock sends none, or nothing below learns."""
 
     kind = BoundaryKind.TAKEN
     direction = Direction.DOWN

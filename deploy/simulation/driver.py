@@ -204,7 +204,8 @@ class Driver:
         if self._trains:
             trained = layers.build(self.config, self._blueprint(), self._dataset, lease, begin)
         else:
-            trained = hollow(self.config, lease, self._paces[k - 1].shards, begin)
+            pace, wants = self._paces[k - 1], [False, *(each.wants_gradient for each in self._paces)]
+            trained = hollow(self.config, lease, pace.shards, begin, (wants[k - 1], wants[k]))
         machine.take(lease, Worker(trained, self.config.run.batches))
         self._tell(machine, HeartbeatReply(begin=True))
 

@@ -18,7 +18,8 @@ from common.signals.values import Signal
 from common.wire.boundary import Down, Lost, Message, Taken, Up
 from common.wire.messages import JoinReply
 from slave.training import layers
-from slave.training.decoupling import Layer
+from slave.training.decoupling import Layer, Unlock
+from slave.training.fixed import Fixed
 from slave.training.health import Health
 from slave.training.layers import Begin
 from slave.training.trained import TrainedLayer, Trainer
@@ -53,12 +54,15 @@ class HollowUnlock:
         top: whether the layer is the last.
         unlock: row of the unlock.
         steppers: of the shards, the layer's own first.
+        sends_down: whether the layer below has a use for a gradient.
     """
 
-    def __init__(self, k: int, top: bool, unlock: UnlockRow, steppers: list[Stepper]) -> None:
+    def __init__(
+        self, k: int, top: bool, unlock: UnlockRow, steppers: list[Stepper], *, sends_down: bool
+    ) -> None:
         self._k, self._top = k, top
         self._late = not top and unlock.waits
-        self._sends_down = unlock.sends_down
+        self._sends_down = unlock.sends_down and sends_down
         # A head steps with the layer, M on the gradient from above.
         self._stepping = steppers if unlock.supervises else steppers[:1]
         self._learning = steppers[1:]
@@ -102,17 +106,35 @@ class HollowUnlock:
             yield Down(batch, NOTHING) if self._sends_down else Taken(batch)
 
 
+class HollowFixed(Fixed):
+    """Messages and steps of a layer without a use for a gradient, without computation."""
+
+    def __init__(self, k: int, stepper: Stepper) -> None:
+        super().__init__(Layer(k, Flat(nn.Module()), stepper, goes_down=False))
+
+    def forward(self, batch: int, h_below: Signal, y: Tensor) -> Iterator[Message]:  # noqa: ARG002
+        """Send h_k(b), and confirm the batch to the layer below."""
+        self._sent[batch] = h_below
+        yield Up(batch, h_below)
+        yield from self._layer.down(batch, h_below)
+
+
 class HollowFull(FullUnlock):
     """Messages and steps of unlock `full`, without computation."""
 
-    def __init__(self, k: int, top: bool, steppers: dict[str, Stepper]) -> None:
-        self._k, self._top, self._steppers = k, top, steppers
+    def __init__(self, top: bool, steppers: dict[str, Stepper], *, sends_down: bool) -> None:
+        self._top, self._steppers, self._sends_down = top, steppers, sends_down
+
+    @property
+    def learns_from_above(self) -> bool:
+        """Whether the layer has M."""
+        return "gradient" in self._steppers
 
     def step(self, batch: int, x: Signal, y: Tensor) -> Iterator[Message]:  # noqa: ARG002
         """Send h_k(b) up, and delta_{k-1}(b) with u down."""
         if not self._top:
             yield Up(batch, NOTHING)
-        if self._k > 1:
+        if self._sends_down:
             yield Down(batch, NOTHING, NOTHING)
         self._steppers["weights"].step(batch)
 
@@ -125,8 +147,18 @@ class HollowFull(FullUnlock):
         self._steppers["input"].step(batch)
 
 
-def hollow(config: Config, lease: JoinReply, shards: Collection[str], begin: Begin) -> TrainedLayer:
-    """Compose a layer without computation; `shards` names the layer's shards, the weights' first."""
+def hollow(
+    config: Config, lease: JoinReply, shards: Collection[str], begin: Begin, wants: tuple[bool, bool]
+) -> TrainedLayer:
+    """Compose a layer without computation.
+
+    Args:
+        config: of the run, resolved.
+        lease: of the layer.
+        shards: names of the layer's shards, the weights' first.
+        begin: called for every working copy.
+        wants: whether the layer below has a use for a gradient, and whether this layer has.
+    """
     k, top = lease.layer, lease.layer == config.layers
     flats = [Flat(nn.Module()) for _ in shards]
     copies: list[tuple[WorkingCopy, Stepper]] = []
@@ -140,9 +172,14 @@ def hollow(config: Config, lease: JoinReply, shards: Collection[str], begin: Beg
     trainer: Trainer
     if config.decoupling.slots is not None:
         trainer = layers.free_trainer(
-            config, HollowBatches(), lease, HollowFull(k, top, steppers), (NO_FORM, NO_FORM)
+            config, HollowBatches(), lease, HollowFull(top, steppers, sends_down=wants[0]), (NO_FORM, NO_FORM)
         )
     else:
-        unlock = HollowUnlock(k, top, config.decoupling.row, list(steppers.values()))
+        unlock: Unlock
+        if top or wants[1]:
+            row = config.decoupling.row
+            unlock = HollowUnlock(k, top, row, list(steppers.values()), sends_down=wants[0])
+        else:
+            unlock = HollowFixed(k, steppers["weights"])
         trainer = layers.windowed_trainer(config, HollowBatches(), lease, unlock)
     return TrainedLayer(trainer, Layer(k, flats[0], steppers["weights"]), copies, Health())

@@ -35,6 +35,7 @@ class Pace:
         up_nbytes: of h_k of a batch, on the wire.
         down_nbytes: of delta_k of a batch, likewise, the floats alone.
         shards: table of each shard of the layer.
+        wants_gradient: whether the layer or a layer below has a use for a gradient.
     """
 
     until_sent: float
@@ -43,6 +44,7 @@ class Pace:
     up_nbytes: int
     down_nbytes: int
     shards: dict[str, Table]
+    wants_gradient: bool
 
 
 def count_units(config: Config, blueprint: Blueprint) -> list[float]:
@@ -74,8 +76,8 @@ def _pace(config: Config, blueprint: Blueprint, k: int, work: float) -> Pace:
     shape = Packing(above).shape
     shards = {f"{k}/weights": table_of(network.layer(blueprint, cuts, k))}
     synthesis = 0.0
-    top = k == config.layers
-    if not top:
+    top, wants = k == config.layers, network.wants_gradient(config, blueprint, k)
+    if wants and not top:
         optimizer = config.optimizer.synthesizer.name
         synthesis = costs.synthesizer_cost(config.decoupling, shape, blueprint.task, batch_size, optimizer)
     if synthesis:
@@ -90,7 +92,7 @@ def _pace(config: Config, blueprint: Blueprint, k: int, work: float) -> Pace:
             taken = InputPacking(blueprint.inputs).taken
             module = synthesizers.build_input(config.decoupling, taken, below)
         shards[f"{k}/input"] = table_of(module)
-    share = share_at_once if top else config.decoupling.row.shares
+    share = share_at_once if top or not wants else config.decoupling.row.shares
     sent, step, answer = share(work, synthesis)
     settings = config.simulation
     up, down = (
@@ -104,6 +106,7 @@ def _pace(config: Config, blueprint: Blueprint, k: int, work: float) -> Pace:
         up,
         down,
         shards,
+        wants,
     )
 
 

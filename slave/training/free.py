@@ -46,7 +46,6 @@ class FreeTrainer:
         batches: source of x_b and y_b, also past the run's count.
         total: number of batches of the run.
         unlock: the layer, M and I.
-        top: whether the layer is K.
         slots: of each mailbox.
         incarnation: of this slave's lease.
         next_batch: first batch not seen by the layer's weights.
@@ -62,7 +61,6 @@ class FreeTrainer:
         total: int,
         unlock: FullUnlock,
         *,
-        top: bool,
         slots: int,
         incarnation: int,
         next_batch: int,
@@ -87,7 +85,7 @@ class FreeTrainer:
         self._next = routes.next_own(next_batch)
         self._activations, self._gradients = Slots[Up](slots), Slots[Down](slots)
         # Type of the messages from each side -> steps when the last such message came.
-        sides: dict[type[Message], bool] = {Up: k > 1, Down: not top}
+        sides: dict[type[Message], bool] = {Up: k > 1, Down: unlock.learns_from_above}
         self._steps_when_heard = {kind: 0 for kind, there in sides.items() if there}
 
     @property

@@ -127,7 +127,6 @@ def free_trainer(
         data,
         config.run.batches,
         unlock,
-        top=lease.layer == config.layers,
         slots=slots,
         incarnation=lease.incarnation,
         next_batch=lease.next_batch,
@@ -181,7 +180,7 @@ class _Composition:
             flat,
             stepper,
             config.run.seed,
-            goes_down=config.decoupling.row.sends_down,
+            goes_down=config.decoupling.row.sends_down and self._wants_gradient(k - 1),
             first_unit=[0, *cuts][k - 1] + 1,
             autocast=getattr(torch, dtype) if dtype else None,
         )
@@ -209,10 +208,14 @@ class _Composition:
             self.health,
             self.blueprint.task,
             above,
+            self._wants_gradient(layer.k),
             lambda: self._synthesizer(above),
             lambda: self._predictor(below),
             lambda: self._head(above),
         )
+
+    def _wants_gradient(self, k: int) -> bool:
+        return k > 0 and network.wants_gradient(self.config, self.blueprint, k)
 
     def _predictor(self, below: SignalForm) -> Predicting:
         inputs = self.blueprint.inputs

@@ -25,6 +25,7 @@ class Parts:
         health: the layer's record of its own learning.
         task: of the run.
         above: form of h_k.
+        wants_gradient: whether the layer or a layer below has a use for a gradient at h_k.
         make_synthesizer: makes M, absent from the top layer.
         make_predictor: makes I, absent from the first layer.
         make_head: makes a head, and the stepper of the head.
@@ -35,6 +36,7 @@ class Parts:
     health: Health
     task: Task
     above: SignalForm
+    wants_gradient: bool
     make_synthesizer: Callable[[], Synthesizing]
     make_predictor: Callable[[], Predicting]
     make_head: Callable[[], tuple[VirtualForward, Stepper]]

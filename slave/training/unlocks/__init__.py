@@ -10,13 +10,19 @@ from typing import Any
 
 from common.registry import import_implementation
 from slave.training.decoupling import Top, Unlock
+from slave.training.fixed import Fixed
 from slave.training.parts import Parts
 
 
 def build(parts: Parts) -> Unlock:
-    """Build the configured unlock of a layer where every message arrives; layer K is always `Top`."""
+    """Build the configured unlock of a layer where every message arrives; layer K is always `Top`.
+
+    A layer without a use for a gradient, since nothing learns here or below, is always `Fixed`.
+    """
     if parts.top:
         return Top(parts.layer, parts.health, parts.task)
+    if not parts.wants_gradient:
+        return Fixed(parts.layer)
     unlock: Unlock = find_builder(parts)(parts)
     return unlock
 

@@ -48,9 +48,11 @@ class FullUnlock:
         layer: the layer to step.
         health: record of the layer's learning.
         task: of the run.
-        synthesizer: M; None for the top layer, which has the gradient of the loss.
+        synthesizer: M; None for the top layer, which has the gradient of the loss, and for a layer without a
+            use for a gradient.
         predictor: I; None for the first layer, whose input is x.
         steps_on: whether the layer steps on the synthetic gradient of a batch.
+        top: whether the layer is K.
     """
 
     def __init__(
@@ -61,28 +63,38 @@ class FullUnlock:
         synthesizer: Synthesizing | None,
         predictor: Predicting | None,
         steps_on: Callable[[int], bool],
+        *,
+        top: bool = False,
     ) -> None:
         self._layer = layer
+        self._top = top
         self._health = health
         self._task = task
         self._synthesizer = synthesizer
         self._predictor = predictor
         self._steps_on = steps_on
 
+    @property
+    def learns_from_above(self) -> bool:
+        """Whether the layer has M, which gradients from above teach."""
+        return self._synthesizer is not None
+
     def step(self, batch: int, x: Signal, y: Tensor) -> Iterator[Message]:
         """Step on batch b; yield h_k(b) for the layer above, and u with the gradient for the layer below."""
         predicted = x if self._predictor is None else self._predictor.predict(batch, x)
         u, h = self._layer.forward(batch, predicted)
-        if self._synthesizer is None:
+        if self._top:
             loss = self._task.total(plain(h), y)
             loss.backward()  # type: ignore[no-untyped-call]
             self._health.lost(loss, len(y))
         else:
             sent = map_tensors(Tensor.detach, h)
             yield Up(batch, sent)
-            self._layer.backward(h, self._synthesizer.gradient(batch, sent, y))
+            if self._synthesizer is not None:
+                self._layer.backward(h, self._synthesizer.gradient(batch, sent, y))
         for answer in self._layer.down(batch, u):
-            yield replace(answer, u=floats(predicted)) if isinstance(answer, Down) else answer
+            if isinstance(answer, Down):
+                yield replace(answer, u=floats(predicted))
         if self._synthesizer is None or self._steps_on(batch):
             self._layer.step(batch, len(y))
         else:
@@ -100,7 +112,9 @@ class FullUnlock:
 
 
 def build(parts: Parts) -> FullUnlock:
-    """Build the unlock of any layer: M but for the top, I but for the first."""
-    synthesizer = None if parts.top else parts.make_synthesizer()
+    """Build the unlock of any layer: M but for the top and fixed layers, I but for the first."""
+    synthesizer = parts.make_synthesizer() if parts.wants_gradient and not parts.top else None
     predictor = parts.make_predictor() if parts.layer.k > 1 else None
-    return FullUnlock(parts.layer, parts.health, parts.task, synthesizer, predictor, parts.steps_on)
+    return FullUnlock(
+        parts.layer, parts.health, parts.task, synthesizer, predictor, parts.steps_on, top=parts.top
+    )
