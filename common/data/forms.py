@@ -113,12 +113,6 @@ def quote(name: str) -> str:
     return "" if name == PLAIN else f' "{name}"'
 
 
-def list_names(names: Iterable[str]) -> str:
-    """List the names of inputs for a message: "the tensors mask, tokens", or "one tensor without a name"."""
-    names = sorted(names)
-    return "one tensor without a name" if PLAIN in names else f"the tensors {', '.join(names)}"
-
-
 def describe(array: np.ndarray) -> str:
     """Describe an array: "float64 (4, 3)"."""
     return f"{array.dtype} {array.shape}"

@@ -10,9 +10,9 @@ import numpy as np
 
 from common.config.user_code import format_error
 from common.data.examples import Medium
-from common.data.forms import check_names, list_names, quote
+from common.data.forms import check_names, quote
 from common.errors import ConfigError
-from common.signals.forms import PLAIN
+from common.signals.forms import PLAIN, list_names
 
 # Batches that were read and are kept: inputs and targets of a batch are asked for one after the other.
 _KEPT = 4

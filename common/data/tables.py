@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Sequence
 from itertools import accumulate
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,10 @@ from common.signals.forms import PLAIN
 
 _PARQUET = (".parquet", ".pq")
 _ROWS = 4096
+# Columns in which pandas saves the index of rows.
+_INDEX = "__index_level_"
+# Characters of the names of columns in a message.
+_MOST_SHOWN = 500
 
 
 def open_rows(value: Any, name: str) -> TableRows | None:
@@ -75,8 +80,8 @@ def _paths(value: Any) -> Sequence[str | Path]:
 class TableRows:
     """Rows of a table with the columns `x` and `y`, or with just two columns, the input and the target.
 
-    In other tables the column `y` is the target, and the other columns are inputs by name. Columns hold
-    numbers, or lists of numbers of one length, to any depth; those of named inputs may hold booleans.
+    In tables of more columns `y` is the target, and each other column an input by name. Columns hold numbers,
+    or lists of numbers of one length, to any depth; those of named inputs may hold booleans.
     """
 
     medium = Medium.FILE
@@ -110,21 +115,25 @@ class TableRows:
 
 def _choose_columns(names: Sequence[str], where: str) -> tuple[dict[str, str], str]:
     """Return the columns of the inputs by name, and the column of the target."""
-    if {"x", "y"} <= set(names):
-        return {PLAIN: "x"}, "y"
-    if len(names) == 2:
-        return {PLAIN: names[0]}, names[1]
-    if len(names) < 2 or "y" not in names:
-        raise ConfigError(
-            f"{where} has the columns {', '.join(names)}; name two of them x and y, or select the input and "
-            "the target, in this order, or name the target y, so that the other columns are inputs by name"
-        )
-    inputs = [name for name in names if name != "y"]
-    check_names(inputs, where)
+    names = [name for name in names if not name.startswith(_INDEX)]
     twice = [name for name in names if names.count(name) > 1]
     if twice:
         raise ConfigError(f"{where} has the column {twice[0]} twice; rename one of them")
+    if len(names) == 2:
+        x, y = ("x", "y") if set(names) == {"x", "y"} else names
+        return {PLAIN: x}, y
+    if len(names) < 2 or "y" not in names:
+        raise ConfigError(
+            f"{where} has the columns {_list_columns(names)}; select the input and the target, in this "
+            "order, or name the target y, so that the other columns are inputs by name"
+        )
+    inputs = [name for name in names if name != "y"]
+    check_names(inputs, where)
     return {name: name for name in inputs}, "y"
+
+
+def _list_columns(names: Sequence[str]) -> str:
+    return shorten(", ".join(names), _MOST_SHOWN) or "of no names"
 
 
 class _Column:
@@ -169,7 +178,10 @@ class _Column:
         self._check_full(values)
         kinds = (types.is_integer, types.is_floating, types.is_boolean)
         if not any(is_kind(values.type) for is_kind in kinds):
-            raise ConfigError(f"{self._name} holds {values.type}; give numbers, or lists of numbers")
+            raise ConfigError(
+                f"{self._name} holds {values.type}; give numbers, or lists of numbers, or a table without "
+                "the column"
+            )
         return np.array(values.to_numpy(zero_copy_only=False)).reshape(shape)
 
     def _check_full(self, values: Any) -> None:

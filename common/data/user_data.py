@@ -12,13 +12,13 @@ import numpy as np
 from common.config.user_code import format_error, keep_folder, load_user_function
 from common.data import map_style, tables
 from common.data.examples import Arrays, Examples
-from common.data.forms import Form, check_names, describe, list_names, name_array, quote
+from common.data.forms import Form, check_names, describe, name_array, quote
 from common.data.lazy import Lazy
 from common.data.map_style import MapStyleRows
 from common.data.mapped import MappedRows, is_mapped
 from common.data.pointers import find_pointer
 from common.errors import ConfigError
-from common.signals.forms import PLAIN
+from common.signals.forms import PLAIN, list_names
 
 NAMES = ("train_x", "train_y", "test_x", "test_y")
 _PARTS = ("the training set", "the test set")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from textwrap import shorten
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from common.errors import ConfigError
 from common.models import user
-from common.signals.forms import FLOAT, ITEMSIZES, PLAIN, SignalForm, is_name
+from common.signals.forms import FLOAT, ITEMSIZES, MOST_SHOWN, PLAIN, SignalForm, is_name
 from common.signals.values import Signal, form_of, name_dtype, offer, split
 
 # Tensors of a signal; twice as many with scales, and gradients beside inputs, are within a message's bound.
@@ -105,7 +106,8 @@ def describe(value: Any) -> str:
     if isinstance(value, Tensor):
         return f"{name_dtype(value)} {tuple(value.shape)}"
     if isinstance(value, dict):
-        return f"{{{', '.join(f'{name}: {describe(each)}' for name, each in value.items())}}}"
+        listed = ", ".join(f"{name}: {describe(each)}" for name, each in value.items())
+        return f"{{{shorten(listed, MOST_SHOWN)}}}"
     return f"a {type(value).__name__}"
 
 

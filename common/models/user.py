@@ -21,6 +21,9 @@ from common.data.pointers import find_pointer
 from common.errors import ConfigError
 from common.signals.forms import SignalForm
 
+# Characters of a description of a unit, or of a value that is none.
+MOST_SHOWN = 80
+
 
 def build(network: NetworkConfig, inputs: SignalForm, outputs: int, code: Path | None) -> list[nn.Module]:
     """Call the user's function and return the units.
@@ -51,7 +54,7 @@ def build(network: NetworkConfig, inputs: SignalForm, outputs: int, code: Path |
         isinstance(u, nn.Module) for u in units
     ):
         raise ConfigError(
-            f"{where}: returns {describe(units)}; "
+            f"{where}: returns {textwrap.shorten(repr(units), MOST_SHOWN)}; "
             "return an nn.Sequential or a list of modules, one for each unit"
         )
     if len(units) == 0:
@@ -59,6 +62,8 @@ def build(network: NetworkConfig, inputs: SignalForm, outputs: int, code: Path |
     return list(units)
 
 
-def describe(value: object) -> str:
-    """Describe a module or a user's value in one short line."""
-    return textwrap.shorten(repr(value), 120, placeholder=" ...")
+def describe(unit: nn.Module) -> str:
+    """Describe a unit in one short line: the class with its numbers, or with the classes of its parts."""
+    parts = [type(part).__name__ for part in unit.children()]
+    text = f"{type(unit).__name__}({', '.join(parts)})" if parts else repr(unit)
+    return textwrap.shorten(text, MOST_SHOWN, placeholder=" ...")

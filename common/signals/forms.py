@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from textwrap import shorten
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -20,6 +21,8 @@ FLOAT = "float32"
 # Dtypes of tensors without a gradient; int8 is left to floats on the wire.
 INTEGERS = {"int64": 8, "int32": 4, "uint8": 1, "bool": 1}
 ITEMSIZES = {FLOAT: 4, **INTEGERS}
+# Characters of a description of many tensors.
+MOST_SHOWN = 500
 
 
 @dataclass(frozen=True)
@@ -103,11 +106,19 @@ class SignalForm:
         """Describe a batch: "(B, 8)", or "{h: (B, 8), mask: bool (B, 4)}"."""
         if self.is_plain:
             return self.only.describe()
-        return f"{{{', '.join(f'{name}: {form.describe()}' for name, form in self.tensors.items())}}}"
+        listed = ", ".join(f"{name}: {form.describe()}" for name, form in self.tensors.items())
+        return f"{{{shorten(listed, MOST_SHOWN)}}}"
 
     def describe_example(self) -> str:
         """Describe an example of a plain signal by its shape, else a batch."""
         return str(self.only.shape) if self.is_plain else self.describe()
+
+
+def list_names(names: Collection[str]) -> str:
+    """List the names of a signal's tensors for a message; a peer or a file may have made them many."""
+    if PLAIN in names:
+        return "one tensor without a name"
+    return shorten(f"the tensors {', '.join(sorted(names))}", MOST_SHOWN)
 
 
 def is_name(name: object) -> bool:

@@ -6,21 +6,16 @@ sees the message.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
-from textwrap import shorten
 
 from torch import Tensor
 
 from common.config.sections import Config
 from common.data.replicas import BatchRoutes
 from common.errors import MalformedError
-from common.signals.forms import FLOAT, PLAIN, SignalForm, TensorForm
+from common.signals.forms import FLOAT, PLAIN, SignalForm, TensorForm, list_names
 from common.signals.values import Signal, is_finite, name_dtype, split
 from common.wire.boundary import Down, End, Message, Up
-
-# Characters of the names of tensors in a message.
-MOST_SHOWN = 500
 
 
 @dataclass(frozen=True)
@@ -92,17 +87,11 @@ def check_form(signal: Signal, form: SignalForm, batch_size: int, name: str, whe
     tensors = split(signal)
     if tensors.keys() != form.tensors.keys():
         raise MalformedError(
-            f"{name} {where} came as {_list(tensors)}, not {_list(form.tensors)}; do all slaves have the "
-            "same network?"
+            f"{name} {where} came as {list_names(tensors)}, not {list_names(form.tensors)}; do all slaves "
+            "have the same network?"
         )
     for key, tensor in tensors.items():
         _check_tensor(tensor, form.tensors[key], batch_size, key if key != PLAIN else name, where)
-
-
-def _list(names: Iterable[str]) -> str:
-    """Return the names of a signal's tensors for a message, which a peer may have made long."""
-    listed = ", ".join(f'"{name}"' for name in sorted(names) if name != PLAIN)
-    return f"tensors named {shorten(listed, MOST_SHOWN)}" if listed else "a tensor without a name"
 
 
 def _check_tensor(tensor: Tensor, form: TensorForm, batch_size: int, name: str, where: str) -> None:

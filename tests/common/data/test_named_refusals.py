@@ -130,7 +130,7 @@ def test_other_names_in_a_later_batch_are_refused_as_they_are_read() -> None:
     [
         (
             "{'a': F, 'b': F, 'c': I}",
-            "the training set has the columns a, b, c; name two of them x and y, or",
+            "the training set has the columns a, b, c; select the input and the",
         ),
         ("{'y': I, 'a b': F, 'c': F}", "the training set has a tensor named 'a b'; a name has letters"),
         ("{'y': I, 'a': F, 'c': list('abcd')}", "the training set: the column c holds string; give numbers"),

@@ -107,12 +107,22 @@ def test_several_files_are_one_set(tmp_path: Path) -> None:
     assert examples.inputs(np.array([39, 9, 10]))[PLAIN].tolist() == X[[29, 9, 0]].tolist()
 
 
+def test_columns_beside_x_and_y_are_inputs_by_name_but_an_index_of_pandas() -> None:
+    mask = Y > 0
+    examples = opened(table(names=("x", "y"), mask=mask, __index_level_0__=Y))
+    assert {name: form.shape for name, form in examples.input_forms.items()} == {"x": (4,), "mask": ()}
+    assert examples.inputs(np.array([1, 2]))["mask"].tolist() == [True, True]
+    assert opened(table(__index_level_0__=Y)).inputs(np.array([1]))[PLAIN].tolist() == [[4, 5, 6, 7]]
+    turned = pyarrow.table({"y": Y, "x": list(X)})
+    assert opened(turned).inputs(np.array([1]))[PLAIN].tolist() == [[4, 5, 6, 7]]
+
+
 def test_tables_lists_of_lists_and_tensors_of_one_shape_are_read(tmp_path: Path) -> None:
     images = np.arange(30 * 6, dtype=np.uint8).reshape(30, 2, 3)
     nested = table([image.tolist() for image in images])
     assert opened(nested).inputs(np.array([3, 5]))[PLAIN].tolist() == images[[3, 5]].tolist()
     tensors = pyarrow.table(
-        {"x": pyarrow.FixedShapeTensorArray.from_numpy_ndarray(images), "y": pyarrow.array(Y), "more": Y}
+        {"x": pyarrow.FixedShapeTensorArray.from_numpy_ndarray(images), "y": pyarrow.array(Y)}
     )
     examples = opened(tensors.slice(2))
     assert examples.input_forms[PLAIN].shape == (1, 2, 3)
@@ -126,7 +136,12 @@ def test_tables_lists_of_lists_and_tensors_of_one_shape_are_read(tmp_path: Path)
 @pytest.mark.parametrize(
     ("content", "told"),
     [
-        (table(more=Y), "own has the columns image, label, more; name two of them x and y, or select the"),
+        (table(more=Y), "own has the columns image, label, more; select the input and the target, in this"),
+        (table(names=("x", "x")), "own has the column x twice; rename one of them"),
+        (
+            table(names=("x", "y"), id=["a"] * 30),
+            "own: the column id holds string; give numbers, or",
+        ),
         (table([[1.0, 2.0], [1.0]], [0, 1]), "own: the column image holds lists of 1 and of 2; give all the"),
         (table([[1.0], [None]], [0, 1]), "own: the column image lacks a value in some row; remove the row"),
         (table([[1.0], None], [0, 1]), "own: the column image lacks a value in some row; remove the row"),

@@ -34,6 +34,16 @@ def forms(*functions: Callable[[Any], Any], inputs: SignalForm | None = None) ->
     )
 
 
+def test_many_tensors_and_many_parts_make_no_long_refusal() -> None:
+    def many(x: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {f"{'x' * 50}{place}": x for place in range(60)}
+
+    parts = nn.Sequential(*(nn.Linear(4, 4) for _ in range(40)))
+    with pytest.raises(ConfigError, match=r"unit 2 \(Sequential\(Linear, Linear,.* \.\.\.\) cannot") as told:
+        find_forms([Unit(many), parts], SignalForm.plain((4,)), "network.model: net")
+    assert len(str(told.value)) < 1000
+
+
 def test_a_dict_of_tensors_passes_from_unit_to_unit() -> None:
     def begin(x: torch.Tensor) -> dict[str, torch.Tensor]:
         return {"h": x.repeat(1, 2), "skip": x, "mask": x > 0}

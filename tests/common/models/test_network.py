@@ -203,7 +203,7 @@ LINEAR = "nn.Linear(64, 10)"
         (
             "a, b = nn.BatchNorm1d(64), nn.BatchNorm1d(64)\nb.running_var = a.running_var\n"
             f"return [nn.Sequential(a, b), {LINEAR}]",
-            "unit 1 (Sequential( (0): BatchNorm1d(64",
+            "unit 1 (Sequential(BatchNorm1d, BatchNorm1d)): 0.running_var and 1.running_var are",
         ),
         (
             "return [nn.ReLU(inplace=True), nn.Linear(64, 10)]",

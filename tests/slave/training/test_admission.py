@@ -103,7 +103,7 @@ def test_finite_numbers_whose_sum_overflows_are_finite() -> None:
 def test_names_of_tensors_are_told_and_cut_short() -> None:
     named = Up(7, {f"{'x' * 60}{place}": torch.zeros(BATCH, *BELOW) for place in range(60)}, layer=2)
     with pytest.raises(
-        MalformedError, match=r'came as tensors named "x.*\[\.\.\.\], not a tensor without a name'
+        MalformedError, match=r"came as the tensors x.*\[\.\.\.\], not one tensor without a name"
     ) as told:
         admission().check(named)
     assert len(str(told.value)) < 1000
