@@ -181,7 +181,7 @@ def _without_numbers(count: Callable[[str], Counted]) -> Counted:
     """Return what `count` gives for a device: meta, where nothing is computed, or else the CPU."""
     try:
         return count("meta")
-    except Exception:
+    except (Exception, SystemExit):
         # A user's forward or loss may read its numbers, and a meta tensor has none.
         return count("cpu")
 

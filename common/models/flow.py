@@ -36,7 +36,7 @@ def find_forms(units: Sequence[nn.Module], inputs: SignalForm, where: str) -> li
         before = versions(h)
         try:
             result = unit.eval()(offer(h))
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise ConfigError(f"{place} {_explain(error, forms, units)}") from error
         finally:
             unit.train()
@@ -115,7 +115,7 @@ def _is_tensor_of(tensor: Tensor, count: int) -> bool:
     return name_dtype(tensor) in ITEMSIZES and tensor.shape[:1] == (count,)
 
 
-def _explain(error: Exception, forms: Sequence[SignalForm], units: Sequence[nn.Module]) -> str:
+def _explain(error: BaseException, forms: Sequence[SignalForm], units: Sequence[nn.Module]) -> str:
     """Explain why a unit failed on the last of the forms: a tensor dropped below, or the unit's error."""
     taken = forms[-1]
     if isinstance(error, KeyError) and error.args and not taken.is_plain and is_name(error.args[0]):

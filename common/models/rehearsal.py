@@ -73,7 +73,7 @@ def rehearse(
         down, taught = _need_gradients(config, blueprint.units), _find_taught(config, blueprint)
         for place, unit in enumerate(blueprint.units[:last]):
             part = _Part(config, place + 1, unit.to(device).train(), blueprint.forms[place], down[place])
-            ending = _Ending(blueprint.task, y) if place + 1 == count else None
+            ending = _Ending(blueprint.task, config.task.kind, y) if place + 1 == count else None
             h = part.pass_on(h) if place < first else part.play(h, ending)
             if config.decoupling.row.predicts and place + 1 in starts:
                 part.check_unchanged(h, x)
@@ -147,10 +147,26 @@ def _kept_generators(device: torch.device) -> Iterator[None]:
 
 @dataclass(frozen=True, eq=False)
 class _Ending:
-    """Loss of the last unit: the task and the targets (B, ...) of the batch."""
+    """Loss of the last unit: the task, its name, and the targets (B, ...) of the batch."""
 
     task: Task
+    kind: str
     y: Tensor
+
+    def delta(self, output: Tensor) -> Tensor:
+        """Return the gradient of L at the network's output.
+
+        Raises:
+            ConfigError: the loss or its gradient is not finite.
+        """
+        total = self.task.total(output, self.y)
+        (delta,) = torch.autograd.grad(total, output)
+        if not all(bool(torch.isfinite(each).all()) for each in (total, delta)):
+            raise ConfigError(
+                f"task.kind: {self.kind}: gives a loss or a gradient with NaN or infinity at the first "
+                "batch; scale the targets, or correct the function"
+            )
+        return delta
 
 
 class _Part:
@@ -247,9 +263,10 @@ class _Part:
     def _backward(self, outputs: Sequence[Tensor], ending: _Ending | None) -> None:
         try:
             if ending is None:
-                torch.autograd.backward(outputs, [torch.randn_like(each) for each in outputs])
+                deltas = [torch.randn_like(each) for each in outputs]
             else:
-                ending.task.total(outputs[0], ending.y).backward()  # type: ignore[no-untyped-call]
+                deltas = [ending.delta(outputs[0])]
+            torch.autograd.backward(outputs, deltas)
         except ConfigError:  # of the task, which names its own key
             raise
         except (Exception, SystemExit) as error:

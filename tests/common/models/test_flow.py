@@ -34,6 +34,14 @@ def forms(*functions: Callable[[Any], Any], inputs: SignalForm | None = None) ->
     )
 
 
+def test_a_unit_that_ends_the_process_is_named() -> None:
+    def leave(x: torch.Tensor) -> torch.Tensor:
+        raise SystemExit(5)
+
+    with pytest.raises(ConfigError, match=r"unit 1 \(Unit\(of a test\)\) cannot take \(B, 4\): 5"):
+        forms(leave)
+
+
 def test_many_tensors_and_many_parts_make_no_long_refusal() -> None:
     def many(x: torch.Tensor) -> dict[str, torch.Tensor]:
         return {f"{'x' * 50}{place}": x for place in range(60)}

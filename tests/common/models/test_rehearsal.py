@@ -207,3 +207,15 @@ def test_a_loss_without_a_second_derivative_is_refused_where_m_takes_it(
     else:
         with pytest.raises(ConfigError, match=told):
             rehearse(config, digits, MOST)
+
+
+@pytest.mark.parametrize("loss", ["output.sum(1) / 0", "(output * 0).sum(1).sqrt()"])
+def test_a_loss_that_is_not_finite_is_named_and_not_the_unit(
+    tmp_path: Path, digits: Dataset, loss: str
+) -> None:
+    (tmp_path / "lost.py").write_text(f"def loss(output, target):\n    return {loss}\n")
+    spec = f"{tmp_path / 'lost.py'}:loss"
+    config = load(None, [f"task.kind={spec}", "network.cuts=[1, 2]", "decoupling.unlock=none"])
+    with pytest.raises(ConfigError, match="loss: gives a loss or a gradient with NaN or infinity") as caught:
+        rehearse(config, digits, MOST)
+    assert str(caught.value).startswith(f"task.kind: {spec}")
