@@ -49,7 +49,7 @@ class ParameterService:
         self._roster.check_progress(header.next_batch)
         if header.operation is Operation.CREATE:
             return None
-        if header.operation is Operation.VALUE or header.sequence < 1:
+        if header.operation.answers or header.sequence < 1:
             raise MalformedError(f"{header.operation.name} with sequence {header.sequence} is no push")
         return self._store.table(header)
 
@@ -86,6 +86,6 @@ class ParameterService:
             NotFoundError: there is no such shard.
         """
         seat = self._roster.seat(request.incarnation) if request.incarnation else None
-        reading = self._store.read(request.shard, request.incarnation)
+        reading = self._store.read(request.shard, request.incarnation, moving=request.moving)
         self._tally.count_pull((seat.layer, seat.replica) if seat is not None else None)
         return reading

@@ -13,6 +13,7 @@ class Operation(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     UPDATE: _ClassVar[Operation]
     VALUE: _ClassVar[Operation]
     ACCRUED_GRADIENT: _ClassVar[Operation]
+    MOVING: _ClassVar[Operation]
 
 class BoundaryKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -40,6 +41,7 @@ CREATE: Operation
 UPDATE: Operation
 VALUE: Operation
 ACCRUED_GRADIENT: Operation
+MOVING: Operation
 BOUNDARY_KIND_UNSPECIFIED: BoundaryKind
 ACTIVATION: BoundaryKind
 GRADIENT: BoundaryKind
@@ -128,12 +130,14 @@ class PushReply(_message.Message):
     def __init__(self, shard: _Optional[str] = ..., version: _Optional[int] = ..., sequence: _Optional[int] = ..., staleness: _Optional[int] = ..., applied: bool = ..., refused: bool = ...) -> None: ...
 
 class PullRequest(_message.Message):
-    __slots__ = ("shard", "incarnation")
+    __slots__ = ("shard", "incarnation", "moving")
     SHARD_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    MOVING_FIELD_NUMBER: _ClassVar[int]
     shard: str
     incarnation: int
-    def __init__(self, shard: _Optional[str] = ..., incarnation: _Optional[int] = ...) -> None: ...
+    moving: bool
+    def __init__(self, shard: _Optional[str] = ..., incarnation: _Optional[int] = ..., moving: bool = ...) -> None: ...
 
 class BoundaryMessage(_message.Message):
     __slots__ = ("kind", "layer", "replica", "batch", "incarnation", "version", "table", "data", "sender", "run", "reason")

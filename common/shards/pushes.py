@@ -19,6 +19,12 @@ class Operation(IntEnum):
     UPDATE = 2
     VALUE = 3
     ACCRUED_GRADIENT = 4
+    MOVING = 5
+
+    @property
+    def answers(self) -> bool:
+        """Whether the master sends the frame, as the answer to a pull."""
+        return self in (Operation.VALUE, Operation.MOVING)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +43,7 @@ class Header:
 
     @property
     def nbytes(self) -> int:
-        """Size in bytes of the buffer that follows: a creation and a pull's answer carry the whole shard."""
+        """Size in bytes of the buffer that follows: whole only in creations and in answers to full pulls."""
         whole = self.operation in (Operation.CREATE, Operation.VALUE)
         return self.table.nbytes if whole else self.table.pushed.nbytes
 
@@ -65,7 +71,8 @@ class PushReply:
 
 @dataclass(frozen=True, slots=True)
 class PullRequest:
-    """Request for one consistent version of a shard."""
+    """Request for one consistent version of a shard; `moving`: without the frozen tensors."""
 
     shard: str = ""
     incarnation: int = 0
+    moving: bool = False

@@ -144,6 +144,8 @@ class WorkingCopy:
 
         A deliberate change: the paper overwrites updates under way (Dean et al. 2012, algorithm 7.1).
 
+        The version may come without the frozen tensors.
+
         Raises:
             MalformedError: the version is of a different network.
         """

@@ -329,7 +329,7 @@ class Driver:
         lease = machine.lease
 
         def arrived() -> None:
-            nbytes = HEADER_NBYTES + self._table(machine, shard).nbytes
+            nbytes = HEADER_NBYTES + self._table(machine, shard).pushed.nbytes
             self._answer(machine, self.master.fetched(lease, shard), nbytes)
 
         self.master.ask(machine.link, HEADER_NBYTES, self._guard(machine, arrived))

@@ -89,7 +89,7 @@ class ParametersServicer:
 
     def _send(self, messages: Messages, reading: Reading) -> None:
         """Send a version's frames from the shard's buffer; a small shard is copied, to let pushes go on."""
-        nbytes = reading.header.table.nbytes
+        nbytes = reading.header.nbytes
         if nbytes <= CHUNK_BYTES:
             message = encode_frame(Frame(reading.header, 0, reading.buffer))
             reading.release()

@@ -76,7 +76,7 @@ class Reading:
         self.record = shard.pair.record
         # With the optimizer's moments, and without.
         self.whole = shard.pair.buffers[self.index].data
-        self.buffer = self.whole[: header.table.nbytes]
+        self.buffer = self.whole[: header.nbytes]
         self.revoked = False
         # For readers that take pieces: how many bytes so far, and at the last look.
         self.taken = self.seen = 0

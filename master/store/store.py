@@ -105,12 +105,13 @@ class Store:
         """
         return self._target(header).pair.table
 
-    def read(self, name: str, incarnation: int = 0) -> Reading:
+    def read(self, name: str, incarnation: int = 0, *, moving: bool = False) -> Reading:
         """Hold a consistent version of a shard for reading; the caller releases the reading.
 
         Args:
             name: of the shard.
             incarnation: of the slave that fetches; 0 for a reader without a lease.
+            moving: read without the frozen tensors.
 
         Raises:
             NotFoundError: no shard has the name.
@@ -120,7 +121,8 @@ class Store:
             record = shard.pair.record
             sequence = record.sequences.get(incarnation, 0)
             through = record.next_batch(shard.policy.replicas)
-            header = Header(name, Operation.VALUE, record.version, 0, sequence, through, shard.pair.table)
+            operation = Operation.MOVING if moving else Operation.VALUE
+            header = Header(name, operation, record.version, 0, sequence, through, shard.pair.table)
             reading = Reading(shard, header)
             shard.readings.add(reading)
             if incarnation:

@@ -181,7 +181,8 @@ class Fetcher(_Thread[_Pull]):
     def _pull(self, work: _Pull) -> tuple[Header, memoryview]:
         began = time.perf_counter()
         room = None if work.urgent else self._rooms.get(work.shard)
-        request = PullRequest(work.shard, self._incarnation)
+        # A fetch is of a shard that was pulled before, with its frozen tensors.
+        request = PullRequest(work.shard, self._incarnation, moving=not work.urgent)
         header, buffer = pull(self._client, request, STALLED_SECONDS, room)
         if not work.urgent:
             self._rooms[work.shard] = buffer

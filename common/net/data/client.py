@@ -229,11 +229,11 @@ def pull(
 
 
 def _place(assembly: Assembly, room: memoryview | None) -> memoryview:
-    """Return memory for the whole shard, with the pieces that have come: `room` itself where the size fits.
+    """Return memory for the version, with the pieces that have come: `room` itself where the size fits.
 
     A view of `room` would keep the view before it, so that views would grow with the number of fetches.
     """
-    nbytes = assembly.header.table.nbytes
+    nbytes = assembly.header.nbytes
     if room is None or room.nbytes != nbytes:
         room = np.empty(nbytes, np.uint8).data
     for offset, piece in assembly.pieces:

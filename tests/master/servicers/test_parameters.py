@@ -224,6 +224,29 @@ def test_a_push_carries_no_byte_of_the_frozen_tensors(
     assert np.array_equal(numbers[COUNT:], first[COUNT:])
 
 
+@pytest.mark.parametrize("count", [4, COUNT])
+def test_a_pull_may_leave_out_the_frozen_tensors(master: Served, client: DataClient, count: int) -> None:
+    table = lay_out([("f", "float32", (2 * COUNT,), "frozen"), ("w", "float32", (count,), "parameter")])
+    lease = master.join("a")
+    first = np.arange(count + 2 * COUNT, dtype=np.float32)
+    with client.call(PUSH) as call:
+        send(call, header(lease, 0, table), first)
+        call.end()
+    sent = master.master.run.tally.bytes_sent
+    found, buffer = pull(client, PullRequest("1/weights", lease.incarnation, moving=True), DEADLINE)
+    assert (found.operation, found.table, found.nbytes) == (Operation.MOVING, table, 4 * count)
+    assert np.array_equal(np.frombuffer(buffer, np.float32), first[:count])
+    assert master.master.run.tally.bytes_sent - sent < 4 * count + 1000
+
+
+def test_the_answer_to_a_pull_is_no_push(master: Served, client: DataClient) -> None:
+    lease = created(master)
+    for operation in (Operation.VALUE, Operation.MOVING):
+        answer = replace(header(lease, 1), operation=operation)
+        with pytest.raises(MalformedError, match="is no push"), client.call(PUSH) as call:
+            send(call, answer, ones())
+
+
 def test_a_push_that_reaches_into_the_frozen_tensors_is_refused(master: Served, client: DataClient) -> None:
     table = lay_out([("w", "float32", (4,), "parameter"), ("f", "float32", (4,), "frozen")])
     lease = created(master, table)

@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from common.shards.pushes import Header, Operation
+from common.shards.table import lay_out
 from slave.network.transfer import Fetcher
 from slave.training.worker import Fetched
 from tests.master.pushes import SHARD, creation, update
@@ -66,6 +68,24 @@ def test_a_fetch_overwrites_the_memory_of_the_last_and_a_pull_has_memory_of_its_
     assert np.shares_memory(first, second)
     assert (second == 5).all()
     assert (pulled == 2).all()
+
+
+def test_a_fetch_leaves_out_the_frozen_tensors_and_a_pull_brings_them(
+    master: Served, inbox: queue.SimpleQueue[object]
+) -> None:
+    table = lay_out([("w", "float32", (4,), "parameter"), ("f", "float32", (6,), "frozen")])
+    lease = master.join("a")
+    created = Header(SHARD, Operation.CREATE, incarnation=lease.incarnation, table=table)
+    master.master.store.create(created, [(0, np.arange(10, dtype=np.float32).data.cast("B"))])
+    fetcher = Fetcher(master.address, lease.incarnation, inbox.put, lambda *_: None)
+    fetcher.start()
+    try:
+        fetcher.fetch(SHARD)
+        assert taken(inbox).tolist() == [0, 1, 2, 3]
+        fetcher.pull(SHARD, inbox.put)
+        assert taken(inbox).tolist() == list(range(10))
+    finally:
+        fetcher.close()
 
 
 def count_views() -> int:

@@ -125,7 +125,8 @@ def test_every_batch_goes_to_its_owner_once_and_every_replica_ends(
 
 def _working_copy(store: Store, incarnation: int, *, gradient: bool) -> tuple[WorkingCopy, Flat, Stepper]:
     torch.manual_seed(0)
-    flat = Flat(nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4)))
+    frozen = nn.Linear(4, 4).requires_grad_(False)
+    flat = Flat(nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), frozen))
     stepper = (AccruingStepper if gradient else Stepper)(flat, SynthesizerOptimizerConfig("sgd", 0.125), 100)
     accrued = stepper if isinstance(stepper, AccruingStepper) else None
     copy = WorkingCopy("1/weights", flat, 2, incarnation, 2, accrued)
@@ -136,7 +137,7 @@ def _working_copy(store: Store, incarnation: int, *, gradient: bool) -> tuple[Wo
 
 
 def _fetch(store: Store, copy: WorkingCopy, incarnation: int, *, begin: bool = False) -> None:
-    reading = store.read("1/weights", incarnation)
+    reading = store.read("1/weights", incarnation, moving=not begin)
     (copy.begin if begin else copy.fetched)(reading.header, bytes(reading.buffer))
     reading.release()
 
