@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from common import strict_json
+from common.config.user_code import format_error
 from common.errors import ConfigError
 from common.output import divert_output
 from common.text import answer
@@ -21,7 +23,7 @@ class Sampling:
     """Choice of the next token.
 
     Attributes:
-        temperature: divisor of the logits; 0 takes the likeliest token.
+        temperature: divisor of the logits, finite; 0 takes the likeliest token.
         top_k: number of likeliest tokens to choose from; None: all.
         seed: of the draws.
     """
@@ -29,6 +31,10 @@ class Sampling:
     temperature: float = 1.0
     top_k: int | None = None
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.temperature):
+            raise ConfigError(f"--temperature: {self.temperature} is no finite number; give 1.0, say")
 
 
 def generate(
@@ -59,6 +65,8 @@ def _continue(run: SpeakingRun, prompt: str, count: int, sampling: Sampling) -> 
         tokens = run.vocabulary.encode(prompt).tolist()
     except ConfigError as error:
         raise ConfigError(f"--prompt: {error}") from None
+    except UnicodeError:  # bytes of the command line that are no text
+        raise ConfigError("--prompt: is no UTF-8 text; give characters") from None
     if not tokens:
         raise ConfigError("--prompt: holds no token; give at least one character")
     following = sample(run.network, tokens, count, run.context, run.vocabulary.size, sampling)
@@ -97,7 +105,9 @@ def choose(logits: Tensor, sampling: Sampling, generator: torch.Generator) -> in
     if sampling.top_k is not None:
         least = logits.topk(min(sampling.top_k, len(logits))).values[-1]
         logits = logits.masked_fill(logits < least, -torch.inf)
-    return int(torch.multinomial(torch.softmax(logits / sampling.temperature, 0), 1, generator=generator))
+    # The likeliest is at 0, and in float64 no temperature is 0: a quotient is at most infinitely unlikely.
+    odds = torch.softmax((logits - logits.max()).double() / sampling.temperature, 0)
+    return int(torch.multinomial(odds, 1, generator=generator))
 
 
 def _logits(network: nn.Module, window: list[int], size: int) -> Tensor:
@@ -105,11 +115,10 @@ def _logits(network: nn.Module, window: list[int], size: int) -> Tensor:
     due = (1, len(window), size)
     try:
         logits = network(torch.tensor([window]))
-    except RuntimeError as error:
-        text = next(iter(str(error).splitlines()), type(error).__name__)
+    except (Exception, SystemExit) as error:  # of a user's unit
         raise ConfigError(
-            f"network.model: cannot take {len(window)} tokens ({text}); give a longer --prompt"
-        ) from None
+            f"network.model: cannot take {len(window)} tokens ({format_error(error)}); give a longer --prompt"
+        ) from error
     if tuple(logits.shape) != due:
         raise ConfigError(
             f"network.model: gives {tuple(logits.shape)} for {len(window)} tokens, not {due}: the run has "

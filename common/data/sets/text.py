@@ -57,8 +57,8 @@ def _read(path: Path) -> tuple[bytes, bytes]:
 
 
 def _files(folder: Path, part: str) -> list[Path]:
-    """List the files of a part, sorted: train.txt, train-1.txt, ptb.train.txt."""
-    name = re.compile(rf"(^|[._-]){part}")
+    """List the files of a part, sorted: train.txt, train-1.txt, ptb.train.txt; no hidden ones."""
+    name = re.compile(rf"^(?!\.)(.*[._-])?{part}")
     return sorted(file for file in folder.iterdir() if file.is_file() and name.search(file.name))
 
 

@@ -87,6 +87,7 @@ def test_a_file_gives_its_last_tenth_to_the_test_set_before_a_character(tmp_path
         (("ptb.train", "ptb.valid"), b"ptb.train", b"ptb.valid"),
         (("train-2", "train-1", "test"), b"train-1train-2", b"test"),
         (("retrain", "train", "test"), b"train", b"test"),
+        ((".train.swp", "._ptb.train", "train", "test", ".test"), b"train", b"test"),
     ],
 )
 def test_files_of_a_folder_are_parts_by_name(

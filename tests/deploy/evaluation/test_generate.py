@@ -6,8 +6,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from common.data.vocabularies import Bytes, Characters, Vocabulary, Words
 from common.errors import ConfigError
-from deploy.evaluation.generate import Sampling, choose, sample
+from deploy.evaluation.finished import SpeakingRun
+from deploy.evaluation.generate import Sampling, _continue, choose, sample
 
 V = 7
 
@@ -64,6 +66,39 @@ def test_a_temperature_divides_the_logits(temperature: float, odds: float) -> No
     logits = torch.tensor([0.0, 1.0])
     draws = [choose(logits, Sampling(temperature=temperature), generator) for _ in range(4000)]
     assert sum(draws) / len(draws) == pytest.approx(odds, abs=0.03)
+
+
+def test_a_tiny_temperature_takes_the_likeliest_and_one_that_is_not_finite_is_refused() -> None:
+    generator = torch.Generator().manual_seed(0)
+    tiny = Sampling(temperature=1e-300)
+    assert {choose(torch.tensor([3.0, -1e30, 5.0]), tiny, generator) for _ in range(20)} == {2}
+    for temperature in (float("nan"), float("inf")):
+        with pytest.raises(ConfigError, match=r"^--temperature: (nan|inf) is no finite number"):
+            Sampling(temperature)
+
+
+@pytest.mark.parametrize(
+    ("vocabulary", "prompt", "told"),
+    [
+        (Bytes(), "", "holds no token"),
+        (Words(["<unk>"]), " ", "holds no token"),
+        (Characters("abc"), "a§", "the text holds '§', which the training text lacks"),
+        (Bytes(), "a\udcff", "is no UTF-8 text"),
+        (Characters("abc"), "a\udcff", "is no UTF-8 text"),
+    ],
+)
+def test_a_prompt_without_tokens_is_refused(vocabulary: Vocabulary, prompt: str, told: str) -> None:
+    with pytest.raises(ConfigError, match=f"^--prompt: {told}"):
+        _continue(SpeakingRun(Successor(1.0), 4, vocabulary), prompt, 1, Sampling())
+
+
+def test_a_unit_that_fails_on_a_short_prompt_is_told_in_one_line() -> None:
+    class Picky(nn.Module):
+        def forward(self, tokens: Tensor) -> Tensor:
+            raise IndexError(f"{tokens.shape[1]} is not 4")
+
+    with pytest.raises(ConfigError, match=r"cannot take 1 tokens \(IndexError: 1 is not 4\)"):
+        drawn(Picky())
 
 
 def test_a_network_that_gives_no_logits_of_each_token_is_refused() -> None:
