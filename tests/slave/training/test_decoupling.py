@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from common.config.optimizer import OptimizerConfig
 from common.config.sections import Config
@@ -229,3 +230,38 @@ def test_a_layer_computes_in_bfloat16_and_keeps_and_sends_float32() -> None:
     for one, other in ((h, near_h), (gradient, near_gradient), (exact.parameters, rounded.parameters)):
         assert one.dtype == other.dtype == torch.float32
         torch.testing.assert_close(one, other, rtol=0.03, atol=0.03)
+
+
+class Recomputed(nn.Module):
+    """Unit with dropout in a part whose activations are, or are not, computed again in the backward."""
+
+    def __init__(self, *, again: bool) -> None:
+        super().__init__()
+        self.linear, self.dropout, self.again = nn.Linear(6, 6), nn.Dropout(0.5), again
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        part: torch.Tensor = checkpoint(self._part, x, use_reentrant=False) if self.again else self._part(x)
+        return x + part
+
+    def _part(self, x: torch.Tensor) -> torch.Tensor:
+        dropped: torch.Tensor = self.dropout(torch.tanh(self.linear(x)))
+        return dropped
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["at once", "late"])
+@pytest.mark.parametrize("autocast", [None, torch.bfloat16], ids=str)
+def test_a_checkpoint_repeats_the_first_forwards_mask(autocast: torch.dtype | None, late: bool) -> None:
+    found = []
+    for again in (False, True):
+        torch.manual_seed(0)
+        flat = Flat(Recomputed(again=again))
+        layer = Layer(2, flat, Stepper(flat, OptimizerConfig(), 10), seed=7, autocast=autocast)
+        x, delta = torch.randn(4, 6), torch.randn(4, 6)
+        u, h = (layer.forward_again if late else layer.forward)(3, x)
+        torch.rand(again + 1)
+        layer.backward(h, delta)
+        grad = plain(u).grad
+        assert grad is not None
+        found.append([plain(h).detach(), grad, *flat.gradients()])
+    for one, other in zip(*found, strict=True):
+        assert torch.equal(one, other)
