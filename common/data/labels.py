@@ -74,16 +74,23 @@ def check_range(rule: TargetRule, name: str, train: Examples, test: Examples) ->
         test: test examples.
 
     Raises:
-        ConfigError: a target out of the task's range.
+        ConfigError: a target out of the task's range, or none that counts.
     """
     for part, examples in (("train_y", train), ("test_y", test)):
+        counts = False
         for block in _blocks(examples):
+            counts |= rule.ignored is None or bool((block != rule.ignored).any())
             wrong = block[_out_of_range(rule, block)]
             if wrong.size:
                 label = "the label " if rule.counted else ""
                 raise ConfigError(f"data.dataset: {name}: {part} holds {label}{wrong[0]}; {rule.describe()}")
             if _runs_code(examples):
                 break
+        if not counts and not _runs_code(examples):
+            raise ConfigError(
+                f"data.dataset: {name}: {part} holds {rule.ignored} alone, which is left out; give targets "
+                "that count"
+            )
 
 
 def _out_of_range(rule: TargetRule, y: np.ndarray) -> np.ndarray:

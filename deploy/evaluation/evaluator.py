@@ -12,6 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from common.config.sections import Config
 from common.data import batches
 from common.data.datasets import Dataset
+from common.errors import ConfigError
 from common.models import network
 from common.models.network import Blueprint
 from common.shards import flat
@@ -105,6 +106,10 @@ class Evaluator:
         for x, y in batches.test_batches(self._dataset):
             for name, value in self._task.tally(self.network(x), y).items():
                 sums[name] = sums.get(name, 0) + value
+        if not sums["count"]:
+            raise ConfigError(
+                f"data.dataset: {self._dataset.name}: the test set has no target that counts; give some"
+            )
         metrics = self._task.metrics(sums)
         loss = sums["loss"] / sums["count"]
         return Evaluation(through, metrics.get("error_percent"), loss, versions, metrics)

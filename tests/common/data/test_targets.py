@@ -49,6 +49,7 @@ def test_targets_of_a_tasks_form_are_taken(tmp_path: Path, kind: str, y: str) ->
         ("regression", "np.zeros((4, 2, 2))", "is float32 (4, 2, 2); it must be floating-point "),
         ("language", TASKS["regression"], "is float32 (4,); it must be whole numbers of the shape (4, T), "),
         ("language", "np.array([[0, -1]] * 4)", "holds -1; targets go from 0 up"),
+        ("language", "np.full((4, 2), -100)", "holds -100 alone, which is left out; give targets that count"),
     ],
 )  # fmt: skip
 def test_targets_of_another_form_or_range_are_refused(tmp_path: Path, kind: str, y: str, told: str) -> None:
