@@ -27,6 +27,7 @@ class DeltaRegression(GradientSynthesizer):
 
     def __init__(self, options: DniOptions, shape: tuple[int, ...], task: Task, *, context: bool) -> None:
         super().__init__()
+        task = task.for_synthesis()
         self._positions = has_positions(shape, task)
         self._spatial = len(shape) == 3
         size = shape[1] if self._positions else shape[0] if self._spatial else math.prod(shape)

@@ -52,7 +52,7 @@ class VirtualForward(GradientSynthesizer):
 
     def __init__(self, options: VfbnOptions, shape: tuple[int, ...], task: Task) -> None:
         super().__init__()
-        self.task = task
+        self.task = task = task.for_synthesis()
         self.trained = options.trained
         self._positions = has_positions(shape, task)
         if self._positions:

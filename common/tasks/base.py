@@ -100,6 +100,10 @@ class Task(ABC):
     def metrics(self, sums: Mapping[str, float]) -> dict[str, float]:
         """Return the metrics by name, from the sums over the test set."""
 
+    def for_synthesis(self) -> Task:
+        """Return the task that M and heads learn: of the same targets, at a cost with a bound."""
+        return self
+
     @property
     def context_size(self) -> int:
         """Number of rows of the tables that `context` takes."""

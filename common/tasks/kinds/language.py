@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -13,6 +14,9 @@ from common.config.tasks import IGNORED, NoOptions
 from common.data.targets import Targets
 from common.tasks import softmax
 from common.tasks.base import Expansion, Task
+
+# Most classes of tokens for M and heads, and tokens with a class of their own.
+CLASSES, OWN_CLASSES = 1024, 768
 
 
 class Language(Task):
@@ -56,6 +60,10 @@ class Language(Task):
             values["bits_per_character"] = bits / self.targets.characters
         return values
 
+    def for_synthesis(self) -> Language:
+        """Return the task over a bounded number of classes, which rare tokens share."""
+        return self if self.outputs <= CLASSES else SharedClasses(self.targets)
+
     @property
     def context_size(self) -> int:
         """Size of the vocabulary."""
@@ -65,6 +73,35 @@ class Language(Task):
         """Return the tokens' rows of a table (V, width), by position: (B, T, width); ignored ones are 0."""
         rows = F.embedding(target.clamp(min=0), table)
         return rows * (target != IGNORED).unsqueeze(-1)
+
+
+class SharedClasses(Language):
+    """Language modelling for M and heads: rare tokens share classes, and no vocabulary is too large.
+
+    Tokens below `OWN_CLASSES` have a class of their own, and the others share the rest. Vocabularies are
+    sorted by frequency, or nearly so, and most positions of a text have one of the first tokens.
+    """
+
+    def __init__(self, targets: Targets) -> None:
+        super().__init__(replace(targets, classes=CLASSES))
+
+    def losses(self, output: Tensor, target: Tensor) -> Tensor:
+        """Return the losses of the tokens' classes."""
+        return super().losses(output, _share(target))
+
+    def expand(self, output: Tensor, target: Tensor) -> Expansion:
+        """Expand the losses of the tokens' classes."""
+        return super().expand(output, _share(target))
+
+    def context(self, target: Tensor, table: Tensor) -> Tensor:
+        """Return the rows of the tokens' classes."""
+        return super().context(_share(target), table)
+
+
+def _share(target: Tensor) -> Tensor:
+    """Return the class of each token, of a class itself; `IGNORED` stays."""
+    shared = OWN_CLASSES + (target - OWN_CLASSES) % (CLASSES - OWN_CLASSES)
+    return torch.where(target < OWN_CLASSES, target, shared)
 
 
 def _cross_entropy(output: Tensor, target: Tensor) -> Tensor:

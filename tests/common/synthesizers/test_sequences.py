@@ -15,6 +15,7 @@ from common.data.targets import Targets
 from common.errors import ConfigError
 from common.signals.forms import TensorForm
 from common.synthesizers import GradientSynthesizer, InputSynthesizer, VirtualForward, build, build_input
+from common.tasks.kinds.language import CLASSES, OWN_CLASSES
 from tests.classifying import classifying
 
 B, T, D, V = 3, 4, 6, 5
@@ -69,6 +70,43 @@ def stepped(module: GradientSynthesizer) -> GradientSynthesizer:
         optimizer.step()
     module.zero_grad()
     return module
+
+
+LARGE = tasks.build(TaskConfig("language"), Targets(50_000, (T,)))
+
+
+@every_method
+def test_a_large_vocabulary_costs_no_more_than_a_thousand_tokens(
+    gradient: str, options: dict[str, object]
+) -> None:
+    decoupling = DecouplingConfig(gradient=gradient, gradient_options=options)
+    large, thousand = (
+        build(decoupling, (T, D), tasks.build(TaskConfig("language"), Targets(tokens, (T,))))
+        for tokens in (50_000, CLASSES)
+    )
+    large.load_state_dict(thousand.state_dict())
+    h, _, delta = example()
+    y = torch.tensor([[0, 5, OWN_CLASSES - 1, IGNORED]] * B)
+    torch.testing.assert_close(large.learn(h, y, delta), thousand.learn(h, y, delta), rtol=0, atol=0)
+    rare = torch.tensor([[49_999, OWN_CLASSES, 40_000, 1]] * B)
+    shared = OWN_CLASSES + (rare - OWN_CLASSES) % (CLASSES - OWN_CLASSES)
+    shared[:, 3] = 1
+    assert torch.equal(large.gradient(h, rare), thousand.gradient(h, shared))
+    assert int(shared.max()) < CLASSES
+
+
+def test_a_head_of_a_large_vocabulary_has_the_loss_of_the_shared_classes() -> None:
+    head = build(DecouplingConfig(), (T, D), LARGE)
+    assert isinstance(head, VirtualForward)
+    h, y = torch.randn(B, T, D), torch.randint(50_000, (B, T))
+    delta, loss = head.supervise(h, y)
+    leaf = h.clone().requires_grad_()
+    shared = torch.where(y < OWN_CLASSES, y, OWN_CLASSES + (y - OWN_CLASSES) % (CLASSES - OWN_CLASSES))
+    expected = F.cross_entropy(head.maps[0](leaf.flatten(0, 1)), shared.flatten(), reduction="sum") / T
+    expected.backward()  # type: ignore[no-untyped-call]
+    assert leaf.grad is not None
+    torch.testing.assert_close(delta, leaf.grad)
+    torch.testing.assert_close(loss, expected.detach())
 
 
 @every_method
