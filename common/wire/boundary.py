@@ -102,6 +102,7 @@ class Taken(Message):
 
     kind = BoundaryKind.TAKEN
     direction = Direction.DOWN
+    slotted = True
 
 
 @dataclass(frozen=True, eq=False, slots=True)

@@ -122,20 +122,15 @@ class HollowFixed(Fixed):
 class HollowFull(FullUnlock):
     """Messages and steps of unlock `full`, without computation."""
 
-    def __init__(self, top: bool, steppers: dict[str, Stepper], *, sends_down: bool) -> None:
-        self._top, self._steppers, self._sends_down = top, steppers, sends_down
-
-    @property
-    def learns_from_above(self) -> bool:
-        """Whether the layer has M."""
-        return "gradient" in self._steppers
+    def __init__(self, k: int, top: bool, steppers: dict[str, Stepper], *, sends_down: bool) -> None:
+        self._k, self._top, self._steppers, self._sends_down = k, top, steppers, sends_down
 
     def step(self, batch: int, x: Signal, y: Tensor) -> Iterator[Message]:  # noqa: ARG002
         """Send h_k(b) up, and delta_{k-1}(b) with u down."""
         if not self._top:
             yield Up(batch, NOTHING)
-        if self._sends_down:
-            yield Down(batch, NOTHING, NOTHING)
+        if self._k > 1:
+            yield Down(batch, NOTHING, NOTHING) if self._sends_down else Taken(batch)
         self._steppers["weights"].step(batch)
 
     def learn_gradient(self, batch: int, u: Signal, y: Tensor, delta: Signal) -> None:  # noqa: ARG002
@@ -172,7 +167,11 @@ def hollow(
     trainer: Trainer
     if config.decoupling.slots is not None:
         trainer = layers.free_trainer(
-            config, HollowBatches(), lease, HollowFull(top, steppers, sends_down=wants[0]), (NO_FORM, NO_FORM)
+            config,
+            HollowBatches(),
+            lease,
+            HollowFull(k, top, steppers, sends_down=wants[0]),
+            (NO_FORM, NO_FORM),
         )
     else:
         unlock: Unlock

@@ -19,7 +19,7 @@ from common.errors import MalformedError
 from common.signals.forms import SignalForm
 from common.signals.values import Signal, map_tensors
 from common.slots import Slots
-from common.wire.boundary import Down, Message, Ready, Up
+from common.wire.boundary import Direction, Down, Message, Ready, Up
 from slave.training.admission import check_form
 from slave.training.unlocks.full import FullUnlock
 
@@ -46,6 +46,7 @@ class FreeTrainer:
         batches: source of x_b and y_b, also past the run's count.
         total: number of batches of the run.
         unlock: the layer, M and I.
+        top: whether the layer is K.
         slots: of each mailbox.
         incarnation: of this slave's lease.
         next_batch: first batch not seen by the layer's weights.
@@ -61,6 +62,7 @@ class FreeTrainer:
         total: int,
         unlock: FullUnlock,
         *,
+        top: bool,
         slots: int,
         incarnation: int,
         next_batch: int,
@@ -84,9 +86,9 @@ class FreeTrainer:
         self._device = device
         self._next = routes.next_own(next_batch)
         self._activations, self._gradients = Slots[Up](slots), Slots[Down](slots)
-        # Type of the messages from each side -> steps when the last such message came.
-        sides: dict[type[Message], bool] = {Up: k > 1, Down: unlock.learns_from_above}
-        self._steps_when_heard = {kind: 0 for kind, there in sides.items() if there}
+        # Way of the messages from each side -> steps when the last such message came.
+        sides = {Direction.UP: k > 1, Direction.DOWN: not top}
+        self._steps_when_heard = {way: 0 for way, there in sides.items() if there}
 
     @property
     def next_batch(self) -> int:
@@ -128,8 +130,8 @@ class FreeTrainer:
                 self._gradients.put(message, message.batch)
             case Ready():
                 self._hear()
-        if type(message) in self._steps_when_heard:
-            self._steps_when_heard[type(message)] = self.steps
+        if message.direction in self._steps_when_heard:
+            self._steps_when_heard[message.direction] = self.steps
         return iter(())
 
     def _hear(self) -> None:

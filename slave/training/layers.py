@@ -127,6 +127,7 @@ def free_trainer(
         data,
         config.run.batches,
         unlock,
+        top=lease.layer == config.layers,
         slots=slots,
         incarnation=lease.incarnation,
         next_batch=lease.next_batch,

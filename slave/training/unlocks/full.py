@@ -74,11 +74,6 @@ class FullUnlock:
         self._predictor = predictor
         self._steps_on = steps_on
 
-    @property
-    def learns_from_above(self) -> bool:
-        """Whether the layer has M, which gradients from above teach."""
-        return self._synthesizer is not None
-
     def step(self, batch: int, x: Signal, y: Tensor) -> Iterator[Message]:
         """Step on batch b; yield h_k(b) for the layer above, and u with the gradient for the layer below."""
         predicted = x if self._predictor is None else self._predictor.predict(batch, x)
@@ -93,8 +88,7 @@ class FullUnlock:
             if self._synthesizer is not None:
                 self._layer.backward(h, self._synthesizer.gradient(batch, sent, y))
         for answer in self._layer.down(batch, u):
-            if isinstance(answer, Down):
-                yield replace(answer, u=floats(predicted))
+            yield replace(answer, u=floats(predicted)) if isinstance(answer, Down) else answer
         if self._synthesizer is None or self._steps_on(batch):
             self._layer.step(batch, len(y))
         else:

@@ -84,6 +84,6 @@ def build_layer(config: Config, lease: JoinReply, copies: list[tuple[WorkingCopy
         unlock = HollowUnlock(k, top, config.decoupling.row, list(steppers.values()), sends_down=k > 1)
         trainer = layers.windowed_trainer(config, HollowBatches(), lease, unlock)
     else:
-        full = HollowFull(top, steppers, sends_down=k > 1)
+        full = HollowFull(k, top, steppers, sends_down=k > 1)
         trainer = layers.free_trainer(config, HollowBatches(), lease, full, (NO_FORM, NO_FORM))
     return TrainedLayer(trainer, cast(Any, None), copies, Health())

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 from collections import deque
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,7 +25,7 @@ from common.data.replicas import owner
 from common.errors import MalformedError
 from common.models import network
 from common.signals.values import plain
-from common.wire.boundary import Down, Message, Ready, Up
+from common.wire.boundary import Down, Message, Ready, Taken, Up
 from common.wire.messages import JoinReply
 from common.wire.signals import from_wire, to_wire
 from deploy.evaluation.evaluator import estimate_statistics
@@ -255,3 +257,21 @@ def test_statistics_are_the_mean_over_the_real_batches_and_the_same_each_time() 
     torch.testing.assert_close(chain[1].running_mean, torch.stack([h.mean(0) for h in outputs]).mean(0))
     torch.testing.assert_close(chain[1].running_var, torch.stack([h.var(0) for h in outputs]).mean(0))
     assert chain[1].momentum == 0.1
+
+
+def test_a_layer_that_wants_no_gradient_stands_still_without_a_word_from_above_too(tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(
+        "from torch import nn\n"
+        "def build(classes):\n"
+        "    first = nn.Sequential(nn.Flatten(), nn.Linear(64, 6)).requires_grad_(False)\n"
+        "    return [first, nn.Linear(6, classes)]\n"
+    )
+    config = replace(configured(), network=NetworkConfig(f"{tmp_path}/own.py:build", cuts=[1], options={}))
+    fixed, top = (free(build_seat(config, k)) for k in (1, 2))
+    for _ in range(ALONE):
+        assert [type(message) for message in fixed.advance()] == [Up]
+    assert not fixed.can_advance
+    (taken,) = top.advance()
+    assert isinstance(taken, Taken)
+    list(fixed.receive(taken))
+    assert fixed.can_advance
