@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import os
 import resource
 import signal
@@ -16,6 +17,7 @@ from typing import Self
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _PR_SET_PDEATHSIG = 1
 INTERRUPTED = 130
+_HANDLED = (signal.SIGINT, signal.SIGTERM)
 # Environment variable with the process number of the parent, which a child must not outlive.
 PARENT = "LAYERWISE_PARENT"
 
@@ -85,31 +87,43 @@ def cpu_seconds() -> float:
     return time.process_time()
 
 
+@functools.cache
+def _leave_handlers_to_this_process() -> None:
+    """Have forked children, as of a user's pool of processes, die of the signals that this process handles.
+
+    A handler of Python would stop a child from ending. And Python forgets a signal that it has noted, and not
+    handled, when a child begins: so the signals wait during the fork.
+    """
+    os.register_at_fork(
+        before=lambda: _mask(signal.SIG_BLOCK),
+        after_in_parent=lambda: _mask(signal.SIG_UNBLOCK),
+        after_in_child=_forget_handlers,
+    )
+
+
+def _mask(how: int) -> None:
+    signal.pthread_sigmask(how, _HANDLED)
+
+
+def _forget_handlers() -> None:
+    for number in _HANDLED:
+        signal.signal(number, signal.SIG_DFL)
+    _mask(signal.SIG_UNBLOCK)
+
+
 def heed_termination() -> None:
     """Have SIGTERM interrupt this process as Ctrl-C does, on the main thread.
 
     Process 1 of a container would otherwise not receive the signal at all.
     """
-    process = os.getpid()
-
-    def handle(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - signal's signature
-        if os.getpid() != process:
-            _die(number)
-        raise KeyboardInterrupt
-
-    signal.signal(signal.SIGTERM, handle)
-
-
-def _die(number: int) -> None:
-    """Die of a signal: of a child that a user's code has forked, the handlers of this process are not."""
-    signal.signal(number, signal.SIG_DFL)
-    os.kill(os.getpid(), number)
+    _leave_handlers_to_this_process()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 class Interrupt:
     """Context in which SIGINT and SIGTERM call `stop`, once; a second signal forces the exit.
 
-    A forked child, as of a user's pool of processes, dies of them. Old handlers are restored at the end.
+    Forked children die of them. Old handlers are restored at the end.
     `stop` runs inside a signal handler, so it should only set a flag.
     """
 
@@ -118,10 +132,8 @@ class Interrupt:
         self.received = False
 
     def __enter__(self) -> Self:
-        self._process = os.getpid()
-        self._old = {
-            number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)
-        }
+        _leave_handlers_to_this_process()
+        self._old = {number: signal.signal(number, self._handle) for number in _HANDLED}
         return self
 
     def __exit__(
@@ -131,8 +143,6 @@ class Interrupt:
             signal.signal(number, handler)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002 - signal's signature
-        if os.getpid() != self._process:
-            _die(number)
         if self.received:
             os._exit(INTERRUPTED)
         self.received = True

@@ -39,7 +39,7 @@ def test_a_thread_that_gives_way_and_those_it_starts_do_and_no_other() -> None:
 
 # The script may fork, since it has one thread; the tests may not.
 FORKING = """
-import multiprocessing, os, signal, sys, threading, time
+import multiprocessing, os, signal, threading, time
 from common.lifecycle import Interrupt, heed_termination
 stop = threading.Event()
 heed_termination()
@@ -58,6 +58,14 @@ def check():
 check()
 with Interrupt(stop.set):
     check()
+    for _ in range(20):  # a process is ended while it begins
+        child = fork.Process(target=time.sleep, args=(600,))
+        child.start()
+        child.terminate()
+        child.join()
+        assert child.exitcode == -15
+        with fork.Pool(2) as pool:
+            pool.map(abs, range(9))
     print(stop.is_set())
 try:
     os.kill(os.getpid(), signal.SIGTERM)
