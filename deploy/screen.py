@@ -257,6 +257,7 @@ def summary_rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     method = summary["unlock"] + (f" ({summary['gradient']})" if summary["gradient"] else "")
     waiting = ", ".join(f"{k}: {100 * part:.1f} %" for k, part in summary["waiting_fraction"].items())
     cpu, rss = summary["cpu_seconds"], summary["peak_rss_bytes"]
+    states = f", {summary['lost_states']:,} states" if summary["lost_states"] else ""
     rows = [
         ("run", f"{summary['name']}: {summary['dataset']}, {summary['model']} in {summary['layers']} layers"),
         ("method", f"unlock {method}, profile {summary['profile']}"),
@@ -275,7 +276,7 @@ def summary_rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("delay", _spread(summary["delay"]) + " batches"),
         ("waiting", f"{waiting} of a step, by layer"),
         ("pushes, pulls", f"{summary['pushes']:,}, {summary['pulls']:,}"),
-        ("restarts, lost", f"{summary['restarts']} processes, {summary['lost_batches']} batches"),
+        ("restarts, lost", f"{summary['restarts']} processes, {summary['lost_batches']} batches{states}"),
         ("CPU", f"master {cpu['master']:.1f} s, slaves {', '.join(f'{s:.1f}' for s in cpu['slaves'])} s"),
         ("memory", f"master {_mib(rss['master'])}, slaves {', '.join(map(_mib, rss['slaves']))}"),
     ]

@@ -194,7 +194,7 @@ class Training:
             directory = RunDirectory(path, tensorboard=self._tensorboard)
             saved = directory.saved_config()
         config = self._requested or saved or Config()
-        dataset = datasets.load(config.data)
+        dataset = datasets.load(config.data, config.time.window)
         dataset.check_fit(config)
         config = resolution.resolve_without_torch(config) or resolution.resolve_with_torch(config, dataset)
         if saved is not None and saved != config:

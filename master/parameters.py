@@ -13,6 +13,8 @@ from master.store.store import Pieces, Source, Store
 from master.tally import Tally
 
 SHARD_KINDS = ("weights", "gradient", "input", "optimizer")
+# Of the states that a replica carries: k/state-r.
+STATE_KIND = "state-{replica}"
 
 
 class ParameterService:
@@ -42,7 +44,8 @@ class ParameterService:
             raise MalformedError("data came where a header was expected")
         layer, _, kind = header.shard.partition("/")
         seat = self._roster.seat(header.incarnation)
-        if kind not in SHARD_KINDS or layer != str(seat.layer):
+        own = (*SHARD_KINDS, STATE_KIND.format(replica=seat.replica))
+        if kind not in own or layer != str(seat.layer):
             raise MalformedError(f'layer {seat.layer} cannot push to "{header.shard}"')
         if header.replica != seat.replica:
             raise MalformedError(f"replica {seat.replica} cannot push as replica {header.replica}")

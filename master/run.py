@@ -210,6 +210,7 @@ class Run:
             delays=total.delays,
             waiting_fraction=_waiting_fractions(seats),
             lost_batches=total.lost_batches,
+            lost_states=total.lost_states,
             counters=self.tally.counters(),
             evaluation=self._evaluation,
             layers=self.tally.by_layer(),

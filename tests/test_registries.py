@@ -103,11 +103,11 @@ def test_a_key_that_the_chosen_row_does_not_heed_is_refused_however_the_configur
 
 # --- words ------------------------------------------------------------------------------------------------
 
-CHOICES = {
-    dotted.rpartition(".")[2]: set(field.metadata["rule"].registry)
-    for dotted, field in keys(Config).items()
-    if field.metadata["rule"].registry
-} | {"unlock": set(UNLOCKS) | {"top"}}
+# By the last word of a key, which two sections may have: M in depth and in time are both called `gradient`.
+CHOICES: dict[str, set[str]] = {"unlock": {"top"}}
+for dotted, field in keys(Config).items():
+    CHOICES.setdefault(dotted.rpartition(".")[2], set()).update(field.metadata["rule"].registry or ())
+CHOICES = {name: words for name, words in CHOICES.items() if words}
 
 
 def comparisons_with_words(source: str) -> list[str]:

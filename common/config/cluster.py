@@ -26,7 +26,9 @@ class ClusterConfig:
         2, "heartbeats that a slave may be silent for until it is failed", minimum=2, maximum=10_000
     )
     backup_steps: int = key(
-        100, "steps between two backups of a slave's optimizer state to the master; 0: never", minimum=0
+        100,
+        "steps between two backups to the master of a slave's optimizer state and carried states; 0: never",
+        minimum=0,
     )
     snapshot_seconds: float = key(
         30.0, "seconds between two snapshots of the master", minimum=0.1, maximum=1e9

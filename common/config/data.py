@@ -16,12 +16,17 @@ class DataRow(Row):
         needs_path: whether `data.path` must be set, since nothing is downloaded.
         takes_file: whether `data.path` may be a file.
         task: `task.kind` where it is unset.
+        streams: whether examples are windows of tokens that follow each other, as `time.window` needs.
     """
 
     needs_path: bool = False
     takes_file: bool = False
     task: str = "classification"
+    streams: bool = False
 
+
+# Tokens of an example where neither `data.context` nor `time.window` is set.
+CONTEXT = 128
 
 DATASETS = Registry(
     DataRow(name="digits", help="8x8 digits of scikit-learn, no download"),
@@ -35,6 +40,7 @@ DATASETS = Registry(
         needs_path=True,
         takes_file=True,
         task="language",
+        streams=True,
     ),
     DataRow(
         name="tokens",
@@ -42,6 +48,7 @@ DATASETS = Registry(
         heeds=("context", "vocabulary"),
         needs_path=True,
         task="language",
+        streams=True,
     ),
 )
 
@@ -84,7 +91,14 @@ class DataConfig:
     )
     augment: str = choice("none", AUGMENTS)
     tokens: str = key("bytes", f"of text: {TOKENS.describe()}, or a JSON file of the tokenizers library")
-    context: int = key(128, "of text and tokens: T, the tokens of an example", minimum=1)
+    context: int | None = key(
+        None, f"of text and tokens: T, the tokens of an example; unset: {CONTEXT}, or time.window", minimum=1
+    )
     vocabulary: int | None = key(
         None, "of tokens: number of different tokens; unset: the largest token + 1", minimum=1, maximum=65536
     )
+
+    @property
+    def steps(self) -> int:
+        """T, the tokens of an example."""
+        return self.context or CONTEXT

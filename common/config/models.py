@@ -187,10 +187,12 @@ class ModelRow(Row):
     Attributes:
         options: dataclass of `network.options`.
         takes_tokens: whether an example is tokens (T,) int64; else numbers.
+        recurrent: whether units carry a state from step to step, each step for itself.
     """
 
     options: type[ModelOptions]
     takes_tokens: bool = False
+    recurrent: bool = False
 
 
 MODELS = Registry(
@@ -200,9 +202,11 @@ MODELS = Registry(
     ModelRow(name="wrn", help="wide residual network", options=WrnOptions),
     ModelRow(name="gpt", help="transformer over tokens", options=GptOptions, takes_tokens=True),
     ModelRow(
-        name="lstm", help="long short-term memory over tokens", options=RecurrentOptions, takes_tokens=True
+        name="lstm", help="long short-term memory over tokens", options=RecurrentOptions, takes_tokens=True,
+        recurrent=True,
     ),
     ModelRow(
-        name="gru", help="gated recurrent units over tokens", options=RecurrentOptions, takes_tokens=True
+        name="gru", help="gated recurrent units over tokens", options=RecurrentOptions, takes_tokens=True,
+        recurrent=True,
     ),
-)
+)  # fmt: skip

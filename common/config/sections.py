@@ -6,22 +6,25 @@ Nothing under `common.config` imports torch, so that a refused configuration ans
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import tomli_w
 
 from common.config.cluster import ClusterConfig
-from common.config.data import DataConfig
+from common.config.data import DATASETS, DataConfig
 from common.config.decoupling import DecouplingConfig
 from common.config.downpour import DownpourConfig
+from common.config.models import MODELS
 from common.config.network import NetworkConfig
 from common.config.optimizer import OptimizerConfig
 from common.config.run import RunConfig
 from common.config.settings import check_heeded
 from common.config.simulation import SimulationConfig
 from common.config.task import TaskConfig
+from common.config.time import TimeConfig
 from common.config.values import is_user_function
 from common.errors import ConfigError
 
@@ -42,9 +45,11 @@ class Config:
     cluster: ClusterConfig = dataclasses.field(default_factory=ClusterConfig)
     simulation: SimulationConfig = dataclasses.field(default_factory=SimulationConfig)
     task: TaskConfig = dataclasses.field(default_factory=TaskConfig)
+    time: TimeConfig = dataclasses.field(default_factory=TimeConfig)
 
     def __post_init__(self) -> None:
         check_heeded(self)
+        self._check_time()
         if self.downpour.warm_start >= self.run.batches:
             raise ConfigError(
                 f"downpour.warm_start: {self.downpour.warm_start} of {self.run.batches} batches leaves none "
@@ -60,6 +65,35 @@ class Config:
                 f"cluster.synthesis: the master runs no function of a user, as M needs with task.kind = "
                 f'"{self.task.kind}"; choose another cluster.synthesis or task.kind'
             )
+
+    def _check_time(self) -> None:
+        """Check that the data have streams, and a built-in network a state, where windows are asked for."""
+        if self.time.window is None:
+            return
+        row = DATASETS.get(self.data.dataset)
+        if row is None or not row.streams:
+            raise ConfigError(
+                f'time.window: data.dataset = "{self.data.dataset}" has no streams; choose data.dataset = '
+                f"{_choices(DATASETS.select(lambda each: each.streams))}, or leave time.window out"
+            )
+        if self.data.context is not None:
+            raise ConfigError(
+                f"time.window: takes the place of data.context = {self.data.context}; give one of the two"
+            )
+        model = MODELS.get(self.network.model)
+        if model is not None and not model.recurrent:
+            raise ConfigError(
+                f'time.window: network.model = "{self.network.model}" has no recurrent unit; choose '
+                f"{_choices(MODELS.select(lambda each: each.recurrent))}, or leave time.window out"
+            )
+
+    @property
+    def groups(self) -> int | None:
+        """Number of groups of streams, R: the least common multiple of the layers' replicas; None: none."""
+        if self.time.window is None:
+            return None
+        replicas = self.downpour.replicas
+        return math.lcm(*(replicas if isinstance(replicas, list) else [replicas]))
 
     @property
     def layers(self) -> int:
@@ -100,6 +134,10 @@ class Config:
     def to_toml(self) -> str:
         """Return the configuration as TOML; keys that are unset are left out."""
         return tomli_w.dumps(_drop_unset(dataclasses.asdict(self)))
+
+
+def _choices(names: Iterable[str]) -> str:
+    return " or ".join(f'"{name}"' for name in names)
 
 
 def _drop_unset(values: Mapping[str, Any]) -> dict[str, Any]:

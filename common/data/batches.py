@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 import torch
 
+from common.config.sections import Config
 from common.data.datasets import Dataset
 from common.data.examples import Medium
 from common.data.orders import EpochOrders, words
 from common.data.prefetch import Prefetch
+from common.data.streams import Streams, stream_rows
 from common.signals.forms import PLAIN
-from common.signals.values import Signal, join
+from common.signals.values import Signal, join, map_tensors
 
 # Pixels by which a crop may shift an image, as He et al. (2016) trained on CIFAR-10.
 BORDER = 4
@@ -22,25 +25,36 @@ MOST_POSITIONS = 1 << 13
 MOST_OUTPUTS = 1 << 25
 # Of inputs, as float32.
 MOST_INPUT_BYTES = 64 << 20
+# Streams that a test set is cut into.
+TEST_STREAMS = 16
 
 
 class Batches:
     """The run's mini-batches of B examples: batch b is a pure function of (seed, b).
 
     Every epoch visits the training set in its own order; the fewer than B examples left over at its end are
-    dropped.
+    dropped. With streams, batch b + R goes on where batch b ended (`common.data.streams`).
 
     Attributes:
-        size: B, number of examples in a batch.
+        size: B, number of examples in a batch, or of streams.
+        streams: order of the windows; None: batches of examples in random order.
     """
 
-    def __init__(self, dataset: Dataset, seed: int, batch_size: int) -> None:
+    def __init__(self, dataset: Dataset, seed: int, batch_size: int, groups: int | None = None) -> None:
         """Cut the data set into batches of `batch_size` (B) examples, in orders determined by `seed`.
 
+        Args:
+            dataset: source of the training examples.
+            seed: of the run.
+            batch_size: B.
+            groups: R, groups of B streams; None: no streams.
+
         Raises:
-            ConfigError: the data set has fewer than B training examples.
+            ConfigError: the data set has fewer than B training examples, or fewer than R B windows.
         """
-        dataset.check_batch_size(batch_size)
+        if groups is None:
+            dataset.check_batch_size(batch_size)
+        self.streams = None if groups is None else Streams(dataset.train, seed, batch_size, groups)
         self._dataset = dataset
         self.size = batch_size
         self._seed = seed
@@ -53,7 +67,16 @@ class Batches:
     @property
     def batches_per_epoch(self) -> int:
         """Number of batches in an epoch."""
-        return self._orders.length // self.size
+        return self.streams.batches_per_epoch if self.streams else self._orders.length // self.size
+
+    @staticmethod
+    def of(config: Config, dataset: Dataset) -> Batches:
+        """Return the batches of a run.
+
+        Raises:
+            ConfigError: the data set has too few training examples.
+        """
+        return Batches(dataset, config.run.seed, config.run.batch_size, config.groups)
 
     def inputs(self, batch: int) -> Signal:
         """Inputs x_b of B examples.
@@ -77,6 +100,8 @@ class Batches:
         return torch.from_numpy(self._dataset.train.targets(self._rows(batch)))
 
     def _rows(self, batch: int) -> np.ndarray:
+        if self.streams:
+            return self.streams.rows(batch)
         epoch, place = divmod(batch, self.batches_per_epoch)
         return self._orders.rows(epoch, place * self.size, (place + 1) * self.size)
 
@@ -95,6 +120,34 @@ def test_batches(  # pytest collects a function of this name wherever it is impo
     for start in range(0, len(dataset.test), size):
         rows = np.arange(start, min(start + size, len(dataset.test)))
         yield normalize(dataset.test.inputs(rows)), torch.from_numpy(dataset.test.targets(rows))
+
+
+def test_windows(  # the name as of `test_batches`
+    dataset: Dataset,
+    streams: int = TEST_STREAMS,  # noqa: PT028 - not a test
+    joined: int = 1,  # noqa: PT028
+) -> Iterator[tuple[Signal, torch.Tensor]]:
+    """Yield the test set once, as windows of streams that go on: x (B, T, ...) and y (B, *target_shape).
+
+    The first B streams of a batch go on in the next, which may have fewer.
+
+    Args:
+        dataset: source of the test set, of tokens whose windows lie side by side.
+        streams: most streams, B.
+        joined: most windows of a stream that are joined to one, where memory allows.
+    """
+    normalize, most = _Normalization(dataset), _test_size(dataset)
+    streams = min(streams, most)
+    joined = max(1, min(joined, most // streams))
+    for rows in stream_rows(len(dataset.test), streams, joined):
+        x = normalize(dataset.test.inputs(rows.ravel()))
+        y = torch.from_numpy(dataset.test.targets(rows.ravel()))
+        yield map_tensors(partial(_join_steps, len(rows)), x), _join_steps(len(rows), y)
+
+
+def _join_steps(streams: int, windows: torch.Tensor) -> torch.Tensor:
+    """Join windows of each stream, (B n, T, ...), to one, (B, n T, ...)."""
+    return windows.reshape(streams, -1, *windows.shape[2:])
 
 
 def _test_size(dataset: Dataset) -> int:

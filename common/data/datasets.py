@@ -21,8 +21,10 @@ from common.data.examples import Arrays, Examples, epoch_length
 from common.data.forms import Form
 from common.data.lazy import Lazy
 from common.data.statistics import Scaling, measure
+from common.data.streams import Streams
 from common.data.targets import Targets
 from common.data.vocabularies import Vocabulary
+from common.data.windows import ShortTextError
 from common.errors import ConfigError
 from common.registry import import_implementation
 from common.signals.forms import PLAIN, SignalForm, TensorForm
@@ -78,7 +80,7 @@ class Dataset:
         return Targets(classes, self.train.target_shape, self.characters_per_token)
 
     def check_fit(self, config: Config) -> None:
-        """Check that a run with this data can begin: batch size and targets.
+        """Check that a run with this data can begin: batch size, streams and targets.
 
         A user's own labels must leave out no class, or a user's own network must have an output for each
         class that they leave out: a gap comes from examples that were to be ignored, such as those labelled
@@ -87,7 +89,10 @@ class Dataset:
         Raises:
             ConfigError: too few examples, targets that do not fit the task, or labels with a gap.
         """
-        self.check_batch_size(config.run.batch_size)
+        if config.groups is None:
+            self.check_batch_size(config.run.batch_size)
+        else:
+            Streams(self.train, config.run.seed, config.run.batch_size, config.groups)
         self._check_model(config.network.model)
         rule = config.task.row.targets
         labels.check_form(rule, self.name, self.train, self.test)
@@ -133,12 +138,18 @@ class Dataset:
 
 
 def load(
-    data: DataConfig, *, path: Path | None = None, code: Path | None = None, source: Source | None = None
+    data: DataConfig,
+    window: int | None = None,
+    *,
+    path: Path | None = None,
+    code: Path | None = None,
+    source: Source | None = None,
 ) -> Dataset:
     """Load a configuration's data set.
 
     Args:
         data: section [data].
+        window: `time.window`, the tokens of an example; None: as `data` says.
         path: folder that replaces `data.path` (a slave's `--data`).
         code: folder in which a user's file is searched first (a slave's `--code`).
         source: addresses that replace the published ones.
@@ -146,7 +157,10 @@ def load(
     Raises:
         ConfigError: the data set cannot be read, or its examples do not fit `data.augment`.
     """
-    dataset = _load_raw(data, path, code, source)
+    try:
+        dataset = _load_raw(replace(data, context=window or data.context), path, code, source)
+    except ShortTextError as error:
+        raise ConfigError(f"{'time.window' if window else 'data.context'}: {error}") from None
     if AUGMENTS[data.augment].needs_images:
         _check_images(dataset, data.augment)
     return replace(dataset, augment=data.augment)

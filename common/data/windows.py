@@ -10,6 +10,10 @@ from common.errors import ConfigError
 from common.signals.forms import PLAIN
 
 
+class ShortTextError(ConfigError):
+    """A text has fewer than T + 1 tokens; the message lacks the key that gives T."""
+
+
 def overlapping_windows(tokens: np.ndarray, context: int, source: str) -> Arrays:
     """Return a window from every token on: x = tokens[i : i + T], y = tokens[i + 1 : i + T + 1].
 
@@ -21,7 +25,7 @@ def overlapping_windows(tokens: np.ndarray, context: int, source: str) -> Arrays
         source: of the tokens, for a refusal.
 
     Raises:
-        ConfigError: fewer than T + 1 tokens.
+        ShortTextError: fewer than T + 1 tokens.
     """
     count = _count(tokens, context, source)
     x, y = _windows(tokens, context)
@@ -41,9 +45,9 @@ def consecutive_windows(tokens: np.ndarray, context: int, source: str) -> Arrays
 def _count(tokens: np.ndarray, context: int, source: str) -> int:
     count = len(tokens) - context
     if count < 1:
-        raise ConfigError(
-            f"data.context: {context} needs {context + 1} tokens at least, but {source} has {len(tokens)}; "
-            "give a shorter context, or more text"
+        raise ShortTextError(
+            f"{context} needs {context + 1} tokens at least, but {source} has {len(tokens)}; give a smaller "
+            "number, or more text"
         )
     return count
 

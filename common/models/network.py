@@ -20,6 +20,7 @@ from common.config.values import is_user_function
 from common.data.targets import Targets
 from common.errors import ConfigError
 from common.models import builtin, costs, flow, user
+from common.models.recurrent import Recurrent
 from common.shards import flat
 from common.signals.forms import SignalForm
 from common.signals.packing import InputPacking, Packing
@@ -67,6 +68,8 @@ def build(config: Config, inputs: SignalForm, targets: Targets, code: Path | Non
             units = builtin.build(config.network.model, options, inputs.only.shape, task.outputs)
         forms = flow.find_forms(units, inputs, where)
     _check_state(units, where)
+    if config.time.window is not None:
+        _check_recurrent(units, where)
     last = f"{where}: the last unit"
     if not forms[-1].is_plain:
         raise ConfigError(f"{last} gives {forms[-1].describe()}; it must give a tensor, the network's output")
@@ -199,6 +202,22 @@ def plain_name(cuts: Sequence[int], k: int, name: str) -> str:
 def _span(cuts: Sequence[int], k: int, units: int) -> tuple[int, int]:
     assert 1 <= k <= len(cuts) + 1
     return [0, *cuts][k - 1], [*cuts, units][k - 1]
+
+
+def _check_recurrent(units: Sequence[nn.Module], where: str) -> None:
+    """Check that a network on streams has a unit that carries a state, of a known size."""
+    recurrent = [(number, unit) for number, unit in enumerate(units, 1) if isinstance(unit, Recurrent)]
+    if not recurrent:
+        raise ConfigError(
+            f"time.window: {where.removeprefix('network.model: ')} has no recurrent unit, a module with "
+            "state_size and unroll(x, state); add one, or leave time.window out"
+        )
+    for number, unit in recurrent:
+        if not isinstance(unit.state_size, int) or unit.state_size < 1:
+            raise ConfigError(
+                f"{where}: unit {number} ({user.describe(unit)}) has state_size = {unit.state_size!r}; give "
+                "the numbers of state of a stream, at least 1"
+            )
 
 
 def _check_state(units: Sequence[nn.Module], where: str) -> None:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from common.config.models import RecurrentOptions
+from common.signals.values import Signal, count, offer, plain, split
 
 
 @runtime_checkable
@@ -26,8 +27,8 @@ class Recurrent(Protocol):
 
     state_size: int
 
-    def unroll(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the output (B, T, ...) and the next state (B, S), from x (B, T, ...) and a state (B, S)."""
+    def unroll(self, x: Any, state: Tensor) -> tuple[Any, Tensor]:
+        """Return the output and the next state (B, S), from a signal x (B, T, ...) and a state (B, S)."""
 
 
 class Lstm(nn.Module):
@@ -132,24 +133,56 @@ class Window:
         return torch.stack(rows, 1)
 
 
-def unroll(layer: Iterable[nn.Module], x: Tensor, state: Tensor) -> Window:
-    """Pass a window through the units of a layer, from a state that is cut off from its past.
+def pass_on(layer: Iterable[nn.Module], x: Signal, state: Tensor) -> tuple[Signal, Tensor]:
+    """Pass a window through the units of a layer; return the output and the state at the end, (B, S).
 
     Args:
         layer: units, of which the recurrent ones own consecutive parts of the state.
         x: input of the first unit, (B, T, ...).
         state: (B, S) with S of `state_size`.
     """
-    before = state.detach().requires_grad_()
     states: list[Tensor] = []
     start = 0
     for unit in layer:
         if isinstance(unit, Recurrent):
             stop = start + unit.state_size
-            x, after = unit.unroll(x, before[:, start:stop])
+            x, after = unit.unroll(offer(x), state[:, start:stop])
             states.append(after)
             start = stop
         else:
-            x = unit(x)
-    assert start == before.shape[1]
-    return Window(before, x, torch.cat(states, 1) if states else before)
+            x = unit(offer(x))
+    assert start == state.shape[1]
+    return x, torch.cat(states, 1) if states else state
+
+
+def unroll(layer: Iterable[nn.Module], x: Signal, state: Tensor) -> Window:
+    """Pass a window through the units of a layer, from a state that is cut off from its past.
+
+    Arguments as of `pass_on`; the output is one tensor.
+    """
+    before = state.detach().requires_grad_()
+    output, after = pass_on(layer, x, before)
+    return Window(before, plain(output), after)
+
+
+class Unrolled:
+    """Units that carry their state from window to window of the same streams, from zeros; without a gradient.
+
+    A window may have fewer streams than the one before: its streams are then the first of those.
+
+    Args:
+        units: of a layer, or of a network.
+    """
+
+    def __init__(self, units: Iterable[nn.Module]) -> None:
+        self._units = list(units)
+        self._state: Tensor | None = None
+
+    @torch.no_grad()
+    def __call__(self, x: Signal) -> Signal:
+        """Return the output of the next window, (B, T, ...)."""
+        if self._state is None:
+            first = next(iter(split(x).values()))
+            self._state = torch.zeros(len(first), state_size(self._units), device=first.device)
+        output, self._state = pass_on(self._units, x, self._state[: count(x)])
+        return output

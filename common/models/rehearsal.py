@@ -24,6 +24,7 @@ from common.data.targets import Targets
 from common.errors import ConfigError
 from common.models import flow, network, synthesis
 from common.models.network import Blueprint
+from common.models.recurrent import Recurrent
 from common.models.user import describe
 from common.shards import flat
 from common.shards.table import WIRE_ITEMSIZES
@@ -64,7 +65,7 @@ def rehearse(
     with _kept_generators(torch.device(device)):
         blueprint = network.build(config, dataset.inputs, dataset.targets, code)
         check_messages(config, blueprint, most)
-        batches = Batches(dataset, config.run.seed, config.run.batch_size)
+        batches = Batches.of(config, dataset)
         rows = None if {"network.model", "task.kind"} & config.user_functions.keys() else 2
         h = map_tensors(lambda each: each[:rows].to(device), batches.inputs(0))
         x, y = split(h), batches.labels(0)[:rows].to(device)
@@ -179,6 +180,7 @@ class _Part:
         self._form = form
         self._needs_down = needs_down
         self._seed = config.run.seed
+        self._carries = config.time.window is not None and isinstance(unit, Recurrent)
         self._place = (
             f"network.model: {config.network.model}: unit {number} ({describe(unit)}), in training mode with "
             f"run.batch_size = {config.run.batch_size},"
@@ -255,10 +257,25 @@ class _Part:
 
     def _forward(self, u: Signal) -> Signal:
         try:
-            output: Signal = self._unit(offer(u))
+            output: Signal = self._unroll(offer(u)) if self._carries else self._unit(offer(u))
+        except ConfigError:
+            raise
         except (Exception, SystemExit) as error:
             raise self._error(f"fails: {_first_line(error)}") from error
         return output
+
+    def _unroll(self, u: Signal) -> Signal:
+        """Return the output of a window from zeros, after a check of the next state."""
+        assert isinstance(self._unit, Recurrent)
+        device = next(iter(split(u).values())).device
+        zeros = torch.zeros(count(u), self._unit.state_size, device=device)
+        output, after = self._unit.unroll(u, zeros)
+        if not isinstance(after, Tensor) or (after.shape, after.dtype) != (zeros.shape, zeros.dtype):
+            raise self._error(
+                f"gives the next state as {flow.describe(after)}; it must give {flow.describe(zeros)}"
+            )
+        given: Signal = output
+        return given
 
     def _backward(self, outputs: Sequence[Tensor], ending: _Ending | None) -> None:
         try:

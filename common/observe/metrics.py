@@ -80,6 +80,10 @@ BATCHES = _counter("batches_total", SLAVE, _SEAT, "Batches that the layer has st
 LOST_BATCHES = _counter(
     "lost_batches_total", SLAVE, _SEAT, "Batches that never arrived, or whose gradient never did."
 )
+LOST_STATES = _counter(
+    "states_lost_total", SLAVE, _SEAT,
+    "Times that a stream of a recurrent layer went on from zeros, or from another window's state.",
+)  # fmt: skip
 STEP_SECONDS = _seconds("step_seconds", SLAVE, _SEAT, "Duration of one step of a layer, waiting included.")
 WAITING_SECONDS = _counter(
     "waiting_seconds_total", SLAVE, _SEAT,

@@ -207,6 +207,7 @@ class Telemetry:
     waits: bool = False
     refused_from_below: int = 0
     refused_from_above: int = 0
+    lost_states: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -349,6 +350,7 @@ class StatusReply:
     snapshot_trouble: str = ""
     still_seconds: float = 0.0
     successors: int = 0
+    lost_states: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -184,6 +184,12 @@ STALENESS = Dashboard(
             ("layerwise_lost_batches_total", _SEAT),
         ),
         _panel(
+            "Lost states",
+            "Times that a stream of a recurrent layer went on from zeros, or from another window's state.",
+            PLAIN,
+            ("layerwise_states_lost_total", _SEAT),
+        ),
+        _panel(
             "Pushes over the staleness bound",
             "Share of the pushes that the rule `bound` refused.",
             RATIO,

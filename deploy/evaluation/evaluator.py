@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from common.config.models import MODELS
 from common.config.sections import Config
 from common.data import batches
 from common.data.datasets import Dataset
 from common.errors import ConfigError
 from common.models import network
 from common.models.network import Blueprint
+from common.models.recurrent import Unrolled
 from common.shards import flat
 from common.shards.pushes import Buffer, Header
-from common.signals.values import Signal
+from common.signals.values import Signal, plain
 from common.wire.messages import Evaluation
 
 Pull = Callable[[str], tuple[Header, Buffer]]
@@ -32,6 +34,11 @@ class PulledNetwork:
     batches: int
 
 
+# Maps x to the network's output.
+Passage = Callable[[Signal], Signal]
+
+# Steps of a test stream that a built-in network takes at once.
+JOINED_STEPS = 128
 # Number of training batches on which BN's statistics are estimated.
 STATISTICS_BATCHES = 30
 
@@ -77,8 +84,11 @@ class Evaluator:
         if not self._config.decoupling.row.predicts:
             return pulled
         self.network.load_state_dict(pulled.state, strict=False)
-        training = batches.Batches(self._dataset, self._config.run.seed, self._config.run.batch_size)
-        estimate_statistics(self.network, map(training.inputs, range(STATISTICS_BATCHES)))
+        config = self._config
+        training = batches.Batches.of(self._config, self._dataset)
+        # Of streams the first group's windows, which follow each other.
+        numbers = range(0, STATISTICS_BATCHES * (config.groups or 1), config.groups or 1)
+        estimate_statistics(self.network, map(training.inputs, numbers), self._passage())
         state = self.network.state_dict()
         return replace(pulled, state={name: state[name].clone() for name in pulled.state})
 
@@ -103,8 +113,9 @@ class Evaluator:
         """Measure the test loss and the task's metrics of a plain state dict."""
         self.network.load_state_dict(dict(state), strict=False)
         sums: dict[str, float] = {}
-        for x, y in batches.test_batches(self._dataset):
-            for name, value in self._task.tally(self.network(x), y).items():
+        compute = self._passage()
+        for x, y in self._test_batches():
+            for name, value in self._task.tally(plain(compute(x)), y).items():
                 sums[name] = sums.get(name, 0) + value
         if not sums["count"]:
             raise ConfigError(
@@ -114,10 +125,28 @@ class Evaluator:
         loss = sums["loss"] / sums["count"]
         return Evaluation(through, metrics.get("error_percent"), loss, versions, metrics)
 
+    def _passage(self) -> Passage:
+        """Return the map from inputs to outputs; over streams the state goes on from call to call."""
+        return self.network if self._config.time.window is None else Unrolled(self.network.children())
+
+    def _test_batches(self) -> Iterator[tuple[Signal, Tensor]]:
+        if self._config.time.window is None:
+            return batches.test_batches(self._dataset)
+        # A user's network may give an output for windows of T steps alone.
+        row = MODELS.get(self._config.network.model)
+        joined = JOINED_STEPS // self._config.time.window if row and row.recurrent else 1
+        return batches.test_windows(self._dataset, joined=joined)
+
 
 @torch.no_grad()
-def estimate_statistics(network: nn.Module, inputs: Iterable[Signal]) -> None:
-    """Set every BN's running statistics to their mean over these batches; other modules stay in eval mode."""
+def estimate_statistics(network: nn.Module, inputs: Iterable[Signal], passage: Passage | None = None) -> None:
+    """Set every BN's running statistics to their mean over these batches; other modules stay in eval mode.
+
+    Args:
+        network: its norms are set.
+        inputs: x of each batch.
+        passage: maps x to the network's output; None: the network itself.
+    """
     norms = [m for m in network.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
     if not norms:
         return
@@ -127,7 +156,7 @@ def estimate_statistics(network: nn.Module, inputs: Iterable[Signal]) -> None:
         norm.momentum = None
         norm.train()
     for x in inputs:
-        network(x)
+        (passage or network)(x)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
         norm.eval()

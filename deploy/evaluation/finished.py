@@ -42,7 +42,9 @@ def load_finished(path: Path, data: Path | None, code: Path | None) -> FinishedR
             missing.
     """
     model, config = load_model(path), saved_config(path)
-    evaluator = build_evaluator(config, datasets.load(config.data, path=data, code=code), code)
+    evaluator = build_evaluator(
+        config, datasets.load(config.data, config.time.window, path=data, code=code), code
+    )
     _check_fit(model, evaluator.network.state_dict())
     return FinishedRun(config, evaluator, model.state)
 
@@ -53,12 +55,12 @@ class SpeakingRun:
 
     Attributes:
         network: maps (1, T) int64 to logits (1, T, V).
-        context: largest T.
+        context: largest T; None: the network carries a state, and takes any T.
         vocabulary: text of the V tokens.
     """
 
     network: nn.Module
-    context: int
+    context: int | None
     vocabulary: Vocabulary
 
 
@@ -85,7 +87,7 @@ def load_speaking(path: Path, code: Path | None) -> SpeakingRun:
     _check_fit(model, plain.state_dict())
     plain.load_state_dict(model.state)
     (context,) = inputs.only.shape
-    return SpeakingRun(plain, context, vocabulary)
+    return SpeakingRun(plain, None if config.time.window else context, vocabulary)
 
 
 def _check_fit(model: SavedModel, due: Mapping[str, Tensor]) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from common import strict_json
 from common.config.user_code import format_error
 from common.errors import ConfigError
+from common.models.recurrent import Unrolled
 from common.output import divert_output
 from common.text import answer
 from deploy.evaluation.finished import SpeakingRun, load_speaking
@@ -75,15 +77,21 @@ def _continue(run: SpeakingRun, prompt: str, count: int, sampling: Sampling) -> 
 
 @torch.no_grad()
 def sample(
-    network: nn.Module, tokens: Sequence[int], count: int, context: int, size: int, sampling: Sampling
+    network: nn.Module,
+    tokens: Sequence[int],
+    count: int,
+    context: int | None,
+    size: int,
+    sampling: Sampling,
 ) -> Iterator[int]:
-    """Yield `count` tokens that follow `tokens`, each drawn from the network's odds after the last `context`.
+    """Yield `count` tokens that follow `tokens`, each drawn from the network's odds after the tokens before.
 
     Args:
         network: maps (1, T) int64 to logits (1, T, V), in evaluation mode.
         tokens: the beginning, at least one.
         count: number of tokens to draw.
-        context: largest T.
+        context: largest T, so that the odds depend on the last T tokens; None: the network carries a state,
+            and the odds depend on all tokens.
         size: V.
         sampling: choice of each token.
 
@@ -91,11 +99,12 @@ def sample(
         ConfigError: the network gives no logits for so many tokens.
     """
     generator = torch.Generator().manual_seed(sampling.seed)
-    window = list(tokens)
+    compute = network if context else Unrolled(network.children())
+    window = list(tokens[-context:] if context else tokens)
     for _ in range(count):
-        del window[:-context]
-        window.append(choose(_logits(network, window, size), sampling, generator))
-        yield window[-1]
+        token = choose(_logits(compute, window, size), sampling, generator)
+        window = [*window, token][-context:] if context else [token]
+        yield token
 
 
 def choose(logits: Tensor, sampling: Sampling, generator: torch.Generator) -> int:
@@ -110,7 +119,7 @@ def choose(logits: Tensor, sampling: Sampling, generator: torch.Generator) -> in
     return int(torch.multinomial(odds, 1, generator=generator))
 
 
-def _logits(network: nn.Module, window: list[int], size: int) -> Tensor:
+def _logits(network: Callable[[Tensor], Any], window: list[int], size: int) -> Tensor:
     """Return the logits (V,) of the token after a window."""
     due = (1, len(window), size)
     try:

@@ -48,10 +48,11 @@ def summarize(
         "delay": percentiles(status.delays),
         "pushes": status.counters.pushes,
         "pulls": status.counters.pulls,
-        # Without `k/optimizer`: backups of the optimizers' state are not a result.
-        "versions": {name: at for name, at in status.versions.items() if not name.endswith("/optimizer")},
+        # Without backups of optimizers and carried states, which are not a result.
+        "versions": {name: at for name, at in status.versions.items() if not _is_backup(name)},
         "restarts": restarts,
         "lost_batches": status.lost_batches,
+        "lost_states": status.lost_states,
         "peak_rss_bytes": {
             "master": status.counters.peak_rss_bytes,
             "slaves": [seat.telemetry.peak_rss_bytes for seat in seats],
@@ -62,3 +63,7 @@ def summarize(
         },
         "waiting_fraction": {str(k): round(part, 5) for k, part in sorted(status.waiting_fraction.items())},
     }
+
+
+def _is_backup(shard: str) -> bool:
+    return shard.partition("/")[2].partition("-")[0] in ("optimizer", "state")

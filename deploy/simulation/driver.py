@@ -139,6 +139,7 @@ class Driver:
             delays=dict(delays),
             waiting_fraction=dict.fromkeys(range(1, self.config.layers + 1), 0.0),
             lost_batches=sum(machine.lost_batches for machine in self.machines),
+            lost_states=sum(machine.lost_states for machine in self.machines),
             counters=Counters(
                 staleness=dict(self.master.staleness), pushes=self.master.pushes, pulls=self.master.pulls
             ),

@@ -36,6 +36,7 @@ class Machine:
     busy_seconds: float = 0.0
     done: bool = False
     _lost: int = 0
+    _lost_states: int = 0
     _delays: Counter[int] = field(default_factory=Counter)
 
     def take(self, lease: JoinReply, worker: Worker) -> None:
@@ -45,6 +46,7 @@ class Machine:
     def die(self) -> None:
         """Remove the slave and the waiting events."""
         self._lost, self._delays = self.lost_batches, self.delays
+        self._lost_states = self.lost_states
         self.worker = None
         self.inbox.clear()
 
@@ -59,6 +61,11 @@ class Machine:
         return self._lost + (self.worker.trainer.lost_batches if self.worker else 0)
 
     @property
+    def lost_states(self) -> int:
+        """Number of states lost by all slaves of the place."""
+        return self._lost_states + (self.worker.trained.telemetry().lost_states if self.worker else 0)
+
+    @property
     def delays(self) -> Counter[int]:
         """Delays of the gradients of all slaves of the place."""
         return self._delays + (self.worker.trainer.delays if self.worker else Counter())
@@ -70,6 +77,7 @@ class Machine:
         return dataclasses.replace(
             self.worker.trained.telemetry(),
             lost_batches=self.lost_batches,
+            lost_states=self.lost_states,
             step_seconds=self.busy_seconds,
             delays=dict(self.delays),
             done=self.done,

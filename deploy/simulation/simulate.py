@@ -42,7 +42,7 @@ def simulate(config: Config, slaves: Sequence[int], measure: bool, as_json: bool
 
 def _predictions(config: Config, slaves: Sequence[int], measure: bool) -> tuple[Config, list[dict[str, Any]]]:
     """Return the configuration, with the measured rate if asked, and a prediction a number of slaves."""
-    dataset = datasets.load(config.data)
+    dataset = datasets.load(config.data, config.time.window)
     dataset.check_fit(config)
     if measure:
         use_allowed_cores()

@@ -51,7 +51,7 @@ def policies(config: Config) -> Policies:
     """Derive the policies from a resolved configuration; shards of M and I always take updates.
 
     With served synthesis the master alone changes M's shard, whatever the number of replicas. Slaves never
-    fetch `k/optimizer`, so staleness rules do not apply to it.
+    fetch `k/optimizer`, so staleness rules do not apply to it; `k/state-r` belongs to replica r alone.
     """
     downpour, replicas = config.downpour, config.replicas
     rule, optimizer = staleness_rule(downpour), server_optimizer(downpour)
@@ -64,6 +64,8 @@ def policies(config: Config) -> Policies:
             return Policy(count, rule, optimizer)
         if kind == "optimizer":
             return Policy(count)
+        if kind.startswith("state-"):
+            return Policy(1)
         return Policy(1 if served else count, rule)
 
     return policy

@@ -105,6 +105,7 @@ class Exposition:
             (metrics.SAMPLES, telemetry.steps * self.batch_size),
             (metrics.BATCHES, telemetry.steps),
             (metrics.LOST_BATCHES, meter.lost_batches),
+            (metrics.LOST_STATES, telemetry.lost_states),
             (metrics.REFUSED_SIGNALS, meter.refusals.total()),
             (metrics.STEP_SECONDS, meter.step),
             (metrics.WAITING_SECONDS, telemetry.waiting_seconds),

@@ -90,11 +90,13 @@ class Opening:
                 return
 
     def _back_up(self, trained: TrainedLayer) -> None:
-        """Go on with the moments of the seat's last slave, and keep backing the moments up."""
-        backup = layers.backup(self._prepared.config, self._lease, trained.copies)
-        if backup is None:
-            return
-        # Created now: memory that is used for the first time, here and at the master, would hold up a step.
-        if not self._begin(backup) and self._lease.next_batch:
-            log.info("there is no backup of layer %d's optimizers: they begin anew", self._lease.layer)
-        trained.copies.append((backup, trained.copies[0][1]))
+        """Go on with the moments and states of the seat's last slave, and keep backing both up."""
+        for backup in layers.backups(self._prepared.config, self._lease, trained):
+            # Created now: memory that is used for the first time, here and at the master, would hold up a
+            # step.
+            if not self._begin(backup) and self._lease.next_batch:
+                log.info("there is no backup %s: its numbers begin anew", backup.name)
+            trained.copies.append((backup, trained.copies[0][1]))
+        if (carried := trained.layer.carried) and self._lease.next_batch:
+            start = f"from the states after batch {carried.newest}" if carried.newest >= 0 else "from zeros"
+            log.info("layer %d's streams go on %s", self._lease.layer, start)

@@ -21,11 +21,11 @@ def compile_layer(layer: Layer, h_below: Signal) -> None:
     """
     # Not `module.compile()`, which leaves an nn.Sequential uncompiled. One thread, to stay in this process:
     # torch's compile workers would outlive it for a while.
-    layer.function = torch.compile(layer.flat.module, options={"compile_threads": 1})
+    layer.function = torch.compile(layer.function, options={"compile_threads": 1})
+    before = layer.carried.zeros if layer.carried else None
     try:
-        with layer.flat.keep_buffers():
-            _, h = layer.forward(0, h_below)
-            layer.backward(h, map_tensors(torch.zeros_like, floats(h)))
+        _, h, _ = layer.forward_again(0, h_below, before)
+        layer.backward(h, map_tensors(torch.zeros_like, floats(h)))
     except RuntimeError as error:
         # torch wraps the backend's error.
         inner = getattr(error, "inner_exception", error)

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping
-from typing import Protocol
+from functools import partial
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from common.draws import mix, seeded_torch
 from common.errors import MalformedError
+from common.models.recurrent import pass_on
 from common.optim.stepper import Stepper
 from common.shards.flat import Flat
 from common.signals.forms import SignalForm
@@ -33,7 +35,22 @@ from common.signals.values import (
 from common.synthesizers import GradientSynthesizer
 from common.tasks import Task
 from common.wire.boundary import Down, Message, Taken
+from slave.training.carried import Carried
 from slave.training.health import Health
+
+
+class Forward(NamedTuple):
+    """A forward pass of B examples.
+
+    Attributes:
+        u: input, whose floats are leaves of the graph.
+        h: output.
+        before: state of a recurrent layer at the window's start, (B, S); None of other layers.
+    """
+
+    u: Signal
+    h: Signal
+    before: Tensor | None = None
 
 
 class Layer:
@@ -47,9 +64,11 @@ class Layer:
         seed: of the run. Random numbers of a forward (dropout's mask) are a function of (seed, k, b) alone.
         goes_down: whether the layer below receives delta_{k-1}.
         first_unit: number of the layer's first unit in the network, from 1.
+        carried: states of the streams that the layer carries from window to window; None: it has no state.
 
     Attributes:
-        function: maps h_{k-1} to h_k: the module, or the module compiled.
+        function: maps h_{k-1} to h_k: the module, or the module compiled. With a state, maps h_{k-1} and the
+            state before to h_k and the state after.
     """
 
     def __init__(
@@ -62,32 +81,46 @@ class Layer:
         goes_down: bool = True,
         autocast: torch.dtype | None = None,
         first_unit: int = 1,
+        carried: Carried | None = None,
     ) -> None:
         self.k = k
         self.first_unit = first_unit
         self.flat = flat
-        self.function: Callable[[Signal], Signal] = flat.module
+        self.carried = carried
+        self.function: Callable[..., Any] = flat.module
+        if carried is not None:
+            self.function = partial(pass_on, list(flat.module.children()))
         self._stepper = stepper
         self._seed = seed
         self._autocast = autocast
         self._goes_down = goes_down and k > 1
 
-    def forward(self, batch: int, h_below: Signal) -> tuple[Signal, Signal]:
-        """Return (u, h) of B examples: the input, whose floats are leaves of the graph, and the output."""
-        return self._forward(batch, h_below)
+    def forward(self, batch: int, h_below: Signal) -> Forward:
+        """Pass a batch through the layer; the state of its streams moves on."""
+        before = self.carried.take(batch) if self.carried else None
+        passed, after = self._forward(batch, h_below, before)
+        if self.carried and after is not None:
+            self.carried.put(batch, after)
+        return passed
 
-    def forward_again(self, batch: int, h_below: Signal) -> tuple[Signal, Signal]:
-        """Repeat the forward of a batch: the mask of the first, the present weights; no statistic moves."""
+    def forward_again(self, batch: int, h_below: Signal, before: Tensor | None = None) -> Forward:
+        """Repeat the forward of a batch: the mask of the first, the present weights; nothing moves.
+
+        Args:
+            batch: b.
+            h_below: the input of the first forward.
+            before: the state at the start of the first forward.
+        """
         with self.flat.keep_buffers():
-            return self._forward(batch, h_below)
+            return self._forward(batch, h_below, before)[0]
 
-    def _forward(self, batch: int, h_below: Signal) -> tuple[Signal, Signal]:
+    def _forward(self, batch: int, h_below: Signal, before: Tensor | None) -> tuple[Forward, Tensor | None]:
         u = map_tensors(Tensor.detach, h_below)
         if self._goes_down:
             map_floats(Tensor.requires_grad_, u)
         with seeded_torch(mix(self._seed, self.k, batch), _device_of(u)):
-            h = self._compute(offer(u))
-        return u, map_tensors(self._part_from_weights, h)
+            h, after = self._compute(offer(u), before)
+        return Forward(u, map_tensors(self._part_from_weights, h), before), after
 
     def _part_from_weights(self, h: Tensor) -> Tensor:
         # A weight passed on, such as an embedding of places for every example, would change with the step
@@ -95,11 +128,19 @@ class Layer:
         shared = h.untyped_storage().data_ptr() == self.flat.buffer.untyped_storage().data_ptr()
         return h.clone() if shared else h
 
-    def _compute(self, u: Signal) -> Signal:
+    def _compute(self, u: Signal, before: Tensor | None) -> tuple[Signal, Tensor | None]:
+        """Return h, and the state after the window, both float32."""
         if self._autocast is None:
-            return self.function(u)
+            return self._call(u, before)
         with torch.autocast(_device_of(u).type, self._autocast):
-            return map_floats(Tensor.float, self.function(u))
+            h, after = self._call(u, before)
+            return map_floats(Tensor.float, h), None if after is None else after.float()
+
+    def _call(self, u: Signal, before: Tensor | None) -> tuple[Signal, Tensor | None]:
+        if before is None:
+            return self.function(u), None
+        h, after = self.function(u, before)
+        return h, self._part_from_weights(after)
 
     def backward(self, h: Signal, delta: Signal) -> None:
         """Back-propagate delta, in the form of h's floats; do nothing in a first layer without parameters."""
@@ -303,7 +344,7 @@ class Top:
 
     def forward(self, batch: int, h_below: Signal, y: Tensor) -> Iterator[Message]:
         """Take h_{K-1}(b), send delta_{K-1}(b) down, and step."""
-        u, output = self._layer.forward(batch, h_below)
+        u, output, _ = self._layer.forward(batch, h_below)
         loss = self._task.total(plain(output), y)
         loss.backward()  # type: ignore[no-untyped-call]
         yield from self._layer.down(batch, u)

@@ -23,7 +23,7 @@ class Fixed:
     def forward(self, batch: int, h_below: Signal, y: Tensor) -> Iterator[Message]:  # noqa: ARG002
         """Take h_{k-1}(b), send h_k(b), and confirm the batch to the layer below as taken."""
         with torch.no_grad():
-            u, self._sent[batch] = self._layer.forward(batch, h_below)
+            u, self._sent[batch], _ = self._layer.forward(batch, h_below)
         yield Up(batch, self._sent[batch])
         yield from self._layer.down(batch, u)
 

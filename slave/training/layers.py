@@ -5,10 +5,11 @@ A slave composes one layer a lease, the simulator and the synchronous profile ev
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import torch
+from torch import nn
 
 from common import synthesizers
 from common.config.optimizer import SynthesizerOptimizerConfig
@@ -19,6 +20,7 @@ from common.data.datasets import Dataset
 from common.data.replicas import BatchRoutes
 from common.models import network
 from common.models.network import Blueprint
+from common.models.recurrent import state_size
 from common.optim.stepper import AccruingStepper, Stepper
 from common.shards.backup import Backup
 from common.shards.flat import Flat
@@ -30,6 +32,7 @@ from common.synthesizers import GradientSynthesizer, VirtualForward
 from common.wire.messages import JoinReply
 from slave.training import unlocks
 from slave.training.admission import Admission
+from slave.training.carried import Carried, CarriedState
 from slave.training.compiling import compile_layer
 from slave.training.decoupling import (
     Layer,
@@ -43,6 +46,7 @@ from slave.training.decoupling import (
     Unlock,
 )
 from slave.training.free import FreeTrainer
+from slave.training.gathered import Gathered
 from slave.training.health import Fallback, Health
 from slave.training.moments import Moments
 from slave.training.parts import Parts
@@ -146,13 +150,21 @@ def working_copy(config: Config, lease: JoinReply, shard: str, flat: Flat, stepp
     return WorkingCopy(shard, flat, downpour.n_push, lease.incarnation, n_fetch, accrued, lease.replica)
 
 
-def backup(config: Config, lease: JoinReply, copies: Sequence[tuple[WorkingCopy, Stepper]]) -> Backup | None:
-    """Return the working copy of the shard `k/optimizer`; None: no moments are kept."""
-    moments = Moments({copy.name.partition("/")[2]: stepper for copy, stepper in copies})
-    every = config.cluster.backup_steps
-    if not every or not moments.table.tensors:
-        return None
-    return Backup(f"{lease.layer}/optimizer", moments, every, lease.incarnation, replica=lease.replica)
+def backups(config: Config, lease: JoinReply, trained: TrainedLayer) -> list[Backup]:
+    """Return the working copies of the backups: `k/optimizer`, and `k/state-r` of a layer with a state."""
+    every, k, replica = config.cluster.backup_steps, lease.layer, lease.replica
+    if not every:
+        return []
+    moments = Moments({copy.name.partition("/")[2]: stepper for copy, stepper in trained.copies})
+    kept: dict[str, Gathered] = {f"{k}/optimizer": moments}
+    if trained.layer.carried:
+        own = range(replica, config.groups or 1, config.replicas[k - 1])
+        kept[f"{k}/state-{replica}"] = CarriedState(trained.layer.carried, own)
+    return [
+        Backup(name, state, every, lease.incarnation, replica=replica)
+        for name, state in kept.items()
+        if state.table.tensors
+    ]
 
 
 @dataclass(eq=False)
@@ -173,6 +185,7 @@ class _Composition:
         cuts = config.network.cuts or []
         flat = Flat(network.layer(self.blueprint, cuts, k), self.device)
         flat.module.train()
+        data = batches.Batches.of(config, self.dataset)
         kind = AccruingStepper if config.downpour.accrues else Stepper
         stepper = self._stepped("weights", flat, config.optimizer.of_layer(k), kind)
         dtype = AUTOCASTS[config.cluster.autocast].dtype
@@ -184,8 +197,8 @@ class _Composition:
             goes_down=config.decoupling.row.sends_down and self._wants_gradient(k - 1),
             first_unit=[0, *cuts][k - 1] + 1,
             autocast=getattr(torch, dtype) if dtype else None,
+            carried=self._carried(flat.module.children(), data),
         )
-        data = batches.Batches(self.dataset, config.run.seed, config.run.batch_size)
         below, above = (network.boundary(self.blueprint, cuts, each) for each in (k - 1, k))
         if self.compiled:
             blank = below.blank(config.run.batch_size)
@@ -198,6 +211,8 @@ class _Composition:
         else:
             free_unlock = unlocks.find_builder(parts)(parts)
             trainer = free_trainer(config, data, self.lease, free_unlock, (below, above), self.device)
+        if layer.carried:
+            layer.carried.next_batch = lambda: trainer.next_batch
         admission = Admission(config, k, BatchRoutes.of(config, k, self.lease.replica), below, above)
         return TrainedLayer(trainer, layer, self.copies, self.health, admission)
 
@@ -217,6 +232,11 @@ class _Composition:
 
     def _wants_gradient(self, k: int) -> bool:
         return k > 0 and network.wants_gradient(self.config, self.blueprint, k)
+
+    def _carried(self, units: Iterable[nn.Module], data: batches.Batches) -> Carried | None:
+        """Return the states of a layer with recurrent units, where batches are windows of streams."""
+        size = state_size(units)
+        return Carried(size, data.streams, data.size, self.device) if data.streams and size else None
 
     def _predictor(self, below: SignalForm) -> Predicting:
         inputs = self.blueprint.inputs

@@ -87,6 +87,7 @@ class TrainedLayer:
             steps=trainer.steps,
             next_batch=trainer.next_batch,
             lost_batches=trainer.lost_batches,
+            lost_states=self.layer.carried.lost if self.layer.carried else 0,
             in_flight=trainer.in_flight,
             delays=dict(trainer.delays),
             loss=health.loss,

@@ -337,6 +337,14 @@ def files():
         (["data.dataset=text", "data.path=empty.txt"], ["data.path: ", "empty.txt is empty; "]),
         (["data.dataset=text", "data.path=short.txt"], ["data.context: 128 needs 129 tokens at least, "]),
         (
+            ["data.dataset=text", "data.path=short.txt", "network.model=lstm", "time.window=99"],
+            ["time.window: 99 needs 100 tokens at least, but the training part of "],
+        ),
+        (
+            ["data.dataset=text", "data.path=short.txt", "network.model=lstm", "time.window=2"],
+            ["run.batch_size: 64 streams need 64 windows of 2 steps, but the training data has "],
+        ),
+        (
             ["data.dataset=text", "data.path=short.txt", "data.tokens=word"],
             ['data.tokens: "word" is neither bytes, characters, words nor a file; did you mean "words"?'],
         ),

@@ -48,7 +48,8 @@ def test_a_push_of_the_holder_is_admitted_against_the_registered_table(machine: 
 
 
 def test_a_creation_is_admitted_without_a_table(machine: Machine) -> None:
-    assert machine.service.admit(creation((1.0,), shard="1/gradient")[0]) is None
+    for shard in ("1/gradient", "1/state-0"):
+        assert machine.service.admit(creation((1.0,), shard=shard)[0]) is None
 
 
 @pytest.mark.parametrize(
@@ -56,6 +57,7 @@ def test_a_creation_is_admitted_without_a_table(machine: Machine) -> None:
     [
         ({"shard": "2/weights"}, MalformedError),
         ({"shard": "1/secrets"}, MalformedError),
+        ({"shard": "1/state-1"}, MalformedError),
         ({"shard": ""}, MalformedError),
         ({"replica": 1}, MalformedError),
         ({"operation": Operation.VALUE}, MalformedError),

@@ -37,7 +37,7 @@ from common.wire.payloads import decode_boundary, encode_boundary
 from common.wire.signals import from_wire, to_wire
 from master.store.store import Memory, Store
 from slave.training import layers
-from slave.training.decoupling import Layer, Synthesizer
+from slave.training.decoupling import Forward, Layer, Synthesizer
 from slave.training.trainer import WindowedTrainer
 from slave.training.worker import Effect, Send, Worker
 
@@ -86,12 +86,12 @@ class WatchedLayer(Layer):
         self.inputs: list[Tensor] = []
         self.stepped: list[int] = []
 
-    def forward(self, batch: int, h_below: Signal) -> tuple[Signal, Signal]:
+    def forward(self, batch: int, h_below: Signal) -> Forward:
         """Count the forward, and keep the leaf u, whose `.grad` is later sent down."""
-        u, h = super().forward(batch, h_below)
+        passed = super().forward(batch, h_below)
         self.forwards += 1
-        self.inputs.append(plain(u))
-        return u, h
+        self.inputs.append(plain(passed.u))
+        return passed
 
     def step(self, batch: int, batch_size: int) -> None:
         """Record the batch of the step."""

@@ -35,8 +35,8 @@ def load(data: DataConfig, path: Path | None, source: Source | None) -> Dataset:
     vocabulary, (train_tokens, test_tokens) = _encode(data, path, train, test)
     return Dataset(
         data.dataset,
-        overlapping_windows(train_tokens, data.context, f"the training part of {path}"),
-        consecutive_windows(test_tokens, data.context, f"the test part of {path}"),
+        overlapping_windows(train_tokens, data.steps, f"the training part of {path}"),
+        consecutive_windows(test_tokens, data.steps, f"the test part of {path}"),
         {},
         vocabulary.size,
         vocabulary=vocabulary,

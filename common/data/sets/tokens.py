@@ -37,8 +37,8 @@ def load(data: DataConfig, path: Path | None, source: Source | None) -> Dataset:
     names = [str(path / name) for name in FILES]
     return Dataset(
         data.dataset,
-        _read_by_row(overlapping_windows(train, data.context, names[0]), size, names[0]),
-        _read_by_row(consecutive_windows(test, data.context, names[1]), size, names[1]),
+        _read_by_row(overlapping_windows(train, data.steps, names[0]), size, names[0]),
+        _read_by_row(consecutive_windows(test, data.steps, names[1]), size, names[1]),
         {},
         size,
     )

@@ -66,6 +66,7 @@ function showHead(status) {
     ["samples a second", status.state === "done" ? "–" : whole(status.samples_per_second)],
     ["staleness of pushes", spread(staleness)], ["delay of gradients", spread(status.delays)],
     ["pushes", whole(status.counters.pushes)], ["lost batches", whole(status.lost_batches)],
+    ...(status.lost_states ? [["lost states", whole(status.lost_states)]] : []),
   ];
   byId("figures").replaceChildren(...figures.map(([name, value]) =>
     made("div", {}, made("dt", {}, name), made("dd", { "data-figure": name }, value))));

@@ -17,7 +17,8 @@ class Late:
     """Batches that went forward and wait for their true gradient.
 
     Until a gradient comes, the weights are stepped, so the graph of the first forward is useless: a backward
-    would mix old activations with the present weights. Only the input is kept, for a second forward.
+    would mix old activations with the present weights. Only the input, and the state of a recurrent layer
+    before it, are kept for a second forward.
 
     Args:
         layer: the layer to step.
@@ -27,17 +28,18 @@ class Late:
     def __init__(self, layer: Layer, shrink: float = 1.0) -> None:
         self._layer = layer
         self._shrink = shrink
-        self._inputs: dict[int, Signal] = {}
+        self._inputs: dict[int, tuple[Signal, Tensor | None]] = {}
 
     def forward(self, batch: int, h_below: Signal) -> Signal:
         """Compute h_k(b) without a graph, and keep the input."""
-        self._inputs[batch] = h_below
         with torch.no_grad():
-            return self._layer.forward(batch, h_below)[1]
+            _, h, before = self._layer.forward(batch, h_below)
+        self._inputs[batch] = (h_below, before)
+        return h
 
     def step(self, batch: int, delta: Signal) -> Iterator[Message]:
         """Recompute h at the present weights, go backward from beta delta_k(b), send delta_{k-1}(b), step."""
-        u, h = self._layer.forward_again(batch, self._inputs.pop(batch))
+        u, h, _ = self._layer.forward_again(batch, *self._inputs.pop(batch))
         if self._shrink != 1:
             delta = map_tensors(lambda each: self._shrink * each, delta)
         self._layer.backward(h, delta)

@@ -77,7 +77,7 @@ class FullUnlock:
     def step(self, batch: int, x: Signal, y: Tensor) -> Iterator[Message]:
         """Step on batch b; yield h_k(b) for the layer above, and u with the gradient for the layer below."""
         predicted = x if self._predictor is None else self._predictor.predict(batch, x)
-        u, h = self._layer.forward(batch, predicted)
+        u, h, _ = self._layer.forward(batch, predicted)
         if self._top:
             loss = self._task.total(plain(h), y)
             loss.backward()  # type: ignore[no-untyped-call]

@@ -47,7 +47,7 @@ class LocalUnlock:
 
     def forward(self, batch: int, h_below: Signal, y: Tensor) -> Iterator[Message]:
         """Take h_{k-1}(b), send h_k(b), step, and confirm the batch to the layer below as taken."""
-        u, h = self._layer.forward(batch, h_below)
+        u, h, _ = self._layer.forward(batch, h_below)
         self._sent[batch] = map_tensors(Tensor.detach, h)
         yield Up(batch, self._sent[batch])
         self._layer.backward(h, self._head.step(batch, self._sent[batch], y))

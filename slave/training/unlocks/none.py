@@ -8,7 +8,7 @@ from torch import Tensor
 
 from common.signals.values import Signal, count, map_tensors
 from common.wire.boundary import Lost, Message, Up
-from slave.training.decoupling import Layer, check_gradient
+from slave.training.decoupling import Forward, Layer, check_gradient
 from slave.training.parts import Parts
 
 
@@ -17,17 +17,16 @@ class NoUnlock:
 
     def __init__(self, layer: Layer) -> None:
         self._layer = layer
-        self._graphs: dict[int, tuple[Signal, Signal]] = {}
+        self._graphs: dict[int, Forward] = {}
 
     def forward(self, batch: int, h_below: Signal, y: Tensor) -> Iterator[Message]:  # noqa: ARG002
         """Take h_{k-1}(b), send h_k(b), and wait for the gradient."""
-        u, h = self._layer.forward(batch, h_below)
-        self._graphs[batch] = (u, h)
-        yield Up(batch, map_tensors(Tensor.detach, h))
+        self._graphs[batch] = passed = self._layer.forward(batch, h_below)
+        yield Up(batch, map_tensors(Tensor.detach, passed.h))
 
     def gradient(self, batch: int, delta: Signal) -> Iterator[Message]:
         """Go backward from delta_k(b), send delta_{k-1}(b) down, and step."""
-        u, h = self._graphs.pop(batch)
+        u, h, _ = self._graphs.pop(batch)
         self._layer.backward(h, check_gradient(delta, h))
         yield from self._layer.down(batch, u)
         self._layer.step(batch, count(delta))
@@ -40,7 +39,7 @@ class NoUnlock:
 
     def sent(self) -> dict[int, Signal]:
         """Return h_k of the batches without a gradient, oldest first."""
-        return {batch: map_tensors(Tensor.detach, h) for batch, (_, h) in self._graphs.items()}
+        return {batch: map_tensors(Tensor.detach, h) for batch, (_, h, _) in self._graphs.items()}
 
     def waiting(self) -> Collection[int]:
         """Return the batches that the layer has not stepped on: those without a gradient."""

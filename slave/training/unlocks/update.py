@@ -69,7 +69,7 @@ class UpdateUnlock:
         if self._health.fallback:
             h = self._late.forward(batch, h_below)
         else:
-            u, h = self._layer.forward(batch, h_below)
+            u, h, _ = self._layer.forward(batch, h_below)
             self._pending = _Graph(batch, u, h)
         self._pairs[batch] = _Pair(map_tensors(Tensor.detach, h), y)
         yield Up(batch, self._pairs[batch].h)

@@ -89,6 +89,8 @@ def test_a_shards_policy_is_that_of_its_layer() -> None:
     )
     assert [of(f"{k}/weights").replicas for k in (1, 2, 3)] == [3, 1, 2]
     assert of("1/gradient").rule.name == "scale"
+    # A replica's own states are pushed by value, to no mean with other replicas.
+    assert (of("1/state-2").replicas, of("1/state-2").rule.name) == (1, "any")
     assert of("1/weights").optimizer is None
 
 

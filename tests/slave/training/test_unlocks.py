@@ -57,7 +57,7 @@ def parameters(layer: Layer) -> Tensor:
 def gradient_at(layer: Layer, batch: int, x: Tensor, delta: Tensor) -> tuple[Tensor, Tensor]:
     """Return the gradients in weights and input at the present weights, by autograd; no state changes."""
     with layer.flat.keep_buffers():
-        u, h = map(plain, layer.forward(batch, x))
+        u, h = map(plain, layer.forward(batch, x)[:2])
         wrt = [*layer.flat.module.parameters(), u]
         found = torch.autograd.grad(h, wrt, delta)
     return torch.cat([each.flatten() for each in found[:-1]]), found[-1]

@@ -1,0 +1,39 @@
+"""Section [time]: refusals that name the key, before anything is loaded."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from common.config import files
+from common.errors import ConfigError
+
+RIGHT = ["data.dataset=text", "data.path=x", "network.model=gru", "time.window=3"]
+
+
+def test_windows_of_streams_are_a_key_and_the_groups_follow_from_the_replicas() -> None:
+    config = files.load(None, [*RIGHT, "network.layers=3", "downpour.replicas=[2, 3, 1]"])
+    assert (config.time.window, config.time.gradient, config.groups) == (3, "none", 6)
+    assert files.load(None, [*RIGHT, "downpour.replicas=4"]).groups == 4
+    assert files.load(None, ["downpour.replicas=4"]).groups is None
+    assert files.parse(config.to_toml(), "again") == config
+
+
+@pytest.mark.parametrize(
+    ("changes", "refusal"),
+    [
+        (["time.window=0"], "time.window: 0 is too small"),
+        (["data.context=128"], "time.window: takes the place of data.context = 128; give one of the two"),
+        (["network.model=gpt"], 'network.model = "gpt" has no recurrent unit; choose "lstm" or "gru", or '),
+        (
+            ["data.dataset=mnist"],
+            'data.dataset = "mnist" has no streams; choose data.dataset = "text" or "tokens"',
+        ),
+        (["data.dataset=own.py:pairs"], 'data.dataset = "own.py:pairs" has no streams; '),
+        (["time.gradient=dno"], 'time.gradient: "dno" is not one of none'),
+    ],
+)
+def test_windows_without_streams_or_without_a_state_are_refused(changes: list[str], refusal: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(refusal)):
+        files.load(None, [*RIGHT, *changes])
