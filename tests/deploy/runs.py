@@ -1,4 +1,4 @@
-"""Runs on the digits for the driver's tests, and what is kept of them."""
+"""Runs for the driver's tests, on the digits unless keys say otherwise, and what is kept of them."""
 
 from __future__ import annotations
 
@@ -28,16 +28,22 @@ def digits() -> Dataset:
 
 
 def resolved(*overrides: str) -> Config:
-    """A small run of three layers with these keys."""
+    """A small run with these keys, of three layers where the keys name no network."""
     synchronous = "cluster.profile=synchronous" in overrides
     config = files.load(None, [*(SMALL[:-1] if synchronous else SMALL), *overrides])
-    blueprint = network.build(config, digits().inputs, digits().targets)
-    return network.cut(config, blueprint)
+    dataset = data_of(config)
+    return network.cut(config, network.build(config, dataset.inputs, dataset.targets))
+
+
+def data_of(config: Config) -> Dataset:
+    """Load the data of a run."""
+    digital = config.data == DataConfig()
+    return digits() if digital else datasets.load(config.data, config.time.window)
 
 
 @dataclass(frozen=True)
 class Run:
-    """What a run has come to."""
+    """What a run has come to; `error` is the task's first metric."""
 
     seconds: float
     status: StatusReply
@@ -60,9 +66,9 @@ class Run:
 def trained(*overrides: str) -> Run:
     """A run to its end, measured twice on the way and at the end."""
     config = resolved(*overrides)
-    synchronous = config.cluster.profile == "synchronous"
-    run: InStep | Driver = InStep(config, digits()) if synchronous else Driver(config, digits(), trains=True)
-    evaluator = Evaluator(config, digits(), network.build(config, digits().inputs, digits().targets))
+    synchronous, dataset = config.cluster.profile == "synchronous", data_of(config)
+    run: InStep | Driver = InStep(config, dataset) if synchronous else Driver(config, dataset, trains=True)
+    evaluator = Evaluator(config, dataset, network.build(config, dataset.inputs, dataset.targets))
     losses, due = [], 10
     for through in run.run():
         if through >= due:
@@ -76,7 +82,7 @@ def trained(*overrides: str) -> Run:
     return Run(
         run.seconds,
         run.status(),
-        evaluation.metrics["error_percent"],
+        evaluation.metrics[config.task.row.metrics[0]],
         [*losses, evaluation.test_loss],
         digest.hexdigest(),
     )
