@@ -7,10 +7,10 @@ import queue
 import pytest
 import torch
 
-from common.wire.boundary import End, Ended, Lost, Message, Ready, Taken, Up
+from common.wire.boundary import End, Ended, Lost, Message, Ready, Up
 from slave.network.mail import Arrivals, Inbox
 
-CONTROL = (Lost, Taken, End, Ended, Ready)
+CONTROL = (Lost, End, Ended, Ready)
 
 
 def activation(batch: int) -> Message:
