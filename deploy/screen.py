@@ -257,7 +257,6 @@ def summary_rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     method = summary["unlock"] + (f" ({summary['gradient']})" if summary["gradient"] else "")
     waiting = ", ".join(f"{k}: {100 * part:.1f} %" for k, part in summary["waiting_fraction"].items())
     cpu, rss = summary["cpu_seconds"], summary["peak_rss_bytes"]
-    states = f", {summary['lost_states']:,} states" if summary["lost_states"] else ""
     rows = [
         ("run", f"{summary['name']}: {summary['dataset']}, {summary['model']} in {summary['layers']} layers"),
         ("method", f"unlock {method}, profile {summary['profile']}"),
@@ -270,6 +269,7 @@ def summary_rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     ]
     if not summary["slaves"]:
         return rows
+    states = f", {summary['lost_states']:,} states" if summary["lost_states"] else ""
     return [
         *rows,
         ("staleness", _spread(summary["staleness"]) + " pushes"),
