@@ -5,6 +5,7 @@ Sums of integers are exact in float32, and a slot has one writer: a lost, repeat
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
@@ -86,4 +87,5 @@ def build_layer(config: Config, lease: JoinReply, copies: list[tuple[WorkingCopy
     else:
         full = HollowFull(k, top, steppers, sends_down=k > 1)
         trainer = layers.free_trainer(config, HollowBatches(), lease, full, (NO_FORM, NO_FORM))
-    return TrainedLayer(trainer, cast(Any, None), copies, Health())
+    stateless = cast(Any, SimpleNamespace(carried=None))
+    return TrainedLayer(trainer, stateless, copies, Health())

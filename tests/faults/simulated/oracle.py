@@ -50,12 +50,16 @@ class Oracle:
         violations: broken promises with their number.
         details: a line for each broken promise.
         may_lose: pushes may have been given up since the last check: a power cut, rollback or repair.
+        acknowledged: pushes whose answer has left the master.
+        applied: those among them that were applied, even if a rollback has undone them since.
+        given_up: acknowledged pushes that are undone.
     """
 
     violations: Counter[str] = field(default_factory=Counter)
     details: list[str] = field(default_factory=list)
     may_lose: bool = False
     acknowledged: int = 0
+    applied: int = 0
     given_up: int = 0
     _granted: dict[int, tuple[str, int, int]] = field(default_factory=dict)
     _slots: dict[int, int] = field(default_factory=dict)
@@ -109,6 +113,7 @@ class Oracle:
             self.blame(TWICE, f"{header.shard}: push {header.sequence} of incarnation {header.incarnation}")
         if not sent.answer:
             self.acknowledged += 1
+            self.applied += reply.applied
             sent.answer = "refused" if reply.refused else "applied"
 
     def settled(self, roster: Roster) -> None:

@@ -274,7 +274,8 @@ class World:
         if self.master.running is not None:
             run, store = self.run, self.master.running.store
             batches = [seat.telemetry.next_batch for seat in run.roster.seats(0.0)]
-            seen = (self.master.starts, store.versions(), batches)
+            # A push between two looks is progress, even if a rollback has undone it before the second.
+            seen = (self.master.starts, store.versions(), batches, self.oracle.applied)
             if seen != self._seen:
                 self._seen, self._seen_at = seen, self.now
             elif self.now - self._seen_at > STANDSTILL and not self.master.problems():
