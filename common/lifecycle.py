@@ -18,6 +18,8 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _PR_SET_PDEATHSIG = 1
 INTERRUPTED = 130
 _HANDLED = (signal.SIGINT, signal.SIGTERM)
+# Of the largest sigset_t.
+_SIGSET_BYTES = 128
 # Environment variable with the process number of the parent, which a child must not outlive.
 PARENT = "LAYERWISE_PARENT"
 
@@ -89,26 +91,44 @@ def cpu_seconds() -> float:
 
 @functools.cache
 def _leave_handlers_to_this_process() -> None:
-    """Have forked children, as of a user's pool of processes, die of the signals that this process handles.
+    """Have forked children, as of a user's pool of processes, end by the signals that this process handles.
 
     A handler of Python would stop a child from ending. And Python forgets a signal that it has noted, and not
     handled, when a child begins: so the signals wait during the fork.
     """
     os.register_at_fork(
-        before=lambda: _mask(signal.SIG_BLOCK),
-        after_in_parent=lambda: _mask(signal.SIG_UNBLOCK),
+        before=_change_mask(signal.SIG_BLOCK),
+        after_in_parent=_change_mask(signal.SIG_UNBLOCK),
         after_in_child=_forget_handlers,
     )
 
 
-def _mask(how: int) -> None:
-    signal.pthread_sigmask(how, _HANDLED)
+def _change_mask(how: int) -> Callable[[], object]:
+    """Return a function that blocks or unblocks the signals, and runs no handler.
+
+    `signal.pthread_sigmask` runs handlers, and an error in a hook of a fork is printed and forgotten: an
+    interrupt would be lost.
+    """
+    libc, signals = ctypes.CDLL(None), ctypes.create_string_buffer(_SIGSET_BYTES)
+    libc.sigemptyset(signals)
+    for number in _HANDLED:
+        libc.sigaddset(signals, int(number))
+    return functools.partial(libc.pthread_sigmask, int(how), signals, None)
 
 
 def _forget_handlers() -> None:
     for number in _HANDLED:
-        signal.signal(number, signal.SIG_DFL)
-    _mask(signal.SIG_UNBLOCK)
+        handler = signal.getsignal(number)
+        # The parent goes on after an interrupt at the terminal, which its children receive too.
+        goes_on = number == signal.SIGINT and isinstance(getattr(handler, "__self__", None), Interrupt)
+        if handler is not signal.SIG_IGN:
+            signal.signal(number, _pass_over if goes_on else signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _HANDLED)
+
+
+def _pass_over(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - signal's signature
+    """Pass over a first interrupt; a second one ends the process."""
+    signal.signal(number, signal.SIG_DFL)
 
 
 def heed_termination() -> None:
@@ -123,8 +143,8 @@ def heed_termination() -> None:
 class Interrupt:
     """Context in which SIGINT and SIGTERM call `stop`, once; a second signal forces the exit.
 
-    Forked children die of them. Old handlers are restored at the end.
-    `stop` runs inside a signal handler, so it should only set a flag.
+    Forked children die of SIGTERM, and of a second SIGINT: the first one at a terminal is for this process.
+    Old handlers are restored at the end. `stop` runs inside a signal handler, so it should only set a flag.
     """
 
     def __init__(self, stop: Callable[[], None]) -> None:

@@ -41,12 +41,17 @@ def test_a_thread_that_gives_way_and_those_it_starts_do_and_no_other() -> None:
 FORKING = """
 import multiprocessing, os, signal, threading, time
 from common.lifecycle import Interrupt, heed_termination
-stop = threading.Event()
+stop, during_fork = threading.Event(), []
+os.register_at_fork(before=lambda: during_fork and os.kill(os.getpid(), during_fork.pop()))
 heed_termination()
 fork = multiprocessing.get_context("fork")
 def work(begun):
     begun.send(True)
     time.sleep(600)
+def go_on(parent):
+    parent.send("begun")
+    while parent.recv():
+        parent.send("on")
 def check():
     begun, beginning = fork.Pipe(duplex=False)
     child = fork.Process(target=work, args=(beginning,))
@@ -66,18 +71,38 @@ with Interrupt(stop.set):
         assert child.exitcode == -15
         with fork.Pool(2) as pool:
             pool.map(abs, range(9))
+    here, there = fork.Pipe()
+    child = fork.Process(target=go_on, args=(there,))
+    child.start()
+    there.close()
+    here.recv()
+    os.kill(child.pid, signal.SIGINT)
+    here.send(True)
+    print(here.recv())
+    os.kill(child.pid, signal.SIGINT)
+    child.join()
+    print(child.exitcode)
     print(stop.is_set())
-try:
-    os.kill(os.getpid(), signal.SIGTERM)
-    time.sleep(600)
-except KeyboardInterrupt:
-    print("interrupted")
+for number in (signal.SIGTERM, signal.SIGINT):
+    for during in (True, False):
+        try:
+            (during_fork.append if during else signal.raise_signal)(number)
+            if os.fork() == 0:
+                os._exit(0)
+            time.sleep(600)
+        except KeyboardInterrupt:
+            print("interrupted")
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+child = fork.Process(target=signal.raise_signal, args=(signal.SIGINT,))
+child.start()
+child.join()
+print(child.exitcode)
 """
 
 
-def test_a_forked_child_dies_of_a_signal_that_its_parent_handles() -> None:
+def test_signals_reach_a_process_that_forks_and_end_its_children() -> None:
     done = subprocess.run(
         [sys.executable, "-P", "-c", FORKING], capture_output=True, text=True, timeout=60, cwd=ROOT
     )
-    assert done.stdout.split() == ["-15", "-15", "False", "interrupted"], done.stderr
+    assert done.stdout.split() == ["-15", "-15", "on", "-2", "False", *["interrupted"] * 4, "0"], done.stderr
     assert done.stderr == ""
