@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from common.config.user_code import format_error
 from common.errors import ConfigError
 from common.models import user
 from common.signals.forms import FLOAT, ITEMSIZES, MOST_SHOWN, PLAIN, SignalForm, is_name
@@ -129,5 +130,11 @@ def _explain(error: BaseException, forms: Sequence[SignalForm], units: Sequence[
             )
         if name not in taken.tensors:
             return f'needs the tensor "{name}", but takes {taken.describe()}; give it from a unit below'
-    text = next(iter(str(error).splitlines()), type(error).__name__)
-    return f"cannot take {taken.describe()}: {text}"
+    return f"cannot take {taken.describe()}: {first_line(error)}"
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of a unit's error, with the kind where the text alone says little."""
+    if isinstance(error, SystemExit):
+        return format_error(error)
+    return next(iter(str(error).splitlines()), "") or type(error).__name__

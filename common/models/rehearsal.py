@@ -261,7 +261,7 @@ class _Part:
         except ConfigError:
             raise
         except (Exception, SystemExit) as error:
-            raise self._error(f"fails: {_first_line(error)}") from error
+            raise self._error(f"fails: {flow.first_line(error)}") from error
         return output
 
     def _unroll(self, u: Signal) -> Signal:
@@ -288,7 +288,8 @@ class _Part:
             raise
         except (Exception, SystemExit) as error:
             raise self._error(
-                f"fails in its backward: {_first_line(error)}; keep nothing of a batch's graph for the next"
+                f"fails in its backward: {flow.first_line(error)}; keep nothing of a batch's graph for "
+                "the next"
             ) from error
 
     def _check_output(self, output: Signal, u: Signal) -> None:
@@ -307,7 +308,3 @@ _NO_GRADIENT = (
     "passes no gradient back; compute without torch.no_grad() and detach(), or put a fixed unit into the "
     "first layer by network.cuts"
 )
-
-
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).splitlines()), "") or type(error).__name__

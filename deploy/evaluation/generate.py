@@ -96,7 +96,7 @@ def sample(
         sampling: choice of each token.
 
     Raises:
-        ConfigError: the network gives no logits for so many tokens.
+        ConfigError: the network gives no finite logits for so many tokens.
     """
     generator = torch.Generator().manual_seed(sampling.seed)
     compute = network if context else Unrolled(network.children())
@@ -134,4 +134,9 @@ def _logits(network: Callable[[Tensor], Any], window: list[int], size: int) -> T
             'learned no next token; give a run of task.kind = "language"'
         )
     last: Tensor = logits[0, -1]
+    if not last.max().isfinite():  # a token of -infinity is one that never follows
+        raise ConfigError(
+            f"network.model: gives NaN or infinity for {len(window)} tokens: training has diverged; train "
+            "anew with a smaller optimizer.learning_rate"
+        )
     return last

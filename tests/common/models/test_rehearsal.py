@@ -65,7 +65,7 @@ def own(folder: Path, body: str, *settings: str) -> Config:
         (TRAINING.format("h / 0"), "gives NaN or infinity at the first batch"),
         (TRAINING.format("(h * 0).sqrt()"), "gives a gradient with NaN or infinity"),
         (TRAINING.format("h.missing"), "fails: 'Tensor' object has no attribute 'missing'"),
-        (TRAINING.format("exit(3)"), "fails: 3"),
+        (TRAINING.format("exit(3)"), "fails: SystemExit: 3"),
         (TRAINING.format("x.add_(1)"), "fails: a leaf Variable that requires grad"),
         ("        return x * 2", "gives no gradient to any of its parameters"),
         (

@@ -101,6 +101,21 @@ def test_a_unit_that_fails_on_a_short_prompt_is_told_in_one_line() -> None:
         drawn(Picky())
 
 
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("number", ["nan", "inf"])
+def test_logits_that_are_not_finite_are_told_in_one_line(number: str, temperature: float) -> None:
+    with pytest.raises(ConfigError, match=r"^network.model: gives NaN or infinity for 1 tokens: .*; train"):
+        drawn(Successor(float(number)), temperature=temperature)
+
+
+def test_a_token_of_no_odds_at_all_is_never_drawn() -> None:
+    class Silent(nn.Module):
+        def forward(self, tokens: Tensor) -> Tensor:
+            return torch.full((1, tokens.shape[1], V), -torch.inf).index_fill(2, torch.tensor([3, 5]), 0.0)
+
+    assert set(drawn(Silent(), 40)) == {3, 5}
+
+
 def test_a_network_that_gives_no_logits_of_each_token_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"gives \(1, 3\) for 1 tokens, not \(1, 1, 7\): .*language"):
         drawn(nn.Sequential(nn.Embedding(V, 3), nn.Flatten()))
