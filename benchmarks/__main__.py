@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import importlib
-import signal
 import sys
 
 from common.errors import ConfigError, LayerwiseError
-from common.lifecycle import INTERRUPTED
+from common.lifecycle import INTERRUPTED, heed_termination
 
 # Each name is a module in this package with a `main`, and writes results/NAME.json.
 PLAIN = ("transfer", "apply", "durability", "vfbn", "metrics", "rounding")
@@ -32,7 +31,7 @@ ASKING = {
 def main(arguments: list[str]) -> int:
     """Run the requested benchmarks, and return the exit code."""
     # A terminated benchmark removes its processes and files, as after an interrupt.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    heed_termination()
     try:
         return _run(arguments)
     except LayerwiseError as error:

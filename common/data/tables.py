@@ -78,10 +78,11 @@ def _paths(value: Any) -> Sequence[str | Path]:
 
 
 class TableRows:
-    """Rows of a table with the columns `x` and `y`, or with just two columns, the input and the target.
+    """Rows of a table of two columns, an input and a target, or of several inputs and a target.
 
-    In tables of more columns `y` is the target, and each other column an input by name. Columns hold numbers,
-    or lists of numbers of one length, to any depth; those of named inputs may hold booleans.
+    Of two columns `x` is the input, or `y` the target, or else the first is the input. Of more, `y` is the
+    target, and each other column an input by name. Columns hold numbers, or lists of numbers of one length,
+    to any depth; those of named inputs may hold booleans.
     """
 
     medium = Medium.FILE
@@ -120,7 +121,7 @@ def _choose_columns(names: Sequence[str], where: str) -> tuple[dict[str, str], s
     if twice:
         raise ConfigError(f"{where} has the column {twice[0]} twice; rename one of them")
     if len(names) == 2:
-        x, y = ("x", "y") if set(names) == {"x", "y"} else names
+        x, y = reversed(names) if names[0] == "y" or names[1] == "x" else names
         return {PLAIN: x}, y
     if len(names) < 2 or "y" not in names:
         raise ConfigError(

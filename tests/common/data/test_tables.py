@@ -113,7 +113,11 @@ def test_columns_beside_x_and_y_are_inputs_by_name_but_an_index_of_pandas() -> N
     assert {name: form.shape for name, form in examples.input_forms.items()} == {"x": (4,), "mask": ()}
     assert examples.inputs(np.array([1, 2]))["mask"].tolist() == [True, True]
     assert opened(table(__index_level_0__=Y)).inputs(np.array([1]))[PLAIN].tolist() == [[4, 5, 6, 7]]
-    turned = pyarrow.table({"y": Y, "x": list(X)})
+
+
+@pytest.mark.parametrize("names", [("y", "x"), ("y", "image"), ("label", "x")])
+def test_of_two_columns_x_is_the_input_or_y_the_target_in_any_order(names: tuple[str, str]) -> None:
+    turned = pyarrow.table({names[0]: Y, names[1]: list(X)})
     assert opened(turned).inputs(np.array([1]))[PLAIN].tolist() == [[4, 5, 6, 7]]
 
 
