@@ -13,6 +13,14 @@ from common.wire.boundary import Message, Up
 from slave.training.decoupling import Layer
 
 
+def unwanted_gradient(k: int, batch: int) -> MalformedError:
+    """Return the refusal of a gradient that came to a layer without a use for it."""
+    return MalformedError(
+        f"a gradient of batch {batch} came to layer {k}, where nothing learns; do all slaves have the same "
+        "network?"
+    )
+
+
 class Fixed:
     """Unlock of a layer that computes h_k alone, without M or a head; no gradient comes from above."""
 
@@ -33,10 +41,7 @@ class Fixed:
         Raises:
             MalformedError: always.
         """
-        raise MalformedError(
-            f"a gradient of batch {batch} came to layer {self._layer.k}, where nothing learns; do all slaves "
-            "have the same network?"
-        )
+        raise unwanted_gradient(self._layer.k, batch)
 
     def lost(self, batch: int) -> Iterator[Message]:
         """Count a batch that was taken or lost above: a step that changes nothing, for the run's progress."""

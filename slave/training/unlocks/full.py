@@ -14,6 +14,7 @@ from common.synthesizers import InputSynthesizer
 from common.tasks import Task
 from common.wire.boundary import Down, Message, Up
 from slave.training.decoupling import Layer, Predicting, Synthesizing
+from slave.training.fixed import unwanted_gradient
 from slave.training.health import Health
 from slave.training.parts import Parts
 
@@ -95,8 +96,13 @@ class FullUnlock:
             self._layer.flat.clear_gradients()
 
     def learn_gradient(self, batch: int, u: Signal, y: Tensor, delta: Signal) -> None:
-        """Train M on the gradient at the input that the layer above had predicted for the batch."""
-        assert self._synthesizer is not None
+        """Train M on the gradient at the input that the layer above had predicted for the batch.
+
+        Raises:
+            MalformedError: the layer has no M, so the sender has a different network.
+        """
+        if self._synthesizer is None:
+            raise unwanted_gradient(self._layer.k, batch)
         self._synthesizer.learn(batch, u, y, None, delta)
 
     def learn_input(self, batch: int, x: Signal, h: Signal) -> None:

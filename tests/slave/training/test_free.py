@@ -259,14 +259,19 @@ def test_statistics_are_the_mean_over_the_real_batches_and_the_same_each_time() 
     assert chain[1].momentum == 0.1
 
 
-def test_a_layer_that_wants_no_gradient_stands_still_without_a_word_from_above_too(tmp_path: Path) -> None:
-    (tmp_path / "own.py").write_text(
+def fixed_below(folder: Path) -> Config:
+    """Two layers, of which the first is frozen."""
+    (folder / "own.py").write_text(
         "from torch import nn\n"
         "def build(classes):\n"
         "    first = nn.Sequential(nn.Flatten(), nn.Linear(64, 6)).requires_grad_(False)\n"
         "    return [first, nn.Linear(6, classes)]\n"
     )
-    config = replace(configured(), network=NetworkConfig(f"{tmp_path}/own.py:build", cuts=[1], options={}))
+    return replace(configured(), network=NetworkConfig(f"{folder}/own.py:build", cuts=[1], options={}))
+
+
+def test_a_layer_that_wants_no_gradient_stands_still_without_a_word_from_above_too(tmp_path: Path) -> None:
+    config = fixed_below(tmp_path)
     fixed, top = (free(build_seat(config, k)) for k in (1, 2))
     for _ in range(ALONE):
         assert [type(message) for message in fixed.advance()] == [Up]
@@ -275,3 +280,10 @@ def test_a_layer_that_wants_no_gradient_stands_still_without_a_word_from_above_t
     assert isinstance(taken, Taken)
     list(fixed.receive(taken))
     assert fixed.can_advance
+
+
+def test_a_gradient_for_a_layer_that_wants_none_is_refused(tmp_path: Path) -> None:
+    fixed = free(build_seat(fixed_below(tmp_path), 1))
+    list(fixed.receive(Down(0, torch.zeros(4, 6), torch.zeros(4, 6), layer=1)))
+    with pytest.raises(MalformedError, match=r"came to layer 1, where nothing learns; .* the same network"):
+        list(fixed.advance())
