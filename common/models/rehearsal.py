@@ -265,11 +265,17 @@ class _Part:
         return output
 
     def _unroll(self, u: Signal) -> Signal:
-        """Return the output of a window from zeros, after a check of the next state."""
+        """Return the output of a window from zeros, after a check of both states."""
         assert isinstance(self._unit, Recurrent)
         device = next(iter(split(u).values())).device
         zeros = torch.zeros(count(u), self._unit.state_size, device=device)
+        before = flow.versions(zeros)
         output, after = self._unit.unroll(u, zeros)
+        if flow.versions(zeros) != before:
+            raise self._error(
+                "changes the state that it takes in place, which a second forward of the window needs; give "
+                "the next state as a tensor of its own"
+            )
         if not isinstance(after, Tensor) or (after.shape, after.dtype) != (zeros.shape, zeros.dtype):
             raise self._error(
                 f"gives the next state as {flow.describe(after)}; it must give {flow.describe(zeros)}"

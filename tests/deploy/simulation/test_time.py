@@ -264,3 +264,11 @@ def test_a_next_state_of_another_form_is_refused_before_the_start(text: list[str
     with pytest.raises(ConfigError, match=r"next state as float32 \(8, 2\); it must give float32 \(8, 4\)$"):
         rehearse(config, dataset, 1 << 26)
     rehearse(*load([*text, *own(tmp_path)]), 1 << 26)
+
+
+def test_a_unit_that_changes_the_state_before_is_refused_before_the_start(
+    text: list[str], tmp_path: Path
+) -> None:
+    config, dataset = load([*text, *own(tmp_path, after="state.add_(x['h'].detach().sum(1))")])
+    with pytest.raises(ConfigError, match=r"unit 3 \(Sum\(\)\), .* changes the state that it takes in place"):
+        rehearse(config, dataset, 1 << 26)
