@@ -1,9 +1,10 @@
-"""Recurrent layers on streams through real processes: kills, resumed runs, generated text, refusals."""
+"""Recurrent layers on streams through real processes: kills, resumed runs, generated text."""
 
 from __future__ import annotations
 
 import json
 import re
+import signal
 from pathlib import Path
 
 import pytest
@@ -66,6 +67,28 @@ def test_a_killed_slaves_state_comes_back_from_the_backup_or_is_counted_lost(
     else:
         assert "streams go on from zeros" in log
         assert summary["lost_states"] == STREAMS
+
+
+@pytest.mark.slow
+def test_an_interrupted_run_goes_on_from_its_states(cli: Cli, text: list[str]) -> None:
+    more = settings(
+        "cluster.backup_steps=1", "downpour.n_push=1", "run.batches=400", "run.evaluate_every=100",
+        "decoupling.unlock=delayed",
+    )  # fmt: skip
+    process = cli.start("train", *text, *more, "--run-dir", "run")
+    cli.wait_for(process, "test perplexity", "stderr")
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    summary = cli.json("train", "--run-dir", "run", "--json")
+    assert summary["metrics"]["bits_per_character"] < 4
+    # A slave is told to stop between two steps or in one; then weights and states may be a window apart.
+    assert summary["lost_states"] <= 2 * STREAMS
+    for layer in (1, 2):
+        log = log_of(cli.folder / "run", f"slave-{layer}")
+        (batch,) = re.findall(r"streams go on from the states after batch (\d+)", log)
+        (first,) = re.findall(r"from batch ([1-9]\d*):", log)
+        assert abs(int(first) - 1 - int(batch)) <= 3
 
 
 def test_a_run_in_step_generates_with_a_state_that_reaches_beyond_the_window(

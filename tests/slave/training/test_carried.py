@@ -1,17 +1,23 @@
-"""slave.training.carried: the state before a window, what is counted as lost, and the backup."""
+"""slave.training.carried: the state before a window, what is counted as lost, the backup, and a layer."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from common.config.optimizer import OptimizerConfig
 from common.data.streams import Streams
 from common.data.windows import overlapping_windows
+from common.models.recurrent import Gru, unroll
+from common.optim.stepper import Stepper
 from common.shards.backup import Backup
+from common.shards.flat import Flat
 from common.shards.working_copy import Push
+from common.signals.values import plain
 from slave.training.carried import MOST_ENDS, Carried, CarriedState
+from slave.training.decoupling import Layer
 
 B, S = 2, 3
 
@@ -139,7 +145,39 @@ def test_a_restored_state_is_no_view_of_the_backups_memory() -> None:
     states.next_batch = lambda: 2
     pushed = push(states, [0])
     successor = carried()
-    CarriedState(successor, [0]).load(pushed.buffer)
+    backup = CarriedState(successor, [0])
+    backup.load(pushed.buffer)
     pushed.buffer[:] = 0
-    pass_on(states, 2)
-    assert pass_on(successor, 2) == [1]
+    before = successor.take(2)
+    successor.put(2, after(2))
+    # `delayed` keeps the state before window 2, while the backup goes on to the state before window 3.
+    pass_on(successor, 3)
+    successor.next_batch = lambda: 3
+    backup.gather()
+    assert torch.equal(before, after(1))
+
+
+def recurrent_layer() -> Layer:
+    """Layer 2, with a state of 5 numbers a stream and windows of 4 steps."""
+    torch.manual_seed(1)
+    flat = Flat(nn.Sequential(nn.Linear(3, 4), Gru(4, 5), nn.Linear(5, 3)))
+    settings = OptimizerConfig(name="sgd", learning_rate=0.1)
+    return Layer(2, flat, Stepper(flat, settings, 10), carried=Carried(5, streams(), B))
+
+
+def test_a_second_forward_begins_at_the_state_of_the_first_and_moves_nothing() -> None:
+    layer, xs = recurrent_layer(), torch.randn(4, B, 4, 3)
+    passed = [layer.forward(batch, xs[batch]) for batch in range(3)]
+    again = layer.forward_again(1, xs[1], passed[1].before)
+    whole = layer.flat.module(torch.cat(list(xs), 1))
+    assert torch.equal(plain(again.h), plain(passed[1].h))
+    outputs = [*(plain(each.h) for each in passed), plain(layer.forward(3, xs[3]).h)]
+    torch.testing.assert_close(torch.cat(outputs, 1), whole)
+    # Truncated: the gradient at the input of window 1 is that of the window alone.
+    layer.backward(again.h, torch.ones(B, 4, 3))
+    x = xs[1].clone().requires_grad_()
+    assert again.before is not None
+    assert not again.before.requires_grad
+    unroll(layer.flat.module.children(), x, again.before).output.sum().backward()  # type: ignore[no-untyped-call]
+    assert x.grad is not None
+    torch.testing.assert_close(plain(again.u).grad, x.grad)

@@ -15,6 +15,7 @@ from common.signals.values import plain
 from slave.training.compiling import compile_layer
 from slave.training.decoupling import Layer
 from tests.integration.processes import COMPILES
+from tests.slave.training.test_carried import B, recurrent_layer
 
 SGD = OptimizerConfig(name="sgd", learning_rate=0.1)
 SHAPE = (8, 2, 6, 6)
@@ -81,3 +82,19 @@ def test_what_a_compiled_forward_draws_is_its_batchs_alone() -> None:
     _, other, _ = layer.forward_again(4, x)
     assert torch.equal(plain(h), plain(same))
     assert not torch.equal(plain(h), plain(other))
+
+
+def test_a_compiled_recurrent_layer_carries_its_state_and_steps_as_it_would_have() -> None:
+    layer, eager = recurrent_layer(), recurrent_layer()
+    compile_layer(layer, torch.zeros(B, 4, 3))
+    for batch in range(3):
+        x = torch.rand(B, 4, 3)
+        for each in (layer, eager):
+            u, h, _ = each.forward(batch, x)
+            each.backward(h, torch.ones(B, 4, 3))
+            each.step(batch, len(plain(u)))
+    torch.testing.assert_close(layer.flat.parameters, eager.flat.parameters, rtol=1e-4, atol=1e-5)
+    assert layer.carried is not None
+    assert eager.carried is not None
+    assert layer.carried.lost == 0
+    torch.testing.assert_close(layer.carried.kept(0), eager.carried.kept(0), rtol=1e-4, atol=1e-5)
