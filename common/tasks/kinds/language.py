@@ -99,7 +99,7 @@ class SharedClasses(Language):
 
 
 def _share(target: Tensor) -> Tensor:
-    """Return the class of each token, of a class itself; `IGNORED` stays."""
+    """Return the class of each token; a class is its own class, and `IGNORED` stays."""
     shared = OWN_CLASSES + (target - OWN_CLASSES) % (CLASSES - OWN_CLASSES)
     return torch.where(target < OWN_CLASSES, target, shared)
 
