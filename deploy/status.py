@@ -43,8 +43,13 @@ def show(master: str, as_json: bool, watch: bool) -> int:
                     answer(view.json(status))
             return 0
         console = PlainConsole()
-        if not watch:
+        if not watch or not console.is_terminal:
             console.print(view.render(status, console.width))
+            # A file or a pipe gets one status after the other: there is no screen to draw over.
+            while watch and status.state != "done" and not is_output_gone():
+                time.sleep(WATCH_SECONDS)
+                status = view.refresh(reader, status)
+                console.print(Text(), view.render(status, console.width), sep="\n")
             return 0
         with Live(view.render(status, console.width), console=console, auto_refresh=False) as live:
             while status.state != "done" and not is_output_gone():
