@@ -71,7 +71,7 @@ class PreparedRun:
         dataset = datasets.load(config.data, config.time.window)
         blueprint = network.build(config, dataset.inputs, dataset.targets)
         config = network.cut(config, blueprint)
-        batches = Batches(dataset, config.run.seed, config.run.batch_size)
+        batches = Batches.of(config, dataset)
         shapes = [form.only.shape for form in blueprint.forms]
         return PreparedRun(config, dataset, batches, blueprint.units, shapes, blueprint.task)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Iterator
 
 from rich.console import Group, RenderableType
 from rich.live import Live
@@ -34,11 +35,10 @@ def show(master: str, as_json: bool, watch: bool) -> int:
     with Reader(master) as reader:
         view = _StatusView(reader.config(), master)
         status = reader.status()
+        later = view.follow(reader, status) if watch else iter(())
         if as_json:
             answer(view.json(status))
-            while watch and status.state != "done" and not is_output_gone():
-                time.sleep(WATCH_SECONDS)
-                status = view.refresh(reader, status)
+            for status in later:
                 if not view.silent:
                     answer(view.json(status))
             return 0
@@ -46,15 +46,11 @@ def show(master: str, as_json: bool, watch: bool) -> int:
         if not watch or not console.is_terminal:
             console.print(view.render(status, console.width))
             # A file or a pipe gets one status after the other: there is no screen to draw over.
-            while watch and status.state != "done" and not is_output_gone():
-                time.sleep(WATCH_SECONDS)
-                status = view.refresh(reader, status)
+            for status in later:
                 console.print(Text(), view.render(status, console.width), sep="\n")
             return 0
         with Live(view.render(status, console.width), console=console, auto_refresh=False) as live:
-            while status.state != "done" and not is_output_gone():
-                time.sleep(WATCH_SECONDS)
-                status = view.refresh(reader, status)
+            for status in later:
                 live.update(view.render(status, console.width), refresh=True)
     return 0
 
@@ -71,6 +67,13 @@ class _StatusView:
     def silent(self) -> bool:
         """True if the master did not answer the last request."""
         return self._silent_since is not None
+
+    def follow(self, reader: Reader, status: StatusReply) -> Iterator[StatusReply]:
+        """Yield the status every second, until the run is over or the reader of standard output has gone."""
+        while status.state != "done" and not is_output_gone():
+            time.sleep(WATCH_SECONDS)
+            status = self.refresh(reader, status)
+            yield status
 
     def refresh(self, reader: Reader, known: StatusReply) -> StatusReply:
         """Ask for the present status; while the master is away, return `known`."""

@@ -85,7 +85,7 @@ class Evaluator:
             return pulled
         self.network.load_state_dict(pulled.state, strict=False)
         config = self._config
-        training = batches.Batches.of(self._config, self._dataset)
+        training = batches.Batches.of(config, self._dataset)
         # Of streams the first group's windows, which follow each other.
         numbers = range(0, STATISTICS_BATCHES * (config.groups or 1), config.groups or 1)
         estimate_statistics(self.network, map(training.inputs, numbers), self._passage())

@@ -101,6 +101,23 @@ def learn(module: nn.Sequential, config: Config, dataset: Dataset) -> None:
         state = window.after.detach()
 
 
+def assert_learned_plainly(
+    run: InStep | Driver,
+    config: Config,
+    dataset: Dataset,
+    rtol: float | None = None,
+    atol: float | None = None,
+) -> dict[str, torch.Tensor]:
+    """Hold a run's weights against those of the plain loop, and return them."""
+    module = network_of(config, dataset)
+    learn(module, config, dataset)
+    evaluator = Evaluator(config, dataset, network.build(config, dataset.inputs, dataset.targets))
+    state = evaluator.pull(run.pull).state
+    for name, tensor in module.state_dict().items():
+        torch.testing.assert_close(state[name], tensor, rtol=rtol, atol=atol)
+    return state
+
+
 @pytest.mark.parametrize("model", ["lstm", "gru"])
 def test_in_step_without_unlock_recurrent_layers_learn_as_a_plain_loop_of_truncated_back_propagation(
     text: list[str], model: str
@@ -112,12 +129,7 @@ def test_in_step_without_unlock_recurrent_layers_learn_as_a_plain_loop_of_trunca
     assert config.run.batches > Batches.of(config, dataset).batches_per_epoch
     run = InStep(config, dataset)
     play(run)
-    module = network_of(config, dataset)
-    learn(module, config, dataset)
-    evaluator = Evaluator(config, dataset, network.build(config, dataset.inputs, dataset.targets))
-    state = evaluator.pull(run.pull).state
-    for name, tensor in module.state_dict().items():
-        torch.testing.assert_close(state[name], tensor)
+    state = assert_learned_plainly(run, config, dataset)
     initial = network_of(config, dataset).state_dict()
     assert not torch.allclose(state["1.core.weight_hh_l0"], initial["1.core.weight_hh_l0"], atol=1e-3)
 
@@ -127,12 +139,7 @@ def test_as_separate_layers_without_unlock_the_same_is_learned(text: list[str]) 
     config, dataset = load([*text, *plainly, "downpour.n_push=1"])
     run = Driver(config, dataset, trains=True)
     play(run)
-    module = network_of(config, dataset)
-    learn(module, config, dataset)
-    evaluator = Evaluator(config, dataset, network.build(config, dataset.inputs, dataset.targets))
-    state = evaluator.pull(run.pull).state
-    for name, tensor in module.state_dict().items():
-        torch.testing.assert_close(state[name], tensor, rtol=1e-4, atol=1e-5)
+    assert_learned_plainly(run, config, dataset, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("unlock", UNLOCKS)
