@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from common.config.optimizers import SERVER_OPTIMIZERS
+from common.config.optimizers import SERVER_OPTIMIZERS, ServerRow
 from common.config.pushes import PUSHES, STALENESS_RULES
 from common.config.settings import broadcast, choice, key
 from common.errors import ConfigError
@@ -20,17 +20,30 @@ class DownpourConfig:
     push: str = choice("update", PUSHES)
     n_push: int = key(10, "steps between two pushes", minimum=1)
     n_fetch: int = key(10, "steps between two fetches", minimum=1)
-    server_optimizer: str = choice(
-        "adagrad", SERVER_OPTIMIZERS, 'the master\'s optimizer, with push = "gradient"', prefix="server_"
+    server_optimizer: str | None = choice(
+        None,
+        SERVER_OPTIMIZERS,
+        "the master's optimizer; unset: adagrad for gradients, plain addition for updates",
+        prefix="server_",
     )
     server_learning_rate: float | None = key(
         None,
         "of the master's optimizer; unset: "
-        + ", ".join(f"{row.server_rate:g} for {row.name}" for row in SERVER_OPTIMIZERS.values()),
+        + ", ".join(f"{row.rate:g} for {row.name}" for row in SERVER_OPTIMIZERS.values()),
         above=0,
         maximum=1e6,
     )
-    server_momentum: float = key(0.0, "of the master's sgd", minimum=0, maximum=1)
+    server_momentum: float | None = key(
+        None,
+        "of the master's optimizer; unset: "
+        + ", ".join(
+            f"{row.momentum:g} for {row.name}"
+            for row in SERVER_OPTIMIZERS.values()
+            if "momentum" in row.heeds
+        ),
+        minimum=0,
+        maximum=1,
+    )
     server_nesterov: bool = key(False, "of the master's sgd, with momentum")
     server_weight_decay: float = key(0.0, "of the master's optimizer", minimum=0)
     replicas: int | list[int] = key(
@@ -44,9 +57,7 @@ class DownpourConfig:
     )
 
     def __post_init__(self) -> None:
-        heeds = SERVER_OPTIMIZERS[self.server_optimizer].heeds
-        if self.server_nesterov and self.server_momentum == 0 and "nesterov" in heeds:
-            raise ConfigError("downpour.server_nesterov: needs downpour.server_momentum above 0")
+        self._check_server()
         if STALENESS_RULES[self.staleness].compensates and not self.accrues:
             raise ConfigError(
                 f'downpour.staleness: "{self.staleness}" corrects gradients; give downpour.push = "gradient" '
@@ -57,6 +68,43 @@ class DownpourConfig:
                 f"downpour.warm_start: {self.warm_start} has no meaning with one replica; leave it out"
             )
 
+    def _check_server(self) -> None:
+        """Check the master's optimizer against the kind of push, and keys against an optimizer left unset."""
+        row = self.server
+        if row and row.outer == self.accrues:
+            fitting = SERVER_OPTIMIZERS.select(lambda each: each.outer is not self.accrues)
+            raise ConfigError(
+                f'downpour.server_optimizer: "{row.name}" takes no pushes of downpour.push = "{self.push}"; '
+                f"choose {' or '.join(fitting)}, or another downpour.push"
+            )
+        if self.server_optimizer is None:
+            for name in ("learning_rate", "momentum", "nesterov", "weight_decay"):
+                if getattr(self, f"server_{name}") and name not in (row.heeds if row else ()):
+                    chosen = f'server_optimizer = "{row.name}"' if row else f'push = "{self.push}"'
+                    raise ConfigError(
+                        f"downpour.server_{name}: unknown key for downpour.{chosen}; leave it out, or choose "
+                        "another downpour.server_optimizer"
+                    )
+        if self.server_nesterov and not self.momentum and row and "nesterov" in row.heeds:
+            raise ConfigError("downpour.server_nesterov: needs downpour.server_momentum above 0")
+
+    @property
+    def server(self) -> ServerRow | None:
+        """Row of the master's optimizer of weights; None where updates are added."""
+        name = self.server_optimizer or ("adagrad" if self.accrues else None)
+        return SERVER_OPTIMIZERS[name] if name else None
+
+    @property
+    def outer(self) -> bool:
+        """Whether the master takes pushed changes of weights as outer gradients."""
+        return self.server is not None and self.server.outer
+
+    @property
+    def momentum(self) -> float:
+        """Momentum of the master's optimizer; 0 without an optimizer."""
+        default = self.server.momentum if self.server else 0.0
+        return default if self.server_momentum is None else self.server_momentum
+
     @property
     def accrues(self) -> bool:
         """Whether slaves push accrued gradients, which the master's optimizer applies."""
@@ -65,9 +113,8 @@ class DownpourConfig:
     @property
     def server_rate(self) -> float:
         """Learning rate of the master's optimizer."""
-        rate = self.server_learning_rate or SERVER_OPTIMIZERS[self.server_optimizer].server_rate
-        assert rate is not None
-        return rate
+        assert self.server is not None
+        return self.server_learning_rate or self.server.rate
 
     @property
     def _counts(self) -> list[int]:

@@ -75,7 +75,40 @@ OPTIMIZERS = Registry(
         name="adagrad", help="Duchi et al., 2011", moments=lambda _: 1, price=180.0, server_rate=0.01
     ),
 )  # fmt: skip
-SERVER_OPTIMIZERS = OPTIMIZERS.select(lambda row: row.server_rate is not None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerRow(Row):
+    """An optimizer of the master.
+
+    Attributes:
+        rate: default learning rate.
+        momentum: default momentum.
+        outer: whether the optimizer takes pushed changes, as outer gradients; else accrued gradients.
+    """
+
+    rate: float
+    momentum: float = 0.0
+    outer: bool = False
+
+
+SERVER_OPTIMIZERS = Registry(
+    *(
+        ServerRow(
+            name=row.name,
+            help=row.help,
+            heeds=("learning_rate", "weight_decay", *row.heeds),
+            rate=row.server_rate,
+        )
+        for row in OPTIMIZERS.values()
+        if row.server_rate is not None
+    ),
+    # Rate and momentum of DiLoCo (Douillard et al. 2023).
+    ServerRow(
+        name="nesterov", help="delayed Nesterov momentum on pushed changes (Liu et al. 2024)",
+        heeds=("learning_rate", "momentum"), rate=0.7, momentum=0.9, outer=True,
+    ),
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)

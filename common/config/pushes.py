@@ -20,7 +20,12 @@ class PushRow(Row):
 
 
 PUSHES = Registry(
-    PushRow(name="update", help="the change that the slave's own optimizer made", accrues=False),
+    PushRow(
+        name="update",
+        help="the change that the slave's own optimizer made",
+        heeds=("server_optimizer", "server_learning_rate", "server_momentum"),
+        accrues=False,
+    ),
     PushRow(
         name="gradient",
         help="the accrued gradient of the weights, for the master's optimizer",

@@ -41,12 +41,17 @@ def key(
 
 
 def choice(
-    default: str, registry: Registry[Any], subject: str = "", *, prefix: str = "", user_function: bool = False
+    default: str | None,
+    registry: Registry[Any],
+    subject: str = "",
+    *,
+    prefix: str = "",
+    user_function: bool = False,
 ) -> Any:
     """Declare a field whose value is the name of a row.
 
     Args:
-        default: name of the row that applies where none is given.
+        default: name of the row that applies where none is given; None: unset.
         registry: the rows; their help lines make up the field's.
         subject: words before the rows' help lines.
         prefix: as in `KeyRule`.

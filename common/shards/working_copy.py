@@ -73,6 +73,8 @@ class WorkingCopy:
         n_fetch: steps between two fetches; 0 where only this slave changes the shard.
         accrued: gradients of the local steps since the last push; None: the shard takes updates.
         replica: of this slave.
+        outer: the master takes changes as outer gradients. A fetch then follows the answer to a push, so that
+            the version has the push's effect in the place of the change.
     """
 
     def __init__(
@@ -84,6 +86,8 @@ class WorkingCopy:
         n_fetch: int = 0,
         accrued: Accrued | None = None,
         replica: int = 0,
+        *,
+        outer: bool = False,
     ) -> None:
         self.name = name
         self.unanswered: Push | None = None
@@ -94,6 +98,9 @@ class WorkingCopy:
         self._n_push = n_push
         self._n_fetch = n_fetch
         self._accrued = accrued
+        self._outer = outer
+        # Whether the effect of an answered push is still to be fetched.
+        self._owes_fetch = False
         operation = Operation.UPDATE if accrued is None else Operation.ACCRUED_GRADIENT
         self._header = Header(name, operation, incarnation=incarnation, table=flat.table, replica=replica)
         # State of the master without the pushes of further slaves; from `begin` on.
@@ -131,8 +138,10 @@ class WorkingCopy:
         """Whether to start a fetch: `n_fetch` steps of the module after the last."""
         if not self._n_fetch or self.fetching or steps - self._fetched_steps < self._n_fetch:
             return False
+        if self._outer and self.unanswered is not None:
+            return False
         self._fetched_steps = steps
-        self.fetching = True
+        self.fetching, self._owes_fetch = True, False
         return True
 
     def fetch_failed(self) -> None:
@@ -166,8 +175,12 @@ class WorkingCopy:
         self._fetched(header)
 
     def due(self, steps: int, next_batch: int) -> Push | None:
-        """Return a push `n_push` steps of the module after the last, unless a push is out."""
-        return self.flush(steps, next_batch) if steps - self._pushed_steps >= self._n_push else None
+        """Return a push `n_push` steps of the module after the last, unless one is out, or a fetch is due."""
+        if steps - self._pushed_steps < self._n_push:
+            return None
+        if self._owes_fetch and steps - self._fetched_steps >= self._n_fetch:
+            return None
+        return self.flush(steps, next_batch)
 
     def flush(self, steps: int, next_batch: int) -> Push | None:
         """Return a push of the changes since the last; None without changes, or while a push is out."""
@@ -188,6 +201,7 @@ class WorkingCopy:
         if push is None or push.header.sequence != reply.sequence:
             return
         self.unanswered = None
+        self._owes_fetch = self._outer
         if reply.refused or not self.fetching:
             self._recent = [recent for recent in self._recent if recent is not push]
         if reply.refused:

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from common.optim.optimizers import Settings
+from common.shards.pushes import Operation
 from common.shards.table import Table
 
 Bytes = npt.NDArray[np.uint8]
@@ -48,6 +49,8 @@ class ServerOptimizer:
 
     Results agree to the bit for pieces of whole registers (64 bytes), as slaves send, and else to a rounding.
     """
+
+    operation = Operation.ACCRUED_GRADIENT
 
     def __init__(self, settings: Settings) -> None:
         import torch

@@ -10,6 +10,7 @@ from common.config.sections import Config
 from common.optim.optimizers import Settings
 from common.shards.pushes import Operation
 from master.store.optimizers import ServerOptimizer
+from master.store.outer import Outer
 from master.store.staleness import StalenessRule
 
 
@@ -20,17 +21,17 @@ class Policy:
     Attributes:
         replicas: R, the number of slaves that push.
         rule: treatment of stale pushes.
-        optimizer: applies accrued gradients; None where updates are pushed, and added.
+        optimizer: applies accrued gradients, or changes as outer gradients; None: updates are added.
     """
 
     replicas: int = 1
     rule: StalenessRule = StalenessRule()
-    optimizer: ServerOptimizer | None = None
+    optimizer: ServerOptimizer | Outer | None = None
 
     @property
     def operation(self) -> Operation:
         """Operation of the slaves' pushes."""
-        return Operation.ACCRUED_GRADIENT if self.optimizer else Operation.UPDATE
+        return self.optimizer.operation if self.optimizer else Operation.UPDATE
 
     @property
     def moments(self) -> int:
@@ -61,7 +62,8 @@ def policies(config: Config) -> Policies:
         layer, _, kind = shard.partition("/")
         count = replicas[int(layer) - 1]
         if kind == "weights":
-            return Policy(count, rule, optimizer)
+            outer = Outer(downpour.server_rate, downpour.momentum, count) if downpour.outer else None
+            return Policy(count, rule, outer or optimizer)
         if kind == "optimizer":
             return Policy(count)
         if kind.startswith("state-"):
@@ -82,13 +84,13 @@ def staleness_rule(downpour: DownpourConfig) -> StalenessRule:
 
 def server_optimizer(downpour: DownpourConfig) -> ServerOptimizer | None:
     """Build the server optimizer; None where slaves push updates. Loads torch."""
-    if not downpour.accrues:
+    if not downpour.accrues or downpour.server is None:
         return None
     return ServerOptimizer(
         Settings(
-            downpour.server_optimizer,
+            downpour.server.name,
             downpour.server_rate,
-            downpour.server_momentum,
+            downpour.momentum,
             downpour.server_nesterov,
             downpour.server_weight_decay,
         )

@@ -219,7 +219,7 @@ class Store:
             active=1 - record.active if taken else record.active,
             progress=progress,
             sequences=record.sequences | {incarnation: header.sequence},
-            steps=record.steps + (taken and header.operation is Operation.ACCRUED_GRADIENT),
+            steps=record.steps + (taken and shard.policy.optimizer is not None),
             refused=refused if taken else sorted([*refused, incarnation]),
         )
         shard.pair.commit(answered)

@@ -18,6 +18,7 @@ from common.errors import MalformedError
 from common.shards.pushes import Buffer
 from common.shards.table import Kind, Table
 from master.store.optimizers import Bytes, Floats, ServerOptimizer, moments_of
+from master.store.outer import Outer
 from master.store.staleness import compensate
 
 # Computes parameters at some bytes of the idle buffer from a pushed piece.
@@ -94,7 +95,7 @@ class Delay:
 
 
 def make_step(
-    optimizer: ServerOptimizer,
+    optimizer: ServerOptimizer | Outer,
     table: Table,
     active: Bytes,
     idle: Bytes,
@@ -102,7 +103,7 @@ def make_step(
     weight: float = 1.0,
     delay: Delay | None = None,
 ) -> Change:
-    """Make the change of an accrued gradient: a step of the server optimizer, moments included.
+    """Make the change of a push to a server optimizer: a step, moments included.
 
     Args:
         optimizer: the server optimizer.
@@ -110,7 +111,7 @@ def make_step(
         active: parameters and moments before, only read.
         idle: parameters and moments after.
         steps: number of earlier steps.
-        weight: factor of the learning rate.
+        weight: factor of the push, as the optimizer says.
         delay: inputs of delay compensation; None: no compensation.
     """
 

@@ -145,9 +145,12 @@ def working_copy(config: Config, lease: JoinReply, shard: str, flat: Flat, stepp
     """Return the copy of a lease's shard, pushed and fetched as the configuration says."""
     accrued = stepper if isinstance(stepper, AccruingStepper) else None
     downpour = config.downpour
-    others = accrued is not None or config.replicas[lease.layer - 1] > 1
+    outer = downpour.outer and shard.endswith("/weights")
+    others = accrued is not None or outer or config.replicas[lease.layer - 1] > 1
     n_fetch = downpour.n_fetch if others else 0
-    return WorkingCopy(shard, flat, downpour.n_push, lease.incarnation, n_fetch, accrued, lease.replica)
+    return WorkingCopy(
+        shard, flat, downpour.n_push, lease.incarnation, n_fetch, accrued, lease.replica, outer=outer
+    )
 
 
 def backups(config: Config, lease: JoinReply, trained: TrainedLayer) -> list[Backup]:

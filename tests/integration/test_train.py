@@ -109,6 +109,20 @@ def test_every_method_learns_in_a_real_cluster(cli: Cli, method: list[str]) -> N
         assert summary["gradient"] is None
 
 
+@pytest.mark.parametrize("layers", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_layers_times_replicas_learn_under_an_outer_optimizer(cli: Cli, layers: int) -> None:
+    """One layer with replicas is asynchronous data parallelism."""
+    keys = [
+        f"network.layers={layers}", "downpour.replicas=2", "downpour.server_optimizer=nesterov",
+        "run.batches=400", "cluster.misses=10",
+    ]  # fmt: skip
+    summary = cli.json("train", *[part for key in keys for part in ("--set", key)], "--json", timeout=300)
+    assert (summary["layers"], summary["slaves"]) == (layers, 2 * layers)
+    assert summary["versions"]["1/weights"] >= 20
+    assert summary["test_error_percent"] < 12
+    assert summary["lost_batches"] == summary["restarts"] == 0
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "shards"),

@@ -79,9 +79,11 @@ DOWNPOURS = table(
 ) | st.fixed_dictionaries(
     {"push": st.just("gradient"), "staleness": st.just("compensate")},
     optional={
-        "server_optimizer": st.sampled_from(list(SERVER_OPTIMIZERS)), "server_learning_rate": FLOATS,
-        "compensation": FLOATS,
+        "server_optimizer": st.sampled_from(list(SERVER_OPTIMIZERS.select(lambda row: not row.outer))),
+        "server_learning_rate": FLOATS, "compensation": FLOATS,
     },
+) | st.fixed_dictionaries(
+    {"server_optimizer": st.just("nesterov")}, optional={"server_momentum": st.floats(0, 1)}
 )  # fmt: skip
 VALUES = table(
     run=table(name=NAMES, seed=st.integers(0, 2**63 - 1), batches=st.integers(1, 10**9)),

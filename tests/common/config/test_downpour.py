@@ -17,7 +17,20 @@ GRADIENT = 'downpour.push="gradient"'
     [
         (
             ["server_optimizer=adam"],
-            'server_optimizer: unknown key for downpour.push = "update"; leave it out, or',
+            'server_optimizer: "adam" takes no pushes of downpour.push = "update"; choose nesterov, or',
+        ),
+        (
+            ["push=gradient", "server_optimizer=nesterov"],
+            'server_optimizer: "nesterov" takes no pushes of downpour.push = "gradient"; choose sgd or adam',
+        ),
+        (["server_momentum=0.5"], 'server_momentum: unknown key for downpour.push = "update"; leave it out'),
+        (
+            ["server_optimizer=nesterov", "server_weight_decay=0.1"],
+            'server_weight_decay: unknown key for downpour.push = "update"; leave it out, or',
+        ),
+        (
+            ["server_optimizer=nesterov", "server_nesterov=true"],
+            "server_nesterov: unknown key for downpour.push",
         ),
         (["server_learning_rate=0.1"], 'server_learning_rate: unknown key for downpour.push = "update"'),
         (["server_weight_decay=0.1"], 'server_weight_decay: unknown key for downpour.push = "update"'),
@@ -63,7 +76,10 @@ def test_what_has_no_meaning_is_refused_by_its_key(overrides: list[str], said: s
         ["push=gradient", "server_optimizer=sgd", "server_momentum=0.9", "server_nesterov=true"],
         ["push=gradient", "server_optimizer=adamw", "server_weight_decay=0.01", "server_learning_rate=1"],
         ["staleness=bound", "bound=0", "replicas=[1, 2, 3]", "n_fetch=1"],
-        ["staleness=scale", "server_optimizer=adagrad", "server_momentum=0.0", "bound=16"],
+        ["staleness=scale", "bound=16"],
+        ["push=gradient", "server_optimizer=adagrad", "server_learning_rate=0.1"],
+        ["push=gradient", "server_weight_decay=0.1"],
+        ["server_optimizer=nesterov", "server_learning_rate=1", "server_momentum=0.0", "replicas=2"],
     ],
 )
 def test_what_has_a_meaning_or_is_the_default_is_taken(overrides: list[str]) -> None:
@@ -91,6 +107,17 @@ def test_a_list_of_replicas_of_another_length_is_refused_as_soon_as_the_layers_a
 
 
 def test_a_servers_rate_that_is_unset_is_its_optimizers() -> None:
-    for name in SERVER_OPTIMIZERS:
-        assert DownpourConfig("gradient", server_optimizer=name).server_rate > 0
+    for name, row in SERVER_OPTIMIZERS.items():
+        push = "update" if row.outer else "gradient"
+        assert DownpourConfig(push, server_optimizer=name).server_rate == row.rate > 0
+        assert DownpourConfig(push, server_optimizer=name).momentum == row.momentum
     assert DownpourConfig("gradient", server_learning_rate=0.7).server_rate == 0.7
+
+
+def test_a_masters_optimizer_that_is_unset_is_adagrad_for_gradients_and_none_for_updates() -> None:
+    assert DownpourConfig().server is None
+    assert not DownpourConfig().outer
+    gradients = DownpourConfig("gradient").server
+    assert gradients is not None
+    assert gradients.name == "adagrad"
+    assert DownpourConfig(server_optimizer="nesterov").outer

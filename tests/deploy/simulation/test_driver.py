@@ -91,6 +91,17 @@ def test_replicas_make_pushes_stale(push: str) -> None:
     assert run.status.lost_batches == 0
 
 
+@pytest.mark.parametrize("layers", [1, 2])
+def test_replicas_under_an_outer_optimizer_are_layers_times_replicas_and_learn(layers: int) -> None:
+    """One layer with replicas is asynchronous data parallelism."""
+    keys = [f"network.layers={layers}", "downpour.replicas=2", "downpour.n_fetch=4", "run.batches=160"]
+    run = trained(*keys, "downpour.server_optimizer=nesterov", *ROUGH)
+    assert len(run.status.seats) == 2 * layers
+    assert all(run.status.versions[f"{k}/weights"] >= 20 for k in range(1, layers + 1))
+    assert run.losses[-1] < 0.5 * run.losses[0]
+    assert run.status.lost_batches == 0
+
+
 @pytest.mark.parametrize("name", UNLOCKS)
 def test_a_run_with_losses_and_a_death_comes_to_its_end(name: str) -> None:
     driver = hollow(

@@ -1,0 +1,142 @@
+"""In any history a slave holds the fetched version, and exactly the own changes that the version lacks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from common.shards.flat import Flat
+from common.shards.pushes import Header
+from common.shards.working_copy import Push, WorkingCopy
+from master.store.outer import Outer
+from master.store.policies import Policy, uniform
+from master.store.staleness import StalenessRule
+from master.store.store import Memory, Store
+
+NAME, COUNT = "1/weights", 6
+POLICIES = {
+    "added": Policy(2),
+    "refused": Policy(2, StalenessRule("bound", 0)),
+    "outer": Policy(2, optimizer=Outer(0.7, 0.9, 2)),
+    "outer and refused": Policy(2, StalenessRule("bound", 0), Outer(0.7, 0.9, 2)),
+}
+
+
+def held(store: Store, incarnation: int = 0) -> tuple[Header, npt.NDArray[np.float32]]:
+    reading = store.read(NAME, incarnation)
+    try:
+        return reading.header, np.frombuffer(reading.buffer, np.float32).copy()
+    finally:
+        reading.release()
+
+
+@dataclass
+class Change:
+    """Change of one local step, and the sequence of the push that carries it; 0: none yet."""
+
+    amount: npt.NDArray[np.float64]
+    sequence: int = 0
+
+
+class Slave:
+    """A working copy, and a model of the weights that the slave must hold."""
+
+    def __init__(self, store: Store, incarnation: int, *, outer: bool) -> None:
+        torch.manual_seed(0)
+        self.store, self.incarnation, self.steps = store, incarnation, 0
+        self.flat = Flat(nn.Linear(COUNT - 1, 1))
+        self.copy = WorkingCopy(NAME, self.flat, 2, incarnation, 2, outer=outer)
+        initial = self.copy.initial()
+        store.create(initial.header, [(0, initial.buffer.data)])
+        header, version = held(store, incarnation)
+        self.copy.begin(header, version.tobytes())
+        self.version = version
+        self.changes: list[Change] = []
+        self.push: Push | None = None
+        self.fetch: tuple[Header, npt.NDArray[np.float32]] | None = None
+        self._draws = np.random.default_rng(incarnation)
+
+    def step(self) -> None:
+        amount = self._draws.normal(size=COUNT)
+        self.flat.parameters += torch.from_numpy(amount).float()
+        self.changes.append(Change(amount))
+        self.steps += 1
+
+    def send(self) -> None:
+        """Send a push: until `answer` nothing reaches the master."""
+        if push := self.copy.flush(self.steps, 0):
+            self.push = push
+            for change in self.changes:
+                change.sequence = change.sequence or push.header.sequence
+
+    def answer(self) -> None:
+        """Have the push reach the master, and the answer the slave."""
+        if self.push is not None:
+            self.copy.answered(self.store.apply(self.push.header, [(0, self.push.buffer.data)]))
+            self.push = None
+
+    def ask(self) -> None:
+        """Have the master read a version, which is under way until `take`."""
+        if self.fetch is None:
+            self.copy.fetching = True
+            self.fetch = held(self.store, self.incarnation)
+
+    def take(self) -> None:
+        """Take the version that is under way."""
+        if self.fetch is not None:
+            header, self.version = self.fetch
+            self.fetch = None
+            # A version has the effect of a push that the master answered, also where that was a refusal.
+            self.changes = [
+                each for each in self.changes if not each.sequence or each.sequence > header.sequence
+            ]
+            self.copy.fetched(header, self.version.tobytes())
+
+    def check(self) -> None:
+        own = self.flat.parameters.numpy()
+        lacking = sum((each.amount for each in self.changes), start=np.zeros(COUNT))
+        np.testing.assert_allclose(own, self.version + lacking, rtol=1e-4, atol=1e-4)
+
+
+ACTIONS = st.lists(
+    st.tuples(st.sampled_from(["step", "step", "send", "answer", "ask", "take"]), st.integers(0, 1)),
+    max_size=60,
+)
+
+
+@pytest.mark.parametrize("name", POLICIES)
+@given(ACTIONS)
+def test_a_slave_holds_the_fetched_version_and_the_own_changes_that_it_lacks(
+    name: str, actions: list[tuple[str, int]]
+) -> None:
+    """Whatever the master makes of a push takes the place of the change, and no change counts twice."""
+    store = Store(Memory(), uniform(POLICIES[name]))
+    slaves = [Slave(store, number, outer=name.startswith("outer")) for number in (1, 2)]
+    for action, number in actions:
+        getattr(slaves[number], action)()
+        for slave in slaves:
+            slave.check()
+
+
+def test_under_an_outer_optimizer_a_fetch_follows_the_answer_and_goes_before_the_next_push() -> None:
+    """Else a slow link, on which a push is always out, would keep the slave from ever seeing the effect."""
+    store = Store(Memory(), uniform(POLICIES["outer"]))
+    slave = Slave(store, 1, outer=True)
+    for _ in range(2):
+        slave.step()
+    push = slave.copy.due(slave.steps, 0)
+    assert push is not None
+    for _ in range(5):
+        slave.step()
+        assert not slave.copy.fetch_due(slave.steps)
+    slave.copy.answered(store.apply(push.header, [(0, push.buffer.data)]))
+    assert slave.copy.due(slave.steps, 0) is None
+    assert slave.copy.fetch_due(slave.steps)
+    assert slave.copy.due(slave.steps, 0) is not None
