@@ -13,6 +13,7 @@ COPY common common
 COPY master master
 COPY slave slave
 COPY deploy deploy
+COPY layerwise layerwise
 RUN /opt/layerwise/bin/pip install --no-cache-dir --constraint constraints.txt .
 
 FROM python:3.11-slim

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -12,6 +13,9 @@ from common.config.places import code_option, data_option
 from common.errors import ConfigError
 from common.observe.logs import FORMATS
 from common.text import answer
+
+if TYPE_CHECKING:
+    from deploy.train import Training
 
 _SET = click.option(
     "--set",
@@ -65,7 +69,24 @@ def train(
     # Imported late, so that a refused configuration is reported at once.
     from deploy.train import Training
 
-    return Training(requested, run_dir, as_json, tensorboard=tensorboard, log_format=log_format).run()
+    return _finish(Training(requested, run_dir, tensorboard=tensorboard, log_format=log_format), as_json)
+
+
+def _finish(training: Training, as_json: bool) -> int:
+    """Train to the end of a run or to an interrupt, print the result, and return the exit code."""
+    from common.lifecycle import INTERRUPTED, Interrupt, end_with_parent
+    from common.output import divert_output
+    from deploy.screen import print_result
+
+    end_with_parent()
+    with divert_output(), Interrupt(training.stop):
+        trained = training.run()
+    if trained is None:
+        return INTERRUPTED
+    print_result(trained.summary, trained.path, as_json)
+    if trained.incomplete:
+        raise trained.incomplete
+    return 0
 
 
 @click.command()
@@ -114,10 +135,10 @@ def simulate(
     if trains:
         from deploy.train import Training
 
-        return Training(settings, run_dir, as_json, simulated=True).run()
-    from deploy.simulation.simulate import simulate as predict
+        return _finish(Training(settings, run_dir, simulated=True), as_json)
+    from deploy.simulation.simulate import show
 
-    return predict(settings, slaves, measure, as_json)
+    return show(settings, slaves, measure, as_json)
 
 
 @click.command()
@@ -163,10 +184,10 @@ def compare(
     The methods are CONFIG's sections [compare.variants."NAME"], each with the keys in which it differs, times
     the values of --over. A variant with cluster.profile = "synchronous" trains all layers on one machine.
     """
-    from deploy.comparison.compare import ComparisonRun
+    from deploy.comparison.compare import ComparisonRun, show
     from deploy.comparison.variants import read
 
-    return ComparisonRun(read(config, overrides, over, seeds, place), place, jobs, out, as_json).run()
+    return show(ComparisonRun(read(config, overrides, over, seeds, place), place, jobs, out), as_json)
 
 
 @click.command()

@@ -17,10 +17,11 @@ class PlainConsole(Console):
 
     Args:
         stderr: print on standard error; by default on standard output.
+        options: further ones of rich.
     """
 
-    def __init__(self, *, stderr: bool = False) -> None:
-        super().__init__(stderr=stderr, highlight=False, markup=False, emoji=False)
+    def __init__(self, *, stderr: bool = False, **options: Any) -> None:
+        super().__init__(stderr=stderr, highlight=False, markup=False, emoji=False, **options)
 
     def render_str(self, text: str, **keywords: Any) -> Text:
         """Convert a string to rich's text; widths are measured after escaping."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
-from rich.console import Group
+from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.progress import (
     BarColumn,
@@ -180,13 +180,31 @@ def line(config: Config, status: StatusReply, rate: float) -> str:
     return "  ".join([*absent, *parts])
 
 
-class Screen:
-    """Progress of a run on standard error; standard output is for results."""
+class Surface(Protocol):
+    """Place where a status replaces the one before."""
 
-    def __init__(self, config: Config) -> None:
+    def update(self, renderable: RenderableType) -> None:
+        """Show a status."""
+
+    def stop(self) -> None:
+        """Show no further status."""
+
+
+class Screen:
+    """Progress of a run, by default on standard error: standard output is for results.
+
+    Args:
+        config: of the run.
+        console: takes the lines that stay.
+        surface: shows the status; None: a terminal does, and other consoles get a line now and then.
+    """
+
+    def __init__(
+        self, config: Config, console: PlainConsole | None = None, surface: Surface | None = None
+    ) -> None:
         self._config = config
-        self._console = PlainConsole(stderr=True)
-        self._live: Live | None = None
+        self._console = console or PlainConsole(stderr=True)
+        self._live = surface
         self._printed_at = 0.0
         self._rates: list[tuple[float, int]] = []
         self._progress = Progress(
@@ -198,9 +216,10 @@ class Screen:
             console=self._console,
         )
         self._task = self._progress.add_task(config.run.name, total=config.run.batches)
-        if self._console.is_terminal:
-            self._live = Live(console=self._console, refresh_per_second=8, transient=True)
-            self._live.start()
+        if self._live is None and self._console.is_terminal:
+            live = Live(console=self._console, refresh_per_second=8, transient=True)
+            live.start()
+            self._live = live
 
     def print(self, text: str) -> None:
         """Print a line that stays, above the live table."""

@@ -1,33 +1,33 @@
-"""`layerwise train`: start a cluster on this machine, watch and evaluate it, and write the results."""
+"""A run on this machine, for `layerwise train` and Python alike: cluster, evaluations, result files."""
 
 from __future__ import annotations
 
+import contextlib
 import random
 import shlex
 import threading
 import time
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from common.bounds import LARGEST_SIGNAL_MESSAGE_BYTES
 from common.config.sections import Config
 from common.data import datasets, holdings
 from common.data.datasets import Dataset
-from common.errors import ConfigError, NotFoundError, UnreachableError
-from common.lifecycle import INTERRUPTED, Interrupt, end_with_parent
+from common.errors import ConfigError, NotFoundError, RunFailedError, UnreachableError
 from common.models import resolution
 from common.net.backoff import Backoff
 from common.observe.problems import find_standstill
 from common.observe.standstill import stands_still
-from common.output import divert_output
 from common.wire.messages import Evaluation, StatusReply
 from deploy.engines.local import Cluster
 from deploy.evaluation.reader import Reader, latest_status
 from deploy.runs.directory import RunDirectory, new_directory, next_evaluation
 from deploy.runs.summary import summarize
-from deploy.screen import Screen, print_result
+from deploy.screen import Screen
 
 if TYPE_CHECKING:
     from deploy.evaluation.evaluator import Evaluator, PulledNetwork
@@ -48,32 +48,47 @@ class Outcome:
     restarts: int = 0
 
 
+@dataclass(frozen=True)
+class Trained:
+    """Result files of a run.
+
+    Attributes:
+        path: the run directory.
+        summary: content of summary.json.
+        incomplete: error that names the files which could not be written; summary.json is then one of them.
+    """
+
+    path: Path
+    summary: Mapping[str, Any]
+    incomplete: RunFailedError | None
+
+
 class Training:
-    """A call of `train` or `simulate --train`.
+    """A run to the end.
 
     Args:
-        requested: configuration from the command line; None: the run directory's, or else the default.
+        requested: the configuration; None: the run directory's, or else the default.
         path: the run directory; None for a new one.
-        as_json: print the summary as JSON, and nothing else, on standard output.
         simulated: simulate the machines; time is then virtual.
         tensorboard: also write events for TensorBoard.
         log_format: format of the processes' logs.
+        screen: shows the progress of a run.
     """
 
     def __init__(
         self,
         requested: Config | None,
         path: Path | None,
-        as_json: bool,
         *,
         simulated: bool = False,
         tensorboard: bool = False,
         log_format: str = "plain",
+        screen: Callable[[Config], Screen] = Screen,
     ) -> None:
         self._simulated = simulated
         self._requested = requested
         self._path = path
-        self._as_json = as_json
+        self._open_screen = screen
         self._tensorboard = tensorboard
         self._log_format = log_format
         self._began = time.monotonic()
@@ -82,30 +97,30 @@ class Training:
         # How much of the run stood still at the last look: 0 nothing, 1 a part, 2 the whole.
         self._standstill = 0
 
-    def run(self) -> int:
-        """Train to the end of the run, and return the exit code.
+    def stop(self) -> None:
+        """Have `run` stop the processes and end; a signal handler may call this."""
+        self._stop.set()
+
+    def run(self) -> Trained | None:
+        """Train to the end of the run; return None if stopped.
 
         Raises:
             LayerwiseError: the run cannot begin, or cannot end.
         """
-        end_with_parent()
-        with divert_output(), Interrupt(self._stop.set):
-            config, directory, dataset = self._prepare()
+        with contextlib.ExitStack() as held:
+            config, directory, dataset = self._prepare(held)
             self._config, self._directory = config, directory
-            self._screen = Screen(config)
+            self._screen = self._open_screen(config)
             try:
                 outcome = self._train(dataset)
             finally:
                 self._screen.close()
             if outcome is None:
-                return INTERRUPTED
+                return None
             seconds = time.monotonic() - self._began
             summary = summarize(config, outcome.status, outcome.evaluation, seconds, outcome.restarts)
             incomplete = directory.finish(summary, outcome.network.state, config, dataset)
-        print_result(summary, directory.path, self._as_json)
-        if incomplete:
-            raise incomplete
-        return 0
+        return Trained(directory.path, summary, incomplete)
 
     def _train(self, dataset: Dataset) -> Outcome | None:
         """Train in this process or in a cluster, as configured; return None if interrupted."""
@@ -187,11 +202,14 @@ class Training:
         blueprint = network.build(self._config, dataset.inputs, dataset.targets)
         return Evaluator(self._config, dataset, blueprint)
 
-    def _prepare(self) -> tuple[Config, RunDirectory, Dataset]:
-        """Check configuration, data and run directory, before the first process starts."""
+    def _prepare(self, held: contextlib.ExitStack) -> tuple[Config, RunDirectory, Dataset]:
+        """Check configuration, data and run directory, before the first process starts.
+
+        The end of `held` unlocks the directory.
+        """
         path, directory, saved = self._path, None, None
         if path is not None and path.exists():
-            directory = RunDirectory(path, tensorboard=self._tensorboard)
+            directory = self._open(path, held)
             saved = directory.saved_config()
         config = self._requested or saved or Config()
         dataset = datasets.load(config.data, config.time.window)
@@ -203,11 +221,12 @@ class Training:
                 "configuration, or none to resume the run, or another directory"
             )
         self._rehearse(config, dataset)
-        directory = directory or RunDirectory(
-            path or new_directory(config.run.name), tensorboard=self._tensorboard
-        )
+        directory = directory or self._open(path or new_directory(config.run.name), held)
         directory.begin(config)
         return config, directory, dataset
+
+    def _open(self, path: Path, held: contextlib.ExitStack) -> RunDirectory:
+        return held.enter_context(contextlib.closing(RunDirectory(path, tensorboard=self._tensorboard)))
 
     def _rehearse(self, config: Config, dataset: Dataset) -> None:
         """Check the first steps; in a cluster, slaves check those of built-in networks."""

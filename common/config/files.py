@@ -32,11 +32,16 @@ def parse(text: str, source: str) -> Config:
     return _read(_toml(text, source), [], source)
 
 
-def load(path: Path | None, overrides: Iterable[str] = ()) -> Config:
+def load(path: Path | None, overrides: Iterable[str] = (), given_by: str = "--set") -> Config:
     """Read a configuration file, then apply `--set section.key=value` overrides; the last wins.
 
     A relative `data.path`, file of `data.tokens`, user's network, data or loss becomes absolute: the current
     folder is searched first, then the folder of the file.
+
+    Args:
+        path: the file; None: the default configuration.
+        overrides: each "section.key=value".
+        given_by: source of the overrides, for messages.
 
     Raises:
         ConfigError: no such file, not TOML, an unknown key, or a value that is refused.
@@ -47,7 +52,7 @@ def load(path: Path | None, overrides: Iterable[str] = ()) -> Config:
             f"{path}: compare: is a section for `layerwise compare`, which runs the file's variants; for one "
             "run, give a file without that section"
         )
-    return build(values, overrides, path)
+    return build(values, overrides, path, given_by)
 
 
 def read_values(path: Path) -> dict[str, Any]:
@@ -68,13 +73,15 @@ def read_values(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: cannot be read: {reason}; give the path of a TOML file") from None
 
 
-def build(values: dict[str, Any], overrides: Iterable[str], path: Path | None) -> Config:
+def build(
+    values: dict[str, Any], overrides: Iterable[str], path: Path | None, given_by: str = "--set"
+) -> Config:
     """Build the configuration from the values of the file at `path`, as `load` does.
 
     Raises:
         ConfigError: an unknown key, or a value that is refused.
     """
-    config = _read(copy.deepcopy(values), overrides, str(path) if path else "")
+    config = _read(copy.deepcopy(values), overrides, str(path) if path else "", given_by)
     return _anchor_paths(config, path.parent if path else Path())
 
 
@@ -85,12 +92,12 @@ def _toml(text: str, source: str) -> dict[str, Any]:
         raise ConfigError(f"{source}: is not TOML: {error}") from None
 
 
-def _read(values: dict[str, Any], overrides: Iterable[str], source: str) -> Config:
+def _read(values: dict[str, Any], overrides: Iterable[str], source: str, given_by: str = "--set") -> Config:
     sources = {"": source}
     for override in overrides:
         name, value = _override(override)
         _assign(values, name, value)
-        sources[name] = "--set"
+        sources[name] = given_by
     _choose_task(values)
     return settings.read(Config, values, sources=sources)
 
@@ -115,6 +122,24 @@ def _override(text: str) -> tuple[str, Any]:
     except (ValueError, RecursionError):
         parsed = {}
     return name, parsed["value"] if parsed.keys() == {"value"} else value.strip()
+
+
+def write_override(name: str, value: Any) -> str:
+    """Return the text "section.key=value" that gives a key a value, which TOML must have.
+
+    Raises:
+        ConfigError: TOML has no such value.
+    """
+    try:
+        text = _inline(value)
+        if isinstance(value, str) and _override(f"{name}={value}")[1] == value:
+            text = value  # as people write words
+    except TypeError:
+        raise ConfigError(
+            f"{name}: {type(value).__name__} is no value of TOML; give text, a number, true or false, a list "
+            "or a table, and leave out a key that is to stay unset"
+        ) from None
+    return f"{name}={text}"
 
 
 def _assign(values: dict[str, Any], dotted: str, value: Any) -> None:

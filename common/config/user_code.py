@@ -21,6 +21,8 @@ from common.errors import ConfigError
 # a user's `common.py` would be found first.
 _HOME = str(Path(__file__).parents[2])
 _PACKAGES = ("common", "master", "slave", "deploy", "protos")
+# Users' files that are running at present.
+_running: list[Path] = []
 
 
 def load_user_function(spec: str, code: Path | None) -> Callable[..., Any]:
@@ -46,6 +48,11 @@ def load_user_function(spec: str, code: Path | None) -> Callable[..., Any]:
         functions = _list_functions(module)
         raise ConfigError(f'{file}: has no function "{name}"{nearest(name, functions) if functions else ""}')
     return function  # type: ignore[no-any-return]
+
+
+def running_file() -> Path | None:
+    """Return the user's file that is being imported at present; None: none is."""
+    return _running[-1] if _running else None
 
 
 @contextlib.contextmanager
@@ -117,6 +124,7 @@ def _run(file: Path) -> ModuleType:
             sys.path.append(folder)
     # Dataclasses look up the own module by name while the file runs.
     sys.modules[name] = module
+    _running.append(file)
     try:
         with keep_folder():
             spec.loader.exec_module(module)
@@ -125,6 +133,8 @@ def _run(file: Path) -> ModuleType:
         raise ConfigError(
             f"{file}: cannot be run: {format_error(error, str(file))}; {_advise(error)}"
         ) from error
+    finally:
+        _running.pop()
     return module
 
 

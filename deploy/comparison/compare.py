@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from rich.table import Table
 
@@ -38,44 +38,42 @@ class ComparisonRun:
         place: "cluster", "driver" or "synchronous".
         jobs: number of runs at a time.
         out: folder for the results; None for a new one.
-        as_json: print compare.json, and nothing else, on standard output.
+
+    Attributes:
+        out: folder of the results.
     """
 
-    def __init__(
-        self, comparison: Comparison, place: str, jobs: int, out: Path | None, as_json: bool
-    ) -> None:
+    def __init__(self, comparison: Comparison, place: str, jobs: int, out: Path | None) -> None:
         self._comparison, self._place, self._side_by_side = comparison, place, jobs
-        self._out = out or new_directory(f"compare-{comparison.name}")
-        self._as_json = as_json
+        self.out = out or new_directory(f"compare-{comparison.name}")
         self._stop = threading.Event()
 
-    def run(self) -> int:
-        """Run the unfinished jobs, write the table, the plots and the page, and return the exit code.
+    def stop(self) -> None:
+        """Have `run` stop the running jobs and end; a signal handler may call this."""
+        self._stop.set()
+
+    def run(self) -> dict[str, Any] | None:
+        """Run the unfinished jobs, write compare.json, the plots and the page, and return compare.json.
+
+        Returns:
+            None if stopped.
 
         Raises:
             ConfigError: the folder holds results of other configurations.
             RunFailedError: a run failed; results of finished runs are kept.
         """
-        with Interrupt(self._stop.set):
+        self.out.mkdir(parents=True, exist_ok=True)
+        with lock_folder(self.out, "--out"):
             jobs = self._prepare()
             if not self._run_all([job for job in jobs if job.summary is None]):
-                out = shlex.quote(str(self._out))
-                say(f"interrupted; resume with the same command and --out {out}")
-                return INTERRUPTED
-        result = self._result(jobs)
-        self._write(result)
-        if self._as_json:
-            answer(strict_json.encode(result))
-        else:
-            _print(result)
-            answer(f"results in {self._out}: {RESULT}, {PAGE}, plots/")
-        return 0
+                return None
+            result = self._result(jobs)
+            self._write(result)
+        return result
 
     def _prepare(self) -> list[Job]:
-        self._out.mkdir(parents=True, exist_ok=True)
-        self._lock: IO[bytes] = lock_folder(self._out, "--out")
         jobs = [
-            Job(variant, variant.config.run.seed + n, self._out / variant.slug / f"seed-{n}")
+            Job(variant, variant.config.run.seed + n, self.out / variant.slug / f"seed-{n}")
             for n in range(self._comparison.seeds)
             for variant in self._comparison.variants
         ]
@@ -86,7 +84,7 @@ class ComparisonRun:
             file = job.path.with_suffix(".toml")
             if file.exists() and read_text(file, "remove it") != text:
                 raise ConfigError(
-                    f"--out {self._out}: holds {job.name()} with another configuration ({file}); give "
+                    f"--out {self.out}: holds {job.name()} with another configuration ({file}); give "
                     "another folder, or remove this one"
                 )
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -137,9 +135,29 @@ class ComparisonRun:
         from deploy.comparison.figures import draw
         from deploy.comparison.page import page
 
-        write_file(self._out / RESULT, (strict_json.encode(result, indent=1) + "\n").encode())
-        figures = draw(self._out / "plots", result)
-        write_file(self._out / PAGE, page(result, figures).encode())
+        write_file(self.out / RESULT, (strict_json.encode(result, indent=1) + "\n").encode())
+        figures = draw(self.out / "plots", result)
+        write_file(self.out / PAGE, page(result, figures).encode())
+
+
+def show(run: ComparisonRun, as_json: bool) -> int:
+    """Run a comparison to the end or to an interrupt, print the result, and return the exit code.
+
+    Args:
+        run: the comparison.
+        as_json: print compare.json, and nothing else, on standard output.
+    """
+    with Interrupt(run.stop):
+        result = run.run()
+    if result is None:
+        say(f"interrupted; resume with the same command and --out {shlex.quote(str(run.out))}")
+        return INTERRUPTED
+    if as_json:
+        answer(strict_json.encode(result))
+    else:
+        _print(result)
+        answer(f"results in {run.out}: {RESULT}, {PAGE}, plots/")
+    return 0
 
 
 def _stop(running: Sequence[Job]) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from common.observe import measures
 from deploy.comparison.jobs import Job
 from deploy.comparison.variants import Variant
-from deploy.runs.metrics import read_metrics
+from deploy.runs.metrics import EVALUATION, HEARTBEAT, read_metrics
 
 
 def summarize_variant(variant: Variant, jobs: Sequence[Job]) -> dict[str, Any]:
@@ -59,7 +59,7 @@ def _evaluations(job: Job, metric: str) -> list[dict[str, float]]:
     return [
         {"batches": line["batches"], "seconds": line["seconds"], "value": value}
         for line in read_metrics(job.path)
-        if line["kind"] == "evaluation" and (value := measures.of(line)[metric]) is not None
+        if line["kind"] == EVALUATION and (value := measures.of(line)[metric]) is not None
     ]
 
 
@@ -67,7 +67,7 @@ def _cosines(job: Job) -> list[dict[str, float]]:
     """Average M's cosine over the layers with an M, for every report of a run."""
     reports: dict[float, list[dict[str, Any]]] = {}
     for line in read_metrics(job.path):
-        if line["kind"] == "heartbeat" and line["gradient_cosine"]:
+        if line["kind"] == HEARTBEAT and line["gradient_cosine"]:
             reports.setdefault(line["seconds"], []).append(line)
     return [
         {

@@ -66,11 +66,37 @@ def read(
     Raises:
         ConfigError: a variant's configuration is refused, or the comparison has no variants.
     """
-    values = files.read_values(path)
-    section = settings.read(Section, values.pop("compare", {}), "compare.", sources={"": str(path)})
+    return build(files.read_values(path), path, overrides, list(map(_values, over)), seeds, place)
+
+
+def build(
+    values: dict[str, Any],
+    path: Path | None,
+    overrides: Sequence[str],
+    over: Sequence[Sequence[str]],
+    seeds: int | None,
+    place: str,
+) -> Comparison:
+    """Build a comparison from the values of a file.
+
+    Args:
+        values: values of the file at `path`, with section [compare].
+        path: the configuration file; None: there is none.
+        overrides: "section.key=value", for all variants.
+        over: overrides of which each variant has one of every list.
+        seeds: number of seeds; None for the file's.
+        place: "cluster", "driver" or "synchronous".
+
+    Raises:
+        ConfigError: a variant's configuration is refused, or the comparison has no variants.
+    """
+    values = dict(values)
+    source = str(path) if path else ""
+    section = settings.read(Section, values.pop("compare", {}), "compare.", sources={"": source})
     if not section.variants and not over:
         raise ConfigError(
-            f"{path}: has no variants; give --over section.key=a,b, or add [compare.variants] to the file"
+            f"{path or 'compare'}: has no variants; give --over section.key=a,b, or add [compare.variants] "
+            "to the file"
         )
     if place == "synchronous":
         overrides = [*overrides, "cluster.profile=synchronous"]
@@ -80,14 +106,14 @@ def read(
             raise ConfigError(
                 f"{path}: compare.variants.{name}: expected a table of keys that differ, got {changes!r}"
             )
-        for chosen in itertools.product(*map(_values, over)):
+        for chosen in itertools.product(*over):
             full = ", ".join([*([name] if name else []), *chosen])
             variants.append(_variant(full, _merge(values, changes), [*overrides, *chosen], path, variants))
     return Comparison(variants[0].config.run.name, seeds or section.seeds, variants)
 
 
 def _variant(
-    name: str, values: dict[str, Any], overrides: Iterable[str], path: Path, others: Sequence[Variant]
+    name: str, values: dict[str, Any], overrides: Iterable[str], path: Path | None, others: Sequence[Variant]
 ) -> Variant:
     try:
         config = files.build(values, overrides, path)

@@ -82,12 +82,27 @@ def load_speaking(path: Path, code: Path | None) -> SpeakingRun:
             'that was trained with data.dataset = "text"'
         )
     use_allowed_cores()
+    (context,) = model.read_forms()[0].only.shape
+    plain = build_network(model, config, code)
+    return SpeakingRun(plain, None if config.time.window else context, vocabulary)
+
+
+def build_network(model: SavedModel, config: Config, code: Path | None) -> nn.Sequential:
+    """Build the plain network of a finished run with the weights, in evaluation mode, without the run's data.
+
+    Args:
+        model: of the run.
+        config: of the run.
+        code: folder of the user's files.
+
+    Raises:
+        ConfigError: the model is not the run's, or lacks the form of its inputs.
+    """
     inputs, targets = model.read_forms()
     plain = nn.Sequential(*network.build(config, inputs, targets, code).units).eval()
     _check_fit(model, plain.state_dict())
     plain.load_state_dict(model.state)
-    (context,) = inputs.only.shape
-    return SpeakingRun(plain, None if config.time.window else context, vocabulary)
+    return plain
 
 
 def _check_fit(model: SavedModel, due: Mapping[str, Tensor]) -> None:

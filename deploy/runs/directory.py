@@ -16,7 +16,7 @@ from common.errors import ConfigError, RunFailedError
 from common.text import say
 from common.wire.messages import Evaluation, Seat
 from deploy.runs.files import lock_folder, read_text, write_file
-from deploy.runs.metrics import METRICS, MetricsFile, read_metrics
+from deploy.runs.metrics import EVALUATION, HEARTBEAT, METRICS, MetricsFile, read_metrics
 from deploy.runs.model import MODEL, encode_model
 from deploy.runs.summary import SUMMARY
 
@@ -116,7 +116,7 @@ class RunDirectory:
 
     def note_evaluation(self, evaluation: Evaluation, seconds: float) -> None:
         """Write a line for an evaluation, with the seconds since the run began."""
-        self._note({"kind": "evaluation", "seconds": round(seconds, 3), **dataclasses.asdict(evaluation)})
+        self._note({"kind": EVALUATION, "seconds": round(seconds, 3), **dataclasses.asdict(evaluation)})
 
     def note_heartbeats(self, seats: Iterable[Seat], seconds: float) -> None:
         """Write a line for every new heartbeat."""
@@ -129,7 +129,7 @@ class RunDirectory:
         flat = dataclasses.asdict(seat)
         telemetry = flat.pop("telemetry")
         utilization = telemetry.pop("utilization")
-        self._note({"kind": "heartbeat", "seconds": round(seconds, 3), **flat, **telemetry, **utilization})
+        self._note({"kind": HEARTBEAT, "seconds": round(seconds, 3), **flat, **telemetry, **utilization})
 
     def finish(
         self, summary: Mapping[str, Any], state: Mapping[str, Tensor], config: Config, data: Dataset

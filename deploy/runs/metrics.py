@@ -13,6 +13,10 @@ from common import strict_json
 from common.text import say
 
 METRICS = "metrics.jsonl"
+# Kinds of lines.
+EVALUATION, HEARTBEAT = "evaluation", "heartbeat"
+# Fields of a heartbeat that identify its sender, or have no meaning as a curve.
+NOT_CURVES = ("layer", "replica", "incarnation", "pid", "beat", "grants", "next_batch", "seconds")
 # Lines kept while the disk is full; older lines are dropped.
 WAITING_LINES = 10_000
 

@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from common.observe import measures
 from common.text import printable
 from deploy.runs.files import write_file
+from deploy.runs.metrics import EVALUATION, HEARTBEAT
 
 mpl.use("Agg")
 # Names come from outside: a dollar sign in them begins no formula.
@@ -31,8 +32,8 @@ def draw(folder: Path, metrics: Sequence[Mapping[str, Any]], summary: Mapping[st
         summary: summary of the run.
     """
     folder.mkdir(exist_ok=True)
-    evaluations = [line for line in metrics if line["kind"] == "evaluation"]
-    beats = [line for line in metrics if line["kind"] == "heartbeat"]
+    evaluations = [line for line in metrics if line["kind"] == EVALUATION]
+    beats = [line for line in metrics if line["kind"] == HEARTBEAT]
     title = printable(f"{summary['name']}: {summary['dataset']}, unlock {summary['unlock']}")
     name = next(iter(measures.of(summary)))
     axes = _axes(f"{title}: {measures.title(name)}", "batches", measures.axis(name))

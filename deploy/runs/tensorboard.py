@@ -8,9 +8,9 @@ from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
 
+from deploy.runs.metrics import EVALUATION, NOT_CURVES
+
 FLUSH_SECONDS = 5
-# Fields of a heartbeat that identify its sender, or have no meaning as a curve.
-_NOT_SCALARS = ("layer", "replica", "incarnation", "pid", "beat", "grants", "next_batch", "seconds")
 
 
 class Board:
@@ -21,12 +21,12 @@ class Board:
 
     def note(self, line: Mapping[str, Any]) -> None:
         """Add the scalars of a line."""
-        if line["kind"] == "evaluation":
+        if line["kind"] == EVALUATION:
             group, step = "test", line["batches"]
             values = {**line["metrics"], "loss": line["test_loss"]}
         else:
             group, step = f"layer {line['layer']} replica {line['replica']}", line["next_batch"]
-            values = {name: value for name, value in line.items() if name not in _NOT_SCALARS}
+            values = {name: value for name, value in line.items() if name not in NOT_CURVES}
         for name, value in values.items():
             if isinstance(value, int | float):
                 self._writer.add_scalar(f"{group}/{name}", value, step)

@@ -27,21 +27,36 @@ from deploy.simulation.driver import Driver
 from deploy.simulation.paces import measure_rate, paces
 
 
-def simulate(config: Config, slaves: Sequence[int], measure: bool, as_json: bool) -> int:
-    """Print a prediction for every number of slaves, by default for the configured number.
+def show(config: Config, slaves: Sequence[int], measure: bool, as_json: bool) -> int:
+    """Print a prediction for every number of slaves, and return the exit code.
+
+    Args:
+        config: as `predict_all` takes it, with the next two.
+        slaves: numbers of slaves.
+        measure: whether to measure the speed of a slave.
+        as_json: print JSON, and nothing else, on standard output.
 
     Raises:
         ConfigError: the run is impossible, at all or with a number of slaves.
     """
     with divert_output():
-        config, predictions = _predictions(config, slaves, measure)
+        config, predictions = predict_all(config, slaves, measure)
     result = {"rate": config.simulation.rate, "predictions": predictions}
     answer(strict_json.encode(result)) if as_json else _print(config, predictions)
     return 0
 
 
-def _predictions(config: Config, slaves: Sequence[int], measure: bool) -> tuple[Config, list[dict[str, Any]]]:
-    """Return the configuration, with the measured rate if asked, and a prediction a number of slaves."""
+def predict_all(config: Config, slaves: Sequence[int], measure: bool) -> tuple[Config, list[dict[str, Any]]]:
+    """Return the configuration, with the measured rate if asked, and a prediction a number of slaves.
+
+    Args:
+        config: the run.
+        slaves: numbers of slaves; empty: the configured number.
+        measure: whether to measure the speed of a slave on this machine.
+
+    Raises:
+        ConfigError: the run is impossible, at all or with a number of slaves.
+    """
     dataset = datasets.load(config.data, config.time.window)
     dataset.check_fit(config)
     if measure:

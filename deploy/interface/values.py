@@ -1,0 +1,121 @@
+"""Configurations from Python: keys as keyword arguments, functions in place of `path/to/file.py:function`."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import sys
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from common.config import files, settings
+from common.config.sections import Config
+from common.config.settings import nearest
+from common.config.user_code import running_file
+from common.errors import ConfigError
+
+# Something that names a configuration: itself, or the path of a TOML file.
+Source = Config | str | os.PathLike[str] | None
+
+
+def configure(source: Source, keys: Mapping[str, Any]) -> Config:
+    """Build a configuration from a source, with keys on top.
+
+    Args:
+        source: a configuration or the path of a TOML file; None: the default.
+        keys: values by "section.key".
+
+    Raises:
+        ConfigError: an unknown key, or a value that is refused.
+    """
+    overrides = write_overrides(keys)
+    if isinstance(source, Config):
+        return files.build(read_values(source), overrides, None, "keyword")
+    return files.load(find_path(source), overrides, "keyword")
+
+
+def read_values(source: Source) -> dict[str, Any]:
+    """Return the values that a source gives, by section."""
+    if isinstance(source, Config):
+        return tomllib.loads(source.to_toml())
+    path = find_path(source)
+    return {} if path is None else files.read_values(path)
+
+
+def find_path(source: Source) -> Path | None:
+    """Return the path of a source's file; None: the source is no file."""
+    return None if source is None or isinstance(source, Config) else Path(source)
+
+
+def write_overrides(keys: Mapping[str, Any]) -> list[str]:
+    """Return the overrides "section.key=value" of these keys.
+
+    Raises:
+        ConfigError: a name without a section, or a value that no configuration has.
+    """
+    return [write(name, value) for name, value in keys.items()]
+
+
+def write(name: str, value: Any) -> str:
+    """Return the override "section.key=value" of a key.
+
+    Raises:
+        ConfigError: a name without a section, or a value that no configuration has.
+    """
+    if "." not in name:
+        known = [each for each in settings.keys(Config) if each.rpartition(".")[2] == name]
+        raise ConfigError(
+            f"{name}: no such argument; keys of the configuration are given as "
+            f'**{{"section.key": value}}{nearest(name, known) if known else ""}'
+        )
+    return files.write_override(name, _plain(name, value))
+
+
+def _plain(name: str, value: Any) -> Any:
+    if inspect.isroutine(value) or inspect.isclass(value):
+        return _specify(name, value)
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, Mapping):
+        return {str(key): _plain(name, each) for key, each in value.items()}
+    if isinstance(value, Iterable) and not isinstance(value, str | bytes):
+        return [_plain(name, each) for each in value]
+    # Numbers of numpy and torch, which are no numbers of Python.
+    return value.item() if callable(getattr(value, "item", None)) else value
+
+
+def _specify(name: str, function: Any) -> str:
+    """Return `path/to/file.py:function` of a function, which the processes of a run import by themselves.
+
+    Raises:
+        ConfigError: no process can import the function from a file.
+    """
+    own, where = getattr(function, "__name__", repr(function)), f"{name}: {function!r}"
+    module = sys.modules.get(getattr(function, "__module__", None) or "")
+    file = getattr(module, "__file__", None)
+    if file is None or not file.endswith(".py"):
+        raise ConfigError(
+            f"{where}: stands in no file, and the processes of a run import it from one; write it to a file "
+            "(in a notebook by %%writefile my_network.py), import it, and give the imported function"
+        )
+    if getattr(module, own, None) is not function:
+        raise ConfigError(
+            f'{where}: {file} has no "{own}" that is this function; give a function of the top level of a '
+            "module, no lambda, method or partial"
+        )
+    return f"{os.path.abspath(file)}:{own}"
+
+
+def refuse_within_import() -> None:
+    """Check that no user's file is being imported: a run that starts a run would never end.
+
+    Raises:
+        ConfigError: the call stands at the top level of a user's file.
+    """
+    file = running_file()
+    if file is not None:
+        raise ConfigError(
+            f'{file} starts a run whenever it is imported; put the call under if __name__ == "__main__":'
+        )
