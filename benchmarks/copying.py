@@ -103,7 +103,7 @@ class Learner:
 
     def back(self, window: Window, total: Tensor) -> None:
         """Back-propagate the loss of a window, and nothing that comes later."""
-        window.backward(total, None, None)
+        window.backward([total], [None], None)
 
 
 class DniLearner(Learner):
@@ -117,7 +117,7 @@ class DniLearner(Learner):
 
     def back(self, window: Window, total: Tensor) -> None:
         """Back-propagate the loss and M's gradient; M learns the result at the window's start."""
-        target = window.backward(total, None, self.synthesizer.gradient(window.after))
+        target = window.backward([total], [None], self.synthesizer.gradient(window.after))
         self.synthesizer.learn(window.before, target)
         step(self._taught)
 
@@ -146,7 +146,7 @@ class LambdaLearner(DniLearner):
     def back(self, window: Window, total: Tensor) -> None:
         """Back-propagate the loss and M's gradient; M learns from the result at all earlier starts."""
         jacobian = window.jacobian()
-        target = window.backward(total, None, self.synthesizer.gradient(window.after))
+        target = window.backward([total], [None], self.synthesizer.gradient(window.after))
         self._traces.learn(window.before, target, jacobian)
         step(self._taught)
 

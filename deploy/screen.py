@@ -61,6 +61,7 @@ COLUMNS = (
     Column("M loss", lambda seat, _: _or_dash(seat.telemetry.gradient_loss, ".2g")),
     Column("cos", lambda seat, _: _or_dash(seat.telemetry.gradient_cosine, ".2f")),
     Column("I loss", lambda seat, _: _or_dash(seat.telemetry.input_loss, ".2g"), wide=True),
+    Column("time cos", lambda seat, _: _or_dash(seat.telemetry.time_cosine, ".2f"), wide=True),
     Column("heard", lambda seat, _: f"{seat.lease_age:.1f} s" if seat.incarnation else "-", wide=True),
 )
 
@@ -68,7 +69,7 @@ COLUMNS = (
 def slaves_table(status: StatusReply, width: int) -> Table:
     """Build a table with a row for every layer and replica.
 
-    `stale` and `delay` show p50/p99, `version` the versions of weights/M/I.
+    `stale` and `delay` show p50/p99, `version` the versions of weights/M/I/M in time.
 
     Args:
         status: status of the run.
@@ -125,7 +126,7 @@ def _state(seat: Seat) -> Text:
 
 
 def _versions(seat: Seat, status: StatusReply) -> str:
-    kinds = ("weights", "gradient", "input")
+    kinds = ("weights", "gradient", "input", "time")
     versions = (status.versions.get(f"{seat.layer}/{kind}") for kind in kinds)
     return "/".join(str(version) for version in versions if version is not None) or "-"
 

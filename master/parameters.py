@@ -12,7 +12,7 @@ from master.store.shard import Reading
 from master.store.store import Pieces, Source, Store
 from master.tally import Tally
 
-SHARD_KINDS = ("weights", "gradient", "input", "optimizer")
+SHARD_KINDS = ("weights", "gradient", "input", "time", "optimizer")
 # Of the states that a replica carries: k/state-r.
 STATE_KIND = "state-{replica}"
 

@@ -69,6 +69,11 @@ class Config:
     def _check_time(self) -> None:
         """Check that the data have streams, and a built-in network a state, where windows are asked for."""
         if self.time.window is None:
+            if self.time.row.synthesizes:
+                raise ConfigError(
+                    f'time.gradient: "{self.time.gradient}" ends windows of a stream; give time.window = T, '
+                    "or leave time.gradient out"
+                )
             return
         row = DATASETS.get(self.data.dataset)
         if row is None or not row.streams:

@@ -21,6 +21,7 @@ from torch.utils.flop_counter import conv_flop_count, flop_registry
 from common import synthesizers
 from common.config.decoupling import DecouplingConfig
 from common.config.optimizers import OPTIMIZERS
+from common.config.time import TimeConfig
 from common.signals.forms import SignalForm
 from common.signals.packing import InputPacking
 from common.signals.values import map_floats, offer, split
@@ -102,17 +103,37 @@ def input_cost(
     return counter.work + _count_step(synthesizer, optimizer)
 
 
-def balance(units: Sequence[float], ends: Sequence[float], starts: Sequence[float], layers: int) -> list[int]:
+def time_cost(time: TimeConfig, size: int, batch_size: int, optimizer: str) -> float:
+    """Count the multiply-adds of M in time of a layer with `size` numbers of state, in one step."""
+    if not (time.row.synthesizes and size):
+        return 0.0
+    with torch.device("meta"):
+        synthesizer = synthesizers.build_time(time, size)
+        state = torch.zeros(batch_size, size)
+        with _count() as counter:
+            synthesizer.learn(state, synthesizer.gradient(state))
+    return counter.work + _count_step(synthesizer, optimizer)
+
+
+def balance(
+    units: Sequence[float],
+    ends: Sequence[float],
+    starts: Sequence[float],
+    layers: int,
+    within: Callable[[int, int], float] = lambda start, stop: 0.0,  # noqa: ARG005
+) -> list[int]:
     """Return the cuts into K layers whose costliest layer is cheapest: the slowest layer sets the pace.
 
     The cost of a layer is the sum over its units, plus M unless the layer is the last, plus I unless the
-    layer is the first. Among equally good cuts, the earliest first cut wins, then the earliest second cut.
+    layer is the first, plus M in time. Among equally good cuts, the earliest first cut wins, then the
+    earliest second cut.
 
     Args:
         units: cost of each unit.
         ends: cost of M for a layer that ends after each unit but the last.
         starts: cost of I for a layer that starts after each unit but the last.
         layers: K, 1..len(units).
+        within: cost of M in time for a layer of the units [start, stop).
     """
     count = len(units)
     assert 1 <= layers <= count
@@ -121,7 +142,7 @@ def balance(units: Sequence[float], ends: Sequence[float], starts: Sequence[floa
     from_here, to_here = [0.0, *starts], [0.0, *ends, 0.0]
 
     def cost(start: int, stop: int) -> float:
-        return from_here[start] + totals[stop] - totals[start] + to_here[stop]
+        return from_here[start] + totals[stop] - totals[start] + to_here[stop] + within(start, stop)
 
     # rest[k][start]: lowest possible cost of the costliest of k layers over the units from `start`.
     rest = {1: {start: cost(start, count) for start in range(count)}}

@@ -6,6 +6,7 @@ units between two cuts. A unit takes and returns a signal: a tensor, or a dict o
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from common.config.values import is_user_function
 from common.data.targets import Targets
 from common.errors import ConfigError
 from common.models import builtin, costs, flow, user
-from common.models.recurrent import Recurrent
+from common.models.recurrent import Recurrent, state_size
 from common.shards import flat
 from common.signals.forms import SignalForm
 from common.signals.packing import InputPacking, Packing
@@ -120,7 +121,15 @@ def _choose_cuts(config: Config, blueprint: Blueprint) -> Config:
         for place, h in enumerate(boundaries)
     ]
     starts = [costs.input_cost(decoupling, blueprint.inputs, h, batch_size, optimizer) for h in boundaries]
-    return config.with_cuts(costs.balance(units, ends, starts, layers))
+
+    @functools.cache
+    def of_state(size: int) -> float:
+        return costs.time_cost(config.time, size, batch_size, optimizer)
+
+    def within(start: int, stop: int) -> float:
+        return of_state(state_size(blueprint.units[start:stop])) if stop > fixed else 0.0
+
+    return config.with_cuts(costs.balance(units, ends, starts, layers, within))
 
 
 def _check_ties(config: Config, blueprint: Blueprint) -> None:

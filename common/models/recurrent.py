@@ -6,7 +6,7 @@ returns the next, so that a layer, not the boundary between layers, carries the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -90,34 +90,34 @@ def state_size(layer: Iterable[nn.Module]) -> int:
 
 
 @dataclass(frozen=True, eq=False)
-class Window:
-    """A window of T steps that a layer has computed.
+class States:
+    """States of B streams at both ends of a window of T steps that a layer has computed.
 
     Attributes:
         before: state at the start, (B, S): a leaf of the graph.
-        output: of the last unit, (B, T, ...).
         after: state at the end, (B, S), in the graph.
     """
 
     before: Tensor
-    output: Tensor
     after: Tensor
 
-    def backward(self, end: Tensor, delta: Tensor | None, delta_after: Tensor | None) -> Tensor:
+    def backward(
+        self, ends: Sequence[Tensor], deltas: Sequence[Tensor | None], delta_after: Tensor | None
+    ) -> Tensor:
         """Back-propagate the window once, and return the gradient in the state at the start, (B, S).
 
         With M's gradient at the end, the result is M's bootstrapped target at the start: the window's own
         gradient plus M's, carried back through the window.
 
         Args:
-            end: the window's loss, the sum over the batch, or `output`.
-            delta: gradient of L in `end`; None: `end` is the loss itself.
+            ends: the window's loss, the sum over the batch, or the layer's outputs.
+            deltas: gradient of L in each of `ends`; None: the end is the loss itself.
             delta_after: gradient of all later loss in `after`, (B, S); None: truncated here.
         """
-        ends, deltas = [end], [delta]
-        if delta_after is not None:
-            ends, deltas = [end, self.after], [delta, delta_after]
-        torch.autograd.backward(ends, deltas)
+        if delta_after is not None and self.after.requires_grad:
+            ends, deltas = [*ends, self.after], [*deltas, delta_after]
+        if ends:
+            torch.autograd.backward(list(ends), list(deltas))
         return torch.zeros_like(self.before) if self.before.grad is None else self.before.grad
 
     def jacobian(self) -> Tensor:
@@ -131,6 +131,17 @@ class Window:
             for row in range(size)
         ]
         return torch.stack(rows, 1)
+
+
+@dataclass(frozen=True, eq=False)
+class Window(States):
+    """A window of T steps that a layer of one output has computed.
+
+    Attributes:
+        output: of the last unit, (B, T, ...).
+    """
+
+    output: Tensor
 
 
 def pass_on(layer: Iterable[nn.Module], x: Signal, state: Tensor) -> tuple[Signal, Tensor]:
@@ -162,7 +173,7 @@ def unroll(layer: Iterable[nn.Module], x: Signal, state: Tensor) -> Window:
     """
     before = state.detach().requires_grad_()
     output, after = pass_on(layer, x, before)
-    return Window(before, plain(output), after)
+    return Window(before, after, plain(output))
 
 
 class Unrolled:

@@ -181,6 +181,7 @@ class _Part:
         self._needs_down = needs_down
         self._seed = config.run.seed
         self._carries = config.time.window is not None and isinstance(unit, Recurrent)
+        self._gradient = config.time.gradient if config.time.row.synthesizes else None
         self._place = (
             f"network.model: {config.network.model}: unit {number} ({describe(unit)}), in training mode with "
             f"run.batch_size = {config.run.batch_size},"
@@ -279,6 +280,12 @@ class _Part:
         if not isinstance(after, Tensor) or (after.shape, after.dtype) != (zeros.shape, zeros.dtype):
             raise self._error(
                 f"gives the next state as {flow.describe(after)}; it must give {flow.describe(zeros)}"
+            )
+        cut = torch.is_grad_enabled() and network.learns(self._unit) and not after.requires_grad
+        if self._gradient and cut:
+            raise self._error(
+                f'gives a next state without a gradient, but time.gradient = "{self._gradient}" gives one to '
+                "each; compute the state without torch.no_grad() and detach()"
             )
         given: Signal = output
         return given

@@ -105,6 +105,16 @@ GRADIENT_COSINE = _gauge(
     "Cosine between M's gradient and the gradient from above; a running mean.",
 )
 
+TIME_LOSS = _gauge(
+    "time_loss", SLAVE, _SEAT, "Loss of M in time, of a recurrent layer, per stream; a running mean."
+)
+TIME_COSINE = _gauge(
+    "time_cosine",
+    SLAVE,
+    _SEAT,
+    "Cosine between the gradient of M in time and the target of M in time; a running mean.",
+)
+
 # --- pushes and pulls -------------------------------------------------------------------------------------
 PUSHES = _counter("pushes_total", MASTER, _SEAT, "Pushes applied.")
 PULLS = _counter("pulls_total", MASTER, _SEAT, "Versions of shards sent to the slave.")

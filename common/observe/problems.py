@@ -155,7 +155,8 @@ def _snapshots(status: StatusReply) -> Iterator[Problem]:
 def _learning(status: StatusReply, config: Config) -> Iterator[Problem]:
     for seat in status.seats:
         report = seat.telemetry
-        if not all(map(math.isfinite, (report.loss, report.gradient_loss, report.input_loss))):
+        losses = (report.loss, report.gradient_loss, report.input_loss, report.time_loss)
+        if not all(map(math.isfinite, losses)):
             yield Problem(
                 f"{seat_name(seat)}: its loss is NaN or infinite",
                 "lower optimizer.learning_rate, and go back: layerwise rollback",

@@ -6,12 +6,14 @@ import torch
 
 from common.config.decoupling import DecouplingConfig
 from common.config.sections import Config
+from common.config.time import TimeConfig
 from common.draws import mix, seeded_torch
 from common.registry import import_implementation
 from common.signals.forms import TensorForm
 from common.synthesizers.base import GradientSynthesizer, InputSynthesizer
 from common.synthesizers.predictor import Predictor
 from common.synthesizers.regression import DeltaRegression
+from common.synthesizers.time.regression import TimeSynthesizer
 from common.synthesizers.virtual import VirtualForward
 from common.tasks import Task
 
@@ -20,15 +22,18 @@ __all__ = [
     "GradientSynthesizer",
     "InputSynthesizer",
     "Predictor",
+    "TimeSynthesizer",
     "VirtualForward",
     "build",
     "build_input",
+    "build_time",
     "initial",
     "initial_input",
+    "initial_time",
 ]
 
-# Separate streams of draws for the initial M and I of each layer, apart from the network's.
-_STREAMS = {"gradient": 0, "input": 1}
+# Separate streams of draws for the initial M, I and M in time of each layer, apart from the network's.
+_STREAMS = {"gradient": 0, "input": 1, "time": 2}
 _CPU = torch.device("cpu")
 
 
@@ -61,6 +66,17 @@ def build_input(decoupling: DecouplingConfig, inputs: TensorForm, shape: tuple[i
     return synthesizer
 
 
+def build_time(time: TimeConfig, size: int) -> TimeSynthesizer:
+    """Build M in time of one layer, its parameters drawn from torch's global generator.
+
+    Args:
+        time: names M in time and its options.
+        size: S, the layer's numbers of state of a stream.
+    """
+    options = time.synthesizer_options()
+    return TimeSynthesizer(size, options.hidden, time.scale, squash=options.squash)
+
+
 def initial(config: Config, k: int, shape: tuple[int, ...], task: Task) -> GradientSynthesizer:
     """Build M_k with the parameters at the beginning of a run, the same in every process."""
     with seeded_torch(mix(config.run.seed, k, _STREAMS["gradient"]), _CPU):
@@ -71,3 +87,9 @@ def initial_input(config: Config, k: int, inputs: TensorForm, shape: tuple[int, 
     """Build I_k with the parameters at the beginning of a run, the same in every process."""
     with seeded_torch(mix(config.run.seed, k, _STREAMS["input"]), _CPU):
         return build_input(config.decoupling, inputs, shape)
+
+
+def initial_time(config: Config, k: int, size: int) -> TimeSynthesizer:
+    """Build M in time of layer k with the parameters at the beginning of a run, the same in every process."""
+    with seeded_torch(mix(config.run.seed, k, _STREAMS["time"]), _CPU):
+        return build_time(config.time, size)

@@ -208,6 +208,9 @@ class Telemetry:
     refused_from_below: int = 0
     refused_from_above: int = 0
     lost_states: int = 0
+    time_loss: float = 0.0
+    time_cosine: float = 0.0
+    time_norm_ratio: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

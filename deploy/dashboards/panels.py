@@ -272,10 +272,18 @@ SYNTHESIZERS = Dashboard(
             "Loss of I", "L_I per example; only with unlock `full`.", PLAIN, ("layerwise_input_loss", _SEAT)
         ),
         _panel(
-            "Versions of M and I",
-            "Pushes applied to the shards of M and I.",
+            "Cosine of M in time",
+            "Cosine between M in time's prediction and target at a window's start; near 0 where later loss "
+            "is chance.",
             PLAIN,
-            ('layerwise_shard_version{shard=~".*/(gradient|input)"}', "{{shard}}"),
+            ("layerwise_time_cosine", _SEAT),
+        ),
+        _panel("Loss of M in time", "Per stream.", PLAIN, ("layerwise_time_loss", _SEAT)),
+        _panel(
+            "Versions of M and I",
+            "Pushes applied to the shards of M, I and M in time.",
+            PLAIN,
+            ('layerwise_shard_version{shard=~".*/(gradient|input|time)"}', "{{shard}}"),
         ),
     ),
 )

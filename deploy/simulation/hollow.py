@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,7 @@ from common.signals.values import Signal
 from common.wire.boundary import Down, Lost, Message, Taken, Up
 from common.wire.messages import JoinReply
 from slave.training import layers
-from slave.training.decoupling import Layer, Unlock
+from slave.training.decoupling import Forward, Layer, Unlock
 from slave.training.fixed import Fixed
 from slave.training.health import Health
 from slave.training.layers import Begin
@@ -53,19 +53,20 @@ class HollowUnlock:
         k: the layer.
         top: whether the layer is the last.
         unlock: row of the unlock.
-        steppers: of the shards, the layer's own first.
+        steppers: by the kind of their shard.
         sends_down: whether the layer below has a use for a gradient.
     """
 
     def __init__(
-        self, k: int, top: bool, unlock: UnlockRow, steppers: list[Stepper], *, sends_down: bool
+        self, k: int, top: bool, unlock: UnlockRow, steppers: Mapping[str, Stepper], *, sends_down: bool
     ) -> None:
         self._k, self._top = k, top
         self._late = not top and unlock.waits
         self._sends_down = unlock.sends_down and sends_down
-        # A head steps with the layer, M on the gradient from above.
-        self._stepping = steppers if unlock.supervises else steppers[:1]
-        self._learning = steppers[1:]
+        # A head and M in time step with the layer, M on the gradient from above.
+        at_once = {"weights", "time", "gradient" if unlock.supervises else "weights"}
+        self._stepping = [stepper for kind, stepper in steppers.items() if kind in at_once]
+        self._learning = [stepper for kind, stepper in steppers.items() if kind not in at_once]
         self._sent: dict[int, Signal] = {}
 
     def forward(self, batch: int, h_below: Signal, y: Tensor) -> Iterator[Message]:  # noqa: ARG002
@@ -116,7 +117,7 @@ class HollowFixed(Fixed):
         """Send h_k(b), and confirm the batch to the layer below."""
         self._sent[batch] = h_below
         yield Up(batch, h_below)
-        yield from self._layer.down(batch, h_below)
+        yield from self._layer.down(Forward(batch, h_below, h_below))
 
 
 class HollowFull(FullUnlock):
@@ -131,7 +132,9 @@ class HollowFull(FullUnlock):
             yield Up(batch, NOTHING)
         if self._k > 1:
             yield Down(batch, NOTHING, NOTHING) if self._sends_down else Taken(batch)
-        self._steppers["weights"].step(batch)
+        for kind in ("weights", "time"):
+            if kind in self._steppers:
+                self._steppers[kind].step(batch)
 
     def learn_gradient(self, batch: int, u: Signal, y: Tensor, delta: Signal) -> None:  # noqa: ARG002
         """Step M."""
@@ -177,7 +180,7 @@ def hollow(
         unlock: Unlock
         if top or wants[1]:
             row = config.decoupling.row
-            unlock = HollowUnlock(k, top, row, list(steppers.values()), sends_down=wants[0])
+            unlock = HollowUnlock(k, top, row, steppers, sends_down=wants[0])
         else:
             unlock = HollowFixed(k, steppers["weights"])
         trainer = layers.windowed_trainer(config, HollowBatches(), lease, unlock)

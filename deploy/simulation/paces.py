@@ -15,6 +15,7 @@ from common.config.unlocks import share_at_once
 from common.data.datasets import Dataset
 from common.models import costs, network
 from common.models.network import Blueprint
+from common.models.recurrent import state_size
 from common.optim.stepper import Stepper
 from common.shards.flat import Flat, table_of
 from common.shards.table import Table
@@ -92,6 +93,11 @@ def _pace(config: Config, blueprint: Blueprint, k: int, work: float) -> Pace:
             taken = InputPacking(blueprint.inputs).taken
             module = synthesizers.build_input(config.decoupling, taken, below)
         shards[f"{k}/input"] = table_of(module)
+    size = state_size(network.layer(blueprint, cuts, k)) if wants else 0
+    if config.time.row.synthesizes and size:
+        work += costs.time_cost(config.time, size, batch_size, config.optimizer.synthesizer.name)
+        with torch.device("meta"):
+            shards[f"{k}/time"] = table_of(synthesizers.build_time(config.time, size))
     share = share_at_once if top or not wants else config.decoupling.row.shares
     sent, step, answer = share(work, synthesis)
     settings = config.simulation

@@ -121,6 +121,8 @@ class Exposition:
             (metrics.GRADIENT_LOSS, telemetry.gradient_loss),
             (metrics.INPUT_LOSS, telemetry.input_loss),
             (metrics.GRADIENT_COSINE, telemetry.gradient_cosine),
+            (metrics.TIME_LOSS, telemetry.time_loss),
+            (metrics.TIME_COSINE, telemetry.time_cosine),
         ]
         for metric, value in [*values, *((metric, mean) for metric, mean in means if mean)]:
             scrape.add(metric, value, watched.lease.layer, watched.lease.replica)

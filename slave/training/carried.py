@@ -45,6 +45,7 @@ class Carried:
         device: of the layer.
 
     Attributes:
+        size: S.
         lost: number of times that a stream went on from zeros, or from another window's state.
         next_batch: returns the first batch not seen by the layer's weights.
         zeros: a state without a past, (B, S).
@@ -54,6 +55,7 @@ class Carried:
         self, size: int, streams: Streams, batch_size: int, device: torch.device | str = "cpu"
     ) -> None:
         self.lost = 0
+        self.size = size
         self.next_batch: Callable[[], int] = lambda: 0
         self.zeros = torch.zeros(batch_size, size, device=device)
         self._streams = streams

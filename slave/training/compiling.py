@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from common.errors import ConfigError
-from common.signals.values import Signal, floats, map_tensors
+from common.signals.values import Signal, split
 from slave.training.decoupling import Layer
 
 
@@ -24,8 +24,11 @@ def compile_layer(layer: Layer, h_below: Signal) -> None:
     layer.function = torch.compile(layer.function, options={"compile_threads": 1})
     before = layer.carried.zeros if layer.carried else None
     try:
-        _, h, _ = layer.forward_again(0, h_below, before)
-        layer.backward(h, map_tensors(torch.zeros_like, floats(h)))
+        passed = layer.forward_again(0, h_below, before)
+        ends = [*split(passed.h).values(), *([] if passed.after is None else [passed.after])]
+        learned = [each for each in ends if each.requires_grad]
+        # Not `layer.backward`, which would teach M in time.
+        torch.autograd.backward(learned, [torch.zeros_like(each) for each in learned])
     except RuntimeError as error:
         # torch wraps the backend's error.
         inner = getattr(error, "inner_exception", error)

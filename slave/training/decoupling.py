@@ -6,7 +6,7 @@ The loss is the sum over the batch, so each row of a gradient is an example's ow
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple, Protocol
 
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from common.draws import mix, seeded_torch
 from common.errors import MalformedError
-from common.models.recurrent import pass_on
+from common.models.recurrent import States, pass_on
 from common.optim.stepper import Stepper
 from common.shards.flat import Flat
 from common.signals.forms import SignalForm
@@ -36,6 +36,7 @@ from common.synthesizers import GradientSynthesizer
 from common.tasks import Task
 from common.wire.boundary import Down, Message, Taken
 from slave.training.carried import Carried
+from slave.training.future import Future
 from slave.training.health import Health
 
 
@@ -43,14 +44,18 @@ class Forward(NamedTuple):
     """A forward pass of B examples.
 
     Attributes:
+        batch: b.
         u: input, whose floats are leaves of the graph.
         h: output.
         before: state of a recurrent layer at the window's start, (B, S); None of other layers.
+        after: state at the window's end, likewise.
     """
 
+    batch: int
     u: Signal
     h: Signal
     before: Tensor | None = None
+    after: Tensor | None = None
 
 
 class Layer:
@@ -65,6 +70,7 @@ class Layer:
         goes_down: whether the layer below receives delta_{k-1}.
         first_unit: number of the layer's first unit in the network, from 1.
         carried: states of the streams that the layer carries from window to window; None: it has no state.
+        future: M in time, which ends the windows; None: truncated back-propagation.
 
     Attributes:
         function: maps h_{k-1} to h_k: the module, or the module compiled. With a state, maps h_{k-1} and the
@@ -82,11 +88,13 @@ class Layer:
         autocast: torch.dtype | None = None,
         first_unit: int = 1,
         carried: Carried | None = None,
+        future: Future | None = None,
     ) -> None:
         self.k = k
         self.first_unit = first_unit
         self.flat = flat
         self.carried = carried
+        self.future = future
         self.function: Callable[..., Any] = flat.module
         if carried is not None:
             self.function = partial(pass_on, list(flat.module.children()))
@@ -98,9 +106,9 @@ class Layer:
     def forward(self, batch: int, h_below: Signal) -> Forward:
         """Pass a batch through the layer; the state of its streams moves on."""
         before = self.carried.take(batch) if self.carried else None
-        passed, after = self._forward(batch, h_below, before)
-        if self.carried and after is not None:
-            self.carried.put(batch, after)
+        passed = self._forward(batch, h_below, before)
+        if self.carried and passed.after is not None:
+            self.carried.put(batch, passed.after)
         return passed
 
     def forward_again(self, batch: int, h_below: Signal, before: Tensor | None = None) -> Forward:
@@ -112,15 +120,17 @@ class Layer:
             before: the state at the start of the first forward.
         """
         with self.flat.keep_buffers():
-            return self._forward(batch, h_below, before)[0]
+            return self._forward(batch, h_below, before)
 
-    def _forward(self, batch: int, h_below: Signal, before: Tensor | None) -> tuple[Forward, Tensor | None]:
+    def _forward(self, batch: int, h_below: Signal, before: Tensor | None) -> Forward:
         u = map_tensors(Tensor.detach, h_below)
         if self._goes_down:
             map_floats(Tensor.requires_grad_, u)
+        if self.future is not None and before is not None:
+            before = before.detach().requires_grad_()
         with seeded_torch(mix(self._seed, self.k, batch), _device_of(u)):
             h, after = self._compute(offer(u), before)
-        return Forward(u, map_tensors(self._part_from_weights, h), before), after
+        return Forward(batch, u, map_tensors(self._part_from_weights, h), before, after)
 
     def _part_from_weights(self, h: Tensor) -> Tensor:
         # A weight passed on, such as an embedding of places for every example, would change with the step
@@ -142,23 +152,34 @@ class Layer:
         h, after = self.function(u, before)
         return h, self._part_from_weights(after)
 
-    def backward(self, h: Signal, delta: Signal) -> None:
+    def backward(self, passed: Forward, delta: Signal) -> None:
         """Back-propagate delta, in the form of h's floats; do nothing in a first layer without parameters."""
         deltas = split(delta)
-        learned = {name: each for name, each in split(h).items() if each.requires_grad}
-        if learned:
-            torch.autograd.backward(list(learned.values()), [deltas[name] for name in learned])
+        learned = {name: each for name, each in split(passed.h).items() if each.requires_grad}
+        self._end(passed, list(learned.values()), [deltas[name] for name in learned])
+
+    def backward_loss(self, passed: Forward, loss: Tensor) -> None:
+        """Back-propagate the loss of layer K, the sum over the batch."""
+        self._end(passed, [loss], [None])
+
+    def _end(self, passed: Forward, ends: Sequence[Tensor], deltas: Sequence[Tensor | None]) -> None:
+        """Back-propagate from the output, and from the state at the window's end if there is M in time."""
+        _, _, _, before, after = passed
+        if self.future is not None and before is not None and after is not None:
+            self.future.backward(passed.batch, States(before, after), ends, deltas)
+        elif ends:
+            torch.autograd.backward(ends, deltas)
 
     def step(self, batch: int, batch_size: int) -> None:
         """Step on the gradient of the loss's sum, divided by B."""
         self._stepper.step(batch, batch_size)
 
-    def down(self, batch: int, u: Signal) -> Iterator[Message]:
+    def down(self, passed: Forward) -> Iterator[Message]:
         """Yield the answer for layer k - 1 after a backward: delta_{k-1}(b), else `Taken`."""
         if self._goes_down:
-            yield Down(batch, map_tensors(_gradient_of, floats(u)))
+            yield Down(passed.batch, map_tensors(_gradient_of, floats(passed.u)))
         elif self.k > 1:
-            yield Taken(batch)
+            yield Taken(passed.batch)
 
 
 def _device_of(signal: Signal) -> torch.device:
@@ -344,10 +365,10 @@ class Top:
 
     def forward(self, batch: int, h_below: Signal, y: Tensor) -> Iterator[Message]:
         """Take h_{K-1}(b), send delta_{K-1}(b) down, and step."""
-        u, output, _ = self._layer.forward(batch, h_below)
-        loss = self._task.total(plain(output), y)
-        loss.backward()  # type: ignore[no-untyped-call]
-        yield from self._layer.down(batch, u)
+        passed = self._layer.forward(batch, h_below)
+        loss = self._task.total(plain(passed.h), y)
+        self._layer.backward_loss(passed, loss)
+        yield from self._layer.down(passed)
         self._layer.step(batch, len(y))
         self._health.lost(loss, len(y))
 

@@ -31,9 +31,10 @@ class Fixed:
     def forward(self, batch: int, h_below: Signal, y: Tensor) -> Iterator[Message]:  # noqa: ARG002
         """Take h_{k-1}(b), send h_k(b), and confirm the batch to the layer below as taken."""
         with torch.no_grad():
-            u, self._sent[batch], _ = self._layer.forward(batch, h_below)
-        yield Up(batch, self._sent[batch])
-        yield from self._layer.down(batch, u)
+            passed = self._layer.forward(batch, h_below)
+        self._sent[batch] = passed.h
+        yield Up(batch, passed.h)
+        yield from self._layer.down(passed)
 
     def gradient(self, batch: int, delta: Signal) -> Iterator[Message]:  # noqa: ARG002 - never called
         """Refuse a gradient: the sender has a different network.

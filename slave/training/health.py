@@ -18,6 +18,9 @@ class Health:
         gradient_cosine: cosine between M's and the true gradient of a batch.
         gradient_norm_ratio: norm of M's gradient over the norm of the true gradient.
         input_loss: L_I per example.
+        time_loss: loss of M in time per stream, in the state at a window's start.
+        time_cosine: cosine between M in time's gradient and M's target there.
+        time_norm_ratio: norm of M in time's gradient over the norm of the target.
         fallback: True while the layer waits for true gradients, because M's are too poor.
     """
 
@@ -27,6 +30,9 @@ class Health:
         self.gradient_cosine = 0.0
         self.gradient_norm_ratio = 0.0
         self.input_loss = 0.0
+        self.time_loss = 0.0
+        self.time_cosine = 0.0
+        self.time_norm_ratio = 0.0
         self._fallback = fallback
         self._asked: dict[str, int] = {}
 
@@ -42,12 +48,13 @@ class Health:
 
     def learned(self, loss: Tensor | float, synthetic: Tensor, delta: Tensor) -> None:
         """Record L_M, and compare M's gradient `synthetic` with the true `delta`, if `looks` was True."""
-        self._note("gradient_loss", float(loss))
-        cosine, ratio = compare(synthetic, delta)
-        self._note("gradient_cosine", cosine)
-        self._note("gradient_norm_ratio", ratio)
+        cosine = self._compare("gradient", loss, synthetic, delta)
         if self._fallback is not None:
             self._fallback.note(cosine)
+
+    def learned_time(self, loss: Tensor | float, synthetic: Tensor, target: Tensor) -> None:
+        """Record the loss of M in time, and compare M's gradient with the target, if `looks` was True."""
+        self._compare("time", loss, synthetic, target)
 
     def learned_input(self, loss: Tensor | float) -> None:
         """Record L_I."""
@@ -59,6 +66,14 @@ class Health:
         asked = self._asked.get(what, 0)
         self._asked[what] = asked + 1
         return asked % LOOK_EVERY == 0
+
+    def _compare(self, role: str, loss: Tensor | float, synthetic: Tensor, delta: Tensor) -> float:
+        """Note the loss, the cosine and the ratio of norms of an M, and return the cosine."""
+        self._note(f"{role}_loss", float(loss))
+        cosine, ratio = compare(synthetic, delta)
+        self._note(f"{role}_cosine", cosine)
+        self._note(f"{role}_norm_ratio", ratio)
+        return cosine
 
     def _note(self, name: str, value: float) -> None:
         old = getattr(self, name)

@@ -46,6 +46,7 @@ from slave.training.decoupling import (
     Unlock,
 )
 from slave.training.free import FreeTrainer
+from slave.training.future import Future
 from slave.training.gathered import Gathered
 from slave.training.health import Fallback, Health
 from slave.training.moments import Moments
@@ -192,6 +193,7 @@ class _Composition:
         kind = AccruingStepper if config.downpour.accrues else Stepper
         stepper = self._stepped("weights", flat, config.optimizer.of_layer(k), kind)
         dtype = AUTOCASTS[config.cluster.autocast].dtype
+        carried = self._carried(flat.module.children(), data)
         layer = Layer(
             k,
             flat,
@@ -200,7 +202,8 @@ class _Composition:
             goes_down=config.decoupling.row.sends_down and self._wants_gradient(k - 1),
             first_unit=[0, *cuts][k - 1] + 1,
             autocast=getattr(torch, dtype) if dtype else None,
-            carried=self._carried(flat.module.children(), data),
+            carried=carried,
+            future=self._future(carried) if carried else None,
         )
         below, above = (network.boundary(self.blueprint, cuts, each) for each in (k - 1, k))
         if self.compiled:
@@ -240,6 +243,14 @@ class _Composition:
         """Return the states of a layer with recurrent units, where batches are windows of streams."""
         size = state_size(units)
         return Carried(size, data.streams, data.size, self.device) if data.streams and size else None
+
+    def _future(self, carried: Carried) -> Future | None:
+        """Return M in time of a layer with a state, where the layer or a layer below has a use for it."""
+        k = self.lease.layer
+        if not (self.config.time.row.synthesizes and self._wants_gradient(k)):
+            return None
+        module = synthesizers.initial_time(self.config, k, carried.size)
+        return Future(module, self._taught("time", Flat(module, self.device)), self.health)
 
     def _predictor(self, below: SignalForm) -> Predicting:
         inputs = self.blueprint.inputs

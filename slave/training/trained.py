@@ -96,4 +96,7 @@ class TrainedLayer:
             gradient_norm_ratio=health.gradient_norm_ratio,
             input_loss=health.input_loss,
             fallback=health.fallback,
+            time_loss=health.time_loss,
+            time_cosine=health.time_cosine,
+            time_norm_ratio=health.time_norm_ratio,
         )

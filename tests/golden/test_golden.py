@@ -30,6 +30,12 @@ METHODS = {
         "network.options={width=12,depth=2,embedding=8}", "network.cuts=[2]", "time.window=4",
         "decoupling.unlock=delayed", "downpour.replicas=[2, 1]", "optimizer.learning_rate=0.01",
     ],
+    "recurrent-dni": [
+        "data.dataset=text", f"data.path={FOLDER}/text.txt", "network.model=lstm",
+        "network.options={width=12,depth=2,embedding=8}", "network.cuts=[2]", "time.window=4",
+        "decoupling.unlock=update", "time.gradient=dni", "time.options={hidden=[16]}",
+        "optimizer.learning_rate=0.01",
+    ],
     "downpour": ["downpour.push=gradient", "downpour.replicas=2", "downpour.n_fetch=4"],
 }  # fmt: skip
 

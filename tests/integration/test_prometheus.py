@@ -27,8 +27,8 @@ pytestmark = [
     pytest.mark.skipif(PROMETHEUS is None, reason="prometheus is not installed (package prometheus)"),
 ]
 
-# A healthy run on CPUs has no GPU and, without unlock `full`, no I.
-WITHOUT_DATA = ("gpu_utilization", "gpu_memory_utilization", "input_loss")
+# A healthy run on CPUs has no GPU and, without unlock `full` and streams, no I and no M in time.
+WITHOUT_DATA = ("gpu_utilization", "gpu_memory_utilization", "input_loss", "time_loss", "time_cosine")
 
 
 def free_port() -> int:

@@ -177,6 +177,7 @@ function slaveCard(seat, replicas) {
   ];
   if (told.loss) rows.push(["training loss", told.loss.toFixed(4)]);
   if (told.gradient_cosine) rows.push(["M's gradient: cosine", told.gradient_cosine.toFixed(2)]);
+  if (told.time_cosine) rows.push(["M in time: cosine", told.time_cosine.toFixed(2)]);
   return made("div", { class: "slave", "data-state": seat.state, "data-incarnation": seat.incarnation }, head,
     made("div", { class: "who" }, `${seat.host}:${seat.pid}`), made("div", { class: "quiet" }, `${seat.device}${replaced}`),
     made("table", {}, ...rows.map(([name, value]) => made("tr", {}, made("th", { scope: "row" }, name), made("td", {}, value)))));

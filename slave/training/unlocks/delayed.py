@@ -33,17 +33,17 @@ class Late:
     def forward(self, batch: int, h_below: Signal) -> Signal:
         """Compute h_k(b) without a graph, and keep the input."""
         with torch.no_grad():
-            _, h, before = self._layer.forward(batch, h_below)
-        self._inputs[batch] = (h_below, before)
-        return h
+            passed = self._layer.forward(batch, h_below)
+        self._inputs[batch] = (h_below, passed.before)
+        return passed.h
 
     def step(self, batch: int, delta: Signal) -> Iterator[Message]:
         """Recompute h at the present weights, go backward from beta delta_k(b), send delta_{k-1}(b), step."""
-        u, h, _ = self._layer.forward_again(batch, *self._inputs.pop(batch))
+        passed = self._layer.forward_again(batch, *self._inputs.pop(batch))
         if self._shrink != 1:
             delta = map_tensors(lambda each: self._shrink * each, delta)
-        self._layer.backward(h, delta)
-        yield from self._layer.down(batch, u)
+        self._layer.backward(passed, delta)
+        yield from self._layer.down(passed)
         self._layer.step(batch, count(delta))
 
     def lose(self, batch: int) -> Iterator[Message]:

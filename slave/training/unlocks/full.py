@@ -78,17 +78,17 @@ class FullUnlock:
     def step(self, batch: int, x: Signal, y: Tensor) -> Iterator[Message]:
         """Step on batch b; yield h_k(b) for the layer above, and u with the gradient for the layer below."""
         predicted = x if self._predictor is None else self._predictor.predict(batch, x)
-        u, h, _ = self._layer.forward(batch, predicted)
+        passed = self._layer.forward(batch, predicted)
         if self._top:
-            loss = self._task.total(plain(h), y)
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss = self._task.total(plain(passed.h), y)
+            self._layer.backward_loss(passed, loss)
             self._health.lost(loss, len(y))
         else:
-            sent = map_tensors(Tensor.detach, h)
+            sent = map_tensors(Tensor.detach, passed.h)
             yield Up(batch, sent)
             if self._synthesizer is not None:
-                self._layer.backward(h, self._synthesizer.gradient(batch, sent, y))
-        for answer in self._layer.down(batch, u):
+                self._layer.backward(passed, self._synthesizer.gradient(batch, sent, y))
+        for answer in self._layer.down(passed):
             yield replace(answer, u=floats(predicted)) if isinstance(answer, Down) else answer
         if self._synthesizer is None or self._steps_on(batch):
             self._layer.step(batch, len(y))

@@ -47,11 +47,11 @@ class LocalUnlock:
 
     def forward(self, batch: int, h_below: Signal, y: Tensor) -> Iterator[Message]:
         """Take h_{k-1}(b), send h_k(b), step, and confirm the batch to the layer below as taken."""
-        u, h, _ = self._layer.forward(batch, h_below)
-        self._sent[batch] = map_tensors(Tensor.detach, h)
+        passed = self._layer.forward(batch, h_below)
+        self._sent[batch] = map_tensors(Tensor.detach, passed.h)
         yield Up(batch, self._sent[batch])
-        self._layer.backward(h, self._head.step(batch, self._sent[batch], y))
-        yield from self._layer.down(batch, u)
+        self._layer.backward(passed, self._head.step(batch, self._sent[batch], y))
+        yield from self._layer.down(passed)
         self._layer.step(batch, len(y))
 
     def gradient(self, batch: int, delta: Signal) -> Iterator[Message]:  # noqa: ARG002 - never called

@@ -26,9 +26,9 @@ class NoUnlock:
 
     def gradient(self, batch: int, delta: Signal) -> Iterator[Message]:
         """Go backward from delta_k(b), send delta_{k-1}(b) down, and step."""
-        u, h, _ = self._graphs.pop(batch)
-        self._layer.backward(h, check_gradient(delta, h))
-        yield from self._layer.down(batch, u)
+        passed = self._graphs.pop(batch)
+        self._layer.backward(passed, check_gradient(delta, passed.h))
+        yield from self._layer.down(passed)
         self._layer.step(batch, count(delta))
 
     def lost(self, batch: int) -> Iterator[Message]:
@@ -39,7 +39,7 @@ class NoUnlock:
 
     def sent(self) -> dict[int, Signal]:
         """Return h_k of the batches without a gradient, oldest first."""
-        return {batch: map_tensors(Tensor.detach, h) for batch, (_, h, _) in self._graphs.items()}
+        return {batch: map_tensors(Tensor.detach, passed.h) for batch, passed in self._graphs.items()}
 
     def waiting(self) -> Collection[int]:
         """Return the batches that the layer has not stepped on: those without a gradient."""

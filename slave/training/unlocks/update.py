@@ -9,7 +9,7 @@ from torch import Tensor
 
 from common.signals.values import Signal, count, map_tensors
 from common.wire.boundary import Message, Up
-from slave.training.decoupling import Layer, Synthesizing, check_gradient
+from slave.training.decoupling import Forward, Layer, Synthesizing, check_gradient
 from slave.training.health import Health
 from slave.training.parts import Parts
 from slave.training.unlocks.delayed import Late
@@ -21,15 +21,6 @@ class _Pair:
 
     h: Signal
     y: Tensor
-
-
-@dataclass(frozen=True, eq=False)
-class _Graph:
-    """A forward pass that waits for its backward pass."""
-
-    batch: int
-    u: Signal
-    h: Signal
 
 
 class UpdateUnlock:
@@ -61,7 +52,7 @@ class UpdateUnlock:
         self._late = Late(layer)
         self._pairs: dict[int, _Pair] = {}
         self._synthetic: dict[int, Signal] = {}
-        self._pending: _Graph | None = None
+        self._pending: Forward | None = None
 
     def forward(self, batch: int, h_below: Signal, y: Tensor) -> Iterator[Message]:
         """Take h_{k-1}(b), send h_k(b); step on M_k(h_k(b), y), and send the step's delta_{k-1}(b) down."""
@@ -69,8 +60,8 @@ class UpdateUnlock:
         if self._health.fallback:
             h = self._late.forward(batch, h_below)
         else:
-            u, h, _ = self._layer.forward(batch, h_below)
-            self._pending = _Graph(batch, u, h)
+            self._pending = self._layer.forward(batch, h_below)
+            h = self._pending.h
         self._pairs[batch] = _Pair(map_tensors(Tensor.detach, h), y)
         yield Up(batch, self._pairs[batch].h)
         if not self._mix_true:
@@ -113,12 +104,12 @@ class UpdateUnlock:
             yield from self._back(self._synthetic[batch], steps=self._steps_on(batch))
 
     def _back(self, delta: Signal, *, steps: bool) -> Iterator[Message]:
-        graph, self._pending = self._pending, None
-        assert graph is not None
-        self._layer.backward(graph.h, delta)
-        yield from self._layer.down(graph.batch, graph.u)
+        passed, self._pending = self._pending, None
+        assert passed is not None
+        self._layer.backward(passed, delta)
+        yield from self._layer.down(passed)
         if steps:
-            self._layer.step(graph.batch, count(delta))
+            self._layer.step(passed.batch, count(delta))
         else:
             self._layer.flat.clear_gradients()
 

@@ -32,8 +32,20 @@ def test_windows_of_streams_are_a_key_and_the_groups_follow_from_the_replicas() 
         ),
         (["data.dataset=own.py:pairs"], 'data.dataset = "own.py:pairs" has no streams; '),
         (["time.gradient=dno"], 'time.gradient: "dno" is not one of none'),
+        (["time.options={hidden=[3]}"], 'time.options: unknown key for time.gradient = "none"'),
+        (["time.scale=1"], 'time.scale: unknown key for time.gradient = "none"'),
+        (["time.gradient=dni", "time.options={hiden=[3]}"], "time.options.hiden: unknown key; did you mean"),
+        (["time.gradient=dni", "time.scale=0"], "time.scale: 0.0 is too small"),
     ],
 )
 def test_windows_without_streams_or_without_a_state_are_refused(changes: list[str], refusal: str) -> None:
     with pytest.raises(ConfigError, match=re.escape(refusal)):
         files.load(None, [*RIGHT, *changes])
+
+
+def test_a_gradient_of_later_loss_without_windows_is_refused() -> None:
+    with pytest.raises(
+        ConfigError, match=r'^--set: time.gradient: "dni" ends windows .*; give time.window = T'
+    ):
+        files.load(None, [*RIGHT[:-1], "time.gradient=dni"])
+    assert files.load(None, [*RIGHT, "time.gradient=dni"]).time.scale == 0.1

@@ -16,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from common import synthesizers
 from common.config.decoupling import DecouplingConfig
 from common.config.optimizers import OPTIMIZERS
+from common.config.time import TimeConfig
 from common.models import costs
 from common.models.costs import NUMBER
 from common.signals.forms import SignalForm, TensorForm
@@ -142,6 +143,17 @@ def test_without_unlock_no_synthesizer_is_paid_for() -> None:
     assert costs.synthesizer_cost(DecouplingConfig(unlock="none"), (64,), classifying(10), B, "adam") == 0
 
 
+def test_a_linear_m_in_time_costs_its_products_and_its_step() -> None:
+    linear = TimeConfig(window=2, gradient="dni", options={"hidden": []})
+    counted = costs.time_cost(linear, 100, B, "adam")
+    # Used, and forward and backward of a lesson.
+    products = 3 * B * 100 * 100
+    assert products + STEP["adam"] * 101 * 100 < counted
+    assert counted < products + STEP["adam"] * 101 * 100 + 30 * NUMBER * B * 100
+    assert costs.time_cost(linear, 0, B, "adam") == 0
+    assert costs.time_cost(TimeConfig(window=2), 100, B, "adam") == 0
+
+
 def full(kind: str) -> DecouplingConfig:
     return DecouplingConfig(unlock="full", input=kind)
 
@@ -208,6 +220,11 @@ PRICES = st.integers(0, 9).map(float)
 def test_balanced_cuts_are_those_that_brute_force_finds(data: st.DataObject, units: list[float]) -> None:
     prices = st.lists(PRICES, min_size=len(units) - 1, max_size=len(units) - 1)
     synthesizers, inputs = data.draw(prices), data.draw(prices)
+    sizes = data.draw(st.lists(st.integers(0, 2), min_size=len(units), max_size=len(units)))
+
+    def of_state(start: int, stop: int) -> float:
+        return float(sum(sizes[start:stop]) ** 2)
+
     layers = data.draw(st.integers(1, len(units)))
 
     def pace(cuts: tuple[int, ...]) -> float:
@@ -215,9 +232,9 @@ def test_balanced_cuts_are_those_that_brute_force_finds(data: st.DataObject, uni
         ends = [*(synthesizers[cut - 1] for cut in cuts), 0.0]
         starts = [0.0, *(inputs[cut - 1] for cut in cuts)]
         return max(
-            first + sum(units[start:stop]) + last
+            first + sum(units[start:stop]) + last + of_state(start, stop)
             for (start, stop), first, last in zip(spans, starts, ends, strict=True)
         )
 
     best = min(itertools.combinations(range(1, len(units)), layers - 1), key=lambda cuts: (pace(cuts), cuts))
-    assert costs.balance(units, synthesizers, inputs, layers) == list(best)
+    assert costs.balance(units, synthesizers, inputs, layers, of_state) == list(best)

@@ -86,7 +86,7 @@ def test_a_unit_of_a_user_is_recurrent_by_its_two_names() -> None:
 
 def test_a_layer_without_state_is_a_window_too() -> None:
     window = unroll([nn.Linear(2, 2)], torch.ones(3, 4, 2), torch.zeros(3, 0))
-    assert window.backward(window.output, torch.ones(3, 4, 2), None).shape == (3, 0)
+    assert window.backward([window.output], [torch.ones(3, 4, 2)], None).shape == (3, 0)
 
 
 @BOTH
@@ -101,12 +101,12 @@ def test_the_gradient_at_a_windows_start_is_its_own_and_that_of_its_end_carried_
     w = window()
     jacobian = w.jacobian()
     assert jacobian.shape == (3, len(start[0]), len(start[0]))
-    truncated = w.backward(w.output.square().sum(), None, None)
+    truncated = w.backward([w.output.square().sum()], [None], None)
     w = window()
-    carried = w.backward(w.output.square().sum(), None, delta)
+    carried = w.backward([w.output.square().sum()], [None], delta)
     torch.testing.assert_close(carried, truncated + torch.einsum("bi,bij->bj", delta, jacobian))
     w = window()
-    torch.testing.assert_close(w.backward(w.output, 2 * w.output.detach(), delta), carried)
+    torch.testing.assert_close(w.backward([w.output], [2 * w.output.detach()], delta), carried)
 
 
 @BOTH

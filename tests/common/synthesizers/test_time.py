@@ -11,67 +11,20 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from common.models.recurrent import Gru, Lstm, Window, unroll
+from common.models.recurrent import Gru, Lstm, unroll
 from common.synthesizers.time.auxiliary import Auxiliary
 from common.synthesizers.time.regression import TimeSynthesizer
 from common.synthesizers.time.traces import Traces
+from tests.common.synthesizers.linear_core import LinearCore, exact, last_of, squared_loss
 
 B = 3
-
-
-class LinearCore(nn.Module):
-    """Linear recurrent net s' = A s + u, with the output C s'."""
-
-    def __init__(self, size: int, generator: torch.Generator) -> None:
-        super().__init__()
-        self.state_size = size
-        a = torch.randn(size, size, generator=generator, dtype=torch.float64)
-        self.a = nn.Parameter(0.8 * a / torch.linalg.matrix_norm(a, 2))
-        self.u = nn.Parameter(torch.randn(size, generator=generator, dtype=torch.float64))
-        self.c = nn.Parameter(torch.randn(2, size, generator=generator, dtype=torch.float64))
-
-    def unroll(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        outputs = []
-        for _ in range(x.shape[1]):
-            state = state @ self.a.T + self.u
-            outputs.append(state @ self.c.T)
-        return torch.stack(outputs, 1), state
-
-
-def squared_loss(window: Window) -> Tensor:
-    return (window.output - 1.5).square().sum()
-
-
-def last_of(module: TimeSynthesizer) -> nn.Linear:
-    last = module.network[-1]
-    assert isinstance(last, nn.Linear)
-    return last
-
-
-def exact(core: LinearCore, scale: float) -> TimeSynthesizer:
-    """Return the linear M that gives the gradient of all later squared residuals, found as a fixed point.
-
-    With the gradient p s + q at a state, a step before the gradient is A^T (2 C^T (C s' - y) + p s' + q).
-    """
-    size = core.state_size
-    a, u, c = core.a.detach(), core.u.detach(), core.c.detach()
-    p, q = torch.zeros(size, size, dtype=torch.float64), torch.zeros(size, dtype=torch.float64)
-    for _ in range(200):
-        own = 2 * c.T @ c + p
-        p, q = a.T @ own @ a, a.T @ (own @ u - 2 * c.T @ torch.full((2,), 1.5, dtype=torch.float64) + q)
-    module = TimeSynthesizer(size, [], scale, squash=False).double()
-    last = last_of(module)
-    with torch.no_grad():
-        last.weight.copy_(p / scale)
-        last.bias.copy_(q / scale)
-    return module
 
 
 @hypothesis_settings(max_examples=20)
 @given(st.integers(0, 10_000), st.integers(1, 5), st.integers(1, 4), st.integers(1, 4))
 def test_dni_with_an_exact_m_is_full_back_propagation(seed: int, size: int, steps: int, windows: int) -> None:
     generator = torch.Generator().manual_seed(seed)
-    core = LinearCore(size, generator)
+    core = LinearCore(size, generator).double()
     synthesizer = exact(core, 0.1)
     start = torch.randn(B, size, generator=generator, dtype=torch.float64)
     x = torch.zeros(B, steps, 1, dtype=torch.float64)
@@ -79,7 +32,7 @@ def test_dni_with_an_exact_m_is_full_back_propagation(seed: int, size: int, step
     state = start
     for _ in range(windows):
         window = unroll([core], x, state)
-        target = window.backward(squared_loss(window), None, synthesizer.gradient(window.after))
+        target = window.backward([squared_loss(window)], [None], synthesizer.gradient(window.after))
         # The bootstrapped target at each state is what the exact M says: nothing is left to learn.
         torch.testing.assert_close(synthesizer.gradient(window.before), target)
         state = window.after
@@ -99,9 +52,9 @@ def test_dni_with_an_exact_m_is_full_back_propagation(seed: int, size: int, step
 
 
 def test_truncated_back_propagation_is_something_else() -> None:
-    core = LinearCore(3, torch.Generator().manual_seed(0))
+    core = LinearCore(3, torch.Generator().manual_seed(0)).double()
     window = unroll([core], torch.zeros(B, 1, 1), torch.ones(B, 3, dtype=torch.float64))
-    truncated = window.backward(squared_loss(window), None, None)
+    truncated = window.backward([squared_loss(window)], [None], None)
     assert not torch.allclose(truncated, exact(core, 1.0).gradient(window.before), rtol=0.01)
 
 
@@ -150,7 +103,7 @@ def test_the_auxiliary_head_teaches_itself_and_the_core_but_not_m() -> None:
     delta = synthesizer.gradient(window.after)
     total = head.total(window.before, delta)
     assert total.ndim == 0
-    assert window.backward(total + window.output.sum(), None, delta).any()
+    assert window.backward([total + window.output.sum()], [None], delta).any()
     assert all(parameter.grad is not None for parameter in head.parameters())
     assert all(parameter.grad is None for parameter in synthesizer.parameters())
 
@@ -171,10 +124,10 @@ def windows_of_an_lstm(
     for _ in range(count):
         x = torch.randn(B, 2, 2, generator=generator, dtype=torch.float64)
         window = unroll([core], x, state)
-        own = window.backward(window.output.square().sum(), None, None)
+        own = window.backward([window.output.square().sum()], [None], None)
         window = unroll([core], x, state)
         jacobian = window.jacobian()
-        target = window.backward(window.output.square().sum(), None, synthesizer.gradient(window.after))
+        target = window.backward([window.output.square().sum()], [None], synthesizer.gradient(window.after))
         found.append((state, target, jacobian, own))
         state = window.after.detach()
     return found

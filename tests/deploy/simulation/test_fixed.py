@@ -88,7 +88,7 @@ def test_back_propagation_above_fixed_layers_is_that_of_one_process(keys: list[s
     batches = Batches(digits(), config.run.seed, config.run.batch_size)
     fixed = _fixed_layer(config.run.seed)
     for batch in range(20):
-        h = torch.tanh(plain(fixed.forward(batch, batches.inputs(batch))[1]))
+        h = torch.tanh(plain(fixed.forward(batch, batches.inputs(batch)).h))
         y = batches.labels(batch)
         loss = nn.functional.cross_entropy(flat.module(h), y, reduction="sum")
         loss.backward()  # type: ignore[no-untyped-call]

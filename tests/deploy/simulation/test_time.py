@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +14,7 @@ from torch.nn import functional as F
 
 from common.config import files
 from common.config.sections import Config
+from common.config.time import TIMES, TimeConfig
 from common.config.unlocks import UNLOCKS
 from common.data import datasets
 from common.data.batches import Batches
@@ -21,10 +24,13 @@ from common.models import network, resolution
 from common.models.recurrent import state_size, unroll
 from common.models.rehearsal import rehearse
 from common.signals.values import plain
+from common.synthesizers import initial_time
+from common.wire.messages import JoinReply
 from deploy.evaluation.evaluator import Evaluator
 from deploy.evaluation.generate import Sampling, sample
 from deploy.simulation.driver import Driver
 from deploy.simulation.synchronous import InStep
+from slave.training import layers
 
 LINES = ["the cat sat on the mat", "a dog ran to the cat", "the mat lay on the floor", "so the dog sat too"]
 OWN = """
@@ -57,6 +63,18 @@ def build(input_shape, classes):
     return [nn.Embedding(classes, 4), Split(), {units} Join(), nn.Linear(4, classes)]
 """
 
+FIXED = """
+from torch import nn
+from common.models.recurrent import Gru
+
+def build(input_shape, classes):
+    first = [nn.Embedding(classes, 4), Gru(4, 4)]
+    for unit in first:
+        unit.requires_grad_(False)
+    return [*first, Gru(4, 4), nn.Linear(4, classes)]
+"""
+SYNTHESIZER_RATE = 0.2
+
 
 @pytest.fixture
 def text(tmp_path: Path) -> list[str]:
@@ -86,16 +104,28 @@ def play(run: InStep | Driver) -> None:
 
 
 def learn(module: nn.Sequential, config: Config, dataset: Dataset) -> None:
-    """Train by a plain loop of truncated back-propagation on the run's streams."""
+    """Train by a plain loop over the run's streams: truncated back-propagation, or DNI of one layer."""
     optimizer = torch.optim.SGD(module.parameters(), lr=config.optimizer.learning_rate)
+    size, rows = state_size(module), config.run.batch_size
+    taught = initial_time(config, 1, size) if config.time.row.synthesizes else None
+    lessons = torch.optim.SGD(taught.parameters(), lr=SYNTHESIZER_RATE) if taught else None
     source = Batches.of(config, dataset)
     assert source.streams is not None
-    zeros = state = torch.zeros(config.run.batch_size, state_size(module))
+    zeros = state = torch.zeros(rows, size)
     for batch in range(config.run.batches):
         if source.streams.begins(batch):
             state = zeros
         window = unroll(module, source.inputs(batch), state)
-        F.cross_entropy(window.output.flatten(0, 1), source.labels(batch).flatten()).backward()  # type: ignore[no-untyped-call]
+        total = rows * F.cross_entropy(window.output.flatten(0, 1), source.labels(batch).flatten())
+        delta = taught.gradient(window.after) if taught else None
+        target = window.backward([total], [None], delta)
+        if taught and lessons:
+            taught.learn(window.before, target)
+            lessons.step()
+            lessons.zero_grad()
+        for parameter in module.parameters():
+            assert parameter.grad is not None
+            parameter.grad /= rows
         optimizer.step()
         optimizer.zero_grad()
         state = window.after.detach()
@@ -134,6 +164,27 @@ def test_in_step_without_unlock_recurrent_layers_learn_as_a_plain_loop_of_trunca
     assert not torch.allclose(state["1.core.weight_hh_l0"], initial["1.core.weight_hh_l0"], atol=1e-3)
 
 
+def test_in_step_dni_in_time_is_its_plain_loop(text: list[str]) -> None:
+    plainly = ["decoupling.unlock=none", "optimizer.name=sgd", "optimizer.learning_rate=0.5"]
+    synthesizer = [
+        "optimizer.synthesizer.name=sgd",
+        f"optimizer.synthesizer.learning_rate={SYNTHESIZER_RATE}",
+    ]
+    dni = ["time.gradient=dni", "time.options={hidden=[16]}", "time.scale=0.5", "time.window=2"]
+    settings = [*text, *plainly, *synthesizer, *dni, "network.cuts=[]", "cluster.profile=synchronous"]
+    config, dataset = load(settings)
+    run = InStep(config, dataset)
+    play(run)
+    state = assert_learned_plainly(run, config, dataset, rtol=1e-4, atol=1e-5)
+    (seat,) = run.seats()
+    assert seat.telemetry.time_loss > 0
+    assert 0.05 < seat.telemetry.time_cosine < 1
+    assert seat.telemetry.time_norm_ratio > 0
+    truncated = network_of(config, dataset)
+    learn(truncated, replace(config, time=TimeConfig(window=2)), dataset)
+    assert not torch.allclose(state["1.core.weight_hh_l0"], truncated.state_dict()["1.core.weight_hh_l0"])
+
+
 def test_as_separate_layers_without_unlock_the_same_is_learned(text: list[str]) -> None:
     plainly = ["decoupling.unlock=none", "optimizer.name=sgd", "optimizer.learning_rate=0.5"]
     config, dataset = load([*text, *plainly, "downpour.n_push=1"])
@@ -142,11 +193,12 @@ def test_as_separate_layers_without_unlock_the_same_is_learned(text: list[str]) 
     assert_learned_plainly(run, config, dataset, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("gradient", TIMES)
 @pytest.mark.parametrize("unlock", UNLOCKS)
 def test_under_every_unlock_two_recurrent_layers_learn_and_lose_no_state(
-    text: list[str], unlock: str
+    text: list[str], unlock: str, gradient: str
 ) -> None:
-    config, dataset = load([*text, f"decoupling.unlock={unlock}"])
+    config, dataset = load([*text, f"decoupling.unlock={unlock}", f"time.gradient={gradient}"])
     run = Driver(config, dataset, trains=True)
     play(run)
     evaluator = Evaluator(config, dataset, network.build(config, dataset.inputs, dataset.targets))
@@ -154,6 +206,45 @@ def test_under_every_unlock_two_recurrent_layers_learn_and_lose_no_state(
     # Of 20 equally likely characters: 4.3 bits.
     assert measured.metrics["bits_per_token"] < 3.6
     assert run.status().lost_states == 0
+    for k, seat in enumerate(run.seats(), 1):
+        synthesizes = config.time.row.synthesizes
+        assert (seat.telemetry.time_loss > 0) == synthesizes
+        assert (run.status().versions.get(f"{k}/time", 0) > 10) == synthesizes
+
+
+def test_served_synthesis_leaves_m_in_time_in_the_slave(text: list[str]) -> None:
+    config, dataset = load([*text, "time.gradient=dni", "cluster.synthesis=master"])
+    blueprint = network.build(config, dataset.inputs, dataset.targets)
+    begun: list[str] = []
+    serving: Any = object()
+    layers.build(
+        config, blueprint, dataset, JoinReply(layer=1), lambda copy: begun.append(copy.name), serving=serving
+    )
+    assert begun == ["1/weights", "1/time"]
+
+
+def test_without_computing_m_in_time_is_pushed_and_paid_for(text: list[str]) -> None:
+    seconds = []
+    for gradient in ("none", "dni"):
+        config, dataset = load([*text, f"time.gradient={gradient}", "decoupling.unlock=delayed"])
+        run = Driver(config, dataset, trains=False)
+        play(run)
+        seconds.append(run.seconds)
+        versions = run.status().versions
+        assert {name for name in versions if name.endswith("time")} == (
+            {"1/time", "2/time"} if gradient == "dni" else set()
+        )
+        assert not versions.get("1/time") or versions["1/time"] == versions["1/weights"]
+    assert seconds[1] > seconds[0]
+
+
+def test_fixed_layers_have_no_m_in_time(text: list[str], tmp_path: Path) -> None:
+    (tmp_path / "fixed.py").write_text(FIXED)
+    more = [f"network.model={tmp_path}/fixed.py:build", "network.options={}", "run.batches=20"]
+    config, dataset = load([*text, *more, "time.gradient=dni", "decoupling.unlock=delayed"])
+    run = Driver(config, dataset, trains=True)
+    play(run)
+    assert set(run.status().versions) == {"1/weights", "2/weights", "2/time"}
 
 
 def test_replicas_have_streams_of_their_own_and_a_warm_start_hands_groups_over_without_their_states(
@@ -271,6 +362,18 @@ def test_a_next_state_of_another_form_is_refused_before_the_start(text: list[str
     with pytest.raises(ConfigError, match=r"next state as float32 \(8, 2\); it must give float32 \(8, 4\)$"):
         rehearse(config, dataset, 1 << 26)
     rehearse(*load([*text, *own(tmp_path)]), 1 << 26)
+
+
+def test_a_next_state_without_a_gradient_is_refused_where_m_in_time_needs_one(
+    text: list[str], tmp_path: Path
+) -> None:
+    detached = own(tmp_path, after="sums[:, -1].detach()")
+    rehearse(*load([*text, *detached]), 1 << 26)
+    with pytest.raises(
+        ConfigError, match=r'unit 3 .* next state without a gradient, but time.gradient = "dni"'
+    ):
+        rehearse(*load([*text, *detached, "time.gradient=dni"]), 1 << 26)
+    rehearse(*load([*text, *own(tmp_path), "time.gradient=dni"]), 1 << 26)
 
 
 def test_a_unit_that_changes_the_state_before_is_refused_before_the_start(

@@ -174,7 +174,7 @@ def test_a_second_forward_begins_at_the_state_of_the_first_and_moves_nothing() -
     outputs = [*(plain(each.h) for each in passed), plain(layer.forward(3, xs[3]).h)]
     torch.testing.assert_close(torch.cat(outputs, 1), whole)
     # Truncated: the gradient at the input of window 1 is that of the window alone.
-    layer.backward(again.h, torch.ones(B, 4, 3))
+    layer.backward(again, torch.ones(B, 4, 3))
     x = xs[1].clone().requires_grad_()
     assert again.before is not None
     assert not again.before.requires_grad

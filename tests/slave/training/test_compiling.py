@@ -46,8 +46,9 @@ def build_layer(*more: nn.Module) -> Layer:
 def passed(layer: Layer, batch: int) -> Tensor:
     """Forward, backward and a step; the gradient in the input."""
     generator = torch.Generator().manual_seed(batch)
-    u, h = map(plain, layer.forward(batch, torch.rand(SHAPE, generator=generator))[:2])
-    layer.backward(h, torch.rand(h.shape, generator=generator))
+    forward = layer.forward(batch, torch.rand(SHAPE, generator=generator))
+    u = plain(forward.u)
+    layer.backward(forward, torch.rand(plain(forward.h).shape, generator=generator))
     layer.step(batch, len(u))
     assert u.grad is not None
     return u.grad
@@ -77,9 +78,7 @@ def test_what_a_compiled_forward_draws_is_its_batchs_alone() -> None:
     layer = build_layer(nn.Dropout(0.5))
     compile_layer(layer, torch.zeros(SHAPE))
     x = torch.rand(SHAPE)
-    _, h, _ = layer.forward_again(3, x)
-    _, same, _ = layer.forward_again(3, x)
-    _, other, _ = layer.forward_again(4, x)
+    h, same, other = (layer.forward_again(batch, x).h for batch in (3, 3, 4))
     assert torch.equal(plain(h), plain(same))
     assert not torch.equal(plain(h), plain(other))
 
@@ -90,9 +89,8 @@ def test_a_compiled_recurrent_layer_carries_its_state_and_steps_as_it_would_have
     for batch in range(3):
         x = torch.rand(B, 4, 3)
         for each in (layer, eager):
-            u, h, _ = each.forward(batch, x)
-            each.backward(h, torch.ones(B, 4, 3))
-            each.step(batch, len(plain(u)))
+            each.backward(each.forward(batch, x), torch.ones(B, 4, 3))
+            each.step(batch, B)
     torch.testing.assert_close(layer.flat.parameters, eager.flat.parameters, rtol=1e-4, atol=1e-5)
     assert layer.carried is not None
     assert eager.carried is not None

@@ -204,10 +204,10 @@ def test_m_learns_nothing_from_a_lost_batch() -> None:
 def test_a_first_layer_without_parameters_passes_its_batches_on() -> None:
     flat = Flat(nn.Sequential(nn.Flatten()))
     layer = Layer(1, flat, Stepper(flat, SGD, 10))
-    h = plain(layer.forward(0, torch.ones(4, 1, 8, 8))[1])
-    layer.backward(h, torch.ones(4, 64))
+    passed = layer.forward(0, torch.ones(4, 1, 8, 8))
+    layer.backward(passed, torch.ones(4, 64))
     layer.step(0, 4)
-    assert h.shape == (4, 64)
+    assert plain(passed.h).shape == (4, 64)
 
 
 def test_a_layer_computes_in_bfloat16_and_keeps_and_sends_float32() -> None:
@@ -218,8 +218,9 @@ def test_a_layer_computes_in_bfloat16_and_keeps_and_sends_float32() -> None:
         flat = Flat(nn.Sequential(nn.Linear(32, 16), nn.Tanh(), nn.Linear(16, 8)))
         flat.module[0].register_forward_hook(lambda _module, _inputs, output: seen.append(output.dtype))  # type: ignore[index]
         layer = Layer(2, flat, Stepper(flat, SGD, 10), autocast=dtype)
-        u, h = map(plain, layer.forward(0, torch.linspace(-1, 1, 128).view(4, 32))[:2])
-        layer.backward(h, torch.ones(4, 8))
+        passed = layer.forward(0, torch.linspace(-1, 1, 128).view(4, 32))
+        u, h = plain(passed.u), plain(passed.h)
+        layer.backward(passed, torch.ones(4, 8))
         assert u.grad is not None
         assert (u.grad.dtype, h.dtype) == (torch.float32, torch.float32)
         layer.step(0, 4)
@@ -257,11 +258,11 @@ def test_a_checkpoint_repeats_the_first_forwards_mask(autocast: torch.dtype | No
         flat = Flat(Recomputed(again=again))
         layer = Layer(2, flat, Stepper(flat, OptimizerConfig(), 10), seed=7, autocast=autocast)
         x, delta = torch.randn(4, 6), torch.randn(4, 6)
-        u, h, _ = (layer.forward_again if late else layer.forward)(3, x)
+        passed = (layer.forward_again if late else layer.forward)(3, x)
         torch.rand(again + 1)
-        layer.backward(h, delta)
-        grad = plain(u).grad
+        layer.backward(passed, delta)
+        grad = plain(passed.u).grad
         assert grad is not None
-        found.append([plain(h).detach(), grad, *flat.gradients()])
+        found.append([plain(passed.h).detach(), grad, *flat.gradients()])
     for one, other in zip(*found, strict=True):
         assert torch.equal(one, other)

@@ -78,7 +78,8 @@ def test_a_layer_steps_on_its_own_input_and_gradient_and_sends_both_with_what_th
     unlock: Any = free(twin)._unlock
     layer = twin.layer
     x, y = free(twin)._x(0), free(twin)._y(0)
-    u, h = map(plain, layer.forward(0, unlock._predictor.predict(0, x))[:2])
+    passed = layer.forward(0, unlock._predictor.predict(0, x))
+    u, h = plain(passed.u), plain(passed.h)
     h.backward(unlock._synthesizer.gradient(0, h.detach(), y))  # type: ignore[no-untyped-call]
     layer.step(0, len(y))
     up, down = free(seat).advance()

@@ -140,9 +140,9 @@ def test_gradients_go_down_for_floats_alone_and_are_zero_where_a_layer_has_no_us
     flat = Flat(Ignores())
     layer = Layer(2, flat, Stepper(flat, OptimizerConfig(), 10))
     below = {"h": torch.ones(4, 2), "skip": torch.ones(4, 3), "mask": torch.ones(4, 5, dtype=torch.bool)}
-    u, h, _ = layer.forward(0, below)
-    layer.backward(h, {"h": torch.full((4, 2), 2.0)})
-    (down,) = layer.down(0, u)
+    passed = layer.forward(0, below)
+    layer.backward(passed, {"h": torch.full((4, 2), 2.0)})
+    (down,) = layer.down(passed)
     assert isinstance(down, Down)
     deltas = split(down.delta)
     assert {name: sorted(set(delta.flatten().tolist())) for name, delta in deltas.items()} == {
@@ -150,7 +150,7 @@ def test_gradients_go_down_for_floats_alone_and_are_zero_where_a_layer_has_no_us
         "skip": [0.0],
     }
     with pytest.raises(MalformedError, match=r"came for an h of 4 \{h: \(B, 2\)\}"):
-        check_gradient(deltas, h)
+        check_gradient(deltas, passed.h)
 
 
 def test_a_weight_passed_on_stays_as_sent_when_the_layer_steps() -> None:
@@ -164,11 +164,11 @@ def test_a_weight_passed_on_stays_as_sent_when_the_layer_steps() -> None:
 
     flat = Flat(Places())
     layer = Layer(1, flat, Stepper(flat, OptimizerConfig(name="sgd", learning_rate=1.0), 10))
-    _, h, _ = layer.forward(0, torch.zeros(4, 2))
-    layer.backward(h, {"h": torch.zeros(4, 2), "places": torch.ones(4, 2)})
+    passed = layer.forward(0, torch.zeros(4, 2))
+    layer.backward(passed, {"h": torch.zeros(4, 2), "places": torch.ones(4, 2)})
     layer.step(0, 4)
     assert flat.parameters.tolist() == [0, 0]
-    assert split(h)["places"].tolist() == [[1, 1]] * 4
+    assert split(passed.h)["places"].tolist() == [[1, 1]] * 4
 
 
 @pytest.mark.usefixtures("own")

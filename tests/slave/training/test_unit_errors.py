@@ -92,7 +92,7 @@ def test_an_error_outside_the_units_names_no_unit(tmp_path: Path, monkeypatch: p
     def backward(*_: object, **__: object) -> None:
         raise RuntimeError("no gradient")
 
-    monkeypatch.setattr(torch.Tensor, "backward", backward)
+    monkeypatch.setattr(torch.autograd, "backward", backward)
     with pytest.raises(
         RunFailedError, match=r"^layer 1, batch \d: RuntimeError: no gradient \(.*.py:\d+\); correct"
     ):
