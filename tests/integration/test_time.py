@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import re
 import signal
 from pathlib import Path
@@ -67,6 +68,39 @@ def test_a_killed_slaves_state_comes_back_from_the_backup_or_is_counted_lost(
     else:
         assert "streams go on from zeros" in log
         assert summary["lost_states"] == STREAMS
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("profile", "unlock"), [("light", "delayed"), ("basic", "update")])
+def test_decoupled_in_depth_and_time_a_run_with_a_killed_slave_ends_as_well_as_one_without(
+    cli: Cli, text: list[str], profile: str, unlock: str
+) -> None:
+    # Words by chance, whose loss has a floor: of a text known by heart nothing is left to compare.
+    chosen = random.Random(0).choices(" ".join(LINES).split(), k=20_000)
+    (cli.folder / "text.txt").write_text(" ".join(chosen))
+    more = settings(
+        f"cluster.profile={profile}", f"decoupling.unlock={unlock}", "time.gradient=dni", "run.batches=1000",
+        "run.evaluate_every=100", "optimizer.schedule=cosine",
+    )  # fmt: skip
+    whole = cli.json("train", *text, *more, "--run-dir", "whole", "--json")
+    process = cli.start("train", *text, *more, "--run-dir", "killed", "--json")
+    cli.wait_for(process, "test perplexity", "stderr")
+    cli.of_kind("slave")[0].kill()
+    cli.wait_for(process, "slave-1 was killed by signal 9; restarting it", "stderr")
+    out, errors = process.communicate(timeout=400)
+    assert process.returncode == 0, errors
+    killed = json.loads(out)
+    assert (whole["restarts"], killed["restarts"]) == (0, 1)
+    for summary in (whole, killed):
+        assert summary["versions"]["1/time"] > 50
+        assert summary["versions"]["2/time"] > 50
+    # Of 20 equally likely characters: 4.3 bits; of 24 words of 3.1 characters and a space, by chance: 0.9.
+    assert whole["metrics"]["bits_per_character"] < 1.5
+    assert killed["test_loss"] == pytest.approx(whole["test_loss"], rel=0.03)
+    lines = (cli.folder / "killed" / "metrics.jsonl").read_text().splitlines()
+    told = [line for line in map(json.loads, lines) if line.get("time_loss")]
+    assert {line["layer"] for line in told} == {1, 2}
+    assert all(line["time_norm_ratio"] > 0 for line in told[-2:])
 
 
 @pytest.mark.slow
