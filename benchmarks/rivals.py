@@ -68,7 +68,7 @@ class PreparedRun:
     def prepare(settings: list[str]) -> PreparedRun:
         """Load the data, build the network, and cut where the costs of back-propagation balance."""
         config = files.load(None, [*settings, "decoupling.unlock=none"])
-        dataset = datasets.load(config.data, config.time.window)
+        dataset = datasets.of(config)
         blueprint = network.build(config, dataset.inputs, dataset.targets)
         config = network.cut(config, blueprint)
         batches = Batches.of(config, dataset)

@@ -101,7 +101,7 @@ class Recorder(Driver):
 def run() -> Recorder:
     """Record a run of three layers on the digits."""
     config = files.load(None, RUN)
-    dataset = datasets.load(config.data, config.time.window)
+    dataset = datasets.of(config)
     blueprint = network.build(config, dataset.inputs, dataset.targets)
     config = network.cut(config, blueprint)
     return Recorder(config, dataset, trains=True).record()

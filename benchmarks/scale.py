@@ -105,7 +105,7 @@ def predict(slaves: int, alone: Mapping[str, Any]) -> dict[str, float]:
         "simulation.jitter": 0.0,
     }
     config = files.load(None, [f"{name}={value}" for name, value in settings.items()])
-    dataset = datasets.load(config.data, config.time.window)
+    dataset = datasets.of(config)
     driver = Driver(resolve_with_torch(config, dataset), dataset, trains=False)
     for _ in driver.run():
         pass

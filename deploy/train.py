@@ -212,7 +212,7 @@ class Training:
             directory = self._open(path, held)
             saved = directory.saved_config()
         config = self._requested or saved or Config()
-        dataset = datasets.load(config.data, config.time.window)
+        dataset = datasets.of(config)
         dataset.check_fit(config)
         config = resolution.resolve_without_torch(config) or resolution.resolve_with_torch(config, dataset)
         if saved is not None and saved != config:

@@ -137,6 +137,11 @@ class Dataset:
             )
 
 
+def of(config: Config, *, path: Path | None = None, code: Path | None = None) -> Dataset:
+    """Load the data set of a run; arguments and errors as of `load`."""
+    return load(config.data, config.time.window, path=path, code=code)
+
+
 def load(
     data: DataConfig,
     window: int | None = None,

@@ -215,6 +215,14 @@ def _span(cuts: Sequence[int], k: int, units: int) -> tuple[int, int]:
 
 def _check_recurrent(units: Sequence[nn.Module], where: str) -> None:
     """Check that a network on streams has a unit that carries a state, of a known size."""
+    for number, unit in enumerate(units, 1):
+        inner = next((part for part in unit.modules() if isinstance(part, Recurrent)), None)
+        if inner is not None and not isinstance(unit, Recurrent):
+            raise ConfigError(
+                f"{where}: unit {number} ({user.describe(unit)}) holds a recurrent module "
+                f"({user.describe(inner)}), whose state nothing would carry to the next window; make that a "
+                "unit of its own, or give the unit state_size and unroll(x, state)"
+            )
     recurrent = [(number, unit) for number, unit in enumerate(units, 1) if isinstance(unit, Recurrent)]
     if not recurrent:
         raise ConfigError(

@@ -78,7 +78,7 @@ def main() -> None:
     """Read TOML from standard input, and write the result to the file descriptor that the argument names."""
     config = files.parse(sys.stdin.read(), "the configuration")
     try:
-        dataset = datasets.load(config.data, config.time.window)
+        dataset = datasets.of(config)
         dataset.check_fit(config)
         resolved = resolve_with_torch(config, dataset)
         answer = {"config": resolved.to_toml()}

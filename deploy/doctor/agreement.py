@@ -20,7 +20,7 @@ def examine_agreement(setup: Setup) -> Verdict:
     """Have the master compare digests of data and user files, and versions, with those of the run."""
     assert setup.config is not None
     try:
-        dataset = datasets.load(setup.config.data, setup.config.time.window, path=setup.data, code=setup.code)
+        dataset = datasets.of(setup.config, path=setup.data, code=setup.code)
         holdings = take_stock(setup.config, dataset, setup.code)
     except ConfigError:
         return warning("not checked, since the data are not at hand", "see the check of the data")

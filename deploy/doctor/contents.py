@@ -76,7 +76,7 @@ def examine_data(setup: Setup) -> Verdict:
             "nothing, if this machine may download; else give the folder as data.path or --data",
         )
     try:
-        dataset = datasets.load(data, setup.config.time.window, path=setup.data, code=setup.code)
+        dataset = datasets.of(setup.config, path=setup.data, code=setup.code)
         dataset.check_fit(setup.config)
     except ConfigError as error:
         return failed(str(error), "give the folder of the files as data.path or --data, or correct the data")
@@ -104,7 +104,7 @@ def examine_network(setup: Setup) -> Verdict:
     assert setup.config is not None
     if examine_data(setup).state != "ok":
         return warning("not checked, since the network depends on the data", "see the check of the data")
-    dataset = datasets.load(setup.config.data, setup.config.time.window, path=setup.data, code=setup.code)
+    dataset = datasets.of(setup.config, path=setup.data, code=setup.code)
     try:
         blueprint = network.build(setup.config, dataset.inputs, dataset.targets, setup.code)
         config = network.cut(setup.config, blueprint)

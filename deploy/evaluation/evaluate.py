@@ -53,7 +53,7 @@ def evaluate_master(
     """
     with divert_output(), Reader(master) as reader:
         config = reader.config()
-        dataset = datasets.load(config.data, config.time.window, path=data, code=code)
+        dataset = datasets.of(config, path=data, code=code)
         stock = holdings.take_stock(config, dataset, code)
         if warning := reader.agree(stock):
             say(f"layerwise: warning: {warning}")

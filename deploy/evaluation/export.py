@@ -51,7 +51,7 @@ def export_master(master: str, output: Path, data: Path | None, code: Path | Non
     _check_output(output)
     with divert_output(), Reader(master) as reader:
         config = reader.config()
-        dataset = datasets.load(config.data, config.time.window, path=data, code=code)
+        dataset = datasets.of(config, path=data, code=code)
         blueprint = network.build(config, dataset.inputs, dataset.targets, code)
         state = Evaluator(config, dataset, blueprint).pull(reader.pull).state
     whole = output.suffix == ".safetensors"

@@ -42,9 +42,7 @@ def load_finished(path: Path, data: Path | None, code: Path | None) -> FinishedR
             missing.
     """
     model, config = load_model(path), saved_config(path)
-    evaluator = build_evaluator(
-        config, datasets.load(config.data, config.time.window, path=data, code=code), code
-    )
+    evaluator = build_evaluator(config, datasets.of(config, path=data, code=code), code)
     _check_fit(model, evaluator.network.state_dict())
     return FinishedRun(config, evaluator, model.state)
 

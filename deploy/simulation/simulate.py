@@ -57,7 +57,7 @@ def predict_all(config: Config, slaves: Sequence[int], measure: bool) -> tuple[C
     Raises:
         ConfigError: the run is impossible, at all or with a number of slaves.
     """
-    dataset = datasets.load(config.data, config.time.window)
+    dataset = datasets.of(config)
     dataset.check_fit(config)
     if measure:
         use_allowed_cores()

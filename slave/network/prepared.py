@@ -35,7 +35,7 @@ class Prepared:
                 fit the run.
         """
         device = choose_device(options.device)
-        dataset = datasets.load(config.data, config.time.window, path=options.data, code=options.code)
+        dataset = datasets.of(config, path=options.data, code=options.code)
         dataset.check_fit(config)
         held = holdings.take_stock(config, dataset, options.code)
         return Prepared(config, dataset, held, device, options)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -12,7 +13,7 @@ from common.config.data import DataConfig
 from common.config.sections import Config
 from common.data import datasets
 from common.data.datasets import Dataset
-from common.models import network
+from common.models import network, resolution
 from common.wire.messages import StatusReply
 from deploy.evaluation.evaluator import Evaluator
 from deploy.simulation.driver import Driver
@@ -35,10 +36,18 @@ def resolved(*overrides: str) -> Config:
     return network.cut(config, network.build(config, dataset.inputs, dataset.targets))
 
 
+def loaded(settings: Sequence[str]) -> tuple[Config, Dataset]:
+    """Return the resolved configuration of these keys alone, and the data, as `train` prepares both."""
+    config = files.load(None, settings)
+    dataset = datasets.of(config)
+    dataset.check_fit(config)
+    return resolution.resolve_with_torch(config, dataset), dataset
+
+
 def data_of(config: Config) -> Dataset:
     """Load the data of a run."""
     digital = config.data == DataConfig()
-    return digits() if digital else datasets.load(config.data, config.time.window)
+    return digits() if digital else datasets.of(config)
 
 
 @dataclass(frozen=True)

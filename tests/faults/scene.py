@@ -259,7 +259,7 @@ class Scene:
         with Reader(self.address) as reader:
             self._see(status := reader.status())
             config = reader.config()
-            dataset = datasets.load(config.data, config.time.window)
+            dataset = datasets.of(config)
             evaluator = Evaluator(config, dataset, network.build(config, dataset.inputs, dataset.targets))
             evaluation = evaluator.measure(evaluator.pull(reader.pull))
         assert status.state == "done"

@@ -10,14 +10,13 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from common.config import files
-from common.config.sections import Config
-from common.data import batches, datasets
+from common.data import batches
 from common.data.datasets import Dataset
 from common.errors import ConfigError
-from common.models import network, resolution
+from common.models import network
 from deploy.evaluation.evaluator import Evaluator
 from deploy.simulation.synchronous import InStep
+from tests.deploy.runs import loaded
 
 LINES = ["the cat sat on the mat", "a dog ran to the cat", "the mat lay on the floor", "so the dog sat too"]
 
@@ -31,13 +30,6 @@ def text(tmp_path: Path) -> list[str]:
         "network.model=gpt", "network.options={width=16,heads=2,blocks=2}", "run.batch_size=8",
         "run.batches=80", "cluster.profile=synchronous", "optimizer.learning_rate=0.003",
     ]  # fmt: skip
-
-
-def load(settings: list[str]) -> tuple[Config, Dataset]:
-    config = files.load(None, settings)
-    dataset = datasets.load(config.data)
-    dataset.check_fit(config)
-    return resolution.resolve_with_torch(config, dataset), dataset
 
 
 def bits(module: nn.Module, dataset: Dataset) -> float:
@@ -58,7 +50,9 @@ def test_in_step_without_unlock_a_gpt_learns_as_in_a_plain_loop(
 ) -> None:
     rate = {"adamw": 0.003, "sgd": 0.1}[name]
     asked = ["decoupling.unlock=none", f"optimizer.name={name}", "network.cuts=[2]"]
-    config, dataset = load([*text, *asked, f"optimizer.learning_rate={rate}", "optimizer.weight_decay=0.01"])
+    config, dataset = loaded(
+        [*text, *asked, f"optimizer.learning_rate={rate}", "optimizer.weight_decay=0.01"]
+    )
     run = InStep(config, dataset)
     for _ in run.run():
         pass
@@ -84,8 +78,8 @@ def test_a_network_that_does_not_take_the_data_is_refused(text: list[str]) -> No
     with pytest.raises(
         ConfigError, match=r'^network.model: mlp takes numbers, .*"text" are tokens; choose gpt'
     ):
-        load([*text, "network.model=mlp", "network.options={}"])
+        loaded([*text, "network.model=mlp", "network.options={}"])
     with pytest.raises(
         ConfigError, match=r'^network.model: gpt takes tokens, .*"digits" are numbers; choose mlp'
     ):
-        load(["network.model=gpt"])
+        loaded(["network.model=gpt"])

@@ -12,15 +12,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from common.config import files
 from common.config.sections import Config
 from common.config.time import TIMES, TimeConfig
 from common.config.unlocks import UNLOCKS
-from common.data import datasets
 from common.data.batches import Batches
 from common.data.datasets import Dataset
 from common.errors import ConfigError
-from common.models import network, resolution
+from common.models import network
 from common.models.recurrent import state_size, unroll
 from common.models.rehearsal import rehearse
 from common.signals.values import plain
@@ -31,6 +29,7 @@ from deploy.evaluation.generate import Sampling, sample
 from deploy.simulation.driver import Driver
 from deploy.simulation.synchronous import InStep
 from slave.training import layers
+from tests.deploy.runs import loaded
 
 LINES = ["the cat sat on the mat", "a dog ran to the cat", "the mat lay on the floor", "so the dog sat too"]
 OWN = """
@@ -85,13 +84,6 @@ def text(tmp_path: Path) -> list[str]:
         "network.model=lstm", "network.options={width=12,depth=2,embedding=8}", "network.cuts=[2]",
         "run.batch_size=8", "run.batches=150", "optimizer.learning_rate=0.01",
     ]  # fmt: skip
-
-
-def load(settings: list[str]) -> tuple[Config, Dataset]:
-    config = files.load(None, settings)
-    dataset = datasets.load(config.data, config.time.window)
-    dataset.check_fit(config)
-    return resolution.resolve_with_torch(config, dataset), dataset
 
 
 def network_of(config: Config, dataset: Dataset) -> nn.Sequential:
@@ -154,7 +146,7 @@ def test_in_step_without_unlock_recurrent_layers_learn_as_a_plain_loop_of_trunca
 ) -> None:
     plainly = ["decoupling.unlock=none", "optimizer.name=sgd", "optimizer.learning_rate=0.5"]
     settings = [*text, *plainly, f"network.model={model}", "cluster.profile=synchronous"]
-    config, dataset = load(settings)
+    config, dataset = loaded(settings)
     # The run goes through more than an epoch, so that streams begin anew.
     assert config.run.batches > Batches.of(config, dataset).batches_per_epoch
     run = InStep(config, dataset)
@@ -172,7 +164,7 @@ def test_in_step_dni_in_time_is_its_plain_loop(text: list[str]) -> None:
     ]
     dni = ["time.gradient=dni", "time.options={hidden=[16]}", "time.scale=0.5", "time.window=2"]
     settings = [*text, *plainly, *synthesizer, *dni, "network.cuts=[]", "cluster.profile=synchronous"]
-    config, dataset = load(settings)
+    config, dataset = loaded(settings)
     run = InStep(config, dataset)
     play(run)
     state = assert_learned_plainly(run, config, dataset, rtol=1e-4, atol=1e-5)
@@ -187,7 +179,7 @@ def test_in_step_dni_in_time_is_its_plain_loop(text: list[str]) -> None:
 
 def test_as_separate_layers_without_unlock_the_same_is_learned(text: list[str]) -> None:
     plainly = ["decoupling.unlock=none", "optimizer.name=sgd", "optimizer.learning_rate=0.5"]
-    config, dataset = load([*text, *plainly, "downpour.n_push=1"])
+    config, dataset = loaded([*text, *plainly, "downpour.n_push=1"])
     run = Driver(config, dataset, trains=True)
     play(run)
     assert_learned_plainly(run, config, dataset, rtol=1e-4, atol=1e-5)
@@ -198,7 +190,7 @@ def test_as_separate_layers_without_unlock_the_same_is_learned(text: list[str]) 
 def test_under_every_unlock_two_recurrent_layers_learn_and_lose_no_state(
     text: list[str], unlock: str, gradient: str
 ) -> None:
-    config, dataset = load([*text, f"decoupling.unlock={unlock}", f"time.gradient={gradient}"])
+    config, dataset = loaded([*text, f"decoupling.unlock={unlock}", f"time.gradient={gradient}"])
     run = Driver(config, dataset, trains=True)
     play(run)
     evaluator = Evaluator(config, dataset, network.build(config, dataset.inputs, dataset.targets))
@@ -213,7 +205,7 @@ def test_under_every_unlock_two_recurrent_layers_learn_and_lose_no_state(
 
 
 def test_served_synthesis_leaves_m_in_time_in_the_slave(text: list[str]) -> None:
-    config, dataset = load([*text, "time.gradient=dni", "cluster.synthesis=master"])
+    config, dataset = loaded([*text, "time.gradient=dni", "cluster.synthesis=master"])
     blueprint = network.build(config, dataset.inputs, dataset.targets)
     begun: list[str] = []
     serving: Any = object()
@@ -226,7 +218,7 @@ def test_served_synthesis_leaves_m_in_time_in_the_slave(text: list[str]) -> None
 def test_without_computing_m_in_time_is_pushed_and_paid_for(text: list[str]) -> None:
     seconds = []
     for gradient in ("none", "dni"):
-        config, dataset = load([*text, f"time.gradient={gradient}", "decoupling.unlock=delayed"])
+        config, dataset = loaded([*text, f"time.gradient={gradient}", "decoupling.unlock=delayed"])
         run = Driver(config, dataset, trains=False)
         play(run)
         seconds.append(run.seconds)
@@ -241,7 +233,7 @@ def test_without_computing_m_in_time_is_pushed_and_paid_for(text: list[str]) -> 
 def test_fixed_layers_have_no_m_in_time(text: list[str], tmp_path: Path) -> None:
     (tmp_path / "fixed.py").write_text(FIXED)
     more = [f"network.model={tmp_path}/fixed.py:build", "network.options={}", "run.batches=20"]
-    config, dataset = load([*text, *more, "time.gradient=dni", "decoupling.unlock=delayed"])
+    config, dataset = loaded([*text, *more, "time.gradient=dni", "decoupling.unlock=delayed"])
     run = Driver(config, dataset, trains=True)
     play(run)
     assert set(run.status().versions) == {"1/weights", "2/weights", "2/time"}
@@ -251,12 +243,12 @@ def test_replicas_have_streams_of_their_own_and_a_warm_start_hands_groups_over_w
     text: list[str],
 ) -> None:
     more = ["downpour.replicas=[2, 1]", "decoupling.unlock=delayed", "downpour.push=gradient"]
-    config, dataset = load([*text, *more])
+    config, dataset = loaded([*text, *more])
     assert config.groups == 2
     run = Driver(config, dataset, trains=True)
     play(run)
     assert run.status().lost_states == 0
-    config, dataset = load([*text, *more, "downpour.warm_start=20"])
+    config, dataset = loaded([*text, *more, "downpour.warm_start=20"])
     run = Driver(config, dataset, trains=True)
     play(run)
     # Replica 1 of the first layer takes group 1 over in the midst of an epoch; and the layer above, from
@@ -265,10 +257,10 @@ def test_replicas_have_streams_of_their_own_and_a_warm_start_hands_groups_over_w
 
 
 def test_a_successor_without_a_backup_goes_on_from_zeros_and_its_streams_are_counted(text: list[str]) -> None:
-    config, dataset = load([*text, "decoupling.unlock=none"])
+    config, dataset = loaded([*text, "decoupling.unlock=none"])
     whole = Driver(config, dataset, trains=True)
     play(whole)
-    config, dataset = load(
+    config, dataset = loaded(
         [*text, "decoupling.unlock=none", f'simulation.deaths={{"2.0"={whole.seconds / 2}}}']
     )
     run = Driver(config, dataset, trains=True)
@@ -278,7 +270,7 @@ def test_a_successor_without_a_backup_goes_on_from_zeros_and_its_streams_are_cou
 
 
 def test_an_evaluation_carries_the_state_over_the_test_stream(text: list[str]) -> None:
-    config, dataset = load([*text, "run.batches=30", "cluster.profile=synchronous"])
+    config, dataset = loaded([*text, "run.batches=30", "cluster.profile=synchronous"])
     run = InStep(config, dataset)
     play(run)
     evaluator = Evaluator(config, dataset, network.build(config, dataset.inputs, dataset.targets))
@@ -312,7 +304,7 @@ def labels_of(dataset: Dataset) -> Tensor:
 
 
 def test_generated_tokens_depend_on_all_tokens_before_them(text: list[str]) -> None:
-    config, dataset = load([*text, "run.batches=30", "cluster.profile=synchronous"])
+    config, dataset = loaded([*text, "run.batches=30", "cluster.profile=synchronous"])
     module = network_of(config, dataset).eval()
     greedy, prompt = Sampling(temperature=0), [3, 1, 4, 1, 5, 9, 2, 6]
     found = list(sample(module, prompt, 6, None, dataset.classes, greedy))
@@ -330,7 +322,7 @@ def own(folder: Path, units: str = "Sum(),", after: str = "sums[:, -1]", size: s
 
 def test_a_users_recurrent_unit_may_take_a_dict(text: list[str], tmp_path: Path) -> None:
     units = own(tmp_path, "Sum(), Sum(),")
-    config, dataset = load([*text, *units, "decoupling.unlock=delayed", "run.batches=60"])
+    config, dataset = loaded([*text, *units, "decoupling.unlock=delayed", "run.batches=60"])
     run = Driver(config, dataset, trains=True)
     play(run)
     evaluator = Evaluator(config, dataset, network.build(config, dataset.inputs, dataset.targets))
@@ -346,6 +338,10 @@ def test_a_users_recurrent_unit_may_take_a_dict(text: list[str], tmp_path: Path)
     ("changes", "refusal"),
     [
         ({"units": ""}, r"^time.window: .*own.py:build has no recurrent unit, a module with state_size and "),
+        (
+            {"units": "nn.Sequential(Sum()),"},
+            r"unit 3 \(Sequential.* holds a recurrent module \(Sum\(\)\), whose",
+        ),
         ({"size": "'four'"}, r"unit 3 \(Sum\(\)\) has state_size = 'four'; give the numbers of state "),
         ({"size": "0"}, r"unit 3 \(Sum\(\)\) has state_size = 0; "),
     ],
@@ -354,31 +350,31 @@ def test_a_network_without_a_state_is_refused(
     text: list[str], tmp_path: Path, changes: dict[str, str], refusal: str
 ) -> None:
     with pytest.raises(ConfigError, match=refusal):
-        load([*text, *own(tmp_path, **changes)])
+        loaded([*text, *own(tmp_path, **changes)])
 
 
 def test_a_next_state_of_another_form_is_refused_before_the_start(text: list[str], tmp_path: Path) -> None:
-    config, dataset = load([*text, *own(tmp_path, after="sums[:, -1, :2]")])
+    config, dataset = loaded([*text, *own(tmp_path, after="sums[:, -1, :2]")])
     with pytest.raises(ConfigError, match=r"next state as float32 \(8, 2\); it must give float32 \(8, 4\)$"):
         rehearse(config, dataset, 1 << 26)
-    rehearse(*load([*text, *own(tmp_path)]), 1 << 26)
+    rehearse(*loaded([*text, *own(tmp_path)]), 1 << 26)
 
 
 def test_a_next_state_without_a_gradient_is_refused_where_m_in_time_needs_one(
     text: list[str], tmp_path: Path
 ) -> None:
     detached = own(tmp_path, after="sums[:, -1].detach()")
-    rehearse(*load([*text, *detached]), 1 << 26)
+    rehearse(*loaded([*text, *detached]), 1 << 26)
     with pytest.raises(
         ConfigError, match=r'unit 3 .* next state without a gradient, but time.gradient = "dni"'
     ):
-        rehearse(*load([*text, *detached, "time.gradient=dni"]), 1 << 26)
-    rehearse(*load([*text, *own(tmp_path), "time.gradient=dni"]), 1 << 26)
+        rehearse(*loaded([*text, *detached, "time.gradient=dni"]), 1 << 26)
+    rehearse(*loaded([*text, *own(tmp_path), "time.gradient=dni"]), 1 << 26)
 
 
 def test_a_unit_that_changes_the_state_before_is_refused_before_the_start(
     text: list[str], tmp_path: Path
 ) -> None:
-    config, dataset = load([*text, *own(tmp_path, after="state.add_(x['h'].detach().sum(1))")])
+    config, dataset = loaded([*text, *own(tmp_path, after="state.add_(x['h'].detach().sum(1))")])
     with pytest.raises(ConfigError, match=r"unit 3 \(Sum\(\)\), .* changes the state that it takes in place"):
         rehearse(config, dataset, 1 << 26)
