@@ -7,6 +7,7 @@ complete.
 
 from __future__ import annotations
 
+import secrets
 import socket
 import sys
 import time
@@ -239,7 +240,8 @@ def layerwise_client(address: str) -> None:
     """Push and pull by a slave's own client."""
     keep_freed_memory()
     channel = control.channel(address)
-    slave = IdleSlave(address, control.call(channel, JOIN, JoinRequest("benchmark")))
+    request = JoinRequest("benchmark", key=secrets.token_hex(16))
+    slave = IdleSlave(address, control.call(channel, JOIN, request))
     channel.close()
     known: set[int] = set()
     for what, nbytes, repeats in orders():

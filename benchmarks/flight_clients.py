@@ -7,6 +7,7 @@ that returns every activation as a gradient. Clients work on the calling thread,
 
 from __future__ import annotations
 
+import secrets
 import sys
 import time
 from abc import ABC, abstractmethod
@@ -34,7 +35,8 @@ def join(address: str) -> JoinReply:
         UnreachableError: every seat is taken.
     """
     channel = control.channel(address)
-    lease = control.call(channel, JOIN, JoinRequest(f"benchmark {time.monotonic_ns()}"))
+    request = JoinRequest(f"benchmark {time.monotonic_ns()}", key=secrets.token_hex(16))
+    lease = control.call(channel, JOIN, request)
     channel.close()
     if not lease.granted:
         raise UnreachableError(f"{address}: no lease was granted")

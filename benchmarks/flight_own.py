@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager, suppress
 from functools import partial
 
 from benchmarks.flight_clients import Client, check_gradient, gradient_of, hello, join, run_role
+from common.credentials import Credentials
 from common.errors import UnreachableError
 from common.net.data.client import Call, DataClient, locate, pull
 from common.net.data.streams import Stream, opened
@@ -26,7 +27,7 @@ class OwnClient(Client):
     def __init__(self, address: str) -> None:
         super().__init__(join(address))
         self._address = address
-        connect = partial(DataClient, partial(locate, address), self.lease.incarnation)
+        connect = partial(DataClient, partial(locate, address), _shown(self.lease))
         self._pushes, self._pulls, self._alone = (connect() for _ in range(3))
         self._call: Call | None = None
 
@@ -62,6 +63,10 @@ class OwnClient(Client):
         return seconds
 
 
+def _shown(lease: JoinReply) -> Credentials:
+    return Credentials(lease.incarnation, lease.secret)
+
+
 def _push(call: Call, header: Header, data: memoryview) -> PushReply:
     for frame in frames(header, data):
         call.send(*frame_parts(frame))
@@ -82,7 +87,7 @@ async def _read(stream: Stream) -> BoundaryMessage:
 async def _pair(address: str, lease: JoinReply) -> AsyncIterator[Stream]:
     """Call the master for the neighbour, and wait for the neighbour's call."""
     host, port = await asyncio.to_thread(locate, address)
-    async with opened(host, port, EXCHANGE, incarnation=lease.incarnation) as stream:
+    async with opened(host, port, EXCHANGE, shown=_shown(lease)) as stream:
         await stream.write(encode_boundary(hello(lease)))
         await _read(stream)
         yield stream

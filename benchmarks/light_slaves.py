@@ -8,6 +8,7 @@ all pushes and pulls, in seconds, are printed as JSON. Heartbeats keep the lease
 from __future__ import annotations
 
 import os
+import secrets
 import sys
 import threading
 import time
@@ -19,6 +20,7 @@ from dataclasses import replace
 import numpy as np
 
 from common import strict_json
+from common.credentials import Credentials
 from common.errors import RunFailedError
 from common.lifecycle import end_with_parent, keep_freed_memory
 from common.net import control
@@ -39,7 +41,8 @@ class LightSlave:
     """A slave with a lease, a connection for pushes and a connection for pulls."""
 
     def __init__(self, master: str, lease: JoinReply, nbytes: int) -> None:
-        self._pushes, self._pulls = (DataClient(lambda: locate(master), lease.incarnation) for _ in range(2))
+        shown = Credentials(lease.incarnation, lease.secret)
+        self._pushes, self._pulls = (DataClient(lambda: locate(master), shown) for _ in range(2))
         table = lay_out([("weight", "float32", (nbytes // 4,), "parameter")])
         self._header = Header(
             f"{lease.layer}/weights", Operation.CREATE, incarnation=lease.incarnation, table=table
@@ -93,9 +96,10 @@ def leases(master: str, count: int) -> Iterator[list[JoinReply]]:
         RunFailedError: the master has too few free seats.
     """
     channel, stop = control.channel(master), threading.Event()
-    granted = [
-        control.call(channel, JOIN, JoinRequest(f"light-{os.getpid()}-{number}")) for number in range(count)
-    ]
+    requests = (
+        JoinRequest(f"light-{os.getpid()}-{number}", key=secrets.token_hex(16)) for number in range(count)
+    )
+    granted = [control.call(channel, JOIN, request) for request in requests]
     if not all(lease.granted for lease in granted):
         raise RunFailedError("the master has fewer seats than there are slaves")
 
@@ -104,7 +108,9 @@ def leases(master: str, count: int) -> Iterator[list[JoinReply]]:
         while not stop.wait(BEAT_SECONDS):
             number += 1
             for lease in granted:
-                control.call(channel, HEARTBEAT, HeartbeatRequest(lease.incarnation, number))
+                shown = Credentials(lease.incarnation, lease.secret)
+                request = HeartbeatRequest(lease.incarnation, number)
+                control.call(channel, HEARTBEAT, request, shown=shown)
 
     beating = threading.Thread(target=beat, daemon=True)
     beating.start()

@@ -66,6 +66,12 @@ class FencedError(RefusedError):
     status = "ABORTED"
 
 
+class UnprovenError(RefusedError):
+    """A caller has not shown what proves it to be the one that it claims to be."""
+
+    status = "UNAUTHENTICATED"
+
+
 class NotFoundError(RefusedError):
     """No shard, layer or snapshot has the requested name."""
 
@@ -102,7 +108,7 @@ FROM_STATUS: dict[str, type[LayerwiseError]] = {
     "NOT_FOUND": NotFoundError,
     "FAILED_PRECONDITION": RefusedError,
     "PERMISSION_DENIED": RefusedError,
-    "UNAUTHENTICATED": RefusedError,
+    "UNAUTHENTICATED": UnprovenError,
     "INVALID_ARGUMENT": MalformedError,
     "RESOURCE_EXHAUSTED": TooLargeError,
 }

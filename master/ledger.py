@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from common.errors import LayerwiseError
 from master.disk.recovery import ROSTER
 from master.disk.state import StateDirectory, seal
-from master.roster import LeaseEvent
+from master.lease import LeaseEvent
 from master.run import Effect, Run
 
 Request = TypeVar("Request")

@@ -11,6 +11,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
 from typing import Protocol
 
+from common.credentials import check_same
 from common.data.replicas import partners
 from common.errors import LayerwiseError, MalformedError, RefusedError, UnreachableError
 from common.net.data.incoming import OpenRequests
@@ -103,10 +104,13 @@ class Relay:
 
         Raises:
             MalformedError: the call or a message on it breaks a rule.
+            UnprovenError: the hello names a lease whose secret the call has not shown.
             RefusedError: the caller is of another run; FencedError where the caller's lease has ended.
             UnreachableError: the caller does not keep up, or has called again.
         """
-        line = self.attach(await read_hello(requests, self._hello_seconds))
+        hello = await read_hello(requests, self._hello_seconds)
+        check_same(hello.incarnation, requests.incarnation)
+        line = self.attach(hello)
         requests.welcome(line.incarnation)
         try:
             async with aclosing(answers(line.outbox, self._read(line, requests))) as found:

@@ -3,79 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass, field
 from typing import Any
 
+from common.credentials import hash_secret, is_secret
 from common.data.replicas import partners
-from common.errors import FencedError, MalformedError, UnreachableError
+from common.errors import FencedError, MalformedError, UnprovenError, UnreachableError
 from common.wire.messages import Holdings, JoinReply, JoinRequest, Peer, Seat, Telemetry
 from common.wire.ranges import COUNT, MOST, restore
 from common.wire.telemetry import merge
-
-
-@dataclass(frozen=True)
-class LeaseEvent:
-    """Event of a lease; `kind` is joined, replaced (an earlier slave), left, failed, fenced or done."""
-
-    kind: str
-    layer: int
-    replica: int
-    incarnation: int
-    slave: str
-    reason: str = ""
-
-    def line(self) -> dict[str, Any]:
-        """Line for the event log."""
-        return {
-            "event": self.kind,
-            "layer": self.layer,
-            "replica": self.replica,
-            "incarnation": self.incarnation,
-            "slave": self.slave,
-            "why": self.reason,
-        }
-
-
-@dataclass
-class Lease:
-    """Seat, with the present lease.
-
-    Attributes:
-        layer: k of the seat.
-        replica: r of the seat.
-        incarnation: number of the lease; 0 for a vacant seat.
-        slave: holder of the lease.
-        seen: time of the holder's last sign of life.
-        beat: number of the last heartbeat.
-        moved: time of the holder's last batch, or of the grant.
-        grants: leases granted on the seat so far.
-        gone: last slave's end in words, for the event of its successor.
-        done: the holder is through all batches, with every push acknowledged.
-        telemetry: work of the holder.
-        retired: work of earlier slaves.
-    """
-
-    layer: int
-    replica: int
-    incarnation: int = 0
-    slave: JoinRequest = field(default_factory=JoinRequest)
-    seen: float = 0.0
-    beat: int = 0
-    moved: float = 0.0
-    grants: int = 0
-    gone: str = ""
-    done: bool = False
-    telemetry: Telemetry = field(default_factory=Telemetry)
-    retired: Telemetry = field(default_factory=Telemetry)
-
-    def total(self) -> Telemetry:
-        """Work of every slave of the seat."""
-        return merge(self.retired, self.telemetry)
-
-
-def _restore_telemetry(lease: dict[str, Any]) -> tuple[Telemetry, Telemetry]:
-    """Restore telemetry of a saved seat's earlier slaves and of its present slave."""
-    return restore(Telemetry, lease["retired"]), restore(Telemetry, lease["telemetry"])
+from master.keyring import Keyring
+from master.lease import Lease, LeaseEvent, restore_telemetry
 
 
 class Roster:
@@ -92,6 +29,7 @@ class Roster:
         misses: heartbeats that a slave may miss.
         saved: values from an earlier roster's `dump`; None at the run's beginning.
         most_batches: upper bound of the first batch that a slave's weights have not seen.
+        keyring: makes the secrets of leases and pairs.
     """
 
     def __init__(
@@ -101,9 +39,12 @@ class Roster:
         misses: int,
         saved: dict[str, Any] | None = None,
         most_batches: int = MOST,
+        *,
+        keyring: Keyring,
     ) -> None:
         self._replicas = replicas
         self._most_batches = most_batches
+        self._keyring = keyring
         self._interval = heartbeat_seconds
         self.tick_seconds = heartbeat_seconds / 8
         self._patience = heartbeat_seconds * misses - self.tick_seconds
@@ -158,6 +99,7 @@ class Roster:
 
         Raises:
             MalformedError: the slave has no name.
+            UnprovenError: another process holds a lease under the name.
         """
         if not request.slave:
             raise MalformedError("a slave joins under a name, unique to its process")
@@ -166,8 +108,11 @@ class Roster:
         mine = [lease for lease in self._leases if lease.incarnation and lease.slave.slave == request.slave]
         vacant = [lease for lease in self._leases if not lease.incarnation and not lease.done]
         if not mine and not vacant:
-            self._waiting[request.slave] = (request, now)
+            self._waiting[request.slave] = (dataclasses.replace(request, key=""), now)
             return JoinReply(), []
+        for lease in mine:
+            if not is_secret(self._keyring.lease(lease.incarnation, request.key), lease.proof):
+                raise UnprovenError(f"another process holds a lease as {request.slave}; take a new name")
         self._waiting.pop(request.slave, None)
         events = [] if mine else [self._grant(vacant[0], request)]
         lease = (mine or vacant)[0]
@@ -175,7 +120,9 @@ class Roster:
         if not mine:
             lease.moved = now
         self._note_beginning(now)
-        return JoinReply(True, False, lease.layer, lease.replica, lease.incarnation), events
+        secret = self._keyring.lease(lease.incarnation, request.key)
+        reply = JoinReply(True, False, lease.layer, lease.replica, lease.incarnation, secret=secret)
+        return reply, events
 
     def heartbeat(self, incarnation: int, beat: int, telemetry: Telemetry, now: float) -> list[LeaseEvent]:
         """Keep a lease, and store the slave's telemetry.
@@ -225,7 +172,7 @@ class Roster:
         for lease in self._leases:
             old = by_seat.get((lease.layer, lease.replica))
             lease.done = over
-            total = merge(*_restore_telemetry(old)) if old else Telemetry()
+            total = merge(*restore_telemetry(old)) if old else Telemetry()
             # The shards say how far the seat was; steps beyond were not pushed.
             lease.retired = dataclasses.replace(total, next_batch=0, done=lease.done)
         return events
@@ -269,6 +216,19 @@ class Roster:
             raise UnreachableError(f"incarnation {incarnation}: the leases are not written yet; ask again")
         raise FencedError(f"incarnation {incarnation} holds no lease any more; join again for a new lease")
 
+    def check_secret(self, incarnation: int, secret: str) -> None:
+        """Check that a caller knows the secret of a lease.
+
+        Raises:
+            UnprovenError: the secret is another one, or is missing.
+            FencedError: the lease has passed to another slave.
+        """
+        if not is_secret(secret, self.seat(incarnation).proof):
+            raise UnprovenError(
+                f"incarnation {incarnation}: {'a wrong' if secret else 'no'} secret was shown; send that of "
+                "Join's answer with the call"
+            )
+
     def check_progress(self, next_batch: int) -> None:
         """Check the first batch that a slave claims to lack.
 
@@ -304,7 +264,13 @@ class Roster:
         if known == self._incarnations:
             return known, []
         found = [
-            Peer(lease.layer, lease.replica, lease.incarnation, lease.slave.address)
+            Peer(
+                lease.layer,
+                lease.replica,
+                lease.incarnation,
+                lease.slave.address,
+                self._keyring.pair(incarnation, lease.incarnation),
+            )
             for lease in self._leases
             if lease.incarnation and lease.slave.address and self._share_batch(seat, lease)
         ]
@@ -355,8 +321,9 @@ class Roster:
             if old:
                 for name in ("incarnation", "grants", "gone", "done"):
                     setattr(lease, name, old[name])
+                lease.proof = old.get("proof", "")
                 lease.slave = dataclasses.replace(restore(JoinRequest, old["slave"]), holdings=Holdings())
-                lease.retired, lease.telemetry = _restore_telemetry(old)
+                lease.retired, lease.telemetry = restore_telemetry(old)
 
     def _note_beginning(self, now: float) -> None:
         if self._began is None and self.complete and not self.over:
@@ -364,7 +331,9 @@ class Roster:
 
     def _grant(self, lease: Lease, request: JoinRequest) -> LeaseEvent:
         self._incarnations += 1
-        lease.incarnation, lease.slave, lease.grants = self._incarnations, request, lease.grants + 1
+        lease.incarnation, lease.grants = self._incarnations, lease.grants + 1
+        lease.proof = hash_secret(self._keyring.lease(lease.incarnation, request.key))
+        lease.slave = dataclasses.replace(request, key="")
         lease.beat = 0
         if not lease.gone:
             return self._event("joined", lease)
@@ -376,7 +345,7 @@ class Roster:
             f"incarnation {lease.incarnation}, {lease.slave.slave}: {kind}, {reason or 'no reason given'}"
         )
         lease.retired, lease.telemetry = lease.total(), Telemetry()
-        lease.incarnation, lease.slave = 0, JoinRequest()
+        lease.incarnation, lease.slave, lease.proof = 0, JoinRequest(), ""
         # The layer below may lack the slave's answer to END: until the run is over, the seat needs a slave.
         lease.done = lease.done and self.over
         return event

@@ -18,8 +18,10 @@ from common.wire import messages as m
 from common.wire.ranges import restore
 from common.wire.telemetry import merge
 from master.agreement import Agreement
+from master.keyring import Keyring
+from master.lease import LeaseEvent
 from master.progress import Progress
-from master.roster import LeaseEvent, Roster
+from master.roster import Roster
 from master.tally import Tally
 
 # Kinds of lease events after which a seat is vacant.
@@ -53,6 +55,7 @@ class Run:
         saved: values from an earlier master's `dump`; empty at the run's beginning.
         identity: random name of the run, unless `saved` has a name. Ports are used again: the name tells a
             neighbour from another run's slave.
+        keyring: makes the secrets of leases and pairs.
 
     Attributes:
         roster: leases.
@@ -60,9 +63,11 @@ class Run:
         starts: number of masters so far, the present included.
     """
 
-    def __init__(self, config: Config, shards: Shards, saved: dict[str, Any], identity: str) -> None:
+    def __init__(
+        self, config: Config, shards: Shards, saved: dict[str, Any], identity: str, keyring: Keyring
+    ) -> None:
         self.config = config
-        self.roster = _restore_roster(config, saved)
+        self.roster = _restore_roster(config, saved, keyring)
         self.tally = Tally.restore(saved)
         self.starts = saved.get("starts", 0) + 1
         self.identity = saved.get("run") or identity
@@ -238,17 +243,18 @@ def fence_saved(
     Returns:
         The values to go on with, and the effects once a master does.
     """
-    roster = _restore_roster(config, saved)
+    # Nobody is granted a lease here.
+    roster = _restore_roster(config, saved, Keyring(b""))
     events = roster.roll_back(snapshot.get("roster", {}), reason, now)
     fenced = {**saved, "roster": roster.dump(now), "evaluation": snapshot.get("evaluation", {})}
     return fenced, [_effect(event) for event in events]
 
 
-def _restore_roster(config: Config, saved: dict[str, Any]) -> Roster:
-    cluster = config.cluster
+def _restore_roster(config: Config, saved: dict[str, Any], keyring: Keyring) -> Roster:
+    beats = config.cluster.heartbeat_seconds, config.cluster.misses
     # The next batch of one of R replicas may lie R - 1 past the last batch.
     most = config.batch_bound + max(config.replicas) - 1
-    return Roster(config.replicas, cluster.heartbeat_seconds, cluster.misses, saved.get("roster"), most)
+    return Roster(config.replicas, *beats, saved.get("roster"), most, keyring=keyring)
 
 
 def _effect(event: LeaseEvent) -> Effect:

@@ -32,15 +32,17 @@ from common.supervision import Rounds, start_task
 from common.text import answer
 from common.wire.messages import StatusReply, Utilization
 from common.wire.methods import EXCHANGE
+from master.access import Access
+from master.disk.credentials import load_keyring
 from master.disk.recovery import ROLLBACK, ROSTER, recover, resume_config
 from master.disk.scheduler import SnapshotScheduler
 from master.disk.scrub import SCRUB_SECONDS, Scrub
 from master.disk.snapshots import Snapshots
 from master.disk.state import StateDirectory, seal
+from master.lease import LeaseEvent
 from master.ledger import Ledger
 from master.parameters import ParameterService
 from master.relay import Relay
-from master.roster import LeaseEvent
 from master.run import Effect, Run, fence_saved
 from master.servicers.keeper import KeeperServicer
 from master.servicers.parameters import ParametersServicer
@@ -83,7 +85,7 @@ class Master:
         state.note_boot()
         self.store = Store(state, policies(config))
         with _naming_roster(state):
-            self.run = Run(config, self.store, saved, uuid.uuid4().hex)
+            self.run = Run(config, self.store, saved, uuid.uuid4().hex, load_keyring(state))
         windows = [config.decoupling.window(k, config.layers) for k in range(1, config.layers + 1)]
         roster, slots = self.run.roster, config.decoupling.slots
         self.relay = Relay(
@@ -191,11 +193,11 @@ class Ports:
 
     def __init__(self, master: Master) -> None:
         run, tally = master.run, master.run.tally
-        self._leases = run.roster
-        self.control = control.ControlServer(tally.count_error)
+        access = Access(run.roster)
+        self.control = control.ControlServer(tally.count_error, access.admit)
         # A pusher, a fetcher and a stream for each neighbour, and as many before the last have ended.
         bounds = Bounds(holder=8 + 4 * max(run.config.replicas))
-        self.data = data.DataServer(tally.count_error, bounds, admit=self._admit)
+        self.data = data.DataServer(tally.count_error, bounds, admit=access.admit)
         self._roster = RosterServicer(run, master.ledger, master.status)
         self._roster.register(self.control)
         KeeperServicer(master.scheduler).register(self.control)
@@ -203,11 +205,6 @@ class Ports:
         self.parameters = ParametersServicer(master.parameters, tally)
         self.parameters.register(self.data)
         self.data.add_open(EXCHANGE, master.relay.exchange, asyncio.get_running_loop())
-
-    def _admit(self, incarnation: int) -> None:
-        """Refuse a caller at the data port whose lease has ended, before the call's handler runs."""
-        if incarnation:
-            self._leases.seat(incarnation)
 
     async def open(self, listen: str, data_port: int) -> tuple[str, int]:
         """Listen; returns the control address and the data port (0 takes a free port).

@@ -140,7 +140,7 @@ class PullRequest(_message.Message):
     def __init__(self, shard: _Optional[str] = ..., incarnation: _Optional[int] = ..., moving: bool = ...) -> None: ...
 
 class BoundaryMessage(_message.Message):
-    __slots__ = ("kind", "layer", "replica", "batch", "incarnation", "version", "table", "data", "sender", "run", "reason")
+    __slots__ = ("kind", "layer", "replica", "batch", "incarnation", "version", "table", "data", "sender", "run", "reason", "proof")
     KIND_FIELD_NUMBER: _ClassVar[int]
     LAYER_FIELD_NUMBER: _ClassVar[int]
     REPLICA_FIELD_NUMBER: _ClassVar[int]
@@ -152,6 +152,7 @@ class BoundaryMessage(_message.Message):
     SENDER_FIELD_NUMBER: _ClassVar[int]
     RUN_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
+    PROOF_FIELD_NUMBER: _ClassVar[int]
     kind: BoundaryKind
     layer: int
     replica: int
@@ -163,7 +164,8 @@ class BoundaryMessage(_message.Message):
     sender: int
     run: str
     reason: str
-    def __init__(self, kind: _Optional[_Union[BoundaryKind, str]] = ..., layer: _Optional[int] = ..., replica: _Optional[int] = ..., batch: _Optional[int] = ..., incarnation: _Optional[int] = ..., version: _Optional[int] = ..., table: _Optional[_Union[Table, _Mapping]] = ..., data: _Optional[bytes] = ..., sender: _Optional[int] = ..., run: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
+    proof: str
+    def __init__(self, kind: _Optional[_Union[BoundaryKind, str]] = ..., layer: _Optional[int] = ..., replica: _Optional[int] = ..., batch: _Optional[int] = ..., incarnation: _Optional[int] = ..., version: _Optional[int] = ..., table: _Optional[_Union[Table, _Mapping]] = ..., data: _Optional[bytes] = ..., sender: _Optional[int] = ..., run: _Optional[str] = ..., reason: _Optional[str] = ..., proof: _Optional[str] = ...) -> None: ...
 
 class SynthesisMessage(_message.Message):
     __slots__ = ("kind", "synthesizer", "batch", "incarnation", "classes", "loss", "shape", "table", "data")
@@ -227,7 +229,7 @@ class ReachReply(_message.Message):
     def __init__(self, reached: bool = ...) -> None: ...
 
 class JoinRequest(_message.Message):
-    __slots__ = ("slave", "host", "pid", "device", "address", "metrics", "holdings")
+    __slots__ = ("slave", "host", "pid", "device", "address", "metrics", "holdings", "key")
     SLAVE_FIELD_NUMBER: _ClassVar[int]
     HOST_FIELD_NUMBER: _ClassVar[int]
     PID_FIELD_NUMBER: _ClassVar[int]
@@ -235,6 +237,7 @@ class JoinRequest(_message.Message):
     ADDRESS_FIELD_NUMBER: _ClassVar[int]
     METRICS_FIELD_NUMBER: _ClassVar[int]
     HOLDINGS_FIELD_NUMBER: _ClassVar[int]
+    KEY_FIELD_NUMBER: _ClassVar[int]
     slave: str
     host: str
     pid: int
@@ -242,7 +245,8 @@ class JoinRequest(_message.Message):
     address: str
     metrics: str
     holdings: Holdings
-    def __init__(self, slave: _Optional[str] = ..., host: _Optional[str] = ..., pid: _Optional[int] = ..., device: _Optional[str] = ..., address: _Optional[str] = ..., metrics: _Optional[str] = ..., holdings: _Optional[_Union[Holdings, _Mapping]] = ...) -> None: ...
+    key: str
+    def __init__(self, slave: _Optional[str] = ..., host: _Optional[str] = ..., pid: _Optional[int] = ..., device: _Optional[str] = ..., address: _Optional[str] = ..., metrics: _Optional[str] = ..., holdings: _Optional[_Union[Holdings, _Mapping]] = ..., key: _Optional[str] = ...) -> None: ...
 
 class Holdings(_message.Message):
     __slots__ = ("data", "files", "versions")
@@ -290,7 +294,7 @@ class AgreeReply(_message.Message):
     def __init__(self, warning: _Optional[str] = ...) -> None: ...
 
 class JoinReply(_message.Message):
-    __slots__ = ("granted", "over", "layer", "replica", "incarnation", "next_batch", "run", "warning")
+    __slots__ = ("granted", "over", "layer", "replica", "incarnation", "next_batch", "run", "warning", "secret")
     GRANTED_FIELD_NUMBER: _ClassVar[int]
     OVER_FIELD_NUMBER: _ClassVar[int]
     LAYER_FIELD_NUMBER: _ClassVar[int]
@@ -299,6 +303,7 @@ class JoinReply(_message.Message):
     NEXT_BATCH_FIELD_NUMBER: _ClassVar[int]
     RUN_FIELD_NUMBER: _ClassVar[int]
     WARNING_FIELD_NUMBER: _ClassVar[int]
+    SECRET_FIELD_NUMBER: _ClassVar[int]
     granted: bool
     over: bool
     layer: int
@@ -307,19 +312,22 @@ class JoinReply(_message.Message):
     next_batch: int
     run: str
     warning: str
-    def __init__(self, granted: bool = ..., over: bool = ..., layer: _Optional[int] = ..., replica: _Optional[int] = ..., incarnation: _Optional[int] = ..., next_batch: _Optional[int] = ..., run: _Optional[str] = ..., warning: _Optional[str] = ...) -> None: ...
+    secret: str
+    def __init__(self, granted: bool = ..., over: bool = ..., layer: _Optional[int] = ..., replica: _Optional[int] = ..., incarnation: _Optional[int] = ..., next_batch: _Optional[int] = ..., run: _Optional[str] = ..., warning: _Optional[str] = ..., secret: _Optional[str] = ...) -> None: ...
 
 class Peer(_message.Message):
-    __slots__ = ("layer", "replica", "incarnation", "address")
+    __slots__ = ("layer", "replica", "incarnation", "address", "secret")
     LAYER_FIELD_NUMBER: _ClassVar[int]
     REPLICA_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    SECRET_FIELD_NUMBER: _ClassVar[int]
     layer: int
     replica: int
     incarnation: int
     address: str
-    def __init__(self, layer: _Optional[int] = ..., replica: _Optional[int] = ..., incarnation: _Optional[int] = ..., address: _Optional[str] = ...) -> None: ...
+    secret: str
+    def __init__(self, layer: _Optional[int] = ..., replica: _Optional[int] = ..., incarnation: _Optional[int] = ..., address: _Optional[str] = ..., secret: _Optional[str] = ...) -> None: ...
 
 class Utilization(_message.Message):
     __slots__ = ("cpu_percent", "rss_bytes", "host_cpu_percent", "memory_percent", "disk_percent", "gpu_percent", "gpu_memory_percent")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import random
+import secrets
 import socket
 import threading
 import time
@@ -76,6 +77,8 @@ class Slave:
     def __init__(self, options: Options) -> None:
         self._options = options
         self._name = uuid.uuid4().hex[:12]
+        # Shows a Join that is sent again to be this process' own.
+        self._key = secrets.token_hex(16)
         self._channel = control.channel(options.master)
         # An interrupt reaches the training loop through the inbox, and all further waits through the event.
         self._stop = threading.Event()
@@ -240,7 +243,14 @@ class Slave:
             RefusedError: data, user's files or versions are not those of the run.
         """
         request = JoinRequest(
-            self._name, socket.gethostname(), os.getpid(), device, address, self._metrics_address, holdings
+            self._name,
+            socket.gethostname(),
+            os.getpid(),
+            device,
+            address,
+            self._metrics_address,
+            holdings,
+            self._key,
         )
         seconds = config.cluster.heartbeat_seconds / 2
         backoff, announced = self._backoff(seconds, seconds), False

@@ -10,6 +10,7 @@ import grpc
 
 from common import errors
 from common.bounds import LARGEST_SIGNAL_MESSAGE_BYTES, SMALL_MESSAGE_BYTES
+from common.credentials import NOBODY, Admit, Credentials, check_same, credentials_of
 from common.errors import AbsentError, LayerwiseError, TooLargeError, UnreachableError
 from common.lifecycle import file_limit
 from common.net.addresses import cannot_listen, split_address
@@ -88,16 +89,20 @@ def async_channel(address: str) -> Any:
 
 
 def call(
-    peer: grpc.Channel, method: Method[Request, Reply], request: Request, seconds: float = UNARY_SECONDS
+    peer: grpc.Channel,
+    method: Method[Request, Reply],
+    request: Request,
+    seconds: float = UNARY_SECONDS,
+    shown: Credentials = NOBODY,
 ) -> Reply:
-    """Make a unary call that blocks.
+    """Make a unary call that blocks, and show credentials.
 
     Raises:
         LayerwiseError: the error that the peer's status stands for.
     """
     bound = peer.unary_unary(method.path, method.request.encode, method.reply.decode)
     try:
-        return cast(Reply, bound(request, timeout=seconds))
+        return cast(Reply, bound(request, timeout=seconds, metadata=shown.metadata()))
     except grpc.RpcError as error:
         raise error_of(error, method) from None
 
@@ -130,23 +135,28 @@ def call_watching(
 
 
 async def async_call(
-    peer: Any, method: Method[Request, Reply], request: Request, seconds: float = UNARY_SECONDS
+    peer: Any,
+    method: Method[Request, Reply],
+    request: Request,
+    seconds: float = UNARY_SECONDS,
+    shown: Credentials = NOBODY,
 ) -> Reply:
-    """Make a unary call of an event loop.
+    """Make a unary call of an event loop, and show credentials.
 
     Raises:
         LayerwiseError: the error that the peer's status stands for.
     """
     bound = peer.unary_unary(method.path, method.request.encode, method.reply.decode)
     try:
-        return cast(Reply, await bound(request, timeout=seconds))
+        return cast(Reply, await bound(request, timeout=seconds, metadata=shown.metadata()))
     except grpc.RpcError as error:
         raise error_of(error, method) from None
 
 
-def async_stream(peer: Any, method: Method[Request, Reply]) -> Any:
-    """Open a bidirectional stream of an event loop, as grpc.aio's call object."""
-    return peer.stream_stream(method.path, method.request.encode, method.reply.decode)()
+def async_stream(peer: Any, method: Method[Request, Reply], shown: Credentials = NOBODY) -> Any:
+    """Open a bidirectional stream of an event loop, as grpc.aio's call object, and show credentials."""
+    bound = peer.stream_stream(method.path, method.request.encode, method.reply.decode)
+    return bound(metadata=shown.metadata())
 
 
 def error_of(error: grpc.RpcError, method: Method[Any, Any]) -> LayerwiseError:
@@ -163,6 +173,7 @@ def error_of(error: grpc.RpcError, method: Method[Any, Any]) -> LayerwiseError:
 
 Unary = Callable[[Any], Awaitable[Any]]
 Streaming = Callable[[Any], AsyncIterator[Any]]
+Decoder = Callable[[bytes], Any]
 
 
 class ControlServer:
@@ -170,13 +181,17 @@ class ControlServer:
 
     Args:
         on_error: takes the error of each call that fails.
+        admit: takes path and credentials of each call; raises LayerwiseError to refuse the caller.
     """
 
-    def __init__(self, on_error: Callable[[LayerwiseError], None] = lambda _: None) -> None:
+    def __init__(
+        self, on_error: Callable[[LayerwiseError], None] = lambda _: None, admit: Admit = lambda *_: None
+    ) -> None:
         self._server: Any = None
         self._largest = SMALL_MESSAGE_BYTES
         self._handlers: dict[str, dict[str, Any]] = {}
         self._on_error = on_error
+        self._admit = admit
 
     def add(self, method: Method[Any, Any], handler: Unary | Streaming, most: int | None = None) -> None:
         """Serve a method: `handler` answers a request, or an iterator of requests if the method streams.
@@ -196,18 +211,17 @@ class ControlServer:
             wrapped, request_deserializer=None, response_serializer=method.reply.encode
         )
 
-    def _wrapped(
-        self, method: Method[Any, Any], handler: Any, decode: Callable[[bytes], Any]
-    ) -> tuple[Any, Any]:
+    def _wrapped(self, method: Method[Any, Any], handler: Any, decode: Decoder) -> tuple[Any, Any]:
         async def unary(raw: bytes, context: Any) -> Any:
             try:
-                return await handler(decode(raw))
+                return await handler(self._admitted(method, context, raw, decode))
             except LayerwiseError as error:
                 await self._abort(context, error)
 
         async def both(raw: AsyncIterator[bytes], context: Any) -> AsyncIterator[Any]:
             try:
-                async for reply in handler(_decoded(raw, decode)):
+                shown = self._identified(method, context)
+                async for reply in handler(_decoded(raw, decode, shown)):
                     yield reply
             except LayerwiseError as error:
                 await self._abort(context, error)
@@ -215,6 +229,17 @@ class ControlServer:
         if method.streams_requests:
             return grpc.stream_stream_rpc_method_handler, both
         return grpc.unary_unary_rpc_method_handler, unary
+
+    def _identified(self, method: Method[Any, Any], context: Any) -> Credentials:
+        """Return the caller's credentials, if the caller may call the method."""
+        shown = credentials_of(context.invocation_metadata())
+        self._admit(method.path, shown)
+        return shown
+
+    def _admitted(self, method: Method[Any, Any], context: Any, raw: bytes, decode: Decoder) -> Any:
+        """Decode the request of a caller that may call the method."""
+        shown = self._identified(method, context)
+        return _of_caller(decode(raw), shown)
 
     async def _abort(self, context: Any, error: LayerwiseError) -> None:
         self._on_error(error)
@@ -256,7 +281,7 @@ class ControlServer:
             await self._server.stop(grace)
 
 
-def _bounded(method: Method[Any, Any], most: int) -> Callable[[bytes], Any]:
+def _bounded(method: Method[Any, Any], most: int) -> Decoder:
     """Return a decoder that refuses a request above its bound before the request is parsed."""
 
     def decode(raw: bytes) -> Any:
@@ -267,9 +292,15 @@ def _bounded(method: Method[Any, Any], most: int) -> Callable[[bytes], Any]:
     return decode
 
 
-async def _decoded(raw: AsyncIterator[bytes], decode: Callable[[bytes], Any]) -> AsyncIterator[Any]:
+def _of_caller(request: Any, shown: Credentials) -> Any:
+    """Return a request, if an incarnation in it is the one whose secret the call has shown."""
+    check_same(getattr(request, "incarnation", shown.incarnation), shown.incarnation)
+    return request
+
+
+async def _decoded(raw: AsyncIterator[bytes], decode: Decoder, shown: Credentials) -> AsyncIterator[Any]:
     try:
         async for each in raw:
-            yield decode(each)
+            yield _of_caller(decode(each), shown)
     except grpc.aio.UsageError:  # grpc's error for a call that ended while its messages were read
         return

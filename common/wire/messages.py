@@ -39,6 +39,7 @@ class BoundaryMessage:
     sender: int = 0
     run: str = ""
     reason: str = ""
+    proof: str = field(default="", repr=False)
 
 
 class SynthesisKind(IntEnum):
@@ -133,7 +134,7 @@ class AgreeReply:
 
 @dataclass(frozen=True, slots=True)
 class JoinRequest:
-    """Request for a lease; `slave` is unique to the process, `address` is for neighbours."""
+    """Request for a lease; `slave` is unique to the process, `key` its secret, `address` for neighbours."""
 
     slave: str = ""
     host: str = ""
@@ -142,11 +143,12 @@ class JoinRequest:
     address: str = ""
     metrics: str = ""
     holdings: Holdings = field(default_factory=Holdings)
+    key: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class JoinReply:
-    """A lease on (layer, replica) of a run; if neither granted nor over, the slave waits and asks again."""
+    """A lease on (layer, replica), and its secret; neither granted nor over: the slave asks again."""
 
     granted: bool = False
     over: bool = False
@@ -156,16 +158,18 @@ class JoinReply:
     next_batch: int = 0
     run: str = ""
     warning: str = ""
+    secret: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """The slave on a seat, and the slave's address for neighbours."""
+    """The slave on a seat, the slave's address for neighbours, and the secret of the pair with the asker."""
 
     layer: int = 0
     replica: int = 0
     incarnation: int = 0
     address: str = ""
+    secret: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True, slots=True)

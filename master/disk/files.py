@@ -78,8 +78,13 @@ class Held(Protocol):
 class Files(Protocol):
     """Operations on files and folders; failures are `OSError`."""
 
-    def create(self, path: Path) -> AbstractContextManager[Writer]:
-        """Open a new file, which replaces an old file of the name, for writing."""
+    def create(self, path: Path, *, private: bool = False) -> AbstractContextManager[Writer]:
+        """Open a new file, which replaces an old file of the name, for writing.
+
+        Args:
+            path: of the file.
+            private: whether the owner alone may read the file.
+        """
 
     def overwrite(self, path: Path) -> AbstractContextManager[Writer]:
         """Open a file, which is made if missing, for writing over its content; the size never falls."""
@@ -131,9 +136,12 @@ class DiskFiles:
     """Files of the operating system."""
 
     @contextmanager
-    def create(self, path: Path) -> Iterator[Writer]:
+    def create(self, path: Path, *, private: bool = False) -> Iterator[Writer]:
         """Open a new file for writing."""
-        with path.open("wb") as file:
+        if private:
+            path.unlink(missing_ok=True)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | (os.O_EXCL if private else 0)
+        with open(os.open(path, flags, 0o600 if private else 0o666), "wb") as file:
             yield _DiskWriter(file)
 
     @contextmanager

@@ -182,8 +182,13 @@ class StateDirectory:
                 damaged[path.stem.replace("-", "/", 1)] = str(error)
         return found, damaged
 
-    def write(self, name: str, text: str) -> None:
+    def write(self, name: str, text: str, *, private: bool = False) -> None:
         """Write a small file, durably and atomically; needs no room for the content that is there already.
+
+        Args:
+            name: of the file.
+            text: content.
+            private: whether the owner alone may read the file.
 
         Raises:
             NoRoomError: the file cannot be written; the old file is still there.
@@ -191,7 +196,7 @@ class StateDirectory:
         fresh = self.path / f".{name}.new"
         with self._needs_room(name):
             if not self._holds(name, text):
-                write_durably(self.files, fresh, text)
+                write_durably(self.files, fresh, text, private=private)
                 self.files.rename(fresh, self.path / name)
             self.files.sync_folder(self.path)
 
@@ -257,9 +262,9 @@ class StateDirectory:
         return self._shards / (name.replace("/", "-") + ".shard")
 
 
-def write_durably(files: Files, path: Path, text: str) -> None:
+def write_durably(files: Files, path: Path, text: str, *, private: bool = False) -> None:
     """Write a small file, bring the content to the disk, and read the file back."""
-    with files.create(path) as file:
+    with files.create(path, private=private) as file:
         file.write(text.encode())
         file.sync()
     if files.read(path) != text.encode():

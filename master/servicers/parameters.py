@@ -13,6 +13,7 @@ from contextlib import contextmanager
 
 import numpy as np
 
+from common.credentials import check_same
 from common.errors import MalformedError, StalledError, TooLargeError
 from common.net.data.callers import Requests
 from common.net.data.messages import Messages
@@ -60,8 +61,9 @@ class ParametersServicer:
         while (encoded := messages.read()) is not None:
             began = time.monotonic()
             frame = decode_frame(encoded)
+            if frame.header is not None:
+                check_same(frame.header.incarnation, messages.incarnation)
             assembly = Assembly(frame, self._service.admit(frame.header))
-            messages.welcome(assembly.header.incarnation)
             self._tally.add(bytes_received=len(frame.data))
             del encoded, frame
             incoming = IncomingPush(self._service, self._tally, messages, assembly, self._stalled_seconds)
@@ -81,7 +83,10 @@ class ParametersServicer:
         encoded = messages.read()
         if encoded is None or messages.read() is not None:
             raise MalformedError("a pull has one request")
-        reading = self._service.read(PULL.request.decode(bytes(encoded)))
+        request = PULL.request.decode(bytes(encoded))
+        if request.incarnation:
+            check_same(request.incarnation, messages.incarnation)
+        reading = self._service.read(request)
         try:
             self._send(messages, reading)
         finally:

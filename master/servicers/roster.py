@@ -6,7 +6,8 @@ import asyncio
 import time
 from collections.abc import Callable
 
-from common.errors import RefusedError, UnreachableError
+from common.credentials import SECRET_CHARACTERS
+from common.errors import MalformedError, RefusedError, UnreachableError
 from common.net.addresses import split_address
 from common.net.callback import is_greeted
 from common.net.control import ControlServer
@@ -54,7 +55,10 @@ class RosterServicer:
 
         Raises:
             ConfigError: profile `basic`, and the slave names no address for its neighbours.
+            MalformedError: the request has no key, or a short one: others could guess it.
         """
+        if len(request.key) < SECRET_CHARACTERS:
+            raise MalformedError(f"a slave joins with a key of {SECRET_CHARACTERS} random hexadecimal digits")
         if self._run.config.cluster.direct:
             split_address(request.address)
         return await self._ledger.apply(self._run.join, request)

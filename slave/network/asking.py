@@ -8,6 +8,7 @@ from typing import Any
 
 import grpc
 
+from common.credentials import Credentials
 from common.errors import LayerwiseError, UnreachableError
 from common.net.backoff import Backoff
 from common.net.control import async_stream, error_of
@@ -24,12 +25,20 @@ class Asking:
 
     Args:
         channel: to the master.
+        shown: credentials of the lease.
         on_answer: takes the answers.
         backoff: for a master that is away.
     """
 
-    def __init__(self, channel: Any, on_answer: Callable[[SynthesisMessage], None], backoff: Backoff) -> None:
+    def __init__(
+        self,
+        channel: Any,
+        shown: Credentials,
+        on_answer: Callable[[SynthesisMessage], None],
+        backoff: Backoff,
+    ) -> None:
         self._channel = channel
+        self._shown = shown
         self._on_answer = on_answer
         self._backoff = backoff
         self._question: SynthesisMessage | None = None
@@ -59,7 +68,7 @@ class Asking:
         # An open question is last in the queue: an empty queue means that the broken stream took it.
         if self._question and self._outgoing.empty():
             self._outgoing.put_nowait(self._question)
-        call = async_stream(self._channel, SYNTHESIZE)
+        call = async_stream(self._channel, SYNTHESIZE, self._shown)
         try:
             await run_until_one_ends(self._receive(call), self._transmit(call))
         finally:

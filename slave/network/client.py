@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
+from common.credentials import Credentials
 from common.errors import LayerwiseError
 from common.net.backoff import Backoff
 from common.net.control import async_call
@@ -22,7 +23,7 @@ class Heart:
 
     Args:
         channel: to the master.
-        incarnation: of the lease.
+        shown: credentials of the lease.
         seconds: between two beats.
         telemetry: returns the slave's telemetry.
         inbox: takes every `HeartbeatReply` with an order.
@@ -36,7 +37,7 @@ class Heart:
     def __init__(
         self,
         channel: Any,
-        incarnation: int,
+        shown: Credentials,
         seconds: float,
         telemetry: Callable[[], Telemetry],
         inbox: Callable[[object], None],
@@ -44,7 +45,7 @@ class Heart:
         on_answer: Callable[[], None] = lambda: None,
     ) -> None:
         self._channel = channel
-        self._incarnation = incarnation
+        self._shown = shown
         self._seconds = seconds
         self._telemetry = telemetry
         self._inbox = inbox
@@ -69,8 +70,8 @@ class Heart:
             began = asyncio.get_running_loop().time()
             telemetry = self._telemetry()
             try:
-                request = HeartbeatRequest(self._incarnation, beat, telemetry, self.neighbours.version)
-                reply = await async_call(self._channel, HEARTBEAT, request)
+                request = HeartbeatRequest(self._shown.incarnation, beat, telemetry, self.neighbours.version)
+                reply = await async_call(self._channel, HEARTBEAT, request, shown=self._shown)
                 self._backoff.reset()
                 self._on_answer()
                 self.neighbours.learn(reply.peers_version, reply.peers)

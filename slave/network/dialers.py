@@ -9,6 +9,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Protocol
 
+from common.credentials import NOBODY, Credentials
 from common.errors import LayerwiseError, MalformedError, UnreachableError
 from common.net.addresses import split_address
 from common.net.backoff import Backoff
@@ -28,9 +29,11 @@ class Dialer(Protocol):
 
     Attributes:
         seats: the neighbours to call; the others call.
+        shown: credentials for the one who is called.
     """
 
     seats: tuple[Seat, ...]
+    shown: Credentials
 
     async def locate(self, seat: Seat) -> tuple[str, int] | None:
         """Return the host and port to call for a neighbour; None while unknown.
@@ -63,6 +66,7 @@ class MasterDialer:
         seats: the neighbours.
         locate: returns the master's host and port for streams.
         backoff: makes the delays for one neighbour, with the patience for a master that is away.
+        shown: credentials of the lease.
     """
 
     def __init__(
@@ -70,8 +74,10 @@ class MasterDialer:
         seats: Iterable[Seat],
         locate: Callable[[], Awaitable[tuple[str, int]]],
         backoff: Callable[[], Backoff],
+        shown: Credentials,
     ) -> None:
         self.seats = tuple(seats)
+        self.shown = shown
         self._locate = locate
         self._backoffs = {seat: backoff() for seat in self.seats}
 
@@ -111,6 +117,8 @@ class NeighbourDialer:
 
     def __init__(self, seats: Iterable[Seat], neighbours: Neighbours) -> None:
         self.seats = tuple(seats)
+        # The secret of a lease is for the master alone: a neighbour gets the proof in the hello.
+        self.shown = NOBODY
         self._neighbours = neighbours
         self._called: dict[Seat, Peer] = {}
         self._met: set[Seat] = set()

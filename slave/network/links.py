@@ -12,6 +12,7 @@ import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
+from dataclasses import replace
 
 from common.errors import (
     FencedError,
@@ -19,6 +20,7 @@ from common.errors import (
     MalformedError,
     RefusedError,
     TooLargeError,
+    UnprovenError,
     UnreachableError,
 )
 from common.net.data import streams
@@ -28,6 +30,8 @@ from common.net.data.pairs import (
     answers,
     check_message,
     decode_hello,
+    is_proven_hello,
+    prove_hello,
     refusal,
     slot_batch,
     transmit,
@@ -145,8 +149,7 @@ class Links:
 
     async def _call(self, seat: Seat, host: str, port: int) -> None:
         """Call for a neighbour once, and exchange messages until the stream ends."""
-        lease = self._lease
-        async with streams.opened(host, port, EXCHANGE, incarnation=lease.incarnation) as stream:
+        async with streams.opened(host, port, EXCHANGE, shown=self._dialer.shown) as stream:
             self._dialer.reached(seat)
             await stream.write(encode_boundary(self._hello(seat)))
             greeting = await stream.read()
@@ -234,10 +237,12 @@ class Links:
     # --- calls in either direction
 
     def _hello(self, seat: Seat) -> BoundaryMessage:
-        lease = self._lease
-        return BoundaryMessage(
+        lease, peer = self._lease, self._neighbours.at(seat)
+        hello = BoundaryMessage(
             BoundaryKind.PAIR, *seat, incarnation=lease.incarnation, sender=lease.replica, run=lease.run
         )
+        # In `light` the master knows both slaves.
+        return replace(hello, proof=prove_hello(hello, peer.secret)) if peer and self._server else hello
 
     async def _open(self, seat: Seat, hello: BoundaryMessage) -> Pair:
         """Open a pair by the neighbour's hello, in the place of an older pair.
@@ -245,11 +250,13 @@ class Links:
         Raises:
             RefusedError: the neighbour is of a different run, looks for a different slave, answers for a
                 different replica, or claims a lease that the master has not granted.
+            UnprovenError: the neighbour does not know the secret of the pair.
             FencedError: the neighbour's lease has passed to a successor.
             UnreachableError: the neighbour has to wait, after a refused message.
         """
         self._check_hello(seat, hello)
         await self._check_incarnation(seat, hello.incarnation)
+        self._check_proof(seat, hello)
         correspondent = self._correspondents.get(seat)
         if correspondent is None or correspondent.incarnation != hello.incarnation:
             correspondent = self._correspondents[seat] = self._meet(seat, hello.incarnation)
@@ -295,6 +302,19 @@ class Links:
         newest = max(last.incarnation if last else 0, self._neighbours.incarnation(seat))
         if claimed < newest:
             raise _fenced(claimed, newest)
+
+    def _check_proof(self, seat: Seat, hello: BoundaryMessage) -> None:
+        """Check that a neighbour knows the secret of the pair: in `light` the relay knows the neighbour.
+
+        Raises:
+            UnprovenError: the proof is wrong, or missing.
+        """
+        peer = self._neighbours.at(seat)
+        if self._server is not None and not (peer and is_proven_hello(hello, peer.secret)):
+            raise UnprovenError(
+                f"incarnation {hello.incarnation} of layer {seat[0]} replica {seat[1]} has not shown to "
+                "know the secret of the pair"
+            )
 
     def _take(self, pair: Pair, encoded: Buffer) -> None:
         """Take a message of a neighbour, or refuse the message and the neighbour's next streams for a while.

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from common.credentials import Credentials
 from common.errors import LayerwiseError, RunFailedError
 from common.lifecycle import give_way
 from common.net import addresses, control
@@ -68,8 +69,9 @@ class Network:
         self._meter = meter
         self._outgoing: queue.SimpleQueue[Message | SynthesisMessage | None] = queue.SimpleQueue()
         self._answers: queue.SimpleQueue[object] = queue.SimpleQueue()
-        self._pusher = Pusher(endpoint.master, lease.incarnation, self._take_event, self._backoff())
-        self._fetcher = Fetcher(endpoint.master, lease.incarnation, self._take_event, meter.pulled)
+        self._shown = shown = Credentials(lease.incarnation, lease.secret)
+        self._pusher = Pusher(endpoint.master, shown, self._take_event, self._backoff())
+        self._fetcher = Fetcher(endpoint.master, shown, self._take_event, meter.pulled)
         self._handing_over = SupervisedThread(self._hand_over, "sender")
         self._tasks: set[asyncio.Task[None]] = set()
         self._channels: list[Any] = []
@@ -84,18 +86,17 @@ class Network:
     async def _open(self) -> None:
         # Separate channels: an urgent call never queues behind a large one.
         self._control, self._asked = self._channel(), self._channel()
-        put, incarnation = self.inbox.put, self._lease.incarnation
         self._heart = Heart(
             self._control,
-            incarnation,
+            self._shown,
             self._heartbeat_seconds,
             self._telemetry,
-            put,
+            self.inbox.put,
             self._backoff(),
             self._endpoint.on_answer,
         )
         self._links = self._build_links()
-        self._asking = Asking(self._asked, self._answers.put, self._backoff())
+        self._asking = Asking(self._asked, self._shown, self._answers.put, self._backoff())
         self._run(self._heart.run())
 
     def _take_event(self, event: object) -> None:
@@ -118,7 +119,7 @@ class Network:
         if self._endpoint.server is not None:
             return NeighbourDialer(above, self._heart.neighbours)
         below = [(self._lease.layer - 1, replica) for replica in self._boundary.senders]
-        return MasterDialer([*above, *below], self._locate, self._backoff)
+        return MasterDialer([*above, *below], self._locate, self._backoff, self._shown)
 
     async def _locate(self) -> tuple[str, int]:
         """Ask the master for host and port of the data plane, which a restart may change."""
@@ -241,7 +242,7 @@ class Network:
         """Give the lease back, if the master is there and has not fenced the slave."""
         request = LeaveRequest(self._lease.incarnation, reason, self._telemetry())
         try:
-            self._endpoint.call(control.async_call(self._control, LEAVE, request, 2.0))
+            self._endpoint.call(control.async_call(self._control, LEAVE, request, 2.0, self._shown))
         except LayerwiseError:
             return
 

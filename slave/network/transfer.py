@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from common.credentials import Credentials
 from common.errors import LayerwiseError, UnreachableError
 from common.lifecycle import give_way
 from common.net.backoff import Backoff
@@ -35,8 +36,8 @@ Work = TypeVar("Work")
 class _Thread(ABC, Generic[Work]):
     """Thread that works on a queue, with a dedicated client."""
 
-    def __init__(self, master: str, incarnation: int, inbox: Callable[[object], None], name: str) -> None:
-        self._client = DataClient(lambda: locate(master), incarnation)
+    def __init__(self, master: str, shown: Credentials, inbox: Callable[[object], None], name: str) -> None:
+        self._client = DataClient(lambda: locate(master), shown)
         self._inbox = inbox
         self._queue: queue.SimpleQueue[Work | None] = queue.SimpleQueue()
         self._stop = threading.Event()
@@ -76,15 +77,15 @@ class Pusher(_Thread[Push]):
 
     Args:
         master: HOST:PORT.
-        incarnation: of the lease.
+        shown: credentials of the lease.
         inbox: takes every `PushReply`, and the error that ends the lease.
         backoff: for a master that is away.
     """
 
     def __init__(
-        self, master: str, incarnation: int, inbox: Callable[[object], None], backoff: Backoff
+        self, master: str, shown: Credentials, inbox: Callable[[object], None], backoff: Backoff
     ) -> None:
-        super().__init__(master, incarnation, inbox, "pusher")
+        super().__init__(master, shown, inbox, "pusher")
         self._backoff = backoff
 
     def push(self, push: Push) -> None:
@@ -138,7 +139,7 @@ class Fetcher(_Thread[_Pull]):
 
     Args:
         master: HOST:PORT.
-        incarnation: of the lease.
+        shown: credentials of the lease.
         inbox: takes every `Fetched`, and the error that ends the lease.
         on_pull: takes the start of each pull, by `time.perf_counter`, and the number of bytes.
     """
@@ -146,12 +147,12 @@ class Fetcher(_Thread[_Pull]):
     def __init__(
         self,
         master: str,
-        incarnation: int,
+        shown: Credentials,
         inbox: Callable[[object], None],
         on_pull: Callable[[float, int], None],
     ) -> None:
-        super().__init__(master, incarnation, inbox, "fetcher")
-        self._incarnation = incarnation
+        super().__init__(master, shown, inbox, "fetcher")
+        self._incarnation = shown.incarnation
         self._on_pull = on_pull
         # The last fetch's memory, by shard: large memory that is new each time costs more than its bytes.
         self._rooms: dict[str, memoryview] = {}

@@ -24,6 +24,7 @@ from common.wire.methods import JOIN
 from slave.network.endpoint import Endpoint
 from slave.network.meter import Meter
 from slave.network.network import Network
+from tests.master.served import key_of
 
 SHARD = "1/weights"
 COUNT = 1000
@@ -62,10 +63,11 @@ class Pusher:
 
     def _joined(self, address: str, slave: str) -> JoinReply:
         channel, waiting = control.channel(address), threading.Event()
+        request = JoinRequest(slave, address=ADDRESS, key=key_of(slave))
         try:
             while True:
                 try:
-                    reply = control.call(channel, JOIN, JoinRequest(slave, address=ADDRESS), 2.0)
+                    reply = control.call(channel, JOIN, request, 2.0)
                     if reply.granted:
                         return reply
                 except UnreachableError:

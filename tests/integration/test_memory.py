@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from common.credentials import Credentials
 from common.net import control
 from common.net.data.client import locate
-from common.net.data.messages import INCARNATION
 from common.shards.assembly import Assembly
 from common.shards.pushes import Header, Operation, PullRequest
 from common.shards.table import lay_out
@@ -21,6 +21,7 @@ from common.wire.messages import JoinReply, JoinRequest
 from common.wire.methods import JOIN, PULL, PUSH
 from common.wire.payloads import frames
 from tests.integration.processes import HandMade
+from tests.master.served import key_of
 
 MIB = 1 << 20
 SHARD_BYTES = 256 * MIB
@@ -48,7 +49,7 @@ def pushed(channel: Any, lease: JoinReply, operation: Operation, count: int = 1)
             header = Header("1/weights", operation, 0, lease.incarnation, sequence, table=TABLE)
             yield from frames(header, halves.view(np.uint8).data)
 
-    metadata = [(INCARNATION, str(lease.incarnation))]
+    metadata = Credentials(lease.incarnation, lease.secret).metadata()
     bound = channel.stream_stream(PUSH.path, PUSH.request.encode, PUSH.reply.decode)
     call = bound(sent(), timeout=120, metadata=metadata)
     assert [reply.applied for reply in call] == [True] * count
@@ -83,7 +84,7 @@ def test_the_masters_memory_is_bounded_with_one_push_under_way(
     settings = ("network.cuts=[1]", f'downpour.push="{push}"', "cluster.heartbeat_seconds=60")
     process = by_hand.master(*(word for each in settings for word in ("--set", each)))
     roster = control.channel(by_hand.address)
-    lease = control.call(roster, JOIN, JoinRequest("memory"))
+    lease = control.call(roster, JOIN, JoinRequest("memory", key=key_of("memory")))
     roster.close()
     host, port = locate(by_hand.address)
     channel = control.channel(f"{host}:{port}")

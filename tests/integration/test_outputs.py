@@ -17,6 +17,7 @@ from common.net import control
 from common.wire import methods
 from common.wire.messages import JoinRequest
 from tests.integration.processes import QUICK, Cli, HandMade
+from tests.master.served import key_of
 
 # Real processes, for seconds each.
 pytestmark = pytest.mark.slow
@@ -194,7 +195,7 @@ def test_an_argument_with_escapes_is_escaped_in_the_refusal(cli: Cli) -> None:
 def test_a_hostile_slave_is_shown_escaped_wherever_it_is_shown(cli: Cli, by_hand: HandMade) -> None:
     process = by_hand.master("--set", "cluster.misses=1000")
     with control.channel(by_hand.address) as channel:
-        join = JoinRequest(HOSTILE, host=HOSTILE, pid=7, device=HOSTILE)
+        join = JoinRequest(HOSTILE, host=HOSTILE, pid=7, device=HOSTILE, key=key_of("a"))
         assert control.call(channel, methods.JOIN, join).granted
     shown = cli.run("status", "--master", by_hand.address)
     assert shown.returncode == 0, shown.stderr
@@ -215,7 +216,8 @@ def test_a_log_that_cannot_be_written_ends_no_process(cli: Cli, by_hand: HandMad
     process.stderr.close()
     for number in range(3):
         with control.channel(by_hand.address) as channel:
-            assert control.call(channel, methods.JOIN, JoinRequest(f"slave-{number}")).granted
+            name = f"slave-{number}"
+            assert control.call(channel, methods.JOIN, JoinRequest(name, key=key_of(name))).granted
     assert len(by_hand.status()["seats"]) == 3
     assert process.poll() is None
     events = (cli.folder / "state" / "events.jsonl").read_text().splitlines()

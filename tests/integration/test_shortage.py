@@ -22,6 +22,7 @@ from common.shards.pushes import PullRequest
 from common.wire.messages import JoinRequest
 from common.wire.methods import JOIN
 from tests.integration.processes import QUICK, Cli, HandMade, until
+from tests.master.served import key_of
 
 # Real processes, for seconds each.
 pytestmark = pytest.mark.slow
@@ -52,7 +53,7 @@ def join(address: str) -> int:
     """Take a lease as a slave that never beats."""
     channel = control.channel(address)
     try:
-        return control.call(channel, JOIN, JoinRequest("silent")).layer
+        return control.call(channel, JOIN, JoinRequest("silent", key=key_of("silent"))).layer
     finally:
         channel.close()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import queue
 import threading
-from collections.abc import Callable, Coroutine, Iterable, Iterator
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,10 +15,11 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from common.config.files import load
+from common.credentials import NOBODY, SECRET_CHARACTERS, Credentials
 from common.net import control
-from common.net.data.messages import INCARNATION
 from common.wire import methods
 from common.wire.messages import JoinReply, JoinRequest, LeaveRequest
+from common.wire.methods import Method
 from master.disk.state import StateDirectory
 from master.service import Master, Ports
 from protos import layerwise_pb2 as pb
@@ -41,7 +42,9 @@ class Served:
         self.ports, self.address, port = self.do(self._open("127.0.0.1:0"))
         self.channel = control.channel(self.address)
         self.data_address = f"127.0.0.1:{port}"
-        self.client = Client(self.data_address)
+        # Of the leases that this object has taken, by incarnation.
+        self.secrets: dict[int, str] = {}
+        self.client = Client(self.data_address, self.secrets)
 
     def start_another(self) -> None:
         """Start a second server on the master's port."""
@@ -58,11 +61,21 @@ class Served:
 
     def join(self, slave: str) -> JoinReply:
         """Take a lease on the lowest free layer."""
-        return control.call(self.channel, methods.JOIN, JoinRequest(slave))
+        reply = control.call(self.channel, methods.JOIN, JoinRequest(slave, key=key_of(slave)))
+        self.secrets[reply.incarnation] = reply.secret
+        return reply
 
     def leave(self, incarnation: int) -> None:
         """Give a lease back; the incarnation is fenced."""
-        control.call(self.channel, methods.LEAVE, LeaveRequest(incarnation))
+        self.call(methods.LEAVE, LeaveRequest(incarnation))
+
+    def call(self, method: Method[Any, Result], request: Any) -> Result:
+        """Call a method of the control port, with the secret of the lease that the request names."""
+        return control.call(self.channel, method, request, shown=self.shown(request.incarnation))
+
+    def shown(self, incarnation: int) -> Credentials:
+        """Credentials of a lease; without a secret if the lease is not known."""
+        return Credentials(incarnation, self.secrets.get(incarnation, ""))
 
     def close(self) -> None:
         """Stop the server and its thread, and close the files."""
@@ -134,6 +147,8 @@ class Stream:
 
     def end(self) -> None:
         """Send no more."""
+        if self._begun is None and self._identify is not None:
+            self._begin(self._identify(b""))
         self._outgoing.put(None)
 
 
@@ -142,10 +157,12 @@ class Client:
 
     Args:
         address: a data port.
+        secrets: of leases by incarnation, shown with calls whose first message names the incarnation.
     """
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, secrets: Mapping[int, str] | None = None) -> None:
         self._address = address
+        self._secrets = {} if secrets is None else secrets
         self._channels: list[grpc.Channel] = []
 
     def close(self) -> None:
@@ -160,11 +177,11 @@ class Client:
     def push(self, frames: Iterable[Any]) -> list[Any]:
         """Send frames, and give every reply."""
         found = list(frames)
-        return list(self._push()(iter(found), timeout=DEADLINE, metadata=_identify(*found[:1])))
+        return list(self._push()(iter(found), timeout=DEADLINE, metadata=self._identify(*found[:1])))
 
     def pushing(self) -> Stream:
         """Open a stream of pushes, which begins with the first of them."""
-        return Stream(self._push(), _identify)
+        return Stream(self._push(), self._identify)
 
     def _push(self) -> Any:
         return self._connect().stream_stream(
@@ -176,7 +193,8 @@ class Client:
         bound = self._connect().unary_stream(
             "/layerwise.v1.Parameters/Pull", pb.PullRequest.SerializeToString, pb.Frame.FromString
         )
-        frames: Iterator[Any] = bound(pb.PullRequest(shard=shard, incarnation=incarnation), timeout=DEADLINE)
+        request = pb.PullRequest(shard=shard, incarnation=incarnation)
+        frames: Iterator[Any] = bound(request, timeout=DEADLINE, metadata=self._metadata(incarnation))
         return frames
 
     def unary(self, path: str, request: bytes) -> bytes:
@@ -188,24 +206,38 @@ class Client:
         return Stream(
             self._connect().stream_stream(
                 "/layerwise.v1.Boundary/Exchange", _bytes_of, pb.BoundaryMessage.FromString
-            )
+            ),
+            self._identify if self._secrets else None,
         )
 
+    def _metadata(self, incarnation: int) -> list[tuple[str, str]]:
+        return Credentials(incarnation, self._secrets.get(incarnation, "")).metadata()
 
-def call_raw(channel: grpc.Channel, path: str, request: bytes) -> bytes:
+    def _identify(self, message: Any = b"") -> list[tuple[str, str]]:
+        """Build the metadata that shows the lease of a first message; the newest lease if it names none."""
+        return self._metadata(named_incarnation(message) or max(self._secrets, default=0))
+
+
+def call_raw(channel: grpc.Channel, path: str, request: bytes, shown: Credentials = NOBODY) -> bytes:
     """Call a unary method with raw bytes."""
-    answer: bytes = channel.unary_unary(path)(request, timeout=DEADLINE)
+    answer: bytes = channel.unary_unary(path)(request, timeout=DEADLINE, metadata=shown.metadata())
     return answer
 
 
-def _identify(message: Any = b"") -> list[tuple[str, str]]:
-    """Build the metadata that shows the lease of a push, by its first message."""
-    try:
-        frame = pb.Frame.FromString(message) if isinstance(message, bytes) else message
-    except DecodeError:
-        return []
-    held = frame.header.incarnation
-    return [(INCARNATION, str(held))] if held else []
+def key_of(slave: str) -> str:
+    """Return the key with which a slave of a name joins."""
+    return slave.encode().hex().ljust(SECRET_CHARACTERS, "0")
+
+
+def named_incarnation(message: Any) -> int:
+    """Return the incarnation that a frame, a boundary message or a question names; 0 without one."""
+    if isinstance(message, bytes):
+        try:
+            message = pb.Frame.FromString(message)
+        except DecodeError:
+            return 0
+    header = message.header if isinstance(message, pb.Frame) else message
+    return int(header.incarnation)
 
 
 def _bytes_of(message: Any) -> bytes:

@@ -18,6 +18,7 @@ from master.parameters import ParameterService
 from master.roster import Roster
 from master.store.store import Memory, Pieces, Store
 from master.tally import Tally
+from tests.master.keys import KEYRING
 from tests.master.pushes import creation, parameters, update
 
 
@@ -25,7 +26,7 @@ class Machine:
     """Layer with two replicas, and a shard of two zeros; replica 0 holds incarnation 1."""
 
     def __init__(self) -> None:
-        self.roster, self.store, self.tally = Roster([2], 1.0, 3), Store(Memory()), Tally()
+        self.roster, self.store, self.tally = Roster([2], 1.0, 3, keyring=KEYRING), Store(Memory()), Tally()
         self.service = ParameterService(self.roster, self.store, self.tally)
         for name in "ab":
             self.roster.join(JoinRequest(name), 0.0)

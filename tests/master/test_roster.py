@@ -14,6 +14,7 @@ from common.errors import FencedError, MalformedError
 from common.wire.messages import JoinRequest, Telemetry
 from common.wire.telemetry import merge
 from master.roster import Roster
+from tests.master.keys import KEYRING
 
 INTERVAL = 1.0
 DONE = Telemetry(done=True)
@@ -21,7 +22,7 @@ DONE = Telemetry(done=True)
 
 def roster(replicas: list[int] | None = None, saved: dict[str, Any] | None = None) -> Roster:
     """Roster after the first tick, where two heartbeats may be missed."""
-    made = Roster(replicas or [1, 1], INTERVAL, 2, saved)
+    made = Roster(replicas or [1, 1], INTERVAL, 2, saved, keyring=KEYRING)
     made.tick(0.0)
     return made
 
@@ -34,7 +35,7 @@ def joined(leases: Roster, slave: str, now: float = 0.0) -> int:
 
 def restarted(leases: Roster, now: float = 0.0) -> Roster:
     """Restart: restore a roster from a dump, by way of JSON."""
-    return Roster([1, 1], INTERVAL, 2, json.loads(json.dumps(leases.dump(now))))
+    return Roster([1, 1], INTERVAL, 2, json.loads(json.dumps(leases.dump(now))), keyring=KEYRING)
 
 
 def ticked(leases: Roster, begin: float, end: float) -> list[tuple[str, int]]:
@@ -138,7 +139,7 @@ def test_a_slave_that_dies_is_failed_within_its_misses_and_not_before_one_less(
     misses: int, begin: float, alive: float, interval: float
 ) -> None:
     """The last heartbeat comes at any time between two ticks."""
-    leases = Roster([1], interval, misses)
+    leases = Roster([1], interval, misses, keyring=KEYRING)
     now, seen = 0.0, begin * interval
     leases.tick(now)
     incarnation = joined(leases, "a", seen)
@@ -387,7 +388,7 @@ class Histories(RuleBasedStateMachine):
     def restart(self, down: float) -> None:
         saved = json.loads(json.dumps(self.roster.dump(self.now)))
         self.now += down
-        self.roster = Roster(self.replicas, INTERVAL, 2, saved)
+        self.roster = Roster(self.replicas, INTERVAL, 2, saved, keyring=KEYRING)
         self.tick_late(0.0)
 
     @invariant()

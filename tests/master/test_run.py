@@ -27,6 +27,7 @@ from common.wire.messages import (
 from common.wire.ranges import MOST
 from common.wire.telemetry import LONGEST_DELAY
 from master.run import Run, fence_saved
+from tests.master.keys import KEYRING
 
 EVALUATION = Evaluation(100, 3.5, 0.25, {"1/weights": 7})
 
@@ -49,13 +50,13 @@ def begin(
 ) -> Run:
     """Two layers' run."""
     config = load(None, ["network.cuts=[1]", *overrides])
-    return Run(config, Shards(**progress), saved or {}, identity)
+    return Run(config, Shards(**progress), saved or {}, identity, KEYRING)
 
 
 def restart(run: Run, now: float = 9.0) -> Run:
     """Restore a run from a dump, by way of JSON."""
     saved = json.loads(json.dumps(run.dump(now)))
-    return Run(run.config, Shards(), saved, "another")
+    return Run(run.config, Shards(), saved, "another", KEYRING)
 
 
 def events(run: Run) -> list[str]:
@@ -311,7 +312,7 @@ def test_numbers_that_are_not_finite_survive_a_restart_as_null() -> None:
     text = strict_json.encode(run.dump(4.0))
     assert "NaN" not in text
     assert "Infinity" not in text
-    again = Run(run.config, Shards(), json.loads(text), "another").status(5.0)
+    again = Run(run.config, Shards(), json.loads(text), "another", KEYRING).status(5.0)
     assert math.isnan(again.evaluation.test_loss)
     assert math.isnan(again.seats[0].telemetry.loss)
     assert decoder(StatusReply)(encode(again)).state == "waiting"

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 
 from common.bounds import SMALL_MESSAGE_BYTES
+from common.credentials import NOBODY, Admit, Credentials
 from common.net.data.messages import Messages
 from common.net.http2.connection import Connection
 from common.net.http2.pace import Pace
@@ -23,19 +24,20 @@ class Caller:
 
     Args:
         connection: to the peer.
-        admit: raises LayerwiseError for an incarnation whose lease has ended.
+        admit: raises LayerwiseError for a caller that may not call a method.
         promote: gives a caller that has shown a lease a place of the lease.
         opening_seconds: how long a stranger may be silent.
 
     Attributes:
-        incarnation: of the lease; 0 for a stranger.
+        incarnation: of the last lease that was shown; 0 for a stranger.
+        shown: credentials of the present call.
         lapsed: the lease ended while the caller was silent.
     """
 
     def __init__(
         self,
         connection: Connection,
-        admit: Callable[[int], object],
+        admit: Admit,
         promote: Callable[[Connection, int], None],
         opening_seconds: float = OPENING_SECONDS,
     ) -> None:
@@ -44,19 +46,24 @@ class Caller:
         self.seconds = LEASE_SECONDS
         self._connection = connection
         self._admit = admit
+        self.shown = NOBODY
+        # Path and credentials of the last call that showed a lease.
+        self._held: tuple[str, Credentials] = ("", NOBODY)
         self._promote = promote
         self._opening_seconds = opening_seconds
         self._due = 0.0
 
-    def identify(self, incarnation: int) -> None:
-        """Take the incarnation in a call's headers.
+    def identify(self, path: str, shown: Credentials) -> None:
+        """Take the path and the credentials in a call's headers.
 
         Raises:
-            LayerwiseError: the lease has ended.
+            LayerwiseError: the caller may not make the call.
         """
-        self._admit(incarnation)
-        if incarnation:
-            self.welcome(incarnation)
+        self._admit(path, shown)
+        self.shown = shown
+        if shown.incarnation:
+            self._held = path, shown
+            self.welcome(shown.incarnation)
 
     def welcome(self, incarnation: int) -> None:
         """Note that the caller has shown a lease that stands."""
@@ -80,7 +87,7 @@ class Caller:
             return
         self._due = now + self.seconds
         self.lapsed = True
-        self._admit(self.incarnation)
+        self._admit(*self._held)
         self.lapsed = False
 
 
@@ -100,7 +107,6 @@ class Requests(Messages):
         self, connection: Connection, most: int, caller: Caller, stalled_seconds: float = WRITE_SECONDS
     ) -> None:
         super().__init__(connection, most if caller.incarnation else min(most, SMALL_MESSAGE_BYTES))
-        self._full = most
         self._caller = caller
         self._pace = Pace(stalled_seconds)
 
@@ -116,8 +122,7 @@ class Requests(Messages):
         self.connection.pipe.set_pace(self._pace)
         return super().read()
 
-    def welcome(self, incarnation: int) -> None:
-        """Note that the caller has shown a lease that stands: the next messages may be large."""
-        self._most = self._full
-        if incarnation != self._caller.incarnation:
-            self._caller.welcome(incarnation)
+    @property
+    def incarnation(self) -> int:
+        """Incarnation of the lease whose secret the call has shown; 0 for a stranger."""
+        return self._caller.shown.incarnation

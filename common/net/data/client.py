@@ -11,6 +11,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from common.credentials import NOBODY, Credentials
 from common.errors import LayerwiseError, RunFailedError, UnreachableError
 from common.net import addresses, control
 from common.net.data.messages import Messages, call_headers, is_over, prepare
@@ -48,18 +49,18 @@ class DataClient:
 
     Args:
         locate: returns the server's host and port; raises UnreachableError while they are unknown.
-        incarnation: of the caller's lease, sent with every call; 0 without a lease.
+        shown: credentials of the caller, sent with every call.
         tls: certificates and trust; None: in the clear.
     """
 
     def __init__(
         self,
         locate: Callable[[], tuple[str, int]],
-        incarnation: int = 0,
+        shown: Credentials = NOBODY,
         tls: ssl.SSLContext | None = None,
     ) -> None:
         self._locate = locate
-        self._incarnation = incarnation
+        self._shown = shown
         self._tls = tls
         self._connection: Connection | None = None
         self._closed = False
@@ -73,7 +74,7 @@ class DataClient:
         connection = self._standing() or self._connect()
         connection.pipe.set_deadline(time.monotonic() + CONNECT_SECONDS)
         try:
-            connection.request(call_headers(method, self._incarnation))
+            connection.request(call_headers(method, self._shown))
         except LayerwiseError:
             self.drop()
             raise

@@ -74,9 +74,13 @@ class OpenRequests:
     Args:
         incoming: the messages.
         on_welcome: takes the incarnation of a caller that has shown a lease.
+
+    Attributes:
+        incarnation: of the lease whose secret the call has shown; 0 for a caller without one.
     """
 
     def __init__(self, incoming: Incoming, on_welcome: Callable[[int], None]) -> None:
+        self.incarnation = 0
         self._incoming = incoming
         self._on_welcome = on_welcome
         self._most = SMALL_MESSAGE_BYTES

@@ -12,6 +12,7 @@ import grpc
 
 from common import errors
 from common.bounds import LARGEST_PIECE_MESSAGE_BYTES
+from common.credentials import NOBODY, Credentials
 from common.errors import MalformedError, TooLargeError
 from common.net.http2.connection import Connection
 from common.net.http2.frames import Headers
@@ -27,37 +28,21 @@ _FIRST_BYTES = 64 << 10
 CONTENT_TYPE = "application/grpc"
 # Headers that an answer begins with.
 ANSWER_HEADERS: Headers = [(":status", "200"), ("content-type", CONTENT_TYPE)]
-# Header with the incarnation of the calling slave's lease, in decimal.
-INCARNATION = "layerwise-incarnation"
 # TCP probes a silent peer after so long, and gives up a peer that does not acknowledge.
 _SILENT_SECONDS = 10
 _GONE_MILLISECONDS = 20_000
 _LONGEST_TEXT = 2000
 # Characters of `grpc-message` that stand for themselves: space to tilde, but the sign that escapes others.
 _PLAIN = "".join(chr(code) for code in range(0x20, 0x7F)).replace("%", "")
-_MOST_DIGITS = 20  # of 64 bits
 _FIRST_HEADERS = [(":method", "POST"), (":scheme", "http"), (":authority", "layerwise")]
 _FURTHER_HEADERS = [("te", "trailers"), ("content-type", CONTENT_TYPE)]
 _NUMBERS = {code.name: str(code.value[0]) for code in grpc.StatusCode}
 _NAMES = {number: name for name, number in _NUMBERS.items()}
 
 
-def call_headers(method: Method[Any, Any], incarnation: int = 0) -> Headers:
-    """Build the headers of a call; an incarnation of 0 stands for a caller without a lease."""
-    identity = [(INCARNATION, str(incarnation))] if incarnation else []
-    return [*_FIRST_HEADERS, (":path", method.path), *_FURTHER_HEADERS, *identity]
-
-
-def caller_incarnation(headers: Headers) -> int:
-    """Return the incarnation of the caller's lease; 0 for a caller without a lease.
-
-    Raises:
-        MalformedError: the header is not a number.
-    """
-    text = dict(headers).get(INCARNATION, "0")
-    if not (text.isascii() and text.isdecimal() and len(text) <= _MOST_DIGITS):
-        raise MalformedError(f"the header {INCARNATION} is no incarnation: {text[:40]!r}")
-    return int(text)
+def call_headers(method: Method[Any, Any], shown: Credentials = NOBODY) -> Headers:
+    """Build the headers of a call that shows credentials."""
+    return [*_FIRST_HEADERS, (":path", method.path), *_FURTHER_HEADERS, *shown.metadata()]
 
 
 def status_headers(status: str, text: str = "") -> Headers:

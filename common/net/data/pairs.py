@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
 from typing import Any
 
+from common.credentials import is_proof, prove
 from common.errors import LayerwiseError, MalformedError, StalledError, UnreachableError
 from common.net.data.streams import Parts, Stream
 from common.net.tasks import cancel
@@ -137,6 +138,20 @@ def decode_hello(encoded: Buffer) -> BoundaryMessage:
     if hello.kind is not BoundaryKind.PAIR:
         raise MalformedError(f"a stream begins with PAIR, not {hello.kind.name}")
     return hello
+
+
+def prove_hello(hello: BoundaryMessage, secret: str) -> str:
+    """Return the proof for a hello that its sender knows the secret of the pair."""
+    return prove(secret, *_hello_words(hello))
+
+
+def is_proven_hello(hello: BoundaryMessage, secret: str) -> bool:
+    """Whether the sender of a hello knows the secret of the pair."""
+    return is_proof(hello.proof, secret, *_hello_words(hello))
+
+
+def _hello_words(hello: BoundaryMessage) -> tuple[object, ...]:
+    return hello.run, hello.layer, hello.replica, hello.sender, hello.incarnation
 
 
 def refusal(sender: Seat, receiver: Seat, reason: str) -> BoundaryMessage:

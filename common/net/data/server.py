@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from common.credentials import Admit, credentials_of
 from common.errors import LayerwiseError, StalledError
 from common.lifecycle import file_limit
 from common.net.addresses import cannot_listen
@@ -22,7 +23,6 @@ from common.net.data.callers import OPENING_SECONDS, Caller, Requests
 from common.net.data.messages import (
     ANSWER_HEADERS,
     CONTENT_TYPE,
-    caller_incarnation,
     prepare,
     status_headers,
 )
@@ -58,8 +58,8 @@ class DataServer:
         opening_seconds: time in which a stranger must begin a call, TLS handshake included, and send the
             call's first message.
         stalled_seconds: longest standstill within a request.
-        admit: takes the incarnation in a call's headers (0: none) before the handler runs, on any thread, and
-            of a silent lease holder now and then; raises LayerwiseError to refuse the caller.
+        admit: takes path and credentials in a call's headers before the handler runs, on any thread, and of a
+            silent lease holder now and then; raises LayerwiseError to refuse the caller.
         tls: certificates and trust; None: in the clear.
     """
 
@@ -70,7 +70,7 @@ class DataServer:
         opening_seconds: float = OPENING_SECONDS,
         *,
         stalled_seconds: float = WRITE_SECONDS,
-        admit: Callable[[int], object] = lambda _: None,
+        admit: Admit = lambda *_: None,
         tls: ssl.SSLContext | None = None,
     ) -> None:
         self._handlers: dict[str, tuple[Handler, int]] = {}
@@ -218,13 +218,12 @@ class DataServer:
     async def _answer_open(
         self, connection: Connection, caller: Caller, headers: Headers, handler: streams.Handler
     ) -> None:
-        await streams.answer(
-            connection.hand_over(),
-            handler,
-            self._on_error,
-            lambda: self._admit(caller_incarnation(headers)),
-            caller.welcome,
-        )
+        def admit() -> int:
+            shown = credentials_of(headers)
+            self._admit(dict(headers)[":path"], shown)
+            return shown.incarnation
+
+        await streams.answer(connection.hand_over(), handler, self._on_error, admit, caller.welcome)
 
     def _answer(self, connection: Connection, caller: Caller, headers: Headers) -> None:
         if not _is_grpc(headers):
@@ -232,11 +231,12 @@ class DataServer:
             return
         connection.send_headers(ANSWER_HEADERS)
         try:
-            if (served := self._handlers.get(dict(headers).get(":path", ""))) is None:
+            path = dict(headers).get(":path", "")
+            if (served := self._handlers.get(path)) is None:
                 raise UnknownMethodError(
                     f"this port serves {self._services()} alone; the gRPC port has the rest"
                 )
-            caller.identify(caller_incarnation(headers))
+            caller.identify(path, credentials_of(headers))
             handler, most = served
             handler(Requests(connection, most, caller, self._stalled_seconds))
         except ResetError:

@@ -14,6 +14,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
+from common.credentials import NOBODY, Credentials
 from common.errors import LayerwiseError, MalformedError, StalledError, TooLargeError, UnreachableError
 from common.net.data.incoming import Incoming, OpenRequests
 from common.net.data.messages import (
@@ -95,7 +96,7 @@ async def opened(
     port: int,
     method: Method[Any, Any],
     *,
-    incarnation: int = 0,
+    shown: Credentials = NOBODY,
     tls: ssl.SSLContext | None = None,
 ) -> AsyncIterator[Stream]:
     """Open a call over a connection of its own; tasks that read or write must end before the context does.
@@ -104,7 +105,7 @@ async def opened(
         host: name or address of the server.
         port: of its data plane.
         method: to call.
-        incarnation: of the caller's lease; 0 without a lease.
+        shown: credentials of the caller.
         tls: certificates and trust; None: in the clear.
 
     Raises:
@@ -118,7 +119,7 @@ async def opened(
                 await end.open()
         except TimeoutError:
             raise UnreachableError(f"{host}:{port}: answers, but does not speak HTTP/2") from None
-        await end.request(call_headers(method, incarnation))
+        await end.request(call_headers(method, shown))
         stream = Stream(end, method)
         async with _kept_alive(end, pipe, stream.incoming):
             yield stream
@@ -201,7 +202,7 @@ async def answer(
     end: End,
     handler: Handler,
     on_error: Callable[[LayerwiseError], None],
-    admit: Callable[[], object],
+    admit: Callable[[], int],
     on_welcome: Callable[[int], None] = lambda _: None,
 ) -> None:
     """Answer the call that a connection has begun, and end call and connection.
@@ -210,7 +211,8 @@ async def answer(
         end: connection that was handed over to the running event loop.
         handler: yields the answers.
         on_error: takes the error that ends the call, unless the peer is gone.
-        admit: raises LayerwiseError to refuse the caller before the handler runs.
+        admit: returns the incarnation of the caller's lease, 0 for a caller without one; raises
+            LayerwiseError to refuse the caller before the handler runs.
         on_welcome: takes the incarnation of a caller that has shown a lease.
     """
     pipe = end.pipe
@@ -237,7 +239,7 @@ async def _status(
     handler: Handler,
     requests: OpenRequests,
     on_error: Callable[[LayerwiseError], None],
-    admit: Callable[[], object],
+    admit: Callable[[], int],
 ) -> Headers:
     """Send all answers, and return the trailers.
 
@@ -245,7 +247,7 @@ async def _status(
         BrokenError, ResetError: the peer is gone.
     """
     try:
-        admit()
+        requests.incarnation = admit()
         async with aclosing(handler(requests)) as answers:
             async for parts in answers:
                 await _send(end, parts)

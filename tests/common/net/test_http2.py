@@ -14,8 +14,9 @@ from dataclasses import dataclass
 import hpack
 import pytest
 
+from common.credentials import INCARNATION
 from common.errors import LayerwiseError
-from common.net.data.messages import CONTENT_TYPE, INCARNATION, Messages
+from common.net.data.messages import CONTENT_TYPE, Messages
 from common.net.data.server import DataServer
 from common.net.http2 import frames
 from common.net.http2.connection import Connection

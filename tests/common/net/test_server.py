@@ -8,18 +8,19 @@ import resource
 import socket
 import threading
 import time
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
 import hpack
 import pytest
 
+from common.credentials import INCARNATION, NOBODY, Admit, Credentials
 from common.errors import FencedError, LayerwiseError, MalformedError, UnreachableError
 from common.net.data import streams
 from common.net.data.client import DataClient
 from common.net.data.incoming import OpenRequests
-from common.net.data.messages import CONTENT_TYPE, INCARNATION, Messages
+from common.net.data.messages import CONTENT_TYPE, Messages
 from common.net.data.server import DataServer
 from common.net.data.streams import Parts, opened
 from common.net.http2 import frames
@@ -39,7 +40,7 @@ MIB = 1 << 20
 class Served:
     """A server with handlers that idle, block and never read; counts the calls that began and ended."""
 
-    def __init__(self, tls: Contexts, admit: Callable[[int], None] = lambda _: None, **options: Any) -> None:
+    def __init__(self, tls: Contexts, admit: Admit = lambda *_: None, **options: Any) -> None:
         self.tls = tls
         self.began: list[str] = []
         self.ends: list[BaseException | None] = []
@@ -95,7 +96,7 @@ class Served:
         return stream
 
     def client(self, incarnation: int = 0) -> DataClient:
-        return DataClient(lambda: ("127.0.0.1", self.port), incarnation, self.tls.client)
+        return DataClient(lambda: ("127.0.0.1", self.port), Credentials(incarnation), self.tls.client)
 
     def tasks(self) -> int:
         async def count() -> int:
@@ -166,18 +167,18 @@ def test_a_stream_that_its_sender_ends_reads_as_the_end(served: Served, path: st
 
 
 def test_the_identity_of_a_caller_is_checked_before_a_handler_runs(tls: Contexts) -> None:
-    asked: list[int] = []
+    asked: list[tuple[str, Credentials]] = []
 
-    def admit(incarnation: int) -> None:
-        asked.append(incarnation)
-        if incarnation == 7:
+    def admit(path: str, shown: Credentials) -> None:
+        asked.append((path, shown))
+        if shown.incarnation == 7:
             raise FencedError("incarnation 7 is fenced")
 
     serving = Served(tls, admit)
 
     async def open_as(incarnation: int) -> None:
         async with opened(
-            "127.0.0.1", serving.port, EXCHANGE, incarnation=incarnation, tls=tls.client
+            "127.0.0.1", serving.port, EXCHANGE, shown=Credentials(incarnation, "s"), tls=tls.client
         ) as stream:
             await stream.write(b"idle")
             await stream.write(b"x")
@@ -193,7 +194,12 @@ def test_the_identity_of_a_caller_is_checked_before_a_handler_runs(tls: Contexts
         with serving.client().call(PUSH) as call:
             call.end()
         assert serving.began == ["idle", "read"]
-        assert asked == [7, 7, 8, 0]
+        assert asked == [
+            (PUSH.path, Credentials(7)),
+            (EXCHANGE.path, Credentials(7, "s")),
+            (EXCHANGE.path, Credentials(8, "s")),
+            (PUSH.path, NOBODY),
+        ]
     finally:
         serving.close()
 

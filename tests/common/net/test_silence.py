@@ -13,6 +13,7 @@ import hpack
 import pytest
 
 from common.bounds import SMALL_MESSAGE_BYTES
+from common.credentials import Credentials
 from common.errors import FencedError, StalledError, TooLargeError, UnreachableError
 from common.net.data import callers, streams
 from common.net.data.messages import CONTENT_TYPE
@@ -110,8 +111,8 @@ def test_a_lease_holder_may_be_silent_for_as_long_as_the_lease_lasts(
     monkeypatch.setattr(callers, "LEASE_SECONDS", 0.05)
     fenced, looked = threading.Event(), []
 
-    def admit(incarnation: int) -> None:
-        looked.append(incarnation)
+    def admit(path: str, shown: Credentials) -> None:
+        looked.append((path, shown))
         if fenced.is_set():
             raise FencedError("incarnation 7 is fenced")
 

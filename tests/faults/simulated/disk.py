@@ -181,7 +181,7 @@ class SimulatedFiles:
         _place(target, start, bytes(data))
 
     @contextmanager
-    def create(self, path: Path) -> Iterator[_SimulatedWriter]:
+    def create(self, path: Path, *, private: bool = False) -> Iterator[_SimulatedWriter]:
         """Open a new file for writing."""
         self.step("create", path, grows=True)
         file, folder = File(), self._disk.folder(path.parent)

@@ -27,6 +27,7 @@ from tests.faults.simulated.layers import SLOTS
 from tests.faults.simulated.oracle import FAILED, FENCED, LOST, REPEATED, TWICE, UNFINISHED, Oracle
 from tests.faults.simulated.plan import SECONDS_BETWEEN, draw_plan
 from tests.faults.simulated.world import simulate
+from tests.master.keys import KEYRING
 
 ROOT = Path(__file__).parents[3]
 SEEDS = int(os.environ.get("LAYERWISE_SEEDS", "1000"))
@@ -153,7 +154,7 @@ def test_a_promise_that_is_broken_on_purpose_is_noticed(
 
 
 def test_a_push_of_an_ended_lease_is_noticed() -> None:
-    oracle, roster = Oracle(), Roster([1], 1.0, 2)
+    oracle, roster = Oracle(), Roster([1], 1.0, 2, keyring=KEYRING)
     lease, _ = roster.join(JoinRequest("a"), 0.0)
     oracle.granted("a", lease)
     oracle.slot(lease.incarnation)

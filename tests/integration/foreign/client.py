@@ -6,9 +6,10 @@ Written from docs/protocol.md; imports nothing of layerwise. Prints the results 
 from __future__ import annotations
 
 import json
+import secrets
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import grpc
@@ -22,17 +23,19 @@ PIECE_BYTES = 1 << 20
 PARAMETERS = 1_500_000
 SECONDS = 60.0
 
+Metadata = Sequence[tuple[str, str]]
+
 
 def open_channel(address: str) -> grpc.Channel:
     """Return a channel with a connection of its own, since the data port takes a single call on each."""
     return grpc.insecure_channel(address, [("grpc.use_local_subchannel_pool", 1)])
 
 
-def call_roster(channel: grpc.Channel, method: str, request: Any, reply: Any) -> Any:
+def call_roster(channel: grpc.Channel, method: str, request: Any, reply: Any, shown: Metadata = ()) -> Any:
     """Call a method of the service Roster."""
     path = f"/layerwise.v1.Roster/{method}"
     return channel.unary_unary(path, type(request).SerializeToString, reply.FromString)(
-        request, timeout=SECONDS
+        request, timeout=SECONDS, metadata=shown
     )
 
 
@@ -64,25 +67,25 @@ def cut(header: Any, buffer: bytes) -> Iterator[Any]:
         yield pb.Frame(offset=offset, data=buffer[offset : offset + PIECE_BYTES])
 
 
-def identify(incarnation: int) -> list[tuple[str, str]]:
-    """Return the metadata of a call at the data port."""
-    return [("layerwise-incarnation", str(incarnation))] if incarnation else []
+def identify(lease: Any) -> Metadata:
+    """Return the metadata of a call that uses a lease."""
+    return [("layerwise-incarnation", str(lease.incarnation)), ("layerwise-secret", lease.secret)]
 
 
-def push(channel: grpc.Channel, header: Any, buffer: bytes) -> Any:
+def push(channel: grpc.Channel, header: Any, buffer: bytes, shown: Metadata) -> Any:
     """Push a buffer and return the reply."""
     call = channel.stream_stream(
         "/layerwise.v1.Parameters/Push", pb.Frame.SerializeToString, pb.PushReply.FromString
-    )(cut(header, buffer), timeout=SECONDS, metadata=identify(header.incarnation))
+    )(cut(header, buffer), timeout=SECONDS, metadata=shown)
     (reply,) = call
     return reply
 
 
-def pull(channel: grpc.Channel, shard: str, incarnation: int = 0) -> tuple[Any, bytes]:
+def pull(channel: grpc.Channel, shard: str, incarnation: int = 0, shown: Metadata = ()) -> tuple[Any, bytes]:
     """Pull a version of a shard: the header and the buffer."""
     call = channel.unary_stream(
         "/layerwise.v1.Parameters/Pull", pb.PullRequest.SerializeToString, pb.Frame.FromString
-    )(pb.PullRequest(shard=shard, incarnation=incarnation), timeout=SECONDS, metadata=identify(incarnation))
+    )(pb.PullRequest(shard=shard, incarnation=incarnation), timeout=SECONDS, metadata=shown)
     # An unfinished call raises here, so mixed bytes are never returned.
     frames = list(call)
     header = frames[0].header
@@ -94,10 +97,10 @@ def pull(channel: grpc.Channel, shard: str, incarnation: int = 0) -> tuple[Any, 
     return header, buffer
 
 
-def get_status(channel: grpc.Channel, shard: str, incarnation: int = 0) -> str:
+def get_status(channel: grpc.Channel, shard: str, incarnation: int = 0, shown: Metadata = ()) -> str:
     """Return the name of the status with which a pull fails."""
     try:
-        pull(channel, shard, incarnation)
+        pull(channel, shard, incarnation, shown)
     except grpc.RpcError as error:
         return str(error.code().name)
     return "OK"
@@ -113,18 +116,20 @@ def main() -> dict[str, Any]:
     data = f"{CONTROL.rpartition(':')[0]}:{described.bulk_port}"
     pushes, pulls = open_channel(data), open_channel(data)
 
-    lease = call_roster(control, "Join", pb.JoinRequest(slave="foreign"), pb.JoinReply)
+    lease = call_roster(
+        control, "Join", pb.JoinRequest(slave="foreign", key=secrets.token_hex(16)), pb.JoinReply
+    )
     assert lease.granted
-    shard, own = f"{lease.layer}/weights", lease.incarnation
+    shard, own, shown = f"{lease.layer}/weights", lease.incarnation, identify(lease)
     before = get_status(pulls, shard)
     common = {"shard": shard, "table": build_table(), "replica": lease.replica, "incarnation": own}
 
-    created = push(pushes, pb.Header(operation=pb.CREATE, **common), build_buffer(1.0, 0.0, 0))
+    created = push(pushes, pb.Header(operation=pb.CREATE, **common), build_buffer(1.0, 0.0, 0), shown)
     changed = pb.Header(operation=pb.UPDATE, sequence=1, next_batch=8, **common)
     change = build_buffer(0.5, 4.0, 8)
-    first = push(pushes, changed, change)
-    again = push(pushes, changed, change)
-    header, buffer = pull(pulls, shard, own)
+    first = push(pushes, changed, change, shown)
+    again = push(pushes, changed, change, shown)
+    header, buffer = pull(pulls, shard, own, shown)
     second = push(
         pushes,
         pb.Header(
@@ -136,12 +141,13 @@ def main() -> dict[str, Any]:
             **common,
         ),
         build_buffer(-0.25, 5.0, 8),
+        shown,
     )
     final, last = pull(pulls, shard)
 
     beat = pb.HeartbeatRequest(incarnation=own, beat=1)
-    alive = call_roster(control, "Heartbeat", beat, pb.HeartbeatReply)
-    call_roster(control, "Leave", pb.LeaveRequest(incarnation=own, reason="finished"), pb.LeaveReply)
+    alive = call_roster(control, "Heartbeat", beat, pb.HeartbeatReply, shown)
+    call_roster(control, "Leave", pb.LeaveRequest(incarnation=own, reason="finished"), pb.LeaveReply, shown)
     ours = {"common", "master", "slave", "deploy", "protos"}
     return {
         "before": before,
@@ -153,7 +159,7 @@ def main() -> dict[str, Any]:
         "final": [final.version, final.next_batch, last == build_buffer(1.25, 5.0, 16)],
         "same table": final.table == build_table(),
         "over": alive.over,
-        "after leaving": get_status(pulls, shard, own),
+        "after leaving": get_status(pulls, shard, own, shown),
         "imported": sorted(ours & {name.partition(".")[0] for name in sys.modules}),
     }
 

@@ -18,7 +18,6 @@ from common.wire import methods
 from common.wire.messages import (
     Evaluation,
     HeartbeatRequest,
-    JoinRequest,
     Kept,
     RollbackReply,
     RollbackRequest,
@@ -54,7 +53,7 @@ def roll_back(master: Served, number: int = 0) -> RollbackReply:
 
 
 def beat(master: Served, incarnation: int, **telemetry: Any) -> None:
-    control.call(master.channel, methods.HEARTBEAT, HeartbeatRequest(incarnation, 1, Telemetry(**telemetry)))
+    master.call(methods.HEARTBEAT, HeartbeatRequest(incarnation, 1, Telemetry(**telemetry)))
 
 
 def push(master: Served, incarnation: int, first: int, last: int) -> None:
@@ -281,7 +280,7 @@ def test_a_lease_asked_for_after_a_rollback_is_written_down(master: Served) -> N
     begun(master)
     snapshot(master)
     roll_back(master)
-    reply = control.call(master.channel, methods.JOIN, JoinRequest("c"))
+    reply = master.join("c")
     saved = json.loads((master.state.path / "roster.json").read_text())
     assert saved["roster"]["incarnations"] == reply.incarnation == 2
 

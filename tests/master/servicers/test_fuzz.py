@@ -23,7 +23,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from common.config.files import load
-from common.errors import FencedError, LayerwiseError, MalformedError, NotFoundError, TooLargeError
+from common.credentials import Credentials
+from common.errors import (
+    FencedError,
+    LayerwiseError,
+    MalformedError,
+    NotFoundError,
+    TooLargeError,
+    UnprovenError,
+)
 from common.net.data.callers import Caller, Requests
 from common.net.data.messages import prefix
 from common.net.http2.connection import Connection
@@ -40,8 +48,8 @@ from master.servicers.parameters import ParametersServicer
 from tests.master.pushes import MIXED
 from tests.master.served import Stream, served
 
-DOCUMENTED = (MalformedError, TooLargeError, FencedError, NotFoundError)
-STATUSES = {"INVALID_ARGUMENT", "RESOURCE_EXHAUSTED", "ABORTED", "NOT_FOUND"}
+DOCUMENTED = (MalformedError, TooLargeError, FencedError, NotFoundError, UnprovenError)
+STATUSES = {"INVALID_ARGUMENT", "RESOURCE_EXHAUSTED", "ABORTED", "NOT_FOUND", "UNAUTHENTICATED"}
 PLAIN = lay_out([("weight", "float32", (24,), "parameter")])
 TABLES = {"1/weights": MIXED, "1/gradient": PLAIN}
 # Caches fill up and the allocator settles; what grows with every frame grows far beyond this.
@@ -201,8 +209,8 @@ class Target:
         """Push a stream of frames; returns the replies, and raises undocumented errors."""
         calls = Recorded(stream)
         connection = cast(Connection, calls)
-        caller = Caller(connection, lambda _: None, lambda *_: None)
-        caller.welcome(self.incarnation)
+        caller = Caller(connection, lambda *_: None, lambda *_: None)
+        caller.identify(PUSH.path, Credentials(self.incarnation))
         with contextlib.suppress(*DOCUMENTED):
             self.parameters.push(Requests(connection, PUSH.request_bytes, caller))
         return calls.replies

@@ -13,7 +13,15 @@ import numpy as np
 import pytest
 
 from common.bounds import LARGEST_PIECE_MESSAGE_BYTES
-from common.errors import FencedError, LayerwiseError, MalformedError, NotFoundError, UnreachableError
+from common.credentials import Credentials
+from common.errors import (
+    FencedError,
+    LayerwiseError,
+    MalformedError,
+    NotFoundError,
+    UnprovenError,
+    UnreachableError,
+)
 from common.net.addresses import split_address
 from common.net.data.callers import Requests
 from common.net.data.client import DataClient, pull
@@ -49,7 +57,7 @@ def client(master: Served, request: pytest.FixtureRequest) -> Iterator[DataClien
     server = DataServer(master.master.run.tally.count_error, tls=tls.server)
     master.ports.parameters.register(server)
     port = server.start("127.0.0.1", 0)
-    calling = DataClient(lambda: ("127.0.0.1", port), 1, tls.client)
+    calling = DataClient(lambda: ("127.0.0.1", port), Credentials(1), tls.client)
     yield calling
     calling.drop()
     server.stop()
@@ -97,7 +105,7 @@ def test_what_is_pushed_is_pulled(master: Served, client: DataClient) -> None:
 
 
 REFUSALS: dict[str, tuple[type[LayerwiseError], dict[str, Any]]] = {
-    "fenced": (FencedError, {"incarnation": 99}),
+    "another lease": (UnprovenError, {"incarnation": 99}),
     "no such shard": (NotFoundError, {"shard": "1/gradient"}),
     "another layer's": (MalformedError, {"shard": "2/weights"}),
     "another table": (MalformedError, {"table": lay_out([("v", "float32", (COUNT,), "parameter")])}),
@@ -115,7 +123,7 @@ def test_a_refused_push_raises_its_error_and_the_next_call_is_taken(
         send(call, replace(header(lease), **changes), ones())
     assert type(caught.value) is kind
     counted = master.master.run.tally
-    assert counted.fenced + counted.malformed == (kind is not NotFoundError)
+    assert counted.fenced + counted.malformed == (kind is MalformedError)
     assert contents(client)[0] == 0
 
 
@@ -134,6 +142,7 @@ def test_what_is_not_served_and_what_is_too_large_get_their_codes(master: Served
     with pytest.raises(grpc.RpcError) as caught:
         master.client.unary(STATUS.path, b"")
     assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+    master.join("a")
     with pytest.raises(grpc.RpcError) as caught:
         master.client.push([bytes(LARGEST_PIECE_MESSAGE_BYTES + 1)])
     assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
@@ -288,7 +297,7 @@ def test_a_fenced_caller_is_refused_by_its_header_before_a_push_is_read(
     master.leave(lease.incarnation)
     read: list[object] = []
     monkeypatch.setattr(Requests, "read", lambda messages: read.append(messages))
-    caller = DataClient(lambda: split_address(master.data_address), lease.incarnation)
+    caller = DataClient(lambda: split_address(master.data_address), master.shown(lease.incarnation))
     try:
         with pytest.raises(FencedError, match="holds no lease"):
             _finish(caller)

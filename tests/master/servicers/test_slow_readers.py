@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from common.credentials import Credentials
 from common.net.data.client import Call, DataClient
 from common.net.data.server import DataServer
 from common.net.http2.pace import Pace
@@ -60,7 +61,7 @@ def test_readers_that_pause_get_their_version_whole_while_pushes_go_on(master: S
     server = DataServer(master.master.run.tally.count_error, tls=tls.server)
     master.ports.parameters.register(server)
     port = server.start("127.0.0.1", 0)
-    clients = [DataClient(lambda: ("127.0.0.1", port), 1, tls.client) for _ in range(4)]
+    clients = [DataClient(lambda: ("127.0.0.1", port), Credentials(1), tls.client) for _ in range(4)]
     pushing, stuck, *readers = clients
     held, ones = master.join("a").incarnation, np.ones(COUNT, np.float32)
     try:

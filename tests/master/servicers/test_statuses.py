@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from common.config.files import load, parse
+from common.credentials import NOBODY, Credentials
 from common.errors import FencedError, RefusedError
 from common.net import control
 from common.wire import methods
@@ -177,7 +178,7 @@ HALF = pb.Frame(header=header(4), data=bytes(8))
         ([frame((1.0, 1.0), CREATE, shard="1/input"), b"\x08"], "INVALID_ARGUMENT"),
         ([OVERSIZED], "RESOURCE_EXHAUSTED"),
         ([frame((1.0, 1.0), shard="1/gradient")], "NOT_FOUND"),
-        ([frame((1.0, 1.0), incarnation=0)], "ABORTED"),
+        ([frame((1.0, 1.0), incarnation=0)], "UNAUTHENTICATED"),
         ([frame((1.0, 1.0), incarnation=99)], "ABORTED"),
     ],
     ids=["no header", "garbage", "truncated", "no operation", "a pull's answer", "unknown operation",
@@ -199,24 +200,23 @@ def test_a_wrong_push_gets_its_code_and_changes_nothing(
     assert set(status(master).versions) == {"1/weights"} | made
     counters = status(master).counters
     assert (counters.malformed, counters.fenced) == {
-        "ABORTED": (0, 1), "NOT_FOUND": (0, 0),
+        "ABORTED": (0, 1), "NOT_FOUND": (0, 0), "UNAUTHENTICATED": (0, 0),
     }.get(code, (1, 0))  # fmt: skip
     # And the master goes on.
     assert client.push([frame((1.0, 1.0))])[0].applied
 
 
-def test_a_push_shows_its_lease_before_it_is_large(master: Served) -> None:
+def test_a_push_without_the_secret_of_its_lease_is_refused_before_it_is_read(master: Served) -> None:
     incarnation = created(master, np.zeros(1 << 15))
     count, ones = 1 << 15, np.ones(1 << 15, np.float32).tobytes()
-    # Without the metadata of a lease.
-    pushing = master.client._push()
-    with pytest.raises(grpc.RpcError) as caught:
-        list(pushing(iter([pb.Frame(header=header(count, incarnation=incarnation), data=ones)])))
-    assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-    assert "at most 65536" in caught.value.details()
-    shown = pb.Frame(header=header(count, incarnation=incarnation), data=ones[:8])
-    (reply,) = pushing(iter([shown, pb.Frame(offset=8, data=ones[8:])]))
-    assert reply.applied
+    pushing, received = master.client._push(), master.master.run.tally.bytes_received
+    for shown in (NOBODY, Credentials(incarnation), Credentials(incarnation, "0" * 32)):
+        frames = iter([pb.Frame(header=header(count, incarnation=incarnation), data=ones)])
+        with pytest.raises(grpc.RpcError) as caught:
+            list(pushing(frames, metadata=shown.metadata()))
+        assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
+    assert master.master.run.tally.bytes_received == received
+    assert numbers(master.client)[0] == 0
 
 
 def test_pushes_before_a_wrong_one_stay_applied_and_answered(master: Served, client: Client) -> None:
@@ -301,22 +301,23 @@ UNARY = [method for method in methods.METHODS if not method.streams_requests and
 
 @pytest.mark.parametrize("method", UNARY, ids=lambda method: method.name)
 def test_a_unary_request_of_garbage_is_invalid(master: Served, method: Any) -> None:
+    shown = master.shown(master.join("a").incarnation)
     for garbage in (b"\xff", b"\x0a\x7f", b"\x0f\x01", b"\x0a\x01a\xff"):
         with pytest.raises(grpc.RpcError) as caught:
-            call_raw(master.channel, method.path, garbage)
+            call_raw(master.channel, method.path, garbage, shown)
         assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
-    assert [seat.state for seat in status(master).seats] == ["vacant"] * 3
+    assert [seat.state for seat in status(master).seats] == ["training", "vacant", "vacant"]
 
 
 def test_a_lease_is_asked_for_kept_given_back_and_then_fenced(master: Served) -> None:
     lease = master.join("a")
     assert (lease.granted, lease.layer, lease.replica) == (True, 1, 0)
     beat = HeartbeatRequest(lease.incarnation, 1, Telemetry(steps=3))
-    assert not control.call(master.channel, methods.HEARTBEAT, beat).over
+    assert not master.call(methods.HEARTBEAT, beat).over
     assert status(master).seats[0].telemetry.steps == 3
     master.leave(lease.incarnation)
     for call in (
-        lambda: control.call(master.channel, methods.HEARTBEAT, beat),
+        lambda: master.call(methods.HEARTBEAT, beat),
         lambda: master.leave(lease.incarnation),
     ):
         with pytest.raises(FencedError):
@@ -334,7 +335,7 @@ def test_whatever_a_fenced_slave_still_sends_is_refused_and_counted(master: Serv
             stream.read()
 
     calls: list[Any] = [
-        lambda: control.call(master.channel, methods.HEARTBEAT, HeartbeatRequest(old, 2)),
+        lambda: master.call(methods.HEARTBEAT, HeartbeatRequest(old, 2)),
         lambda: master.leave(old),
         lambda: client.push([frame((1.0, 1.0))]),
         lambda: list(client.pull("1/weights", old)),
@@ -375,11 +376,7 @@ def test_an_evaluation_that_is_reported_is_in_the_status(master: Served) -> None
 def test_a_run_is_over_when_every_layer_says_it_is_done(master: Served) -> None:
     leases = [master.join(name) for name in "abc"]
     done = [HeartbeatRequest(lease.incarnation, 1, Telemetry(done=True)) for lease in leases]
-    assert [control.call(master.channel, methods.HEARTBEAT, beat).over for beat in done] == [
-        False,
-        False,
-        True,
-    ]
+    assert [master.call(methods.HEARTBEAT, beat).over for beat in done] == [False, False, True]
     assert status(master).state == "done"
     assert master.join("d").over
 
@@ -513,7 +510,7 @@ def test_a_wrong_message_ends_its_senders_stream_and_reaches_nobody(
         (b"", "INVALID_ARGUMENT"),
         (b"\xff", "INVALID_ARGUMENT"),
         (activation(2), "INVALID_ARGUMENT"),
-        ({"incarnation": 0}, "ABORTED"),
+        ({"incarnation": 0}, "UNAUTHENTICATED"),
         ({"incarnation": 99}, "ABORTED"),
         ({"run": "another"}, "FAILED_PRECONDITION"),
         ({"layer": 3}, "INVALID_ARGUMENT"),
@@ -536,7 +533,8 @@ def test_a_stream_that_does_not_introduce_itself_is_refused(
         assert code_of(stream) == code
 
 
-def test_a_stream_that_ends_before_its_introduction_is_refused(client: Client) -> None:
+def test_a_stream_that_ends_before_its_introduction_is_refused(master: Served, client: Client) -> None:
+    master.join("a")
     with client.exchange() as stream:
         stream.end()
         assert code_of(stream) == "INVALID_ARGUMENT"

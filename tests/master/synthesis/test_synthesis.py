@@ -19,7 +19,6 @@ from common.config.files import load
 from common.config.sections import Config
 from common.data.targets import Targets
 from common.errors import ConfigError, FencedError, MalformedError, TooLargeError
-from common.net import control
 from common.optim.stepper import Stepper
 from common.shards.flat import Flat, pack, state_dict
 from common.shards.working_copy import WorkingCopy
@@ -310,7 +309,8 @@ def conversing(master: Served) -> Stream:
     return Stream(
         master.channel.stream_stream(
             "/layerwise.v1.Synthesis/Synthesize", encode_synthesis, pb.SynthesisMessage.FromString
-        )
+        ),
+        lambda message: master.shown(message.incarnation).metadata(),
     )
 
 
@@ -372,7 +372,7 @@ def test_a_heartbeat_does_not_wait_behind_m(master: Served, monkeypatch: pytest.
     monkeypatch.setattr(Synthesis, "answer", slow)
     with conversing(master) as stream:
         stream.write(said(ASK, 0, mine))
-        control.call(master.channel, methods.HEARTBEAT, HeartbeatRequest(mine, 1), 10.0)
+        master.call(methods.HEARTBEAT, HeartbeatRequest(mine, 1))
         go.set()
         assert stream.read().kind == pb.SYNTHETIC
 

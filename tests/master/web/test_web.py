@@ -20,7 +20,7 @@ from common.wire import methods
 from common.wire.messages import Evaluation, JoinRequest
 from master.web.history import History
 from master.web.pages import STATIC, pages, targets
-from tests.master.served import Served, served
+from tests.master.served import Served, key_of, served
 
 ROW = TASKS["classification"]
 
@@ -79,7 +79,7 @@ def test_what_is_known_of_the_run_is_there(running: Served) -> None:
 
 def test_prometheus_is_told_of_every_slave_those_that_wait_too(running: Served) -> None:
     for name in "abcd":
-        request = JoinRequest(name, f"host-{name}", metrics=f"192.0.2.1:{ord(name)}")
+        request = JoinRequest(name, f"host-{name}", metrics=f"192.0.2.1:{ord(name)}", key=key_of(name))
         control.call(running.channel, methods.JOIN, request)
     told = as_json(running, "/targets")
     assert told == [

@@ -8,6 +8,7 @@ import random
 import time
 from itertools import pairwise
 
+from common.credentials import Credentials
 from common.errors import UnreachableError
 from common.net.backoff import Backoff
 from common.net.control import ControlServer, async_channel
@@ -31,7 +32,7 @@ async def _beaten() -> list[float]:
     server.add(HEARTBEAT, heartbeat)
     channel = async_channel(await server.start("127.0.0.1:0"))
     backoff = Backoff(time.monotonic, random.random, patience=60.0)
-    heart = Heart(channel, 1, SECONDS, lambda: Telemetry(steps=1), print, backoff)
+    heart = Heart(channel, Credentials(1), SECONDS, lambda: Telemetry(steps=1), print, backoff)
     beating = asyncio.ensure_future(heart.run())
     while len(came) < BEATS:
         await asyncio.sleep(0.05)
@@ -64,7 +65,7 @@ def test_the_pause_after_a_failed_heartbeat_is_no_longer_than_a_heartbeat() -> N
         backoff = Backoff(time.monotonic, lambda: 0.5, first=0.1, longest=3600.0, patience=60.0)
         for _ in range(15):
             backoff.next_delay()
-        heart = Heart(channel, 1, 0.2, lambda: Telemetry(steps=1), print, backoff)
+        heart = Heart(channel, Credentials(1), 0.2, lambda: Telemetry(steps=1), print, backoff)
         beating = asyncio.ensure_future(heart.run())
         async with asyncio.timeout(30):
             while len(came) < 4:

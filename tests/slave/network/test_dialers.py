@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from common.credentials import NOBODY
 from common.errors import FencedError, UnreachableError
 from common.net.backoff import Backoff
 from slave.network.dialers import MasterDialer
@@ -44,7 +45,7 @@ def dialer(time: Time) -> MasterDialer:
     def backoff() -> Backoff:
         return Backoff(lambda: time.now, lambda: 0.5, first=0.1, longest=1.6, patience=PATIENCE)
 
-    return MasterDialer([ABOVE, BELOW], locate, backoff)
+    return MasterDialer([ABOVE, BELOW], locate, backoff, NOBODY)
 
 
 AWAY = UnreachableError("no answer")

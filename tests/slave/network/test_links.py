@@ -17,11 +17,12 @@ import pytest
 import torch
 
 from common.config.files import load
+from common.credentials import Credentials
 from common.data.replicas import BatchRoutes
 from common.errors import ConfigError, FencedError, LayerwiseError, MalformedError, RefusedError
 from common.net import addresses
 from common.net.backoff import Backoff
-from common.net.data.pairs import HELLO_SECONDS
+from common.net.data.pairs import HELLO_SECONDS, prove_hello
 from common.net.data.places import Bounds
 from common.net.data.server import DataServer
 from common.signals.forms import SignalForm
@@ -51,6 +52,8 @@ from tests.master.served import Client, Stream
 DEADLINE = 20.0
 NOWHERE = "127.0.0.1:1"
 RUN = "this run"
+# Of every pair here.
+SECRET = "pair secret"
 
 
 class Switch:
@@ -125,6 +128,7 @@ class Slave:
                 [*above, *((layer - 1, each) for each in senders)],
                 self._locate,
                 lambda: Backoff(time.monotonic, lambda: 0.5, patience=DEADLINE),
+                Credentials(incarnation),
             )
         server = self.endpoint.server
         self._links = Links(self.lease, boundary, dialer, self.inbox, self.neighbours, server)
@@ -132,7 +136,7 @@ class Slave:
         # The first slaves of layer 1; `basic` alone asks the master for neighbours.
         self._named: dict[tuple[int, int], Peer] = {}
         if switch is None and layer == 2:
-            self.learn_more(Peer(1, 0, 1, NOWHERE), Peer(1, 1, 2, NOWHERE))
+            self.learn_more(Peer(1, 0, 1, NOWHERE, SECRET), Peer(1, 1, 2, NOWHERE, SECRET))
 
     @property
     def server(self) -> BoundaryServer:
@@ -160,7 +164,7 @@ class Slave:
     def peer(self) -> Peer:
         """Peer entry with which the master would name the slave."""
         lease = self.lease
-        return Peer(lease.layer, lease.replica, lease.incarnation, self.endpoint.address)
+        return Peer(lease.layer, lease.replica, lease.incarnation, self.endpoint.address, SECRET)
 
     def learn_more(self, *peers: Peer) -> None:
         """Learn a newer list of the master, with further peers."""
@@ -386,7 +390,7 @@ def test_a_cut_connection_is_made_anew(either: Make, switch: Switch | None, cut:
             lower.expect_ready()
         else:
             lower = either(1, 1)
-            lower.learn_neighbours(1, Peer(2, 0, 2, proxy.address))
+            lower.learn_neighbours(1, Peer(2, 0, 2, proxy.address, SECRET))
             lower.expect_ready()
         assert upper is not None
         exchange(lower, upper, 0)
@@ -439,7 +443,7 @@ def test_an_older_incarnation_is_fenced_once_the_master_names_its_successor(
 
 def test_an_older_incarnation_is_fenced_by_what_the_master_says(pair: tuple[Slave, Slave]) -> None:
     lower, upper = pair
-    upper.learn_neighbours(9, Peer(1, 0, 9, NOWHERE))
+    upper.learn_neighbours(9, Peer(1, 0, 9, NOWHERE, SECRET))
     until(lambda: upper.server.refused["FencedError"] >= 2, DEADLINE)
     assert lower.inbox.empty()
 
@@ -494,7 +498,8 @@ def test_a_claim_that_no_heartbeat_confirms_is_refused_in_time(
 def hello(**changed: Any) -> BoundaryMessage:
     """Build the hello of layer 1's slave, incarnation 1, to layer 2's."""
     fields = {"layer": 2, "replica": 0, "incarnation": 1, "sender": 0, "run": RUN, **changed}
-    return BoundaryMessage(fields.pop("kind", BoundaryKind.PAIR), **fields)
+    greeting = BoundaryMessage(fields.pop("kind", BoundaryKind.PAIR), **fields)
+    return replace(greeting, proof=prove_hello(greeting, SECRET))
 
 
 class Stranger:

@@ -37,7 +37,7 @@ def fetcher(master: Served, inbox: queue.SimpleQueue[object]) -> Iterator[Fetche
     incarnation = master.join("a").incarnation
     store = master.master.store
     store.create(*creation(np.zeros(COUNT), incarnation=incarnation))
-    fetcher = Fetcher(master.address, incarnation, inbox.put, lambda *_: None)
+    fetcher = Fetcher(master.address, master.shown(incarnation), inbox.put, lambda *_: None)
     fetcher.start()
     yield fetcher
     fetcher.close()
@@ -77,7 +77,7 @@ def test_a_fetch_leaves_out_the_frozen_tensors_and_a_pull_brings_them(
     lease = master.join("a")
     created = Header(SHARD, Operation.CREATE, incarnation=lease.incarnation, table=table)
     master.master.store.create(created, [(0, np.arange(10, dtype=np.float32).data.cast("B"))])
-    fetcher = Fetcher(master.address, lease.incarnation, inbox.put, lambda *_: None)
+    fetcher = Fetcher(master.address, master.shown(lease.incarnation), inbox.put, lambda *_: None)
     fetcher.start()
     try:
         fetcher.fetch(SHARD)

@@ -1,0 +1,91 @@
+"""Credentials of a caller, in the metadata of its calls, and their comparison."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from common.errors import MalformedError, UnprovenError
+
+# Metadata with the incarnation of the calling slave's lease, in decimal, and with the lease's secret.
+INCARNATION, SECRET = "layerwise-incarnation", "layerwise-secret"
+# Characters of a secret: 128 bits in hexadecimal.
+SECRET_CHARACTERS = 32
+_MOST_DIGITS = 20  # of 64 bits
+_LONGEST_SECRET = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """Proof of a caller's right, shown once with each call.
+
+    Attributes:
+        incarnation: of the caller's lease; 0 for a caller without a lease.
+        secret: of the lease.
+    """
+
+    incarnation: int = 0
+    secret: str = field(default="", repr=False)
+
+    def metadata(self) -> list[tuple[str, str]]:
+        """Encode as metadata of a call."""
+        return [(INCARNATION, str(self.incarnation)), (SECRET, self.secret)] if self.incarnation else []
+
+
+NOBODY = Credentials()
+
+# Takes the path of a called method and the caller's credentials; raises LayerwiseError to refuse the caller.
+Admit = Callable[[str, Credentials], object]
+
+
+def credentials_of(metadata: Iterable[tuple[str, str | bytes]]) -> Credentials:
+    """Decode the credentials in the metadata of a call.
+
+    Raises:
+        MalformedError: a value has another form.
+    """
+    found = dict(metadata)
+    number, secret = found.get(INCARNATION, "0"), found.get(SECRET, "")
+    if isinstance(number, bytes) or not (
+        number.isascii() and number.isdecimal() and len(number) <= _MOST_DIGITS
+    ):
+        raise MalformedError(f"the header {INCARNATION} is no incarnation: {number[:40]!r}")
+    if isinstance(secret, bytes) or not secret.isascii() or len(secret) > _LONGEST_SECRET:
+        raise MalformedError(f"the header {SECRET} is no secret")
+    return Credentials(int(number), secret)
+
+
+def check_same(named: int, shown: int) -> None:
+    """Check that a message names the incarnation whose secret its call has shown.
+
+    Raises:
+        UnprovenError: the message names another incarnation.
+    """
+    if named != shown:
+        lease = f"incarnation {shown}" if shown else "no lease"
+        raise UnprovenError(
+            f"a message names incarnation {named}, and the call has shown {lease}; send {INCARNATION} and "
+            f"{SECRET} of the lease with the call"
+        )
+
+
+def hash_secret(secret: str) -> str:
+    """Return the form in which a secret may be stored."""
+    return hashlib.sha256(secret.encode()).hexdigest()
+
+
+def is_secret(shown: str, stored: str) -> bool:
+    """Whether a shown secret is the one of a stored hash, in constant time; no secret has an empty hash."""
+    return bool(stored) and hmac.compare_digest(hash_secret(shown), stored)
+
+
+def prove(secret: str, *words: object) -> str:
+    """Return the proof that a sender of some words knows a secret."""
+    return hmac.new(secret.encode(), "|".join(map(str, words)).encode(), hashlib.sha256).hexdigest()
+
+
+def is_proof(shown: str, secret: str, *words: object) -> bool:
+    """Whether a shown value is the proof of a secret for some words; an empty secret proves nothing."""
+    return bool(secret) and hmac.compare_digest(shown.encode(), prove(secret, *words).encode())

@@ -1,0 +1,49 @@
+"""Who may call what: one table of methods and roles, which every port heeds."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Any
+
+from common.wire import methods
+from common.wire.methods import METHODS, Method
+
+
+class Role(Enum):
+    """Role of a caller, proved by what its call shows.
+
+    Attributes:
+        READER: any caller.
+        SLAVE: holder of a lease, by the lease's secret.
+    """
+
+    READER = "reader"
+    SLAVE = "slave"
+
+
+ACCESS: dict[Method[Any, Any], Role] = {
+    methods.DESCRIBE: Role.READER,
+    methods.JOIN: Role.READER,
+    methods.HEARTBEAT: Role.SLAVE,
+    methods.LEAVE: Role.SLAVE,
+    methods.STATUS: Role.READER,
+    methods.REPORT: Role.READER,
+    methods.REACH: Role.READER,
+    methods.AGREE: Role.READER,
+    methods.SNAPSHOT: Role.READER,
+    methods.SNAPSHOTS: Role.READER,
+    methods.ROLLBACK: Role.READER,
+    methods.PUSH: Role.SLAVE,
+    methods.PULL: Role.READER,
+    methods.EXCHANGE: Role.SLAVE,
+    methods.SYNTHESIZE: Role.SLAVE,
+}
+_ROLES = {method.path: role for method, role in ACCESS.items()}
+
+if missing := [method.path for method in METHODS if method not in ACCESS]:
+    raise AssertionError(f"ACCESS has no row for {missing}")
+
+
+def role_for(path: str) -> Role:
+    """Return the role that a method asks for."""
+    return _ROLES[path]
