@@ -6,7 +6,7 @@ import asyncio
 import functools
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
@@ -17,14 +17,16 @@ import pytest
 import torch
 
 from common.config.files import load
-from common.credentials import Credentials
+from common.credentials import Credentials, prove
 from common.data.replicas import BatchRoutes
 from common.errors import ConfigError, FencedError, LayerwiseError, MalformedError, RefusedError
 from common.net import addresses
 from common.net.backoff import Backoff
-from common.net.data.pairs import HELLO_SECONDS, prove_hello
+from common.net.data.incoming import OpenRequests
+from common.net.data.pairs import HELLO_SECONDS, prove_hello, read_hello
 from common.net.data.places import Bounds
 from common.net.data.server import DataServer
+from common.net.data.streams import Parts
 from common.signals.forms import SignalForm
 from common.signals.values import plain
 from common.wire.boundary import Down, End, Ended, Lost, Message, Ready, Up
@@ -469,6 +471,55 @@ def test_an_incarnation_of_its_own_making_is_refused_and_the_honest_neighbour_go
     successor = make(1, 5)
     meet(successor, upper)
     exchange(successor, upper, 4)
+
+
+@pytest.mark.parametrize("proof", ["", "0" * 64, prove("another secret", RUN, 2, 0, 0, 1)])
+def test_a_caller_without_the_secret_of_the_pair_is_refused(make: Make, proof: str) -> None:
+    lower, upper = make(1, 1), make(2, 2)
+    meet(lower, upper)
+    with Stranger(upper) as stream:
+        stream.write(encode_boundary(replace(hello(), proof=proof)))
+        with pytest.raises(grpc.RpcError) as caught:
+            stream.read()
+    assert caught.value.code().name == "UNAUTHENTICATED"
+    exchange(lower, upper, 3)
+
+
+def test_a_process_at_the_address_of_a_neighbour_does_not_pass_for_the_neighbour(make: Make) -> None:
+    """The impostor takes every proof that it is given, and gives the caller's own back."""
+    lower = make(1, 1)
+    heard: list[BoundaryMessage] = []
+
+    async def pretend(requests: OpenRequests) -> AsyncGenerator[Parts, None]:
+        heard.append(await read_hello(requests))
+        greeting = BoundaryMessage(BoundaryKind.PAIR, 1, 0, incarnation=2, sender=0, run=RUN)
+        yield (encode_boundary(replace(greeting, proof=heard[-1].proof)),)
+        yield (encode_boundary(to_wire(Down(0, torch.ones(2, 3), layer=1, incarnation=1))),)
+
+    impostor = DataServer()
+    impostor.add_open(EXCHANGE, pretend, lower.endpoint.loop)
+    address = f"127.0.0.1:{impostor.start('127.0.0.1', 0)}"
+    try:
+        lower.learn_neighbours(1, Peer(2, 0, 2, address, SECRET))
+        until(lambda: len(heard) >= 2, DEADLINE)
+    finally:
+        impostor.stop()
+    assert lower.inbox.empty()
+    upper = make(2, 2)
+    upper.learn_more(lower.peer)
+    lower.learn_neighbours(2, upper.peer)
+    lower.expect_ready()
+    exchange(lower, upper, 1)
+
+
+def test_neighbours_that_know_other_secrets_do_not_meet(make: Make) -> None:
+    lower, upper = make(1, 1), make(2, 2)
+    upper.learn_more(replace(lower.peer, secret="of an earlier incarnation"))
+    lower.learn_neighbours(1, upper.peer)
+    until(lambda: upper.server.refused["UnprovenError"] >= 2, DEADLINE)
+    assert lower.inbox.empty()
+    upper.learn_more(lower.peer)
+    lower.expect_ready()
 
 
 def test_a_claim_waits_for_the_heartbeat_that_confirms_it(make: Make) -> None:
