@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from common.errors import LayerwiseError, from_os_error
+from common.errors import ConfigError, LayerwiseError, from_os_error
 from common.lifecycle import INTERRUPTED, heed_termination, raise_file_limit
 from common.observe.streams import StandardStreams
 from common.output import end_output
@@ -29,8 +29,16 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "snapshot": ("deploy.commands", "Take a snapshot of a live run, or list its snapshots."),
     "rollback": ("deploy.commands", "Roll a live run back to a snapshot."),
     "config": ("deploy.commands", "Print every configuration key, its default and its meaning."),
+    "explain": ("deploy.guidance.cli", "Explain a configuration key: meaning, default, values, page."),
+    "init": ("deploy.guidance.cli", "Write a configuration, a network and data to begin from."),
+    "runs": ("deploy.guidance.cli", "List the runs of this machine."),
+    "open": ("deploy.guidance.cli", "Open the page of a run in the browser."),
+    "completion": ("deploy.guidance.cli", "Print the completion script of a shell."),
     "doctor": ("deploy.doctor.cli", "Check this machine and a set-up, each finding with its fix."),
 }
+
+
+EXPLAIN = "layerwise explain"
 
 
 class _Lazy(click.Group):
@@ -108,8 +116,20 @@ def run(arguments: list[str]) -> int:
         if "--debug" in arguments:
             raise
         known = from_os_error(error) if isinstance(error, OSError) else error
-        say(f"layerwise: {known}")
+        say(f"layerwise: {_point_to_help(known)}")
         return known.exit_code
+
+
+def _point_to_help(error: LayerwiseError) -> str:
+    """Return an error's text, and for a value that a key cannot have the command that explains the key."""
+    text = str(error)
+    if isinstance(error, ConfigError) and EXPLAIN not in text and not text.startswith("explain "):
+        from deploy.guidance.explaining import find_key
+
+        # An unknown key's message names the nearest one, which a person may know already.
+        key = None if "unknown" in text else find_key(text)
+        return f"{text} (`{EXPLAIN} {key}` says more)" if key else text
+    return text
 
 
 if __name__ == "__main__":

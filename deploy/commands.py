@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from click.shell_completion import CompletionItem
 
 from common.config.numbers import NonNegative
 from common.config.places import code_option, data_option
@@ -17,12 +18,25 @@ from common.text import answer
 if TYPE_CHECKING:
     from deploy.train import Training
 
+
+def _complete_set(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Complete the key of --set, as far as the equals sign."""
+    from deploy.guidance.cli import complete_keys
+
+    return [
+        CompletionItem(f"{item.value}=")
+        for item in complete_keys(ctx, param, incomplete)
+        if "." in item.value
+    ]
+
+
 _SET = click.option(
     "--set",
     "overrides",
     multiple=True,
     metavar="SECTION.KEY=VALUE",
     help="Override a configuration key; the last one for a key wins.",
+    shell_complete=_complete_set,
 )
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print only JSON on standard output.")
 _TENSORBOARD = click.option(

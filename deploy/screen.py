@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -16,6 +17,7 @@ from rich.progress import (
     TaskProgressColumn,
     TextColumn,
     TimeElapsedColumn,
+    TimeRemainingColumn,
 )
 from rich.table import Table
 from rich.text import Text
@@ -214,6 +216,8 @@ class Screen:
             MofNCompleteColumn(),
             TaskProgressColumn(),
             TimeElapsedColumn(),
+            TextColumn("left", style="dim"),
+            TimeRemainingColumn(),
             console=self._console,
         )
         self._task = self._progress.add_task(config.run.name, total=config.run.batches)
@@ -229,15 +233,15 @@ class Screen:
     def show(self, status: StatusReply) -> None:
         """Show the present status of the run."""
         rate = self._rate(status.batches)
+        self._progress.update(self._task, completed=status.batches)
         if self._live:
-            self._progress.update(self._task, completed=status.batches)
             summary = Text(line(self._config, status, rate))
             self._live.update(
                 Group(self._progress, summary, Text(), slaves_table(status, self._console.width))
             )
         elif time.monotonic() - self._printed_at >= LINE_SECONDS and status.state == "training":
             self._printed_at = time.monotonic()
-            self.print(line(self._config, status, rate))
+            self.print(f"{line(self._config, status, rate)}{self._left()}")
 
     def show_evaluation(self, evaluation: Evaluation) -> None:
         """Print the result of an evaluation."""
@@ -249,6 +253,11 @@ class Screen:
         if self._live:
             self._live.stop()
             self._live = None
+
+    def _left(self) -> str:
+        """Estimate the time to the end of the run from the pace of the last half minute."""
+        seconds = self._progress.tasks[0].time_remaining
+        return "" if seconds is None else f"  {timedelta(seconds=int(seconds))} left"
 
     def _rate(self, batches: int) -> float:
         """Compute the samples per second over the last three seconds."""

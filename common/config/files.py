@@ -131,7 +131,7 @@ def write_override(name: str, value: Any) -> str:
         ConfigError: TOML has no such value.
     """
     try:
-        text = _inline(value)
+        text = format_value(value)
         if isinstance(value, str) and _override(f"{name}={value}")[1] == value:
             text = value  # as people write words
     except TypeError:
@@ -181,19 +181,19 @@ def describe(config: Config) -> str:
         for field in dataclasses.fields(table):
             value = getattr(table, field.name)
             if not dataclasses.is_dataclass(value):
-                line = f"# {field.name} =" if value is None else f"{field.name} = {_inline(value)}"
+                line = f"# {field.name} =" if value is None else f"{field.name} = {format_value(value)}"
                 lines.append(f"{line:<32} # {field.metadata['rule'].help}")
         lines.append("")
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _inline(value: Any) -> str:
-    """Format a value on one line; tomli_w spreads tables and lists over several."""
+def format_value(value: Any) -> str:
+    """Format a value as TOML on one line; tomli_w spreads tables and lists over several."""
     if isinstance(value, Mapping):
-        inner = ", ".join(f"{_quoted(name)} = {_inline(each)}" for name, each in value.items())
+        inner = ", ".join(f"{_quoted(name)} = {format_value(each)}" for name, each in value.items())
         return f"{{ {inner} }}" if inner else "{}"
     if isinstance(value, list):
-        return f"[{', '.join(map(_inline, value))}]"
+        return f"[{', '.join(map(format_value, value))}]"
     return tomli_w.dumps({"v": value}).partition("=")[2].strip()
 
 

@@ -59,7 +59,7 @@ def choice(
     """
     more = ", or path/to/file.py:function" if user_function else ""
     text = f"{subject}{': ' if subject else ''}{registry.describe()}{more}"
-    rule = KeyRule(text, registry, prefix, user_function)
+    rule = KeyRule(text, registry, prefix, user_function, subject=subject)
     return dataclasses.field(default=default, metadata={"rule": rule})
 
 
@@ -106,20 +106,34 @@ def check_heeded(config: Any, prefix: str = "") -> None:
     """
     fields = keys(type(config), prefix)
     values = {name: operator.attrgetter(name.removeprefix(prefix))(config) for name in fields}
-    changed = [name for name, field in fields.items() if values[name] != _default(field)]
-    for chooser, field in fields.items():
-        rule: KeyRule = field.metadata["rule"]
-        if rule.registry is None or values[chooser] not in rule.registry:
-            continue
-        start = chooser.rpartition(".")[0] + "." + rule.prefix
-        for name in changed:
-            heeding = [row.name for row in rule.registry.values() if _covers(row.heeds, start, name)]
-            if heeding and values[chooser] not in heeding:
+    changed = [name for name, field in fields.items() if values[name] != default(field)]
+    for name in changed:
+        for chooser, heeding in _heeding(fields, name).items():
+            if (
+                values[chooser] in fields[chooser].metadata["rule"].registry
+                and values[chooser] not in heeding
+            ):
                 others = " or ".join(f'"{each}"' for each in heeding)
                 raise ConfigError(
                     f'{name}: unknown key for {chooser} = "{values[chooser]}"; leave it out, or choose '
                     f"{chooser} = {others}"
                 )
+
+
+def heeding(table: type, dotted: str) -> Mapping[str, list[str]]:
+    """Return the names of the rows that heed a key, by the key that chooses them; empty: every row does."""
+    return _heeding(keys(table), dotted)
+
+
+def _heeding(fields: Mapping[str, dataclasses.Field[Any]], dotted: str) -> Mapping[str, list[str]]:
+    found = {}
+    for chooser, field in fields.items():
+        rule: KeyRule = field.metadata["rule"]
+        start = chooser.rpartition(".")[0] + "." + rule.prefix
+        rows = [row.name for row in (rule.registry or {}).values() if _covers(row.heeds, start, dotted)]
+        if rows:
+            found[chooser] = rows
+    return found
 
 
 def _covers(heeds: Collection[str], start: str, dotted: str) -> bool:
@@ -128,7 +142,8 @@ def _covers(heeds: Collection[str], start: str, dotted: str) -> bool:
     return any(dotted == name or (name.endswith(".") and dotted.startswith(name)) for name in full)
 
 
-def _default(field: dataclasses.Field[Any]) -> Any:
+def default(field: dataclasses.Field[Any]) -> Any:
+    """Return the value that a field has where none is given."""
     return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
 
 

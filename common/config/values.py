@@ -28,6 +28,7 @@ class KeyRule:
         minimum: smallest number allowed.
         above: largest number not allowed.
         maximum: largest number allowed.
+        subject: the help without the rows'.
     """
 
     help: str
@@ -37,6 +38,7 @@ class KeyRule:
     minimum: float | None = None
     above: float | None = None
     maximum: float | None = None
+    subject: str = ""
 
 
 def is_user_function(text: str) -> bool:
@@ -91,9 +93,9 @@ def _convert(value: Any, annotation: Any, where: str) -> Any:
         fitting = [option for option in options if _fits(value, option)]
         if fitting:
             return _convert(value, fitting[0], where)
-        raise ConfigError(f"{where}: expected {' or '.join(map(_describe_type, options))}, got {value!r}")
+        raise ConfigError(f"{where}: expected {describe_type(annotation)}, got {value!r}")
     if not _fits(value, annotation):
-        raise ConfigError(f"{where}: expected {_describe_type(annotation)}, got {value!r}")
+        raise ConfigError(f"{where}: expected {describe_type(annotation)}, got {value!r}")
     _check_representable(value, where)
     return float(value) if annotation is float else value
 
@@ -130,7 +132,11 @@ def _fits(value: Any, annotation: Any) -> bool:
     return isinstance(value, kind)
 
 
-def _describe_type(annotation: Any) -> str:
+def describe_type(annotation: Any) -> str:
+    """Describe the type of a key for people."""
+    if isinstance(annotation, types.UnionType):
+        options = [option for option in typing.get_args(annotation) if option is not types.NoneType]
+        return " or ".join(map(describe_type, options))
     if typing.get_origin(annotation) is list:
         return f"a list of {_PLURALS[typing.get_args(annotation)[0]]}"
     return _NAMES[typing.get_origin(annotation) or annotation]

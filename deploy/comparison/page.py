@@ -1,8 +1,7 @@
-"""A comparison as a self-contained HTML page: no network, no script; light and dark, for every width."""
+"""A comparison as a self-contained HTML page."""
 
 from __future__ import annotations
 
-import base64
 import html
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,23 +9,7 @@ from typing import Any
 
 from common.observe import measures
 from deploy.comparison.results import first_metric, rows
-
-_STYLE = """
-:root { color-scheme: light dark; --paper: #ffffff; --ink: #1f2328; --faint: #59636e; --rule: #d0d7de; }
-@media (prefers-color-scheme: dark) {
-  :root { --paper: #15191f; --ink: #e6edf3; --faint: #9198a1; --rule: #3d444d; }
-}
-body { background: var(--paper); color: var(--ink); font: 16px/1.5 system-ui, sans-serif;
-  margin: 0 auto; max-width: 56rem; padding: 1rem; }
-h1 { font-size: 1.5rem; margin: 0.5rem 0; } h2 { font-size: 1.1rem; margin: 0 0 0.5rem; }
-p { color: var(--faint); }
-.wide { overflow-x: auto; }
-table { border-collapse: collapse; font-size: 0.9rem; font-variant-numeric: tabular-nums; width: 100%; }
-th, td { border-bottom: 1px solid var(--rule); padding: 0.35rem 0.6rem; text-align: right;
-  white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; }
-figure { margin: 2rem 0; } img { height: auto; max-width: 100%; }
-"""
+from deploy.runs.pages import inline, wrap
 
 
 def page(result: Mapping[str, Any], figures: Sequence[tuple[str, Mapping[str, Path]]]) -> str:
@@ -36,18 +19,10 @@ def page(result: Mapping[str, Any], figures: Sequence[tuple[str, Mapping[str, Pa
         result: content of compare.json.
         figures: title of every figure, and its files for a light and a dark page.
     """
-    title = html.escape(f"{result['name']}: methods compared")
-    return f"""<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title>
-<style>{_STYLE}</style>
-<h1>{title}</h1>
-<p>{html.escape(_terms(result))}</p>
+    body = f"""<p>{html.escape(_terms(result))}</p>
 <div class="wide">{_table(result)}</div>
-{"".join(_figure(name, files) for name, files in figures)}</html>
-"""
+{"".join(_figure(name, files) for name, files in figures)}"""
+    return wrap(f"{result['name']}: methods compared", body)
 
 
 def _titles(result: Mapping[str, Any]) -> tuple[str, ...]:
@@ -82,12 +57,8 @@ def _table(result: Mapping[str, Any]) -> str:
 
 def _figure(title: str, files: Mapping[str, Path]) -> str:
     name = html.escape(title)
-    dark, light = _inline(files["dark"]), _inline(files["light"])
+    dark, light = inline(files["dark"]), inline(files["light"])
     return (
         f'<figure><h2>{name}</h2><picture><source media="(prefers-color-scheme: dark)" srcset="{dark}">'
         f'<img src="{light}" alt="{name}"></picture></figure>\n'
     )
-
-
-def _inline(path: Path) -> str:
-    return f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"

@@ -1,0 +1,44 @@
+"""Parts of self-contained HTML pages: no network, no script; light and dark, for every width."""
+
+from __future__ import annotations
+
+import base64
+import html
+from pathlib import Path
+
+STYLE = """
+:root { color-scheme: light dark; --paper: #ffffff; --ink: #1f2328; --faint: #59636e; --rule: #d0d7de; }
+@media (prefers-color-scheme: dark) {
+  :root { --paper: #15191f; --ink: #e6edf3; --faint: #9198a1; --rule: #3d444d; }
+}
+body { background: var(--paper); color: var(--ink); font: 16px/1.5 system-ui, sans-serif;
+  margin: 0 auto; max-width: 56rem; padding: 1rem; }
+h1 { font-size: 1.5rem; margin: 0.5rem 0; } h2 { font-size: 1.1rem; margin: 0 0 0.5rem; }
+p { color: var(--faint); }
+.wide { overflow-x: auto; }
+table { border-collapse: collapse; font-size: 0.9rem; font-variant-numeric: tabular-nums; width: 100%; }
+th, td { border-bottom: 1px solid var(--rule); padding: 0.35rem 0.6rem; text-align: right;
+  white-space: nowrap; }
+th:first-child, td:first-child { text-align: left; }
+figure { margin: 2rem 0; } img { height: auto; max-width: 100%; }
+pre { overflow-x: auto; }
+"""
+
+
+def wrap(title: str, body: str) -> str:
+    """Return a page of this title, which is text, around a body, which is HTML."""
+    title = html.escape(title)
+    return f"""<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
+<style>{STYLE}</style>
+<h1>{title}</h1>
+{body}</html>
+"""
+
+
+def inline(path: Path) -> str:
+    """Return an image as an address that holds it."""
+    return f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"
