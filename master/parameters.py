@@ -6,7 +6,7 @@ from contextlib import nullcontext
 
 from common.errors import MalformedError
 from common.shards.pushes import Header, Operation, PullRequest, PushReply
-from common.shards.table import Table
+from common.shards.table import Precision, Table
 from master.roster import Roster
 from master.store.shard import Reading
 from master.store.store import Pieces, Source, Store
@@ -51,6 +51,8 @@ class ParameterService:
             raise MalformedError(f"replica {seat.replica} cannot push as replica {header.replica}")
         self._roster.check_progress(header.next_batch)
         if header.operation is Operation.CREATE:
+            if header.precision is not Precision.FLOAT32:
+                raise MalformedError(f"CREATE with precision {header.precision.name}; a creation has float32")
             return None
         if header.operation.answers or header.sequence < 1:
             raise MalformedError(f"{header.operation.name} with sequence {header.sequence} is no push")

@@ -15,6 +15,12 @@ class Operation(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ACCRUED_GRADIENT: _ClassVar[Operation]
     MOVING: _ClassVar[Operation]
 
+class Precision(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    FLOAT32: _ClassVar[Precision]
+    BFLOAT16: _ClassVar[Precision]
+    INT8: _ClassVar[Precision]
+
 class BoundaryKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     BOUNDARY_KIND_UNSPECIFIED: _ClassVar[BoundaryKind]
@@ -42,6 +48,9 @@ UPDATE: Operation
 VALUE: Operation
 ACCRUED_GRADIENT: Operation
 MOVING: Operation
+FLOAT32: Precision
+BFLOAT16: Precision
+INT8: Precision
 BOUNDARY_KIND_UNSPECIFIED: BoundaryKind
 ACTIVATION: BoundaryKind
 GRADIENT: BoundaryKind
@@ -82,7 +91,7 @@ class Table(_message.Message):
     def __init__(self, tensors: _Optional[_Iterable[_Union[TensorSpec, _Mapping]]] = ..., nbytes: _Optional[int] = ...) -> None: ...
 
 class Header(_message.Message):
-    __slots__ = ("shard", "operation", "version", "incarnation", "sequence", "next_batch", "table", "replica", "fetched_sequence")
+    __slots__ = ("shard", "operation", "version", "incarnation", "sequence", "next_batch", "table", "replica", "fetched_sequence", "precision")
     SHARD_FIELD_NUMBER: _ClassVar[int]
     OPERATION_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
@@ -92,6 +101,7 @@ class Header(_message.Message):
     TABLE_FIELD_NUMBER: _ClassVar[int]
     REPLICA_FIELD_NUMBER: _ClassVar[int]
     FETCHED_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    PRECISION_FIELD_NUMBER: _ClassVar[int]
     shard: str
     operation: Operation
     version: int
@@ -101,7 +111,8 @@ class Header(_message.Message):
     table: Table
     replica: int
     fetched_sequence: int
-    def __init__(self, shard: _Optional[str] = ..., operation: _Optional[_Union[Operation, str]] = ..., version: _Optional[int] = ..., incarnation: _Optional[int] = ..., sequence: _Optional[int] = ..., next_batch: _Optional[int] = ..., table: _Optional[_Union[Table, _Mapping]] = ..., replica: _Optional[int] = ..., fetched_sequence: _Optional[int] = ...) -> None: ...
+    precision: Precision
+    def __init__(self, shard: _Optional[str] = ..., operation: _Optional[_Union[Operation, str]] = ..., version: _Optional[int] = ..., incarnation: _Optional[int] = ..., sequence: _Optional[int] = ..., next_batch: _Optional[int] = ..., table: _Optional[_Union[Table, _Mapping]] = ..., replica: _Optional[int] = ..., fetched_sequence: _Optional[int] = ..., precision: _Optional[_Union[Precision, str]] = ...) -> None: ...
 
 class Frame(_message.Message):
     __slots__ = ("header", "offset", "data")

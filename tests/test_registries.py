@@ -17,6 +17,7 @@ from common.config.downpour import DownpourConfig
 from common.config.models import MODELS
 from common.config.optimizers import OPTIMIZERS, SERVER_OPTIMIZERS
 from common.config.profiles import WIRES
+from common.config.pushes import PUSH_PRECISIONS
 from common.config.sections import Config
 from common.config.settings import keys
 from common.config.synthesizers import GRADIENTS, INPUTS
@@ -25,7 +26,7 @@ from common.config.unlocks import UNLOCKS
 from common.data import batches
 from common.errors import ConfigError
 from common.registry import Registry, Row, import_implementation
-from common.shards.table import WIRE_ITEMSIZES
+from common.shards.table import WIRE_ITEMSIZES, Precision
 from common.wire.precision import PRECISIONS
 
 ROOT = Path(__file__).parents[1]
@@ -54,6 +55,10 @@ def test_every_row_has_a_module_and_every_module_a_row(
 
 def test_every_wire_precision_has_a_size_and_a_rounding() -> None:
     assert list(WIRES) == list(PRECISIONS) == list(WIRE_ITEMSIZES)
+
+
+def test_every_precision_of_pushes_has_a_number_on_the_wire() -> None:
+    assert [name.upper() for name in PUSH_PRECISIONS] == [each.name for each in Precision]
 
 
 def test_every_augmentation_but_none_has_a_function() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from common.config.optimizers import SERVER_OPTIMIZERS, ServerRow
-from common.config.pushes import PUSHES, STALENESS_RULES
+from common.config.pushes import PUSH_PRECISIONS, PUSHES, STALENESS_RULES
 from common.config.settings import broadcast, choice, key
 from common.errors import ConfigError
 
@@ -19,6 +19,9 @@ class DownpourConfig:
 
     push: str = choice("update", PUSHES)
     n_push: int = key(10, "steps between two pushes", minimum=1)
+    precision: str = choice(
+        "float32", PUSH_PRECISIONS, "parameters in a push, with the rounding added to the next push"
+    )
     n_fetch: int = key(10, "steps between two fetches", minimum=1)
     server_optimizer: str | None = choice(
         None,

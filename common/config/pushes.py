@@ -38,6 +38,14 @@ PUSHES = Registry(
 )  # fmt: skip
 
 
+# Forms of the parameters in a push, `common.shards.table.Precision`.
+PUSH_PRECISIONS = Registry(
+    Row(name="float32", help="unchanged"),
+    Row(name="bfloat16", help="half the bytes"),
+    Row(name="int8", help="a quarter of the bytes, scaled by 256 numbers"),
+)
+
+
 @dataclass(frozen=True, kw_only=True)
 class StalenessRow(Row):
     """A rule for stale pushes; staleness is counted as in the vocabulary.

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import IntEnum
 
-from common.shards.table import Table
+from common.shards.narrow import push_nbytes
+from common.shards.table import Precision, Table
 
 # Bytes of a buffer: of a received message, or a view into a tensor's memory.
 Buffer = bytes | bytearray | memoryview
@@ -40,12 +41,13 @@ class Header:
     table: Table = field(default_factory=lambda: Table((), 0))
     fetched_sequence: int = 0
     replica: int = 0
+    precision: Precision = Precision.FLOAT32
 
     @property
     def nbytes(self) -> int:
         """Size in bytes of the buffer that follows: whole only in creations and in answers to full pulls."""
         whole = self.operation in (Operation.CREATE, Operation.VALUE)
-        return self.table.nbytes if whole else self.table.pushed.nbytes
+        return self.table.nbytes if whole else push_nbytes(self.table.pushed, self.precision)
 
 
 @dataclass(frozen=True, slots=True)

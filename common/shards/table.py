@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import Literal, get_args
 
 import numpy as np
@@ -20,6 +21,16 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 Raw = bytes | bytearray | memoryview | np.ndarray
 
 FLOATS = ("float32", "float64")
+
+
+class Precision(IntEnum):
+    """Form of a push's parameters, by the names of `downpour.precision`; see `common.shards.narrow`."""
+
+    FLOAT32 = 0
+    BFLOAT16 = 1
+    INT8 = 2
+
+
 # Item sizes in bytes of the dtypes of a shard; of floats between two layers (`common.wire.precision`); and of
 # all tensors between two layers.
 ITEMSIZES = {"float32": 4, "float64": 8, "int64": 8, "int32": 4, "uint8": 1, "bool": 1}

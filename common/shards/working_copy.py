@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 
 from common.errors import MalformedError
+from common.shards.narrow import decode_parameters, encode
 from common.shards.pushes import Buffer, Header, Operation, PushReply
-from common.shards.table import Raw, Table
+from common.shards.table import Precision, Raw, Table
 
 Bytes = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
@@ -35,6 +36,8 @@ class Push:
     buffer: Bytes
     # Change of the parameters in this slave, (P,) float32: missing in a version without the push.
     local: Floats = field(default_factory=lambda: np.zeros(0, np.float32))
+    # Rounding that the buffer lacks, (P,) float32, of a narrow push.
+    residual: Floats = field(default_factory=lambda: np.zeros(0, np.float32))
 
 
 class Accrued(Protocol):
@@ -75,6 +78,8 @@ class WorkingCopy:
         replica: of this slave.
         outer: the master takes changes as outer gradients. A fetch then follows the answer to a push, so that
             the version has the push's effect in the place of the change.
+        precision: of the parameters in a push. The rounding of a push goes into the next (error feedback),
+            and is dropped with a refused push or the lease.
     """
 
     def __init__(
@@ -88,6 +93,7 @@ class WorkingCopy:
         replica: int = 0,
         *,
         outer: bool = False,
+        precision: Precision = Precision.FLOAT32,
     ) -> None:
         self.name = name
         self.unanswered: Push | None = None
@@ -99,10 +105,15 @@ class WorkingCopy:
         self._n_fetch = n_fetch
         self._accrued = accrued
         self._outer = outer
+        self._precision = precision
+        # Rounding of the accrued gradients in the last answered push; that of changes is part of own - known.
+        self._residual: Floats | None = None
         # Whether the effect of an answered push is still to be fetched.
         self._owes_fetch = False
         operation = Operation.UPDATE if accrued is None else Operation.ACCRUED_GRADIENT
-        self._header = Header(name, operation, incarnation=incarnation, table=flat.table, replica=replica)
+        self._header = Header(
+            name, operation, incarnation=incarnation, table=flat.table, replica=replica, precision=precision
+        )
         # State of the master without the pushes of further slaves; from `begin` on.
         self._known: Bytes = np.zeros(0, np.uint8)
         # Pushes that may be missing in the next fetched version.
@@ -112,7 +123,7 @@ class WorkingCopy:
 
     def initial(self) -> Push:
         """Return the push that creates the shard."""
-        header = replace(self._header, operation=Operation.CREATE)
+        header = replace(self._header, operation=Operation.CREATE, precision=Precision.FLOAT32)
         self._flat.gather()
         return Push(header, self._flat.buffer.cpu().numpy().copy())
 
@@ -201,6 +212,7 @@ class WorkingCopy:
         if push is None or push.header.sequence != reply.sequence:
             return
         self.unanswered = None
+        self._settle(push, refused=reply.refused)
         self._owes_fetch = self._outer
         if reply.refused or not self.fetching:
             self._recent = [recent for recent in self._recent if recent is not push]
@@ -208,9 +220,21 @@ class WorkingCopy:
             # At once: pushes from stale weights would be refused as well.
             self._fetched_steps = -self._n_fetch
 
+    def _settle(self, push: Push, *, refused: bool) -> None:
+        """Take a push's rounding over into the next push, or drop the rounding of a refused push."""
+        if self._precision is Precision.FLOAT32:
+            return
+        if self._accrued is not None:
+            self._residual = None if refused else push.residual
+        elif refused:
+            known = self._known[: self._table.parameters_nbytes].view(np.float32)
+            known += push.residual
+
     def _unchanged(self) -> bool:
         """Compare the state: without a step, the forward of a lost batch may have moved BN's statistics."""
-        return np.array_equal(self._state(), self._known)
+        # Parameters differ from the known ones by the rounding of narrow pushes.
+        start = 0 if self._precision is Precision.FLOAT32 else self._table.parameters_nbytes
+        return np.array_equal(self._state()[start:], self._known[start:])
 
     def _check(self, header: Header) -> None:
         if header.table != self._flat.table:
@@ -232,16 +256,34 @@ class WorkingCopy:
         # Gaps between buffers hold zeros.
         sent[stop:] = 0
         own, known, pushed = (a[:stop].view(np.float32) for a in (state, self._known, sent))
-        if self._accrued is None:
-            _adopt_change(own, known, pushed)
-            change = pushed
-        else:
+        if self._accrued is not None:
             change = own - known
             np.copyto(known, own)
             np.copyto(pushed, self._accrued.take())
+        elif self._precision is Precision.FLOAT32:
+            _adopt_change(own, known, pushed)
+            change = pushed
+        else:
+            np.subtract(own, known, out=pushed)
+            change = pushed
         self._push_buffers(state, sent)
         self._store(state)
-        return Push(self._header, sent, change)
+        if self._precision is Precision.FLOAT32:
+            return Push(self._header, sent, change)
+        return self._round(sent, change)
+
+    def _round(self, sent: Bytes, change: Floats) -> Push:
+        """Make a narrow push of a wide buffer, and keep what the rounding leaves out."""
+        pushed, known = (a[: self._table.parameters_nbytes].view(np.float32) for a in (sent, self._known))
+        if self._residual is not None:
+            pushed += self._residual
+        narrow = encode(self._table, sent, self._precision)
+        rounded = decode_parameters(self._table, narrow, self._precision)
+        if self._accrued is None:
+            # The arithmetic is the master's.
+            known += rounded
+            change = rounded
+        return Push(self._header, narrow, change, pushed - rounded)
 
     def _push_buffers(self, state: Bytes, sent: Bytes) -> None:
         """Write the change of integer buffers and the value of float buffers."""

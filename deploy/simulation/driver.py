@@ -18,6 +18,7 @@ from common.data.replicas import BatchRoutes, may_stop
 from common.errors import ConfigError, RunFailedError
 from common.models import network
 from common.models.network import Blueprint
+from common.shards.narrow import push_nbytes
 from common.shards.pushes import Buffer, Header, PushReply
 from common.shards.table import Table
 from common.shards.working_copy import Push
@@ -323,7 +324,8 @@ class Driver:
             self._answer(machine, self.master.apply(push), HEADER_NBYTES)
             self._follow()
 
-        nbytes = HEADER_NBYTES + self._table(machine, push.header.shard).pushed.nbytes
+        table = self._table(machine, push.header.shard)
+        nbytes = HEADER_NBYTES + push_nbytes(table.pushed, push.header.precision)
         self.master.ask(machine.link, nbytes, self._guard(machine, arrived))
 
     def _fetch(self, machine: Machine, shard: str) -> None:

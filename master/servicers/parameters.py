@@ -22,6 +22,7 @@ from common.net.http2.pace import Pace
 from common.net.http2.pipe import SLOWEST_BYTES
 from common.shards.assembly import Assembly
 from common.shards.pushes import Buffer, Frame, Operation, PushReply
+from common.shards.table import Precision
 from common.wire.methods import PULL, PUSH
 from common.wire.payloads import CHUNK_BYTES, decode_frame, encode_frame, frame_parts
 from master.parameters import ParameterService
@@ -120,7 +121,8 @@ class IncomingPush:
 
     A large push of a fast sender lands: a thread receives the change into the shard's idle buffer while
     another turns the pieces there into the result. Other pushes of the shard wait meanwhile, and only the
-    commit makes the result the shard. A slow sender's push, and a creation, is kept in memory until complete.
+    commit makes the result the shard. A slow sender's push, a narrow push and a creation are kept in memory
+    until complete.
 
     Args:
         service: the shards.
@@ -162,10 +164,16 @@ class IncomingPush:
             return self._service.push(header, self._assembly.pieces)
         if self.nbytes <= CHUNK_BYTES:
             return self._service.push(header, self._receive_all(Pace(self._stalled_seconds)))
-        if header.operation is not Operation.CREATE and pace * self.nbytes < PUSHER_SECONDS / 2:
+        if self._can_land and pace * self.nbytes < PUSHER_SECONDS / 2:
             return self._land(places)
         with places.hold(header.shard, header.replica) as place:
             return self._service.push(header, self._receive_all(place))
+
+    @property
+    def _can_land(self) -> bool:
+        """Whether the push's bytes have the layout of the shard's buffer."""
+        header = self._assembly.header
+        return header.operation is not Operation.CREATE and header.precision is Precision.FLOAT32
 
     def _receive_all(self, pace: Pace) -> Pieces:
         """Receive the push into fresh memory, at least at a pace."""

@@ -175,7 +175,7 @@ class Store:
 
         Args:
             header: of the push.
-            source: not called for a push that is not applied.
+            source: not called for a push that is not applied. May use the idle buffer for float32 alone.
             admit: as in `apply`.
 
         Raises:
@@ -198,7 +198,8 @@ class Store:
                 idle, active = shard.claim_idle(), shard.pair.buffers[record.active]
                 change = _choose_change(shard, header, active, idle, staleness)
                 with source(idle[: header.nbytes].data) as pieces:
-                    updates.apply_update(shard.regions, active, idle, pieces, shard.policy.replicas, change)
+                    widened = updates.widen(header, pieces)
+                    updates.apply_update(shard.regions, active, idle, widened, shard.policy.replicas, change)
                 for gap in shard.gaps:
                     idle[gap] = 0
             with shard.readers_left:

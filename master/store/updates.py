@@ -15,8 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from common.errors import MalformedError
-from common.shards.pushes import Buffer
-from common.shards.table import Kind, Table
+from common.shards.narrow import decode
+from common.shards.pushes import Buffer, Header
+from common.shards.table import Kind, Precision, Table
 from master.store.optimizers import Bytes, Floats, ServerOptimizer, moments_of
 from master.store.outer import Outer
 from master.store.staleness import compensate
@@ -170,6 +171,15 @@ def apply_update(
             else:
                 np.copyto(result, own + (numbers - own) / replicas if replicas > 1 else numbers)
         check_finite(region, result)
+
+
+def widen(header: Header, pushed: Iterable[tuple[int, Buffer]]) -> Iterable[tuple[int, Buffer]]:
+    """Bring the pieces of a push into the layout of the shard's buffer."""
+    if header.precision is Precision.FLOAT32:
+        return pushed
+    pieces = [data for _, data in pushed]
+    narrow = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+    return decode(header.table.pushed, narrow, header.precision)
 
 
 def cut_pieces(

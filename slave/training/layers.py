@@ -24,6 +24,7 @@ from common.models.recurrent import state_size
 from common.optim.stepper import AccruingStepper, Stepper
 from common.shards.backup import Backup
 from common.shards.flat import Flat
+from common.shards.table import Precision
 from common.shards.working_copy import WorkingCopy
 from common.signals.forms import SignalForm
 from common.signals.packing import InputPacking, Packing
@@ -150,7 +151,15 @@ def working_copy(config: Config, lease: JoinReply, shard: str, flat: Flat, stepp
     others = accrued is not None or outer or config.replicas[lease.layer - 1] > 1
     n_fetch = downpour.n_fetch if others else 0
     return WorkingCopy(
-        shard, flat, downpour.n_push, lease.incarnation, n_fetch, accrued, lease.replica, outer=outer
+        shard,
+        flat,
+        downpour.n_push,
+        lease.incarnation,
+        n_fetch,
+        accrued,
+        lease.replica,
+        outer=outer,
+        precision=Precision[downpour.precision.upper()],
     )
 
 

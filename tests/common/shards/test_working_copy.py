@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -9,9 +11,13 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from common.errors import MalformedError
+from common.optim.optimizers import Settings
 from common.shards.flat import Flat
 from common.shards.pushes import Operation, PushReply
+from common.shards.table import Precision
 from common.shards.working_copy import Push, WorkingCopy
+from master.store.optimizers import ServerOptimizer
+from master.store.policies import Policy, uniform
 from master.store.store import Memory, Store
 
 NAME = "1/weights"
@@ -50,11 +56,18 @@ class Everything(nn.Module):
 class Slave:
     """A module, its replica, and a count of its steps."""
 
-    def __init__(self, store: Store, incarnation: int, n_push: int = 4, seed: int = 0) -> None:
+    def __init__(
+        self,
+        store: Store,
+        incarnation: int,
+        n_push: int = 4,
+        seed: int = 0,
+        precision: Precision = Precision.FLOAT32,
+    ) -> None:
         torch.manual_seed(seed)
         self.module = Everything()
         self.flat = Flat(self.module)
-        self.copy = WorkingCopy(NAME, self.flat, n_push, incarnation)
+        self.copy = WorkingCopy(NAME, self.flat, n_push, incarnation, precision=precision)
         self.steps = 0
         self._store = store
         self._generator = torch.Generator().manual_seed(seed)
@@ -278,3 +291,50 @@ def test_a_shard_of_another_network_of_the_same_size_is_not_taken(store: Store) 
     assert flat.table.nbytes == len(reading.buffer)
     with pytest.raises(MalformedError, match=NAME):
         WorkingCopy(NAME, flat, 1, 2).begin(reading.header, bytes(reading.buffer))
+
+
+@pytest.mark.parametrize("precision", [Precision.BFLOAT16, Precision.INT8])
+def test_the_rounding_of_narrow_pushes_does_not_add_up(store: Store, precision: Precision) -> None:
+    """After any number of pushes the master lacks the rounding of the last one alone."""
+    slave = Slave(store, 1, n_push=1, precision=precision)
+    parameters = slave.flat.table.parameters_nbytes
+    for _ in range(200):
+        push = slave.step()
+        assert push is not None
+        assert push.header.precision is precision
+        slave.copy.answered(applied(store, push))
+        state, master = slave.state, held(store)
+        assert state[parameters:] == master[parameters:]
+        theirs, ours = (
+            torch.frombuffer(bytearray(each[:parameters]), dtype=torch.float32) for each in (master, state)
+        )
+        assert float((theirs - ours).abs().max()) < 0.004
+    # No push of the rounding alone, which would never end.
+    assert slave.copy.flush(slave.steps, slave.steps) is None
+    successor = Slave(store, 2, seed=5, precision=precision)
+    assert successor.state == held(store)
+
+
+def test_the_rounding_of_narrow_gradients_goes_into_the_next_gradient() -> None:
+    store = Store(Memory(), uniform(Policy(optimizer=ServerOptimizer(Settings("sgd", 1.0)))))
+    flat = Flat(nn.Linear(300, 1))
+    sums = torch.randn(10, 301, generator=torch.Generator().manual_seed(0))
+
+    class Sums:
+        """Accrued gradients, one after the other."""
+
+        left = iter(sums.numpy())
+
+        def take(self):  # type: ignore[no-untyped-def]
+            return next(self.left)
+
+    copy = WorkingCopy(NAME, flat, 1, 1, 1, Sums(), precision=Precision.INT8)
+    initial = copy.initial()
+    store.create(initial.header, [(0, initial.buffer.data)])
+    copy.begin(replace(initial.header, operation=Operation.VALUE), initial.buffer)
+    for step in range(1, 11):
+        push = copy.due(step, step)
+        assert push is not None
+        copy.answered(applied(store, push))
+        moved = torch.frombuffer(bytearray(held(store)), dtype=torch.float32) - flat.parameters
+        assert float((moved + sums[:step].sum(0)).abs().max()) < 0.02

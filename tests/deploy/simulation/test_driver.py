@@ -102,6 +102,19 @@ def test_replicas_under_an_outer_optimizer_are_layers_times_replicas_and_learn(l
     assert run.status.lost_batches == 0
 
 
+@pytest.mark.parametrize("precision", ["bfloat16", "int8"])
+@pytest.mark.parametrize("push", ["update", "gradient"])
+def test_narrow_pushes_learn_alike_and_take_a_slow_link_for_less_time(push: str, precision: str) -> None:
+    keys = [
+        unlock("none"), "downpour.replicas=2", f"downpour.push={push}", "downpour.n_push=1",
+        "simulation.bandwidth_bytes_per_second=1e6", "network.options.widths=[64, 64]", "run.batches=80",
+    ]  # fmt: skip
+    wide, narrow = trained(*keys), trained(*keys, f"downpour.precision={precision}")
+    assert narrow.seconds < 0.9 * wide.seconds
+    assert narrow.losses[-1] < 1.1 * wide.losses[-1]
+    assert hollow(*keys, f"downpour.precision={precision}").seconds == narrow.seconds
+
+
 @pytest.mark.parametrize("name", UNLOCKS)
 def test_a_run_with_losses_and_a_death_comes_to_its_end(name: str) -> None:
     driver = hollow(

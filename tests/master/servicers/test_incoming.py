@@ -11,10 +11,13 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from common.shards.narrow import encode
+from common.shards.table import Precision
 from common.wire.messages import JoinReply
 from common.wire.payloads import CHUNK_BYTES
 from master.servicers import parameters
 from protos import layerwise_pb2 as pb
+from tests.master.pushes import parameters as table_of_parameters
 from tests.master.served import Client, Served, Stream, served
 
 COUNT = 3 * CHUNK_BYTES // 4
@@ -176,3 +179,38 @@ def test_readers_see_one_version_while_pushes_come_in(master: Served, client: Cl
             assert one.read().applied
             assert other.read().applied
     assert_is(client, 16, 16.0)
+
+
+def narrow(lease: JoinReply, sequence: int, value: float, operation: int = pb.UPDATE) -> list[Any]:
+    """A push in int8, large enough for several frames."""
+    change = np.full(COUNT, value, np.float32)
+    sent = encode(table_of_parameters(COUNT), change.view(np.uint8), Precision.INT8)
+    frames = cut(sent.tobytes(), operation, lease, sequence)
+    frames[0].header.precision = pb.INT8
+    return frames
+
+
+def test_a_narrow_push_in_several_frames_is_applied_once(master: Served, client: Client) -> None:
+    first, second = created(master)
+    frames = narrow(first, 1, 127.0)
+    assert 1 < len(frames) < len(ones(first, 1))
+    with half_sent(client, frames) as stream:
+        # Kept in memory: others need not wait.
+        assert client.push(ones(second, 1, 2.0))[0].applied
+        stream.write(*frames[len(frames) // 2 :])
+        assert stream.read().applied
+    assert_is(client, 2, 129.0)
+    assert not client.push(frames)[0].applied
+    assert_is(client, 2, 129.0)
+
+
+def test_a_creation_is_not_narrow_and_a_precision_that_nobody_knows_is_refused(
+    master: Served, client: Client
+) -> None:
+    slaves = replicas(master)
+    strange = cut(bytes(4 * COUNT), pb.CREATE, slaves[0], 0)
+    strange[0].header.precision = 7  # type: ignore[assignment]
+    for frames in (narrow(slaves[0], 0, 1.0, pb.CREATE), strange):
+        with pytest.raises(grpc.RpcError) as caught:
+            client.push(frames)
+        assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
