@@ -331,7 +331,7 @@ def test_the_rounding_of_narrow_gradients_goes_into_the_next_gradient() -> None:
     copy = WorkingCopy(NAME, flat, 1, 1, 1, Sums(), precision=Precision.INT8)
     initial = copy.initial()
     store.create(initial.header, [(0, initial.buffer.data)])
-    copy.begin(replace(initial.header, operation=Operation.VALUE), initial.buffer)
+    copy.begin(replace(initial.header, operation=Operation.VALUE), initial.buffer.data)
     for step in range(1, 11):
         push = copy.due(step, step)
         assert push is not None

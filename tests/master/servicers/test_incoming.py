@@ -209,7 +209,7 @@ def test_a_creation_is_not_narrow_and_a_precision_that_nobody_knows_is_refused(
 ) -> None:
     slaves = replicas(master)
     strange = cut(bytes(4 * COUNT), pb.CREATE, slaves[0], 0)
-    strange[0].header.precision = 7  # type: ignore[assignment]
+    strange[0].header.precision = 7
     for frames in (narrow(slaves[0], 0, 1.0, pb.CREATE), strange):
         with pytest.raises(grpc.RpcError) as caught:
             client.push(frames)
