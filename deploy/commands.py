@@ -221,11 +221,23 @@ def status(master: str, as_json: bool, watch: bool) -> int:
 @click.option(
     "--watch", is_flag=True, help="With --master: evaluate until the run's end, and write the result files."
 )
+@click.option(
+    "--checkpoint",
+    type=click.Path(readable=False, path_type=Path),
+    metavar="FILE",
+    help="Model file to measure in place of RUN_DIR's last model, such as best.safetensors in it.",
+)
 @data_option
 @code_option
 @_JSON
 def evaluate(
-    run_dir: Path | None, master: str | None, watch: bool, data: Path | None, code: Path | None, as_json: bool
+    run_dir: Path | None,
+    master: str | None,
+    watch: bool,
+    checkpoint: Path | None,
+    data: Path | None,
+    code: Path | None,
+    as_json: bool,
 ) -> int:
     """Measure the test error of a run directory, or of a live master.
 
@@ -238,7 +250,9 @@ def evaluate(
             raise ConfigError("evaluate: give a run directory, or --master HOST:PORT of a live run")
         if watch:
             raise ConfigError("evaluate --watch: add --master HOST:PORT; a run directory does not change")
-        return evaluate_directory(run_dir, data, code, as_json)
+        return evaluate_directory(run_dir, data, code, as_json, checkpoint)
+    if checkpoint is not None:
+        raise ConfigError("evaluate --checkpoint: is of a run directory; give that, and no --master")
     if run_dir is not None and not watch:
         raise ConfigError("evaluate: give either a run directory or --master; both only with --watch")
     return evaluate_master(master, run_dir, watch, data, code, as_json)

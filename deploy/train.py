@@ -118,7 +118,9 @@ class Training:
             if outcome is None:
                 return None
             seconds = time.monotonic() - self._began
-            summary = summarize(config, outcome.status, outcome.evaluation, seconds, outcome.restarts)
+            summary = summarize(
+                config, outcome.status, outcome.evaluation, seconds, outcome.restarts, directory.best
+            )
             incomplete = directory.finish(summary, outcome.network.state, config, dataset)
         return Trained(directory.path, summary, incomplete)
 
@@ -133,7 +135,7 @@ class Training:
 
     def _train_here(self, dataset: Dataset) -> Outcome | None:
         """Train in this process: in step, or under a virtual clock."""
-        self._directory.forget_metrics()
+        self._directory.forget_results()
         evaluator, every = self._evaluator(dataset), self._config.run.evaluate_every
         run, evaluate_at, shown_at = self._driver(dataset), every, 0.0
         for through in run.run():
@@ -144,13 +146,11 @@ class Training:
                 return None
             if through >= evaluate_at and through < self._config.run.batches:
                 evaluate_at = next_evaluation(through, every)
-                self._record(evaluator.measure(evaluator.pull(run.pull)), run)
+                self._measure_here(evaluator, run, dataset)
             elif time.monotonic() - shown_at >= STATUS_SECONDS:
                 shown_at = time.monotonic()
                 self._screen.show(run.status())
-        network = evaluator.pull(run.pull)
-        evaluation = evaluator.measure(network)
-        self._record(evaluation, run)
+        network, evaluation = self._measure_here(evaluator, run, dataset)
         return Outcome(run.status(), evaluation, network)
 
     def _driver(self, dataset: Dataset) -> InStep | Driver:
@@ -162,11 +162,17 @@ class Training:
             return InStep(self._config, dataset, alone(self._config, dataset) if self._simulated else None)
         return Driver(self._config, dataset, trains=True)
 
-    def _record(self, evaluation: Evaluation, run: InStep | Driver) -> None:
-        """Show and write an evaluation, with every layer's telemetry, in the run's own seconds."""
+    def _measure_here(
+        self, evaluator: Evaluator, run: InStep | Driver, dataset: Dataset
+    ) -> tuple[PulledNetwork, Evaluation]:
+        """Evaluate; show and write the result, with every layer's telemetry, in the run's own seconds."""
+        network = evaluator.pull(run.pull)
+        evaluation = evaluator.measure(network)
+        self._directory.keep_best(network.state, evaluation, self._config, dataset)
         self._screen.show_evaluation(evaluation)
         self._directory.note_evaluation(evaluation, run.seconds)
         self._directory.note_heartbeats(run.seats(), run.seconds)
+        return network, evaluation
 
     def _train_in_cluster(self, dataset: Dataset) -> Outcome | None:
         cluster = Cluster(self._directory, sum(self._config.replicas), log_format=self._log_format)
@@ -179,8 +185,8 @@ class Training:
                 reader.agree(self._holdings)
                 cluster.start_slaves()
                 evaluator = self._evaluator(dataset)
-                if self._watch(cluster, reader, evaluator):
-                    network, evaluation = self._evaluate(reader, evaluator)
+                if self._watch(cluster, reader, evaluator, dataset):
+                    network, evaluation = self._evaluate(reader, evaluator, dataset)
                     self._report(evaluation, reader)
                     self._status = latest_status(reader, self._status)
                     cluster.finish()
@@ -236,7 +242,7 @@ class Training:
 
             rehearse(config, dataset, LARGEST_SIGNAL_MESSAGE_BYTES)
 
-    def _watch(self, cluster: Cluster, reader: Reader, evaluator: Evaluator) -> bool:
+    def _watch(self, cluster: Cluster, reader: Reader, evaluator: Evaluator, dataset: Dataset) -> bool:
         """Follow the run; True at the end, False if interrupted."""
         evaluating: Future[tuple[PulledNetwork, Evaluation]] | None = None
         evaluate_at = self._config.run.evaluate_every
@@ -255,7 +261,7 @@ class Training:
                     evaluating = None
                 if evaluating is None and self._status.batches >= evaluate_at:
                     evaluate_at = next_evaluation(self._status.batches, self._config.run.evaluate_every)
-                    evaluating = pool.submit(self._evaluate, reader, evaluator)
+                    evaluating = pool.submit(self._evaluate, reader, evaluator, dataset)
         return False
 
     def _follow(self, reader: Reader) -> bool:
@@ -279,7 +285,9 @@ class Training:
                 self._screen.print(f"{problem.what}; {problem.advice}")
         self._standstill = level
 
-    def _evaluate(self, reader: Reader, evaluator: Evaluator) -> tuple[PulledNetwork, Evaluation]:
+    def _evaluate(
+        self, reader: Reader, evaluator: Evaluator, dataset: Dataset
+    ) -> tuple[PulledNetwork, Evaluation]:
         backoff = Backoff(time.monotonic, random.random, patience=FINAL_PULL_SECONDS)
         while True:
             try:
@@ -291,7 +299,9 @@ class Training:
                 if self._stop.wait(backoff.delay_after(away)):
                     raise
                 continue
-            return network, evaluator.measure(network)
+            evaluation = evaluator.measure(network)
+            self._directory.keep_best(network.state, evaluation, self._config, dataset)
+            return network, evaluation
 
     def _report(self, evaluation: Evaluation, reader: Reader) -> None:
         self._screen.show_evaluation(evaluation)

@@ -169,6 +169,8 @@ def _anchor_paths(config: Config, folder: Path) -> Config:
     if data.tokens not in TOKENS and os.path.exists(absolute(data.tokens)):
         data = dataclasses.replace(data, tokens=absolute(data.tokens))
     network = dataclasses.replace(config.network, model=anchor(config.network.model))
+    if network.initial is not None:
+        network = dataclasses.replace(network, initial=absolute(network.initial))
     task = dataclasses.replace(config.task, kind=anchor(config.task.kind))
     return dataclasses.replace(config, data=data, network=network, task=task)
 

@@ -18,6 +18,7 @@ class RunConfig:
     batches: int = key(800, "mini-batches that every layer goes through", minimum=1, maximum=1e15)
     batch_size: int = key(64, "examples a mini-batch (B)", minimum=2)
     evaluate_every: int = key(200, "batches between two evaluations on the test set", minimum=1)
+    keep_best: bool = key(False, "keep the network of the best evaluation too, as best.safetensors")
 
     def __post_init__(self) -> None:
         if not self.name.isprintable() or not self.name or Path(self.name).name != self.name:

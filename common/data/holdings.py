@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from common.config.network import find_initial
 from common.config.sections import Config
 from common.config.user_files import digest_files
 from common.data.datasets import Dataset
@@ -97,8 +98,14 @@ def _digests(part: Examples, rows: np.ndarray) -> list[str]:
 
 
 def _digest_files(config: Config, code: Path | None) -> dict[str, str]:
-    return {
+    files = {
         f"{key} {name}": digest
         for key, spec in config.user_functions.items()
         for name, digest in digest_files(spec, code).items()
     }
+    if config.network.initial is not None:
+        path = find_initial(config.network.initial, code)
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=8)).hexdigest()
+        files[f"network.initial {path.name}"] = digest
+    return files

@@ -21,6 +21,7 @@ from common.config.values import is_user_function
 from common.data.targets import Targets
 from common.errors import ConfigError
 from common.models import builtin, costs, flow, user
+from common.models.initial import load_initial
 from common.models.recurrent import Recurrent, state_size
 from common.shards import flat
 from common.signals.forms import SignalForm
@@ -75,6 +76,18 @@ def build(config: Config, inputs: SignalForm, targets: Targets, code: Path | Non
     if not forms[-1].is_plain:
         raise ConfigError(f"{last} gives {forms[-1].describe()}; it must give a tensor, the network's output")
     return Blueprint(units, forms, task.fit(forms[-1].only.shape, last), inputs)
+
+
+def build_initial(
+    config: Config, inputs: SignalForm, targets: Targets, code: Path | None = None
+) -> Blueprint:
+    """Build the network with the weights that training begins from: `network.initial`'s, if given.
+
+    Arguments and errors are those of `build`; the file of the weights may be missing or another network's.
+    """
+    blueprint = build(config, inputs, targets, code)
+    load_initial(config, blueprint.units, code)
+    return blueprint
 
 
 def cut(config: Config, blueprint: Blueprint) -> Config:

@@ -63,7 +63,7 @@ def rehearse(
         ConfigError: a unit or a message cannot be used; names the unit and the key.
     """
     with _kept_generators(torch.device(device)):
-        blueprint = network.build(config, dataset.inputs, dataset.targets, code)
+        blueprint = network.build_initial(config, dataset.inputs, dataset.targets, code)
         check_messages(config, blueprint, most)
         batches = Batches.of(config, dataset)
         rows = None if {"network.model", "task.kind"} & config.user_functions.keys() else 2

@@ -29,16 +29,18 @@ WATCH_SECONDS = 0.5
 PATIENCE_SECONDS = 600.0
 
 
-def evaluate_directory(path: Path, data: Path | None, code: Path | None, as_json: bool) -> int:
-    """Measure a finished run's model.safetensors again.
+def evaluate_directory(
+    path: Path, data: Path | None, code: Path | None, as_json: bool, checkpoint: Path | None = None
+) -> int:
+    """Measure a run's model.safetensors again, or another model file of the run's network.
 
     Raises:
         ConfigError: the directory has no model, the model is damaged or not the run's, or the data is
             missing.
     """
     with divert_output():
-        run = load_finished(path, data, code)
-        evaluation = run.evaluator.measure_state(run.state, {}, run.config.run.batches)
+        run = load_finished(path, data, code, checkpoint)
+        evaluation = run.evaluator.measure_state(run.state, {}, run.batches)
     _print(run.config, evaluation, as_json)
     return 0
 
@@ -111,6 +113,7 @@ def _watch(
             directory.note_heartbeats(status.seats, time.monotonic() - began)
             if network is not None:
                 evaluation = _measure(evaluator, network, reader, directory, screen, began)
+                directory.keep_best(network.state, evaluation, config, dataset)
                 evaluate_at = next_evaluation(status.batches, config.run.evaluate_every)
                 if status.state == "done":
                     break
@@ -118,7 +121,8 @@ def _watch(
     finally:
         screen.close()
     restarts = sum(seat.grants - 1 for seat in status.seats)
-    summary = summarize(config, latest_status(reader, status), evaluation, time.monotonic() - began, restarts)
+    seconds, last = time.monotonic() - began, latest_status(reader, status)
+    summary = summarize(config, last, evaluation, seconds, restarts, directory.best)
     incomplete = directory.finish(summary, network.state, config, dataset)
     return summary, directory.path, incomplete
 

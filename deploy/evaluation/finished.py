@@ -17,23 +17,34 @@ from common.models import network
 from common.models.threads import use_allowed_cores
 from deploy.evaluation.evaluator import Evaluator
 from deploy.runs.directory import saved_config
-from deploy.runs.model import SavedModel, load_model
+from deploy.runs.model import SavedModel, load_model, read_evaluation
 
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """Configuration and state of a finished run; the evaluator does not have the state yet."""
+    """Configuration and state of a finished run; the evaluator does not have the state yet.
+
+    Attributes:
+        config: of the run.
+        evaluator: measures the state.
+        state: state dict of the plain network.
+        batches: batches that the state has learned from.
+    """
 
     config: Config
     evaluator: Evaluator
     state: dict[str, Tensor]
+    batches: int
 
 
-def load_finished(path: Path, data: Path | None, code: Path | None) -> FinishedRun:
+def load_finished(
+    path: Path, data: Path | None, code: Path | None, checkpoint: Path | None = None
+) -> FinishedRun:
     """Load a run directory, with the run's data.
 
     Args:
         path: the run directory.
+        checkpoint: model file that takes the place of the last model; a bare name is searched in `path`.
         data: folder that replaces `data.path`.
         code: folder of the user's files.
 
@@ -41,10 +52,11 @@ def load_finished(path: Path, data: Path | None, code: Path | None) -> FinishedR
         ConfigError: the directory has no model, the model is damaged or not the run's, or the data is
             missing.
     """
-    model, config = load_model(path), saved_config(path)
+    model, config = load_model(path, checkpoint), saved_config(path)
     evaluator = build_evaluator(config, datasets.of(config, path=data, code=code), code)
     _check_fit(model, evaluator.network.state_dict())
-    return FinishedRun(config, evaluator, model.state)
+    known = read_evaluation(model.path)
+    return FinishedRun(config, evaluator, model.state, known.batches if known else config.run.batches)
 
 
 @dataclass(frozen=True)

@@ -87,12 +87,13 @@ class Result:
             name: _array([beat.get(name) for beat in mine]) for name in ("seconds", "next_batch", *numbers)
         }
 
-    def model(self, code: Path | None = None) -> nn.Sequential:
+    def model(self, checkpoint: str | Path | None = None, code: str | Path | None = None) -> nn.Sequential:
         """Build the plain network with the weights of the run, in evaluation mode, without M and I.
 
         Inputs are normalized as docs/model.md says.
 
         Args:
+            checkpoint: model file in place of the last model; with `run.keep_best` "best.safetensors".
             code: folder of the user's file that has the network, if the file is no longer where the run
                 found it.
 
@@ -102,7 +103,8 @@ class Result:
         from deploy.evaluation.finished import build_network
         from deploy.runs.model import load_model
 
-        return build_network(load_model(self.path), self.config, code)
+        model = load_model(self.path, None if checkpoint is None else Path(checkpoint))
+        return build_network(model, self.config, None if code is None else Path(code))
 
     @cached_property
     def _lines(self) -> list[dict[str, Any]]:

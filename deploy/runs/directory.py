@@ -15,9 +15,11 @@ from common.data.datasets import Dataset
 from common.errors import ConfigError, RunFailedError
 from common.text import say
 from common.wire.messages import Evaluation, Seat
+from deploy.runs.best import BestModel
+from deploy.runs.card import CARD, render_card
 from deploy.runs.files import lock_folder, read_text, write_file
 from deploy.runs.metrics import EVALUATION, HEARTBEAT, METRICS, MetricsFile, read_metrics
-from deploy.runs.model import MODEL, encode_model
+from deploy.runs.model import BEST, MODEL, encode_model
 from deploy.runs.summary import SUMMARY
 
 if TYPE_CHECKING:
@@ -85,6 +87,7 @@ class RunDirectory:
         self._lock: IO[bytes] = lock_folder(path, "--run-dir")
         self._metrics = MetricsFile(path / METRICS)
         self._board = _board(path / TENSORBOARD) if tensorboard else None
+        self._best = BestModel(path / BEST)
 
     @property
     def state(self) -> Path:
@@ -110,9 +113,23 @@ class RunDirectory:
         if torn:
             say(f"{self._metrics.path}: its last line was torn; {torn} bytes are cut off")
 
-    def forget_metrics(self) -> None:
-        """Delete metrics.jsonl, for a run that starts anew."""
+    def forget_results(self) -> None:
+        """Delete metrics and best model, for a run that starts anew."""
         self._metrics.path.unlink(missing_ok=True)
+        (self.path / BEST).unlink(missing_ok=True)
+        self._best = BestModel(self.path / BEST)
+
+    @property
+    def best(self) -> Evaluation | None:
+        """The evaluation of the best model that is kept; None: none is."""
+        return self._best.evaluation
+
+    def keep_best(
+        self, state: Mapping[str, Tensor], evaluation: Evaluation, config: Config, data: Dataset
+    ) -> None:
+        """Keep the network of an evaluation, if the run asks for the best and has had no better one."""
+        if config.run.keep_best:
+            self._best.note(state, evaluation, config, data)
 
     def note_evaluation(self, evaluation: Evaluation, seconds: float) -> None:
         """Write a line for an evaluation, with the seconds since the run began."""
@@ -146,6 +163,9 @@ class RunDirectory:
             {
                 METRICS: self._metrics.flush,
                 MODEL: lambda: write_file(self.path / MODEL, encode_model(state, config, data)),
+                CARD: lambda: write_file(
+                    self.path / CARD, render_card(summary, state, config, data).encode()
+                ),
                 PLOTS: lambda: draw(self.path / PLOTS, read_metrics(self.path), summary),
                 TENSORBOARD: self._close_board,
             }

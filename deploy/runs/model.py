@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import math
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,19 +19,23 @@ from common.data.targets import Targets
 from common.data.vocabularies import Vocabulary, restore
 from common.errors import ConfigError
 from common.signals.forms import PLAIN, SignalForm, TensorForm
+from common.wire.messages import Evaluation
 from deploy.runs.files import read_file
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-MODEL = "model.safetensors"
+MODEL, BEST = "model.safetensors", "best.safetensors"
 CHECKSUM, INPUTS, TARGETS, VOCABULARY = "crc32", "inputs", "targets", "vocabulary"
+EVALUATION = "evaluation"
 
 
-def encode_model(state: Mapping[str, Tensor], config: Config, data: Dataset) -> bytes:
+def encode_model(
+    state: Mapping[str, Tensor], config: Config, data: Dataset, evaluation: Evaluation | None = None
+) -> bytes:
     """Encode a plain state dict as safetensors.
 
-    Configuration, form of inputs and targets, vocabulary and checksum are metadata.
+    Configuration, form of inputs and targets, vocabulary, evaluation and checksum are metadata.
     """
     from safetensors.torch import save
 
@@ -43,6 +49,8 @@ def encode_model(state: Mapping[str, Tensor], config: Config, data: Dataset) -> 
     }
     if data.vocabulary is not None:
         metadata[VOCABULARY] = strict_json.encode(data.vocabulary.dump())
+    if evaluation is not None:
+        metadata[EVALUATION] = strict_json.encode(dataclasses.asdict(evaluation))
     return save(state, metadata)
 
 
@@ -104,8 +112,28 @@ def _form_of(described: Mapping[str, Any], tokens: int) -> TensorForm:
     return TensorForm(tuple(described["shape"]), dtype, tokens if dtype == "int64" else 0)
 
 
-def load_model(folder: Path) -> SavedModel:
+def read_evaluation(path: Path) -> Evaluation | None:
+    """Read the evaluation of a model file from its head; None: the file is missing, torn, or has none."""
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            dumped = json.loads(file.read(length))["__metadata__"][EVALUATION]
+        known = json.loads(dumped)
+        loss = math.nan if known["test_loss"] is None else float(known["test_loss"])
+        metrics = {name: math.nan if each is None else float(each) for name, each in known["metrics"].items()}
+        return Evaluation(
+            int(known["batches"]), metrics.get("error_percent"), loss, known["versions"], metrics
+        )
+    except (OSError, OverflowError, ValueError, LookupError, TypeError, AttributeError):
+        return None
+
+
+def load_model(folder: Path, checkpoint: Path | None = None) -> SavedModel:
     """Load the model of a run directory, verified.
+
+    Args:
+        folder: the run directory.
+        checkpoint: model file that takes the place of the last model; a bare name is searched in the folder.
 
     Raises:
         ConfigError: the file is missing, torn, a pointer of Git LFS, or was changed.
@@ -114,7 +142,11 @@ def load_model(folder: Path) -> SavedModel:
     from safetensors.torch import load
 
     path = folder / MODEL
-    content = read_file(path, "give a finished run's directory, or --master HOST:PORT of a live run")
+    advice = "give a finished run's directory, or --master HOST:PORT of a live run"
+    if checkpoint is not None:
+        path = folder / checkpoint if (folder / checkpoint).exists() else checkpoint
+        advice = f"give a model file, such as {BEST} of a run with run.keep_best = true"
+    content = read_file(path, advice)
     again = "copy the file again, or train the run again"
     try:
         state = load(content)

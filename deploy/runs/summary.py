@@ -12,7 +12,12 @@ SUMMARY = "summary.json"
 
 
 def summarize(
-    config: Config, status: StatusReply, evaluation: Evaluation, seconds: float, restarts: int
+    config: Config,
+    status: StatusReply,
+    evaluation: Evaluation,
+    seconds: float,
+    restarts: int,
+    best: Evaluation | None = None,
 ) -> dict[str, Any]:
     """Build the summary of a run, the content of summary.json.
 
@@ -22,6 +27,7 @@ def summarize(
         evaluation: the last evaluation.
         seconds: time from the command's start to the end of the run.
         restarts: number of restarted processes.
+        best: evaluation of the best model that is kept.
     """
     training = status.training_seconds or seconds
     seats = status.seats
@@ -44,6 +50,12 @@ def summarize(
         "test_error_percent": evaluation.test_error_percent,
         "test_loss": evaluation.test_loss,
         "metrics": config.task.row.order(evaluation.metrics),
+        "best": best
+        and {
+            "batches": best.batches,
+            "test_loss": best.test_loss,
+            "metrics": config.task.row.order(best.metrics),
+        },
         "staleness": percentiles(status.counters.staleness),
         "delay": percentiles(status.delays),
         "pushes": status.counters.pushes,

@@ -164,7 +164,7 @@ class Driver:
         )
 
     def _blueprint(self) -> Blueprint:
-        return network.build(self.config, self._dataset.inputs, self._dataset.targets)
+        return network.build_initial(self.config, self._dataset.inputs, self._dataset.targets)
 
     def _build_machines(self) -> dict[tuple[int, int], Machine]:
         settings = self.config.simulation

@@ -38,7 +38,7 @@ class InStep:
         self.config = config
         self.seconds = 0.0
         self._batches = 0
-        blueprint = network.build(config, dataset.inputs, dataset.targets)
+        blueprint = network.build_initial(config, dataset.inputs, dataset.targets)
         leases = [JoinReply(layer=k) for k in range(1, config.layers + 1)]
         self._workers = [
             Worker(layers.build(config, blueprint, dataset, lease, None), config.run.batches)

@@ -49,4 +49,6 @@ class Prepared:
 
     def blueprint(self) -> Blueprint:
         """Build the network with the initial parameters."""
-        return network.build(self.config, self.dataset.inputs, self.dataset.targets, self.options.code)
+        return network.build_initial(
+            self.config, self.dataset.inputs, self.dataset.targets, self.options.code
+        )

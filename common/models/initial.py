@@ -1,0 +1,86 @@
+"""Weights that training begins from: `network.initial`, a state dict of the plain network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from common.config.network import find_initial
+from common.config.sections import Config
+from common.config.user_code import format_error
+from common.data.pointers import explain_pointer, is_pointer
+from common.errors import ConfigError
+
+
+def load_initial(config: Config, units: list[nn.Module], code: Path | None) -> None:
+    """Give the units the weights of `network.initial`; without that key the units stay as they are.
+
+    Args:
+        config: of the run.
+        units: of the network, in plain form nn.Sequential(*units).
+        code: folder in which the file is searched first, by its bare name.
+
+    Raises:
+        ConfigError: the file is missing, holds no state dict, or one of another network.
+    """
+    if config.network.initial is None:
+        return
+    path = find_initial(config.network.initial, code)
+    plain = nn.Sequential(*units)
+    state = _read(path)
+    _check_fit(path, state, plain.state_dict())
+    plain.load_state_dict(dict(state))
+
+
+def _read(path: Path) -> Mapping[str, Tensor]:
+    """Read a state dict; nothing in the file is run.
+
+    Raises:
+        ConfigError: the file is torn, a pointer, or holds something else.
+    """
+    with path.open("rb") as file:
+        if is_pointer(file.read(1024)):
+            raise ConfigError(explain_pointer(path))
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            state = load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise ConfigError(
+            f"network.initial: {path}: cannot be read: {format_error(error)}; give a state dict, saved by "
+            "safetensors or by torch.save(network.state_dict(), FILE)"
+        ) from None
+    if not isinstance(state, Mapping) or not all(isinstance(each, Tensor) for each in state.values()):
+        raise ConfigError(
+            f"network.initial: {path}: holds a {type(state).__name__} that is no state dict; save "
+            "network.state_dict()"
+        )
+    return state
+
+
+def _check_fit(path: Path, state: Mapping[str, Tensor], due: Mapping[str, Tensor]) -> None:
+    """Check that a state dict has exactly the tensors of the network, in their shapes, and finite.
+
+    Raises:
+        ConfigError: a tensor is missing, too many, of another shape, or not finite.
+    """
+    advice = "give the weights of this network, or change network.model and network.options to theirs"
+    for names, fault in ((due.keys() - state.keys(), "lacks"), (state.keys() - due.keys(), "has besides")):
+        if names:
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            raise ConfigError(f"network.initial: {path}: {fault} {min(names)}{more}; {advice}")
+    for name, tensor in due.items():
+        if state[name].shape != tensor.shape:
+            shapes = f"{tuple(state[name].shape)} instead of {tuple(tensor.shape)}"
+            raise ConfigError(f"network.initial: {path}: {name} is {shapes}; {advice}")
+        if not torch.isfinite(state[name]).all():
+            raise ConfigError(
+                f"network.initial: {path}: {name} has numbers that are not finite; give weights from before "
+                "the run diverged"
+            )
