@@ -86,6 +86,11 @@ class Config:
                 f"time.window: takes the place of data.context = {self.data.context}; give one of the two"
             )
         model = MODELS.get(self.network.model)
+        if self.time.early and not (model and model.recurrent):
+            raise ConfigError(
+                f"time.aux_horizon: {self.time.aux_horizon} cuts windows in two, and a unit of "
+                f"{self.network.model} may need its window whole; leave time.aux_horizon out"
+            )
         if model is not None and not model.recurrent:
             raise ConfigError(
                 f'time.window: network.model = "{self.network.model}" has no recurrent unit; choose '

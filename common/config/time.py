@@ -8,6 +8,7 @@ from typing import Any
 from common.bounds import MOST_WIDTH
 from common.config import settings
 from common.config.settings import choice, key
+from common.errors import ConfigError
 from common.registry import Registry, Row
 
 
@@ -17,6 +18,15 @@ class DniTimeOptions:
 
     hidden: list[int] = key([64], "widths of the hidden layers; [] is linear", minimum=1, maximum=MOST_WIDTH)
     squash: bool = key(True, "M takes tanh of the state, and large cells get no gradient")
+
+
+@dataclass(frozen=True)
+class LambdaTimeOptions(DniTimeOptions):
+    """Options of M in time that learns by eligibility traces, B S P numbers for P parameters of M."""
+
+    hidden: list[int] = key([], "widths of the hidden layers; [] is linear", minimum=1, maximum=MOST_WIDTH)
+    decay: float = key(0.9, "lambda: weight of a window's error in the target of the window before",
+                       minimum=0, maximum=1)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,13 +45,22 @@ class TimeRow(Row):
         return self.options is not None
 
 
+# Keys that every gradient with an M in time heeds.
+_SYNTHESIS = ("options", "scale", "aux", "aux_horizon")
+
 TIMES = Registry(
     TimeRow(name="none", help="truncated back-propagation: zero"),
     TimeRow(
         name="dni",
         help="M in time, a regression on the state",
-        heeds=("options", "scale"),
+        heeds=_SYNTHESIS,
         options=DniTimeOptions,
+    ),
+    TimeRow(
+        name="lambda",
+        help="M in time that learns by eligibility traces, for small networks",
+        heeds=_SYNTHESIS,
+        options=LambdaTimeOptions,
     ),
 )
 
@@ -62,14 +81,43 @@ class TimeConfig:
         0.1, "of M in time: factor of M's output, which makes M's steps small", above=0, maximum=1e3
     )
 
+    aux: bool = key(False, "of M in time: a layer's state also learns to predict M's later output")
+    aux_horizon: int | None = key(
+        None, "of aux: steps ahead of M's output, at the window's end; unset: time.window", minimum=1
+    )
+
     def __post_init__(self) -> None:
+        if self.aux_horizon is not None:
+            self._check_horizon(self.aux_horizon)
         if self.row.synthesizes:
             self.synthesizer_options()
+
+    def _check_horizon(self, horizon: int) -> None:
+        if not self.aux:
+            raise ConfigError(
+                f"time.aux_horizon: {horizon} has no meaning without time.aux = true; give both, or none"
+            )
+        if self.window is not None and horizon > self.window:
+            raise ConfigError(
+                f"time.aux_horizon: {horizon} steps are longer than a window, time.window = {self.window}; "
+                f"give at most {self.window}"
+            )
+
+    @property
+    def early(self) -> int:
+        """Steps of a window before the state from which the auxiliary head predicts."""
+        return 0 if self.aux_horizon is None or self.window is None else self.window - self.aux_horizon
 
     @property
     def row(self) -> TimeRow:
         """Row of the gradient."""
         return TIMES[self.gradient]
+
+    @property
+    def decay(self) -> float | None:
+        """Lambda, where M in time learns by eligibility traces."""
+        options = self.synthesizer_options() if self.row.synthesizes else None
+        return options.decay if isinstance(options, LambdaTimeOptions) else None
 
     def synthesizer_options(self) -> DniTimeOptions:
         """Return the checked options of M in time, which the gradient has."""

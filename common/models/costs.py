@@ -22,6 +22,7 @@ from common import synthesizers
 from common.config.decoupling import DecouplingConfig
 from common.config.optimizers import OPTIMIZERS
 from common.config.time import TimeConfig
+from common.config.unlocks import FORWARD
 from common.signals.forms import SignalForm
 from common.signals.packing import InputPacking
 from common.signals.values import map_floats, offer, split
@@ -103,16 +104,32 @@ def input_cost(
     return counter.work + _count_step(synthesizer, optimizer)
 
 
-def time_cost(time: TimeConfig, size: int, batch_size: int, optimizer: str) -> float:
-    """Count the multiply-adds of M in time of a layer with `size` numbers of state, in one step."""
+def time_cost(time: TimeConfig, size: int, batch_size: int, optimizer: str, layer: float) -> float:
+    """Count the multiply-adds of M in time and its head in one step of a layer.
+
+    Args:
+        time: names M in time.
+        size: S, the layer's numbers of state of a stream.
+        batch_size: B.
+        optimizer: name of M's optimizer.
+        layer: multiply-adds of the layer's own step.
+    """
     if not (time.row.synthesizes and size):
         return 0.0
     with torch.device("meta"):
-        synthesizer = synthesizers.build_time(time, size)
-        state = torch.zeros(batch_size, size)
+        module = synthesizers.build_time(time, size)
+        state = torch.zeros(batch_size, size, requires_grad=True)
         with _count() as counter:
-            synthesizer.learn(state, synthesizer.gradient(state))
-    return counter.work + _count_step(synthesizer, optimizer)
+            delta = module.synthesizer.gradient(state)
+            module.synthesizer.learn(state, delta)
+            for loss in module.auxiliary(state, delta):
+                loss.backward()  # type: ignore[no-untyped-call]
+    work = counter.work + _count_step(module, optimizer)
+    if time.decay is not None:
+        # A backward pass for each number of the state, and the products of the traces.
+        traces = batch_size * size * sum(each.numel() for each in module.synthesizer.parameters())
+        work += size * (1 - FORWARD) * layer + (size + 2 + 3 * NUMBER) * traces
+    return work
 
 
 def balance(

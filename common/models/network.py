@@ -28,6 +28,9 @@ from common.signals.forms import SignalForm
 from common.signals.packing import InputPacking, Packing
 from common.tasks import Task
 
+# Of the eligibility traces of M in time of a layer.
+MOST_TRACE_BYTES = 1 << 30
+
 
 @dataclass(frozen=True)
 class Blueprint:
@@ -99,6 +102,7 @@ def cut(config: Config, blueprint: Blueprint) -> Config:
     config = _choose_cuts(config, blueprint)
     _check_ties(config, blueprint)
     _check_predicted(config, blueprint)
+    _check_traces(config, blueprint)
     _check_last_layer(config, blueprint)
     return config
 
@@ -136,11 +140,9 @@ def _choose_cuts(config: Config, blueprint: Blueprint) -> Config:
     starts = [costs.input_cost(decoupling, blueprint.inputs, h, batch_size, optimizer) for h in boundaries]
 
     @functools.cache
-    def of_state(size: int) -> float:
-        return costs.time_cost(config.time, size, batch_size, optimizer)
-
     def within(start: int, stop: int) -> float:
-        return of_state(state_size(blueprint.units[start:stop])) if stop > fixed else 0.0
+        size = state_size(blueprint.units[start:stop]) if stop > fixed else 0
+        return costs.time_cost(config.time, size, batch_size, optimizer, sum(units[start:stop]))
 
     return config.with_cuts(costs.balance(units, ends, starts, layers, within))
 
@@ -158,6 +160,26 @@ def _check_ties(config: Config, blueprint: Blueprint) -> None:
                     f"share {known} (tied weights), but each layer owns its parameters; cut below unit "
                     f"{first} or after unit {number}, or give each unit a parameter of its own"
                 )
+
+
+def _check_traces(config: Config, blueprint: Blueprint) -> None:
+    """Check that the eligibility traces of M in time fit into memory."""
+    if config.time.decay is None:
+        return
+    for k in range(1, config.layers + 1):
+        size = state_size(layer(blueprint, config.network.cuts or [], k))
+        if not size:
+            continue
+        with torch.device("meta"):
+            module = synthesizers.build_time(config.time, size).synthesizer
+        numbers = config.run.batch_size * size * sum(each.numel() for each in module.parameters())
+        if 4 * numbers > MOST_TRACE_BYTES:
+            raise ConfigError(
+                f'time.gradient: "{config.time.gradient}" keeps {numbers:,} numbers in layer {k}, one for '
+                f"each stream, number of its state ({size:,}) and parameter of M, {4 * numbers >> 20:,} MiB; "
+                f'at most {MOST_TRACE_BYTES >> 20:,} are allowed; choose "dni", a smaller network, or fewer '
+                "streams (run.batch_size)"
+            )
 
 
 def _check_predicted(config: Config, blueprint: Blueprint) -> None:

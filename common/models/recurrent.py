@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from common.config.models import RecurrentOptions
-from common.signals.values import Signal, count, offer, plain, split
+from common.signals.values import Signal, count, join, map_tensors, offer, plain, split
 
 
 @runtime_checkable
@@ -126,8 +126,12 @@ class States:
         The graph is kept for `backward`.
         """
         size = self.after.shape[1]
+        if not self.after.requires_grad:
+            return self.before.new_zeros(len(self.before), size, size)
         rows = [
-            torch.autograd.grad(self.after[:, row].sum(), self.before, retain_graph=True)[0]
+            torch.autograd.grad(
+                self.after[:, row].sum(), self.before, retain_graph=True, materialize_grads=True
+            )[0]
             for row in range(size)
         ]
         return torch.stack(rows, 1)
@@ -164,6 +168,23 @@ def pass_on(layer: Iterable[nn.Module], x: Signal, state: Tensor) -> tuple[Signa
             x = unit(offer(x))
     assert start == state.shape[1]
     return x, torch.cat(states, 1) if states else state
+
+
+def pass_on_in_two(
+    layer: Sequence[nn.Module], early: int, x: Signal, state: Tensor
+) -> tuple[Signal, Tensor, Tensor]:
+    """Pass a window on in two parts; return the output, the state between the parts and the state at the end.
+
+    Args:
+        layer: units that take each step for itself.
+        early: steps of the first part.
+        x: as of `pass_on`.
+        state: as of `pass_on`.
+    """
+    first, middle = pass_on(layer, map_tensors(lambda each: each[:, :early], x), state)
+    rest, after = pass_on(layer, map_tensors(lambda each: each[:, early:], x), middle)
+    joined = {name: torch.cat([each, split(rest)[name]], 1) for name, each in split(first).items()}
+    return join(joined), middle, after
 
 
 def unroll(layer: Iterable[nn.Module], x: Signal, state: Tensor) -> Window:

@@ -13,6 +13,8 @@ from common.signals.forms import TensorForm
 from common.synthesizers.base import GradientSynthesizer, InputSynthesizer
 from common.synthesizers.predictor import Predictor
 from common.synthesizers.regression import DeltaRegression
+from common.synthesizers.time.auxiliary import Auxiliary
+from common.synthesizers.time.module import TimeModule
 from common.synthesizers.time.regression import TimeSynthesizer
 from common.synthesizers.virtual import VirtualForward
 from common.tasks import Task
@@ -22,7 +24,7 @@ __all__ = [
     "GradientSynthesizer",
     "InputSynthesizer",
     "Predictor",
-    "TimeSynthesizer",
+    "TimeModule",
     "VirtualForward",
     "build",
     "build_input",
@@ -66,15 +68,16 @@ def build_input(decoupling: DecouplingConfig, inputs: TensorForm, shape: tuple[i
     return synthesizer
 
 
-def build_time(time: TimeConfig, size: int) -> TimeSynthesizer:
-    """Build M in time of one layer, its parameters drawn from torch's global generator.
+def build_time(time: TimeConfig, size: int) -> TimeModule:
+    """Build M in time of one layer with its head, the parameters drawn from torch's global generator.
 
     Args:
         time: names M in time and its options.
         size: S, the layer's numbers of state of a stream.
     """
     options = time.synthesizer_options()
-    return TimeSynthesizer(size, options.hidden, time.scale, squash=options.squash)
+    synthesizer = TimeSynthesizer(size, options.hidden, time.scale, squash=options.squash)
+    return TimeModule(synthesizer, Auxiliary(size) if time.aux else None)
 
 
 def initial(config: Config, k: int, shape: tuple[int, ...], task: Task) -> GradientSynthesizer:
@@ -89,7 +92,7 @@ def initial_input(config: Config, k: int, inputs: TensorForm, shape: tuple[int, 
         return build_input(config.decoupling, inputs, shape)
 
 
-def initial_time(config: Config, k: int, size: int) -> TimeSynthesizer:
+def initial_time(config: Config, k: int, size: int) -> TimeModule:
     """Build M in time of layer k with the parameters at the beginning of a run, the same in every process."""
     with seeded_torch(mix(config.run.seed, k, _STREAMS["time"]), _CPU):
         return build_time(config.time, size)

@@ -95,7 +95,7 @@ def _pace(config: Config, blueprint: Blueprint, k: int, work: float) -> Pace:
         shards[f"{k}/input"] = table_of(module)
     size = state_size(network.layer(blueprint, cuts, k)) if wants else 0
     if config.time.row.synthesizes and size:
-        work += costs.time_cost(config.time, size, batch_size, config.optimizer.synthesizer.name)
+        work += costs.time_cost(config.time, size, batch_size, config.optimizer.synthesizer.name, work)
         with torch.device("meta"):
             shards[f"{k}/time"] = table_of(synthesizers.build_time(config.time, size))
     share = share_at_once if top or not wants else config.decoupling.row.shares

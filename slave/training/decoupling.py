@@ -15,7 +15,7 @@ from torch import Tensor
 
 from common.draws import mix, seeded_torch
 from common.errors import MalformedError
-from common.models.recurrent import States, pass_on
+from common.models.recurrent import States, pass_on, pass_on_in_two
 from common.optim.stepper import Stepper
 from common.shards.flat import Flat
 from common.signals.forms import SignalForm
@@ -49,6 +49,7 @@ class Forward(NamedTuple):
         h: output.
         before: state of a recurrent layer at the window's start, (B, S); None of other layers.
         after: state at the window's end, likewise.
+        early: state from which the auxiliary head of M in time predicts; None: `before`.
     """
 
     batch: int
@@ -56,6 +57,7 @@ class Forward(NamedTuple):
     h: Signal
     before: Tensor | None = None
     after: Tensor | None = None
+    early: Tensor | None = None
 
 
 class Layer:
@@ -97,7 +99,9 @@ class Layer:
         self.future = future
         self.function: Callable[..., Any] = flat.module
         if carried is not None:
-            self.function = partial(pass_on, list(flat.module.children()))
+            units = list(flat.module.children())
+            early = future.early if future else 0
+            self.function = partial(pass_on_in_two, units, early) if early else partial(pass_on, units)
         self._stepper = stepper
         self._seed = seed
         self._autocast = autocast
@@ -129,8 +133,9 @@ class Layer:
         if self.future is not None and before is not None:
             before = before.detach().requires_grad_()
         with seeded_torch(mix(self._seed, self.k, batch), _device_of(u)):
-            h, after = self._compute(offer(u), before)
-        return Forward(batch, u, map_tensors(self._part_from_weights, h), before, after)
+            h, *states = self._compute(offer(u), before)
+        early, after = [None] * (2 - len(states)) + states
+        return Forward(batch, u, map_tensors(self._part_from_weights, h), before, after, early)
 
     def _part_from_weights(self, h: Tensor) -> Tensor:
         # A weight passed on, such as an embedding of places for every example, would change with the step
@@ -138,19 +143,18 @@ class Layer:
         shared = h.untyped_storage().data_ptr() == self.flat.buffer.untyped_storage().data_ptr()
         return h.clone() if shared else h
 
-    def _compute(self, u: Signal, before: Tensor | None) -> tuple[Signal, Tensor | None]:
-        """Return h, and the state after the window, both float32."""
+    def _compute(self, u: Signal, before: Tensor | None) -> tuple[Any, ...]:
+        """Return h; of a recurrent layer also the early state, if any, and the state after; all float32."""
         if self._autocast is None:
             return self._call(u, before)
         with torch.autocast(_device_of(u).type, self._autocast):
-            h, after = self._call(u, before)
-            return map_floats(Tensor.float, h), None if after is None else after.float()
+            return tuple(map_floats(Tensor.float, each) for each in self._call(u, before))
 
-    def _call(self, u: Signal, before: Tensor | None) -> tuple[Signal, Tensor | None]:
+    def _call(self, u: Signal, before: Tensor | None) -> tuple[Any, ...]:
         if before is None:
-            return self.function(u), None
-        h, after = self.function(u, before)
-        return h, self._part_from_weights(after)
+            return (self.function(u),)
+        h, *states = self.function(u, before)
+        return h, *map(self._part_from_weights, states)
 
     def backward(self, passed: Forward, delta: Signal) -> None:
         """Back-propagate delta, in the form of h's floats; do nothing in a first layer without parameters."""
@@ -164,9 +168,10 @@ class Layer:
 
     def _end(self, passed: Forward, ends: Sequence[Tensor], deltas: Sequence[Tensor | None]) -> None:
         """Back-propagate from the output, and from the state at the window's end if there is M in time."""
-        _, _, _, before, after = passed
-        if self.future is not None and before is not None and after is not None:
-            self.future.backward(passed.batch, States(before, after), ends, deltas)
+        if self.future is not None and passed.before is not None and passed.after is not None:
+            states = States(passed.before, passed.after)
+            early = passed.before if passed.early is None else passed.early
+            self.future.backward(passed.batch, states, early, ends, deltas)
         elif ends:
             torch.autograd.backward(ends, deltas)
 

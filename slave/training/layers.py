@@ -18,6 +18,7 @@ from common.config.sections import Config
 from common.data import batches
 from common.data.datasets import Dataset
 from common.data.replicas import BatchRoutes
+from common.data.streams import Streams
 from common.models import network
 from common.models.network import Blueprint
 from common.models.recurrent import state_size
@@ -47,7 +48,7 @@ from slave.training.decoupling import (
     Unlock,
 )
 from slave.training.free import FreeTrainer
-from slave.training.future import Future
+from slave.training.future import Chains, Future
 from slave.training.gathered import Gathered
 from slave.training.health import Fallback, Health
 from slave.training.moments import Moments
@@ -212,7 +213,7 @@ class _Composition:
             first_unit=[0, *cuts][k - 1] + 1,
             autocast=getattr(torch, dtype) if dtype else None,
             carried=carried,
-            future=self._future(carried) if carried else None,
+            future=self._future(carried, data.streams) if carried and data.streams else None,
         )
         below, above = (network.boundary(self.blueprint, cuts, each) for each in (k - 1, k))
         if self.compiled:
@@ -253,13 +254,15 @@ class _Composition:
         size = state_size(units)
         return Carried(size, data.streams, data.size, self.device) if data.streams and size else None
 
-    def _future(self, carried: Carried) -> Future | None:
+    def _future(self, carried: Carried, streams: Streams) -> Future | None:
         """Return M in time of a layer with a state, where the layer or a layer below has a use for it."""
-        k = self.lease.layer
-        if not (self.config.time.row.synthesizes and self._wants_gradient(k)):
+        time, k = self.config.time, self.lease.layer
+        if not (time.row.synthesizes and self._wants_gradient(k)):
             return None
         module = synthesizers.initial_time(self.config, k, carried.size)
-        return Future(module, self._taught("time", Flat(module, self.device)), self.health)
+        chains = None if time.decay is None else Chains(module, time.decay, streams)
+        stepper = self._taught("time", Flat(module, self.device))
+        return Future(module, stepper, self.health, time.early, chains)
 
     def _predictor(self, below: SignalForm) -> Predicting:
         inputs = self.blueprint.inputs

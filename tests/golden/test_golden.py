@@ -36,6 +36,11 @@ METHODS = {
         "decoupling.unlock=update", "time.gradient=dni", "time.options={hidden=[16]}",
         "optimizer.learning_rate=0.01",
     ],
+    "recurrent-lambda": [
+        "data.dataset=text", f"data.path={FOLDER}/text.txt", "network.model=lstm",
+        "network.options={width=6}", "network.cuts=[1]", "time.window=4", "decoupling.unlock=delayed",
+        "time.gradient=lambda", "time.aux=true", "time.aux_horizon=2", "optimizer.learning_rate=0.01",
+    ],
     "downpour": ["downpour.push=gradient", "downpour.replicas=2", "downpour.n_fetch=4"],
 }  # fmt: skip
 

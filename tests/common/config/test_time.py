@@ -35,6 +35,18 @@ def test_windows_of_streams_are_a_key_and_the_groups_follow_from_the_replicas() 
         (["time.options={hidden=[3]}"], 'time.options: unknown key for time.gradient = "none"'),
         (["time.scale=1"], 'time.scale: unknown key for time.gradient = "none"'),
         (["time.gradient=dni", "time.options={hiden=[3]}"], "time.options.hiden: unknown key; did you mean"),
+        (["time.aux=true"], 'time.aux: unknown key for time.gradient = "none"'),
+        (["time.gradient=dni", "time.aux_horizon=2"], "time.aux_horizon: 2 has no meaning without time.aux"),
+        (
+            ["time.gradient=dni", "time.aux=true", "time.aux_horizon=4"],
+            "time.aux_horizon: 4 steps are longer than a window, time.window = 3; give at most 3",
+        ),
+        (
+            ["time.gradient=dni", "time.aux=true", "time.aux_horizon=2", "network.model=own.py:units"],
+            "time.aux_horizon: 2 cuts windows in two, and a unit of own.py:units may need its window whole",
+        ),
+        (["time.gradient=dni", "time.options={decay=0.5}"], "time.options.decay: unknown key"),
+        (["time.gradient=lambda", "time.options={decay=2.0}"], "time.options.decay: 2.0 is too large"),
         (["time.gradient=dni", "time.scale=0"], "time.scale: 0.0 is too small"),
     ],
 )

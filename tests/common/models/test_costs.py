@@ -145,13 +145,24 @@ def test_without_unlock_no_synthesizer_is_paid_for() -> None:
 
 def test_a_linear_m_in_time_costs_its_products_and_its_step() -> None:
     linear = TimeConfig(window=2, gradient="dni", options={"hidden": []})
-    counted = costs.time_cost(linear, 100, B, "adam")
+    counted = costs.time_cost(linear, 100, B, "adam", 7.0)
     # Used, and forward and backward of a lesson.
     products = 3 * B * 100 * 100
     assert products + STEP["adam"] * 101 * 100 < counted
     assert counted < products + STEP["adam"] * 101 * 100 + 30 * NUMBER * B * 100
-    assert costs.time_cost(linear, 0, B, "adam") == 0
-    assert costs.time_cost(TimeConfig(window=2), 100, B, "adam") == 0
+    assert costs.time_cost(linear, 0, B, "adam", 7.0) == 0
+    assert costs.time_cost(TimeConfig(window=2), 100, B, "adam", 7.0) == 0
+
+
+def test_a_head_costs_its_products_and_traces_a_backward_pass_for_each_number_of_the_state() -> None:
+    def cost(gradient: str, layer: float = 7.0, *, aux: bool = False) -> float:
+        time = TimeConfig(window=2, gradient=gradient, options={"hidden": []}, aux=aux)
+        return costs.time_cost(time, 20, B, "adam", layer)
+
+    assert cost("dni", aux=True) - cost("dni") > 3 * B * 20 * 20 + STEP["adam"] * 21 * 20
+    assert cost("lambda") - cost("dni") > B * 20 * 20 * 21 * 20
+    assert cost("lambda", 10.0) - cost("lambda", 7.0) == pytest.approx(20 * 2 / 3 * 3)
+    assert cost("dni", 10.0) == cost("dni", 7.0)
 
 
 def full(kind: str) -> DecouplingConfig:

@@ -16,10 +16,12 @@ from common.data.windows import overlapping_windows
 from common.optim.stepper import Stepper
 from common.shards.flat import Flat
 from common.signals.values import plain
+from common.synthesizers.time.module import TimeModule
+from common.synthesizers.time.regression import TimeSynthesizer
 from slave.training.carried import Carried
 from slave.training.compiling import compile_layer
 from slave.training.decoupling import Layer
-from slave.training.future import Future
+from slave.training.future import Chains, Future
 from slave.training.health import LOOK_EVERY, Health
 from tests.common.synthesizers.linear_core import LinearCore, exact
 
@@ -30,7 +32,7 @@ RATE = 1e-12
 def build_layer(core: LinearCore, steps: int, windows: int, *, future: bool = True) -> tuple[Layer, Health]:
     """Layer 1 of a linear recurrent net, with an exact M in time, that carries states over windows."""
     flat, health = Flat(nn.Sequential(core)), Health()
-    module = exact(core, 0.1).float()
+    module = TimeModule(exact(core, 0.1).float(), None)
     settings = OptimizerConfig(name="sgd", learning_rate=RATE)
     tokens = np.arange(steps * windows * B + steps)
     streams = Streams(overlapping_windows(tokens, steps, "text"), 0, B, 1)
@@ -105,3 +107,18 @@ def test_compiling_does_not_teach_m_in_time(monkeypatch: pytest.MonkeyPatch) -> 
     compile_layer(layer, torch.zeros(B, 2, 1))
     assert health.time_loss == 0
     assert not health._asked
+
+
+def test_traces_of_a_group_begin_anew_at_an_epoch_and_behind_a_gap() -> None:
+    streams = Streams(overlapping_windows(np.arange(2 * 2 * 4 * B + 2), 2, "text"), 0, B, 2)
+    assert streams.batches_per_epoch == 8
+    chains = Chains(TimeModule(TimeSynthesizer(2, []), None), 0.5, streams)
+    first, other = chains.of(0), chains.of(1)
+    assert first is not other
+    assert (chains.of(2), chains.of(3), chains.of(4)) == (first, other, first)
+    # Window 6 was lost, and windows 8 and 9 begin an epoch.
+    assert chains.of(7) not in (first, other)
+    again = chains.of(8)
+    assert again is not first
+    assert chains.of(9) is not other
+    assert chains.of(10) is again
