@@ -58,6 +58,7 @@ COLUMNS = (
     Column("stale", lambda seat, status: _spread_of(_staleness(seat, status))),
     Column("delay", lambda seat, _: _spread_of(seat.telemetry.delays)),
     Column("out", lambda seat, _: f"{seat.telemetry.in_flight}", wide=True),
+    Column("n_push", lambda seat, _: f"{seat.telemetry.push_steps or '-'}", wide=True),
     Column("wait", lambda seat, _: f"{100 * _waiting(seat):.0f}%"),
     Column("loss", lambda seat, _: _or_dash(seat.telemetry.loss, ".3f")),
     Column("M loss", lambda seat, _: _or_dash(seat.telemetry.gradient_loss, ".2g")),

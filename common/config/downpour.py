@@ -11,6 +11,8 @@ from common.errors import ConfigError
 
 # A larger number of seats of one layer is a typing error, and would take the master's memory unnoticed.
 MOST_REPLICAS = 1000
+# Word for steps between pushes that follow from measurements, and the fewest of these steps.
+AUTO, FEWEST_STEPS = "auto", 10
 
 
 @dataclass(frozen=True)
@@ -18,7 +20,9 @@ class DownpourConfig:
     """Replicas, pushes, and the master's optimizer and staleness rule."""
 
     push: str = choice("update", PUSHES)
-    n_push: int = key(10, "steps between two pushes", minimum=1)
+    n_push: int | str = key(
+        10, 'steps between two pushes; "auto": so many that pushes take at most 5 % of the time', minimum=1
+    )
     precision: str = choice(
         "float32", PUSH_PRECISIONS, "parameters in a push, with the rounding added to the next push"
     )
@@ -60,11 +64,20 @@ class DownpourConfig:
     )
 
     def __post_init__(self) -> None:
+        if isinstance(self.n_push, str) and self.n_push != AUTO:
+            raise ConfigError(
+                f'downpour.n_push: "{self.n_push}" is no number of steps; give one, or "{AUTO}"'
+            )
         self._check_server()
         if STALENESS_RULES[self.staleness].compensates and not self.accrues:
             raise ConfigError(
                 f'downpour.staleness: "{self.staleness}" corrects gradients; give downpour.push = "gradient" '
                 "with it"
+            )
+        if STALENESS_RULES[self.staleness].compensates and self.adapts:
+            raise ConfigError(
+                f'downpour.staleness: "{self.staleness}" needs to know the steps of a push; give '
+                "downpour.n_push a number with it"
             )
         if self.warm_start and set(self._counts) == {1}:
             raise ConfigError(
@@ -107,6 +120,16 @@ class DownpourConfig:
         """Momentum of the master's optimizer; 0 without an optimizer."""
         default = self.server.momentum if self.server else 0.0
         return default if self.server_momentum is None else self.server_momentum
+
+    @property
+    def adapts(self) -> bool:
+        """Whether steps between pushes follow from measurements."""
+        return self.n_push == AUTO
+
+    @property
+    def first_n_push(self) -> int:
+        """Steps before the first push, and between later ones unless measurements change them."""
+        return FEWEST_STEPS if isinstance(self.n_push, str) else self.n_push
 
     @property
     def accrues(self) -> bool:

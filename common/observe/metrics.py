@@ -141,6 +141,7 @@ REFUSED_SIGNALS = _counter(
     "Messages of neighbouring layers refused: malformed, of another shape, or with NaN or Inf.",
 )
 PUSH_SECONDS = _seconds("push_seconds", SLAVE, _SEAT, "Time from a push's hand-over to its answer.")
+PUSH_STEPS = _gauge("push_interval_steps", SLAVE, _SEAT, "Steps between two pushes, downpour.n_push.")
 PULL_SECONDS = _seconds("pull_seconds", SLAVE, _SEAT, "Time from a request for a shard to its arrival.")
 JOURNAL_SECONDS = _seconds("journal_seconds", MASTER, (), "Time to make a push's commit record durable.")
 SNAPSHOT_SECONDS = _seconds("snapshot_seconds", MASTER, (), "Time to take a snapshot.")

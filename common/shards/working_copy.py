@@ -71,7 +71,7 @@ class WorkingCopy:
     Args:
         name: of the shard.
         flat: state behind the shard.
-        n_push: steps between two pushes.
+        n_push: steps between two pushes; may be changed.
         incarnation: of this slave's lease.
         n_fetch: steps between two fetches; 0 where only this slave changes the shard.
         accrued: gradients of the local steps since the last push; None: the shard takes updates.
@@ -101,7 +101,7 @@ class WorkingCopy:
         self._flat = flat
         # Layout of a push, and of the known state: without the shard's frozen tensors.
         self._table = flat.table.pushed
-        self._n_push = n_push
+        self.n_push = n_push
         self._n_fetch = n_fetch
         self._accrued = accrued
         self._outer = outer
@@ -187,7 +187,7 @@ class WorkingCopy:
 
     def due(self, steps: int, next_batch: int) -> Push | None:
         """Return a push `n_push` steps of the module after the last, unless one is out, or a fetch is due."""
-        if steps - self._pushed_steps < self._n_push:
+        if steps - self._pushed_steps < self.n_push:
             return None
         if self._owes_fetch and steps - self._fetched_steps >= self._n_fetch:
             return None

@@ -75,10 +75,7 @@ class DescribeRequest:
 
 @dataclass(frozen=True, slots=True)
 class DescribeReply:
-    """The run's configuration as TOML with resolved cuts, the port for shards, and facts of the master.
-
-    `time` is the master's clock, in seconds of the epoch; `versions` are those of its machine.
-    """
+    """Configuration as TOML with its cuts, port for shards, and the master's versions and epoch seconds."""
 
     config: str = ""
     over: bool = False
@@ -212,6 +209,7 @@ class Telemetry:
     refused_from_below: int = 0
     refused_from_above: int = 0
     lost_states: int = 0
+    push_steps: int = 0
     time_loss: float = 0.0
     time_cosine: float = 0.0
     time_norm_ratio: float = 0.0

@@ -136,6 +136,7 @@ RANGES: dict[type, dict[str, Rule]] = {
         "refused_from_below": COUNT,
         "refused_from_above": COUNT,
         "lost_states": COUNT,
+        "push_steps": COUNT,
         "time_loss": MEASURED,
         "time_cosine": COSINE,
         "time_norm_ratio": MEASURED,

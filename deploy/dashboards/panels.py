@@ -230,6 +230,12 @@ THROUGHPUT = Dashboard(
             (_quantile(0.99, "push_seconds"), f"p99 of {_LAYER}"),
         ),
         _panel(
+            "Steps between pushes",
+            "`downpour.n_push`, which follows from the time of pushes where the key is `auto`.",
+            PLAIN,
+            ("layerwise_push_interval_steps", _SEAT),
+        ),
+        _panel(
             "Duration of a pull",
             "Time from requesting a version to receiving the whole version, over the slave's life.",
             SECONDS,

@@ -208,7 +208,7 @@ class Driver:
         else:
             pace, wants = self._paces[k - 1], [False, *(each.wants_gradient for each in self._paces)]
             trained = hollow(self.config, lease, pace.shards, begin, (wants[k - 1], wants[k]))
-        machine.take(lease, Worker(trained, self.config.run.batches))
+        machine.take(lease, Worker(trained, self.config.run.batches, adapts=self.config.downpour.adapts))
         self._tell(machine, HeartbeatReply(begin=True))
 
     def _die(self, machine: Machine) -> None:
@@ -324,6 +324,8 @@ class Driver:
             self._answer(machine, self.master.apply(push), HEADER_NBYTES)
             self._follow()
 
+        if machine.worker is not None and machine.worker.pace is not None:
+            machine.worker.pace.begin(push.header.shard, self.seconds, machine.worker.trainer.steps)
         table = self._table(machine, push.header.shard)
         nbytes = HEADER_NBYTES + push_nbytes(table.pushed, push.header.precision)
         self.master.ask(machine.link, nbytes, self._guard(machine, arrived))
@@ -353,6 +355,8 @@ class Driver:
     def _deliver(self, machine: Machine, event: Event) -> None:
         """Put an event into the inbox of the present slave, if any."""
         if machine.worker is not None:
+            if isinstance(event, PushReply) and machine.worker.pace is not None:
+                machine.worker.pace.answer(event.shard, self.seconds, machine.worker.trainer.steps)
             machine.inbox.append(event)
             self._turn(machine)
 

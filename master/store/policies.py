@@ -79,7 +79,7 @@ def staleness_rule(downpour: DownpourConfig) -> StalenessRule:
     The lambda of Zheng et al. 2017 is for the gradient of a single step. A push sums n_push gradients and
     needs the sum of their squares, about the square of the sum over n_push: hence lambda / n_push.
     """
-    return StalenessRule(downpour.staleness, downpour.bound, downpour.compensation / downpour.n_push)
+    return StalenessRule(downpour.staleness, downpour.bound, downpour.compensation / downpour.first_n_push)
 
 
 def server_optimizer(downpour: DownpourConfig) -> ServerOptimizer | None:

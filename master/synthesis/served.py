@@ -218,7 +218,7 @@ class ServedSynthesizer:
         self._module = site.build(config)
         flat = Flat(self._module)
         self._stepper = Stepper(flat, config.optimizer.synthesizer, config.run.batches)
-        self._copy = WorkingCopy(f"{site.k}/{site.name}", flat, config.downpour.n_push, MASTER)
+        self._copy = WorkingCopy(f"{site.k}/{site.name}", flat, config.downpour.first_n_push, MASTER)
         self._loss = 0.0
         first = self._copy.initial()
         store.create(first.header, [(0, first.buffer.data)], admit)

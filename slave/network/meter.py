@@ -26,6 +26,8 @@ class Meter:
     lost_batches: int = 0
     # By layer of the sender.
     refusals: Counter[int] = field(default_factory=Counter)
+    # Time of the last answer to a push, by shard.
+    answered_at: dict[str, float] = field(default_factory=dict)
     _pushed: dict[str, float] = field(default_factory=dict)
 
     def lost(self, batches: int) -> None:
@@ -46,9 +48,10 @@ class Meter:
 
     def pushed(self, shard: str) -> None:
         """Note the answer to a push."""
+        self.answered_at[shard] = now = time.perf_counter()
         began = self._pushed.pop(shard, None)
         if began is not None:
-            self.push.observe(time.perf_counter() - began)
+            self.push.observe(now - began)
 
     def pulled(self, began: float, nbytes: int) -> None:
         """Note a pulled version of `nbytes` bytes, begun at `began` by `time.perf_counter`."""
@@ -112,6 +115,7 @@ class Exposition:
             (metrics.GRADIENT_DELAY, Histogram.of(metrics.GRADIENT_DELAY, telemetry.delays)),
             (metrics.IN_FLIGHT, telemetry.in_flight),
             (metrics.PUSH_SECONDS, meter.push),
+            (metrics.PUSH_STEPS, telemetry.push_steps),
             (metrics.PULL_SECONDS, meter.pull),
             (metrics.MAILBOX_DEPTH, watched.inbox),
         ]

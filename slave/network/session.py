@@ -77,7 +77,7 @@ class Session:
         self._network.start()
         serving = self if self._served else None
         trained = Opening(self._network, self._prepared, self._lease, self._progress).build(serving)
-        self._worker = Worker(trained, self._config.run.batches)
+        self._worker = Worker(trained, self._config.run.batches, adapts=self._config.downpour.adapts)
         self.opened = True
 
     @property
@@ -172,6 +172,9 @@ class Session:
             if self._prepared.device.type != "cpu":
                 event = event.map_tensors(self._to_device)
         assert isinstance(event, Event)
+        if isinstance(event, PushReply) and self._worker.pace is not None:
+            now = self._meter.answered_at[event.shard]
+            self._worker.pace.answer(event.shard, now, self._worker.trainer.steps)
         self._carry_out(self._worker.handle(event))
 
     def _to_device(self, tensor: torch.Tensor) -> torch.Tensor:
@@ -205,6 +208,9 @@ class Session:
             case Send():
                 self._network.send(effect.message)
             case Push():
+                if self._worker.pace is not None:
+                    now, steps = time.perf_counter(), self._worker.trainer.steps
+                    self._worker.pace.begin(effect.header.shard, now, steps)
                 self._network.push(effect)
             case Fetch():
                 self._network.fetch(effect.shard)

@@ -154,7 +154,7 @@ def working_copy(config: Config, lease: JoinReply, shard: str, flat: Flat, stepp
     return WorkingCopy(
         shard,
         flat,
-        downpour.n_push,
+        downpour.first_n_push,
         lease.incarnation,
         n_fetch,
         accrued,

@@ -85,6 +85,7 @@ class TrainedLayer:
         trainer, health = self.trainer, self.health
         return Telemetry(
             steps=trainer.steps,
+            push_steps=self.copies[0][0].n_push if self.copies else 0,
             next_batch=trainer.next_batch,
             lost_batches=trainer.lost_batches,
             lost_states=self.layer.carried.lost if self.layer.carried else 0,

@@ -10,10 +10,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from common.errors import LayerwiseError, RunFailedError
+from common.shards.backup import Backup
 from common.shards.pushes import Buffer, Header, PushReply
 from common.shards.working_copy import Push
 from common.wire.boundary import Message
 from common.wire.messages import HeartbeatReply
+from slave.training.pacing import PushPace
 from slave.training.trained import TrainedLayer
 from slave.training.unit_errors import describe_unit_error
 
@@ -72,20 +74,24 @@ class Worker:
     Args:
         trained: the layer and its working copies.
         batches: of the run.
+        adapts: whether measurements set the steps between pushes; whoever carries effects out tells `pace`.
 
     Attributes:
+        pace: measures pushes; None where the steps between them are set.
         done: `Done` was given.
         over: the master has ended the run.
         pulls: versions that the layer went over to.
     """
 
-    def __init__(self, trained: TrainedLayer, batches: int) -> None:
+    def __init__(self, trained: TrainedLayer, batches: int, *, adapts: bool = False) -> None:
         self.trained = trained
         self.trainer = trained.trainer
         self.done = self.over = False
         self.pulls = 0
         self._batches = batches
         self._copies = {copy.name: (copy, stepper) for copy, stepper in trained.copies}
+        adaptive = [copy for copy, _ in trained.copies if not isinstance(copy, Backup)]
+        self.pace = PushPace(adaptive) if adapts and adaptive else None
         self._passed = False
         # Whether an event came since the last attempt to finish.
         self._unsettled = True

@@ -60,6 +60,13 @@ GRADIENT = 'downpour.push="gradient"'
         (["replicas=100000"], "replicas: 100000 is too large"),
         (["replicas=true"], "replicas: expected a whole number or a list of whole numbers"),
         (["n_fetch=0"], "n_fetch: 0 is too small"),
+        (["n_push=often"], 'n_push: "often" is no number of steps; give one, or "auto"'),
+        (["n_push=0"], "n_push: 0 is too small"),
+        (["n_push=1.5"], "n_push: expected a whole number or a string"),
+        (
+            ["push=gradient", "staleness=compensate", "n_push=auto"],
+            'staleness: "compensate" needs to know the steps of a push; give downpour.n_push a number',
+        ),
         (["push=both"], 'push: "both" is not one of update, gradient'),
     ],
 )
@@ -75,6 +82,7 @@ def test_what_has_no_meaning_is_refused_by_its_key(overrides: list[str], said: s
         ["push=gradient", "staleness=compensate", "compensation=2.0", "replicas=2", "warm_start=100"],
         ["push=gradient", "server_optimizer=sgd", "server_momentum=0.9", "server_nesterov=true"],
         ["push=gradient", "server_optimizer=adamw", "server_weight_decay=0.01", "server_learning_rate=1"],
+        ["n_push=auto", "replicas=2"],
         ["staleness=bound", "bound=0", "replicas=[1, 2, 3]", "n_fetch=1"],
         ["staleness=scale", "bound=16"],
         ["push=gradient", "server_optimizer=adagrad", "server_learning_rate=0.1"],

@@ -102,6 +102,22 @@ def test_replicas_under_an_outer_optimizer_are_layers_times_replicas_and_learn(l
     assert run.status.lost_batches == 0
 
 
+def test_auto_pushes_take_their_share_of_a_link_of_100_mbit_and_the_rate_needs_no_setting() -> None:
+    keys = [
+        unlock("none"), "network.layers=1", "network.options.widths=[512, 512]", "run.batches=1500",
+        "simulation.bandwidth_bytes_per_second=12.5e6", "simulation.jitter=0.0", "cluster.backup_steps=0",
+    ]  # fmt: skip
+    often, auto = (hollow(*keys, f"downpour.n_push={n}") for n in (10, "auto"))
+    (seat,) = auto.seats()
+    per_push = auto.seconds / auto.status().versions["1/weights"]
+    sent = 4 * (65 * 512 + 513 * 512 + 513 * 10) / 12.5e6
+    assert sent / per_push < 0.06
+    assert seat.telemetry.push_steps > 10
+    assert auto.status().versions["1/weights"] < often.status().versions["1/weights"]
+    fast = hollow(*keys, "downpour.n_push=auto", "simulation.bandwidth_bytes_per_second=1e12")
+    assert fast.seats()[0].telemetry.push_steps < seat.telemetry.push_steps
+
+
 @pytest.mark.parametrize("precision", ["bfloat16", "int8"])
 @pytest.mark.parametrize("push", ["update", "gradient"])
 def test_narrow_pushes_learn_alike_and_take_a_slow_link_for_less_time(push: str, precision: str) -> None:

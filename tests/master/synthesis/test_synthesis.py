@@ -74,7 +74,7 @@ def in_a_slave(config: Config, k: int, batches: int) -> tuple[Flat, synthesizers
     module, store = synthesizers.initial(config, k, (D,), classifying(CLASSES)), stored(config)
     flat = Flat(module)
     stepper = Stepper(flat, config.optimizer.synthesizer, config.run.batches)
-    copy = WorkingCopy(f"{k}/gradient", flat, config.downpour.n_push, 1)
+    copy = WorkingCopy(f"{k}/gradient", flat, config.downpour.first_n_push, 1)
     store.create(copy.initial().header, [(0, copy.initial().buffer.data)])
     reading = store.read(copy.name)
     copy.begin(reading.header, reading.buffer)
