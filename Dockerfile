@@ -20,7 +20,7 @@ FROM python:3.11-slim
 COPY --from=build /opt/layerwise /opt/layerwise
 # The user owns the folders that are kept; a new volume inherits the owner.
 RUN useradd --uid 10001 --no-create-home layerwise \
-    && mkdir /state /runs /cache && chown layerwise /state /runs /cache
+    && mkdir /state /runs /cache /token && chown layerwise /state /runs /cache /token
 ENV PATH=/opt/layerwise/bin:$PATH HOME=/tmp MPLCONFIGDIR=/tmp XDG_CACHE_HOME=/cache PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1
 USER layerwise

@@ -25,6 +25,7 @@ from torch.distributed import rpc as torch_rpc
 from common import strict_json
 from common.lifecycle import end_with_parent, keep_freed_memory
 from common.net import addresses, control
+from common.net.tokens import find_joiner
 from common.shards.pushes import Header, Operation, PushReply
 from common.shards.table import lay_out
 from common.shards.working_copy import Push
@@ -241,7 +242,7 @@ def layerwise_client(address: str) -> None:
     keep_freed_memory()
     channel = control.channel(address)
     request = JoinRequest("benchmark", key=secrets.token_hex(16))
-    slave = IdleSlave(address, control.call(channel, JOIN, request))
+    slave = IdleSlave(address, control.call(channel, JOIN, request, shown=find_joiner(address)))
     channel.close()
     known: set[int] = set()
     for what, nbytes, repeats in orders():

@@ -22,6 +22,7 @@ from benchmarks.endpoints import answer, orders, time_calls
 from common.errors import UnreachableError
 from common.lifecycle import end_with_parent, keep_freed_memory
 from common.net import control
+from common.net.tokens import find_joiner
 from common.shards.pushes import Buffer, Header, Operation, PullRequest, PushReply
 from common.shards.table import lay_out
 from common.wire.messages import BoundaryKind, BoundaryMessage, JoinReply, JoinRequest
@@ -36,7 +37,7 @@ def join(address: str) -> JoinReply:
     """
     channel = control.channel(address)
     request = JoinRequest(f"benchmark {time.monotonic_ns()}", key=secrets.token_hex(16))
-    lease = control.call(channel, JOIN, request)
+    lease = control.call(channel, JOIN, request, shown=find_joiner(address))
     channel.close()
     if not lease.granted:
         raise UnreachableError(f"{address}: no lease was granted")

@@ -25,6 +25,7 @@ from common.errors import RunFailedError
 from common.lifecycle import end_with_parent, keep_freed_memory
 from common.net import control
 from common.net.data.client import Call, DataClient, locate, pull
+from common.net.tokens import find_joiner
 from common.shards.pushes import Header, Operation, PullRequest
 from common.shards.table import lay_out
 from common.wire.messages import HeartbeatRequest, JoinReply, JoinRequest
@@ -99,7 +100,7 @@ def leases(master: str, count: int) -> Iterator[list[JoinReply]]:
     requests = (
         JoinRequest(f"light-{os.getpid()}-{number}", key=secrets.token_hex(16)) for number in range(count)
     )
-    granted = [control.call(channel, JOIN, request) for request in requests]
+    granted = [control.call(channel, JOIN, request, shown=find_joiner(master)) for request in requests]
     if not all(lease.granted for lease in granted):
         raise RunFailedError("the master has fewer seats than there are slaves")
 

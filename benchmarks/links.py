@@ -27,6 +27,7 @@ from benchmarks import namespaces, records
 from benchmarks.namespaces import Network
 from common.errors import RunFailedError
 from common.lifecycle import PARENT
+from common.net.tokens import JOIN_TOKEN
 
 RESULTS = Path(__file__).parent / "results" / "links.json"
 ROOT = Path(__file__).parents[1]
@@ -158,7 +159,9 @@ class ManualCluster:
         self._address = self._wait_for_address()
         for machine in range(1, self._count + 1):
             # In `basic` a slave listens on the interface that faces the master, beyond loopback.
-            self._launch(machine, "slave", "--master", self._address, "--insecure")
+            token = str(self._folder / "state" / JOIN_TOKEN)
+            words = ("slave", "--master", self._address, "--insecure", "--join-token-file", token)
+            self._launch(machine, *words)
 
     def wait_for_steps(self, steps: int) -> dict[str, Any]:
         """Wait until every layer has made `steps` steps, and return the status."""

@@ -9,12 +9,13 @@ from dataclasses import dataclass, field
 
 from common.errors import MalformedError, UnprovenError
 
-# Metadata with the incarnation of the calling slave's lease, in decimal, and with the lease's secret.
-INCARNATION, SECRET = "layerwise-incarnation", "layerwise-secret"
+# Metadata with the incarnation of the calling slave's lease, in decimal, with the lease's secret, and with a
+# token: the right to join, or the operator's.
+INCARNATION, SECRET, TOKEN = "layerwise-incarnation", "layerwise-secret", "layerwise-token"
 # Characters of a secret: 128 bits in hexadecimal.
 SECRET_CHARACTERS = 32
 _MOST_DIGITS = 20  # of 64 bits
-_LONGEST_SECRET = 256
+_LONGEST_SECRET = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,14 +25,17 @@ class Credentials:
     Attributes:
         incarnation: of the caller's lease; 0 for a caller without a lease.
         secret: of the lease.
+        token: the right to join, or the operator's.
     """
 
     incarnation: int = 0
     secret: str = field(default="", repr=False)
+    token: str = field(default="", repr=False)
 
     def metadata(self) -> list[tuple[str, str]]:
         """Encode as metadata of a call."""
-        return [(INCARNATION, str(self.incarnation)), (SECRET, self.secret)] if self.incarnation else []
+        lease = [(INCARNATION, str(self.incarnation)), (SECRET, self.secret)] if self.incarnation else []
+        return [*lease, (TOKEN, self.token)] if self.token else lease
 
 
 NOBODY = Credentials()
@@ -52,9 +56,11 @@ def credentials_of(metadata: Iterable[tuple[str, str | bytes]]) -> Credentials:
         number.isascii() and number.isdecimal() and len(number) <= _MOST_DIGITS
     ):
         raise MalformedError(f"the header {INCARNATION} is no incarnation: {number[:40]!r}")
-    if isinstance(secret, bytes) or not secret.isascii() or len(secret) > _LONGEST_SECRET:
-        raise MalformedError(f"the header {SECRET} is no secret")
-    return Credentials(int(number), secret)
+    token = found.get(TOKEN, "")
+    for name, text in ((SECRET, secret), (TOKEN, token)):
+        if isinstance(text, bytes) or not text.isascii() or len(text) > _LONGEST_SECRET:
+            raise MalformedError(f"the header {name} is no secret")
+    return Credentials(int(number), str(secret), str(token))
 
 
 def check_same(named: int, shown: int) -> None:

@@ -72,6 +72,12 @@ class UnprovenError(RefusedError):
     status = "UNAUTHENTICATED"
 
 
+class ForbiddenError(RefusedError):
+    """A caller is known, and has no right to the method."""
+
+    status = "PERMISSION_DENIED"
+
+
 class NotFoundError(RefusedError):
     """No shard, layer or snapshot has the requested name."""
 
@@ -107,7 +113,7 @@ FROM_STATUS: dict[str, type[LayerwiseError]] = {
     "ABORTED": FencedError,
     "NOT_FOUND": NotFoundError,
     "FAILED_PRECONDITION": RefusedError,
-    "PERMISSION_DENIED": RefusedError,
+    "PERMISSION_DENIED": ForbiddenError,
     "UNAUTHENTICATED": UnprovenError,
     "INVALID_ARGUMENT": MalformedError,
     "RESOURCE_EXHAUSTED": TooLargeError,

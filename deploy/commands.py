@@ -10,7 +10,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from common.config.numbers import NonNegative
-from common.config.places import code_option, data_option
+from common.config.places import code_option, data_option, token_option
 from common.errors import ConfigError
 from common.observe.logs import FORMATS
 from common.text import answer
@@ -229,6 +229,7 @@ def status(master: str, as_json: bool, watch: bool) -> int:
 )
 @data_option
 @code_option
+@token_option
 @_JSON
 def evaluate(
     run_dir: Path | None,
@@ -237,6 +238,7 @@ def evaluate(
     checkpoint: Path | None,
     data: Path | None,
     code: Path | None,
+    token_file: Path | None,
     as_json: bool,
 ) -> int:
     """Measure the test error of a run directory, or of a live master.
@@ -255,7 +257,7 @@ def evaluate(
         raise ConfigError("evaluate --checkpoint: is of a run directory; give that, and no --master")
     if run_dir is not None and not watch:
         raise ConfigError("evaluate: give either a run directory or --master; both only with --watch")
-    return evaluate_master(master, run_dir, watch, data, code, as_json)
+    return evaluate_master(master, run_dir, watch, data, code, as_json, token_file)
 
 
 @click.command()
@@ -339,8 +341,9 @@ def generate(
 @click.command()
 @_LIVE
 @click.option("--list", "listing", is_flag=True, help="List the snapshots and their damage; take none.")
+@token_option
 @_JSON
-def snapshot(master: str, listing: bool, as_json: bool) -> int:
+def snapshot(master: str, listing: bool, token_file: Path | None, as_json: bool) -> int:
     """Take a snapshot of a live run: every shard and every layer's progress, in files of the state directory.
 
     Training continues meanwhile. The master also takes a snapshot every cluster.snapshot_seconds, and keeps
@@ -348,7 +351,7 @@ def snapshot(master: str, listing: bool, as_json: bool) -> int:
     """
     from deploy.snapshots import list_snapshots, take_snapshot
 
-    return list_snapshots(master, as_json) if listing else take_snapshot(master, as_json)
+    return list_snapshots(master, as_json) if listing else take_snapshot(master, token_file, as_json)
 
 
 @click.command()
@@ -360,15 +363,16 @@ def snapshot(master: str, listing: bool, as_json: bool) -> int:
     metavar="NUMBER",
     help="Number of a snapshot (`snapshot --list`). Default: the newest whole one.",
 )
+@token_option
 @_JSON
-def rollback(master: str, number: int | None, as_json: bool) -> int:
+def rollback(master: str, number: int | None, token_file: Path | None, as_json: bool) -> int:
     """Roll a live run back to a snapshot; later learning is lost.
 
     Every slave loses its lease, asks for a new one by itself, and continues from the snapshot.
     """
     from deploy.snapshots import roll_back
 
-    return roll_back(master, number or 0, as_json)
+    return roll_back(master, number or 0, token_file, as_json)
 
 
 @click.command()

@@ -20,6 +20,7 @@ from common.data.datasets import Dataset
 from common.errors import ConfigError, NotFoundError, RunFailedError, UnreachableError
 from common.models import resolution
 from common.net.backoff import Backoff
+from common.net.tokens import OPERATOR_TOKEN
 from common.observe.problems import find_standstill
 from common.observe.standstill import stands_still
 from common.wire.messages import Evaluation, StatusReply
@@ -179,7 +180,7 @@ class Training:
         try:
             cluster.start_master()
             self._screen.print(f"live page: http://{cluster.web}/")
-            with Reader(cluster.address) as reader:
+            with Reader(cluster.address, self._directory.state / OPERATOR_TOKEN) as reader:
                 # Before the slaves: a resumed run with other data or files ends at once.
                 self._holdings = holdings.take_stock(self._config, dataset)
                 reader.agree(self._holdings)

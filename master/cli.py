@@ -43,6 +43,12 @@ from common.observe import logs
     metavar="HOST:PORT",
     help="Address of the read-only pages: live page, /metrics, /status; port 0 takes a free port.",
 )
+@click.option(
+    "--join-token-file",
+    type=click.Path(readable=False, path_type=Path),
+    metavar="FILE",
+    help="File of the token with which slaves join, made if missing. Default: join.token in --state-dir.",
+)
 @click.option("--insecure", is_flag=True, help="Listen beyond this machine in the clear.")
 @allowed.option
 @logs.options
@@ -53,6 +59,7 @@ def master(
     bulk_port: int,
     state_dir: Path,
     web: str,
+    join_token_file: Path | None,
     insecure: bool,
     hosts: tuple[str, ...],
     log_format: str,
@@ -75,4 +82,4 @@ def master(
     check_listen(web, insecure, "--web")
     names = allowed.check_hosts(hosts)
     logs.configure("master", log_format, log_level)
-    return serve(resolve(run), listen, bulk_port, web, state_dir, names)
+    return serve(resolve(run), listen, bulk_port, web, state_dir, names, join_token_file)

@@ -25,6 +25,7 @@ from common.net import control
 from common.net.addresses import split_address
 from common.net.data import server as data
 from common.net.data.places import Bounds
+from common.net.tokens import forget_master, note_master
 from common.observe.health import Pulse, silence_limit, snapshot_limit
 from common.observe.utilization import Probe
 from common.observe.web import Site
@@ -33,7 +34,7 @@ from common.text import answer
 from common.wire.messages import StatusReply, Utilization
 from common.wire.methods import EXCHANGE
 from master.access import Access
-from master.disk.credentials import load_keyring
+from master.disk.credentials import load_keyring, load_tokens
 from master.disk.recovery import ROLLBACK, ROSTER, recover, resume_config
 from master.disk.scheduler import SnapshotScheduler
 from master.disk.scrub import SCRUB_SECONDS, Scrub
@@ -189,11 +190,20 @@ def _naming_roster(state: StateDirectory) -> Iterator[None]:
 
 
 class Ports:
-    """Control port and data port of a master; made on the event loop of control and boundary."""
+    """Control port and data port of a master; made on the event loop of control and boundary.
 
-    def __init__(self, master: Master) -> None:
+    Args:
+        master: served here.
+        join_token: file of the join token; None: in the state directory.
+
+    Raises:
+        ConfigError: the file of the join token cannot be used.
+    """
+
+    def __init__(self, master: Master, join_token: Path | None = None) -> None:
         run, tally = master.run, master.run.tally
-        access = Access(run.roster)
+        self._state = master.state.path
+        access = Access(run.roster, *load_tokens(master.state, join_token))
         self.control = control.ControlServer(tally.count_error, access.admit)
         # A pusher, a fetcher and a stream for each neighbour, and as many before the last have ended.
         bounds = Bounds(holder=8 + 4 * max(run.config.replicas))
@@ -215,10 +225,13 @@ class Ports:
         address = await self.control.start(listen)
         # No call can come in between: the event loop has not been let go since the control port opened.
         self._roster.data_port = self.data.start(split_address(listen)[0], data_port)
+        self._port = split_address(address)[1]
+        note_master(self._port, self._state)
         return address, self._roster.data_port
 
     async def close(self, grace: float) -> None:
         """End data calls at once, and control calls after `grace` seconds."""
+        forget_master(self._port, self._state)
         await asyncio.to_thread(self.data.stop)
         await self.control.stop(grace)
 
@@ -230,10 +243,11 @@ async def run_until_signal(
     web: str,
     state: StateDirectory,
     hosts: frozenset[str] = frozenset(),
+    join_token: Path | None = None,
 ) -> int:
     """Run a master until SIGINT or SIGTERM; returns the exit code. Arguments as in `serve`."""
     master, loop, stop = Master(config, state), asyncio.get_running_loop(), asyncio.Event()
-    history, ports = History(HISTORY_SECONDS, config.task.row), Ports(master)
+    history, ports = History(HISTORY_SECONDS, config.task.row), Ports(master, join_token)
     site = Site(pages(master.view(), history), hosts)
     address, _ = await ports.open(listen, data_port)
     web_address = await site.start(web, "--web")
@@ -283,6 +297,7 @@ def serve(
     web: str,
     state_dir: Path,
     hosts: frozenset[str] = frozenset(),
+    join_token: Path | None = None,
 ) -> int:
     """Run a master until interrupted; returns the exit code.
 
@@ -293,6 +308,7 @@ def serve(
         web: HOST:PORT of the pages.
         state_dir: directory for everything that outlives the process.
         hosts: further names under which the pages are answered.
+        join_token: file of the join token, made if missing; None: in the state directory.
 
     Raises:
         RefusedError: a port or the state directory is taken, or the directory holds another run.
@@ -305,6 +321,6 @@ def serve(
         use_one_thread()
     state = StateDirectory(state_dir)
     try:
-        return asyncio.run(run_until_signal(config, listen, data_port, web, state, hosts))
+        return asyncio.run(run_until_signal(config, listen, data_port, web, state, hosts, join_token))
     finally:
         state.close()

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from common.config.numbers import NonNegative
-from common.config.places import code_option, data_option
+from common.config.places import code_option, data_option, join_option
 from common.observe import hosts as allowed
 from common.observe import logs
 
@@ -23,6 +23,7 @@ from common.observe import logs
 )
 @data_option
 @code_option
+@join_option
 @click.option(
     "--wait",
     type=NonNegative(),
@@ -59,6 +60,7 @@ def slave(
     device: str,
     data: Path | None,
     code: Path | None,
+    join_token_file: Path | None,
     wait: float,
     listen: str | None,
     advertise: str | None,
@@ -84,4 +86,8 @@ def slave(
     names = allowed.check_hosts(hosts)
     logs.configure("slave", log_format, log_level)
     with divert_output():
-        return serve(Options(master, device, data, code, wait, listen, advertise, insecure, metrics, names))
+        return serve(
+            Options(
+                master, device, data, code, wait, listen, advertise, insecure, metrics, names, join_token_file
+            )
+        )

@@ -16,11 +16,13 @@ from typing import TYPE_CHECKING
 
 from common.config import files
 from common.config.sections import Config
+from common.credentials import Credentials
 from common.errors import AbsentError, ConfigError, FencedError, LayerwiseError, UnreachableError
 from common.lifecycle import INTERRUPTED, Interrupt, cpu_seconds, end_with_parent, keep_freed_memory
 from common.net import control
 from common.net.addresses import is_loopback, reachable_address, split_address
 from common.net.backoff import Backoff
+from common.net.tokens import find_joiner
 from common.observe.health import silence_limit
 from common.observe.web import Site, serve_on_thread
 from common.supervision import SupervisedThread
@@ -256,7 +258,7 @@ class Slave:
         backoff, announced = self._backoff(seconds, seconds), False
         while True:
             try:
-                reply = control.call_watching(self._channel, JOIN, request, 2.0, self._look)
+                reply = control.call_watching(self._channel, JOIN, request, 2.0, self._look, self._right())
             except UnreachableError as error:
                 absent = isinstance(error, AbsentError)
                 seconds = backoff.delay_after(self._no_master() if absent else error)
@@ -272,6 +274,11 @@ class Slave:
                     announced = True
                 seconds = backoff.next_delay()
             self._pause(seconds)
+
+    def _right(self) -> Credentials:
+        """Read the join token anew for each request: a master that starts after this slave makes the file."""
+        options = self._options
+        return find_joiner(options.master, options.join_token)
 
     def _look(self) -> None:
         self._pause(0)

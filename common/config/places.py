@@ -1,4 +1,4 @@
-"""Options --data and --code: places of the data and of the user's files on this machine."""
+"""Options for places on this machine: of the data, of the user's files, of a run's tokens."""
 
 from __future__ import annotations
 
@@ -11,6 +11,19 @@ data_option = click.option(
     type=click.Path(readable=False, path_type=Path),
     metavar="PATH",
     help="Folder (or file of text) of the data set on this machine, if not data.path.",
+)
+join_option = click.option(
+    "--join-token-file",
+    type=click.Path(readable=False, path_type=Path),
+    metavar="FILE",
+    help="Copy of join.token in the master's state directory; needless for your own master on this machine.",
+)
+token_option = click.option(
+    "--token-file",
+    type=click.Path(readable=False, path_type=Path),
+    metavar="FILE",
+    help="Copy of operator.token in the master's state directory; needless for your own master on this "
+    "machine.",
 )
 code_option = click.option(
     "--code",

@@ -14,25 +14,32 @@ class Role(Enum):
 
     Attributes:
         READER: any caller.
+        JOINER: process that may become a slave, by the join token or the operator's.
         SLAVE: holder of a lease, by the lease's secret.
+        OPERATOR: who may change the run, by the operator's token.
     """
 
     READER = "reader"
+    JOINER = "joiner"
     SLAVE = "slave"
+    OPERATOR = "operator"
 
+
+# Roles that a token proves.
+BY_TOKEN = (Role.JOINER, Role.OPERATOR)
 
 ACCESS: dict[Method[Any, Any], Role] = {
     methods.DESCRIBE: Role.READER,
-    methods.JOIN: Role.READER,
+    methods.JOIN: Role.JOINER,
     methods.HEARTBEAT: Role.SLAVE,
     methods.LEAVE: Role.SLAVE,
     methods.STATUS: Role.READER,
-    methods.REPORT: Role.READER,
-    methods.REACH: Role.READER,
-    methods.AGREE: Role.READER,
-    methods.SNAPSHOT: Role.READER,
+    methods.REPORT: Role.OPERATOR,
+    methods.REACH: Role.JOINER,
+    methods.AGREE: Role.JOINER,
+    methods.SNAPSHOT: Role.OPERATOR,
     methods.SNAPSHOTS: Role.READER,
-    methods.ROLLBACK: Role.READER,
+    methods.ROLLBACK: Role.OPERATOR,
     methods.PUSH: Role.SLAVE,
     methods.PULL: Role.READER,
     methods.EXCHANGE: Role.SLAVE,

@@ -113,6 +113,7 @@ def call_watching(
     request: Request,
     seconds: float,
     look: Callable[[], None],
+    shown: Credentials = NOBODY,
 ) -> Reply:
     """Make a unary call as `call` does; `look` is called often meanwhile, and may raise to give the call up.
 
@@ -120,7 +121,7 @@ def call_watching(
         LayerwiseError: the error that the peer's status stands for.
     """
     calling = peer.unary_unary(method.path, method.request.encode, method.reply.decode).future(
-        request, timeout=seconds
+        request, timeout=seconds, metadata=shown.metadata()
     )
     try:
         while True:

@@ -6,12 +6,12 @@ import socket
 
 from common.data import datasets
 from common.data.holdings import take_stock
-from common.errors import ConfigError, RefusedError
+from common.errors import ConfigError, RefusedError, UnprovenError
 from common.net import control
 from common.wire.messages import AgreeRequest
 from common.wire.methods import AGREE
 from deploy.doctor.findings import Verdict, failed, ok, warning
-from deploy.doctor.setup import MASTER_SECONDS, Setup
+from deploy.doctor.setup import JOIN_FIX, MASTER_SECONDS, Setup
 
 _FIX = "give every machine equal data, user files and versions, or begin a new run"
 
@@ -27,7 +27,9 @@ def examine_agreement(setup: Setup) -> Verdict:
     with control.channel(setup.master) as channel:
         try:
             request = AgreeRequest(socket.gethostname(), holdings)
-            difference = control.call(channel, AGREE, request, MASTER_SECONDS).warning
+            difference = control.call(channel, AGREE, request, MASTER_SECONDS, setup.shown).warning
+        except UnprovenError as error:
+            return failed(str(error), JOIN_FIX)
         except RefusedError as error:
             return failed(str(error), _FIX)
     if difference:

@@ -103,7 +103,7 @@ CHECKS = Registry(
     Check(
         name="way back",
         help="profile basic: a port of this machine, from the master",
-        examine=lambda setup: network.examine_way_back(setup.master),
+        examine=lambda setup: network.examine_way_back(setup.master, setup.shown),
         applies=_direct,
         seconds=15.0,
     ),

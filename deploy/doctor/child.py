@@ -16,6 +16,7 @@ from typing import Any
 
 from common import strict_json
 from common.config import files
+from common.credentials import Credentials
 from common.errors import RunFailedError
 from common.lifecycle import PARENT, end_with_parent
 from deploy.doctor.findings import State, Verdict
@@ -74,6 +75,7 @@ def _pack(setup: Setup) -> str:
         {
             "config": setup.config.to_toml() if setup.config else None,
             "master": setup.master,
+            "token": setup.shown.token,
             "data": str(setup.data) if setup.data else None,
             "code": str(setup.code) if setup.code else None,
             "root": str(setup.root),
@@ -87,6 +89,7 @@ def _unpack(text: str) -> Setup:
     return Setup(
         files.parse(config, "the configuration") if config is not None else None,
         master=found["master"],
+        shown=Credentials(token=found["token"]),
         data=Path(found["data"]) if found["data"] else None,
         code=Path(found["code"]) if found["code"] else None,
         root=Path(found["root"]),

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from common.config.places import code_option, data_option
+from common.config.places import code_option, data_option, join_option
 from common.errors import ConfigError
 
 
@@ -22,6 +22,7 @@ from common.errors import ConfigError
 @click.option("--master", metavar="HOST:PORT", help="Check as a slave of this master, whose run it then is.")
 @data_option
 @code_option
+@join_option
 @click.option("--json", "as_json", is_flag=True, help="Print only JSON on standard output.")
 def doctor(
     config: Path | None,
@@ -29,6 +30,7 @@ def doctor(
     master: str | None,
     data: Path | None,
     code: Path | None,
+    join_token_file: Path | None,
     as_json: bool,
 ) -> int:
     """Check the machine and a set-up: print findings with fixes.
@@ -48,7 +50,10 @@ def doctor(
 
     if master and (config or overrides):
         raise ConfigError("doctor --master: the master has the run's configuration; omit CONFIG and --set")
-    setup = ask_setup(master, data, code) if master else read_setup(config, overrides, data, code)
+    if master:
+        setup = ask_setup(master, data, code, join_token_file)
+    else:
+        setup = read_setup(config, overrides, data, code)
     findings = examine(setup, CHECKS.values())
     print_findings(findings, as_json)
     return exit_code(setup, findings)

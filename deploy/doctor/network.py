@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import socket
 
-from common.errors import LayerwiseError, UnreachableError
+from common.credentials import Credentials
+from common.errors import LayerwiseError, UnprovenError, UnreachableError
 from common.net import control
 from common.net.addresses import interface_to, is_loopback, split_address
 from common.net.callback import Greeter
@@ -13,7 +14,7 @@ from common.versions import installed_versions, release_numbers
 from common.wire.messages import ReachRequest
 from common.wire.methods import REACH
 from deploy.doctor.findings import Verdict, failed, ok, warning
-from deploy.doctor.setup import Contact, Setup
+from deploy.doctor.setup import JOIN_FIX, Contact, Setup
 
 CONNECT_SECONDS = 3.0
 REACH_SECONDS = 8.0
@@ -102,16 +103,18 @@ def examine_data_port(contact: Contact, master: str) -> Verdict:
     return ok(f"the master's data port {address} can be reached")
 
 
-def examine_way_back(master: str) -> Verdict:
+def examine_way_back(master: str, shown: Credentials) -> Verdict:
     """Have the master connect to a port of the slave-to-be, as neighbours do in profile `basic`."""
     host = interface_to(master)
     with Greeter(host) as greeter, control.channel(master) as channel:
         address = join_address(host, greeter.port)
         try:
             request = ReachRequest(address, greeter.token)
-            reached = control.call(channel, REACH, request, REACH_SECONDS).reached
+            reached = control.call(channel, REACH, request, REACH_SECONDS, shown).reached
         except UnreachableError:
             raise
+        except UnprovenError as error:
+            return failed(str(error), JOIN_FIX)
         except LayerwiseError as error:
             return warning(f"the master cannot check the way back: {error}", "install one version everywhere")
     if not reached:

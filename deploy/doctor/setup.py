@@ -10,12 +10,15 @@ from pathlib import Path
 from common.cgroups import ROOT
 from common.config import files
 from common.config.sections import Config
+from common.credentials import NOBODY, Credentials
 from common.errors import LayerwiseError
 from common.net import control
+from common.net.tokens import find_joiner
 from common.wire.messages import DescribeReply, DescribeRequest
 from common.wire.methods import DESCRIBE
 
 MASTER_SECONDS = 5.0
+JOIN_FIX = "copy join.token from the master's state directory, and give it: --join-token-file FILE"
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,7 @@ class Setup:
         config: the run's configuration; None if there is none that can be read.
         trouble: error that left the set-up without a configuration.
         master: HOST:PORT; empty without a master.
+        shown: credentials for the master: the join token.
         contact: the master's answer, if there was one.
         data: folder of the data set in place of `data.path`.
         code: folder of the user's files.
@@ -50,6 +54,7 @@ class Setup:
     config: Config | None
     trouble: LayerwiseError | None = None
     master: str = ""
+    shown: Credentials = NOBODY
     contact: Contact | None = None
     data: Path | None = None
     code: Path | None = None
@@ -64,14 +69,15 @@ def read_setup(path: Path | None, overrides: Iterable[str], data: Path | None, c
         return Setup(None, error, data=data, code=code)
 
 
-def ask_setup(master: str, data: Path | None, code: Path | None) -> Setup:
+def ask_setup(master: str, data: Path | None, code: Path | None, token: Path | None = None) -> Setup:
     """Fetch the set-up of a slave from a master; an error becomes a part of the set-up."""
     try:
+        shown = find_joiner(master, token)
         contact = _ask(master)
         config = files.parse(contact.reply.config, f"the configuration from {master}")
     except LayerwiseError as error:
         return Setup(None, error, master=master, data=data, code=code)
-    return Setup(config, master=master, contact=contact, data=data, code=code)
+    return Setup(config, master=master, shown=shown, contact=contact, data=data, code=code)
 
 
 def _ask(master: str) -> Contact:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from common.cores import count_cores
 from common.errors import ConfigError, LayerwiseError, RefusedError, RunFailedError
 from common.lifecycle import PARENT
+from common.net.tokens import JOIN_TOKEN
 from common.supervision import is_transient
 from common.wire.messages import StatusReply
 from deploy.engines.cluster_process import START_SECONDS, ClusterProcess
@@ -215,6 +216,7 @@ class Cluster:
     def _plan_slave(self) -> ClusterProcess:
         number = len(self.processes)
         arguments = ["slave", "--master", self.address, "--device", self.device]
+        arguments += ["--join-token-file", str(self.directory.state / JOIN_TOKEN)]
         arguments += ["--log-format", self.log_format]
         return self._process(f"slave-{number}", arguments)
 

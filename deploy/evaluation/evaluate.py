@@ -46,14 +46,20 @@ def evaluate_directory(
 
 
 def evaluate_master(
-    master: str, path: Path | None, watch: bool, data: Path | None, code: Path | None, as_json: bool
+    master: str,
+    path: Path | None,
+    watch: bool,
+    data: Path | None,
+    code: Path | None,
+    as_json: bool,
+    token: Path | None = None,
 ) -> int:
-    """Measure a live master's weights, and report the result to the master.
+    """Measure a live master's weights, and report the result to the master with the operator's token.
 
     Raises:
         LayerwiseError: the master does not answer, or the data is missing.
     """
-    with divert_output(), Reader(master) as reader:
+    with divert_output(), Reader(master, token) as reader:
         config = reader.config()
         dataset = datasets.of(config, path=data, code=code)
         stock = holdings.take_stock(config, dataset, code)

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import socket
+from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
 
 from common.config import files
 from common.config.sections import Config
+from common.credentials import NOBODY
 from common.errors import AbsentError, UnreachableError
 from common.net import control
+from common.net.access import BY_TOKEN, role_for
 from common.net.data import client as data
+from common.net.tokens import find_operator
 from common.shards.pushes import Header, PullRequest
 from common.wire.messages import (
     AgreeRequest,
@@ -47,13 +51,18 @@ def latest_status(reader: Reader, known: StatusReply) -> StatusReply:
 class Reader:
     """Connection to a master, for blocking calls.
 
+    Args:
+        address: HOST:PORT.
+        token: file of the operator's token; None: look for a master of this user on this machine.
+
     Raises (each call):
         UnreachableError: the master does not answer.
         LayerwiseError: the master refuses the call.
     """
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, token: Path | None = None) -> None:
         self._address = address
+        self._shown = find_operator(address, token)
         self._channel = control.channel(address)
         self._data = data.DataClient(lambda: data.locate(address))
 
@@ -70,7 +79,9 @@ class Reader:
         self, method: Method[Request, Reply], request: Request, seconds: float = control.UNARY_SECONDS
     ) -> Reply:
         try:
-            return control.call(self._channel, method, request, seconds)
+            # A token is for those alone who ask for one.
+            shown = self._shown if role_for(method.path) in BY_TOKEN else NOBODY
+            return control.call(self._channel, method, request, seconds, shown)
         except AbsentError as error:
             raise UnreachableError(
                 f"--master {self._address}: no master answers ({error.reason}); start one there with "

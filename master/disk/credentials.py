@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import secrets
+from pathlib import Path
 
-from common.errors import RunFailedError
+from common.errors import ConfigError, RunFailedError
+from common.net.tokens import JOIN_TOKEN, OPERATOR_TOKEN, read_token
 from master.disk.state import StateDirectory
 from master.keyring import Keyring
 
 KEYRING = "keyring"
-_KEY_BYTES = 32
+_KEY_BYTES, _TOKEN_BYTES = 32, 16
 
 
 def load_keyring(state: StateDirectory) -> Keyring:
@@ -20,6 +23,36 @@ def load_keyring(state: StateDirectory) -> Keyring:
         NoRoomError: the file cannot be written.
     """
     return Keyring(_secret(state, KEYRING, _KEY_BYTES).encode())
+
+
+def load_tokens(state: StateDirectory, join: Path | None) -> tuple[str, str]:
+    """Return the operator's token and the join token of a run, made by the run's first master.
+
+    Args:
+        state: directory of the run.
+        join: file of the join token, made if missing; None: in the state directory.
+
+    Raises:
+        ConfigError: the file `join` cannot be read or written.
+        NoRoomError: a file of the state directory cannot be written.
+    """
+    operator = _secret(state, OPERATOR_TOKEN, _TOKEN_BYTES)
+    if join is None:
+        return operator, _secret(state, JOIN_TOKEN, _TOKEN_BYTES)
+    return operator, _shared_token(join)
+
+
+def _shared_token(path: Path) -> str:
+    option = "--join-token-file"
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    except FileExistsError:
+        return read_token(path, option)
+    except OSError as error:
+        raise ConfigError(f"{option} {path}: {error.strerror}; give a file in a folder of yours") from None
+    with open(descriptor, "w", encoding="ascii") as file:
+        file.write(secrets.token_hex(_TOKEN_BYTES))
+    return read_token(path, option)
 
 
 def _secret(state: StateDirectory, name: str, nbytes: int) -> str:

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import fcntl
 import mmap
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -119,6 +121,9 @@ class Files(Protocol):
     def make_folder(self, folder: Path) -> None:
         """Make a folder and the folders above, if missing, and bring their names to the disk."""
 
+    def make_private(self, folder: Path) -> None:
+        """Keep others out of a folder; `PermissionError` if the folder belongs to another user."""
+
     def remove_folder(self, folder: Path) -> None:
         """Remove a folder with its content."""
 
@@ -201,6 +206,14 @@ class DiskFiles:
             self.make_folder(folder.parent)
             folder.mkdir(exist_ok=True)
             self.sync_folder(folder.parent)
+
+    def make_private(self, folder: Path) -> None:
+        """Set the mode of an own folder to 0700."""
+        found = folder.stat()
+        if found.st_uid != os.geteuid():
+            raise PermissionError(errno.EPERM, "it belongs to another user", str(folder))
+        if stat.S_IMODE(found.st_mode) & 0o077:
+            folder.chmod(0o700)
 
     def remove_folder(self, folder: Path) -> None:
         """Remove a folder with its content."""

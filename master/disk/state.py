@@ -45,6 +45,8 @@ class StateDirectory:
         self.pairs: dict[str, MappedPair] = {}
         self._shards = path / "shards"
         try:
+            files.make_folder(path)
+            files.make_private(path)
             files.make_folder(self._shards)
             self._lock = files.lock(path / "lock")
             self.writer: Executor = ThreadPoolExecutor(1, "writer")

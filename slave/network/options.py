@@ -20,3 +20,4 @@ class Options:
     insecure: bool = False
     metrics: str = "127.0.0.1:0"
     hosts: frozenset[str] = frozenset()
+    join_token: Path | None = None

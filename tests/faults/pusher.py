@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from common.errors import FencedError, LayerwiseError, NotFoundError, UnreachableError
 from common.net import control
+from common.net.tokens import find_joiner
 from common.shards.pushes import Header, Operation, PushReply
 from common.shards.table import lay_out
 from common.shards.working_copy import Push
@@ -67,7 +68,7 @@ class Pusher:
         try:
             while True:
                 try:
-                    reply = control.call(channel, JOIN, request, 2.0)
+                    reply = control.call(channel, JOIN, request, 2.0, find_joiner(address))
                     if reply.granted:
                         return reply
                 except UnreachableError:

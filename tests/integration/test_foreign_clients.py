@@ -31,7 +31,8 @@ def test_a_generated_stub_creates_pushes_and_pulls_a_shard(by_hand: HandMade, tm
     stubs.mkdir()
     run(sys.executable, "-m", "grpc_tools.protoc", "-I", PROTO.parent, f"--python_out={stubs}", PROTO)
     by_hand.master("--set", "cluster.heartbeat_seconds=60")
-    assert json.loads(run(sys.executable, "-I", PYTHON_CLIENT, stubs, by_hand.address)) == {
+    token = (by_hand.cli.folder / "state" / "join.token").read_text()
+    assert json.loads(run(sys.executable, "-I", PYTHON_CLIENT, stubs, by_hand.address, token)) == {
         "before": "NOT_FOUND",
         "created": True,
         "first": [True, 1],

@@ -14,6 +14,7 @@ import pytest
 from common.credentials import Credentials
 from common.net import control
 from common.net.data.client import locate
+from common.net.tokens import find_joiner
 from common.shards.assembly import Assembly
 from common.shards.pushes import Header, Operation, PullRequest
 from common.shards.table import lay_out
@@ -84,7 +85,12 @@ def test_the_masters_memory_is_bounded_with_one_push_under_way(
     settings = ("network.cuts=[1]", f'downpour.push="{push}"', "cluster.heartbeat_seconds=60")
     process = by_hand.master(*(word for each in settings for word in ("--set", each)))
     roster = control.channel(by_hand.address)
-    lease = control.call(roster, JOIN, JoinRequest("memory", key=key_of("memory")))
+    lease = control.call(
+        roster,
+        JOIN,
+        JoinRequest("memory", key=key_of("memory")),
+        shown=find_joiner(by_hand.address),
+    )
     roster.close()
     host, port = locate(by_hand.address)
     channel = control.channel(f"{host}:{port}")

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from common.net import control
+from common.net.tokens import find_joiner
 from common.wire import methods
 from common.wire.messages import JoinRequest
 from tests.integration.processes import QUICK, Cli, HandMade
@@ -196,7 +197,7 @@ def test_a_hostile_slave_is_shown_escaped_wherever_it_is_shown(cli: Cli, by_hand
     process = by_hand.master("--set", "cluster.misses=1000")
     with control.channel(by_hand.address) as channel:
         join = JoinRequest(HOSTILE, host=HOSTILE, pid=7, device=HOSTILE, key=key_of("a"))
-        assert control.call(channel, methods.JOIN, join).granted
+        assert control.call(channel, methods.JOIN, join, shown=find_joiner(by_hand.address)).granted
     shown = cli.run("status", "--master", by_hand.address)
     assert shown.returncode == 0, shown.stderr
     assert SHOWN.split("\\")[0] in shown.stdout
@@ -217,7 +218,9 @@ def test_a_log_that_cannot_be_written_ends_no_process(cli: Cli, by_hand: HandMad
     for number in range(3):
         with control.channel(by_hand.address) as channel:
             name = f"slave-{number}"
-            assert control.call(channel, methods.JOIN, JoinRequest(name, key=key_of(name))).granted
+            assert control.call(
+                channel, methods.JOIN, JoinRequest(name, key=key_of(name)), shown=find_joiner(by_hand.address)
+            ).granted
     assert len(by_hand.status()["seats"]) == 3
     assert process.poll() is None
     events = (cli.folder / "state" / "events.jsonl").read_text().splitlines()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -70,8 +71,9 @@ def test_the_commands_for_several_machines_make_a_cluster(cli: Cli, by_hand: Han
     by_hand.master("--insecure", "--set", "cluster.heartbeat_seconds=0.4", listen="0.0.0.0:0")
     by_hand.address = by_hand.address.replace("0.0.0.0", "127.0.0.1")
     here = {key: [word.replace("one:50051", by_hand.address) for word in c] for key, c in said.items()}
-    slaves = [by_hand.slave() for _ in range(3)]
-    assert here["two", "slave"] == ["slave", "--master", by_hand.address]
+    assert here["two", "slave"] == ["slave", "--master", by_hand.address, "--join-token-file", "join.token"]
+    copy_tokens(cli)
+    slaves = [cli.start(*here["two", "slave"]) for _ in range(3)]
     watching = cli.start(*here["any", "status"])
     evaluated = cli.run(*here["any", "evaluate"])
     assert evaluated.returncode == 0, evaluated.stderr
@@ -83,12 +85,19 @@ def test_the_commands_for_several_machines_make_a_cluster(cli: Cli, by_hand: Han
         assert done.returncode == 0, done.stderr
 
 
+def copy_tokens(cli: Cli) -> None:
+    """Copy the tokens out of the state directory, as to another machine."""
+    for name in ("join.token", "operator.token"):
+        shutil.copy(cli.folder / "state" / name, cli.folder)
+
+
 def test_the_commands_of_profile_basic_make_a_cluster(by_hand: HandMade) -> None:
     said = {place: shlex.split(command)[1:] for place, command in COMMANDS if place in ("hub", "box", "far")}
     assert said["hub"][:4] == ["master", "run.toml", "--set", "cluster.profile=basic"]
     sets = ["--set", "cluster.profile=basic", "--set", "run.batches=100"]
     by_hand.master(*sets, "--insecure", listen="0.0.0.0:0")
     by_hand.address = by_hand.address.replace("0.0.0.0", "127.0.0.1")
+    copy_tokens(by_hand.cli)
     here = {"hub:50051": by_hand.address, "0.0.0.0:50052": "0.0.0.0:0", "far.example:50052": "localhost:0"}
     slaves = []
     for place in ("box", "far", "box"):

@@ -18,6 +18,7 @@ from common.errors import NotFoundError
 from common.net import control
 from common.net.addresses import split_address
 from common.net.data.client import DataClient, locate, pull
+from common.net.tokens import find_joiner
 from common.shards.pushes import PullRequest
 from common.wire.messages import JoinRequest
 from common.wire.methods import JOIN
@@ -53,7 +54,12 @@ def join(address: str) -> int:
     """Take a lease as a slave that never beats."""
     channel = control.channel(address)
     try:
-        return control.call(channel, JOIN, JoinRequest("silent", key=key_of("silent"))).layer
+        return control.call(
+            channel,
+            JOIN,
+            JoinRequest("silent", key=key_of("silent")),
+            shown=find_joiner(address),
+        ).layer
     finally:
         channel.close()
 

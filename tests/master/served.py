@@ -17,6 +17,7 @@ from google.protobuf.message import DecodeError
 from common.config.files import load
 from common.credentials import NOBODY, SECRET_CHARACTERS, Credentials
 from common.net import control
+from common.net.tokens import JOIN_TOKEN, OPERATOR_TOKEN, read_token
 from common.wire import methods
 from common.wire.messages import JoinReply, JoinRequest, LeaveRequest
 from common.wire.methods import Method
@@ -42,6 +43,8 @@ class Served:
         self.ports, self.address, port = self.do(self._open("127.0.0.1:0"))
         self.channel = control.channel(self.address)
         self.data_address = f"127.0.0.1:{port}"
+        self.joiner = Credentials(token=read_token(folder / JOIN_TOKEN, "join"))
+        self.operator = Credentials(token=read_token(folder / OPERATOR_TOKEN, "operator"))
         # Of the leases that this object has taken, by incarnation.
         self.secrets: dict[int, str] = {}
         self.client = Client(self.data_address, self.secrets)
@@ -61,7 +64,9 @@ class Served:
 
     def join(self, slave: str) -> JoinReply:
         """Take a lease on the lowest free layer."""
-        reply = control.call(self.channel, methods.JOIN, JoinRequest(slave, key=key_of(slave)))
+        reply = control.call(
+            self.channel, methods.JOIN, JoinRequest(slave, key=key_of(slave)), shown=self.joiner
+        )
         self.secrets[reply.incarnation] = reply.secret
         return reply
 

@@ -140,12 +140,12 @@ def test_the_secret_of_one_seat_moves_no_other(master: Served) -> None:
 def test_the_name_of_a_slave_gets_nobody_its_lease(master: Served, key: str) -> None:
     before = state(master)
     with pytest.raises(LayerwiseError, match=r"key of 32|another process holds a lease as a"):
-        call(master, methods.JOIN, JoinRequest("a", key=key), NOBODY)
+        call(master, methods.JOIN, JoinRequest("a", key=key), master.joiner)
     assert state(master) == before
 
 
 def test_a_join_that_is_sent_again_gets_the_same_lease_and_secret(master: Served) -> None:
-    again = call(master, methods.JOIN, JoinRequest("b", key=key_of("b")), NOBODY)
+    again = call(master, methods.JOIN, JoinRequest("b", key=key_of("b")), master.joiner)
     assert (again.incarnation, again.secret) == (2, master.secrets[2])
 
 

@@ -329,7 +329,12 @@ def test_a_master_of_another_version_is_found(
 def test_data_with_another_digest_than_the_run_s_are_found(tmp_path: Path) -> None:
     with served(tmp_path / "state") as running:
         own = Holdings({"train_x": "uint8 (1437, 1, 8, 8) with digest 0"}, {}, installed_versions())
-        control.call(running.channel, methods.JOIN, JoinRequest("a", "first", holdings=own, key=key_of("a")))
+        control.call(
+            running.channel,
+            methods.JOIN,
+            JoinRequest("a", "first", holdings=own, key=key_of("a")),
+            shown=running.joiner,
+        )
         found = finding(ask_setup(running.address, None, None), "agreement")
     assert found.state == "failed"
     assert "the data differ: train_x is" in found.found
@@ -340,7 +345,12 @@ def test_equal_data_agree(tmp_path: Path) -> None:
     config = load(None, ["network.cuts=[1, 2]"])
     with served(tmp_path / "state") as running:
         own = take_stock(config, datasets.load(config.data))
-        control.call(running.channel, methods.JOIN, JoinRequest("a", "first", holdings=own, key=key_of("a")))
+        control.call(
+            running.channel,
+            methods.JOIN,
+            JoinRequest("a", "first", holdings=own, key=key_of("a")),
+            shown=running.joiner,
+        )
         assert finding(ask_setup(running.address, None, None), "agreement").state == "ok"
 
 

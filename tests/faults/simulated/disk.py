@@ -278,6 +278,9 @@ class SimulatedFiles:
             assert isinstance(entry, Folder)
             at = entry
 
+    def make_private(self, folder: Path) -> None:
+        """Do nothing: a simulated machine has one user."""
+
     def remove_folder(self, folder: Path) -> None:
         """Remove a folder, name by name."""
         found = self._disk.folder(folder)

@@ -1,4 +1,4 @@
-"""Create, push and pull a shard through generated classes and grpcio alone: python client.py STUBS HOST:PORT.
+"""Create, push and pull a shard through generated classes and grpcio: python client.py STUBS HOST:PORT TOKEN.
 
 Written from docs/protocol.md; imports nothing of layerwise. Prints the results as JSON.
 """
@@ -15,7 +15,7 @@ from typing import Any
 import grpc
 import numpy as np
 
-STUBS, CONTROL = sys.argv[1:3]
+STUBS, CONTROL, TOKEN = sys.argv[1:4]
 sys.path.insert(0, STUBS)
 import layerwise_pb2 as pb  # noqa: E402 - generated into STUBS
 
@@ -116,9 +116,9 @@ def main() -> dict[str, Any]:
     data = f"{CONTROL.rpartition(':')[0]}:{described.bulk_port}"
     pushes, pulls = open_channel(data), open_channel(data)
 
-    lease = call_roster(
-        control, "Join", pb.JoinRequest(slave="foreign", key=secrets.token_hex(16)), pb.JoinReply
-    )
+    request = pb.JoinRequest(slave="foreign", key=secrets.token_hex(16))
+    joiner = [("layerwise-token", TOKEN)]
+    lease = call_roster(control, "Join", request, pb.JoinReply, joiner)
     assert lease.granted
     shard, own, shown = f"{lease.layer}/weights", lease.incarnation, identify(lease)
     before = get_status(pulls, shard)

@@ -41,7 +41,7 @@ def master(tmp_path: Path) -> Iterator[Served]:
 
 
 def snapshot(master: Served) -> Kept:
-    return control.call(master.channel, methods.SNAPSHOT, SnapshotRequest()).snapshot
+    return control.call(master.channel, methods.SNAPSHOT, SnapshotRequest(), shown=master.operator).snapshot
 
 
 def listed(master: Served) -> list[Kept]:
@@ -49,7 +49,7 @@ def listed(master: Served) -> list[Kept]:
 
 
 def roll_back(master: Served, number: int = 0) -> RollbackReply:
-    return control.call(master.channel, methods.ROLLBACK, RollbackRequest(number))
+    return control.call(master.channel, methods.ROLLBACK, RollbackRequest(number), shown=master.operator)
 
 
 def beat(master: Served, incarnation: int, **telemetry: Any) -> None:

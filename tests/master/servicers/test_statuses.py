@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -301,7 +302,7 @@ UNARY = [method for method in methods.METHODS if not method.streams_requests and
 
 @pytest.mark.parametrize("method", UNARY, ids=lambda method: method.name)
 def test_a_unary_request_of_garbage_is_invalid(master: Served, method: Any) -> None:
-    shown = master.shown(master.join("a").incarnation)
+    shown = replace(master.shown(master.join("a").incarnation), token=master.operator.token)
     for garbage in (b"\xff", b"\x0a\x7f", b"\x0f\x01", b"\x0a\x01a\xff"):
         with pytest.raises(grpc.RpcError) as caught:
             call_raw(master.channel, method.path, garbage, shown)
@@ -357,7 +358,7 @@ def test_a_join_is_told_the_first_batch_that_the_master_lacks(master: Served, cl
 
 def test_a_slave_without_a_name_is_refused(master: Served) -> None:
     with pytest.raises(grpc.RpcError) as caught:
-        call_raw(master.channel, methods.JOIN.path, b"")
+        call_raw(master.channel, methods.JOIN.path, b"", master.joiner)
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
@@ -369,7 +370,7 @@ def test_the_configuration_is_described_as_it_is_run(master: Served) -> None:
 
 def test_an_evaluation_that_is_reported_is_in_the_status(master: Served) -> None:
     evaluation = Evaluation(100, 3.5, 0.25, {"1/weights": 7})
-    control.call(master.channel, methods.REPORT, evaluation)
+    control.call(master.channel, methods.REPORT, evaluation, shown=master.operator)
     assert status(master).evaluation == evaluation
 
 

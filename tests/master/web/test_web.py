@@ -80,7 +80,7 @@ def test_what_is_known_of_the_run_is_there(running: Served) -> None:
 def test_prometheus_is_told_of_every_slave_those_that_wait_too(running: Served) -> None:
     for name in "abcd":
         request = JoinRequest(name, f"host-{name}", metrics=f"192.0.2.1:{ord(name)}", key=key_of(name))
-        control.call(running.channel, methods.JOIN, request)
+        control.call(running.channel, methods.JOIN, request, shown=running.joiner)
     told = as_json(running, "/targets")
     assert told == [
         {"targets": [f"192.0.2.1:{ord(name)}"], "labels": {"host": f"host-{name}"}} for name in "abcd"

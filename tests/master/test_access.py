@@ -1,0 +1,150 @@
+"""Every method of the services' descriptions with every credential: only those who may are let in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from common.credentials import NOBODY, Credentials
+from common.net import control
+from common.net.access import ACCESS
+from common.net.data.places import Bounds
+from protos import layerwise_pb2 as pb
+from slave.network.endpoint import Endpoint
+from slave.network.servicer import BoundaryServer
+from tests.master.served import DEADLINE, Served, served
+
+# Who may call what, written down a second time: a changed row must be meant.
+READERS = {"nothing", "join token", "operator token", "lease", "lease and join token"}
+JOINERS = {"join token", "operator token", "lease and join token"}
+OPERATORS = {"operator token"}
+SLAVES = {"lease", "lease and join token"}
+MAY = {
+    "Roster/Describe": READERS,
+    "Roster/Join": JOINERS,
+    "Roster/Heartbeat": SLAVES,
+    "Roster/Leave": SLAVES,
+    "Roster/Status": READERS,
+    "Roster/Report": OPERATORS,
+    "Roster/Reach": JOINERS,
+    "Roster/Agree": JOINERS,
+    "Parameters/Push": SLAVES,
+    "Parameters/Pull": READERS,
+    "Boundary/Exchange": SLAVES,
+    "Synthesis/Synthesize": SLAVES,
+    "Keeper/Snapshot": OPERATORS,
+    "Keeper/Snapshots": READERS,
+    "Keeper/Rollback": OPERATORS,
+}
+DESCRIBED = {
+    f"{service.name}/{method.name}": method
+    for service in pb.DESCRIPTOR.services_by_name.values()
+    for method in service.methods
+}
+DATA_PORT = ("Parameters/", "Boundary/")
+# A request that no method can decode: whoever is let in changes nothing.
+GARBAGE = b"\xff"
+REFUSED = {"UNAUTHENTICATED", "PERMISSION_DENIED", "ABORTED"}
+
+WHO = (
+    "nothing", "join token", "operator token", "wrong token", "lease", "lease and join token",
+    "lease without a secret", "lease with a wrong secret", "lease with another's secret", "ended lease",
+    "lease and wrong token",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def master(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """Master with two slaves; the lease of a third has ended."""
+    with served(tmp_path_factory.mktemp("state")) as running:
+        for name in ("a", "b", "c"):
+            running.join(name)
+        running.leave(3)
+        yield running
+
+
+def shown(master: Served, who: str) -> Credentials:
+    mine, other, join = master.secrets[1], master.secrets[2], master.joiner.token
+    return {
+        "nothing": NOBODY,
+        "join token": master.joiner,
+        "operator token": master.operator,
+        "wrong token": Credentials(token="0" * 32),
+        "lease": Credentials(1, mine),
+        "lease and join token": Credentials(1, mine, join),
+        "lease without a secret": Credentials(1),
+        "lease with a wrong secret": Credentials(1, "0" * 32),
+        "lease with another's secret": Credentials(1, other),
+        "ended lease": Credentials(3, master.secrets[3]),
+        "lease and wrong token": Credentials(1, mine, "0" * 32),
+    }[who]
+
+
+def code_of(address: str, name: str, credentials: Credentials) -> str:
+    """Call a method with garbage, as in any language; the status."""
+    method = DESCRIBED[name]
+    with control.channel(address) as channel:
+        kinds: Any = {
+            (False, False): channel.unary_unary,
+            (False, True): channel.unary_stream,
+            (True, True): channel.stream_stream,
+        }
+        bound = kinds[method.client_streaming, method.server_streaming](f"/layerwise.v1.{name}")
+        request = iter([GARBAGE]) if method.client_streaming else GARBAGE
+        try:
+            answer = bound(request, timeout=DEADLINE, metadata=credentials.metadata())
+            if method.server_streaming:
+                list(answer)
+        except grpc.RpcError as error:
+            return str(error.code().name)
+    return "OK"
+
+
+@pytest.mark.parametrize("who", WHO)
+@pytest.mark.parametrize("name", DESCRIBED)
+def test_a_method_lets_in_those_alone_who_may_call_it(master: Served, name: str, who: str) -> None:
+    address = master.data_address if name.startswith(DATA_PORT) else master.address
+    code = code_of(address, name, shown(master, who))
+    assert (code == "INVALID_ARGUMENT") == (who in MAY[name]), code
+    assert who in MAY[name] or code in REFUSED
+
+
+def test_the_table_has_a_row_for_every_method_and_no_other() -> None:
+    assert set(MAY) == set(DESCRIBED) == {f"{each.service}/{each.name}" for each in ACCESS}
+
+
+def test_a_join_token_that_is_not_enough_is_told_so(master: Served) -> None:
+    assert code_of(master.address, "Keeper/Rollback", master.joiner) == "PERMISSION_DENIED"
+    assert code_of(master.address, "Keeper/Rollback", NOBODY) == "UNAUTHENTICATED"
+
+
+@pytest.mark.parametrize("name", DESCRIBED)
+def test_a_slaves_port_serves_neighbours_alone(name: str) -> None:
+    endpoint = Endpoint("127.0.0.1:1")
+    server = BoundaryServer(Bounds(8, 8, 8, 8), endpoint.loop)
+    try:
+        address = f"127.0.0.1:{server.start('127.0.0.1:0')}"
+        code = code_of(address, name, NOBODY)
+    finally:
+        server.stop()
+        endpoint.close()
+    assert code == ("INVALID_ARGUMENT" if name == "Boundary/Exchange" else "UNIMPLEMENTED")
+
+
+def test_the_state_directory_keeps_others_out(tmp_path: Path) -> None:
+    (tmp_path / "state").mkdir(mode=0o755)
+    with served(tmp_path / "state"):
+        assert (tmp_path / "state").stat().st_mode & 0o777 == 0o700
+        for name in ("keyring", "join.token", "operator.token"):
+            assert (tmp_path / "state" / name).stat().st_mode & 0o777 == 0o600
+
+
+def test_the_tokens_of_a_run_outlive_its_master(tmp_path: Path) -> None:
+    with served(tmp_path) as first:
+        tokens = first.joiner, first.operator
+    with served(tmp_path) as second:
+        assert (second.joiner, second.operator) == tokens
