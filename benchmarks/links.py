@@ -27,7 +27,7 @@ from benchmarks import namespaces, records
 from benchmarks.namespaces import Network
 from common.errors import RunFailedError
 from common.lifecycle import PARENT
-from common.net.tokens import JOIN_TOKEN
+from common.net.tokens import JOIN_TOKEN, OPERATOR_TOKEN
 
 RESULTS = Path(__file__).parent / "results" / "links.json"
 ROOT = Path(__file__).parents[1]
@@ -197,7 +197,9 @@ class ManualCluster:
 
     def query(self, command: str) -> dict[str, Any]:
         """Run a query command on the master's machine, and return the JSON output."""
-        arguments = (command, "--master", self._address, "--json")
+        arguments = [command, "--master", self._address, "--json"]
+        if command == "evaluate":
+            arguments += ["--token-file", str(self._folder / "state" / OPERATOR_TOKEN)]
         done = subprocess.run(
             self._command(0, *arguments), cwd=ROOT, env=environment(), capture_output=True, text=True
         )

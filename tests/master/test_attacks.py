@@ -144,6 +144,23 @@ def test_the_name_of_a_slave_gets_nobody_its_lease(master: Served, key: str) -> 
     assert state(master) == before
 
 
+def test_three_joins_with_an_empty_creation_and_a_leave_change_nothing(tmp_path: Path) -> None:
+    """Without a right to join nobody gets so far as to create a shard."""
+    with served(tmp_path) as master:
+        before = state(master)
+        for name in SLAVES:
+            for shown in (NOBODY, Credentials(token="0" * 32)):
+                with pytest.raises(UnprovenError, match="--join-token-file"):
+                    call(master, methods.JOIN, JoinRequest(name, key=key_of(name)), shown)
+        for held in (1, 2, 3):
+            empty = creation((), incarnation=held, shard=f"{held}/weights")
+            with pytest.raises(LayerwiseError):
+                push(master, empty, Credentials(held, "0" * 32))
+            with pytest.raises(LayerwiseError):
+                call(master, methods.LEAVE, LeaveRequest(held), Credentials(held, "0" * 32))
+        assert state(master) == before
+
+
 def test_a_join_that_is_sent_again_gets_the_same_lease_and_secret(master: Served) -> None:
     again = call(master, methods.JOIN, JoinRequest("b", key=key_of("b")), master.joiner)
     assert (again.incarnation, again.secret) == (2, master.secrets[2])
