@@ -9,9 +9,8 @@ from common.net.tokens import JOIN_TOKEN, OPERATOR_TOKEN
 from master.roster import Roster
 
 _ADVICE = {
-    Role.JOINER: f"give --join-token-file a copy of {JOIN_TOKEN} of the master's state directory, or --token-file "
-    f"one of {OPERATOR_TOKEN}",
-    Role.OPERATOR: f"give --token-file a copy of {OPERATOR_TOKEN} of the master's state directory",
+    Role.JOINER: f"give a copy of the master's {JOIN_TOKEN} by --join-token-file",
+    Role.OPERATOR: f"give a copy of the master's {OPERATOR_TOKEN} by --token-file",
 }
 
 
