@@ -39,6 +39,8 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
 
 
 EXPLAIN = "layerwise explain"
+# In an installed wheel the packages are parts of `layerwise`.
+_HOME = str(__package__).removesuffix("deploy")
 
 
 class _Lazy(click.Group):
@@ -50,7 +52,7 @@ class _Lazy(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
         if cmd_name not in COMMANDS:
             return None
-        command: click.Command = getattr(importlib.import_module(COMMANDS[cmd_name][0]), cmd_name)
+        command: click.Command = getattr(_import(COMMANDS[cmd_name][0]), cmd_name)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
@@ -71,6 +73,11 @@ def cli(debug: bool) -> None:
     """
 
 
+def _import(module: str) -> Any:
+    """Import a module of the project by its name in the repository."""
+    return importlib.import_module(_HOME + module)
+
+
 def _check_packages() -> None:
     """Check that our packages come from one folder: another project may also have a package `common`.
 
@@ -79,7 +86,7 @@ def _check_packages() -> None:
     """
     homes = {}
     for name in ("common", "master", "slave", "deploy", "protos"):
-        module: Any = importlib.import_module(name)
+        module: Any = _import(name)
         homes[name] = module.__path__[0].rpartition("/")[0]
     if len(set(homes.values())) != 1:
         where = ", ".join(f"{name} in {home}" for name, home in homes.items())

@@ -19,8 +19,8 @@ from common.errors import ConfigError
 
 # Folder of this project's packages. With some ways to install, only a finder behind `sys.path` knows it, and
 # a user's `common.py` would be found first.
-_HOME = str(Path(__file__).parents[2])
-_PACKAGES = ("common", "master", "slave", "deploy", "protos")
+_HOME = str(Path(__file__).parents[__name__.count(".")])
+_PACKAGES = ("common", "master", "slave", "deploy", "protos", "layerwise")
 # Users' files that are running at present.
 _running: list[Path] = []
 

@@ -15,7 +15,7 @@ from common.config.models import MODELS
 from common.config.sections import Config
 from common.config.settings import nearest
 from common.config.values import is_user_function
-from common.data import labels, user_data
+from common.data import labels, sets, user_data
 from common.data.downloads import Source
 from common.data.examples import Arrays, Examples, epoch_length
 from common.data.forms import Form
@@ -187,7 +187,7 @@ def _load_raw(data: DataConfig, path: Path | None, code: Path | None, source: So
     place = _find_path(row, data, path)
     if own:
         return _load_user(data.dataset, code)
-    dataset: Dataset = import_implementation("common.data.sets", row.name).load(data, place, source)
+    dataset: Dataset = import_implementation(sets.__name__, row.name).load(data, place, source)
     return dataset
 
 

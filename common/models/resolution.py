@@ -41,7 +41,7 @@ def resolve(config: Config) -> Config:
         return known
     # A file of its own takes the result: a user's file may print anything on the child's standard output.
     with tempfile.TemporaryFile() as result:
-        command = [sys.executable, "-P", "-m", "common.models.resolution", str(result.fileno())]
+        command = [sys.executable, "-P", "-m", __name__, str(result.fileno())]
         child = subprocess.run(
             command, input=config.to_toml(), stdout=2, text=True, pass_fds=[result.fileno()], check=False
         )

@@ -47,7 +47,7 @@ def build(decoupling: DecouplingConfig, shape: tuple[int, ...], task: Task) -> G
         shape: shape of one example's h: (D,) vectors, (C, H, W) feature maps; every other shape is flattened.
         task: of the run.
     """
-    module = import_implementation("common.synthesizers.gradients", decoupling.gradient)
+    module = import_implementation(f"{__name__}.gradients", decoupling.gradient)
     synthesizer: GradientSynthesizer = module.build(decoupling.synthesizer_options(), shape, task)
     return synthesizer
 
@@ -63,7 +63,7 @@ def build_input(decoupling: DecouplingConfig, inputs: TensorForm, shape: tuple[i
     Raises:
         ConfigError: the examples are not those that I takes.
     """
-    module = import_implementation("common.synthesizers.inputs", decoupling.input)
+    module = import_implementation(f"{__name__}.inputs", decoupling.input)
     synthesizer: InputSynthesizer = module.build(decoupling.predictor_options(), inputs, shape)
     return synthesizer
 

@@ -31,6 +31,6 @@ def build(config: TaskConfig, targets: Targets, code: Path | None = None) -> Tas
     """
     if is_user_function(config.kind):
         return UserTask(config, load_user_function(config.kind, code), targets)
-    module = import_implementation("common.tasks.kinds", config.kind)
+    module = import_implementation(f"{__name__}.kinds", config.kind)
     task: Task = module.build(config.task_options(), targets)
     return task

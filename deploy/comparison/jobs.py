@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from common.lifecycle import PARENT
+from deploy import COMMAND
 from deploy.comparison.variants import Variant
 from deploy.runs.files import read_object
 from deploy.runs.process_logs import open_log
@@ -48,7 +49,7 @@ class Job:
         self.log.unlink(missing_ok=True)
         with open_log(self.log) as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "deploy.cli", *arguments],
+                [sys.executable, "-P", "-m", COMMAND, *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,

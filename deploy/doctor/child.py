@@ -34,7 +34,7 @@ def examine_in_child(name: str, setup: Setup, seconds: float) -> Verdict:
         os.fdopen(os.memfd_create("errors"), "rb") as errors,
     ):
         process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "deploy.doctor.child", name, str(verdict.fileno())],
+            [sys.executable, "-P", "-m", __name__, name, str(verdict.fileno())],
             stdin=subprocess.PIPE,
             # User code may print.
             stdout=errors.fileno(),

@@ -14,7 +14,7 @@ from common.bounds import LARGEST_SIGNAL_MESSAGE_BYTES
 from common.config.data import DATASETS
 from common.config.sections import Config
 from common.config.user_code import load_user_function
-from common.data import datasets, downloads
+from common.data import datasets, downloads, sets
 from common.data.holdings import digest_data
 from common.errors import ConfigError
 from common.registry import import_implementation
@@ -92,7 +92,7 @@ def _lacking(name: str) -> list[str]:
     """List missing files of a published data set in the cache of the user."""
     if name not in DATASETS:
         return []
-    published: Any = getattr(import_implementation("common.data.sets", name), "PUBLISHED", None)
+    published: Any = getattr(import_implementation(sets.__name__, name), "PUBLISHED", None)
     return list(published.missing(downloads.cache(name))) if published else []
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from common.net.backoff import Backoff
+from deploy import COMMAND
 from deploy.runs.process_logs import open_log
 
 # Longest time from a start to a seat.
@@ -43,7 +44,7 @@ class ClusterProcess:
         """Start the process, with output appended to the log."""
         with open_log(self.log) as output:
             self.running = subprocess.Popen(
-                [sys.executable, "-P", "-m", "deploy.cli", *self.arguments],
+                [sys.executable, "-P", "-m", COMMAND, *self.arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,

@@ -109,7 +109,7 @@ class _Static:
 
 @cache
 def _read(name: str) -> bytes:
-    return (resources.files("master.web") / "static" / name).read_bytes()
+    return (resources.files(__package__) / "static" / name).read_bytes()
 
 
 def _json(value: Any) -> Page:

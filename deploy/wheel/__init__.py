@@ -1,0 +1,1 @@
+"""Build of the wheel: every package of the repository as a part of `layerwise`."""
