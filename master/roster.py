@@ -14,6 +14,9 @@ from common.wire.telemetry import merge
 from master.keyring import Keyring
 from master.lease import Lease, LeaseEvent, restore_telemetry
 
+# Slaves that wait for a seat; each is listed for Prometheus.
+MOST_WAITING = 1024
+
 
 class Roster:
     """Leases of a run.
@@ -100,6 +103,7 @@ class Roster:
         Raises:
             MalformedError: the slave has no name.
             UnprovenError: another process holds a lease under the name.
+            UnreachableError: too many slaves wait.
         """
         if not request.slave:
             raise MalformedError("a slave joins under a name, unique to its process")
@@ -108,6 +112,8 @@ class Roster:
         mine = [lease for lease in self._leases if lease.incarnation and lease.slave.slave == request.slave]
         vacant = [lease for lease in self._leases if not lease.incarnation and not lease.done]
         if not mine and not vacant:
+            if request.slave not in self._waiting and len(self._waiting) >= MOST_WAITING:
+                raise UnreachableError(f"{MOST_WAITING} slaves wait for a seat already; ask again")
             self._waiting[request.slave] = (dataclasses.replace(request, key=""), now)
             return JoinReply(), []
         for lease in mine:

@@ -44,6 +44,8 @@ class Tally:
     refused: Counter[int] = field(default_factory=Counter)
     # By (layer, replica), since the master started.
     seats: dict[tuple[int, int], SeatTally] = field(default_factory=lambda: defaultdict(SeatTally))
+    # Refused calls since the master started, by the status that the caller got, in small letters.
+    refusals: Counter[str] = field(default_factory=Counter)
     failed_leases: int = 0
     pushes: int = 0
     pulls: int = 0
@@ -89,11 +91,18 @@ class Tally:
                 setattr(self, name, getattr(self, name) + more)
 
     def count_error(self, error: LayerwiseError) -> None:
-        """Count a refused message."""
+        """Count a refused call by its status."""
+        with self._lock:
+            self.refusals[error.status.lower()] += 1
         if isinstance(error, FencedError):
             self.add(fenced=1)
         elif isinstance(error, MalformedError | TooLargeError):
             self.add(malformed=1)
+
+    def refused_calls(self) -> dict[str, int]:
+        """Refused calls by reason; the reasons of strangers are there from the start."""
+        with self._lock:
+            return {"unauthenticated": 0, "permission_denied": 0, **self.refusals}
 
     def count_push(self, layer: int, replica: int, reply: PushReply, *, ages: bool = True) -> None:
         """Count a push by outcome; with `ages`, by staleness too."""

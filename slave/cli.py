@@ -24,6 +24,8 @@ from common.observe import logs
 @data_option
 @code_option
 @join_option
+# Of `layerwise train`: the user's own configuration, whose files run from their own paths.
+@click.option("--own-config", type=click.Path(readable=False, path_type=Path), hidden=True)
 @click.option(
     "--wait",
     type=NonNegative(),
@@ -61,6 +63,7 @@ def slave(
     data: Path | None,
     code: Path | None,
     join_token_file: Path | None,
+    own_config: Path | None,
     wait: float,
     listen: str | None,
     advertise: str | None,
@@ -88,6 +91,17 @@ def slave(
     with divert_output():
         return serve(
             Options(
-                master, device, data, code, wait, listen, advertise, insecure, metrics, names, join_token_file
+                master,
+                device,
+                data,
+                code,
+                wait,
+                listen,
+                advertise,
+                insecure,
+                metrics,
+                names,
+                join_token_file,
+                own_config,
             )
         )

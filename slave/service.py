@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from common.config import files
 from common.config.sections import Config
+from common.config.user_code import check_sent_files
 from common.credentials import Credentials
 from common.errors import AbsentError, ConfigError, FencedError, LayerwiseError, UnreachableError
 from common.lifecycle import INTERRUPTED, Interrupt, cpu_seconds, end_with_parent, keep_freed_memory
@@ -155,7 +156,18 @@ class Slave:
             if reply.over:
                 log.info("the run is over")
                 return None
-            return files.parse(reply.config, f"the configuration from {self._options.master}")
+            return self._checked(files.parse(reply.config, f"the configuration from {self._options.master}"))
+
+    def _checked(self, config: Config) -> Config:
+        """Return a master's configuration, if this user has the files that it names.
+
+        Raises:
+            ConfigError: a file would run from a path that the master names.
+        """
+        options = self._options
+        own = files.load(options.own_config).user_functions if options.own_config else {}
+        check_sent_files(config.user_functions, options.code, own)
+        return config
 
     def _no_master(self) -> UnreachableError:
         return UnreachableError(

@@ -7,7 +7,7 @@ import importlib.util
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -111,6 +111,32 @@ def find_user_file(spec: str, code: Path | None) -> Path:
             return file.absolute()
     there = "" if code is None else f", nor {path.name} in {code}"
     raise ConfigError(f"{path}: no such file{there}; put it there, or give a slave its folder by --code DIR")
+
+
+def check_sent_files(functions: Mapping[str, str], code: Path | None, own: Mapping[str, str]) -> None:
+    """Check the files that a master's configuration names: they come from `code` alone, by their bare names.
+
+    Args:
+        functions: of the configuration, as `path/to/file.py:function`, by key.
+        code: folder of this user's files; None: no folder was given.
+        own: functions that this user has given for the run: they may run from their own paths.
+
+    Raises:
+        ConfigError: a file would run from a path that the master names.
+    """
+    if functions == own:
+        return
+    for key, spec in functions.items():
+        name = Path(spec.rpartition(":")[0]).name
+        if code is None:
+            raise ConfigError(
+                f"{key}: the master names a file, {name}, and no path of a master is run; give the folder of "
+                f"your {name} by --code DIR"
+            )
+        if not code.is_dir():
+            raise ConfigError(f"--code: {code} is no folder; give the one that holds {name}")
+        if not (code / name).is_file():
+            raise ConfigError(f"{key}: {code / name}: no such file; give the folder of yours by --code DIR")
 
 
 def _run(file: Path) -> ModuleType:

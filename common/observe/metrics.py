@@ -134,6 +134,7 @@ FENCED_PUSHES = _counter("fenced_pushes_total", MASTER, (), "Pushes and calls of
 MALFORMED = _counter(
     "malformed_messages_total", MASTER, (), "Malformed messages, which were refused and changed nothing."
 )
+REFUSED = _counter("refused_total", MASTER, ("reason",), "Refused calls, by the status that the caller got.")
 REFUSED_SIGNALS = _counter(
     "refused_boundary_messages_total",
     SLAVE,

@@ -121,6 +121,7 @@ OVERVIEW = Dashboard(
             ("sum(increase(layerwise_duplicate_pushes_total[5m]))", "duplicate"),
             ("sum(increase(layerwise_refused_pushes_total[5m]))", "too stale"),
             ("increase(layerwise_malformed_messages_total[5m])", "malformed"),
+            ("sum by (reason) (increase(layerwise_refused_total[5m]))", "{{reason}}"),
             ("sum(increase(layerwise_refused_boundary_messages_total[5m]))", "refused between layers"),
         ),
         _panel(

@@ -10,6 +10,7 @@ from pathlib import Path
 from common.cgroups import ROOT
 from common.config import files
 from common.config.sections import Config
+from common.config.user_code import check_sent_files
 from common.credentials import NOBODY, Credentials
 from common.errors import LayerwiseError
 from common.net import control
@@ -75,6 +76,7 @@ def ask_setup(master: str, data: Path | None, code: Path | None, token: Path | N
         shown = find_joiner(master, token)
         contact = _ask(master)
         config = files.parse(contact.reply.config, f"the configuration from {master}")
+        check_sent_files(config.user_functions, code, {})
     except LayerwiseError as error:
         return Setup(None, error, master=master, data=data, code=code)
     return Setup(config, master=master, shown=shown, contact=contact, data=data, code=code)

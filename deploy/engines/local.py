@@ -217,6 +217,7 @@ class Cluster:
         number = len(self.processes)
         arguments = ["slave", "--master", self.address, "--device", self.device]
         arguments += ["--join-token-file", str(self.directory.state / JOIN_TOKEN)]
+        arguments += ["--own-config", str(self.directory.path / CONFIG)]
         arguments += ["--log-format", self.log_format]
         return self._process(f"slave-{number}", arguments)
 

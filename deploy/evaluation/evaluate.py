@@ -60,7 +60,7 @@ def evaluate_master(
         LayerwiseError: the master does not answer, or the data is missing.
     """
     with divert_output(), Reader(master, token) as reader:
-        config = reader.config()
+        config = reader.config_to_run(code)
         dataset = datasets.of(config, path=data, code=code)
         stock = holdings.take_stock(config, dataset, code)
         if warning := reader.agree(stock):

@@ -50,7 +50,7 @@ def export_master(master: str, output: Path, data: Path | None, code: Path | Non
 
     _check_output(output)
     with divert_output(), Reader(master) as reader:
-        config = reader.config()
+        config = reader.config_to_run(code)
         dataset = datasets.of(config, path=data, code=code)
         blueprint = network.build(config, dataset.inputs, dataset.targets, code)
         state = Evaluator(config, dataset, blueprint).pull(reader.pull).state

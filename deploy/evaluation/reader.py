@@ -9,12 +9,13 @@ from typing import Self, TypeVar
 
 from common.config import files
 from common.config.sections import Config
+from common.config.user_code import check_sent_files
 from common.credentials import NOBODY
-from common.errors import AbsentError, UnreachableError
+from common.errors import AbsentError, UnprovenError, UnreachableError
 from common.net import control
 from common.net.access import BY_TOKEN, role_for
 from common.net.data import client as data
-from common.net.tokens import find_operator
+from common.net.tokens import OPERATOR_TOKEN, find_operator
 from common.shards.pushes import Header, PullRequest
 from common.wire.messages import (
     AgreeRequest,
@@ -82,6 +83,11 @@ class Reader:
             # A token is for those alone who ask for one.
             shown = self._shown if role_for(method.path) in BY_TOKEN else NOBODY
             return control.call(self._channel, method, request, seconds, shown)
+        except UnprovenError:
+            raise UnprovenError(
+                f"--master {self._address}: {method.service}.{method.name} needs the operator's token; give a copy "
+                f"of the master's {OPERATOR_TOKEN} by --token-file"
+            ) from None
         except AbsentError as error:
             raise UnreachableError(
                 f"--master {self._address}: no master answers ({error.reason}); start one there with "
@@ -89,9 +95,19 @@ class Reader:
             ) from None
 
     def config(self) -> Config:
-        """Fetch the run's configuration."""
+        """Fetch the run's configuration, to look at."""
         text = self._call(DESCRIBE, DescribeRequest()).config
         return files.parse(text, "the master's configuration")
+
+    def config_to_run(self, code: Path | None) -> Config:
+        """Fetch the run's configuration, for a process that runs its user functions.
+
+        Raises:
+            ConfigError: a file would run from a path that the master names, rather than from `code`.
+        """
+        config = self.config()
+        check_sent_files(config.user_functions, code, {})
+        return config
 
     def agree(self, holdings: Holdings) -> str:
         """Compare data, user's files and versions of this process with the run's; returns a warning or "".

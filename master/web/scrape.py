@@ -58,6 +58,8 @@ def _add_run(series: Scrape, view: View, status: StatusReply) -> None:
     ]
     for metric, value in values:
         series.add(metric, value)
+    for reason, count in view.tally.refused_calls().items():
+        series.add(metrics.REFUSED, count, reason)
     if evaluation.versions:
         if evaluation.test_error_percent is not None:
             series.add(metrics.TEST_ERROR, evaluation.test_error_percent / 100)

@@ -21,3 +21,4 @@ class Options:
     metrics: str = "127.0.0.1:0"
     hosts: frozenset[str] = frozenset()
     join_token: Path | None = None
+    own_config: Path | None = None

@@ -103,7 +103,7 @@ def test_a_layer_that_learns_nothing_pushes_its_progress_alone(cli: Cli, by_hand
     keys = ["network.model=own.py:build", "network.layers=2", "optimizer.name=adam", "run.batches=60"]
     keys += ["cluster.profile=basic", "decoupling.unlock=none", "downpour.n_push=5"]
     by_hand.master(*QUICK, *(part for key in keys for part in ("--set", key)))
-    slaves = [by_hand.slave() for _ in range(2)]
+    slaves = [by_hand.slave("--code", ".") for _ in range(2)]
     outputs = [slave.communicate(timeout=120) for slave in slaves]
     assert [slave.returncode for slave in slaves] == [0, 0], outputs
     channel = control.channel(by_hand.address)

@@ -58,9 +58,9 @@ def test_a_network_that_cannot_train_is_refused_before_a_process_starts(
 def test_a_slave_by_hand_refuses_a_layer_that_cannot_train(cli: Cli, by_hand: HandMade) -> None:
     (cli.folder / "own.py").write_text(OWN.format(body=NO_GRAD))
     by_hand.master(*QUICK, "--set", "network.model=own.py:build")
-    first = by_hand.slave()
+    first = by_hand.slave("--code", ".")
     cli.wait_for(first, "layer 1 of 3", "stderr")
-    done = cli.run("slave", "--master", by_hand.address)
+    done = cli.run("slave", "--master", by_hand.address, "--code", ".")
     assert done.returncode == 2, done.stderr
     assert "unit 2 (Own(" in done.stderr.splitlines()[-1]
     assert "passes no gradient back" in done.stderr.splitlines()[-1]

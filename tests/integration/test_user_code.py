@@ -91,13 +91,13 @@ def test_a_master_with_a_network_that_prints_listens_and_its_slaves_train(
 ) -> None:
     """Used to end with 2: the resolved configuration is not TOML."""
     by_hand.master(*loud)
-    slaves = [by_hand.slave() for _ in range(2)]
+    slaves = [by_hand.slave("--code", ".") for _ in range(2)]
     outputs = [slave.communicate(timeout=120) for slave in slaves]
     assert [slave.returncode for slave in slaves] == [0, 0], outputs
     assert [out for out, _ in outputs] == ["", ""]
-    done = cli.run("evaluate", "--master", by_hand.address, "--json")
+    done = cli.run("evaluate", "--master", by_hand.address, "--code", ".", "--json")
     assert set(json.loads(done.stdout)) >= {"test_error_percent"}
-    assert cli.run("export", "--master", by_hand.address, "--output", "m.pt").stdout == ""
+    assert cli.run("export", "--master", by_hand.address, "--code", ".", "--output", "m.pt").stdout == ""
 
 
 def test_names_of_installed_modules_in_the_working_directory_hide_nothing(cli: Cli) -> None:

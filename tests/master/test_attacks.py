@@ -26,11 +26,13 @@ from common.wire.messages import (
     HeartbeatRequest,
     JoinRequest,
     LeaveRequest,
+    RollbackRequest,
     StatusRequest,
     Telemetry,
 )
 from common.wire.methods import EXCHANGE, PUSH
 from common.wire.payloads import encode_boundary, frame_parts, frames
+from master.web.scrape import scrape
 from tests.master.pushes import creation, update
 from tests.master.served import DEADLINE, Served, key_of, served
 
@@ -211,6 +213,20 @@ def test_no_secret_is_stored_logged_or_shown(tmp_path: Path, caplog: pytest.LogC
     for secret in secrets:
         assert not any(secret in text for text in shown)
     assert (tmp_path / "keyring").stat().st_mode & 0o777 == 0o600
+
+
+def test_refused_calls_are_counted_by_reason(master: Served) -> None:
+    for request, method, shown in (
+        (LeaveRequest(1), methods.LEAVE, NOBODY),
+        (JoinRequest("z", key=key_of("z")), methods.JOIN, NOBODY),
+        (RollbackRequest(1), methods.ROLLBACK, master.joiner),
+        (LeaveRequest(99), methods.LEAVE, Credentials(99, "0" * 32)),
+    ):
+        with pytest.raises(LayerwiseError):
+            call(master, method, request, shown)
+    text = scrape(master.master.view()).decode()
+    for reason, count in (("unauthenticated", 2), ("permission_denied", 1), ("aborted", 1)):
+        assert f'layerwise_refused_total{{profile="light",reason="{reason}"}} {count}.0' in text
 
 
 def test_a_holder_that_shows_its_secret_may_read_as_a_reader(master: Served) -> None:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from common.errors import FencedError, MalformedError
+from common.errors import FencedError, MalformedError, UnreachableError
 from common.wire.messages import JoinRequest, Telemetry
 from common.wire.telemetry import merge
 from master.roster import Roster
@@ -513,3 +513,13 @@ def test_a_restarted_master_counts_from_its_own_first_tick() -> None:
     after = restarted(leases, 1000.0)
     after.tick(5.0)
     assert still(after, 8.0)[0] == (3.0, True)
+
+
+def test_waiting_slaves_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("master.roster.MOST_WAITING", 2)
+    leases = Roster([1], INTERVAL, 2, keyring=KEYRING)
+    for name in ("a", "b", "c", "b"):
+        leases.join(JoinRequest(name), 0.0)
+    with pytest.raises(UnreachableError, match="2 slaves wait for a seat already; ask again"):
+        leases.join(JoinRequest("d"), 0.0)
+    assert leases.waiting() == 2

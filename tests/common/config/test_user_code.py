@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from common.config.user_code import load_user_function
+from common.config.user_code import check_sent_files, load_user_function
 from common.errors import ConfigError
 
 
@@ -64,6 +64,22 @@ def test_a_file_that_is_nowhere_is_told_with_both_places(tmp_path: Path) -> None
     assert refusal("/absent/own.py:f").startswith("/absent/own.py: no such file; ")
     assert f"nor own.py in {tmp_path}; " in refusal("/absent/own.py:f", tmp_path)
     assert refusal("/absent/own.py:f", tmp_path / "x").startswith(f"--code: {tmp_path / 'x'} is no folder; ")
+
+
+def test_a_file_that_a_master_names_comes_from_the_code_folder_alone(tmp_path: Path) -> None:
+    code = tmp_path / "code"
+    code.mkdir()
+    sent = {"network.model": f"{written(tmp_path, '')}:f"}
+    refused = {None: "no path of a master is run", code: "no such file", tmp_path / "x": "x is no folder"}
+    for folder, why in refused.items():
+        with pytest.raises(ConfigError, match=why):
+            check_sent_files(sent, folder, {})
+    # Of `train`: this user has given the path, and no other one.
+    check_sent_files(sent, None, sent)
+    with pytest.raises(ConfigError, match="no path of a master is run"):
+        check_sent_files({**sent, "task.kind": "/else/own.py:loss"}, None, sent)
+    written(code, "")
+    check_sent_files(sent, code, {})
 
 
 @pytest.mark.parametrize("spec", ["", "own.py", "own:f", "own.py:", "own.py:a.b"])
