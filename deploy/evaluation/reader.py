@@ -85,8 +85,8 @@ class Reader:
             return control.call(self._channel, method, request, seconds, shown)
         except UnprovenError:
             raise UnprovenError(
-                f"--master {self._address}: {method.service}.{method.name} needs the operator's token; give a copy "
-                f"of the master's {OPERATOR_TOKEN} by --token-file"
+                f"--master {self._address}: {method.service}.{method.name} needs the operator's token; give "
+                f"a copy of the master's {OPERATOR_TOKEN} by --token-file"
             ) from None
         except AbsentError as error:
             raise UnreachableError(

@@ -11,7 +11,7 @@ import pytest
 from common.config import files
 from common.config.sections import Config
 from common.data import datasets
-from common.errors import ConfigError
+from common.errors import ConfigError, UnprovenError
 from common.models import network
 from common.wire.messages import Evaluation, StatusReply
 from deploy.evaluation.evaluate import _measure
@@ -19,6 +19,7 @@ from deploy.evaluation.evaluator import Evaluator, PulledNetwork
 from deploy.evaluation.reader import Reader, latest_status
 from deploy.runs.directory import RunDirectory
 from deploy.screen import Screen
+from tests.master.served import served
 
 
 class Measuring:
@@ -55,3 +56,17 @@ def test_a_test_set_of_targets_that_are_left_out_is_told(tmp_path: Path) -> None
     evaluator = Evaluator(config, dataset, network.build(config, dataset.inputs, dataset.targets))
     with pytest.raises(ConfigError, match="the test set has no target that counts"):
         evaluator.measure_state(evaluator.network.state_dict(), {}, 0)
+
+
+def test_an_evaluator_without_the_operators_token_is_told_the_option(tmp_path: Path) -> None:
+    with served(tmp_path) as master:
+        (tmp_path / "wrong").write_text("0" * 32)
+        with (
+            Reader(master.address, tmp_path / "wrong") as reader,
+            pytest.raises(
+                UnprovenError, match=r"Keeper\.Snapshot needs the operator's token; .* --token-file"
+            ),
+        ):
+            reader.snapshot()
+        with Reader(master.address) as reader:
+            assert reader.snapshot().number == 1
