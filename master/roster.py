@@ -230,6 +230,8 @@ class Roster:
             FencedError: the lease has passed to another slave.
         """
         if not is_secret(secret, self.seat(incarnation).proof):
+            # Another thread may have ended the lease between the two looks: the holder is fenced, not a liar.
+            self.seat(incarnation)
             raise UnprovenError(
                 f"incarnation {incarnation}: {'a wrong' if secret else 'no'} secret was shown; send that of "
                 "Join's answer with the call"

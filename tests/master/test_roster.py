@@ -523,3 +523,17 @@ def test_waiting_slaves_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UnreachableError, match="2 slaves wait for a seat already; ask again"):
         leases.join(JoinRequest("d"), 0.0)
     assert leases.waiting() == 2
+
+
+def test_a_lease_that_ends_while_its_secret_is_checked_is_fenced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its slave joins again; a wrong secret would end the process."""
+    leases = Roster([1], INTERVAL, 2, keyring=KEYRING)
+    reply, _ = leases.join(JoinRequest("a"), 0.0)
+
+    def ends(shown: str, stored: str) -> bool:
+        leases.leave(reply.incarnation, Telemetry(), "")
+        return False
+
+    monkeypatch.setattr("master.roster.is_secret", ends)
+    with pytest.raises(FencedError):
+        leases.check_secret(reply.incarnation, reply.secret)
