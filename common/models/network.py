@@ -22,7 +22,7 @@ from common.data.targets import Targets
 from common.errors import ConfigError
 from common.models import builtin, costs, flow, user
 from common.models.initial import load_initial
-from common.models.recurrent import Recurrent, state_size
+from common.models.recurrent import is_recurrent, state_size
 from common.shards import flat
 from common.signals.forms import SignalForm
 from common.signals.packing import InputPacking, Packing
@@ -250,26 +250,29 @@ def _span(cuts: Sequence[int], k: int, units: int) -> tuple[int, int]:
 
 def _check_recurrent(units: Sequence[nn.Module], where: str) -> None:
     """Check that a network on streams has a unit that carries a state, of a known size."""
+    recurrent = False
     for number, unit in enumerate(units, 1):
-        inner = next((part for part in unit.modules() if isinstance(part, Recurrent)), None)
-        if inner is not None and not isinstance(unit, Recurrent):
+        name = f"{where}: unit {number} ({user.describe(unit)})"
+        found = next(filter(is_recurrent, unit.modules()), None)
+        if found is None:
+            continue
+        if not is_recurrent(unit):
             raise ConfigError(
-                f"{where}: unit {number} ({user.describe(unit)}) holds a recurrent module "
-                f"({user.describe(inner)}), whose state nothing would carry to the next window; make that a "
-                "unit of its own, or give the unit state_size and unroll(x, state)"
+                f"{name} holds a recurrent module ({type(found).__name__}), whose state nothing would carry "
+                "to the next window; make that a unit of its own, or give the unit state_size and "
+                "unroll(x, state)"
             )
-    recurrent = [(number, unit) for number, unit in enumerate(units, 1) if isinstance(unit, Recurrent)]
+        recurrent = True
+        if not isinstance(found.state_size, int) or found.state_size < 1:
+            raise ConfigError(
+                f"{name} has state_size = {found.state_size!r}; give the numbers of state of a stream, at "
+                "least 1"
+            )
     if not recurrent:
         raise ConfigError(
             f"time.window: {where.removeprefix('network.model: ')} has no recurrent unit, a module with "
             "state_size and unroll(x, state); add one, or leave time.window out"
         )
-    for number, unit in recurrent:
-        if not isinstance(unit.state_size, int) or unit.state_size < 1:
-            raise ConfigError(
-                f"{where}: unit {number} ({user.describe(unit)}) has state_size = {unit.state_size!r}; give "
-                "the numbers of state of a stream, at least 1"
-            )
 
 
 def _check_state(units: Sequence[nn.Module], where: str) -> None:

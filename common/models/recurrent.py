@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,6 @@ from common.config.models import RecurrentOptions
 from common.signals.values import Signal, count, join, map_tensors, offer, plain, split
 
 
-@runtime_checkable
 class Recurrent(Protocol):
     """A unit with a state; a user's module fits by having these two names.
 
@@ -29,6 +28,11 @@ class Recurrent(Protocol):
 
     def unroll(self, x: Any, state: Tensor) -> tuple[Any, Tensor]:
         """Return the output and the next state (B, S), from a signal x (B, T, ...) and a state (B, S)."""
+
+
+def is_recurrent(unit: object) -> TypeGuard[Recurrent]:
+    """Whether a unit has a state; unlike a check of the protocol, torch compiles the question."""
+    return hasattr(unit, "state_size") and hasattr(unit, "unroll")
 
 
 class Lstm(nn.Module):
@@ -86,7 +90,7 @@ def stack(
 
 def state_size(layer: Iterable[nn.Module]) -> int:
     """Return the numbers of state of a stream, over all recurrent units of a layer; 0: the layer has none."""
-    return sum(unit.state_size for unit in layer if isinstance(unit, Recurrent))
+    return sum(unit.state_size for unit in layer if is_recurrent(unit))
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,7 +163,7 @@ def pass_on(layer: Iterable[nn.Module], x: Signal, state: Tensor) -> tuple[Signa
     states: list[Tensor] = []
     start = 0
     for unit in layer:
-        if isinstance(unit, Recurrent):
+        if is_recurrent(unit):
             stop = start + unit.state_size
             x, after = unit.unroll(offer(x), state[:, start:stop])
             states.append(after)

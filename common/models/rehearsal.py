@@ -24,7 +24,7 @@ from common.data.targets import Targets
 from common.errors import ConfigError
 from common.models import flow, network, synthesis
 from common.models.network import Blueprint
-from common.models.recurrent import Recurrent
+from common.models.recurrent import Recurrent, is_recurrent
 from common.models.user import describe
 from common.shards import flat
 from common.shards.table import WIRE_ITEMSIZES
@@ -180,7 +180,7 @@ class _Part:
         self._form = form
         self._needs_down = needs_down
         self._seed = config.run.seed
-        self._carries = config.time.window is not None and isinstance(unit, Recurrent)
+        self._carries = config.time.window is not None and is_recurrent(unit)
         self._gradient = config.time.gradient if config.time.row.synthesizes else None
         self._place = (
             f"network.model: {config.network.model}: unit {number} ({describe(unit)}), in training mode with "
@@ -267,11 +267,12 @@ class _Part:
 
     def _unroll(self, u: Signal) -> Signal:
         """Return the output of a window from zeros, after a check of both states."""
-        assert isinstance(self._unit, Recurrent)
+        recurrent: nn.Module | Recurrent = self._unit
+        assert is_recurrent(recurrent)
         device = next(iter(split(u).values())).device
-        zeros = torch.zeros(count(u), self._unit.state_size, device=device)
+        zeros = torch.zeros(count(u), recurrent.state_size, device=device)
         before = flow.versions(zeros)
-        output, after = self._unit.unroll(u, zeros)
+        output, after = recurrent.unroll(u, zeros)
         if flow.versions(zeros) != before:
             raise self._error(
                 "changes the state that it takes in place, which a second forward of the window needs; give "

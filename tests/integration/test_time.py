@@ -107,7 +107,7 @@ def test_decoupled_in_depth_and_time_a_run_with_a_killed_slave_ends_as_well_as_o
 def test_an_interrupted_run_goes_on_from_its_states(cli: Cli, text: list[str]) -> None:
     more = settings(
         "cluster.backup_steps=1", "downpour.n_push=1", "run.batches=400", "run.evaluate_every=100",
-        "decoupling.unlock=delayed",
+        "decoupling.unlock=delayed", "time.gradient=dni",
     )  # fmt: skip
     process = cli.start("train", *text, *more, "--run-dir", "run")
     cli.wait_for(process, "test perplexity", "stderr")
@@ -116,6 +116,7 @@ def test_an_interrupted_run_goes_on_from_its_states(cli: Cli, text: list[str]) -
     assert process.returncode == 130, errors
     summary = cli.json("train", "--run-dir", "run", "--json")
     assert summary["metrics"]["bits_per_character"] < 4
+    assert summary["versions"].keys() == {f"{k}/{kind}" for k in (1, 2) for kind in ("weights", "time")}
     # A slave is told to stop between two steps or in one; then weights and states may be a window apart.
     assert summary["lost_states"] <= 2 * STREAMS
     for layer in (1, 2):

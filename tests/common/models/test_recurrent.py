@@ -10,7 +10,7 @@ from common.config.models import RecurrentOptions
 from common.config.network import NetworkConfig
 from common.errors import ConfigError
 from common.models import builtin
-from common.models.recurrent import Recurrent, Window, state_size, unroll
+from common.models.recurrent import Window, is_recurrent, state_size, unroll
 from common.shards.flat import Flat
 
 V, D = 11, 6
@@ -78,7 +78,7 @@ def test_a_unit_of_a_user_is_recurrent_by_its_two_names() -> None:
             sums = state[:, None] + x.cumsum(1)
             return sums, sums[:, -1]
 
-    assert isinstance(Sum(), Recurrent)
+    assert is_recurrent(Sum())
     window = unroll([nn.Identity(), Sum()], torch.ones(1, 3, 2), torch.full((1, 2), 4.0))
     assert window.output[0, :, 0].tolist() == [5, 6, 7]
     assert window.after.tolist() == [[7, 7]]

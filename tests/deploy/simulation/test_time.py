@@ -376,7 +376,7 @@ def test_a_users_recurrent_unit_may_take_a_dict(text: list[str], tmp_path: Path)
         ({"units": ""}, r"^time.window: .*own.py:build has no recurrent unit, a module with state_size and "),
         (
             {"units": "nn.Sequential(Sum()),"},
-            r"unit 3 \(Sequential.* holds a recurrent module \(Sum\(\)\), whose",
+            r"unit 3 \(Sequential.* holds a recurrent module \(Sum\), whose",
         ),
         ({"size": "'four'"}, r"unit 3 \(Sum\(\)\) has state_size = 'four'; give the numbers of state "),
         ({"size": "0"}, r"unit 3 \(Sum\(\)\) has state_size = 0; "),

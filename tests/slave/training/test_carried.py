@@ -16,8 +16,13 @@ from common.shards.backup import Backup
 from common.shards.flat import Flat
 from common.shards.working_copy import Push
 from common.signals.values import plain
+from common.synthesizers.time.auxiliary import Auxiliary
+from common.synthesizers.time.module import TimeModule
+from common.synthesizers.time.regression import TimeSynthesizer
 from slave.training.carried import MOST_ENDS, Carried, CarriedState
 from slave.training.decoupling import Layer
+from slave.training.future import Future
+from slave.training.health import Health
 
 B, S = 2, 3
 
@@ -157,12 +162,18 @@ def test_a_restored_state_is_no_view_of_the_backups_memory() -> None:
     assert torch.equal(before, after(1))
 
 
-def recurrent_layer() -> Layer:
-    """Layer 2, with a state of 5 numbers a stream and windows of 4 steps."""
+def recurrent_layer(early: int | None = None) -> Layer:
+    """Layer 2, with a state of 5 numbers a stream and windows of 4 steps; `early` of M in time, if any."""
     torch.manual_seed(1)
     flat = Flat(nn.Sequential(nn.Linear(3, 4), Gru(4, 5), nn.Linear(5, 3)))
     settings = OptimizerConfig(name="sgd", learning_rate=0.1)
-    return Layer(2, flat, Stepper(flat, settings, 10), carried=Carried(5, streams(), B))
+    future = None
+    if early is not None:
+        module = TimeModule(TimeSynthesizer(5, [4]), Auxiliary(5))
+        for parameter in module.parameters():
+            nn.init.normal_(parameter)
+        future = Future(module, Stepper(Flat(module), settings, 10), Health(), early)
+    return Layer(2, flat, Stepper(flat, settings, 10), carried=Carried(5, streams(), B), future=future)
 
 
 def test_a_second_forward_begins_at_the_state_of_the_first_and_moves_nothing() -> None:

@@ -83,8 +83,10 @@ def test_what_a_compiled_forward_draws_is_its_batchs_alone() -> None:
     assert not torch.equal(plain(h), plain(other))
 
 
-def test_a_compiled_recurrent_layer_carries_its_state_and_steps_as_it_would_have() -> None:
-    layer, eager = recurrent_layer(), recurrent_layer()
+@pytest.mark.filterwarnings("error:Dynamo")
+@pytest.mark.parametrize("early", [None, 0, 2], ids=["none", "dni", "aux"])
+def test_a_compiled_recurrent_layer_carries_its_state_and_steps_as_it_would_have(early: int | None) -> None:
+    layer, eager = recurrent_layer(early), recurrent_layer(early)
     compile_layer(layer, torch.zeros(B, 4, 3))
     for batch in range(3):
         x = torch.rand(B, 4, 3)
