@@ -18,7 +18,14 @@ from common.config import files
 from common.config.sections import Config
 from common.config.user_code import check_sent_files
 from common.credentials import Credentials
-from common.errors import AbsentError, ConfigError, FencedError, LayerwiseError, UnreachableError
+from common.errors import (
+    AbsentError,
+    ConfigError,
+    FencedError,
+    LayerwiseError,
+    UnprovenError,
+    UnreachableError,
+)
 from common.lifecycle import INTERRUPTED, Interrupt, cpu_seconds, end_with_parent, keep_freed_memory
 from common.net import control
 from common.net.addresses import is_loopback, reachable_address, split_address
@@ -269,8 +276,14 @@ class Slave:
         seconds = config.cluster.heartbeat_seconds / 2
         backoff, announced = self._backoff(seconds, seconds), False
         while True:
+            shown = self._right()
             try:
-                reply = control.call_watching(self._channel, JOIN, request, 2.0, self._look, self._right())
+                reply = control.call_watching(self._channel, JOIN, request, 2.0, self._look, shown)
+            except UnprovenError:
+                # The token of a master that has just started is found a moment later.
+                if shown == self._right():
+                    raise
+                continue
             except UnreachableError as error:
                 absent = isinstance(error, AbsentError)
                 seconds = backoff.delay_after(self._no_master() if absent else error)
