@@ -14,6 +14,7 @@ from common.config.cluster import ClusterConfig
 from common.config.data import AUGMENTS, DATASETS
 from common.config.decoupling import DecouplingConfig
 from common.config.downpour import DownpourConfig
+from common.config.late import BACKWARDS, CORRECTIONS
 from common.config.models import MODELS
 from common.config.optimizers import OPTIMIZERS, SERVER_OPTIMIZERS
 from common.config.profiles import WIRES
@@ -33,6 +34,8 @@ ROOT = Path(__file__).parents[1]
 # Registry, package of its implementations, function that each of these has.
 IMPLEMENTED: list[tuple[Registry[Any], str, str]] = [
     (UNLOCKS, "slave.training.unlocks", "build"),
+    (BACKWARDS, "slave.training.backwards", "build"),
+    (CORRECTIONS, "slave.training.corrections", "build"),
     (OPTIMIZERS, "common.optim.steps", "step"),
     (MODELS, "common.models.builtin", "build"),
     (GRADIENTS, "common.synthesizers.gradients", "build"),

@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from common.config import settings
+from common.config.late import BACKWARDS, CORRECTIONS
 from common.config.settings import choice, key
 from common.config.synthesizers import GRADIENTS, INPUTS, GradientOptions, InputOptions
-from common.config.unlocks import UNLOCKS, UnlockRow
+from common.config.unlocks import UNLOCKS, Divide, UnlockRow
+from common.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,8 @@ class DecouplingConfig:
         minimum=1,
     )
     shrink: float = key(1.0, "of delayed: factor of a gradient at each boundary (beta)", minimum=0, maximum=1)
+    backward: str = choice("recompute", BACKWARDS, "of delayed, once a gradient comes")
+    correction: str = choice("none", CORRECTIONS, "of delayed, of gradients that come late")
     step_probability: float = key(
         1.0, "of M: the part of the batches whose synthetic gradient is stepped on", above=0, maximum=1
     )
@@ -44,6 +48,12 @@ class DecouplingConfig:
     def __post_init__(self) -> None:
         self.synthesizer_options()
         self.predictor_options()
+        if CORRECTIONS[self.correction].recomputes and not BACKWARDS[self.backward].recomputes:
+            again = " or ".join(f'"{row.name}"' for row in BACKWARDS.values() if row.recomputes)
+            raise ConfigError(
+                f'decoupling.correction: "{self.correction}" needs h at the present weights; choose '
+                f"decoupling.backward = {again}"
+            )
 
     @property
     def row(self) -> UnlockRow:
@@ -54,6 +64,11 @@ class DecouplingConfig:
     def slots(self) -> int | None:
         """Slots N of a mailbox that may lose messages (slot b mod N keeps the newest), else None."""
         return self.row.slots and (self.in_flight or self.row.slots)
+
+    @property
+    def shares(self) -> Divide:
+        """Division of a step's multiply-adds among the moments of computing."""
+        return self.row.shares or BACKWARDS[self.backward].shares
 
     def synthesizer_options(self) -> GradientOptions:
         """Return the checked options of M, or of the head."""

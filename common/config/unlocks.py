@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from common.registry import Registry, Row
 
@@ -30,6 +30,10 @@ class Shares(NamedTuple):
     answer: float
 
 
+# Divides the multiply-adds of a layer's work and of M or a head.
+Divide: TypeAlias = Callable[[float, float], Shares]
+
+
 def share_at_once(work: float, synthesis: float) -> Shares:
     """Divide a step without a gradient from above: the layer's `work` and the `synthesis` of M or a head."""
     return Shares(work * FORWARD, work + synthesis, 0.0)
@@ -41,13 +45,13 @@ def _share_with_learning_later(work: float, synthesis: float) -> Shares:
     return Shares(work * FORWARD, work + use, synthesis - use)
 
 
-def _share_with_backward_later(work: float, synthesis: float) -> Shares:  # noqa: ARG001 - there is no M
+def share_with_backward_later(work: float, synthesis: float) -> Shares:  # noqa: ARG001 - there is no M
     """Divide a step whose backward waits for delta_k."""
     forward = work * FORWARD
     return Shares(forward, forward, work - forward)
 
 
-def _share_with_recomputation(work: float, synthesis: float) -> Shares:  # noqa: ARG001 - there is no M
+def share_with_recomputation(work: float, synthesis: float) -> Shares:  # noqa: ARG001 - there is no M
     """Divide a step taken at the arrival of delta_k, after a second forward with the present weights."""
     forward = work * FORWARD
     return Shares(forward, forward, work)
@@ -66,7 +70,7 @@ class UnlockRow(Row):
         window: batches that may be out without delta; None: `decoupling.in_flight`, or 2(K - k) + 1.
         slots: default number of mailbox slots, where messages may be lost and no layer waits; None: every
             message arrives.
-        shares: division of a step's multiply-adds, for the simulator.
+        shares: division of a step's multiply-adds, for the simulator; None: as of `decoupling.backward`.
     """
 
     synthesizes: bool = False
@@ -76,7 +80,7 @@ class UnlockRow(Row):
     waits: bool = False
     window: int | None = None
     slots: int | None = None
-    shares: Callable[[float, float], Shares] = share_at_once
+    shares: Divide | None = share_at_once
 
 
 # Keys that every unlock with an M heeds.
@@ -87,7 +91,7 @@ _SYNTHESIS = (
 UNLOCKS = Registry(
     UnlockRow(
         name="none", help="back-propagation across slaves", waits=True, window=1,
-        shares=_share_with_backward_later,
+        shares=share_with_backward_later,
     ),
     UnlockRow(
         name="update", help="no wait for the gradient, which M predicts",
@@ -101,8 +105,8 @@ UNLOCKS = Registry(
         slots=4,
     ),
     UnlockRow(
-        name="delayed", help="true gradients, some batches late", heeds=("in_flight", "shrink"), waits=True,
-        shares=_share_with_recomputation,
+        name="delayed", help="true gradients, some batches late",
+        heeds=("in_flight", "shrink", "backward", "correction"), waits=True, shares=None,
     ),
     UnlockRow(
         name="local", help="a head and a loss a layer", heeds=("gradient_options", "in_flight"),

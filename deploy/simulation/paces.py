@@ -98,7 +98,7 @@ def _pace(config: Config, blueprint: Blueprint, k: int, work: float) -> Pace:
         work += costs.time_cost(config.time, size, batch_size, config.optimizer.synthesizer.name, work)
         with torch.device("meta"):
             shards[f"{k}/time"] = table_of(synthesizers.build_time(config.time, size))
-    share = share_at_once if top or not wants else config.decoupling.row.shares
+    share = share_at_once if top or not wants else config.decoupling.shares
     sent, step, answer = share(work, synthesis)
     settings = config.simulation
     up, down = (

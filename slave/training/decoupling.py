@@ -107,6 +107,11 @@ class Layer:
         self._autocast = autocast
         self._goes_down = goes_down and k > 1
 
+    @property
+    def steps(self) -> int:
+        """Number of steps that the layer has taken."""
+        return self._stepper.steps
+
     def forward(self, batch: int, h_below: Signal) -> Forward:
         """Pass a batch through the layer; the state of its streams moves on."""
         before = self.carried.take(batch) if self.carried else None

@@ -23,6 +23,9 @@ METHODS = {
     "update-dni": ["decoupling.unlock=update", "decoupling.gradient=dni"],
     "update-mixed": ["decoupling.unlock=update", "decoupling.mix_true=true"],
     "delayed": ["decoupling.unlock=delayed"],
+    "delayed-stash": ["decoupling.unlock=delayed", "decoupling.backward=stash"],
+    "delayed-stored": ["decoupling.unlock=delayed", "decoupling.backward=stored"],
+    "delayed-proximal": ["decoupling.unlock=delayed", "decoupling.correction=proximal"],
     "local": ["decoupling.unlock=local"],
     "full": ["decoupling.unlock=full"],
     "recurrent": [

@@ -4,64 +4,81 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 
-import torch
 from torch import Tensor
 
 from common.signals.values import Signal, count, map_tensors
 from common.wire.boundary import Lost, Message, Up
+from slave.training import backwards, corrections
+from slave.training.backwards import Backward
+from slave.training.backwards.recompute import Recompute
+from slave.training.corrections import Correction
 from slave.training.decoupling import Layer, check_gradient
 from slave.training.parts import Parts
 
 
 class Late:
-    """Batches that went forward and wait for their true gradient.
-
-    Until a gradient comes, the weights are stepped, so the graph of the first forward is useless: a backward
-    would mix old activations with the present weights. Only the input, and the state of a recurrent layer
-    before it, are kept for a second forward.
+    """Batches that went forward and wait for their true gradient, while the weights are stepped.
 
     Args:
         layer: the layer to step.
+        backward: keeps what a backward needs.
+        correction: of gradients that come late.
         shrink: beta, the factor of every gradient from above, and hence of the gradient sent down.
     """
 
-    def __init__(self, layer: Layer, shrink: float = 1.0) -> None:
+    def __init__(
+        self,
+        layer: Layer,
+        backward: Backward | None = None,
+        correction: Correction | None = None,
+        shrink: float = 1.0,
+    ) -> None:
         self._layer = layer
+        self._backward = backward or Recompute(layer)
+        self._correction = correction or Correction()
         self._shrink = shrink
-        self._inputs: dict[int, tuple[Signal, Tensor | None]] = {}
+        # Number of the layer's steps before the forward of each batch.
+        self._steps: dict[int, int] = {}
 
     def forward(self, batch: int, h_below: Signal) -> Signal:
-        """Compute h_k(b) without a graph, and keep the input."""
-        with torch.no_grad():
-            passed = self._layer.forward(batch, h_below)
-        self._inputs[batch] = (h_below, passed.before)
-        return passed.h
+        """Compute h_k(b), without a graph."""
+        self._steps[batch] = self._layer.steps
+        return self._backward.forward(batch, h_below)
 
-    def step(self, batch: int, delta: Signal) -> Iterator[Message]:
-        """Recompute h at the present weights, go backward from beta delta_k(b), send delta_{k-1}(b), step."""
-        passed = self._layer.forward_again(batch, *self._inputs.pop(batch))
+    def step(self, batch: int, sent: Signal, delta: Signal) -> Iterator[Message]:
+        """Go backward from beta delta_k(b), corrected; send delta_{k-1}(b), and step.
+
+        Args:
+            batch: b.
+            sent: h_k(b), as `forward` returned.
+            delta: delta_k(b).
+        """
+        delay = self._layer.steps - self._steps.pop(batch)
+        passed = self._backward.take(batch)
         if self._shrink != 1:
             delta = map_tensors(lambda each: self._shrink * each, delta)
-        self._layer.backward(passed, delta)
+        now = map_tensors(Tensor.detach, passed.h)
+        self._layer.backward(passed, self._correction.correct(delta, sent, now, delay))
         yield from self._layer.down(passed)
         self._layer.step(batch, count(delta))
 
     def lose(self, batch: int) -> Iterator[Message]:
         """Forget a lost batch, and report the loss to the layer below."""
-        del self._inputs[batch]
+        del self._steps[batch]
+        self._backward.lose(batch)
         if self._layer.k > 1:
             yield Lost(batch)
 
     def waiting(self) -> Collection[int]:
         """Return the batches without a gradient."""
-        return self._inputs.keys()
+        return self._backward.waiting()
 
 
 class DelayedUnlock:
-    """Unlock `delayed`: send h_k(b) up at once, step when delta_k(b) comes, 2(K - k) batches later."""
+    """Unlock `delayed`: send h_k(b) up at once, step when delta_k(b) comes, up to 2(K - k) batches later."""
 
-    def __init__(self, layer: Layer, shrink: float) -> None:
-        self._late = Late(layer, shrink)
+    def __init__(self, late: Late) -> None:
+        self._late = late
         self._sent: dict[int, Signal] = {}
 
     def forward(self, batch: int, h_below: Signal, y: Tensor) -> Iterator[Message]:  # noqa: ARG002
@@ -70,8 +87,9 @@ class DelayedUnlock:
         yield Up(batch, self._sent[batch])
 
     def gradient(self, batch: int, delta: Signal) -> Iterator[Message]:
-        """Step on delta_k(b) at the present weights, and send delta_{k-1}(b) down."""
-        yield from self._late.step(batch, check_gradient(delta, self._sent.pop(batch)))
+        """Step on delta_k(b), and send delta_{k-1}(b) down."""
+        sent = self._sent.pop(batch)
+        yield from self._late.step(batch, sent, check_gradient(delta, sent))
 
     def lost(self, batch: int) -> Iterator[Message]:
         """Forget a lost batch: the layer never steps on it."""
@@ -89,4 +107,6 @@ class DelayedUnlock:
 
 def build(parts: Parts) -> DelayedUnlock:
     """Build the unlock of a layer below the top."""
-    return DelayedUnlock(parts.layer, parts.config.decoupling.shrink)
+    chosen, layer = parts.config.decoupling, parts.layer
+    backward = backwards.build(chosen.backward, layer)
+    return DelayedUnlock(Late(layer, backward, corrections.build(chosen.correction), chosen.shrink))

@@ -74,7 +74,7 @@ class UpdateUnlock:
         if self._pending is not None and self._pending.batch == batch:
             yield from self._back(delta, steps=True)
         elif batch in self._late.waiting():
-            yield from self._late.step(batch, delta)
+            yield from self._late.step(batch, pair.h, delta)
         self._synthesizer.learn(batch, pair.h, pair.y, self._synthetic.pop(batch, None), delta)
 
     def lost(self, batch: int) -> Iterator[Message]:

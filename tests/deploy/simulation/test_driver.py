@@ -53,10 +53,20 @@ def plain(*overrides: str) -> dict[str, torch.Tensor]:
     return flat.module.state_dict()
 
 
+LATE = [
+    [],
+    ["decoupling.backward=stash"],
+    ["decoupling.backward=stored"],
+    ["decoupling.correction=proximal"],
+]
+
+
 @pytest.mark.parametrize("profile", ["light", "synchronous"])
-@pytest.mark.parametrize("name", ["none", "delayed"])
-def test_one_batch_at_a_time_is_back_propagation_and_in_step_to_the_last_bit(name: str, profile: str) -> None:
-    late = ["decoupling.in_flight=1"] if name == "delayed" else []
+@pytest.mark.parametrize(("name", "keys"), [("none", []), *(("delayed", keys) for keys in LATE)])
+def test_one_batch_at_a_time_is_back_propagation_and_in_step_to_the_last_bit(
+    name: str, keys: list[str], profile: str
+) -> None:
+    late = ["decoupling.in_flight=1", *keys] if name == "delayed" else []
     # A push rounds updates as the master does; only the last push remains.
     once = ["downpour.n_push=1000"] if profile == "light" else []
     config = resolved(unlock(name), f"cluster.profile={profile}", *late, *once)

@@ -76,7 +76,7 @@ def test_delayed_steps_on_the_late_gradient_at_the_present_weights_of_the_input_
     shrink: float,
 ) -> None:
     layer = build_layer(dropout=0.5)
-    unlock = DelayedUnlock(layer, shrink)
+    unlock = DelayedUnlock(Late(layer, shrink=shrink))
     inputs = [batch_of(b) for b in range(3)]
     for b, (x, y) in enumerate(inputs):
         list(unlock.forward(b, x, y))
@@ -93,7 +93,7 @@ def test_delayed_steps_on_the_late_gradient_at_the_present_weights_of_the_input_
 
 def test_shrink_leaves_weight_decay_alone() -> None:
     layer = build_layer(optimizer=OptimizerConfig(name="sgd", learning_rate=0.1, weight_decay=0.5))
-    unlock, (x, y) = DelayedUnlock(layer, shrink=0.0), batch_of(0)
+    unlock, (x, y) = DelayedUnlock(Late(layer, shrink=0.0)), batch_of(0)
     before = parameters(layer)
     list(unlock.forward(0, x, y))
     list(unlock.gradient(0, delta_of(0)))

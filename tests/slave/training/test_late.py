@@ -1,0 +1,201 @@
+"""slave.training.backwards and slave.training.corrections: late gradients by hand."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from common.config.decoupling import DecouplingConfig
+from common.config.late import BACKWARDS, CORRECTIONS
+from common.config.optimizer import OptimizerConfig
+from common.errors import ConfigError
+from common.optim.stepper import Stepper
+from common.shards.flat import Flat
+from common.signals.values import plain
+from common.wire.boundary import Down
+from slave.training import backwards, corrections
+from slave.training.decoupling import Layer
+from slave.training.unlocks.delayed import DelayedUnlock, Late
+from tests.slave.chain import Chain, configured
+
+RATE = 0.1
+
+
+def build_layer() -> Layer:
+    """Build layer 2: 6 in, 5 out, two matrices."""
+    torch.manual_seed(4)
+    flat = Flat(nn.Sequential(nn.Linear(6, 4), nn.Tanh(), nn.Linear(4, 5)).train())
+    settings = OptimizerConfig(name="sgd", learning_rate=RATE)
+    return Layer(2, flat, Stepper(flat, settings, 10), seed=7)
+
+
+def draw(seed: int, *shape: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def weights_of(layer: Layer) -> list[Tensor]:
+    return [each.detach().clone() for each in layer.flat.module.parameters()]
+
+
+def differentiate(
+    activations: list[Tensor], products: list[Tensor], x: Tensor, delta: Tensor
+) -> tuple[list[Tensor], Tensor]:
+    """Go back through x -> tanh(x A' + a) B' + b by hand.
+
+    Args:
+        activations: A, a, B, b that the forward had.
+        products: A, a, B, b that the backward multiplies by.
+        x: input.
+        delta: gradient of the output.
+    """
+    hidden = torch.tanh(x @ activations[0].T + activations[1])
+    inner = (delta @ products[2]) * (1 - hidden**2)
+    return [inner.T @ x, inner.sum(0), delta.T @ hidden, delta.sum(0)], inner @ products[0]
+
+
+@pytest.mark.parametrize("name", BACKWARDS)
+def test_a_backward_has_the_activations_and_the_weights_that_its_name_says(name: str) -> None:
+    layer = build_layer()
+    unlock = DelayedUnlock(Late(layer, backwards.build(name, layer)))
+    xs = [draw(b, 8, 6) for b in range(3)]
+    then = weights_of(layer)
+    sent = [plain(message.h) for b, x in enumerate(xs) for message in unlock.forward(b, x, torch.zeros(8))]  # type: ignore[union-attr]
+    for h, x in zip(sent, xs, strict=True):
+        torch.testing.assert_close(h, torch.tanh(x @ then[0].T + then[1]) @ then[2].T + then[3])
+    for b, x in enumerate(xs):
+        now, delta = weights_of(layer), draw(10 + b, 8, 5)
+        activations, products = {
+            "recompute": (now, now), "stash": (then, then), "stored": (then, now),
+        }[name]  # fmt: skip
+        steps, down = differentiate(activations, products, x, delta)
+        (message,) = unlock.gradient(b, delta)
+        assert isinstance(message, Down)
+        torch.testing.assert_close(message.delta, down)
+        torch.testing.assert_close(
+            weights_of(layer), [w - RATE * step / 8 for w, step in zip(now, steps, strict=True)]
+        )
+    assert not unlock.waiting()
+
+
+@pytest.mark.parametrize("name", BACKWARDS)
+def test_a_lost_batch_and_one_that_was_stepped_on_leave_nothing_behind(name: str) -> None:
+    layer = build_layer()
+    backward = backwards.build(name, layer)
+    late, kept = Late(layer, backward), []
+    for b in range(2):
+        x = draw(b, 8, 6)
+        kept.append(weakref.ref(x))
+        sent = late.forward(b, x)
+    del x
+    list(late.lose(0))
+    list(late.step(1, sent, draw(5, 8, 5)))
+    gc.collect()
+    assert [each() for each in kept] == [None, None]
+    assert not late.waiting()
+
+
+def test_only_weights_are_copied_to_a_stash() -> None:
+    layer = build_layer()
+    stash = backwards.build("stash", layer)
+    weight, x = layer.flat.learned[0], draw(0, 8, 6)
+    copied, shared = stash.save(weight), stash.save(x)  # type: ignore[attr-defined]
+    assert copied.data_ptr() != weight.data_ptr()
+    assert shared.data_ptr() == x.data_ptr()
+    assert torch.equal(copied, weight)
+
+
+@pytest.mark.parametrize("name", BACKWARDS)
+@pytest.mark.parametrize("options", [{"channels": [4, 4]}, {"widths": [6, 6], "batch_norm": True}])
+def test_every_backward_goes_through_a_network_and_moves_statistics_once(
+    name: str, options: dict[str, object]
+) -> None:
+    model = "cnn" if "channels" in options else "mlp"
+    config = configured(
+        model=model, options=options, unlock="delayed", batches=9, decoupling={"backward": name}
+    )
+    chain = Chain(config, seed=2).run()
+    assert [slave.trainer.steps for slave in chain.slaves] == [9, 9, 9]
+    counted = [
+        int(buffer)
+        for slave in chain.slaves
+        for path, buffer in slave.flat.module.named_buffers()
+        if path.endswith("num_batches_tracked")
+    ]
+    assert set(counted) <= {9}
+
+
+# Corrections.
+
+proximal = corrections.build("proximal")
+
+
+@pytest.mark.parametrize("name", CORRECTIONS)
+def test_a_gradient_in_time_is_not_corrected(name: str) -> None:
+    delta, h = draw(0, 4, 3), draw(1, 4, 3)
+    assert torch.equal(plain(corrections.build(name).correct(delta, h, h.clone(), 0)), delta)
+
+
+@given(st.floats(0.01, 100), st.floats(0.01, 100), st.integers(0, 1000), st.integers(1, 30))
+def test_a_proximal_correction_has_no_units(of_loss: float, of_h: float, seed: int, delay: int) -> None:
+    """Where h is measured in other units, and the loss too, the corrected gradient is the same, in theirs."""
+    delta, sent, now = draw(seed, 4, 3), draw(seed + 1, 4, 3), draw(seed + 2, 4, 3)
+    expected = plain(proximal.correct(delta, sent, now, delay)) * of_loss / of_h
+    found = plain(proximal.correct(delta * of_loss / of_h, sent * of_h, now * of_h, delay))
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
+
+
+@given(st.integers(0, 1000), st.floats(0.1, 10))
+def test_a_proximal_correction_is_exact_where_kappa_is_the_curvature(seed: int, curvature: float) -> None:
+    """L = curvature |h - c|^2 / 2 has the gradient curvature (h - c): late at `sent`, wanted at `now`."""
+    sent, now, away = draw(seed, 4, 3), draw(seed + 1, 4, 3), draw(seed + 2, 4, 3)
+    # kappa = 3 |delta| / |sent| is the curvature where |sent - c| is a third of |sent|.
+    center = sent - away * float(sent.norm() / away.norm()) / 3
+    found = plain(proximal.correct(curvature * (sent - center), sent, now, 1))
+    torch.testing.assert_close(found, curvature * (now - center), rtol=1e-4, atol=1e-4 * curvature)
+
+
+def test_a_proximal_correction_of_named_tensors_corrects_each_in_its_own_size() -> None:
+    deltas = {"a": draw(0, 4, 3), "b": draw(1, 4, 2)}
+    sent = {"a": draw(2, 4, 3), "b": draw(3, 4, 2), "mask": torch.ones(4, dtype=torch.bool)}
+    now = {"a": draw(4, 4, 3), "b": sent["b"].clone(), "mask": sent["mask"]}
+    found = proximal.correct(deltas, sent, now, 2)
+    assert isinstance(found, dict)
+    assert list(found) == ["a", "b"]
+    assert torch.equal(found["a"], plain(proximal.correct(deltas["a"], sent["a"], now["a"], 2)))
+    assert torch.equal(found["b"], deltas["b"])
+
+
+def test_a_proximal_correction_of_an_h_of_zeros_stays_finite() -> None:
+    zeros = torch.zeros(4, 3)
+    assert plain(proximal.correct(zeros, zeros, zeros, 1)).isfinite().all()
+    assert plain(proximal.correct(draw(0, 4, 3), zeros, zeros, 1)).isfinite().all()
+
+
+def test_a_correction_that_needs_h_again_is_refused_where_the_graph_is_kept() -> None:
+    for backward in ("stash", "stored"):
+        with pytest.raises(ConfigError, match=r'^decoupling\.correction: "proximal" needs .*"recompute"'):
+            DecouplingConfig(unlock="delayed", backward=backward, correction="proximal")
+
+
+def test_the_delay_is_counted_in_steps_of_the_layer() -> None:
+    layer, seen = build_layer(), []
+
+    class Recording(corrections.Correction):
+        def correct(self, delta: object, sent: object, now: object, delay: int) -> object:  # type: ignore[override]
+            seen.append(delay)
+            return delta
+
+    unlock = DelayedUnlock(Late(layer, correction=Recording()))  # type: ignore[arg-type]
+    for b in range(3):
+        list(unlock.forward(b, draw(b, 8, 6), torch.zeros(8)))
+    for b in range(3):
+        list(unlock.gradient(b, draw(10 + b, 8, 5)))
+    list(unlock.forward(3, draw(3, 8, 6), torch.zeros(8)))
+    list(unlock.gradient(3, draw(13, 8, 5)))
+    assert seen == [0, 1, 2, 0]
