@@ -17,6 +17,7 @@ from common.config.cluster import ClusterConfig
 from common.config.data import DATASETS, DataConfig
 from common.config.decoupling import DecouplingConfig
 from common.config.downpour import DownpourConfig
+from common.config.late import CORRECTIONS
 from common.config.models import MODELS
 from common.config.network import NetworkConfig
 from common.config.optimizer import OptimizerConfig
@@ -50,6 +51,7 @@ class Config:
     def __post_init__(self) -> None:
         check_heeded(self)
         self._check_time()
+        self._check_correction()
         if self.downpour.warm_start >= self.run.batches:
             raise ConfigError(
                 f"downpour.warm_start: {self.downpour.warm_start} of {self.run.batches} batches leaves none "
@@ -64,6 +66,15 @@ class Config:
             raise ConfigError(
                 f"cluster.synthesis: the master runs no function of a user, as M needs with task.kind = "
                 f'"{self.task.kind}"; choose another cluster.synthesis or task.kind'
+            )
+
+    def _check_correction(self) -> None:
+        """Check that the correction of late gradients has the optimizer whose steps it changes."""
+        needed = CORRECTIONS[self.decoupling.correction].optimizer
+        if needed and self.optimizer.name != needed:
+            raise ConfigError(
+                f'decoupling.correction: "{self.decoupling.correction}" changes the steps of '
+                f'optimizer.name = "{needed}", not of "{self.optimizer.name}"; choose another of the two'
             )
 
     def _check_time(self) -> None:

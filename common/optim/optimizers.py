@@ -9,13 +9,18 @@ from common.config.optimizers import OPTIMIZERS
 
 @dataclass(frozen=True)
 class Settings:
-    """Name and numbers of an optimizer, as in torch.optim's classes."""
+    """Name and numbers of an optimizer, as in torch.optim's classes.
+
+    Attributes:
+        beta: of nadam, decay of the first moment.
+    """
 
     name: str = "adagrad"
     learning_rate: float = 0.05
     momentum: float = 0.0
     nesterov: bool = False
     weight_decay: float = 0.0
+    beta: float = 0.9
 
     @property
     def moments(self) -> int:

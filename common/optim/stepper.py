@@ -24,6 +24,21 @@ def rate(settings: SynthesizerOptimizerConfig, batch: int, batches: int) -> floa
     return rate * min((batch + 1) / settings.warm_up, 1.0) if settings.warm_up else rate
 
 
+class Adjustment(NamedTuple):
+    """Changes to one step.
+
+    Attributes:
+        rate: factor of the learning rate.
+        beta: decay of the first moment of an optimizer that heeds it (nadam); None: the optimizer's own.
+    """
+
+    rate: float = 1.0
+    beta: float | None = None
+
+
+UNCHANGED = Adjustment()
+
+
 class Stepper:
     """Steps a flat module with the configured optimizer, whose moments are flat too.
 
@@ -69,12 +84,13 @@ class Stepper:
         return Settings(s.name, s.learning_rate, s.momentum, s.nesterov, s.weight_decay)
 
     @torch.no_grad()
-    def step(self, batch: int, examples: int = 1) -> None:
+    def step(self, batch: int, examples: int = 1, adjustment: Adjustment = UNCHANGED) -> None:
         """Step on the gradients with the rate of a batch, and clear them.
 
         Args:
             batch: number b of the batch.
             examples: number of examples that the gradients are summed over; the step is on their mean.
+            adjustment: changes to the step, if it is taken now.
         """
         self._add(self._flat.gradients())
         self._flat.clear_gradients()
@@ -87,7 +103,8 @@ class Stepper:
         self._count += 1
         if gradients:
             self._clip(gradients, examples)
-            self._apply(gradients, examples, rate(self._settings, batch, self._batches))
+            now = rate(self._settings, batch, self._batches) * adjustment.rate
+            self._apply(gradients, examples, now, adjustment.beta)
 
     def _add(self, gradients: list[torch.Tensor]) -> None:
         if self._sums:
@@ -102,13 +119,14 @@ class Stepper:
             factor = (self._settings.clip_norm * examples / norm).clamp(max=1.0)
             torch._foreach_mul_(gradients, factor)
 
-    def _apply(self, gradients: list[torch.Tensor], examples: int, now: float) -> None:
+    def _apply(self, gradients: list[torch.Tensor], examples: int, now: float, beta: float | None) -> None:
         """Step on gradients summed over examples, at a learning rate."""
         # The fused step divides while reading, without a pass of its own.
         divisor = None if examples == 1 else self._count.new_full((), examples)
         for group, weights, kept in self._groups:
             own = group.choose(gradients)
-            group.step(group.settings, weights, own, kept, self._count, now, divisor)
+            settings = group.settings if beta is None else replace(group.settings, beta=beta)
+            group.step(settings, weights, own, kept, self._count, now, divisor)
 
 
 class AccruingStepper(Stepper):
@@ -122,11 +140,11 @@ class AccruingStepper(Stepper):
     def _choose_optimizer(self, s: SynthesizerOptimizerConfig) -> Settings:
         return Settings("sgd", s.learning_rate)
 
-    def _apply(self, gradients: list[torch.Tensor], examples: int, now: float) -> None:
+    def _apply(self, gradients: list[torch.Tensor], examples: int, now: float, beta: float | None) -> None:
         """Step, and add the mean gradient to the sum."""
         for total, gradient in zip(self._parts, gradients, strict=True):
             total.add_(gradient, alpha=1 / examples)
-        super()._apply(gradients, examples, now)
+        super()._apply(gradients, examples, now, beta)
 
     def take(self) -> npt.NDArray[np.float32]:
         """Return the sum since the last call, (P,)."""

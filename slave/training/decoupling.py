@@ -16,7 +16,7 @@ from torch import Tensor
 from common.draws import mix, seeded_torch
 from common.errors import MalformedError
 from common.models.recurrent import States, pass_on, pass_on_in_two
-from common.optim.stepper import Stepper
+from common.optim.stepper import UNCHANGED, Adjustment, Stepper
 from common.shards.flat import Flat
 from common.signals.forms import SignalForm
 from common.signals.packing import InputPacking, Packing
@@ -180,9 +180,9 @@ class Layer:
         elif ends:
             torch.autograd.backward(ends, deltas)
 
-    def step(self, batch: int, batch_size: int) -> None:
+    def step(self, batch: int, batch_size: int, adjustment: Adjustment = UNCHANGED) -> None:
         """Step on the gradient of the loss's sum, divided by B."""
-        self._stepper.step(batch, batch_size)
+        self._stepper.step(batch, batch_size, adjustment)
 
     def down(self, passed: Forward) -> Iterator[Message]:
         """Yield the answer for layer k - 1 after a backward: delta_{k-1}(b), else `Taken`."""

@@ -29,6 +29,7 @@ from common.data import datasets
 from common.data.batches import Batches
 from common.data.datasets import Dataset
 from common.models import network
+from common.optim.stepper import UNCHANGED, Adjustment
 from common.shards.working_copy import Push, WorkingCopy
 from common.signals.values import Signal, plain
 from common.wire.boundary import Direction, Down, Lost, Message, Ready, Taken, Up
@@ -93,9 +94,9 @@ class WatchedLayer(Layer):
         self.inputs.append(plain(passed.u))
         return passed
 
-    def step(self, batch: int, batch_size: int) -> None:
+    def step(self, batch: int, batch_size: int, adjustment: Adjustment = UNCHANGED) -> None:
         """Record the batch of the step."""
-        super().step(batch, batch_size)
+        super().step(batch, batch_size, adjustment)
         self.stepped.append(batch)
 
 

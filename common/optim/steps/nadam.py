@@ -29,32 +29,32 @@ def step(
     rate: float,
     divisor: Tensor | None = None,
 ) -> None:
-    """Step as `torch.optim.NAdam`."""
-    t = int(steps)
+    """Step as `torch.optim.NAdam`; where beta_1 changed, as if it had always had its present value."""
+    t, beta = int(steps), settings.beta
     if divisor is not None:
         torch._foreach_div_(gradients, divisor)
     if settings.weight_decay:
         gradients = list(torch._foreach_add(gradients, weights, alpha=settings.weight_decay))
     first, second = moments
-    torch._foreach_lerp_(first, gradients, 1 - BETAS[0])
+    torch._foreach_lerp_(first, gradients, 1 - beta)
     torch._foreach_mul_(second, BETAS[1])
     torch._foreach_addcmul_(second, gradients, gradients, 1 - BETAS[1])
     roots = torch._foreach_div(second, 1 - BETAS[1] ** t)
     torch._foreach_sqrt_(roots)
     torch._foreach_add_(roots, EPSILON)
-    now, next_one = _product(t), _product(t + 1)
-    torch._foreach_addcdiv_(weights, gradients, roots, -rate * (1 - _momentum(t)) / (1 - now))
-    torch._foreach_addcdiv_(weights, first, roots, -rate * _momentum(t + 1) / (1 - next_one))
+    now, next_one = _product(t, beta), _product(t + 1, beta)
+    torch._foreach_addcdiv_(weights, gradients, roots, -rate * (1 - _momentum(t, beta)) / (1 - now))
+    torch._foreach_addcdiv_(weights, first, roots, -rate * _momentum(t + 1, beta) / (1 - next_one))
 
 
-def _momentum(t: int) -> float:
-    return BETAS[0] * (1 - 0.5 * math.pow(0.96, t * DECAY))
+def _momentum(t: int, beta: float) -> float:
+    return beta * (1 - 0.5 * math.pow(0.96, t * DECAY))
 
 
 @lru_cache(maxsize=4)
-def _product(t: int) -> float:
+def _product(t: int, beta: float) -> float:
     """Multiply the momenta of steps 1 to t."""
     product = 1.0
     for each in range(1, min(t, _MOST) + 1):
-        product *= _momentum(each)
+        product *= _momentum(each, beta)
     return product

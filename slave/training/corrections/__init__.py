@@ -5,7 +5,12 @@ Module NAME has the function `build` of the row NAME of `common.config.late.CORR
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+
+from common.config.sections import Config
+from common.optim.stepper import UNCHANGED, Adjustment
 from common.registry import import_implementation
+from common.shards.flat import Flat
 from common.signals.values import Signal
 
 
@@ -16,19 +21,35 @@ class Correction:
     arrival of its gradient. It may differ from batch to batch and from layer to layer.
     """
 
+    def forward(self, flat: Flat) -> AbstractContextManager[None]:  # noqa: ARG002
+        """Have the module the weights of a forward that sends h up."""
+        return nullcontext()
+
     def correct(self, delta: Signal, sent: Signal, now: Signal, delay: int) -> Signal:  # noqa: ARG002
         """Return the gradient to go backward from.
 
         Args:
             delta: gradient that came, at `sent`; in the form of h's floats.
-            sent: h_k(b) at the weights of its forward.
-            now: h_k(b) at the weights of the backward, without a graph.
+            sent: h_k(b) as it was sent.
+            now: h_k(b) of the backward's activations, without a graph.
             delay: tau.
         """
         return delta
 
+    def backward(self, flat: Flat, delay: int) -> AbstractContextManager[None]:  # noqa: ARG002
+        """Have the module the weights of a backward."""
+        return nullcontext()
 
-def build(name: str) -> Correction:
-    """Build the correction of a name."""
-    correction: Correction = import_implementation(__name__, name).build()
+    def adjust(self, batch: int, delay: int) -> Adjustment:  # noqa: ARG002
+        """Return the changes to the step on a gradient."""
+        return UNCHANGED
+
+    def step(self, flat: Flat, delay: int) -> AbstractContextManager[None]:  # noqa: ARG002
+        """Watch a step on a gradient."""
+        return nullcontext()
+
+
+def build(config: Config) -> Correction:
+    """Build the configured correction."""
+    correction: Correction = import_implementation(__name__, config.decoupling.correction).build(config)
     return correction

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from common.config.sections import Config
 from slave.training.corrections import Correction
 
 
-def build() -> Correction:
+def build(config: Config) -> Correction:  # noqa: ARG001 - every correction is built so
     """Build the correction."""
     return Correction()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from common.config.sections import Config
 from common.signals.values import Signal, join, split
 from slave.training.corrections import Correction
 
@@ -35,6 +36,6 @@ def _draw(delta: Tensor, sent: Tensor, now: Tensor) -> Tensor:
     return torch.addcmul(delta, now - sent, kappa)
 
 
-def build() -> Proximal:
+def build(config: Config) -> Proximal:  # noqa: ARG001 - every correction is built so
     """Build the correction."""
     return Proximal()

@@ -43,7 +43,8 @@ class Late:
     def forward(self, batch: int, h_below: Signal) -> Signal:
         """Compute h_k(b), without a graph."""
         self._steps[batch] = self._layer.steps
-        return self._backward.forward(batch, h_below)
+        with self._correction.forward(self._layer.flat):
+            return self._backward.forward(batch, h_below)
 
     def step(self, batch: int, sent: Signal, delta: Signal) -> Iterator[Message]:
         """Go backward from beta delta_k(b), corrected; send delta_{k-1}(b), and step.
@@ -58,9 +59,12 @@ class Late:
         if self._shrink != 1:
             delta = map_tensors(lambda each: self._shrink * each, delta)
         now = map_tensors(Tensor.detach, passed.h)
-        self._layer.backward(passed, self._correction.correct(delta, sent, now, delay))
+        delta = self._correction.correct(delta, sent, now, delay)
+        with self._correction.backward(self._layer.flat, delay):
+            self._layer.backward(passed, delta)
         yield from self._layer.down(passed)
-        self._layer.step(batch, count(delta))
+        with self._correction.step(self._layer.flat, delay):
+            self._layer.step(batch, count(delta), self._correction.adjust(batch, delay))
 
     def lose(self, batch: int) -> Iterator[Message]:
         """Forget a lost batch, and report the loss to the layer below."""
@@ -109,4 +113,4 @@ def build(parts: Parts) -> DelayedUnlock:
     """Build the unlock of a layer below the top."""
     chosen, layer = parts.config.decoupling, parts.layer
     backward = backwards.build(chosen.backward, layer)
-    return DelayedUnlock(Late(layer, backward, corrections.build(chosen.correction), chosen.shrink))
+    return DelayedUnlock(Late(layer, backward, corrections.build(parts.config), chosen.shrink))

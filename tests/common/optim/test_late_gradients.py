@@ -41,8 +41,10 @@ def test_a_late_gradient_lowers_the_sharpness_that_a_rate_bears(
 
 @pytest.mark.parametrize(
     ("delay", "ratio", "bound"),
-    [(1, 0.5, 2.0), (2, 0.5, 1.05), (6, 0.5, 0.404), (1, 1, 38), (2, 1, 38), (6, 1, 38)]
-    + [(1, 3, 7.6), (2, 3, 4.05), (6, 3, 0.678), (1, 10, 2.0), (2, 10, 1.06), (6, 10, 0.172)],
+    [
+        *[(1, 0.5, 2.0), (2, 0.5, 1.05), (6, 0.5, 0.404), (1, 1, 38), (2, 1, 38), (6, 1, 38)],
+        *[(1, 3, 7.6), (2, 3, 4.05), (6, 3, 0.678), (1, 10, 2.0), (2, 10, 1.06), (6, 10, 0.172)],
+    ],
 )
 def test_a_pull_towards_the_h_that_was_sent_raises_it_again(delay: int, ratio: float, bound: float) -> None:
     assert is_stable(0.99 * bound, 0.9, delay, 0.99 * bound * ratio)

@@ -14,12 +14,15 @@ from torch import Tensor, nn
 from common.config.decoupling import DecouplingConfig
 from common.config.late import BACKWARDS, CORRECTIONS
 from common.config.optimizer import OptimizerConfig
+from common.config.run import RunConfig
+from common.config.sections import Config
 from common.errors import ConfigError
-from common.optim.stepper import Stepper
+from common.optim.stepper import Adjustment, Stepper
 from common.shards.flat import Flat
 from common.signals.values import plain
 from common.wire.boundary import Down
 from slave.training import backwards, corrections
+from slave.training.corrections import Correction
 from slave.training.decoupling import Layer
 from slave.training.unlocks.delayed import DelayedUnlock, Late
 from tests.slave.chain import Chain, configured
@@ -120,7 +123,7 @@ def test_every_backward_goes_through_a_network_and_moves_statistics_once(
         model=model, options=options, unlock="delayed", batches=9, decoupling={"backward": name}
     )
     chain = Chain(config, seed=2).run()
-    assert [slave.trainer.steps for slave in chain.slaves] == [9, 9, 9]
+    assert {slave.trainer.steps for slave in chain.slaves} == {9}
     counted = [
         int(buffer)
         for slave in chain.slaves
@@ -132,13 +135,120 @@ def test_every_backward_goes_through_a_network_and_moves_statistics_once(
 
 # Corrections.
 
-proximal = corrections.build("proximal")
+BATCHES = 100
+
+
+def correction(name: str, backward: str = "recompute") -> Correction:
+    return corrections.build(
+        Config(
+            run=RunConfig(batches=BATCHES),
+            decoupling=DecouplingConfig(unlock="delayed", backward=backward, correction=name),
+            optimizer=OptimizerConfig(name=CORRECTIONS[name].optimizer or "sgd"),
+        )
+    )
+
+
+proximal = correction("proximal")
 
 
 @pytest.mark.parametrize("name", CORRECTIONS)
 def test_a_gradient_in_time_is_not_corrected(name: str) -> None:
-    delta, h = draw(0, 4, 3), draw(1, 4, 3)
-    assert torch.equal(plain(corrections.build(name).correct(delta, h, h.clone(), 0)), delta)
+    delta, h, flat = draw(0, 4, 3), draw(1, 4, 3), build_layer().flat
+    chosen, weights = correction(name), flat.parameters.clone()
+    for batch in (0, BATCHES - 1):
+        assert torch.equal(plain(chosen.correct(delta, h, h.clone(), 0)), delta)
+        assert chosen.adjust(batch, 0) in (Adjustment(), Adjustment(beta=pytest.approx(0.9)))
+        with chosen.forward(flat), chosen.backward(flat, 0), chosen.step(flat, 0):
+            assert torch.equal(flat.parameters, weights)
+
+
+@given(st.integers(0, 200), st.integers(0, 200), st.integers(0, BATCHES - 1))
+def test_the_later_a_gradient_the_smaller_the_early_steps_and_the_higher_the_momentum(
+    less: int, more: int, batch: int
+) -> None:
+    less, more = sorted((less, more))
+    for name in ("pipemare", "nesterov"):
+        first, second = (correction(name).adjust(batch, delay) for delay in (less, more))
+        assert 0 < second.rate <= first.rate <= 1
+        assert correction(name).adjust(BATCHES // 4, more).rate == 1
+        assert correction(name).adjust(0, more).rate == pytest.approx(1 / max(more, 1))
+    assert 0.9 <= (first.beta or 0) <= (second.beta or 0) < 1
+
+
+def test_nesterov_has_the_papers_momenta_at_the_first_and_the_last_of_eight_stages() -> None:
+    assert correction("nesterov").adjust(0, 0).beta == pytest.approx(0.9)
+    assert correction("nesterov").adjust(0, 7).beta == pytest.approx(0.99)
+    for delay in (0, 1, 7):
+        assert correction("nesterov", "stash").adjust(0, delay) == Adjustment(beta=0.99)
+
+
+def test_a_prediction_is_exact_where_the_weights_move_evenly() -> None:
+    flat = build_layer().flat
+    start, way, chosen = flat.parameters.clone(), draw(0, len(flat.parameters)), correction("predict")
+    for steps in range(1, 4):
+        with chosen.step(flat, delay=steps):
+            flat.parameters.add_(way)
+        with chosen.forward(flat):
+            torch.testing.assert_close(flat.parameters, start + 2 * steps * way)
+        torch.testing.assert_close(flat.parameters, start + steps * way)
+
+
+@pytest.mark.parametrize("delay", [1, 3])
+def test_pipemare_finds_the_weights_of_the_forward_where_the_weights_move_evenly(delay: int) -> None:
+    flat, chosen = build_layer().flat, correction("pipemare", "stored")
+    start, way = flat.parameters.clone(), draw(0, len(flat.parameters))
+    for _ in range(delay):
+        with chosen.step(flat, delay):
+            flat.parameters.add_(way)
+    now = flat.parameters.clone()
+    with chosen.backward(flat, delay):
+        torch.testing.assert_close(flat.parameters, start)
+    assert torch.equal(flat.parameters, now)
+    other = correction("pipemare", "recompute")
+    with other.step(flat, delay):
+        flat.parameters.add_(way)
+    now = flat.parameters.clone()
+    with other.backward(flat, delay):
+        assert torch.equal(flat.parameters, now)
+
+
+@pytest.mark.parametrize("name", CORRECTIONS)
+@pytest.mark.parametrize("backward", BACKWARDS)
+def test_every_correction_goes_with_every_backward_that_it_allows(name: str, backward: str) -> None:
+    if CORRECTIONS[name].recomputes and not BACKWARDS[backward].recomputes:
+        return
+    config = configured(
+        unlock="delayed", batches=9, decoupling={"backward": backward, "correction": name},
+        optimizer=OptimizerConfig(name=CORRECTIONS[name].optimizer or "adamw"),
+    )  # fmt: skip
+    chain = Chain(config, seed=2).run()
+    assert {slave.trainer.steps for slave in chain.slaves} == {9}
+    assert all(bool(slave.flat.parameters.isfinite().all()) for slave in chain.slaves)
+
+
+def test_a_correction_of_other_steps_than_the_optimizers_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r'^decoupling\.correction: "nesterov" .*"nadam", not of "adam"'):
+        Config(
+            decoupling=DecouplingConfig(unlock="delayed", correction="nesterov"),
+            optimizer=OptimizerConfig(name="adam"),
+        )
+
+
+def test_nadam_takes_the_beta_of_a_step() -> None:
+    """A step with a beta is torch's, made with that beta."""
+    settings = OptimizerConfig(name="nadam", learning_rate=RATE)
+    flat, twin = Flat(nn.Linear(3, 2)), nn.Linear(3, 2)
+    twin.load_state_dict(flat.module.state_dict())
+    stepper = Stepper(flat, settings, 10)
+    other = torch.optim.NAdam(twin.parameters(), lr=RATE, betas=(0.99, 0.999))
+    for b in range(5):
+        for module in (flat.module, twin):
+            module(draw(b, 4, 3)).square().mean().backward()
+        stepper.step(b, adjustment=Adjustment(beta=0.99))
+        other.step()
+        other.zero_grad()
+    for mine, theirs in zip(flat.module.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(mine, theirs)
 
 
 @given(st.floats(0.01, 100), st.floats(0.01, 100), st.integers(0, 1000), st.integers(1, 30))
@@ -186,7 +296,7 @@ def test_a_correction_that_needs_h_again_is_refused_where_the_graph_is_kept() ->
 def test_the_delay_is_counted_in_steps_of_the_layer() -> None:
     layer, seen = build_layer(), []
 
-    class Recording(corrections.Correction):
+    class Recording(Correction):
         def correct(self, delta: object, sent: object, now: object, delay: int) -> object:  # type: ignore[override]
             seen.append(delay)
             return delta
