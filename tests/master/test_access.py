@@ -10,9 +10,12 @@ import grpc
 import pytest
 
 from common.credentials import NOBODY, Credentials
+from common.errors import ConfigError, RefusedError
 from common.net import control
 from common.net.access import ACCESS
 from common.net.data.places import Bounds
+from master.disk.credentials import load_tokens
+from master.disk.state import StateDirectory
 from protos import layerwise_pb2 as pb
 from slave.network.endpoint import Endpoint
 from slave.network.servicer import BoundaryServer
@@ -148,3 +151,39 @@ def test_the_tokens_of_a_run_outlive_its_master(tmp_path: Path) -> None:
         tokens = first.joiner, first.operator
     with served(tmp_path) as second:
         assert (second.joiner, second.operator) == tokens
+
+
+def test_the_state_directory_of_another_user_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its owner could put tokens of their own there."""
+    owner = tmp_path.stat().st_uid
+    monkeypatch.setattr("os.geteuid", lambda: owner + 1)
+    with pytest.raises(RefusedError, match="it belongs to another user; give another --state-dir"):
+        StateDirectory(tmp_path)
+
+
+def test_a_join_token_file_is_made_for_its_owner_alone_and_taken_again(tmp_path: Path) -> None:
+    (tmp_path / "shared").mkdir()
+    state = StateDirectory(tmp_path / "state")
+    file = tmp_path / "shared" / "join"
+    first = load_tokens(state, file)
+    assert first == load_tokens(state, file)
+    assert first[1] == file.read_text()
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert not (tmp_path / "state" / "join.token").exists()
+    with pytest.raises(ConfigError, match=r"--join-token-file .*/none/join: No such file or directory"):
+        load_tokens(state, tmp_path / "none" / "join")
+    state.close()
+
+
+def test_a_damaged_token_is_made_anew(tmp_path: Path) -> None:
+    state = StateDirectory(tmp_path)
+    operator, _ = load_tokens(state, None)
+    for damage in (b"", operator[:7].encode(), b"\xff" * 32):
+        (tmp_path / "operator.token").write_bytes(damage)
+        again, _ = load_tokens(state, None)
+        assert len(again) == 32
+        assert again != operator
+        assert (tmp_path / "operator.token").stat().st_mode & 0o777 == 0o600
+    state.close()
