@@ -39,8 +39,11 @@ _SET = click.option(
     shell_complete=_complete_set,
 )
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print only JSON on standard output.")
-_TENSORBOARD = click.option(
-    "--tensorboard", is_flag=True, help="Also write the run's scalars for TensorBoard, to the run directory."
+_TRACK = click.option(
+    "--track",
+    multiple=True,
+    metavar="TRACKER",
+    help="Also tell a tracker of experiments: tensorboard, wandb or mlflow; may be repeated.",
 )
 _LIVE = click.option("--master", required=True, metavar="HOST:PORT", help="Address of the run's master.")
 _MASTER = click.option("--master", metavar="HOST:PORT", help="Address of the run's master.")
@@ -56,7 +59,7 @@ _MASTER = click.option("--master", metavar="HOST:PORT", help="Address of the run
     help="Folder for the results; an unfinished run in it is resumed. Default: a new folder under runs/.",
 )
 @_JSON
-@_TENSORBOARD
+@_TRACK
 @click.option(
     "--log-format",
     type=click.Choice(FORMATS),
@@ -69,7 +72,7 @@ def train(
     overrides: tuple[str, ...],
     run_dir: Path | None,
     as_json: bool,
-    tensorboard: bool,
+    track: tuple[str, ...],
     log_format: str,
 ) -> int:
     """Train a network with a master and slaves on this machine, to the end of the run.
@@ -83,7 +86,7 @@ def train(
     # Imported late, so that a refused configuration is reported at once.
     from deploy.train import Training
 
-    return _finish(Training(requested, run_dir, tensorboard=tensorboard, log_format=log_format), as_json)
+    return _finish(Training(requested, run_dir, track=track, log_format=log_format), as_json)
 
 
 def _finish(training: Training, as_json: bool) -> int:

@@ -7,7 +7,7 @@ import random
 import shlex
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,7 +71,7 @@ class Training:
         requested: the configuration; None: the run directory's, or else the default.
         path: the run directory; None for a new one.
         simulated: simulate the machines; time is then virtual.
-        tensorboard: also write events for TensorBoard.
+        track: names of trackers.
         log_format: format of the processes' logs.
         screen: shows the progress of a run.
     """
@@ -82,7 +82,7 @@ class Training:
         path: Path | None,
         *,
         simulated: bool = False,
-        tensorboard: bool = False,
+        track: Sequence[str] = (),
         log_format: str = "plain",
         screen: Callable[[Config], Screen] = Screen,
     ) -> None:
@@ -90,7 +90,7 @@ class Training:
         self._requested = requested
         self._path = path
         self._open_screen = screen
-        self._tensorboard = tensorboard
+        self._track = track
         self._log_format = log_format
         self._began = time.monotonic()
         self._stop = threading.Event()
@@ -233,7 +233,7 @@ class Training:
         return config, directory, dataset
 
     def _open(self, path: Path, held: contextlib.ExitStack) -> RunDirectory:
-        return held.enter_context(contextlib.closing(RunDirectory(path, tensorboard=self._tensorboard)))
+        return held.enter_context(contextlib.closing(RunDirectory(path, track=self._track)))
 
     def _rehearse(self, config: Config, dataset: Dataset) -> None:
         """Check the first steps; in a cluster, slaves check those of built-in networks."""

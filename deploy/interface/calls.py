@@ -18,7 +18,7 @@ def train(
     run_dir: str | os.PathLike[str] | None = None,
     simulated: bool = False,
     progress: bool = True,
-    tensorboard: bool = False,
+    track: Sequence[str] = (),
     **keys: Any,
 ) -> Result:
     """Train a network to the end of the run, as `layerwise train` does.
@@ -42,7 +42,7 @@ def train(
         simulated: train under a virtual clock on the machines of section [simulation], as
             `layerwise simulate --train`.
         progress: show the progress on the terminal or in the notebook.
-        tensorboard: also write the run's scalars for TensorBoard.
+        track: trackers of experiments: "tensorboard", "wandb", "mlflow".
         keys: keys on top of `config`, as `**{"section.key": value}`.
 
     Raises:
@@ -61,7 +61,7 @@ def train(
         requested,
         None if run_dir is None else Path(run_dir),
         simulated=simulated,
-        tensorboard=tensorboard,
+        track=track,
         screen=open_screen if progress else open_no_screen,
     )
     trained = training.run()

@@ -1,1 +1,1 @@
-"""Run directories: files of a run under stable names, plots, events for TensorBoard."""
+"""Run directories: files of a run under stable names, plots, trackers of experiments."""

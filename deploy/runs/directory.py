@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -21,13 +21,14 @@ from deploy.runs.files import lock_folder, read_text, write_file
 from deploy.runs.metrics import EVALUATION, HEARTBEAT, METRICS, MetricsFile, read_metrics
 from deploy.runs.model import BEST, MODEL, encode_model
 from deploy.runs.summary import SUMMARY
+from deploy.runs.trackers import Trackers
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from deploy.runs.tensorboard import Board
-
-CONFIG, PLOTS, TENSORBOARD = "config.toml", "plots", "tensorboard"
+CONFIG, PLOTS = "config.toml", "plots"
+# Files that trackers keep with a finished run.
+RESULTS = (CONFIG, SUMMARY, MODEL, BEST, CARD)
 
 
 def next_evaluation(batches: int, every: int) -> int:
@@ -74,7 +75,7 @@ class RunDirectory:
         OSError: the directory cannot be used.
     """
 
-    def __init__(self, path: Path, *, tensorboard: bool = False) -> None:
+    def __init__(self, path: Path, *, track: Sequence[str] = ()) -> None:
         self.path = path
         self._beats: dict[int, int] = {}
         if (path / SUMMARY).exists():
@@ -82,11 +83,11 @@ class RunDirectory:
                 f"--run-dir {path}: its run is finished (see {SUMMARY} in it); give another directory, or "
                 "none for a new one"
             )
+        self._trackers = Trackers(track, path)
         path.mkdir(parents=True, exist_ok=True)
         (path / "logs").mkdir(exist_ok=True)
         self._lock: IO[bytes] = lock_folder(path, "--run-dir")
         self._metrics = MetricsFile(path / METRICS)
-        self._board = _board(path / TENSORBOARD) if tensorboard else None
         self._best = BestModel(path / BEST)
 
     @property
@@ -95,7 +96,8 @@ class RunDirectory:
         return self.path / "state"
 
     def close(self) -> None:
-        """Unlock the directory; the end of the process does so too."""
+        """Unlock the directory, as the end of the process does too, and end the run at its trackers."""
+        self._trackers.close()
         self._lock.close()
 
     def log(self, process: str) -> Path:
@@ -112,6 +114,7 @@ class RunDirectory:
         torn = self._metrics.cut_torn_line()
         if torn:
             say(f"{self._metrics.path}: its last line was torn; {torn} bytes are cut off")
+        self._trackers.begin(config)
 
     def forget_results(self) -> None:
         """Delete metrics and best model, for a run that starts anew."""
@@ -159,7 +162,7 @@ class RunDirectory:
         from deploy.runs.plots import draw
 
         text = strict_json.encode(summary, indent=2) + "\n"
-        return self._write_all(
+        incomplete = self._write_all(
             {
                 METRICS: self._metrics.flush,
                 MODEL: lambda: write_file(self.path / MODEL, encode_model(state, config, data)),
@@ -167,9 +170,11 @@ class RunDirectory:
                     self.path / CARD, render_card(summary, state, config, data).encode()
                 ),
                 PLOTS: lambda: draw(self.path / PLOTS, read_metrics(self.path), summary),
-                TENSORBOARD: self._close_board,
             }
         ) or self._write_all({SUMMARY: lambda: write_file(self.path / SUMMARY, text.encode())})
+        if incomplete is None:
+            self._trackers.finish(self.path / name for name in RESULTS)
+        return incomplete
 
     def _write_all(self, writes: Mapping[str, Callable[[], None]]) -> RunFailedError | None:
         missing = []
@@ -185,25 +190,6 @@ class RunDirectory:
             "space, and give the same --run-dir again"
         )
 
-    def _close_board(self) -> None:
-        if self._board:
-            self._board.close()
-
     def _note(self, line: Mapping[str, Any]) -> None:
         self._metrics.append(line)
-        if self._board:
-            try:
-                self._board.note(line)
-            except OSError as error:
-                self._board = None
-                say(f"{self.path / TENSORBOARD}: {error.strerror}; the run goes on without TensorBoard")
-
-
-def _board(path: Path) -> Board:
-    try:
-        from deploy.runs.tensorboard import Board
-    except ImportError:
-        raise ConfigError(
-            "--tensorboard: the package is not installed; pip install 'layerwise[tensorboard]'"
-        ) from None
-    return Board(path)
+        self._trackers.note(line)
