@@ -34,7 +34,7 @@ from common.wire.methods import JOIN
 from slave.network.endpoint import Endpoint
 from slave.network.meter import Meter
 from slave.network.network import Network
-from slave.training.worker import Fetched
+from slave.training.worker import Fetch, Fetched
 
 Once = Callable[[], object]
 
@@ -222,7 +222,7 @@ class IdleSlave:
     def pull(self, nbytes: int) -> None:
         """Pull as a slave fetches in training, and check that every push was applied once."""
         header, _ = self._shards[nbytes]
-        self._network.fetch(header.shard)
+        self._network.fetch(Fetch(header.shard))
         fetched = self._network.inbox.get()
         if not isinstance(fetched, Fetched) or fetched.header is None:
             raise RuntimeError(f"expected a version of {header.shard}, got {fetched!r}")

@@ -51,8 +51,8 @@ class ParameterService:
             raise MalformedError(f"replica {seat.replica} cannot push as replica {header.replica}")
         self._roster.check_progress(header.next_batch)
         if header.operation is Operation.CREATE:
-            if header.precision is not Precision.FLOAT32:
-                raise MalformedError(f"CREATE with precision {header.precision.name}; a creation has float32")
+            if header.precision is not Precision.FLOAT32 or header.fragments:
+                raise MalformedError("CREATE narrow, or in fragments; a creation has the whole in float32")
             return None
         if header.operation.answers or header.sequence < 1:
             raise MalformedError(f"{header.operation.name} with sequence {header.sequence} is no push")
@@ -91,6 +91,12 @@ class ParameterService:
             NotFoundError: there is no such shard.
         """
         seat = self._roster.seat(request.incarnation) if request.incarnation else None
-        reading = self._store.read(request.shard, request.incarnation, moving=request.moving)
+        reading = self._store.read(
+            request.shard,
+            request.incarnation,
+            moving=request.moving,
+            fragment=request.fragment,
+            fragments=request.fragments,
+        )
         self._tally.count_pull((seat.layer, seat.replica) if seat is not None else None)
         return reading

@@ -91,7 +91,7 @@ class Table(_message.Message):
     def __init__(self, tensors: _Optional[_Iterable[_Union[TensorSpec, _Mapping]]] = ..., nbytes: _Optional[int] = ...) -> None: ...
 
 class Header(_message.Message):
-    __slots__ = ("shard", "operation", "version", "incarnation", "sequence", "next_batch", "table", "replica", "fetched_sequence", "precision")
+    __slots__ = ("shard", "operation", "version", "incarnation", "sequence", "next_batch", "table", "replica", "fetched_sequence", "precision", "fragment", "fragments")
     SHARD_FIELD_NUMBER: _ClassVar[int]
     OPERATION_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
@@ -102,6 +102,8 @@ class Header(_message.Message):
     REPLICA_FIELD_NUMBER: _ClassVar[int]
     FETCHED_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     PRECISION_FIELD_NUMBER: _ClassVar[int]
+    FRAGMENT_FIELD_NUMBER: _ClassVar[int]
+    FRAGMENTS_FIELD_NUMBER: _ClassVar[int]
     shard: str
     operation: Operation
     version: int
@@ -112,7 +114,9 @@ class Header(_message.Message):
     replica: int
     fetched_sequence: int
     precision: Precision
-    def __init__(self, shard: _Optional[str] = ..., operation: _Optional[_Union[Operation, str]] = ..., version: _Optional[int] = ..., incarnation: _Optional[int] = ..., sequence: _Optional[int] = ..., next_batch: _Optional[int] = ..., table: _Optional[_Union[Table, _Mapping]] = ..., replica: _Optional[int] = ..., fetched_sequence: _Optional[int] = ..., precision: _Optional[_Union[Precision, str]] = ...) -> None: ...
+    fragment: int
+    fragments: int
+    def __init__(self, shard: _Optional[str] = ..., operation: _Optional[_Union[Operation, str]] = ..., version: _Optional[int] = ..., incarnation: _Optional[int] = ..., sequence: _Optional[int] = ..., next_batch: _Optional[int] = ..., table: _Optional[_Union[Table, _Mapping]] = ..., replica: _Optional[int] = ..., fetched_sequence: _Optional[int] = ..., precision: _Optional[_Union[Precision, str]] = ..., fragment: _Optional[int] = ..., fragments: _Optional[int] = ...) -> None: ...
 
 class Frame(_message.Message):
     __slots__ = ("header", "offset", "data")
@@ -141,14 +145,18 @@ class PushReply(_message.Message):
     def __init__(self, shard: _Optional[str] = ..., version: _Optional[int] = ..., sequence: _Optional[int] = ..., staleness: _Optional[int] = ..., applied: bool = ..., refused: bool = ...) -> None: ...
 
 class PullRequest(_message.Message):
-    __slots__ = ("shard", "incarnation", "moving")
+    __slots__ = ("shard", "incarnation", "moving", "fragment", "fragments")
     SHARD_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     MOVING_FIELD_NUMBER: _ClassVar[int]
+    FRAGMENT_FIELD_NUMBER: _ClassVar[int]
+    FRAGMENTS_FIELD_NUMBER: _ClassVar[int]
     shard: str
     incarnation: int
     moving: bool
-    def __init__(self, shard: _Optional[str] = ..., incarnation: _Optional[int] = ..., moving: bool = ...) -> None: ...
+    fragment: int
+    fragments: int
+    def __init__(self, shard: _Optional[str] = ..., incarnation: _Optional[int] = ..., moving: bool = ..., fragment: _Optional[int] = ..., fragments: _Optional[int] = ...) -> None: ...
 
 class BoundaryMessage(_message.Message):
     __slots__ = ("kind", "layer", "replica", "batch", "incarnation", "version", "table", "data", "sender", "run", "reason", "proof")

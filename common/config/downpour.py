@@ -11,6 +11,8 @@ from common.errors import ConfigError
 
 # A larger number of seats of one layer is a typing error, and would take the master's memory unnoticed.
 MOST_REPLICAS = 1000
+# More would cut small layers to nothing, and make more messages than they save.
+MOST_FRAGMENTS = 100
 # Word for steps between pushes that follow from measurements, and the fewest of these steps.
 AUTO, FEWEST_STEPS = "auto", 10
 
@@ -25,6 +27,18 @@ class DownpourConfig:
     )
     precision: str = choice(
         "float32", PUSH_PRECISIONS, "parameters in a push, with the rounding added to the next push"
+    )
+    fragments: int = key(
+        1,
+        "parts of a layer's weights, pushed and fetched by turns, each every n_push and n_fetch steps",
+        minimum=1,
+        maximum=MOST_FRAGMENTS,
+    )
+    blend: float = key(
+        0.0,
+        "share of a slave's own weights that a fetch leaves (alpha of Streaming DiLoCo)",
+        minimum=0,
+        maximum=1,
     )
     n_fetch: int = key(10, "steps between two fetches", minimum=1)
     server_optimizer: str | None = choice(
@@ -68,6 +82,7 @@ class DownpourConfig:
             raise ConfigError(
                 f'downpour.n_push: "{self.n_push}" is no number of steps; give one, or "{AUTO}"'
             )
+        self._check_fragments()
         self._check_server()
         if STALENESS_RULES[self.staleness].compensates and not self.accrues:
             raise ConfigError(
@@ -82,6 +97,18 @@ class DownpourConfig:
         if self.warm_start and set(self._counts) == {1}:
             raise ConfigError(
                 f"downpour.warm_start: {self.warm_start} has no meaning with one replica; leave it out"
+            )
+
+    def _check_fragments(self) -> None:
+        if self.fragments > 1 and self.accrues:
+            raise ConfigError(
+                f'downpour.fragments: downpour.push = "{self.push}" sums over whole layers; leave it out, or '
+                "choose another downpour.push"
+            )
+        if self.fragments > 1 and STALENESS_RULES[self.staleness].counts:
+            raise ConfigError(
+                f'downpour.fragments: downpour.staleness = "{self.staleness}" counts pushes of whole layers; '
+                "leave one of them out"
             )
 
     def _check_server(self) -> None:
@@ -120,6 +147,11 @@ class DownpourConfig:
         """Momentum of the master's optimizer; 0 without an optimizer."""
         default = self.server.momentum if self.server else 0.0
         return default if self.server_momentum is None else self.server_momentum
+
+    @property
+    def cut(self) -> int:
+        """Number of fragments of `k/weights` on the wire; 0: whole."""
+        return self.fragments if self.fragments > 1 else 0
 
     @property
     def adapts(self) -> bool:

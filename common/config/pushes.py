@@ -55,15 +55,17 @@ class StalenessRow(Row):
         weight: factor of a push's change, or of its learning rate, given its staleness.
         compensates: whether the gradient is corrected to the present weights, from the fetched ones. Needs
             pushed gradients.
+        counts: whether the rule heeds staleness at all.
     """
 
     admits: Callable[[int, int], bool] = lambda staleness, bound: True  # noqa: ARG005
     weight: Callable[[int], float] = lambda staleness: 1.0  # noqa: ARG005
     compensates: bool = False
+    counts: bool = True
 
 
 STALENESS_RULES = Registry(
-    StalenessRow(name="any", help="applied as it is"),
+    StalenessRow(name="any", help="applied as it is", counts=False),
     # Stale synchronous (Ho et al. 2013).
     StalenessRow(
         name="bound", help="refused above downpour.bound", heeds=("bound",),

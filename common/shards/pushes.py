@@ -42,12 +42,20 @@ class Header:
     fetched_sequence: int = 0
     replica: int = 0
     precision: Precision = Precision.FLOAT32
+    fragment: int = 0
+    fragments: int = 0
+
+    @property
+    def layout(self) -> tuple[Table, int]:
+        """Table of a push or moving version at full precision, and its offset in the shard's buffer."""
+        pushed = self.table.pushed
+        return pushed.fragment(self.fragment, self.fragments) if self.fragments else (pushed, 0)
 
     @property
     def nbytes(self) -> int:
         """Size in bytes of the buffer that follows: whole only in creations and in answers to full pulls."""
         whole = self.operation in (Operation.CREATE, Operation.VALUE)
-        return self.table.nbytes if whole else push_nbytes(self.table.pushed, self.precision)
+        return self.table.nbytes if whole else push_nbytes(self.layout[0], self.precision)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +81,10 @@ class PushReply:
 
 @dataclass(frozen=True, slots=True)
 class PullRequest:
-    """Request for one consistent version of a shard; `moving`: without the frozen tensors."""
+    """Request for one consistent version of a shard; `moving`: without the frozen tensors, or a fragment."""
 
     shard: str = ""
     incarnation: int = 0
     moving: bool = False
+    fragment: int = 0
+    fragments: int = 0

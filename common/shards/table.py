@@ -9,6 +9,7 @@ import math
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import lru_cache
 from typing import Literal, get_args
 
 import numpy as np
@@ -37,6 +38,8 @@ ITEMSIZES = {"float32": 4, "float64": 8, "int64": 8, "int32": 4, "uint8": 1, "bo
 WIRE_ITEMSIZES = {"float32": 4, "bfloat16": 2, "float16": 2, "int8": 1}
 BOUNDARY_ITEMSIZES = WIRE_ITEMSIZES | {"int64": 8, "int32": 4, "uint8": 1, "bool": 1}
 _ITEMSIZES = ITEMSIZES | BOUNDARY_ITEMSIZES
+# Fragments are cut at multiples of so many numbers, 64 bytes.
+_CUT = 16
 # A snapshot is a safetensors file, whose format has another use for the name.
 RESERVED_NAME = "__metadata__"
 # numpy has no bfloat16; the bits appear as int16.
@@ -93,6 +96,14 @@ class Table:
         tensors = tuple(tensor for tensor in self.tensors if tensor.kind != "frozen")
         return Table(tensors, tensors[-1].offset + tensors[-1].nbytes if tensors else 0)
 
+    def fragment(self, index: int, count: int) -> tuple[Table, int]:
+        """Return the table of one of `count` fragments of a push, and the fragment's offset in the push.
+
+        The parameters are cut at multiples of 64 bytes into fragments of one size, the last ones shorter or
+        empty; the last fragment has the buffers too.
+        """
+        return _fragment(self, index, count)
+
     def arrays(self, data: Raw) -> dict[str, np.ndarray]:
         """Return every tensor by name as a view of `data`, (nbytes,) bytes; bfloat16 appears as int16 bits.
 
@@ -136,6 +147,25 @@ def _region(dtype: str, kind: Kind) -> int:
 
 def _align(offset: int, size: int) -> int:
     return -(-offset // size) * size
+
+
+@lru_cache(maxsize=256)
+def _fragment(table: Table, index: int, count: int) -> tuple[Table, int]:
+    numbers = table.parameters_nbytes // 4
+    size = -(-numbers // (count * _CUT)) * _CUT
+    start, last = min(index * size, numbers), index == count - 1
+    stop = numbers if last else min(start + size, numbers)
+    offset = 4 * start if start < numbers else min(_align(table.parameters_nbytes, 8), table.nbytes)
+    tensors: list[tuple[str, str, tuple[int, ...], Kind]] = []
+    if stop > start:
+        tensors.append(("fragment", "float32", (stop - start,), "parameter"))
+    if last:
+        tensors += [
+            (f"buffer {number}", spec.dtype, spec.shape, spec.kind)
+            for number, spec in enumerate(table.tensors)
+            if spec.kind == "buffer"
+        ]
+    return lay_out(tensors), offset
 
 
 def check_table(table: Table, dtypes: Collection[str] = ITEMSIZES) -> None:

@@ -80,6 +80,9 @@ class WorkingCopy:
             the version has the push's effect in the place of the change.
         precision: of the parameters in a push. The rounding of a push goes into the next (error feedback),
             and is dropped with a refused push or the lease.
+        fragments: number of fragments that are pushed and fetched by turns, each every `n_push` and `n_fetch`
+            steps; 0: whole pushes.
+        blend: alpha, the share of the own weights that a fetch leaves. Pushes have own changes alone.
     """
 
     def __init__(
@@ -94,6 +97,8 @@ class WorkingCopy:
         *,
         outer: bool = False,
         precision: Precision = Precision.FLOAT32,
+        fragments: int = 0,
+        blend: float = 0.0,
     ) -> None:
         self.name = name
         self.unanswered: Push | None = None
@@ -114,7 +119,14 @@ class WorkingCopy:
         self._header = Header(
             name, operation, incarnation=incarnation, table=flat.table, replica=replica, precision=precision
         )
-        # State of the master without the pushes of further slaves; from `begin` on.
+        self._fragments = fragments
+        self._blend = blend
+        count = max(fragments, 1)
+        # The next fragments, and by fragment: steps and next batch at the last push.
+        self._push_turn = self._fetch_turn = 0
+        self._pushed_at, self._batches = [0] * count, [0] * count
+        # State that own changes are counted from: the master's, without the pushes of further slaves and,
+        # with a blend, with the share left of the own; from `begin` on.
         self._known: Bytes = np.zeros(0, np.uint8)
         # Pushes that may be missing in the next fetched version.
         self._recent: list[Push] = []
@@ -145,9 +157,19 @@ class WorkingCopy:
         """Copy a version's bytes up to the frozen tensors, which every version has alike."""
         return np.frombuffer(buffer, np.uint8)[: self._table.nbytes].copy()
 
+    @property
+    def wanted(self) -> tuple[int, int]:
+        """Number of the fragment that the fetch under way is for, and the count; (0, 0): the whole."""
+        return self._fetch_turn, self._fragments
+
+    def _interval(self, steps: int) -> int:
+        """Return the steps from a fragment's turn to the next fragment's."""
+        return -(-steps // max(self._fragments, 1))
+
     def fetch_due(self, steps: int) -> bool:
         """Whether to start a fetch: `n_fetch` steps of the module after the last."""
-        if not self._n_fetch or self.fetching or steps - self._fetched_steps < self._n_fetch:
+        interval = self._interval(self._n_fetch)
+        if not self._n_fetch or self.fetching or steps - self._fetched_steps < interval:
             return False
         if self._outer and self.unanswered is not None:
             return False
@@ -156,7 +178,7 @@ class WorkingCopy:
         return True
 
     def fetch_failed(self) -> None:
-        """Note a failed fetch; the next is due after `n_fetch` steps."""
+        """Note a failed fetch; the next, of the same fragment, is due after `n_fetch` steps."""
         self.fetching = False
 
     def fetched(self, header: Header, buffer: Buffer) -> None:
@@ -173,34 +195,51 @@ class WorkingCopy:
         self.fetching = False
         lacking = [push for push in self._recent if push.header.sequence > header.sequence]
         self._recent = [push for push in lacking if push is self.unanswered]
-        state, theirs = self._state(), self._copy_moving(buffer)
-        stop = self._table.parameters_nbytes
-        own, known, there = (a[:stop].view(np.float32) for a in (state, self._known, theirs))
+        table, start = header.layout
+        state, theirs = self._state(), np.frombuffer(buffer, np.uint8)[: table.nbytes].copy()
+        own, known = (self._parameters(a, header) for a in (state, self._known))
+        there = theirs[: table.parameters_nbytes].view(np.float32)
         unsent = own - known
         for push in lacking:
-            there += push.local
-        self._rebase_buffers(state, theirs)
+            if push.header.fragment == header.fragment:
+                there += push.local
+        if self._blend:
+            there += np.float32(self._blend) * (known - there)
+        self._rebase_buffers(state, theirs, table)
         np.add(there, unsent, out=own)
-        self._known = theirs
+        self._known[start : start + table.nbytes] = theirs
+        if self._fragments:
+            self._fetch_turn = (header.fragment + 1) % self._fragments
         self._store(state)
         self._fetched(header)
 
     def due(self, steps: int, next_batch: int) -> Push | None:
         """Return a push `n_push` steps of the module after the last, unless one is out, or a fetch is due."""
-        if steps - self._pushed_steps < self.n_push:
+        if steps - self._pushed_steps < self._interval(self.n_push):
             return None
-        if self._owes_fetch and steps - self._fetched_steps >= self._n_fetch:
+        if self._owes_fetch and steps - self._fetched_steps >= self._interval(self._n_fetch):
             return None
         return self.flush(steps, next_batch)
 
     def flush(self, steps: int, next_batch: int) -> Push | None:
-        """Return a push of the changes since the last; None without changes, or while a push is out."""
+        """Return a push of the changes since the last; None without changes, or while a push is out.
+
+        A push is of the next fragment with changes. Its next batch is that of the fragment that lags most.
+        """
         if self.unanswered is not None:
             return None
-        if steps == self._pushed_steps and self._unchanged():
+        for _ in self._pushed_at:
+            turn = self._push_turn
+            self._push_turn = (turn + 1) % len(self._pushed_at)
+            self._header = replace(self._header, fragment=turn, fragments=self._fragments)
+            if steps != self._pushed_at[turn] or not self._unchanged():
+                break
+        else:
             return None
-        self._pushed_steps = steps
-        self._header = replace(self._header, sequence=self._header.sequence + 1, next_batch=next_batch)
+        self._pushed_steps = self._pushed_at[turn] = steps
+        self._batches[turn] = next_batch
+        through = min(self._batches)
+        self._header = replace(self._header, sequence=self._header.sequence + 1, next_batch=through)
         self.unanswered = self._build_push()
         if self._n_fetch:
             self._recent.append(self.unanswered)
@@ -227,14 +266,21 @@ class WorkingCopy:
         if self._accrued is not None:
             self._residual = None if refused else push.residual
         elif refused:
-            known = self._known[: self._table.parameters_nbytes].view(np.float32)
+            known = self._parameters(self._known, push.header)
             known += push.residual
 
     def _unchanged(self) -> bool:
         """Compare the state: without a step, the forward of a lost batch may have moved BN's statistics."""
+        table, start = self._header.layout
+        stop = start + table.nbytes
         # Parameters differ from the known ones by the rounding of narrow pushes.
-        start = 0 if self._precision is Precision.FLOAT32 else self._table.parameters_nbytes
-        return np.array_equal(self._state()[start:], self._known[start:])
+        start += 0 if self._precision is Precision.FLOAT32 else table.parameters_nbytes
+        return np.array_equal(self._state()[start:stop], self._known[start:stop])
+
+    def _parameters(self, state: Bytes, header: Header) -> Floats:
+        """Return the parameters in a state that a push or version is about."""
+        table, start = header.layout
+        return state[start : start + table.parameters_nbytes].view(np.float32)
 
     def _check(self, header: Header) -> None:
         if header.table != self._flat.table:
@@ -251,11 +297,13 @@ class WorkingCopy:
 
     def _build_push(self) -> Push:
         """Make a push of the changes since the last; `_known` becomes the master's state after the push."""
-        state, sent = self._state(), np.empty_like(self._known)
-        stop = self._table.parameters_nbytes
+        table, _ = self._header.layout
+        state, sent = self._state(), np.empty(table.nbytes, np.uint8)
+        stop = table.parameters_nbytes
         # Gaps between buffers hold zeros.
         sent[stop:] = 0
-        own, known, pushed = (a[:stop].view(np.float32) for a in (state, self._known, sent))
+        own, known = (self._parameters(a, self._header) for a in (state, self._known))
+        pushed = sent[:stop].view(np.float32)
         if self._accrued is not None:
             change = own - known
             np.copyto(known, own)
@@ -266,44 +314,48 @@ class WorkingCopy:
         else:
             np.subtract(own, known, out=pushed)
             change = pushed
-        self._push_buffers(state, sent)
+        self._push_buffers(state, sent, table)
         self._store(state)
         if self._precision is Precision.FLOAT32:
             return Push(self._header, sent, change)
-        return self._round(sent, change)
+        return self._round(sent, change, table)
 
-    def _round(self, sent: Bytes, change: Floats) -> Push:
+    def _round(self, sent: Bytes, change: Floats, table: Table) -> Push:
         """Make a narrow push of a wide buffer, and keep what the rounding leaves out."""
-        pushed, known = (a[: self._table.parameters_nbytes].view(np.float32) for a in (sent, self._known))
+        known = self._parameters(self._known, self._header)
+        pushed = sent[: table.parameters_nbytes].view(np.float32)
         if self._residual is not None:
             pushed += self._residual
-        narrow = encode(self._table, sent, self._precision)
-        rounded = decode_parameters(self._table, narrow, self._precision)
+        narrow = encode(table, sent, self._precision)
+        rounded = decode_parameters(table, narrow, self._precision)
         if self._accrued is None:
             # The arithmetic is the master's.
             known += rounded
             change = rounded
         return Push(self._header, narrow, change, pushed - rounded)
 
-    def _push_buffers(self, state: Bytes, sent: Bytes) -> None:
-        """Write the change of integer buffers and the value of float buffers."""
-        for spec, own, known, pushed in self._buffers(state, self._known, sent):
+    def _push_buffers(self, state: Bytes, sent: Bytes, table: Table) -> None:
+        """Write the change of integer buffers and the value of float buffers, where the push has buffers."""
+        for spec, own, known, pushed in self._buffers(state, self._known, (table, sent)):
             integer = np.dtype(spec.dtype).kind in "iub"
             pushed[...] = _difference(own, known) if integer else own
             known[...] = own
 
-    def _rebase_buffers(self, state: Bytes, theirs: Bytes) -> None:
-        """Take the master's buffers, plus this slave's change since the last push."""
-        for spec, own, known, there in self._buffers(state, self._known, theirs):
+    def _rebase_buffers(self, state: Bytes, theirs: Bytes, table: Table) -> None:
+        """Take the master's buffers, plus this slave's change since the last push, where they have come."""
+        for spec, own, known, there in self._buffers(state, self._known, (table, theirs)):
             moved = _difference(own, known)
             own[...] = there ^ moved if spec.dtype == "bool" else there + moved
 
-    def _buffers(self, *data: Bytes) -> Iterator[tuple[Any, ...]]:
-        """Yield every buffer's spec, and the values in the states `data`."""
-        arrays = [self._table.arrays(each.data) for each in data]
-        for spec in self._table.tensors:
-            if spec.kind == "buffer":
-                yield spec, *(each[spec.name] for each in arrays)
+    def _buffers(self, own: Bytes, known: Bytes, other: tuple[Table, Bytes]) -> Iterator[tuple[Any, ...]]:
+        """Yield every buffer's spec, and its values in two states and in a push or version with buffers."""
+        ours = [spec for spec in self._table.tensors if spec.kind == "buffer"]
+        theirs = [spec.name for spec in other[0].tensors if spec.kind == "buffer"]
+        if theirs:
+            states = [self._table.arrays(each.data) for each in (own, known)]
+            arrays = other[0].arrays(other[1].data)
+            for spec, name in zip(ours, theirs, strict=True):
+                yield spec, *(state[spec.name] for state in states), arrays[name]
 
     def _state(self) -> Bytes:
         """Return the bytes that a push is about: the memory of the module on a CPU, else a copy."""

@@ -84,10 +84,12 @@ RANGES: dict[type, dict[str, Rule]] = {
         "next_batch": COUNT,
         "fetched_sequence": COUNT,
         "replica": PLACE,
+        "fragment": PLACE,
+        "fragments": PLACE,
     },
     pushes.Frame: {"offset": COUNT},
     pushes.PushReply: {"version": COUNT, "sequence": COUNT, "staleness": COUNT},
-    pushes.PullRequest: {"incarnation": COUNT},
+    pushes.PullRequest: {"fragment": PLACE, "fragments": PLACE, "incarnation": COUNT},
     m.BoundaryMessage: {
         "layer": PLACE,
         "replica": PLACE,

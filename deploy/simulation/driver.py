@@ -268,7 +268,7 @@ class Driver:
                 case Push():
                     self._after(machine, took, partial(self._push, machine, effect))
                 case Fetch():
-                    self._after(machine, took, partial(self._fetch, machine, effect.shard))
+                    self._after(machine, took, partial(self._fetch, machine, effect))
                 case Passed():
                     self._stop_free()
                 case Done():
@@ -326,16 +326,17 @@ class Driver:
 
         if machine.worker is not None and machine.worker.pace is not None:
             machine.worker.pace.begin(push.header.shard, self.seconds, machine.worker.trainer.steps)
-        table = self._table(machine, push.header.shard)
-        nbytes = HEADER_NBYTES + push_nbytes(table.pushed, push.header.precision)
+        header = push.header
+        table = self._table(machine, header.shard, header.fragment, header.fragments)
+        nbytes = HEADER_NBYTES + push_nbytes(table, header.precision)
         self.master.ask(machine.link, nbytes, self._guard(machine, arrived))
 
-    def _fetch(self, machine: Machine, shard: str) -> None:
+    def _fetch(self, machine: Machine, fetch: Fetch) -> None:
         lease = machine.lease
 
         def arrived() -> None:
-            nbytes = HEADER_NBYTES + self._table(machine, shard).pushed.nbytes
-            self._answer(machine, self.master.fetched(lease, shard), nbytes)
+            table = self._table(machine, fetch.shard, fetch.fragment, fetch.fragments)
+            self._answer(machine, self.master.fetched(lease, fetch), HEADER_NBYTES + table.nbytes)
 
         self.master.ask(machine.link, HEADER_NBYTES, self._guard(machine, arrived))
 
@@ -343,8 +344,10 @@ class Driver:
         """Send a slave the master's answer."""
         self.master.send(machine.link, nbytes, self._guard(machine, partial(self._deliver, machine, answer)))
 
-    def _table(self, machine: Machine, shard: str) -> Table:
-        return self._paces[machine.layer - 1].shards[shard]
+    def _table(self, machine: Machine, shard: str, fragment: int, fragments: int) -> Table:
+        """Return the table of a push or fetch."""
+        pushed = self._paces[machine.layer - 1].shards[shard].pushed
+        return pushed.fragment(fragment, fragments)[0] if fragments else pushed
 
     def _follow(self) -> None:
         """Count the batches of which the master has every layer's push."""

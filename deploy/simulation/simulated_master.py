@@ -13,7 +13,7 @@ from deploy.simulation.clock import Clock
 from deploy.simulation.wires import Link, Wires
 from master.store.policies import policies
 from master.store.store import Memory, Store
-from slave.training.worker import Fetched
+from slave.training.worker import Fetch, Fetched
 
 
 class SimulatedMaster:
@@ -66,10 +66,12 @@ class SimulatedMaster:
             self.staleness[reply.staleness] += 1
         return reply
 
-    def fetched(self, lease: JoinReply, shard: str) -> Fetched:
-        """Return the present version, for a slave."""
+    def fetched(self, lease: JoinReply, fetch: Fetch) -> Fetched:
+        """Return the present version, or a fragment, for a slave."""
         self.pulls += 1
-        return Fetched(shard, *self._read(shard, lease.incarnation))
+        return Fetched(
+            fetch.shard, *self._read(fetch.shard, lease.incarnation, fetch.fragment, fetch.fragments)
+        )
 
     def read(self, shard: str) -> tuple[Header, bytes]:
         """Return the present version, for an evaluator.
@@ -79,8 +81,11 @@ class SimulatedMaster:
         """
         return self._read(shard, 0)
 
-    def _read(self, shard: str, incarnation: int) -> tuple[Header, bytes]:
-        reading = self.store.read(shard, incarnation)
+    def _read(
+        self, shard: str, incarnation: int, fragment: int = 0, fragments: int = 0
+    ) -> tuple[Header, bytes]:
+        moving = fragments > 0
+        reading = self.store.read(shard, incarnation, moving=moving, fragment=fragment, fragments=fragments)
         try:
             return reading.header, bytes(reading.buffer)
         finally:

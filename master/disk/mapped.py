@@ -179,6 +179,7 @@ class MappedPair:
             progress=restore_map(saved["progress"], "progress", PLACE),
             sequences=restore_map(saved["sequences"], "sequences", COUNT),
             steps=restore_number(saved["steps"], "steps"),
+            turns=restore_map(saved.get("turns", {}), "turns", COUNT),
             refused=[restore_number(each, "refused") for each in saved["refused"]],
         )
         self.checksums, self._commits = checksums, commits

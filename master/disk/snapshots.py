@@ -50,7 +50,9 @@ class Snapshot:
         """Record of a shard, without slaves: all are fenced before the record is used."""
         record = self.shards[name]["record"]
         progress = {int(replica): batch for replica, batch in record["progress"].items()}
-        return Record(**{**record, "progress": progress, "sequences": {}, "refused": [], "active": 0})
+        turns = {int(fragment): steps for fragment, steps in record.get("turns", {}).items()}
+        fresh = {"progress": progress, "sequences": {}, "refused": [], "active": 0, "turns": turns}
+        return Record(**{**record, **fresh})
 
     def table(self, name: str) -> Table:
         """Table of a shard."""

@@ -121,8 +121,8 @@ class IncomingPush:
 
     A large push of a fast sender lands: a thread receives the change into the shard's idle buffer while
     another turns the pieces there into the result. Other pushes of the shard wait meanwhile, and only the
-    commit makes the result the shard. A slow sender's push, a narrow push and a creation are kept in memory
-    until complete.
+    commit makes the result the shard. A slow sender's push, a narrow push, a fragment and a creation are
+    kept in memory until complete.
 
     Args:
         service: the shards.
@@ -173,7 +173,8 @@ class IncomingPush:
     def _can_land(self) -> bool:
         """Whether the push's bytes have the layout of the shard's buffer."""
         header = self._assembly.header
-        return header.operation is not Operation.CREATE and header.precision is Precision.FLOAT32
+        whole = header.precision is Precision.FLOAT32 and not header.fragments
+        return header.operation is not Operation.CREATE and whole
 
     def _receive_all(self, pace: Pace) -> Pieces:
         """Receive the push into fresh memory, at least at a pace."""

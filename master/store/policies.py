@@ -21,12 +21,14 @@ class Policy:
     Attributes:
         replicas: R, the number of slaves that push.
         rule: treatment of stale pushes.
+        fragments: number of fragments that are pushed by turns; 0: pushes are whole.
         optimizer: applies accrued gradients, or changes as outer gradients; None: updates are added.
     """
 
     replicas: int = 1
     rule: StalenessRule = StalenessRule()
     optimizer: ServerOptimizer | Outer | None = None
+    fragments: int = 0
 
     @property
     def operation(self) -> Operation:
@@ -63,7 +65,7 @@ def policies(config: Config) -> Policies:
         count = replicas[int(layer) - 1]
         if kind == "weights":
             outer = Outer(downpour.server_rate, downpour.momentum, count) if downpour.outer else None
-            return Policy(count, rule, outer or optimizer)
+            return Policy(count, rule, outer or optimizer, downpour.cut)
         if kind == "optimizer":
             return Policy(count)
         if kind.startswith("state-"):

@@ -35,6 +35,7 @@ class Record:
         sequences: last push that was applied or refused, by incarnation.
         steps: number of the server optimizer's steps.
         refused: incarnations whose last push was refused.
+        turns: number of the server optimizer's steps by fragment.
     """
 
     version: int = 0
@@ -43,6 +44,7 @@ class Record:
     sequences: dict[int, int] = field(default_factory=dict)
     steps: int = 0
     refused: list[int] = field(default_factory=list)
+    turns: dict[int, int] = field(default_factory=dict)
 
     def next_batch(self, replicas: int) -> int:
         """First batch that the shard may lack: the progress of the slowest of R replicas."""
@@ -76,7 +78,9 @@ class Reading:
         self.record = shard.pair.record
         # With the optimizer's moments, and without.
         self.whole = shard.pair.buffers[self.index].data
-        self.buffer = self.whole[: header.nbytes]
+        start = header.layout[1] if header.fragments else 0
+        self._place = slice(start, start + header.nbytes)
+        self.buffer = self.whole[self._place]
         self.revoked = False
         # For readers that take pieces: how many bytes so far, and at the last look.
         self.taken = self.seen = 0
@@ -102,7 +106,7 @@ class Reading:
     def move(self, copy: memoryview) -> None:
         """Go on with a copy of the buffer, which pushes may overwrite now."""
         with self._piece:
-            self.index, self.buffer = -1, copy
+            self.index, self.buffer = -1, copy[self._place]
 
     def revoke(self) -> None:
         """End the reading of a copy, whose memory is needed."""

@@ -105,24 +105,47 @@ class Store:
         """
         return self._target(header).pair.table
 
-    def read(self, name: str, incarnation: int = 0, *, moving: bool = False) -> Reading:
+    def read(
+        self,
+        name: str,
+        incarnation: int = 0,
+        *,
+        moving: bool = False,
+        fragment: int = 0,
+        fragments: int = 0,
+    ) -> Reading:
         """Hold a consistent version of a shard for reading; the caller releases the reading.
 
         Args:
             name: of the shard.
             incarnation: of the slave that fetches; 0 for a reader without a lease.
             moving: read without the frozen tensors.
+            fragment: number of the fragment to read; `moving` alone has fragments.
+            fragments: their count; 0: read the whole.
 
         Raises:
             NotFoundError: no shard has the name.
+            MalformedError: there is no such fragment.
         """
         shard = self._shard(name)
+        if fragments and not (moving and fragment < fragments):
+            raise MalformedError(f"{name}: no version has fragment {fragment} of {fragments}")
         with shard.readers_left:
             record = shard.pair.record
             sequence = record.sequences.get(incarnation, 0)
             through = record.next_batch(shard.policy.replicas)
             operation = Operation.MOVING if moving else Operation.VALUE
-            header = Header(name, operation, record.version, 0, sequence, through, shard.pair.table)
+            header = Header(
+                name,
+                operation,
+                record.version,
+                0,
+                sequence,
+                through,
+                shard.pair.table,
+                fragment=fragment,
+                fragments=fragments,
+            )
             reading = Reading(shard, header)
             shard.readings.add(reading)
             if incarnation:
@@ -196,6 +219,8 @@ class Store:
             taken = shard.policy.rule.admits(staleness)
             if taken:
                 idle, active = shard.claim_idle(), shard.pair.buffers[record.active]
+                if header.fragments:
+                    np.copyto(idle, active)
                 change = _choose_change(shard, header, active, idle, staleness)
                 with source(idle[: header.nbytes].data) as pieces:
                     widened = updates.widen(header, pieces)
@@ -215,12 +240,15 @@ class Store:
         progress = record.progress
         if taken:
             progress = progress | {replica: max(header.next_batch, progress.get(replica, 0))}
+        stepped = taken and shard.policy.optimizer is not None
+        turn, turned = header.fragment, stepped and header.fragments > 0
         answered = Record(
             version=record.version + taken,
             active=1 - record.active if taken else record.active,
             progress=progress,
             sequences=record.sequences | {incarnation: header.sequence},
-            steps=record.steps + (taken and shard.policy.optimizer is not None),
+            steps=record.steps + stepped,
+            turns=record.turns | {turn: record.turns.get(turn, 0) + 1} if turned else record.turns,
             refused=refused if taken else sorted([*refused, incarnation]),
         )
         shard.pair.commit(answered)
@@ -284,6 +312,12 @@ class Store:
         takes = shard.policy.operation
         if header.operation is not takes:
             raise MalformedError(f'"{header.shard}" takes {takes.name}, not {header.operation.name}')
+        count = shard.policy.fragments
+        if header.fragments != count or header.fragment >= max(count, 1):
+            raise MalformedError(
+                f'"{header.shard}" takes pushes in {count or "no"} fragments, not fragment {header.fragment} '
+                f"of {header.fragments}"
+            )
         return shard
 
     def _shard(self, name: str) -> Shard:
@@ -308,7 +342,8 @@ def _choose_change(shard: Shard, header: Header, active: Bytes, idle: Bytes, sta
     # None: the sender fetched the present version, or fetched before the master's restart.
     fetched = shard.find_fetched(header.incarnation) if rule.compensates else None
     delay = None if fetched is None else Delay(fetched, rule.strength)
-    return updates.make_step(optimizer, shard.pair.table, active, idle, record.steps, weight, delay)
+    steps = record.turns.get(header.fragment, 0) if header.fragments else record.steps
+    return updates.make_step(optimizer, shard.pair.table, active, idle, steps, weight, delay)
 
 
 def _check_order(header: Header, version: int, last: int) -> None:

@@ -175,11 +175,13 @@ def apply_update(
 
 def widen(header: Header, pushed: Iterable[tuple[int, Buffer]]) -> Iterable[tuple[int, Buffer]]:
     """Bring the pieces of a push into the layout of the shard's buffer."""
-    if header.precision is Precision.FLOAT32:
+    if header.precision is Precision.FLOAT32 and not header.fragments:
         return pushed
-    pieces = [data for _, data in pushed]
-    narrow = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-    return decode(header.table.pushed, narrow, header.precision)
+    table, start = header.layout
+    if header.precision is not Precision.FLOAT32:
+        pieces = [data for _, data in pushed]
+        pushed = decode(table, pieces[0] if len(pieces) == 1 else b"".join(pieces), header.precision)
+    return ((start + offset, data) for offset, data in pushed)
 
 
 def cut_pieces(

@@ -33,7 +33,7 @@ from slave.network.mail import Inbox
 from slave.network.meter import Meter
 from slave.network.pair import Boundary
 from slave.network.transfer import Fetcher, Pusher
-from slave.training.worker import Fetched
+from slave.training.worker import Fetch, Fetched
 
 
 class Network:
@@ -230,9 +230,9 @@ class Network:
         assert isinstance(answer, BaseException)
         raise answer
 
-    def fetch(self, shard: str) -> None:
+    def fetch(self, fetch: Fetch) -> None:
         """Begin to fetch a version of a shard beside the training; `Fetched` comes into the inbox."""
-        self._fetcher.fetch(shard)
+        self._fetcher.fetch(fetch.shard, fetch.fragment, fetch.fragments)
 
     def beat(self) -> None:
         """Send a heartbeat now."""

@@ -213,7 +213,7 @@ class Session:
                     self._worker.pace.begin(effect.header.shard, now, steps)
                 self._network.push(effect)
             case Fetch():
-                self._network.fetch(effect.shard)
+                self._network.fetch(effect)
             case Passed():
                 self._report()
             case Done():

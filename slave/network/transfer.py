@@ -127,11 +127,14 @@ class _Pull:
         shard: to pull.
         taker: takes the result.
         urgent: the taker waits, and is told of a master that is away; a fetch is asked again in its time.
+        fragment: number of the fragment, of `fragments`; 0 fragments: the whole.
     """
 
     shard: str
     taker: Taker
     urgent: bool
+    fragment: int = 0
+    fragments: int = 0
 
 
 class Fetcher(_Thread[_Pull]):
@@ -155,14 +158,14 @@ class Fetcher(_Thread[_Pull]):
         self._incarnation = shown.incarnation
         self._on_pull = on_pull
         # The last fetch's memory, by shard: large memory that is new each time costs more than its bytes.
-        self._rooms: dict[str, memoryview] = {}
+        self._rooms: dict[tuple[str, int], memoryview] = {}
 
-    def fetch(self, shard: str) -> None:
+    def fetch(self, shard: str, fragment: int = 0, fragments: int = 0) -> None:
         """Begin to fetch a version of a shard; `Fetched` comes into the inbox.
 
         The buffer is valid until the next fetch of the shard, which overwrites the memory.
         """
-        self._queue.put(_Pull(shard, self._inbox, urgent=False))
+        self._queue.put(_Pull(shard, self._inbox, False, fragment, fragments))
 
     def pull(self, shard: str, taker: Taker) -> None:
         """Begin to pull a version of a shard for `taker`, which gets an error as well."""
@@ -181,11 +184,13 @@ class Fetcher(_Thread[_Pull]):
 
     def _pull(self, work: _Pull) -> tuple[Header, memoryview]:
         began = time.perf_counter()
-        room = None if work.urgent else self._rooms.get(work.shard)
+        place = work.shard, work.fragment
+        room = None if work.urgent else self._rooms.get(place)
         # A fetch is of a shard that was pulled before, with its frozen tensors.
-        request = PullRequest(work.shard, self._incarnation, moving=not work.urgent)
+        moving = not work.urgent
+        request = PullRequest(work.shard, self._incarnation, moving, work.fragment, work.fragments)
         header, buffer = pull(self._client, request, STALLED_SECONDS, room)
         if not work.urgent:
-            self._rooms[work.shard] = buffer
+            self._rooms[place] = buffer
         self._on_pull(began, buffer.nbytes)
         return header, buffer

@@ -161,6 +161,8 @@ def working_copy(config: Config, lease: JoinReply, shard: str, flat: Flat, stepp
         lease.replica,
         outer=outer,
         precision=Precision[downpour.precision.upper()],
+        fragments=downpour.cut if shard.endswith("/weights") else 0,
+        blend=downpour.blend,
     )
 
 

@@ -41,9 +41,11 @@ class Send:
 
 @dataclass(frozen=True, slots=True)
 class Fetch:
-    """Effect: fetch a version of a shard; answered by `Fetched`."""
+    """Effect: fetch a version of a shard, or of a fragment of it; answered by `Fetched`."""
 
     shard: str
+    fragment: int = 0
+    fragments: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +173,7 @@ class Worker:
             if push := copy.due(stepper.steps, next_batch):
                 yield push
             if copy.fetch_due(stepper.steps):
-                yield Fetch(copy.name)
+                yield Fetch(copy.name, *copy.wanted)
         if next_batch >= self._batches and not self._passed:
             self._passed = True
             yield Passed()

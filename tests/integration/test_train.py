@@ -114,7 +114,8 @@ def test_layers_times_replicas_learn_under_an_outer_optimizer(cli: Cli, layers: 
     """One layer with replicas is asynchronous data parallelism."""
     keys = [
         f"network.layers={layers}", "downpour.replicas=2", "downpour.server_optimizer=nesterov",
-        "downpour.precision=int8", "downpour.n_push=auto", "run.batches=400", "cluster.misses=10",
+        "downpour.precision=int8", "downpour.n_push=auto", "downpour.fragments=2",
+        "run.batches=400", "cluster.misses=10",
     ]  # fmt: skip
     summary = cli.json("train", *[part for key in keys for part in ("--set", key)], "--json", timeout=300)
     assert (summary["layers"], summary["slaves"]) == (layers, 2 * layers)

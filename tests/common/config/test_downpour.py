@@ -67,6 +67,10 @@ GRADIENT = 'downpour.push="gradient"'
             ["push=gradient", "staleness=compensate", "n_push=auto"],
             'staleness: "compensate" needs to know the steps of a push; give downpour.n_push a number',
         ),
+        (["push=gradient", "fragments=2"], 'fragments: downpour.push = "gradient" sums over whole layers'),
+        (["staleness=scale", "fragments=2"], 'fragments: downpour.staleness = "scale" counts pushes of'),
+        (["fragments=0"], "fragments: 0 is too small"),
+        (["blend=1.5"], "blend: 1.5 is too large"),
         (["push=both"], 'push: "both" is not one of update, gradient'),
     ],
 )
@@ -83,6 +87,7 @@ def test_what_has_no_meaning_is_refused_by_its_key(overrides: list[str], said: s
         ["push=gradient", "server_optimizer=sgd", "server_momentum=0.9", "server_nesterov=true"],
         ["push=gradient", "server_optimizer=adamw", "server_weight_decay=0.01", "server_learning_rate=1"],
         ["n_push=auto", "replicas=2"],
+        ["fragments=4", "blend=0.5", "replicas=2", "server_optimizer=nesterov", "precision=int8"],
         ["staleness=bound", "bound=0", "replicas=[1, 2, 3]", "n_fetch=1"],
         ["staleness=scale", "bound=16"],
         ["push=gradient", "server_optimizer=adagrad", "server_learning_rate=0.1"],

@@ -63,11 +63,14 @@ class Slave:
         n_push: int = 4,
         seed: int = 0,
         precision: Precision = Precision.FLOAT32,
+        fragments: int = 0,
     ) -> None:
         torch.manual_seed(seed)
         self.module = Everything()
         self.flat = Flat(self.module)
-        self.copy = WorkingCopy(NAME, self.flat, n_push, incarnation, precision=precision)
+        self.copy = WorkingCopy(
+            NAME, self.flat, n_push, incarnation, precision=precision, fragments=fragments
+        )
         self.steps = 0
         self._store = store
         self._generator = torch.Generator().manual_seed(seed)
@@ -338,3 +341,43 @@ def test_the_rounding_of_narrow_gradients_goes_into_the_next_gradient() -> None:
         copy.answered(applied(store, push))
         moved = torch.frombuffer(bytearray(held(store)), dtype=torch.float32) - flat.parameters
         assert float((moved + sums[:step].sum(0)).abs().max()) < 0.02
+
+
+@pytest.mark.parametrize("fragments", [2, 3, 7])
+def test_fragments_are_pushed_by_turns_and_the_last_has_the_buffers(fragments: int) -> None:
+    """Of a sole slave, all fragments together are the slave's state, to the bit."""
+    store = Store(Memory(), uniform(Policy(fragments=fragments)))
+    slave = Slave(store, 1, n_push=fragments, fragments=fragments)
+    turns = []
+    for step in range(1, 2 * fragments + 1):
+        push = slave.step()
+        assert push is not None
+        turns.append(push.header.fragment)
+        assert push.buffer.nbytes == push.header.nbytes < slave.flat.table.pushed.nbytes
+        # Batches that a fragment lacks are trained on again by a successor.
+        assert push.header.next_batch == max(0, step - fragments + 1)
+        slave.copy.answered(applied(store, push))
+    assert turns == [*range(fragments), *range(fragments)]
+    while push := slave.copy.flush(slave.steps, slave.steps):
+        slave.copy.answered(applied(store, push))
+    assert held(store) == slave.state
+    assert store.next_batch(NAME) == 2 * fragments
+
+
+def test_a_shard_takes_fragments_of_its_own_count_alone() -> None:
+    store = Store(Memory(), uniform(Policy(fragments=3)))
+    slave = Slave(store, 1, n_push=1, fragments=3)
+    push = slave.step()
+    assert push is not None
+    header = push.header
+    for wrong in (
+        replace(header, fragments=0),
+        replace(header, fragments=4),
+        replace(header, fragment=3),
+    ):
+        with pytest.raises(MalformedError, match="in 3 fragments"):
+            store.apply(wrong, [(0, push.buffer.data)])
+    assert store.versions()[NAME] == 0
+    for moving, fragment in ((True, 3), (False, 0)):
+        with pytest.raises(MalformedError, match="no version has fragment"):
+            store.read(NAME, moving=moving, fragment=fragment, fragments=3)

@@ -112,6 +112,19 @@ def test_replicas_under_an_outer_optimizer_are_layers_times_replicas_and_learn(l
     assert run.status.lost_batches == 0
 
 
+@pytest.mark.parametrize("server", [[], ["downpour.server_optimizer=nesterov", "downpour.precision=int8"]])
+def test_fragments_are_pushed_and_fetched_by_turns_and_learn(server: list[str]) -> None:
+    keys = [
+        "network.layers=1", "downpour.replicas=2", "downpour.n_push=16", "downpour.n_fetch=16",
+        "run.batches=320", *ROUGH, *server,
+    ]  # fmt: skip
+    whole, cut = trained(*keys), trained(*keys, "downpour.fragments=4", "downpour.blend=0.25")
+    assert cut.status.versions["1/weights"] > 2 * whole.status.versions["1/weights"]
+    assert cut.losses[-1] < 0.7 * cut.losses[0]
+    assert cut.status.lost_batches == 0
+    assert hollow(*keys, "downpour.fragments=4").status().versions == cut.status.versions
+
+
 def test_auto_pushes_take_their_share_of_a_link_of_100_mbit_and_the_rate_needs_no_setting() -> None:
     keys = [
         unlock("none"), "network.layers=1", "network.options.widths=[512, 512]", "run.batches=1500",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -151,3 +152,29 @@ def test_weights_alone_have_the_outer_optimizer_and_take_updates() -> None:
     for shard, moments in (("1/weights", 2), ("2/weights", 1), ("1/gradient", 0), ("1/optimizer", 0)):
         assert of(shard).operation is Operation.UPDATE
         assert of(shard).moments == moments
+
+
+def test_each_fragment_has_rounds_of_its_own_which_outlive_the_master(tmp_path: Path) -> None:
+    state = StateDirectory(tmp_path)
+    policy = uniform(Policy(2, optimizer=Outer(RATE, MOMENTUM, 2), fragments=2))
+    store = Store(state, policy)
+    store.create(*creation(np.zeros(COUNT)))
+    changes: dict[int, list[Doubles]] = {0: [], 1: []}
+    places = {0: slice(0, 32), 1: slice(32, COUNT)}
+    # Fragment 0 has an odd number of pushes at the restart.
+    for number, fragment in enumerate((0, 1, 1, 0, 0, 1, 0, 1), 1):
+        if number == 6:
+            store = Store(state, policy)
+        header, _ = update(noise(number, COUNT), number)
+        whole_change = noise(number, COUNT)
+        header = replace(header, fragment=fragment, fragments=2)
+        assert store.apply(header, [(0, whole_change[places[fragment]].tobytes())]).applied
+        padded = np.zeros(COUNT)
+        padded[places[fragment]] = whole_change[places[fragment]]
+        changes[fragment].append(padded)
+    assert store._shards[SHARD].pair.record.turns == {0: 4, 1: 4}
+    total = sum((expected(each, 2, RATE, MOMENTUM) for each in changes.values()), start=np.zeros(COUNT))
+    np.testing.assert_allclose(whole(store)[:COUNT], total, rtol=1e-4, atol=1e-5)
+    taken = Snapshots(tmp_path / "kept").take(store, {"roster": {}, "counters": {}})
+    assert taken.record(SHARD).turns == {0: 4, 1: 4}
+    state.close()
