@@ -6,7 +6,7 @@ STAMP := .venv/.ready
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-slow test-failed test-lowest test-highest coverage lint format protos dashboards figures node bench clean
+.PHONY: help setup run test test-slow test-failed test-lowest test-highest coverage lint format protos dashboards figures node bench release clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -74,5 +74,15 @@ node: ## install the packages of the JavaScript client that a test runs
 bench: setup ## run the benchmarks that need no data set and no network namespaces
 	$(BIN)/python -m benchmarks
 
+release: ## build sdist and wheel into dist/, check them, and train with the wheel in a fresh environment
+	rm -rf dist .venv-release
+	test -x .venv-tools/bin/python || $(PYTHON) -m venv .venv-tools
+	.venv-tools/bin/python -m pip install --quiet --disable-pip-version-check build twine
+	.venv-tools/bin/python -m build --outdir dist .
+	.venv-tools/bin/python -m twine check --strict dist/*
+	$(PYTHON) -m venv .venv-release
+	.venv-release/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt dist/*.whl
+	cd dist && ../.venv-release/bin/layerwise train --set run.batches=200 --run-dir "$$(mktemp -d)/run"
+
 clean: ## delete the virtual environments and every generated cache
-	rm -rf .venv .venv-lowest .venv-highest build *.egg-info .mypy_cache .ruff_cache .pytest_cache .coverage* htmlcov
+	rm -rf .venv .venv-lowest .venv-highest .venv-release .venv-tools build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .coverage* htmlcov
