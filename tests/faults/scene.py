@@ -29,6 +29,8 @@ from tests.faults.proxy import Proxy
 from tests.integration.processes import ROOT, Cli, HandMade, until
 
 LAYERS, HEARTBEAT_SECONDS, N_PUSH = 3, 1.0, 10
+# Folder of the file that the settings name.
+_CODE = ("--code", f"{ROOT}/tests/faults")
 SETTINGS = (
     f"data.dataset={ROOT}/tests/faults/clouds.py:clouds", "network.options={widths=[32, 32]}",
     "network.layers=3", "optimizer.learning_rate=3e-3", "optimizer.schedule=linear",
@@ -118,14 +120,14 @@ class Scene:
 
     def _add_slave(self) -> None:
         if not self._linked:
-            self._note(self._cluster.slave())
+            self._note(self._cluster.slave(*_CODE))
             return
         to_master, where, to_slave = self._way(), [], None
         if self._basic:
             listen = _free_address()
             to_slave = self._proxy(split_address(listen))
             where = ["--listen", listen, "--advertise", to_slave.address]
-        slave = self._cluster.slave(*where, address=to_master.address)
+        slave = self._cluster.slave(*_CODE, *where, address=to_master.address)
         self._note(slave)
         self._to_master[slave.pid] = to_master
         if to_slave:
