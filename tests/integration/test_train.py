@@ -16,7 +16,7 @@ from tests.integration.processes import COMPILES, QUICK, ROOT, Cli, until
 
 KEYS = """
     name task dataset model profile synthesis unlock gradient input layers slaves batches batch_size
-    wall_seconds samples_per_second test_error_percent test_loss metrics staleness delay pushes pulls
+    wall_seconds samples_per_second test_error_percent test_loss metrics best staleness delay pushes pulls
     versions restarts lost_batches lost_states peak_rss_bytes cpu_seconds waiting_fraction
 """
 
