@@ -82,8 +82,8 @@ class DownpourConfig:
             raise ConfigError(
                 f'downpour.n_push: "{self.n_push}" is no number of steps; give one, or "{AUTO}"'
             )
-        self._check_fragments()
         self._check_server()
+        self._check_fragments()
         if STALENESS_RULES[self.staleness].compensates and not self.accrues:
             raise ConfigError(
                 f'downpour.staleness: "{self.staleness}" corrects gradients; give downpour.push = "gradient" '
@@ -109,6 +109,18 @@ class DownpourConfig:
             raise ConfigError(
                 f'downpour.fragments: downpour.staleness = "{self.staleness}" counts pushes of whole layers; '
                 "leave one of them out"
+            )
+        fetches = {"n_fetch": self.n_fetch} if self._fetches else {}
+        for name, steps in ({"n_push": self.first_n_push} | fetches).items():
+            if self.fragments > steps:
+                raise ConfigError(
+                    f"downpour.fragments: {self.fragments} fragments cannot take turns within {steps} steps; "
+                    f"give at most {steps}, or a larger downpour.{name}"
+                )
+        if self.blend and not self._fetches:
+            raise ConfigError(
+                f"downpour.blend: {self.blend:g} has no meaning where one replica adds its updates "
+                "and fetches nothing; leave it out"
             )
 
     def _check_server(self) -> None:
@@ -173,6 +185,11 @@ class DownpourConfig:
         """Learning rate of the master's optimizer."""
         assert self.server is not None
         return self.server_learning_rate or self.server.rate
+
+    @property
+    def _fetches(self) -> bool:
+        """Whether slaves fetch weights that others, or the master's optimizer, have changed."""
+        return self.accrues or self.outer or set(self._counts) != {1}
 
     @property
     def _counts(self) -> list[int]:

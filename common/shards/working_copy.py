@@ -158,13 +158,18 @@ class WorkingCopy:
         return np.frombuffer(buffer, np.uint8)[: self._table.nbytes].copy()
 
     @property
+    def parts(self) -> int:
+        """Number of pushes in `n_push` steps: one for each fragment."""
+        return len(self._pushed_at)
+
+    @property
     def wanted(self) -> tuple[int, int]:
         """Number of the fragment that the fetch under way is for, and the count; (0, 0): the whole."""
         return self._fetch_turn, self._fragments
 
     def _interval(self, steps: int) -> int:
         """Return the steps from a fragment's turn to the next fragment's."""
-        return -(-steps // max(self._fragments, 1))
+        return -(-steps // self.parts)
 
     def fetch_due(self, steps: int) -> bool:
         """Whether to start a fetch: `n_fetch` steps of the module after the last."""
@@ -228,9 +233,9 @@ class WorkingCopy:
         """
         if self.unanswered is not None:
             return None
-        for _ in self._pushed_at:
+        for _ in range(self.parts):
             turn = self._push_turn
-            self._push_turn = (turn + 1) % len(self._pushed_at)
+            self._push_turn = (turn + 1) % self.parts
             self._header = replace(self._header, fragment=turn, fragments=self._fragments)
             if steps != self._pushed_at[turn] or not self._unchanged():
                 break

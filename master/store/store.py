@@ -128,7 +128,7 @@ class Store:
             MalformedError: there is no such fragment.
         """
         shard = self._shard(name)
-        if fragments and not (moving and fragment < fragments):
+        if (fragments and not moving) or fragment >= max(fragments, 1):
             raise MalformedError(f"{name}: no version has fragment {fragment} of {fragments}")
         with shard.readers_left:
             record = shard.pair.record

@@ -29,7 +29,7 @@ def choose(n: int, push_seconds: float, step_seconds: float) -> int:
 
     Args:
         n: present number of steps.
-        push_seconds: duration of the pushes of all shards, one after the other.
+        push_seconds: duration of the pushes of all shards, fragments included, one after the other.
         step_seconds: from a step to the next.
     """
     needed = min(push_seconds / (SHARE * step_seconds), MOST_STEPS) if step_seconds > 0 else n
@@ -81,7 +81,7 @@ class PushPace:
         then, before = self._marks[0]
         if steps <= before or not all(self._seconds.values()):
             return
-        pushes = sum(statistics.median(each) for each in self._seconds.values())
+        pushes = sum(copy.parts * statistics.median(self._seconds[copy.name]) for copy in self._copies)
         self.n = choose(self.n, pushes, (now - then) / (steps - before))
         for copy in self._copies:
             copy.n_push = self.n

@@ -70,6 +70,17 @@ GRADIENT = 'downpour.push="gradient"'
         (["push=gradient", "fragments=2"], 'fragments: downpour.push = "gradient" sums over whole layers'),
         (["staleness=scale", "fragments=2"], 'fragments: downpour.staleness = "scale" counts pushes of'),
         (["fragments=0"], "fragments: 0 is too small"),
+        (
+            ["fragments=4", "n_push=3"],
+            "fragments: 4 fragments cannot take turns within 3 steps; give at most 3",
+        ),
+        (["fragments=11", "n_push=auto"], "fragments: 11 fragments cannot take turns within 10 steps"),
+        (
+            ["fragments=4", "n_fetch=3", "replicas=2"],
+            "fragments: 4 fragments cannot take turns within 3 steps; give at most 3, or a larger downpour"
+            ".n_fetch",
+        ),
+        (["blend=0.5"], "blend: 0.5 has no meaning where one replica adds its updates"),
         (["blend=1.5"], "blend: 1.5 is too large"),
         (["push=both"], 'push: "both" is not one of update, gradient'),
     ],

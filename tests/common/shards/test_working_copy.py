@@ -378,6 +378,6 @@ def test_a_shard_takes_fragments_of_its_own_count_alone() -> None:
         with pytest.raises(MalformedError, match="in 3 fragments"):
             store.apply(wrong, [(0, push.buffer.data)])
     assert store.versions()[NAME] == 0
-    for moving, fragment in ((True, 3), (False, 0)):
+    for moving, fragment, fragments in ((True, 3, 3), (False, 0, 3), (True, 1, 0)):
         with pytest.raises(MalformedError, match="no version has fragment"):
-            store.read(NAME, moving=moving, fragment=fragment, fragments=3)
+            store.read(NAME, moving=moving, fragment=fragment, fragments=fragments)

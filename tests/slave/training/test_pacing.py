@@ -96,3 +96,18 @@ def test_backups_take_the_link_too_but_keep_their_own_pace() -> None:
         # Behind the backup for five seconds; then a millisecond of its own.
         pace.answer("1/weights", steps * 0.01 + 5.001, steps + 5)
     assert pace.n == FEWEST_STEPS
+
+
+def test_the_fragments_of_a_layer_share_the_time_of_whole_pushes() -> None:
+    """Four fragments of a quarter of the seconds each get the number of steps of one whole push."""
+    copy = WorkingCopy("1/weights", Flat(nn.Linear(2, 2)), FEWEST_STEPS, 1, fragments=4)
+    pace = PushPace([copy])
+    now, steps = 0.0, 0
+    for _ in range(60):
+        apart = -(-pace.n // 4)
+        now, steps = now + apart * 0.01, steps + apart
+        pace.begin("1/weights", now, steps)
+        now, steps = now + 0.025, steps + 2
+        pace.answer("1/weights", now, steps)
+    assert 4 * 0.025 / (pace.n * 0.01) <= SHARE
+    assert pace.n <= 200 * ROOM**3
