@@ -36,7 +36,7 @@ class DownpourConfig:
     )
     blend: float = key(
         0.0,
-        "share of a slave's own weights that a fetch leaves (alpha of Streaming DiLoCo)",
+        "share of a layer's own weights that a fetch leaves, below 1 (alpha of Streaming DiLoCo)",
         minimum=0,
         maximum=1,
     )
@@ -117,6 +117,8 @@ class DownpourConfig:
                     f"downpour.fragments: {self.fragments} fragments cannot take turns within {steps} steps; "
                     f"give at most {steps}, or a larger downpour.{name}"
                 )
+        if self.blend == 1:
+            raise ConfigError("downpour.blend: 1 takes nothing of a fetched version; give less than 1")
         if self.blend and not self._fetches:
             raise ConfigError(
                 f"downpour.blend: {self.blend:g} has no meaning where one replica adds its updates "

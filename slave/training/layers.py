@@ -148,7 +148,8 @@ def working_copy(config: Config, lease: JoinReply, shard: str, flat: Flat, stepp
     """Return the copy of a lease's shard, pushed and fetched as the configuration says."""
     accrued = stepper if isinstance(stepper, AccruingStepper) else None
     downpour = config.downpour
-    outer = downpour.outer and shard.endswith("/weights")
+    weights = shard.endswith("/weights")
+    outer = downpour.outer and weights
     others = accrued is not None or outer or config.replicas[lease.layer - 1] > 1
     n_fetch = downpour.n_fetch if others else 0
     return WorkingCopy(
@@ -161,8 +162,8 @@ def working_copy(config: Config, lease: JoinReply, shard: str, flat: Flat, stepp
         lease.replica,
         outer=outer,
         precision=Precision[downpour.precision.upper()],
-        fragments=downpour.cut if shard.endswith("/weights") else 0,
-        blend=downpour.blend,
+        fragments=downpour.cut if weights else 0,
+        blend=downpour.blend if weights else 0.0,
     )
 
 

@@ -80,6 +80,7 @@ GRADIENT = 'downpour.push="gradient"'
             "fragments: 4 fragments cannot take turns within 3 steps; give at most 3, or a larger downpour"
             ".n_fetch",
         ),
+        (["blend=1", "replicas=2"], "blend: 1 takes nothing of a fetched version; give less than 1"),
         (["blend=0.5"], "blend: 0.5 has no meaning where one replica adds its updates"),
         (["blend=1.5"], "blend: 1.5 is too large"),
         (["push=both"], 'push: "both" is not one of update, gradient'),

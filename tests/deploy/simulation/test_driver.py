@@ -154,10 +154,16 @@ def test_narrow_pushes_learn_alike_and_take_a_slow_link_for_less_time(push: str,
     assert hollow(*keys, f"downpour.precision={precision}").seconds == narrow.seconds
 
 
-@pytest.mark.parametrize("name", UNLOCKS)
-def test_a_run_with_losses_and_a_death_comes_to_its_end(name: str) -> None:
+@pytest.mark.parametrize(
+    "keys",
+    [
+        *([unlock(name)] for name in UNLOCKS),
+        ["downpour.fragments=4", "downpour.server_optimizer=nesterov", "downpour.precision=int8"],
+    ],
+)
+def test_a_run_with_losses_and_a_death_comes_to_its_end(keys: list[str]) -> None:
     driver = hollow(
-        unlock(name),
+        *keys,
         *ROUGH,
         'simulation.deaths={"1" = 0.01, "2" = 0.02}',
         "simulation.restart_seconds=0.01",

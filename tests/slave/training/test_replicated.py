@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections import deque
 from collections.abc import Collection, Iterator
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from common.config.data import DataConfig
+from common.config.files import load
 from common.config.optimizer import SynthesizerOptimizerConfig
 from common.data import datasets
 from common.data.batches import Batches
@@ -20,14 +22,16 @@ from common.data.replicas import BatchRoutes, owner
 from common.optim.optimizers import Settings
 from common.optim.stepper import AccruingStepper, Stepper
 from common.shards.flat import Flat
-from common.shards.pushes import Operation, PushReply
+from common.shards.pushes import Header, Operation, PushReply
 from common.shards.working_copy import Push, WorkingCopy
 from common.signals.values import Signal
 from common.wire.boundary import Direction, Down, Message, Up
+from common.wire.messages import JoinReply
 from master.store.optimizers import ServerOptimizer
 from master.store.policies import Policy, uniform
 from master.store.staleness import StalenessRule
 from master.store.store import Memory, Store
+from slave.training import layers
 from slave.training.trainer import WindowedTrainer
 
 TOTAL = 30
@@ -213,3 +217,22 @@ def test_a_refused_push_is_dropped_and_a_fetch_is_due_at_once() -> None:
     assert one.fetch_due(stepper.steps)
     _fetch(store, one, 1)
     np.testing.assert_allclose(flat.parameters.detach().numpy(), start - 0.125 * (1 + 4), rtol=1e-5)
+
+
+def test_fragments_and_the_blend_are_of_the_weights_alone() -> None:
+    config = load(
+        None,
+        [*(f"downpour.{key}" for key in ("replicas=2", "fragments=2", "blend=1e-3")), "network.layers=1"],
+    ).with_cuts([])
+    flat = Flat(nn.Linear(8, 8))
+    stepper = Stepper(flat, SynthesizerOptimizerConfig("sgd", 0.125), 100)
+    for shard, parts, share in (("1/weights", 2, 1e-3), ("1/gradient", 1, 0.0)):
+        copy = layers.working_copy(config, JoinReply(layer=1, incarnation=1), shard, flat, stepper)
+        assert copy.parts == parts
+        # A fetched version of zeros leaves the share of the own weights.
+        own = flat.parameters.clone()
+        copy.begin(header := Header(shard, Operation.VALUE, table=flat.table), own.numpy().tobytes())
+        for fragment in range(parts):
+            there = replace(header, operation=Operation.MOVING, fragment=fragment, fragments=copy.wanted[1])
+            copy.fetched(there, bytes(there.nbytes))
+        torch.testing.assert_close(flat.parameters, share * own)
