@@ -222,11 +222,11 @@ def test_a_refused_push_is_dropped_and_a_fetch_is_due_at_once() -> None:
 def test_fragments_and_the_blend_are_of_the_weights_alone() -> None:
     config = load(
         None,
-        [*(f"downpour.{key}" for key in ("replicas=2", "fragments=2", "blend=1e-3")), "network.layers=1"],
+        [*(f"downpour.{key}" for key in ("replicas=2", "fragments=2", "blend=0.5")), "network.layers=1"],
     ).with_cuts([])
     flat = Flat(nn.Linear(8, 8))
     stepper = Stepper(flat, SynthesizerOptimizerConfig("sgd", 0.125), 100)
-    for shard, parts, share in (("1/weights", 2, 1e-3), ("1/gradient", 1, 0.0)):
+    for shard, parts, share in (("1/weights", 2, 0.5), ("1/gradient", 1, 0.0)):
         copy = layers.working_copy(config, JoinReply(layer=1, incarnation=1), shard, flat, stepper)
         assert copy.parts == parts
         # A fetched version of zeros leaves the share of the own weights.
