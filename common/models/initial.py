@@ -52,11 +52,16 @@ def _read(path: Path) -> Mapping[str, Tensor]:
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
+        # torch's own text advises to read such a file with weights_only=False, which runs what it holds.
+        refused = "weights_only" in str(error)
+        reason = "it is torn, or holds more than tensors" if refused else format_error(error)
         raise ConfigError(
-            f"network.initial: {path}: cannot be read: {format_error(error)}; give a state dict, saved by "
+            f"network.initial: {path}: cannot be read: {reason}; give a state dict, saved by "
             "safetensors or by torch.save(network.state_dict(), FILE)"
         ) from None
-    if not isinstance(state, Mapping) or not all(isinstance(each, Tensor) for each in state.values()):
+    if not isinstance(state, Mapping) or not all(
+        isinstance(name, str) and isinstance(each, Tensor) for name, each in state.items()
+    ):
         raise ConfigError(
             f"network.initial: {path}: holds a {type(state).__name__} that is no state dict; save "
             "network.state_dict()"
@@ -65,10 +70,10 @@ def _read(path: Path) -> Mapping[str, Tensor]:
 
 
 def _check_fit(path: Path, state: Mapping[str, Tensor], due: Mapping[str, Tensor]) -> None:
-    """Check that a state dict has exactly the tensors of the network, in their shapes, and finite.
+    """Check that a state dict has exactly the network's tensors, in their shapes, dense, real and finite.
 
     Raises:
-        ConfigError: a tensor is missing, too many, of another shape, or not finite.
+        ConfigError: a tensor is missing, too many, of another shape, of another kind, or not finite.
     """
     advice = "give the weights of this network, or change network.model and network.options to theirs"
     for names, fault in ((due.keys() - state.keys(), "lacks"), (state.keys() - due.keys(), "has besides")):
@@ -79,8 +84,22 @@ def _check_fit(path: Path, state: Mapping[str, Tensor], due: Mapping[str, Tensor
         if state[name].shape != tensor.shape:
             shapes = f"{tuple(state[name].shape)} instead of {tuple(tensor.shape)}"
             raise ConfigError(f"network.initial: {path}: {name} is {shapes}; {advice}")
+        if not _is_plain(state[name]):
+            kind = f"{state[name].dtype} in layout {state[name].layout} on {state[name].device}"
+            raise ConfigError(
+                f"network.initial: {path}: {name} is {kind}; save dense tensors of real numbers"
+            )
         if not torch.isfinite(state[name]).all():
             raise ConfigError(
                 f"network.initial: {path}: {name} has numbers that are not finite; give weights from before "
                 "the run diverged"
             )
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    """Whether a tensor holds real numbers, one by one: not sparse, quantized, complex or without content."""
+    return (
+        tensor.layout == torch.strided
+        and not (tensor.is_quantized or tensor.is_complex())
+        and tensor.device.type == "cpu"
+    )

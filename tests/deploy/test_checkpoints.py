@@ -157,8 +157,21 @@ class Harmful:
             lambda state: {**state, "1.0.bias": torch.full((10,), math.nan)},
             "1.0.bias has numbers that are not",
         ),
+        (
+            lambda state: {**state, "1.0.bias": torch.zeros(10).to_sparse()},
+            "1.0.bias is .*sparse_coo",
+        ),
+        (lambda state: {**state, "1.0.bias": torch.zeros(10, device="meta")}, "1.0.bias is .* on meta; save"),
+        (lambda state: {**state, "1.0.bias": torch.zeros(10) * 1j}, "1.0.bias is torch.complex64 .*; save"),
+        (
+            lambda state: {**state, 7: torch.zeros(1), "x": torch.zeros(1)},
+            "holds a dict that is no state dict",
+        ),
         (lambda state: [1, 2], "holds a list that is no state dict"),
-        (lambda state: Harmful(), "cannot be read: .*; give a state dict"),
+        (
+            lambda state: Harmful(),
+            "cannot be read: it is torn, or holds more than tensors; give a",
+        ),
         (None, "no such file; put it there"),
     ],
 )
