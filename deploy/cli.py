@@ -114,7 +114,7 @@ def run(arguments: list[str]) -> int:
     except click.ClickException as error:
         text = io.StringIO()
         error.show(text)
-        for line in text.getvalue().rstrip("\n").split("\n"):
+        for line in text.getvalue().expandtabs().rstrip("\n").split("\n"):
             say(line)
         return 2
     except (click.Abort, KeyboardInterrupt):

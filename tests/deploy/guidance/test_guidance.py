@@ -202,6 +202,13 @@ def test_a_finished_run_has_a_page_that_needs_nothing_else(
     assert "`layerwise runs` lists the runs" in missing.err
 
 
+def test_a_missing_choice_is_told_without_escapes(run: object) -> None:
+    assert callable(run)
+    done = run("completion")
+    assert "bash" in done.err
+    assert "\\t" not in done.err
+
+
 def test_a_shell_completes_commands_and_keys(tmp_path: Path) -> None:
     program = tmp_path / "layerwise"
     program.write_text(f'#!/bin/sh\nexec {sys.executable} -P -m deploy.cli "$@"\n')
