@@ -5,13 +5,17 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
+from common.errors import ConfigError
 from deploy.interface import values
 from deploy.interface.results import Compared, Result, load_result
 from deploy.interface.values import Source
 
+Place = Literal["cluster", "driver", "synchronous"]
 
+
+@values.tell_os_errors()
 def train(
     config: Source = None,
     *,
@@ -52,6 +56,7 @@ def train(
             `run_dir` continues.
     """
     values.refuse_within_import()
+    track = values.check_list("track", track)
     requested = values.configure(config, keys) if config is not None or keys else None
     # Imported late, so that a refused configuration is reported at once.
     from deploy.interface.progress import open_no_screen, open_screen
@@ -90,12 +95,13 @@ def load(run_dir: str | os.PathLike[str]) -> Result:
     return load_result(Path(run_dir))
 
 
+@values.tell_os_errors()
 def compare(
     config: Source = None,
     *,
     over: Mapping[str, Sequence[Any]] | None = None,
     seeds: int | None = None,
-    place: Literal["cluster", "driver", "synchronous"] = "driver",
+    place: Place = "driver",
     jobs: int = 1,
     out: str | os.PathLike[str] | None = None,
     **keys: Any,
@@ -115,14 +121,18 @@ def compare(
         keys: keys on top of `config`, for all variants, as `**{"section.key": value}`.
 
     Raises:
-        ConfigError: a variant's configuration is refused, or the comparison has no variants.
+        ConfigError: an argument or a variant's configuration is refused, or the comparison has no variants.
         RunFailedError: a run failed; results of finished runs are kept.
     """
     from deploy.comparison import variants
     from deploy.comparison.compare import ComparisonRun
 
     values.refuse_within_import()
-    chosen = [[values.write(name, each) for each in tried] for name, tried in (over or {}).items()]
+    if place not in get_args(Place):
+        raise ConfigError(f"place: {place!r} is not one of {', '.join(get_args(Place))}")
+    seeds = None if seeds is None else values.check_count("seeds", seeds)
+    jobs = values.check_count("jobs", jobs)
+    chosen = values.write_choices(over or {})
     comparison = variants.build(
         values.read_values(config),
         values.find_path(config),
@@ -137,6 +147,7 @@ def compare(
     return Compared(run.out, content)
 
 
+@values.tell_os_errors()
 def simulate(
     config: Source = None, *, slaves: Sequence[int] = (), measure: bool = False, **keys: Any
 ) -> list[dict[str, Any]]:
@@ -161,6 +172,7 @@ def simulate(
         ConfigError: the run is impossible, at all or with a number of slaves.
     """
     values.refuse_within_import()
+    slaves = [values.check_count("slaves", each) for each in values.check_list("slaves", slaves)]
     requested = values.configure(config, keys)
     from deploy.simulation.simulate import predict_all
 

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
+import operator
 import os
 import sys
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsIndex
 
 from common.config import files, settings
 from common.config.sections import Config
 from common.config.settings import nearest
 from common.config.user_code import running_file
-from common.errors import ConfigError
+from common.errors import ConfigError, from_os_error
 
 # Something that names a configuration: itself, or the path of a TOML file.
 Source = Config | str | os.PathLike[str] | None
@@ -45,8 +47,19 @@ def read_values(source: Source) -> dict[str, Any]:
 
 
 def find_path(source: Source) -> Path | None:
-    """Return the path of a source's file; None: the source is no file."""
-    return None if source is None or isinstance(source, Config) else Path(source)
+    """Return the path of a source's file; None: the source is no file.
+
+    Raises:
+        ConfigError: the source is none.
+    """
+    if source is None or isinstance(source, Config):
+        return None
+    if not isinstance(source, str | os.PathLike):
+        raise ConfigError(
+            f"config: expected the path of a TOML file or a layerwise.Config, got {source!r}; keys are "
+            'given as **{"section.key": value}'
+        )
+    return Path(source)
 
 
 def write_overrides(keys: Mapping[str, Any]) -> list[str]:
@@ -71,6 +84,50 @@ def write(name: str, value: Any) -> str:
             f'**{{"section.key": value}}{nearest(name, known) if known else ""}'
         )
     return files.write_override(name, _plain(name, value))
+
+
+def write_choices(over: Mapping[str, Sequence[Any]]) -> list[list[str]]:
+    """Return for each key the overrides "section.key=value" of the values to try.
+
+    Raises:
+        ConfigError: a name without a section, no list of values, or a value that no configuration has.
+    """
+    listed = {name: check_list(f"over: {name}", tried) for name, tried in over.items()}
+    for name, tried in listed.items():
+        if not tried:
+            raise ConfigError(f"over: {name}: the list of values to try is empty; give one value at least")
+    return [[write(name, each) for each in tried] for name, tried in listed.items()]
+
+
+def check_count(name: str, value: Any) -> int:
+    """Return a count, an argument of the interface.
+
+    Raises:
+        ConfigError: the value is no whole number, or below 1.
+    """
+    if isinstance(value, bool) or not isinstance(value, SupportsIndex) or operator.index(value) < 1:
+        raise ConfigError(f"{name}: expected a whole number, at least 1, got {value!r}")
+    return operator.index(value)
+
+
+def check_list(name: str, value: Any) -> list[Any]:
+    """Return the list of an argument of the interface that takes several values.
+
+    Raises:
+        ConfigError: the value is a single one.
+    """
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        raise ConfigError(f"{name}: expected a list, got {value!r}; give [{value!r}]")
+    return list(value)
+
+
+@contextlib.contextmanager
+def tell_os_errors() -> Iterator[None]:
+    """Raise the error that the command line prints where the system refuses a file or a folder."""
+    try:
+        yield
+    except OSError as error:
+        raise from_os_error(error) from error
 
 
 def _plain(name: str, value: Any) -> Any:

@@ -7,6 +7,7 @@ import importlib.util
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -131,6 +132,28 @@ def test_a_value_that_no_run_has_is_refused(keys: dict[str, Any], said: str) -> 
     with pytest.raises(layerwise.ConfigError, match=said):
         layerwise.train(**keys)
     assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda: layerwise.train({"run.batches": 3}), r"config: expected the path .* keys are given as"),  # type: ignore[arg-type]
+        (lambda: layerwise.train(track="mlflow"), r"track: expected a list, .* give \['mlflow'\]"),
+        (lambda: layerwise.train(run_dir=__file__), r"test_interface.py: File exists; give another path"),
+        (lambda: layerwise.simulate(slaves=2), r"slaves: expected a list, got 2; give \[2\]"),  # type: ignore[arg-type]
+        (lambda: layerwise.simulate(slaves=[2, 0]), "slaves: expected a whole number, at least 1, got 0"),
+        (lambda: layerwise.compare(seeds=0), "seeds: expected a whole number, at least 1, got 0"),
+        (lambda: layerwise.compare(jobs=1.5), "jobs: expected a whole number, at least 1, got 1.5"),  # type: ignore[arg-type]
+        (lambda: layerwise.compare(place="moon"), "place: 'moon' is not one of cluster, driver"),  # type: ignore[arg-type]
+        (lambda: layerwise.compare(over={"run.seed": []}), "over: run.seed: the list of values .* is empty"),
+        (lambda: layerwise.compare(over={"run.name": "ab"}), "over: run.name: expected a list, got 'ab'"),
+    ],
+)
+def test_an_argument_that_no_command_would_take_is_refused_before_work(
+    call: Callable[[], object], said: str
+) -> None:
+    with pytest.raises(layerwise.ConfigError, match=said):
+        call()
 
 
 def test_a_script_that_trains_when_it_is_imported_is_refused(folder: Path) -> None:
