@@ -325,7 +325,9 @@ class Driver:
             self._follow()
 
         if machine.worker is not None and machine.worker.pace is not None:
-            machine.worker.pace.begin(push.header.shard, self.seconds, machine.worker.trainer.steps)
+            machine.worker.pace.begin(
+                push.header.shard, self.seconds, machine.worker.steps(push.header.shard)
+            )
         header = push.header
         table = self._table(machine, header.shard, header.fragment, header.fragments)
         nbytes = HEADER_NBYTES + push_nbytes(table, header.precision)
@@ -359,7 +361,7 @@ class Driver:
         """Put an event into the inbox of the present slave, if any."""
         if machine.worker is not None:
             if isinstance(event, PushReply) and machine.worker.pace is not None:
-                machine.worker.pace.answer(event.shard, self.seconds, machine.worker.trainer.steps)
+                machine.worker.pace.answer(event.shard, self.seconds, machine.worker.steps(event.shard))
             machine.inbox.append(event)
             self._turn(machine)
 

@@ -174,7 +174,7 @@ class Session:
         assert isinstance(event, Event)
         if isinstance(event, PushReply) and self._worker.pace is not None:
             now = self._meter.answered_at[event.shard]
-            self._worker.pace.answer(event.shard, now, self._worker.trainer.steps)
+            self._worker.pace.answer(event.shard, now, self._worker.steps(event.shard))
         self._carry_out(self._worker.handle(event))
 
     def _to_device(self, tensor: torch.Tensor) -> torch.Tensor:
@@ -209,7 +209,7 @@ class Session:
                 self._network.send(effect.message)
             case Push():
                 if self._worker.pace is not None:
-                    now, steps = time.perf_counter(), self._worker.trainer.steps
+                    now, steps = time.perf_counter(), self._worker.steps(effect.header.shard)
                     self._worker.pace.begin(effect.header.shard, now, steps)
                 self._network.push(effect)
             case Fetch():

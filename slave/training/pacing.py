@@ -21,7 +21,7 @@ ROOM = 1.25
 REMEMBERED = 5
 
 
-def choose(n: int, push_seconds: float, step_seconds: float) -> int:
+def choose(n: int, load: float) -> int:
     """Return the number of steps between two pushes, given the present number n.
 
     Pushes take at most SHARE of the time after each decision, unless MOST_STEPS allow no longer interval.
@@ -29,10 +29,9 @@ def choose(n: int, push_seconds: float, step_seconds: float) -> int:
 
     Args:
         n: present number of steps.
-        push_seconds: duration of the pushes of all shards, fragments included, one after the other.
-        step_seconds: from a step to the next.
+        load: duration of the pushes of all shards, fragments included, in steps.
     """
-    needed = min(push_seconds / (SHARE * step_seconds), MOST_STEPS) if step_seconds > 0 else n
+    needed = min(load / SHARE, MOST_STEPS)
     if n >= max(needed, FEWEST_STEPS) and n <= max(needed * ROOM**3, FEWEST_STEPS):
         return n
     return (
@@ -60,13 +59,18 @@ class PushPace:
         self._seconds: dict[str, deque[float]] = {
             copy.name: deque(maxlen=REMEMBERED) for copy in self._copies
         }
-        # Time and number of steps at the last pushes.
-        self._marks: deque[tuple[float, int]] = deque(maxlen=REMEMBERED * max(1, len(self._copies)))
+        # Time and number of steps at the last pushes, and seconds from a step to the next, by shard: with
+        # `accumulate` the shards step at different batches.
+        self._marks: dict[str, deque[tuple[float, int]]] = {
+            copy.name: deque(maxlen=REMEMBERED) for copy in self._copies
+        }
+        self._step_seconds: dict[str, float] = {}
 
     def begin(self, shard: str, now: float, steps: int) -> None:
-        """Note the hand-over of a push at `now` seconds, after `steps` steps."""
+        """Note the hand-over of a push at `now` seconds, after `steps` steps of the shard."""
         self._begun[shard] = now
-        self._marks.append((now, steps))
+        if shard in self._marks:
+            self._marks[shard].append((now, steps))
 
     def answer(self, shard: str, now: float, steps: int) -> None:
         """Note the answer to a push, and choose the number of steps anew."""
@@ -78,10 +82,15 @@ class PushPace:
         if shard not in self._seconds:
             return
         self._seconds[shard].append(seconds)
-        then, before = self._marks[0]
-        if steps <= before or not all(self._seconds.values()):
+        then, before = self._marks[shard][0]
+        if steps > before and now > then:
+            self._step_seconds[shard] = (now - then) / (steps - before)
+        if len(self._step_seconds) < len(self._copies):
             return
-        pushes = sum(copy.parts * statistics.median(self._seconds[copy.name]) for copy in self._copies)
-        self.n = choose(self.n, pushes, (now - then) / (steps - before))
+        self.n = choose(self.n, sum(map(self._load, self._copies)))
         for copy in self._copies:
             copy.n_push = self.n
+
+    def _load(self, copy: WorkingCopy) -> float:
+        """Return the duration of a shard's pushes, of all fragments, in steps of the shard."""
+        return copy.parts * statistics.median(self._seconds[copy.name]) / self._step_seconds[copy.name]

@@ -108,6 +108,10 @@ class Worker:
         """Whether no push is unanswered."""
         return all(copy.unanswered is None for copy, _ in self._copies.values())
 
+    def steps(self, shard: str) -> int:
+        """Return the number of steps of a shard, which `n_push` counts."""
+        return self._copies[shard][1].steps
+
     def advance(self) -> Iterator[Effect]:
         """Take a step, or finish; if `can_advance`."""
         if self.trainer.can_advance:

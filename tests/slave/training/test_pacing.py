@@ -23,7 +23,7 @@ STEPS = st.integers(FEWEST_STEPS, MOST_STEPS)
 def test_pushes_take_at_most_their_share_unless_the_longest_interval_is_too_short(
     n: int, push: float, step: float
 ) -> None:
-    chosen = choose(n, push, step)
+    chosen = choose(n, push / step)
     assert FEWEST_STEPS <= chosen <= MOST_STEPS
     assert push <= SHARE * chosen * step * (1 + 1e-9) or chosen == MOST_STEPS
     # And not much less than the share, unless the shortest interval is long enough.
@@ -34,8 +34,8 @@ def test_pushes_take_at_most_their_share_unless_the_longest_interval_is_too_shor
 def test_measurements_that_vary_a_little_change_a_chosen_number_once_at_most(
     n: int, push: float, step: float, noise: list[float]
 ) -> None:
-    chosen = choose(n, push, step)
-    found = [chosen := choose(chosen, push * factor, step) for factor in noise]
+    chosen = choose(n, push / step)
+    found = [chosen := choose(chosen, push * factor / step) for factor in noise]
     assert len({*found}) <= 2
     assert sum(one != other for one, other in itertools.pairwise(found)) <= 1
 
@@ -111,3 +111,17 @@ def test_the_fragments_of_a_layer_share_the_time_of_whole_pushes() -> None:
         pace.answer("1/weights", now, steps)
     assert 4 * 0.025 / (pace.n * 0.01) <= SHARE
     assert pace.n <= 200 * ROOM**3
+
+
+def test_a_shard_that_steps_once_in_four_batches_is_pushed_by_its_own_steps() -> None:
+    """With `accumulate` = 4 the weights' pushes are four times as far apart as those of M."""
+    names = ("1/weights", "1/gradient")
+    pace, _ = paced(*names)
+    for batches in range(0, 8000, 400):
+        now = batches * 0.01
+        pace.begin(names[0], now, batches // 4)
+        pace.begin(names[1], now, batches)
+        pace.answer(names[0], now + 0.1, (batches + 10) // 4)
+        pace.answer(names[1], now + 0.2, batches + 20)
+    share = 0.1 / (pace.n * 0.04) + 0.1 / (pace.n * 0.01)
+    assert SHARE / ROOM**3.2 <= share <= SHARE
