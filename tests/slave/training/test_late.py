@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import gc
 import weakref
+from collections.abc import Callable
+from functools import partial
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -13,18 +16,25 @@ from torch import Tensor, nn
 
 from common.config.decoupling import DecouplingConfig
 from common.config.late import BACKWARDS, CORRECTIONS
+from common.config.network import NetworkConfig
 from common.config.optimizer import OptimizerConfig
 from common.config.run import RunConfig
 from common.config.sections import Config
+from common.config.task import TaskConfig
+from common.data.targets import Targets
 from common.errors import ConfigError
+from common.models.network import build
 from common.optim.stepper import Adjustment, Stepper
 from common.shards.flat import Flat
+from common.signals.forms import PLAIN, SignalForm, TensorForm
 from common.signals.values import Signal, plain
 from common.wire.boundary import Down, Up
 from slave.training import backwards, corrections
+from slave.training.backwards.stored import Stored
 from slave.training.corrections import Correction
 from slave.training.decoupling import Layer
 from slave.training.unlocks.delayed import DelayedUnlock, Late
+from tests.integration.processes import ROOT
 from tests.slave.chain import Chain, configured
 
 RATE = 0.1
@@ -115,6 +125,46 @@ def test_only_weights_are_copied_to_a_stash() -> None:
     assert copied.data_ptr() != weight.data_ptr()
     assert shared.data_ptr() == x.data_ptr()
     assert torch.equal(copied, weight)
+
+
+@pytest.mark.parametrize(
+    ("row", "units", "inputs"),
+    [
+        ("MLP 784-8x1024-10, B = 256", 4, torch.zeros(256, 784)),
+        ("`gpt`, width 256, 8 blocks, context 64, B = 32", 5, torch.zeros(32, 64, dtype=torch.int64)),
+    ],
+)
+def test_a_kept_graph_weighs_what_the_page_says(row: str, units: int, inputs: Tensor) -> None:
+    if inputs.is_floating_point():
+        network = NetworkConfig(options={"widths": [1024] * 8})
+        blueprint = build(Config(network=network), SignalForm.plain((784,)), Targets(10))
+    else:
+        network = NetworkConfig(model="gpt", options={"width": 256, "heads": 4, "blocks": 8})
+        config = Config(network=network, task=TaskConfig(kind="language"))
+        form = SignalForm({PLAIN: TensorForm((64,), "int64", vocabulary=256)})
+        blueprint = build(config, form, Targets(256, (64,)))
+    flat = Flat(nn.Sequential(*blueprint.units[:units]))
+    layer = Layer(1, flat, Stepper(flat, OptimizerConfig(name="sgd"), 10))
+    weights = range(flat.parameters.data_ptr(), flat.parameters.data_ptr() + flat.parameters.nbytes)
+    weighed = [inputs.nbytes]
+    for name in ("stored", "stash"):
+        backward = backwards.build(name, layer)
+        kept: dict[int, Tensor] = {}
+
+        def weigh(tensor: Tensor, save: Callable[[Tensor], Tensor], kept: dict[int, Tensor]) -> Tensor:
+            saved = save(tensor)
+            if saved.data_ptr() not in weights:
+                kept[saved.untyped_storage().data_ptr()] = saved
+            return saved
+
+        assert isinstance(backward, Stored)
+        with patch.object(backward, "save", partial(weigh, save=backward.save, kept=kept)):
+            backward.forward(0, inputs)
+        weighed.append(sum(each.untyped_storage().nbytes() for each in kept.values()))
+    page = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
+    (line,) = [line for line in page.splitlines() if line.startswith(f"| {row} |")]
+    for cell, nbytes in zip(line.split("|")[2:5], weighed, strict=True):
+        assert float(cell) == pytest.approx(nbytes / 2**20, rel=0.05)
 
 
 @pytest.mark.parametrize("name", BACKWARDS)
