@@ -28,6 +28,11 @@ class DecouplingConfig:
         minimum=1,
     )
     shrink: float = key(1.0, "of delayed: factor of a gradient at each boundary (beta)", minimum=0, maximum=1)
+    lead: int = key(
+        128,
+        "of full: most batches that a layer trains without a message from a neighbour, then it waits for one",
+        minimum=1,
+    )
     backward: str = choice("recompute", BACKWARDS, "of delayed, once a gradient comes")
     correction: str = choice("none", CORRECTIONS, "of delayed, of gradients that come late")
     step_probability: float = key(

@@ -100,7 +100,7 @@ UNLOCKS = Registry(
     ),
     UnlockRow(
         name="full", help="the same, and no wait for the input, which I predicts",
-        heeds=(*_SYNTHESIS, "input", "input_options"), synthesizes=True, predicts=True,
+        heeds=(*_SYNTHESIS, "input", "input_options", "lead"), synthesizes=True, predicts=True,
         # A message that waits longer is older than the messages that a layer could learn from instead.
         slots=4,
     ),

@@ -1,8 +1,9 @@
 """Protocol of unlock `full`: no layer waits. No sockets, no threads, no clock.
 
 Layers run at their own speeds, any message may be lost, and no message is answered, kept or sent again. So
-there is no window and no `End`, and a replaced slave is no event. A layer stands still only after `ALONE`
-batches without a message from one side: M and I would otherwise go on teaching outdated gradients and inputs.
+there is no window and no `End`, and a replaced slave is no event. A layer stands still only after `lead`
+batches without a message from one side: M and I would otherwise go on teaching outdated gradients and
+inputs.
 """
 
 from __future__ import annotations
@@ -25,9 +26,6 @@ from slave.training.unlocks.full import FullUnlock
 
 # Longer delays are counted as this delay.
 LONGEST_DELAY = 1024
-# Most batches without a message from above, or from below: a neighbour may be as many times slower. Messages
-# of those batches wake a neighbour that stands still, too.
-ALONE = 128
 
 
 class FreeTrainer:
@@ -48,6 +46,8 @@ class FreeTrainer:
         unlock: the layer, M and I.
         top: whether the layer is K.
         slots: of each mailbox.
+        lead: most batches without a message from above, or from below: a neighbour may be as many times
+            slower. Messages of those batches wake a neighbour that stands still, too.
         incarnation: of this slave's lease.
         next_batch: first batch not seen by the layer's weights.
         routes: routes of batches through this replica.
@@ -64,6 +64,7 @@ class FreeTrainer:
         *,
         top: bool,
         slots: int,
+        lead: int,
         incarnation: int,
         next_batch: int,
         routes: BatchRoutes | None = None,
@@ -79,6 +80,7 @@ class FreeTrainer:
         self._k = k
         self._batches = batches
         self._total = total
+        self._lead = lead
         self._unlock = unlock
         self._incarnation = incarnation
         self._routes = routes = routes or BatchRoutes()
@@ -100,7 +102,7 @@ class FreeTrainer:
         """Whether the layer has begun, was not stopped, and heard from each side not too long ago."""
         if self.through or not self._begun:
             return False
-        return self.steps < min(self._steps_when_heard.values(), default=self.steps) + ALONE
+        return self.steps < min(self._steps_when_heard.values(), default=self.steps) + self._lead
 
     def begin(self) -> None:
         """Begin: every layer has its slave. A lone layer would go far before the neighbours come."""

@@ -30,7 +30,7 @@ from common.wire.messages import JoinReply
 from common.wire.signals import from_wire, to_wire
 from deploy.evaluation.evaluator import estimate_statistics
 from slave.training.decoupling import Synthesizer
-from slave.training.free import ALONE, FreeTrainer
+from slave.training.free import FreeTrainer
 from slave.training.layers import build
 from slave.training.trained import TrainedLayer
 from slave.training.unlocks.full import Predictor
@@ -93,10 +93,16 @@ def test_a_layer_steps_on_its_own_input_and_gradient_and_sends_both_with_what_th
     torch.testing.assert_close(parts(seat)[0], parts(twin)[0])
 
 
-def test_a_layer_stands_still_after_a_long_silence_of_one_side_until_something_comes() -> None:
-    seats = [build_seat(configured(), k) for k in (1, 2)]
+@pytest.mark.parametrize("lead", [None, 1, 5])
+def test_a_layer_stands_still_after_a_long_silence_of_one_side_until_something_comes(
+    lead: int | None,
+) -> None:
+    config = configured()
+    if lead:
+        config = replace(config, decoupling=replace(config.decoupling, lead=lead))
+    seats = [build_seat(config, k) for k in (1, 2)]
     below, middle = map(free, seats)
-    for _ in range(ALONE):
+    for _ in range(lead or 128):
         assert middle.can_advance
         list(middle.advance())
         (up,) = below.advance()
@@ -274,7 +280,7 @@ def fixed_below(folder: Path) -> Config:
 def test_a_layer_that_wants_no_gradient_stands_still_without_a_word_from_above_too(tmp_path: Path) -> None:
     config = fixed_below(tmp_path)
     fixed, top = (free(build_seat(config, k)) for k in (1, 2))
-    for _ in range(ALONE):
+    for _ in range(config.decoupling.lead):
         assert [type(message) for message in fixed.advance()] == [Up]
     assert not fixed.can_advance
     (taken,) = top.advance()
