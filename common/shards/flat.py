@@ -92,6 +92,16 @@ class Flat:
                 setattr(owner, name, view.copy_(tensor.detach()))
 
     @contextmanager
+    def shift(self, change: torch.Tensor, factor: float) -> Iterator[None]:
+        """Move the parameters by `factor` x `change`, (P,), until the end of the context."""
+        kept = self.parameters.clone()
+        self.parameters.add_(change, alpha=factor)
+        try:
+            yield
+        finally:
+            self.parameters.copy_(kept)
+
+    @contextmanager
     def keep_buffers(self) -> Iterator[None]:
         """Restore every buffer at the end of the context: for a forward that must not move statistics."""
         self.gather()

@@ -19,6 +19,13 @@ from deploy.evaluation.evaluator import Evaluator
 from deploy.simulation.driver import Driver
 from deploy.simulation.synchronous import InStep
 
+# A run of a second or two for `layerwise.train`.
+STEP: dict[str, Any] = {
+    "cluster.profile": "synchronous",
+    "run.batches": 20,
+    "run.evaluate_every": 10,
+    "network.options": {"widths": [8]},
+}
 SMALL = ["network.options.widths=[16, 16]", "run.batches=40", "run.batch_size=16", "downpour.n_push=4"]
 
 

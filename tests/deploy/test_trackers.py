@@ -19,14 +19,8 @@ from deploy.runs import trackers
 from deploy.runs.directory import RunDirectory
 from deploy.runs.metrics import read_metrics
 from deploy.runs.trackers import TRACKERS, Trackers, scalars
+from tests.deploy.runs import STEP
 from tests.integration.processes import until
-
-STEP: dict[str, Any] = {
-    "cluster.profile": "synchronous",
-    "run.batches": 20,
-    "run.evaluate_every": 10,
-    "network.options": {"widths": [8]},
-}
 
 
 @pytest.fixture(autouse=True)

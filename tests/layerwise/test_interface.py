@@ -20,14 +20,8 @@ from safetensors.torch import load_file
 import layerwise
 from deploy.interface import calls
 from deploy.interface.values import configure
+from tests.deploy.runs import STEP
 from tests.integration.processes import ROOT
-
-STEP: dict[str, Any] = {
-    "cluster.profile": "synchronous",
-    "run.batches": 20,
-    "run.evaluate_every": 10,
-    "network.options": {"widths": [8]},
-}
 
 
 @pytest.fixture(autouse=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch import Tensor
@@ -43,18 +43,9 @@ class PipeMare(Correction):
         """Slow a late step down."""
         return Adjustment(slow(delay, batch, self._batches))
 
-    @contextmanager
-    def backward(self, flat: Flat, delay: int) -> Iterator[None]:
+    def backward(self, flat: Flat, delay: int) -> AbstractContextManager[None]:
         """Go backward at the weights that the forward is guessed to have had."""
-        if self._mean is None or not delay:
-            yield
-            return
-        kept = flat.parameters.clone()
-        flat.parameters.sub_(self._mean, alpha=delay)
-        try:
-            yield
-        finally:
-            flat.parameters.copy_(kept)
+        return flat.shift(self._mean, -delay) if self._mean is not None and delay else nullcontext()
 
     @contextmanager
     def step(self, flat: Flat, delay: int) -> Iterator[None]:

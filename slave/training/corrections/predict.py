@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch import Tensor
@@ -24,18 +24,9 @@ class Predict(Correction):
         self._moved: Tensor | None = None
         self._delay = 0
 
-    @contextmanager
-    def forward(self, flat: Flat) -> Iterator[None]:
+    def forward(self, flat: Flat) -> AbstractContextManager[None]:
         """Go forward at the predicted weights."""
-        if self._moved is None or not self._delay:
-            yield
-            return
-        kept = flat.parameters.clone()
-        flat.parameters.add_(self._moved, alpha=self._delay)
-        try:
-            yield
-        finally:
-            flat.parameters.copy_(kept)
+        return flat.shift(self._moved, self._delay) if self._moved is not None else nullcontext()
 
     @contextmanager
     def step(self, flat: Flat, delay: int) -> Iterator[None]:
