@@ -18,6 +18,7 @@ def build(input_shape, classes):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "command",
     [["slave"], ["evaluate"], ["export", "--output", "model.safetensors"], ["doctor"]],

@@ -74,6 +74,7 @@ def test_a_result_has_summary_curves_and_a_plain_model(folder: Path) -> None:
         result.telemetry(3)
 
 
+@pytest.mark.slow
 def test_a_cluster_trains_functions_of_an_imported_module(capfd: pytest.CaptureFixture[str]) -> None:
     network = imported(ROOT / "examples" / "my_network.py")
     result = layerwise.train(

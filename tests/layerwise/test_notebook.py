@@ -13,6 +13,7 @@ from nbclient import NotebookClient
 from tests.integration.processes import ROOT
 
 
+@pytest.mark.slow
 def test_the_notebook_runs_and_shows_its_progress(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     shown: list[str] = []
