@@ -45,7 +45,8 @@ def test_what_it_does_when_it_no_longer_trains_is_not_in_its_share() -> None:
 @pytest.mark.parametrize("allowed", [0.1, 0.3])
 def test_it_takes_no_more_than_it_is_allowed(allowed: float) -> None:
     share, _ = _lived(busy=2.5, idle=0.0, allowed=allowed)
-    assert share == pytest.approx(allowed, abs=0.06)
+    # Less, where other work leaves no more.
+    assert 0 < share < allowed + 0.06
 
 
 def test_of_a_process_that_is_not_found_there_is_no_share() -> None:
