@@ -1,4 +1,4 @@
-"""Who may call what: one table of methods and roles, which every port heeds."""
+"""Access of callers to methods: one table of methods and roles, for every port."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
-from common.shards.table import Precision, Raw, Table
+from common.shards.table import Precision, Raw, Table, align
 
 Bytes = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
@@ -34,13 +34,13 @@ def push_nbytes(table: Table, precision: Precision) -> int:
     """Count the bytes of a push of a shard without its frozen tensors (`Table.pushed`)."""
     if precision is Precision.FLOAT32:
         return table.nbytes
-    return _head(table, precision) + table.nbytes - _buffers(table)
+    return _head(table, precision) + table.nbytes - table.pushed_buffers
 
 
 def encode(table: Table, pushed: Bytes, precision: Precision) -> Bytes:
     """Encode a push's buffer, (table.nbytes,) bytes in the table's layout; `table` has no frozen tensors."""
     narrow = np.zeros(push_nbytes(table, precision), np.uint8)
-    narrow[_head(table, precision) :] = pushed[_buffers(table) :]
+    narrow[_head(table, precision) :] = pushed[table.pushed_buffers :]
     numbers = pushed[: table.parameters_nbytes].view(np.float32)
     values, scales = _views(table, narrow, precision)
     for start in range(0, numbers.size, PIECE):
@@ -59,8 +59,8 @@ def decode(table: Table, narrow: Raw, precision: Precision) -> Iterator[tuple[in
     values, scales = _views(table, buffer, precision)
     for start in range(0, values.size, PIECE):
         yield 4 * start, _widen(values, scales, start, precision).view(np.uint8).data
-    if _buffers(table) < table.nbytes:
-        yield _buffers(table), buffer[_head(table, precision) :].data
+    if table.pushed_buffers < table.nbytes:
+        yield table.pushed_buffers, buffer[_head(table, precision) :].data
 
 
 def decode_parameters(table: Table, narrow: Bytes, precision: Precision) -> Floats:
@@ -76,16 +76,7 @@ def _head(table: Table, precision: Precision) -> int:
     """Return the offset of the buffers in a narrow push: behind values and scales."""
     count = table.parameters_nbytes // 4
     scales = 4 * -(-count // BLOCK) if precision is Precision.INT8 else 0
-    return _align(count * ITEMSIZES[precision]) + _align(scales)
-
-
-def _buffers(table: Table) -> int:
-    """Return the offset of the buffers in the table's layout."""
-    return min(_align(table.parameters_nbytes), table.nbytes)
-
-
-def _align(nbytes: int) -> int:
-    return -(-nbytes // 8) * 8
+    return align(count * ITEMSIZES[precision], 8) + align(scales, 8)
 
 
 def _views(
@@ -96,7 +87,7 @@ def _views(
     nbytes = count * ITEMSIZES[precision]
     if precision is Precision.BFLOAT16:
         return narrow[:nbytes].view(np.uint16), np.zeros(0, np.float32)
-    start = _align(nbytes)
+    start = align(nbytes, 8)
     return narrow[:nbytes].view(np.int8), narrow[start : start + 4 * -(-count // BLOCK)].view(np.float32)
 
 

@@ -89,6 +89,11 @@ class Table:
         return sum(tensor.nbytes for tensor in self.tensors if tensor.kind == "parameter")
 
     @property
+    def pushed_buffers(self) -> int:
+        """Offset of the buffers of a push, for a table without frozen tensors; its size if there are none."""
+        return min(align(self.parameters_nbytes, 8), self.nbytes)
+
+    @property
     def pushed(self) -> Table:
         """Table of a push's buffer: this table without the frozen tensors, which lie at the end."""
         if not self.tensors or self.tensors[-1].kind != "frozen":
@@ -133,8 +138,8 @@ def lay_out(tensors: Iterable[tuple[str, str, tuple[int, ...], Kind]]) -> Table:
     for name, dtype, shape, kind in sorted(tensors, key=lambda tensor: _region(tensor[1], tensor[3])):
         if _region(dtype, kind) != region:
             region = _region(dtype, kind)
-            end = _align(end, 8)
-        specs.append(TensorSpec(name, dtype, shape, _align(end, _ITEMSIZES[dtype]), kind))
+            end = align(end, 8)
+        specs.append(TensorSpec(name, dtype, shape, align(end, _ITEMSIZES[dtype]), kind))
         end = specs[-1].offset + specs[-1].nbytes
     return Table(tuple(specs), end)
 
@@ -145,7 +150,8 @@ def _region(dtype: str, kind: Kind) -> int:
     return 0 if kind == "parameter" else 3
 
 
-def _align(offset: int, size: int) -> int:
+def align(offset: int, size: int) -> int:
+    """Return the first multiple of a size from an offset on."""
     return -(-offset // size) * size
 
 
@@ -155,7 +161,7 @@ def _fragment(table: Table, index: int, count: int) -> tuple[Table, int]:
     size = -(-numbers // (count * _CUT)) * _CUT
     start, last = min(index * size, numbers), index == count - 1
     stop = numbers if last else min(start + size, numbers)
-    offset = 4 * start if start < numbers else min(_align(table.parameters_nbytes, 8), table.nbytes)
+    offset = 4 * start if start < numbers else table.pushed_buffers
     tensors: list[tuple[str, str, tuple[int, ...], Kind]] = []
     if stop > start:
         tensors.append(("fragment", "float32", (stop - start,), "parameter"))

@@ -34,11 +34,7 @@ def choose(n: int, load: float) -> int:
     needed = min(load / SHARE, MOST_STEPS)
     if n >= max(needed, FEWEST_STEPS) and n <= max(needed * ROOM**3, FEWEST_STEPS):
         return n
-    return (
-        min(max(math.ceil(needed * ROOM), FEWEST_STEPS), MOST_STEPS)
-        if needed > FEWEST_STEPS
-        else FEWEST_STEPS
-    )
+    return min(math.ceil(needed * ROOM), MOST_STEPS) if needed > FEWEST_STEPS else FEWEST_STEPS
 
 
 class PushPace:

@@ -38,15 +38,13 @@ def _lived(busy: float, idle: float, allowed: float | None) -> tuple[float, floa
 
 def test_what_it_does_when_it_no_longer_trains_is_not_in_its_share() -> None:
     share, of_all = _lived(busy=2.0, idle=1.2, allowed=None)
-    # Half as much again on a quiet machine; beside other work the first two seconds have less of a core.
-    assert share > 1.05 * of_all
+    assert share > 1.2 * of_all
 
 
 @pytest.mark.parametrize("allowed", [0.1, 0.3])
 def test_it_takes_no_more_than_it_is_allowed(allowed: float) -> None:
     share, _ = _lived(busy=2.5, idle=0.0, allowed=allowed)
-    # Less, where other work leaves no more.
-    assert 0 < share < allowed + 0.06
+    assert share == pytest.approx(allowed, abs=0.06)
 
 
 def test_of_a_process_that_is_not_found_there_is_no_share() -> None:

@@ -15,7 +15,7 @@ from common.models.recurrent import Gru, Lstm, unroll
 from common.synthesizers.time.auxiliary import Auxiliary
 from common.synthesizers.time.regression import TimeSynthesizer
 from common.synthesizers.time.traces import Traces
-from tests.common.synthesizers.linear_core import LinearCore, exact, last_of, squared_loss
+from tests.common.synthesizers.linear_core import LinearCore, back_propagate_all, exact, last_of, squared_loss
 
 B = 3
 
@@ -38,15 +38,9 @@ def test_dni_with_an_exact_m_is_full_back_propagation(seed: int, size: int, step
         state = window.after
     by_windows = [parameter.grad.clone() for parameter in core.parameters() if parameter.grad is not None]
 
-    # All of the future at once: later uses of the parameters count as constants, since their windows come.
+    # All of the future at once.
     core.zero_grad()
-    output, state = core.unroll(x.repeat(1, windows, 1), start)
-    total = (output - 1.5).square().sum()
-    a, u, c = core.a.detach(), core.u.detach(), core.c.detach()
-    for _ in range(200):
-        state = state @ a.T + u
-        total = total + (state @ c.T - 1.5).square().sum()
-    total.backward()  # type: ignore[no-untyped-call]
+    back_propagate_all(core, x.repeat(1, windows, 1), start)
     for mine, parameter in zip(by_windows, core.parameters(), strict=True):
         torch.testing.assert_close(mine, parameter.grad)
 
