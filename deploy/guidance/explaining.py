@@ -12,6 +12,7 @@ from common.config.models import MODELS
 from common.config.sections import Config
 from common.config.synthesizers import GRADIENTS, INPUTS
 from common.config.tasks import TASKS
+from common.config.time import TIMES
 from common.config.values import KeyRule, describe_type
 from common.errors import ConfigError
 from common.registry import Registry
@@ -22,6 +23,7 @@ OPTIONS: Mapping[str, tuple[str, Registry[Any]]] = {
     "task.options": ("task.kind", TASKS),
     "decoupling.gradient_options": ("decoupling.gradient", GRADIENTS),
     "decoupling.input_options": ("decoupling.input", INPUTS),
+    "time.options": ("time.gradient", TIMES.select(lambda row: row.synthesizes)),
 }
 # Page of a section's keys.
 PAGES: Mapping[str, str] = {
