@@ -22,13 +22,13 @@ $(STAMP): setup.cfg pyproject.toml constraints.txt
 run: setup ## train handwritten digits with a master and three slaves on this machine
 	$(BIN)/layerwise train
 
-test: setup ## run the fast tests
-	$(BIN)/pytest -m 'not slow' --durations 15
+test: setup ## run the fast tests, in two processes
+	$(BIN)/pytest -m 'not slow' --durations 15 -n 2 --dist worksteal
 
-test-slow: setup ## run the slow tests: accuracy, faults, soak, browser, Prometheus
-	$(BIN)/pytest -m slow --durations 15
+test-slow: setup ## run the slow tests, in two processes: accuracy, faults, soak, browser, Prometheus
+	$(BIN)/pytest -m slow --durations 15 -n 2 --dist worksteal
 
-test-failed: setup ## run only the tests that failed in the last run
+test-failed: setup ## run the tests that failed in the last run, one by one
 	$(BIN)/pytest -m '' --last-failed --last-failed-no-failures none
 
 test-lowest: ## run the fast tests on the lowest supported versions, in .venv-lowest
