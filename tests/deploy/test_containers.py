@@ -58,3 +58,15 @@ def test_ports_are_published_on_this_machine_alone_by_default() -> None:
     published = re.findall(r"^\s+ports: \[(.*)\]$", COMPOSE, re.MULTILINE)
     assert len(published) == 3
     assert all(each.startswith('"${LAYERWISE_BIND:-127.0.0.1}:') for each in published)
+
+
+def test_every_service_has_bounds_and_no_capabilities() -> None:
+    shared = re.search(r"^x-layerwise:.*?\n(?=^services)", COMPOSE, re.MULTILINE | re.DOTALL)
+    assert shared
+    for text in (shared[0], service("prometheus"), service("grafana")):
+        assert "cap_drop: [ALL]" in text
+        assert 'security_opt: ["no-new-privileges:true"]' in text
+        assert re.search(r"^\s+pids_limit: \d+$", text, re.MULTILINE)
+        assert re.search(r"^\s+mem_limit: \S+$", text, re.MULTILINE)
+    for name in ("master", "slave", "evaluator"):
+        assert "<<: *layerwise" in service(name)
