@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import math
 from collections.abc import Callable, Iterable
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 
 from common.errors import MalformedError, UnprovenError
@@ -19,6 +21,23 @@ _LONGEST_SECRET = 1024
 
 
 @dataclass(frozen=True, slots=True)
+class Certificate:
+    """Facts of a certificate whose key a peer has.
+
+    Attributes:
+        holder: common name; without one the other names, in order.
+        uris: alternative names that are URIs, with the roles.
+        hosts: alternative names of type DNS.
+        ends: Unix time of the end; infinite where a library does not tell.
+    """
+
+    holder: str
+    uris: tuple[str, ...] = ()
+    hosts: tuple[str, ...] = ()
+    ends: float = math.inf
+
+
+@dataclass(frozen=True, slots=True)
 class Credentials:
     """Proof of a caller's right, shown once with each call.
 
@@ -26,11 +45,18 @@ class Credentials:
         incarnation: of the caller's lease; 0 for a caller without a lease.
         secret: of the lease.
         token: the right to join, or the operator's.
+        certificate: of the connection; None in the clear.
     """
 
     incarnation: int = 0
     secret: str = field(default="", repr=False)
     token: str = field(default="", repr=False)
+    certificate: Certificate | None = None
+
+    @property
+    def holder(self) -> str:
+        """Name of the certificate's holder; empty in the clear."""
+        return self.certificate.holder if self.certificate else ""
 
     def metadata(self) -> list[tuple[str, str]]:
         """Encode as metadata of a call."""
@@ -43,9 +69,23 @@ NOBODY = Credentials()
 # Takes the path of a called method and the caller's credentials; raises LayerwiseError to refuse the caller.
 Admit = Callable[[str, Credentials], object]
 
+_PRESENT: ContextVar[Credentials] = ContextVar("caller", default=NOBODY)
 
-def credentials_of(metadata: Iterable[tuple[str, str | bytes]]) -> Credentials:
-    """Decode the credentials in the metadata of a call.
+
+def current_caller() -> Credentials:
+    """Return the credentials of the call that the present task answers."""
+    return _PRESENT.get()
+
+
+def note_caller(shown: Credentials) -> None:
+    """Note the credentials of the call that the present task answers."""
+    _PRESENT.set(shown)
+
+
+def credentials_of(
+    metadata: Iterable[tuple[str, str | bytes]], certificate: Certificate | None = None
+) -> Credentials:
+    """Decode the credentials in the metadata of a call, and add the certificate of its connection.
 
     Raises:
         MalformedError: a value has another form.
@@ -60,7 +100,7 @@ def credentials_of(metadata: Iterable[tuple[str, str | bytes]]) -> Credentials:
     for name, text in ((SECRET, secret), (TOKEN, token)):
         if isinstance(text, bytes) or not text.isascii() or len(text) > _LONGEST_SECRET:
             raise MalformedError(f"the header {name} is no secret")
-    return Credentials(int(number), str(secret), str(token))
+    return Credentials(int(number), str(secret), str(token), certificate)
 
 
 def check_same(named: int, shown: int) -> None:

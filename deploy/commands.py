@@ -10,7 +10,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from common.config.numbers import NonNegative
-from common.config.places import code_option, data_option, token_option
+from common.config.places import code_option, data_option, tls_option, token_option
 from common.errors import ConfigError
 from common.observe.logs import FORMATS
 from common.text import answer
@@ -38,14 +38,13 @@ _SET = click.option(
     help="Override a configuration key; the last one for a key wins.",
     shell_complete=_complete_set,
 )
-_JSON = click.option("--json", "as_json", is_flag=True, help="Print only JSON on standard output.")
+JSON = click.option("--json", "as_json", is_flag=True, help="Print only JSON on standard output.")
 _TRACK = click.option(
     "--track",
     multiple=True,
     metavar="TRACKER",
     help="Also tell a tracker of experiments: tensorboard, wandb or mlflow; may be repeated.",
 )
-_LIVE = click.option("--master", required=True, metavar="HOST:PORT", help="Address of the run's master.")
 _MASTER = click.option("--master", metavar="HOST:PORT", help="Address of the run's master.")
 
 
@@ -58,8 +57,14 @@ _MASTER = click.option("--master", metavar="HOST:PORT", help="Address of the run
     metavar="DIR",
     help="Folder for the results; an unfinished run in it is resumed. Default: a new folder under runs/.",
 )
-@_JSON
+@JSON
 @_TRACK
+@click.option(
+    "--tls",
+    type=click.Path(readable=False, path_type=Path),
+    metavar="DIR",
+    help="Folder that `layerwise certificates` has made; the processes then speak TLS with each other.",
+)
 @click.option(
     "--log-format",
     type=click.Choice(FORMATS),
@@ -73,6 +78,7 @@ def train(
     run_dir: Path | None,
     as_json: bool,
     track: tuple[str, ...],
+    tls: Path | None,
     log_format: str,
 ) -> int:
     """Train a network with a master and slaves on this machine, to the end of the run.
@@ -86,7 +92,7 @@ def train(
     # Imported late, so that a refused configuration is reported at once.
     from deploy.train import Training
 
-    return _finish(Training(requested, run_dir, track=track, log_format=log_format), as_json)
+    return _finish(Training(requested, run_dir, track=track, tls=tls, log_format=log_format), as_json)
 
 
 def _finish(training: Training, as_json: bool) -> int:
@@ -126,7 +132,7 @@ def _finish(training: Training, as_json: bool) -> int:
     metavar="DIR",
     help="With --train: folder for the results.",
 )
-@_JSON
+@JSON
 def simulate(
     config: Path | None,
     overrides: tuple[str, ...],
@@ -185,7 +191,7 @@ def simulate(
     metavar="DIR",
     help="Folder for the results; finished runs in it are kept. Default: a new folder under runs/.",
 )
-@_JSON
+@JSON
 def compare(
     config: Path,
     overrides: tuple[str, ...],
@@ -208,17 +214,6 @@ def compare(
 
 
 @click.command()
-@_LIVE
-@_JSON
-@click.option("--watch", is_flag=True, help="Repeat every second until the run is over or interrupted.")
-def status(master: str, as_json: bool, watch: bool) -> int:
-    """Show the status of a live run: layers, slaves, versions, staleness, throughput, problems."""
-    from deploy.status import show
-
-    return show(master, as_json, watch)
-
-
-@click.command()
 @click.argument("run_dir", required=False, type=click.Path(readable=False, path_type=Path))
 @_MASTER
 @click.option(
@@ -233,7 +228,8 @@ def status(master: str, as_json: bool, watch: bool) -> int:
 @data_option
 @code_option
 @token_option
-@_JSON
+@tls_option
+@JSON
 def evaluate(
     run_dir: Path | None,
     master: str | None,
@@ -242,6 +238,7 @@ def evaluate(
     data: Path | None,
     code: Path | None,
     token_file: Path | None,
+    tls: Path | None,
     as_json: bool,
 ) -> int:
     """Measure the test error of a run directory, or of a live master.
@@ -260,7 +257,7 @@ def evaluate(
         raise ConfigError("evaluate --checkpoint: is of a run directory; give that, and no --master")
     if run_dir is not None and not watch:
         raise ConfigError("evaluate: give either a run directory or --master; both only with --watch")
-    return evaluate_master(master, run_dir, watch, data, code, as_json, token_file)
+    return evaluate_master(master, run_dir, watch, data, code, as_json, token_file, tls)
 
 
 @click.command()
@@ -275,8 +272,14 @@ def evaluate(
 )
 @data_option
 @code_option
+@tls_option
 def export(
-    run_dir: Path | None, master: str | None, output: Path, data: Path | None, code: Path | None
+    run_dir: Path | None,
+    master: str | None,
+    output: Path,
+    data: Path | None,
+    code: Path | None,
+    tls: Path | None,
 ) -> int:
     """Write the plain network's state dict, which torch loads without layerwise.
 
@@ -290,7 +293,7 @@ def export(
         return export_directory(run_dir, output)
     if run_dir is not None or master is None:
         raise ConfigError("export: give either a run directory or --master HOST:PORT")
-    return export_master(master, output, data, code)
+    return export_master(master, output, data, code, tls)
 
 
 @click.command()
@@ -322,7 +325,7 @@ def export(
     "--seed", type=click.IntRange(0, 2**63 - 1), help="Seed of the draws. Default: another one each time."
 )
 @code_option
-@_JSON
+@JSON
 def generate(
     run_dir: Path,
     prompt: str,
@@ -339,43 +342,6 @@ def generate(
 
     seed = secrets.randbits(32) if seed is None else seed
     return sample(run_dir, prompt, tokens, Sampling(temperature, top_k, seed), as_json, code)
-
-
-@click.command()
-@_LIVE
-@click.option("--list", "listing", is_flag=True, help="List the snapshots and their damage; take none.")
-@token_option
-@_JSON
-def snapshot(master: str, listing: bool, token_file: Path | None, as_json: bool) -> int:
-    """Take a snapshot of a live run: every shard and every layer's progress, in files of the state directory.
-
-    Training continues meanwhile. The master also takes a snapshot every cluster.snapshot_seconds, and keeps
-    the newest three.
-    """
-    from deploy.snapshots import list_snapshots, take_snapshot
-
-    return list_snapshots(master, as_json) if listing else take_snapshot(master, token_file, as_json)
-
-
-@click.command()
-@_LIVE
-@click.option(
-    "--to",
-    "number",
-    type=click.IntRange(min=1),
-    metavar="NUMBER",
-    help="Number of a snapshot (`snapshot --list`). Default: the newest whole one.",
-)
-@token_option
-@_JSON
-def rollback(master: str, number: int | None, token_file: Path | None, as_json: bool) -> int:
-    """Roll a live run back to a snapshot; later learning is lost.
-
-    Every slave loses its lease, asks for a new one by itself, and continues from the snapshot.
-    """
-    from deploy.snapshots import roll_back
-
-    return roll_back(master, number or 0, token_file, as_json)
 
 
 @click.command()

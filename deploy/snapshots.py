@@ -12,17 +12,17 @@ from common.wire.messages import Kept
 from deploy.evaluation.reader import Reader
 
 
-def take_snapshot(master: str, token: Path | None, as_json: bool) -> int:
+def take_snapshot(master: str, token: Path | None, as_json: bool, tls: Path | None = None) -> int:
     """Have the master take a snapshot, and return the exit code."""
-    with Reader(master, token) as reader:
+    with Reader(master, token, tls) as reader:
         snapshot = reader.snapshot()
     answer(strict_json.encode(dataclasses.asdict(snapshot)) if as_json else _line(snapshot))
     return 0
 
 
-def list_snapshots(master: str, as_json: bool) -> int:
+def list_snapshots(master: str, as_json: bool, tls: Path | None = None) -> int:
     """Print the master's snapshots, oldest first, and return the exit code."""
-    with Reader(master) as reader:
+    with Reader(master, tls=tls) as reader:
         snapshots = reader.snapshots()
     if as_json:
         answer(strict_json.encode([dataclasses.asdict(snapshot) for snapshot in snapshots]))
@@ -34,9 +34,9 @@ def list_snapshots(master: str, as_json: bool) -> int:
     return 0
 
 
-def roll_back(master: str, number: int, token: Path | None, as_json: bool) -> int:
+def roll_back(master: str, number: int, token: Path | None, as_json: bool, tls: Path | None = None) -> int:
     """Roll the run back, to the newest whole snapshot if the number is 0, and return the exit code."""
-    with Reader(master, token) as reader:
+    with Reader(master, token, tls) as reader:
         reply = reader.roll_back(number)
     if as_json:
         answer(strict_json.encode(dataclasses.asdict(reply)))

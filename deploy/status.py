@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 from rich.console import Group, RenderableType
 from rich.live import Live
@@ -24,7 +25,7 @@ from deploy.screen import line, machines_table, problems_list, slaves_table
 WATCH_SECONDS = 1.0
 
 
-def show(master: str, as_json: bool, watch: bool) -> int:
+def show(master: str, as_json: bool, watch: bool, tls: Path | None = None) -> int:
     """Print a master's status and return the exit code.
 
     With `watch` the status is printed until the run is over, or the reader of standard output has gone.
@@ -32,7 +33,7 @@ def show(master: str, as_json: bool, watch: bool) -> int:
     Raises:
         UnreachableError: the master does not answer the first request; later ones are repeated until it does.
     """
-    with Reader(master) as reader:
+    with Reader(master, tls=tls) as reader:
         view = _StatusView(reader.config(), master)
         status = reader.status()
         later = view.follow(reader, status) if watch else iter(())

@@ -20,10 +20,12 @@ from common.data.datasets import Dataset
 from common.errors import ConfigError, NotFoundError, RunFailedError, UnreachableError
 from common.models import resolution
 from common.net.backoff import Backoff
+from common.net.identity import CA, CERTIFICATE, KEY
 from common.net.tokens import OPERATOR_TOKEN
 from common.observe.problems import find_standstill
 from common.observe.standstill import stands_still
 from common.wire.messages import Evaluation, StatusReply
+from deploy.certificates.folders import EVALUATOR, folder_of, link
 from deploy.engines.local import Cluster
 from deploy.evaluation.reader import Reader, latest_status
 from deploy.runs.directory import RunDirectory, new_directory, next_evaluation
@@ -72,6 +74,7 @@ class Training:
         path: the run directory; None for a new one.
         simulated: simulate the machines; time is then virtual.
         track: names of trackers.
+        tls: folder of certificates; None: those of the configuration, if any.
         log_format: format of the processes' logs.
         screen: shows the progress of a run.
     """
@@ -83,6 +86,7 @@ class Training:
         *,
         simulated: bool = False,
         track: Sequence[str] = (),
+        tls: Path | None = None,
         log_format: str = "plain",
         screen: Callable[[Config], Screen] = Screen,
     ) -> None:
@@ -91,6 +95,7 @@ class Training:
         self._path = path
         self._open_screen = screen
         self._track = track
+        self._tls = tls
         self._log_format = log_format
         self._began = time.monotonic()
         self._stop = threading.Event()
@@ -176,11 +181,13 @@ class Training:
         return network, evaluation
 
     def _train_in_cluster(self, dataset: Dataset) -> Outcome | None:
-        cluster = Cluster(self._directory, sum(self._config.replicas), log_format=self._log_format)
+        tls = self._tls
+        cluster = Cluster(self._directory, sum(self._config.replicas), tls, log_format=self._log_format)
         try:
             cluster.start_master()
             self._screen.print(f"live page: http://{cluster.web}/")
-            with Reader(cluster.address, self._directory.state / OPERATOR_TOKEN) as reader:
+            token, own = self._directory.state / OPERATOR_TOKEN, folder_of(tls, EVALUATOR) if tls else None
+            with Reader(cluster.address, token, own) as reader:
                 # Before the slaves: a resumed run with other data or files ends at once.
                 self._holdings = holdings.take_stock(self._config, dataset)
                 reader.agree(self._holdings)
@@ -195,8 +202,9 @@ class Training:
         finally:
             self._screen.close()
             cluster.stop()
-        path = shlex.quote(str(self._directory.path))
-        self._screen.print(f"interrupted; resume with: layerwise train --run-dir {path}")
+        command = ["layerwise", "train", "--run-dir", str(self._directory.path)]
+        command += ["--tls", str(tls)] if tls else []
+        self._screen.print(f"interrupted; resume with: {shlex.join(command)}")
         return None
 
     def _evaluator(self, dataset: Dataset) -> Evaluator:
@@ -218,7 +226,12 @@ class Training:
         if path is not None and path.exists():
             directory = self._open(path, held)
             saved = directory.saved_config()
-        config = self._requested or saved or Config()
+        requested = self._requested or saved or Config()
+        files, config = requested.security.files, requested.shared
+        if self._tls and not config.cluster.distributed:
+            raise ConfigError(
+                f"train --tls: cluster.profile = {config.cluster.profile} has no ports; omit --tls"
+            )
         dataset = datasets.of(config)
         dataset.check_fit(config)
         config = resolution.resolve_without_torch(config) or resolution.resolve_with_torch(config, dataset)
@@ -230,6 +243,8 @@ class Training:
         self._rehearse(config, dataset)
         directory = directory or self._open(path or new_directory(config.run.name), held)
         directory.begin(config)
+        if files and self._tls is None:
+            self._tls = link(directory.path / "tls", files, (CA, CERTIFICATE, KEY))
         return config, directory, dataset
 
     def _open(self, path: Path, held: contextlib.ExitStack) -> RunDirectory:

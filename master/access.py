@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from common.credentials import INCARNATION, SECRET, Credentials, hash_secret, is_secret
-from common.errors import ForbiddenError, UnprovenError
-from common.net.access import BY_TOKEN, Role, role_for
+import time
+
+from common.credentials import INCARNATION, SECRET, Certificate, Credentials, hash_secret, is_secret
+from common.errors import ForbiddenError, UnprovenError, UnreachableError
+from common.net.access import BY_TOKEN, Proof, check_role, row_for
 from common.net.tokens import JOIN_TOKEN, OPERATOR_TOKEN
 from master.roster import Roster
 
 _ADVICE = {
-    Role.JOINER: f"give a copy of the master's {JOIN_TOKEN} by --join-token-file",
-    Role.OPERATOR: f"give a copy of the master's {OPERATOR_TOKEN} by --token-file",
+    Proof.JOIN: f"give a copy of the master's {JOIN_TOKEN} by --join-token-file",
+    Proof.OPERATOR: f"give a copy of the master's {OPERATOR_TOKEN} by --token-file",
 }
 
 
@@ -21,34 +23,47 @@ class Access:
         roster: leases, read only.
         operator: token of the operator.
         join: token of those who may join.
+        run: name of the run, with certificates; None: without certificates.
     """
 
-    def __init__(self, roster: Roster, operator: str, join: str) -> None:
+    def __init__(self, roster: Roster, operator: str, join: str, run: str | None = None) -> None:
         self._roster = roster
         self._operator, self._join = hash_secret(operator), hash_secret(join)
+        self._run = run
 
     def admit(self, path: str, shown: Credentials) -> None:
-        """Check that a caller has the role for a method; every credential that is shown must be right.
+        """Check that a caller may call a method; every credential that is shown must be right.
 
         Raises:
-            UnprovenError: a secret or token is wrong, or missing.
+            UnprovenError: a secret, a token or the certificate is wrong, or missing.
+            UnreachableError: the certificate has ended since the connection was made.
             ForbiddenError: the caller is known, and has no right to the method.
             FencedError: the lease has passed to another slave.
         """
-        role = role_for(path)
-        if shown.token or role in BY_TOKEN:
-            self._check_token(path, role, shown.token)
+        proof = row_for(path).proof
+        if self._run is not None:
+            self._check_certificate(path, shown.certificate, self._run)
+        if shown.token or (self._run is None and proof in BY_TOKEN):
+            self._check_token(path, proof, shown.token)
         if shown.incarnation:
-            self._roster.check_secret(shown.incarnation, shown.secret)
-        elif role is Role.SLAVE:
+            self._roster.check_secret(shown.incarnation, shown.secret, shown.holder)
+        elif proof is Proof.LEASE:
             raise UnprovenError(
                 f"{path}: needs a lease; send {INCARNATION} and {SECRET} of Join's answer with the call"
             )
 
-    def _check_token(self, path: str, role: Role, token: str) -> None:
+    def _check_certificate(self, path: str, certificate: Certificate | None, run: str) -> None:
+        if certificate is None:
+            raise UnprovenError(f"{path}: no certificate was shown; give the folder of one by --tls DIR")
+        if certificate.ends < time.time():
+            # Another connection shows a renewed one, or is refused.
+            raise UnreachableError(f"{path}: the certificate of {certificate.holder} has ended; connect anew")
+        check_role(path, certificate, run)
+
+    def _check_token(self, path: str, proof: Proof, token: str) -> None:
         operates, joins = is_secret(token, self._operator), is_secret(token, self._join)
         if not (operates or joins):
             why = "the token is of another run" if token else "no token was shown"
-            raise UnprovenError(f"{path}: {why}; {_ADVICE.get(role, _ADVICE[Role.OPERATOR])}")
-        if role is Role.OPERATOR and not operates:
-            raise ForbiddenError(f"{path}: the join token is not enough; {_ADVICE[role]}")
+            raise UnprovenError(f"{path}: {why}; {_ADVICE.get(proof, _ADVICE[Proof.OPERATOR])}")
+        if proof is Proof.OPERATOR and not operates and self._run is None:
+            raise ForbiddenError(f"{path}: the join token is not enough; {_ADVICE[proof]}")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from common.config.places import tls_option
 from common.observe import hosts as allowed
 from common.observe import logs
 
@@ -49,7 +50,12 @@ from common.observe import logs
     metavar="FILE",
     help="File of the token with which slaves join, made if missing. Default: join.token in --state-dir.",
 )
-@click.option("--insecure", is_flag=True, help="Listen beyond this machine in the clear.")
+@tls_option
+@click.option(
+    "--insecure",
+    is_flag=True,
+    help="Listen beyond this machine in the clear; with --tls, this is about the pages alone.",
+)
 @allowed.option
 @logs.options
 def master(
@@ -60,6 +66,7 @@ def master(
     state_dir: Path,
     web: str,
     join_token_file: Path | None,
+    tls: Path | None,
     insecure: bool,
     hosts: tuple[str, ...],
     log_format: str,
@@ -72,14 +79,29 @@ def master(
     from common.config.files import load
     from common.errors import ConfigError
     from common.models.resolution import resolve
+    from common.net.access import Role
     from common.net.addresses import check_listen
+    from common.net.identity import find_identity
     from master.service import serve
 
-    check_listen(listen, insecure)
     run = load(config, overrides)
+    identity = find_identity(tls, run.security.files)
+    if identity is not None:
+        identity.check_own_role(Role.MASTER)
+    check_listen(listen, insecure or identity is not None)
     if not run.cluster.distributed:
         raise ConfigError(f"cluster.profile: {run.cluster.profile} has no master; use `layerwise train`")
-    check_listen(web, insecure, "--web")
+    check_listen(web, insecure or identity is not None, "--web")
     names = allowed.check_hosts(hosts)
     logs.configure("master", log_format, log_level)
-    return serve(resolve(run), listen, bulk_port, web, state_dir, names, join_token_file)
+    return serve(
+        resolve(run.shared),
+        listen,
+        bulk_port,
+        web,
+        state_dir,
+        names,
+        join_token_file,
+        identity,
+        insecure_pages=insecure,
+    )

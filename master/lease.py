@@ -43,6 +43,7 @@ class Lease:
         incarnation: number of the lease; 0 for a vacant seat.
         slave: holder of the lease.
         proof: hash of the lease's secret; empty for a vacant seat.
+        certificate: name of the holder's certificate; empty in the clear.
         seen: time of the holder's last sign of life.
         beat: number of the last heartbeat.
         moved: time of the holder's last batch, or of the grant.
@@ -58,6 +59,7 @@ class Lease:
     incarnation: int = 0
     slave: JoinRequest = field(default_factory=JoinRequest)
     proof: str = ""
+    certificate: str = ""
     seen: float = 0.0
     beat: int = 0
     moved: float = 0.0

@@ -95,10 +95,13 @@ class Roster:
         seated = [lease.slave for lease in self._leases if lease.incarnation]
         return seated + [slave for slave, _ in self._waiting.values()]
 
-    def join(self, request: JoinRequest, now: float) -> tuple[JoinReply, list[LeaseEvent]]:
+    def join(
+        self, request: JoinRequest, now: float, certificate: str = ""
+    ) -> tuple[JoinReply, list[LeaseEvent]]:
         """Grant a vacant seat, the lowest layer first, or ask the slave to wait.
 
-        A slave that asks again while holding a lease (the reply was lost) is granted its lease again.
+        A slave that asks again while holding a lease (the reply was lost) is granted its lease again. A lease
+        is bound to the name of the certificate that has asked; empty in the clear.
 
         Raises:
             MalformedError: the slave has no name.
@@ -117,10 +120,11 @@ class Roster:
             self._waiting[request.slave] = (dataclasses.replace(request, key=""), now)
             return JoinReply(), []
         for lease in mine:
-            if not is_secret(self._keyring.lease(lease.incarnation, request.key), lease.proof):
+            known = is_secret(self._keyring.lease(lease.incarnation, request.key), lease.proof)
+            if not known or lease.certificate != certificate:
                 raise UnprovenError(f"another process holds a lease as {request.slave}; take a new name")
         self._waiting.pop(request.slave, None)
-        events = [] if mine else [self._grant(vacant[0], request)]
+        events = [] if mine else [self._grant(vacant[0], request, certificate)]
         lease = (mine or vacant)[0]
         lease.seen = now
         if not mine:
@@ -222,13 +226,18 @@ class Roster:
             raise UnreachableError(f"incarnation {incarnation}: the leases are not written yet; ask again")
         raise FencedError(f"incarnation {incarnation} holds no lease any more; join again for a new lease")
 
-    def check_secret(self, incarnation: int, secret: str) -> None:
-        """Check that a caller knows the secret of a lease.
+    def check_secret(self, incarnation: int, secret: str, certificate: str = "") -> None:
+        """Check that a caller knows the secret of a lease, and has the certificate that took the lease.
 
         Raises:
-            UnprovenError: the secret is another one, or is missing.
+            UnprovenError: secret or certificate are others, or are missing.
             FencedError: the lease has passed to another slave.
         """
+        if self.seat(incarnation).certificate != certificate:
+            raise UnprovenError(
+                f"incarnation {incarnation}: the lease is bound to another certificate than "
+                f"{certificate or 'none'}; join for a lease of your own"
+            )
         if not is_secret(secret, self.seat(incarnation).proof):
             # Another thread may have ended the lease between the two looks: the holder is fenced, not a liar.
             self.seat(incarnation)
@@ -329,7 +338,7 @@ class Roster:
             if old:
                 for name in ("incarnation", "grants", "gone", "done"):
                     setattr(lease, name, old[name])
-                lease.proof = old.get("proof", "")
+                lease.proof, lease.certificate = old.get("proof", ""), old.get("certificate", "")
                 lease.slave = dataclasses.replace(restore(JoinRequest, old["slave"]), holdings=Holdings())
                 lease.retired, lease.telemetry = restore_telemetry(old)
 
@@ -337,11 +346,11 @@ class Roster:
         if self._began is None and self.complete and not self.over:
             self._began = now
 
-    def _grant(self, lease: Lease, request: JoinRequest) -> LeaseEvent:
+    def _grant(self, lease: Lease, request: JoinRequest, certificate: str) -> LeaseEvent:
         self._incarnations += 1
         lease.incarnation, lease.grants = self._incarnations, lease.grants + 1
         lease.proof = hash_secret(self._keyring.lease(lease.incarnation, request.key))
-        lease.slave = dataclasses.replace(request, key="")
+        lease.slave, lease.certificate = dataclasses.replace(request, key=""), certificate
         lease.beat = 0
         if not lease.gone:
             return self._event("joined", lease)
@@ -353,7 +362,7 @@ class Roster:
             f"incarnation {lease.incarnation}, {lease.slave.slave}: {kind}, {reason or 'no reason given'}"
         )
         lease.retired, lease.telemetry = lease.total(), Telemetry()
-        lease.incarnation, lease.slave, lease.proof = 0, JoinRequest(), ""
+        lease.incarnation, lease.slave, lease.proof, lease.certificate = 0, JoinRequest(), "", ""
         # The layer below may lack the slave's answer to END: until the run is over, the seat needs a slave.
         lease.done = lease.done and self.over
         return event

@@ -95,8 +95,8 @@ class Run:
             **self._agreement.dump(),
         }
 
-    def join(self, request: m.JoinRequest, now: float) -> m.JoinReply:
-        """Grant a lease, or ask the slave to wait.
+    def join(self, request: m.JoinRequest, now: float, certificate: str = "") -> m.JoinReply:
+        """Grant a lease, bound to the name of the slave's certificate, or ask the slave to wait.
 
         Raises:
             UnreachableError: the run is being put back to a snapshot.
@@ -104,7 +104,8 @@ class Run:
         """
         self.check_open()
         warning = "" if self.roster.over else self._compare(request.host, request.holdings, now)
-        reply, events = self.roster.join(dataclasses.replace(request, holdings=m.Holdings()), now)
+        plain = dataclasses.replace(request, holdings=m.Holdings())
+        reply, events = self.roster.join(plain, now, certificate)
         self._note(events)
         if warning and events:
             self._effects.append(Effect({"event": "warned", "host": request.host, "why": warning}))

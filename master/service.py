@@ -25,10 +25,11 @@ from common.net import control
 from common.net.addresses import split_address
 from common.net.data import server as data
 from common.net.data.places import Bounds
+from common.net.identity import Identity
 from common.net.tokens import forget_master, note_master
 from common.observe.health import Pulse, silence_limit, snapshot_limit
 from common.observe.utilization import Probe
-from common.observe.web import Site
+from common.observe.web import Site, pages_identity
 from common.supervision import Rounds, start_task
 from common.text import answer
 from common.wire.messages import StatusReply, Utilization
@@ -195,19 +196,24 @@ class Ports:
     Args:
         master: served here.
         join_token: file of the join token; None: in the state directory.
+        identity: certificates; None: in the clear.
 
     Raises:
         ConfigError: the file of the join token cannot be used.
     """
 
-    def __init__(self, master: Master, join_token: Path | None = None) -> None:
+    def __init__(
+        self, master: Master, join_token: Path | None = None, identity: Identity | None = None
+    ) -> None:
         run, tally = master.run, master.run.tally
         self._state = master.state.path
-        access = Access(run.roster, *load_tokens(master.state, join_token))
-        self.control = control.ControlServer(tally.count_error, access.admit)
+        name = run.config.run.name if identity else None
+        access = Access(run.roster, *load_tokens(master.state, join_token), name)
+        self.control = control.ControlServer(tally.count_error, access.admit, identity)
         # A pusher, a fetcher and a stream for each neighbour, and as many before the last have ended.
         bounds = Bounds(holder=8 + 4 * max(run.config.replicas))
-        self.data = data.DataServer(tally.count_error, bounds, admit=access.admit)
+        tls = identity.serve() if identity else None
+        self.data = data.DataServer(tally.count_error, bounds, admit=access.admit, tls=tls)
         self._roster = RosterServicer(run, master.ledger, master.status)
         self._roster.register(self.control)
         KeeperServicer(master.scheduler).register(self.control)
@@ -244,17 +250,21 @@ async def run_until_signal(
     state: StateDirectory,
     hosts: frozenset[str] = frozenset(),
     join_token: Path | None = None,
+    identity: Identity | None = None,
+    *,
+    insecure_pages: bool = False,
 ) -> int:
     """Run a master until SIGINT or SIGTERM; returns the exit code. Arguments as in `serve`."""
     master, loop, stop = Master(config, state), asyncio.get_running_loop(), asyncio.Event()
-    history, ports = History(HISTORY_SECONDS, config.task.row), Ports(master, join_token)
-    site = Site(pages(master.view(), history), hosts)
+    history, ports = History(HISTORY_SECONDS, config.task.row), Ports(master, join_token, identity)
+    secure = pages_identity(identity, web, insecure_pages)
+    site = Site(pages(master.view(), history), hosts, secure, config.run.name)
     address, _ = await ports.open(listen, data_port)
     web_address = await site.start(web, "--web")
     for name, listening in (("web", web_address), ("address", address)):
         await loop.run_in_executor(state.writer, state.write, name, listening)
     answer(f"master of {config.run.name}: listening on {address}, state in {state.path}")
-    answer(f"live page: http://{web_address}/")
+    answer(f"live page: {'https' if secure else 'http'}://{web_address}/")
     for signal_number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(signal_number, stop.set)
     tasks = [
@@ -298,6 +308,9 @@ def serve(
     state_dir: Path,
     hosts: frozenset[str] = frozenset(),
     join_token: Path | None = None,
+    identity: Identity | None = None,
+    *,
+    insecure_pages: bool = False,
 ) -> int:
     """Run a master until interrupted; returns the exit code.
 
@@ -309,6 +322,8 @@ def serve(
         state_dir: directory for everything that outlives the process.
         hosts: further names under which the pages are answered.
         join_token: file of the join token, made if missing; None: in the state directory.
+        identity: certificates; None: in the clear.
+        insecure_pages: show the pages beyond this machine in the clear, although there are certificates.
 
     Raises:
         RefusedError: a port or the state directory is taken, or the directory holds another run.
@@ -321,6 +336,18 @@ def serve(
         use_one_thread()
     state = StateDirectory(state_dir)
     try:
-        return asyncio.run(run_until_signal(config, listen, data_port, web, state, hosts, join_token))
+        return asyncio.run(
+            run_until_signal(
+                config,
+                listen,
+                data_port,
+                web,
+                state,
+                hosts,
+                join_token,
+                identity,
+                insecure_pages=insecure_pages,
+            )
+        )
     finally:
         state.close()

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from common.config.numbers import NonNegative
-from common.config.places import code_option, data_option, join_option
+from common.config.places import code_option, data_option, join_option, tls_option
 from common.observe import hosts as allowed
 from common.observe import logs
 
@@ -54,7 +54,12 @@ from common.observe import logs
     help="Address of the read-only page /metrics, which the master lists for Prometheus; port 0 takes a free "
     "port.",
 )
-@click.option("--insecure", is_flag=True, help="Allow unencrypted listening beyond this machine.")
+@tls_option
+@click.option(
+    "--insecure",
+    is_flag=True,
+    help="Allow unencrypted listening beyond this machine; with --tls, this is about the pages alone.",
+)
 @allowed.option
 @logs.options
 def slave(
@@ -68,6 +73,7 @@ def slave(
     listen: str | None,
     advertise: str | None,
     metrics: str,
+    tls: Path | None,
     insecure: bool,
     hosts: tuple[str, ...],
     log_format: str,
@@ -84,8 +90,8 @@ def slave(
     from slave.service import serve
 
     if listen is not None:
-        check_listen(listen, insecure)
-    check_listen(metrics, insecure, "--metrics")
+        check_listen(listen, insecure or tls is not None)
+    check_listen(metrics, insecure or tls is not None, "--metrics")
     names = allowed.check_hosts(hosts)
     logs.configure("slave", log_format, log_level)
     with divert_output():
@@ -103,5 +109,6 @@ def slave(
                 names,
                 join_token_file,
                 own_config,
+                tls,
             )
         )

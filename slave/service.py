@@ -30,9 +30,10 @@ from common.lifecycle import INTERRUPTED, Interrupt, cpu_seconds, end_with_paren
 from common.net import control
 from common.net.addresses import is_loopback, reachable_address, split_address
 from common.net.backoff import Backoff
+from common.net.identity import find_identity
 from common.net.tokens import find_joiner
 from common.observe.health import silence_limit
-from common.observe.web import Site, serve_on_thread
+from common.observe.web import SECURE_PAGES, Site, pages_identity, serve_on_thread
 from common.supervision import SupervisedThread
 from common.wire.messages import DescribeRequest, Holdings, JoinReply, JoinRequest
 from common.wire.methods import DESCRIBE, JOIN
@@ -89,7 +90,8 @@ class Slave:
         self._name = uuid.uuid4().hex[:12]
         # Shows a Join that is sent again to be this process' own.
         self._key = secrets.token_hex(16)
-        self._channel = control.channel(options.master)
+        self._identity = find_identity(options.tls)
+        self._channel = control.channel(options.master, self._identity)
         # An interrupt reaches the training loop through the inbox, and all further waits through the event.
         self._stop = threading.Event()
         self._cpu_before = 0.0
@@ -103,14 +105,15 @@ class Slave:
             UnreachableError: no master has answered for `wait` seconds.
             LayerwiseError: the run's configuration cannot be used here, or the master refuses this slave.
         """
-        site = Site(
-            {"/metrics": self._exposition.metrics, "/healthz": self._exposition.health}, self._options.hosts
-        )
+        options = self._options
+        self._secure = pages_identity(self._identity, options.metrics, options.insecure)
+        pages = {"/metrics": self._exposition.metrics, "/healthz": self._exposition.health}
+        site = Site(pages, options.hosts, self._secure)
         with (
-            serve_on_thread(site, self._options.metrics, "--metrics") as listening,
+            serve_on_thread(site, options.metrics, "--metrics") as listening,
             Interrupt(self._on_interrupt),
         ):
-            self._metrics_address = self._reachable(listening)
+            self._metrics_address = (SECURE_PAGES if self._secure else "") + self._reachable(listening)
             try:
                 # Torch takes seconds to import: ask the master meanwhile.
                 preload = SupervisedThread(_import_torch, "torch")
@@ -214,7 +217,7 @@ class Slave:
         from slave.network.endpoint import Endpoint
 
         options = self._options
-        endpoint = Endpoint(options.master, self._exposition.note_answer)
+        endpoint = Endpoint(options.master, self._exposition.note_answer, self._identity, config.run.name)
         try:
             if config.cluster.direct:
                 # A stream per replica below, and room for slaves about to be replaced or refused.

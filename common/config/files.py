@@ -19,6 +19,7 @@ from common.bounds import MOST_CONFIG
 from common.config import settings
 from common.config.data import DATASETS, TOKENS
 from common.config.sections import Config
+from common.config.security import SecurityConfig
 from common.config.values import is_user_function
 from common.errors import ConfigError
 
@@ -172,7 +173,9 @@ def _anchor_paths(config: Config, folder: Path) -> Config:
     if network.initial is not None:
         network = dataclasses.replace(network, initial=absolute(network.initial))
     task = dataclasses.replace(config.task, kind=anchor(config.task.kind))
-    return dataclasses.replace(config, data=data, network=network, task=task)
+    given = dataclasses.asdict(config.security)
+    security = SecurityConfig(**{name: file and absolute(file) for name, file in given.items()})
+    return dataclasses.replace(config, data=data, network=network, task=task, security=security)
 
 
 def describe(config: Config) -> str:

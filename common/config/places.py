@@ -1,4 +1,4 @@
-"""Options for places on this machine: of the data, of the user's files, of a run's tokens."""
+"""Options for places on this machine: of the data, of the user's files, of tokens and certificates."""
 
 from __future__ import annotations
 
@@ -30,4 +30,10 @@ code_option = click.option(
     type=click.Path(readable=False, path_type=Path),
     metavar="DIR",
     help="Folder of the user's Python files here.",
+)
+tls_option = click.option(
+    "--tls",
+    type=click.Path(readable=False, path_type=Path),
+    metavar="DIR",
+    help="Folder of a certificate (ca.pem, certificate.pem, key.pem) for TLS; see `layerwise certificates`.",
 )

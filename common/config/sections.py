@@ -22,6 +22,7 @@ from common.config.models import MODELS
 from common.config.network import NetworkConfig
 from common.config.optimizer import OptimizerConfig
 from common.config.run import RunConfig
+from common.config.security import SecurityConfig
 from common.config.settings import check_heeded
 from common.config.simulation import SimulationConfig
 from common.config.task import TaskConfig
@@ -47,6 +48,7 @@ class Config:
     simulation: SimulationConfig = dataclasses.field(default_factory=SimulationConfig)
     task: TaskConfig = dataclasses.field(default_factory=TaskConfig)
     time: TimeConfig = dataclasses.field(default_factory=TimeConfig)
+    security: SecurityConfig = dataclasses.field(default_factory=SecurityConfig)
 
     def __post_init__(self) -> None:
         check_heeded(self)
@@ -148,13 +150,19 @@ class Config:
         """Upper bound of batch numbers: the run's batches; with `full`, layers may go past the end."""
         return self.run.batches if self.decoupling.slots is None else FAR
 
+    @property
+    def shared(self) -> Config:
+        """The configuration without what belongs to one machine: its certificates."""
+        return dataclasses.replace(self, security=SecurityConfig())
+
     def with_cuts(self, cuts: list[int]) -> Config:
         """Return the configuration with these cuts."""
         return dataclasses.replace(self, network=dataclasses.replace(self.network, cuts=cuts, layers=None))
 
     def to_toml(self) -> str:
-        """Return the configuration as TOML; keys that are unset are left out."""
-        return tomli_w.dumps(_drop_unset(dataclasses.asdict(self)))
+        """Return the configuration as TOML; keys that are unset are left out, and sections without keys."""
+        sections = _drop_unset(dataclasses.asdict(self))
+        return tomli_w.dumps({name: keys for name, keys in sections.items() if keys})
 
 
 def _choices(names: Iterable[str]) -> str:

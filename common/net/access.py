@@ -1,56 +1,131 @@
-"""Access of callers to methods: one table of methods and roles, for every port."""
+"""Access of callers to methods: one table of methods, proofs and roles, for every port."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import Enum
 from typing import Any
+from urllib.parse import quote, unquote
 
+from common.credentials import Certificate
+from common.errors import ForbiddenError
 from common.wire import methods
 from common.wire.methods import METHODS, Method
 
 
 class Role(Enum):
-    """Role of a caller, proved by what its call shows.
+    """Role of a certificate's holder, in a name of the certificate (see `role_uri`)."""
+
+    MASTER = "master"
+    SLAVE = "slave"
+    STORE = "store"
+    EVALUATOR = "evaluator"
+    OPERATOR = "operator"
+    READER = "reader"
+
+
+class Proof(Enum):
+    """Proof that a method asks for.
 
     Attributes:
-        READER: any caller.
-        JOINER: process that may become a slave, by the join token or the operator's.
-        SLAVE: holder of a lease, by the lease's secret.
-        OPERATOR: who may change the run, by the operator's token.
+        NONE: none.
+        JOIN: without certificates, the join token or the operator's.
+        OPERATOR: without certificates, the operator's token.
+        LEASE: the secret of a lease.
     """
 
-    READER = "reader"
-    JOINER = "joiner"
-    SLAVE = "slave"
-    OPERATOR = "operator"
+    NONE = "none"
+    JOIN = "join token"
+    OPERATOR = "operator token"
+    LEASE = "lease"
 
 
-# Roles that a token proves.
-BY_TOKEN = (Role.JOINER, Role.OPERATOR)
+# Proofs that are tokens. With certificates the roles stand for them.
+BY_TOKEN = (Proof.JOIN, Proof.OPERATOR)
 
-ACCESS: dict[Method[Any, Any], Role] = {
-    methods.DESCRIBE: Role.READER,
-    methods.JOIN: Role.JOINER,
-    methods.HEARTBEAT: Role.SLAVE,
-    methods.LEAVE: Role.SLAVE,
-    methods.STATUS: Role.READER,
-    methods.REPORT: Role.OPERATOR,
-    methods.REACH: Role.JOINER,
-    methods.AGREE: Role.JOINER,
-    methods.SNAPSHOT: Role.OPERATOR,
-    methods.SNAPSHOTS: Role.READER,
-    methods.ROLLBACK: Role.OPERATOR,
-    methods.PUSH: Role.SLAVE,
-    methods.PULL: Role.READER,
-    methods.EXCHANGE: Role.SLAVE,
-    methods.SYNTHESIZE: Role.SLAVE,
+
+@dataclass(frozen=True)
+class Row:
+    """Callers of a method.
+
+    Attributes:
+        proof: what a call shows, beside a certificate.
+        roles: with certificates, roles of which the caller has one.
+    """
+
+    proof: Proof
+    roles: frozenset[Role]
+
+
+_ALL = frozenset(Role) - {Role.MASTER}
+_SLAVE = frozenset({Role.SLAVE})
+_OPERATOR = frozenset({Role.OPERATOR})
+
+ACCESS: dict[Method[Any, Any], Row] = {
+    methods.DESCRIBE: Row(Proof.NONE, _ALL),
+    methods.JOIN: Row(Proof.JOIN, _SLAVE),
+    methods.HEARTBEAT: Row(Proof.LEASE, _SLAVE),
+    methods.LEAVE: Row(Proof.LEASE, _SLAVE),
+    methods.STATUS: Row(Proof.NONE, _ALL),
+    methods.REPORT: Row(Proof.OPERATOR, frozenset({Role.EVALUATOR, Role.OPERATOR})),
+    methods.REACH: Row(Proof.JOIN, frozenset({Role.SLAVE, Role.OPERATOR})),
+    methods.AGREE: Row(Proof.JOIN, frozenset({Role.SLAVE, Role.EVALUATOR, Role.OPERATOR})),
+    methods.SNAPSHOT: Row(Proof.OPERATOR, _OPERATOR),
+    methods.SNAPSHOTS: Row(Proof.NONE, _ALL),
+    methods.ROLLBACK: Row(Proof.OPERATOR, _OPERATOR),
+    methods.PUSH: Row(Proof.LEASE, _SLAVE),
+    methods.PULL: Row(Proof.NONE, _ALL),
+    methods.EXCHANGE: Row(Proof.LEASE, _SLAVE),
+    methods.SYNTHESIZE: Row(Proof.LEASE, _SLAVE),
 }
-_ROLES = {method.path: role for method, role in ACCESS.items()}
+_ROWS = {method.path: row for method, row in ACCESS.items()}
 
 if missing := [method.path for method in METHODS if method not in ACCESS]:
     raise AssertionError(f"ACCESS has no row for {missing}")
 
+_SCHEME = "layerwise"
 
-def role_for(path: str) -> Role:
-    """Return the role that a method asks for."""
-    return _ROLES[path]
+
+def row_for(path: str) -> Row:
+    """Return the row of a method."""
+    return _ROWS[path]
+
+
+def role_uri(role: Role, run: str | None = None) -> str:
+    """Return the name that gives a certificate a role: in every run, or in the runs of a name alone."""
+    return f"{_SCHEME}:{role.value}" + (f":{quote(run, safe='')}" if run is not None else "")
+
+
+def roles_of(certificate: Certificate, run: str | None) -> frozenset[Role]:
+    """Return the roles that a certificate gives in a run; None: in any run."""
+    return frozenset(role for role in Role if any(_gives(uri, role, run) for uri in certificate.uris))
+
+
+def _gives(uri: str, role: Role, run: str | None) -> bool:
+    scheme, _, rest = uri.partition(":")
+    name, restricted, named = rest.partition(":")
+    return (scheme, name) == (_SCHEME, role.value) and (not restricted or run in (None, unquote(named)))
+
+
+def check_role(path: str, certificate: Certificate, run: str | None) -> None:
+    """Check that a certificate gives its holder the right to call a method of a run; None: of any run.
+
+    Raises:
+        ForbiddenError: the certificate has no role for the method.
+    """
+    wanted, found = row_for(path).roles, roles_of(certificate, run)
+    if not wanted & found:
+        raise ForbiddenError(
+            f"{path}: the certificate of {certificate.holder} has {_names(found, 'the role')} here; "
+            f"show one with {_names(wanted, 'the role')} (a name {role_uri(min(wanted, key=_order))})"
+        )
+
+
+def _names(roles: frozenset[Role], word: str) -> str:
+    if not roles:
+        return "no role"
+    return f"{word} {' or '.join(role.value for role in sorted(roles, key=_order))}"
+
+
+def _order(role: Role) -> int:
+    return list(Role).index(role)

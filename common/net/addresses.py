@@ -47,7 +47,7 @@ def check_listen(address: str, insecure: bool, option: str = "--listen") -> None
     if not insecure and not is_loopback(host):
         raise ConfigError(
             f"{option} {address}: anyone who reaches this address could read and change the run; "
-            "say --insecure if the network is yours alone"
+            "give certificates by --tls DIR, or say --insecure if the network is yours alone"
         )
 
 

@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from functools import partial
 from typing import Any, TypeVar, cast
 
 import grpc
 
 from common import errors
-from common.bounds import LARGEST_SIGNAL_MESSAGE_BYTES, SMALL_MESSAGE_BYTES
-from common.credentials import NOBODY, Admit, Credentials, check_same, credentials_of
-from common.errors import AbsentError, LayerwiseError, TooLargeError, UnreachableError
+from common.bounds import SMALL_MESSAGE_BYTES
+from common.credentials import (
+    NOBODY,
+    Admit,
+    Certificate,
+    Credentials,
+    check_same,
+    credentials_of,
+    note_caller,
+)
+from common.errors import LayerwiseError, TooLargeError, UnreachableError
 from common.lifecycle import file_limit
 from common.net.addresses import cannot_listen, split_address
+from common.net.channels import OPTIONS, AsyncChannel, Channel, absence
+from common.net.http2.handshakes import name_certificate
+from common.net.identity import Identity
 from common.net.listening import join_address, numeric_host
 from common.wire.methods import Method
 
@@ -28,9 +39,6 @@ LOOK_SECONDS = 0.1
 # (grpc/grpc#36066). The peer's own status is lost; another call gets it.
 _WRITTEN_TOO_LATE = "Internal error from Core"
 
-# gRPC's own text for an address at which nobody listens, and the system's reason in the text.
-_ABSENT, _REASON = "failed to connect to all addresses", re.compile(r"remote host: (?:connect: )?([^():]+)")
-
 # Streams that a peer may have open on a connection: a slave has its calls and a stream of served synthesis.
 MOST_STREAMS = 32
 # A connection that has not begun HTTP/2 after so long ends; the library's own bound is two minutes.
@@ -43,27 +51,8 @@ _IDLE_MILLISECONDS, _OLDEST_MILLISECONDS = 300_000, 3_600_000
 # The library's options are numbers of 32 bits.
 _LARGEST_OPTION = 2**31 - 1
 
-_OPTIONS = [
-    ("grpc.max_send_message_length", LARGEST_SIGNAL_MESSAGE_BYTES),
-    ("grpc.keepalive_time_ms", 10_000),
-    ("grpc.keepalive_timeout_ms", 10_000),
-    ("grpc.keepalive_permit_without_calls", 1),
-    ("grpc.http2.max_pings_without_data", 0),
-]
-_CHANNEL_OPTIONS = [
-    *_OPTIONS,
-    ("grpc.max_receive_message_length", LARGEST_SIGNAL_MESSAGE_BYTES),
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    # Despite the name the bound of an attempt: two round trips to a far or crowded peer.
-    ("grpc.min_reconnect_backoff_ms", 3_000),
-    ("grpc.max_reconnect_backoff_ms", 2_000),
-    # Channels of a process must not share a connection: large messages would hold up urgent ones.
-    ("grpc.use_local_subchannel_pool", 1),
-    # Proxies of the environment serve the world outside a cluster.
-    ("grpc.enable_http_proxy", 0),
-]
 _SERVER_OPTIONS = [
-    *_OPTIONS,
+    *OPTIONS,
     # By default two servers would share a port unnoticed.
     ("grpc.so_reuseport", 0),
     ("grpc.max_concurrent_streams", MOST_STREAMS),
@@ -76,20 +65,18 @@ _SERVER_OPTIONS = [
 ]
 
 
-def channel(address: str) -> grpc.Channel:
-    """Open a channel for blocking calls."""
-    split_address(address)
-    return grpc.insecure_channel(address, options=_CHANNEL_OPTIONS)
+def channel(address: str, identity: Identity | None = None) -> Channel:
+    """Open a channel for blocking calls; without an identity in the clear."""
+    return Channel(address, identity)
 
 
-def async_channel(address: str) -> Any:
-    """Open a channel for calls of an event loop."""
-    split_address(address)
-    return grpc.aio.insecure_channel(address, options=_CHANNEL_OPTIONS)
+def async_channel(address: str, identity: Identity | None = None) -> AsyncChannel:
+    """Open a channel for calls of an event loop; without an identity in the clear."""
+    return AsyncChannel(address, identity)
 
 
 def call(
-    peer: grpc.Channel,
+    peer: Channel,
     method: Method[Request, Reply],
     request: Request,
     seconds: float = UNARY_SECONDS,
@@ -102,13 +89,15 @@ def call(
     """
     bound = peer.unary_unary(method.path, method.request.encode, method.reply.decode)
     try:
-        return cast(Reply, bound(request, timeout=seconds, metadata=shown.metadata()))
+        reply = cast(Reply, bound(request, timeout=seconds, metadata=shown.metadata()))
     except grpc.RpcError as error:
-        raise error_of(error, method) from None
+        raise peer.explain(error) or error_of(error, method) from None
+    peer.note_answer()
+    return reply
 
 
 def call_watching(
-    peer: grpc.Channel,
+    peer: Channel,
     method: Method[Request, Reply],
     request: Request,
     seconds: float,
@@ -126,11 +115,14 @@ def call_watching(
     try:
         while True:
             try:
-                return cast(Reply, calling.result(LOOK_SECONDS))
+                reply = cast(Reply, calling.result(LOOK_SECONDS))
             except grpc.FutureTimeoutError:
                 look()
+            else:
+                peer.note_answer()
+                return reply
     except grpc.RpcError as error:
-        raise error_of(error, method) from None
+        raise peer.explain(error) or error_of(error, method) from None
     finally:
         calling.cancel()
 
@@ -165,9 +157,8 @@ def error_of(error: grpc.RpcError, method: Method[Any, Any]) -> LayerwiseError:
     code = error.code()
     if error.details() == _WRITTEN_TOO_LATE:
         return UnreachableError(f"{method.service}.{method.name}: the peer has ended the stream")
-    if (error.details() or "").startswith(_ABSENT):
-        reason = _REASON.search(error.details() or "")
-        return AbsentError(reason[1] if reason else "no connection")
+    if absent := absence(error):
+        return absent
     text = error.details() or f"{method.service}.{method.name} failed with {code.name}"
     return errors.from_status(code.name, text)
 
@@ -183,16 +174,21 @@ class ControlServer:
     Args:
         on_error: takes the error of each call that fails.
         admit: takes path and credentials of each call; raises LayerwiseError to refuse the caller.
+        identity: certificates; None: in the clear.
     """
 
     def __init__(
-        self, on_error: Callable[[LayerwiseError], None] = lambda _: None, admit: Admit = lambda *_: None
+        self,
+        on_error: Callable[[LayerwiseError], None] = lambda _: None,
+        admit: Admit = lambda *_: None,
+        identity: Identity | None = None,
     ) -> None:
         self._server: Any = None
         self._largest = SMALL_MESSAGE_BYTES
         self._handlers: dict[str, dict[str, Any]] = {}
         self._on_error = on_error
         self._admit = admit
+        self._identity = identity
 
     def add(self, method: Method[Any, Any], handler: Unary | Streaming, most: int | None = None) -> None:
         """Serve a method: `handler` answers a request, or an iterator of requests if the method streams.
@@ -233,8 +229,10 @@ class ControlServer:
 
     def _identified(self, method: Method[Any, Any], context: Any) -> Credentials:
         """Return the caller's credentials, if the caller may call the method."""
-        shown = credentials_of(context.invocation_metadata())
+        certificate = _certificate_in(context.auth_context()) if self._identity else None
+        shown = credentials_of(context.invocation_metadata(), certificate)
         self._admit(method.path, shown)
+        note_caller(shown)
         return shown
 
     def _admitted(self, method: Method[Any, Any], context: Any, raw: bytes, decode: Decoder) -> Any:
@@ -268,7 +266,7 @@ class ControlServer:
         )
         host, port = split_address(address)
         try:
-            port = self._server.add_insecure_port(join_address(numeric_host(host), port))
+            port = self._add_port(join_address(numeric_host(host), port))
         except OSError as error:
             raise cannot_listen("--listen", host, port, error.strerror) from None
         except RuntimeError:
@@ -276,10 +274,37 @@ class ControlServer:
         await self._server.start()
         return f"{host}:{port}"
 
+    def _add_port(self, address: str) -> int:
+        if self._identity is None:
+            return int(self._server.add_insecure_port(address))
+        configure = partial(_configuration, self._identity)
+        credentials = grpc.dynamic_ssl_server_credentials(
+            configure(), configure, require_client_authentication=True
+        )
+        return int(self._server.add_secure_port(address, credentials))
+
     async def stop(self, grace: float) -> None:
         """Take no more calls, and end the calls under way after `grace` seconds."""
         if self._server is not None:
             await self._server.stop(grace)
+
+
+def _configuration(identity: Identity) -> grpc.ServerCertificateConfiguration:
+    """Return the present certificates; the library asks at each handshake."""
+    ca, key, certificate = identity.contents()
+    return grpc.ssl_server_certificate_configuration([(key, certificate)], ca)
+
+
+def _certificate_in(facts: Mapping[str, Iterable[bytes]]) -> Certificate | None:
+    """Return the facts of a caller's certificate in gRPC's words; None for a caller without one."""
+
+    def texts(name: str) -> list[str]:
+        return [each.decode("utf-8", "replace") for each in facts.get(name, ())]
+
+    if not texts("x509_pem_cert"):
+        return None
+    common = texts("x509_common_name")
+    return name_certificate(common[0] if common else "", texts("peer_uri"), texts("peer_dns"))
 
 
 def _bounded(method: Method[Any, Any], most: int) -> Decoder:

@@ -9,17 +9,23 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from common.errors import LayerwiseError, RefusedError
+from common.errors import ForbiddenError, LayerwiseError, RefusedError
+from common.net.access import check_role
 from common.net.addresses import is_loopback, split_address
+from common.net.http2.handshakes import certificate_of
+from common.net.identity import Identity
 from common.net.listening import open_listener
 from common.observe.hosts import plain_name
 from common.observe.visits import begin_visit
 from common.supervision import SupervisedThread
+from common.wire.methods import STATUS
 
 HEAD_BYTES = 8 << 10
 HEAD_SECONDS = 5.0
 SEND_SECONDS = 20.0
 LINGER_SECONDS = 0.5
+# Begins the address of pages over TLS, in the master's list.
+SECURE_PAGES = "https://"
 # The newest connection takes the place of the oldest.
 CONNECTIONS = 32
 
@@ -32,8 +38,8 @@ _HEADERS = (
     "Connection: close\r\n"
 )
 _REASONS = {
-    200: "OK", 400: "Bad Request", 404: "Not Found", 405: "Method Not Allowed", 421: "Misdirected Request",
-    500: "Internal Server Error", 503: "Service Unavailable",
+    200: "OK", 400: "Bad Request", 403: "Forbidden", 404: "Not Found", 405: "Method Not Allowed",
+    421: "Misdirected Request", 500: "Internal Server Error", 503: "Service Unavailable",
 }  # fmt: skip
 
 
@@ -60,10 +66,14 @@ class Site:
     Attributes:
         pages: by path.
         hosts: further names under which requests are answered, as `check_hosts` returns them.
+        identity: certificates, for pages over TLS to visitors with a certificate; None: in the clear.
+        run: name of the run, for the roles in certificates; None: of any run.
     """
 
     pages: Pages
     hosts: frozenset[str] = frozenset()
+    identity: Identity | None = None
+    run: str | None = None
     # Visitors, oldest first, and of them those that have sent no request yet.
     _open: dict[asyncio.Task[None], None] = field(default_factory=dict)
     _silent: dict[asyncio.Task[None], None] = field(default_factory=dict)
@@ -105,7 +115,9 @@ class Site:
         self._enter(task)
         begin_visit(writer)
         try:
+            refusal = await self._refusal(writer)
             page, head = await self._answer(reader)
+            page = refusal or page
             self._silent.pop(task, None)
             writer.write(_encode(page, head))
             async with asyncio.timeout(SEND_SECONDS):
@@ -118,6 +130,23 @@ class Site:
         finally:
             self._leave(task)
             writer.close()
+
+    async def _refusal(self, writer: asyncio.StreamWriter) -> Page | None:
+        """Shake hands over TLS, if the site has certificates; returns the page for a visitor without a role.
+
+        The task must not have waited before: the visitor's greeting is for the handshake.
+        """
+        if self.identity is None:
+            return None
+        await writer.start_tls(self.identity.pages(), ssl_handshake_timeout=HEAD_SECONDS)
+        certificate = certificate_of(writer.get_extra_info("ssl_object"))
+        try:
+            if certificate is None:
+                raise ForbiddenError("no certificate was shown")
+            check_role(STATUS.path, certificate, self.run)
+        except ForbiddenError as error:
+            return _text(403, str(error))
+        return None
 
     def _enter(self, task: asyncio.Task[None]) -> None:
         """Take a visitor in; beyond CONNECTIONS the oldest goes, first of those that have sent no request.
@@ -183,10 +212,16 @@ class Site:
 
 async def _linger(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     """Let a refusal arrive: after a close with unread input, the peer's kernel would discard the answer."""
-    writer.write_eof()
+    if writer.can_write_eof():  # not over TLS
+        writer.write_eof()
     async with asyncio.timeout(LINGER_SECONDS):
         while await reader.read(HEAD_BYTES):
             pass
+
+
+def pages_identity(identity: Identity | None, address: str, insecure: bool) -> Identity | None:
+    """Return the certificates for pages at an address; None on loopback, or in the clear by --insecure."""
+    return None if insecure or is_loopback(split_address(address)[0]) else identity
 
 
 def _is_own_name(name: str) -> bool:

@@ -24,7 +24,7 @@ def examine_agreement(setup: Setup) -> Verdict:
         holdings = take_stock(setup.config, dataset, setup.code)
     except ConfigError:
         return warning("not checked, since the data are not at hand", "see the check of the data")
-    with control.channel(setup.master) as channel:
+    with setup.channel() as channel:
         try:
             request = AgreeRequest(socket.gethostname(), holdings)
             difference = control.call(channel, AGREE, request, MASTER_SECONDS, setup.shown).warning

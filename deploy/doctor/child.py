@@ -79,6 +79,7 @@ def _pack(setup: Setup) -> str:
             "data": str(setup.data) if setup.data else None,
             "code": str(setup.code) if setup.code else None,
             "root": str(setup.root),
+            "tls": str(setup.tls) if setup.tls else None,
         }
     )
 
@@ -93,6 +94,7 @@ def _unpack(text: str) -> Setup:
         data=Path(found["data"]) if found["data"] else None,
         code=Path(found["code"]) if found["code"] else None,
         root=Path(found["root"]),
+        tls=Path(found["tls"]) if found["tls"] else None,
     )
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from common.config.places import code_option, data_option, join_option
+from common.config.places import code_option, data_option, join_option, tls_option
 from common.errors import ConfigError
 
 
@@ -23,6 +23,7 @@ from common.errors import ConfigError
 @data_option
 @code_option
 @join_option
+@tls_option
 @click.option("--json", "as_json", is_flag=True, help="Print only JSON on standard output.")
 def doctor(
     config: Path | None,
@@ -31,6 +32,7 @@ def doctor(
     data: Path | None,
     code: Path | None,
     join_token_file: Path | None,
+    tls: Path | None,
     as_json: bool,
 ) -> int:
     """Check the machine and a set-up: print findings with fixes.
@@ -51,9 +53,9 @@ def doctor(
     if master and (config or overrides):
         raise ConfigError("doctor --master: the master has the run's configuration; omit CONFIG and --set")
     if master:
-        setup = ask_setup(master, data, code, join_token_file)
+        setup = ask_setup(master, data, code, join_token_file, tls)
     else:
-        setup = read_setup(config, overrides, data, code)
+        setup = read_setup(config, overrides, data, code, tls)
     findings = examine(setup, CHECKS.values())
     print_findings(findings, as_json)
     return exit_code(setup, findings)

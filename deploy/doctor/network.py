@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 
-from common.credentials import Credentials
 from common.errors import LayerwiseError, UnprovenError, UnreachableError
 from common.net import control
 from common.net.addresses import interface_to, is_loopback, split_address
@@ -103,14 +102,14 @@ def examine_data_port(contact: Contact, master: str) -> Verdict:
     return ok(f"the master's data port {address} can be reached")
 
 
-def examine_way_back(master: str, shown: Credentials) -> Verdict:
+def examine_way_back(setup: Setup) -> Verdict:
     """Have the master connect to a port of the slave-to-be, as neighbours do in profile `basic`."""
-    host = interface_to(master)
-    with Greeter(host) as greeter, control.channel(master) as channel:
+    host = interface_to(setup.master)
+    with Greeter(host) as greeter, setup.channel() as channel:
         address = join_address(host, greeter.port)
         try:
             request = ReachRequest(address, greeter.token)
-            reached = control.call(channel, REACH, request, REACH_SECONDS, shown).reached
+            reached = control.call(channel, REACH, request, REACH_SECONDS, setup.shown).reached
         except UnreachableError:
             raise
         except UnprovenError as error:

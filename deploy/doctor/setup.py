@@ -14,6 +14,8 @@ from common.config.user_code import check_sent_files
 from common.credentials import NOBODY, Credentials
 from common.errors import LayerwiseError
 from common.net import control
+from common.net.channels import Channel
+from common.net.identity import find_identity
 from common.net.tokens import find_joiner
 from common.wire.messages import DescribeReply, DescribeRequest
 from common.wire.methods import DESCRIBE
@@ -50,6 +52,7 @@ class Setup:
         data: folder of the data set in place of `data.path`.
         code: folder of the user's files.
         root: folder in place of / for files of the system.
+        tls: folder of the certificate; None: in the clear.
     """
 
     config: Config | None
@@ -60,33 +63,46 @@ class Setup:
     data: Path | None = None
     code: Path | None = None
     root: Path = ROOT
+    tls: Path | None = None
+
+    def channel(self) -> Channel:
+        """Open a channel to the master.
+
+        Raises:
+            LayerwiseError: the certificate cannot be used.
+        """
+        return control.channel(self.master, find_identity(self.tls))
 
 
-def read_setup(path: Path | None, overrides: Iterable[str], data: Path | None, code: Path | None) -> Setup:
+def read_setup(
+    path: Path | None, overrides: Iterable[str], data: Path | None, code: Path | None, tls: Path | None = None
+) -> Setup:
     """Read the set-up of a local run; an error becomes a part of the set-up."""
     try:
-        return Setup(files.load(path, overrides), data=data, code=code)
+        return Setup(files.load(path, overrides), data=data, code=code, tls=tls)
     except LayerwiseError as error:
-        return Setup(None, error, data=data, code=code)
+        return Setup(None, error, data=data, code=code, tls=tls)
 
 
-def ask_setup(master: str, data: Path | None, code: Path | None, token: Path | None = None) -> Setup:
+def ask_setup(
+    master: str, data: Path | None, code: Path | None, token: Path | None = None, tls: Path | None = None
+) -> Setup:
     """Fetch the set-up of a slave from a master; an error becomes a part of the set-up."""
     try:
         shown = find_joiner(master, token)
-        contact = _ask(master)
+        with Setup(None, master=master, tls=tls).channel() as channel:
+            contact = _ask(channel)
         config = files.parse(contact.reply.config, f"the configuration from {master}")
         check_sent_files(config.user_functions, code, {})
     except LayerwiseError as error:
-        return Setup(None, error, master=master, data=data, code=code)
-    return Setup(config, master=master, shown=shown, contact=contact, data=data, code=code)
+        return Setup(None, error, master=master, data=data, code=code, tls=tls)
+    return Setup(config, master=master, shown=shown, contact=contact, data=data, code=code, tls=tls)
 
 
-def _ask(master: str) -> Contact:
-    with control.channel(master) as channel:
-        # The first call opens the connection; the second one measures a round trip alone.
-        control.call(channel, DESCRIBE, DescribeRequest(), MASTER_SECONDS)
-        began, sent_at = time.monotonic(), time.time()
-        reply = control.call(channel, DESCRIBE, DescribeRequest(), MASTER_SECONDS)
-        half = (time.monotonic() - began) / 2
+def _ask(channel: Channel) -> Contact:
+    # The first call opens the connection; the second one measures a round trip alone.
+    control.call(channel, DESCRIBE, DescribeRequest(), MASTER_SECONDS)
+    began, sent_at = time.monotonic(), time.time()
+    reply = control.call(channel, DESCRIBE, DescribeRequest(), MASTER_SECONDS)
+    half = (time.monotonic() - began) / 2
     return Contact(reply, sent_at + half - reply.time, half)

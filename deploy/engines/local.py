@@ -9,6 +9,7 @@ import subprocess
 import time
 from collections import Counter
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from common.cores import count_cores
 from common.errors import ConfigError, LayerwiseError, RefusedError, RunFailedError
@@ -16,6 +17,7 @@ from common.lifecycle import PARENT
 from common.net.tokens import JOIN_TOKEN
 from common.supervision import is_transient
 from common.wire.messages import StatusReply
+from deploy.certificates.folders import MASTER, folder_of, slave_folder
 from deploy.engines.cluster_process import START_SECONDS, ClusterProcess
 from deploy.runs.directory import CONFIG, RunDirectory
 from deploy.runs.process_logs import bound_log, last_line
@@ -31,10 +33,15 @@ VACANT_BEATS = 4
 
 @dataclass
 class Cluster:
-    """A master, and a slave for every seat."""
+    """A master, and a slave for every seat.
+
+    Attributes:
+        tls: folder of certificates, or of one certificate for all; None: in the clear.
+    """
 
     directory: RunDirectory
     slaves: int
+    tls: Path | None = None
     device: str = "auto"
     log_format: str = "plain"
     address: str = ""
@@ -219,6 +226,7 @@ class Cluster:
         arguments += ["--join-token-file", str(self.directory.state / JOIN_TOKEN)]
         arguments += ["--own-config", str(self.directory.path / CONFIG)]
         arguments += ["--log-format", self.log_format]
+        arguments += ["--tls", str(slave_folder(self.tls, number))] if self.tls else []
         return self._process(f"slave-{number}", arguments)
 
     def _process(self, name: str, arguments: list[str]) -> ClusterProcess:
@@ -229,7 +237,8 @@ class Cluster:
     def _master_arguments(self, listen: str, web: str) -> list[str]:
         config, state = str(self.directory.path / CONFIG), str(self.directory.state)
         addresses = ["--listen", listen, "--web", web]
-        return ["master", config, *addresses, "--state-dir", state, "--log-format", self.log_format]
+        tls = ["--tls", str(folder_of(self.tls, MASTER))] if self.tls else []
+        return ["master", config, *addresses, *tls, "--state-dir", state, "--log-format", self.log_format]
 
     def _environment(self) -> dict[str, str]:
         # Processes share the cores, so a process starts only a part of the threads.

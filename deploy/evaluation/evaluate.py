@@ -53,13 +53,14 @@ def evaluate_master(
     code: Path | None,
     as_json: bool,
     token: Path | None = None,
+    tls: Path | None = None,
 ) -> int:
-    """Measure a live master's weights, and report the result to the master with the operator's token.
+    """Measure a live master's weights, and report the result with the operator's token or a certificate.
 
     Raises:
         LayerwiseError: the master does not answer, or the data is missing.
     """
-    with divert_output(), Reader(master, token) as reader:
+    with divert_output(), Reader(master, token, tls) as reader:
         config = reader.config_to_run(code)
         dataset = datasets.of(config, path=data, code=code)
         stock = holdings.take_stock(config, dataset, code)

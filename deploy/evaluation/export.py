@@ -31,7 +31,9 @@ def export_directory(path: Path, output: Path) -> int:
     return _write(output, model.content if whole else _encode_for_torch(model.state))
 
 
-def export_master(master: str, output: Path, data: Path | None, code: Path | None) -> int:
+def export_master(
+    master: str, output: Path, data: Path | None, code: Path | None, tls: Path | None = None
+) -> int:
     """Write a live run's weights to a .safetensors or .pt file, and return the exit code.
 
     Args:
@@ -39,6 +41,7 @@ def export_master(master: str, output: Path, data: Path | None, code: Path | Non
         output: the file.
         data: folder that replaces `data.path`.
         code: folder of the user's files.
+        tls: folder of a certificate; None: in the clear.
 
     Raises:
         ConfigError: the file has another suffix, or the run's data or code is missing here.
@@ -49,7 +52,7 @@ def export_master(master: str, output: Path, data: Path | None, code: Path | Non
     from deploy.evaluation.evaluator import Evaluator
 
     _check_output(output)
-    with divert_output(), Reader(master) as reader:
+    with divert_output(), Reader(master, tls=tls) as reader:
         config = reader.config_to_run(code)
         dataset = datasets.of(config, path=data, code=code)
         blueprint = network.build(config, dataset.inputs, dataset.targets, code)

@@ -13,8 +13,9 @@ from common.config.user_code import check_sent_files
 from common.credentials import NOBODY
 from common.errors import AbsentError, UnprovenError, UnreachableError
 from common.net import control
-from common.net.access import BY_TOKEN, role_for
+from common.net.access import BY_TOKEN, Role, row_for
 from common.net.data import client as data
+from common.net.identity import find_identity
 from common.net.tokens import OPERATOR_TOKEN, find_operator
 from common.shards.pushes import Header, PullRequest
 from common.wire.messages import (
@@ -55,17 +56,21 @@ class Reader:
     Args:
         address: HOST:PORT.
         token: file of the operator's token; None: look for a master of this user on this machine.
+        tls: folder of a certificate; None: in the clear.
 
     Raises (each call):
         UnreachableError: the master does not answer.
         LayerwiseError: the master refuses the call.
     """
 
-    def __init__(self, address: str, token: Path | None = None) -> None:
+    def __init__(self, address: str, token: Path | None = None, tls: Path | None = None) -> None:
         self._address = address
         self._shown = find_operator(address, token)
-        self._channel = control.channel(address)
-        self._data = data.DataClient(lambda: data.locate(address))
+        identity = find_identity(tls)
+        self._channel = control.channel(address, identity)
+        self._data = data.DataClient(
+            lambda: data.locate(address, identity), tls=identity.call(Role.MASTER) if identity else None
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -81,7 +86,7 @@ class Reader:
     ) -> Reply:
         try:
             # A token is for those alone who ask for one.
-            shown = self._shown if role_for(method.path) in BY_TOKEN else NOBODY
+            shown = self._shown if row_for(method.path).proof in BY_TOKEN else NOBODY
             return control.call(self._channel, method, request, seconds, shown)
         except UnprovenError:
             raise UnprovenError(

@@ -37,6 +37,7 @@ PAGES: Mapping[str, str] = {
     "downpour": "README.md#several-slaves-a-layer",
     "cluster": "README.md#profiles-how-activations-and-gradients-travel",
     "simulation": "README.md#without-a-cluster",
+    "security": "docs/tls.md",
 }
 OTHER_PAGE = "README.md#documentation"
 

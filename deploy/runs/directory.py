@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -60,7 +61,7 @@ def saved_config(folder: Path) -> Config:
     text = read_text(path, advice)
     config = files.parse(text, str(path))
     # A file that was cut at the end of a line is TOML too, and its lost keys would take their defaults.
-    lacking = [field.name for field in dataclasses.fields(Config) if f"[{field.name}]\n" not in text]
+    lacking = [name for name in tomllib.loads(Config().to_toml()) if f"[{name}]\n" not in text]
     if lacking or not text.endswith("\n"):
         raise ConfigError(f"{path}: is torn: lacks {', '.join(lacking) or 'the end'}; {advice}")
     return config

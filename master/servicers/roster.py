@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from functools import partial
 
-from common.credentials import SECRET_CHARACTERS
+from common.credentials import SECRET_CHARACTERS, current_caller
 from common.errors import MalformedError, RefusedError, UnreachableError
 from common.net.addresses import split_address
 from common.net.callback import is_greeted
@@ -61,7 +62,8 @@ class RosterServicer:
             raise MalformedError(f"a slave joins with a key of {SECRET_CHARACTERS} random hexadecimal digits")
         if self._run.config.cluster.direct:
             split_address(request.address)
-        return await self._ledger.apply(self._run.join, request)
+        join = partial(self._run.join, certificate=current_caller().holder)
+        return await self._ledger.apply(join, request)
 
     async def heartbeat(self, request: m.HeartbeatRequest) -> m.HeartbeatReply:
         """Keep a lease."""

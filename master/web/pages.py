@@ -17,7 +17,7 @@ from common.observe import metrics
 from common.observe.health import health_page
 from common.observe.problems import problems
 from common.observe.visits import Visit, current_visit
-from common.observe.web import Page, Pages
+from common.observe.web import SECURE_PAGES, Page, Pages
 from common.wire.messages import JoinRequest
 from master.web.history import History, throughput
 from master.web.scrape import scrape
@@ -80,20 +80,26 @@ def targets(view: View, visit: Visit, here: str) -> list[dict[str, Any]]:
         here: name of this machine.
     """
     reached = ((slave, _reached(slave, visit, here)) for slave in view.slaves())
-    return [{"targets": [address], "labels": {"host": slave.host}} for slave, address in reached if address]
+    return [{"targets": [address], "labels": _labels(slave)} for slave, address in reached if address]
+
+
+def _labels(slave: JoinRequest) -> dict[str, str]:
+    scheme = {"__scheme__": "https"} if slave.metrics.startswith(SECURE_PAGES) else {}
+    return {"host": slave.host, **scheme}
 
 
 def _reached(slave: JoinRequest, visit: Visit, here: str) -> str | None:
     """Return the address at which a visitor reaches a slave's metrics; None if the visitor cannot."""
+    place = slave.metrics.removeprefix(SECURE_PAGES)
     try:
-        host, port = split_address(slave.metrics)
+        host, port = split_address(place)
     except ConfigError:  # no metrics, or a stranger's text
         return None
     if is_unspecified(host):  # a slave that reaches the master by loopback, here or through a tunnel
         return join_address(visit.reached if slave.host == here else slave.host, port)
     if is_loopback(host) and not (visit.local and slave.host == here):
         return None
-    return slave.metrics
+    return place
 
 
 class _Static:

@@ -14,6 +14,7 @@ from common.errors import LayerwiseError, MalformedError, UnreachableError
 from common.net.addresses import split_address
 from common.net.backoff import Backoff
 from common.net.data.pairs import Seat
+from common.net.http2.tls import Tls
 from common.wire.messages import Peer
 from slave.network.neighbours import Neighbours
 
@@ -30,10 +31,12 @@ class Dialer(Protocol):
     Attributes:
         seats: the neighbours to call; the others call.
         shown: credentials for the one who is called.
+        tls: certificates, and the role of the one who is called; None: in the clear.
     """
 
     seats: tuple[Seat, ...]
     shown: Credentials
+    tls: Tls | None
 
     async def locate(self, seat: Seat) -> tuple[str, int] | None:
         """Return the host and port to call for a neighbour; None while unknown.
@@ -67,6 +70,7 @@ class MasterDialer:
         locate: returns the master's host and port for streams.
         backoff: makes the delays for one neighbour, with the patience for a master that is away.
         shown: credentials of the lease.
+        tls: certificates, and the role of masters; None: in the clear.
     """
 
     def __init__(
@@ -75,9 +79,11 @@ class MasterDialer:
         locate: Callable[[], Awaitable[tuple[str, int]]],
         backoff: Callable[[], Backoff],
         shown: Credentials,
+        tls: Tls | None = None,
     ) -> None:
         self.seats = tuple(seats)
         self.shown = shown
+        self.tls = tls
         self._locate = locate
         self._backoffs = {seat: backoff() for seat in self.seats}
 
@@ -113,10 +119,12 @@ class NeighbourDialer:
     Args:
         seats: the neighbours above.
         neighbours: addresses of the holders.
+        tls: certificates, and the role of the run's slaves; None: in the clear.
     """
 
-    def __init__(self, seats: Iterable[Seat], neighbours: Neighbours) -> None:
+    def __init__(self, seats: Iterable[Seat], neighbours: Neighbours, tls: Tls | None = None) -> None:
         self.seats = tuple(seats)
+        self.tls = tls
         # The secret of a lease is for the master alone: a neighbour gets the proof in the hello.
         self.shown = NOBODY
         self._neighbours = neighbours

@@ -9,8 +9,11 @@ from typing import Any, Self, TypeVar
 
 from common.errors import ConfigError
 from common.lifecycle import give_way
+from common.net.access import Role
 from common.net.addresses import check_listen, interface_to, is_unspecified, reachable_address, split_address
 from common.net.data.places import Bounds
+from common.net.http2.tls import Tls
+from common.net.identity import Identity
 from common.supervision import SupervisedThread
 from slave.network.servicer import BoundaryServer
 
@@ -29,6 +32,8 @@ class Endpoint:
     Args:
         master: HOST:PORT.
         on_answer: called for the master's answer to each heartbeat.
+        identity: certificates; None: in the clear.
+        run: name of the run, for the roles in certificates.
 
     Attributes:
         address: HOST:PORT by which neighbours reach this slave; empty for a slave that does not listen.
@@ -36,9 +41,17 @@ class Endpoint:
         loop: runs on the thread.
     """
 
-    def __init__(self, master: str, on_answer: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        master: str,
+        on_answer: Callable[[], None] = lambda: None,
+        identity: Identity | None = None,
+        run: str = "",
+    ) -> None:
         self.master = master
         self.on_answer = on_answer
+        self.identity = identity
+        self.run = run
         self.address = ""
         self.server: BoundaryServer | None = None
         self.loop = asyncio.new_event_loop()
@@ -71,18 +84,22 @@ class Endpoint:
             RefusedError: the address cannot be listened on.
         """
         listen = listen or f"{interface_to(self.master)}:0"
-        check_listen(listen, insecure)
+        check_listen(listen, insecure or self.identity is not None)
         if advertise and is_unspecified(split_address(advertise)[0]):
             raise ConfigError(
                 f"--advertise {advertise}: nobody can reach it; give a name or address of this machine"
             )
         self.address = reachable_address(advertise or listen, self.master)
         bounds = Bounds(streams, STREAMS_OF_A_LEASE, STRANGERS, STRANGERS_OF_AN_ADDRESS)
-        server = BoundaryServer(bounds, self.loop)
+        server = BoundaryServer(bounds, self.loop, identity=self.identity, run=self.run)
         own_port = server.start(listen)
         self.server = server
         host, port = split_address(self.address)
         self.address = f"{host}:{port or own_port}"
+
+    def tls(self, role: Role, run: str | None = None) -> Tls | None:
+        """Return the TLS for calls of peers that have a role in a run; None in the clear."""
+        return self.identity.call(role, run) if self.identity else None
 
     def call(self, coroutine: Coroutine[Any, Any, Result]) -> Result:
         """Run a coroutine on the loop, and wait for the result."""

@@ -149,7 +149,8 @@ class Links:
 
     async def _call(self, seat: Seat, host: str, port: int) -> None:
         """Call for a neighbour once, and exchange messages until the stream ends."""
-        async with streams.opened(host, port, EXCHANGE, shown=self._dialer.shown) as stream:
+        dialer = self._dialer
+        async with streams.opened(host, port, EXCHANGE, shown=dialer.shown, tls=dialer.tls) as stream:
             self._dialer.reached(seat)
             await stream.write(encode_boundary(self._hello(seat)))
             greeting = await stream.read()

@@ -13,6 +13,7 @@ from common.credentials import Credentials
 from common.errors import LayerwiseError, RunFailedError
 from common.lifecycle import give_way
 from common.net import addresses, control
+from common.net.access import Role
 from common.net.backoff import Backoff
 from common.net.data.client import LOCATE_SECONDS
 from common.shards.pushes import Header, PushReply
@@ -70,8 +71,9 @@ class Network:
         self._outgoing: queue.SimpleQueue[Message | SynthesisMessage | None] = queue.SimpleQueue()
         self._answers: queue.SimpleQueue[object] = queue.SimpleQueue()
         self._shown = shown = Credentials(lease.incarnation, lease.secret)
-        self._pusher = Pusher(endpoint.master, shown, self._take_event, self._backoff())
-        self._fetcher = Fetcher(endpoint.master, shown, self._take_event, meter.pulled)
+        identity = endpoint.identity
+        self._pusher = Pusher(endpoint.master, shown, self._take_event, self._backoff(), identity)
+        self._fetcher = Fetcher(endpoint.master, shown, self._take_event, meter.pulled, identity)
         self._handing_over = SupervisedThread(self._hand_over, "sender")
         self._tasks: set[asyncio.Task[None]] = set()
         self._channels: list[Any] = []
@@ -117,9 +119,11 @@ class Network:
         """Choose the profile: a slave that listens calls the neighbours above, else the master."""
         above = [(self._lease.layer + 1, replica) for replica in self._boundary.receivers]
         if self._endpoint.server is not None:
-            return NeighbourDialer(above, self._heart.neighbours)
+            tls = self._endpoint.tls(Role.SLAVE, self._endpoint.run)
+            return NeighbourDialer(above, self._heart.neighbours, tls)
         below = [(self._lease.layer - 1, replica) for replica in self._boundary.senders]
-        return MasterDialer([*above, *below], self._locate, self._backoff, self._shown)
+        tls = self._endpoint.tls(Role.MASTER)
+        return MasterDialer([*above, *below], self._locate, self._backoff, self._shown, tls)
 
     async def _locate(self) -> tuple[str, int]:
         """Ask the master for host and port of the data plane, which a restart may change."""
@@ -127,7 +131,7 @@ class Network:
         return addresses.split_address(self._endpoint.master)[0], described.bulk_port
 
     def _channel(self) -> Any:
-        channel = control.async_channel(self._endpoint.master)
+        channel = control.async_channel(self._endpoint.master, self._endpoint.identity)
         self._channels.append(channel)
         return channel
 

@@ -22,3 +22,4 @@ class Options:
     hosts: frozenset[str] = frozenset()
     join_token: Path | None = None
     own_config: Path | None = None
+    tls: Path | None = None

@@ -9,13 +9,16 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Protocol
 
-from common.errors import LayerwiseError, UnreachableError
+from common.credentials import Credentials
+from common.errors import LayerwiseError, UnprovenError, UnreachableError
+from common.net.access import check_role
 from common.net.addresses import split_address
 from common.net.data.incoming import OpenRequests
 from common.net.data.pairs import HELLO_SECONDS, read_hello
 from common.net.data.places import Bounds
 from common.net.data.server import DataServer
 from common.net.data.streams import Parts
+from common.net.identity import Identity
 from common.wire.messages import BoundaryMessage
 from common.wire.methods import EXCHANGE
 
@@ -36,6 +39,8 @@ class BoundaryServer:
         bounds: of the open streams.
         loop: serves the streams; must outlive this server.
         hello_seconds: bound of the wait for a stream's first message.
+        identity: certificates; None: in the clear.
+        run: name of the run, for the roles in certificates.
 
     Attributes:
         links: of the present lease; None between two leases.
@@ -43,13 +48,21 @@ class BoundaryServer:
     """
 
     def __init__(
-        self, bounds: Bounds, loop: asyncio.AbstractEventLoop, hello_seconds: float = HELLO_SECONDS
+        self,
+        bounds: Bounds,
+        loop: asyncio.AbstractEventLoop,
+        hello_seconds: float = HELLO_SECONDS,
+        *,
+        identity: Identity | None = None,
+        run: str = "",
     ) -> None:
         self.links: Accepting | None = None
         self.refused: Counter[str] = Counter()
         self._hello_seconds = hello_seconds
         self._last_refusal = ""
-        self._server = DataServer(self._count, bounds)
+        self._run = run if identity else None
+        tls = identity.serve() if identity else None
+        self._server = DataServer(self._count, bounds, admit=self._admit, tls=tls)
         self._server.add_open(EXCHANGE, self.exchange, loop)
 
     def start(self, listen: str) -> int:
@@ -72,6 +85,19 @@ class BoundaryServer:
         async with aclosing(self.links.accepted(hello, requests)) as answers:
             async for encoded in answers:
                 yield encoded
+
+    def _admit(self, path: str, shown: Credentials) -> None:
+        """Check that a caller is a slave: the hello then proves which.
+
+        Raises:
+            UnprovenError: the caller has shown no certificate.
+            ForbiddenError: the caller's certificate does not have the role.
+        """
+        if self._run is None:
+            return
+        if shown.certificate is None:
+            raise UnprovenError(f"{path}: no certificate was shown; give the folder of one by --tls DIR")
+        check_role(path, shown.certificate, self._run)
 
     def _count(self, error: LayerwiseError) -> None:
         self.refused[type(error).__name__] += 1

@@ -13,8 +13,10 @@ from typing import Generic, TypeVar
 from common.credentials import Credentials
 from common.errors import LayerwiseError, UnreachableError
 from common.lifecycle import give_way
+from common.net.access import Role
 from common.net.backoff import Backoff
 from common.net.data.client import Call, DataClient, locate, pull
+from common.net.identity import Identity
 from common.shards.pushes import Header, PullRequest
 from common.shards.working_copy import Push
 from common.supervision import SupervisedThread, describe
@@ -36,8 +38,16 @@ Work = TypeVar("Work")
 class _Thread(ABC, Generic[Work]):
     """Thread that works on a queue, with a dedicated client."""
 
-    def __init__(self, master: str, shown: Credentials, inbox: Callable[[object], None], name: str) -> None:
-        self._client = DataClient(lambda: locate(master), shown)
+    def __init__(
+        self,
+        master: str,
+        shown: Credentials,
+        inbox: Callable[[object], None],
+        name: str,
+        identity: Identity | None,
+    ) -> None:
+        tls = identity.call(Role.MASTER) if identity else None
+        self._client = DataClient(lambda: locate(master, identity), shown, tls)
         self._inbox = inbox
         self._queue: queue.SimpleQueue[Work | None] = queue.SimpleQueue()
         self._stop = threading.Event()
@@ -80,12 +90,18 @@ class Pusher(_Thread[Push]):
         shown: credentials of the lease.
         inbox: takes every `PushReply`, and the error that ends the lease.
         backoff: for a master that is away.
+        identity: certificates; None: in the clear.
     """
 
     def __init__(
-        self, master: str, shown: Credentials, inbox: Callable[[object], None], backoff: Backoff
+        self,
+        master: str,
+        shown: Credentials,
+        inbox: Callable[[object], None],
+        backoff: Backoff,
+        identity: Identity | None = None,
     ) -> None:
-        super().__init__(master, shown, inbox, "pusher")
+        super().__init__(master, shown, inbox, "pusher", identity)
         self._backoff = backoff
 
     def push(self, push: Push) -> None:
@@ -145,6 +161,7 @@ class Fetcher(_Thread[_Pull]):
         shown: credentials of the lease.
         inbox: takes every `Fetched`, and the error that ends the lease.
         on_pull: takes the start of each pull, by `time.perf_counter`, and the number of bytes.
+        identity: certificates; None: in the clear.
     """
 
     def __init__(
@@ -153,8 +170,9 @@ class Fetcher(_Thread[_Pull]):
         shown: Credentials,
         inbox: Callable[[object], None],
         on_pull: Callable[[float, int], None],
+        identity: Identity | None = None,
     ) -> None:
-        super().__init__(master, shown, inbox, "fetcher")
+        super().__init__(master, shown, inbox, "fetcher", identity)
         self._incarnation = shown.incarnation
         self._on_pull = on_pull
         # The last fetch's memory, by shard: large memory that is new each time costs more than its bytes.

@@ -11,12 +11,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
-import grpc
 from google.protobuf.message import DecodeError
 
 from common.config.files import load
 from common.credentials import NOBODY, SECRET_CHARACTERS, Credentials
 from common.net import control
+from common.net.channels import Channel
+from common.net.identity import Identity
 from common.net.tokens import JOIN_TOKEN, OPERATOR_TOKEN, read_token
 from common.wire import methods
 from common.wire.messages import JoinReply, JoinRequest, LeaveRequest
@@ -32,16 +33,26 @@ DEADLINE = 20.0
 
 
 class Served:
-    """Master of three layers on free ports. No tick fails a lease: tests leave instead."""
+    """Master of three layers on free ports. No tick fails a lease: tests leave instead.
 
-    def __init__(self, folder: Path, *settings: str) -> None:
+    Args:
+        folder: state directory.
+        settings: of the configuration.
+        identity: certificates of the master.
+        caller: certificates of `channel`.
+    """
+
+    def __init__(
+        self, folder: Path, *settings: str, identity: Identity | None = None, caller: Identity | None = None
+    ) -> None:
+        self._identity = identity
         self.state = StateDirectory(folder)
         self.master = Master(load(None, ["network.cuts=[1, 2]", *settings]), self.state)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever)
         self._thread.start()
         self.ports, self.address, port = self.do(self._open("127.0.0.1:0"))
-        self.channel = control.channel(self.address)
+        self.channel = control.channel(self.address, caller)
         self.data_address = f"127.0.0.1:{port}"
         self.joiner = Credentials(token=read_token(folder / JOIN_TOKEN, "join"))
         self.operator = Credentials(token=read_token(folder / OPERATOR_TOKEN, "operator"))
@@ -54,7 +65,7 @@ class Served:
         self.do(self._open(self.address))
 
     async def _open(self, listen: str) -> tuple[Ports, str, int]:
-        ports = Ports(self.master)
+        ports = Ports(self.master, identity=self._identity)
         return ports, *await ports.open(listen, 0)
 
     def do(self, coroutine: Coroutine[Any, Any, Result]) -> Result:
@@ -94,9 +105,11 @@ class Served:
 
 
 @contextmanager
-def served(folder: Path, *settings: str) -> Iterator[Served]:
+def served(
+    folder: Path, *settings: str, identity: Identity | None = None, caller: Identity | None = None
+) -> Iterator[Served]:
     """A master for a test."""
-    running = Served(folder, *settings)
+    running = Served(folder, *settings, identity=identity, caller=caller)
     try:
         yield running
     finally:
@@ -168,14 +181,14 @@ class Client:
     def __init__(self, address: str, secrets: Mapping[int, str] | None = None) -> None:
         self._address = address
         self._secrets = {} if secrets is None else secrets
-        self._channels: list[grpc.Channel] = []
+        self._channels: list[Channel] = []
 
     def close(self) -> None:
         """Close every connection."""
         for channel in self._channels:
             channel.close()
 
-    def _connect(self) -> grpc.Channel:
+    def _connect(self) -> Channel:
         self._channels.append(control.channel(self._address))
         return self._channels[-1]
 
@@ -223,7 +236,7 @@ class Client:
         return self._metadata(named_incarnation(message) or max(self._secrets, default=0))
 
 
-def call_raw(channel: grpc.Channel, path: str, request: bytes, shown: Credentials = NOBODY) -> bytes:
+def call_raw(channel: Channel, path: str, request: bytes, shown: Credentials = NOBODY) -> bytes:
     """Call a unary method with raw bytes."""
     answer: bytes = channel.unary_unary(path)(request, timeout=DEADLINE, metadata=shown.metadata())
     return answer

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from common.errors import FencedError, MalformedError, UnreachableError
+from common.errors import FencedError, MalformedError, UnprovenError, UnreachableError
 from common.wire.messages import JoinRequest, Telemetry
 from common.wire.telemetry import merge
 from master.roster import Roster
@@ -45,6 +45,26 @@ def ticked(leases: Roster, begin: float, end: float) -> list[tuple[str, int]]:
         now = min(now + leases.tick_seconds, end)
         events += [(event.kind, event.incarnation) for event in leases.tick(now)]
     return events
+
+
+# --- certificates ------------------------------------------------------------------------------------------
+
+
+def test_a_lease_is_bound_to_the_certificate_that_took_it() -> None:
+    leases = roster()
+    request = JoinRequest("a", key="0" * 32)
+    secret = leases.join(request, 0.0, "slave-1")[0].secret
+    for each in (leases, restarted(leases)):
+        each.check_secret(1, secret, "slave-1")
+        for other in ("slave-2", ""):
+            with pytest.raises(UnprovenError, match="bound to another certificate"):
+                each.check_secret(1, secret, other)
+            with pytest.raises(UnprovenError, match="another process holds a lease as a"):
+                each.join(request, 0.0, other)
+        assert each.join(request, 0.0, "slave-1")[0].secret == secret
+    leases.leave(1, Telemetry(), "")
+    assert leases.join(JoinRequest("b"), 0.0)[0].incarnation == 2
+    leases.check_secret(2, leases.join(JoinRequest("b"), 0.0)[0].secret)
 
 
 # --- what is said of it -----------------------------------------------------------------------------------

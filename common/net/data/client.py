@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-import ssl
 import time
 from collections.abc import Callable
 from types import TracebackType
@@ -12,12 +11,14 @@ from typing import Any, Self
 import numpy as np
 
 from common.credentials import NOBODY, Credentials
-from common.errors import LayerwiseError, RunFailedError, UnreachableError
+from common.errors import LayerwiseError, RefusedError, RunFailedError, UnreachableError
 from common.net import addresses, control
 from common.net.data.messages import Messages, call_headers, is_over, prepare
 from common.net.http2.connection import Connection
 from common.net.http2.frames import Headers, ResetError
 from common.net.http2.pace import Pace
+from common.net.http2.tls import Tls
+from common.net.identity import Identity
 from common.shards.assembly import Assembly
 from common.shards.pushes import Buffer, Header, PullRequest
 from common.wire.messages import DescribeRequest
@@ -30,13 +31,17 @@ CONNECT_SECONDS = 10.0
 SEND_SECONDS = 30.0
 
 
-def locate(master: str) -> tuple[str, int]:
+def locate(master: str, identity: Identity | None = None) -> tuple[str, int]:
     """Ask a master for host and port of the data plane, which a restart may change.
+
+    Args:
+        master: HOST:PORT.
+        identity: certificates of this process; None: in the clear.
 
     Raises:
         LayerwiseError: the master does not answer.
     """
-    channel = control.channel(master)
+    channel = control.channel(master, identity)
     try:
         port = control.call(channel, DESCRIBE, DescribeRequest(), LOCATE_SECONDS).bulk_port
     finally:
@@ -57,7 +62,7 @@ class DataClient:
         self,
         locate: Callable[[], tuple[str, int]],
         shown: Credentials = NOBODY,
-        tls: ssl.SSLContext | None = None,
+        tls: Tls | None = None,
     ) -> None:
         self._locate = locate
         self._shown = shown
@@ -108,6 +113,9 @@ class DataClient:
         connection.pipe.set_deadline(time.monotonic() + CONNECT_SECONDS)
         try:
             connection.open()
+        except RefusedError as error:
+            self.drop()
+            raise RefusedError(f"{address}:{port}: {error}") from None
         except LayerwiseError:
             self.drop()
             raise

@@ -8,14 +8,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-import ssl
 import threading
 import time
 from collections.abc import Callable
 from typing import Any
 
 from common.credentials import Admit, credentials_of
-from common.errors import LayerwiseError, StalledError
+from common.errors import LayerwiseError, RefusedError, StalledError
 from common.lifecycle import file_limit
 from common.net.addresses import cannot_listen
 from common.net.data import streams
@@ -30,6 +29,7 @@ from common.net.data.places import Bounds, Places, neighbourhood
 from common.net.http2.connection import Connection
 from common.net.http2.frames import BrokenError, Code, Headers, ProtocolError, ResetError
 from common.net.http2.pipe import WRITE_SECONDS
+from common.net.http2.tls import Tls
 from common.net.listening import open_listener
 from common.supervision import PAUSE_SECONDS, Rounds, SupervisedThread
 from common.wire.methods import Method
@@ -71,7 +71,7 @@ class DataServer:
         *,
         stalled_seconds: float = WRITE_SECONDS,
         admit: Admit = lambda *_: None,
-        tls: ssl.SSLContext | None = None,
+        tls: Tls | None = None,
     ) -> None:
         self._handlers: dict[str, tuple[Handler, int]] = {}
         self._open: dict[str, tuple[streams.Handler, asyncio.AbstractEventLoop]] = {}
@@ -196,7 +196,7 @@ class DataServer:
         caller = Caller(connection, self._admit, self._promote, self._opening_seconds)
         try:
             caller.bound_wait()
-            connection.open()
+            self._open_connection(connection)
             while (headers := connection.accept()) is not None:
                 if (served := self._open.get(dict(headers).get(":path", ""))) and _is_grpc(headers):
                     handler, loop = served
@@ -215,11 +215,18 @@ class DataServer:
         finally:
             self._drop(connection)
 
+    def _open_connection(self, connection: Connection) -> None:
+        try:
+            connection.open()
+        except RefusedError as error:
+            self._on_error(error)
+            raise
+
     async def _answer_open(
         self, connection: Connection, caller: Caller, headers: Headers, handler: streams.Handler
     ) -> None:
         def admit() -> int:
-            shown = credentials_of(headers)
+            shown = credentials_of(headers, connection.certificate)
             self._admit(dict(headers)[":path"], shown)
             return shown.incarnation
 
@@ -236,7 +243,7 @@ class DataServer:
                 raise UnknownMethodError(
                     f"this port serves {self._services()} alone; the gRPC port has the rest"
                 )
-            caller.identify(path, credentials_of(headers))
+            caller.identify(path, credentials_of(headers, connection.certificate))
             handler, most = served
             handler(Requests(connection, most, caller, self._stalled_seconds))
         except ResetError:

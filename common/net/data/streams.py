@@ -9,13 +9,20 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-import ssl
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
 from common.credentials import NOBODY, Credentials
-from common.errors import LayerwiseError, MalformedError, StalledError, TooLargeError, UnreachableError
+from common.errors import (
+    LayerwiseError,
+    MalformedError,
+    RefusedError,
+    StalledError,
+    TooLargeError,
+    UnreachableError,
+)
 from common.net.data.incoming import Incoming, OpenRequests
 from common.net.data.messages import (
     ANSWER_HEADERS,
@@ -30,7 +37,7 @@ from common.net.http2.frames import BrokenError, Code, Headers, ProtocolError, R
 from common.net.http2.loop_pipe import LoopPipe
 from common.net.http2.pace import Pace
 from common.net.http2.pipe import SLOWEST_BYTES
-from common.net.http2.tls import TlsLoopPipe, wrap
+from common.net.http2.tls import Tls, TlsLoopPipe, wrap
 from common.net.tasks import cancel
 from common.shards.pushes import Buffer
 from common.wire.methods import Method
@@ -97,7 +104,7 @@ async def opened(
     method: Method[Any, Any],
     *,
     shown: Credentials = NOBODY,
-    tls: ssl.SSLContext | None = None,
+    tls: Tls | None = None,
 ) -> AsyncIterator[Stream]:
     """Open a call over a connection of its own; tasks that read or write must end before the context does.
 
@@ -119,6 +126,8 @@ async def opened(
                 await end.open()
         except TimeoutError:
             raise UnreachableError(f"{host}:{port}: answers, but does not speak HTTP/2") from None
+        except RefusedError as error:
+            raise RefusedError(f"{host}:{port}: {error}") from None
         await end.request(call_headers(method, shown))
         stream = Stream(end, method)
         async with _kept_alive(end, pipe, stream.incoming):
@@ -127,9 +136,9 @@ async def opened(
         await pipe.close()
 
 
-async def _connected_pipe(host: str, port: int, tls: ssl.SSLContext | None) -> LoopPipe:
+async def _connected_pipe(host: str, port: int, tls: Tls | None) -> LoopPipe:
     stream = prepare(await _connected(host, port))
-    return LoopPipe(stream) if tls is None else TlsLoopPipe(wrap(stream, tls, host))
+    return LoopPipe(stream) if tls is None else TlsLoopPipe(wrap(stream, tls, host), tls.check)
 
 
 @asynccontextmanager
@@ -157,6 +166,10 @@ async def _ping(end: End, pipe: LoopPipe, incoming: Incoming) -> None:
         silence = now - max(taken_at, pipe.received_at)
         if silence > SILENT_SECONDS:
             log.info("a stream was closed: its peer has been silent for %.0f s", silence)
+            pipe.interrupt()
+            return
+        if pipe.certificate is not None and pipe.certificate.ends < time.time():
+            log.info("a stream was closed: the certificate of its peer has ended")
             pipe.interrupt()
             return
         try:

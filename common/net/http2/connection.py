@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import socket
-import ssl
 from collections.abc import Callable
 
+from common.credentials import Certificate
 from common.net.http2.end import End
 from common.net.http2.frames import Code, Headers
 from common.net.http2.pipe import run_sync
 from common.net.http2.thread_pipe import ThreadPipe
-from common.net.http2.tls import TlsThreadPipe, wrap
+from common.net.http2.tls import Tls, TlsThreadPipe, wrap
 from common.shards.pushes import Buffer
 
 
@@ -21,19 +21,26 @@ class Connection:
         stream: the connected socket; the connection's end closes it.
         serves: whether this end answers streams or opens them.
         tls: certificates and trust; None: in the clear.
-        host: name that the server's certificate must have, for the calling end.
+        host: name or address of the server, for the calling end.
 
     Raises:
         BrokenError: the peer is gone.
     """
 
     def __init__(
-        self, stream: socket.socket, *, serves: bool, tls: ssl.SSLContext | None = None, host: str = ""
+        self, stream: socket.socket, *, serves: bool, tls: Tls | None = None, host: str = ""
     ) -> None:
         self.pipe = (
-            ThreadPipe(stream) if tls is None else TlsThreadPipe(wrap(stream, tls, None if serves else host))
+            ThreadPipe(stream)
+            if tls is None
+            else TlsThreadPipe(wrap(stream, tls, None if serves else host), tls.check)
         )
         self._end = End(self.pipe, serves=serves)
+
+    @property
+    def certificate(self) -> Certificate | None:
+        """Certificate of the peer; None in the clear."""
+        return self.pipe.certificate
 
     @property
     def ended(self) -> bool:

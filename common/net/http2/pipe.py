@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Coroutine, Iterable
 from typing import Any, Protocol, TypeVar
 
+from common.credentials import Certificate
 from common.net.http2.frames import BrokenError
 from common.shards.pushes import Buffer
 
@@ -46,10 +47,15 @@ class Limit(Protocol):
 class Pipe(ABC):
     """Connected socket with a buffer of bytes read ahead.
 
+    Attributes:
+        certificate: of the peer, after a handshake over TLS; None in the clear.
+
     Raises (every method):
         BrokenError: the connection is gone.
         StalledError: too few bytes arrived before the deadline.
     """
+
+    certificate: Certificate | None = None
 
     def __init__(self, stream: socket.socket, ahead: Buffer = b"") -> None:
         self._socket = stream

@@ -13,11 +13,15 @@ import ssl
 import time
 from abc import abstractmethod
 from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 
-from common.errors import RefusedError, StalledError
+from common.credentials import Certificate
+from common.errors import StalledError
 from common.net.http2 import pipe
 from common.net.http2.frames import BrokenError
+from common.net.http2.handshakes import certificate_of, failure
 from common.net.http2.loop_pipe import LoopPipe, wake
 from common.net.http2.pipe import Pipe, broken, cut, run_sync
 from common.net.http2.thread_pipe import ThreadPipe
@@ -26,19 +30,39 @@ from common.shards.pushes import Buffer
 ALPN = "h2"
 # Bytes of a TLS record: parts smaller than one share it.
 RECORD_BYTES = 16 << 10
+# After a failed handshake the peer has so long, in so many reads, to close the connection.
+ALERT_SECONDS, ALERT_READS = 0.5, 16
 
 
-def wrap(stream: socket.socket, context: ssl.SSLContext, host: str | None) -> ssl.SSLSocket:
+# Takes the certificate that a peer has proved to hold, if any; raises RefusedError to end the connection.
+Check = Callable[[Certificate | None], object]
+
+
+@dataclass(frozen=True)
+class Tls:
+    """TLS of one end of connections.
+
+    Attributes:
+        context: returns certificates and trust for the next connection.
+        check: takes a peer's certificate after the handshake.
+    """
+
+    context: Callable[[], ssl.SSLContext]
+    check: Check = lambda _: None
+
+
+def wrap(stream: socket.socket, tls: Tls, host: str | None) -> ssl.SSLSocket:
     """Wrap a connected socket; the handshake comes with the pipe.
 
     Args:
         stream: closed where wrapping fails.
-        context: certificates and trust; the ALPN protocols are set here.
-        host: name that the server's certificate must have; None at the server's end.
+        tls: certificates and trust; the ALPN protocols are set here.
+        host: name or address of the server, for contexts that check host names; None at the server's end.
 
     Raises:
         BrokenError: the peer is gone.
     """
+    context = tls.context()
     context.set_alpn_protocols([ALPN])
     try:
         return context.wrap_socket(
@@ -53,25 +77,27 @@ class _Tls(Pipe):
     """Handshake and records of TLS over a socket that never blocks."""
 
     _socket: ssl.SSLSocket
+    _check: Check
 
     async def handshake(self) -> None:
-        """Agree on keys and on HTTP/2.
+        """Agree on keys and on HTTP/2, and check the peer.
 
         Raises:
-            RefusedError: the certificate of the peer is not to be trusted.
-            BrokenError: the peer does not speak TLS, or not HTTP/2 over it.
+            RefusedError: the peer speaks no TLS, or one end does not trust the other's certificate.
+            BrokenError: the peer does not speak HTTP/2 over TLS.
             StalledError: the peer does not go on with the handshake.
         """
         try:
             await self._attempt(self._socket.do_handshake, self._seconds_left)
-        except ssl.SSLCertVerificationError as error:
-            raise RefusedError(f"the certificate of a peer is not trusted: {error.verify_message}") from None
         except TimeoutError:
             raise StalledError("a peer did not go on with the TLS handshake") from None
         except OSError as error:
-            raise broken(error) from None
+            self._let_alert_arrive()
+            raise failure(error) or broken(error) from None
         if self._socket.selected_alpn_protocol() != ALPN:
             raise BrokenError("a peer does not offer HTTP/2 over TLS (ALPN h2)")
+        self.certificate = certificate_of(self._socket)
+        self._check(self.certificate)
 
     async def _attempt(
         self,
@@ -114,9 +140,13 @@ class _Tls(Pipe):
             except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
                 return False
             except OSError as error:
-                raise broken(error) from None
+                raise failure(error) or broken(error) from None
         # The end of the connection is to be read, too.
         return True
+
+    def _let_alert_arrive(self) -> None:
+        """Give the peer time to read why the handshake has failed."""
+        return
 
     @abstractmethod
     def _seconds_left(self) -> float | None: ...
@@ -129,6 +159,10 @@ class TlsThreadPipe(_Tls, ThreadPipe):
     """TLS connection of a thread."""
 
     _socket: ssl.SSLSocket
+
+    def __init__(self, stream: ssl.SSLSocket, check: Check) -> None:
+        super().__init__(stream)
+        self._check = check
 
     def _set_up(self) -> None:
         self._socket.setblocking(False)
@@ -152,14 +186,29 @@ class TlsThreadPipe(_Tls, ThreadPipe):
         except TimeoutError:
             return None
         except OSError as error:
-            raise broken(error) from None
+            # The first answer may be that the peer does not trust this end: TLS 1.3 has no earlier place.
+            raise failure(error) or broken(error) from None
+
+    def _let_alert_arrive(self) -> None:
+        # Unread bytes in a socket that is closed would take the alert back.
+        with suppress(OSError):
+            socket.socket.shutdown(self._socket, socket.SHUT_WR)
+            waiting = select.poll()
+            waiting.register(self._socket, select.POLLIN)
+            for _ in range(ALERT_READS):
+                if not waiting.poll(1000 * ALERT_SECONDS):
+                    return
+                if not socket.socket.recv(self._socket, RECORD_BYTES):
+                    return
 
     def offer(self, views: list[memoryview]) -> list[memoryview]:
         """Leave all: OpenSSL may hold a part of a record back, and asks for the bytes again."""
         return views
 
     def _on_loop(self, ahead: Buffer) -> LoopPipe:
-        return TlsLoopPipe(self._socket, ahead)
+        successor = TlsLoopPipe(self._socket, self._check, ahead)
+        successor.certificate = self.certificate
+        return successor
 
 
 class TlsLoopPipe(_Tls, LoopPipe):
@@ -167,8 +216,9 @@ class TlsLoopPipe(_Tls, LoopPipe):
 
     _socket: ssl.SSLSocket
 
-    def __init__(self, stream: ssl.SSLSocket, ahead: Buffer = b"") -> None:
+    def __init__(self, stream: ssl.SSLSocket, check: Check, ahead: Buffer = b"") -> None:
         super().__init__(stream, ahead)
+        self._check = check
         self._waiting: dict[int, list[asyncio.Future[None]]] = {select.POLLIN: [], select.POLLOUT: []}
 
     def _seconds_left(self) -> float | None:
@@ -190,7 +240,13 @@ class TlsLoopPipe(_Tls, LoopPipe):
                 ignore(self._socket)
 
     async def _receive_some(self, target: memoryview, *, whole: bool) -> int:  # noqa: ARG002 - as above
-        return await self._attempt(lambda: self._socket.recv_into(target), self._seconds_left)
+        try:
+            return await self._attempt(lambda: self._socket.recv_into(target), self._seconds_left)
+        except OSError as error:
+            if refused := failure(error):
+                self._lose()
+                raise refused from None
+            raise
 
 
 def _wake_all(waiting: list[asyncio.Future[None]]) -> None:

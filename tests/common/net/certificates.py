@@ -13,19 +13,23 @@ from pathlib import Path
 
 import pytest
 
+from common.net.http2.tls import Tls
+
 
 @dataclass(frozen=True)
 class Contexts:
     """TLS of a server and of its clients; None for connections in the clear."""
 
-    server: ssl.SSLContext | None = None
-    client: ssl.SSLContext | None = None
+    server: Tls | None = None
+    client: Tls | None = None
     authority: bytes = b""
 
     def dial(self, port: int, seconds: float) -> socket.socket:
         """Connect to a server on 127.0.0.1, and shake hands over TLS."""
         stream = socket.create_connection(("127.0.0.1", port), seconds)
-        return self.client.wrap_socket(stream, server_hostname="127.0.0.1") if self.client else stream
+        if self.client is None:
+            return stream
+        return self.client.context().wrap_socket(stream, server_hostname="127.0.0.1")
 
 
 @functools.cache
@@ -49,7 +53,7 @@ def contexts() -> Contexts:
         server.load_cert_chain(certificate, key)
         client = ssl.create_default_context(cafile=str(certificate))
         client.set_alpn_protocols(["h2"])
-        return Contexts(server, client, certificate.read_bytes())
+        return Contexts(Tls(lambda: server), Tls(lambda: client), certificate.read_bytes())
 
 
 @pytest.fixture(params=["plain", "tls"])

@@ -18,6 +18,7 @@ from common.net.data.client import DataClient
 from common.net.data.messages import Messages
 from common.net.data.server import DataServer
 from common.net.data.streams import Parts, opened
+from common.net.http2.tls import Tls
 from common.shards.pushes import Buffer
 from common.wire.methods import EXCHANGE, PUSH
 from tests.common.net.certificates import contexts
@@ -51,7 +52,7 @@ def loop() -> Iterator[asyncio.AbstractEventLoop]:
 class Serving:
     """A server with TLS, or without."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, tls: ssl.SSLContext | None) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, tls: Tls | None) -> None:
         self.server = DataServer(opening_seconds=OPENING_SECONDS, tls=tls)
         self.server.add(PUSH, echo)
         self.server.add_open(EXCHANGE, echo_open, loop)
@@ -76,7 +77,7 @@ def clear(loop: asyncio.AbstractEventLoop) -> Iterator[Serving]:
     serving.server.stop()
 
 
-def call(port: int, tls: ssl.SSLContext | None, host: str = "127.0.0.1") -> bytes:
+def call(port: int, tls: Tls | None, host: str = "127.0.0.1") -> bytes:
     """One message and its answer, from a thread."""
     client = DataClient(lambda: (host, port), tls=tls)
     try:
@@ -87,7 +88,7 @@ def call(port: int, tls: ssl.SSLContext | None, host: str = "127.0.0.1") -> byte
         client.drop()
 
 
-def call_open(port: int, tls: ssl.SSLContext | None, host: str = "127.0.0.1") -> bytes:
+def call_open(port: int, tls: Tls | None, host: str = "127.0.0.1") -> bytes:
     """One message and its answer, from an event loop."""
 
     async def work() -> bytes:
@@ -110,7 +111,7 @@ def test_a_trusted_server_answers(secure: Serving, calling: Calling) -> None:
 @CALLS
 def test_an_untrusted_certificate_is_refused(secure: Serving, calling: Calling) -> None:
     with pytest.raises(RefusedError, match="certificate of a peer is not trusted"):
-        calling(secure.port, ssl.create_default_context())
+        calling(secure.port, Tls(ssl.create_default_context))
     secure.settle()
 
 
@@ -137,7 +138,7 @@ def test_a_client_in_the_clear_is_refused_at_a_port_with_tls(secure: Serving, ca
 @CALLS
 def test_a_client_with_tls_is_refused_at_a_port_in_the_clear(clear: Serving, calling: Calling) -> None:
     began = time.monotonic()
-    with pytest.raises(LayerwiseError):
+    with pytest.raises(RefusedError, match="the peer speaks no TLS"):
         calling(clear.port, contexts().client)
     clear.settle()
     assert time.monotonic() - began < DEADLINE / 2

@@ -136,6 +136,14 @@ def test_a_slave_s_nonsense_takes_nothing_from_the_other_targets(running: Served
     assert told(running, Visit(), "here", **slaves) == ["192.0.2.3:3"]
 
 
+def test_a_slave_whose_pages_have_tls_is_named_with_the_scheme(running: Served) -> None:
+    request = JoinRequest("a", "far", metrics="https://192.0.2.3:3", key=key_of("a"))
+    control.call(running.channel, methods.JOIN, request, shown=running.joiner)
+    assert as_json(running, "/targets") == [
+        {"targets": ["192.0.2.3:3"], "labels": {"host": "far", "__scheme__": "https"}}
+    ]
+
+
 def test_a_master_is_well_while_it_ticks_and_snapshots_are_current(running: Served) -> None:
     running.do(running.master.tick())
     page = as_json(running, "/healthz")

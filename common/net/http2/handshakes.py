@@ -1,0 +1,65 @@
+"""Facts and failures of TLS handshakes, in the project's terms."""
+
+from __future__ import annotations
+
+import math
+import ssl
+from typing import Any
+
+from common.credentials import Certificate
+from common.errors import RefusedError
+
+# OpenSSL's reasons for an answer, or a greeting, in the clear.
+_CLEAR = ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "UNKNOWN_PROTOCOL", "PACKET_LENGTH_TOO_LONG")
+# Words in the reasons of alerts by which a peer refuses a certificate.
+_CERTIFICATE_ALERTS = ("CERTIFICATE", "UNKNOWN_CA", "ACCESS_DENIED", "DECRYPT_ERROR")
+NO_TLS = "the peer speaks no TLS; start it with --tls DIR, or leave out --tls here"
+
+
+def certificate_of(stream: ssl.SSLSocket | ssl.SSLObject) -> Certificate | None:
+    """Return the facts of the peer's certificate; None for a peer that has shown none."""
+    found: Any = stream.getpeercert()
+    if not found:
+        return None
+    names = found.get("subjectAltName", ())
+    common = [value for part in found.get("subject", ()) for key, value in part if key == "commonName"]
+    return name_certificate(
+        common[0] if common else "",
+        [value for kind, value in names if kind == "URI"],
+        [value for kind, value in names if kind == "DNS"],
+        ssl.cert_time_to_seconds(found["notAfter"]),
+    )
+
+
+def name_certificate(common: str, uris: list[str], hosts: list[str], ends: float = math.inf) -> Certificate:
+    """Return the facts of a certificate; the holder is named as renewal keeps it.
+
+    Args:
+        common: common name; empty without one, and all other names stand for it.
+        uris: alternative names of type URI.
+        hosts: alternative names of type DNS.
+        ends: Unix time of the end.
+    """
+    return Certificate(common or ",".join(sorted([*hosts, *uris])), tuple(uris), tuple(hosts), ends)
+
+
+def failure(error: OSError) -> RefusedError | None:
+    """Return the refusal behind a failed handshake or read; None where the connection just broke."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return RefusedError(
+            f"the certificate of a peer is not trusted: {error.verify_message}; give both ends certificates "
+            "of one authority that have not expired"
+        )
+    reason = getattr(error, "reason", None) or ""
+    if reason in _CLEAR:
+        return RefusedError(NO_TLS)
+    _, alert, kind = reason.partition("ALERT_")
+    if alert and any(word in kind for word in _CERTIFICATE_ALERTS):
+        words = kind.replace("_", " ").lower()
+        return RefusedError(
+            f"a peer does not trust the certificate of this end ({words}); give both ends certificates of "
+            "one authority that have not expired"
+        )
+    if alert:
+        return RefusedError(f"a peer does not agree on TLS ({kind.replace('_', ' ').lower()})")
+    return None

@@ -1,0 +1,1 @@
+"""Certificates of a cluster: an authority, and a folder for each process."""

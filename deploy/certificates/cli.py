@@ -1,0 +1,91 @@
+"""`layerwise certificates`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from common.errors import ConfigError
+from common.text import answer
+
+
+@click.command()
+@click.argument("folder", metavar="DIR", type=click.Path(readable=False, path_type=Path))
+@click.option(
+    "--master",
+    "masters",
+    multiple=True,
+    metavar="NAME",
+    help="Name or address by which browsers, Prometheus and other clients reach the master; may be repeated.",
+)
+@click.option(
+    "--slaves",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    metavar="N",
+    help="Number of slaves.",
+)
+@click.option("--run", metavar="NAME", help="Name of the runs that are meant (run.name). Default: every run.")
+@click.option(
+    "--days",
+    type=click.IntRange(1, 3650),
+    default=365,
+    show_default=True,
+    metavar="N",
+    help="Days until the certificates end.",
+)
+@click.option(
+    "--renew", "renews", is_flag=True, help="Renew every certificate in DIR; running processes follow."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print only JSON on standard output.")
+def certificates(
+    folder: Path,
+    masters: tuple[str, ...],
+    slaves: int,
+    run: str | None,
+    days: int,
+    renews: bool,
+    as_json: bool,
+) -> int:
+    """Make an authority and certificates for a cluster, in a folder for each process.
+
+    DIR/master, DIR/slave-1, ..., DIR/evaluator, DIR/operator and DIR/reader have ca.pem, certificate.pem and
+    key.pem each: copy a folder to its machine, and name it by --tls. DIR/authority has the key that signs
+    certificates: keep it away from the cluster. No file is overwritten without --renew.
+
+    --json prints an object: authority (its folder), and certificates, a list of objects with folder and
+    days.
+    """
+    from common import strict_json
+
+    try:
+        from deploy.certificates import making
+    except ImportError:
+        raise ConfigError(
+            "certificates: the package cryptography is not installed; pip install 'layerwise[tls]'"
+        ) from None
+    from deploy.certificates.folders import AUTHORITY
+
+    if renews:
+        if masters or slaves or run:
+            raise ConfigError(
+                "certificates --renew: keeps names and roles; leave out --master, --slaves and --run"
+            )
+        made = making.renew(folder, days)
+    else:
+        if not masters:
+            raise ConfigError(
+                "certificates: give the name or address of the master's machine by --master NAME"
+            )
+        wanted = making.plan([making.check_host(name) for name in masters], slaves)
+        made = making.make(folder, wanted, run, days)
+    if as_json:
+        listed = [{"folder": str(each), "days": days} for each in made if each.name != AUTHORITY]
+        answer(strict_json.encode({"authority": str(folder / AUTHORITY), "certificates": listed}))
+        return 0
+    for each in made:
+        word = "keep this key away from the cluster" if each.name == AUTHORITY else f"{days} days"
+        answer(f"{each}: {word}")
+    return 0

@@ -1,0 +1,67 @@
+"""Subcommands that show or change a live run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from common.config.places import tls_option, token_option
+from deploy.commands import JSON
+
+_LIVE = click.option("--master", required=True, metavar="HOST:PORT", help="Address of the run's master.")
+
+
+@click.command()
+@_LIVE
+@tls_option
+@JSON
+@click.option("--watch", is_flag=True, help="Repeat every second until the run is over or interrupted.")
+def status(master: str, tls: Path | None, as_json: bool, watch: bool) -> int:
+    """Show the status of a live run: layers, slaves, versions, staleness, throughput, problems."""
+    from deploy.status import show
+
+    return show(master, as_json, watch, tls)
+
+
+@click.command()
+@_LIVE
+@click.option("--list", "listing", is_flag=True, help="List the snapshots and their damage; take none.")
+@token_option
+@tls_option
+@JSON
+def snapshot(master: str, listing: bool, token_file: Path | None, tls: Path | None, as_json: bool) -> int:
+    """Take a snapshot of a live run: every shard and every layer's progress, in files of the state directory.
+
+    Training continues meanwhile. The master also takes a snapshot every cluster.snapshot_seconds, and keeps
+    the newest three.
+    """
+    from deploy.snapshots import list_snapshots, take_snapshot
+
+    if listing:
+        return list_snapshots(master, as_json, tls)
+    return take_snapshot(master, token_file, as_json, tls)
+
+
+@click.command()
+@_LIVE
+@click.option(
+    "--to",
+    "number",
+    type=click.IntRange(min=1),
+    metavar="NUMBER",
+    help="Number of a snapshot (`snapshot --list`). Default: the newest whole one.",
+)
+@token_option
+@tls_option
+@JSON
+def rollback(
+    master: str, number: int | None, token_file: Path | None, tls: Path | None, as_json: bool
+) -> int:
+    """Roll a live run back to a snapshot; later learning is lost.
+
+    Every slave loses its lease, asks for a new one by itself, and continues from the snapshot.
+    """
+    from deploy.snapshots import roll_back
+
+    return roll_back(master, number or 0, token_file, as_json, tls)
