@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from common.registry import Registry, Row
-from deploy.doctor import agreement, computing, contents, machine, network
+from deploy.doctor import agreement, certificates, computing, contents, machine, network
 from deploy.doctor.findings import Verdict
 from deploy.doctor.setup import Contact, Setup
 
@@ -82,6 +82,12 @@ CHECKS = Registry(
     Check(name="disk", help="space and rights in the current folder", examine=machine.examine_disk),
     Check(name="addresses", help="IPv4 and IPv6", examine=network.examine_families),
     Check(
+        name="certificates",
+        help="the certificate of --tls or section [security]",
+        examine=certificates.examine_certificates,
+        applies=certificates.has_certificates,
+    ),
+    Check(
         name="master",
         help="the master answers",
         examine=network.examine_master,
@@ -103,7 +109,7 @@ CHECKS = Registry(
     Check(
         name="way back",
         help="profile basic: a port of this machine, from the master",
-        examine=lambda setup: network.examine_way_back(setup.master, setup.shown),
+        examine=network.examine_way_back,
         applies=_direct,
         seconds=15.0,
     ),
