@@ -17,8 +17,8 @@ from pathlib import Path
 import click
 
 from benchmarks import records
+from benchmarks.by_hand import ROOT, environment
 from benchmarks.cluster import MNIST, PROFILES
-from benchmarks.links import ROOT, environment
 from benchmarks.spread import format_spread, spread
 from common.errors import ConfigError, RunFailedError
 

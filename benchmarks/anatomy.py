@@ -20,8 +20,9 @@ from typing import Any
 import psutil
 
 from benchmarks import records
+from benchmarks.by_hand import Loopback, ManualCluster
 from benchmarks.cluster import data_and_network
-from benchmarks.links import COMMON, Loopback, ManualCluster
+from benchmarks.links import COMMON
 from benchmarks.profiler import sample
 from benchmarks.slowing import cpu_seconds
 from benchmarks.timing import EVENT, FOLDER, PARTS, STEP

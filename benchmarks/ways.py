@@ -18,7 +18,7 @@ from typing import Any
 
 import psutil
 
-from benchmarks.links import ROOT, Loopback, ManualCluster, environment
+from benchmarks.by_hand import ROOT, Loopback, ManualCluster, environment
 from benchmarks.namespaces import Network
 from benchmarks.records import quality
 from benchmarks.slowing import CpuLimiter, Find, slave_of
