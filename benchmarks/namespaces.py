@@ -1,5 +1,7 @@
 """Machines made of network namespaces, on links of limited rate (`Network`) or with delay (`Far`).
 
+`Alone` is a single machine, whose loopback interface counts the bytes between its processes.
+
 Needs root and iproute2 (`ip`, `tc`). Every name contains a prefix and the process id, so that leftovers of a
 killed process are removed by the next one, but never the namespaces of a living one.
 """
@@ -64,9 +66,14 @@ class Network:
 
     The switch is a namespace too, so nothing of the network is visible outside.
 
+    Attributes:
+        interface: interface by which machines reach each other.
+
     Raises:
         RefusedError: this machine does not allow namespaces.
     """
+
+    interface = DEVICE
 
     def __init__(self, machines: int, mbit: int) -> None:
         self._mbit = mbit
@@ -161,3 +168,31 @@ class Far(Network):
             self._carrier.stdin.close()
             self._carrier.wait()
         super()._remove()
+
+
+class Alone(Network):
+    """A single machine: every process is on it, whatever its number, and speaks through loopback."""
+
+    interface = "lo"
+
+    def __init__(self) -> None:
+        super().__init__(1, 0)
+
+    def address(self, machine: int) -> str:  # noqa: ARG002 - the interface of `Network`
+        """Return the loopback address, the address of every process."""
+        return "127.0.0.1"
+
+    def inside(self, machine: int) -> list[str]:  # noqa: ARG002 - the interface of `Network`
+        """Return the prefix of commands on the machine."""
+        return super().inside(0)
+
+    def traffic(self, machine: int) -> tuple[int, int]:  # noqa: ARG002 - the interface of `Network`
+        """Return the bytes sent and received by all processes together."""
+        (device,) = json.loads(
+            _run("ip", "-n", self._names[0], "-json", "-stats", "link", "show", self.interface)
+        )
+        return device["stats64"]["tx"]["bytes"], device["stats64"]["rx"]["bytes"]
+
+    def _make(self) -> None:
+        _run("ip", "netns", "add", self._names[0])
+        _run("ip", "-n", self._names[0], "link", "set", "lo", "up")

@@ -2,7 +2,7 @@
 
 Plain back-propagation, DistributedDataParallel and the schedules of `torch.distributed.pipelining` over gloo,
 on this project's networks from their initial state, with its batches and evaluator, and torch's own fused
-optimizer. Rank 0 prints the result on standard output, as JSON.
+optimizer. Rank 0 prints the result on standard output, as JSON. `benchmarks.racing` has further rivals.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import os
 import sys
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -22,7 +22,12 @@ from typing import Any, cast
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGPipe
+from torch.distributed.pipelining import (
+    PipelineStage,
+    Schedule1F1B,
+    ScheduleGPipe,
+    ScheduleInterleavedZeroBubble,
+)
 from torch.nn.parallel import DistributedDataParallel
 
 from benchmarks.records import quality
@@ -41,7 +46,12 @@ from deploy.evaluation.evaluator import Evaluator
 
 # Pipelines and DistributedDataParallel have two processes.
 RANKS = 2
-SCHEDULES = {"gpipe": ScheduleGPipe, "1f1b": Schedule1F1B}
+SCHEDULES: dict[str, Callable[..., Any]] = {
+    "gpipe": ScheduleGPipe,
+    "1f1b": Schedule1F1B,
+    # With one stage a rank this is ZB1P (Qi et al. 2023). The class takes a list of stages.
+    "zero-bubble": lambda stage, *rest, **named: ScheduleInterleavedZeroBubble([stage], *rest, **named),
+}
 FUSED: dict[str, type[torch.optim.Adam]] = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 
 
@@ -87,7 +97,19 @@ class PreparedRun:
 
 
 class Rival(ABC):
-    """A process of a rival way to train."""
+    """A process of a rival way to train.
+
+    Attributes:
+        own: units that this rank trains.
+        start: number of the first of these among the units of the network.
+        optimizer: of these units.
+        steps_together: batches that all ranks train in a step.
+    """
+
+    own: nn.Sequential
+    optimizer: torch.optim.Optimizer
+    start = 0
+    steps_together = 1
 
     def __init__(self, prepared: PreparedRun) -> None:
         self._prepared = prepared
@@ -101,15 +123,43 @@ class Rival(ABC):
         """Return the plain network's state, valid on rank 0; every rank has to call."""
         return self._whole.state_dict()
 
+    def part(self) -> dict[str, Tensor]:
+        """Return this rank's part of the plain network's state; empty if there is nothing to see now."""
+        return {
+            network.plain_name([self.start], 2, name): tensor
+            for name, tensor in self.own.state_dict().items()
+        }
+
+    def saved(self) -> dict[str, Any]:
+        """Return the rank's state for a checkpoint."""
+        return {"weights": self.own.state_dict(), "optimizer": self.optimizer.state_dict()}
+
+    def restore(self, saved: dict[str, Any]) -> None:
+        """Put the rank back to a checkpoint."""
+        self.own.load_state_dict(saved["weights"])
+        self.optimizer.load_state_dict(saved["optimizer"])
+
+    def finish(self) -> None:
+        """Train on what is still under way after the last step."""
+        return
+
+    def _update(self, layers: Sequence[nn.Module]) -> None:
+        """Step on the gradients that are there, each layer's clipped by itself, as a cluster clips."""
+        if (norm := self._prepared.config.optimizer.clip_norm) is not None:
+            for layer in layers:
+                nn.utils.clip_grad_norm_(layer.parameters(), norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
 
 class Plain(Rival):
     """Back-propagation in a single process, with or without `torch.compile`."""
 
     def __init__(self, prepared: PreparedRun, *, compiled: bool = False) -> None:
         super().__init__(prepared)
-        self._module: nn.Module = self._whole.train()
-        self._optimizer = _optimizer(self._module, prepared.config.optimizer)
-        # A cluster clips the gradient of every layer by itself.
+        self.own = self._whole.train()
+        self._module: nn.Module = self.own
+        self.optimizer = _optimizer(self._module, prepared.config.optimizer)
         cuts = [0, *(prepared.config.network.cuts or []), len(prepared.units)]
         self._layers = [nn.Sequential(*prepared.units[a:b]) for a, b in pairwise(cuts)]
         if compiled:
@@ -121,11 +171,11 @@ class Plain(Rival):
 
     def _learn(self, x: Signal, y: Tensor) -> None:
         self._prepared.loss(self._module(x), y).backward()  # type: ignore[no-untyped-call]
-        if (norm := self._prepared.config.optimizer.clip_norm) is not None:
-            for layer in self._layers:
-                nn.utils.clip_grad_norm_(layer.parameters(), norm)
-        self._optimizer.step()
-        self._optimizer.zero_grad()
+        self._update(self._layers)
+
+    def part(self) -> dict[str, Tensor]:
+        """Return the whole network's state on rank 0: the ranks are alike."""
+        return super().part() if _rank() == 0 else {}
 
 
 class DataParallel(Plain):
@@ -145,19 +195,26 @@ class DataParallel(Plain):
         self._learn(x, batches.labels(batch).chunk(RANKS)[rank])
 
 
-class Pipeline(Rival):
+class Stage(Rival):
+    """A rank of two that has the units below the cut, or those above."""
+
+    def __init__(self, prepared: PreparedRun) -> None:
+        super().__init__(prepared)
+        (self.cut,) = prepared.config.network.cuts or []
+        self.start, stop = [(0, self.cut), (self.cut, len(prepared.units))][dist.get_rank()]
+        self.own = nn.Sequential(*prepared.units[self.start : stop]).train()
+
+
+class Pipeline(Stage):
     """A schedule of `torch.distributed.pipelining`: a stage for each rank; BN sees one microbatch."""
 
     def __init__(self, prepared: PreparedRun, schedule: str, microbatches: int) -> None:
         super().__init__(prepared)
-        cuts = prepared.config.network.cuts or []
         self._first = dist.get_rank() == 0
-        start, stop = [(0, cuts[0]), (cuts[0], len(prepared.units))][dist.get_rank()]
-        self._stages = nn.Sequential(*prepared.units[cuts[0] :])
-        own = nn.Sequential(*prepared.units[start:stop]).train()
-        self._optimizer = _optimizer(own, prepared.config.optimizer)
+        self._stages = nn.Sequential(*prepared.units[self.cut :])
+        self.optimizer = _optimizer(self.own, prepared.config.optimizer)
         size = prepared.config.run.batch_size // microbatches
-        shapes = [prepared.dataset.inputs.only.shape, prepared.shapes[cuts[0] - 1], prepared.shapes[-1]]
+        shapes = [prepared.dataset.inputs.only.shape, prepared.shapes[self.cut - 1], prepared.shapes[-1]]
         dtypes = [getattr(torch, prepared.dataset.inputs.only.dtype), torch.float32, torch.float32]
         # Shapes are given, since a schedule that infers them passes uninitialized memory through BN in
         # training mode, which leaves running statistics of 1e35.
@@ -167,7 +224,7 @@ class Pipeline(Rival):
         )
         cpu = torch.device("cpu")
         rank = dist.get_rank()
-        stage = PipelineStage(own, rank, RANKS, cpu, input_args=input_args, output_args=output_args)
+        stage = PipelineStage(self.own, rank, RANKS, cpu, input_args=input_args, output_args=output_args)
         self._schedule = SCHEDULES[schedule](stage, microbatches, loss_fn=prepared.loss)
 
     def step(self, batch: int) -> None:
@@ -176,8 +233,7 @@ class Pipeline(Rival):
             self._schedule.step(self._prepared.batches.inputs(batch))
         else:
             self._schedule.step(target=self._prepared.batches.labels(batch), return_outputs=False)
-        self._optimizer.step()
-        self._optimizer.zero_grad()
+        self._update([self.own])
 
     def state(self) -> dict[str, Tensor]:
         """Copy the second stage's tensors to rank 0, and return the plain network's state."""

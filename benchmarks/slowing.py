@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import signal
 import statistics
 import threading
@@ -34,15 +35,17 @@ class CpuLimiter:
     Args:
         find: called repeatedly until it returns the process; the measurement starts then.
         allowed: largest share of a core; None: measure only.
+        credit: most CPU seconds that time without work may be made up for; a slow machine has hardly any.
 
     Attributes:
         share: median share of a core over spells, until the process or the context ended.
     """
 
-    def __init__(self, find: Find, allowed: float | None) -> None:
+    def __init__(self, find: Find, allowed: float | None, credit: float = math.inf) -> None:
         self._spells: list[float] = []
         self._find = find
         self._allowed = allowed
+        self._credit = credit
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run)
 
@@ -79,7 +82,9 @@ class CpuLimiter:
                 if now - since >= SPELL_SECONDS:
                     self._spells.append((used - then) / (now - since))
                     since, then = now, used
-                # The limit is on the mean since the start, so time without a core may be made up for.
+                # The limit is on the mean, so time without a core may be made up for.
+                if self._allowed is not None:
+                    began = max(began, now - (used - before + self._credit) / self._allowed)
                 over = self._allowed is not None and used - before > self._allowed * (now - began)
                 if stopped != over:
                     stopped = over
