@@ -21,6 +21,7 @@ ASKING = {
     "flight": "needs pyarrow (pip install pyarrow==26.0.0); twelve minutes",
     "links": "needs root and iproute2; MNIST for its errors (--mnist FOLDER); 12 minutes",
     "methods": "needs MNIST (--mnist FOLDER); two hours",
+    "race": "needs MNIST (--mnist FOLDER) or a text (--text FILE), a folder (--out DIR), and hours",
     "scale": "takes three minutes",
     "soak": "takes ten minutes a profile",
     "staleness": "needs MNIST for its errors (--mnist FOLDER); half an hour",
