@@ -1,10 +1,11 @@
-"""`layerwise explain KEY`: meaning, default, allowed values, who heeds the key, and the page about it."""
+"""Meaning, default, values and page of configuration keys: `layerwise explain KEY`, and the reference."""
 
 from __future__ import annotations
 
 import dataclasses
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from common.config import files, settings
@@ -40,6 +41,30 @@ PAGES: Mapping[str, str] = {
     "security": "docs/tls.md",
 }
 OTHER_PAGE = "README.md#documentation"
+OWN_FUNCTION = "path/to/file.py:function"
+
+
+@dataclass(frozen=True)
+class Description:
+    """Facts about a key.
+
+    Attributes:
+        name: dotted.
+        help: meaning, without the values.
+        default: value where none is given, as TOML, or "unset".
+        value: type and bounds; empty where `choices` has the values.
+        choices: meaning of each value that a registry has, with the keys that it heeds.
+        heeded: values of other keys with which the key has a meaning, by their key; empty: always.
+        chosen: key and values, as TOML, of the rows that declare an option; empty for other keys.
+    """
+
+    name: str
+    help: str
+    default: str
+    value: str
+    choices: Mapping[str, str]
+    heeded: Mapping[str, Sequence[str]]
+    chosen: tuple[str, Sequence[str]] | None = None
 
 
 def explain(name: str) -> list[str]:
@@ -59,14 +84,44 @@ def explain(name: str) -> list[str]:
         return [*helps, f"page: {find_page(name)}"]
     found = [key for key in fields if name in (key, key.rpartition(".")[2])]
     if len(found) == 1:
-        return list(_explain_key(found[0], fields[found[0]]))
+        return list(_explain_key(describe(found[0])))
     if found:
         raise ConfigError(f"explain {name}: {len(found)} keys have this name; give {' or '.join(found)}")
-    lines = list(_explain_option(name))
-    if not lines:
+    table, _, _key = name.rpartition(".")
+    described = [each for each in describe_options(table) if each.name == name]
+    if not described:
         options = [f"{table}.{key}" for table, (_, rows) in OPTIONS.items() for key in _options(rows)]
         raise ConfigError(f"explain {name}: unknown key{settings.nearest(name, [*fields, *options])}")
-    return lines
+    return list(_explain_option(described))
+
+
+def describe(name: str) -> Description:
+    """Describe a key by its dotted name."""
+    heeded = {
+        chooser: [files.format_value(row) for row in rows]
+        for chooser, rows in settings.heeding(Config, name).items()
+    }
+    return _describe(name, settings.keys(Config)[name], _annotation(Config, name), heeded)
+
+
+def describe_options(table: str) -> list[Description]:
+    """Describe the keys of a table of options; a key that rows declare differently comes several times.
+
+    Args:
+        table: dotted name of the table, such as "network.options"; other names have no options.
+    """
+    if table not in OPTIONS:
+        return []
+    chooser, registry = OPTIONS[table]
+    found: list[tuple[Description, list[str]]] = []
+    for row in registry.values():
+        for key, field in settings.keys(row.options).items():
+            described = _describe(f"{table}.{key}", field, _annotation(row.options, key), {})
+            names = next((names for each, names in found if each == described), None)
+            if names is None:
+                found.append((described, names := []))
+            names.append(files.format_value(row.name))
+    return [dataclasses.replace(each, chosen=(chooser, names)) for each, names in found]
 
 
 def find_page(name: str) -> str:
@@ -86,75 +141,73 @@ def list_keys() -> list[str]:
     return [*(field.name for field in dataclasses.fields(Config)), *settings.keys(Config)]
 
 
-def _explain_key(name: str, field: dataclasses.Field[Any]) -> Iterator[str]:
-    yield f"{name}: {_help(field)}"
-    yield f"default: {_default(field)}"
-    yield from _values(name, field, _annotation(Config, name))
-    for chooser, rows in settings.heeding(Config, name).items():
-        yield f"heeded with {chooser} = {' or '.join(map(files.format_value, rows))}"
-    if name in OPTIONS:
-        chooser, registry = OPTIONS[name]
+def _explain_key(key: Description) -> Iterator[str]:
+    yield f"{key.name}: {key.help}"
+    yield f"default: {key.default}"
+    yield from _explain_values(key)
+    for chooser, values in key.heeded.items():
+        yield f"heeded with {chooser} = {' or '.join(values)}"
+    if key.name in OPTIONS:
+        chooser, registry = OPTIONS[key.name]
         yield f"options, by {chooser}:"
         for row in registry.values():
             listed = ", ".join(settings.keys(row.options)) or "none"
             yield f"  {row.name}: {listed}"
-    yield f"page: {find_page(name)}"
+    yield f"page: {find_page(key.name)}"
 
 
-def _explain_option(name: str) -> Iterator[str]:
-    """Explain a key of a table of options, for each row that has it; nothing for other names."""
-    table, _, key = name.rpartition(".")
-    if table not in OPTIONS:
+def _explain_option(described: Sequence[Description]) -> Iterator[str]:
+    """Explain a key of a table of options, for each row that has it."""
+    for option in described:
+        assert option.chosen is not None
+        chooser, values = option.chosen
+        yield f"{option.name}, with {chooser} = {' or '.join(values)}: {option.help}"
+        yield f"default: {option.default}"
+    yield from _explain_values(described[-1])
+    yield f"page: {find_page(described[-1].name)}"
+
+
+def _explain_values(key: Description) -> Iterator[str]:
+    if key.value:
+        yield f"value: {key.value}"
         return
-    chooser, rows = OPTIONS[table]
-    seen: dict[tuple[str, str], list[str]] = {}
-    for row in rows.values():
-        field = settings.keys(row.options).get(key)
-        if field is not None:
-            about = (_help(field), _default(field))
-            seen.setdefault(about, []).append(row.name)
-            last = (field, row.options)
-    for (text, default), names in seen.items():
-        yield f"{name}, with {chooser} = {' or '.join(map(files.format_value, names))}: {text}"
-        yield f"default: {default}"
-    if seen:
-        yield from _values(key, last[0], _annotation(last[1], key))
-        yield f"page: {find_page(name)}"
+    yield f"values of {key.name}:"
+    width = max(len(name) for name in key.choices if name != OWN_FUNCTION)
+    for name, meaning in key.choices.items():
+        yield f"  {name}, {meaning}" if name == OWN_FUNCTION else f"  {name:<{width}}  {meaning}"
+
+
+def _describe(
+    name: str, field: dataclasses.Field[Any], annotation: Any, heeded: Mapping[str, Sequence[str]]
+) -> Description:
+    rule: KeyRule = field.metadata["rule"]
+    text = rule.help if rule.registry is None else rule.subject or "one of these values"
+    default = settings.default(field)
+    shown = "unset" if default is None else files.format_value(default)
+    value = "" if rule.registry else _describe_value(rule, annotation)
+    return Description(name, text, shown, value, _describe_choices(rule), heeded)
+
+
+def _describe_value(rule: KeyRule, annotation: Any) -> str:
+    bounds = [
+        f"{words} {bound:g}"
+        for words, bound in (("at least", rule.minimum), ("above", rule.above), ("at most", rule.maximum))
+        if bound is not None
+    ]
+    return ", ".join([describe_type(annotation), *bounds])
+
+
+def _describe_choices(rule: KeyRule) -> dict[str, str]:
+    """Return the meaning of each value of a key with a registry, and what the value heeds."""
+    found = {
+        row.name: row.help + (f"; heeds {', '.join(row.heeds)}" if row.heeds else "")
+        for row in (rule.registry or {}).values()
+    }
+    return {**found, OWN_FUNCTION: "of your own"} if rule.user_function else found
 
 
 def _options(rows: Registry[Any]) -> list[str]:
     return [key for row in rows.values() for key in settings.keys(row.options)]
-
-
-def _help(field: dataclasses.Field[Any]) -> str:
-    """Return a field's help without the list of the rows, which follows."""
-    rule: KeyRule = field.metadata["rule"]
-    return rule.help if rule.registry is None else rule.subject or "one of these values"
-
-
-def _default(field: dataclasses.Field[Any]) -> str:
-    value = settings.default(field)
-    return "unset" if value is None else files.format_value(value)
-
-
-def _values(name: str, field: dataclasses.Field[Any], annotation: Any) -> Iterator[str]:
-    """Describe the allowed values of a key."""
-    rule: KeyRule = field.metadata["rule"]
-    if rule.registry is None:
-        bounds = [
-            f"{words} {bound:g}"
-            for words, bound in (("at least", rule.minimum), ("above", rule.above), ("at most", rule.maximum))
-            if bound is not None
-        ]
-        yield f"value: {', '.join([describe_type(annotation), *bounds])}"
-        return
-    yield f"values of {name}:"
-    width = max(map(len, rule.registry))
-    for row in rule.registry.values():
-        heeds = f"; heeds {', '.join(row.heeds)}" if row.heeds else ""
-        yield f"  {row.name:<{width}}  {row.help}{heeds}"
-    if rule.user_function:
-        yield "  path/to/file.py:function, of your own"
 
 
 def _annotation(table: type, dotted: str) -> Any:
