@@ -40,6 +40,8 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
 
 
 EXPLAIN = "layerwise explain"
+# Pages about the errors that no key explains, by exit code.
+ERROR_PAGES = {3: "docs/errors.md#3-cannot-reach-or-refused", 4: "docs/errors.md#4-the-run-failed"}
 # In an installed wheel the packages are parts of `layerwise`.
 _HOME = str(__package__).removesuffix("deploy")
 
@@ -129,8 +131,10 @@ def run(arguments: list[str]) -> int:
 
 
 def _point_to_help(error: LayerwiseError) -> str:
-    """Return an error's text, and for a value that a key cannot have the command that explains the key."""
+    """Return an error's text with a pointer: the command that explains a refused key, or a page."""
     text = str(error)
+    if error.exit_code in ERROR_PAGES:
+        return f"{text} ({ERROR_PAGES[error.exit_code]} says more)"
     if isinstance(error, ConfigError) and EXPLAIN not in text and not text.startswith("explain "):
         from deploy.guidance.explaining import find_key
 

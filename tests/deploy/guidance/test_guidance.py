@@ -124,7 +124,7 @@ def test_a_name_that_no_key_has_is_refused_with_the_nearest(name: str, said: str
 
 
 def test_the_pages_of_keys_exist() -> None:
-    for page in {*PAGES.values(), OTHER_PAGE}:
+    for page in {*PAGES.values(), OTHER_PAGE, *command.ERROR_PAGES.values()}:
         file, _, anchor = page.partition("#")
         titles = re.findall(r"^#+ (.*)$", (ROOT / file).read_text(), re.MULTILINE)
         anchors = {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
