@@ -4,9 +4,11 @@ BIN := .venv/bin
 STAMP := .venv/.ready
 # Tests and lint are many small processes: give each a single torch thread.
 export OMP_NUM_THREADS ?= 1
+# mkdocs-material's advertisement of its successor.
+export NO_MKDOCS_2_WARNING := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-slow test-failed test-lowest test-highest coverage lint format protos dashboards figures node bench release clean
+.PHONY: help setup run test test-slow test-failed test-lowest test-highest coverage lint format docs site protos dashboards figures node bench release clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -59,14 +61,21 @@ format: setup ## format the code and apply safe fixes
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+docs: setup ## serve the documentation at http://127.0.0.1:8000, rebuilt at every change
+	$(BIN)/mkdocs serve
+
+site: setup ## build the documentation into build/site; a broken link or anchor fails
+	$(BIN)/mkdocs build --quiet --strict
+
 protos: setup ## generate protos/layerwise_pb2.py from the service descriptions
 	$(BIN)/python -m grpc_tools.protoc -I . --python_out=. --pyi_out=. protos/layerwise.proto
 
 dashboards: setup ## generate Grafana's dashboards and docs/metrics.md
 	$(BIN)/python -m deploy.dashboards
 
-figures: setup ## draw the README's figure from benchmarks/results
+figures: setup ## draw the README's figure from benchmarks/results, and the figures of the unlocks
 	$(BIN)/python -m benchmarks.figure
+	$(BIN)/python -m deploy.site
 
 node: ## install the packages of the JavaScript client that a test runs
 	npm ci --prefix tests/integration/node --no-audit --no-fund --ignore-scripts
