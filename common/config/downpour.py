@@ -40,7 +40,9 @@ class DownpourConfig:
         minimum=0,
         maximum=1,
     )
-    n_fetch: int = key(10, "steps between two fetches", minimum=1)
+    n_fetch: int = key(
+        10, 'steps between two fetches; with n_push = "auto" no fewer than between two pushes', minimum=1
+    )
     server_optimizer: str | None = choice(
         None,
         SERVER_OPTIMIZERS,

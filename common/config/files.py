@@ -9,7 +9,7 @@ import copy
 import dataclasses
 import os
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -153,29 +153,39 @@ def _assign(values: dict[str, Any], dotted: str, value: Any) -> None:
     values[last] = value
 
 
+def map_paths(config: Config, change: Callable[[str], str]) -> Config:
+    """Return the configuration with every path of a file or folder in it changed."""
+
+    def code(text: str) -> str:
+        path, _, function = text.rpartition(":")
+        return f"{change(path)}:{function}" if is_user_function(text) else text
+
+    data = dataclasses.replace(config.data, dataset=code(config.data.dataset))
+    if data.path is not None:
+        data = dataclasses.replace(data, path=change(data.path))
+    if data.tokens not in TOKENS:
+        data = dataclasses.replace(data, tokens=change(data.tokens))
+    network = dataclasses.replace(config.network, model=code(config.network.model))
+    if network.initial is not None:
+        network = dataclasses.replace(network, initial=change(network.initial))
+    task = dataclasses.replace(config.task, kind=code(config.task.kind))
+    given = dataclasses.asdict(config.security)
+    security = SecurityConfig(**{name: file and change(file) for name, file in given.items()})
+    return dataclasses.replace(config, data=data, network=network, task=task, security=security)
+
+
 def _anchor_paths(config: Config, folder: Path) -> Config:
-    def absolute(text: str) -> str:
+    def anchor(text: str) -> str:
         here = Path(text)
         beside = folder / text
         return os.path.abspath(beside if os.path.exists(beside) and not os.path.exists(here) else here)
 
-    def anchor(text: str) -> str:
-        path, _, function = text.rpartition(":")
-        return f"{absolute(path)}:{function}" if is_user_function(text) else text
-
-    data = dataclasses.replace(config.data, dataset=anchor(config.data.dataset))
-    if data.path is not None:
-        data = dataclasses.replace(data, path=absolute(data.path))
+    anchored = map_paths(config, anchor)
     # A mistyped kind of tokens is no file: the data set names the kinds.
-    if data.tokens not in TOKENS and os.path.exists(absolute(data.tokens)):
-        data = dataclasses.replace(data, tokens=absolute(data.tokens))
-    network = dataclasses.replace(config.network, model=anchor(config.network.model))
-    if network.initial is not None:
-        network = dataclasses.replace(network, initial=absolute(network.initial))
-    task = dataclasses.replace(config.task, kind=anchor(config.task.kind))
-    given = dataclasses.asdict(config.security)
-    security = SecurityConfig(**{name: file and absolute(file) for name, file in given.items()})
-    return dataclasses.replace(config, data=data, network=network, task=task, security=security)
+    if not os.path.exists(anchored.data.tokens):
+        data = dataclasses.replace(anchored.data, tokens=config.data.tokens)
+        anchored = dataclasses.replace(anchored, data=data)
+    return anchored
 
 
 def describe(config: Config) -> str:

@@ -71,7 +71,7 @@ class WorkingCopy:
     Args:
         name: of the shard.
         flat: state behind the shard.
-        n_push: steps between two pushes; may be changed.
+        n_push: steps between two pushes; `push_every` changes them.
         incarnation: of this slave's lease.
         n_fetch: steps between two fetches; 0 where only this slave changes the shard.
         accrued: gradients of the local steps since the last push; None: the shard takes updates.
@@ -107,7 +107,7 @@ class WorkingCopy:
         # Layout of a push, and of the known state: without the shard's frozen tensors.
         self._table = flat.table.pushed
         self.n_push = n_push
-        self._n_fetch = n_fetch
+        self._n_fetch = self._fewest_n_fetch = n_fetch
         self._accrued = accrued
         self._outer = outer
         self._precision = precision
@@ -170,6 +170,11 @@ class WorkingCopy:
     def _interval(self, steps: int) -> int:
         """Return the steps from a fragment's turn to the next fragment's."""
         return -(-steps // self.parts)
+
+    def push_every(self, steps: int) -> None:
+        """Push every so many steps from now on, and fetch no more often: a fetch weighs as much as a push."""
+        self.n_push = steps
+        self._n_fetch = max(self._fewest_n_fetch, steps) if self._fewest_n_fetch else 0
 
     def fetch_due(self, steps: int) -> bool:
         """Whether to start a fetch: `n_fetch` steps of the module after the last."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from common.config import files
 from common.config.sections import Config
 from common.data.datasets import Dataset
 from common.observe import measures
@@ -22,12 +24,15 @@ def render_card(
 ) -> str:
     """Render the page: results, data, training, use, configuration, versions.
 
+    Files and folders stand by their names alone, since the page is to be published.
+
     Args:
         summary: content of summary.json.
         state: state dict of the plain network.
         config: of the run.
         data: trained on.
     """
+    config = files.map_paths(config, lambda path: Path(path).name)
     parameters = sum(tensor.numel() for tensor in state.values() if tensor.is_floating_point())
     results = {
         measures.title(name): measures.format_value(name, v) for name, v in measures.of(summary).items()

@@ -85,7 +85,7 @@ class PushPace:
             return
         self.n = choose(self.n, sum(map(self._load, self._copies)))
         for copy in self._copies:
-            copy.n_push = self.n
+            copy.push_every(self.n)
 
     def _load(self, copy: WorkingCopy) -> float:
         """Return the duration of a shard's pushes, of all fragments, in steps of the shard."""

@@ -36,6 +36,11 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+NETWORK = (
+    "from torch import nn\n\n\ndef mlp():\n    return [nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 10)]\n"
+)
+
+
 def evaluation(batches: int, error: float) -> Evaluation:
     return Evaluation(batches, error, error, {}, {"error_percent": error})
 
@@ -209,3 +214,14 @@ def test_a_page_about_the_model_stands_beside_it(folder: Path) -> None:
     assert "1,437 for training, 360 for the test" in page
     (toml,) = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
     assert files.parse(toml, "page") == result.config
+
+
+def test_the_page_tells_no_folder_of_whoever_trained(folder: Path) -> None:
+    (folder / "net.py").write_text(NETWORK)
+    layerwise.train(
+        run_dir="run", progress=False, **(STEP | {"network.model": "net.py:mlp", "network.options": {}})
+    )
+    page = (folder / "run" / "MODEL_CARD.md").read_text()
+    assert 'model = "net.py:mlp"' in page
+    assert "A network `net.py:mlp` of" in page
+    assert str(folder) not in page

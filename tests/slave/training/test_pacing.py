@@ -125,3 +125,17 @@ def test_a_shard_that_steps_once_in_four_batches_is_pushed_by_its_own_steps() ->
         pace.answer(names[1], now + 0.2, batches + 20)
     share = 0.1 / (pace.n * 0.04) + 0.1 / (pace.n * 0.01)
     assert SHARE / ROOM**3.2 <= share <= SHARE
+
+
+def test_fetches_are_no_more_frequent_than_paced_pushes_and_no_more_than_was_asked_for() -> None:
+    copy = WorkingCopy("1/weights", Flat(nn.Linear(2, 2)), FEWEST_STEPS, 1, n_fetch=20)
+    pace = PushPace([copy])
+    steps = 0
+    for push, fewest in ((0.1, 200), (0.0001, 20)):
+        play(pace, ("1/weights",), push=push, step=0.01, rounds=20)
+        interval = max(20, pace.n)
+        assert interval >= fewest
+        assert not copy.fetch_due(steps + interval - 1)
+        assert copy.fetch_due(steps + interval)
+        copy.fetch_failed()
+        steps += interval
