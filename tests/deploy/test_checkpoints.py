@@ -36,9 +36,13 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-NETWORK = (
-    "from torch import nn\n\n\ndef mlp():\n    return [nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 10)]\n"
-)
+NETWORK = """\
+from torch import nn
+
+
+def mlp():
+    return [nn.Flatten(), nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 10)]
+"""
 
 
 def evaluation(batches: int, error: float) -> Evaluation:
