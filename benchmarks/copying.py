@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -24,7 +25,7 @@ from benchmarks import records
 from common import tasks
 from common.config.models import RecurrentOptions
 from common.config.task import TaskConfig
-from common.data.copying import COPY_VOCABULARY, REPEAT_VOCABULARY, Level, Streams
+from common.data.copying import Episodes, Level, pack
 from common.data.targets import Targets
 from common.models import builtin
 from common.models.recurrent import Window, state_size, unroll
@@ -36,7 +37,8 @@ RESULTS = Path(__file__).parent / "results" / "copying.json"
 # A level is solved when the bits an answer are below, on average over the last windows (Jaderberg et al.).
 SOLVED = 0.15
 AVERAGED = 100
-BEGINNINGS = {"copy": (Level(), COPY_VOCABULARY), "repeat-copy": (Level(1, 1), REPEAT_VOCABULARY)}
+# Whether bits are due several times.
+TASKS = {"copy": False, "repeat-copy": True}
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ class Setting:
     """A case.
 
     Attributes:
-        task: key of `BEGINNINGS`.
+        task: key of `TASKS`.
         method: key of `METHODS`.
         window: T.
         seed: of parameters and data.
@@ -83,7 +85,7 @@ class Learner:
     def __init__(self, setting: Setting) -> None:
         torch.manual_seed(setting.seed)
         self.setting = setting
-        _, vocabulary = BEGINNINGS[setting.task]
+        vocabulary = Episodes(setting.window, repeats=TASKS[setting.task]).vocabulary
         options = RecurrentOptions(width=setting.width)
         self.units = nn.Sequential(*builtin.build("lstm", options, (setting.window,), vocabulary))
         self.state = torch.zeros(setting.streams, state_size(self.units))
@@ -169,15 +171,27 @@ class Curriculum:
     """Levels of a run: the next begins once the present one is solved.
 
     Attributes:
-        streams: of the present level.
+        number: of the present level, from 0.
+        start: first batch of the present level.
         solved: batch after which each level was solved.
     """
 
     def __init__(self, setting: Setting) -> None:
-        beginning, _ = BEGINNINGS[setting.task]
-        self.streams = Streams(setting.seed, setting.streams, setting.window, beginning)
+        self._episodes = Episodes(setting.window, repeats=TASKS[setting.task], seed=setting.seed)
+        self._streams = np.arange(setting.streams)
+        self.number = self.start = 0
         self.solved: list[int] = []
         self._clear()
+
+    @property
+    def level(self) -> Level:
+        """The present level."""
+        return Level.of(self.number, repeats=self._episodes.repeats)
+
+    def batch(self, batch: int) -> tuple[Tensor, Tensor]:
+        """Return tokens x and targets y of a batch of the present level, (B, T)."""
+        x, y = self._episodes.read(pack(self.number, batch - self.start, self._streams))
+        return torch.from_numpy(x), torch.from_numpy(y)
 
     def _clear(self) -> None:
         self.bits, self._windows = 0.0, 0
@@ -189,8 +203,7 @@ class Curriculum:
         self.bits += (bits - self.bits) / min(self._windows, AVERAGED)
         if self._windows >= AVERAGED and self.bits < SOLVED:
             self.solved.append(batch)
-            level = self.streams.level.harder()
-            self.streams = dataclasses.replace(self.streams, level=level, start=batch + 1)
+            self.number, self.start = self.number + 1, batch + 1
             self._clear()
 
 
@@ -202,10 +215,9 @@ def measure(setting: Setting, batches: int) -> dict[str, Any]:
     learner, curriculum = METHODS[setting.method](setting), Curriculum(setting)
     began, lengths = time.process_time(), [0]
     for batch in range(batches):
-        level = curriculum.streams.level
-        x, y = map(torch.from_numpy, curriculum.streams.batch(batch))
-        curriculum.add(batch, learner.learn(x, y))
-        if curriculum.streams.level != level:
+        level = curriculum.level
+        curriculum.add(batch, learner.learn(*curriculum.batch(batch)))
+        if curriculum.level != level:
             lengths.append(level.length)
     return {
         **dataclasses.asdict(setting),
@@ -231,7 +243,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
 def main(arguments: Sequence[str]) -> None:
     """Train the chosen cases, and write the results."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks copying", description=__doc__)
-    parser.add_argument("--task", choices=BEGINNINGS, default="copy")
+    parser.add_argument("--task", choices=TASKS, default="copy")
     parser.add_argument("--method", choices=METHODS, action="append", help="repeatable; all without")
     parser.add_argument("--window", type=int, action="append", help="T; repeatable; 2 without")
     parser.add_argument("--seeds", type=int, default=3)

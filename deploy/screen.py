@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
 from pathlib import Path
@@ -68,6 +69,9 @@ COLUMNS = (
     Column("heard", lambda seat, _: f"{seat.lease_age:.1f} s" if seat.incarnation else "-", wide=True),
 )
 
+# Of a run whose examples become harder.
+LEVEL = Column("level", lambda seat, status: _level(seat, status))
+
 
 def slaves_table(status: StatusReply, width: int) -> Table:
     """Build a table with a row for every layer and replica.
@@ -79,6 +83,8 @@ def slaves_table(status: StatusReply, width: int) -> Table:
         width: width of the terminal, in columns.
     """
     columns = [column for column in COLUMNS if width >= WIDE or not column.wide]
+    if status.curriculum.starts:
+        columns.append(LEVEL)
     table = _table()
     for column in columns:
         table.add_column(column.title, justify="right" if column.right else "left", no_wrap=True)
@@ -143,6 +149,12 @@ def _spread_of(counts: Mapping[int, int]) -> str:
     return f"{values['p50']}/{values['p99']}" if counts else "-"
 
 
+def _level(seat: Seat, status: StatusReply) -> str:
+    """Return the level of the seat's next batch, from 1; "waits" while the level is not decided."""
+    batch, levels = seat.telemetry.next_batch, status.curriculum
+    return f"{bisect_right(levels.starts, batch)}" if batch < levels.decided else "waits"
+
+
 def _waiting(seat: Seat) -> float:
     report = seat.telemetry
     return report.waiting_seconds / report.step_seconds if report.step_seconds else 0.0
@@ -165,7 +177,7 @@ def _or_dash(value: float, form: str) -> str:
 
 def format_evaluation(config: Config, evaluation: Evaluation) -> list[str]:
     """Return the task's metrics and the loss of an evaluation, each with its title."""
-    values = {**config.task.row.order(evaluation.metrics), "test_loss": evaluation.test_loss}
+    values = {**config.order_metrics(evaluation.metrics), "test_loss": evaluation.test_loss}
     return [f"{measures.title(name)} {measures.format_value(name, value)}" for name, value in values.items()]
 
 

@@ -172,7 +172,7 @@ class Training:
         self, evaluator: Evaluator, run: InStep | Driver, dataset: Dataset
     ) -> tuple[PulledNetwork, Evaluation]:
         """Evaluate; show and write the result, with every layer's telemetry, in the run's own seconds."""
-        network = evaluator.pull(run.pull)
+        network = evaluator.pull(run.pull, lambda: run.status().curriculum)
         evaluation = evaluator.measure(network)
         self._directory.keep_best(network.state, evaluation, self._config, dataset)
         self._screen.show_evaluation(evaluation)
@@ -307,7 +307,7 @@ class Training:
         backoff = Backoff(time.monotonic, random.random, patience=FINAL_PULL_SECONDS)
         while True:
             try:
-                network = evaluator.pull(reader.pull)
+                network = evaluator.pull(reader.pull, reader.curriculum)
                 # Until there were shards, a slave with other data could say what the run works with.
                 reader.agree(self._holdings)
             except (UnreachableError, NotFoundError) as error:  # the master is restarting

@@ -50,7 +50,8 @@ class Ledger:
     def begin(self, effects: list[Effect]) -> None:
         """Log the effects of a recovery, and write the first values, before anybody is served."""
         for effect in effects:
-            self._state.log(effect.line)
+            if effect.line:
+                self._state.log(effect.line)
             if effect.ended:
                 self._end_lease(effect.ended)
         self._state.write_in_room(ROSTER, seal(self.dump()))
@@ -86,7 +87,8 @@ class Ledger:
     def _take_effects(self) -> None:
         """Log the effects of the last inputs; the values are then owed to the disk."""
         for effect in self._run.take_effects():
-            self._state.log(effect.line)
+            if effect.line:
+                self._state.log(effect.line)
             self._changes += 1
             if effect.ended:
                 self._ended.append(effect.ended)

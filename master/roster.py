@@ -78,6 +78,12 @@ class Roster:
         """First batch that no slave of a seat has seen, and leases granted on the seat, seat by seat."""
         return [(max(s.retired.next_batch, s.telemetry.next_batch), s.grants) for s in self._leases]
 
+    def still_seconds(self, now: float) -> float:
+        """Seconds since the last batch or grant of any slave; 0 of a run that is over or incomplete."""
+        if self.over or not self.complete:
+            return 0.0
+        return min((now - lease.moved for lease in self._leases if not lease.done), default=0.0)
+
     def training_seconds(self, now: float) -> float:
         """Seconds since every seat was first taken, until the end of the run."""
         if self._began is None:

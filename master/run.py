@@ -12,12 +12,14 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from common.config.sections import Config
+from common.data.levels import Levels
 from common.data.replicas import may_stop
-from common.errors import RefusedError, UnreachableError
+from common.errors import MalformedError, RefusedError, UnreachableError
 from common.wire import messages as m
 from common.wire.ranges import restore
 from common.wire.telemetry import merge
 from master.agreement import Agreement
+from master.curriculum import Grading, announce
 from master.keyring import Keyring
 from master.lease import LeaseEvent
 from master.progress import Progress
@@ -26,6 +28,8 @@ from master.tally import Tally
 
 # Kinds of lease events after which a seat is vacant.
 _ENDS = ("left", "failed", "fenced")
+# A run without a batch for so many heartbeats, whose first layer waits for a level, stands still.
+STILL_BEATS = 10
 
 
 class Shards(Protocol):
@@ -40,7 +44,12 @@ class Shards(Protocol):
 
 @dataclass(frozen=True)
 class Effect:
-    """Line for the event log, and the last event of a lease that ended."""
+    """Change of the values that must outlive the master.
+
+    Attributes:
+        line: for the event log; empty: no event.
+        ended: last event of a lease that ended.
+    """
 
     line: dict[str, Any]
     ended: LeaseEvent | None = None
@@ -61,6 +70,7 @@ class Run:
         roster: leases.
         tally: counters.
         starts: number of masters so far, the present included.
+        grading: decides on levels; None: examples do not become harder.
     """
 
     def __init__(
@@ -72,6 +82,7 @@ class Run:
         self.starts = saved.get("starts", 0) + 1
         self.identity = saved.get("run") or identity
         self._evaluation = restore(m.Evaluation, saved.get("evaluation", {}))
+        self.grading = Grading.restore(config.replicas[-1], saved) if config.curriculum else None
         self._agreement = Agreement.restore(saved)
         self._progress = Progress()
         self._shards = shards
@@ -92,6 +103,7 @@ class Run:
             "starts": self.starts,
             "run": self.identity,
             "evaluation": dataclasses.asdict(self._evaluation),
+            **(self.grading.dump() if self.grading else {}),
             **self._agreement.dump(),
         }
 
@@ -111,7 +123,9 @@ class Run:
             self._effects.append(Effect({"event": "warned", "host": request.host, "why": warning}))
         reply = dataclasses.replace(reply, warning=warning)
         next_batch = self._shards.next_batch(f"{reply.layer}/weights", reply.replica)
-        return dataclasses.replace(reply, next_batch=next_batch, run=self.identity)
+        return dataclasses.replace(
+            reply, next_batch=next_batch, run=self.identity, curriculum=announce(self.grading)
+        )
 
     def agree(self, request: m.AgreeRequest, now: float) -> m.AgreeReply:
         """Compare the holdings of a process without a lease with the run's.
@@ -139,10 +153,12 @@ class Run:
 
         Raises:
             FencedError: the lease has passed to another slave.
+            MalformedError: scores that are not layer K's.
         """
+        self._hear(request)
         self._note(self.roster.heartbeat(request.incarnation, request.beat, request.telemetry, now))
         version, peers = self.roster.neighbours(request.incarnation, request.peers_version)
-        reply = m.HeartbeatReply(self.roster.over, version, peers)
+        reply = m.HeartbeatReply(self.roster.over, version, peers, curriculum=announce(self.grading))
         if self.config.decoupling.slots is None:
             return reply
         next_batches = [seat.telemetry.next_batch for seat in self.roster.seats(now)]
@@ -168,6 +184,44 @@ class Run:
         """Fail silent slaves, and look for progress."""
         self._note(self.roster.tick(now))
         self._progress.note(self._shards.versions(), self.roster.reached(), now)
+        self._relieve(now)
+
+    def _hear(self, request: m.HeartbeatRequest) -> None:
+        """Decide on levels from the scores of a heartbeat.
+
+        Raises:
+            FencedError: the lease has passed to another slave.
+            MalformedError: the slave is not of layer K, or the run has no levels.
+        """
+        if not request.scores:
+            return
+        seat = self.roster.seat(request.incarnation)
+        if self.grading is None or seat.layer != len(self.config.replicas):
+            raise MalformedError(f"layer {seat.layer} reported scores; layer K of a run with levels does")
+        before = self.grading.levels
+        if self.grading.hear(seat.replica, request.scores):
+            self._note_levels(before)
+
+    def _relieve(self, now: float) -> None:
+        """Decide the next level without the scores of a slave that will never report them.
+
+        A slave of layer K may die before a report of batches that the other layers have left behind. Its
+        successor waits for a later batch, and the others for the level.
+        """
+        if (
+            self.grading is None
+            or self.roster.still_seconds(now) < STILL_BEATS * self.config.cluster.heartbeat_seconds
+        ):
+            return
+        if self.grading.awaited(max(next_batch for next_batch, _ in self.roster.reached())):
+            before = self.grading.levels
+            self.grading.give_up()
+            self._note_levels(before)
+
+    def _note_levels(self, before: Levels) -> None:
+        """Have the present levels written, and new ones logged."""
+        assert self.grading is not None
+        self._effects += [Effect(line) for line in self.grading.describe(before) or [{}]]
 
     def begin_rollback(self, number: int, saved: dict[str, Any], now: float) -> int:
         """End every lease and go back to the values of a snapshot; returns how many leases ended.
@@ -217,6 +271,7 @@ class Run:
             waiting_fraction=_waiting_fractions(seats),
             lost_batches=total.lost_batches,
             lost_states=total.lost_states,
+            curriculum=announce(self.grading),
             counters=self.tally.counters(),
             evaluation=self._evaluation,
             layers=self.tally.by_layer(),

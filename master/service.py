@@ -256,7 +256,7 @@ async def run_until_signal(
 ) -> int:
     """Run a master until SIGINT or SIGTERM; returns the exit code. Arguments as in `serve`."""
     master, loop, stop = Master(config, state), asyncio.get_running_loop(), asyncio.Event()
-    history, ports = History(HISTORY_SECONDS, config.task.row), Ports(master, join_token, identity)
+    history, ports = History(HISTORY_SECONDS, config.metrics), Ports(master, join_token, identity)
     secure = pages_identity(identity, web, insecure_pages)
     site = Site(pages(master.view(), history), hosts, secure, config.run.name)
     address, _ = await ports.open(listen, data_port)

@@ -313,7 +313,7 @@ class AgreeReply(_message.Message):
     def __init__(self, warning: _Optional[str] = ...) -> None: ...
 
 class JoinReply(_message.Message):
-    __slots__ = ("granted", "over", "layer", "replica", "incarnation", "next_batch", "run", "warning", "secret")
+    __slots__ = ("granted", "over", "layer", "replica", "incarnation", "next_batch", "run", "warning", "secret", "curriculum")
     GRANTED_FIELD_NUMBER: _ClassVar[int]
     OVER_FIELD_NUMBER: _ClassVar[int]
     LAYER_FIELD_NUMBER: _ClassVar[int]
@@ -323,6 +323,7 @@ class JoinReply(_message.Message):
     RUN_FIELD_NUMBER: _ClassVar[int]
     WARNING_FIELD_NUMBER: _ClassVar[int]
     SECRET_FIELD_NUMBER: _ClassVar[int]
+    CURRICULUM_FIELD_NUMBER: _ClassVar[int]
     granted: bool
     over: bool
     layer: int
@@ -332,7 +333,26 @@ class JoinReply(_message.Message):
     run: str
     warning: str
     secret: str
-    def __init__(self, granted: bool = ..., over: bool = ..., layer: _Optional[int] = ..., replica: _Optional[int] = ..., incarnation: _Optional[int] = ..., next_batch: _Optional[int] = ..., run: _Optional[str] = ..., warning: _Optional[str] = ..., secret: _Optional[str] = ...) -> None: ...
+    curriculum: Curriculum
+    def __init__(self, granted: bool = ..., over: bool = ..., layer: _Optional[int] = ..., replica: _Optional[int] = ..., incarnation: _Optional[int] = ..., next_batch: _Optional[int] = ..., run: _Optional[str] = ..., warning: _Optional[str] = ..., secret: _Optional[str] = ..., curriculum: _Optional[_Union[Curriculum, _Mapping]] = ...) -> None: ...
+
+class Curriculum(_message.Message):
+    __slots__ = ("starts", "decided")
+    STARTS_FIELD_NUMBER: _ClassVar[int]
+    DECIDED_FIELD_NUMBER: _ClassVar[int]
+    starts: _containers.RepeatedScalarFieldContainer[int]
+    decided: int
+    def __init__(self, starts: _Optional[_Iterable[int]] = ..., decided: _Optional[int] = ...) -> None: ...
+
+class Score(_message.Message):
+    __slots__ = ("block", "bits", "answers")
+    BLOCK_FIELD_NUMBER: _ClassVar[int]
+    BITS_FIELD_NUMBER: _ClassVar[int]
+    ANSWERS_FIELD_NUMBER: _ClassVar[int]
+    block: int
+    bits: float
+    answers: int
+    def __init__(self, block: _Optional[int] = ..., bits: _Optional[float] = ..., answers: _Optional[int] = ...) -> None: ...
 
 class Peer(_message.Message):
     __slots__ = ("layer", "replica", "incarnation", "address", "secret")
@@ -432,30 +452,34 @@ class Telemetry(_message.Message):
     def __init__(self, steps: _Optional[int] = ..., next_batch: _Optional[int] = ..., lost_batches: _Optional[int] = ..., in_flight: _Optional[int] = ..., step_seconds: _Optional[float] = ..., waiting_seconds: _Optional[float] = ..., delays: _Optional[_Mapping[int, int]] = ..., loss: _Optional[float] = ..., gradient_loss: _Optional[float] = ..., gradient_cosine: _Optional[float] = ..., samples_per_second: _Optional[float] = ..., cpu_seconds: _Optional[float] = ..., peak_rss_bytes: _Optional[int] = ..., done: bool = ..., pulls: _Optional[int] = ..., gradient_norm_ratio: _Optional[float] = ..., input_loss: _Optional[float] = ..., fallback: bool = ..., utilization: _Optional[_Union[Utilization, _Mapping]] = ..., waits: bool = ..., refused_from_below: _Optional[int] = ..., refused_from_above: _Optional[int] = ..., push_steps: _Optional[int] = ..., lost_states: _Optional[int] = ..., time_loss: _Optional[float] = ..., time_cosine: _Optional[float] = ..., time_norm_ratio: _Optional[float] = ...) -> None: ...
 
 class HeartbeatRequest(_message.Message):
-    __slots__ = ("incarnation", "beat", "telemetry", "peers_version")
+    __slots__ = ("incarnation", "beat", "telemetry", "peers_version", "scores")
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     BEAT_FIELD_NUMBER: _ClassVar[int]
     TELEMETRY_FIELD_NUMBER: _ClassVar[int]
     PEERS_VERSION_FIELD_NUMBER: _ClassVar[int]
+    SCORES_FIELD_NUMBER: _ClassVar[int]
     incarnation: int
     beat: int
     telemetry: Telemetry
     peers_version: int
-    def __init__(self, incarnation: _Optional[int] = ..., beat: _Optional[int] = ..., telemetry: _Optional[_Union[Telemetry, _Mapping]] = ..., peers_version: _Optional[int] = ...) -> None: ...
+    scores: _containers.RepeatedCompositeFieldContainer[Score]
+    def __init__(self, incarnation: _Optional[int] = ..., beat: _Optional[int] = ..., telemetry: _Optional[_Union[Telemetry, _Mapping]] = ..., peers_version: _Optional[int] = ..., scores: _Optional[_Iterable[_Union[Score, _Mapping]]] = ...) -> None: ...
 
 class HeartbeatReply(_message.Message):
-    __slots__ = ("over", "peers_version", "peers", "begin", "stop")
+    __slots__ = ("over", "peers_version", "peers", "begin", "stop", "curriculum")
     OVER_FIELD_NUMBER: _ClassVar[int]
     PEERS_VERSION_FIELD_NUMBER: _ClassVar[int]
     PEERS_FIELD_NUMBER: _ClassVar[int]
     BEGIN_FIELD_NUMBER: _ClassVar[int]
     STOP_FIELD_NUMBER: _ClassVar[int]
+    CURRICULUM_FIELD_NUMBER: _ClassVar[int]
     over: bool
     peers_version: int
     peers: _containers.RepeatedCompositeFieldContainer[Peer]
     begin: bool
     stop: bool
-    def __init__(self, over: bool = ..., peers_version: _Optional[int] = ..., peers: _Optional[_Iterable[_Union[Peer, _Mapping]]] = ..., begin: bool = ..., stop: bool = ...) -> None: ...
+    curriculum: Curriculum
+    def __init__(self, over: bool = ..., peers_version: _Optional[int] = ..., peers: _Optional[_Iterable[_Union[Peer, _Mapping]]] = ..., begin: bool = ..., stop: bool = ..., curriculum: _Optional[_Union[Curriculum, _Mapping]] = ...) -> None: ...
 
 class LeaveRequest(_message.Message):
     __slots__ = ("incarnation", "reason", "telemetry")
@@ -590,7 +614,7 @@ class LayerPushes(_message.Message):
     def __init__(self, layer: _Optional[int] = ..., staleness: _Optional[_Mapping[int, int]] = ..., refused: _Optional[int] = ...) -> None: ...
 
 class StatusReply(_message.Message):
-    __slots__ = ("name", "state", "batches", "of_batches", "waiting_slaves", "training_seconds", "starts", "seats", "versions", "delays", "waiting_fraction", "lost_batches", "counters", "evaluation", "layers", "utilization", "snapshot", "snapshot_trouble", "still_seconds", "successors", "lost_states")
+    __slots__ = ("name", "state", "batches", "of_batches", "waiting_slaves", "training_seconds", "starts", "seats", "versions", "delays", "waiting_fraction", "lost_batches", "counters", "evaluation", "layers", "utilization", "snapshot", "snapshot_trouble", "still_seconds", "successors", "lost_states", "curriculum")
     class VersionsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -633,6 +657,7 @@ class StatusReply(_message.Message):
     STILL_SECONDS_FIELD_NUMBER: _ClassVar[int]
     SUCCESSORS_FIELD_NUMBER: _ClassVar[int]
     LOST_STATES_FIELD_NUMBER: _ClassVar[int]
+    CURRICULUM_FIELD_NUMBER: _ClassVar[int]
     name: str
     state: str
     batches: int
@@ -654,7 +679,8 @@ class StatusReply(_message.Message):
     still_seconds: float
     successors: int
     lost_states: int
-    def __init__(self, name: _Optional[str] = ..., state: _Optional[str] = ..., batches: _Optional[int] = ..., of_batches: _Optional[int] = ..., waiting_slaves: _Optional[int] = ..., training_seconds: _Optional[float] = ..., starts: _Optional[int] = ..., seats: _Optional[_Iterable[_Union[Seat, _Mapping]]] = ..., versions: _Optional[_Mapping[str, int]] = ..., delays: _Optional[_Mapping[int, int]] = ..., waiting_fraction: _Optional[_Mapping[int, float]] = ..., lost_batches: _Optional[int] = ..., counters: _Optional[_Union[Counters, _Mapping]] = ..., evaluation: _Optional[_Union[Evaluation, _Mapping]] = ..., layers: _Optional[_Iterable[_Union[LayerPushes, _Mapping]]] = ..., utilization: _Optional[_Union[Utilization, _Mapping]] = ..., snapshot: _Optional[_Union[Kept, _Mapping]] = ..., snapshot_trouble: _Optional[str] = ..., still_seconds: _Optional[float] = ..., successors: _Optional[int] = ..., lost_states: _Optional[int] = ...) -> None: ...
+    curriculum: Curriculum
+    def __init__(self, name: _Optional[str] = ..., state: _Optional[str] = ..., batches: _Optional[int] = ..., of_batches: _Optional[int] = ..., waiting_slaves: _Optional[int] = ..., training_seconds: _Optional[float] = ..., starts: _Optional[int] = ..., seats: _Optional[_Iterable[_Union[Seat, _Mapping]]] = ..., versions: _Optional[_Mapping[str, int]] = ..., delays: _Optional[_Mapping[int, int]] = ..., waiting_fraction: _Optional[_Mapping[int, float]] = ..., lost_batches: _Optional[int] = ..., counters: _Optional[_Union[Counters, _Mapping]] = ..., evaluation: _Optional[_Union[Evaluation, _Mapping]] = ..., layers: _Optional[_Iterable[_Union[LayerPushes, _Mapping]]] = ..., utilization: _Optional[_Union[Utilization, _Mapping]] = ..., snapshot: _Optional[_Union[Kept, _Mapping]] = ..., snapshot_trouble: _Optional[str] = ..., still_seconds: _Optional[float] = ..., successors: _Optional[int] = ..., lost_states: _Optional[int] = ..., curriculum: _Optional[_Union[Curriculum, _Mapping]] = ...) -> None: ...
 
 class Kept(_message.Message):
     __slots__ = ("number", "time", "nbytes", "versions", "damage")

@@ -41,6 +41,7 @@ NEVER = {
 }
 
 DECIDING = (
+    "common.data.levels",
     "common.data.replicas",
     "common.draws",
     "common.observe.percentiles",
@@ -56,6 +57,7 @@ DECIDING = (
     "common.wire.precision",
     "common.wire.signals",
     "master.agreement",
+    "master.curriculum",
     "master.progress",
     "master.parameters",
     "master.roster",

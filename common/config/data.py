@@ -17,26 +17,30 @@ class DataRow(Row):
         takes_file: whether `data.path` may be a file.
         task: `task.kind` where it is unset.
         streams: whether examples are windows of tokens that follow each other, as `time.window` needs.
+        curriculum: whether the program makes the examples, streams of episodes that become longer.
     """
 
     needs_path: bool = False
     takes_file: bool = False
     task: str = "classification"
     streams: bool = False
+    curriculum: bool = False
 
 
 # Tokens of an example where neither `data.context` nor `time.window` is set.
 CONTEXT = 128
+# Of data with a curriculum: levels change at multiples of so many batches.
+BLOCK = 100
 
 DATASETS = Registry(
-    DataRow(name="digits", help="8x8 digits of scikit-learn, no download"),
-    DataRow(name="mnist", help="28x28 digits"),
-    DataRow(name="fashion-mnist", help="28x28 articles of clothing"),
-    DataRow(name="cifar10", help="32x32 colour photographs"),
+    DataRow(name="digits", help="8x8 digits of scikit-learn, no download", heeds=("path",)),
+    DataRow(name="mnist", help="28x28 digits", heeds=("path",)),
+    DataRow(name="fashion-mnist", help="28x28 articles of clothing", heeds=("path",)),
+    DataRow(name="cifar10", help="32x32 colour photographs", heeds=("path",)),
     DataRow(
         name="text",
         help="text of the file data.path, or of train*, valid* and test* in that folder",
-        heeds=("tokens", "context"),
+        heeds=("path", "tokens", "context"),
         needs_path=True,
         takes_file=True,
         task="language",
@@ -45,10 +49,24 @@ DATASETS = Registry(
     DataRow(
         name="tokens",
         help="train.bin and val.bin of uint16 in the folder data.path, as nanoGPT writes them",
-        heeds=("context", "vocabulary"),
+        heeds=("path", "context", "vocabulary"),
         needs_path=True,
         task="language",
         streams=True,
+    ),
+    DataRow(
+        name="copy",
+        help="bits to be repeated from memory, more bits once they are learned, for time.window",
+        task="language",
+        streams=True,
+        curriculum=True,
+    ),
+    DataRow(
+        name="repeat-copy",
+        help="bits to be repeated several times, likewise",
+        task="language",
+        streams=True,
+        curriculum=True,
     ),
 )
 

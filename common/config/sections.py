@@ -14,7 +14,7 @@ from typing import Any
 import tomli_w
 
 from common.config.cluster import ClusterConfig
-from common.config.data import DATASETS, DataConfig
+from common.config.data import BLOCK, DATASETS, DataConfig, DataRow
 from common.config.decoupling import DecouplingConfig
 from common.config.downpour import DownpourConfig
 from common.config.late import CORRECTIONS
@@ -26,6 +26,7 @@ from common.config.security import SecurityConfig
 from common.config.settings import check_heeded
 from common.config.simulation import SimulationConfig
 from common.config.task import TaskConfig
+from common.config.tasks import CURRICULUM_METRICS
 from common.config.time import TimeConfig
 from common.config.values import is_user_function
 from common.errors import ConfigError
@@ -82,6 +83,11 @@ class Config:
     def _check_time(self) -> None:
         """Check that the data have streams, and a built-in network a state, where windows are asked for."""
         if self.time.window is None:
+            if self.curriculum:
+                raise ConfigError(
+                    f'time.window: is unset, but data.dataset = "{self.data.dataset}" has streams alone; '
+                    "give time.window = T, the steps of a window"
+                )
             if self.time.row.synthesizes:
                 raise ConfigError(
                     f'time.gradient: "{self.time.gradient}" ends windows of a stream; give time.window = T, '
@@ -89,6 +95,8 @@ class Config:
                 )
             return
         row = DATASETS.get(self.data.dataset)
+        if row is not None and row.curriculum:
+            self._check_curriculum(row)
         if row is None or not row.streams:
             raise ConfigError(
                 f'time.window: data.dataset = "{self.data.dataset}" has no streams; choose data.dataset = '
@@ -109,6 +117,33 @@ class Config:
                 f'time.window: network.model = "{self.network.model}" has no recurrent unit; choose '
                 f"{_choices(MODELS.select(lambda each: each.recurrent))}, or leave time.window out"
             )
+
+    def _check_curriculum(self, row: DataRow) -> None:
+        if self.task.kind != row.task:
+            raise ConfigError(
+                f'task.kind: data.dataset = "{row.name}" brings its own task, "{row.task}"; leave task.kind '
+                "out"
+            )
+        if self.decoupling.slots is not None and self.decoupling.lead <= BLOCK:
+            raise ConfigError(
+                f'decoupling.lead: {self.decoupling.lead} batches are too few for data.dataset = "{row.name}"'
+                f", where a layer may wait until another has done {BLOCK}; give at least {BLOCK + 1}"
+            )
+
+    @property
+    def curriculum(self) -> bool:
+        """Whether the run's examples become harder as the network learns."""
+        row = DATASETS.get(self.data.dataset)
+        return row is not None and row.curriculum
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Names of the metrics of an evaluation, the one for screens first; some data lack some of them."""
+        return (CURRICULUM_METRICS if self.curriculum else ()) + self.task.row.metrics
+
+    def order_metrics(self, metrics: Mapping[str, float]) -> dict[str, float]:
+        """Return the metrics of an evaluation in the order of `metrics`; unknown names are left out."""
+        return {name: metrics[name] for name in self.metrics if name in metrics}
 
     @property
     def groups(self) -> int | None:

@@ -15,7 +15,9 @@ from common.config.values import is_user_function
 class TaskConfig:
     """Task of the run: loss, targets and metrics."""
 
-    kind: str = choice("classification", TASKS, "unset: language for text and tokens", user_function=True)
+    kind: str = choice(
+        "classification", TASKS, "unset: language for text, tokens, copy and repeat-copy", user_function=True
+    )
     options: dict[str, Any] = key({}, "the task's own options, or keyword arguments of the user's function")
 
     def __post_init__(self) -> None:

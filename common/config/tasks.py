@@ -5,7 +5,6 @@ The tasks are built in `common.tasks.kinds`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from common.config.settings import check_heeded, choice, key
@@ -13,6 +12,8 @@ from common.registry import Registry, Row
 
 # Target of a position that counts nowhere; torch's own.
 IGNORED = -100
+# Metrics of a run whose examples become harder: the longest solved episode, and the level of the evaluation.
+CURRICULUM_METRICS = ("longest_solved", "level")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,10 +107,6 @@ class TaskRow(Row):
     options: type[ClassificationOptions] | type[RegressionOptions] | type[NoOptions]
     targets: TargetRule
     metrics: tuple[str, ...] = ()
-
-    def order(self, metrics: Mapping[str, float]) -> dict[str, float]:
-        """Return the metrics of an evaluation in the row's order; unknown names are left out."""
-        return {name: metrics[name] for name in self.metrics if name in metrics}
 
 
 TASKS = Registry(

@@ -10,13 +10,16 @@ import numpy as np
 import torch
 
 from common.config.sections import Config
+from common.data.copying import Episodes, level_rows
 from common.data.datasets import Dataset
 from common.data.examples import Medium
+from common.data.levels import Levels
 from common.data.orders import EpochOrders, words
 from common.data.prefetch import Prefetch
-from common.data.streams import Streams, stream_rows
+from common.data.streams import LevelStreams, StreamOrder, Streams, order_streams, stream_rows
 from common.signals.forms import PLAIN
 from common.signals.values import Signal, join, map_tensors
+from common.wire.curriculum import Curriculum
 
 # Pixels by which a crop may shift an image, as He et al. (2016) trained on CIFAR-10.
 BORDER = 4
@@ -33,7 +36,8 @@ class Batches:
     """The run's mini-batches of B examples: batch b is a pure function of (seed, b).
 
     Every epoch visits the training set in its own order; the fewer than B examples left over at its end are
-    dropped. With streams, batch b + R goes on where batch b ended (`common.data.streams`).
+    dropped. With streams, batch b + R goes on where batch b ended (`common.data.streams`). Where examples
+    become harder, batch b exists once its level is decided.
 
     Attributes:
         size: B, number of examples in a batch, or of streams.
@@ -54,8 +58,10 @@ class Batches:
         """
         if groups is None:
             dataset.check_batch_size(batch_size)
-        self.streams = None if groups is None else Streams(dataset.train, seed, batch_size, groups)
-        self._dataset = dataset
+        streams = None if groups is None else order_streams(dataset.train, seed, batch_size, groups)
+        self.streams: StreamOrder | None = streams
+        self._train = dataset.train.seeded(seed) if isinstance(dataset.train, Episodes) else dataset.train
+        self._augment = dataset.augment
         self.size = batch_size
         self._seed = seed
         self._normalize = _Normalization(dataset)
@@ -66,8 +72,28 @@ class Batches:
 
     @property
     def batches_per_epoch(self) -> int:
-        """Number of batches in an epoch."""
-        return self.streams.batches_per_epoch if self.streams else self._orders.length // self.size
+        """Number of batches in an epoch; endless streams have none."""
+        if isinstance(self.streams, Streams):
+            return self.streams.batches_per_epoch
+        return self._orders.length // self.size
+
+    @property
+    def levels(self) -> Levels | None:
+        """Levels of the batches known so far; None: examples do not become harder."""
+        return self.streams.levels if isinstance(self.streams, LevelStreams) else None
+
+    def learn(self, curriculum: Curriculum) -> None:
+        """Take the levels that a master has decided; an older list changes nothing.
+
+        Raises:
+            MalformedError: the list is that of no run.
+        """
+        if isinstance(self.streams, LevelStreams) and curriculum.decided > self.streams.levels.decided:
+            self.streams.levels = Levels.of(curriculum)
+
+    def has(self, batch: int) -> bool:
+        """Whether batch b exists: its level is decided."""
+        return self.levels is None or batch < self.levels.decided
 
     @staticmethod
     def of(config: Config, dataset: Dataset) -> Batches:
@@ -86,8 +112,8 @@ class Batches:
         return self._inputs(batch)
 
     def _read_inputs(self, batch: int) -> Signal:
-        raw = self._dataset.train.inputs(self._rows(batch))
-        vary = _VARIATIONS.get(self._dataset.augment)
+        raw = self._train.inputs(self._rows(batch))
+        vary = _VARIATIONS.get(self._augment)
         if vary is not None:
             raw[PLAIN] = vary(raw[PLAIN], words(self.size, self._seed, 0, batch))
         return self._normalize(raw)
@@ -97,7 +123,7 @@ class Batches:
         return self._labels(batch)
 
     def _read_labels(self, batch: int) -> torch.Tensor:
-        return torch.from_numpy(self._dataset.train.targets(self._rows(batch)))
+        return torch.from_numpy(self._train.targets(self._rows(batch)))
 
     def _rows(self, batch: int) -> np.ndarray:
         if self.streams:
@@ -126,6 +152,7 @@ def test_windows(  # the name as of `test_batches`
     dataset: Dataset,
     streams: int = TEST_STREAMS,  # noqa: PT028 - not a test
     joined: int = 1,  # noqa: PT028
+    level: int = 0,  # noqa: PT028
 ) -> Iterator[tuple[Signal, torch.Tensor]]:
     """Yield the test set once, as windows of streams that go on: x (B, T, ...) and y (B, *target_shape).
 
@@ -135,13 +162,18 @@ def test_windows(  # the name as of `test_batches`
         dataset: source of the test set, of tokens whose windows lie side by side.
         streams: most streams, B.
         joined: most windows of a stream that are joined to one, where memory allows.
+        level: number of the level of endless streams, from 0; a fixed part of those streams is the test set.
     """
     normalize, most = _Normalization(dataset), _test_size(dataset)
     streams = min(streams, most)
     joined = max(1, min(joined, most // streams))
-    for rows in stream_rows(len(dataset.test), streams, joined):
-        x = normalize(dataset.test.inputs(rows.ravel()))
-        y = torch.from_numpy(dataset.test.targets(rows.ravel()))
+    test = dataset.test
+    if isinstance(test, Episodes):
+        taken = level_rows(test, level, joined)
+    else:
+        taken = stream_rows(len(test), streams, joined)
+    for rows in taken:
+        x, y = normalize(test.inputs(rows.ravel())), torch.from_numpy(test.targets(rows.ravel()))
         yield map_tensors(partial(_join_steps, len(rows)), x), _join_steps(len(rows), y)
 
 

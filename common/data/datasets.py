@@ -21,7 +21,7 @@ from common.data.examples import Arrays, Examples, epoch_length
 from common.data.forms import Form
 from common.data.lazy import Lazy
 from common.data.statistics import Scaling, measure
-from common.data.streams import Streams
+from common.data.streams import order_streams
 from common.data.targets import Targets
 from common.data.vocabularies import Vocabulary
 from common.data.windows import ShortTextError
@@ -92,7 +92,7 @@ class Dataset:
         if config.groups is None:
             self.check_batch_size(config.run.batch_size)
         else:
-            Streams(self.train, config.run.seed, config.run.batch_size, config.groups)
+            order_streams(self.train, config.run.seed, config.run.batch_size, config.groups)
         self._check_model(config.network.model)
         rule = config.task.row.targets
         labels.check_form(rule, self.name, self.train, self.test)
@@ -192,6 +192,10 @@ def _load_raw(data: DataConfig, path: Path | None, code: Path | None, source: So
 
 
 def _find_path(row: DataRow, data: DataConfig, path: Path | None) -> Path | None:
+    if row.curriculum and path is not None:
+        raise ConfigError(
+            f"--data {path}: {row.name} is made by the program, from no files; leave --data out"
+        )
     kind = "file or folder" if row.takes_file else "folder"
     if path is None and data.path is None:
         if row.needs_path:

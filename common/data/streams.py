@@ -8,12 +8,41 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
+from typing import Protocol
 
 import numpy as np
 
+from common.data.copying import MOST_STREAMS, Episodes, pack
 from common.data.examples import Examples, epoch_length
+from common.data.levels import Levels
 from common.data.orders import words
 from common.errors import ConfigError
+
+
+class StreamOrder(Protocol):
+    """Order of the windows of parallel streams.
+
+    Attributes:
+        groups: R.
+    """
+
+    groups: int
+
+    def rows(self, batch: int) -> np.ndarray:
+        """Return the rows of batch b, (B,) int64, a row for each stream."""
+
+    def begins(self, batch: int) -> bool:
+        """Whether the streams of batch b begin with it: they continue nothing."""
+
+    def epoch(self, batch: int) -> int:
+        """Return the number of batch b's epoch; streams of different epochs have nothing in common."""
+
+
+def order_streams(examples: Examples, seed: int, size: int, groups: int) -> StreamOrder:
+    """Return the order of examples in streams; arguments and errors as of `Streams`."""
+    if isinstance(examples, Episodes):
+        return LevelStreams(size, groups)
+    return Streams(examples, seed, size, groups)
 
 
 class Streams:
@@ -69,6 +98,47 @@ class Streams:
     def _draw_offset(self, epoch: int) -> int:
         """Return the first row of an epoch."""
         return int(words(1, self._seed, 1, epoch)[0] % np.uint64(self._offsets))
+
+
+class LevelStreams:
+    """Rows of endless streams whose level is raised in the course of a run; a level is an epoch.
+
+    Batches are a pure function of (seed, b) and the list of levels.
+
+    Args:
+        size: B.
+        groups: R.
+
+    Attributes:
+        levels: known so far.
+
+    Raises:
+        ConfigError: more streams than rows can name.
+    """
+
+    def __init__(self, size: int, groups: int) -> None:
+        if size * groups > MOST_STREAMS:
+            by = f" in {groups} groups, one a replica" if groups > 1 else ""
+            raise ConfigError(
+                f"run.batch_size: {size} streams{by} are too many; give at most {MOST_STREAMS // groups}"
+            )
+        self.levels = Levels()
+        self.groups, self._size = groups, size
+
+    def rows(self, batch: int) -> np.ndarray:
+        """Return the rows of batch b, whose level must be decided, (B,) int64."""
+        assert batch < self.levels.decided, f"the level of batch {batch} is not known"
+        number = self.levels.number(batch)
+        window = (batch - self.levels.starts[number]) // self.groups
+        return pack(number, window, batch % self.groups * self._size + np.arange(self._size))
+
+    def begins(self, batch: int) -> bool:
+        """Whether the streams of batch b begin with it, at the start of a level."""
+        return batch - self.groups < self.levels.starts[self.levels.number(batch)]
+
+    def epoch(self, batch: int) -> int:
+        """Return the number of batch b's level, from 0."""
+        return self.levels.number(batch)
 
 
 def stream_rows(windows: int, streams: int, joined: int) -> Iterator[np.ndarray]:

@@ -6,7 +6,11 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from common.config.tasks import CURRICULUM_METRICS
+
 _PERCENT = "_percent"
+# Metrics of the run rather than of a test set, whose larger values are better.
+_RISING = CURRICULUM_METRICS
 
 
 def of(record: Mapping[str, Any]) -> dict[str, float | None]:
@@ -17,8 +21,20 @@ def of(record: Mapping[str, Any]) -> dict[str, float | None]:
     return {**record["metrics"], "test_loss": record["test_loss"]}
 
 
+def is_rising(name: str) -> bool:
+    """Whether a larger value of a metric is the better one."""
+    return name in _RISING
+
+
+def cost(name: str, value: float) -> float:
+    """Return a number that is lower for a better value of a metric."""
+    return -value if is_rising(name) else value
+
+
 def title(name: str) -> str:
     """Return a metric's title: "test error" for error_percent, "test bits per token" for bits_per_token."""
+    if name in _RISING:
+        return name.replace("_", " ")
     return f"test {name.removesuffix(_PERCENT).removeprefix('test_').replace('_', ' ')}"
 
 
@@ -29,6 +45,8 @@ def axis(name: str) -> str:
 
 def form(name: str) -> str:
     """Return the format specification of a metric's numbers."""
+    if name in _RISING:
+        return ".4g"
     return ".2f" if name.endswith(_PERCENT) else ".4f"
 
 

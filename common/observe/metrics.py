@@ -170,6 +170,12 @@ STANDING_SEATS = _gauge(
     "standing_seats", MASTER, (), "Seats that do no batch for long, although slaves hold them."
 )
 WAITING_SLAVES = _gauge("waiting_slaves", MASTER, (), "Slaves that wait for a seat.")
+LEVEL = _gauge(
+    "level", MASTER, _SEAT, "Level of the layer's next batch, from 1, where examples become harder."
+)
+UNDECIDED = _gauge(
+    "level_undecided", MASTER, _SEAT, "1 while the layer waits for the level of its next batch, else 0."
+)
 RUN_BATCHES = _gauge("run_batches", MASTER, (), "Batches trained so far.")
 RUN_LENGTH = _gauge("run_length_batches", MASTER, (), "Batches of the whole run.")
 TEST_ERROR = _gauge("test_error_ratio", MASTER, (), "Test error of the last evaluation, 0 to 1.")

@@ -7,6 +7,7 @@ from enum import IntEnum
 
 from common.shards.pushes import Buffer
 from common.shards.table import Table
+from common.wire.curriculum import Curriculum, Score
 
 
 class BoundaryKind(IntEnum):
@@ -156,6 +157,7 @@ class JoinReply:
     run: str = ""
     warning: str = ""
     secret: str = field(default="", repr=False)
+    curriculum: Curriculum = field(default_factory=Curriculum)
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,23 +219,25 @@ class Telemetry:
 
 @dataclass(frozen=True, slots=True)
 class HeartbeatRequest:
-    """Renewal of a lease; `peers_version` is the version of the neighbours that the slave knows."""
+    """Renewal of a lease, with the version of the neighbours that the slave knows; of layer K, scores."""
 
     incarnation: int = 0
     beat: int = 0
     telemetry: Telemetry = field(default_factory=Telemetry)
     peers_version: int = 0
+    scores: list[Score] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
 class HeartbeatReply:
-    """Answer to a heartbeat: end of the run; new neighbours; for `full`, signals to begin and to stop."""
+    """Answer to a heartbeat: end of the run; new neighbours; levels; for `full`, begin and stop."""
 
     over: bool = False
     peers_version: int = 0
     peers: list[Peer] = field(default_factory=list)
     begin: bool = False
     stop: bool = False
+    curriculum: Curriculum = field(default_factory=Curriculum)
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,10 +281,7 @@ class Seat:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """Test loss and metrics of the chain f_1..f_K at a vector of versions.
-
-    The test error is None where the task has no such error.
-    """
+    """Test loss and metrics of f_1..f_K at a vector of versions; a task without errors has no test error."""
 
     batches: int = 0
     test_error_percent: float | None = None
@@ -356,6 +357,7 @@ class StatusReply:
     still_seconds: float = 0.0
     successors: int = 0
     lost_states: int = 0
+    curriculum: Curriculum = field(default_factory=Curriculum)
 
 
 @dataclass(frozen=True, slots=True)

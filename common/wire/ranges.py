@@ -19,6 +19,7 @@ from common.errors import MalformedError
 from common.shards import pushes
 from common.shards.table import Table, TensorSpec
 from common.wire import messages as m
+from common.wire.curriculum import Curriculum, Score
 
 Value = TypeVar("Value")
 
@@ -143,6 +144,9 @@ RANGES: dict[type, dict[str, Rule]] = {
         "time_cosine": COSINE,
         "time_norm_ratio": MEASURED,
     },
+    Curriculum: {"starts": COUNT, "decided": COUNT},
+    # The bits of a network that has diverged are NaN or infinite.
+    Score: {"block": COUNT, "bits": Range(0, math.inf, measured=True), "answers": COUNT},
     m.HeartbeatRequest: {"incarnation": COUNT, "beat": COUNT, "peers_version": COUNT},
     m.HeartbeatReply: {"peers_version": COUNT},
     m.LeaveRequest: {"incarnation": COUNT},

@@ -120,7 +120,10 @@ def _curves(axes: Axes, result: Mapping[str, Any], by: str) -> None:
         axes.plot(x, [p["mean"] for p in curve], label=variant["name"], markersize=4, linewidth=1.3, **look)
         low, high = [p["low"] for p in curve], [p["high"] for p in curve]
         axes.fill_between(x, low, high, color=look["color"], alpha=0.12, linewidth=0)
-    axes.set(xlabel=by, ylabel=measures.axis(first_metric(result)), yscale="log")
+    metric = first_metric(result)
+    # A metric that rises may begin at zero.
+    scale = "linear" if measures.is_rising(metric) else "log"
+    axes.set(xlabel=by, ylabel=measures.axis(metric), yscale=scale)
     axes.yaxis.set_major_formatter("{x:g}")
     axes.yaxis.set_minor_formatter("{x:g}")
     axes.tick_params(axis="y", which="minor", labelsize=7)

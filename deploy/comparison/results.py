@@ -106,13 +106,15 @@ def rows(result: dict[str, Any]) -> list[list[str]]:
 
 
 def by_metric(result: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Sort the variants by the mean of the first metric, lowest first, diverged ones last."""
+    """Sort the variants by the mean of the first metric, then of the loss, best first, diverged ones last."""
 
-    def mean(variant: dict[str, Any]) -> float:
-        value = variant["metrics"][variant["metric"]]["mean"]
-        return math.inf if value is None else float(value)
+    def cost(variant: dict[str, Any]) -> tuple[float, float]:
+        name = variant["metric"]
+        value, loss = variant["metrics"][name]["mean"], variant["test_loss"]["mean"]
+        first = math.inf if value is None else measures.cost(name, float(value))
+        return first, math.inf if loss is None else float(loss)
 
-    return sorted(result["variants"], key=mean)
+    return sorted(result["variants"], key=cost)
 
 
 def first_metric(result: Mapping[str, Any]) -> str:

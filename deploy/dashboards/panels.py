@@ -131,6 +131,14 @@ OVERVIEW = Dashboard(
             ("layerwise_loss", _SEAT),
         ),
         _panel(
+            "Level",
+            "Of copy and repeat-copy: the level of each layer's next batch. At 1, `waiting` means that the "
+            "layer stands still until the master has decided the level.",
+            PLAIN,
+            ("layerwise_level", _SEAT),
+            ("layerwise_level_undecided", "waiting, " + _SEAT),
+        ),
+        _panel(
             "Starts and lost leases",
             "An increase means that the master was restarted or a slave's lease failed.",
             PLAIN,

@@ -80,11 +80,11 @@ def examine_data(setup: Setup) -> Verdict:
         dataset.check_fit(setup.config)
     except ConfigError as error:
         return failed(str(error), "give the folder of the files as data.path or --data, or correct the data")
-    train, test = len(dataset.train), len(dataset.test)
     digest = hashlib.blake2b(repr(digest_data(dataset)).encode(), digest_size=8).hexdigest()
-    found = (
-        f"{train:,} and {test:,} examples of {dataset.inputs.describe_example()} {dataset.targets.describe()}"
+    count = (
+        "streams" if setup.config.curriculum else f"{len(dataset.train):,} and {len(dataset.test):,} examples"
     )
+    found = f"{count} of {dataset.inputs.describe_example()} {dataset.targets.describe()}"
     return ok(f"{found}, digest {digest}")
 
 

@@ -40,7 +40,7 @@ def evaluate_directory(
     """
     with divert_output():
         run = load_finished(path, data, code, checkpoint)
-        evaluation = run.evaluator.measure_state(run.state, {}, run.batches)
+        evaluation = run.evaluator.measure_state(run.state, {}, run.batches, run.stage)
     _print(run.config, evaluation, as_json)
     return 0
 
@@ -140,7 +140,7 @@ def _pull(reader: Reader, evaluator: Evaluator, stock: Holdings) -> PulledNetwor
     Raises:
         RefusedError: the run works with other data, user's files or versions.
     """
-    network = evaluator.pull(reader.pull)
+    network = evaluator.pull(reader.pull, reader.curriculum)
     reader.agree(stock)
     return network
 

@@ -12,7 +12,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from common.config.models import MODELS
 from common.config.sections import Config
 from common.data import batches
+from common.data.copying import Episodes, Stage
 from common.data.datasets import Dataset
+from common.data.levels import Levels
 from common.errors import ConfigError
 from common.models import network
 from common.models.network import Blueprint
@@ -20,18 +22,34 @@ from common.models.recurrent import Unrolled
 from common.shards import flat
 from common.shards.pushes import Buffer, Header
 from common.signals.values import Signal, plain
+from common.wire.curriculum import Curriculum
 from common.wire.messages import Evaluation
 
 Pull = Callable[[str], tuple[Header, Buffer]]
+# Returns the present levels of a run.
+Announce = Callable[[], Curriculum]
+
+
+def announce_first() -> Curriculum:
+    """Return the levels of a run's beginning."""
+    return Levels().to_message()
 
 
 @dataclass(frozen=True)
 class PulledNetwork:
-    """State of the plain network at a vector of versions, pulled from a master."""
+    """State of the plain network at a vector of versions, pulled from a master.
+
+    Attributes:
+        state: state dict.
+        versions: of the shards.
+        batches: number of batches that the network has learned from.
+        stage: place in the curriculum; None: examples do not become harder.
+    """
 
     state: dict[str, Tensor]
     versions: dict[str, int]
     batches: int
+    stage: Stage | None = None
 
 
 # Maps x to the network's output.
@@ -70,8 +88,10 @@ class Evaluator:
         self._task = blueprint.task
         self.network = nn.Sequential(*blueprint.units).eval()
 
-    def pull(self, pull: Pull) -> PulledNetwork:
+    def pull(self, pull: Pull, announce: Announce = announce_first) -> PulledNetwork:
         """Pull every layer's weights, ready to be measured and saved.
+
+        The levels are asked for behind the weights, so that they are those of all batches seen.
 
         With unlock `full`, BN's statistics come from predicted inputs. They are estimated anew on the real
         chain, so that the plain network has the right ones; equal weights give equal statistics.
@@ -80,7 +100,8 @@ class Evaluator:
             NotFoundError: a layer has no weights yet.
         """
         pulled = pull_network(self._config, pull)
-        pulled = replace(pulled, state=self._name_ties(pulled.state))
+        stage = self._find_stage(announce, pulled.batches)
+        pulled = replace(pulled, state=self._name_ties(pulled.state), stage=stage)
         if not self._config.decoupling.row.predicts:
             return pulled
         self.network.load_state_dict(pulled.state, strict=False)
@@ -88,7 +109,8 @@ class Evaluator:
         training = batches.Batches.of(config, self._dataset)
         # Of streams the first group's windows, which follow each other.
         numbers = range(0, STATISTICS_BATCHES * (config.groups or 1), config.groups or 1)
-        estimate_statistics(self.network, map(training.inputs, numbers), self._passage())
+        first = filter(training.has, numbers)
+        estimate_statistics(self.network, map(training.inputs, first), self._passage())
         state = self.network.state_dict()
         return replace(pulled, state={name: state[name].clone() for name in pulled.state})
 
@@ -104,24 +126,37 @@ class Evaluator:
 
     def measure(self, pulled: PulledNetwork) -> Evaluation:
         """Measure the test loss and the task's metrics of a pulled network."""
-        return self.measure_state(pulled.state, pulled.versions, pulled.batches)
+        return self.measure_state(pulled.state, pulled.versions, pulled.batches, pulled.stage)
+
+    def _find_stage(self, announce: Announce, batches: int) -> Stage | None:
+        """Return the stage of a network that has learned from `batches` batches; None without levels."""
+        if not isinstance(self._dataset.test, Episodes):
+            return None
+        return Stage.of(Levels.of(announce()), batches, repeats=self._dataset.test.repeats)
 
     @torch.no_grad()
     def measure_state(
-        self, state: Mapping[str, Tensor], versions: dict[str, int], through: int
+        self, state: Mapping[str, Tensor], versions: dict[str, int], through: int, stage: Stage | None = None
     ) -> Evaluation:
-        """Measure the test loss and the task's metrics of a plain state dict."""
+        """Measure the test loss and the task's metrics of a plain state dict.
+
+        Args:
+            state: of the network.
+            versions: of the shards, for the result.
+            through: batches that the network has learned from.
+            stage: place in the curriculum, whose level the test examples have; None: there are no levels.
+        """
         self.network.load_state_dict(dict(state), strict=False)
         sums: dict[str, float] = {}
         compute = self._passage()
-        for x, y in self._test_batches():
+        for x, y in self._test_batches(stage):
             for name, value in self._task.tally(plain(compute(x)), y).items():
                 sums[name] = sums.get(name, 0) + value
         if not sums["count"]:
             raise ConfigError(
                 f"data.dataset: {self._dataset.name}: the test set has no target that counts; give some"
             )
-        metrics = self._task.metrics(sums)
+        metrics = {**(stage.metrics if stage else {}), **self._task.metrics(sums)}
         loss = sums["loss"] / sums["count"]
         return Evaluation(through, metrics.get("error_percent"), loss, versions, metrics)
 
@@ -129,13 +164,13 @@ class Evaluator:
         """Return the map from inputs to outputs; over streams the state goes on from call to call."""
         return self.network if self._config.time.window is None else Unrolled(self.network.children())
 
-    def _test_batches(self) -> Iterator[tuple[Signal, Tensor]]:
+    def _test_batches(self, stage: Stage | None) -> Iterator[tuple[Signal, Tensor]]:
         if self._config.time.window is None:
             return batches.test_batches(self._dataset)
         # A user's network may give an output for windows of T steps alone.
         row = MODELS.get(self._config.network.model)
         joined = JOINED_STEPS // self._config.time.window if row and row.recurrent else 1
-        return batches.test_windows(self._dataset, joined=joined)
+        return batches.test_windows(self._dataset, joined=joined, level=stage.level - 1 if stage else 0)
 
 
 @torch.no_grad()

@@ -9,12 +9,16 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from common.config.sections import Config
+from common.config.tasks import CURRICULUM_METRICS
 from common.data import datasets
+from common.data.copying import Stage
 from common.data.datasets import Dataset
+from common.data.levels import MOST_LEVELS
 from common.data.vocabularies import Vocabulary
 from common.errors import ConfigError
 from common.models import network
 from common.models.threads import use_allowed_cores
+from common.wire.messages import Evaluation
 from deploy.evaluation.evaluator import Evaluator
 from deploy.runs.directory import saved_config
 from deploy.runs.model import SavedModel, load_model, read_evaluation
@@ -29,12 +33,14 @@ class FinishedRun:
         evaluator: measures the state.
         state: state dict of the plain network.
         batches: batches that the state has learned from.
+        stage: place in the curriculum; None: examples do not become harder.
     """
 
     config: Config
     evaluator: Evaluator
     state: dict[str, Tensor]
     batches: int
+    stage: Stage | None = None
 
 
 def load_finished(
@@ -56,7 +62,25 @@ def load_finished(
     evaluator = build_evaluator(config, datasets.of(config, path=data, code=code), code)
     _check_fit(model, evaluator.network.state_dict())
     known = read_evaluation(model.path)
-    return FinishedRun(config, evaluator, model.state, known.batches if known else config.run.batches)
+    stage = _find_stage(model, known) if config.curriculum else None
+    return FinishedRun(config, evaluator, model.state, known.batches if known else config.run.batches, stage)
+
+
+def _find_stage(model: SavedModel, known: Evaluation | None) -> Stage:
+    """Return the stage at which a model was saved.
+
+    Raises:
+        ConfigError: the model has no evaluation with a level.
+    """
+    try:
+        longest, level = (int(known.metrics[name]) for name in CURRICULUM_METRICS) if known else (0, 0)
+    except (KeyError, ValueError, OverflowError):
+        level = 0
+    if not 0 < level <= MOST_LEVELS:
+        raise ConfigError(
+            f"{model.path}: does not say at which level the network is; give the model file of a finished run"
+        )
+    return Stage(level, longest)
 
 
 @dataclass(frozen=True)

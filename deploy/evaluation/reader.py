@@ -18,6 +18,7 @@ from common.net.data import client as data
 from common.net.identity import find_identity
 from common.net.tokens import OPERATOR_TOKEN, find_operator
 from common.shards.pushes import Header, PullRequest
+from common.wire.curriculum import Curriculum
 from common.wire.messages import (
     AgreeRequest,
     DescribeRequest,
@@ -125,6 +126,10 @@ class Reader:
     def status(self, seconds: float = control.UNARY_SECONDS) -> StatusReply:
         """Fetch the status of the run."""
         return self._call(STATUS, StatusRequest(), seconds)
+
+    def curriculum(self) -> Curriculum:
+        """Fetch the levels of the run."""
+        return self.status().curriculum
 
     def report(self, evaluation: Evaluation) -> None:
         """Report an evaluation to the master."""

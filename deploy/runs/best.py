@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from common.config.sections import Config
 from common.data.datasets import Dataset
+from common.observe import measures
 from common.text import say
 from common.wire.messages import Evaluation
 from deploy.runs.files import write_file
@@ -35,12 +36,12 @@ class BestModel:
     def note(
         self, state: Mapping[str, Tensor], evaluation: Evaluation, config: Config, data: Dataset
     ) -> None:
-        """Write the network, if its evaluation is the best so far: the lowest first metric of the task.
+        """Write the network, if no evaluation has a better first metric, or as good a one and a lower loss.
 
         The run goes on where the file cannot be written.
         """
-        value = _measure(evaluation, config)
-        if not value < (math.inf if self.evaluation is None else _measure(self.evaluation, config)):
+        best = (math.inf, math.inf) if self.evaluation is None else _measure(self.evaluation, config)
+        if not _measure(evaluation, config) < best:
             return
         try:
             write_file(self._path, encode_model(state, config, data, evaluation))
@@ -50,6 +51,9 @@ class BestModel:
         self.evaluation = evaluation
 
 
-def _measure(evaluation: Evaluation, config: Config) -> float:
-    """Return the task's first metric, or the loss of a task without metrics."""
-    return next(iter(config.task.row.order(evaluation.metrics).values()), evaluation.test_loss)
+def _measure(evaluation: Evaluation, config: Config) -> tuple[float, float]:
+    """Return the cost of the run's first metric, and the loss."""
+    metrics = config.order_metrics(evaluation.metrics)
+    name = next(iter(metrics), None)
+    first = evaluation.test_loss if name is None else measures.cost(name, metrics[name])
+    return first, evaluation.test_loss

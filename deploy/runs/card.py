@@ -52,7 +52,9 @@ def render_card(
     }
     described = {
         "data set": config.data.dataset,
-        "examples": f"{len(data.train):,} for training, {len(data.test):,} for the test",
+        "examples": "streams made by the program"
+        if config.curriculum
+        else f"{len(data.train):,} for training, {len(data.test):,} for the test",
         "an example": data.inputs.describe_example(),
         "task": config.task.kind,
     }

@@ -163,10 +163,11 @@ class RunDirectory:
         from deploy.runs.plots import draw
 
         text = strict_json.encode(summary, indent=2) + "\n"
+        last = Evaluation(config.run.batches, test_loss=summary["test_loss"], metrics=summary["metrics"])
         incomplete = self._write_all(
             {
                 METRICS: self._metrics.flush,
-                MODEL: lambda: write_file(self.path / MODEL, encode_model(state, config, data)),
+                MODEL: lambda: write_file(self.path / MODEL, encode_model(state, config, data, last)),
                 CARD: lambda: write_file(
                     self.path / CARD, render_card(summary, state, config, data).encode()
                 ),

@@ -49,12 +49,12 @@ def summarize(
         "samples_per_second": round(config.run.batches * config.run.batch_size / training, 1),
         "test_error_percent": evaluation.test_error_percent,
         "test_loss": evaluation.test_loss,
-        "metrics": config.task.row.order(evaluation.metrics),
+        "metrics": config.order_metrics(evaluation.metrics),
         "best": best
         and {
             "batches": best.batches,
             "test_loss": best.test_loss,
-            "metrics": config.task.row.order(best.metrics),
+            "metrics": config.order_metrics(best.metrics),
         },
         "staleness": percentiles(status.counters.staleness),
         "delay": percentiles(status.delays),
@@ -65,6 +65,8 @@ def summarize(
         "restarts": restarts,
         "lost_batches": status.lost_batches,
         "lost_states": status.lost_states,
+        # First batch of each level; empty where examples do not become harder.
+        "levels": status.curriculum.starts,
         "peak_rss_bytes": {
             "master": status.counters.peak_rss_bytes,
             "slaves": [seat.telemetry.peak_rss_bytes for seat in seats],

@@ -31,6 +31,7 @@ from deploy.simulation.machine import Machine
 from deploy.simulation.paces import paces
 from deploy.simulation.simulated_master import SimulatedMaster
 from deploy.simulation.wires import Wires
+from master.curriculum import Grading, announce
 from slave.training import layers
 from slave.training.worker import (
     Done,
@@ -39,6 +40,7 @@ from slave.training.worker import (
     Fetch,
     Fetched,
     Passed,
+    Scored,
     Send,
     Worker,
 )
@@ -77,6 +79,7 @@ class Driver:
         self._wires = Wires(config.simulation, self._draws)
         self._paces = paces(config, self._blueprint())
         self.master = SimulatedMaster(config, self._clock, self._wires)
+        self._grading = Grading(config.replicas[-1]) if config.curriculum else None
         self._through = self._incarnations = self._undone = 0
         self._machines = self._build_machines()
         for machine in self._machines.values():
@@ -144,6 +147,7 @@ class Driver:
             counters=Counters(
                 staleness=dict(self.master.staleness), pushes=self.master.pushes, pulls=self.master.pulls
             ),
+            curriculum=announce(self._grading),
         )
 
     def utilization(self, k: int) -> float:
@@ -201,7 +205,8 @@ class Driver:
         self._incarnations += 1
         k, r = machine.layer, machine.replica
         first = self.master.store.next_batch(f"{k}/weights", r)
-        lease = JoinReply(True, False, k, r, self._incarnations, first)
+        levels = announce(self._grading)
+        lease = JoinReply(True, False, k, r, self._incarnations, first, curriculum=levels)
         begin = partial(self.master.begin, lease)
         if self._trains:
             trained = layers.build(self.config, self._blueprint(), self._dataset, lease, begin)
@@ -210,6 +215,8 @@ class Driver:
             trained = hollow(self.config, lease, pace.shards, begin, (wants[k - 1], wants[k]))
         machine.take(lease, Worker(trained, self.config.run.batches, adapts=self.config.downpour.adapts))
         self._tell(machine, HeartbeatReply(begin=True))
+        # A slave may be through a block at once: its predecessor was, or a warm start leaves it none.
+        self._grade(machine)
 
     def _die(self, machine: Machine) -> None:
         if machine.worker is None or machine.done:
@@ -271,6 +278,8 @@ class Driver:
                     self._after(machine, took, partial(self._fetch, machine, effect))
                 case Passed():
                     self._stop_free()
+                case Scored():
+                    self._grade(machine)
                 case Done():
                     machine.done = True
                     self._undone -= 1
@@ -280,6 +289,15 @@ class Driver:
         if may_stop((machine.next_batch for machine in self.machines), self.config.run.batches):
             for machine in self.machines:
                 self._tell(machine, HeartbeatReply(stop=True))
+
+    def _grade(self, machine: Machine) -> None:
+        """Take the scores of a slave of layer K at once, and tell all slaves the levels that follow."""
+        scores = machine.worker.trained.scores if machine.worker else None
+        if self._grading and scores and self._grading.hear(machine.replica, scores.report()):
+            for each in self.machines:
+                if each.worker is not None:
+                    self._tell(each, HeartbeatReply(curriculum=announce(self._grading)))
+                    self._clock.at(self.seconds, partial(self._turn, each))
 
     def _tell(self, machine: Machine, reply: HeartbeatReply) -> None:
         """Hand a slave the answer to a heartbeat, even during a computation."""

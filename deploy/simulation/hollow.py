@@ -36,6 +36,7 @@ class HollowBatches(Batches):
     def __init__(self) -> None:
         """Need no data set."""
         self.size = 0
+        self.streams = None
 
     def inputs(self, batch: int) -> Tensor:  # noqa: ARG002 - no example
         """Return x_b, (0,)."""

@@ -17,8 +17,9 @@ from common.lifecycle import cpu_seconds, peak_rss_bytes
 from common.models import network
 from common.shards.pushes import Buffer, Header, Operation
 from common.wire.messages import Counters, HeartbeatReply, JoinReply, Seat, StatusReply
+from master.curriculum import Grading, announce
 from slave.training import layers
-from slave.training.worker import Effect, Passed, Send, Worker
+from slave.training.worker import Effect, Passed, Scored, Send, Worker
 
 
 class InStep:
@@ -39,6 +40,7 @@ class InStep:
         self.seconds = 0.0
         self._batches = 0
         blueprint = network.build_initial(config, dataset.inputs, dataset.targets)
+        self._grading = Grading(1) if config.curriculum else None
         leases = [JoinReply(layer=k) for k in range(1, config.layers + 1)]
         self._workers = [
             Worker(layers.build(config, blueprint, dataset, lease, None), config.run.batches)
@@ -74,6 +76,7 @@ class InStep:
             of_batches=self.config.run.batches,
             training_seconds=self.seconds,
             counters=Counters(cpu_seconds=cpu_seconds(), peak_rss_bytes=peak_rss_bytes()),
+            curriculum=announce(self._grading),
         )
 
     def seats(self) -> list[Seat]:
@@ -98,12 +101,20 @@ class InStep:
                     waiting.extend(self._workers[message.layer - 1].handle(message))
                 case Passed():
                     self._stop_free()
+                case Scored():
+                    self._grade()
 
     def _stop_free(self) -> None:
         """Stop all layers of unlock `full` once the slowest has passed the run's batches."""
         passed = [worker.trainer.next_batch for worker in self._workers]
         if may_stop(passed, self.config.run.batches):
             self._tell(HeartbeatReply(stop=True))
+
+    def _grade(self) -> None:
+        """Decide on the level of a later block, and tell all layers."""
+        scores = self._workers[-1].trained.scores
+        if self._grading is not None and scores is not None and self._grading.hear(0, scores.report()):
+            self._tell(HeartbeatReply(curriculum=announce(self._grading)))
 
     def _tell(self, reply: HeartbeatReply) -> None:
         for worker in self._workers:

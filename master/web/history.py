@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from common.config.tasks import TaskRow
 from common.observe.percentiles import percentiles
 from common.wire.messages import Evaluation, StatusReply
 
@@ -18,7 +17,7 @@ CAPACITY = 600
 class Moment:
     """Values of the charts at a time of a monotonic clock; None without a measurement.
 
-    `metric` is the task's first metric, or the test loss of a task without metrics.
+    `metric` is the run's first metric, or the test loss of a task without metrics.
     """
 
     time: float
@@ -36,13 +35,13 @@ class History:
 
     Args:
         seconds: first interval.
-        row: of the task.
+        metrics: names of the run's metrics, the first for the chart.
         capacity: most moments, an even number.
     """
 
-    def __init__(self, seconds: float, row: TaskRow, capacity: int = CAPACITY) -> None:
+    def __init__(self, seconds: float, metrics: Sequence[str], capacity: int = CAPACITY) -> None:
         self._seconds = seconds
-        self._row = row
+        self._metrics = metrics
         self._capacity = capacity
         self._moments: list[Moment] = []
         self._staleness: Counter[int] = Counter()
@@ -77,7 +76,8 @@ class History:
     def _metric(self, evaluation: Evaluation) -> float | None:
         if not evaluation.versions:
             return None
-        return next(iter(self._row.order(evaluation.metrics).values()), evaluation.test_loss)
+        known = (evaluation.metrics[name] for name in self._metrics if name in evaluation.metrics)
+        return next(known, evaluation.test_loss)
 
     def columns(self, epoch: float = 0.0) -> dict[str, list[Any]]:
         """Return all moments as columns, by field; `epoch` is the time of the clock's zero, in seconds."""

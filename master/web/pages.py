@@ -53,7 +53,7 @@ def describe(view: View) -> dict[str, Any]:
     config, reply = view.config, view.status()
     run = {
         "task": config.task.kind,
-        "metrics": list(config.task.row.metrics),
+        "metrics": list(config.metrics),
         "dataset": config.data.dataset,
         "model": config.network.model,
         "batch_size": config.run.batch_size,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
+
 from common.config.pushes import STALENESS_RULES
 from common.observe import metrics
 from common.observe.metrics import Histogram, Metric, Scrape
@@ -35,6 +37,10 @@ def _add_seats(series: Scrape, view: View, status: StatusReply) -> None:
         series.add(metrics.REFUSED_PUSHES, tally.refused_pushes, *where)
         series.add(metrics.PUSH_STALENESS, Histogram.of(metrics.PUSH_STALENESS, tally.staleness), *where)
         series.add(metrics.MAILBOX_DEPTH, view.mailbox_depth(*where), *where)
+        if status.curriculum.starts:
+            batch, levels = seat.telemetry.next_batch, status.curriculum
+            series.add(metrics.LEVEL, bisect_right(levels.starts, batch), *where)
+            series.add(metrics.UNDECIDED, int(batch >= levels.decided), *where)
 
 
 def _add_run(series: Scrape, view: View, status: StatusReply) -> None:
@@ -63,7 +69,7 @@ def _add_run(series: Scrape, view: View, status: StatusReply) -> None:
     if evaluation.versions:
         if evaluation.test_error_percent is not None:
             series.add(metrics.TEST_ERROR, evaluation.test_error_percent / 100)
-        for name, measured in view.config.task.row.order(evaluation.metrics).items():
+        for name, measured in view.config.order_metrics(evaluation.metrics).items():
             series.add(metrics.TEST_METRIC, measured, name)
         series.add(metrics.TEST_LOSS, evaluation.test_loss)
     if "bound" in STALENESS_RULES[downpour.staleness].heeds:

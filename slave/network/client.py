@@ -6,16 +6,20 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
+from common.config.data import BLOCK
 from common.credentials import Credentials
 from common.errors import LayerwiseError
 from common.net.backoff import Backoff
 from common.net.control import async_call
+from common.wire.curriculum import Score
 from common.wire.messages import HeartbeatRequest, Telemetry
 from common.wire.methods import HEARTBEAT
 from slave.network.neighbours import Neighbours
 
 # Between two heartbeats of a slave that waits to begin, for a neighbour, or for the end of the run.
 EAGER_SECONDS = 0.2
+# Likewise of a slave that is about to wait for the level of its next batch.
+LEVEL_SECONDS = 0.05
 
 
 class Heart:
@@ -26,9 +30,11 @@ class Heart:
         shown: credentials of the lease.
         seconds: between two beats.
         telemetry: returns the slave's telemetry.
-        inbox: takes every `HeartbeatReply` with an order.
+        inbox: takes every `HeartbeatReply` with an order, or with further levels.
         backoff: for a master that is away.
         on_answer: called for every answer.
+        decided: number of batches whose level the slave knows; 0: no example becomes harder.
+        scores: returns the scores of layer K.
 
     Attributes:
         neighbours: named by the master.
@@ -43,6 +49,8 @@ class Heart:
         inbox: Callable[[object], None],
         backoff: Backoff,
         on_answer: Callable[[], None] = lambda: None,
+        decided: int = 0,
+        scores: Callable[[], list[Score]] = list,
     ) -> None:
         self._channel = channel
         self._shown = shown
@@ -51,12 +59,23 @@ class Heart:
         self._inbox = inbox
         self._backoff = backoff
         self._on_answer = on_answer
+        self._decided = decided
+        self._scores = scores
         self._now = asyncio.Event()
         self.neighbours = Neighbours(self.beat_now)
 
     def beat_now(self) -> None:
         """Send the next heartbeat at once; on the event loop's thread."""
         self._now.set()
+
+    def _pause(self, telemetry: Telemetry) -> float:
+        """Return the seconds until the next beat, at most those between two beats."""
+        if telemetry.done or not telemetry.steps or self.neighbours.wanted:
+            return EAGER_SECONDS
+        # In the last block that has a level, the next block's level is about to be decided.
+        if self._decided and telemetry.next_batch >= self._decided - BLOCK:
+            return LEVEL_SECONDS
+        return self._seconds
 
     async def run(self) -> None:
         """Beat until cancelled.
@@ -68,23 +87,27 @@ class Heart:
         while True:
             beat += 1
             began = asyncio.get_running_loop().time()
+            # Before the telemetry is read: what is to be told from here on takes a further beat.
+            self._now.clear()
             telemetry = self._telemetry()
             try:
-                request = HeartbeatRequest(self._shown.incarnation, beat, telemetry, self.neighbours.version)
+                request = HeartbeatRequest(
+                    self._shown.incarnation, beat, telemetry, self.neighbours.version, self._scores()
+                )
                 reply = await async_call(self._channel, HEARTBEAT, request, shown=self._shown)
                 self._backoff.reset()
                 self._on_answer()
                 self.neighbours.learn(reply.peers_version, reply.peers)
-                if reply.over or reply.begin or reply.stop:
+                further = reply.curriculum.decided > self._decided
+                if reply.over or reply.begin or reply.stop or further:
+                    self._decided = max(self._decided, reply.curriculum.decided)
                     self._inbox(reply)
             except LayerwiseError as error:
                 # A longer pause could outlast the lease.
                 await asyncio.sleep(min(self._backoff.delay_after(error), self._seconds))
                 continue
-            self._now.clear()
-            eager = telemetry.done or not telemetry.steps or self.neighbours.wanted
             # From beat to beat: the time of an answer on a slow link is not added to the silence.
-            due = began + (min(self._seconds, EAGER_SECONDS) if eager else self._seconds)
+            due = began + min(self._seconds, self._pause(telemetry))
             pause = max(due - asyncio.get_running_loop().time(), EAGER_SECONDS / 10)
             try:
                 await asyncio.wait_for(self._now.wait(), pause)

@@ -21,6 +21,7 @@ from common.shards.working_copy import Push
 from common.signals.values import is_finite
 from common.supervision import SupervisedThread, describe
 from common.wire.boundary import Message
+from common.wire.curriculum import Score
 from common.wire.messages import DescribeRequest, JoinReply, LeaveRequest, SynthesisMessage, Telemetry
 from common.wire.methods import DESCRIBE, LEAVE
 from common.wire.payloads import boundary_parts
@@ -48,6 +49,7 @@ class Network:
         telemetry: returns the slave's telemetry; called on the network's thread.
         meter: counts bytes and pushes.
         boundary: the neighbours and the bounds.
+        scores: returns the scores of layer K; called as `telemetry`.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class Network:
         telemetry: Callable[[], Telemetry],
         meter: Meter,
         boundary: Boundary | None = None,
+        scores: Callable[[], list[Score]] = list,
     ) -> None:
         self.inbox = Inbox()
         self._endpoint = endpoint
@@ -67,6 +70,7 @@ class Network:
         self._heartbeat_seconds = heartbeat_seconds
         self._patience = patience
         self._telemetry = telemetry
+        self._scores = scores
         self._meter = meter
         self._outgoing: queue.SimpleQueue[Message | SynthesisMessage | None] = queue.SimpleQueue()
         self._answers: queue.SimpleQueue[object] = queue.SimpleQueue()
@@ -96,6 +100,8 @@ class Network:
             self.inbox.put,
             self._backoff(),
             self._endpoint.on_answer,
+            self._lease.curriculum.decided,
+            self._scores,
         )
         self._links = self._build_links()
         self._asking = Asking(self._asked, self._shown, self._answers.put, self._backoff())

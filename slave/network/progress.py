@@ -10,6 +10,7 @@ from typing import Any
 
 from common.lifecycle import cpu_seconds, peak_rss_bytes
 from common.observe.utilization import Probe
+from common.wire.curriculum import Score
 from common.wire.messages import JoinReply, Telemetry, Utilization
 from slave.network.meter import Meter
 from slave.training.trained import TrainedLayer
@@ -35,6 +36,7 @@ class Progress:
         waits: the training thread waits for an event.
         pulls: number of versions fetched at the start.
         telemetry: the last measurement.
+        scores: of layer K, of the last measurement.
     """
 
     def __init__(
@@ -44,6 +46,7 @@ class Progress:
         self.waits = False
         self.pulls = 0
         self.telemetry = Telemetry(next_batch=lease.next_batch)
+        self.scores: list[Score] = []
         self._layer = lease.layer
         self._meter = meter
         self._batch_size = batch_size
@@ -73,6 +76,7 @@ class Progress:
         self._measured_at = time.perf_counter()
         telemetry = trained.telemetry()
         self._meter.lost(telemetry.lost_batches)
+        self.scores = trained.scores.report() if trained.scores else []
         self.telemetry = replace(
             telemetry,
             step_seconds=self._step_seconds,

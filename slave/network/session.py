@@ -24,7 +24,7 @@ from slave.network.opening import Opening
 from slave.network.pair import Boundary
 from slave.network.prepared import Prepared
 from slave.network.progress import TELEMETRY_SECONDS, Progress
-from slave.training.worker import Computed, Done, Effect, Event, Fetch, Passed, Send, Worker
+from slave.training.worker import Computed, Done, Effect, Event, Fetch, Passed, Scored, Send, Worker
 
 # For the answers to the last pushes, when the slave is asked to stop.
 FAREWELL_SECONDS = 5.0
@@ -59,6 +59,7 @@ class Session:
             self._progress.beat,
             self._meter,
             self._boundary(),
+            lambda: self._progress.scores,
         )
         self.inbox: Inbox = self._network.inbox
         # The top layer has no M, and the first no I.
@@ -214,7 +215,7 @@ class Session:
                 self._network.push(effect)
             case Fetch():
                 self._network.fetch(effect)
-            case Passed():
+            case Passed() | Scored():
                 self._report()
             case Done():
                 if self._served:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from common.data.streams import Streams
+from common.data.streams import StreamOrder
 from common.shards.table import Raw
 from slave.training.gathered import Gathered
 
@@ -52,7 +52,7 @@ class Carried:
     """
 
     def __init__(
-        self, size: int, streams: Streams, batch_size: int, device: torch.device | str = "cpu"
+        self, size: int, streams: StreamOrder, batch_size: int, device: torch.device | str = "cpu"
     ) -> None:
         self.lost = 0
         self.size = size

@@ -1,4 +1,4 @@
-"""Parts of the unlocks in `slave.training.unlocks`: a layer, M and I with their steppers, and layer K.
+"""Parts of the unlocks in `slave.training.unlocks`: a layer, and M and I with their steppers.
 
 The loss is the sum over the batch, so each row of a gradient is an example's own. Only a step divides by B.
 """
@@ -29,11 +29,9 @@ from common.signals.values import (
     map_floats,
     map_tensors,
     offer,
-    plain,
     split,
 )
 from common.synthesizers import GradientSynthesizer
-from common.tasks import Task
 from common.wire.boundary import Down, Message, Taken
 from slave.training.carried import Carried
 from slave.training.future import Future
@@ -363,37 +361,3 @@ def check_gradient(delta: Signal, h: Signal) -> Signal:
             f"{due.describe()}"
         )
     return delta
-
-
-class Top:
-    """Unlock of layer K, which steps on the gradient of the loss under every unlock below."""
-
-    def __init__(self, layer: Layer, health: Health, task: Task) -> None:
-        self._layer = layer
-        self._health = health
-        self._task = task
-
-    def forward(self, batch: int, h_below: Signal, y: Tensor) -> Iterator[Message]:
-        """Take h_{K-1}(b), send delta_{K-1}(b) down, and step."""
-        passed = self._layer.forward(batch, h_below)
-        loss = self._task.total(plain(passed.h), y)
-        self._layer.backward_loss(passed, loss)
-        yield from self._layer.down(passed)
-        self._layer.step(batch, len(y))
-        self._health.lost(loss, len(y))
-
-    def gradient(self, batch: int, delta: Signal) -> Iterator[Message]:  # noqa: ARG002 - never called
-        """Raise: no layer above sends a gradient."""
-        raise AssertionError(f"a gradient of batch {batch} came to the top layer")
-
-    def lost(self, batch: int) -> Iterator[Message]:
-        """Raise: no layer above loses a batch."""
-        raise AssertionError(f"batch {batch} was lost above the top layer")
-
-    def sent(self) -> Mapping[int, Signal]:
-        """Return no batch: no answer comes from above."""
-        return {}
-
-    def waiting(self) -> Collection[int]:
-        """Return no batch: layer K steps at once."""
-        return ()

@@ -99,8 +99,8 @@ class FreeTrainer:
 
     @property
     def can_advance(self) -> bool:
-        """Whether the layer has begun, was not stopped, and heard from each side not too long ago."""
-        if self.through or not self._begun:
+        """Whether the layer has begun, was not stopped, has a batch, and heard from each side of late."""
+        if self.through or not self._begun or not self._batches.has(self._next):
             return False
         return self.steps < min(self._steps_when_heard.values(), default=self.steps) + self._lead
 
@@ -140,13 +140,11 @@ class FreeTrainer:
         self._steps_when_heard = dict.fromkeys(self._steps_when_heard, self.steps)
 
     def _learn(self) -> None:
-        """Have I learn on a waiting `Up`, and M on a waiting `Down`."""
-        if len(self._activations):
-            up = self._activations.get()
+        """Have I learn on a waiting `Up`, and M on a waiting `Down`; of batches that exist here."""
+        if len(self._activations) and self._batches.has((up := self._activations.get()).batch):
             check_form(up.h, self._below, self._batches.size, f"h_{self._k - 1}", f"of batch {up.batch}")
             self._unlock.learn_input(up.batch, self._x(up.batch), up.h)
-        if len(self._gradients):
-            down = self._gradients.get()
+        if len(self._gradients) and self._batches.has((down := self._gradients.get()).batch):
             self._check_down(down)
             assert down.u is not None
             self._unlock.learn_gradient(down.batch, down.u, self._y(down.batch), down.delta)

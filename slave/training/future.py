@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from common.data.streams import Streams
+from common.data.streams import StreamOrder
 from common.models.recurrent import States
 from common.optim.stepper import Stepper
 from common.synthesizers.time.module import TimeModule
@@ -80,7 +80,7 @@ class Chains:
         streams: the run's streams.
     """
 
-    def __init__(self, module: TimeModule, decay: float, streams: Streams) -> None:
+    def __init__(self, module: TimeModule, decay: float, streams: StreamOrder) -> None:
         self._synthesizer = module.synthesizer
         self._decay = decay
         self._streams = streams

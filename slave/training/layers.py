@@ -18,7 +18,7 @@ from common.config.sections import Config
 from common.data import batches
 from common.data.datasets import Dataset
 from common.data.replicas import BatchRoutes
-from common.data.streams import Streams
+from common.data.streams import StreamOrder
 from common.models import network
 from common.models.network import Blueprint
 from common.models.recurrent import state_size
@@ -53,6 +53,7 @@ from slave.training.gathered import Gathered
 from slave.training.health import Fallback, Health
 from slave.training.moments import Moments
 from slave.training.parts import Parts
+from slave.training.scores import Scores
 from slave.training.served import ServedPredictor, ServedSynthesizer, Serving
 from slave.training.trained import TrainedLayer, Trainer
 from slave.training.trainer import WindowedTrainer
@@ -204,6 +205,8 @@ class _Composition:
         flat = Flat(network.layer(self.blueprint, cuts, k), self.device)
         flat.module.train()
         data = batches.Batches.of(config, self.dataset)
+        data.learn(self.lease.curriculum)
+        scores = self._scores(data)
         kind = AccruingStepper if config.downpour.accrues else Stepper
         stepper = self._stepped("weights", flat, config.optimizer.of_layer(k), kind)
         dtype = AUTOCASTS[config.cluster.autocast].dtype
@@ -223,7 +226,7 @@ class _Composition:
         if self.compiled:
             blank = below.blank(config.run.batch_size)
             compile_layer(layer, map_tensors(lambda tensor: tensor.to(self.device), blank))
-        parts = self._parts(layer, (below, above))
+        parts = self._parts(layer, (below, above), scores)
         trainer: Trainer
         if config.decoupling.slots is None:
             unlock = unlocks.build(parts)
@@ -234,9 +237,17 @@ class _Composition:
         if layer.carried:
             layer.carried.next_batch = lambda: trainer.next_batch
         admission = Admission(config, k, BatchRoutes.of(config, k, self.lease.replica), below, above)
-        return TrainedLayer(trainer, layer, self.copies, self.health, admission)
+        return TrainedLayer(trainer, layer, self.copies, self.health, admission, data, scores)
 
-    def _parts(self, layer: Layer, forms: tuple[SignalForm, SignalForm]) -> Parts:
+    def _scores(self, data: batches.Batches) -> Scores | None:
+        """Return the record of the losses on which levels depend, of layer K."""
+        lease, config = self.lease, self.config
+        if data.levels is None or lease.layer < config.layers:
+            return None
+        routes = BatchRoutes.of(config, lease.layer, lease.replica)
+        return Scores(self.blueprint.task, data, routes, lease.next_batch)
+
+    def _parts(self, layer: Layer, forms: tuple[SignalForm, SignalForm], scores: Scores | None) -> Parts:
         below, above = forms
         return Parts(
             self.config,
@@ -248,6 +259,7 @@ class _Composition:
             lambda: self._synthesizer(above),
             lambda: self._predictor(below),
             lambda: self._head(above),
+            scores,
         )
 
     def _wants_gradient(self, k: int) -> bool:
@@ -258,7 +270,7 @@ class _Composition:
         size = state_size(units)
         return Carried(size, data.streams, data.size, self.device) if data.streams and size else None
 
-    def _future(self, carried: Carried, streams: Streams) -> Future | None:
+    def _future(self, carried: Carried, streams: StreamOrder) -> Future | None:
         """Return M in time of a layer with a state, where the layer or a layer below has a use for it."""
         time, k = self.config.time, self.lease.layer
         if not (time.row.synthesizes and self._wants_gradient(k)):

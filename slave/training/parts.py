@@ -13,6 +13,7 @@ from common.synthesizers import VirtualForward
 from common.tasks import Task
 from slave.training.decoupling import Layer, Predicting, Synthesizing
 from slave.training.health import Health
+from slave.training.scores import Scores
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,6 +30,7 @@ class Parts:
         make_synthesizer: makes M, absent from the top layer.
         make_predictor: makes I, absent from the first layer.
         make_head: makes a head, and the stepper of the head.
+        scores: of layer K, takes the loss of each batch; None: of other layers and runs.
     """
 
     config: Config
@@ -40,6 +42,7 @@ class Parts:
     make_synthesizer: Callable[[], Synthesizing]
     make_predictor: Callable[[], Predicting]
     make_head: Callable[[], tuple[VirtualForward, Stepper]]
+    scores: Scores | None = None
 
     @property
     def top(self) -> bool:

@@ -7,13 +7,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
+from common.data.batches import Batches
 from common.optim.stepper import Stepper
 from common.shards.working_copy import WorkingCopy
 from common.wire.boundary import Message
+from common.wire.curriculum import Curriculum
 from common.wire.messages import Telemetry
 from slave.training.admission import Admission
 from slave.training.decoupling import Layer
 from slave.training.health import Health
+from slave.training.scores import Scores
 
 
 class Trainer(Protocol):
@@ -72,6 +75,8 @@ class TrainedLayer:
         copies: working copy and stepper of each shard; empty where no shard is pushed.
         health: knowledge of the layer's own learning.
         admission: check of messages from neighbours; None for tensors of no size.
+        batches: source of x_b and y_b; None for tensors of no size.
+        scores: of layer K, where the levels of later batches depend on the loss.
     """
 
     trainer: Trainer
@@ -79,6 +84,17 @@ class TrainedLayer:
     copies: list[tuple[WorkingCopy, Stepper]]
     health: Health
     admission: Admission | None = None
+    batches: Batches | None = None
+    scores: Scores | None = None
+
+    def learn(self, curriculum: Curriculum) -> None:
+        """Take the levels that a master has decided: further batches exist.
+
+        Raises:
+            MalformedError: the list is that of no run.
+        """
+        if self.batches is not None:
+            self.batches.learn(curriculum)
 
     def telemetry(self) -> Telemetry:
         """Return the telemetry, but for the machine's part."""

@@ -102,12 +102,21 @@ class WindowedTrainer:
 
     @property
     def can_advance(self) -> bool:
-        """Whether an input waits and the window has room for its output."""
+        """Whether an input waits, of a batch that exists, and the window has room for its output."""
         if self._end_sent or self.through:
             return False
         if self._at_end:
             return self.in_flight == 0
-        return (self._k == 1 or self._lowest is not None) and (not self._window or self._has_room)
+        batch = self._waiting_batch
+        return batch is not None and self._batches.has(batch) and (not self._window or self._has_room)
+
+    @property
+    def _waiting_batch(self) -> int | None:
+        """Lowest batch whose input is there."""
+        if self._k == 1:
+            return self._next
+        inputs = self._lowest
+        return None if inputs is None else inputs.lowest
 
     @property
     def _lowest(self) -> Inputs | None:

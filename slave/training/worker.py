@@ -59,12 +59,17 @@ class Passed:
 
 
 @dataclass(frozen=True, slots=True)
+class Scored:
+    """Effect: layer K is through a block of batches; the level of a later block waits for its score."""
+
+
+@dataclass(frozen=True, slots=True)
 class Done:
     """Effect, once: the layer is through, and the master has every update."""
 
 
 # A `Push` is answered by a `PushReply`.
-Effect = Send | Push | Fetch | Computed | Passed | Done
+Effect = Send | Push | Fetch | Computed | Passed | Scored | Done
 
 
 class Worker:
@@ -181,6 +186,8 @@ class Worker:
         if next_batch >= self._batches and not self._passed:
             self._passed = True
             yield Passed()
+        if self.trained.scores is not None and self.trained.scores.pass_to(next_batch):
+            yield Scored()
 
     def _answer(self, reply: PushReply) -> Iterator[Effect]:
         yield Computed()
@@ -204,6 +211,7 @@ class Worker:
             self.trainer.begin()
         if reply.stop:
             self.trainer.stop()
+        self.trained.learn(reply.curriculum)
         self.over = self.over or reply.over
 
     def _finish(self) -> Iterator[Effect]:

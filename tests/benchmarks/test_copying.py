@@ -6,6 +6,7 @@ import dataclasses
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -14,14 +15,15 @@ from torch.nn import functional as F
 from benchmarks import copying
 from benchmarks.copying import METHODS, Curriculum, DniLearner, Learner, Setting
 from common.config.tasks import IGNORED
-from common.data.copying import COPY_VOCABULARY, Level, Streams
+from common.data.copying import COPY_VOCABULARY, Episodes, Level, pack
 
 SMALL = Setting(streams=4, width=6, hidden=(), window=3)
 
 
 def windows(count: int) -> list[tuple[Tensor, Tensor]]:
-    streams = Streams(0, SMALL.streams, SMALL.window, Level(2))
-    return [(torch.from_numpy(x), torch.from_numpy(y)) for x, y in map(streams.batch, range(count))]
+    episodes = Episodes(SMALL.window, repeats=False)
+    read = (episodes.read(pack(1, window, np.arange(SMALL.streams))) for window in range(count))
+    return [(torch.from_numpy(x), torch.from_numpy(y)) for x, y in read]
 
 
 def test_the_loop_without_m_is_truncated_back_propagation_as_commonly_written() -> None:
@@ -80,7 +82,7 @@ def test_levels_begin_when_an_average_of_a_hundred_windows_is_below_the_bound() 
         curriculum.add(batch, {"loss": 0.0, "count": 1})
         batch += 1
     assert curriculum.solved == [batch - 1]
-    assert (curriculum.streams.level, curriculum.streams.start) == (Level(2), batch)
+    assert (curriculum.level, curriculum.start) == (Level(2), batch)
     # The average begins anew: no level is solved by the windows of the last.
     for late in range(99):
         curriculum.add(batch + late, {"loss": 0.0, "count": 1})

@@ -15,7 +15,7 @@ from common.data import datasets
 from common.data.datasets import Dataset
 from common.models import network, resolution
 from common.wire.messages import StatusReply
-from deploy.evaluation.evaluator import Evaluator
+from deploy.evaluation.evaluator import Evaluator, PulledNetwork
 from deploy.simulation.driver import Driver
 from deploy.simulation.synchronous import InStep
 
@@ -76,21 +76,27 @@ class Run:
             "versions": self.status.versions,
             "staleness": {str(key): count for key, count in sorted(counters.staleness.items())},
             "delays": {str(key): count for key, count in sorted(self.status.delays.items())},
+            **({"levels": self.status.curriculum.starts} if self.status.curriculum.starts else {}),
         }
 
 
 def trained(*overrides: str) -> Run:
-    """A run to its end, measured twice on the way and at the end."""
+    """A run to its end, measured on the way and at the end."""
     config = resolved(*overrides)
     synchronous, dataset = config.cluster.profile == "synchronous", data_of(config)
     run: InStep | Driver = InStep(config, dataset) if synchronous else Driver(config, dataset, trains=True)
     evaluator = Evaluator(config, dataset, network.build(config, dataset.inputs, dataset.targets))
-    losses, due = [], 10
+
+    def pull() -> PulledNetwork:
+        return evaluator.pull(run.pull, lambda: run.status().curriculum)
+
+    every = config.run.batches // 4
+    losses, due = [], every
     for through in run.run():
         if through >= due:
-            losses.append(evaluator.measure(evaluator.pull(run.pull)).test_loss)
-            due += 10
-    snapshot = evaluator.pull(run.pull)
+            losses.append(evaluator.measure(pull()).test_loss)
+            due += every
+    snapshot = pull()
     evaluation = evaluator.measure(snapshot)
     digest = hashlib.sha256(
         b"".join(snapshot.state[name].numpy().tobytes() for name in sorted(snapshot.state))
@@ -98,7 +104,7 @@ def trained(*overrides: str) -> Run:
     return Run(
         run.seconds,
         run.status(),
-        evaluation.metrics[config.task.row.metrics[0]],
+        evaluation.metrics[config.metrics[0]],
         [*losses, evaluation.test_loss],
         digest.hexdigest(),
     )

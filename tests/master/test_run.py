@@ -16,8 +16,10 @@ from common.data.replicas import may_stop
 from common.errors import FencedError, LayerwiseError, MalformedError, UnreachableError
 from common.observe.problems import problems
 from common.wire.codec import decoder, encode
+from common.wire.curriculum import Curriculum, Score
 from common.wire.messages import (
     Evaluation,
+    HeartbeatReply,
     HeartbeatRequest,
     JoinRequest,
     LeaveRequest,
@@ -57,6 +59,15 @@ def restart(run: Run, now: float = 9.0) -> Run:
     """Restore a run from a dump, by way of JSON."""
     saved = json.loads(json.dumps(run.dump(now)))
     return Run(run.config, Shards(), saved, "another", KEYRING)
+
+
+COPY = ("data.dataset=copy", "network.model=lstm", "time.window=3")
+
+
+def at_k(run: Run, *scores: Score, next_batch: int = 0, now: float = 2.0) -> HeartbeatReply:
+    """Send a heartbeat of the second of two slaves, which trains layer K."""
+    telemetry = Telemetry(steps=next_batch, next_batch=next_batch)
+    return run.heartbeat(HeartbeatRequest(2, 1, telemetry, scores=[*scores]), now)
 
 
 def events(run: Run) -> list[str]:
@@ -110,6 +121,82 @@ def test_an_evaluation_is_an_effect_and_outlives_the_master() -> None:
     run.report(EVALUATION, 1.0)
     assert events(run) == ["evaluated"]
     assert run.status(2.0).evaluation == restart(run).status(2.0).evaluation == EVALUATION
+
+
+def begin_copying(*overrides: str) -> Run:
+    """Two layers' run on copy, with a slave each."""
+    run = begin(*COPY, *overrides)
+    for name in "ab":
+        assert run.join(JoinRequest(name), 0.0).curriculum == Curriculum([0], 200)
+    run.take_effects()
+    return run
+
+
+def test_levels_are_decided_from_layer_ks_scores_and_every_answer_has_them() -> None:
+    run = begin_copying()
+    assert at_k(run).curriculum == Curriculum([0], 200)
+    assert run.take_effects() == []
+    assert at_k(run, Score(0, 100.0, 100)).curriculum == Curriculum([0], 300)
+    # The values are owed to the disk before the answer leaves, although there is nothing to log.
+    assert [effect.line for effect in run.take_effects()] == [{}]
+    assert at_k(run, Score(1, 1.0, 100)).curriculum == Curriculum([0, 300], 400)
+    assert [effect.line for effect in run.take_effects()] == [{"event": "level", "level": 2, "batch": 300}]
+    first = run.heartbeat(HeartbeatRequest(1, 1, Telemetry()), 2.0)
+    assert first.curriculum == run.status(3.0).curriculum == Curriculum([0, 300], 400)
+    assert begin().status(1.0).curriculum == Curriculum()
+
+
+def test_scores_of_another_layer_or_of_a_run_without_levels_are_refused() -> None:
+    run = begin_copying()
+    with pytest.raises(MalformedError, match="layer 1 reported scores"):
+        run.heartbeat(HeartbeatRequest(1, 1, Telemetry(), scores=[Score(0, 1.0, 100)]), 2.0)
+    plain = begin()
+    for name in "ab":
+        plain.join(JoinRequest(name), 0.0)
+    with pytest.raises(MalformedError, match="layer 2 reported scores"):
+        at_k(plain, Score(0, 1.0, 100))
+    with pytest.raises(FencedError):
+        run.heartbeat(HeartbeatRequest(9, 1, Telemetry(), scores=[Score(0, 1.0, 100)]), 2.0)
+    assert run.take_effects() == []
+
+
+def test_decided_levels_outlive_the_master_a_rollback_and_a_recovery() -> None:
+    run = begin_copying()
+    early = run.dump(1.0)
+    at_k(run, Score(0, 1.0, 100), Score(1, 1.0, 100), next_batch=300)
+    known = Curriculum([0, 200], 400)
+    assert restart(run).join(JoinRequest("c"), 9.0).curriculum == known
+    # Batches from 200 on keep their level, though the weights have not seen them.
+    run.begin_rollback(1, early, 3.0)
+    run.end_rollback()
+    assert run.join(JoinRequest("c"), 4.0).curriculum == known
+    fenced, _ = fence_saved(run.config, run.dump(5.0), early, "power cut", 5.0)
+    assert Run(run.config, Shards(), fenced, "x", KEYRING).status(6.0).curriculum == known
+    # The run goes on from there: block 2, of the second level, decides on block 4.
+    assert run.grading is not None
+    assert run.grading.hear(0, [Score(2, 1.0, 100)])
+    assert run.status(7.0).curriculum == Curriculum([0, 200, 400], 500)
+
+
+def test_levels_that_nobody_will_report_are_decided_once_the_run_stands_still() -> None:
+    run = begin_copying("cluster.heartbeat_seconds=1", "cluster.misses=100")
+    run.heartbeat(HeartbeatRequest(1, 1, Telemetry(steps=200, next_batch=200)), 1.0)
+    at_k(run, next_batch=50, now=1.0)
+    for now in (1.1, 5.0, 10.9):
+        run.tick(now)
+    assert run.status(11.0).curriculum == Curriculum([0], 200)
+    run.tick(11.1)
+    run.tick(11.2)
+    assert run.status(11.3).curriculum == Curriculum([0], 300)
+    assert [effect.line for effect in run.take_effects()] == [{}]
+
+
+def test_a_run_that_stands_still_for_another_reason_decides_nothing() -> None:
+    run = begin_copying("cluster.heartbeat_seconds=1", "cluster.misses=100")
+    run.heartbeat(HeartbeatRequest(1, 1, Telemetry(steps=150, next_batch=150)), 1.0)
+    for now in (1.0, 20.0, 30.0):
+        run.tick(now)
+    assert run.status(31.0).curriculum == Curriculum([0], 200)
 
 
 def test_a_restart_keeps_identity_leases_and_counts() -> None:

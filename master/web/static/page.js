@@ -73,8 +73,9 @@ function showHead(status) {
 }
 
 // Metrics of the task; the loss of a task without any.
-const metricTitle = (name) => `test ${name.replace(/_percent$/, "").replaceAll("_", " ")}`;
-const metricText = (name, value) => (value === null || value === undefined ? "–" : name.endsWith("_percent") ? `${value.toFixed(2)} %` : short(value));
+const RISING = ["longest_solved", "level"];
+const metricTitle = (name) => RISING.includes(name) ? name.replaceAll("_", " ") : `test ${name.replace(/_percent$/, "").replaceAll("_", " ")}`;
+const metricText = (name, value) => (value === null || value === undefined ? "–" : name.endsWith("_percent") ? `${value.toFixed(2)} %` : RISING.includes(name) ? whole(value) : short(value));
 const metricsOf = (evaluation) => ({ ...evaluation.metrics, loss: evaluation.test_loss });
 
 function measures(run, evaluation) {
@@ -159,10 +160,12 @@ function layerBox(layer, seats, status) {
   const lacking = seats.some((seat) => seat.state === "vacant") ? " lacking" : "";
   const version = status.versions[`${layer}/weights`] ?? 0;
   const title = made("h3", {}, `Layer ${layer}`, made("span", {}, `version ${whole(version)}`));
-  return made("div", { class: `layer${lacking}`, "data-layer": layer }, title, ...seats.map((seat) => slaveCard(seat, seats.length)));
+  return made("div", { class: `layer${lacking}`, "data-layer": layer }, title, ...seats.map((seat) => slaveCard(seat, seats.length, status.curriculum)));
 }
 
-function slaveCard(seat, replicas) {
+const levelOf = (levels, batch) => levels.starts.filter((start) => start <= batch).length;
+
+function slaveCard(seat, replicas, levels) {
   const [icon, kind, word] = STATES[seat.state], told = seat.telemetry;
   const replica = replicas > 1 ? `replica ${seat.replica}: ` : "";
   const head = made("div", { class: kind }, `${icon} ${replica}${word}`);
@@ -176,6 +179,7 @@ function slaveCard(seat, replicas) {
     ["waiting", told.step_seconds ? percent(told.waiting_seconds / told.step_seconds) : "–"],
   ];
   if (told.loss) rows.push(["training loss", told.loss.toFixed(4)]);
+  if (levels.starts.length) rows.push(["level", told.next_batch < levels.decided ? whole(levelOf(levels, told.next_batch)) : "waits for its decision"]);
   if (told.gradient_cosine) rows.push(["M's gradient: cosine", told.gradient_cosine.toFixed(2)]);
   if (told.time_cosine) rows.push(["M in time: cosine", told.time_cosine.toFixed(2)]);
   return made("div", { class: "slave", "data-state": seat.state, "data-incarnation": seat.incarnation }, head,
@@ -253,6 +257,7 @@ const SAID = {
   failed: (e) => ["✕", "bad", `layer ${e.layer}: its slave failed, ${e.why}`],
   left: (e) => ["✕", "warn", `layer ${e.layer}: its slave left${e.why ? `: ${e.why}` : ""}`],
   fenced: (e) => ["✕", "warn", `layer ${e.layer}: its slave was fenced off: ${e.why}`],
+  level: (e) => ["▲", "good", `level ${e.level} begins at batch ${whole(e.batch)}`],
   done: (e) => ["✓", "good", `layer ${e.layer}: through all batches`],
   evaluated: (e) => ["◇", "", evaluated(e)],
   snapshot: (e) => ["▣", "", `snapshot ${e.number} was taken`],

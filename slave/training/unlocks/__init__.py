@@ -9,9 +9,10 @@ from collections.abc import Callable
 from typing import Any
 
 from common.registry import import_implementation
-from slave.training.decoupling import Top, Unlock
+from slave.training.decoupling import Unlock
 from slave.training.fixed import Fixed
 from slave.training.parts import Parts
+from slave.training.top import Top
 
 
 def build(parts: Parts) -> Unlock:
@@ -20,7 +21,7 @@ def build(parts: Parts) -> Unlock:
     A layer without a use for a gradient, since nothing learns here or below, is always `Fixed`.
     """
     if parts.top:
-        return Top(parts.layer, parts.health, parts.task)
+        return Top(parts.layer, parts.health, parts.task, parts.scores)
     if not parts.wants_gradient:
         return Fixed(parts.layer)
     unlock: Unlock = find_builder(parts)(parts)

@@ -17,6 +17,7 @@ from slave.training.decoupling import Layer, Predicting, Synthesizing
 from slave.training.fixed import unwanted_gradient
 from slave.training.health import Health
 from slave.training.parts import Parts
+from slave.training.scores import Scores
 
 
 class Predictor:
@@ -54,6 +55,7 @@ class FullUnlock:
         predictor: I; None for the first layer, whose input is x.
         steps_on: whether the layer steps on the synthetic gradient of a batch.
         top: whether the layer is K.
+        scores: of layer K, as of `Top`.
     """
 
     def __init__(
@@ -66,8 +68,10 @@ class FullUnlock:
         steps_on: Callable[[int], bool],
         *,
         top: bool = False,
+        scores: Scores | None = None,
     ) -> None:
         self._layer = layer
+        self._scores = scores
         self._top = top
         self._health = health
         self._task = task
@@ -83,6 +87,8 @@ class FullUnlock:
             loss = self._task.total(plain(passed.h), y)
             self._layer.backward_loss(passed, loss)
             self._health.lost(loss, len(y))
+            if self._scores is not None:
+                self._scores.note(batch, plain(passed.h).detach(), y)
         else:
             sent = map_tensors(Tensor.detach, passed.h)
             yield Up(batch, sent)
@@ -116,5 +122,12 @@ def build(parts: Parts) -> FullUnlock:
     synthesizer = parts.make_synthesizer() if parts.wants_gradient and not parts.top else None
     predictor = parts.make_predictor() if parts.layer.k > 1 else None
     return FullUnlock(
-        parts.layer, parts.health, parts.task, synthesizer, predictor, parts.steps_on, top=parts.top
+        parts.layer,
+        parts.health,
+        parts.task,
+        synthesizer,
+        predictor,
+        parts.steps_on,
+        top=parts.top,
+        scores=parts.scores,
     )

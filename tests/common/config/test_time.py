@@ -28,7 +28,8 @@ def test_windows_of_streams_are_a_key_and_the_groups_follow_from_the_replicas() 
         (["network.model=gpt"], 'network.model = "gpt" has no recurrent unit; choose "lstm" or "gru", or '),
         (
             ["data.dataset=mnist"],
-            'data.dataset = "mnist" has no streams; choose data.dataset = "text" or "tokens"',
+            'data.dataset = "mnist" has no streams; choose data.dataset = "text" or "tokens" or "copy" or '
+            '"repeat-copy"',
         ),
         (["data.dataset=own.py:pairs"], 'data.dataset = "own.py:pairs" has no streams; '),
         (["time.gradient=dno"], 'time.gradient: "dno" is not one of none'),

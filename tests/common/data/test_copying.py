@@ -2,29 +2,42 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.config.tasks import IGNORED
-from common.data.copying import BLANK, COPY_VOCABULARY, END, REPEAT_VOCABULARY, REPEATS, Level, Streams
+from common.data.copying import (
+    BLANK,
+    COPY_VOCABULARY,
+    END,
+    MOST_STREAMS,
+    REPEAT_VOCABULARY,
+    REPEATS,
+    TEST_STEPS,
+    TEST_STREAMS,
+    Episodes,
+    Level,
+    Stage,
+    level_rows,
+    pack,
+)
+from common.data.levels import MOST_LEVELS, Levels
 
-LEVELS = st.builds(Level, st.integers(1, 5), st.none() | st.integers(1, 4))
 
-
-def steps(streams: Streams, batches: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the tokens and the targets of all streams, windows side by side."""
-    x, y = zip(*(streams.batch(streams.start + b) for b in range(batches)), strict=True)
+def steps(episodes: Episodes, level: int, windows: int, streams: int = 4) -> tuple[np.ndarray, np.ndarray]:
+    """Return the tokens and the targets of the first streams of a level, windows side by side."""
+    read = (episodes.read(pack(level, window, np.arange(streams))) for window in range(windows))
+    x, y = zip(*read, strict=True)
     return np.concatenate(x, 1), np.concatenate(y, 1)
 
 
 @settings(max_examples=50)
-@given(LEVELS, st.integers(1, 7), st.integers(0, 5))
-def test_a_stream_is_whole_episodes_one_after_the_other(level: Level, window: int, start: int) -> None:
-    x, y = steps(Streams(3, 4, window, level, start), 2 + 4 * level.steps // window)
+@given(st.integers(0, 6), st.booleans(), st.integers(1, 7))
+def test_a_stream_is_whole_episodes_one_after_the_other(number: int, repeats: bool, window: int) -> None:
+    level = Level.of(number, repeats=repeats)
+    x, y = steps(Episodes(window, repeats=repeats, seed=3), number, 2 + 4 * level.steps // window)
     sign = END if level.repeats is None else REPEATS + level.repeats - 1
     for tokens, targets in zip(x.tolist(), y.tolist(), strict=True):
         first = tokens.index(sign) + level.given + 2
@@ -38,44 +51,67 @@ def test_a_stream_is_whole_episodes_one_after_the_other(level: Level, window: in
             assert due == [*[IGNORED] * (level.bits + 1), *bits * (level.repeats or 1), END]
 
 
-@settings(max_examples=20)
-@given(LEVELS, st.integers(0, 100))
-def test_a_batch_depends_on_seed_level_and_batch_alone(level: Level, batch: int) -> None:
-    streams = Streams(7, 8, 5, level)
-    for one, other in zip(streams.batch(batch), dataclasses.replace(streams).batch(batch), strict=True):
-        assert one.shape == (8, 5)
-        assert one.dtype == np.int64
-        np.testing.assert_array_equal(one, other)
-    later = dataclasses.replace(streams, start=40)
-    np.testing.assert_array_equal(streams.batch(batch)[0], later.batch(batch + 40)[0])
-
-
 def test_windows_of_any_length_are_of_the_same_stream() -> None:
-    short, long = (Streams(1, 3, window, Level(3)) for window in (2, 10))
-    np.testing.assert_array_equal(steps(short, 5)[0], long.batch(0)[0])
+    short, long = (Episodes(window, repeats=False, seed=1) for window in (2, 10))
+    np.testing.assert_array_equal(steps(short, 2, 5)[0], steps(long, 2, 1)[0])
+
+
+def test_rows_of_several_levels_are_read_at_once_as_one_by_one() -> None:
+    episodes = Episodes(5, repeats=True)
+    rows = np.concatenate([pack(level, 7, np.array([2, MOST_STREAMS - 1])) for level in (0, 3, 119)])
+    x, y = episodes.read(rows)
+    assert x.dtype == y.dtype == np.int64
+    for place, row in enumerate(rows):
+        alone = episodes.read(row[None])
+        np.testing.assert_array_equal(x[place], alone[0][0])
+        np.testing.assert_array_equal(y[place], alone[1][0])
+    assert 0 <= rows.min() <= rows.max() < len(episodes)
 
 
 def test_seeds_levels_and_streams_differ_in_bits_and_phases() -> None:
-    streams = Streams(1, 200, 40, Level(4))
-    x, y = streams.batch(0)
+    episodes = Episodes(40, repeats=False, seed=1)
+    x, y = steps(episodes, 3, 1, streams=200)
     assert len({tuple(row) for row in x.tolist()}) == 200
     # Every phase is somewhere at a time, and bits are even.
     assert {*y[:, 0].tolist()} == {0, 1, END, IGNORED}
     assert np.mean(y[(y == 0) | (y == 1)]) == pytest.approx(0.5, abs=0.03)
-    for other in (dataclasses.replace(streams, seed=2), dataclasses.replace(streams, level=Level(5))):
-        assert not np.array_equal(other.batch(0)[0], x)
+    for other in (steps(episodes.seeded(2), 3, 1, 200), steps(episodes, 4, 1, 200)):
+        assert not np.array_equal(other[0], x)
 
 
 def test_levels_grow_by_a_bit_or_by_bits_and_repeats_in_turn() -> None:
-    assert Level().harder() == Level(2)
-    level, seen = Level(1, 1), []
-    for _ in range(4):
-        level = level.harder()
-        seen.append((level.bits, level.repeats, level.length))
-    assert seen == [(2, 1, 5), (2, 2, 7), (3, 2, 9), (3, 3, 12)]
+    assert [Level.of(number, repeats=False) for number in (0, 1, 7)] == [Level(1), Level(2), Level(8)]
+    seen = [Level.of(number, repeats=True) for number in range(5)]
+    assert [(level.bits, level.repeats, level.length) for level in seen] == [
+        (1, 1, 4), (2, 1, 5), (2, 2, 7), (3, 2, 9), (3, 3, 12),
+    ]  # fmt: skip
     assert (Level(4).length, Level(4).steps) == (7, 10)
 
 
-def test_tokens_fit_the_vocabularies() -> None:
-    assert Streams(0, 50, 20, Level(2)).batch(0)[0].max() < COPY_VOCABULARY
-    assert Streams(0, 50, 20, Level(2, 60)).batch(0)[0].max() < REPEAT_VOCABULARY
+def test_tokens_fit_the_vocabularies_up_to_the_last_level() -> None:
+    for repeats, vocabulary in ((False, COPY_VOCABULARY), (True, REPEAT_VOCABULARY)):
+        episodes = Episodes(200, repeats=repeats)
+        assert episodes.vocabulary == vocabulary
+        assert steps(episodes, MOST_LEVELS - 1, 40, 8)[0].max() < vocabulary
+
+
+@given(st.integers(0, 40), st.integers(1, 9), st.integers(1, 5))
+def test_test_streams_begin_with_whole_episodes_and_hold_two_at_least(
+    number: int, window: int, joined: int
+) -> None:
+    episodes = Episodes(window, repeats=False, aligned=True)
+    rows = np.concatenate([*level_rows(episodes, number, joined)], 1)
+    assert rows.shape[0] == TEST_STREAMS
+    level = Level.of(number, repeats=False)
+    assert rows.shape[1] * window >= max(TEST_STEPS, 2 * level.steps)
+    tokens, targets = (part.reshape(TEST_STREAMS, -1) for part in episodes.read(rows.ravel()))
+    np.testing.assert_array_equal(targets[:, level.bits + 1 : 2 * level.bits + 1], tokens[:, : level.bits])
+    assert (targets[:, : level.bits + 1] == IGNORED).all()
+
+
+def test_the_stage_of_a_network_is_the_level_of_its_last_batch_and_the_runs_longest_solved_length() -> None:
+    levels = Levels((0, 300, 700), 900)
+    for batches, level in ((0, 1), (300, 1), (301, 2), (700, 2), (800, 3)):
+        assert Stage.of(levels, batches, repeats=False) == Stage(level, Level(2).length)
+    assert Stage.of(Levels(), 150, repeats=False) == Stage(1, 0)
+    assert Stage(3, 5).metrics == {"longest_solved": 5, "level": 3}

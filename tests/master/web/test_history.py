@@ -12,12 +12,12 @@ from common.config.tasks import TASKS, USERS
 from common.wire.messages import Counters, Evaluation, Seat, StatusReply, Telemetry
 from master.web.history import History, throughput
 
-ROW = TASKS["classification"]
+METRICS = TASKS["classification"].metrics
 
 
 @given(st.integers(1, 400), st.sampled_from([2, 8, 20]))
 def test_moments_are_bounded_and_reach_from_near_the_beginning_to_the_end(ticks: int, capacity: int) -> None:
-    history = History(1.0, ROW, capacity)
+    history = History(1.0, METRICS, capacity)
     for now in range(ticks):
         if history.due(now):
             history.add(StatusReply(batches=now), now)
@@ -30,7 +30,7 @@ def test_moments_are_bounded_and_reach_from_near_the_beginning_to_the_end(ticks:
 
 
 def test_quantiles_are_of_what_came_since_the_moment_before() -> None:
-    history = History(1.0, ROW)
+    history = History(1.0, METRICS)
     history.add(StatusReply(counters=Counters(staleness={0: 10}), delays={3: 5}), 0.0)
     history.add(StatusReply(counters=Counters(staleness={0: 10, 7: 1}), delays={3: 5}), 1.0)
     evaluated = Evaluation(10, 2.5, 0.1, {"1/weights": 3}, {"error_percent": 2.5})
@@ -42,7 +42,7 @@ def test_quantiles_are_of_what_came_since_the_moment_before() -> None:
 
 
 def test_a_task_without_metrics_is_shown_by_its_loss() -> None:
-    history = History(1.0, USERS)
+    history = History(1.0, USERS.metrics)
     history.add(StatusReply(evaluation=Evaluation(10, None, 0.1, {"1/weights": 3})), 0.0)
     assert history.columns()["metric"] == [0.1]
 
@@ -59,7 +59,7 @@ def test_throughput_is_that_of_the_slowest_layer_without_the_slaves_that_have_go
 
 
 def test_moments_go_by_a_monotonic_clock_and_are_shown_in_the_time_of_day() -> None:
-    history = History(1.0, ROW)
+    history = History(1.0, METRICS)
     for now in (50.0, 51.0, 52.0):
         assert history.due(now)
         history.add(StatusReply(), now)

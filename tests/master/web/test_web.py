@@ -22,7 +22,7 @@ from master.web.history import History
 from master.web.pages import STATIC, pages, targets
 from tests.master.served import Served, key_of, served
 
-ROW = TASKS["classification"]
+METRICS = TASKS["classification"].metrics
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def running(tmp_path: Path) -> Iterator[Served]:
 
 
 def shown(master: Served, path: str) -> bytes:
-    return pages(master.master.view(), History(1.0, ROW))[path]().body
+    return pages(master.master.view(), History(1.0, METRICS))[path]().body
 
 
 def samples(master: Served) -> dict[tuple[str, str, str], float]:
@@ -153,7 +153,7 @@ def test_a_master_is_well_while_it_ticks_and_snapshots_are_current(running: Serv
 
 def test_a_master_whose_tick_is_old_fails(running: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(running.master, "_ticked_at", time.monotonic() - 11)
-    page = pages(running.master.view(), History(1.0, ROW))["/healthz"]()
+    page = pages(running.master.view(), History(1.0, METRICS))["/healthz"]()
     assert (page.status, json.loads(page.body)["tick"]["status"]) == (503, "failed")
 
 

@@ -12,6 +12,7 @@ from common.credentials import Credentials
 from common.errors import UnreachableError
 from common.net.backoff import Backoff
 from common.net.control import ControlServer, async_channel
+from common.wire.curriculum import Curriculum, Score
 from common.wire.messages import HeartbeatReply, HeartbeatRequest, Telemetry
 from common.wire.methods import HEARTBEAT
 from slave.network.client import Heart
@@ -77,3 +78,44 @@ def test_the_pause_after_a_failed_heartbeat_is_no_longer_than_a_heartbeat() -> N
 
     asyncio.run(run())
     assert len(came) >= 4
+
+
+def test_further_levels_and_what_is_due_meanwhile_wait_for_no_heartbeat() -> None:
+    came: list[float] = []
+    told: list[object] = []
+    hearts: list[Heart] = []
+
+    async def heartbeat(request: HeartbeatRequest) -> HeartbeatReply:
+        came.append(time.monotonic())
+        assert request.scores == [Score(3, 1.0, 7)]
+        if len(came) == 1:
+            # The block is through while the answer is under way.
+            hearts[0].beat_now()
+        return HeartbeatReply(curriculum=Curriculum([0], 400 if len(came) < 3 else 500))
+
+    def telemetry() -> Telemetry:
+        return Telemetry(steps=1, next_batch=350 if came else 100)
+
+    async def run() -> None:
+        server = ControlServer()
+        server.add(HEARTBEAT, heartbeat)
+        channel = async_channel(await server.start("127.0.0.1:0"))
+        backoff = Backoff(time.monotonic, random.random, patience=60.0)
+        scores = [Score(3, 1.0, 7)]
+        heart = Heart(
+            channel, Credentials(1), 3600.0, telemetry, told.append, backoff, decided=400,
+            scores=lambda: scores,
+        )  # fmt: skip
+        hearts.append(heart)
+        beating = asyncio.ensure_future(heart.run())
+        async with asyncio.timeout(30):
+            while not told:
+                await asyncio.sleep(0.02)
+        beating.cancel()
+        await asyncio.gather(beating, return_exceptions=True)
+        await channel.close()
+        await server.stop(0)
+
+    asyncio.run(run())
+    assert told == [HeartbeatReply(curriculum=Curriculum([0], 500))]
+    assert len(came) == 3
