@@ -21,6 +21,7 @@ class Wire:
     """Endpoint that keeps what is handed over."""
 
     master = "127.0.0.1:1"
+    identity = None
 
     def __init__(self) -> None:
         self.sent: list[Message] = []
