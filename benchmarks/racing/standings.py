@@ -119,7 +119,7 @@ def _cells(rows: Sequence[Row], shares: Sequence[float | None], target: float) -
         _spread(rates, ",.0f") or "-",
         _spread(seconds, ".1f") or f"not in {longest:.0f}",
         _spread(shares, ".2f") or "-",
-        _spread(nbytes, ".1f") or "-",
+        _spread(nbytes, ",.2f") or "-",
         _peaks(rows),
     ]
 

@@ -51,3 +51,21 @@ def test_of_a_process_that_is_not_found_there_is_no_share() -> None:
     with CpuLimiter(lambda: None, 0.5) as held:
         pass
     assert held.share == 0
+
+
+LATE = """
+import time
+time.sleep(0.7)
+before, until = time.process_time(), time.monotonic() + 0.7
+while time.monotonic() < until:
+    pass
+print(time.process_time() - before)
+"""
+
+
+def test_a_slow_machine_makes_up_for_no_time_without_work() -> None:
+    process = subprocess.Popen([sys.executable, "-S", "-c", LATE], stdout=subprocess.PIPE, text=True)
+    with CpuLimiter(lambda: psutil.Process(process.pid), 0.25, credit=0.03):
+        out, _ = process.communicate(timeout=30)
+    # Without a bound on the credit it would take 0.25 x 1.4 s.
+    assert float(out) < 0.25 * 0.7 + 0.03 + 0.08

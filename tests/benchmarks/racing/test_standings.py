@@ -80,12 +80,12 @@ def test_the_table_has_medians_of_the_rounds_and_says_what_was_not_reached() -> 
     lines = table(rounds, 1.0).splitlines()
     assert lines[0].count("|") == lines[2].count("|")
     assert (
-        "| `ddp` | 100 (100 to 100) | 2.0 (2.0 to 2.0) | 1.00 (1.00 to 1.00) | 2.0 (2.0 to 2.0) | 100 |"
+        "| `ddp` | 100 (100 to 100) | 2.0 (2.0 to 2.0) | 1.00 (1.00 to 1.00) | 2.00 (2.00 to 2.00) | 100 |"
         in lines
     )
     ours = "| **`delayed`** | 100 (83 to 150) | 2.0 (1.5 to 2.5) | 1.00 (0.75 to 1.25) |"
-    assert f"{ours} 2.0 (2.0 to 2.0) | 100 |" in lines
-    assert "| **`update`** | 44 (44 to 44) | not in 9 | - | 2.0 (2.0 to 2.0) | 100 |" in lines
+    assert f"{ours} 2.00 (2.00 to 2.00) | 100 |" in lines
+    assert "| **`update`** | 44 (44 to 44) | not in 9 | - | 2.00 (2.00 to 2.00) | 100 |" in lines
     assert "| `diloco-50` | does not fit | does not fit | - | - | - |" in lines
 
 
