@@ -24,7 +24,8 @@ from common.shards.working_copy import WorkingCopy
 from deploy.cli import run
 from slave.network.network import Network
 from slave.network.session import Session
-from slave.training.decoupling import Layer, Synthesizer
+from slave.training.decoupling import Synthesizer
+from slave.training.layer import Layer
 
 FOLDER = "LAYERWISE_ANATOMY"
 STEP, EVENT = "step, in all", "waits for a message"

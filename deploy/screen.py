@@ -62,6 +62,7 @@ COLUMNS = (
     Column("n_push", lambda seat, _: f"{seat.telemetry.push_steps or '-'}", wide=True),
     Column("wait", lambda seat, _: f"{100 * _waiting(seat):.0f}%"),
     Column("loss", lambda seat, _: _or_dash(seat.telemetry.loss, ".3f")),
+    Column("own loss", lambda seat, _: _or_dash(seat.telemetry.own_loss, ".3f"), wide=True),
     Column("M loss", lambda seat, _: _or_dash(seat.telemetry.gradient_loss, ".2g")),
     Column("cos", lambda seat, _: _or_dash(seat.telemetry.gradient_cosine, ".2f")),
     Column("I loss", lambda seat, _: _or_dash(seat.telemetry.input_loss, ".2g"), wide=True),
@@ -177,7 +178,8 @@ def _or_dash(value: float, form: str) -> str:
 
 def format_evaluation(config: Config, evaluation: Evaluation) -> list[str]:
     """Return the task's metrics and the loss of an evaluation, each with its title."""
-    values = {**config.order_metrics(evaluation.metrics), "test_loss": evaluation.test_loss}
+    known = config.order_metrics(evaluation.metrics)
+    values = measures.of({"metrics": known, "test_loss": evaluation.test_loss})
     return [f"{measures.title(name)} {measures.format_value(name, value)}" for name, value in values.items()]
 
 

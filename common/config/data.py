@@ -105,7 +105,8 @@ class DataConfig:
     dataset: str = choice("digits", DATASETS, user_function=True)
     path: str | None = key(
         None,
-        "folder of the data set's files, or the file of a text; unset: downloaded to the user's cache",
+        "folder of the data set's files, or the file of a text, or `path` of a function of your own; unset: "
+        "downloaded to the user's cache",
     )
     augment: str = choice("none", AUGMENTS)
     tokens: str = key("bytes", f"of text: {TOKENS.describe()}, or a JSON file of the tokenizers library")

@@ -26,7 +26,7 @@ from common.config.security import SecurityConfig
 from common.config.settings import check_heeded
 from common.config.simulation import SimulationConfig
 from common.config.task import TaskConfig
-from common.config.tasks import CURRICULUM_METRICS
+from common.config.tasks import CURRICULUM_METRICS, sort_unit_metrics
 from common.config.time import TimeConfig
 from common.config.values import is_user_function
 from common.errors import ConfigError
@@ -97,10 +97,11 @@ class Config:
         row = DATASETS.get(self.data.dataset)
         if row is not None and row.curriculum:
             self._check_curriculum(row)
-        if row is None or not row.streams:
+        if not is_user_function(self.data.dataset) and (row is None or not row.streams):
             raise ConfigError(
                 f'time.window: data.dataset = "{self.data.dataset}" has no streams; choose data.dataset = '
-                f"{_choices(DATASETS.select(lambda each: each.streams))}, or leave time.window out"
+                f"{_choices(DATASETS.select(lambda each: each.streams))} or a function of your own, or leave "
+                "time.window out"
             )
         if self.data.context is not None:
             raise ConfigError(
@@ -142,8 +143,13 @@ class Config:
         return (CURRICULUM_METRICS if self.curriculum else ()) + self.task.row.metrics
 
     def order_metrics(self, metrics: Mapping[str, float]) -> dict[str, float]:
-        """Return the metrics of an evaluation in the order of `metrics`; unknown names are left out."""
-        return {name: metrics[name] for name in self.metrics if name in metrics}
+        """Return the metrics of an evaluation in the order of `metrics`, then those of units.
+
+        Unknown names are left out.
+        """
+        return {
+            name: metrics[name] for name in [*self.metrics, *sort_unit_metrics(metrics)] if name in metrics
+        }
 
     @property
     def groups(self) -> int | None:

@@ -5,6 +5,8 @@ The tasks are built in `common.tasks.kinds`.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from common.config.settings import check_heeded, choice, key
@@ -14,6 +16,9 @@ from common.registry import Registry, Row
 IGNORED = -100
 # Metrics of a run whose examples become harder: the longest solved episode, and the level of the evaluation.
 CURRICULUM_METRICS = ("longest_solved", "level")
+# Most metrics of units that are shown.
+MOST_UNIT_METRICS = 256
+_UNIT_METRIC = re.compile(r"unit_([1-9]\d{0,5})_\w{1,64}", re.ASCII)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +96,23 @@ class TargetRule:
         if self.counted:
             return "the classes are numbered from 0"
         return f"targets go from {self.lowest:g} {'up' if self.highest is None else f'to {self.highest:g}'}"
+
+
+def name_unit_metric(unit: int, name: str) -> str:
+    """Name a metric of a unit's own, or the loss of its own: "unit_3_loss"; units count from 1."""
+    return f"unit_{unit}_{name}"
+
+
+def unit_of(metric: str) -> int:
+    """Return the number of the unit whose own a metric is; 0: the metric is of the task."""
+    found = _UNIT_METRIC.fullmatch(metric)
+    return int(found[1]) if found else 0
+
+
+def sort_unit_metrics(names: Iterable[str]) -> list[str]:
+    """Return the names that are metrics of units, in the order of units; at most `MOST_UNIT_METRICS`."""
+    found = sorted(filter(unit_of, names), key=lambda name: (unit_of(name), name))
+    return found[:MOST_UNIT_METRICS]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -71,8 +71,8 @@ class TimeConfig:
 
     window: int | None = key(
         None,
-        "T: steps of a window of parallel streams, run.batch_size of them; in the place of data.context; "
-        "unset: no streams",
+        "T: steps of a window of parallel streams, run.batch_size of them; in the place of data.context, and "
+        "of your own data a row is a step; unset: no streams",
         minimum=1,
     )
     gradient: str = choice("none", TIMES, "gradient of later loss in the state at a window's end")

@@ -20,6 +20,7 @@ from common.data.downloads import Source
 from common.data.examples import Arrays, Examples, epoch_length
 from common.data.forms import Form
 from common.data.lazy import Lazy
+from common.data.series import Windows, cut_series
 from common.data.statistics import Scaling, measure
 from common.data.streams import order_streams
 from common.data.targets import Targets
@@ -69,8 +70,9 @@ class Dataset:
     def _count_tokens(self, name: str) -> int:
         """Return the number of different tokens; 0: unknown."""
         tokens = self.classes if name == PLAIN else 0
-        if is_user_function(self.name) and isinstance(self.train, Arrays) and isinstance(self.test, Arrays):
-            tokens = max(tokens, 1 + int(max(self.train.x[name].max(), self.test.x[name].max())))
+        train, test = (part.steps if isinstance(part, Windows) else part for part in (self.train, self.test))
+        if is_user_function(self.name) and isinstance(train, Arrays) and isinstance(test, Arrays):
+            tokens = max(tokens, 1 + int(max(train.x[name].max(), test.x[name].max())))
         return tokens
 
     @property
@@ -154,7 +156,7 @@ def load(
 
     Args:
         data: section [data].
-        window: `time.window`, the tokens of an example; None: as `data` says.
+        window: `time.window`, the tokens, or a user's rows, of an example; None: as `data` says.
         path: folder that replaces `data.path` (a slave's `--data`).
         code: folder in which a user's file is searched first (a slave's `--code`).
         source: addresses that replace the published ones.
@@ -163,7 +165,7 @@ def load(
         ConfigError: the data set cannot be read, or its examples do not fit `data.augment`.
     """
     try:
-        dataset = _load_raw(replace(data, context=window or data.context), path, code, source)
+        dataset = _load_raw(replace(data, context=window or data.context), window, path, code, source)
     except ShortTextError as error:
         raise ConfigError(f"{'time.window' if window else 'data.context'}: {error}") from None
     if AUGMENTS[data.augment].needs_images:
@@ -179,14 +181,16 @@ def _check_images(dataset: Dataset, augment: str) -> None:
         )
 
 
-def _load_raw(data: DataConfig, path: Path | None, code: Path | None, source: Source | None) -> Dataset:
+def _load_raw(
+    data: DataConfig, window: int | None, path: Path | None, code: Path | None, source: Source | None
+) -> Dataset:
     own = is_user_function(data.dataset)
     if not own and data.dataset not in DATASETS:
         raise ConfigError(f"data.dataset: {data.dataset} is not known{nearest(data.dataset, DATASETS)}")
     row = DATASETS.get(data.dataset) or DataRow(name=data.dataset, help="")
     place = _find_path(row, data, path)
     if own:
-        return _load_user(data.dataset, code)
+        return _load_user(data.dataset, code, place, window)
     dataset: Dataset = import_implementation(sets.__name__, row.name).load(data, place, source)
     return dataset
 
@@ -208,11 +212,14 @@ def _find_path(row: DataRow, data: DataConfig, path: Path | None) -> Path | None
     return place
 
 
-def _load_user(spec: str, code: Path | None) -> Dataset:
-    train, test = user_data.load(spec, code)
+def _load_user(spec: str, code: Path | None, path: Path | None, window: int | None) -> Dataset:
+    train, test = user_data.load(spec, code, path)
     classes = labels.count_classes(spec, train, test)
     # Not all of these is read before the run: a label beyond the classes is refused as it is read.
     train, test = (
         replace(part, classes=classes) if isinstance(part, Lazy) else part for part in (train, test)
     )
-    return Dataset(spec, train, test, measure(train), classes)
+    scalings = measure(train)
+    if window is not None:
+        train, test = cut_series(train, test, window, spec)
+    return Dataset(spec, train, test, scalings, classes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -28,14 +29,15 @@ _FORMS = (
 )
 
 
-def load(spec: str, code: Path | None) -> tuple[Examples, Examples]:
+def load(spec: str, code: Path | None, path: Path | None = None) -> tuple[Examples, Examples]:
     """Call the user's function and check the result.
 
     Args:
-        spec: `path/to/file.py:function`; the function takes no arguments and returns four arrays, (train_x,
+        spec: `path/to/file.py:function`; the function may take `path`, and returns four arrays, (train_x,
             train_y, test_x, test_y), of which train_x and test_x may be dicts of arrays, or two sets, each a
             map-style data set, a table of pyarrow, or the path or paths of Arrow or Parquet files.
         code: folder in which the file is looked up first, by its bare name.
+        path: folder of the data, for a function with the parameter `path`; None: it is unset.
 
     Returns:
         Training and test examples: inputs uint8, float32, int64 or bool, where (N, H, W) of bytes or floats
@@ -46,8 +48,9 @@ def load(spec: str, code: Path | None) -> tuple[Examples, Examples]:
     """
     function = load_user_function(spec, code)
     try:
+        takes_path = "path" in inspect.signature(function).parameters
         with keep_folder():
-            returned = function()
+            returned = function(path=path) if takes_path else function()
     except (Exception, SystemExit) as error:
         file = getattr(getattr(function, "__code__", None), "co_filename", "")
         advice = find_pointer(error) or "correct the function"

@@ -23,9 +23,10 @@ from common.config.decoupling import DecouplingConfig
 from common.config.optimizers import OPTIMIZERS
 from common.config.time import TimeConfig
 from common.config.unlocks import FORWARD
+from common.models.recurrent import pass_on
 from common.signals.forms import SignalForm
 from common.signals.packing import InputPacking
-from common.signals.values import map_floats, offer, split
+from common.signals.values import map_floats, split
 from common.synthesizers import VirtualForward
 from common.tasks import Task
 
@@ -45,18 +46,20 @@ def unit_costs(
     units: Sequence[nn.Module],
     forms: Sequence[SignalForm],
     inputs: SignalForm,
+    task: Task,
     batch_size: int,
     optimizer: str,
 ) -> list[float]:
     """Count the multiply-adds of each unit in one training step.
 
-    A step has a forward, the gradient in the weights, the gradient in the input (unnecessary for the first
-    unit with parameters) and the optimizer's step.
+    A step has a forward, the unit's own loss if there is one, the gradient in the weights, the gradient in
+    the input (unnecessary for the first unit with parameters) and the optimizer's step.
 
     Args:
         units: units of the network.
         forms: of the signal after each unit.
         inputs: form of x.
+        task: has the form of targets, which own losses take.
         batch_size: B.
         optimizer: name of the optimizer.
     """
@@ -64,7 +67,7 @@ def unit_costs(
     learned = False
     for unit, taken in zip(units, [inputs, *forms], strict=False):
         parameters = sum(parameter.numel() for parameter in unit.parameters() if parameter.requires_grad)
-        work = _count_training(unit, taken, batch_size, gradient=learned)
+        work = _count_training(unit, taken, task, batch_size, gradient=learned)
         costs.append(work + OPTIMIZERS[optimizer].price * parameters)
         learned = learned or parameters > 0
     return costs
@@ -252,22 +255,26 @@ def _count() -> Iterator[_Counter]:
         yield counter
 
 
-def _count_training(unit: nn.Module, taken: SignalForm, batch_size: int, *, gradient: bool) -> float:
+def _count_training(
+    unit: nn.Module, taken: SignalForm, task: Task, batch_size: int, *, gradient: bool
+) -> float:
     """Count a forward and a backward of a batch; `gradient`: also in the input `taken`."""
     return _without_numbers(
-        lambda device: _count_training_on(device, unit, taken, batch_size, gradient=gradient)
+        lambda device: _count_training_on(device, unit, taken, task, batch_size, gradient=gradient)
     )
 
 
 def _count_training_on(
-    device: str, unit: nn.Module, taken: SignalForm, batch_size: int, *, gradient: bool
+    device: str, unit: nn.Module, taken: SignalForm, task: Task, batch_size: int, *, gradient: bool
 ) -> float:
     unit = copy.deepcopy(unit).to(device).train()
     with torch.device(device), torch.enable_grad():
         x = map_floats(lambda each: each.requires_grad_(gradient), taken.blank(batch_size))
         inputs = [each for each in [*split(x).values(), *unit.parameters()] if each.requires_grad]
+        y = task.blank(batch_size)
         with _count() as counter:
-            outputs = [each for each in split(unit(offer(x))).values() if each.requires_grad]
+            h, _, _, losses = pass_on([unit], x, None, y)
+            outputs = [each for each in [*split(h).values(), *losses] if each.requires_grad]
             if outputs:
                 gradients = [torch.empty_like(each) for each in outputs]
                 torch.autograd.grad(outputs, inputs, gradients, allow_unused=True)

@@ -48,6 +48,14 @@ def find_forms(units: Sequence[nn.Module], inputs: SignalForm, where: str) -> li
     return forms[1:]
 
 
+def list_units(layer: nn.Module) -> list[nn.Module]:
+    """Return the units of a layer, or of a network, in order; a unit may occur twice, as an activation may.
+
+    `children()` would leave out the second.
+    """
+    return list(layer._modules.values())  # type: ignore[arg-type]
+
+
 CHANGES_INPUT = "changes its input in place, which belongs to another unit; use inplace=False"
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from common.data.targets import Targets
 from common.errors import ConfigError
 from common.models import builtin, costs, flow, user
 from common.models.initial import load_initial
+from common.models.own_losses import check_nested, is_supervised
 from common.models.recurrent import is_recurrent, state_size
 from common.shards import flat
 from common.signals.forms import SignalForm
@@ -73,6 +74,7 @@ def build(config: Config, inputs: SignalForm, targets: Targets, code: Path | Non
             units = builtin.build(config.network.model, options, inputs.only.shape, task.outputs)
         forms = flow.find_forms(units, inputs, where)
     _check_state(units, where)
+    check_nested(units, where)
     if config.time.window is not None:
         _check_recurrent(units, where)
     last = f"{where}: the last unit"
@@ -126,7 +128,7 @@ def _choose_cuts(config: Config, blueprint: Blueprint) -> Config:
         )
     batch_size = config.run.batch_size
     units = costs.unit_costs(
-        blueprint.units, blueprint.forms, blueprint.inputs, batch_size, config.optimizer.name
+        blueprint.units, blueprint.forms, blueprint.inputs, blueprint.task, batch_size, config.optimizer.name
     )
     optimizer = config.optimizer.synthesizer.name
     boundaries = [Packing(form).shape for form in blueprint.forms[:-1]]
@@ -141,8 +143,11 @@ def _choose_cuts(config: Config, blueprint: Blueprint) -> Config:
 
     @functools.cache
     def within(start: int, stop: int) -> float:
-        size = state_size(blueprint.units[start:stop]) if stop > fixed else 0
-        return costs.time_cost(config.time, size, batch_size, optimizer, sum(units[start:stop]))
+        layer = blueprint.units[start:stop]
+        size = state_size(layer) if stop > fixed else 0
+        headless = stop < count and lacks_head(config, layer)
+        cost = costs.time_cost(config.time, size, batch_size, optimizer, sum(units[start:stop]))
+        return cost - (ends[stop - 1] if headless else 0.0)
 
     return config.with_cuts(costs.balance(units, ends, starts, layers, within))
 
@@ -230,6 +235,11 @@ def wants_gradient(config: Config, blueprint: Blueprint, k: int) -> bool:
     first = 1 if config.decoupling.row.sends_down else k
     cuts = config.network.cuts or []
     return any(learns(unit) for each in range(first, k + 1) for unit in layer(blueprint, cuts, each))
+
+
+def lacks_head(config: Config, layer: Iterable[nn.Module]) -> bool:
+    """Whether a layer has no head under an unlock that gives heads: its units' own losses take the place."""
+    return config.decoupling.row.supervises and is_supervised(layer)
 
 
 def learns(module: nn.Module) -> bool:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeGuard
+from typing import Any, NamedTuple, Protocol, TypeGuard
 
 import torch
 from torch import Tensor, nn
 
 from common.config.models import RecurrentOptions
+from common.models.own_losses import has_losses
 from common.signals.values import Signal, count, join, map_tensors, offer, plain, split
 
 
@@ -152,43 +153,61 @@ class Window(States):
     output: Tensor
 
 
-def pass_on(layer: Iterable[nn.Module], x: Signal, state: Tensor) -> tuple[Signal, Tensor]:
-    """Pass a window through the units of a layer; return the output and the state at the end, (B, S).
+class Passed(NamedTuple):
+    """Passage of a batch, or of a window, through units.
+
+    Attributes:
+        h: output of the last unit.
+        state: at the end of a window, (B, S); None: recurrent units began at zeros, and forgot their state.
+        early: state between the two parts of a window, where there are two.
+        losses: own loss of each unit that has one, (B,), where targets were given.
+    """
+
+    h: Signal
+    state: Tensor | None = None
+    early: Tensor | None = None
+    losses: tuple[Tensor, ...] = ()
+
+
+def pass_on(layer: Iterable[nn.Module], x: Signal, state: Tensor | None, y: Tensor | None = None) -> Passed:
+    """Pass a batch, or a window of streams, through the units of a layer.
 
     Args:
         layer: units, of which the recurrent ones own consecutive parts of the state.
-        x: input of the first unit, (B, T, ...).
-        state: (B, S) with S of `state_size`.
+        x: input of the first unit, (B, T, ...) of a window.
+        state: (B, S) with S of `state_size`, at the start of a window; None: every unit begins anew.
+        y: targets of the units' own losses; None: these are not computed.
     """
     states: list[Tensor] = []
+    losses: list[Tensor] = []
     start = 0
     for unit in layer:
-        if is_recurrent(unit):
+        if state is not None and is_recurrent(unit):
             stop = start + unit.state_size
             x, after = unit.unroll(offer(x), state[:, start:stop])
             states.append(after)
             start = stop
         else:
             x = unit(offer(x))
-    assert start == state.shape[1]
-    return x, torch.cat(states, 1) if states else state
+        if y is not None and has_losses(unit):
+            losses.append(unit.losses(offer(x), y))
+    assert state is None or start == state.shape[1]
+    return Passed(x, torch.cat(states, 1) if states else state, None, tuple(losses))
 
 
-def pass_on_in_two(
-    layer: Sequence[nn.Module], early: int, x: Signal, state: Tensor
-) -> tuple[Signal, Tensor, Tensor]:
-    """Pass a window on in two parts; return the output, the state between the parts and the state at the end.
+def pass_on_in_two(layer: Sequence[nn.Module], early: int, x: Signal, state: Tensor) -> Passed:
+    """Pass a window on in two parts.
 
     Args:
-        layer: units that take each step for itself.
+        layer: units that take each step for itself, without a loss of their own.
         early: steps of the first part.
         x: as of `pass_on`.
         state: as of `pass_on`.
     """
-    first, middle = pass_on(layer, map_tensors(lambda each: each[:, :early], x), state)
-    rest, after = pass_on(layer, map_tensors(lambda each: each[:, early:], x), middle)
+    first, middle, *_ = pass_on(layer, map_tensors(lambda each: each[:, :early], x), state)
+    rest, after, *_ = pass_on(layer, map_tensors(lambda each: each[:, early:], x), middle)
     joined = {name: torch.cat([each, split(rest)[name]], 1) for name, each in split(first).items()}
-    return join(joined), middle, after
+    return Passed(join(joined), after, middle)
 
 
 def unroll(layer: Iterable[nn.Module], x: Signal, state: Tensor) -> Window:
@@ -197,8 +216,9 @@ def unroll(layer: Iterable[nn.Module], x: Signal, state: Tensor) -> Window:
     Arguments as of `pass_on`; the output is one tensor.
     """
     before = state.detach().requires_grad_()
-    output, after = pass_on(layer, x, before)
-    return Window(before, after, plain(output))
+    passed = pass_on(layer, x, before)
+    assert passed.state is not None
+    return Window(before, passed.state, plain(passed.h))
 
 
 class Unrolled:
@@ -220,5 +240,5 @@ class Unrolled:
         if self._state is None:
             first = next(iter(split(x).values()))
             self._state = torch.zeros(len(first), state_size(self._units), device=first.device)
-        output, self._state = pass_on(self._units, x, self._state[: count(x)])
+        output, self._state, *_ = pass_on(self._units, x, self._state[: count(x)])
         return output

@@ -24,6 +24,7 @@ from common.data.targets import Targets
 from common.errors import ConfigError
 from common.models import flow, network, synthesis
 from common.models.network import Blueprint
+from common.models.own_losses import check_losses, check_metrics, has_losses, has_metrics
 from common.models.recurrent import Recurrent, is_recurrent
 from common.models.user import describe
 from common.shards import flat
@@ -73,7 +74,7 @@ def rehearse(
         first, last = (0, count) if k is None else (starts[k - 1], [*starts, count][k])
         down, taught = _need_gradients(config, blueprint.units), _find_taught(config, blueprint)
         for place, unit in enumerate(blueprint.units[:last]):
-            part = _Part(config, place + 1, unit.to(device).train(), blueprint.forms[place], down[place])
+            part = _Part(config, place + 1, unit.to(device).train(), blueprint.forms[place], down[place], y)
             ending = _Ending(blueprint.task, config.task.kind, y) if place + 1 == count else None
             h = part.pass_on(h) if place < first else part.play(h, ending)
             if config.decoupling.row.predicts and place + 1 in starts:
@@ -130,8 +131,12 @@ def _need_gradients(config: Config, units: Sequence[nn.Module]) -> list[bool]:
 
 def _find_taught(config: Config, blueprint: Blueprint) -> int | None:
     """Return the number of the last unit of the lowest layer with M or a head."""
-    ends = enumerate(config.network.cuts or [], 1)
-    return next((cut for k, cut in ends if network.wants_gradient(config, blueprint, k)), None)
+    cuts = config.network.cuts or []
+    for k, cut in enumerate(cuts, 1):
+        headless = network.lacks_head(config, network.layer(blueprint, cuts, k))
+        if network.wants_gradient(config, blueprint, k) and not headless:
+            return cut
+    return None
 
 
 @contextlib.contextmanager
@@ -174,11 +179,18 @@ class _Part:
     """First steps of one unit."""
 
     def __init__(
-        self, config: Config, number: int, unit: nn.Module, form: SignalForm, needs_down: bool
+        self,
+        config: Config,
+        number: int,
+        unit: nn.Module,
+        form: SignalForm,
+        needs_down: bool,
+        y: Tensor,
     ) -> None:
         self._unit = unit
         self._form = form
         self._needs_down = needs_down
+        self._y = y
         self._seed = config.run.seed
         self._carries = config.time.window is not None and is_recurrent(unit)
         self._gradient = config.time.gradient if config.time.row.synthesizes else None
@@ -215,6 +227,7 @@ class _Part:
         unit, table = self._unit, flat.table_of(self._unit)
         frozen = [(each, each.detach().clone()) for each in unit.parameters() if not each.requires_grad]
         output = self._step(h, ending)
+        self._check_metrics(output)
         if flat.table_of(unit) != table:
             raise self._error(
                 "changes names, shapes or dtypes of its parameters or buffers; keep them as they were built"
@@ -244,11 +257,12 @@ class _Part:
         if flow.versions(u) != before:
             raise self._error(flow.CHANGES_INPUT)
         learned = [each for each in split(output).values() if each.requires_grad]
-        if not learned:
-            if self._needs_down:
-                raise self._error(_NO_GRADIENT)
+        if not learned and self._needs_down:
+            raise self._error(_NO_GRADIENT)
+        own = self._compute_losses(output)
+        if not learned and not own:
             return output
-        self._backward(learned, ending)
+        self._backward(learned, own, ending)
         if self._needs_down and all(each.grad is None for each in leaves):
             raise self._error(_NO_GRADIENT)
         gradients = [each.grad for each in self._unit.parameters() if each.grad is not None]
@@ -291,13 +305,48 @@ class _Part:
         given: Signal = output
         return given
 
-    def _backward(self, outputs: Sequence[Tensor], ending: _Ending | None) -> None:
+    def _compute_losses(self, h: Signal) -> list[Tensor]:
+        """Return the sum of the unit's own losses, where there are such that teach, after a check."""
+        unit: object = self._unit
+        if not has_losses(unit):
+            return []
+        losses = check_losses(self._call_own("losses", h), count(h), self._place)
+        if not bool(torch.isfinite(losses).all()):
+            raise self._error(
+                "gives an own loss with NaN or infinity at the first batch; scale the data, or correct "
+                "losses(h, y)"
+            )
+        if not losses.requires_grad and (self._needs_down or network.learns(self._unit)):
+            raise self._error(
+                "gives an own loss without a gradient; compute losses(h, y) from h by torch, without detach()"
+            )
+        return [losses.sum()] if losses.requires_grad else []
+
+    def _check_metrics(self, h: Signal) -> None:
+        if has_metrics(self._unit):
+            with torch.no_grad():
+                check_metrics(self._call_own("metrics", h), count(h), self._place)
+
+    def _call_own(self, name: str, h: Signal) -> object:
+        """Call the unit's own `losses` or `metrics`, which must leave h as it is."""
+        call, before = f"{name}(h, y)", flow.versions(h)
+        try:
+            given: object = getattr(self._unit, name)(offer(h), self._y)
+        except ConfigError:
+            raise
+        except (Exception, SystemExit) as error:
+            raise self._error(f"fails in {call}: {flow.first_line(error)}") from error
+        if flow.versions(h) != before:
+            raise self._error(f"changes h in place in {call}; h goes on to the next unit")
+        return given
+
+    def _backward(self, outputs: Sequence[Tensor], own: Sequence[Tensor], ending: _Ending | None) -> None:
         try:
             if ending is None:
                 deltas = [torch.randn_like(each) for each in outputs]
             else:
-                deltas = [ending.delta(outputs[0])]
-            torch.autograd.backward(outputs, deltas)
+                deltas = [ending.delta(each) for each in outputs]
+            torch.autograd.backward([*outputs, *own], [*deltas, *[None] * len(own)])
         except ConfigError:  # of the task, which names its own key
             raise
         except (Exception, SystemExit) as error:

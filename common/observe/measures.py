@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from common.config.tasks import CURRICULUM_METRICS
+from common.config.tasks import CURRICULUM_METRICS, unit_of
 
 _PERCENT = "_percent"
 # Metrics of the run rather than of a test set, whose larger values are better.
@@ -14,11 +14,14 @@ _RISING = CURRICULUM_METRICS
 
 
 def of(record: Mapping[str, Any]) -> dict[str, float | None]:
-    """Return the metrics and the loss of a summary or of a line of metrics.jsonl, the loss last.
+    """Return the task's metrics, the loss, and the metrics of units, of a summary or a line of metrics.jsonl.
 
     None stands for a number that is not finite.
     """
-    return {**record["metrics"], "test_loss": record["test_loss"]}
+    metrics: Mapping[str, float | None] = record["metrics"]
+    own = {name: value for name, value in metrics.items() if unit_of(name)}
+    of_task = {name: value for name, value in metrics.items() if name not in own}
+    return {**of_task, "test_loss": record["test_loss"], **own}
 
 
 def is_rising(name: str) -> bool:
@@ -32,7 +35,7 @@ def cost(name: str, value: float) -> float:
 
 
 def title(name: str) -> str:
-    """Return a metric's title: "test error" for error_percent, "test bits per token" for bits_per_token."""
+    """Return a metric's title: "test error" for error_percent, "test unit 3 loss" for unit_3_loss."""
     if name in _RISING:
         return name.replace("_", " ")
     return f"test {name.removesuffix(_PERCENT).removeprefix('test_').replace('_', ' ')}"

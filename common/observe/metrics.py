@@ -96,6 +96,10 @@ GRADIENT_DELAY = _declare(
 )  # fmt: skip
 IN_FLIGHT = _gauge("in_flight_batches", SLAVE, _SEAT, "Batches sent upwards whose delta is still missing.")
 LOSS = _gauge("loss", SLAVE, _SEAT, "Training loss per example, if the layer has a loss; a running mean.")
+OWN_LOSS = _gauge(
+    "own_loss", SLAVE, _SEAT,
+    "Losses of the layer's units that have a loss of their own, per example; a running mean.",
+)  # fmt: skip
 GRADIENT_LOSS = _gauge("gradient_loss", SLAVE, _SEAT, "L_M, the loss of M per example; a running mean.")
 INPUT_LOSS = _gauge("input_loss", SLAVE, _SEAT, "L_I, the loss of I per example; a running mean.")
 GRADIENT_COSINE = _gauge(
@@ -113,6 +117,12 @@ TIME_COSINE = _gauge(
     SLAVE,
     _SEAT,
     "Cosine between the gradient of M in time and the target of M in time; a running mean.",
+)
+TIME_AUX_LOSS = _gauge(
+    "time_aux_loss",
+    SLAVE,
+    _SEAT,
+    "Loss of the auxiliary head of M in time (time.aux), per stream; a running mean.",
 )
 
 # --- pushes and pulls -------------------------------------------------------------------------------------

@@ -155,7 +155,10 @@ def _snapshots(status: StatusReply) -> Iterator[Problem]:
 def _learning(status: StatusReply, config: Config) -> Iterator[Problem]:
     for seat in status.seats:
         report = seat.telemetry
-        losses = (report.loss, report.gradient_loss, report.input_loss, report.time_loss)
+        losses = (
+            report.loss, report.own_loss, report.gradient_loss, report.input_loss, report.time_loss,
+            report.time_aux_loss,
+        )  # fmt: skip
         if not all(map(math.isfinite, losses)):
             yield Problem(
                 f"{seat_name(seat)}: its loss is NaN or infinite",

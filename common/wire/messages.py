@@ -102,12 +102,9 @@ class ReachReply:
 
 @dataclass(frozen=True, slots=True)
 class Holdings:
-    """Data, user's files and versions that a process works with, equal in all processes of a run.
+    """Data and user's files of a process, equal in all processes of a run, and the versions.
 
-    Attributes:
-        data: array of the data set -> dtype, shape and digest.
-        files: key of the configuration and name of a user's file -> digest.
-        versions: python, torch, layerwise -> version.
+    Data by array have dtype, shape and digest; files by key of the configuration and name have a digest.
     """
 
     data: dict[str, str] = field(default_factory=dict)
@@ -215,6 +212,8 @@ class Telemetry:
     time_loss: float = 0.0
     time_cosine: float = 0.0
     time_norm_ratio: float = 0.0
+    own_loss: float = 0.0
+    time_aux_loss: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

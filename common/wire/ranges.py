@@ -143,6 +143,8 @@ RANGES: dict[type, dict[str, Rule]] = {
         "time_loss": MEASURED,
         "time_cosine": COSINE,
         "time_norm_ratio": MEASURED,
+        "own_loss": MEASURED,
+        "time_aux_loss": MEASURED,
     },
     Curriculum: {"starts": COUNT, "decided": COUNT},
     # The bits of a network that has diverged are NaN or infinite.

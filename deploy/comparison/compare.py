@@ -19,7 +19,7 @@ from common.lifecycle import INTERRUPTED, Interrupt
 from common.observe import measures
 from common.text import answer, say
 from deploy.comparison.jobs import Job
-from deploy.comparison.results import first_metric, rows, summarize_variant
+from deploy.comparison.results import first_metric, rows, summarize_variant, unit_metrics
 from deploy.comparison.variants import Comparison
 from deploy.console import PlainConsole
 from deploy.runs.directory import new_directory
@@ -179,7 +179,8 @@ def _print(result: dict[str, Any]) -> None:
     console = PlainConsole()
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("variant", no_wrap=True)
-    for title in (measures.axis(first_metric(result)), "loss", "samples/s", "staleness", "delay"):
+    metrics = map(measures.axis, [first_metric(result), *unit_metrics(result)])
+    for title in (*metrics, "loss", "samples/s", "staleness", "delay"):
         table.add_column(title, justify="right", no_wrap=True)
     for row in rows(result):
         table.add_row(*row)

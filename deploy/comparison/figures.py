@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from common.observe import measures
-from deploy.comparison.results import by_metric, first_metric
+from deploy.comparison.results import by_metric, first_metric, unit_metrics
 from deploy.runs.files import write_file
 
 mpl.use("Agg")
@@ -75,6 +76,15 @@ def _plots(result: Mapping[str, Any]) -> list[Plot]:
             True,
         ),
     ]
+    for name in unit_metrics(result):
+        plots.append(
+            Plot(
+                f"{name.removesuffix('_percent')}-by-batches",
+                f"{measures.title(name).capitalize()} by batches",
+                partial(_curves, by="batches", of_unit=name),
+                True,
+            )
+        )
     if any(variant["slaves"] for variant in result["variants"]):
         plots.append(Plot("staleness", "Staleness of pushes and delay of gradients", _late, False))
     if any(variant["cosine"] for variant in result["variants"]):
@@ -112,15 +122,16 @@ def _look(place: int) -> dict[str, Any]:
     }
 
 
-def _curves(axes: Axes, result: Mapping[str, Any], by: str) -> None:
+def _curves(axes: Axes, result: Mapping[str, Any], by: str, of_unit: str | None = None) -> None:
+    """Draw the curves of the first metric, or of a metric of a unit's own."""
+    metric = of_unit or first_metric(result)
     for place, variant in enumerate(by_metric(result)):
-        curve = variant["curve"]
+        curve = variant["unit_curves"].get(of_unit, []) if of_unit else variant["curve"]
         x = [point[by] for point in curve]
         look = _look(place)
         axes.plot(x, [p["mean"] for p in curve], label=variant["name"], markersize=4, linewidth=1.3, **look)
         low, high = [p["low"] for p in curve], [p["high"] for p in curve]
         axes.fill_between(x, low, high, color=look["color"], alpha=0.12, linewidth=0)
-    metric = first_metric(result)
     # A metric that rises may begin at zero.
     scale = "linear" if measures.is_rising(metric) else "log"
     axes.set(xlabel=by, ylabel=measures.axis(metric), yscale=scale)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from common.observe import measures
-from deploy.comparison.results import first_metric, rows
+from deploy.comparison.results import first_metric, rows, unit_metrics
 from deploy.runs.pages import inline, wrap
 
 
@@ -26,8 +26,8 @@ def page(result: Mapping[str, Any], figures: Sequence[tuple[str, Mapping[str, Pa
 
 
 def _titles(result: Mapping[str, Any]) -> tuple[str, ...]:
-    metric = measures.axis(first_metric(result))
-    return ("variant", metric, "test loss", "samples/s", "staleness p50/p99", "delay p50/p99")
+    metrics = map(measures.axis, [first_metric(result), *unit_metrics(result)])
+    return ("variant", *metrics, "test loss", "samples/s", "staleness p50/p99", "delay p50/p99")
 
 
 def _terms(result: Mapping[str, Any]) -> str:

@@ -7,6 +7,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from common.config.tasks import unit_of
 from common.observe import measures
 from deploy.comparison.jobs import Job
 from deploy.comparison.variants import Variant
@@ -31,6 +32,9 @@ def summarize_variant(variant: Variant, jobs: Sequence[Job]) -> dict[str, Any]:
         "staleness": _widest([s["staleness"] for s in summaries]),
         "delay": _widest([s["delay"] for s in summaries]),
         "curve": _curve([_evaluations(job, metric) for job in jobs]),
+        "unit_curves": {
+            name: _curve([_evaluations(job, name) for job in jobs]) for name in filter(unit_of, metrics)
+        },
         "cosine": _curve([_cosines(job) for job in jobs]),
         "runs": [
             {"seed": job.seed, "summary": summary} for job, summary in zip(jobs, summaries, strict=True)
@@ -59,7 +63,7 @@ def _evaluations(job: Job, metric: str) -> list[dict[str, float]]:
     return [
         {"batches": line["batches"], "seconds": line["seconds"], "value": value}
         for line in read_metrics(job.path)
-        if line["kind"] == EVALUATION and (value := measures.of(line)[metric]) is not None
+        if line["kind"] == EVALUATION and (value := measures.of(line).get(metric)) is not None
     ]
 
 
@@ -91,11 +95,13 @@ def _curve(runs: Sequence[Sequence[dict[str, float]]]) -> list[dict[str, float]]
 
 
 def rows(result: dict[str, Any]) -> list[list[str]]:
-    """List the rows of the table, best first: variant, first metric, loss, samples/s, staleness, delay."""
+    """List the rows of the table, best first: variant, metrics, loss, samples/s, staleness, delay."""
+    own = unit_metrics(result)
     return [
         [
             variant["name"],
             _format(variant["metrics"][variant["metric"]], variant["metric"]),
+            *(_format(variant["metrics"][name], name) if name in variant["metrics"] else "-" for name in own),
             measures.format_value("test_loss", variant["test_loss"]["mean"]),
             f"{variant['samples_per_second']['mean']:,.0f}",
             f"{variant['staleness']['p50']}/{variant['staleness']['p99']}" if variant["slaves"] else "-",
@@ -120,6 +126,13 @@ def by_metric(result: Mapping[str, Any]) -> list[dict[str, Any]]:
 def first_metric(result: Mapping[str, Any]) -> str:
     """Return the name of the first metric of the comparison's task."""
     return str(result["variants"][0]["metric"])
+
+
+def unit_metrics(result: Mapping[str, Any]) -> list[str]:
+    """Return the names of the metrics of units' own, over all variants."""
+    return list(
+        dict.fromkeys(name for each in result["variants"] for name in filter(unit_of, each["metrics"]))
+    )
 
 
 def _format(value: dict[str, Any], metric: str) -> str:

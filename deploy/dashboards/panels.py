@@ -126,9 +126,10 @@ OVERVIEW = Dashboard(
         ),
         _panel(
             "Training loss",
-            "Loss of the top layer; with unlock `local`, of every layer.",
+            "Loss of the top layer; with unlock `local`, of every layer; and losses of a layer's own units.",
             PLAIN,
             ("layerwise_loss", _SEAT),
+            ("layerwise_own_loss", f"{_SEAT} own"),
         ),
         _panel(
             "Level",
@@ -294,6 +295,12 @@ SYNTHESIZERS = Dashboard(
             ("layerwise_time_cosine", _SEAT),
         ),
         _panel("Loss of M in time", "Per stream.", PLAIN, ("layerwise_time_loss", _SEAT)),
+        _panel(
+            "Loss of the head of M in time",
+            "Per stream; only with time.aux.",
+            PLAIN,
+            ("layerwise_time_aux_loss", _SEAT),
+        ),
         _panel(
             "Versions of M and I",
             "Pushes applied to the shards of M, I and M in time.",

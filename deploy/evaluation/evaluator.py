@@ -18,12 +18,12 @@ from common.data.levels import Levels
 from common.errors import ConfigError
 from common.models import network
 from common.models.network import Blueprint
-from common.models.recurrent import Unrolled
 from common.shards import flat
 from common.shards.pushes import Buffer, Header
 from common.signals.values import Signal, plain
 from common.wire.curriculum import Curriculum
 from common.wire.messages import Evaluation
+from deploy.evaluation.passage import Passage
 
 Pull = Callable[[str], tuple[Header, Buffer]]
 # Returns the present levels of a run.
@@ -51,9 +51,6 @@ class PulledNetwork:
     batches: int
     stage: Stage | None = None
 
-
-# Maps x to the network's output.
-Passage = Callable[[Signal], Signal]
 
 # Steps of a test stream that a built-in network takes at once.
 JOINED_STEPS = 128
@@ -138,7 +135,7 @@ class Evaluator:
     def measure_state(
         self, state: Mapping[str, Tensor], versions: dict[str, int], through: int, stage: Stage | None = None
     ) -> Evaluation:
-        """Measure the test loss and the task's metrics of a plain state dict.
+        """Measure the test loss and the task's metrics and those of units, of a plain state dict.
 
         Args:
             state: of the network.
@@ -150,19 +147,19 @@ class Evaluator:
         sums: dict[str, float] = {}
         compute = self._passage()
         for x, y in self._test_batches(stage):
-            for name, value in self._task.tally(plain(compute(x)), y).items():
+            for name, value in self._task.tally(plain(compute.measure(x, y)), y).items():
                 sums[name] = sums.get(name, 0) + value
         if not sums["count"]:
             raise ConfigError(
                 f"data.dataset: {self._dataset.name}: the test set has no target that counts; give some"
             )
-        metrics = {**(stage.metrics if stage else {}), **self._task.metrics(sums)}
+        metrics = {**(stage.metrics if stage else {}), **self._task.metrics(sums), **compute.means()}
         loss = sums["loss"] / sums["count"]
         return Evaluation(through, metrics.get("error_percent"), loss, versions, metrics)
 
     def _passage(self) -> Passage:
         """Return the map from inputs to outputs; over streams the state goes on from call to call."""
-        return self.network if self._config.time.window is None else Unrolled(self.network.children())
+        return Passage(self.network, carries=self._config.time.window is not None)
 
     def _test_batches(self, stage: Stage | None) -> Iterator[tuple[Signal, Tensor]]:
         if self._config.time.window is None:
@@ -174,7 +171,9 @@ class Evaluator:
 
 
 @torch.no_grad()
-def estimate_statistics(network: nn.Module, inputs: Iterable[Signal], passage: Passage | None = None) -> None:
+def estimate_statistics(
+    network: nn.Module, inputs: Iterable[Signal], passage: Callable[[Signal], Signal] | None = None
+) -> None:
     """Set every BN's running statistics to their mean over these batches; other modules stay in eval mode.
 
     Args:

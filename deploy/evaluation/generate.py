@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from common import strict_json
 from common.config.user_code import format_error
 from common.errors import ConfigError
+from common.models.flow import list_units
 from common.models.recurrent import Unrolled
 from common.output import divert_output
 from common.text import answer
@@ -99,7 +100,7 @@ def sample(
         ConfigError: the network gives no finite logits for so many tokens.
     """
     generator = torch.Generator().manual_seed(sampling.seed)
-    compute = network if context else Unrolled(network.children())
+    compute = network if context else Unrolled(list_units(network))
     window = list(tokens[-context:] if context else tokens)
     for _ in range(count):
         token = choose(_logits(compute, window, size), sampling, generator)

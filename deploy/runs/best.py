@@ -53,7 +53,7 @@ class BestModel:
 
 def _measure(evaluation: Evaluation, config: Config) -> tuple[float, float]:
     """Return the cost of the run's first metric, and the loss."""
-    metrics = config.order_metrics(evaluation.metrics)
-    name = next(iter(metrics), None)
+    metrics = evaluation.metrics
+    name = next((name for name in config.metrics if name in metrics), None)
     first = evaluation.test_loss if name is None else measures.cost(name, metrics[name])
     return first, evaluation.test_loss

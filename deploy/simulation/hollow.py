@@ -18,9 +18,10 @@ from common.signals.values import Signal
 from common.wire.boundary import Down, Lost, Message, Taken, Up
 from common.wire.messages import JoinReply
 from slave.training import layers
-from slave.training.decoupling import Forward, Layer, Unlock
+from slave.training.decoupling import Unlock
 from slave.training.fixed import Fixed
 from slave.training.health import Health
+from slave.training.layer import Forward, Layer
 from slave.training.layers import Begin
 from slave.training.trained import TrainedLayer, Trainer
 from slave.training.unlocks.full import FullUnlock

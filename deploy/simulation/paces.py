@@ -15,11 +15,12 @@ from common.config.unlocks import share_at_once
 from common.data.datasets import Dataset
 from common.models import costs, network
 from common.models.network import Blueprint
-from common.models.recurrent import state_size
+from common.models.recurrent import pass_on, state_size
 from common.optim.stepper import Stepper
 from common.shards.flat import Flat, table_of
 from common.shards.table import Table
 from common.signals.packing import InputPacking, Packing
+from common.signals.values import plain
 from common.wire import precision
 
 MEASURE_SECONDS = 1.0
@@ -51,7 +52,12 @@ class Pace:
 def count_units(config: Config, blueprint: Blueprint) -> list[float]:
     """Count the multiply-adds of a training step, by unit."""
     return costs.unit_costs(
-        blueprint.units, blueprint.forms, blueprint.inputs, config.run.batch_size, config.optimizer.name
+        blueprint.units,
+        blueprint.forms,
+        blueprint.inputs,
+        blueprint.task,
+        config.run.batch_size,
+        config.optimizer.name,
     )
 
 
@@ -78,7 +84,7 @@ def _pace(config: Config, blueprint: Blueprint, k: int, work: float) -> Pace:
     shards = {f"{k}/weights": table_of(network.layer(blueprint, cuts, k))}
     synthesis = 0.0
     top, wants = k == config.layers, network.wants_gradient(config, blueprint, k)
-    if wants and not top:
+    if wants and not top and not network.lacks_head(config, network.layer(blueprint, cuts, k)):
         optimizer = config.optimizer.synthesizer.name
         synthesis = costs.synthesizer_cost(config.decoupling, shape, blueprint.task, batch_size, optimizer)
     if synthesis:
@@ -126,7 +132,9 @@ def measure_rate(config: Config, blueprint: Blueprint) -> float:
     took: list[float] = []
     while sum(took) < MEASURE_SECONDS or len(took) < 3:
         began = time.perf_counter()
-        blueprint.task.total(flat.module(x), y).backward()  # type: ignore[no-untyped-call]
+        h, _, _, own = pass_on(blueprint.units, x, None, y)
+        total = sum((losses.sum() for losses in own), blueprint.task.total(plain(h), y))
+        total.backward()  # type: ignore[no-untyped-call]
         stepper.step(0)
         took.append(time.perf_counter() - began)
     return work / _median(took)

@@ -122,11 +122,13 @@ class Exposition:
         # A layer without a loss, or without M, has no series rather than zeros.
         means = [
             (metrics.LOSS, telemetry.loss),
+            (metrics.OWN_LOSS, telemetry.own_loss),
             (metrics.GRADIENT_LOSS, telemetry.gradient_loss),
             (metrics.INPUT_LOSS, telemetry.input_loss),
             (metrics.GRADIENT_COSINE, telemetry.gradient_cosine),
             (metrics.TIME_LOSS, telemetry.time_loss),
             (metrics.TIME_COSINE, telemetry.time_cosine),
+            (metrics.TIME_AUX_LOSS, telemetry.time_aux_loss),
         ]
         for metric, value in [*values, *((metric, mean) for metric, mean in means if mean)]:
             scrape.add(metric, value, watched.lease.layer, watched.lease.replica)

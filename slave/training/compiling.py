@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from common.errors import ConfigError
 from common.signals.values import Signal, split
-from slave.training.decoupling import Layer
+from slave.training.layer import Layer
 
 
-def compile_layer(layer: Layer, h_below: Signal) -> None:
+def compile_layer(layer: Layer, h_below: Signal, y: Tensor | None = None) -> None:
     """Compile a layer's forward and backward; its state does not change.
 
     Args:
         layer: the layer, in training mode.
         h_below: a batch of its input, on its device.
+        y: targets of the batch, likewise, where a unit has a loss of its own.
 
     Raises:
         ConfigError: the layer cannot be compiled on this machine.
@@ -24,8 +26,9 @@ def compile_layer(layer: Layer, h_below: Signal) -> None:
     layer.function = torch.compile(layer.function, options={"compile_threads": 1})
     before = layer.carried.zeros if layer.carried else None
     try:
-        passed = layer.forward_again(0, h_below, before)
-        ends = [*split(passed.h).values(), *([] if passed.after is None else [passed.after])]
+        passed = layer.forward_again(0, h_below, before, y)
+        after = [] if passed.after is None else [passed.after]
+        ends = [*split(passed.h).values(), *after, *passed.losses]
         learned = [each for each in ends if each.requires_grad]
         # Not `layer.backward`, which would teach M in time.
         torch.autograd.backward(learned, [torch.zeros_like(each) for each in learned])

@@ -1,4 +1,4 @@
-"""Parts of the unlocks in `slave.training.unlocks`: a layer, and M and I with their steppers.
+"""Parts of the unlocks in `slave.training.unlocks`: M and I with their steppers.
 
 The loss is the sum over the batch, so each row of a gradient is an example's own. Only a step divides by B.
 """
@@ -6,197 +6,20 @@ The loss is the sum over the batch, so each row of a gradient is an example's ow
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from functools import partial
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Collection, Iterator, Mapping
+from typing import Protocol
 
-import torch
 from torch import Tensor
 
-from common.draws import mix, seeded_torch
 from common.errors import MalformedError
-from common.models.recurrent import States, pass_on, pass_on_in_two
-from common.optim.stepper import UNCHANGED, Adjustment, Stepper
+from common.optim.stepper import Stepper
 from common.shards.flat import Flat
 from common.signals.forms import SignalForm
 from common.signals.packing import InputPacking, Packing
-from common.signals.values import (
-    Signal,
-    arrange,
-    count,
-    floats,
-    form_of,
-    map_floats,
-    map_tensors,
-    offer,
-    split,
-)
+from common.signals.values import Signal, arrange, count, floats, form_of, split
 from common.synthesizers import GradientSynthesizer
-from common.wire.boundary import Down, Message, Taken
-from slave.training.carried import Carried
-from slave.training.future import Future
+from common.wire.boundary import Message
 from slave.training.health import Health
-
-
-class Forward(NamedTuple):
-    """A forward pass of B examples.
-
-    Attributes:
-        batch: b.
-        u: input, whose floats are leaves of the graph.
-        h: output.
-        before: state of a recurrent layer at the window's start, (B, S); None of other layers.
-        after: state at the window's end, likewise.
-        early: state from which the auxiliary head of M in time predicts; None: `before`.
-    """
-
-    batch: int
-    u: Signal
-    h: Signal
-    before: Tensor | None = None
-    after: Tensor | None = None
-    early: Tensor | None = None
-
-
-class Layer:
-    """Module of layer k with its optimizer; f_k.
-
-    Args:
-        k: the layer.
-        flat: the module.
-        stepper: optimizer of the module.
-        autocast: dtype of matrix products in the forward; None: float32. The output is float32 in any case.
-        seed: of the run. Random numbers of a forward (dropout's mask) are a function of (seed, k, b) alone.
-        goes_down: whether the layer below receives delta_{k-1}.
-        first_unit: number of the layer's first unit in the network, from 1.
-        carried: states of the streams that the layer carries from window to window; None: it has no state.
-        future: M in time, which ends the windows; None: truncated back-propagation.
-
-    Attributes:
-        function: maps h_{k-1} to h_k: the module, or the module compiled. With a state, maps h_{k-1} and the
-            state before to h_k and the state after.
-    """
-
-    def __init__(
-        self,
-        k: int,
-        flat: Flat,
-        stepper: Stepper,
-        seed: int = 0,
-        *,
-        goes_down: bool = True,
-        autocast: torch.dtype | None = None,
-        first_unit: int = 1,
-        carried: Carried | None = None,
-        future: Future | None = None,
-    ) -> None:
-        self.k = k
-        self.first_unit = first_unit
-        self.flat = flat
-        self.carried = carried
-        self.future = future
-        self.function: Callable[..., Any] = flat.module
-        if carried is not None:
-            units = list(flat.module.children())
-            early = future.early if future else 0
-            self.function = partial(pass_on_in_two, units, early) if early else partial(pass_on, units)
-        self._stepper = stepper
-        self._seed = seed
-        self._autocast = autocast
-        self._goes_down = goes_down and k > 1
-
-    @property
-    def steps(self) -> int:
-        """Number of steps that the layer has taken."""
-        return self._stepper.steps
-
-    def forward(self, batch: int, h_below: Signal) -> Forward:
-        """Pass a batch through the layer; the state of its streams moves on."""
-        before = self.carried.take(batch) if self.carried else None
-        passed = self._forward(batch, h_below, before)
-        if self.carried and passed.after is not None:
-            self.carried.put(batch, passed.after)
-        return passed
-
-    def forward_again(self, batch: int, h_below: Signal, before: Tensor | None = None) -> Forward:
-        """Repeat the forward of a batch: the mask of the first, the present weights; nothing moves.
-
-        Args:
-            batch: b.
-            h_below: the input of the first forward.
-            before: the state at the start of the first forward.
-        """
-        with self.flat.keep_buffers():
-            return self._forward(batch, h_below, before)
-
-    def _forward(self, batch: int, h_below: Signal, before: Tensor | None) -> Forward:
-        u = map_tensors(Tensor.detach, h_below)
-        if self._goes_down:
-            map_floats(Tensor.requires_grad_, u)
-        if self.future is not None and before is not None:
-            before = before.detach().requires_grad_()
-        with seeded_torch(mix(self._seed, self.k, batch), _device_of(u)):
-            h, *states = self._compute(offer(u), before)
-        early, after = [None] * (2 - len(states)) + states
-        return Forward(batch, u, map_tensors(self._part_from_weights, h), before, after, early)
-
-    def _part_from_weights(self, h: Tensor) -> Tensor:
-        # A weight passed on, such as an embedding of places for every example, would change with the step
-        # before M learns at h.
-        shared = h.untyped_storage().data_ptr() == self.flat.buffer.untyped_storage().data_ptr()
-        return h.clone() if shared else h
-
-    def _compute(self, u: Signal, before: Tensor | None) -> tuple[Any, ...]:
-        """Return h; of a recurrent layer also the early state, if any, and the state after; all float32."""
-        if self._autocast is None:
-            return self._call(u, before)
-        with torch.autocast(_device_of(u).type, self._autocast):
-            return tuple(map_floats(Tensor.float, each) for each in self._call(u, before))
-
-    def _call(self, u: Signal, before: Tensor | None) -> tuple[Any, ...]:
-        if before is None:
-            return (self.function(u),)
-        h, *states = self.function(u, before)
-        return h, *map(self._part_from_weights, states)
-
-    def backward(self, passed: Forward, delta: Signal) -> None:
-        """Back-propagate delta, in the form of h's floats; do nothing in a first layer without parameters."""
-        deltas = split(delta)
-        learned = {name: each for name, each in split(passed.h).items() if each.requires_grad}
-        self._end(passed, list(learned.values()), [deltas[name] for name in learned])
-
-    def backward_loss(self, passed: Forward, loss: Tensor) -> None:
-        """Back-propagate the loss of layer K, the sum over the batch."""
-        self._end(passed, [loss], [None])
-
-    def _end(self, passed: Forward, ends: Sequence[Tensor], deltas: Sequence[Tensor | None]) -> None:
-        """Back-propagate from the output, and from the state at the window's end if there is M in time."""
-        if self.future is not None and passed.before is not None and passed.after is not None:
-            states = States(passed.before, passed.after)
-            early = passed.before if passed.early is None else passed.early
-            self.future.backward(passed.batch, states, early, ends, deltas)
-        elif ends:
-            torch.autograd.backward(ends, deltas)
-
-    def step(self, batch: int, batch_size: int, adjustment: Adjustment = UNCHANGED) -> None:
-        """Step on the gradient of the loss's sum, divided by B."""
-        self._stepper.step(batch, batch_size, adjustment)
-
-    def down(self, passed: Forward) -> Iterator[Message]:
-        """Yield the answer for layer k - 1 after a backward: delta_{k-1}(b), else `Taken`."""
-        if self._goes_down:
-            yield Down(passed.batch, map_tensors(_gradient_of, floats(passed.u)))
-        elif self.k > 1:
-            yield Taken(passed.batch)
-
-
-def _device_of(signal: Signal) -> torch.device:
-    return next(iter(split(signal).values())).device
-
-
-def _gradient_of(tensor: Tensor) -> Tensor:
-    # A layer may have no use for a tensor of a dict.
-    return torch.zeros_like(tensor) if tensor.grad is None else tensor.grad
 
 
 class Synthesizing(Protocol):

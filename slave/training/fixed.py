@@ -10,7 +10,7 @@ from torch import Tensor
 from common.errors import MalformedError
 from common.signals.values import Signal, count
 from common.wire.boundary import Message, Up
-from slave.training.decoupling import Layer
+from slave.training.layer import Layer
 
 
 def unwanted_gradient(k: int, batch: int) -> MalformedError:

@@ -61,7 +61,10 @@ class Future:
         jacobian = states.jacobian() if self._chains else None
         target = states.backward([*ends, *auxiliary], [*deltas, *[None] * len(auxiliary)], delta)
         self._module.divide(len(target))
-        synthetic = synthesizer.gradient(states.before) if self._health.looks("time") else None
+        looks = self._health.looks("time")
+        synthetic = synthesizer.gradient(states.before) if looks else None
+        for head_loss in auxiliary if looks else ():
+            self._health.learned_auxiliary(head_loss, len(target))
         if self._chains is None or jacobian is None:
             loss = synthesizer.learn(states.before, target)
         else:

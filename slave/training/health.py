@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -18,9 +20,11 @@ class Health:
         gradient_cosine: cosine between M's and the true gradient of a batch.
         gradient_norm_ratio: norm of M's gradient over the norm of the true gradient.
         input_loss: L_I per example.
+        own_loss: losses of the layer's own units per example, the sum over the units.
         time_loss: loss of M in time per stream, in the state at a window's start.
         time_cosine: cosine between M in time's gradient and M's target there.
         time_norm_ratio: norm of M in time's gradient over the norm of the target.
+        time_aux_loss: loss of the auxiliary head of M in time per stream.
         fallback: True while the layer waits for true gradients, because M's are too poor.
     """
 
@@ -30,9 +34,11 @@ class Health:
         self.gradient_cosine = 0.0
         self.gradient_norm_ratio = 0.0
         self.input_loss = 0.0
+        self.own_loss = 0.0
         self.time_loss = 0.0
         self.time_cosine = 0.0
         self.time_norm_ratio = 0.0
+        self.time_aux_loss = 0.0
         self._fallback = fallback
         self._asked: dict[str, int] = {}
 
@@ -46,6 +52,11 @@ class Health:
         if self.looks("loss"):
             self._note("loss", float(loss.detach()) / batch_size)
 
+    def supervised(self, losses: Sequence[Tensor], batch_size: int) -> None:
+        """Record the losses of the layer's own units, each summed over a batch."""
+        if self.looks("own"):
+            self._note("own_loss", sum(float(each.detach()) for each in losses) / batch_size)
+
     def learned(self, loss: Tensor | float, synthetic: Tensor, delta: Tensor) -> None:
         """Record L_M, and compare M's gradient `synthetic` with the true `delta`, if `looks` was True."""
         cosine = self._compare("gradient", loss, synthetic, delta)
@@ -55,6 +66,10 @@ class Health:
     def learned_time(self, loss: Tensor | float, synthetic: Tensor, target: Tensor) -> None:
         """Record the loss of M in time, and compare M's gradient with the target, if `looks` was True."""
         self._compare("time", loss, synthetic, target)
+
+    def learned_auxiliary(self, loss: Tensor, streams: int) -> None:
+        """Record the loss of the auxiliary head, the sum over the streams, if `looks` was True for "time"."""
+        self._note("time_aux_loss", float(loss.detach()) / streams)
 
     def learned_input(self, loss: Tensor | float) -> None:
         """Record L_I."""

@@ -20,6 +20,7 @@ from common.data.datasets import Dataset
 from common.data.replicas import BatchRoutes
 from common.data.streams import StreamOrder
 from common.models import network
+from common.models.flow import list_units
 from common.models.network import Blueprint
 from common.models.recurrent import state_size
 from common.optim.stepper import AccruingStepper, Stepper
@@ -37,7 +38,6 @@ from slave.training.admission import Admission
 from slave.training.carried import Carried, CarriedState
 from slave.training.compiling import compile_layer
 from slave.training.decoupling import (
-    Layer,
     PackedPredictor,
     PackedSynthesizer,
     Predicting,
@@ -51,6 +51,7 @@ from slave.training.free import FreeTrainer
 from slave.training.future import Chains, Future
 from slave.training.gathered import Gathered
 from slave.training.health import Fallback, Health
+from slave.training.layer import Layer
 from slave.training.moments import Moments
 from slave.training.parts import Parts
 from slave.training.scores import Scores
@@ -210,7 +211,7 @@ class _Composition:
         kind = AccruingStepper if config.downpour.accrues else Stepper
         stepper = self._stepped("weights", flat, config.optimizer.of_layer(k), kind)
         dtype = AUTOCASTS[config.cluster.autocast].dtype
-        carried = self._carried(flat.module.children(), data)
+        carried = self._carried(list_units(flat.module), data)
         layer = Layer(
             k,
             flat,
@@ -221,11 +222,13 @@ class _Composition:
             autocast=getattr(torch, dtype) if dtype else None,
             carried=carried,
             future=self._future(carried, data.streams) if carried and data.streams else None,
+            health=self.health,
         )
         below, above = (network.boundary(self.blueprint, cuts, each) for each in (k - 1, k))
         if self.compiled:
-            blank = below.blank(config.run.batch_size)
-            compile_layer(layer, map_tensors(lambda tensor: tensor.to(self.device), blank))
+            size = config.run.batch_size
+            blank = map_tensors(lambda tensor: tensor.to(self.device), below.blank(size))
+            compile_layer(layer, blank, self.blueprint.task.blank(size).to(self.device))
         parts = self._parts(layer, (below, above), scores)
         trainer: Trainer
         if config.decoupling.slots is None:

@@ -11,8 +11,9 @@ from common.optim.stepper import Stepper
 from common.signals.forms import SignalForm
 from common.synthesizers import VirtualForward
 from common.tasks import Task
-from slave.training.decoupling import Layer, Predicting, Synthesizing
+from slave.training.decoupling import Predicting, Synthesizing
 from slave.training.health import Health
+from slave.training.layer import Layer
 from slave.training.scores import Scores
 
 

@@ -9,8 +9,8 @@ from torch import Tensor
 from common.signals.values import Signal, plain
 from common.tasks import Task
 from common.wire.boundary import Message
-from slave.training.decoupling import Layer
 from slave.training.health import Health
+from slave.training.layer import Layer
 from slave.training.scores import Scores
 
 
@@ -32,7 +32,7 @@ class Top:
 
     def forward(self, batch: int, h_below: Signal, y: Tensor) -> Iterator[Message]:
         """Take h_{K-1}(b), send delta_{K-1}(b) down, and step."""
-        passed = self._layer.forward(batch, h_below)
+        passed = self._layer.forward(batch, h_below, y)
         loss = self._task.total(plain(passed.h), y)
         self._layer.backward_loss(passed, loss)
         yield from self._layer.down(passed)

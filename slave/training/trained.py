@@ -14,8 +14,8 @@ from common.wire.boundary import Message
 from common.wire.curriculum import Curriculum
 from common.wire.messages import Telemetry
 from slave.training.admission import Admission
-from slave.training.decoupling import Layer
 from slave.training.health import Health
+from slave.training.layer import Layer
 from slave.training.scores import Scores
 
 
@@ -116,4 +116,6 @@ class TrainedLayer:
             time_loss=health.time_loss,
             time_cosine=health.time_cosine,
             time_norm_ratio=health.time_norm_ratio,
+            own_loss=health.own_loss,
+            time_aux_loss=health.time_aux_loss,
         )

@@ -8,6 +8,7 @@ from types import TracebackType
 from torch import nn
 
 from common.config.user_code import find_user_line, format_error
+from common.models.flow import list_units
 from common.models.user import describe as describe_unit
 
 
@@ -20,7 +21,7 @@ def describe_unit_error(error: BaseException, module: nn.Module, first_unit: int
         first_unit: number in the network of the layer's first unit, from 1.
     """
     text = f"{format_error(error)} ({find_user_line(error) or _innermost(error)})"
-    for number, unit in enumerate(module.children(), first_unit):
+    for number, unit in enumerate(list_units(module), first_unit):
         if _passes_through(error.__traceback__, unit):
             return f"unit {number} ({describe_unit(unit)}) raised {text}"
     return text

@@ -120,7 +120,7 @@ def test_an_exported_gpt_is_used_as_the_document_says(cli: Cli, text: list[str])
     ]
     assert cli.run("train", *text, *large, *more, "--run-dir", "run").returncode == 0
     assert cli.run("export", "run", "--output", "model.safetensors").returncode == 0
-    _, block = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "model.md").read_text(), re.DOTALL)
+    _, block, _ = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "model.md").read_text(), re.DOTALL)
     script = block + "\ntorch.save((tokens, logits.detach()), 'logits.pt')\n"
     done = subprocess.run(
         [sys.executable, "-I", "-c", script], cwd=cli.folder, capture_output=True, text=True

@@ -27,8 +27,12 @@ pytestmark = [
     pytest.mark.skipif(PROMETHEUS is None, reason="prometheus is not installed (package prometheus)"),
 ]
 
-# A healthy run on CPUs has no GPU and, without unlock `full` and streams, no I and no M in time.
-WITHOUT_DATA = ("gpu_utilization", "gpu_memory_utilization", "input_loss", "time_loss", "time_cosine")
+# A healthy run on CPUs has no GPU and, without unlock `full`, streams and own losses of units, no I, no M in
+# time and no such loss.
+WITHOUT_DATA = (
+    "gpu_utilization", "gpu_memory_utilization", "input_loss", "time_loss", "time_cosine", "time_aux_loss",
+    "own_loss",
+)  # fmt: skip
 
 
 def free_port() -> int:

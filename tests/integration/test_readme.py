@@ -108,7 +108,7 @@ def test_the_commands_of_profile_basic_make_a_cluster(by_hand: HandMade) -> None
 
 
 def test_the_exported_model_is_used_as_the_document_says(cli: Cli) -> None:
-    block, _ = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "model.md").read_text(), re.DOTALL)
+    block, *_ = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "model.md").read_text(), re.DOTALL)
     assert cli.run("train", "--set", "run.batches=20", "--run-dir", "run").returncode == 0
     assert cli.run("export", "run", "--output", "model.safetensors").returncode == 0
     script = block + "\nassert logits.shape == (5, 10)\n"

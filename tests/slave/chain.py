@@ -38,7 +38,8 @@ from common.wire.payloads import decode_boundary, encode_boundary
 from common.wire.signals import from_wire, to_wire
 from master.store.store import Memory, Store
 from slave.training import layers
-from slave.training.decoupling import Forward, Layer, Synthesizer
+from slave.training.decoupling import Synthesizer
+from slave.training.layer import Forward, Layer
 from slave.training.trainer import WindowedTrainer
 from slave.training.worker import Effect, Send, Worker
 
@@ -87,9 +88,9 @@ class WatchedLayer(Layer):
         self.inputs: list[Tensor] = []
         self.stepped: list[int] = []
 
-    def forward(self, batch: int, h_below: Signal) -> Forward:
+    def forward(self, batch: int, h_below: Signal, y: Tensor | None = None) -> Forward:
         """Count the forward, and keep the leaf u, whose `.grad` is later sent down."""
-        passed = super().forward(batch, h_below)
+        passed = super().forward(batch, h_below, y)
         self.forwards += 1
         self.inputs.append(plain(passed.u))
         return passed

@@ -72,7 +72,7 @@ function showHead(status) {
     made("div", {}, made("dt", {}, name), made("dd", { "data-figure": name }, value))));
 }
 
-// Metrics of the task; the loss of a task without any.
+// Metrics of the task (the loss of a task without any), then those of units' own.
 const RISING = ["longest_solved", "level"];
 const metricTitle = (name) => RISING.includes(name) ? name.replaceAll("_", " ") : `test ${name.replace(/_percent$/, "").replaceAll("_", " ")}`;
 const metricText = (name, value) => (value === null || value === undefined ? "–" : name.endsWith("_percent") ? `${value.toFixed(2)} %` : RISING.includes(name) ? whole(value) : short(value));
@@ -80,7 +80,8 @@ const metricsOf = (evaluation) => ({ ...evaluation.metrics, loss: evaluation.tes
 
 function measures(run, evaluation) {
   const known = evaluation.batches ? metricsOf(evaluation) : {}, names = run.metrics.filter((name) => !evaluation.batches || name in known);
-  return (names.length ? names : ["loss"]).map((name) => [metricTitle(name), metricText(name, known[name])]);
+  const own = Object.keys(known).filter((name) => /^unit_\d+_/.test(name)).sort((one, other) => one.localeCompare(other, "en", { numeric: true }));
+  return [...(names.length ? names : ["loss"]), ...own].map((name) => [metricTitle(name), metricText(name, known[name])]);
 }
 
 function evaluated(event) {
@@ -180,6 +181,7 @@ function slaveCard(seat, replicas, levels) {
   ];
   if (told.loss) rows.push(["training loss", told.loss.toFixed(4)]);
   if (levels.starts.length) rows.push(["level", told.next_batch < levels.decided ? whole(levelOf(levels, told.next_batch)) : "waits for its decision"]);
+  if (told.own_loss) rows.push(["units' own losses", told.own_loss.toFixed(4)]);
   if (told.gradient_cosine) rows.push(["M's gradient: cosine", told.gradient_cosine.toFixed(2)]);
   if (told.time_cosine) rows.push(["M in time: cosine", told.time_cosine.toFixed(2)]);
   return made("div", { class: "slave", "data-state": seat.state, "data-incarnation": seat.incarnation }, head,

@@ -8,16 +8,18 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Protocol
 
+from torch import Tensor
+
 from common.registry import import_implementation
 from common.signals.values import Signal
-from slave.training.decoupling import Forward, Layer
+from slave.training.layer import Forward, Layer
 
 
 class Backward(Protocol):
     """Batches that went forward and wait for a backward, with what the backward needs."""
 
-    def forward(self, batch: int, h_below: Signal) -> Signal:
-        """Compute h_k(b), without a graph, and keep what the backward needs."""
+    def forward(self, batch: int, h_below: Signal, y: Tensor | None = None) -> Signal:
+        """Compute h_k(b), without a graph, and keep what the backward needs; `y` as of `Layer.forward`."""
 
     def take(self, batch: int) -> Forward:
         """Give up a batch: return the pass to go backward through."""

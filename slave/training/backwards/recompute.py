@@ -8,21 +8,21 @@ import torch
 from torch import Tensor
 
 from common.signals.values import Signal
-from slave.training.decoupling import Forward, Layer
+from slave.training.layer import Forward, Layer
 
 
 class Recompute:
-    """Inputs, and the states of a recurrent layer before them, for a second forward."""
+    """Inputs, states of a recurrent layer before them, and targets of own losses, for a second forward."""
 
     def __init__(self, layer: Layer) -> None:
         self._layer = layer
-        self._inputs: dict[int, tuple[Signal, Tensor | None]] = {}
+        self._inputs: dict[int, tuple[Signal, Tensor | None, Tensor | None]] = {}
 
-    def forward(self, batch: int, h_below: Signal) -> Signal:
+    def forward(self, batch: int, h_below: Signal, y: Tensor | None = None) -> Signal:
         """Compute h_k(b) without a graph, and keep the input."""
         with torch.no_grad():
-            passed = self._layer.forward(batch, h_below)
-        self._inputs[batch] = (h_below, passed.before)
+            passed = self._layer.forward(batch, h_below, y)
+        self._inputs[batch] = (h_below, passed.before, y)
         return passed.h
 
     def take(self, batch: int) -> Forward:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from slave.training.backwards.stored import Stored
-from slave.training.decoupling import Layer
+from slave.training.layer import Layer
 
 
 class Stash(Stored):

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
 from common.signals.values import Signal, map_tensors
-from slave.training.decoupling import Forward, Layer
+from slave.training.layer import Forward, Layer
 
 
 class Stored:
@@ -18,10 +18,10 @@ class Stored:
         self._layer = layer
         self._graphs: dict[int, Forward] = {}
 
-    def forward(self, batch: int, h_below: Signal) -> Signal:
+    def forward(self, batch: int, h_below: Signal, y: Tensor | None = None) -> Signal:
         """Compute h_k(b), and keep the graph."""
         with saved_tensors_hooks(self.save, _give_back):
-            self._graphs[batch] = passed = self._layer.forward(batch, h_below)
+            self._graphs[batch] = passed = self._layer.forward(batch, h_below, y)
         return map_tensors(Tensor.detach, passed.h)
 
     def save(self, tensor: Tensor) -> Tensor:

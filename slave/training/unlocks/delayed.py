@@ -12,7 +12,8 @@ from slave.training import backwards, corrections
 from slave.training.backwards import Backward
 from slave.training.backwards.recompute import Recompute
 from slave.training.corrections import Correction
-from slave.training.decoupling import Layer, check_gradient
+from slave.training.decoupling import check_gradient
+from slave.training.layer import Layer
 from slave.training.parts import Parts
 
 
@@ -40,11 +41,11 @@ class Late:
         # Number of the layer's steps before the forward of each batch.
         self._steps: dict[int, int] = {}
 
-    def forward(self, batch: int, h_below: Signal) -> Signal:
-        """Compute h_k(b), without a graph."""
+    def forward(self, batch: int, h_below: Signal, y: Tensor | None = None) -> Signal:
+        """Compute h_k(b), without a graph; `y` as of `Layer.forward`."""
         self._steps[batch] = self._layer.steps
         with self._correction.forward(self._layer.flat):
-            return self._backward.forward(batch, h_below)
+            return self._backward.forward(batch, h_below, y)
 
     def step(self, batch: int, sent: Signal, delta: Signal) -> Iterator[Message]:
         """Go backward from beta delta_k(b), corrected; send delta_{k-1}(b), and step.
@@ -85,9 +86,9 @@ class DelayedUnlock:
         self._late = late
         self._sent: dict[int, Signal] = {}
 
-    def forward(self, batch: int, h_below: Signal, y: Tensor) -> Iterator[Message]:  # noqa: ARG002
+    def forward(self, batch: int, h_below: Signal, y: Tensor) -> Iterator[Message]:
         """Take h_{k-1}(b) and send h_k(b)."""
-        self._sent[batch] = self._late.forward(batch, h_below)
+        self._sent[batch] = self._late.forward(batch, h_below, y)
         yield Up(batch, self._sent[batch])
 
     def gradient(self, batch: int, delta: Signal) -> Iterator[Message]:

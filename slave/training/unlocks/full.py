@@ -13,9 +13,10 @@ from common.signals.values import Signal, floats, map_tensors, plain
 from common.synthesizers import InputSynthesizer
 from common.tasks import Task
 from common.wire.boundary import Down, Message, Up
-from slave.training.decoupling import Layer, Predicting, Synthesizing
+from slave.training.decoupling import Predicting, Synthesizing
 from slave.training.fixed import unwanted_gradient
 from slave.training.health import Health
+from slave.training.layer import Layer
 from slave.training.parts import Parts
 from slave.training.scores import Scores
 
@@ -82,7 +83,7 @@ class FullUnlock:
     def step(self, batch: int, x: Signal, y: Tensor) -> Iterator[Message]:
         """Step on batch b; yield h_k(b) for the layer above, and u with the gradient for the layer below."""
         predicted = x if self._predictor is None else self._predictor.predict(batch, x)
-        passed = self._layer.forward(batch, predicted)
+        passed = self._layer.forward(batch, predicted, y)
         if self._top:
             loss = self._task.total(plain(passed.h), y)
             self._layer.backward_loss(passed, loss)

@@ -12,8 +12,8 @@ from common.signals.packing import Packing
 from common.signals.values import Signal, map_tensors
 from common.synthesizers import VirtualForward
 from common.wire.boundary import Message, Up
-from slave.training.decoupling import Layer
 from slave.training.health import Health
+from slave.training.layer import Layer
 from slave.training.parts import Parts
 
 
@@ -38,19 +38,27 @@ class Head:
 
 
 class LocalUnlock:
-    """Unlock `local`: step on the gradient of the head's loss at once; no gradients cross boundaries."""
+    """Unlock `local`: step on the gradient of the head's loss at once; no gradients cross boundaries.
 
-    def __init__(self, layer: Layer, head: Head) -> None:
+    Args:
+        layer: the layer to step.
+        head: the head; None: losses of the layer's own units take its place.
+    """
+
+    def __init__(self, layer: Layer, head: Head | None) -> None:
         self._layer = layer
         self._head = head
         self._sent: dict[int, Signal] = {}
 
     def forward(self, batch: int, h_below: Signal, y: Tensor) -> Iterator[Message]:
         """Take h_{k-1}(b), send h_k(b), step, and confirm the batch to the layer below as taken."""
-        passed = self._layer.forward(batch, h_below)
+        passed = self._layer.forward(batch, h_below, y)
         self._sent[batch] = map_tensors(Tensor.detach, passed.h)
         yield Up(batch, self._sent[batch])
-        self._layer.backward(passed, self._head.step(batch, self._sent[batch], y))
+        if self._head is None:
+            self._layer.backward_own(passed)
+        else:
+            self._layer.backward(passed, self._head.step(batch, self._sent[batch], y))
         yield from self._layer.down(passed)
         self._layer.step(batch, len(y))
 
@@ -77,6 +85,7 @@ class LocalUnlock:
 
 
 def build(parts: Parts) -> LocalUnlock:
-    """Build the unlock of a layer below the top, with a head."""
-    head = Head(*parts.make_head(), parts.health, Packing(parts.above))
+    """Build the unlock of a layer below the top, with a head unless the layer's units have losses."""
+    own = parts.layer.supervised
+    head = None if own else Head(*parts.make_head(), parts.health, Packing(parts.above))
     return LocalUnlock(parts.layer, head)

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from common.signals.values import Signal, count, map_tensors
 from common.wire.boundary import Lost, Message, Up
-from slave.training.decoupling import Forward, Layer, check_gradient
+from slave.training.decoupling import check_gradient
+from slave.training.layer import Forward, Layer
 from slave.training.parts import Parts
 
 
@@ -19,9 +20,9 @@ class NoUnlock:
         self._layer = layer
         self._graphs: dict[int, Forward] = {}
 
-    def forward(self, batch: int, h_below: Signal, y: Tensor) -> Iterator[Message]:  # noqa: ARG002
+    def forward(self, batch: int, h_below: Signal, y: Tensor) -> Iterator[Message]:
         """Take h_{k-1}(b), send h_k(b), and wait for the gradient."""
-        self._graphs[batch] = passed = self._layer.forward(batch, h_below)
+        self._graphs[batch] = passed = self._layer.forward(batch, h_below, y)
         yield Up(batch, map_tensors(Tensor.detach, passed.h))
 
     def gradient(self, batch: int, delta: Signal) -> Iterator[Message]:

@@ -9,8 +9,9 @@ from torch import Tensor
 
 from common.signals.values import Signal, count, map_tensors
 from common.wire.boundary import Message, Up
-from slave.training.decoupling import Forward, Layer, Synthesizing, check_gradient
+from slave.training.decoupling import Synthesizing, check_gradient
 from slave.training.health import Health
+from slave.training.layer import Forward, Layer
 from slave.training.parts import Parts
 from slave.training.unlocks.delayed import Late
 
@@ -58,9 +59,9 @@ class UpdateUnlock:
         """Take h_{k-1}(b), send h_k(b); step on M_k(h_k(b), y), and send the step's delta_{k-1}(b) down."""
         yield from self._step_pending()
         if self._health.fallback:
-            h = self._late.forward(batch, h_below)
+            h = self._late.forward(batch, h_below, y)
         else:
-            self._pending = self._layer.forward(batch, h_below)
+            self._pending = self._layer.forward(batch, h_below, y)
             h = self._pending.h
         self._pairs[batch] = _Pair(map_tensors(Tensor.detach, h), y)
         yield Up(batch, self._pairs[batch].h)

@@ -29,9 +29,8 @@ def test_windows_of_streams_are_a_key_and_the_groups_follow_from_the_replicas() 
         (
             ["data.dataset=mnist"],
             'data.dataset = "mnist" has no streams; choose data.dataset = "text" or "tokens" or "copy" or '
-            '"repeat-copy"',
+            '"repeat-copy" or a function of',
         ),
-        (["data.dataset=own.py:pairs"], 'data.dataset = "own.py:pairs" has no streams; '),
         (["time.gradient=dno"], 'time.gradient: "dno" is not one of none'),
         (["time.options={hidden=[3]}"], 'time.options: unknown key for time.gradient = "none"'),
         (["time.scale=1"], 'time.scale: unknown key for time.gradient = "none"'),

@@ -31,7 +31,7 @@ def cost(*units: nn.Module, shape: tuple[int, ...], optimizer: str = "sgd") -> l
     for unit in units:
         h = unit(h)
         forms.append(SignalForm.plain(tuple(h.shape[1:])))
-    return costs.unit_costs(units, forms, SignalForm.plain(shape), B, optimizer)
+    return costs.unit_costs(units, forms, SignalForm.plain(shape), classifying(10), B, optimizer)
 
 
 def linear(size: int, width: int, products: int, optimizer: str = "sgd") -> float:
@@ -92,7 +92,7 @@ def test_every_kind_of_module_is_counted_and_none_is_changed() -> None:
     generator = torch.get_rng_state()
     shapes = [(4, 6, 6)] * 3 + [(4, 3, 3)] * 2 + [(4, 1, 1), (6,), (6,)]
     forms = [SignalForm.plain(shape) for shape in shapes]
-    counted = costs.unit_costs(units, forms, SignalForm.plain((1, 8, 8)), B, "adam")
+    counted = costs.unit_costs(units, forms, SignalForm.plain((1, 8, 8)), classifying(10), B, "adam")
     assert all(one > 0 for one in counted)
     assert torch.equal(torch.get_rng_state(), generator)
     after = nn.Sequential(*units).state_dict()

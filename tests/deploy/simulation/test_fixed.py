@@ -19,8 +19,8 @@ from common.wire.boundary import Down, Message
 from deploy.evaluation.evaluator import pull_network
 from deploy.simulation.driver import Driver
 from deploy.simulation.synchronous import InStep
-from slave.training.decoupling import Layer
 from slave.training.fixed import Fixed
+from slave.training.layer import Layer
 from tests.deploy.runs import digits, hollow, resolved, trained
 
 # Layers: frozen with dropout, without parameters, learning, without parameters, learning.

@@ -116,7 +116,8 @@ def learn(module: nn.Sequential, config: Config, dataset: Dataset) -> None:
         if time.early:
             first = unroll(module, x[:, : time.early], state)
             early = first.after
-            rest, after = pass_on(module, x[:, time.early :], early)
+            rest, after, *_ = pass_on(module, x[:, time.early :], early)
+            assert after is not None
             window = Window(first.before, after, torch.cat([first.output, plain(rest)], 1))
         total = rows * F.cross_entropy(window.output.flatten(0, 1), source.labels(batch).flatten())
         if taught is None or lessons is None:
@@ -205,6 +206,7 @@ def test_in_step_m_in_time_is_its_plain_loop(text: list[str], gradient: str, key
     assert seat.telemetry.time_loss > 0
     assert abs(seat.telemetry.time_cosine) < 1
     assert seat.telemetry.time_norm_ratio > 0
+    assert (seat.telemetry.time_aux_loss > 0) == config.time.aux
     truncated = network_of(config, dataset)
     learn(truncated, replace(config, time=TimeConfig(window=3)), dataset)
     weights = "1.core.weight_hh_l0"

@@ -20,9 +20,9 @@ from common.synthesizers.time.auxiliary import Auxiliary
 from common.synthesizers.time.module import TimeModule
 from common.synthesizers.time.regression import TimeSynthesizer
 from slave.training.carried import MOST_ENDS, Carried, CarriedState
-from slave.training.decoupling import Layer
 from slave.training.future import Future
 from slave.training.health import Health
+from slave.training.layer import Layer
 
 B, S = 2, 3
 

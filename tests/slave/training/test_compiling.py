@@ -13,7 +13,7 @@ from common.optim.stepper import Stepper
 from common.shards.flat import Flat
 from common.signals.values import plain
 from slave.training.compiling import compile_layer
-from slave.training.decoupling import Layer
+from slave.training.layer import Layer
 from tests.integration.processes import COMPILES
 from tests.slave.training.test_carried import B, recurrent_layer
 

@@ -20,8 +20,8 @@ from common.shards.flat import Flat
 from common.signals.values import plain
 from common.wire.boundary import Down, Lost, Up
 from master.store.store import Memory, Store
-from slave.training.decoupling import Layer
 from slave.training.health import Health
+from slave.training.layer import Layer
 from slave.training.top import Top
 from tests.classifying import classifying
 from tests.slave.chain import Chain, Incarnation, configured, digits

@@ -20,9 +20,9 @@ from common.synthesizers.time.module import TimeModule
 from common.synthesizers.time.regression import TimeSynthesizer
 from slave.training.carried import Carried
 from slave.training.compiling import compile_layer
-from slave.training.decoupling import Layer
 from slave.training.future import Chains, Future
 from slave.training.health import LOOK_EVERY, Health
+from slave.training.layer import Layer
 from tests.common.synthesizers.linear_core import LinearCore, back_propagate_all, exact
 
 B = 3

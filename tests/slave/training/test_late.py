@@ -32,7 +32,7 @@ from common.wire.boundary import Down, Up
 from slave.training import backwards, corrections
 from slave.training.backwards.stored import Stored
 from slave.training.corrections import Correction
-from slave.training.decoupling import Layer
+from slave.training.layer import Layer
 from slave.training.unlocks.delayed import DelayedUnlock, Late
 from tests.integration.processes import ROOT
 from tests.slave.chain import Chain, configured

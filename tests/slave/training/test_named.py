@@ -24,7 +24,8 @@ from common.signals.values import split
 from common.wire.boundary import Down
 from deploy.evaluation.evaluator import Evaluator
 from deploy.simulation.synchronous import InStep
-from slave.training.decoupling import Layer, PackedPredictor, check_gradient
+from slave.training.decoupling import PackedPredictor, check_gradient
+from slave.training.layer import Layer
 from tests.slave.chain import digits
 
 MOST = 1 << 28

@@ -23,8 +23,9 @@ from common.signals.values import plain
 from common.synthesizers import VirtualForward
 from common.wire.boundary import Down, End, Ended, Lost, Taken, Up
 from master.store.store import Memory, Store
-from slave.training.decoupling import Layer, PackedSynthesizer, Synthesizer
+from slave.training.decoupling import PackedSynthesizer, Synthesizer
 from slave.training.health import Fallback, Health, compare
+from slave.training.layer import Layer
 from slave.training.parts import Parts
 from slave.training.unlocks.delayed import DelayedUnlock, Late
 from slave.training.unlocks.local import Head, LocalUnlock
