@@ -11,8 +11,8 @@ from common.errors import RefusedError
 
 # OpenSSL's reasons for an answer, or a greeting, in the clear.
 _CLEAR = ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "UNKNOWN_PROTOCOL", "PACKET_LENGTH_TOO_LONG")
-# Words in the reasons of alerts by which a peer refuses a certificate.
-_CERTIFICATE_ALERTS = ("CERTIFICATE", "UNKNOWN_CA", "ACCESS_DENIED", "DECRYPT_ERROR")
+# Words in the alerts by which a peer refuses a certificate.
+_CERTIFICATE_ALERTS = ("certificate", "unknown ca", "access denied")
 NO_TLS = "the peer speaks no TLS; start it with --tls DIR, or leave out --tls here"
 
 
@@ -44,22 +44,35 @@ def name_certificate(common: str, uris: list[str], hosts: list[str], ends: float
 
 
 def failure(error: OSError) -> RefusedError | None:
-    """Return the refusal behind a failed handshake or read; None where the connection just broke."""
+    """Return the refusal behind a failed handshake; None where the connection just broke."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return RefusedError(
             f"the certificate of a peer is not trusted: {error.verify_message}; give both ends certificates "
             "of one authority that have not expired"
         )
-    reason = getattr(error, "reason", None) or ""
-    if reason in _CLEAR:
+    if _reason(error) in _CLEAR:
         return RefusedError(NO_TLS)
-    _, alert, kind = reason.partition("ALERT_")
-    if alert and any(word in kind for word in _CERTIFICATE_ALERTS):
-        words = kind.replace("_", " ").lower()
-        return RefusedError(
-            f"a peer does not trust the certificate of this end ({words}); give both ends certificates of "
-            "one authority that have not expired"
-        )
-    if alert:
-        return RefusedError(f"a peer does not agree on TLS ({kind.replace('_', ' ').lower()})")
-    return None
+    if refused := distrust(error):
+        return refused
+    alert = _alert(error)
+    return RefusedError(f"a peer does not agree on TLS ({alert})") if alert else None
+
+
+def distrust(error: OSError) -> RefusedError | None:
+    """Return the refusal behind an alert about the certificate of this end; None for any other error."""
+    alert = _alert(error)
+    if not any(word in alert for word in _CERTIFICATE_ALERTS):
+        return None
+    return RefusedError(
+        f"a peer does not trust the certificate of this end ({alert}); give both ends certificates of "
+        "one authority that have not expired"
+    )
+
+
+def _reason(error: OSError) -> str:
+    return getattr(error, "reason", None) or ""
+
+
+def _alert(error: OSError) -> str:
+    """Return the alert that a peer has sent, in words; empty without one."""
+    return _reason(error).partition("ALERT_")[2].replace("_", " ").lower()

@@ -7,7 +7,7 @@ import struct
 import time
 from contextlib import suppress
 
-from common.errors import StalledError, UnreachableError
+from common.errors import LayerwiseError, StalledError
 from common.net.http2 import pipe
 from common.net.http2.frames import BrokenError
 from common.net.http2.loop_pipe import LoopPipe
@@ -132,7 +132,7 @@ class ThreadPipe(Pipe):
 
         Unread bytes in a socket that is closed would take the last frame back.
         """
-        with suppress(OSError, UnreachableError):
+        with suppress(OSError, LayerwiseError):
             self.enqueue(last)
             socket.socket.shutdown(self._socket, socket.SHUT_WR)
             self.set_deadline(time.monotonic() + FAREWELL_SECONDS)

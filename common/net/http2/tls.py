@@ -18,10 +18,10 @@ from dataclasses import dataclass
 from functools import partial
 
 from common.credentials import Certificate
-from common.errors import StalledError
+from common.errors import LayerwiseError, StalledError
 from common.net.http2 import pipe
 from common.net.http2.frames import BrokenError
-from common.net.http2.handshakes import certificate_of, failure
+from common.net.http2.handshakes import certificate_of, distrust, failure
 from common.net.http2.loop_pipe import LoopPipe, wake
 from common.net.http2.pipe import Pipe, broken, cut, run_sync
 from common.net.http2.thread_pipe import ThreadPipe
@@ -140,9 +140,16 @@ class _Tls(Pipe):
             except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
                 return False
             except OSError as error:
-                raise failure(error) or broken(error) from None
+                raise self._lost(error) from None
         # The end of the connection is to be read, too.
         return True
+
+    def _lost(self, error: OSError) -> LayerwiseError:
+        """Return the error for a failed read.
+
+        To a caller the first answer may be that the port does not trust it: TLS 1.3 has no earlier place.
+        """
+        return (None if self._socket.server_side else distrust(error)) or broken(error)
 
     def _let_alert_arrive(self) -> None:
         """Give the peer time to read why the handshake has failed."""
@@ -186,8 +193,7 @@ class TlsThreadPipe(_Tls, ThreadPipe):
         except TimeoutError:
             return None
         except OSError as error:
-            # The first answer may be that the peer does not trust this end: TLS 1.3 has no earlier place.
-            raise failure(error) or broken(error) from None
+            raise self._lost(error) from None
 
     def _let_alert_arrive(self) -> None:
         # Unread bytes in a socket that is closed would take the alert back.
@@ -243,10 +249,8 @@ class TlsLoopPipe(_Tls, LoopPipe):
         try:
             return await self._attempt(lambda: self._socket.recv_into(target), self._seconds_left)
         except OSError as error:
-            if refused := failure(error):
-                self._lose()
-                raise refused from None
-            raise
+            self._lose()
+            raise self._lost(error) from None
 
 
 def _wake_all(waiting: list[asyncio.Future[None]]) -> None:
