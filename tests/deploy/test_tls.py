@@ -59,9 +59,9 @@ def test_readers_and_operators_do_what_they_may(master: Served, tmp_path: Path) 
 def test_a_command_in_the_clear_is_told_of_tls(master: Served, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["status", "--master", master.address]) == 3
     error = capsys.readouterr().err
-    assert error == (
-        f"layerwise: {master.address}: speaks TLS alone; give the folder of a certificate by --tls DIR\n"
-    )
+    words = f"layerwise: {master.address}: speaks TLS alone; give the folder of a certificate by --tls DIR"
+    assert error.startswith(words)
+    assert error.count("\n") == 1
 
 
 def test_a_command_with_tls_is_told_of_a_master_in_the_clear(
