@@ -65,7 +65,7 @@ docs: setup ## serve the documentation at http://127.0.0.1:8000, rebuilt at ever
 	$(BIN)/mkdocs serve
 
 site: setup ## build the documentation into build/site; a broken link or anchor fails
-	$(BIN)/mkdocs build --quiet --strict
+	$(BIN)/mkdocs build --strict
 
 protos: setup ## generate protos/layerwise_pb2.py from the service descriptions
 	$(BIN)/python -m grpc_tools.protoc -I . --python_out=. --pyi_out=. protos/layerwise.proto

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+import subprocess
 from pathlib import Path
 
 import click
@@ -144,6 +145,13 @@ def test_the_picture_of_the_rooms_becomes_a_table() -> None:
     assert "| **deploy** | site | cli, commands, train, status, snapshots |" in shown
     with pytest.raises(ValueError, match=r"a -\.-> b"):
         replace_diagrams("```mermaid\nflowchart LR\na -.-> b\n```\n")
+
+
+def test_the_build_is_strict() -> None:
+    recipe = subprocess.check_output(["make", "-n", "site"], cwd=ROOT, text=True)
+    assert "mkdocs build --strict" in recipe
+    # mkdocs counts no warnings where it is quiet, and a broken link is a warning.
+    assert "quiet" not in recipe.partition("mkdocs")[2]
 
 
 @pytest.mark.parametrize("path", FIGURES, ids=lambda path: path.name)
