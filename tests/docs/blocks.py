@@ -6,6 +6,7 @@ Comments before a block say how a test runs it:
     <!-- test: replace cuda:0=cpu -->       other words in the block
     <!-- test: file mine/my_network.py -->  the block is the content of this file
     <!-- test: after slaves -->             the block waits until every slave has ended
+    <!-- test: apart, since ... -->         the commands are processes of their own
     <!-- test: skip, since ... -->          commands are parsed, and not run
 """
 

@@ -23,7 +23,7 @@ COMMANDS = [
     (block, command) for block in BLOCKS if block.language == "console" for command in block.commands()
 ]
 OURS = [pair for pair in COMMANDS if pair[1].words[:1] == ["layerwise"]]
-ORDERS = {"set", "replace", "file", "after", "skip"}
+ORDERS = {"set", "replace", "file", "after", "apart", "skip"}
 
 
 def of(language: str, pages: list[Path] = PAGES_OF_THE_REPOSITORY) -> list[Block]:
@@ -65,8 +65,8 @@ def test_every_block_of_a_walked_page_is_run_or_skipped_for_a_reason() -> None:
     for block in BLOCKS:
         if block.page in WALKED:
             assert block.language in ("console", "python", "toml"), block
-        if "skip" in block.orders:
-            assert block.orders["skip"].startswith("since "), block
+        for order in {"skip", "apart"} & block.orders.keys():
+            assert block.orders[order].startswith("since "), block
 
 
 def test_pages_that_the_program_names_exist() -> None:
