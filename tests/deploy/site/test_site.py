@@ -147,6 +147,16 @@ def test_the_picture_of_the_rooms_becomes_a_table() -> None:
         replace_diagrams("```mermaid\nflowchart LR\na -.-> b\n```\n")
 
 
+def test_every_page_has_a_place_in_the_navigation() -> None:
+    docs = ROOT / "docs"
+    navigation = (ROOT / "mkdocs.yml").read_text()
+    decisions = (docs / "decisions/README.md").read_text()
+    for page in docs.rglob("*.md"):
+        place = page.relative_to(docs).as_posix()
+        decided = page.parent.name == "decisions" and f"]({page.name})" in decisions
+        assert decided or f": {place}\n" in navigation, f"give {place} a line in mkdocs.yml"
+
+
 def test_the_build_is_strict() -> None:
     recipe = subprocess.check_output(["make", "-n", "site"], cwd=ROOT, text=True)
     assert "mkdocs build --strict" in recipe
