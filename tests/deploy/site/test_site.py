@@ -142,7 +142,7 @@ def test_the_picture_of_the_rooms_becomes_a_table() -> None:
     page = (ROOT / "docs/architecture.md").read_text()
     shown = replace_diagrams(page)
     assert "mermaid" not in shown
-    assert "| **deploy** | site | cli, commands, train, status, snapshots |" in shown
+    assert re.search(r"^\| \*\*deploy\*\* \| site \| cli, .*commands", shown, re.MULTILINE)
     with pytest.raises(ValueError, match=r"a -\.-> b"):
         replace_diagrams("```mermaid\nflowchart LR\na -.-> b\n```\n")
 
