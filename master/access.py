@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import time
-
-from common.credentials import INCARNATION, SECRET, Certificate, Credentials, hash_secret, is_secret
-from common.errors import ForbiddenError, UnprovenError, UnreachableError
-from common.net.access import BY_TOKEN, Proof, check_role, row_for
+from common.credentials import INCARNATION, SECRET, Credentials, hash_secret, is_secret
+from common.errors import ForbiddenError, UnprovenError
+from common.net.access import BY_TOKEN, Proof, check_certificate, row_for
 from common.net.tokens import JOIN_TOKEN, OPERATOR_TOKEN
 from master.roster import Roster
 
@@ -42,7 +40,7 @@ class Access:
         """
         proof = row_for(path).proof
         if self._run is not None:
-            self._check_certificate(path, shown.certificate, self._run)
+            check_certificate(path, shown.certificate, self._run)
         if shown.token or (self._run is None and proof in BY_TOKEN):
             self._check_token(path, proof, shown.token)
         if shown.incarnation:
@@ -51,14 +49,6 @@ class Access:
             raise UnprovenError(
                 f"{path}: needs a lease; send {INCARNATION} and {SECRET} of Join's answer with the call"
             )
-
-    def _check_certificate(self, path: str, certificate: Certificate | None, run: str) -> None:
-        if certificate is None:
-            raise UnprovenError(f"{path}: no certificate was shown; give the folder of one by --tls DIR")
-        if certificate.ends < time.time():
-            # Another connection shows a renewed one, or is refused.
-            raise UnreachableError(f"{path}: the certificate of {certificate.holder} has ended; connect anew")
-        check_role(path, certificate, run)
 
     def _check_token(self, path: str, proof: Proof, token: str) -> None:
         operates, joins = is_secret(token, self._operator), is_secret(token, self._join)

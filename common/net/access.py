@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 from urllib.parse import quote, unquote
 
 from common.credentials import Certificate
-from common.errors import ForbiddenError
+from common.errors import ForbiddenError, UnprovenError, UnreachableError
 from common.wire import methods
 from common.wire.methods import METHODS, Method
 
@@ -107,12 +108,19 @@ def _gives(uri: str, role: Role, run: str | None) -> bool:
     return (scheme, name) == (_SCHEME, role.value) and (not restricted or run in (None, unquote(named)))
 
 
-def check_role(path: str, certificate: Certificate, run: str | None) -> None:
-    """Check that a certificate gives its holder the right to call a method of a run; None: of any run.
+def check_certificate(path: str, certificate: Certificate | None, run: str | None) -> None:
+    """Check that a caller's certificate gives the right to call a method of a run; None: of any run.
 
     Raises:
+        UnprovenError: the caller has shown no certificate.
+        UnreachableError: the certificate has ended since its session was made.
         ForbiddenError: the certificate has no role for the method.
     """
+    if certificate is None:
+        raise UnprovenError(f"{path}: no certificate was shown; give the folder of one by --tls DIR")
+    if certificate.ends < time.time():
+        # Another connection shows a renewed one, or is refused; a resumed session is not.
+        raise UnreachableError(f"{path}: the certificate of {certificate.holder} has ended; connect anew")
     wanted, found = row_for(path).roles, roles_of(certificate, run)
     if not wanted & found:
         raise ForbiddenError(

@@ -26,6 +26,7 @@ from common.errors import (
 from common.net.data import streams
 from common.net.data.incoming import OpenRequests
 from common.net.data.pairs import (
+    Ends,
     Seat,
     answers,
     check_message,
@@ -152,11 +153,11 @@ class Links:
         dialer = self._dialer
         async with streams.opened(host, port, EXCHANGE, shown=dialer.shown, tls=dialer.tls) as stream:
             self._dialer.reached(seat)
-            await stream.write(encode_boundary(self._hello(seat)))
+            await stream.write(encode_boundary(self._hello(seat, stream.peer)))
             greeting = await stream.read()
             if greeting is None:
                 return
-            pair = await self._open(seat, decode_hello(greeting))
+            pair = await self._open(seat, decode_hello(greeting), stream.peer)
             self._dialer.met(seat)
             try:
                 await run_until_one_ends(self._receive(pair, stream), self._transmit(pair, stream))
@@ -195,9 +196,9 @@ class Links:
         seat = (self._lease.layer - 1, hello.sender)
         if hello.sender not in self._boundary.senders:
             raise RefusedError(f"replica {hello.sender} of layer {seat[0]} shares no batch with this slave")
-        pair = await self._open(seat, hello)
+        pair = await self._open(seat, hello, requests.peer)
         requests.welcome(hello.incarnation)
-        pair.outbox.put((encode_boundary(self._hello(seat)),))
+        pair.outbox.put((encode_boundary(self._hello(seat, requests.peer)),))
         try:
             async with aclosing(answers(pair.outbox, self._read(pair, requests))) as outgoing:
                 async for parts in outgoing:
@@ -237,15 +238,18 @@ class Links:
 
     # --- calls in either direction
 
-    def _hello(self, seat: Seat) -> BoundaryMessage:
+    def _hello(self, seat: Seat, receiver: str) -> BoundaryMessage:
+        """Build the hello for a neighbour that has shown a certificate of a name; empty in the clear."""
         lease, peer = self._lease, self._neighbours.at(seat)
         hello = BoundaryMessage(
             BoundaryKind.PAIR, *seat, incarnation=lease.incarnation, sender=lease.replica, run=lease.run
         )
         # In `light` the master knows both slaves.
-        return replace(hello, proof=prove_hello(hello, peer.secret)) if peer and self._server else hello
+        if peer is None or self._server is None:
+            return hello
+        return replace(hello, proof=prove_hello(hello, peer.secret, Ends(self._server.holder, receiver)))
 
-    async def _open(self, seat: Seat, hello: BoundaryMessage) -> Pair:
+    async def _open(self, seat: Seat, hello: BoundaryMessage, sender: str) -> Pair:
         """Open a pair by the neighbour's hello, in the place of an older pair.
 
         Raises:
@@ -257,7 +261,7 @@ class Links:
         """
         self._check_hello(seat, hello)
         await self._check_incarnation(seat, hello.incarnation)
-        self._check_proof(seat, hello)
+        self._check_proof(seat, hello, sender)
         correspondent = self._correspondents.get(seat)
         if correspondent is None or correspondent.incarnation != hello.incarnation:
             correspondent = self._correspondents[seat] = self._meet(seat, hello.incarnation)
@@ -304,14 +308,18 @@ class Links:
         if claimed < newest:
             raise _fenced(claimed, newest)
 
-    def _check_proof(self, seat: Seat, hello: BoundaryMessage) -> None:
+    def _check_proof(self, seat: Seat, hello: BoundaryMessage, sender: str) -> None:
         """Check that a neighbour knows the secret of the pair: in `light` the relay knows the neighbour.
+
+        With certificates the hello also has to come from the neighbour itself.
 
         Raises:
             UnprovenError: the proof is wrong, or missing.
         """
         peer = self._neighbours.at(seat)
-        if self._server is not None and not (peer and is_proven_hello(hello, peer.secret)):
+        if self._server is None:
+            return
+        if not (peer and is_proven_hello(hello, peer.secret, Ends(sender, self._server.holder))):
             raise UnprovenError(
                 f"incarnation {hello.incarnation} of layer {seat[0]} replica {seat[1]} has not shown to "
                 "know the secret of the pair"

@@ -10,8 +10,8 @@ from contextlib import aclosing
 from typing import Protocol
 
 from common.credentials import Credentials
-from common.errors import LayerwiseError, UnprovenError, UnreachableError
-from common.net.access import check_role
+from common.errors import LayerwiseError, UnreachableError
+from common.net.access import check_certificate
 from common.net.addresses import split_address
 from common.net.data.incoming import OpenRequests
 from common.net.data.pairs import HELLO_SECONDS, read_hello
@@ -61,6 +61,7 @@ class BoundaryServer:
         self._hello_seconds = hello_seconds
         self._last_refusal = ""
         self._run = run if identity else None
+        self._identity = identity
         tls = identity.serve() if identity else None
         self._server = DataServer(self._count, bounds, admit=self._admit, tls=tls)
         self._server.add_open(EXCHANGE, self.exchange, loop)
@@ -77,6 +78,11 @@ class BoundaryServer:
         """End every stream and the server; never on the loop's thread."""
         self._server.stop()
 
+    @property
+    def holder(self) -> str:
+        """Name of the own certificate; empty in the clear."""
+        return self._identity.certificate.holder if self._identity else ""
+
     async def exchange(self, requests: OpenRequests) -> AsyncGenerator[Parts, None]:
         """Answer a neighbour's call: activations come up, gradients go down."""
         hello = await read_hello(requests, self._hello_seconds)
@@ -90,14 +96,10 @@ class BoundaryServer:
         """Check that a caller is a slave: the hello then proves which.
 
         Raises:
-            UnprovenError: the caller has shown no certificate.
-            ForbiddenError: the caller's certificate does not have the role.
+            LayerwiseError: the caller has no valid certificate with the role (see `check_certificate`).
         """
-        if self._run is None:
-            return
-        if shown.certificate is None:
-            raise UnprovenError(f"{path}: no certificate was shown; give the folder of one by --tls DIR")
-        check_role(path, shown.certificate, self._run)
+        if self._run is not None:
+            check_certificate(path, shown.certificate, self._run)
 
     def _count(self, error: LayerwiseError) -> None:
         self.refused[type(error).__name__] += 1

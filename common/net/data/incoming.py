@@ -74,13 +74,16 @@ class OpenRequests:
     Args:
         incoming: the messages.
         on_welcome: takes the incarnation of a caller that has shown a lease.
+        peer: see the attribute.
 
     Attributes:
         incarnation: of the lease whose secret the call has shown; 0 for a caller without one.
+        peer: name of the caller's certificate; empty in the clear.
     """
 
-    def __init__(self, incoming: Incoming, on_welcome: Callable[[int], None]) -> None:
+    def __init__(self, incoming: Incoming, on_welcome: Callable[[int], None], peer: str = "") -> None:
         self.incarnation = 0
+        self.peer = peer
         self._incoming = incoming
         self._on_welcome = on_welcome
         self._most = SMALL_MESSAGE_BYTES

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
+from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote
 
 from common.credentials import is_proof, prove
 from common.errors import LayerwiseError, MalformedError, StalledError, UnreachableError
@@ -140,18 +142,34 @@ def decode_hello(encoded: Buffer) -> BoundaryMessage:
     return hello
 
 
-def prove_hello(hello: BoundaryMessage, secret: str) -> str:
-    """Return the proof for a hello that its sender knows the secret of the pair."""
-    return prove(secret, *_hello_words(hello))
+@dataclass(frozen=True)
+class Ends:
+    """Names of the certificates at the two ends of a connection; empty in the clear.
+
+    A slave between two others could pass their hellos on, and read: it cannot show their certificates.
+    """
+
+    sender: str = ""
+    receiver: str = ""
 
 
-def is_proven_hello(hello: BoundaryMessage, secret: str) -> bool:
-    """Whether the sender of a hello knows the secret of the pair."""
-    return is_proof(hello.proof, secret, *_hello_words(hello))
+def prove_hello(hello: BoundaryMessage, secret: str, ends: Ends = Ends()) -> str:
+    """Return the proof for a hello that its sender knows the secret of the pair, and who it speaks with."""
+    return prove(secret, *_hello_words(hello, ends))
 
 
-def _hello_words(hello: BoundaryMessage) -> tuple[object, ...]:
-    return hello.run, hello.layer, hello.replica, hello.sender, hello.incarnation
+def is_proven_hello(
+    hello: BoundaryMessage,
+    secret: str,
+    ends: Ends = Ends(),
+) -> bool:
+    """Whether the sender of a hello knows the secret of the pair, and speaks with this end itself."""
+    return is_proof(hello.proof, secret, *_hello_words(hello, ends))
+
+
+def _hello_words(hello: BoundaryMessage, ends: Ends) -> tuple[object, ...]:
+    names = (quote(ends.sender, safe=""), quote(ends.receiver, safe="")) if ends != Ends() else ()
+    return hello.run, hello.layer, hello.replica, hello.sender, hello.incarnation, *names
 
 
 def refusal(sender: Seat, receiver: Seat, reason: str) -> BoundaryMessage:

@@ -64,6 +64,7 @@ class Stream:
 
     Attributes:
         incoming: reads the messages.
+        peer: name of the server's certificate; empty in the clear.
 
     Raises (every method):
         LayerwiseError: the error that the peer's status stands for.
@@ -73,6 +74,7 @@ class Stream:
     def __init__(self, end: End, method: Method[Any, Any]) -> None:
         self._end = end
         self.incoming = Incoming(end)
+        self.peer = end.pipe.peer
         self._method = method
         self._answered = False
 
@@ -234,7 +236,9 @@ async def answer(
         await end.send_headers(ANSWER_HEADERS)
         incoming = Incoming(end)
         async with _kept_alive(end, pipe, incoming):
-            status = await _status(end, handler, OpenRequests(incoming, on_welcome), on_error, admit)
+            status = await _status(
+                end, handler, OpenRequests(incoming, on_welcome, pipe.peer), on_error, admit
+            )
         await end.send_headers(status, last=True)
         # The next call has to come over another connection.
         await pipe.leave(end.goaway(Code.NO_ERROR), LINGER_SECONDS)

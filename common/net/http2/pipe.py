@@ -67,6 +67,11 @@ class Pipe(ABC):
         self._ahead[: self._stop] = ahead
         self._acknowledged = 0
 
+    @property
+    def peer(self) -> str:
+        """Name of the peer's certificate; empty in the clear."""
+        return self.certificate.holder if self.certificate else ""
+
     async def handshake(self) -> None:
         """Prepare the socket for payload; a socket without TLS is ready."""
         return

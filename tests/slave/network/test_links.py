@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -21,12 +22,15 @@ from common.credentials import Credentials, prove
 from common.data.replicas import BatchRoutes
 from common.errors import ConfigError, FencedError, LayerwiseError, MalformedError, RefusedError
 from common.net import addresses
+from common.net.access import Role
 from common.net.backoff import Backoff
 from common.net.data.incoming import OpenRequests
 from common.net.data.pairs import HELLO_SECONDS, prove_hello, read_hello
 from common.net.data.places import Bounds
 from common.net.data.server import DataServer
-from common.net.data.streams import Parts
+from common.net.data.streams import Parts, opened
+from common.net.identity import Identity
+from common.shards.pushes import Buffer
 from common.signals.forms import SignalForm
 from common.signals.values import plain
 from common.wire.boundary import Down, End, Ended, Lost, Message, Ready, Up
@@ -45,6 +49,7 @@ from slave.network.neighbours import Neighbours
 from slave.network.pair import Boundary
 from slave.network.servicer import BoundaryServer
 from slave.training.admission import Admission
+from tests.authority import identity
 from tests.common.net.test_silence import crowd
 from tests.faults.proxy import Proxy
 from tests.integration.processes import until
@@ -111,18 +116,19 @@ class Slave:
         listen: str | None = None,
         switch: Switch | None = None,
         address: str = "",
+        own: Identity | None = None,
     ) -> None:
         self.lease = JoinReply(True, False, layer, replica, incarnation, 0, RUN)
         self.inbox = Inbox()
         self.asked = 0
         self.neighbours = Neighbours(self._ask)
-        self.endpoint = Endpoint(NOWHERE)
+        self.endpoint = Endpoint(NOWHERE, identity=own, run=RUN)
         senders, receivers = ((0, 1) if layer == 2 else (), (0,) if layer == 1 else ())
         boundary = Boundary(senders, receivers, 2, slots)
         above = [(layer + 1, each) for each in receivers]
         if switch is None:
             self.endpoint.listen(listen, None, 8, insecure=False)
-            dialer: Dialer = NeighbourDialer(above, self.neighbours)
+            dialer: Dialer = NeighbourDialer(above, self.neighbours, self.endpoint.tls(Role.SLAVE, RUN))
         else:
             switch.grant(self.lease)
             self._address = address or f"127.0.0.1:{switch.port}"
@@ -507,6 +513,36 @@ def test_a_process_at_the_address_of_a_neighbour_does_not_pass_for_the_neighbour
     assert lower.inbox.empty()
     upper = make(2, 2)
     upper.learn_more(lower.peer)
+    lower.learn_neighbours(2, upper.peer)
+    lower.expect_ready()
+    exchange(lower, upper, 1)
+
+
+def test_a_slave_between_two_neighbours_does_not_pass_for_either(make: Make, tmp_path: Path) -> None:
+    """The impostor has a certificate of the run, and passes the hellos and the proofs on."""
+    one, two, three = (identity(tmp_path / name, Role.SLAVE, name=name) for name in ("one", "two", "three"))
+    lower, upper = make(1, 1, own=one), make(2, 2, own=two)
+    host, port = addresses.split_address(upper.endpoint.address)
+    passed: list[Buffer] = []
+
+    async def pass_on(requests: OpenRequests) -> AsyncGenerator[Parts, None]:
+        async with opened(host, port, EXCHANGE, tls=three.call(Role.SLAVE, RUN)) as stream:
+            passed.append(await anext(requests))
+            await stream.write(passed[-1])
+            while (answer := await stream.read()) is not None:
+                yield (answer,)
+
+    impostor = DataServer(tls=three.serve())
+    impostor.add_open(EXCHANGE, pass_on, lower.endpoint.loop)
+    try:
+        between = replace(upper.peer, address=f"127.0.0.1:{impostor.start('127.0.0.1', 0)}")
+        upper.learn_more(lower.peer)
+        lower.learn_neighbours(1, between)
+        until(lambda: upper.server.refused["UnprovenError"] >= 2, DEADLINE)
+    finally:
+        impostor.stop()
+    assert passed
+    assert lower.inbox.empty()
     lower.learn_neighbours(2, upper.peer)
     lower.expect_ready()
     exchange(lower, upper, 1)
