@@ -179,6 +179,9 @@ def make(folder: Path, wanted: Iterable[Wanted], run: str | None, days: int) -> 
 def renew(folder: Path, days: int) -> list[Path]:
     """Replace every certificate and key in a folder of certificates; returns the folders.
 
+    Authorities that are trusted stay so, and the one that signs is added where it is missing: while the
+    authority changes, old certificates are still around.
+
     A process that reads between the replacements of key and certificate waits for the second.
 
     Raises:
@@ -191,10 +194,24 @@ def renew(folder: Path, days: int) -> list[Path]:
         raise ConfigError(f"{folder}: has no certificates; make some without --renew")
     for place in found:
         old = x509.load_pem_x509_certificate((place / CERTIFICATE).read_bytes())
-        for name, content in authority.renew(old, now, days).items():
+        files = authority.renew(old, now, days)
+        files[CA] = _trusting(place / CA, authority.certificate)
+        for name, content in files.items():
             _write_file(place / f".{name}", content)
             (place / f".{name}").replace(place / name)
     return found
+
+
+def _trusting(path: Path, authority: x509.Certificate) -> bytes:
+    """Return a file of trusted authorities, with an authority added in front if it is not there."""
+    old = path.read_bytes() if path.exists() else b""
+    try:
+        known = x509.load_pem_x509_certificates(old) if old else []
+    except ValueError as error:
+        raise ConfigError(
+            f"{path}: has no certificate of an authority ({error}); restore it from a copy"
+        ) from None
+    return old if authority in known else _pem(authority) + old
 
 
 def check_host(text: str) -> str:

@@ -104,6 +104,20 @@ def test_renewed_certificates_keep_names_and_have_new_keys(made: Path) -> None:
     assert certificate(made / "master").serial_number != serial
 
 
+def test_renewal_keeps_the_authorities_that_are_trusted_and_adds_the_one_that_signs(made: Path) -> None:
+    old = (made / "authority" / CA).read_bytes()
+    (made / "authority").rename(made.parent / "old authority")
+    other = made.parent / "other"
+    assert run(["certificates", str(other), "--master", "one"]) == 0
+    (other / "authority").rename(made / "authority")
+    new = (made / "authority" / CA).read_bytes()
+    for _ in range(2):
+        assert run(["certificates", str(made), "--renew"]) == 0
+        for name in FOLDERS:
+            assert (made / name / CA).read_bytes() == new + old
+            assert loaded(made / name).certificate.holder == name
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
