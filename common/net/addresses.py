@@ -15,9 +15,19 @@ def split_address(address: str) -> tuple[str, int]:
         ConfigError: the address is not HOST:PORT.
     """
     host, colon, port = address.rpartition(":")
-    if not colon or not host or not (port.isascii() and port.isdecimal()) or int(port) > 65535:
+    numbered = port.isascii() and port.isdecimal() and int(port) <= 65535
+    if not colon or not numbered or not _is_host(host):
         raise ConfigError(f"{address}: is no address; expected HOST:PORT, for example 127.0.0.1:50051")
     return host, int(port)
+
+
+def _is_host(text: str) -> bool:
+    """Whether the system can be asked for a host: sockets raise other errors than OSError for the rest."""
+    try:
+        text.encode("idna")
+    except UnicodeError:
+        return False
+    return bool(text) and text.isprintable()
 
 
 def cannot_listen(option: str, host: str, port: int, reason: str | None = None) -> RefusedError:
