@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from common.errors import ForbiddenError, LayerwiseError, RefusedError
-from common.net.access import check_role
+from common.errors import LayerwiseError, RefusedError
+from common.net.access import check_certificate
 from common.net.addresses import is_loopback, split_address
 from common.net.http2.handshakes import certificate_of
 from common.net.identity import Identity
@@ -124,6 +124,8 @@ class Site:
                 await writer.drain()
             if page.status != 200:
                 await _linger(reader, writer)
+            if self.identity is not None:
+                await _part(writer)
         except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.CancelledError):
             # A plain close would keep what a peer does not take.
             writer.transport.abort()
@@ -141,10 +143,8 @@ class Site:
         await writer.start_tls(self.identity.pages(), ssl_handshake_timeout=HEAD_SECONDS)
         certificate = certificate_of(writer.get_extra_info("ssl_object"))
         try:
-            if certificate is None:
-                raise ForbiddenError("no certificate was shown")
-            check_role(STATUS.path, certificate, self.run)
-        except ForbiddenError as error:
+            check_certificate(STATUS.path, certificate, self.run)
+        except LayerwiseError as error:
             return _text(403, str(error))
         return None
 
@@ -217,6 +217,13 @@ async def _linger(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) ->
     async with asyncio.timeout(LINGER_SECONDS):
         while await reader.read(HEAD_BYTES):
             pass
+
+
+async def _part(writer: asyncio.StreamWriter) -> None:
+    """End a connection over TLS while the visitor still has a place: the end awaits the visitor's word."""
+    writer.close()
+    async with asyncio.timeout(SEND_SECONDS):
+        await writer.wait_closed()
 
 
 def pages_identity(identity: Identity | None, address: str, insecure: bool) -> Identity | None:

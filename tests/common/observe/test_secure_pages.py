@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import ssl
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from common.net import access
 from common.net.access import Role
 from common.net.identity import CA, CERTIFICATE, KEY
+from common.observe import web
 from common.observe.web import Page, Site, pages_identity, serve_on_thread
 from tests.authority import identity, write_certificate
 
@@ -72,6 +77,41 @@ def test_a_visitor_without_a_role_or_certificate_gets_none(port: int, tmp_path: 
     with socket.create_connection(("127.0.0.1", port), DEADLINE) as plain:
         plain.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert b"hello" not in plain.recv(1000)
+
+
+def test_a_visitor_whose_certificate_has_ended_gets_none(
+    port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A resumed session asks for no certificate again."""
+    context = visitor(write_certificate(tmp_path / "reader", Role.READER))
+    monkeypatch.setattr(access, "time", SimpleNamespace(time=lambda: time.time() + 3 * 86400))
+    found = answer(port, context)
+    assert found.startswith("HTTP/1.1 403 Forbidden")
+    assert "the certificate of reader has ended" in found
+
+
+def test_a_visitor_that_does_not_part_is_left_in_time(
+    port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(web, "SEND_SECONDS", 0.2)
+    context = visitor(write_certificate(tmp_path / "reader", Role.READER))
+    with socket.create_connection(("127.0.0.1", port), DEADLINE) as stream:
+        there, back = ssl.MemoryBIO(), ssl.MemoryBIO()
+        talking = context.wrap_bio(there, back, server_hostname="localhost")
+        began = False
+        while not began:
+            try:
+                talking.do_handshake()
+                began = True
+            except ssl.SSLWantReadError:
+                stream.sendall(back.read())
+                there.write(stream.recv(1 << 16))
+        talking.write(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        stream.sendall(back.read())
+        # Neither reads the end of the session, nor ends its own.
+        with contextlib.suppress(ConnectionResetError):
+            while stream.recv(1 << 16):
+                pass
 
 
 def test_changed_certificates_serve_the_next_visitor(port: int, tmp_path: Path) -> None:
