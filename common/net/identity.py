@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import ssl
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -14,7 +15,7 @@ from common.credentials import Certificate
 from common.errors import ConfigError, LayerwiseError, RefusedError
 from common.net.access import Role, role_uri, roles_of
 from common.net.http2.handshakes import certificate_of
-from common.net.http2.tls import Check, Tls
+from common.net.http2.tls import ALPN, Check, Tls
 
 log = logging.getLogger("layerwise.tls")
 
@@ -23,6 +24,8 @@ CA, CERTIFICATE, KEY = "ca.pem", "certificate.pem", "key.pem"
 # DNS name that the certificates of masters alone have: gRPC for Python checks no other kind of name.
 MASTER_NAME = "master.layerwise.internal"
 _MOST_BYTES = 1 << 20
+# Changed files that cannot be used are tried again after so long: a certificate may not be valid yet.
+RETRY_SECONDS = 10.0
 # OpenSSL's number for a certificate that is not for this end of a connection.
 _WRONG_END = 26
 
@@ -44,7 +47,7 @@ class Files:
     option: str
 
     def stamps(self) -> tuple[tuple[int, int, int], ...]:
-        """Return numbers that change with the files.
+        """Return numbers that change with the files, their owners and their rights.
 
         Raises:
             ConfigError: a file is missing.
@@ -56,7 +59,7 @@ class Files:
             found = path.stat()
         except OSError as error:
             raise self.trouble(path, error.strerror or str(error)) from None
-        return found.st_ino, found.st_size, found.st_mtime_ns
+        return found.st_ino, found.st_size, found.st_ctime_ns
 
     def read(self, path: Path) -> bytes:
         """Read a file.
@@ -124,8 +127,9 @@ class Identity:
     def __init__(self, files: Files) -> None:
         self.files = files
         self._lock = threading.Lock()
-        # Files that could not be loaded, and the last word about them.
+        # Files that could not be loaded, when they are looked at again, and the last word about them.
         self._failed: object = None
+        self._again = 0.0
         self._complaint = ""
         self._loaded = _load(files)
 
@@ -134,14 +138,14 @@ class Identity:
         """Facts of the own certificate."""
         return self._loaded.own
 
-    def check_own_role(self, role: Role) -> None:
-        """Check that the own certificate has a role.
+    def check_own_role(self, role: Role, run: str) -> None:
+        """Check that the own certificate has a role in a run.
 
         Raises:
             ConfigError: the certificate does not have the role.
         """
         try:
-            check_peer(role, None, self.certificate)
+            check_peer(role, run, self.certificate)
         except RefusedError as error:
             raise ConfigError(f"{self.files.option}: {error}") from None
 
@@ -170,10 +174,11 @@ class Identity:
         """Load the files if they have changed."""
         with self._lock:
             try:
-                stamps: object = self.files.stamps()
-                if stamps not in (self._loaded.stamps, self._failed):
-                    self._failed = stamps
+                stamps, now = self.files.stamps(), time.monotonic()
+                if stamps != self._loaded.stamps and (stamps != self._failed or now >= self._again):
+                    self._failed, self._again = stamps, now + RETRY_SECONDS
                     self._loaded = _load(self.files)
+                    self._complaint = ""
                     log.info("%s: certificates have changed, and serve new connections", self.files.option)
             except LayerwiseError as error:
                 if str(error) != self._complaint:
@@ -197,7 +202,8 @@ def check_peer(role: Role, run: str | None, certificate: Certificate | None) -> 
     else:
         return
     raise RefusedError(
-        f"the certificate of {certificate.holder} does not have the role {role.value}; see to the address, "
+        f"the certificate of {certificate.holder} does not have the role {role.value}"
+        f"{'' if run is None else f' in runs named {run}'}; see to the address, "
         f"or give a certificate with the name {lacking}"
     )
 
@@ -224,6 +230,9 @@ def _load(files: Files) -> _Loaded:
     build = partial(_context, files, contents[0])
     serving, pages = build(ssl.PROTOCOL_TLS_SERVER), build(ssl.PROTOCOL_TLS_SERVER)
     calling = build(ssl.PROTOCOL_TLS_CLIENT)
+    for context in (serving, calling):
+        # Before any thread uses the context: handshakes read the protocols without a lock.
+        context.set_alpn_protocols([ALPN])
     own = _own(files, build)
     if files.stamps() != stamps:
         raise ConfigError(f"{files.option}: the files change at this moment; try again")
@@ -237,7 +246,8 @@ def _context(files: Files, ca: bytes, protocol: int) -> ssl.SSLContext:
     context.check_hostname = False
     context.verify_mode = ssl.CERT_REQUIRED
     try:
-        context.load_verify_locations(cadata=ca.decode("ascii", "replace"))
+        # Bundles have names of authorities in other scripts between the certificates.
+        context.load_verify_locations(cadata=ca.decode("ascii", "ignore"))
     except (ssl.SSLError, ValueError):
         raise files.trouble(files.ca, "has no certificate of an authority") from None
     try:
@@ -277,6 +287,12 @@ def _own(files: Files, build: Callable[[int], ssl.SSLContext]) -> Certificate:
         raise RefusedError(
             f"{files.option}: {files.certificate} cannot be trusted by {files.ca}: {error.verify_message}; "
             "have the authority make a new certificate (`layerwise certificates DIR --renew`)"
+        ) from None
+    except ssl.SSLError as error:
+        reason = (error.reason or str(error)).replace("_", " ").lower()
+        raise RefusedError(
+            f"{files.option}: {files.certificate} cannot be used for TLS: {reason}; have the authority "
+            "make one with a key of another kind, such as prime256v1"
         ) from None
     assert found is not None
     return found

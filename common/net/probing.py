@@ -9,7 +9,6 @@ from common.errors import LayerwiseError, RefusedError
 from common.net.access import Role
 from common.net.addresses import split_address
 from common.net.http2.handshakes import NO_TLS, certificate_of, failure
-from common.net.http2.tls import ALPN
 from common.net.identity import Identity
 
 CONNECT_SECONDS = 3.0
@@ -20,6 +19,9 @@ VERDICT_SECONDS = 1.0
 def find_refusal(address: str, identity: Identity | None) -> LayerwiseError | None:
     """Return why a master's port refuses this end, or this end the port; None where TLS is not the reason."""
     found = _find_by_handshake(address, identity) if identity else _find_in_the_clear(address)
+    if found and identity:
+        # A master that ends just then hangs up as one that refuses does; the next connection finds nobody.
+        found = _find_by_handshake(address, identity)
     return RefusedError(f"{address}: {found}") if found else None
 
 
@@ -41,10 +43,8 @@ def _find_in_the_clear(address: str) -> LayerwiseError | None:
 
 def _find_by_handshake(address: str, identity: Identity) -> LayerwiseError | None:
     tls = identity.call(Role.MASTER)
-    context = tls.context()
-    context.set_alpn_protocols([ALPN])
     try:
-        with _connect(address) as stream, context.wrap_socket(stream) as talking:
+        with _connect(address) as stream, tls.context().wrap_socket(stream) as talking:
             tls.check(certificate_of(talking))
             talking.settimeout(VERDICT_SECONDS)
             if not talking.recv(1):

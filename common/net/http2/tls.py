@@ -43,7 +43,8 @@ class Tls:
     """TLS of one end of connections.
 
     Attributes:
-        context: returns certificates and trust for the next connection.
+        context: returns certificates and trust for the next connection, with the ALPN protocols: handshakes
+            of other threads read those without a lock.
         check: takes a peer's certificate after the handshake.
     """
 
@@ -56,16 +57,14 @@ def wrap(stream: socket.socket, tls: Tls, host: str | None) -> ssl.SSLSocket:
 
     Args:
         stream: closed where wrapping fails.
-        tls: certificates and trust; the ALPN protocols are set here.
+        tls: certificates and trust.
         host: name or address of the server, for contexts that check host names; None at the server's end.
 
     Raises:
         BrokenError: the peer is gone.
     """
-    context = tls.context()
-    context.set_alpn_protocols([ALPN])
     try:
-        return context.wrap_socket(
+        return tls.context().wrap_socket(
             stream, server_side=host is None, server_hostname=host, do_handshake_on_connect=False
         )
     except OSError as error:

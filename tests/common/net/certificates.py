@@ -51,6 +51,7 @@ def contexts() -> Contexts:
         )  # fmt: skip
         server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         server.load_cert_chain(certificate, key)
+        server.set_alpn_protocols(["h2"])
         client = ssl.create_default_context(cafile=str(certificate))
         client.set_alpn_protocols(["h2"])
         return Contexts(Tls(lambda: server), Tls(lambda: client), certificate.read_bytes())

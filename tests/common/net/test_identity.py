@@ -9,11 +9,15 @@ import ssl
 import threading
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
+from typing import NoReturn
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 
+import common.net.identity
 from common.credentials import Certificate
 from common.errors import ConfigError, LayerwiseError, RefusedError, UnreachableError
 from common.net.access import Role, role_uri, roles_of
@@ -22,7 +26,8 @@ from common.net.data.client import DataClient
 from common.net.data.messages import Messages
 from common.net.data.server import DataServer
 from common.net.data.streams import Parts, opened
-from common.net.identity import CA, CERTIFICATE, KEY, Identity, check_peer, find_identity
+from common.net.identity import CA, CERTIFICATE, KEY, Files, Identity, check_peer, find_identity
+from common.net.probing import find_refusal
 from common.shards.pushes import Buffer
 from common.wire.methods import EXCHANGE, PUSH
 from tests.authority import identity, write_certificate
@@ -137,7 +142,7 @@ def test_a_peer_without_the_role_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
         ConfigError, match=f"--tls {tmp_path}: the certificate of reader does not have the role"
     ):
-        own.check_own_role(Role.MASTER)
+        own.check_own_role(Role.MASTER, "mine")
 
 
 def echo(messages: Messages) -> None:
@@ -154,6 +159,7 @@ class Port:
     """Data port with certificates."""
 
     def __init__(self, identity: Identity) -> None:
+        self.own = identity
         self.errors: list[LayerwiseError] = []
         self.server = DataServer(self.errors.append, tls=identity.serve())
         self.server.add(PUSH, echo)
@@ -171,7 +177,6 @@ class Port:
     def shown(self, caller: Identity) -> bytes:
         """Certificate that the port shows."""
         context = caller.call(Role.MASTER).context()
-        context.set_alpn_protocols(["h2"])
         with (
             socket.create_connection(("127.0.0.1", self.port), DEADLINE) as stream,
             context.wrap_socket(stream) as talking,
@@ -254,6 +259,90 @@ def test_an_open_stream_ends_with_the_certificate_of_its_peer(
 
     monkeypatch.setattr(streams, "PING_SECONDS", 0.05)
     asyncio.run(work())
+
+
+def test_a_connection_changes_nothing_that_other_handshakes_read(port: Port, tmp_path: Path) -> None:
+    caller = identity(tmp_path / "slave", Role.SLAVE)
+
+    def fail(_: object) -> None:
+        raise AssertionError("another thread may be reading the protocols")
+
+    for context in (caller.call(Role.MASTER).context(), port.own.serve().context()):
+        context.set_alpn_protocols = fail  # type: ignore[method-assign]
+    assert port.call(caller) == b"abc"
+
+
+def test_files_that_cannot_be_used_yet_are_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    own = identity(tmp_path, Role.SLAVE, name="old")
+    monkeypatch.setattr("common.net.identity.RETRY_SECONDS", 0.2)
+    loading = common.net.identity._load
+    with monkeypatch.context() as patch:
+        tried: list[object] = []
+
+        def refuse(files: Files) -> NoReturn:
+            tried.append(files)
+            raise RefusedError("not yet valid")
+
+        patch.setattr("common.net.identity._load", refuse)
+        write_certificate(tmp_path, Role.SLAVE, name="new")
+        until(lambda: own.generation() is not None and len(tried) >= 2, DEADLINE)
+        assert own.certificate.holder == "old"
+    assert common.net.identity._load is loading
+    until(lambda: own.generation() is not None and own.certificate.holder == "new", DEADLINE)
+    assert caplog.text.count("the old ones serve on") == 1
+
+
+def test_authorities_may_have_words_in_any_script_beside_them(tmp_path: Path) -> None:
+    folder = write_certificate(tmp_path, Role.SLAVE)
+    (folder / CA).write_bytes("# Gr\u00f6\u00dfte Authorit\u00e9\n".encode() + (folder / CA).read_bytes())
+    assert load(folder).certificate.holder == "slave"
+
+
+def test_a_key_that_tls_does_not_know_has_one_clear_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_certificate(tmp_path, Role.SLAVE)
+    monkeypatch.setattr(ec, "SECP256R1", ec.SECP256K1)
+    write_certificate(tmp_path, Role.SLAVE)
+    with pytest.raises(
+        RefusedError, match="cannot be used for TLS: no shared cipher; have the authority make"
+    ):
+        load(tmp_path)
+
+
+def test_a_role_for_one_run_is_none_in_another(tmp_path: Path) -> None:
+    own = identity(tmp_path, Role.MASTER, run="mine")
+    own.check_own_role(Role.MASTER, "mine")
+    with pytest.raises(ConfigError, match="does not have the role master in runs named other"):
+        own.check_own_role(Role.MASTER, "other")
+    for run, allowed in (("mine", True), ("other", False), (None, True)):
+        with nullcontext() if allowed else pytest.raises(RefusedError, match="in runs named other"):
+            own.call(Role.MASTER, run).check(own.certificate)
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_a_peer_that_ends_just_then_does_not_refuse(tmp_path: Path, ends: bool) -> None:
+    """One that hangs up on every connection does."""
+    context = identity(tmp_path / "master", Role.MASTER).serve().context()
+    listening = socket.create_server(("127.0.0.1", 0))
+    port = listening.getsockname()[1]
+
+    def hang_up() -> None:
+        for _ in range(1 if ends else 2):
+            stream, _ = listening.accept()
+            if ends:
+                listening.close()
+            with context.wrap_socket(stream, server_side=True):
+                pass
+
+    thread = threading.Thread(target=hang_up)
+    thread.start()
+    found = find_refusal(f"127.0.0.1:{port}", identity(tmp_path / "reader", Role.READER))
+    thread.join(DEADLINE)
+    listening.close()
+    assert (found is None) == ends
 
 
 def test_threads_may_ask_while_files_change(tmp_path: Path) -> None:
