@@ -87,7 +87,7 @@ def master(
     run = load(config, overrides)
     identity = find_identity(tls, run.security.files)
     if identity is not None:
-        identity.check_own_role(Role.MASTER)
+        identity.check_own_role(Role.MASTER, run.run.name)
     check_listen(listen, insecure or identity is not None)
     if not run.cluster.distributed:
         raise ConfigError(f"cluster.profile: {run.cluster.profile} has no master; use `layerwise train`")

@@ -239,18 +239,21 @@ class Roster:
             UnprovenError: secret or certificate are others, or are missing.
             FencedError: the lease has passed to another slave.
         """
-        if self.seat(incarnation).certificate != certificate:
+        lease = self.seat(incarnation)
+        bound, proven = lease.certificate == certificate, is_secret(secret, lease.proof)
+        if bound and proven:
+            return
+        # Another thread may have ended the lease between the looks: the holder is fenced, not a liar.
+        self.seat(incarnation)
+        if not bound:
             raise UnprovenError(
                 f"incarnation {incarnation}: the lease is bound to another certificate than "
                 f"{certificate or 'none'}; join for a lease of your own"
             )
-        if not is_secret(secret, self.seat(incarnation).proof):
-            # Another thread may have ended the lease between the two looks: the holder is fenced, not a liar.
-            self.seat(incarnation)
-            raise UnprovenError(
-                f"incarnation {incarnation}: {'a wrong' if secret else 'no'} secret was shown; send that of "
-                "Join's answer with the call"
-            )
+        raise UnprovenError(
+            f"incarnation {incarnation}: {'a wrong' if secret else 'no'} secret was shown; send that of "
+            "Join's answer with the call"
+        )
 
     def check_progress(self, next_batch: int) -> None:
         """Check the first batch that a slave claims to lack.

@@ -28,6 +28,7 @@ from common.errors import (
 )
 from common.lifecycle import INTERRUPTED, Interrupt, cpu_seconds, end_with_parent, keep_freed_memory
 from common.net import control
+from common.net.access import Role
 from common.net.addresses import is_loopback, reachable_address, split_address
 from common.net.backoff import Backoff
 from common.net.identity import find_identity
@@ -169,12 +170,15 @@ class Slave:
             return self._checked(files.parse(reply.config, f"the configuration from {self._options.master}"))
 
     def _checked(self, config: Config) -> Config:
-        """Return a master's configuration, if this user has the files that it names.
+        """Return a master's configuration, if this user has the files and the certificate for the run.
 
         Raises:
-            ConfigError: a file would run from a path that the master names.
+            ConfigError: a file would run from a path that the master names, or the certificate is not for a
+                slave of the run.
         """
         options = self._options
+        if self._identity is not None:
+            self._identity.check_own_role(Role.SLAVE, config.run.name)
         own = files.load(options.own_config).user_functions if options.own_config else {}
         check_sent_files(config.user_functions, options.code, own)
         return config

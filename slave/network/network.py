@@ -75,9 +75,9 @@ class Network:
         self._outgoing: queue.SimpleQueue[Message | SynthesisMessage | None] = queue.SimpleQueue()
         self._answers: queue.SimpleQueue[object] = queue.SimpleQueue()
         self._shown = shown = Credentials(lease.incarnation, lease.secret)
-        identity = endpoint.identity
-        self._pusher = Pusher(endpoint.master, shown, self._take_event, self._backoff(), identity)
-        self._fetcher = Fetcher(endpoint.master, shown, self._take_event, meter.pulled, identity)
+        own = endpoint.identity, endpoint.run
+        self._pusher = Pusher(endpoint.master, shown, self._take_event, self._backoff(), *own)
+        self._fetcher = Fetcher(endpoint.master, shown, self._take_event, meter.pulled, *own)
         self._handing_over = SupervisedThread(self._hand_over, "sender")
         self._tasks: set[asyncio.Task[None]] = set()
         self._channels: list[Any] = []
@@ -128,7 +128,7 @@ class Network:
             tls = self._endpoint.tls(Role.SLAVE, self._endpoint.run)
             return NeighbourDialer(above, self._heart.neighbours, tls)
         below = [(self._lease.layer - 1, replica) for replica in self._boundary.senders]
-        tls = self._endpoint.tls(Role.MASTER)
+        tls = self._endpoint.tls(Role.MASTER, self._endpoint.run)
         return MasterDialer([*above, *below], self._locate, self._backoff, self._shown, tls)
 
     async def _locate(self) -> tuple[str, int]:

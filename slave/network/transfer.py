@@ -45,8 +45,9 @@ class _Thread(ABC, Generic[Work]):
         inbox: Callable[[object], None],
         name: str,
         identity: Identity | None,
+        run: str,
     ) -> None:
-        tls = identity.call(Role.MASTER) if identity else None
+        tls = identity.call(Role.MASTER, run) if identity else None
         self._client = DataClient(lambda: locate(master, identity), shown, tls)
         self._inbox = inbox
         self._queue: queue.SimpleQueue[Work | None] = queue.SimpleQueue()
@@ -91,6 +92,7 @@ class Pusher(_Thread[Push]):
         inbox: takes every `PushReply`, and the error that ends the lease.
         backoff: for a master that is away.
         identity: certificates; None: in the clear.
+        run: name of the run, for the role in the master's certificate.
     """
 
     def __init__(
@@ -100,8 +102,9 @@ class Pusher(_Thread[Push]):
         inbox: Callable[[object], None],
         backoff: Backoff,
         identity: Identity | None = None,
+        run: str = "",
     ) -> None:
-        super().__init__(master, shown, inbox, "pusher", identity)
+        super().__init__(master, shown, inbox, "pusher", identity, run)
         self._backoff = backoff
 
     def push(self, push: Push) -> None:
@@ -162,6 +165,7 @@ class Fetcher(_Thread[_Pull]):
         inbox: takes every `Fetched`, and the error that ends the lease.
         on_pull: takes the start of each pull, by `time.perf_counter`, and the number of bytes.
         identity: certificates; None: in the clear.
+        run: as for `Pusher`.
     """
 
     def __init__(
@@ -171,8 +175,9 @@ class Fetcher(_Thread[_Pull]):
         inbox: Callable[[object], None],
         on_pull: Callable[[float, int], None],
         identity: Identity | None = None,
+        run: str = "",
     ) -> None:
-        super().__init__(master, shown, inbox, "fetcher", identity)
+        super().__init__(master, shown, inbox, "fetcher", identity, run)
         self._incarnation = shown.incarnation
         self._on_pull = on_pull
         # The last fetch's memory, by shard: large memory that is new each time costs more than its bytes.

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import contextlib
+import random
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from common.config.files import load
-from common.credentials import Certificate
-from common.errors import ForbiddenError, RefusedError
+from common.credentials import Certificate, Credentials
+from common.errors import ConfigError, ForbiddenError, RefusedError
 from common.net import control
 from common.net.access import Role
+from common.net.backoff import Backoff
 from common.net.identity import CA, find_identity
 from common.wire.messages import Evaluation, JoinRequest
 from common.wire.methods import JOIN
 from deploy.cli import run
 from deploy.evaluation.reader import Reader
 from slave.network.options import Options
+from slave.network.transfer import Fetcher, Pusher
 from slave.service import Slave
 from tests.authority import identity, write_certificate
 from tests.master.served import Served, served
@@ -122,6 +126,36 @@ def test_a_slave_gives_up_at_once_where_waiting_is_of_no_use(master: Served, tmp
         Slave(Options(master.address, wait=600.0)).run()
     with pytest.raises(ForbiddenError, match="the certificate of operator has the role operator here"):
         _join(master.address, certificate(tmp_path, Role.OPERATOR))
+
+
+def test_a_certificate_for_another_run_is_refused_by_its_own_process(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Else a master for one run could take the slaves of another."""
+    words = "does not have the role {} in runs named layerwise"
+    slave = write_certificate(tmp_path / "slave", Role.SLAVE, run="another")
+    with pytest.raises(ConfigError, match=words.format("slave")):
+        Slave(Options("127.0.0.1:1", tls=slave))._checked(load(None))
+    master = write_certificate(tmp_path / "master", Role.MASTER, run="another")
+    (tmp_path / "run.toml").touch()
+    given = ["master", str(tmp_path / "run.toml"), "--state-dir", str(tmp_path / "s"), "--tls", str(master)]
+    assert run(given) == 2
+    assert words.format("master") in capsys.readouterr().err
+
+
+def test_a_slaves_pushes_and_fetches_are_for_a_master_of_the_run(tmp_path: Path) -> None:
+    own = find_identity(write_certificate(tmp_path / "slave", Role.SLAVE))
+    other = find_identity(write_certificate(tmp_path / "master", Role.MASTER, run="another"))
+    assert own is not None
+    assert other is not None
+    shown, take = Credentials(), lambda _: None
+    backoff = Backoff(time.monotonic, random.random)
+    pusher = Pusher("127.0.0.1:1", shown, take, backoff, own, "layerwise")
+    fetcher = Fetcher("127.0.0.1:1", shown, take, lambda *_: None, own, "layerwise")
+    for thread in (pusher, fetcher):
+        assert thread._client._tls is not None
+        with pytest.raises(RefusedError, match="does not have the role master in runs named layerwise"):
+            thread._client._tls.check(other.certificate)
 
 
 def _join(address: str, tls: Path) -> None:

@@ -17,7 +17,7 @@ from common.net import control
 from common.net.access import Role, role_uri
 from common.net.data.places import Bounds
 from common.net.identity import CA, CERTIFICATE, KEY, MASTER_NAME, find_identity
-from common.wire.methods import STATUS
+from common.wire.methods import EXCHANGE, STATUS
 from master.access import Access
 from slave.network.endpoint import Endpoint
 from slave.network.servicer import BoundaryServer
@@ -208,3 +208,17 @@ def test_a_connection_that_outlives_its_certificate_is_refused(cluster: Cluster)
         access.admit(STATUS.path, Credentials(certificate=ended))
     with pytest.raises(UnprovenError, match="no certificate was shown"):
         access.admit(STATUS.path, NOBODY)
+
+
+def test_a_slaves_port_refuses_a_certificate_that_has_ended(tmp_path: Path) -> None:
+    """A resumed session asks for no certificate again."""
+    bounds, own = Bounds(1, 1, 1, 1), identity(tmp_path, Role.SLAVE)
+    endpoint = Endpoint("127.0.0.1:1")
+    try:
+        server = BoundaryServer(bounds, endpoint.loop, identity=own, run="layerwise")
+        server._admit(EXCHANGE.path, Credentials(certificate=own.certificate))
+        ended = replace(own.certificate, ends=time.time() - 1)
+        with pytest.raises(UnreachableError, match="the certificate of slave has ended"):
+            server._admit(EXCHANGE.path, Credentials(certificate=ended))
+    finally:
+        endpoint.close()

@@ -22,6 +22,7 @@ class Wire:
 
     master = "127.0.0.1:1"
     identity = None
+    run = ""
 
     def __init__(self) -> None:
         self.sent: list[Message] = []
