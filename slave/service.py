@@ -98,6 +98,9 @@ class Slave:
         self._cpu_before = 0.0
         self._wake: Callable[[object], None] = lambda _: None
         self._exposition = Exposition()
+        self._secure = pages_identity(self._identity, options.metrics, options.insecure)
+        pages = {"/metrics": self._exposition.metrics, "/healthz": self._exposition.health}
+        self._site = Site(pages, options.hosts, self._secure)
 
     def run(self) -> int:
         """Train until the run is over, and return the exit code.
@@ -107,11 +110,8 @@ class Slave:
             LayerwiseError: the run's configuration cannot be used here, or the master refuses this slave.
         """
         options = self._options
-        self._secure = pages_identity(self._identity, options.metrics, options.insecure)
-        pages = {"/metrics": self._exposition.metrics, "/healthz": self._exposition.health}
-        site = Site(pages, options.hosts, self._secure)
         with (
-            serve_on_thread(site, options.metrics, "--metrics") as listening,
+            serve_on_thread(self._site, options.metrics, "--metrics") as listening,
             Interrupt(self._on_interrupt),
         ):
             self._metrics_address = (SECURE_PAGES if self._secure else "") + self._reachable(listening)
@@ -179,6 +179,8 @@ class Slave:
         options = self._options
         if self._identity is not None:
             self._identity.check_own_role(Role.SLAVE, config.run.name)
+            # Until now pages are for readers of any run: there is none to tell of.
+            self._site.run = config.run.name
         own = files.load(options.own_config).user_functions if options.own_config else {}
         check_sent_files(config.user_functions, options.code, own)
         return config

@@ -136,6 +136,10 @@ def test_a_certificate_for_another_run_is_refused_by_its_own_process(
     slave = write_certificate(tmp_path / "slave", Role.SLAVE, run="another")
     with pytest.raises(ConfigError, match=words.format("slave")):
         Slave(Options("127.0.0.1:1", tls=slave))._checked(load(None))
+    slave = write_certificate(tmp_path / "slave", Role.SLAVE, run="layerwise")
+    own = Slave(Options("127.0.0.1:1", tls=slave))
+    own._checked(load(None))
+    assert own._site.run == "layerwise"
     master = write_certificate(tmp_path / "master", Role.MASTER, run="another")
     (tmp_path / "run.toml").touch()
     given = ["master", str(tmp_path / "run.toml"), "--state-dir", str(tmp_path / "s"), "--tls", str(master)]

@@ -26,7 +26,7 @@ DEADLINE = 10.0
 def port(tmp_path: Path) -> Iterator[int]:
     own = identity(tmp_path / "master", Role.MASTER)
     with serve_on_thread(
-        Site({"/": lambda: Page(b"hello")}, identity=own), "127.0.0.1:0", "--web"
+        Site({"/": lambda: Page(b"hello")}, identity=own, run="mine"), "127.0.0.1:0", "--web"
     ) as address:
         yield int(address.rpartition(":")[2])
 
@@ -70,6 +70,8 @@ def test_a_visitor_without_a_role_or_certificate_gets_none(port: int, tmp_path: 
     found = answer(port, visitor(write_certificate(tmp_path / "other", Role.MASTER)))
     assert found.startswith("HTTP/1.1 403 Forbidden")
     assert "the certificate of master has the role master here; show one with" in found
+    found = answer(port, visitor(write_certificate(tmp_path / "stranger", Role.READER, run="another")))
+    assert found.startswith("HTTP/1.1 403 Forbidden")
     assert is_turned_away(port, visitor(tmp_path / "other", shows=False))
     foreign = write_certificate(tmp_path / "foreign", Role.READER, signer="foreign")
     (foreign / CA).write_bytes((tmp_path / "master" / CA).read_bytes())
