@@ -29,7 +29,7 @@ from common.net.identity import Identity
 from common.net.tokens import forget_master, note_master
 from common.observe.health import Pulse, silence_limit, snapshot_limit
 from common.observe.utilization import Probe
-from common.observe.web import Site, pages_identity
+from common.observe.web import SECURE_PAGES, Site, pages_identity
 from common.supervision import Rounds, start_task
 from common.text import answer
 from common.wire.messages import StatusReply, Utilization
@@ -261,7 +261,8 @@ async def run_until_signal(
     site = Site(pages(master.view(), history), hosts, secure, config.run.name)
     address, _ = await ports.open(listen, data_port)
     web_address = await site.start(web, "--web")
-    for name, listening in (("web", web_address), ("address", address)):
+    noted = {"web": (SECURE_PAGES if secure else "") + web_address, "address": address}
+    for name, listening in noted.items():
         await loop.run_in_executor(state.writer, state.write, name, listening)
     answer(f"master of {config.run.name}: listening on {address}, state in {state.path}")
     answer(f"live page: {'https' if secure else 'http'}://{web_address}/")

@@ -75,10 +75,12 @@ def _living() -> Iterator[tuple[Path, str]]:
             continue
         state = Path(here, words[words.index("--state-dir") + 1])
         try:
-            page = f"http://{(state / 'web').read_text(encoding='utf-8').strip()}/"
+            place = (state / "web").read_text(encoding="utf-8").strip()
         except (OSError, UnicodeDecodeError):  # another program, or a master that is starting
             continue
-        yield (state.parent if (state.parent / CONFIG).exists() else state), page
+        # A master with certificates notes the scheme, too.
+        page = place if "://" in place else f"http://{place}"
+        yield (state.parent if (state.parent / CONFIG).exists() else state), f"{page}/"
 
 
 def _describe(path: Path, page: str | None, locked: set[int]) -> Listed | None:

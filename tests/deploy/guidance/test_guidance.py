@@ -11,6 +11,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -24,7 +25,7 @@ from deploy.console import PlainConsole
 from deploy.guidance.explaining import OPTIONS, OTHER_PAGE, PAGES, explain, find_key, list_keys
 from deploy.guidance.starting import FILES, write_starter
 from deploy.runs.directory import RunDirectory
-from deploy.runs.listing import list_runs
+from deploy.runs.listing import find_page, list_runs
 from tests.deploy.finished import write_run
 from tests.deploy.runs import resolved
 from tests.integration.processes import QUICK, ROOT, Cli
@@ -181,6 +182,19 @@ def test_a_live_run_is_listed_and_opened_from_any_folder(cli: Cli, tmp_path: Pat
     done = cli.run("open", "elsewhere/run")
     assert done.returncode == 2
     assert "resume the run with: layerwise train --run-dir elsewhere/run" in done.stderr
+
+
+@pytest.mark.parametrize("noted", ["127.0.0.1:8080", "https://one:8080"])
+def test_the_page_of_a_living_master_has_the_scheme_that_the_master_speaks(
+    noted: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["python", "-m", "deploy.cli", "master", "--state-dir", "state"]
+    living = SimpleNamespace(info={"cmdline": words, "cwd": str(tmp_path)})
+    monkeypatch.setattr("psutil.process_iter", lambda _: [living])
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state" / "web").write_text(noted)
+    address = noted if "://" in noted else f"http://{noted}"
+    assert find_page(tmp_path / "state") == f"{address}/"
 
 
 def test_a_finished_run_has_a_page_that_needs_nothing_else(
