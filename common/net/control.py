@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, TypeVar, cast
@@ -301,10 +302,12 @@ def _certificate_in(facts: Mapping[str, Iterable[bytes]]) -> Certificate | None:
     def texts(name: str) -> list[str]:
         return [each.decode("utf-8", "replace") for each in facts.get(name, ())]
 
-    if not texts("x509_pem_cert"):
+    if not (own := texts("x509_pem_cert")):
         return None
-    common = texts("x509_common_name")
-    return name_certificate(common[0] if common else "", texts("peer_uri"), texts("peer_dns"))
+    encoded, common = ssl.PEM_cert_to_DER_cert(own[0]), texts("x509_common_name")
+    # gRPC cuts names at a zero byte: what is left may be another's role.
+    uris = [uri for uri in texts("peer_uri") if uri.encode() + b"\0" not in encoded]
+    return name_certificate(common[0] if common else "", uris, texts("peer_dns"))
 
 
 def _bounded(method: Method[Any, Any], most: int) -> Decoder:

@@ -175,6 +175,21 @@ def test_a_master_needs_the_role(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "the certificate of slave does not have the role master" in capsys.readouterr().err
 
 
+def test_a_name_that_grpc_cuts_short_gives_no_role(
+    master: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It cuts at a zero byte, and would leave the name of an operator."""
+    monkeypatch.setattr(
+        "deploy.certificates.making.role_uri", lambda role, _: f"layerwise:{role.value}\0.mine"
+    )
+    folder = certificate(tmp_path, Role.OPERATOR)
+    with (
+        Reader(master.address, tls=folder) as reader,
+        pytest.raises(ForbiddenError, match="has no role here"),
+    ):
+        reader.snapshot()
+
+
 def test_a_channel_takes_changed_certificates_up(tmp_path: Path) -> None:
     old = certificate(tmp_path, Role.READER)
     with secured(tmp_path) as running, Reader(running.address, tls=old) as reader:
