@@ -52,6 +52,8 @@ def failure(error: OSError) -> RefusedError | None:
         )
     if _reason(error) in _CLEAR:
         return RefusedError(NO_TLS)
+    if _reason(error) == "PEER_DID_NOT_RETURN_A_CERTIFICATE":
+        return RefusedError("a peer has shown no certificate; give it the folder of one by --tls DIR")
     if refused := distrust(error):
         return refused
     alert = _alert(error)

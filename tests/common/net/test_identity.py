@@ -210,6 +210,18 @@ def test_certificates_of_other_authorities_are_refused_at_both_ends(port: Port, 
     until(lambda: [type(error) for error in port.errors] == [RefusedError, RefusedError], DEADLINE)
 
 
+def test_a_caller_without_a_certificate_is_refused_and_counted(port: Port, tmp_path: Path) -> None:
+    context = ssl.create_default_context(cafile=str(write_certificate(tmp_path / "own", Role.SLAVE) / CA))
+    with (
+        socket.create_connection(("127.0.0.1", port.port), DEADLINE) as stream,
+        pytest.raises(ssl.SSLError, match=r"(?i)certificate.required|handshake"),
+        context.wrap_socket(stream, server_hostname="localhost") as talking,
+    ):
+        talking.recv(1)
+    until(lambda: bool(port.errors), DEADLINE)
+    assert str(port.errors[0]) == "a peer has shown no certificate; give it the folder of one by --tls DIR"
+
+
 def test_changed_files_serve_new_connections_at_both_ends(port: Port, tmp_path: Path) -> None:
     caller = identity(tmp_path / "slave", Role.SLAVE)
     before = port.shown(caller)
