@@ -39,9 +39,9 @@ def test_a_thread_that_gives_way_and_those_it_starts_do_and_no_other() -> None:
 
 # The script may fork, since it has one thread; the tests may not.
 FORKING = """
-import faulthandler, multiprocessing, os, signal, threading, time
+import multiprocessing, os, signal, threading, time
 from common.lifecycle import Interrupt, heed_termination
-faulthandler.dump_traceback_later(50, exit=True)  # it hung, very seldom: tell where
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts what it runs behind without one
 stop, during_fork = threading.Event(), []
 os.register_at_fork(before=lambda: during_fork and os.kill(os.getpid(), during_fork.pop()))
 heed_termination()

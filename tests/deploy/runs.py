@@ -90,7 +90,7 @@ def trained(*overrides: str) -> Run:
     def pull() -> PulledNetwork:
         return evaluator.pull(run.pull, lambda: run.status().curriculum)
 
-    every = config.run.batches // 4
+    every = config.run.batches // 4 if config.curriculum else 10
     losses, due = [], every
     for through in run.run():
         if through >= due:

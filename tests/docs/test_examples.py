@@ -52,7 +52,7 @@ def test_the_resnet_trains_on_photographs(tmp_path: Path) -> None:
 
 def test_the_recurrent_network_learns_a_text(tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_text("the cat sat on the mat\n" * 400)
-    model = f"network.model={EXAMPLES}/my_recurrent.py:build"
+    model = f"network.model={EXAMPLES}/gated.py:build"
     data = ["data.dataset=text", f"data.path={tmp_path}/text.txt", "time.window=8"]
     size = ["network.options={width=16}", "network.layers=2", "run.batch_size=8", "run.batches=60"]
     config, losses = train(None, model, *data, *size, "optimizer.learning_rate=0.01")

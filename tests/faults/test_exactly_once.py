@@ -142,7 +142,7 @@ def subset(total: npt.NDArray[np.float32], pushes: list[Push]) -> list[Push] | N
 def proxy(by_hand: HandMade, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
     """Before the master's port for shards, where slaves of this process look for that."""
     with Proxy(lambda: locate(by_hand.address)) as made:
-        monkeypatch.setattr("slave.network.transfer.locate", lambda _: split_address(made.address))
+        monkeypatch.setattr("slave.network.transfer.locate", lambda *_: split_address(made.address))
         yield made
 
 

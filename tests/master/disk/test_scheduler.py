@@ -78,6 +78,7 @@ def begun(master: Served) -> int:
 
 
 def events(master: Served) -> list[dict[str, Any]]:
+    master.state.writer.submit(lambda: None).result()  # events are written in order on a thread
     text = (master.state.path / "events.jsonl").read_text()
     return [json.loads(line) for line in text.splitlines()]
 

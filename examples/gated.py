@@ -1,6 +1,6 @@
 """Example of a user's recurrent network: a unit with `state_size` and `unroll` carries a state.
 
-    layerwise train --set network.model=examples/my_recurrent.py:build --set data.dataset=text \
+    layerwise train --set network.model=examples/gated.py:build --set data.dataset=text \
         --set data.path=FILE --set time.window=32 --set network.layers=2
 """
 
