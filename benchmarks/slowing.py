@@ -6,15 +6,13 @@ import contextlib
 import math
 import signal
 import statistics
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import psutil
 
+from benchmarks.beside import Beside
 from common.errors import UnreachableError
 from deploy.evaluation.reader import Reader
 
@@ -26,7 +24,7 @@ SPELL_SECONDS = 0.5
 Find = Callable[[], psutil.Process | None]
 
 
-class CpuLimiter:
+class CpuLimiter(Beside):
     """Measures a process' share of a core, and may limit the share by stopping and continuing the process.
 
     A fixed duty cycle would not limit it: on a machine with more processes than cores, a process that is
@@ -42,22 +40,11 @@ class CpuLimiter:
     """
 
     def __init__(self, find: Find, allowed: float | None, credit: float = math.inf) -> None:
+        super().__init__()
         self._spells: list[float] = []
         self._find = find
         self._allowed = allowed
         self._credit = credit
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stop.set()
-        self._thread.join()
 
     def _run(self) -> None:
         process = None

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import Self
+
+from benchmarks.beside import Beside
 
 SAMPLE_SECONDS = 0.2
 
 
-class Peaks:
+class Peaks(Beside):
     """Follows the peak resident memory of processes by name; of a name's several processes the largest.
 
     Args:
@@ -22,20 +21,9 @@ class Peaks:
     """
 
     def __init__(self, find: Callable[[], Mapping[str, int]]) -> None:
+        super().__init__()
         self.mib: dict[str, float] = {}
         self._find = find
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stop.set()
-        self._thread.join()
 
     def _run(self) -> None:
         while not self._stop.wait(SAMPLE_SECONDS):

@@ -87,24 +87,29 @@ def shown(master: Served, who: str) -> Credentials:
     }[who]
 
 
-def code_of(address: str, name: str, credentials: Credentials) -> str:
+def status_of(channel: grpc.Channel, name: str, credentials: Credentials) -> str:
     """Call a method with garbage, as in any language; the status."""
     method = DESCRIBED[name]
-    with control.channel(address) as channel:
-        kinds: Any = {
-            (False, False): channel.unary_unary,
-            (False, True): channel.unary_stream,
-            (True, True): channel.stream_stream,
-        }
-        bound = kinds[method.client_streaming, method.server_streaming](f"/layerwise.v1.{name}")
-        request = iter([GARBAGE]) if method.client_streaming else GARBAGE
-        try:
-            answer = bound(request, timeout=DEADLINE, metadata=credentials.metadata())
-            if method.server_streaming:
-                list(answer)
-        except grpc.RpcError as error:
-            return str(error.code().name)
+    kinds: Any = {
+        (False, False): channel.unary_unary,
+        (False, True): channel.unary_stream,
+        (True, True): channel.stream_stream,
+    }
+    bound = kinds[method.client_streaming, method.server_streaming](f"/layerwise.v1.{name}")
+    request = iter([GARBAGE]) if method.client_streaming else GARBAGE
+    try:
+        answer = bound(request, timeout=DEADLINE, metadata=credentials.metadata())
+        if method.server_streaming:
+            list(answer)
+    except grpc.RpcError as error:
+        return str(error.code().name)
     return "OK"
+
+
+def code_of(address: str, name: str, credentials: Credentials) -> str:
+    """Call a method with garbage on a connection of its own; the status."""
+    with control.channel(address) as channel:
+        return status_of(channel, name, credentials)
 
 
 @pytest.mark.parametrize("who", WHO)

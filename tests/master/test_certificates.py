@@ -6,7 +6,6 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import grpc
 import pytest
@@ -22,8 +21,8 @@ from master.access import Access
 from slave.network.endpoint import Endpoint
 from slave.network.servicer import BoundaryServer
 from tests.authority import identity, write_certificate
-from tests.master.served import DEADLINE, Served, served
-from tests.master.test_access import DATA_PORT, DESCRIBED, GARBAGE
+from tests.master.served import Served, served
+from tests.master.test_access import DATA_PORT, DESCRIBED, status_of
 
 ALL = {"slave", "store", "evaluator", "operator", "reader"}
 # Roles that may call a method, written down a second time: a changed row must be meant.
@@ -124,25 +123,6 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     finally:
         server.stop()
         endpoint.close()
-
-
-def status_of(channel: grpc.Channel, name: str, credentials: Credentials) -> str:
-    """Call a method with garbage, as in any language; the status."""
-    method = DESCRIBED[name]
-    kinds: Any = {
-        (False, False): channel.unary_unary,
-        (False, True): channel.unary_stream,
-        (True, True): channel.stream_stream,
-    }
-    bound = kinds[method.client_streaming, method.server_streaming](f"/layerwise.v1.{name}")
-    request = iter([GARBAGE]) if method.client_streaming else GARBAGE
-    try:
-        answer = bound(request, timeout=DEADLINE, metadata=credentials.metadata())
-        if method.server_streaming:
-            list(answer)
-    except grpc.RpcError as error:
-        return str(error.code().name)
-    return "OK"
 
 
 def may(name: str, certificate: str, secret: str) -> bool:

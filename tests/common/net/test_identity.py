@@ -8,7 +8,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,14 +23,13 @@ from common.errors import ConfigError, LayerwiseError, RefusedError, Unreachable
 from common.net.access import Role, role_uri, roles_of
 from common.net.data import streams
 from common.net.data.client import DataClient
-from common.net.data.messages import Messages
 from common.net.data.server import DataServer
-from common.net.data.streams import Parts, opened
+from common.net.data.streams import opened
 from common.net.identity import CA, CERTIFICATE, KEY, Files, Identity, check_peer, find_identity
 from common.net.probing import find_refusal
-from common.shards.pushes import Buffer
 from common.wire.methods import EXCHANGE, PUSH
 from tests.authority import identity, write_certificate
+from tests.common.net.test_tls import echo, echo_open
 from tests.integration.processes import until
 
 DEADLINE = 20.0
@@ -143,16 +142,6 @@ def test_a_peer_without_the_role_is_refused(tmp_path: Path) -> None:
         ConfigError, match=f"--tls {tmp_path}: the certificate of reader does not have the role"
     ):
         own.check_own_role(Role.MASTER, "mine")
-
-
-def echo(messages: Messages) -> None:
-    while (message := messages.read()) is not None:
-        messages.send(message)
-
-
-async def echo_open(requests: AsyncIterator[Buffer]) -> AsyncGenerator[Parts, None]:
-    async for request in requests:
-        yield (request,)
 
 
 class Port:
