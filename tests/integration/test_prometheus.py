@@ -27,11 +27,11 @@ pytestmark = [
     pytest.mark.skipif(PROMETHEUS is None, reason="prometheus is not installed (package prometheus)"),
 ]
 
-# A healthy run on CPUs has no GPU and, without unlock `full`, streams and own losses of units, no I, no M in
-# time and no such loss.
+# A healthy run on CPUs has no GPU and, without unlock `full`, streams, own losses of units and levels, no I,
+# no M in time, no such loss and no level.
 WITHOUT_DATA = (
     "gpu_utilization", "gpu_memory_utilization", "input_loss", "time_loss", "time_cosine", "time_aux_loss",
-    "own_loss",
+    "own_loss", "layerwise_level",
 )  # fmt: skip
 
 
