@@ -187,6 +187,11 @@ class Identity:
             return self._loaded
 
 
+def tls_for(identity: Identity | None, role: Role, run: str | None = None) -> Tls | None:
+    """Return the TLS of a caller, as of `Identity.call`; None in the clear."""
+    return identity.call(role, run) if identity else None
+
+
 def check_peer(role: Role, run: str | None, certificate: Certificate | None) -> None:
     """Check that a certificate has the names of a role.
 

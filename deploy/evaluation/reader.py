@@ -15,7 +15,7 @@ from common.errors import AbsentError, UnprovenError, UnreachableError
 from common.net import control
 from common.net.access import BY_TOKEN, Role, row_for
 from common.net.data import client as data
-from common.net.identity import find_identity
+from common.net.identity import find_identity, tls_for
 from common.net.tokens import OPERATOR_TOKEN, find_operator
 from common.shards.pushes import Header, PullRequest
 from common.wire.curriculum import Curriculum
@@ -70,7 +70,7 @@ class Reader:
         identity = find_identity(tls)
         self._channel = control.channel(address, identity)
         self._data = data.DataClient(
-            lambda: data.locate(address, identity), tls=identity.call(Role.MASTER) if identity else None
+            lambda: data.locate(address, identity), tls=tls_for(identity, Role.MASTER)
         )
 
     def __enter__(self) -> Self:

@@ -13,7 +13,7 @@ from common.net.access import Role
 from common.net.addresses import check_listen, interface_to, is_unspecified, reachable_address, split_address
 from common.net.data.places import Bounds
 from common.net.http2.tls import Tls
-from common.net.identity import Identity
+from common.net.identity import Identity, tls_for
 from common.supervision import SupervisedThread
 from slave.network.servicer import BoundaryServer
 
@@ -97,9 +97,9 @@ class Endpoint:
         host, port = split_address(self.address)
         self.address = f"{host}:{port or own_port}"
 
-    def tls(self, role: Role, run: str | None = None) -> Tls | None:
-        """Return the TLS for calls of peers that have a role in a run; None in the clear."""
-        return self.identity.call(role, run) if self.identity else None
+    def tls(self, role: Role) -> Tls | None:
+        """Return the TLS for calls of peers that have a role in the run; None in the clear."""
+        return tls_for(self.identity, role, self.run)
 
     def call(self, coroutine: Coroutine[Any, Any, Result]) -> Result:
         """Run a coroutine on the loop, and wait for the result."""

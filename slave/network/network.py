@@ -125,10 +125,10 @@ class Network:
         """Choose the profile: a slave that listens calls the neighbours above, else the master."""
         above = [(self._lease.layer + 1, replica) for replica in self._boundary.receivers]
         if self._endpoint.server is not None:
-            tls = self._endpoint.tls(Role.SLAVE, self._endpoint.run)
+            tls = self._endpoint.tls(Role.SLAVE)
             return NeighbourDialer(above, self._heart.neighbours, tls)
         below = [(self._lease.layer - 1, replica) for replica in self._boundary.senders]
-        tls = self._endpoint.tls(Role.MASTER, self._endpoint.run)
+        tls = self._endpoint.tls(Role.MASTER)
         return MasterDialer([*above, *below], self._locate, self._backoff, self._shown, tls)
 
     async def _locate(self) -> tuple[str, int]:

@@ -16,7 +16,7 @@ from common.lifecycle import give_way
 from common.net.access import Role
 from common.net.backoff import Backoff
 from common.net.data.client import Call, DataClient, locate, pull
-from common.net.identity import Identity
+from common.net.identity import Identity, tls_for
 from common.shards.pushes import Header, PullRequest
 from common.shards.working_copy import Push
 from common.supervision import SupervisedThread, describe
@@ -47,7 +47,7 @@ class _Thread(ABC, Generic[Work]):
         identity: Identity | None,
         run: str,
     ) -> None:
-        tls = identity.call(Role.MASTER, run) if identity else None
+        tls = tls_for(identity, Role.MASTER, run)
         self._client = DataClient(lambda: locate(master, identity), shown, tls)
         self._inbox = inbox
         self._queue: queue.SimpleQueue[Work | None] = queue.SimpleQueue()

@@ -22,14 +22,13 @@ from common.credentials import Certificate
 from common.errors import ConfigError, LayerwiseError, RefusedError, UnreachableError
 from common.net.access import Role, role_uri, roles_of
 from common.net.data import streams
-from common.net.data.client import DataClient
 from common.net.data.server import DataServer
 from common.net.data.streams import opened
 from common.net.identity import CA, CERTIFICATE, KEY, Files, Identity, check_peer, find_identity
 from common.net.probing import find_refusal
 from common.wire.methods import EXCHANGE, PUSH
 from tests.authority import identity, write_certificate
-from tests.common.net.test_tls import echo, echo_open
+from tests.common.net.test_tls import call, echo, echo_open
 from tests.integration.processes import until
 
 DEADLINE = 20.0
@@ -155,13 +154,7 @@ class Port:
         self.port = self.server.start("127.0.0.1", 0)
 
     def call(self, caller: Identity, role: Role = Role.MASTER) -> bytes:
-        client = DataClient(lambda: ("127.0.0.1", self.port), tls=caller.call(role))
-        try:
-            with client.call(PUSH) as calling:
-                calling.send(b"abc")
-                return bytes(calling.read(DEADLINE) or b"")
-        finally:
-            client.drop()
+        return call(self.port, caller.call(role))
 
     def shown(self, caller: Identity) -> bytes:
         """Certificate that the port shows."""

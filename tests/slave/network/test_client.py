@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import random
 import time
+from collections.abc import Awaitable, Callable
 from itertools import pairwise
+from typing import Any
 
 from common.credentials import Credentials
 from common.errors import UnreachableError
@@ -20,8 +21,34 @@ from slave.network.client import Heart
 BEATS, SECONDS, ANSWER_SECONDS = 6, 0.4, 0.3
 
 
-async def _beaten() -> list[float]:
-    """Return the arrival times of heartbeats at a slow master."""
+def patient() -> Backoff:
+    return Backoff(time.monotonic, random.random, patience=60.0)
+
+
+def beat(
+    answer: Callable[[HeartbeatRequest], Awaitable[HeartbeatReply]],
+    build: Callable[[Any], Heart],
+    over: Callable[[], bool],
+) -> None:
+    """Let a heart beat at a master until it is over."""
+
+    async def run() -> None:
+        server = ControlServer()
+        server.add(HEARTBEAT, answer)
+        channel = async_channel(await server.start("127.0.0.1:0"))
+        beating = asyncio.ensure_future(build(channel).run())
+        async with asyncio.timeout(30):
+            while not over():
+                await asyncio.sleep(0.02)
+        beating.cancel()
+        await asyncio.gather(beating, return_exceptions=True)
+        await channel.close()
+        await server.stop(0)
+
+    asyncio.run(run())
+
+
+def test_the_time_that_an_answer_takes_is_not_added_to_a_slaves_silence() -> None:
     came: list[float] = []
 
     async def heartbeat(request: HeartbeatRequest) -> HeartbeatReply:
@@ -29,24 +56,10 @@ async def _beaten() -> list[float]:
         await asyncio.sleep(ANSWER_SECONDS)
         return HeartbeatReply()
 
-    server = ControlServer()
-    server.add(HEARTBEAT, heartbeat)
-    channel = async_channel(await server.start("127.0.0.1:0"))
-    backoff = Backoff(time.monotonic, random.random, patience=60.0)
-    heart = Heart(channel, Credentials(1), SECONDS, lambda: Telemetry(steps=1), print, backoff)
-    beating = asyncio.ensure_future(heart.run())
-    while len(came) < BEATS:
-        await asyncio.sleep(0.05)
-    beating.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await beating
-    await channel.close()
-    await server.stop(0)
-    return came
+    def build(channel: Any) -> Heart:
+        return Heart(channel, Credentials(1), SECONDS, lambda: Telemetry(steps=1), print, patient())
 
-
-def test_the_time_that_an_answer_takes_is_not_added_to_a_slaves_silence() -> None:
-    came = asyncio.run(_beaten())
+    beat(heartbeat, build, lambda: len(came) >= BEATS)
     shortest = min(b - a for a, b in pairwise(came))
     assert 0.9 * SECONDS < shortest < SECONDS + ANSWER_SECONDS - 0.1
 
@@ -58,25 +71,14 @@ def test_the_pause_after_a_failed_heartbeat_is_no_longer_than_a_heartbeat() -> N
         came.append(time.monotonic())
         raise UnreachableError("restarting")
 
-    async def run() -> None:
-        server = ControlServer()
-        server.add(HEARTBEAT, refuse)
-        channel = async_channel(await server.start("127.0.0.1:0"))
+    def build(channel: Any) -> Heart:
         # Without a bound the third attempt would come in an hour.
         backoff = Backoff(time.monotonic, lambda: 0.5, first=0.1, longest=3600.0, patience=60.0)
         for _ in range(15):
             backoff.next_delay()
-        heart = Heart(channel, Credentials(1), 0.2, lambda: Telemetry(steps=1), print, backoff)
-        beating = asyncio.ensure_future(heart.run())
-        async with asyncio.timeout(30):
-            while len(came) < 4:
-                await asyncio.sleep(0.05)
-        beating.cancel()
-        await asyncio.gather(beating, return_exceptions=True)
-        await channel.close()
-        await server.stop(0)
+        return Heart(channel, Credentials(1), 0.2, lambda: Telemetry(steps=1), print, backoff)
 
-    asyncio.run(run())
+    beat(refuse, build, lambda: len(came) >= 4)
     assert len(came) >= 4
 
 
@@ -96,26 +98,14 @@ def test_further_levels_and_what_is_due_meanwhile_wait_for_no_heartbeat() -> Non
     def telemetry() -> Telemetry:
         return Telemetry(steps=1, next_batch=350 if came else 100)
 
-    async def run() -> None:
-        server = ControlServer()
-        server.add(HEARTBEAT, heartbeat)
-        channel = async_channel(await server.start("127.0.0.1:0"))
-        backoff = Backoff(time.monotonic, random.random, patience=60.0)
-        scores = [Score(3, 1.0, 7)]
+    def build(channel: Any) -> Heart:
         heart = Heart(
-            channel, Credentials(1), 3600.0, telemetry, told.append, backoff, decided=400,
-            scores=lambda: scores,
+            channel, Credentials(1), 3600.0, telemetry, told.append, patient(), decided=400,
+            scores=lambda: [Score(3, 1.0, 7)],
         )  # fmt: skip
         hearts.append(heart)
-        beating = asyncio.ensure_future(heart.run())
-        async with asyncio.timeout(30):
-            while not told:
-                await asyncio.sleep(0.02)
-        beating.cancel()
-        await asyncio.gather(beating, return_exceptions=True)
-        await channel.close()
-        await server.stop(0)
+        return heart
 
-    asyncio.run(run())
+    beat(heartbeat, build, lambda: bool(told))
     assert told == [HeartbeatReply(curriculum=Curriculum([0], 500))]
     assert len(came) == 3

@@ -128,7 +128,7 @@ class Slave:
         above = [(layer + 1, each) for each in receivers]
         if switch is None:
             self.endpoint.listen(listen, None, 8, insecure=False)
-            dialer: Dialer = NeighbourDialer(above, self.neighbours, self.endpoint.tls(Role.SLAVE, RUN))
+            dialer: Dialer = NeighbourDialer(above, self.neighbours, self.endpoint.tls(Role.SLAVE))
         else:
             switch.grant(self.lease)
             self._address = address or f"127.0.0.1:{switch.port}"
