@@ -26,6 +26,7 @@ ASKING = {
     "soak": "takes ten minutes a profile",
     "staleness": "needs MNIST for its errors (--mnist FOLDER); half an hour",
     "straggler": "needs MNIST (--mnist FOLDER); half an hour",
+    "tls": "needs MNIST for its cluster (--mnist FOLDER); 25 minutes",
 }
 
 

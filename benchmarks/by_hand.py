@@ -19,6 +19,8 @@ from benchmarks.namespaces import Network
 from common.errors import RunFailedError
 from common.lifecycle import PARENT
 from common.net.tokens import JOIN_TOKEN, OPERATOR_TOKEN
+from deploy.certificates import making
+from deploy.certificates.folders import EVALUATOR, MASTER, slave_folder
 
 ROOT = Path(__file__).parents[1]
 LIMIT_SECONDS, STOP_SECONDS = 600.0, 20.0
@@ -63,6 +65,8 @@ class ManualCluster:
         slaves: number of slaves that start with the master.
         slave: module that starts a slave.
         confined: command by which a slave is started, such as one that limits its memory.
+        tls: whether all processes have certificates, of an authority of this cluster; slaves that are added
+            later share folders with the first ones.
 
     Raises:
         RunFailedError: a process failed or ended early.
@@ -76,6 +80,7 @@ class ManualCluster:
         slaves: int,
         slave: str = "deploy.cli",
         confined: Sequence[str] = (),
+        tls: bool = False,
     ) -> None:
         self._network = network
         self._slave = slave
@@ -83,6 +88,7 @@ class ManualCluster:
         self._slaves_at_start, self._count = slaves, 0
         self._folder = folder
         self._settings = settings
+        self._certificates = folder / "tls" if tls else None
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._address = ""
 
@@ -101,10 +107,13 @@ class ManualCluster:
 
     def _start(self) -> None:
         (self._folder / "run.toml").touch()
+        if self._certificates:
+            making.make(self._certificates, making.plan([], max(1, self._slaves_at_start)), None, days=1)
         sets = [part for setting in self._settings for part in ("--set", setting)]
         state = ["--state-dir", str(self._folder / "state")]
-        listen = ["--listen", f"{self._network.address(0)}:0", "--insecure"]
-        self._launch(0, "master", str(self._folder / "run.toml"), *listen, *state, *sets)
+        listen = ["--listen", f"{self._network.address(0)}:0"]
+        own = self._tls(MASTER) or ["--insecure"]
+        self._launch(0, "master", str(self._folder / "run.toml"), *listen, *own, *state, *sets)
         self._address = self._wait_for_address()
         self.add_slaves(self._slaves_at_start)
 
@@ -117,8 +126,14 @@ class ManualCluster:
     def _start_slave(self, machine: int) -> None:
         # In `basic` a slave listens on the interface that faces the master, beyond loopback.
         token = str(self._folder / "state" / JOIN_TOKEN)
-        words = ("slave", "--master", self._address, "--insecure", "--join-token-file", token)
-        self._launch(machine, *words)
+        right = ["--insecure", "--join-token-file", token]
+        if self._certificates:
+            right = ["--tls", str(slave_folder(self._certificates, machine))]
+        self._launch(machine, "slave", "--master", self._address, *right)
+
+    def _tls(self, name: str) -> list[str]:
+        """Return the option for a folder of certificates; empty in the clear."""
+        return ["--tls", str(self._certificates / name)] if self._certificates else []
 
     def replace(self, pid: int) -> None:
         """Kill the slave with process id `pid` by SIGKILL, and start another on its machine at once."""
@@ -152,7 +167,7 @@ class ManualCluster:
 
     def record_statuses(self) -> None:
         """Start to record the status every second."""
-        self._launch(0, "status", "--master", self._address, "--json", "--watch")
+        self._launch(0, "status", "--master", self._address, "--json", "--watch", *self._tls(EVALUATOR))
 
     def recorded_statuses(self) -> list[dict[str, Any]]:
         """Return the recorded statuses, once the run is over."""
@@ -162,8 +177,8 @@ class ManualCluster:
 
     def query(self, command: str) -> dict[str, Any]:
         """Run a query command on the master's machine, and return the JSON output."""
-        arguments = [command, "--master", self._address, "--json"]
-        if command == "evaluate":
+        arguments = [command, "--master", self._address, "--json", *self._tls(EVALUATOR)]
+        if command == "evaluate" and not self._certificates:
             arguments += ["--token-file", str(self._folder / "state" / OPERATOR_TOKEN)]
         done = subprocess.run(
             self._command(0, *arguments), cwd=ROOT, env=environment(), capture_output=True, text=True

@@ -1,8 +1,9 @@
-"""Server and client for every way of `benchmarks.transfer`: `python -m benchmarks.endpoints WAY END ADDRESS`.
+"""Server and client for every way of `benchmarks.transfer`.
 
-Both ends read orders from standard input, one a line: push or pull, bytes, repeats. The client answers each
-order with a line: the seconds of every repeat, from the call until the push is acknowledged or the pull is
-complete.
+`python -m benchmarks.endpoints WAY END ADDRESS [FOLDER]`: with a folder of certificates the ways tcp and
+layerwise speak TLS, by contexts of one kind. Both ends read orders from standard input, one a line: push or
+pull, bytes, repeats. The client answers each order with a line: the seconds of every repeat, from the call
+until the push is acknowledged or the pull is complete.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,8 +25,12 @@ from torch import Tensor
 from torch.distributed import rpc as torch_rpc
 
 from common import strict_json
+from common.config.files import load
+from common.credentials import NOBODY
 from common.lifecycle import end_with_parent, keep_freed_memory
 from common.net import addresses, control
+from common.net.access import Role
+from common.net.identity import Identity, find_identity
 from common.net.tokens import find_joiner
 from common.shards.pushes import Header, Operation, PushReply
 from common.shards.table import lay_out
@@ -73,13 +79,15 @@ def _receive(stream: socket.socket, buffer: memoryview) -> None:
         received += count
 
 
-def tcp_server(address: str) -> None:
+def tcp_server(address: str, identity: Identity | None = None) -> None:
     """Serve orders over TCP: receive and acknowledge pushes, send pulls."""
     host, port = addresses.split_address(address)
     with socket.create_server((host, port)) as listening:
         print(f"{host}:{listening.getsockname()[1]}", flush=True)
         stream, _ = listening.accept()
     stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    if identity:
+        stream = identity.serve().context().wrap_socket(stream, server_side=True)
     token = memoryview(bytearray(1))
     for what, nbytes, repeats in orders():
         buffer = memoryview(bytearray(nbytes))
@@ -88,10 +96,12 @@ def tcp_server(address: str) -> None:
             stream.sendall(token if what == "push" else buffer)
 
 
-def tcp_client(address: str) -> None:
-    """Push and pull over a plain socket."""
+def tcp_client(address: str, identity: Identity | None = None) -> None:
+    """Push and pull over a plain socket, or by Python's `ssl` on one."""
     stream = socket.create_connection(addresses.split_address(address))
     stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    if identity:
+        stream = identity.call(Role.MASTER).context().wrap_socket(stream)
     token = memoryview(bytearray(1))
     for what, nbytes, repeats in orders():
         buffer = memoryview(bytearray(nbytes))
@@ -191,9 +201,9 @@ def gloo_client(address: str) -> None:
 class IdleSlave:
     """A slave of layer 1 that does not train; its three shards have three sizes."""
 
-    def __init__(self, address: str, lease: JoinReply) -> None:
+    def __init__(self, address: str, lease: JoinReply, identity: Identity | None = None) -> None:
         self._lease = lease
-        self._endpoint = Endpoint(address)
+        self._endpoint = Endpoint(address, identity=identity, run=load(None).run.name)
         self._network = Network(self._endpoint, lease, 0.5, 20.0, Telemetry, Meter())
         self._network.start()
         self._shards: dict[int, tuple[Header, np.ndarray]] = {}
@@ -237,12 +247,13 @@ class IdleSlave:
             raise RuntimeError(f"expected the answer to a push, got {reply!r}")
 
 
-def layerwise_client(address: str) -> None:
+def layerwise_client(address: str, identity: Identity | None = None) -> None:
     """Push and pull by a slave's own client."""
     keep_freed_memory()
-    channel = control.channel(address)
+    channel = control.channel(address, identity)
     request = JoinRequest("benchmark", key=secrets.token_hex(16))
-    slave = IdleSlave(address, control.call(channel, JOIN, request, shown=find_joiner(address)))
+    shown = NOBODY if identity else find_joiner(address)
+    slave = IdleSlave(address, control.call(channel, JOIN, request, shown=shown), identity)
     channel.close()
     known: set[int] = set()
     for what, nbytes, repeats in orders():
@@ -253,7 +264,8 @@ def layerwise_client(address: str) -> None:
     slave.close()
 
 
-ENDS: dict[tuple[str, str], Callable[[str], None]] = {
+# Ends take the address, and those of TLS the own certificates.
+ENDS: dict[tuple[str, str], Callable[..., None]] = {
     ("tcp", "server"): tcp_server,
     ("tcp", "client"): tcp_client,
     ("torch_rpc", "server"): torch_rpc_server,
@@ -268,5 +280,5 @@ ENDS: dict[tuple[str, str], Callable[[str], None]] = {
 if __name__ == "__main__":
     end_with_parent()
     torch.set_num_threads(1)
-    way, end, address = sys.argv[1:]
-    ENDS[way, end](address)
+    way, end, where, *certificates = sys.argv[1:]
+    ENDS[way, end](where, *(find_identity(Path(each)) for each in certificates))

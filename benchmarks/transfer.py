@@ -15,6 +15,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +28,7 @@ from benchmarks.spread import spread
 from common import strict_json
 from common.cores import count_cores
 from common.lifecycle import PARENT
+from deploy.certificates.folders import MASTER, slave_name
 
 Cases = dict[str, dict[str, dict[str, dict[str, float]]]]
 
@@ -92,30 +94,38 @@ class CommandProcess:
 
 
 class ProcessPair:
-    """Server and client process of a way."""
+    """Server and client process of a way.
 
-    def __init__(self, name: str, folder: Path, stack: ExitStack) -> None:
+    Args:
+        name: one of WAYS.
+        folder: for the master's files, of this pair alone.
+        stack: ends the processes.
+        certificates: folders as `layerwise certificates` makes them, for TLS; None: in the clear.
+    """
+
+    def __init__(self, name: str, folder: Path, stack: ExitStack, certificates: Path | None = None) -> None:
         def start(*command: str) -> CommandProcess:
             process = CommandProcess(*command)
             stack.callback(process.close)
             return process
 
+        own, peer = ([str(certificates / each)] if certificates else [] for each in (MASTER, slave_name(1)))
         address = str(folder / f"{name}.rendezvous")
         if name == "layerwise":
             (folder / "run.toml").touch()
             state = str(folder / "state")
             self._server = start("deploy.cli", "master", str(folder / "run.toml"), "--listen", "127.0.0.1:0",
-                                 "--state-dir", state,
+                                 "--state-dir", state, *(["--tls", *own] if own else []),
                                  # Long heartbeats: a slave's health is not measured, even on a crowded
                                  # machine.
                                  "--set", "cluster.heartbeat_seconds=10")  # fmt: skip
             address = self._server.read_line().partition("listening on ")[2].partition(",")[0]
         else:
             self._server = start(
-                "benchmarks.endpoints", name, "server", "127.0.0.1:0" if name == "tcp" else address
+                "benchmarks.endpoints", name, "server", "127.0.0.1:0" if name == "tcp" else address, *own
             )
             address = self._server.read_line() if name == "tcp" else address
-        self._client = start("benchmarks.endpoints", name, "client", address)
+        self._client = start("benchmarks.endpoints", name, "client", address, *peer)
         self._server_takes_orders = name != "layerwise"
 
     def cpu_seconds(self) -> float:
@@ -140,23 +150,22 @@ class Rounds:
     cpu_seconds: float = 0.0
 
 
-def measure() -> dict[str, dict[str, Rounds]]:
-    """Measure every case, by case and way."""
+def measure(
+    ways: Mapping[str, ProcessPair], sizes: Iterable[str] = SIZES, rounds: int = ROUNDS
+) -> dict[str, dict[str, Rounds]]:
+    """Measure pushes and pulls of sizes by every way, by turns; returns them by case and way."""
     cases: dict[str, dict[str, Rounds]] = {}
-    with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        ways = {name: ProcessPair(name, folder, stack) for name in WAYS}
-        for turn in range(ROUNDS + 1):
-            for size, nbytes in SIZES.items():
-                for what in ("push", "pull"):
-                    for name, way in ways.items():
-                        before = way.cpu_seconds()
-                        seconds = way.seconds(what, nbytes, REPEATS[size])
-                        # The first round warms every process up.
-                        if turn:
-                            rounds = cases.setdefault(f"{what} {size}", {}).setdefault(name, Rounds())
-                            rounds.milliseconds.append(1e3 * statistics.median(seconds))
-                            rounds.cpu_seconds += way.cpu_seconds() - before
+    for turn in range(rounds + 1):
+        for size in sizes:
+            for what in ("push", "pull"):
+                for name, way in ways.items():
+                    before = way.cpu_seconds()
+                    seconds = way.seconds(what, SIZES[size], REPEATS[size])
+                    # The first round warms every process up.
+                    if turn:
+                        measured = cases.setdefault(f"{what} {size}", {}).setdefault(name, Rounds())
+                        measured.milliseconds.append(1e3 * statistics.median(seconds))
+                        measured.cpu_seconds += way.cpu_seconds() - before
     return cases
 
 
@@ -204,7 +213,9 @@ def table(cases: Cases) -> str:
 
 def main() -> None:
     """Measure, print the table and write the results."""
-    result = summarize(measure())
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        result = summarize(measure({name: ProcessPair(name, folder, stack) for name in WAYS}))
     RESULT.parent.mkdir(exist_ok=True)
     RESULT.write_text(strict_json.encode(result, indent=2) + "\n")
     print(table(result["cases"]))  # type: ignore[arg-type]

@@ -140,17 +140,20 @@ class Layerwise:
         profile: `cluster.profile`.
         layers: number of layers K.
         more: further settings, section.key=value.
+        tls: whether the processes have certificates, and speak TLS; not for curves.
     """
 
     unlock: str
     profile: str
     layers: int = 2
     more: tuple[str, ...] = ()
+    tls: bool = False
 
     @property
     def name(self) -> str:
         """Name of the way in results."""
-        return ", ".join([f"{self.unlock} {self.profile}", *(each.partition(".")[2] for each in self.more)])
+        parts = [f"{self.unlock} {self.profile}", *(each.partition(".")[2] for each in self.more)]
+        return ", ".join([*parts, *(["TLS"] if self.tls else [])])
 
     def run(self, job: Job, network: Network | None = None, limit: CpuLimit | None = None) -> Row:
         """Run to the end, and return the rates or the curve, with the share of a limited process.
@@ -195,7 +198,9 @@ class Layerwise:
         settings = job.sets(*OURS, *own)[1::2]
         with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
             folder = Path(name)
-            cluster = stack.enter_context(ManualCluster(machines, folder, settings, self.layers))
+            cluster = stack.enter_context(
+                ManualCluster(machines, folder, settings, self.layers, tls=self.tls)
+            )
             cluster.record_statuses()
             find = slave_of(limit.layer, folder / "state") if limit else None
             limiter = stack.enter_context(_limiter(find, limit))
