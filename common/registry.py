@@ -57,6 +57,11 @@ class Registry(Mapping[str, RowT], Generic[RowT]):
         return ", ".join(f"{row.name} ({row.help})" for row in self._rows.values())
 
 
+def module_name(name: str) -> str:
+    """Return the name of a row's module: underscores for dashes and plus signs."""
+    return name.replace("-", "_").replace("+", "_")
+
+
 def import_implementation(package: str, name: str) -> Any:
-    """Import the module of a row, PACKAGE.NAME with underscores for dashes."""
-    return importlib.import_module(f"{package}.{name.replace('-', '_')}")
+    """Import the module of a row from a package."""
+    return importlib.import_module(f"{package}.{module_name(name)}")

@@ -26,7 +26,7 @@ from common.config.tasks import TASKS
 from common.config.unlocks import UNLOCKS
 from common.data import batches
 from common.errors import ConfigError
-from common.registry import Registry, Row, import_implementation
+from common.registry import Registry, Row, import_implementation, module_name
 from common.shards.table import WIRE_ITEMSIZES, Precision
 from common.wire.precision import PRECISIONS
 
@@ -51,7 +51,7 @@ def test_every_row_has_a_module_and_every_module_a_row(
 ) -> None:
     folder = Path(str(importlib.import_module(package).__file__)).parent
     modules = {path.stem for path in folder.glob("*.py")} - {"__init__"}
-    assert modules == {name.replace("-", "_") for name in registry}
+    assert modules == {module_name(name) for name in registry}
     for name in registry:
         assert callable(getattr(import_implementation(package, name), function))
 

@@ -52,6 +52,12 @@ class DecouplingConfig:
 
     def __post_init__(self) -> None:
         self.synthesizer_options()
+        if self.propagates and self.row.slots is not None:
+            raise ConfigError(
+                f'decoupling.gradient: "{self.gradient}" waits for the true gradient, and with '
+                f'decoupling.unlock = "{self.unlock}" a layer waits for none; choose decoupling.unlock = '
+                '"update", or decoupling.gradient = "cdni"'
+            )
         self.predictor_options()
         if CORRECTIONS[self.correction].recomputes and not BACKWARDS[self.backward].recomputes:
             again = " or ".join(f'"{row.name}"' for row in BACKWARDS.values() if row.recomputes)
@@ -66,6 +72,11 @@ class DecouplingConfig:
         return UNLOCKS[self.unlock]
 
     @property
+    def propagates(self) -> bool:
+        """Whether layers step on the gradient of M's loss, too, once the true gradient comes."""
+        return self.row.synthesizes and GRADIENTS[self.gradient].propagates
+
+    @property
     def slots(self) -> int | None:
         """Slots N of a mailbox that may lose messages (slot b mod N keeps the newest), else None."""
         return self.row.slots and (self.in_flight or self.row.slots)
@@ -73,6 +84,8 @@ class DecouplingConfig:
     @property
     def shares(self) -> Divide:
         """Division of a step's multiply-adds among the moments of computing."""
+        if self.propagates and (divide := GRADIENTS[self.gradient].shares):
+            return divide
         return self.row.shares or BACKWARDS[self.backward].shares
 
     def synthesizer_options(self) -> GradientOptions:

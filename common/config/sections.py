@@ -55,6 +55,7 @@ class Config:
         check_heeded(self)
         self._check_time()
         self._check_correction()
+        self._check_propagation()
         if self.downpour.warm_start >= self.run.batches:
             raise ConfigError(
                 f"downpour.warm_start: {self.downpour.warm_start} of {self.run.batches} batches leaves none "
@@ -78,6 +79,15 @@ class Config:
             raise ConfigError(
                 f'decoupling.correction: "{self.decoupling.correction}" changes the steps of '
                 f'optimizer.name = "{needed}", not of "{self.optimizer.name}"; choose another of the two'
+            )
+
+    def _check_propagation(self) -> None:
+        """Check that no M in time changes a gradient that M has sent down before."""
+        if self.decoupling.propagates and self.time.row.synthesizes:
+            raise ConfigError(
+                f'time.gradient: "{self.time.gradient}" adds to the gradient that decoupling.gradient = '
+                f'"{self.decoupling.gradient}" has sent down by then; leave time.gradient out, or choose '
+                'decoupling.gradient = "cdni"'
             )
 
     def _check_time(self) -> None:

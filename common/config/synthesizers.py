@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from common.bounds import MOST_UNITS, MOST_WIDTH
 from common.config.settings import key
+from common.config.unlocks import FORWARD, Divide, Shares
 from common.errors import ConfigError
 from common.registry import Registry, Row
 
@@ -24,6 +25,13 @@ class DniOptions:
         maximum=MOST_WIDTH,
     )
     batch_norm: bool = key(True, "batch normalization in the hidden layers")
+
+
+@dataclass(frozen=True)
+class PropOptions(DniOptions):
+    """Options of the regression whose loss teaches the layer, too (SG+prop; Czarnecki et al. 2017)."""
+
+    alpha: float = key(1.0, "factor of the gradient of M's loss in h", minimum=0)
 
 
 @dataclass(frozen=True)
@@ -91,9 +99,17 @@ class GradientRow(Row):
 
     Attributes:
         options: dataclass of `decoupling.gradient_options`.
+        shares: division of a step's multiply-adds where the layer steps once M's loss is known; None: as of
+            the unlock.
     """
 
     options: type[DniOptions] | type[VfbnOptions]
+    shares: Divide | None = None
+
+    @property
+    def propagates(self) -> bool:
+        """Whether a layer steps on the gradient of M's loss, too, and hence waits for the true gradient."""
+        return self.shares is not None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,11 +123,26 @@ class InputRow(Row):
     options: type[LinearInputOptions] | type[HiddenInputOptions] | type[CausalInputOptions]
 
 
+def _share_with_propagation(work: float, synthesis: float) -> Shares:
+    """Divide a forward and M's gradient for the layer below, and a whole step once delta_k arrives."""
+    forward, use = work * FORWARD, synthesis * FORWARD
+    return Shares(forward, 2 * forward + use, work + synthesis)
+
+
+# Keys of an M whose gradient is stepped on before the true gradient comes.
+_AT_ONCE = ("mix_true", "fallback_cosine", "step_probability", "cluster.synthesis")
+
 GRADIENTS = Registry(
-    GradientRow(name="dni", help="regression on h", options=DniOptions),
-    GradientRow(name="cdni", help="regression on h and the label", options=DniOptions),
-    GradientRow(name="vfbn", help="gradient of a small virtual forward network", options=VfbnOptions),
-)
+    GradientRow(name="dni", help="regression on h", heeds=_AT_ONCE, options=DniOptions),
+    GradientRow(name="cdni", help="regression on h and the label", heeds=_AT_ONCE, options=DniOptions),
+    GradientRow(
+        name="vfbn", help="gradient of a small virtual forward network", heeds=_AT_ONCE, options=VfbnOptions
+    ),
+    GradientRow(
+        name="sg+prop", help="cdni and the gradient of its loss, known once the true gradient comes",
+        options=PropOptions, shares=_share_with_propagation,
+    ),
+)  # fmt: skip
 INPUTS = Registry(
     InputRow(name="linear", help="one linear layer", options=LinearInputOptions),
     InputRow(name="mlp", help="hidden linear layers", options=HiddenInputOptions),

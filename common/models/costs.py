@@ -27,7 +27,7 @@ from common.models.recurrent import pass_on
 from common.signals.forms import SignalForm
 from common.signals.packing import InputPacking
 from common.signals.values import map_floats, split
-from common.synthesizers import VirtualForward
+from common.synthesizers import PropagatingRegression, VirtualForward
 from common.tasks import Task
 
 Counted = TypeVar("Counted")
@@ -240,7 +240,10 @@ def _count_synthesizer(
                 assert isinstance(synthesizer, VirtualForward)
                 synthesizer.supervise(h, y)
             else:
-                synthesizer.learn(h, y, synthesizer.gradient(h, y))
+                delta = synthesizer.gradient(h, y)
+                if isinstance(synthesizer, PropagatingRegression):
+                    synthesizer.propagate(h, y, delta)
+                synthesizer.learn(h, y, delta)
     return synthesizer, counter.work
 
 

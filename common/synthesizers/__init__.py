@@ -12,7 +12,7 @@ from common.registry import import_implementation
 from common.signals.forms import TensorForm
 from common.synthesizers.base import GradientSynthesizer, InputSynthesizer
 from common.synthesizers.predictor import Predictor
-from common.synthesizers.regression import DeltaRegression
+from common.synthesizers.regression import DeltaRegression, PropagatingRegression
 from common.synthesizers.time.auxiliary import Auxiliary
 from common.synthesizers.time.module import TimeModule
 from common.synthesizers.time.regression import TimeSynthesizer
@@ -24,6 +24,7 @@ __all__ = [
     "GradientSynthesizer",
     "InputSynthesizer",
     "Predictor",
+    "PropagatingRegression",
     "TimeModule",
     "VirtualForward",
     "build",

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from common.config.synthesizers import DniOptions
+from common.config.synthesizers import DniOptions, PropOptions
 from common.synthesizers.base import GradientSynthesizer, has_positions
 from common.synthesizers.rows import RowNorm
 from common.tasks import Task
@@ -66,6 +66,27 @@ class DeltaRegression(GradientSynthesizer):
         for layer, norm in zip(self.layers, self.norms, strict=False):
             x = torch.relu(norm(layer(x, y)))
         return self.layers[-1](x, y)  # type: ignore[no-any-return]
+
+
+class PropagatingRegression(DeltaRegression):
+    """M of SG+prop (Czarnecki et al. 2017): the regression of cDNI, whose loss teaches the layer, too."""
+
+    def __init__(self, options: PropOptions, shape: tuple[int, ...], task: Task) -> None:
+        super().__init__(options, shape, task, context=True)
+        self._alpha = options.alpha
+
+    def propagate(self, h: Tensor, y: Tensor, delta: Tensor) -> Tensor:
+        """Return delta hat + alpha dL_SG/dh, with L_SG = ||delta hat - delta||^2 of each example.
+
+        BN uses its running statistics, so rows are independent. No state changes.
+        """
+        self.eval()
+        with torch.enable_grad():
+            x = self._reshape(h.detach()).requires_grad_()
+            synthetic = self._regress(x, y)
+            residual = synthetic.detach() - self._reshape(delta)
+            (gradient,) = torch.autograd.grad(synthetic, x, 2 * residual)
+        return synthetic.detach().add_(gradient, alpha=self._alpha).view_as(h)
 
 
 class _Linear(nn.Linear):

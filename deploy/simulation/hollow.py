@@ -7,8 +7,8 @@ from collections.abc import Collection, Iterator, Mapping
 import torch
 from torch import Tensor, nn
 
+from common.config.decoupling import DecouplingConfig
 from common.config.sections import Config
-from common.config.unlocks import UnlockRow
 from common.data.batches import Batches
 from common.optim.stepper import AccruingStepper, Stepper
 from common.shards.flat import Flat
@@ -54,16 +54,25 @@ class HollowUnlock:
     Args:
         k: the layer.
         top: whether the layer is the last.
-        unlock: row of the unlock.
+        decoupling: the unlock, and whether layers step on the gradient of M's loss.
         steppers: by the kind of their shard.
         sends_down: whether the layer below has a use for a gradient.
     """
 
     def __init__(
-        self, k: int, top: bool, unlock: UnlockRow, steppers: Mapping[str, Stepper], *, sends_down: bool
+        self,
+        k: int,
+        top: bool,
+        decoupling: DecouplingConfig,
+        steppers: Mapping[str, Stepper],
+        *,
+        sends_down: bool,
     ) -> None:
         self._k, self._top = k, top
-        self._late = not top and unlock.waits
+        unlock = decoupling.row
+        # Answers the layer below before the step.
+        self._propagates = not top and decoupling.propagates
+        self._late = not top and (unlock.waits or self._propagates)
         self._sends_down = unlock.sends_down and sends_down
         # A head and M in time step with the layer, M on the gradient from above.
         at_once = {"weights", "time", "gradient" if unlock.supervises else "weights"}
@@ -76,22 +85,26 @@ class HollowUnlock:
         if not self._top:
             self._sent[batch] = h_below
             yield Up(batch, h_below)
+        if self._propagates:
+            yield from self._down(batch)
         if not self._late:
-            yield from self._step(batch)
+            self._step(batch)
+            yield from self._down(batch)
 
     def gradient(self, batch: int, delta: Signal) -> Iterator[Message]:  # noqa: ARG002
         """Step M, or a layer that waited for the gradient."""
         del self._sent[batch]
         if self._late:
-            yield from self._step(batch)
-        else:
-            for stepper in self._learning:
-                stepper.step(batch)
+            self._step(batch)
+        if self._late and not self._propagates:
+            yield from self._down(batch)
+        for stepper in self._learning:
+            stepper.step(batch)
 
     def lost(self, batch: int) -> Iterator[Message]:
         """Forget a batch; a layer without a step on the batch has no gradient for the layer below."""
         del self._sent[batch]
-        if self._late and self._k > 1:
+        if self._late and not self._propagates and self._k > 1:
             yield Lost(batch)
 
     def sent(self) -> dict[int, Signal]:
@@ -102,9 +115,11 @@ class HollowUnlock:
         """Return the batches taken without a step."""
         return self._sent if self._late else ()
 
-    def _step(self, batch: int) -> Iterator[Message]:
+    def _step(self, batch: int) -> None:
         for stepper in self._stepping:
             stepper.step(batch)
+
+    def _down(self, batch: int) -> Iterator[Message]:
         if self._k > 1:
             yield Down(batch, NOTHING) if self._sends_down else Taken(batch)
 
@@ -181,8 +196,7 @@ def hollow(
     else:
         unlock: Unlock
         if top or wants[1]:
-            row = config.decoupling.row
-            unlock = HollowUnlock(k, top, row, steppers, sends_down=wants[0])
+            unlock = HollowUnlock(k, top, config.decoupling, steppers, sends_down=wants[0])
         else:
             unlock = HollowFixed(k, steppers["weights"])
         trainer = layers.windowed_trainer(config, HollowBatches(), lease, unlock)

@@ -17,7 +17,7 @@ from common.shards.flat import Flat
 from common.signals.forms import SignalForm
 from common.signals.packing import InputPacking, Packing
 from common.signals.values import Signal, arrange, count, floats, form_of, split
-from common.synthesizers import GradientSynthesizer
+from common.synthesizers import GradientSynthesizer, PropagatingRegression
 from common.wire.boundary import Message
 from slave.training.health import Health
 
@@ -30,6 +30,13 @@ class Synthesizing(Protocol):
 
     def learn(self, batch: int, h: Signal, y: Tensor, synthetic: Signal | None, delta: Signal) -> None:
         """Learn from the true gradient at h; `synthetic` is M's earlier prediction at h, None without one."""
+
+
+class Propagating(Synthesizing, Protocol):
+    """M_k whose loss has a gradient in h that the layer takes, too."""
+
+    def propagate(self, h: Signal, y: Tensor, delta: Signal) -> Signal:
+        """Delta hat of h plus alpha times the gradient of L_M in h, in the form of h's floats."""
 
 
 class PackedSynthesizer:
@@ -53,6 +60,13 @@ class PackedSynthesizer:
         pack = self._packing.pack
         predicted = None if synthetic is None else pack(synthetic)
         self._synthesizer.learn(batch, pack(h), y, predicted, pack(delta))
+
+    def propagate(self, h: Signal, y: Tensor, delta: Signal) -> Signal:
+        """Delta hat of h plus alpha times the gradient of L_M in h, in the form of h's floats."""
+        assert isinstance(self._synthesizer, Synthesizer)
+        module, pack = self._synthesizer.module, self._packing.pack
+        assert isinstance(module, PropagatingRegression)
+        return self._packing.unpack(module.propagate(pack(h), y, pack(delta)))
 
 
 class TensorSynthesizer(ABC):

@@ -200,6 +200,18 @@ class Layer:
         elif ends:
             torch.autograd.backward(ends, deltas)
 
+    def down_alone(self, passed: Forward, delta: Signal) -> Iterator[Message]:
+        """Yield the answer for layer k - 1 from delta, in the form of h's floats, before a backward."""
+        deltas, leaves = split(delta), list(split(floats(passed.u)).values())
+        learned = {name: each for name, each in split(passed.h).items() if each.requires_grad}
+        own = [each for each in (losses.sum() for losses in passed.losses) if each.requires_grad]
+        if self._goes_down and (learned or own):
+            given = [*(deltas[name] for name in learned), *[None] * len(own)]
+            gradients = torch.autograd.grad([*learned.values(), *own], leaves, given, allow_unused=True)
+            for leaf, gradient in zip(leaves, gradients, strict=True):
+                leaf.grad = gradient
+        yield from self.down(passed)
+
     def step(self, batch: int, batch_size: int, adjustment: Adjustment = UNCHANGED) -> None:
         """Step on the gradient of the loss's sum, divided by B."""
         self._stepper.step(batch, batch_size, adjustment)

@@ -42,7 +42,6 @@ from slave.training.decoupling import (
     PackedSynthesizer,
     Predicting,
     Synthesizer,
-    Synthesizing,
     TensorPredictor,
     TensorSynthesizer,
     Unlock,
@@ -296,7 +295,7 @@ class _Composition:
             predictor = Predictor(module, flat, self._taught("input", flat), self.health)
         return PackedPredictor(predictor, inputs, below)
 
-    def _synthesizer(self, above: SignalForm) -> Synthesizing:
+    def _synthesizer(self, above: SignalForm) -> PackedSynthesizer:
         packing = Packing(above)
         every, lease = self.config.decoupling.synthesizer_every, self.lease
         synthesizer: TensorSynthesizer

@@ -11,7 +11,7 @@ from common.optim.stepper import Stepper
 from common.signals.forms import SignalForm
 from common.synthesizers import VirtualForward
 from common.tasks import Task
-from slave.training.decoupling import Predicting, Synthesizing
+from slave.training.decoupling import PackedSynthesizer, Predicting
 from slave.training.health import Health
 from slave.training.layer import Layer
 from slave.training.scores import Scores
@@ -40,7 +40,7 @@ class Parts:
     task: Task
     above: SignalForm
     wants_gradient: bool
-    make_synthesizer: Callable[[], Synthesizing]
+    make_synthesizer: Callable[[], PackedSynthesizer]
     make_predictor: Callable[[], Predicting]
     make_head: Callable[[], tuple[VirtualForward, Stepper]]
     scores: Scores | None = None

@@ -21,6 +21,9 @@ METHODS = {
     "update-vfbn": ["decoupling.unlock=update"],
     "update-cdni": ["decoupling.unlock=update", "decoupling.gradient=cdni"],
     "update-dni": ["decoupling.unlock=update", "decoupling.gradient=dni"],
+    "update-sg+prop": [
+        "decoupling.unlock=update", "decoupling.gradient=sg+prop", "decoupling.gradient_options={alpha=0.1}",
+    ],
     "update-mixed": ["decoupling.unlock=update", "decoupling.mix_true=true"],
     "delayed": ["decoupling.unlock=delayed"],
     "delayed-stash": ["decoupling.unlock=delayed", "decoupling.backward=stash"],

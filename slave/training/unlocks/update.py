@@ -13,6 +13,7 @@ from slave.training.decoupling import Synthesizing, check_gradient
 from slave.training.health import Health
 from slave.training.layer import Forward, Layer
 from slave.training.parts import Parts
+from slave.training.propagating import PropagatingUnlock
 from slave.training.unlocks.delayed import Late
 
 
@@ -115,9 +116,9 @@ class UpdateUnlock:
             self._layer.flat.clear_gradients()
 
 
-def build(parts: Parts) -> UpdateUnlock:
+def build(parts: Parts) -> UpdateUnlock | PropagatingUnlock:
     """Build the unlock of a layer below the top, with M."""
-    mix_true = parts.config.decoupling.mix_true
-    return UpdateUnlock(
-        parts.layer, parts.make_synthesizer(), parts.health, parts.steps_on, mix_true=mix_true
-    )
+    decoupling, synthesizer = parts.config.decoupling, parts.make_synthesizer()
+    if decoupling.propagates:
+        return PropagatingUnlock(parts.layer, synthesizer)
+    return UpdateUnlock(parts.layer, synthesizer, parts.health, parts.steps_on, mix_true=decoupling.mix_true)

@@ -249,6 +249,13 @@ def test_a_wrong_file_is_refused_by_its_name_and_the_key(tmp_path: Path, text: s
         (["unlock=local", "gradient=dni"], "decoupling.gradient", "unlock = local", ["update", "full"]),
         (["shrink=0.5"], "decoupling.shrink", "unlock = update", ["delayed"]),
         (["unlock=full", "mix_true=true"], "decoupling.mix_true", "unlock = full", ["update"]),
+        (["gradient=sg+prop", "mix_true=true"], "decoupling.mix_true", "gradient = sg+prop", ["cdni"]),
+        (
+            ["gradient=sg+prop", "step_probability=0.5"],
+            "decoupling.step_probability",
+            "gradient = sg+prop",
+            ["dni"],
+        ),
         (["input_options={hidden = [3]}"], "decoupling.input_options", "unlock = update", ["full"]),
         (["optimizer.nesterov=true"], "optimizer.nesterov", "name = adam", ["sgd"]),
         (["optimizer.momentum=0.5"], "optimizer.momentum", "name = adam", ["sgd"]),
@@ -263,6 +270,28 @@ def test_a_key_that_the_chosen_row_does_not_heed_is_unknown(
     said = refusal(None, *(each if "optimizer." in each else f"decoupling.{each}" for each in overrides))
     assert said.startswith(f'--set: {key}: unknown key for {chooser} = "{value}"; leave it out, or choose ')
     assert all(f'"{other}"' in said for other in others)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (
+            ["decoupling.unlock=full", "decoupling.gradient=sg+prop"],
+            'decoupling.gradient: "sg+prop" waits for the true gradient, and with decoupling.unlock = "full"',
+        ),
+        (
+            [
+                "decoupling.gradient=sg+prop", "data.dataset=copy", "network.model=lstm", "time.window=3",
+                "time.gradient=dni",
+            ],
+            'time.gradient: "dni" adds to the gradient that decoupling.gradient = "sg+prop" has sent down',
+        ),
+    ],
+)  # fmt: skip
+def test_an_m_that_waits_for_the_true_gradient_is_refused_where_there_is_none(
+    overrides: list[str], said: str
+) -> None:
+    assert said in refusal(None, *overrides)
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ METHODS: list[tuple[str, dict[str, object]]] = [
     ("cdni", {"hidden": []}),
     ("cdni", {"hidden": [7, 5], "batch_norm": True}),
     ("cdni", {"hidden": [7], "batch_norm": False}),
+    ("sg+prop", {"hidden": [7], "alpha": 0.5}),
     ("vfbn", {}),
     ("vfbn", {"hidden": 0}),
     ("vfbn", {"hidden": 7}),
@@ -215,7 +216,7 @@ def test_learning_one_pair_over_and_over_brings_its_loss_down(
     assert last < 0.8 * first
 
 
-@pytest.mark.parametrize("gradient", ["dni", "cdni"])
+@pytest.mark.parametrize("gradient", ["dni", "cdni", "sg+prop"])
 @pytest.mark.parametrize("hidden", [[], [7]])
 @every_shape
 def test_dni_and_cdni_start_at_zero(gradient: str, hidden: list[int], shape: tuple[int, ...]) -> None:

@@ -82,7 +82,7 @@ def build_layer(config: Config, lease: JoinReply, copies: list[tuple[WorkingCopy
     steppers = {copy.name.partition("/")[2]: stepper for copy, stepper in copies}
     trainer: Trainer
     if config.decoupling.slots is None:
-        unlock = HollowUnlock(k, top, config.decoupling.row, steppers, sends_down=k > 1)
+        unlock = HollowUnlock(k, top, config.decoupling, steppers, sends_down=k > 1)
         trainer = layers.windowed_trainer(config, HollowBatches(), lease, unlock)
     else:
         full = HollowFull(k, top, steppers, sends_down=k > 1)

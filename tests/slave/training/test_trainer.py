@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from common.config.optimizer import OptimizerConfig
 from common.config.sections import Config
+from common.config.synthesizers import GRADIENTS
 from common.errors import MalformedError
 from common.signals.values import plain
 from common.wire.boundary import Down, End, Ended, Lost, Message, Ready, Up
@@ -23,7 +25,9 @@ from tests.slave.chain import Chain, Fault, Incarnation, configured
 
 SGD = OptimizerConfig(name="sgd", learning_rate=0.01)
 SEEDS = st.integers(0, 2**32 - 1)
-UNLOCKS = st.sampled_from(["none", "update", "delayed", "local"])
+# Unlocks, and in the place of `update` a kind of M that changes the protocol.
+WAYS = ["none", "update", "sg+prop", "delayed", "local"]
+UNLOCKS = st.sampled_from(WAYS)
 WINDOWS = st.sampled_from([None, 1, 2, 5])
 BREAKS = st.sampled_from(["break", "master"])
 MANY = settings(
@@ -38,11 +42,14 @@ def faults(kinds: st.SearchStrategy[str]) -> st.SearchStrategy[list[Fault]]:
 
 
 def small(unlock: str = "update", in_flight: int | None = None, batches: int = 12) -> Config:
+    given: dict[str, Any] = {"unlock": unlock}
+    if unlock in GRADIENTS:
+        given = {"unlock": "update", "gradient": unlock}
     return configured(
         options={"widths": [4, 4]},
         batches=batches,
         batch_size=4,
-        unlock=unlock,
+        **given,
         gradient_options={"hidden": 0} if unlock in ("update", "local") else {},
         in_flight=in_flight if unlock != "none" else None,
         optimizer=SGD,
@@ -405,7 +412,7 @@ def test_with_unlock_none_a_batch_counts_as_seen_once_the_layer_has_stepped_on_i
 def test_thousands_of_schedules_end_and_account_for_every_batch() -> None:
     for seed in range(1500):
         draw = random.Random(seed)
-        unlock = draw.choice(["none", "update", "delayed", "local"])
+        unlock = draw.choice(WAYS)
         config = small(unlock, draw.choice([None, 1, 2, 5]), draw.choice([1, 2, 5, 12, 25]))
         kinds = draw.choice([["break"], ["die"], ["break", "die", "master"]])
         last = draw.choice([30, 200, 900])
