@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import math
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, TypeVar, cast
 
@@ -20,13 +23,16 @@ from common.credentials import (
     credentials_of,
     note_caller,
 )
-from common.errors import LayerwiseError, TooLargeError, UnreachableError
+from common.errors import LayerwiseError, MalformedError, StalledError, TooLargeError, UnreachableError
 from common.lifecycle import file_limit
 from common.net.addresses import cannot_listen, split_address
 from common.net.channels import OPTIONS, AsyncChannel, Channel, absence
-from common.net.http2.handshakes import name_certificate
+from common.net.data.places import Bounds
+from common.net.guard import Calls, Guard
+from common.net.http2.handshakes import end_of, name_certificate
 from common.net.identity import Identity
 from common.net.listening import join_address, numeric_host
+from common.net.own_sockets import peer_of
 from common.wire.methods import Method
 
 Request = TypeVar("Request")
@@ -48,6 +54,8 @@ _BEGIN_MILLISECONDS = 10_000
 _CONNECTIONS_PER_FILE = 0.5
 # Connections without a call end after so long, and the others are opened anew after so long.
 _IDLE_MILLISECONDS, _OLDEST_MILLISECONDS = 300_000, 3_600_000
+# A connection makes a first call that it may make within so long, and a call sends its message.
+OPENING_SECONDS = 10.0
 
 # The library's options are numbers of 32 bits.
 _LARGEST_OPTION = 2**31 - 1
@@ -176,6 +184,7 @@ class ControlServer:
         on_error: takes the error of each call that fails.
         admit: takes path and credentials of each call; raises LayerwiseError to refuse the caller.
         identity: certificates; None: in the clear.
+        bounds: of connections, and of the calls under way of callers without a lease.
     """
 
     def __init__(
@@ -183,6 +192,7 @@ class ControlServer:
         on_error: Callable[[LayerwiseError], None] = lambda _: None,
         admit: Admit = lambda *_: None,
         identity: Identity | None = None,
+        bounds: Bounds = Bounds(),  # noqa: B008 - frozen
     ) -> None:
         self._server: Any = None
         self._largest = SMALL_MESSAGE_BYTES
@@ -190,11 +200,14 @@ class ControlServer:
         self._on_error = on_error
         self._admit = admit
         self._identity = identity
+        self._guard = Guard(bounds, on_error, OPENING_SECONDS)
+        self._calls = Calls(bounds)
 
     def add(self, method: Method[Any, Any], handler: Unary | Streaming, most: int | None = None) -> None:
         """Serve a method: `handler` answers a request, or an iterator of requests if the method streams.
 
-        Requests are decoded here: grpc would answer INTERNAL to a malformed request.
+        A request is read once the caller has been admitted, and decoded here: grpc would answer INTERNAL to a
+        malformed request.
 
         Args:
             method: to serve.
@@ -210,36 +223,37 @@ class ControlServer:
         )
 
     def _wrapped(self, method: Method[Any, Any], handler: Any, decode: Decoder) -> tuple[Any, Any]:
-        async def unary(raw: bytes, context: Any) -> Any:
+        async def unary(raw: AsyncIterator[bytes], context: Any) -> Any:
             try:
-                return await handler(self._admitted(method, context, raw, decode))
+                with self._admitted(method, context) as shown:
+                    return await handler(_of_caller(decode(await _first(raw)), shown))
             except LayerwiseError as error:
                 await self._abort(context, error)
 
         async def both(raw: AsyncIterator[bytes], context: Any) -> AsyncIterator[Any]:
             try:
-                shown = self._identified(method, context)
-                async for reply in handler(_decoded(raw, decode, shown)):
-                    yield reply
+                with self._admitted(method, context) as shown:
+                    async for reply in handler(_decoded(raw, decode, shown)):
+                        yield reply
             except LayerwiseError as error:
                 await self._abort(context, error)
 
+        # To the library every request is a stream: it would read others before the handler is asked.
         if method.streams_requests:
             return grpc.stream_stream_rpc_method_handler, both
-        return grpc.unary_unary_rpc_method_handler, unary
+        return grpc.stream_unary_rpc_method_handler, unary
 
-    def _identified(self, method: Method[Any, Any], context: Any) -> Credentials:
-        """Return the caller's credentials, if the caller may call the method."""
+    @contextmanager
+    def _admitted(self, method: Method[Any, Any], context: Any) -> Iterator[Credentials]:
+        """Context of a call of a caller that may call the method; yields the credentials."""
         certificate = _certificate_in(context.auth_context()) if self._identity else None
         shown = credentials_of(context.invocation_metadata(), certificate)
         self._admit(method.path, shown)
         note_caller(shown)
-        return shown
-
-    def _admitted(self, method: Method[Any, Any], context: Any, raw: bytes, decode: Decoder) -> Any:
-        """Decode the request of a caller that may call the method."""
-        shown = self._identified(method, context)
-        return _of_caller(decode(raw), shown)
+        peer = peer_of(context.peer())
+        self._guard.note(peer, shown.incarnation, certificate.ends if certificate else math.inf)
+        with self._calls.place(peer, shown.incarnation):
+            yield shown
 
     async def _abort(self, context: Any, error: LayerwiseError) -> None:
         self._on_error(error)
@@ -273,6 +287,7 @@ class ControlServer:
         except RuntimeError:
             raise cannot_listen("--listen", host, port) from None
         await self._server.start()
+        self._guard.start(port)
         return f"{host}:{port}"
 
     def _add_port(self, address: str) -> int:
@@ -288,6 +303,7 @@ class ControlServer:
         """Take no more calls, and end the calls under way after `grace` seconds."""
         if self._server is not None:
             await self._server.stop(grace)
+            self._guard.stop()
 
 
 def _configuration(identity: Identity) -> grpc.ServerCertificateConfiguration:
@@ -307,7 +323,7 @@ def _certificate_in(facts: Mapping[str, Iterable[bytes]]) -> Certificate | None:
     encoded, common = ssl.PEM_cert_to_DER_cert(own[0]), texts("x509_common_name")
     # gRPC cuts names at a zero byte: what is left may be another's role.
     uris = [uri for uri in texts("peer_uri") if uri.encode() + b"\0" not in encoded]
-    return name_certificate(common[0] if common else "", uris, texts("peer_dns"))
+    return name_certificate(common[0] if common else "", uris, texts("peer_dns"), end_of(encoded))
 
 
 def _bounded(method: Method[Any, Any], most: int) -> Decoder:
@@ -325,6 +341,22 @@ def _of_caller(request: Any, shown: Credentials) -> Any:
     """Return a request, if an incarnation in it is the one whose secret the call has shown."""
     check_same(getattr(request, "incarnation", shown.incarnation), shown.incarnation)
     return request
+
+
+async def _first(raw: AsyncIterator[bytes]) -> bytes:
+    """Read the request of a call with one.
+
+    Raises:
+        StalledError: the request does not come in time.
+        MalformedError: the call has none.
+    """
+    try:
+        async with asyncio.timeout(OPENING_SECONDS):
+            async for each in raw:
+                return each
+    except TimeoutError:
+        raise StalledError(f"no request came within {OPENING_SECONDS:g} s of the call's begin") from None
+    raise MalformedError("the call has no request")
 
 
 async def _decoded(raw: AsyncIterator[bytes], decode: Decoder, shown: Credentials) -> AsyncIterator[Any]:

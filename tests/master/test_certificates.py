@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,11 +17,13 @@ from common.net import control
 from common.net.access import Role, role_uri
 from common.net.data.places import Bounds
 from common.net.identity import CA, CERTIFICATE, KEY, MASTER_NAME, find_identity
+from common.wire.messages import StatusRequest
 from common.wire.methods import EXCHANGE, STATUS
 from master.access import Access
 from slave.network.endpoint import Endpoint
 from slave.network.servicer import BoundaryServer
 from tests.authority import identity, write_certificate
+from tests.integration.processes import until
 from tests.master.served import Served, served
 from tests.master.test_access import DATA_PORT, DESCRIBED, status_of
 
@@ -202,3 +205,24 @@ def test_a_slaves_port_refuses_a_certificate_that_has_ended(tmp_path: Path) -> N
             server._admit(EXCHANGE.path, Credentials(certificate=ended))
     finally:
         endpoint.close()
+
+
+def test_a_connection_to_the_control_port_ends_with_its_certificate(tmp_path: Path) -> None:
+    own, reader = identity(tmp_path / "master", Role.MASTER), identity(tmp_path / "reader", Role.READER)
+    with served(tmp_path / "state", identity=own, caller=reader) as running:
+        guard = running.ports.control._guard
+        guard.stop()
+        control.call(running.channel, STATUS, StatusRequest())
+        ((peer, shown),) = guard._shown.items()
+        assert shown.ends == reader.certificate.ends
+        guard.look(time.monotonic(), shown.ends)
+        control.call(running.channel, STATUS, StatusRequest())
+        assert list(guard._shown) == [peer]
+        guard.look(time.monotonic(), shown.ends + 1)
+
+        def came_anew() -> bool:
+            with suppress(UnreachableError):
+                control.call(running.channel, STATUS, StatusRequest())
+            return list(guard._shown)[-1] != peer
+
+        until(came_anew)

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 from common.credentials import Admit, credentials_of
-from common.errors import LayerwiseError, RefusedError, StalledError
+from common.errors import LayerwiseError, RefusedError, StalledError, UnreachableError
 from common.lifecycle import file_limit
 from common.net.addresses import cannot_listen
 from common.net.data import streams
@@ -172,7 +172,7 @@ class DataServer:
         with self._lock:
             if taken := len(self._threads) < self._most:
                 self._threads[connection] = thread
-                _send_away(self._places.enter(connection, address))
+                self._send_away(self._places.enter(connection, address))
         try:
             if taken:
                 thread.start()
@@ -184,7 +184,12 @@ class DataServer:
 
     def _promote(self, connection: Connection, incarnation: int) -> None:
         with self._lock:
-            _send_away(self._places.promote(connection, incarnation))
+            self._send_away(self._places.promote(connection, incarnation))
+
+    def _send_away(self, connection: Connection | None) -> None:
+        if connection is not None:
+            self._on_error(UnreachableError("a connection has given its place to a newer one"))
+            connection.pipe.interrupt()
 
     def _drop(self, connection: Connection) -> None:
         connection.pipe.close()
@@ -263,11 +268,6 @@ class DataServer:
     def _services(self) -> str:
         services = {path.split("/")[1].rpartition(".")[2] for path in (*self._handlers, *self._open)}
         return " and ".join(sorted(services))
-
-
-def _send_away(connection: Connection | None) -> None:
-    if connection is not None:
-        connection.pipe.interrupt()
 
 
 def _is_grpc(headers: Headers) -> bool:

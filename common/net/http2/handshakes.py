@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import datetime
 import math
 import ssl
+from collections.abc import Iterator
 from typing import Any
 
 from common.credentials import Certificate
@@ -12,6 +14,8 @@ from common.errors import RefusedError
 # OpenSSL's reasons for an answer, or a greeting, in the clear.
 _CLEAR = ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "UNKNOWN_PROTOCOL", "PACKET_LENGTH_TOO_LONG")
 # Words in the alerts by which a peer refuses a certificate.
+# In DER: the tag of a certificate's version, and of a time with two digits for the year, from 1950 to 2049.
+_VERSION, _UTC_TIME, _CENTURY = 0xA0, 0x17, 2050
 _CERTIFICATE_ALERTS = ("certificate", "unknown ca", "access denied")
 NO_TLS = "the peer speaks no TLS; start it with --tls DIR, or leave out --tls here"
 
@@ -41,6 +45,32 @@ def name_certificate(common: str, uris: list[str], hosts: list[str], ends: float
         ends: Unix time of the end.
     """
     return Certificate(common or ",".join(sorted([*hosts, *uris])), tuple(uris), tuple(hosts), ends)
+
+
+def end_of(encoded: bytes) -> float:
+    """Return the Unix time of the end of a certificate in DER, which has been verified."""
+    (_, certificate), *_ = _elements(encoded)
+    (_, signed), *_ = _elements(certificate)
+    fields = [content for tag, content in _elements(signed) if tag != _VERSION]
+    # After number, algorithm and issuer: begin and end.
+    _, (tag, text) = _elements(fields[3])
+    years = "%y" if tag == _UTC_TIME else "%Y"
+    ends = datetime.datetime.strptime(text.decode(), f"{years}%m%d%H%M%SZ").replace(tzinfo=datetime.UTC)
+    if tag == _UTC_TIME and ends.year >= _CENTURY:
+        ends = ends.replace(year=ends.year - 100)
+    return ends.timestamp()
+
+
+def _elements(content: bytes) -> Iterator[tuple[int, bytes]]:
+    """Yield tag and content of each element of a sequence in DER."""
+    at = 0
+    while at < len(content):
+        tag, length, at = content[at], content[at + 1], at + 2
+        if length & 0x80:
+            size = length & 0x7F
+            length, at = int.from_bytes(content[at : at + size], "big"), at + size
+        yield tag, content[at : at + length]
+        at += length
 
 
 def failure(error: OSError) -> RefusedError | None:

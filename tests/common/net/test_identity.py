@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import datetime
 import os
 import socket
 import ssl
@@ -15,6 +16,7 @@ from types import SimpleNamespace
 from typing import NoReturn
 
 import pytest
+from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 import common.net.identity
@@ -24,9 +26,11 @@ from common.net.access import Role, role_uri, roles_of
 from common.net.data import streams
 from common.net.data.server import DataServer
 from common.net.data.streams import opened
+from common.net.http2.handshakes import end_of
 from common.net.identity import CA, CERTIFICATE, KEY, Files, Identity, check_peer, find_identity
 from common.net.probing import find_refusal
 from common.wire.methods import EXCHANGE, PUSH
+from deploy.certificates.making import Authority
 from tests.authority import identity, write_certificate
 from tests.common.net.test_tls import call, echo, echo_open
 from tests.integration.processes import until
@@ -49,6 +53,14 @@ def test_a_certificate_tells_its_holder_roles_and_end(tmp_path: Path) -> None:
     assert own.holder == "slave-1"
     assert own.uris == ("layerwise:slave",)
     assert own.ends == pytest.approx(time.time() + 2 * 86400, abs=3700)
+
+
+@pytest.mark.parametrize("year", [2030, 2045])
+def test_the_end_of_a_certificate_is_read_from_the_certificate_itself(year: int) -> None:
+    """gRPC hands certificates over, and not their ends. From 2050 on times have another form."""
+    made = Authority.new(datetime.datetime(year, 1, 31, 12, tzinfo=datetime.UTC)).certificate
+    assert made.not_valid_after_utc.year == year + 10
+    assert end_of(made.public_bytes(serialization.Encoding.DER)) == made.not_valid_after_utc.timestamp()
 
 
 def test_nothing_is_loaded_where_nothing_is_given(tmp_path: Path) -> None:

@@ -237,13 +237,16 @@ def test_a_newcomer_ends_the_oldest_silent_call_of_its_address(serve: Serve) -> 
 def test_a_lease_has_so_many_places_and_the_newest_calls_have_them(serve: Serve) -> None:
     served = serve(CLEAR, bounds=BOUNDS)
     clients = [served.client(7) for _ in range(3)]
-    with clients[0].call(PUSH) as oldest, clients[1].call(PUSH) as older:
-        until(lambda: len(served.began) == 2)
-        with clients[2].call(PUSH) as newest:
-            with pytest.raises(UnreachableError):
-                oldest.read(DEADLINE)
-            for call in (older, newest):
-                call.send(b"x")
-                call.end()
+    with clients[0].call(PUSH) as oldest:
+        until(lambda: len(served.began) == 1)
+        with clients[1].call(PUSH) as older:
+            until(lambda: len(served.began) == 2)
+            with clients[2].call(PUSH) as newest:
+                with pytest.raises(UnreachableError):
+                    oldest.read(DEADLINE)
+                for call in (older, newest):
+                    call.send(b"x")
+                    call.end()
+    assert "has given its place" in str(served.errors[0])
     for client in clients:
         client.drop()
