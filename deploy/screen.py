@@ -29,7 +29,8 @@ from common.observe import measures
 from common.observe.percentiles import percentiles
 from common.observe.problems import Problem
 from common.text import answer
-from common.wire.messages import Evaluation, Seat, StatusReply, Utilization
+from common.wire.messages import Evaluation, Seat, StatusReply
+from common.wire.use import Utilization
 from deploy.console import PlainConsole
 
 LINE_SECONDS = 5.0

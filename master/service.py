@@ -32,8 +32,9 @@ from common.observe.utilization import Probe
 from common.observe.web import SECURE_PAGES, Site, pages_identity
 from common.supervision import Rounds, start_task
 from common.text import answer
-from common.wire.messages import StatusReply, Utilization
+from common.wire.messages import StatusReply
 from common.wire.methods import EXCHANGE
+from common.wire.use import Utilization
 from master.access import Access
 from master.disk.credentials import load_keyring, load_tokens
 from master.disk.recovery import ROLLBACK, ROSTER, recover, resume_config

@@ -387,7 +387,7 @@ class Utilization(_message.Message):
     def __init__(self, cpu_percent: _Optional[float] = ..., rss_bytes: _Optional[int] = ..., host_cpu_percent: _Optional[float] = ..., memory_percent: _Optional[float] = ..., disk_percent: _Optional[float] = ..., gpu_percent: _Optional[float] = ..., gpu_memory_percent: _Optional[float] = ...) -> None: ...
 
 class Telemetry(_message.Message):
-    __slots__ = ("steps", "next_batch", "lost_batches", "in_flight", "step_seconds", "waiting_seconds", "delays", "loss", "gradient_loss", "gradient_cosine", "samples_per_second", "cpu_seconds", "peak_rss_bytes", "done", "pulls", "gradient_norm_ratio", "input_loss", "fallback", "utilization", "waits", "refused_from_below", "refused_from_above", "push_steps", "lost_states", "time_loss", "time_cosine", "time_norm_ratio", "own_loss", "time_aux_loss")
+    __slots__ = ("steps", "next_batch", "lost_batches", "in_flight", "step_seconds", "waiting_seconds", "delays", "loss", "gradient_loss", "gradient_cosine", "samples_per_second", "cpu_seconds", "peak_rss_bytes", "done", "pulls", "gradient_norm_ratio", "input_loss", "fallback", "utilization", "waits", "refused_from_below", "refused_from_above", "push_steps", "lost_states", "time_loss", "time_cosine", "time_norm_ratio", "own_loss", "time_aux_loss", "sent_bytes", "received_bytes")
     class DelaysEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -424,6 +424,8 @@ class Telemetry(_message.Message):
     TIME_NORM_RATIO_FIELD_NUMBER: _ClassVar[int]
     OWN_LOSS_FIELD_NUMBER: _ClassVar[int]
     TIME_AUX_LOSS_FIELD_NUMBER: _ClassVar[int]
+    SENT_BYTES_FIELD_NUMBER: _ClassVar[int]
+    RECEIVED_BYTES_FIELD_NUMBER: _ClassVar[int]
     steps: int
     next_batch: int
     lost_batches: int
@@ -453,7 +455,9 @@ class Telemetry(_message.Message):
     time_norm_ratio: float
     own_loss: float
     time_aux_loss: float
-    def __init__(self, steps: _Optional[int] = ..., next_batch: _Optional[int] = ..., lost_batches: _Optional[int] = ..., in_flight: _Optional[int] = ..., step_seconds: _Optional[float] = ..., waiting_seconds: _Optional[float] = ..., delays: _Optional[_Mapping[int, int]] = ..., loss: _Optional[float] = ..., gradient_loss: _Optional[float] = ..., gradient_cosine: _Optional[float] = ..., samples_per_second: _Optional[float] = ..., cpu_seconds: _Optional[float] = ..., peak_rss_bytes: _Optional[int] = ..., done: bool = ..., pulls: _Optional[int] = ..., gradient_norm_ratio: _Optional[float] = ..., input_loss: _Optional[float] = ..., fallback: bool = ..., utilization: _Optional[_Union[Utilization, _Mapping]] = ..., waits: bool = ..., refused_from_below: _Optional[int] = ..., refused_from_above: _Optional[int] = ..., push_steps: _Optional[int] = ..., lost_states: _Optional[int] = ..., time_loss: _Optional[float] = ..., time_cosine: _Optional[float] = ..., time_norm_ratio: _Optional[float] = ..., own_loss: _Optional[float] = ..., time_aux_loss: _Optional[float] = ...) -> None: ...
+    sent_bytes: int
+    received_bytes: int
+    def __init__(self, steps: _Optional[int] = ..., next_batch: _Optional[int] = ..., lost_batches: _Optional[int] = ..., in_flight: _Optional[int] = ..., step_seconds: _Optional[float] = ..., waiting_seconds: _Optional[float] = ..., delays: _Optional[_Mapping[int, int]] = ..., loss: _Optional[float] = ..., gradient_loss: _Optional[float] = ..., gradient_cosine: _Optional[float] = ..., samples_per_second: _Optional[float] = ..., cpu_seconds: _Optional[float] = ..., peak_rss_bytes: _Optional[int] = ..., done: bool = ..., pulls: _Optional[int] = ..., gradient_norm_ratio: _Optional[float] = ..., input_loss: _Optional[float] = ..., fallback: bool = ..., utilization: _Optional[_Union[Utilization, _Mapping]] = ..., waits: bool = ..., refused_from_below: _Optional[int] = ..., refused_from_above: _Optional[int] = ..., push_steps: _Optional[int] = ..., lost_states: _Optional[int] = ..., time_loss: _Optional[float] = ..., time_cosine: _Optional[float] = ..., time_norm_ratio: _Optional[float] = ..., own_loss: _Optional[float] = ..., time_aux_loss: _Optional[float] = ..., sent_bytes: _Optional[int] = ..., received_bytes: _Optional[int] = ...) -> None: ...
 
 class HeartbeatRequest(_message.Message):
     __slots__ = ("incarnation", "beat", "telemetry", "peers_version", "scores")

@@ -14,7 +14,7 @@ from itertools import accumulate
 from typing import Any, Self
 
 from common.lifecycle import cpu_seconds
-from common.wire.messages import Utilization
+from common.wire.use import Utilization
 
 PREFIX = "layerwise_"
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"

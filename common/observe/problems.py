@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from common.config.sections import Config
 from common.observe.standstill import changes_in_vain, standing_seats, stands_still
-from common.wire.messages import Seat, StatusReply, Utilization
+from common.wire.messages import Seat, StatusReply
+from common.wire.use import Utilization
 
 # In percent: above these bounds a machine has nearly run out of disk or memory.
 DISK_FULL, MEMORY_FULL = 90.0, 95.0

@@ -9,7 +9,7 @@ import psutil
 
 from common.observe.memory import memory_percent
 from common.supervision import Rounds
-from common.wire.messages import Utilization
+from common.wire.use import Utilization
 
 # Utilization of the GPU and its memory in use, both in percent.
 Gpu = Callable[[], tuple[float, float]]

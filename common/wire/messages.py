@@ -8,6 +8,7 @@ from enum import IntEnum
 from common.shards.pushes import Buffer
 from common.shards.table import Table
 from common.wire.curriculum import Curriculum, Score
+from common.wire.use import Utilization
 
 
 class BoundaryKind(IntEnum):
@@ -169,19 +170,6 @@ class Peer:
 
 
 @dataclass(frozen=True, slots=True)
-class Utilization:
-    """Utilization of a process and the machine; the GPU's is None without a GPU or NVIDIA's library."""
-
-    cpu_percent: float = 0.0
-    rss_bytes: int = 0
-    host_cpu_percent: float = 0.0
-    memory_percent: float = 0.0
-    disk_percent: float = 0.0
-    gpu_percent: float | None = None
-    gpu_memory_percent: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class Telemetry:
     """Work of a slave since the grant of the lease: seconds, bytes, running means per example."""
 
@@ -214,6 +202,8 @@ class Telemetry:
     time_norm_ratio: float = 0.0
     own_loss: float = 0.0
     time_aux_loss: float = 0.0
+    sent_bytes: int = 0
+    received_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from common.shards import pushes
 from common.shards.table import Table, TensorSpec
 from common.wire import messages as m
 from common.wire.curriculum import Curriculum, Score
+from common.wire.use import Utilization
 
 Value = TypeVar("Value")
 
@@ -110,7 +111,7 @@ RANGES: dict[type, dict[str, Rule]] = {
     m.JoinRequest: {"pid": SMALL},
     m.JoinReply: {"layer": PLACE, "replica": PLACE, "incarnation": COUNT, "next_batch": COUNT},
     m.Peer: {"layer": PLACE, "replica": PLACE, "incarnation": COUNT},
-    m.Utilization: {
+    Utilization: {
         "cpu_percent": LOAD,
         "rss_bytes": COUNT,
         "host_cpu_percent": LOAD,
@@ -145,6 +146,8 @@ RANGES: dict[type, dict[str, Rule]] = {
         "time_norm_ratio": MEASURED,
         "own_loss": MEASURED,
         "time_aux_loss": MEASURED,
+        "sent_bytes": COUNT,
+        "received_bytes": COUNT,
     },
     Curriculum: {"starts": COUNT, "decided": COUNT},
     # The bits of a network that has diverged are NaN or infinite.

@@ -12,7 +12,7 @@ from common.wire.ranges import MOST, RANGES, Range
 # Fields that add up; the rest are gauges.
 SUMMED = (
     "steps", "lost_batches", "step_seconds", "waiting_seconds", "cpu_seconds", "pulls", "refused_from_below",
-    "refused_from_above", "lost_states",
+    "refused_from_above", "lost_states", "sent_bytes", "received_bytes",
 )  # fmt: skip
 # Longer delays count as this delay: the table stays bounded.
 LONGEST_DELAY = 1024

@@ -1,1 +1,1 @@
-"""HTTP pages of a master: the live page, /metrics, /status, /history, /targets and /healthz."""
+"""HTTP pages of a master: the live page, the run as data, /metrics, /targets and /healthz."""

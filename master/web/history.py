@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 from common.observe.percentiles import percentiles
 from common.wire.messages import Evaluation, StatusReply
+from master.web.layers import LayerMeter, Reading
 
 CAPACITY = 600
 
@@ -17,17 +19,24 @@ CAPACITY = 600
 class Moment:
     """Values of the charts at a time of a monotonic clock; None without a measurement.
 
-    `metric` is the run's first metric, or the test loss of a task without metrics.
+    `metric` is the run's first metric, or the test loss of a task without metrics, as evaluated at
+    `metric_batches` batches. `layers` has the values of each layer by measure.
     """
 
     time: float
     batches: int
     samples_per_second: float
     metric: float | None
+    metric_batches: int | None
     staleness_p50: int | None
     staleness_p99: int | None
     delay_p50: int | None
     delay_p99: int | None
+    layers: Reading
+
+
+# Columns of the whole run.
+_COLUMNS = [field.name for field in fields(Moment) if field.name != "layers"]
 
 
 class History:
@@ -46,6 +55,7 @@ class History:
         self._moments: list[Moment] = []
         self._staleness: Counter[int] = Counter()
         self._delays: Counter[int] = Counter()
+        self._meter = LayerMeter()
 
     def due(self, now: float) -> bool:
         """Whether the next moment is due, in seconds of a monotonic clock."""
@@ -66,10 +76,12 @@ class History:
                 status.batches,
                 throughput(status),
                 self._metric(status.evaluation),
+                status.evaluation.batches if status.evaluation.versions else None,
                 stale.get("p50"),
                 stale.get("p99"),
                 late.get("p50"),
                 late.get("p99"),
+                self._meter.read(status, now),
             )
         )
 
@@ -81,8 +93,29 @@ class History:
 
     def columns(self, epoch: float = 0.0) -> dict[str, list[Any]]:
         """Return all moments as columns, by field; `epoch` is the time of the clock's zero, in seconds."""
-        rows = [{**asdict(moment), "time": moment.time + epoch} for moment in self._moments]
-        return {field.name: [row[field.name] for row in rows] for field in fields(Moment)}
+        columns = {name: [getattr(moment, name) for moment in self._moments] for name in _COLUMNS}
+        return {**columns, "time": self._times(epoch)}
+
+    def by_layer(self, measure: str, epoch: float = 0.0) -> dict[str, list[Any]]:
+        """Return the times, and a measure's values at those times for each of the layers 1..K.
+
+        Args:
+            measure: a name of `master.web.layers.MEASURES`.
+            epoch: time of the clock's zero, in seconds.
+        """
+        columns = zip(*(moment.layers[measure] for moment in self._moments), strict=True)
+        return {
+            "time": self._times(epoch),
+            "layers": [[_short(value) for value in column] for column in columns],
+        }
+
+    def _times(self, epoch: float) -> list[float]:
+        return [moment.time + epoch for moment in self._moments]
+
+
+def _short(value: float) -> float | None:
+    """Return a value with four digits, as a chart needs; None for NaN."""
+    return float(f"{value:.4g}") if math.isfinite(value) else None
 
 
 def _since(before: Mapping[int, int], now: Counter[int]) -> dict[str, int]:

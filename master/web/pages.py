@@ -1,15 +1,16 @@
-"""Pages of a master: live page, metrics, status, history, scrape targets."""
+"""Pages of a master: live page, metrics, status, history, configuration, scrape targets."""
 
 from __future__ import annotations
 
 import dataclasses
 import socket
 import time
-from functools import cache
+from functools import cache, partial
 from importlib import resources
 from typing import Any
 
 from common import strict_json
+from common.config import files
 from common.errors import ConfigError
 from common.net.addresses import is_loopback, is_unspecified, reachable_address, split_address
 from common.net.listening import join_address
@@ -20,13 +21,16 @@ from common.observe.visits import Visit, current_visit
 from common.observe.web import SECURE_PAGES, Page, Pages
 from common.wire.messages import JoinRequest
 from master.web.history import History, throughput
+from master.web.layers import MEASURES
+from master.web.repeating import describe_commands
 from master.web.scrape import scrape
 from master.web.view import View
 
+SCRIPTS = ("page", "format", "network", "charts", "layers", "earlier", "about")
 # Files of the live page and their content types, by path.
 STATIC = {
     "/": ("index.html", "text/html; charset=utf-8"),
-    "/page.js": ("page.js", "text/javascript; charset=utf-8"),
+    **{f"/{name}.js": (f"{name}.js", "text/javascript; charset=utf-8") for name in SCRIPTS},
     "/page.css": ("page.css", "text/css; charset=utf-8"),
     "/uPlot.iife.min.js": ("uPlot.iife.min.js", "text/javascript; charset=utf-8"),
     "/icon.svg": ("icon.svg", "image/svg+xml"),
@@ -43,9 +47,12 @@ def pages(view: View, history: History) -> Pages:
         "/history": lambda: _json(
             {"moments": history.columns(time.time() - time.monotonic()), "events": view.events()}
         ),
+        "/commands": lambda: _json(describe_commands(view.config, reachable_address(view.address(), None))),
+        "/config": lambda: Page(files.describe(view.config.shared).encode()),
         "/targets": lambda: _json(targets(view, current_visit(), socket.gethostname())),
     }
-    return {**dynamic, **{path: _Static(*file) for path, file in STATIC.items()}}
+    by_layer = {f"/layers/{name}": partial(_layers, history, name) for name in MEASURES}
+    return {**dynamic, **by_layer, **{path: _Static(*file) for path, file in STATIC.items()}}
 
 
 def describe(view: View) -> dict[str, Any]:
@@ -100,6 +107,10 @@ def _reached(slave: JoinRequest, visit: Visit, here: str) -> str | None:
     if is_loopback(host) and not (visit.local and slave.host == here):
         return None
     return place
+
+
+def _layers(history: History, measure: str) -> Page:
+    return _json(history.by_layer(measure, time.time() - time.monotonic()))
 
 
 class _Static:

@@ -11,7 +11,8 @@ from typing import Any
 from common.lifecycle import cpu_seconds, peak_rss_bytes
 from common.observe.utilization import Probe
 from common.wire.curriculum import Score
-from common.wire.messages import JoinReply, Telemetry, Utilization
+from common.wire.messages import JoinReply, Telemetry
+from common.wire.use import Utilization
 from slave.network.meter import Meter
 from slave.training.trained import TrainedLayer
 
@@ -96,11 +97,16 @@ class Progress:
 
     def now(self) -> Telemetry:
         """Return the telemetry, with the use of the machine at the last heartbeat."""
-        return replace(self.telemetry, utilization=self._utilization, **self._refusals())
+        return replace(self.telemetry, utilization=self._utilization, **self._counts())
 
-    def _refusals(self) -> dict[str, Any]:
-        refusals, layer = self._meter.refusals, self._layer
-        return {"refused_from_below": refusals[layer - 1], "refused_from_above": refusals[layer + 1]}
+    def _counts(self) -> dict[str, Any]:
+        meter, layer = self._meter, self._layer
+        return {
+            "refused_from_below": meter.refusals[layer - 1],
+            "refused_from_above": meter.refusals[layer + 1],
+            "sent_bytes": meter.sent_bytes,
+            "received_bytes": meter.received_bytes,
+        }
 
     def beat(self) -> Telemetry:
         """Return the telemetry for a heartbeat, with the resources used by the process."""
@@ -115,5 +121,5 @@ class Progress:
             peak_rss_bytes=peak_rss_bytes(),
             utilization=self._utilization,
             waits=self.waits,
-            **self._refusals(),
+            **self._counts(),
         )

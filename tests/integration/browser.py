@@ -71,11 +71,24 @@ class Browser:
         """A picture of the window."""
         path.write_bytes(base64.b64decode(self._call("/screenshot", method="GET")))
 
+    def choose_file(self, selector: str, path: Path) -> None:
+        """Choose a file, as a visitor does."""
+        found = self._call("/element", {"using": "css selector", "value": selector})
+        self._call(f"/element/{next(iter(found.values()))}/value", {"text": str(path)})
+
+    def press(self, *keys: str) -> None:
+        """Press keys, one after the other, on the element that has the focus."""
+        strokes = [{"type": kind, "value": key} for key in keys for kind in ("keyDown", "keyUp")]
+        self._call("/actions", {"actions": [{"type": "key", "id": "keys", "actions": strokes}]})
+
     def dark(self, dark: bool) -> None:
         """As somebody sees it who prefers dark, or light."""
         features = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
-        command = {"cmd": "Emulation.setEmulatedMedia", "params": {"features": features}}
-        self._call("/goog/cdp/execute", command)
+        self.command("Emulation.setEmulatedMedia", {"features": features})
+
+    def command(self, name: str, parameters: dict[str, Any]) -> None:
+        """Give a command of the DevTools protocol."""
+        self._call("/goog/cdp/execute", {"cmd": name, "params": parameters})
 
     def _call(self, path: str, body: Any = None, method: str = "POST") -> Any:
         data = json.dumps(body or {}).encode() if method == "POST" else None

@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from common.observe.utilization import Probe
-from common.wire.messages import Utilization
+from common.wire.use import Utilization
 
 
 def test_a_process_and_its_machine_are_measured_over_the_time_since_the_last_call(tmp_path: Path) -> None:

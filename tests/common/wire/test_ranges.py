@@ -26,6 +26,7 @@ from common.wire.payloads import (
     encode_synthesis,
 )
 from common.wire.ranges import RANGES, Mapped, Range, check, numbers, restore
+from common.wire.use import Utilization
 
 KINDS = [
     kind
@@ -79,8 +80,8 @@ def test_a_number_beyond_its_range_is_refused_by_name_and_value(kind: type, name
         m.HeartbeatRequest(1, 1, m.Telemetry(step_seconds=math.inf)),
         m.HeartbeatRequest(1, 1, m.Telemetry(waiting_seconds=-1.0)),
         m.HeartbeatRequest(1, 1, m.Telemetry(delays={1: 2**63})),
-        m.HeartbeatRequest(1, 1, m.Telemetry(utilization=m.Utilization(disk_percent=math.nan))),
-        m.HeartbeatRequest(1, 1, m.Telemetry(utilization=m.Utilization(gpu_percent=1e30))),
+        m.HeartbeatRequest(1, 1, m.Telemetry(utilization=Utilization(disk_percent=math.nan))),
+        m.HeartbeatRequest(1, 1, m.Telemetry(utilization=Utilization(gpu_percent=1e30))),
         m.Evaluation(test_error_percent=math.inf),
         m.Evaluation(batches=2**64 - 1),
         m.Evaluation(versions={"1/weights": 2**63}),
@@ -118,7 +119,7 @@ def test_a_loss_that_is_not_finite_is_a_measurement(loss: float) -> None:
 
 
 def test_a_state_file_gives_back_the_message_with_nan_for_null() -> None:
-    sent = m.Telemetry(steps=3, loss=math.inf, delays={2: 5}, utilization=m.Utilization(rss_bytes=7))
+    sent = m.Telemetry(steps=3, loss=math.inf, delays={2: 5}, utilization=Utilization(rss_bytes=7))
     saved = json.loads(strict_json.encode(dataclasses.asdict(sent)))
     found = restore(m.Telemetry, saved)
     assert math.isnan(found.loss)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shlex
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,10 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from common.config import files
+from common.config.security import SecurityConfig
 from common.config.tasks import TASKS
+from common.models.resolution import resolve
 from common.net import control
 from common.observe.visits import Visit
 from common.shards.pushes import PushReply
@@ -101,8 +105,31 @@ def test_the_live_page_is_in_the_package(running: Served, path: str) -> None:
 
 
 def test_the_live_page_names_nothing_from_elsewhere(running: Served) -> None:
-    for path in ("/", "/page.js", "/page.css"):
+    for path in STATIC.keys() - {"/uPlot.iife.min.js", "/icon.svg"}:
         assert b"//" not in shown(running, path).replace(b"// ", b"").replace(b"127.0.0.1", b""), path
+
+
+def test_the_commands_train_the_same_again_and_the_configuration_can_be_read(running: Served) -> None:
+    told = as_json(running, "/commands")
+    words = shlex.split(told["train"])
+    assert words[:2] == ["layerwise", "train"]
+    assert words[3::2] == told["changed"]
+    assert "downpour.staleness=bound" in told["changed"]
+    config = running.master.run.config
+    assert resolve(files.load(None, told["changed"])) == config.shared
+    assert files.parse(shown(running, "/config").decode(), "the page") == config.shared
+
+
+def test_a_measure_of_each_layer_is_asked_for_by_name(running: Served) -> None:
+    assert as_json(running, "/layers/loss") == {"time": [], "layers": []}
+
+
+def test_no_page_tells_of_certificates(running: Served) -> None:
+    files_of_tls = SecurityConfig("ca.pem", "certificate.pem", "key.pem")
+    config = dataclasses.replace(running.master.run.config, security=files_of_tls)
+    view = dataclasses.replace(running.master.view(), config=config)
+    for path in ("/config", "/commands", "/status"):
+        assert b"key.pem" not in pages(view, History(1.0, METRICS))[path]().body
 
 
 def told(master: Served, visit: Visit, here: str, **metrics: str) -> list[str]:
