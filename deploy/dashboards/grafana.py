@@ -50,7 +50,8 @@ def _build_panel(panel: Panel, number: int) -> timeseries.Panel:
         .title(panel.title)
         .description(panel.text)
         .unit(_UNITS[panel.unit])
-        .min(0)
+        # From 0, but for what falls below: a cosine, or a user's loss.
+        .axis_soft_min(0)
         .datasource(_SOURCE)
         .grid_pos(GridPos(h=_HEIGHT, w=_WIDTH, x=column, y=row * _HEIGHT))
         .legend(
