@@ -223,7 +223,8 @@ def compare(
     "--checkpoint",
     type=click.Path(readable=False, path_type=Path),
     metavar="FILE",
-    help="Model file to measure in place of RUN_DIR's last model, such as best.safetensors in it.",
+    help="Model file to measure in place of RUN_DIR's last model, such as best.safetensors or "
+    "kept-400.safetensors in it.",
 )
 @data_option
 @code_option

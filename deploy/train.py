@@ -142,8 +142,8 @@ class Training:
     def _train_here(self, dataset: Dataset) -> Outcome | None:
         """Train in this process: in step, or under a virtual clock."""
         self._directory.forget_results()
-        evaluator, every = self._evaluator(dataset), self._config.run.evaluate_every
-        run, evaluate_at, shown_at = self._driver(dataset), every, 0.0
+        evaluator = self._evaluator(dataset)
+        run, evaluate_at, shown_at = self._driver(dataset), next_evaluation(0, self._config), 0.0
         for through in run.run():
             if self._stop.is_set():
                 self._screen.print(
@@ -151,12 +151,12 @@ class Training:
                 )
                 return None
             if through >= evaluate_at and through < self._config.run.batches:
-                evaluate_at = next_evaluation(through, every)
-                self._measure_here(evaluator, run, dataset)
+                evaluate_at = next_evaluation(through, self._config)
+                self._measure_here(evaluator, run, dataset, through)
             elif time.monotonic() - shown_at >= STATUS_SECONDS:
                 shown_at = time.monotonic()
                 self._screen.show(run.status())
-        network, evaluation = self._measure_here(evaluator, run, dataset)
+        network, evaluation = self._measure_here(evaluator, run, dataset, self._config.run.batches)
         return Outcome(run.status(), evaluation, network)
 
     def _driver(self, dataset: Dataset) -> InStep | Driver:
@@ -169,12 +169,12 @@ class Training:
         return Driver(self._config, dataset, trains=True)
 
     def _measure_here(
-        self, evaluator: Evaluator, run: InStep | Driver, dataset: Dataset
+        self, evaluator: Evaluator, run: InStep | Driver, dataset: Dataset, through: int
     ) -> tuple[PulledNetwork, Evaluation]:
         """Evaluate; show and write the result, with every layer's telemetry, in the run's own seconds."""
         network = evaluator.pull(run.pull, lambda: run.status().curriculum)
         evaluation = evaluator.measure(network)
-        self._directory.keep_best(network.state, evaluation, self._config, dataset)
+        self._directory.keep(network, evaluation, self._config, dataset, through)
         self._screen.show_evaluation(evaluation)
         self._directory.note_evaluation(evaluation, run.seconds)
         self._directory.note_heartbeats(run.seats(), run.seconds)
@@ -194,7 +194,8 @@ class Training:
                 cluster.start_slaves()
                 evaluator = self._evaluator(dataset)
                 if self._watch(cluster, reader, evaluator, dataset):
-                    network, evaluation = self._evaluate(reader, evaluator, dataset)
+                    batches = self._config.run.batches
+                    network, evaluation = self._evaluate(reader, evaluator, dataset, batches)
                     self._report(evaluation, reader)
                     self._status = latest_status(reader, self._status)
                     cluster.finish()
@@ -261,7 +262,7 @@ class Training:
     def _watch(self, cluster: Cluster, reader: Reader, evaluator: Evaluator, dataset: Dataset) -> bool:
         """Follow the run; True at the end, False if interrupted."""
         evaluating: Future[tuple[PulledNetwork, Evaluation]] | None = None
-        evaluate_at = self._config.run.evaluate_every
+        evaluate_at = next_evaluation(0, self._config)
         with ThreadPoolExecutor(1) as pool:
             while not self._stop.wait(STATUS_SECONDS):
                 for event in cluster.check():
@@ -276,8 +277,9 @@ class Training:
                     self._report(evaluating.result()[1], reader)
                     evaluating = None
                 if evaluating is None and self._status.batches >= evaluate_at:
-                    evaluate_at = next_evaluation(self._status.batches, self._config.run.evaluate_every)
-                    evaluating = pool.submit(self._evaluate, reader, evaluator, dataset)
+                    through = self._status.batches
+                    evaluate_at = next_evaluation(through, self._config)
+                    evaluating = pool.submit(self._evaluate, reader, evaluator, dataset, through)
         return False
 
     def _follow(self, reader: Reader) -> bool:
@@ -302,7 +304,7 @@ class Training:
         self._standstill = level
 
     def _evaluate(
-        self, reader: Reader, evaluator: Evaluator, dataset: Dataset
+        self, reader: Reader, evaluator: Evaluator, dataset: Dataset, through: int
     ) -> tuple[PulledNetwork, Evaluation]:
         backoff = Backoff(time.monotonic, random.random, patience=FINAL_PULL_SECONDS)
         while True:
@@ -316,7 +318,7 @@ class Training:
                     raise
                 continue
             evaluation = evaluator.measure(network)
-            self._directory.keep_best(network.state, evaluation, self._config, dataset)
+            self._directory.keep(network, evaluation, self._config, dataset, through)
             return network, evaluation
 
     def _report(self, evaluation: Evaluation, reader: Reader) -> None:

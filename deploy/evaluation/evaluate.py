@@ -98,7 +98,7 @@ def _watch(
     directory = RunDirectory(path or new_directory(config.run.name))
     directory.begin(config)
     screen = Screen(config)
-    evaluate_at = config.run.evaluate_every
+    evaluate_at = next_evaluation(0, config)
     backoff = Backoff(time.monotonic, random.random, patience=PATIENCE_SECONDS)
     try:
         while True:
@@ -120,8 +120,8 @@ def _watch(
             directory.note_heartbeats(status.seats, time.monotonic() - began)
             if network is not None:
                 evaluation = _measure(evaluator, network, reader, directory, screen, began)
-                directory.keep_best(network.state, evaluation, config, dataset)
-                evaluate_at = next_evaluation(status.batches, config.run.evaluate_every)
+                directory.keep(network, evaluation, config, dataset, status.batches)
+                evaluate_at = next_evaluation(status.batches, config)
                 if status.state == "done":
                     break
             time.sleep(WATCH_SECONDS)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,7 @@ from common.data import batches
 from common.data.copying import Episodes, Stage
 from common.data.datasets import Dataset
 from common.data.levels import Levels
-from common.errors import ConfigError
+from common.errors import ConfigError, NotFoundError
 from common.models import network
 from common.models.network import Blueprint
 from common.shards import flat
@@ -44,12 +44,14 @@ class PulledNetwork:
         versions: of the shards.
         batches: number of batches that the network has learned from.
         stage: place in the curriculum; None: examples do not become harder.
+        gradients: state of every M or head as "k.name", for a run with `run.keep`.
     """
 
     state: dict[str, Tensor]
     versions: dict[str, int]
     batches: int
     stage: Stage | None = None
+    gradients: dict[str, Tensor] = field(default_factory=dict)
 
 
 # Steps of a test stream that a built-in network takes at once.
@@ -76,6 +78,18 @@ def pull_network(config: Config, pull: Pull) -> PulledNetwork:
     return PulledNetwork(state, versions, min(*through, config.run.batches))
 
 
+def pull_gradients(config: Config, pull: Pull) -> dict[str, Tensor]:
+    """Pull every layer's M or head, with the names "k.name"; layers without one are passed over."""
+    state: dict[str, Tensor] = {}
+    for k in range(1, config.layers):
+        try:
+            header, buffer = pull(f"{k}/gradient")
+        except NotFoundError:
+            continue
+        state |= {f"{k}.{name}": each for name, each in flat.state_dict(header.table, buffer).items()}
+    return state
+
+
 class Evaluator:
     """The plain network, with the test set that measures it."""
 
@@ -86,7 +100,7 @@ class Evaluator:
         self.network = nn.Sequential(*blueprint.units).eval()
 
     def pull(self, pull: Pull, announce: Announce = announce_first) -> PulledNetwork:
-        """Pull every layer's weights, ready to be measured and saved.
+        """Pull every layer's weights, and what else a run keeps, ready to be measured and saved.
 
         The levels are asked for behind the weights, so that they are those of all batches seen.
 
@@ -98,7 +112,9 @@ class Evaluator:
         """
         pulled = pull_network(self._config, pull)
         stage = self._find_stage(announce, pulled.batches)
-        pulled = replace(pulled, state=self._name_ties(pulled.state), stage=stage)
+        gradients = pull_gradients(self._config, pull) if self._config.run.keep else {}
+        state = self._name_ties(pulled.state)
+        pulled = replace(pulled, state=state, stage=stage, gradients=gradients)
         if not self._config.decoupling.row.predicts:
             return pulled
         self.network.load_state_dict(pulled.state, strict=False)

@@ -93,7 +93,8 @@ class Result:
         Inputs are normalized as docs/model.md says.
 
         Args:
-            checkpoint: model file in place of the last model; with `run.keep_best` "best.safetensors".
+            checkpoint: model file in place of the last model; with `run.keep_best` "best.safetensors", with
+                `run.keep` "kept-BATCH.safetensors".
             code: folder of the user's file that has the network, if the file is no longer where the run
                 found it.
 

@@ -19,6 +19,7 @@ from common.wire.messages import Evaluation, Seat
 from deploy.runs.best import BestModel
 from deploy.runs.card import CARD, render_card
 from deploy.runs.files import lock_folder, read_text, write_file
+from deploy.runs.kept import KeptModels, Network, find_kept
 from deploy.runs.metrics import EVALUATION, HEARTBEAT, METRICS, MetricsFile, read_metrics
 from deploy.runs.model import BEST, MODEL, encode_model
 from deploy.runs.summary import SUMMARY
@@ -32,9 +33,10 @@ CONFIG, PLOTS = "config.toml", "plots"
 RESULTS = (CONFIG, SUMMARY, MODEL, BEST, CARD)
 
 
-def next_evaluation(batches: int, every: int) -> int:
+def next_evaluation(batches: int, config: Config) -> int:
     """Return the number of batches at which the next evaluation is due, once `batches` are trained."""
-    return batches - batches % every + every
+    every = config.run.evaluate_every
+    return min([batches - batches % every + every, *(b for b in config.run.keep if b > batches)])
 
 
 def new_directory(name: str) -> Path:
@@ -90,6 +92,7 @@ class RunDirectory:
         self._lock: IO[bytes] = lock_folder(path, "--run-dir")
         self._metrics = MetricsFile(path / METRICS)
         self._best = BestModel(path / BEST)
+        self._kept = KeptModels(path)
 
     @property
     def state(self) -> Path:
@@ -118,8 +121,9 @@ class RunDirectory:
         self._trackers.begin(config)
 
     def forget_results(self) -> None:
-        """Delete metrics and best model, for a run that starts anew."""
+        """Delete metrics, kept models and the best, for a run that starts anew."""
         self._metrics.path.unlink(missing_ok=True)
+        self._kept.forget()
         (self.path / BEST).unlink(missing_ok=True)
         self._best = BestModel(self.path / BEST)
 
@@ -128,12 +132,21 @@ class RunDirectory:
         """The evaluation of the best model that is kept; None: none is."""
         return self._best.evaluation
 
-    def keep_best(
-        self, state: Mapping[str, Tensor], evaluation: Evaluation, config: Config, data: Dataset
+    def keep(
+        self, network: Network, evaluation: Evaluation, config: Config, data: Dataset, through: int
     ) -> None:
-        """Keep the network of an evaluation, if the run asks for the best and has had no better one."""
+        """Keep the network of an evaluation, if it is the best or due, and the run asks for that.
+
+        Args:
+            network: as measured.
+            evaluation: of the network.
+            config: of the run.
+            data: of the run.
+            through: batches that the run had done when the evaluation was due.
+        """
+        self._kept.note(network, evaluation, config, data, through)
         if config.run.keep_best:
-            self._best.note(state, evaluation, config, data)
+            self._best.note(network.state, evaluation, config, data)
 
     def note_evaluation(self, evaluation: Evaluation, seconds: float) -> None:
         """Write a line for an evaluation, with the seconds since the run began."""
@@ -175,7 +188,8 @@ class RunDirectory:
             }
         ) or self._write_all({SUMMARY: lambda: write_file(self.path / SUMMARY, text.encode())})
         if incomplete is None:
-            self._trackers.finish(self.path / name for name in RESULTS)
+            kept = [name for each in find_kept(self.path) for name in (each.model, each.gradients)]
+            self._trackers.finish(self.path / name for name in (*RESULTS, *kept))
         return incomplete
 
     def _write_all(self, writes: Mapping[str, Callable[[], None]]) -> RunFailedError | None:

@@ -37,21 +37,24 @@ def encode_model(
 
     Configuration, form of inputs and targets, vocabulary, evaluation and checksum are metadata.
     """
-    from safetensors.torch import save
-
-    state = {name: tensor.contiguous() for name, tensor in state.items()}
     metadata = {
         "config": config.to_toml(),
         INPUTS: strict_json.encode(_describe_inputs(data)),
         TARGETS: strict_json.encode({"shape": data.targets.shape, "classes": data.classes}),
-        "format": "pt",
-        CHECKSUM: _checksum(state),
     }
     if data.vocabulary is not None:
         metadata[VOCABULARY] = strict_json.encode(data.vocabulary.dump())
     if evaluation is not None:
         metadata[EVALUATION] = strict_json.encode(dataclasses.asdict(evaluation))
-    return save(state, metadata)
+    return encode_tensors(state, metadata)
+
+
+def encode_tensors(state: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
+    """Encode tensors as safetensors, with a checksum beside the metadata."""
+    from safetensors.torch import save
+
+    state = {name: tensor.contiguous() for name, tensor in state.items()}
+    return save(state, {**metadata, "format": "pt", CHECKSUM: _checksum(state)})
 
 
 def _describe_inputs(data: Dataset) -> dict[str, Any]:
@@ -138,14 +141,30 @@ def load_model(folder: Path, checkpoint: Path | None = None) -> SavedModel:
     Raises:
         ConfigError: the file is missing, torn, a pointer of Git LFS, or was changed.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load
-
     path = folder / MODEL
     advice = "give a finished run's directory, or --master HOST:PORT of a live run"
     if checkpoint is not None:
         path = folder / checkpoint if (folder / checkpoint).exists() else checkpoint
-        advice = f"give a model file, such as {BEST} of a run with run.keep_best = true"
+        advice = (
+            f"give a model file, such as {BEST} of a run with run.keep_best = true, or "
+            "kept-BATCH.safetensors with run.keep = [BATCH, ...]"
+        )
+    return load_tensors(path, advice)
+
+
+def load_tensors(path: Path, advice: str) -> SavedModel:
+    """Load a file of tensors, verified.
+
+    Args:
+        path: of the file.
+        advice: last part of the message for a file that is missing.
+
+    Raises:
+        ConfigError: the file is missing, torn, a pointer of Git LFS, or was changed.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
     content = read_file(path, advice)
     again = "copy the file again, or train the run again"
     try:

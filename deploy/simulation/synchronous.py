@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 from common.config.sections import Config
 from common.data.datasets import Dataset
 from common.data.replicas import may_stop
+from common.errors import NotFoundError
 from common.lifecycle import cpu_seconds, peak_rss_bytes
 from common.models import network
 from common.shards.pushes import Buffer, Header, Operation
@@ -61,8 +62,15 @@ class InStep:
                 yield self._batches
 
     def pull(self, shard: str) -> tuple[Header, Buffer]:
-        """Return a view of a layer's present weights."""
-        flat = self._workers[int(shard.partition("/")[0]) - 1].trained.layer.flat
+        """Return a view of the present state of a layer's module, or of M, I or M in time.
+
+        Raises:
+            NotFoundError: the layer has no such module.
+        """
+        k, _, kind = shard.partition("/")
+        flat = self._workers[int(k) - 1].trained.flats.get(kind)
+        if flat is None:
+            raise NotFoundError(f"there is no shard {shard}")
         flat.gather()
         header = Header(shard, Operation.VALUE, self._batches, next_batch=self._batches, table=flat.table)
         return header, flat.buffer.numpy().data

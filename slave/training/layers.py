@@ -198,6 +198,7 @@ class _Composition:
     serving: Serving | None
     compiled: bool
     copies: list[tuple[WorkingCopy, Stepper]] = field(default_factory=list)
+    flats: dict[str, Flat] = field(default_factory=dict)
 
     def build(self) -> TrainedLayer:
         config, k = self.config, self.lease.layer
@@ -239,7 +240,7 @@ class _Composition:
         if layer.carried:
             layer.carried.next_batch = lambda: trainer.next_batch
         admission = Admission(config, k, BatchRoutes.of(config, k, self.lease.replica), below, above)
-        return TrainedLayer(trainer, layer, self.copies, self.health, admission, data, scores)
+        return TrainedLayer(trainer, layer, self.copies, self.health, admission, data, scores, self.flats)
 
     def _scores(self, data: batches.Batches) -> Scores | None:
         """Return the record of the losses on which levels depend, of layer K."""
@@ -324,6 +325,7 @@ class _Composition:
     ) -> Stepper:
         """Return the stepper of a module, once the module's working copy has begun."""
         stepper = kind(flat, settings, self.config.run.batches)
+        self.flats[shard] = flat
         if self.begin is not None:
             copy = working_copy(self.config, self.lease, f"{self.lease.layer}/{shard}", flat, stepper)
             self.begin(copy)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from common.data.batches import Batches
 from common.optim.stepper import Stepper
+from common.shards.flat import Flat
 from common.shards.working_copy import WorkingCopy
 from common.wire.boundary import Message
 from common.wire.curriculum import Curriculum
@@ -77,6 +78,7 @@ class TrainedLayer:
         admission: check of messages from neighbours; None for tensors of no size.
         batches: source of x_b and y_b; None for tensors of no size.
         scores: of layer K, where the levels of later batches depend on the loss.
+        flats: modules by the kind of their shard: weights, gradient, input, time; M and I only if here.
     """
 
     trainer: Trainer
@@ -86,6 +88,7 @@ class TrainedLayer:
     admission: Admission | None = None
     batches: Batches | None = None
     scores: Scores | None = None
+    flats: Mapping[str, Flat] = field(default_factory=dict)
 
     def learn(self, curriculum: Curriculum) -> None:
         """Take the levels that a master has decided: further batches exist.

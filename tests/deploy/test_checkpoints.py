@@ -20,6 +20,7 @@ from common.errors import ConfigError
 from common.models import network
 from common.wire.messages import Evaluation
 from deploy import cli as command
+from deploy.evaluation.evaluator import PulledNetwork
 from deploy.runs.directory import RunDirectory
 from deploy.runs.model import BEST, MODEL, read_evaluation
 from tests.deploy.runs import digits, resolved
@@ -55,9 +56,8 @@ def test_the_best_network_is_kept_whatever_comes_later_and_after_a_restart(folde
     for part in ([(10, math.nan), (20, 5.0), (30, 3.0), (40, 4.0)], [(50, 3.5), (60, 2.0), (70, 2.0)]):
         directory = RunDirectory(folder / "run")
         for batches, error in part:
-            directory.keep_best(
-                {"weight": state["weight"] + batches}, evaluation(batches, error), config, digits()
-            )
+            network = PulledNetwork({"weight": state["weight"] + batches}, {}, batches)
+            directory.keep(network, evaluation(batches, error), config, digits(), batches)
         directory.close()
         best = read_evaluation(folder / "run" / BEST)
         assert best is not None
@@ -67,7 +67,7 @@ def test_the_best_network_is_kept_whatever_comes_later_and_after_a_restart(folde
 
 def test_without_the_key_no_best_network_is_kept(folder: Path) -> None:
     directory = RunDirectory(folder / "run")
-    directory.keep_best({}, evaluation(1, 1.0), resolved(), digits())
+    directory.keep(PulledNetwork({}, {}, 1), evaluation(1, 1.0), resolved(), digits(), 1)
     assert not (folder / "run" / BEST).exists()
     directory.close()
 
@@ -80,7 +80,8 @@ def test_a_full_disk_costs_the_best_network_and_not_the_run(
 
     monkeypatch.setattr("deploy.runs.best.write_file", refuse)
     directory = RunDirectory(folder / "run")
-    directory.keep_best({}, evaluation(1, 1.0), resolved("run.keep_best=true"), digits())
+    network = PulledNetwork({}, {}, 1)
+    directory.keep(network, evaluation(1, 1.0), resolved("run.keep_best=true"), digits(), 1)
     assert directory.best is None
     assert "best.safetensors: No space left on device; the run goes on" in capsys.readouterr().err
     directory.close()
