@@ -1,60 +1,29 @@
-"""Plots of a comparison, for light and dark pages; lines differ by more than colour."""
+"""Plots of a comparison."""
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from common.observe import measures
 from deploy.comparison.results import by_metric, first_metric, unit_metrics
-from deploy.runs.files import write_file
-
-mpl.use("Agg")
-# Names come from outside: a dollar sign in them begins no formula.
-mpl.rcParams["text.parse_math"] = False
-
-_MARKS, _DASHES = "osD^vPX*<>", ("-", "--", "-.", ":")
-# Colours of Okabe and Ito, distinct for any colour vision; two of low contrast on white or black are omitted.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-_INK = {"light": ("#ffffff", "#1f2328", "#d0d7de"), "dark": ("#15191f", "#e6edf3", "#3d444d")}
+from deploy.pages import figures
+from deploy.pages.figures import COLOURS, Drawn, Plot, logarithmic, look, on_axes
 
 
-@dataclass(frozen=True)
-class Plot:
-    """File name, title and drawing function of a figure."""
-
-    name: str
-    title: str
-    draw: Callable[[Axes, Mapping[str, Any]], None]
-    lines: bool
-
-
-def draw(folder: Path, result: Mapping[str, Any]) -> list[tuple[str, dict[str, Path]]]:
-    """Draw the figures, and return (title, {"light": file, "dark": file}) for every figure.
+def draw(folder: Path, result: Mapping[str, Any]) -> list[Drawn]:
+    """Draw the figures.
 
     Args:
         folder: destination, created if missing.
         result: content of compare.json.
     """
-    folder.mkdir(exist_ok=True)
-    figures = []
-    for plot in _plots(result):
-        files = {}
-        for shade in _INK:
-            files[shade] = folder / (f"{plot.name}.png" if shade == "light" else f"{plot.name}-{shade}.png")
-            image = io.BytesIO()
-            _render(plot, result, shade).savefig(image, dpi=110)
-            write_file(files[shade], image.getvalue())
-        figures.append((plot.title, files))
-    return figures
+    return figures.draw(folder, _plots(result))
 
 
 def _plots(result: Mapping[str, Any]) -> list[Plot]:
@@ -62,64 +31,36 @@ def _plots(result: Mapping[str, Any]) -> list[Plot]:
     metric = first_metric(result)
     stem, title = metric.removesuffix("_percent"), measures.title(metric)
     plots = [
-        Plot(stem, f"Final {title}: mean, and each run", _ends, False),
-        Plot(
-            f"{stem}-by-batches",
-            f"{title.capitalize()} by batches",
-            lambda a, r: _curves(a, r, "batches"),
-            True,
+        _ends_plot(result, stem, f"Final {title}: mean, and each run", _ends),
+        _lines_plot(
+            result, f"{stem}-by-batches", f"{title.capitalize()} by batches", partial(_curves, by="batches")
         ),
-        Plot(
-            f"{stem}-by-seconds",
-            f"{title.capitalize()} by {seconds}",
-            lambda a, r: _curves(a, r, "seconds"),
-            True,
+        _lines_plot(
+            result, f"{stem}-by-seconds", f"{title.capitalize()} by {seconds}", partial(_curves, by="seconds")
         ),
     ]
     for name in unit_metrics(result):
-        plots.append(
-            Plot(
-                f"{name.removesuffix('_percent')}-by-batches",
-                f"{measures.title(name).capitalize()} by batches",
-                partial(_curves, by="batches", of_unit=name),
-                True,
-            )
-        )
+        stem, title = name.removesuffix("_percent"), measures.title(name).capitalize()
+        curves = partial(_curves, by="batches", of_unit=name)
+        plots.append(_lines_plot(result, f"{stem}-by-batches", f"{title} by batches", curves))
     if any(variant["slaves"] for variant in result["variants"]):
-        plots.append(Plot("staleness", "Staleness of pushes and delay of gradients", _late, False))
+        plots.append(_ends_plot(result, "staleness", "Staleness of pushes and delay of gradients", _late))
     if any(variant["cosine"] for variant in result["variants"]):
-        plots.append(Plot("cosine", "Cosine between M's and the true gradient", _cosines, True))
+        plots.append(_lines_plot(result, "cosine", "Cosine between M's and the true gradient", _cosines))
     return plots
 
 
-def _render(plot: Plot, result: Mapping[str, Any], shade: str) -> Figure:
-    paper, ink, rule = _INK[shade]
-    style: Any = {
-        "figure.facecolor": paper, "axes.facecolor": paper, "savefig.facecolor": paper, "text.color": ink,
-        "axes.labelcolor": ink, "xtick.color": ink, "ytick.color": ink, "axes.edgecolor": rule,
-        "grid.color": rule, "legend.edgecolor": rule, "legend.facecolor": paper, "font.size": 12,
-        "axes.spines.top": False, "axes.spines.right": False,
-    }  # fmt: skip
-    count = len(result["variants"])
-    height = 4.2 + (0.22 * count if plot.lines else 0.0) if plot.lines else 1.4 + 0.34 * count
-    with mpl.rc_context(style):
-        axes = Figure(figsize=(6.4, height), layout="constrained").subplots()
-        axes.grid(alpha=0.6, linewidth=0.6)
-        plot.draw(axes, result)
-        if plot.lines:
-            # Names below the plot: beside it, they would leave no room for the lines on a telephone.
-            axes.figure.legend(loc="outside lower center", ncols=2, fontsize=9, handlelength=3.2)
-        figure = axes.figure
-    assert isinstance(figure, Figure)
-    return figure
+def _lines_plot(
+    result: Mapping[str, Any], name: str, title: str, curves: Callable[[Axes, Mapping[str, Any]], None]
+) -> Plot:
+    height = 4.2 + 0.22 * len(result["variants"])
+    return Plot(name, title, on_axes(lambda axes: curves(axes, result), names_below=True), height)
 
 
-def _look(place: int) -> dict[str, Any]:
-    return {
-        "color": _COLOURS[place % len(_COLOURS)],
-        "marker": _MARKS[place % len(_MARKS)],
-        "linestyle": _DASHES[place // len(_COLOURS) % len(_DASHES)],
-    }
+def _ends_plot(
+    result: Mapping[str, Any], name: str, title: str, bars: Callable[[Axes, Mapping[str, Any]], None]
+) -> Plot:
+    return Plot(name, title, on_axes(lambda axes: bars(axes, result)), 1.4 + 0.34 * len(result["variants"]))
 
 
 def _curves(axes: Axes, result: Mapping[str, Any], by: str, of_unit: str | None = None) -> None:
@@ -128,23 +69,21 @@ def _curves(axes: Axes, result: Mapping[str, Any], by: str, of_unit: str | None 
     for place, variant in enumerate(by_metric(result)):
         curve = variant["unit_curves"].get(of_unit, []) if of_unit else variant["curve"]
         x = [point[by] for point in curve]
-        look = _look(place)
-        axes.plot(x, [p["mean"] for p in curve], label=variant["name"], markersize=4, linewidth=1.3, **look)
+        style = look(place)
+        axes.plot(x, [p["mean"] for p in curve], label=variant["name"], markersize=4, linewidth=1.3, **style)
         low, high = [p["low"] for p in curve], [p["high"] for p in curve]
-        axes.fill_between(x, low, high, color=look["color"], alpha=0.12, linewidth=0)
+        axes.fill_between(x, low, high, color=style["color"], alpha=0.12, linewidth=0)
     # A metric that rises may begin at zero.
-    scale = "linear" if measures.is_rising(metric) else "log"
-    axes.set(xlabel=by, ylabel=measures.axis(metric), yscale=scale)
-    axes.yaxis.set_major_formatter("{x:g}")
-    axes.yaxis.set_minor_formatter("{x:g}")
-    axes.tick_params(axis="y", which="minor", labelsize=7)
+    axes.set(xlabel=by, ylabel=measures.axis(metric))
+    if not measures.is_rising(metric):
+        logarithmic(axes)
 
 
 def _cosines(axes: Axes, result: Mapping[str, Any]) -> None:
     for place, variant in enumerate(by_metric(result)):
         if variant["cosine"]:
             x, y = zip(*((p["batches"], p["mean"]) for p in variant["cosine"]), strict=True)
-            axes.plot(x, y, label=variant["name"], markersize=4, linewidth=1.3, **_look(place))
+            axes.plot(x, y, label=variant["name"], markersize=4, linewidth=1.3, **look(place))
     axes.set(xlabel="batches", ylabel="cosine, a running mean, all layers with M", ylim=(None, 1.0))
 
 
@@ -161,7 +100,7 @@ def _ends(axes: Axes, result: Mapping[str, Any]) -> None:
             color=mpl.rcParams["text.color"],
             markersize=13,
         )
-        axes.plot(error["mean"], place, "o", color=_COLOURS[1], markersize=7)
+        axes.plot(error["mean"], place, "o", color=COLOURS[1], markersize=7)
         axes.annotate(
             format(error["mean"], measures.form(variant["metric"])), (error["mean"], place), (0, 7),
             textcoords="offset points", ha="center", fontsize=8,
@@ -174,7 +113,7 @@ def _ends(axes: Axes, result: Mapping[str, Any]) -> None:
 def _late(axes: Axes, result: Mapping[str, Any]) -> None:
     variants = [variant for variant in by_metric(result)[::-1] if variant["slaves"]]
     for offset, name, unit, colour, hatch in (
-        (0.2, "staleness", "pushes", _COLOURS[0], ""), (-0.2, "delay", "batches", _COLOURS[4], "///"),
+        (0.2, "staleness", "pushes", COLOURS[0], ""), (-0.2, "delay", "batches", COLOURS[4], "///"),
     ):  # fmt: skip
         places = [place + offset for place in range(len(variants))]
         halves = [variant[name]["p50"] for variant in variants]

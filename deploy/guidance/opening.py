@@ -9,10 +9,10 @@ from pathlib import Path
 from common.errors import ConfigError
 from common.text import answer
 from deploy.comparison.compare import PAGE as COMPARISON_PAGE
+from deploy.pages.page import inline, wrap
 from deploy.runs.directory import CONFIG, PLOTS
 from deploy.runs.files import read_object, read_text, write_file
 from deploy.runs.listing import RUNS, find_page
-from deploy.runs.pages import inline, wrap
 from deploy.runs.summary import SUMMARY
 from deploy.screen import summary_rows
 

@@ -46,7 +46,7 @@ def test_metrics_of_units_have_columns_curves_and_plots_of_their_own(tmp_path: P
         ["other", "50.00", "-", "0.5000"],
     ]  # fmt: skip
     assert variants[0]["unit_curves"]["unit_2_error_percent"][0]["mean"] == 30
-    titles = [title for title, _ in draw(tmp_path / "plots", result)]
+    titles = [each.title for each in draw(tmp_path / "plots", result)]
     assert "Test unit 2 error by batches" in titles
     assert (tmp_path / "plots" / "unit_2_error-by-batches-dark.png").stat().st_size > 1000
 

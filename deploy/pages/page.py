@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import base64
 import html
+from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from deploy.pages.figures import Drawn
 
 STYLE = """
 :root { color-scheme: light dark; --paper: #ffffff; --ink: #1f2328; --faint: #59636e; --rule: #d0d7de; }
@@ -21,6 +26,7 @@ th, td { border-bottom: 1px solid var(--rule); padding: 0.35rem 0.6rem; text-ali
   white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; }
 figure { margin: 2rem 0; } img { height: auto; max-width: 100%; }
+figcaption, .note { color: var(--faint); font-size: 0.95rem; }
 pre { overflow-x: auto; }
 """
 
@@ -42,3 +48,21 @@ def wrap(title: str, body: str) -> str:
 def inline(path: Path) -> str:
     """Return an image as an address that holds it."""
     return f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"
+
+
+def figure(drawn: Drawn) -> str:
+    """Return a figure with the title, its images for light and dark pages, and a caption if there is one."""
+    name = html.escape(drawn.title)
+    dark, light = inline(drawn.files["dark"]), inline(drawn.files["light"])
+    caption = f"<figcaption>{html.escape(drawn.caption)}</figcaption>" if drawn.caption else ""
+    return (
+        f'<figure><h2>{name}</h2><picture><source media="(prefers-color-scheme: dark)" srcset="{dark}">'
+        f'<img src="{light}" alt="{name}"></picture>{caption}</figure>\n'
+    )
+
+
+def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """Return a table of text that scrolls by itself where the page is too narrow."""
+    titles = "".join(f"<th>{html.escape(title)}</th>" for title in head)
+    body = "".join(f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
+    return f'<div class="wide"><table><thead><tr>{titles}</tr></thead><tbody>{body}</tbody></table></div>'

@@ -1,0 +1,1 @@
+"""Self-contained pages of plots: HTML and figures that pages of results share."""
