@@ -22,6 +22,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "slave": ("slave.cli", "Train one layer of a run, which the master assigns."),
     "simulate": ("deploy.commands", "Predict speed and staleness of N slaves, without a cluster."),
     "compare": ("deploy.commands", "Compare methods on equal terms."),
+    "analyze": ("deploy.commands", "Plot what the networks of runs have learned, layer by layer."),
     "status": ("deploy.live", "Show the status of a live run."),
     "evaluate": ("deploy.commands", "Measure the test error of a finished or live run."),
     "export": ("deploy.commands", "Write the plain network's weights for torch."),

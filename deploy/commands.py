@@ -214,6 +214,37 @@ def compare(
 
 
 @click.command()
+@click.argument(
+    "run_dirs",
+    metavar="RUN_DIR...",
+    nargs=-1,
+    required=True,
+    type=click.Path(readable=False, path_type=Path),
+)
+@click.option(
+    "--out",
+    type=click.Path(readable=False, path_type=Path),
+    metavar="DIR",
+    help="Folder for the results. Default: a new folder under runs/.",
+)
+@data_option
+@code_option
+@JSON
+def analyze(
+    run_dirs: tuple[Path, ...], out: Path | None, data: Path | None, code: Path | None, as_json: bool
+) -> int:
+    """Plot what the networks of runs have learned: write analysis.json, plots and a page, analysis.html.
+
+    Of one run all networks that it has kept (run.keep) are compared, of several runs the last network of
+    each: representations and linear probes by unit, norms and changes of weights, M's gradients against the
+    true ones, and the loss that M implies.
+    """
+    from deploy.analysis.analyze import analyze as analyze_runs
+
+    return analyze_runs(run_dirs, out, data, code, as_json=as_json)
+
+
+@click.command()
 @click.argument("run_dir", required=False, type=click.Path(readable=False, path_type=Path))
 @_MASTER
 @click.option(

@@ -1,0 +1,1 @@
+"""Analysis of the networks and synthesizers of runs, as plots and numbers."""
