@@ -151,7 +151,16 @@ def test_a_variant_s_options_replace_the_file_s_and_its_other_keys_join_them(fil
 
 
 @pytest.mark.parametrize(
-    ("name", "variants", "seeds"), [("mnist-methods", 15, 3), ("mnist-conv", 3, 3), ("mnist-cluster", 8, 1)]
+    ("name", "variants", "seeds"),
+    [
+        ("mnist-methods", 15, 3),
+        ("mnist-conv", 3, 3),
+        ("mnist-cluster", 8, 1),
+        ("dissimilarity", 3, 1),
+        ("linear-mse", 8, 1),
+        ("linear-log", 12, 1),
+        ("depths", 16, 1),
+    ],
 )
 def test_every_variant_of_the_examples_can_be_read(name: str, variants: int, seeds: int) -> None:
     comparison = read(ROOT / "examples" / f"{name}.toml", [], [], None, "driver")

@@ -7,14 +7,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
 from common.bounds import LARGEST_SIGNAL_MESSAGE_BYTES
 from common.config import files
 from common.config.sections import Config
 from common.data import cifar10, datasets
-from common.models import resolution
+from common.models import network, resolution
 from common.models.rehearsal import rehearse
+from deploy.comparison import variants
+from deploy.evaluation.evaluator import Evaluator
 from deploy.simulation.driver import Driver
+from deploy.simulation.synchronous import InStep
+from examples import depths, line_search
 from tests.docs.blocks import ROOT
 
 EXAMPLES = ROOT / "examples"
@@ -58,3 +64,42 @@ def test_the_recurrent_network_learns_a_text(tmp_path: Path) -> None:
     config, losses = train(None, model, *data, *size, "optimizer.learning_rate=0.01")
     assert config.layers == 2
     assert losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize("depth", [3, 50])
+def test_perceptrons_of_many_depths_pass_examples_on(depth: int) -> None:
+    for activation in ("relu", "sigmoid"):
+        units = depths.build((1, 4, 4), 10, depth, activation, 8)
+        assert len(units) == depth + 1
+        assert nn.Sequential(*units)(torch.zeros(2, 1, 4, 4)).shape == (2, 10)
+
+
+@pytest.mark.parametrize("size", [2, 100])
+def test_synthetic_gradients_alone_find_the_optimum_of_a_linear_regression(size: int) -> None:
+    losses, distances = line_search.train(size)
+    assert losses[-1] < 1e-12 < losses[0]
+    assert distances[-1] < 1e-12
+
+
+def variant(name: str, title: str, *overrides: str) -> float:
+    """Train a variant of an example in step to its end; the loss that its evaluation gives."""
+    found = variants.read(EXAMPLES / f"{name}.toml", overrides, [], None, "synchronous").variants
+    (config,) = [each.config for each in found if each.name == title]
+    dataset = datasets.of(config)
+    config = resolution.resolve_with_torch(config, dataset)
+    run = InStep(config, dataset)
+    for _ in run.run():
+        pass
+    evaluator = Evaluator(config, dataset, network.build(config, dataset.inputs, dataset.targets))
+    return evaluator.measure(evaluator.pull(run.pull)).test_loss
+
+
+def test_a_linear_m_leads_a_linear_network_where_back_propagation_does() -> None:
+    short = ["run.batches=300", "optimizer.learning_rate=0.03"]
+    assert variant("linear-mse", "linear, 2-D, M", *short) < 1e-3
+    true, linear, logistic = (
+        variant("linear-log", f"linear, 2-D, {method}", *short)
+        for method in ("back-propagation", "linear M", "logistic M")
+    )
+    # A network that has learned nothing has a loss of ln 2.
+    assert max(linear, logistic) < min(0.2, 2 * true)
