@@ -1,4 +1,7 @@
-"""Attacks by a client that knows everything but the secrets: each is refused, and changes nothing."""
+"""Attacks by a client that knows everything but the secrets: each is refused, and changes nothing.
+
+With certificates the client holds a slave's, for the same run.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import asyncio
 import json
 import logging
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,26 +17,32 @@ import numpy as np
 import pytest
 
 from common.credentials import NOBODY, Credentials
-from common.errors import FencedError, LayerwiseError, UnprovenError
+from common.errors import FencedError, ForbiddenError, LayerwiseError, UnprovenError
 from common.net import control
+from common.net.access import Role
 from common.net.addresses import split_address
 from common.net.data.client import DataClient, pull
 from common.net.data.streams import opened
+from common.net.http2.tls import Tls
+from common.net.identity import Identity, tls_for
 from common.shards.pushes import Operation, PullRequest
 from common.wire import methods
 from common.wire.messages import (
     BoundaryKind,
     BoundaryMessage,
+    Evaluation,
     HeartbeatRequest,
     JoinRequest,
     LeaveRequest,
     RollbackRequest,
+    SnapshotRequest,
     StatusRequest,
     Telemetry,
 )
 from common.wire.methods import EXCHANGE, PUSH
 from common.wire.payloads import encode_boundary, frame_parts, frames
 from master.web.scrape import scrape
+from tests.authority import identity
 from tests.master.pushes import creation, update
 from tests.master.served import DEADLINE, Served, key_of, served
 
@@ -43,9 +53,47 @@ SLAVES = ("a", "b", "c")
 def master(tmp_path: Path) -> Iterator[Served]:
     """Master with a slave on each of three seats, and a shard of two numbers."""
     with served(tmp_path) as running:
-        held = [running.join(name).incarnation for name in SLAVES]
-        running.master.parameters.push(*creation((1.0, 2.0), incarnation=held[0]))
+        take_seats(running)
         yield running
+
+
+def take_seats(running: Served) -> None:
+    held = [running.join(name).incarnation for name in SLAVES]
+    running.master.parameters.push(*creation((1.0, 2.0), incarnation=held[0]))
+
+
+@dataclass(frozen=True)
+class Attacked:
+    """Master as of `master`, and the intruder.
+
+    Attributes:
+        master: calls by its channel are the intruder's.
+        intruder: certificate of the intruder; None: everybody speaks in the clear.
+    """
+
+    master: Served
+    intruder: Identity | None
+
+    @property
+    def tls(self) -> Tls | None:
+        return tls_for(self.intruder, Role.MASTER)
+
+
+@pytest.fixture(params=["in the clear", "with a slave's certificate"])
+def attacked(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Attacked]:
+    if request.param == "in the clear":
+        with served(tmp_path) as running:
+            take_seats(running)
+            yield Attacked(running, None)
+        return
+    own, honest = identity(tmp_path / "master", Role.MASTER), identity(tmp_path / "honest", Role.SLAVE)
+    intruder = identity(tmp_path / "intruder", Role.SLAVE, name="intruder", run="layerwise")
+    with served(tmp_path / "state", identity=own, caller=honest) as running:
+        take_seats(running)
+        own_channel = running.channel
+        with control.channel(running.address, intruder) as running.channel:
+            yield Attacked(running, intruder)
+        running.channel = own_channel
 
 
 def state(master: Served) -> Any:
@@ -74,8 +122,9 @@ SHOWN: dict[str, Callable[[int], Credentials]] = {
 
 @pytest.mark.parametrize("which", SHOWN)
 def test_whoever_has_no_secret_ends_no_run_takes_no_seat_and_spoils_no_layer(
-    master: Served, which: str
+    attacked: Attacked, which: str
 ) -> None:
+    master = attacked.master
     kept = json.loads((master.state.path / "roster.json").read_text())["roster"]["leases"]
     proofs = {lease["incarnation"]: lease["proof"] for lease in kept}
     before = state(master)
@@ -83,21 +132,22 @@ def test_whoever_has_no_secret_ends_no_run_takes_no_seat_and_spoils_no_layer(
         shown = SHOWN[which](seat.incarnation)
         if shown.secret == "hash":
             shown = Credentials(seat.incarnation, proofs[seat.incarnation])
-        for attack in attacks(master, seat.incarnation, seat.layer, shown):
+        for attack in attacks(attacked, seat.incarnation, seat.layer, shown):
             with pytest.raises(UnprovenError):
                 attack()
     assert state(master) == before
 
 
-def attacks(master: Served, held: int, layer: int, shown: Credentials) -> list[Callable[[], object]]:
+def attacks(attacked: Attacked, held: int, layer: int, shown: Credentials) -> list[Callable[[], object]]:
     """Uses of an incarnation that belongs to another."""
+    master, tls = attacked.master, attacked.tls
     done = HeartbeatRequest(held, 1, Telemetry(done=True))
     return [
         lambda: call(master, methods.HEARTBEAT, done, shown),
         lambda: call(master, methods.LEAVE, LeaveRequest(held, "begone"), shown),
-        lambda: push(master, update((9.0, 9.0), 1, incarnation=held), shown),
-        lambda: push(master, creation((9.0, 9.0), incarnation=held, shard="1/gradient"), shown),
-        lambda: asyncio.run(exchange(master, held, layer, shown)),
+        lambda: push(master, update((9.0, 9.0), 1, incarnation=held), shown, tls),
+        lambda: push(master, creation((9.0, 9.0), incarnation=held, shard="1/gradient"), shown, tls),
+        lambda: asyncio.run(exchange(master, held, layer, shown, tls)),
     ]
 
 
@@ -105,9 +155,9 @@ def call(master: Served, method: Any, request: Any, shown: Credentials) -> Any:
     return control.call(master.channel, method, request, DEADLINE, shown)
 
 
-def push(master: Served, pushed: Any, shown: Credentials) -> None:
+def push(master: Served, pushed: Any, shown: Credentials, tls: Tls | None = None) -> None:
     header, pieces = pushed
-    client = DataClient(lambda: split_address(master.data_address), shown)
+    client = DataClient(lambda: split_address(master.data_address), shown, tls)
     try:
         with client.call(PUSH) as call:
             for frame in frames(header, pieces[0][1]):
@@ -117,10 +167,10 @@ def push(master: Served, pushed: Any, shown: Credentials) -> None:
         client.drop()
 
 
-async def exchange(master: Served, held: int, layer: int, shown: Credentials) -> None:
+async def exchange(master: Served, held: int, layer: int, shown: Credentials, tls: Tls | None) -> None:
     neighbour = layer + 1 if layer < len(SLAVES) else layer - 1
     hello = BoundaryMessage(BoundaryKind.PAIR, neighbour, incarnation=held, run=master.master.run.identity)
-    async with opened(*split_address(master.data_address), EXCHANGE, shown=shown) as stream:
+    async with opened(*split_address(master.data_address), EXCHANGE, shown=shown, tls=tls) as stream:
         await stream.write(encode_boundary(hello))
         await stream.read()
 
@@ -160,6 +210,33 @@ def test_three_joins_with_an_empty_creation_and_a_leave_change_nothing(tmp_path:
                 push(master, empty, Credentials(held, "0" * 32))
             with pytest.raises(LayerwiseError):
                 call(master, methods.LEAVE, LeaveRequest(held), Credentials(held, "0" * 32))
+        assert state(master) == before
+
+
+def test_a_slaves_certificate_gets_no_lease_of_another_and_no_deed_of_an_operator(tmp_path: Path) -> None:
+    """Even with the secrets of the other's lease: it is bound to the certificate that took it."""
+    own, honest = identity(tmp_path / "master", Role.MASTER), identity(tmp_path / "honest", Role.SLAVE)
+    intruder = identity(tmp_path / "intruder", Role.SLAVE, name="intruder")
+    with served(tmp_path / "state", identity=own, caller=honest) as master:
+        take_seats(master)
+        before, attack = state(master), Attacked(master, intruder)
+        own_channel = master.channel
+        with control.channel(master.address, intruder) as master.channel:
+            for seat in control.call(master.channel, methods.STATUS, StatusRequest()).seats:
+                for use in attacks(attack, seat.incarnation, seat.layer, master.shown(seat.incarnation)):
+                    with pytest.raises(UnprovenError, match="bound to another certificate than intruder"):
+                        use()
+            for name in SLAVES:
+                with pytest.raises(LayerwiseError, match="another process holds a lease as"):
+                    call(master, methods.JOIN, JoinRequest(name, key="0" * 32), NOBODY)
+            for method, request in (
+                (methods.REPORT, Evaluation(test_loss=1.0)),
+                (methods.SNAPSHOT, SnapshotRequest()),
+                (methods.ROLLBACK, RollbackRequest()),
+            ):
+                with pytest.raises(ForbiddenError, match="certificate of intruder has the role slave"):
+                    call(master, method, request, NOBODY)
+        master.channel = own_channel
         assert state(master) == before
 
 
