@@ -11,7 +11,7 @@ import subprocess
 import sys
 import sysconfig
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +36,12 @@ class Cli:
         # What a process inherits tells whose it is, whatever becomes of its parent.
         self.environment["LAYERWISE_TEST"] = str(folder)
 
-    def start(self, *arguments: str, cwd: Path | None = None) -> subprocess.Popen[str]:
-        """Start a command."""
+    def start(
+        self, *arguments: str, cwd: Path | None = None, inside: Sequence[str] = ()
+    ) -> subprocess.Popen[str]:
+        """Start a command; `inside` is a command that starts it on a machine of its own."""
         process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "deploy.cli", *arguments],
+            [*inside, sys.executable, "-P", "-m", "deploy.cli", *arguments],
             cwd=cwd or self.folder,
             env=self.environment,
             stdin=subprocess.DEVNULL,
@@ -51,10 +53,10 @@ class Cli:
         return process
 
     def run(
-        self, *arguments: str, timeout: float = 240, cwd: Path | None = None
+        self, *arguments: str, timeout: float = 240, cwd: Path | None = None, inside: Sequence[str] = ()
     ) -> subprocess.CompletedProcess[str]:
         """Run a command to its end."""
-        process = self.start(*arguments, cwd=cwd)
+        process = self.start(*arguments, cwd=cwd, inside=inside)
         out, err = process.communicate(timeout=timeout)
         return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
