@@ -8,7 +8,7 @@ import ssl
 from common.errors import LayerwiseError, RefusedError
 from common.net.access import Role
 from common.net.addresses import split_address
-from common.net.http2.handshakes import NO_TLS, certificate_of, failure
+from common.net.http2.handshakes import NO_TLS, TLS_ALONE, certificate_of, failure
 from common.net.identity import Identity
 
 CONNECT_SECONDS = 3.0
@@ -38,7 +38,7 @@ def _find_in_the_clear(address: str) -> LayerwiseError | None:
             return None
     except OSError:
         return None
-    return RefusedError("speaks TLS alone; give the folder of a certificate by --tls DIR")
+    return RefusedError(TLS_ALONE)
 
 
 def _find_by_handshake(address: str, identity: Identity) -> LayerwiseError | None:

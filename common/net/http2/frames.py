@@ -48,6 +48,7 @@ class Code(IntEnum):
     CANCEL = 8
     COMPRESSION_ERROR = 9
     ENHANCE_YOUR_CALM = 11
+    INADEQUATE_SECURITY = 12
 
 
 # Flags, and the keys of SETTINGS.
@@ -111,6 +112,11 @@ def reset(stream: int, code: Code) -> bytes:
 def goaway(last_stream: int, code: Code, text: str) -> bytes:
     """Encode GOAWAY with a reason of at most 200 bytes."""
     return frame(Kind.GOAWAY, payload=struct.pack(">LL", last_stream, code) + text.encode()[:200])
+
+
+def goaway_code(payload: bytes) -> int:
+    """Decode the reason in the payload of GOAWAY."""
+    return int.from_bytes(payload[4:8], "big")
 
 
 def number(payload: bytes) -> int:

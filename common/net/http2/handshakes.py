@@ -13,11 +13,12 @@ from common.errors import RefusedError
 
 # OpenSSL's reasons for an answer, or a greeting, in the clear.
 _CLEAR = ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "UNKNOWN_PROTOCOL", "PACKET_LENGTH_TOO_LONG")
-# Words in the alerts by which a peer refuses a certificate.
 # In DER: the tag of a certificate's version, and of a time with two digits for the year, from 1950 to 2049.
 _VERSION, _UTC_TIME, _CENTURY = 0xA0, 0x17, 2050
+# Words in the alerts by which a peer refuses a certificate.
 _CERTIFICATE_ALERTS = ("certificate", "unknown ca", "access denied")
 NO_TLS = "the peer speaks no TLS; start it with --tls DIR, or leave out --tls here"
+TLS_ALONE = "speaks TLS alone; give the folder of a certificate by --tls DIR"
 
 
 def certificate_of(stream: ssl.SSLSocket | ssl.SSLObject) -> Certificate | None:
@@ -80,7 +81,7 @@ def failure(error: OSError) -> RefusedError | None:
             f"the certificate of a peer is not trusted: {error.verify_message}; give both ends certificates "
             "of one authority that have not expired"
         )
-    if _reason(error) in _CLEAR:
+    if is_clear(error):
         return RefusedError(NO_TLS)
     if _reason(error) == "PEER_DID_NOT_RETURN_A_CERTIFICATE":
         return RefusedError("a peer has shown no certificate; give it the folder of one by --tls DIR")
@@ -88,6 +89,11 @@ def failure(error: OSError) -> RefusedError | None:
         return refused
     alert = _alert(error)
     return RefusedError(f"a peer does not agree on TLS ({alert})") if alert else None
+
+
+def is_clear(error: OSError) -> bool:
+    """Whether a handshake has failed because the peer speaks in the clear."""
+    return _reason(error) in _CLEAR
 
 
 def distrust(error: OSError) -> RefusedError | None:

@@ -6,9 +6,11 @@ from collections import deque
 
 import hpack
 
+from common.errors import RefusedError
 from common.net.http2 import frames
 from common.net.http2.budget import SMALL_DATA_BYTES, SMALL_FRAME_BYTES, UNWANTED_DATA_BYTES, FrameBudget
 from common.net.http2.frames import Code, Headers, Kind, ProtocolError, ResetError
+from common.net.http2.handshakes import TLS_ALONE
 from common.net.http2.pipe import Pipe
 from common.net.http2.windows import ReceiveWindows, SendWindows
 
@@ -137,6 +139,8 @@ class Reception:
                 self._end_receiving()
         elif kind == Kind.GOAWAY:
             self._going_away = True
+            if not self._serves and frames.goaway_code(payload) == Code.INADEQUATE_SECURITY:
+                raise RefusedError(f"the peer {TLS_ALONE}")
         elif kind in (Kind.PUSH_PROMISE, Kind.CONTINUATION):
             raise ProtocolError(Code.PROTOCOL_ERROR, f"{Kind(kind).name} out of place")
 

@@ -20,8 +20,8 @@ from functools import partial
 from common.credentials import Certificate
 from common.errors import LayerwiseError, StalledError
 from common.net.http2 import pipe
-from common.net.http2.frames import BrokenError
-from common.net.http2.handshakes import certificate_of, distrust, failure
+from common.net.http2.frames import BrokenError, Code, goaway, settings
+from common.net.http2.handshakes import TLS_ALONE, certificate_of, distrust, failure, is_clear
 from common.net.http2.loop_pipe import LoopPipe, wake
 from common.net.http2.pipe import Pipe, broken, cut, run_sync
 from common.net.http2.thread_pipe import ThreadPipe
@@ -34,6 +34,8 @@ RECORD_BYTES = 16 << 10
 ALERT_SECONDS, ALERT_READS = 0.5, 16
 
 
+# Answer in the clear, by HTTP/2, to a peer that speaks in the clear.
+_TLS_ALONE = settings({}) + goaway(0, Code.INADEQUATE_SECURITY, f"this port {TLS_ALONE}")
 # Takes the certificate that a peer has proved to hold, if any; raises RefusedError to end the connection.
 Check = Callable[[Certificate | None], object]
 
@@ -91,6 +93,10 @@ class _Tls(Pipe):
         except TimeoutError:
             raise StalledError("a peer did not go on with the TLS handshake") from None
         except OSError as error:
+            if self._socket.server_side and is_clear(error):
+                # OpenSSL sends no alert to a peer that cannot read one.
+                with suppress(OSError):
+                    socket.socket.send(self._socket, _TLS_ALONE)
             self._let_alert_arrive()
             raise failure(error) or broken(error) from None
         if self._socket.selected_alpn_protocol() != ALPN:
