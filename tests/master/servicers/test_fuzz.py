@@ -8,15 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import random
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import grpc
-import numpy as np
 import psutil
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -26,7 +23,6 @@ from common.config.files import load
 from common.credentials import Credentials
 from common.errors import (
     FencedError,
-    LayerwiseError,
     MalformedError,
     NotFoundError,
     TooLargeError,
@@ -36,15 +32,15 @@ from common.net.data.callers import Caller, Requests
 from common.net.data.messages import prefix
 from common.net.http2.connection import Connection
 from common.net.http2.pipe import Limit
-from common.shards.pushes import Frame, Header, Operation, PushReply
-from common.shards.table import Table, lay_out
+from common.shards.pushes import Header, Operation, PushReply
+from common.shards.table import lay_out
 from common.wire.messages import JoinRequest, LeaveRequest
 from common.wire.methods import PUSH
-from common.wire.payloads import decode_frame, encode_frame
 from master.disk.state import StateDirectory
 from master.service import Master
 from master.servicers import parameters
 from master.servicers.parameters import ParametersServicer
+from tests.faults.fuzz.mutation import PushFuzzer, contents, pushed
 from tests.master.pushes import MIXED
 from tests.master.served import Stream, served
 
@@ -54,119 +50,6 @@ PLAIN = lay_out([("weight", "float32", (24,), "parameter")])
 TABLES = {"1/weights": MIXED, "1/gradient": PLAIN}
 # Caches fill up and the allocator settles; what grows with every frame grows far beyond this.
 GROWTH_BYTES = 48 << 20
-
-
-def contents(table: Table, rng: random.Random) -> bytes:
-    """Random numbers for a table, all finite."""
-    buffer = np.zeros(table.nbytes, np.uint8)
-    for array in table.arrays(buffer).values():
-        array[...] = rng.randint(0, 1) if array.dtype.kind == "b" else rng.randint(0, 9)
-    return buffer.tobytes()
-
-
-def pushed(header: Header, data: bytes, cuts: list[int]) -> list[bytes]:
-    """A push as frames, encoded."""
-    edges = [0, *cuts, len(data)]
-    pieces = [(start, data[start:stop]) for start, stop in itertools.pairwise(edges)]
-    heads: list[Header | None] = [header] + [None] * (len(pieces) - 1)
-    return [encode_frame(Frame(head, *piece)) for head, piece in zip(heads, pieces, strict=True)]
-
-
-class Fuzzer:
-    """Makes streams of nearly correct frames."""
-
-    def __init__(self, seed: int, incarnation: int) -> None:
-        self.incarnation = incarnation
-        self._rng = random.Random(seed)
-
-    def stream(self, sequences: dict[str, int]) -> list[bytes]:
-        """Make one or two mutated pushes."""
-        frames: list[bytes] = []
-        for _ in range(self._rng.randint(1, 2)):
-            frames += self._push(sequences)
-        for _ in range(self._rng.choice((0, 1, 1, 1, 2, 3))):
-            frames = self._mutated(frames)
-        return frames
-
-    def _push(self, sequences: dict[str, int]) -> list[bytes]:
-        rng = self._rng
-        shard = rng.choice(list(TABLES))
-        table = TABLES[shard]
-        operation = rng.choice((Operation.UPDATE,) * 5 + (Operation.CREATE,))
-        sequence = min(sequences[shard] + 1, 2**64 - 1) if operation is Operation.UPDATE else 0
-        header = Header(shard, operation, 0, self.incarnation, sequence, sequence, table)
-        cuts = sorted(rng.sample(range(0, table.nbytes, 8), rng.randint(0, 3)))
-        return pushed(header, contents(table, rng), [cut for cut in cuts if cut or rng.random() < 0.5])
-
-    def _mutated(self, frames: list[bytes]) -> list[bytes]:
-        rng, frames = self._rng, list(frames)
-        at = rng.randrange(len(frames))
-        what = rng.randrange(10)
-        if what == 0:
-            del frames[at]
-        elif what == 1:
-            frames.insert(rng.randrange(len(frames) + 1), frames[at])
-        elif what == 2:
-            rng.shuffle(frames)
-        elif what == 3:
-            frames[at] += frames[rng.randrange(len(frames))]
-        elif what == 4:
-            frames[at] = frames[at][: rng.randrange(len(frames[at]) + 1)]
-        elif what == 5:
-            frames[at] = self._with_another_header(frames[at])
-        else:
-            frames[at] = self._with_other_bytes(frames[at])
-        return frames or [b""]
-
-    def _with_other_bytes(self, encoded: bytes) -> bytes:
-        rng, changed = self._rng, bytearray(encoded)
-        for _ in range(rng.randint(1, 4)):
-            at = rng.randrange(len(changed) + 1)
-            what = rng.randrange(3)
-            if what == 0:
-                changed[at : at + 1] = rng.randbytes(1)
-            elif what == 1:
-                del changed[at : at + rng.randint(1, 8)]
-            else:
-                changed[at:at] = rng.choice((b"\xff" * 9, rng.randbytes(rng.randint(1, 8)), bytes(4)))
-        return bytes(changed)
-
-    def _with_another_header(self, encoded: bytes) -> bytes:
-        frame, rng = decoded_or_none(encoded), self._rng
-        if frame is None or frame.header is None:
-            return encoded
-        numbers = (0, 1, 2, 2**31, 2**63, 2**64 - 1)
-        changes: list[dict[str, Any]] = [
-            {"shard": rng.choice(("1/weights", "1/gradient", "1/input", "2/weights", "", "/", "1/../x"))},
-            {"operation": rng.choice(list(Operation))},
-            {"incarnation": rng.choice(numbers)},
-            {"sequence": rng.choice(numbers)},
-            {"version": rng.choice(numbers)},
-            {"table": rng.choice((*TABLES.values(), self._lying_table()))},
-        ]
-        return encode_frame(replace(frame, header=replace(frame.header, **rng.choice(changes))))
-
-    def _lying_table(self) -> Table:
-        rng = self._rng
-        table = rng.choice(list(TABLES.values()))
-        specs = list(table.tensors)
-        at = rng.randrange(len(specs))
-        changes: list[dict[str, Any]] = [
-            {"shape": (rng.choice((0, 1, 2**31, 2**63)),) * rng.randint(0, 3)},
-            {"offset": rng.choice((0, 4, 2**40, 2**64 - 1))},
-            {"dtype": rng.choice(("float16", "object", "", "int64"))},
-            {"kind": rng.choice(("", "buffer", "secret"))},
-            {"name": rng.choice(("", "weight", "x" * 2000))},
-        ]
-        specs[at] = replace(specs[at], **rng.choice(changes))
-        return Table(tuple(specs), rng.choice((table.nbytes, 0, 2**40, 2**64 - 1)))
-
-
-def decoded_or_none(encoded: bytes) -> Frame | None:
-    try:
-        return decode_frame(encoded)
-    except LayerwiseError:
-        return None
 
 
 class Target:
@@ -263,7 +146,7 @@ def changes(before: dict[str, tuple[int, bytes]], after: dict[str, tuple[int, by
     return created + sum(after[name][0] - version for name, (version, _) in before.items())
 
 
-def fuzz(target: Target, fuzzer: Fuzzer, count: int) -> tuple[int, int]:
+def fuzz(target: Target, fuzzer: PushFuzzer, count: int) -> tuple[int, int]:
     """Offer streams with a total of `count` frames; returns the numbers of applied and refused streams."""
     frames = taken = refused = 0
     before = target.state()
@@ -284,7 +167,7 @@ def fuzz(target: Target, fuzzer: Fuzzer, count: int) -> tuple[int, int]:
 
 def assert_frames_do_no_harm(target: Target, count: int, seed: int) -> None:
     process = psutil.Process()
-    fuzzer = Fuzzer(seed, target.incarnation)
+    fuzzer = PushFuzzer(seed, target.incarnation, TABLES)
     fuzz(target, fuzzer, count // 10)
     settled = process.memory_info().rss
     taken, refused = fuzz(target, fuzzer, count)
@@ -304,9 +187,9 @@ def test_thousands_of_frames_do_no_harm(
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(
-    ("inline", "count"), [(True, 100_000), (False, 20_000)], ids=["inline", "in a thread"]
+    ("inline", "count"), [(True, 45_000), (False, 15_000)], ids=["inline", "in a thread"]
 )
-def test_a_hundred_thousand_frames_do_no_harm(
+def test_tens_of_thousands_of_frames_do_no_harm(
     target: Target, inline: bool, count: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not inline:
@@ -335,7 +218,7 @@ def outcome(stream: Stream, frames: list[bytes]) -> tuple[int, str]:
     return applied, "OK"
 
 
-@pytest.mark.parametrize("count", [300, pytest.param(6_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [300, pytest.param(2_000, marks=pytest.mark.slow)])
 def test_frames_through_a_server_get_a_documented_status(tmp_path: Path, count: int) -> None:
     target = Target(tmp_path / "twin")  # Whose shards and lease are those of the server's.
     with served(tmp_path / "served") as master:
@@ -344,7 +227,7 @@ def test_frames_through_a_server_get_a_documented_status(tmp_path: Path, count: 
         for shard, table in TABLES.items():
             header = Header(shard, Operation.CREATE, incarnation=target.incarnation, table=table)
             master.client.push(pushed(header, contents(table, rng), []))
-        fuzzer, frames = Fuzzer(3, target.incarnation), 0
+        fuzzer, frames = PushFuzzer(3, target.incarnation, TABLES), 0
         while frames < count:
             sent = fuzzer.stream(target.sequences())
             frames += len(sent)
