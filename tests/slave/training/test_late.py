@@ -337,6 +337,23 @@ def test_a_proximal_correction_of_named_tensors_corrects_each_in_its_own_size() 
     assert torch.equal(found["b"], deltas["b"])
 
 
+@given(st.floats(0, 2), st.floats(0.01, 100), st.integers(0, 1000))
+def test_a_proximal_step_is_shorter_where_h_has_moved_far(change: float, of_h: float, seed: int) -> None:
+    """Up to a tenth of h the step is whole; a change twice as large then halves it, whatever h's units."""
+    sent, away = draw(seed, 4, 3), draw(seed + 1, 4, 3)
+    now = sent + away * float(change * sent.norm() / away.norm())
+    proximal.correct(draw(seed + 2, 4, 3), sent * of_h, now * of_h, 1)
+    rate, beta = proximal.adjust(0, 1)
+    assert rate == pytest.approx(min(1.0, 0.1 / change) if change else 1.0, rel=1e-3)
+    assert beta is None
+
+
+def test_a_proximal_step_goes_by_the_named_tensor_that_has_moved_farthest() -> None:
+    still, sent = draw(0, 4, 2), draw(1, 4, 3)
+    proximal.correct({"a": still, "b": sent}, {"a": still, "b": sent}, {"a": still, "b": 1.5 * sent}, 1)
+    assert proximal.adjust(0, 1).rate == pytest.approx(0.2)
+
+
 def test_a_proximal_correction_of_an_h_of_zeros_stays_finite() -> None:
     zeros = torch.zeros(4, 3)
     assert plain(proximal.correct(zeros, zeros, zeros, 1)).isfinite().all()
