@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from common.config import settings
+from common.config.alignments import ALIGNMENTS, AlignmentRow
 from common.config.late import BACKWARDS, CORRECTIONS
 from common.config.settings import choice, key
 from common.config.synthesizers import GRADIENTS, INPUTS, GradientOptions, InputOptions
@@ -35,6 +36,7 @@ class DecouplingConfig:
     )
     backward: str = choice("recompute", BACKWARDS, "of delayed, once a gradient comes")
     correction: str = choice("none", CORRECTIONS, "of delayed, of gradients that come late")
+    alignment: str = choice("feedback", ALIGNMENTS, "of alignment, the way down")
     step_probability: float = key(
         1.0, "of M: the part of the batches whose synthetic gradient is stepped on", above=0, maximum=1
     )
@@ -75,6 +77,21 @@ class DecouplingConfig:
     def propagates(self) -> bool:
         """Whether layers step on the gradient of M's loss, too, once the true gradient comes."""
         return self.row.synthesizes and GRADIENTS[self.gradient].propagates
+
+    @property
+    def aligned(self) -> AlignmentRow | None:
+        """The fixed way of gradients down; None with an unlock whose ways are others."""
+        return ALIGNMENTS[self.alignment] if self.row.aligns else None
+
+    @property
+    def broadcasts(self) -> bool:
+        """Whether layers get the gradient in the network's output, dL/dp, in the place of delta_k."""
+        return self.aligned is not None and self.aligned.broadcasts
+
+    @property
+    def feeds_back(self) -> bool:
+        """Whether maps carry gradients down by fixed random weights in the place of their own."""
+        return self.aligned is not None and not self.aligned.broadcasts
 
     @property
     def slots(self) -> int | None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import tomli_w
 
+from common.config.alignments import ALIGNMENTS
 from common.config.cluster import ClusterConfig
 from common.config.data import BLOCK, DATASETS, DataConfig, DataRow
 from common.config.decoupling import DecouplingConfig
@@ -26,7 +27,7 @@ from common.config.security import SecurityConfig
 from common.config.settings import check_heeded
 from common.config.simulation import SimulationConfig
 from common.config.task import TaskConfig
-from common.config.tasks import CURRICULUM_METRICS, sort_unit_metrics
+from common.config.tasks import CURRICULUM_METRICS, TASKS, sort_unit_metrics
 from common.config.time import TimeConfig
 from common.config.values import is_user_function
 from common.errors import ConfigError
@@ -56,6 +57,7 @@ class Config:
         self._check_time()
         self._check_correction()
         self._check_propagation()
+        self._check_alignment()
         if self.downpour.warm_start >= self.run.batches:
             raise ConfigError(
                 f"downpour.warm_start: {self.downpour.warm_start} of {self.run.batches} batches leaves none "
@@ -88,6 +90,17 @@ class Config:
                 f'time.gradient: "{self.time.gradient}" adds to the gradient that decoupling.gradient = '
                 f'"{self.decoupling.gradient}" has sent down by then; leave time.gradient out, or choose '
                 'decoupling.gradient = "cdni"'
+            )
+
+    def _check_alignment(self) -> None:
+        """Check that a sum over the outputs tells anything."""
+        aligned, task = self.decoupling.aligned, TASKS.get(self.task.kind)
+        if aligned and aligned.sums and task and task.balanced:
+            others = _choices(ALIGNMENTS.select(lambda row: not row.sums))
+            raise ConfigError(
+                f'decoupling.alignment: "{aligned.name}" adds the gradient up over the outputs, which gives '
+                f'0 with task.kind = "{task.name}", a softmax; choose decoupling.alignment = {others}, or a '
+                "task.kind of numbers"
             )
 
     def _check_time(self) -> None:

@@ -124,17 +124,20 @@ class TaskRow(Row):
         targets: form of the targets.
         metrics: names of the metrics, the one for screens first. A metric `error_percent` is also the test
             error of the summary.
+        balanced: whether the gradient of an example's loss adds up to 0 over the outputs, as of a softmax.
     """
 
     options: type[ClassificationOptions] | type[RegressionOptions] | type[NoOptions]
     targets: TargetRule
     metrics: tuple[str, ...] = ()
+    balanced: bool = False
 
 
 TASKS = Registry(
     TaskRow(
         name="classification",
         help="cross-entropy over classes",
+        balanced=True,
         options=ClassificationOptions,
         targets=TargetRule(
             needs="whole numbers of the shape ({count},), the class of each example",
@@ -172,6 +175,7 @@ TASKS = Registry(
     TaskRow(
         name="language",
         help="cross-entropy of the next token",
+        balanced=True,
         options=NoOptions,
         targets=TargetRule(
             needs=f"whole numbers of the shape ({{count}}, T), the next token at each position, or {IGNORED}",

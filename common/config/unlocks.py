@@ -67,6 +67,7 @@ class UnlockRow(Row):
         supervises: whether layers have a head with a local loss in the place of M.
         sends_down: whether the layer below receives a gradient.
         waits: whether a layer steps only once delta_k arrives.
+        aligns: whether gradients take the fixed ways of `decoupling.alignment`.
         window: batches that may be out without delta; None: `decoupling.in_flight`, or 2(K - k) + 1.
         slots: default number of mailbox slots, where messages may be lost and no layer waits; None: every
             message arrives.
@@ -78,6 +79,7 @@ class UnlockRow(Row):
     supervises: bool = False
     sends_down: bool = True
     waits: bool = False
+    aligns: bool = False
     window: int | None = None
     slots: int | None = None
     shares: Divide | None = share_at_once
@@ -111,5 +113,9 @@ UNLOCKS = Registry(
     UnlockRow(
         name="local", help="a head and a loss a layer", heeds=("gradient_options", "in_flight"),
         supervises=True, sends_down=False,
+    ),
+    UnlockRow(
+        name="alignment", help="gradients that come down by fixed, random ways",
+        heeds=("alignment", "in_flight"), waits=True, aligns=True, shares=share_with_recomputation,
     ),
 )  # fmt: skip

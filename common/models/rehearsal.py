@@ -123,7 +123,8 @@ def _need_gradients(config: Config, units: Sequence[nn.Module]) -> list[bool]:
     found = []
     for place, unit in enumerate(units):
         if place in cuts:
-            needed = needed and config.decoupling.row.sends_down
+            decoupling = config.decoupling
+            needed = needed and decoupling.row.sends_down and not decoupling.broadcasts
         found.append(needed)
         needed = needed or network.learns(unit)
     return found

@@ -35,7 +35,7 @@ class Pace:
         step: seconds from taking an input until the end of the step.
         answer: seconds of computing for a gradient from above.
         up_nbytes: of h_k of a batch, on the wire.
-        down_nbytes: of delta_k of a batch, likewise, the floats alone.
+        down_nbytes: of delta_k of a batch, likewise, the floats alone, or of dL/dp.
         shards: table of each shard of the layer.
         wants_gradient: whether the layer or a layer below has a use for a gradient.
     """
@@ -107,9 +107,8 @@ def _pace(config: Config, blueprint: Blueprint, k: int, work: float) -> Pace:
     share = share_at_once if top or not wants else config.decoupling.shares
     sent, step, answer = share(work, synthesis)
     settings = config.simulation
-    up, down = (
-        precision.signal_nbytes(form, batch_size, config.cluster.wire) for form in (above, above.floats)
-    )
+    falling = blueprint.forms[-1] if config.decoupling.broadcasts else above.floats
+    up, down = (precision.signal_nbytes(form, batch_size, config.cluster.wire) for form in (above, falling))
     overhead = settings.overhead_seconds
     return Pace(
         overhead + sent / settings.rate,

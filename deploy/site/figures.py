@@ -81,9 +81,8 @@ def _span(span: Span) -> Iterator[str]:
 
 
 def _message(message: Message) -> str:
-    target = message.layer + (1 if message.up else -1)
     start = _y(message.layer) + (0 if message.up else _BOX)
-    end = _y(target) + (_BOX if message.up else 0)
+    end = _y(message.receiver) + (_BOX if message.up else 0)
     dashes = "" if message.up else ' stroke-dasharray="4 3"'
     return (
         f'<line x1="{_x(message.sent):g}" y1="{start:g}" x2="{_x(message.arrived):g}" y2="{end:g}" '

@@ -29,10 +29,11 @@ class Span:
 
 @dataclass(frozen=True)
 class Message:
-    """An activation (up) or a gradient (down) on its way."""
+    """An activation (up) or a gradient (down) on its way from a layer to another."""
 
     up: bool
     layer: int
+    receiver: int
     batch: int
     sent: float
     arrived: float
@@ -126,16 +127,19 @@ class Schedule:
             self.spans.append(Span(kind, layer.number, batch, now, now + duration))
             now += duration
             if kind == "forward" and not self._is_top(layer):
-                self._send(layer, batch, now, up=True)
-            elif kind == "backward" and layer.number > 1:
-                self._send(layer, batch, now, up=False)
+                self._send(layer, layer.number + 1, batch, now)
+            elif kind == "forward" and self.unlock.aligns:
+                # The error of the output, to every layer at once.
+                for receiver in range(1, layer.number):
+                    self._send(layer, receiver, batch, now)
+            elif kind == "backward" and layer.number > 1 and not self.unlock.aligns:
+                self._send(layer, layer.number - 1, batch, now)
         self._at(now, layer.number, "free", batch)
 
-    def _send(self, layer: _Layer, batch: int, now: float, up: bool) -> None:
-        row = self.unlock
+    def _send(self, layer: _Layer, receiver: int, batch: int, now: float) -> None:
+        row, up = self.unlock, receiver > layer.number
         if up or row.sends_down:
-            self.messages.append(Message(up, layer.number, batch, now, now + TRAVEL))
-        receiver = layer.number + 1 if up else layer.number - 1
+            self.messages.append(Message(up, layer.number, receiver, batch, now, now + TRAVEL))
         if row.predicts:
             kind = "lessons"
         elif up:

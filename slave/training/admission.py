@@ -27,14 +27,14 @@ class Admission:
         k: the layer.
         routes: of batches through the replica.
         below: form of h_{k-1}.
-        above: form of h_k.
+        gradient: form of what comes down.
     """
 
     config: Config
     k: int
     routes: BatchRoutes
     below: SignalForm
-    above: SignalForm
+    gradient: SignalForm
 
     def check(self, message: Message) -> None:
         """Check a message of a neighbour.
@@ -51,7 +51,7 @@ class Admission:
             raise MalformedError(
                 f"{_name(message)} does not go from replica {message.sender} to this replica"
             )
-        form = self.below if isinstance(message, Up) else self.above.floats
+        form = self.below if isinstance(message, Up) else self.gradient
         for attribute, signal in message.carried().items():
             check_form(
                 signal, form, self.config.run.batch_size, message.signals[attribute], f"of {_name(message)}"

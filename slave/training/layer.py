@@ -57,6 +57,8 @@ class Layer:
         autocast: dtype of matrix products in the forward; None: float32. The output is float32 in any case.
         seed: of the run. Random numbers of a forward (dropout's mask) are a function of (seed, k, b) alone.
         goes_down: whether the layer below receives delta_{k-1}.
+        teaches_below: whether the layer below has a use for a gradient, whoever computes it; None: as
+            `goes_down`.
         first_unit: number of the layer's first unit in the network, from 1.
         carried: states of the streams that the layer carries from window to window; None: it has no state.
         future: M in time, which ends the windows; None: truncated back-propagation.
@@ -76,6 +78,7 @@ class Layer:
         seed: int = 0,
         *,
         goes_down: bool = True,
+        teaches_below: bool | None = None,
         autocast: torch.dtype | None = None,
         first_unit: int = 1,
         carried: Carried | None = None,
@@ -97,6 +100,7 @@ class Layer:
         self._seed = seed
         self._autocast = autocast
         self._goes_down = goes_down and k > 1
+        self.teaches_below = self._goes_down if teaches_below is None else teaches_below and k > 1
         self._health = health
 
     @property

@@ -20,6 +20,7 @@ from common.data.datasets import Dataset
 from common.data.replicas import BatchRoutes
 from common.data.streams import StreamOrder
 from common.models import network
+from common.models.feedback import feed_back
 from common.models.flow import list_units
 from common.models.network import Blueprint
 from common.models.recurrent import state_size
@@ -205,6 +206,9 @@ class _Composition:
         cuts = config.network.cuts or []
         flat = Flat(network.layer(self.blueprint, cuts, k), self.device)
         flat.module.train()
+        decoupling, first_unit = config.decoupling, [0, *cuts][k - 1] + 1
+        if decoupling.feeds_back:
+            feed_back(list_units(flat.module), first_unit, config.run.seed, self.device)
         data = batches.Batches.of(config, self.dataset)
         data.learn(self.lease.curriculum)
         scores = self._scores(data)
@@ -212,13 +216,15 @@ class _Composition:
         stepper = self._stepped("weights", flat, config.optimizer.of_layer(k), kind)
         dtype = AUTOCASTS[config.cluster.autocast].dtype
         carried = self._carried(list_units(flat.module), data)
+        teaches_below = decoupling.row.sends_down and self._wants_gradient(k - 1)
         layer = Layer(
             k,
             flat,
             stepper,
             config.run.seed,
-            goes_down=config.decoupling.row.sends_down and self._wants_gradient(k - 1),
-            first_unit=[0, *cuts][k - 1] + 1,
+            goes_down=teaches_below and not decoupling.broadcasts,
+            teaches_below=teaches_below,
+            first_unit=first_unit,
             autocast=getattr(torch, dtype) if dtype else None,
             carried=carried,
             future=self._future(carried, data.streams) if carried and data.streams else None,
@@ -239,8 +245,15 @@ class _Composition:
             trainer = free_trainer(config, data, self.lease, free_unlock, (below, above), self.device)
         if layer.carried:
             layer.carried.next_batch = lambda: trainer.next_batch
-        admission = Admission(config, k, BatchRoutes.of(config, k, self.lease.replica), below, above)
+        gradient = self._output if decoupling.broadcasts else above.floats
+        routes = BatchRoutes.of(config, k, self.lease.replica)
+        admission = Admission(config, k, routes, below, gradient)
         return TrainedLayer(trainer, layer, self.copies, self.health, admission, data, scores, self.flats)
+
+    @property
+    def _output(self) -> SignalForm:
+        """Form of the network's output."""
+        return network.boundary(self.blueprint, self.config.network.cuts or [], self.config.layers)
 
     def _scores(self, data: batches.Batches) -> Scores | None:
         """Return the record of the losses on which levels depend, of layer K."""
@@ -258,6 +271,7 @@ class _Composition:
             self.health,
             self.blueprint.task,
             above,
+            self._output,
             self._wants_gradient(layer.k),
             lambda: self._synthesizer(above),
             lambda: self._predictor(below),

@@ -27,6 +27,7 @@ class Parts:
         health: the layer's record of its own learning.
         task: of the run.
         above: form of h_k.
+        output: form of the network's output, h_K.
         wants_gradient: whether the layer or a layer below has a use for a gradient at h_k.
         make_synthesizer: makes M, absent from the top layer.
         make_predictor: makes I, absent from the first layer.
@@ -39,6 +40,7 @@ class Parts:
     health: Health
     task: Task
     above: SignalForm
+    output: SignalForm
     wants_gradient: bool
     make_synthesizer: Callable[[], PackedSynthesizer]
     make_predictor: Callable[[], Predicting]

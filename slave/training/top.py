@@ -10,7 +10,7 @@ from common.signals.values import Signal, plain
 from common.tasks import Task
 from common.wire.boundary import Message
 from slave.training.health import Health
-from slave.training.layer import Layer
+from slave.training.layer import Forward, Layer
 from slave.training.scores import Scores
 
 
@@ -34,12 +34,16 @@ class Top:
         """Take h_{K-1}(b), send delta_{K-1}(b) down, and step."""
         passed = self._layer.forward(batch, h_below, y)
         loss = self._task.total(plain(passed.h), y)
-        self._layer.backward_loss(passed, loss)
-        yield from self._layer.down(passed)
+        yield from self._answer(passed, loss)
         self._layer.step(batch, len(y))
         self._health.lost(loss, len(y))
         if self._scores is not None:
             self._scores.note(batch, plain(passed.h).detach(), y)
+
+    def _answer(self, passed: Forward, loss: Tensor) -> Iterator[Message]:
+        """Go backward from the loss, and yield the answer for layer K - 1."""
+        self._layer.backward_loss(passed, loss)
+        yield from self._layer.down(passed)
 
     def gradient(self, batch: int, delta: Signal) -> Iterator[Message]:  # noqa: ARG002 - never called
         """Raise: no layer above sends a gradient."""

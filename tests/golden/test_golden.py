@@ -30,6 +30,12 @@ METHODS = {
     "delayed-stored": ["decoupling.unlock=delayed", "decoupling.backward=stored"],
     "delayed-proximal": ["decoupling.unlock=delayed", "decoupling.correction=proximal"],
     "local": ["decoupling.unlock=local"],
+    "alignment-feedback": ["decoupling.unlock=alignment"],
+    "alignment-direct": ["decoupling.unlock=alignment", "decoupling.alignment=direct"],
+    "alignment-kickback": [
+        "decoupling.unlock=alignment", "decoupling.alignment=kickback",
+        f"task.kind={FOLDER}/squares.py:squares", "optimizer.learning_rate=0.01",
+    ],
     "full": ["decoupling.unlock=full"],
     "recurrent": [
         "data.dataset=text", f"data.path={FOLDER}/text.txt", "network.model=lstm",

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from common.registry import import_implementation
+from slave.training.broadcast import BroadcastingTop
 from slave.training.decoupling import Unlock
 from slave.training.fixed import Fixed
 from slave.training.parts import Parts
@@ -21,7 +22,8 @@ def build(parts: Parts) -> Unlock:
     A layer without a use for a gradient, since nothing learns here or below, is always `Fixed`.
     """
     if parts.top:
-        return Top(parts.layer, parts.health, parts.task, parts.scores)
+        kind = BroadcastingTop if parts.config.decoupling.broadcasts else Top
+        return kind(parts.layer, parts.health, parts.task, parts.scores)
     if not parts.wants_gradient:
         return Fixed(parts.layer)
     unlock: Unlock = find_builder(parts)(parts)

@@ -286,11 +286,18 @@ def test_a_key_that_the_chosen_row_does_not_heed_is_unknown(
             ],
             'time.gradient: "dni" adds to the gradient that decoupling.gradient = "sg+prop" has sent down',
         ),
+        (
+            ["decoupling.unlock=alignment", "decoupling.alignment=kickback"],
+            'decoupling.alignment: "kickback" adds the gradient up over the outputs, which gives 0 with '
+            'task.kind = "classification", a softmax; choose decoupling.alignment = "feedback" or "direct"',
+        ),
+        (
+            ["decoupling.alignment=direct"],
+            'decoupling.alignment: unknown key for decoupling.unlock = "update"',
+        ),
     ],
 )  # fmt: skip
-def test_an_m_that_waits_for_the_true_gradient_is_refused_where_there_is_none(
-    overrides: list[str], said: str
-) -> None:
+def test_a_gradient_that_cannot_come_or_tells_nothing_is_refused(overrides: list[str], said: str) -> None:
     assert said in refusal(None, *overrides)
 
 

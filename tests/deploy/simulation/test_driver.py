@@ -20,7 +20,7 @@ from deploy.simulation.simulate import predict, with_slaves
 from deploy.simulation.synchronous import InStep
 from tests.deploy.runs import digits, hollow, resolved, trained
 
-UNLOCKS = ["none", "update", "delayed", "local", "full"]
+UNLOCKS = ["none", "update", "delayed", "local", "full", "alignment"]
 ROUGH = ["simulation.jitter=0.5", "simulation.loss=0.05", "simulation.resend_seconds=0.002"]
 
 

@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from common.config.alignments import ALIGNMENTS
 from common.config.optimizer import OptimizerConfig
 from common.config.sections import Config
 from common.config.synthesizers import GRADIENTS
@@ -25,8 +26,8 @@ from tests.slave.chain import Chain, Fault, Incarnation, configured
 
 SGD = OptimizerConfig(name="sgd", learning_rate=0.01)
 SEEDS = st.integers(0, 2**32 - 1)
-# Unlocks, and in the place of `update` a kind of M that changes the protocol.
-WAYS = ["none", "update", "sg+prop", "delayed", "local"]
+# Unlocks, in the place of `update` a kind of M that changes the protocol, and ways of `alignment`.
+WAYS = ["none", "update", "sg+prop", "delayed", "local", "feedback", "direct"]
 UNLOCKS = st.sampled_from(WAYS)
 WINDOWS = st.sampled_from([None, 1, 2, 5])
 BREAKS = st.sampled_from(["break", "master"])
@@ -45,6 +46,8 @@ def small(unlock: str = "update", in_flight: int | None = None, batches: int = 1
     given: dict[str, Any] = {"unlock": unlock}
     if unlock in GRADIENTS:
         given = {"unlock": "update", "gradient": unlock}
+    elif unlock in ALIGNMENTS:
+        given = {"unlock": "alignment", "decoupling": {"alignment": unlock}}
     return configured(
         options={"widths": [4, 4]},
         batches=batches,

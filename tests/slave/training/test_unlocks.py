@@ -264,7 +264,7 @@ def test_steps_are_taken_with_their_probability_and_always_the_same() -> None:
         flat = Flat(nn.Linear(1, 1))
         layer = Layer(k, flat, Stepper(flat, SGD, 10))
         above = SignalForm.plain((1,))
-        parts = Parts(config, layer, Health(), classifying(10), above, True, absent, absent, absent)
+        parts = Parts(config, layer, Health(), classifying(10), above, above, True, absent, absent, absent)
         return [parts.steps_on(b) for b in range(batches)]
 
     taken = taken_by(config, 1, 4000)

@@ -1,0 +1,83 @@
+"""Feedback alignment: fixed random weights by which the maps of a network carry gradients down.
+
+A map is a linear or convolutional module. Its output, and the gradient in its weights, are as they were; the
+gradient in its input goes through fixed weights of the same shape (Lillicrap et al. 2016).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from common.draws import mix
+from common.errors import ConfigError
+from common.models import user
+
+MAPS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+# Modules with a matrix through which no gradient passes.
+_TABLES = (nn.Embedding, nn.EmbeddingBag)
+
+
+def check_maps(units: Sequence[nn.Module], where: str) -> None:
+    """Check that gradients pass down through no matrix but those of maps.
+
+    Raises:
+        ConfigError: another module has a matrix.
+    """
+    for number, unit in enumerate(units, 1):
+        for module in unit.modules():
+            if isinstance(module, (*MAPS, *_TABLES)):
+                continue
+            for name, parameter in module.named_parameters(recurse=False):
+                if parameter.dim() > 1:
+                    raise ConfigError(
+                        f'decoupling.alignment: "feedback" knows the matrices of linear and convolutional '
+                        f"modules, and unit {number} ({user.describe(unit)}) of {where} has {name} of "
+                        f'{type(module).__name__}; choose decoupling.alignment = "direct", or write the unit '
+                        "with nn.Linear"
+                    )
+
+
+def feed_back(units: Sequence[nn.Module], first_unit: int, seed: int, device: torch.device | str) -> None:
+    """Have every map of some units carry gradients down by fixed weights.
+
+    The weights are a function of the seed, the unit's number and the map's place: cuts, processes and
+    successors make no difference. They are drawn as torch draws those of a new map.
+
+    Args:
+        units: of the layer; changed.
+        first_unit: number of the first unit in the network, from 1.
+        seed: of the run.
+        device: of the layer.
+    """
+    for number, unit in enumerate(units, first_unit):
+        maps = (module for module in unit.modules() if isinstance(module, MAPS))
+        for place, module in enumerate(maps):
+            _replace_way_down(module, draw_like(module.weight, mix(seed, number, place, 1)).to(device))
+
+
+def draw_like(weight: Tensor, seed: int) -> Tensor:
+    """Draw fixed weights (out, in, ...), uniform up to 1 / sqrt(n), of n numbers that an output adds up."""
+    bound = weight[0].numel() ** -0.5
+    generator = torch.Generator().manual_seed(seed)
+    return torch.empty(weight.shape).uniform_(-bound, bound, generator=generator)
+
+
+def _replace_way_down(module: nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d, fixed: Tensor) -> None:
+    own = module.forward
+
+    def forward(x: Tensor) -> Tensor:
+        output: Tensor = own(x.detach())
+        if not (torch.is_grad_enabled() and x.requires_grad):
+            return output
+        if isinstance(module, nn.Linear):
+            way = functional.linear(x, fixed)
+        else:
+            way = module._conv_forward(x, fixed, None)
+        # Adds 0, and the gradient of the fixed map.
+        return output + (way - way.detach())
+
+    module.forward = forward  # type: ignore[assignment, method-assign]
