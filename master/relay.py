@@ -12,7 +12,7 @@ from contextlib import aclosing
 from typing import Protocol
 
 from common.credentials import check_same
-from common.data.replicas import partners
+from common.data.replicas import meet
 from common.errors import LayerwiseError, MalformedError, RefusedError, UnreachableError
 from common.net.data.incoming import OpenRequests
 from common.net.data.pairs import (
@@ -73,6 +73,7 @@ class Relay:
         slots: of each outbox, where messages may be lost (see `Slots`).
         seat: returns the holder of an incarnation's lease; raises FencedError.
         count: takes `bytes_received` and `bytes_sent`.
+        broadcasts: whether layer K has a stream to every layer.
         hello_seconds: bound of the wait for a call's first message.
 
     Attributes:
@@ -88,8 +89,11 @@ class Relay:
         seat: Callable[[int], Holder],
         count: Callable[..., None],
         hello_seconds: float = HELLO_SECONDS,
+        *,
+        broadcasts: bool = False,
     ) -> None:
         self._run = run
+        self._broadcasts = broadcasts
         self._replicas = replicas
         self._slots = slots
         self._capacity = capacity(max(windows), slots)
@@ -158,13 +162,9 @@ class Relay:
             raise RefusedError("this is the master of another run")
         holder = self._seat(hello.incarnation)
         layer, replica = holder.layer, holder.replica
-        meets = (
-            hello.sender == replica
-            and abs(hello.layer - layer) == 1
-            and 1 <= hello.layer <= len(self._replicas)
-            and hello.replica in partners(replica, *(self._replicas[k - 1] for k in (layer, hello.layer)))
-        )
-        if not meets:
+        called = (hello.layer, hello.replica)
+        exists = hello.sender == replica and 1 <= hello.layer <= len(self._replicas)
+        if not (exists and meet((layer, replica), called, self._replicas, broadcasts=self._broadcasts)):
             raise MalformedError(
                 f"layer {layer} replica {replica}, as replica {hello.sender}, called layer {hello.layer} "
                 f"replica {hello.replica}: the two share no batch"

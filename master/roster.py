@@ -6,7 +6,7 @@ import dataclasses
 from typing import Any
 
 from common.credentials import hash_secret, is_secret
-from common.data.replicas import partners
+from common.data.replicas import meet
 from common.errors import FencedError, MalformedError, UnprovenError, UnreachableError
 from common.wire.messages import Holdings, JoinReply, JoinRequest, Peer, Seat, Telemetry
 from common.wire.ranges import COUNT, MOST, restore
@@ -33,6 +33,7 @@ class Roster:
         saved: values from an earlier roster's `dump`; None at the run's beginning.
         most_batches: upper bound of the first batch that a slave's weights have not seen.
         keyring: makes the secrets of leases and pairs.
+        broadcasts: whether layer K has a stream to every layer.
     """
 
     def __init__(
@@ -44,7 +45,9 @@ class Roster:
         most_batches: int = MOST,
         *,
         keyring: Keyring,
+        broadcasts: bool = False,
     ) -> None:
+        self._broadcasts = broadcasts
         self._replicas = replicas
         self._most_batches = most_batches
         self._keyring = keyring
@@ -298,14 +301,14 @@ class Roster:
                 self._keyring.pair(incarnation, lease.incarnation),
             )
             for lease in self._leases
-            if lease.incarnation and lease.slave.address and self._share_batch(seat, lease)
+            if lease.incarnation and lease.slave.address and self._meet(seat, lease)
         ]
         return self._incarnations, found
 
-    def _share_batch(self, one: Lease, other: Lease) -> bool:
-        """Whether two seats are in adjacent layers and share a batch."""
-        counts = (self._replicas[lease.layer - 1] for lease in (one, other))
-        return abs(one.layer - other.layer) == 1 and other.replica in partners(one.replica, *counts)
+    def _meet(self, one: Lease, other: Lease) -> bool:
+        """Whether the slaves on two seats send each other messages."""
+        here, there = ((lease.layer, lease.replica) for lease in (one, other))
+        return meet(here, there, self._replicas, broadcasts=self._broadcasts)
 
     def seats(self, now: float) -> list[Seat]:
         """Every seat, as a message."""

@@ -310,7 +310,8 @@ def _restore_roster(config: Config, saved: dict[str, Any], keyring: Keyring) -> 
     beats = config.cluster.heartbeat_seconds, config.cluster.misses
     # The next batch of one of R replicas may lie R - 1 past the last batch.
     most = config.batch_bound + max(config.replicas) - 1
-    return Roster(config.replicas, *beats, saved.get("roster"), most, keyring=keyring)
+    broadcasts = config.decoupling.broadcasts
+    return Roster(config.replicas, *beats, saved.get("roster"), most, keyring=keyring, broadcasts=broadcasts)
 
 
 def _effect(event: LeaseEvent) -> Effect:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from common.config.sections import Config
+from common.data.replicas import most_streams
 from common.errors import MalformedError, RunFailedError
 from common.lifecycle import (
     INTERRUPTED,
@@ -92,7 +93,13 @@ class Master:
         windows = [config.decoupling.window(k, config.layers) for k in range(1, config.layers + 1)]
         roster, slots = self.run.roster, config.decoupling.slots
         self.relay = Relay(
-            self.run.identity, config.replicas, windows, slots, roster.seat, self.run.tally.add
+            self.run.identity,
+            config.replicas,
+            windows,
+            slots,
+            roster.seat,
+            self.run.tally.add,
+            broadcasts=config.decoupling.broadcasts,
         )
         self.parameters = ParameterService(self.run.roster, self.store, self.run.tally)
         served = config.cluster.served
@@ -212,7 +219,7 @@ class Ports:
         access = Access(run.roster, *load_tokens(master.state, join_token), name)
         self.control = control.ControlServer(tally.count_error, access.admit, identity)
         # A pusher, a fetcher and a stream for each neighbour, and as many before the last have ended.
-        bounds = Bounds(holder=8 + 4 * max(run.config.replicas))
+        bounds = Bounds(holder=8 + 2 * most_streams(run.config))
         tls = identity.serve() if identity else None
         self.data = data.DataServer(tally.count_error, bounds, admit=access.admit, tls=tls)
         self._roster = RosterServicer(run, master.ledger, master.status)

@@ -33,6 +33,7 @@ class BoundaryKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     PAIR: _ClassVar[BoundaryKind]
     TAKEN: _ClassVar[BoundaryKind]
     REFUSED: _ClassVar[BoundaryKind]
+    OUTPUT_GRADIENT: _ClassVar[BoundaryKind]
 
 class SynthesisKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -61,6 +62,7 @@ ENDED: BoundaryKind
 PAIR: BoundaryKind
 TAKEN: BoundaryKind
 REFUSED: BoundaryKind
+OUTPUT_GRADIENT: BoundaryKind
 SYNTHESIS_KIND_UNSPECIFIED: SynthesisKind
 ASK: SynthesisKind
 LEARN: SynthesisKind
@@ -159,7 +161,7 @@ class PullRequest(_message.Message):
     def __init__(self, shard: _Optional[str] = ..., incarnation: _Optional[int] = ..., moving: bool = ..., fragment: _Optional[int] = ..., fragments: _Optional[int] = ...) -> None: ...
 
 class BoundaryMessage(_message.Message):
-    __slots__ = ("kind", "layer", "replica", "batch", "incarnation", "version", "table", "data", "sender", "run", "reason", "proof")
+    __slots__ = ("kind", "layer", "replica", "batch", "incarnation", "version", "table", "data", "sender", "run", "reason", "proof", "sender_layer")
     KIND_FIELD_NUMBER: _ClassVar[int]
     LAYER_FIELD_NUMBER: _ClassVar[int]
     REPLICA_FIELD_NUMBER: _ClassVar[int]
@@ -172,6 +174,7 @@ class BoundaryMessage(_message.Message):
     RUN_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
     PROOF_FIELD_NUMBER: _ClassVar[int]
+    SENDER_LAYER_FIELD_NUMBER: _ClassVar[int]
     kind: BoundaryKind
     layer: int
     replica: int
@@ -184,7 +187,8 @@ class BoundaryMessage(_message.Message):
     run: str
     reason: str
     proof: str
-    def __init__(self, kind: _Optional[_Union[BoundaryKind, str]] = ..., layer: _Optional[int] = ..., replica: _Optional[int] = ..., batch: _Optional[int] = ..., incarnation: _Optional[int] = ..., version: _Optional[int] = ..., table: _Optional[_Union[Table, _Mapping]] = ..., data: _Optional[bytes] = ..., sender: _Optional[int] = ..., run: _Optional[str] = ..., reason: _Optional[str] = ..., proof: _Optional[str] = ...) -> None: ...
+    sender_layer: int
+    def __init__(self, kind: _Optional[_Union[BoundaryKind, str]] = ..., layer: _Optional[int] = ..., replica: _Optional[int] = ..., batch: _Optional[int] = ..., incarnation: _Optional[int] = ..., version: _Optional[int] = ..., table: _Optional[_Union[Table, _Mapping]] = ..., data: _Optional[bytes] = ..., sender: _Optional[int] = ..., run: _Optional[str] = ..., reason: _Optional[str] = ..., proof: _Optional[str] = ..., sender_layer: _Optional[int] = ...) -> None: ...
 
 class SynthesisMessage(_message.Message):
     __slots__ = ("kind", "synthesizer", "batch", "incarnation", "classes", "loss", "shape", "table", "data")

@@ -18,6 +18,7 @@ from common.config import files
 from common.config.sections import Config
 from common.config.user_code import check_sent_files
 from common.credentials import Credentials
+from common.data.replicas import most_streams
 from common.errors import (
     AbsentError,
     ConfigError,
@@ -226,8 +227,8 @@ class Slave:
         endpoint = Endpoint(options.master, self._exposition.note_answer, self._identity, config.run.name)
         try:
             if config.cluster.direct:
-                # A stream per replica below, and room for slaves about to be replaced or refused.
-                streams = 2 * max(config.replicas) + 8
+                # A stream per slave that calls, and room for slaves about to be replaced or refused.
+                streams = most_streams(config) + 8
                 endpoint.listen(options.listen, options.advertise, streams, insecure=options.insecure)
                 log.info("neighbours reach this slave at %s", endpoint.address)
             else:

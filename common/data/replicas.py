@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from math import gcd
 
@@ -31,6 +31,37 @@ def partners(replica: int, own: int, other: int) -> list[int]:
     return [there for there in range(other) if there % common == replica % common]
 
 
+def meet(one: tuple[int, int], other: tuple[int, int], replicas: Sequence[int], *, broadcasts: bool) -> bool:
+    """Whether the slaves on two seats, (layer, replica), send each other messages.
+
+    They share a batch, and their layers are neighbours, or one of them is layer K that broadcasts.
+
+    Args:
+        one: a seat.
+        other: a seat.
+        replicas: R of each layer.
+        broadcasts: whether layer K sends dL/dp to every layer.
+    """
+    (low, _), (high, _) = sorted((one, other))
+    near = high - low == 1 or (broadcasts and low < high == len(replicas))
+    counts = (replicas[layer - 1] for layer, _ in (one, other))
+    return near and other[1] in partners(one[1], *counts)
+
+
+def far_seats(config: Config, k: int, replica: int) -> list[tuple[int, int]]:
+    """List the seats in no neighbouring layer with which a slave has a stream, for broadcasts of layer K."""
+    counts, top = config.replicas, config.layers
+    if not config.decoupling.broadcasts:
+        return []
+    layers = range(1, top - 1) if k == top else range(top, top + (k < top - 1))
+    return [(each, there) for each in layers for there in partners(replica, counts[k - 1], counts[each - 1])]
+
+
+def most_streams(config: Config) -> int:
+    """Return the most streams of a slave: two at each neighbour, or one at every slave."""
+    return sum(config.replicas) if config.decoupling.broadcasts else 2 * max(config.replicas)
+
+
 def may_stop(next_batches: Iterable[int], batches: int) -> bool:
     """Whether layers under unlock `full` may stop: the slowest layer is through the run's batches.
 
@@ -53,6 +84,7 @@ class BatchRoutes:
         below: R of the layer below.
         above: R of the layer above.
         warm_start: number of batches that replica 0 of every layer trains alone.
+        hearers: layer and R of each layer below K - 1, of a layer K that broadcasts.
     """
 
     replica: int = 0
@@ -60,13 +92,16 @@ class BatchRoutes:
     below: int = 1
     above: int = 1
     warm_start: int = 0
+    hearers: tuple[tuple[int, int], ...] = ()
 
     @staticmethod
     def of(config: Config, k: int, replica: int) -> BatchRoutes:
         """Return the routes of a replica of layer k in a run."""
         counts = config.replicas
         below, above = counts[max(k - 2, 0)], counts[min(k, len(counts) - 1)]
-        return BatchRoutes(replica, counts[k - 1], below, above, config.downpour.warm_start)
+        tells = config.decoupling.broadcasts and k == len(counts)
+        hearers = tuple(enumerate(counts[:-2], 1)) if tells else ()
+        return BatchRoutes(replica, counts[k - 1], below, above, config.downpour.warm_start, hearers)
 
     def senders(self, k: int) -> list[int]:
         """List the replicas below that send activations to this one of layer k."""
@@ -83,6 +118,10 @@ class BatchRoutes:
     def receiver(self, batch: int) -> int:
         """Return the replica above that trains batch b."""
         return owner(batch, self.above, self.warm_start)
+
+    def hearing(self, batch: int) -> list[tuple[int, int]]:
+        """List the seats below layer K - 1 that train batch b and hear of it from here."""
+        return [(layer, owner(batch, count, self.warm_start)) for layer, count in self.hearers]
 
     def between(self, sender: int) -> Callable[[int], bool]:
         """Return a predicate: does a batch reach this replica from `sender` below?"""

@@ -20,7 +20,6 @@ from torch import Tensor, nn
 from common.config.sections import Config
 from common.data.batches import Batches
 from common.data.datasets import Dataset
-from common.data.targets import Targets
 from common.errors import ConfigError
 from common.models import flow, network, synthesis
 from common.models.network import Blueprint
@@ -94,7 +93,7 @@ def check_messages(config: Config, blueprint: Blueprint, most: int) -> None:
         return
     for cut in config.network.cuts or []:
         form = blueprint.forms[cut - 1]
-        each = _example_bytes(config, form, blueprint.inputs, blueprint.task.targets)
+        each = _example_bytes(config, form, blueprint)
         if each * config.run.batch_size > most - _BESIDE_BYTES:
             raise ConfigError(
                 f"run.batch_size: {config.run.batch_size} examples of {form.describe_example()} after unit "
@@ -104,17 +103,24 @@ def check_messages(config: Config, blueprint: Blueprint, most: int) -> None:
             )
 
 
-def _example_bytes(config: Config, form: SignalForm, inputs: SignalForm, targets: Targets) -> int:
+def _example_bytes(config: Config, form: SignalForm, blueprint: Blueprint) -> int:
     """Return the bytes of an example in the largest message of a boundary."""
-    # With a float32 scale beside each row.
-    floats = sum(each.size * WIRE_ITEMSIZES[config.cluster.wire] + 4 for each in form.floats.tensors.values())
+    floats = _float_bytes(config, form)
     integers = form.nbytes - form.floats.nbytes
     sizes = [floats + integers, (2 if config.decoupling.row.predicts else 1) * floats]
+    if config.decoupling.broadcasts:
+        sizes.append(_float_bytes(config, blueprint.forms[-1]))
     if config.cluster.served:
         # Lessons for the master's M and I: (h, y, delta) and (x, h), as float32, y perhaps as int64.
         h = form.floats.nbytes
-        sizes += [2 * h + 8 * math.prod(targets.shape), inputs.nbytes + h]
+        sizes += [2 * h + 8 * math.prod(blueprint.task.targets.shape), blueprint.inputs.nbytes + h]
     return max(sizes)
+
+
+def _float_bytes(config: Config, form: SignalForm) -> int:
+    """Return the bytes of an example's float tensors, with a float32 scale beside each row."""
+    itemsize = WIRE_ITEMSIZES[config.cluster.wire]
+    return sum(each.size * itemsize + 4 for each in form.floats.tensors.values())
 
 
 def _need_gradients(config: Config, units: Sequence[nn.Module]) -> list[bool]:

@@ -5,16 +5,20 @@ Signals are torch's tensors, but nothing here loads torch: the master reads the 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeAlias
 
 from common.signals.values import Signal, map_tensors
 from common.wire.messages import BoundaryKind
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+# (layer, replica).
+Seat: TypeAlias = tuple[int, int]
 
 
 class Direction(IntEnum):
@@ -97,6 +101,25 @@ class Down(Message):
 
 
 @dataclass(frozen=True, eq=False, slots=True)
+class OutputGradient(Message):
+    """Gradient dL/dp of the network's output, from layer K to a layer below K - 1.
+
+    May be lost: the answer to the layer's `Up` carries the same. `incarnation` is the sender's own.
+    """
+
+    kind = BoundaryKind.OUTPUT_GRADIENT
+    direction = Direction.DOWN
+    signals = {"error": "tensor"}  # noqa: RUF012
+
+    error: Signal
+
+    def broadcast(self, seats: Iterable[Seat], sender: int, incarnation: int) -> Iterator[Self]:
+        """Yield the message from replica `sender` of layer K to each seat, a layer and a replica."""
+        for layer, replica in seats:
+            yield replace(self, layer=layer, replica=replica, sender=sender, incarnation=incarnation)
+
+
+@dataclass(frozen=True, eq=False, slots=True)
 class Taken(Message):
     """Answer to an `Up` without a gradient: the unlock sends none, or nothing below learns."""
 
@@ -139,7 +162,7 @@ class Ready(Message):
 
 
 MESSAGES: dict[BoundaryKind, type[Message]] = {
-    each.kind: each for each in (Up, Down, Taken, Lost, End, Ended, Ready)
+    each.kind: each for each in (Up, Down, OutputGradient, Taken, Lost, End, Ended, Ready)
 }
 RISING = tuple(kind for kind, each in MESSAGES.items() if each.direction is Direction.UP)
 FALLING = tuple(kind for kind, each in MESSAGES.items() if each.direction is Direction.DOWN)

@@ -24,6 +24,7 @@ class BoundaryKind(IntEnum):
     PAIR = 9
     TAKEN = 10
     REFUSED = 11
+    OUTPUT_GRADIENT = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +43,7 @@ class BoundaryMessage:
     run: str = ""
     reason: str = ""
     proof: str = field(default="", repr=False)
+    sender_layer: int = 0
 
 
 class SynthesisKind(IntEnum):

@@ -99,6 +99,7 @@ RANGES: dict[type, dict[str, Rule]] = {
         "incarnation": COUNT,
         "version": COUNT,
         "sender": PLACE,
+        "sender_layer": PLACE,
     },
     m.SynthesisMessage: {
         "batch": COUNT,

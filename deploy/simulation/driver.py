@@ -23,7 +23,7 @@ from common.shards.pushes import Buffer, Header, PushReply
 from common.shards.table import Table
 from common.shards.working_copy import Push
 from common.wire import precision
-from common.wire.boundary import Direction, Down, Message, Ready, Up
+from common.wire.boundary import Direction, Down, Message, OutputGradient, Ready, Up
 from common.wire.messages import Counters, HeartbeatReply, JoinReply, Seat, StatusReply
 from deploy.simulation.clock import Clock
 from deploy.simulation.hollow import hollow
@@ -260,7 +260,7 @@ class Driver:
     def _handle(self, machine: Machine, worker: Worker, event: Event) -> float:
         """Let a slave take an event; returns the seconds of computing."""
         took = 0.0
-        if isinstance(event, Down) and not self._free:
+        if isinstance(event, Down | OutputGradient) and worker.trainer.awaits(event.batch):
             took = self._paces[machine.layer - 1].answer * self._noise(machine)
         self._carry_out(machine, worker.handle(event), took, took)
         return took

@@ -15,7 +15,7 @@ from common.shards.flat import Flat
 from common.shards.working_copy import WorkingCopy
 from common.signals.forms import SignalForm
 from common.signals.values import Signal
-from common.wire.boundary import Down, Lost, Message, Taken, Up
+from common.wire.boundary import Down, Lost, Message, OutputGradient, Taken, Up
 from common.wire.messages import JoinReply
 from slave.training import layers
 from slave.training.decoupling import Unlock
@@ -78,34 +78,48 @@ class HollowUnlock:
         at_once = {"weights", "time", "gradient" if unlock.supervises else "weights"}
         self._stepping = [stepper for kind, stepper in steppers.items() if kind in at_once]
         self._learning = [stepper for kind, stepper in steppers.items() if kind not in at_once]
+        self._broadcasts = top and decoupling.broadcasts
         self._sent: dict[int, Signal] = {}
+        # Batches without a step.
+        self._due: set[int] = set()
 
     def forward(self, batch: int, h_below: Signal, y: Tensor) -> Iterator[Message]:  # noqa: ARG002
         """Send h_k(b) below the top; step and answer, unless the unlock waits for the gradient."""
         if not self._top:
             self._sent[batch] = h_below
             yield Up(batch, h_below)
+        if self._late:
+            self._due.add(batch)
+        if self._broadcasts:
+            yield OutputGradient(batch, NOTHING)
         if self._propagates:
             yield from self._down(batch)
         if not self._late:
             self._step(batch)
             yield from self._down(batch)
 
-    def gradient(self, batch: int, delta: Signal) -> Iterator[Message]:  # noqa: ARG002
+    def gradient(self, batch: int, delta: Signal) -> Iterator[Message]:
         """Step M, or a layer that waited for the gradient."""
         del self._sent[batch]
-        if self._late:
-            self._step(batch)
-        if self._late and not self._propagates:
-            yield from self._down(batch)
+        if batch in self._due:
+            yield from self.hear(batch, delta)
         for stepper in self._learning:
             stepper.step(batch)
+
+    def hear(self, batch: int, error: Signal) -> Iterator[Message]:  # noqa: ARG002
+        """Step a layer that waited."""
+        self._due.discard(batch)
+        self._step(batch)
+        if not self._propagates:
+            yield from self._down(batch)
 
     def lost(self, batch: int) -> Iterator[Message]:
         """Forget a batch; a layer without a step on the batch has no gradient for the layer below."""
         del self._sent[batch]
-        if self._late and not self._propagates and self._k > 1:
-            yield Lost(batch)
+        if batch in self._due:
+            self._due.discard(batch)
+            if not self._propagates and self._k > 1:
+                yield Lost(batch)
 
     def sent(self) -> dict[int, Signal]:
         """Return h_k of unanswered batches, oldest first."""
@@ -113,7 +127,7 @@ class HollowUnlock:
 
     def waiting(self) -> Collection[int]:
         """Return the batches taken without a step."""
-        return self._sent if self._late else ()
+        return self._due
 
     def _step(self, batch: int) -> None:
         for stepper in self._stepping:

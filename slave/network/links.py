@@ -193,8 +193,9 @@ class Links:
             FencedError: the caller's lease has passed to a successor.
             LayerwiseError: the reason why the stream was closed.
         """
-        seat = (self._lease.layer - 1, hello.sender)
-        if hello.sender not in self._boundary.senders:
+        below = self._lease.layer - 1
+        seat = (hello.sender_layer or below, hello.sender)
+        if seat not in [*((below, sender) for sender in self._boundary.senders), *self._boundary.far]:
             raise RefusedError(f"replica {hello.sender} of layer {seat[0]} shares no batch with this slave")
         pair = await self._open(seat, hello, requests.peer)
         requests.welcome(hello.incarnation)
@@ -242,7 +243,12 @@ class Links:
         """Build the hello for a neighbour that has shown a certificate of a name; empty in the clear."""
         lease, peer = self._lease, self._neighbours.at(seat)
         hello = BoundaryMessage(
-            BoundaryKind.PAIR, *seat, incarnation=lease.incarnation, sender=lease.replica, run=lease.run
+            BoundaryKind.PAIR,
+            *seat,
+            incarnation=lease.incarnation,
+            sender=lease.replica,
+            run=lease.run,
+            sender_layer=lease.layer,
         )
         # In `light` the master knows both slaves.
         if peer is None or self._server is None:
@@ -269,7 +275,7 @@ class Links:
         if older := self._pairs.get(seat):
             older.outbox.close(UnreachableError("a newer stream has taken its place"))
         pair = self._pairs[seat] = Pair(correspondent, self._boundary)
-        if seat[0] > self._here[0]:
+        if seat[0] == self._here[0] + 1:
             self._inbox.put(Ready(layer=seat[0], sender=seat[1]))
         return pair
 

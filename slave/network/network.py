@@ -123,11 +123,14 @@ class Network:
 
     def _dialer(self) -> Dialer:
         """Choose the profile: a slave that listens calls the neighbours above, else the master."""
-        above = [(self._lease.layer + 1, replica) for replica in self._boundary.receivers]
+        far, k = self._boundary.far, self._lease.layer
+        above = [(k + 1, replica) for replica in self._boundary.receivers]
+        above += [seat for seat in far if seat[0] > k]
         if self._endpoint.server is not None:
             tls = self._endpoint.tls(Role.SLAVE)
             return NeighbourDialer(above, self._heart.neighbours, tls)
-        below = [(self._lease.layer - 1, replica) for replica in self._boundary.senders]
+        below = [(k - 1, replica) for replica in self._boundary.senders]
+        below += [seat for seat in far if seat[0] < k]
         tls = self._endpoint.tls(Role.MASTER)
         return MasterDialer([*above, *below], self._locate, self._backoff, self._shown, tls)
 

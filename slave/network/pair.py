@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from common.errors import UnreachableError
-from common.net.data.pairs import Outbox, capacity
+from common.net.data.pairs import Outbox, Seat, capacity
 from common.wire.boundary import Message
 from slave.network.correspondent import Correspondent
 
@@ -21,6 +21,7 @@ class Boundary:
         slots: number of mailbox slots (see `Slots`) where messages may be lost; None: no message is lost.
         wire: dtype of activations and gradients on the wire.
         unanswered: the most batches that a slave below may have out; None: any number.
+        far: seats in no neighbouring layer with which this slave has a stream, for dL/dp.
     """
 
     senders: tuple[int, ...] = ()
@@ -29,6 +30,7 @@ class Boundary:
     slots: int | None = None
     wire: str = "float32"
     unanswered: int | None = None
+    far: tuple[Seat, ...] = ()
 
     @property
     def capacity(self) -> int:

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 import torch
 
-from common.data.replicas import BatchRoutes
+from common.data.replicas import BatchRoutes, far_seats
 from common.errors import LayerwiseError
 from common.shards.pushes import PushReply
 from common.shards.working_copy import Push
@@ -235,12 +235,14 @@ class Session:
         """Return the neighbours above and below, and the bounds of messages under way."""
         k, count = self._lease.layer, self._config.layers
         routes = BatchRoutes.of(self._config, k, self._lease.replica)
+        far = far_seats(self._config, k, self._lease.replica)
         return Boundary(
             tuple(routes.senders(k)),
             tuple(routes.receivers()) if k < count else (),
-            max(self._config.decoupling.window(each, count) for each in (k - 1, k)),
+            max(self._config.decoupling.window(each, count) for each in (1 if far else k - 1, k)),
             self._config.decoupling.slots,
             self._config.cluster.wire,
             # Twice the window: an answer may be under way. A layer without a window answers nothing.
             None if self._config.decoupling.slots else 2 * self._config.decoupling.window(k - 1, count),
+            tuple(far),
         )

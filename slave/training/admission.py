@@ -15,7 +15,7 @@ from common.data.replicas import BatchRoutes
 from common.errors import MalformedError
 from common.signals.forms import FLOAT, PLAIN, SignalForm, TensorForm, list_names
 from common.signals.values import Signal, is_finite, name_dtype, split
-from common.wire.boundary import Down, End, Message, Up
+from common.wire.boundary import Down, End, Message, OutputGradient, Up
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,11 @@ class Admission:
         elif isinstance(message, Up) and not self.routes.between(message.sender)(message.batch):
             raise MalformedError(
                 f"{_name(message)} does not go from replica {message.sender} to this replica"
+            )
+        if isinstance(message, OutputGradient) and not self.config.decoupling.broadcasts:
+            raise MalformedError(
+                f"{_name(message)} came in a run where layers hear nothing from layer K; do all slaves "
+                "have the same configuration?"
             )
         form = self.below if isinstance(message, Up) else self.gradient
         for attribute, signal in message.carried().items():

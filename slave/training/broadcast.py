@@ -1,6 +1,7 @@
 """Layers that learn from the gradient in the network's output, dL/dp, by a fixed projection of their own.
 
-A layer passes dL/dp on to the layer below before computing with it, and goes backward to no input.
+Layer K sends dL/dp to every layer. A message that is lost does no harm: the answer to an activation carries
+dL/dp as well, and each layer answers as soon as it has heard. A layer goes backward to no input.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from common.signals.forms import SignalForm
 from common.signals.values import Signal, count, plain
-from common.wire.boundary import Down, Lost, Message, Taken, Up
+from common.wire.boundary import Down, Lost, Message, OutputGradient, Taken, Up
 from slave.training.admission import check_form
 from slave.training.backwards.recompute import Recompute
 from slave.training.layer import Forward, Layer
@@ -36,6 +37,7 @@ class BroadcastingTop(Top):
     def _answer(self, passed: Forward, loss: Tensor) -> Iterator[Message]:
         """Yield dL/dp, and go backward from it."""
         (error,) = torch.autograd.grad(loss, plain(passed.h))
+        yield OutputGradient(passed.batch, error)
         yield from answer_below(self._layer, passed.batch, error)
         self._layer.backward(passed, error)
 
@@ -62,16 +64,24 @@ class ProjectedUnlock:
         yield Up(batch, self._sent[batch])
 
     def gradient(self, batch: int, delta: Signal) -> Iterator[Message]:
+        """Take the answer from above, dL/dp: step, unless layer K was heard before."""
+        if batch in self.waiting():
+            yield from self.hear(batch, delta)
+        del self._sent[batch]
+
+    def hear(self, batch: int, error: Signal) -> Iterator[Message]:
         """Pass dL/dp on, and step."""
-        check_form(delta, self._output, count(self._sent.pop(batch)), "gradient", f"of batch {batch}")
-        error = plain(delta)
+        check_form(error, self._output, count(self._sent[batch]), "gradient", f"of batch {batch}")
+        error = plain(error)
         yield from answer_below(self._layer, batch, error)
         self._layer.backward(self._backward.take(batch), self._project(error))
         self._layer.step(batch, len(error))
 
     def lost(self, batch: int) -> Iterator[Message]:
-        """Forget a lost batch, and report the loss to the layer below."""
+        """Forget a batch lost above; report the loss to the layer below unless layer K was heard before."""
         del self._sent[batch]
+        if batch not in self.waiting():
+            return
         self._backward.lose(batch)
         if self._layer.k > 1:
             yield Lost(batch)

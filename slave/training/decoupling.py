@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Mapping
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -183,6 +183,14 @@ class Unlock(Protocol):
 
     def waiting(self) -> Collection[int]:
         """Return the batches taken without a step."""
+
+
+@runtime_checkable
+class Hearing(Protocol):
+    """Unlock of a layer that may learn of dL/dp from layer K itself, before the answer from above."""
+
+    def hear(self, batch: int, error: Signal) -> Iterator[Message]:
+        """Take dL/dp of a batch that `waiting` has; the answer from above is still to come."""
 
 
 def check_gradient(delta: Signal, h: Signal) -> Signal:

@@ -104,6 +104,10 @@ class FreeTrainer:
             return False
         return self.steps < min(self._steps_when_heard.values(), default=self.steps) + self._lead
 
+    def awaits(self, batch: int) -> bool:  # noqa: ARG002
+        """Return False: a message is kept until the next step."""
+        return False
+
     def begin(self) -> None:
         """Begin: every layer has its slave. A lone layer would go far before the neighbours come."""
         self._begun = True

@@ -49,6 +49,9 @@ class Trainer(Protocol):
     def can_advance(self) -> bool:
         """Whether `advance` has work to do."""
 
+    def awaits(self, batch: int) -> bool:
+        """Whether the layer computes something on the gradient of a batch, once that comes."""
+
     def begin(self) -> None:
         """Allow the first step, under an unlock without waiting."""
 

@@ -2,7 +2,8 @@
 
 Every `Up` is answered by `Down`, `Taken` (trained on, no gradient) or `Lost`. At most `window` batches are
 out without an answer; a new peer, or a peer behind a broken stream, gets unanswered batches again. Batches
-are known by number, and answers are kept for repeated questions. `End` follows the last answer.
+are known by number, and answers are kept for repeated questions. `End` follows the last answer. Where layer K
+broadcasts dL/dp, a layer may step, and answer, before it has the answer from above.
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ from common.data.replicas import BatchRoutes
 from common.errors import MalformedError
 from common.signals.forms import SignalForm
 from common.signals.values import Signal, arrange, map_tensors
-from common.wire.boundary import Down, End, Ended, Lost, Message, Ready, Taken, Up
+from common.wire.boundary import Down, End, Ended, Lost, Message, OutputGradient, Ready, Taken, Up
 from slave.training.admission import check_form
-from slave.training.decoupling import Unlock
+from slave.training.decoupling import Hearing, Unlock
 from slave.training.inputs import Inputs
 
 
@@ -83,6 +84,8 @@ class WindowedTrainer:
         # Replicas above without an answer to `End`.
         self._not_ended = set(routes.receivers())
         self._steps_when_sent: dict[int, int] = {}
+        # Batches out of which layer K was heard before the answer.
+        self._heard: set[int] = set()
         self._unanswered_batches = 0
 
     @property
@@ -170,6 +173,8 @@ class WindowedTrainer:
             case Down() | Taken() | Lost():
                 if message.batch in self._steps_when_sent and message.incarnation == self._incarnation:
                     yield from self._receive_answer(message)
+            case OutputGradient():
+                yield from self._hear(message)
             case Ended():
                 yield from self._receive_ended(message.sender)
             case Ready():
@@ -198,6 +203,9 @@ class WindowedTrainer:
             if isinstance(message, Up):
                 self._steps_when_sent[batch] = self.steps
                 yield self._addressed(message, self._routes.receiver(batch), self._incarnation)
+            elif isinstance(message, OutputGradient):
+                seats = self._routes.hearing(batch)
+                yield from message.broadcast(seats, self._routes.replica, self._incarnation)
             else:
                 yield self._answer(message)
 
@@ -240,14 +248,30 @@ class WindowedTrainer:
 
     def _receive_answer(self, message: Down | Taken | Lost) -> Iterator[Message]:
         delay = self.steps - self._steps_when_sent.pop(message.batch)
+        heard = message.batch in self._heard
+        self._heard.discard(message.batch)
         if isinstance(message, Down):
-            self.delays[delay] += 1
+            if not heard:
+                self.delays[delay] += 1
             answers = self._unlock.gradient(message.batch, message.delta)
         else:
-            self._unanswered_batches += isinstance(message, Lost)
+            self._unanswered_batches += isinstance(message, Lost) and not heard
             answers = self._unlock.lost(message.batch)
         for answer in answers:
             yield self._answer(answer)
+
+    def awaits(self, batch: int) -> bool:
+        """Whether the layer computes something on the gradient of a batch, once that comes."""
+        return batch in self._steps_when_sent and batch not in self._heard
+
+    def _hear(self, message: OutputGradient) -> Iterator[Message]:
+        """Take dL/dp, where the layer learns and the batch is out; the answer from above is still to come."""
+        batch = message.batch
+        if isinstance(self._unlock, Hearing) and self.awaits(batch):
+            self.delays[self.steps - self._steps_when_sent[batch]] += 1
+            self._heard.add(batch)
+            for answer in self._unlock.hear(batch, message.error):
+                yield self._answer(answer)
 
     def _end(self) -> Iterator[Message]:
         if self._k > 1:

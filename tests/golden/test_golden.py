@@ -34,7 +34,8 @@ METHODS = {
     "alignment-direct": ["decoupling.unlock=alignment", "decoupling.alignment=direct"],
     "alignment-kickback": [
         "decoupling.unlock=alignment", "decoupling.alignment=kickback",
-        f"task.kind={FOLDER}/squares.py:squares", "optimizer.learning_rate=0.01",
+        f"data.dataset={FOLDER.parents[1]}/examples/digits_odd.py:odd", "task.kind=regression",
+        "optimizer.learning_rate=0.01",
     ],
     "full": ["decoupling.unlock=full"],
     "recurrent": [

@@ -157,6 +157,19 @@ def test_a_call_that_makes_no_pair_is_refused(
         passing.attach(hello(caller, called, run))
 
 
+def test_layer_k_has_a_stream_to_a_far_layer_where_it_broadcasts_and_sends_nothing_else_there() -> None:
+    passing = Relay(RUN, [1, 1, 1, 1], [5, 3, 1, 1], None, Leases(), lambda **_: None, broadcasts=True)
+    below, above = call(passing, 1, 4), call(passing, 4, 1)
+    assert [m.incarnation for m in (*taken(below), *taken(above))] == [40, 10]
+    put(passing, above, BoundaryKind.OUTPUT_GRADIENT, 7)
+    assert [(m.kind, m.batch) for m in taken(below)] == [(BoundaryKind.OUTPUT_GRADIENT, 7)]
+    for line, kind in ((above, DOWN), (above, BoundaryKind.LOST), (below, UP), (below, BoundaryKind.END)):
+        with pytest.raises(MalformedError, match=f"sent {kind.name} to layer"):
+            put(passing, line, kind)
+    with pytest.raises(MalformedError, match="share no batch"):
+        call(passing, 1, 3)
+
+
 def test_a_call_under_another_replicas_name_is_refused() -> None:
     wrong = BoundaryMessage(BoundaryKind.PAIR, 2, 0, incarnation=10, sender=1, run=RUN)
     with pytest.raises(MalformedError, match="as replica 1"):

@@ -461,6 +461,19 @@ def test_a_slave_is_told_who_shares_a_batch_with_it_above_and_below() -> None:
     }
 
 
+def test_where_layer_k_broadcasts_every_slave_that_shares_a_batch_with_it_is_told_of_it() -> None:
+    leases = Roster([2, 1, 1, 2], INTERVAL, 2, keyring=KEYRING, broadcasts=True)
+    at = seated(leases, "abcdef")
+    assert {name: met(leases, at[name]) for name in "abcdef"} == {
+        "a": ["c:1", "e:1"],
+        "b": ["c:1", "f:1"],
+        "c": ["a:1", "b:1", "d:1", "e:1", "f:1"],
+        "d": ["c:1", "e:1", "f:1"],
+        "e": ["a:1", "c:1", "d:1"],
+        "f": ["b:1", "c:1", "d:1"],
+    }
+
+
 def test_neighbours_that_are_known_cost_nothing_and_a_grant_makes_them_new() -> None:
     leases = roster([1, 1, 1])
     at = seated(leases, "abc")

@@ -183,7 +183,10 @@ def check_message(message: BoundaryMessage, sender: Seat, incarnation: int, rece
     Raises:
         MalformedError: kind, addresses or incarnation are another stream's.
     """
-    kinds = (*(RISING if sender[0] < receiver[0] else FALLING), BoundaryKind.REFUSED)
+    # A far slave is of layer K, or hears from layer K alone.
+    far = (BoundaryKind.OUTPUT_GRADIENT,) if sender[0] > receiver[0] else ()
+    near = RISING if sender[0] < receiver[0] else FALLING
+    kinds = (*(near if abs(sender[0] - receiver[0]) == 1 else far), BoundaryKind.REFUSED)
     addresses = (message.layer, message.replica, message.sender)
     if message.kind not in kinds or addresses != (*receiver, sender[1]):
         raise MalformedError(

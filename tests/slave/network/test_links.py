@@ -33,7 +33,7 @@ from common.net.identity import Identity
 from common.shards.pushes import Buffer
 from common.signals.forms import SignalForm
 from common.signals.values import plain
-from common.wire.boundary import Down, End, Ended, Lost, Message, Ready, Up
+from common.wire.boundary import Down, End, Ended, Lost, Message, OutputGradient, Ready, Up
 from common.wire.messages import BoundaryKind, BoundaryMessage, JoinReply, Peer
 from common.wire.methods import EXCHANGE
 from common.wire.payloads import boundary_parts, encode_boundary
@@ -72,7 +72,9 @@ class Switch:
         self._thread.start()
         self._holders: dict[int, JoinReply] = {}
         self.errors: list[LayerwiseError] = []
-        self.relay = Relay(RUN, [2, 1, 1], [2, 2, 2], None, self._holder, lambda **_: None, hello_seconds)
+        self.relay = Relay(
+            RUN, [2, 1, 1], [2, 2, 2], None, self._holder, lambda **_: None, hello_seconds, broadcasts=True
+        )
         self.server = DataServer(self.errors.append)
         self.server.add_open(EXCHANGE, self.relay.exchange, self.loop)
         self.port = self.server.start("127.0.0.1", 0)
@@ -117,6 +119,7 @@ class Slave:
         switch: Switch | None = None,
         address: str = "",
         own: Identity | None = None,
+        far: tuple[tuple[int, int], ...] = (),
     ) -> None:
         self.lease = JoinReply(True, False, layer, replica, incarnation, 0, RUN)
         self.inbox = Inbox()
@@ -124,8 +127,8 @@ class Slave:
         self.neighbours = Neighbours(self._ask)
         self.endpoint = Endpoint(NOWHERE, identity=own, run=RUN)
         senders, receivers = ((0, 1) if layer == 2 else (), (0,) if layer == 1 else ())
-        boundary = Boundary(senders, receivers, 2, slots)
-        above = [(layer + 1, each) for each in receivers]
+        boundary = Boundary(senders, receivers, 2, slots, far=far)
+        above = [*((layer + 1, each) for each in receivers), *(seat for seat in far if seat[0] > layer)]
         if switch is None:
             self.endpoint.listen(listen, None, 8, insecure=False)
             dialer: Dialer = NeighbourDialer(above, self.neighbours, self.endpoint.tls(Role.SLAVE))
@@ -133,7 +136,11 @@ class Slave:
             switch.grant(self.lease)
             self._address = address or f"127.0.0.1:{switch.port}"
             dialer = MasterDialer(
-                [*above, *((layer - 1, each) for each in senders)],
+                [
+                    *above,
+                    *((layer - 1, each) for each in senders),
+                    *(seat for seat in far if seat[0] < layer),
+                ],
                 self._locate,
                 lambda: Backoff(time.monotonic, lambda: 0.5, patience=DEADLINE),
                 Credentials(incarnation),
@@ -317,6 +324,34 @@ def test_messages_go_both_ways_in_order(met: tuple[Slave, Slave]) -> None:
     for kind in (Lost, Ended):
         upper.send(kind, 8)
         assert type(lower.next_message()) is kind
+
+
+def test_a_far_layer_hears_layer_k_and_learns_of_no_neighbour_by_it(either: Make) -> None:
+    """The message comes by a stream of its own, past layer 2, where there is no slave."""
+    lower, top = either(1, 1, far=((3, 0),)), either(3, 3, far=((1, 0), (1, 1)))
+    if top.endpoint.server is not None:
+        top.learn_more(lower.peer)
+        lower.learn_more(top.peer)
+    error = OutputGradient(5, torch.full((2, 3), 4.0), layer=1, incarnation=3)
+    encoded = boundary_parts(to_wire(error))
+
+    def hears() -> bool:
+        top.endpoint.post(top._links.send, error, encoded)
+        return not lower.inbox.empty()
+
+    until(hears, DEADLINE)
+    came = lower.next_message()
+    assert isinstance(came, OutputGradient)
+    assert (came.batch, came.sender, came.incarnation) == (5, 0, 3)
+    assert torch.equal(plain(came.error), torch.full((2, 3), 4.0))
+
+
+def test_a_slave_that_is_no_far_seat_is_refused_by_layer_k(make: Make) -> None:
+    top, lower = make(3, 3, far=((1, 1),)), make(1, 1, far=((3, 0),))
+    top.learn_more(lower.peer)
+    lower.learn_more(top.peer)
+    until(lambda: top.server.refused["RefusedError"], DEADLINE)
+    assert lower.inbox.empty()
 
 
 def test_a_neighbour_that_is_not_known_yet_is_asked_for_and_met_when_it_is(make: Make) -> None:

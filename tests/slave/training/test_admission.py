@@ -14,7 +14,7 @@ from common.data.replicas import BatchRoutes
 from common.errors import MalformedError
 from common.signals.forms import SignalForm
 from common.signals.values import is_finite
-from common.wire.boundary import Down, End, Ended, Lost, Message, Ready, Taken, Up
+from common.wire.boundary import Down, End, Ended, Lost, Message, OutputGradient, Ready, Taken, Up
 from slave.training.admission import Admission
 
 BATCH, BELOW, ABOVE = 4, (3,), (2, 5)
@@ -107,3 +107,15 @@ def test_names_of_tensors_are_told_and_cut_short() -> None:
     ) as told:
         admission().check(named)
     assert len(str(told.value)) < 1000
+
+
+def test_dl_dp_is_admitted_where_layer_k_broadcasts_alone() -> None:
+    heard = OutputGradient(7, torch.zeros(BATCH, *ABOVE), layer=2)
+    direct = ["decoupling.unlock=alignment", "decoupling.alignment=direct"]
+    admission(*direct).check(heard)
+    with pytest.raises(MalformedError, match="hear nothing from layer K"):
+        admission().check(heard)
+    with pytest.raises(MalformedError, match=r"OUTPUT_GRADIENT of batch 7 came as \(4, 2\)"):
+        admission(*direct).check(OutputGradient(7, torch.zeros(BATCH, 2), layer=2))
+    with pytest.raises(MalformedError, match="beyond the end"):
+        admission(*direct).check(OutputGradient(50, torch.zeros(BATCH, *ABOVE), layer=2))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -25,7 +26,7 @@ from common.shards.flat import Flat
 from common.signals.forms import SignalForm
 from common.signals.packing import Packing
 from common.signals.values import form_of, plain, split
-from common.wire.boundary import Down, Taken, Up
+from common.wire.boundary import Down, Lost, OutputGradient, Taken, Up
 from slave.training.alignments.direct import RandomProjection
 from slave.training.alignments.kickback import SumProjection
 from slave.training.broadcast import BroadcastingTop, ProjectedUnlock
@@ -112,6 +113,41 @@ def test_direct_passes_the_error_on_first_and_steps_on_its_projection_at_the_pre
     assert not unlock.sent()
 
 
+def test_a_layer_steps_on_what_it_hears_from_layer_k_and_not_again_on_the_answer() -> None:
+    layer = layer_of(2)
+    unlock, error = ProjectedUnlock(layer, projection(), OUTPUT), draw(5, 4, 3)
+    for batch in range(2):
+        list(unlock.forward(batch, draw(1, 4, 6), torch.zeros(4)))
+    (down,) = unlock.hear(0, error)
+    assert isinstance(down, Down)
+    stepped = layer.flat.parameters.clone()
+    assert list(unlock.waiting()) == [1]
+    # Its own answer is still to come, and layer 3 may have to get h_2(0) again.
+    assert list(unlock.sent()) == [0, 1]
+    assert list(unlock.gradient(0, error)) == []
+    assert torch.equal(layer.flat.parameters, stepped)
+    (lost,) = unlock.lost(1)
+    assert isinstance(lost, Lost)
+    assert not unlock.sent()
+
+
+def test_in_a_chain_a_layer_may_answer_before_the_layer_above_since_it_hears_layer_k() -> None:
+    config = aligned("direct", options={"widths": [6, 6, 6]}, batches=20)
+    early = 0
+    for seed in range(8):
+        chain = Chain(config, seed, gathered=True).run()
+        told = Counter((m.layer, m.batch) for m in chain.sent if isinstance(m, OutputGradient))
+        assert told == dict.fromkeys(((k, b) for k in (1, 2) for b in range(20)), 1)
+        answers = [(m.layer, m.batch) for m in chain.sent if isinstance(m, Down)]
+        assert len(answers) == len(set(answers)) == 3 * 20
+        early += sum(answers.index((1, batch)) < answers.index((2, batch)) for batch in range(20))
+        assert [slave.layer.stepped for slave in chain.slaves[-1:]] == [list(range(20))]
+        for slave in chain.slaves:
+            assert sorted(slave.layer.stepped) == list(range(20))
+            assert slave.trainer.lost_batches == 0
+    assert early > 5
+
+
 def test_a_layer_with_no_use_below_says_taken_and_another_form_is_refused() -> None:
     unlock = ProjectedUnlock(layer_of(2, teaches_below=False), projection(), OUTPUT)
     for batch in range(2):
@@ -130,8 +166,10 @@ def test_layer_k_sends_the_losss_gradient_in_its_output_and_steps_as_under_back_
     task = tasks.build(TaskConfig(), Targets(3))
     layer = Layer(2, flat, Stepper(flat, SGD, 10), goes_down=False, teaches_below=True)
     x, y = draw(1, 4, 6), torch.tensor([0, 1, 2, 0])
-    (down,) = BroadcastingTop(layer, Health(), task).forward(0, x, y)
+    heard, down = BroadcastingTop(layer, Health(), task).forward(0, x, y)
+    assert isinstance(heard, OutputGradient)
     assert isinstance(down, Down)
+    assert heard.error is down.delta
     output = twin(x)
     error = output.detach().softmax(1) - functional.one_hot(y, 3)
     torch.testing.assert_close(plain(down.delta), error)
