@@ -299,7 +299,9 @@ def print_result(summary: Mapping[str, Any], path: Path, as_json: bool) -> None:
 
 def summary_rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     """List a summary's rows: title and readable value."""
-    method = summary["unlock"] + (f" ({summary['gradient']})" if summary["gradient"] else "")
+    # A summary of an earlier version has no alignment.
+    kind = summary["gradient"] or summary.get("alignment")
+    method = summary["unlock"] + (f" ({kind})" if kind else "")
     waiting = ", ".join(f"{k}: {100 * part:.1f} %" for k, part in summary["waiting_fraction"].items())
     cpu, rss = summary["cpu_seconds"], summary["peak_rss_bytes"]
     rows = [

@@ -20,7 +20,7 @@ from common.config.sections import Config
 from common.config.values import is_user_function
 from common.data.targets import Targets
 from common.errors import ConfigError
-from common.models import builtin, costs, feedback, flow, user
+from common.models import builtin, costs, flow, user
 from common.models.initial import load_initial
 from common.models.own_losses import check_nested, is_supervised
 from common.models.recurrent import is_recurrent, state_size
@@ -106,8 +106,6 @@ def cut(config: Config, blueprint: Blueprint) -> Config:
     _check_predicted(config, blueprint)
     _check_traces(config, blueprint)
     _check_last_layer(config, blueprint)
-    if config.decoupling.feeds_back:
-        feedback.check_maps(blueprint.units, config.network.model)
     return config
 
 

@@ -22,6 +22,7 @@ from common.data.batches import Batches
 from common.data.datasets import Dataset
 from common.errors import ConfigError
 from common.models import flow, network, synthesis
+from common.models.feedback import check_maps
 from common.models.network import Blueprint
 from common.models.own_losses import check_losses, check_metrics, has_losses, has_metrics
 from common.models.recurrent import Recurrent, is_recurrent
@@ -65,6 +66,8 @@ def rehearse(
     with _kept_generators(torch.device(device)):
         blueprint = network.build_initial(config, dataset.inputs, dataset.targets, code)
         check_messages(config, blueprint, most)
+        if config.decoupling.feeds_back:
+            check_maps(blueprint.units, config.network.model)
         batches = Batches.of(config, dataset)
         rows = None if {"network.model", "task.kind"} & config.user_functions.keys() else 2
         h = map_tensors(lambda each: each[:rows].to(device), batches.inputs(0))

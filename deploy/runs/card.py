@@ -44,6 +44,8 @@ def render_card(
     method = f"unlock {config.decoupling.unlock}"
     if config.decoupling.row.synthesizes:
         method += f", gradient synthesizer {config.decoupling.gradient}"
+    if config.decoupling.aligned:
+        method += f", {config.decoupling.alignment}"
     training = {
         "method": f"{method}, profile {config.cluster.profile}, {len(config.network.cuts or []) + 1} layers",
         "length": f"{config.run.batches:,} batches of {config.run.batch_size}",

@@ -40,6 +40,7 @@ def summarize(
         "synthesis": config.cluster.synthesis,
         "unlock": config.decoupling.unlock,
         "gradient": config.decoupling.gradient if config.decoupling.row.synthesizes else None,
+        "alignment": config.decoupling.alignment if config.decoupling.aligned else None,
         "input": config.decoupling.input if config.decoupling.row.predicts else None,
         "layers": config.layers,
         "slaves": len(seats),

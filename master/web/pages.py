@@ -68,6 +68,7 @@ def describe(view: View) -> dict[str, Any]:
         "synthesis": config.cluster.synthesis,
         "unlock": config.decoupling.unlock,
         "gradient": config.decoupling.gradient if config.decoupling.row.synthesizes else None,
+        "alignment": config.decoupling.alignment if config.decoupling.aligned else None,
     }
     found = problems(reply, config, reachable_address(view.address(), None))
     return {

@@ -34,9 +34,13 @@ def answer_below(layer: Layer, batch: int, error: Tensor) -> Iterator[Message]:
 class BroadcastingTop(Top):
     """Layer K, which sends dL/dp down before the backward."""
 
-    def _answer(self, passed: Forward, loss: Tensor) -> Iterator[Message]:
+    def _output_of(self, passed: Forward) -> Tensor:
+        """Return the output as a leaf, for a layer K that learns nothing, too."""
+        return plain(passed.h).detach().requires_grad_()
+
+    def _answer(self, passed: Forward, output: Tensor, loss: Tensor) -> Iterator[Message]:
         """Yield dL/dp, and go backward from it."""
-        (error,) = torch.autograd.grad(loss, plain(passed.h))
+        (error,) = torch.autograd.grad(loss, output)
         yield OutputGradient(passed.batch, error)
         yield from answer_below(self._layer, passed.batch, error)
         self._layer.backward(passed, error)

@@ -33,14 +33,19 @@ class Top:
     def forward(self, batch: int, h_below: Signal, y: Tensor) -> Iterator[Message]:
         """Take h_{K-1}(b), send delta_{K-1}(b) down, and step."""
         passed = self._layer.forward(batch, h_below, y)
-        loss = self._task.total(plain(passed.h), y)
-        yield from self._answer(passed, loss)
+        output = self._output_of(passed)
+        loss = self._task.total(output, y)
+        yield from self._answer(passed, output, loss)
         self._layer.step(batch, len(y))
         self._health.lost(loss, len(y))
         if self._scores is not None:
             self._scores.note(batch, plain(passed.h).detach(), y)
 
-    def _answer(self, passed: Forward, loss: Tensor) -> Iterator[Message]:
+    def _output_of(self, passed: Forward) -> Tensor:
+        """Return the network's output, of which the loss is taken."""
+        return plain(passed.h)
+
+    def _answer(self, passed: Forward, output: Tensor, loss: Tensor) -> Iterator[Message]:  # noqa: ARG002
         """Go backward from the loss, and yield the answer for layer K - 1."""
         self._layer.backward_loss(passed, loss)
         yield from self._layer.down(passed)

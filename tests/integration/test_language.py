@@ -35,6 +35,8 @@ def test_a_small_gpt_learns_under_every_unlock_in_every_profile(
 ) -> None:
     more = ["--set", f"decoupling.unlock={unlock}", "--set", f"cluster.profile={profile}"]
     more += ["--set", "run.batches=60", "--set", "network.layers=2", "--set", "optimizer.name=adamw"]
+    # Attention has matrices that feedback alignment does not know.
+    more += ["--set", "decoupling.alignment=direct"] * UNLOCKS[unlock].aligns
     summary = cli.json("train", *text, *MODEL, *more, "--json")
     assert summary["layers"] == 2
     assert summary["test_error_percent"] is None

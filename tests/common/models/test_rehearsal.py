@@ -219,3 +219,20 @@ def test_a_loss_that_is_not_finite_is_named_and_not_the_unit(
     with pytest.raises(ConfigError, match="loss: gives a loss or a gradient with NaN or infinity") as caught:
         rehearse(config, digits, MOST)
     assert str(caught.value).startswith(f"task.kind: {spec}")
+
+
+def test_a_unit_without_a_gradient_in_its_input_may_learn_from_the_networks_error(
+    tmp_path: Path, digits: Dataset
+) -> None:
+    body = "        return self.linear(x.detach())"
+    direct = ["decoupling.unlock=alignment", "decoupling.alignment=direct"]
+    rehearse(own(tmp_path, body, *direct), digits, 4 << 20)
+    with pytest.raises(ConfigError, match="passes no gradient back"):
+        rehearse(own(tmp_path, body, direct[0]), digits, 4 << 20)
+
+
+def test_feedback_alignment_refuses_a_network_with_matrices_that_it_does_not_know() -> None:
+    keys = ["data.dataset=copy", "network.model=lstm", "network.cuts=[1]", "time.window=3"]
+    config = load(None, [*keys, "decoupling.unlock=alignment"])
+    with pytest.raises(ConfigError, match=r'"feedback" knows .* unit 2 .* of lstm has weight_ih_l0 of LSTM'):
+        rehearse(config, datasets.of(config), 4 << 20)

@@ -177,6 +177,16 @@ def test_layer_k_sends_the_losss_gradient_in_its_output_and_steps_as_under_back_
     torch.testing.assert_close(flat.module[0].weight.detach(), twin.weight.detach() - 0.1 * gradient)  # type: ignore[index]
 
 
+def test_a_layer_k_without_parameters_has_an_error_too() -> None:
+    task = tasks.build(TaskConfig(), Targets(3))
+    flat = Flat(nn.Sequential(nn.Tanh()))
+    layer = Layer(2, flat, Stepper(flat, SGD, 10), goes_down=False, teaches_below=True)
+    x, y = draw(1, 4, 3), torch.tensor([0, 1, 2, 0])
+    _, down = BroadcastingTop(layer, Health(), task).forward(0, x, y)
+    assert isinstance(down, Down)
+    torch.testing.assert_close(plain(down.delta), x.tanh().softmax(1) - functional.one_hot(y, 3))
+
+
 def test_the_fixed_matrix_is_that_of_seed_and_layer_and_of_no_shard() -> None:
     config = aligned("direct", options={"widths": [6, 6]}, batches=4)
 
