@@ -233,6 +233,8 @@ def test_under_every_unlock_a_layer_learns_its_own_loss_and_evaluations_measure_
     own: list[str], unlock: str, run: type[InStep | Driver]
 ) -> None:
     more = ["cluster.profile=synchronous"] if run is InStep else ["downpour.replicas=2", "downpour.n_push=2"]
+    # With feedback alignment a unit's own loss takes the fixed ways, too, and is learned later.
+    more += ["decoupling.alignment=direct"] * UNLOCKS[unlock].aligns
     if unlock == "delayed":
         more += ["cluster.autocast=bfloat16", *["optimizer.accumulate=2"] * (run is InStep)]
     config, dataset = loaded([*own, f"decoupling.unlock={unlock}", *more])
