@@ -19,8 +19,8 @@ RUN /opt/layerwise/bin/pip install --no-cache-dir --constraint constraints.txt .
 FROM python:3.11-slim
 COPY --from=build /opt/layerwise /opt/layerwise
 # The user owns the folders that are kept; a new volume inherits the owner.
-RUN useradd --uid 10001 --no-create-home layerwise \
-    && mkdir /state /runs /cache /token && chown layerwise /state /runs /cache /token
+RUN groupadd --gid 10001 layerwise && useradd --uid 10001 --gid layerwise --no-create-home layerwise \
+    && mkdir /state /runs /cache /token /reader && chown layerwise:layerwise /state /runs /cache /token /reader
 ENV PATH=/opt/layerwise/bin:$PATH HOME=/tmp MPLCONFIGDIR=/tmp XDG_CACHE_HOME=/cache PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1
 USER layerwise

@@ -50,6 +50,13 @@ from common.observe import logs
     metavar="FILE",
     help="File of the token with which slaves join, made if missing. Default: join.token in --state-dir.",
 )
+@click.option(
+    "--reader-token-file",
+    type=click.Path(readable=False, path_type=Path),
+    metavar="FILE",
+    help="File of the token with which pages beyond this machine are read in the clear, made if missing, and "
+    "readable by its owner's group, too. Default: reader.token in --state-dir, for its owner alone.",
+)
 @tls_option
 @click.option(
     "--insecure",
@@ -66,6 +73,7 @@ def master(
     state_dir: Path,
     web: str,
     join_token_file: Path | None,
+    reader_token_file: Path | None,
     tls: Path | None,
     insecure: bool,
     hosts: tuple[str, ...],
@@ -103,5 +111,6 @@ def master(
         names,
         join_token_file,
         identity,
+        reader_token_file,
         insecure_pages=insecure,
     )

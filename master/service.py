@@ -23,11 +23,11 @@ from common.lifecycle import (
     peak_rss_bytes,
 )
 from common.net import control
-from common.net.addresses import split_address
+from common.net.addresses import is_loopback, split_address
 from common.net.data import server as data
 from common.net.data.places import Bounds
 from common.net.identity import Identity
-from common.net.tokens import forget_master, note_master
+from common.net.tokens import READER_TOKEN, forget_master, note_master
 from common.observe.health import Pulse, silence_limit, snapshot_limit
 from common.observe.utilization import Probe
 from common.observe.web import SECURE_PAGES, Site, pages_identity
@@ -37,7 +37,7 @@ from common.wire.messages import StatusReply
 from common.wire.methods import EXCHANGE
 from common.wire.use import Utilization
 from master.access import Access
-from master.disk.credentials import load_keyring, load_tokens
+from master.disk.credentials import load_keyring, load_reader, load_tokens
 from master.disk.recovery import ROLLBACK, ROSTER, recover, resume_config
 from master.disk.scheduler import SnapshotScheduler
 from master.disk.scrub import SCRUB_SECONDS, Scrub
@@ -205,13 +205,18 @@ class Ports:
         master: served here.
         join_token: file of the join token; None: in the state directory.
         identity: certificates; None: in the clear.
+        reader: token of readers, for slaves' pages.
 
     Raises:
         ConfigError: the file of the join token cannot be used.
     """
 
     def __init__(
-        self, master: Master, join_token: Path | None = None, identity: Identity | None = None
+        self,
+        master: Master,
+        join_token: Path | None = None,
+        identity: Identity | None = None,
+        reader: str = "",
     ) -> None:
         run, tally = master.run, master.run.tally
         self._state = master.state.path
@@ -222,7 +227,7 @@ class Ports:
         bounds = Bounds(holder=8 + 2 * most_streams(run.config))
         tls = identity.serve() if identity else None
         self.data = data.DataServer(tally.count_error, bounds, admit=access.admit, tls=tls)
-        self._roster = RosterServicer(run, master.ledger, master.status)
+        self._roster = RosterServicer(run, master.ledger, master.status, reader)
         self._roster.register(self.control)
         KeeperServicer(master.scheduler).register(self.control)
         SynthesisServicer(run.roster, master.synthesis, tally).register(self.control)
@@ -259,14 +264,16 @@ async def run_until_signal(
     hosts: frozenset[str] = frozenset(),
     join_token: Path | None = None,
     identity: Identity | None = None,
+    reader_token: Path | None = None,
     *,
     insecure_pages: bool = False,
 ) -> int:
     """Run a master until SIGINT or SIGTERM; returns the exit code. Arguments as in `serve`."""
     master, loop, stop = Master(config, state), asyncio.get_running_loop(), asyncio.Event()
-    history, ports = History(HISTORY_SECONDS, config.metrics), Ports(master, join_token, identity)
+    reader = load_reader(state, reader_token)
+    history, ports = History(HISTORY_SECONDS, config.metrics), Ports(master, join_token, identity, reader)
     secure = pages_identity(identity, web, insecure_pages)
-    site = Site(pages(master.view(), history), hosts, secure, config.run.name)
+    site = Site(pages(master.view(), history), hosts, secure, config.run.name, reader)
     address, _ = await ports.open(listen, data_port)
     web_address = await site.start(web, "--web")
     noted = {"web": (SECURE_PAGES if secure else "") + web_address, "address": address}
@@ -274,6 +281,8 @@ async def run_until_signal(
         await loop.run_in_executor(state.writer, state.write, name, listening)
     answer(f"master of {config.run.name}: listening on {address}, state in {state.path}")
     answer(f"live page: {'https' if secure else 'http'}://{web_address}/")
+    if not (secure or is_loopback(split_address(web)[0])):
+        answer(f"password of the live page, for any user: in {reader_token or state.path / READER_TOKEN}")
     for signal_number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(signal_number, stop.set)
     tasks = [
@@ -318,6 +327,7 @@ def serve(
     hosts: frozenset[str] = frozenset(),
     join_token: Path | None = None,
     identity: Identity | None = None,
+    reader_token: Path | None = None,
     *,
     insecure_pages: bool = False,
 ) -> int:
@@ -332,6 +342,7 @@ def serve(
         hosts: further names under which the pages are answered.
         join_token: file of the join token, made if missing; None: in the state directory.
         identity: certificates; None: in the clear.
+        reader_token: file of the reader's token, made if missing; None: in the state directory.
         insecure_pages: show the pages beyond this machine in the clear, although there are certificates.
 
     Raises:
@@ -355,6 +366,7 @@ def serve(
                 hosts,
                 join_token,
                 identity,
+                reader_token,
                 insecure_pages=insecure_pages,
             )
         )

@@ -317,7 +317,7 @@ class AgreeReply(_message.Message):
     def __init__(self, warning: _Optional[str] = ...) -> None: ...
 
 class JoinReply(_message.Message):
-    __slots__ = ("granted", "over", "layer", "replica", "incarnation", "next_batch", "run", "warning", "secret", "curriculum")
+    __slots__ = ("granted", "over", "layer", "replica", "incarnation", "next_batch", "run", "warning", "secret", "curriculum", "reader")
     GRANTED_FIELD_NUMBER: _ClassVar[int]
     OVER_FIELD_NUMBER: _ClassVar[int]
     LAYER_FIELD_NUMBER: _ClassVar[int]
@@ -328,6 +328,7 @@ class JoinReply(_message.Message):
     WARNING_FIELD_NUMBER: _ClassVar[int]
     SECRET_FIELD_NUMBER: _ClassVar[int]
     CURRICULUM_FIELD_NUMBER: _ClassVar[int]
+    READER_FIELD_NUMBER: _ClassVar[int]
     granted: bool
     over: bool
     layer: int
@@ -338,7 +339,8 @@ class JoinReply(_message.Message):
     warning: str
     secret: str
     curriculum: Curriculum
-    def __init__(self, granted: bool = ..., over: bool = ..., layer: _Optional[int] = ..., replica: _Optional[int] = ..., incarnation: _Optional[int] = ..., next_batch: _Optional[int] = ..., run: _Optional[str] = ..., warning: _Optional[str] = ..., secret: _Optional[str] = ..., curriculum: _Optional[_Union[Curriculum, _Mapping]] = ...) -> None: ...
+    reader: str
+    def __init__(self, granted: bool = ..., over: bool = ..., layer: _Optional[int] = ..., replica: _Optional[int] = ..., incarnation: _Optional[int] = ..., next_batch: _Optional[int] = ..., run: _Optional[str] = ..., warning: _Optional[str] = ..., secret: _Optional[str] = ..., curriculum: _Optional[_Union[Curriculum, _Mapping]] = ..., reader: _Optional[str] = ...) -> None: ...
 
 class Curriculum(_message.Message):
     __slots__ = ("starts", "decided")

@@ -300,6 +300,7 @@ class Slave:
             else:
                 backoff.reset()
                 self._exposition.note_answer()
+                self._site.reader = reply.reader
                 if reply.warning and reply.granted:
                     log.warning("%s", reply.warning)
                 if reply.granted or reply.over:

@@ -1,6 +1,6 @@
-"""Files with the tokens of a run: the right to join, and the operator's right to change the run.
+"""Files with the tokens of a run: to join, to change the run as its operator, and to read its pages.
 
-A master keeps both in its state directory, which its user alone can read, and notes the directory in the
+A master keeps them in its state directory, which its user alone can read, and notes the directory in the
 user's own folder: on the same machine the user's commands find the tokens by the master's port.
 """
 
@@ -16,7 +16,7 @@ from common.errors import ConfigError
 from common.net.addresses import is_loopback, is_unspecified, split_address
 
 # Files of a state directory.
-JOIN_TOKEN, OPERATOR_TOKEN = "join.token", "operator.token"
+JOIN_TOKEN, OPERATOR_TOKEN, READER_TOKEN = "join.token", "operator.token", "reader.token"
 _MOST_BYTES = 1024
 
 

@@ -16,6 +16,7 @@ from common.net.http2.handshakes import certificate_of
 from common.net.identity import Identity
 from common.net.listening import open_listener
 from common.observe.hosts import plain_name
+from common.observe.readers import ADVICE, CHALLENGE, shows_token
 from common.observe.visits import begin_visit
 from common.supervision import SupervisedThread
 from common.wire.methods import STATUS
@@ -24,6 +25,8 @@ HEAD_BYTES = 8 << 10
 HEAD_SECONDS = 5.0
 SEND_SECONDS = 20.0
 LINGER_SECONDS = 0.5
+# Path of the page that probes of an orchestrator ask for, without a token.
+HEALTH = "/healthz"
 # Begins the address of pages over TLS, in the master's list.
 SECURE_PAGES = "https://"
 # The newest connection takes the place of the oldest.
@@ -39,7 +42,7 @@ _HEADERS = (
 )
 _REASONS = {
     200: "OK", 400: "Bad Request", 403: "Forbidden", 404: "Not Found", 405: "Method Not Allowed",
-    421: "Misdirected Request", 500: "Internal Server Error", 503: "Service Unavailable",
+    401: "Unauthorized", 421: "Misdirected Request", 500: "Internal Server Error", 503: "Service Unavailable",
 }  # fmt: skip
 
 
@@ -68,12 +71,15 @@ class Site:
         hosts: further names under which requests are answered, as `check_hosts` returns them.
         identity: certificates, for pages over TLS to visitors with a certificate; None: in the clear.
         run: name of the run, for the roles in certificates; None: of any run.
+        reader: token that visitors of pages beyond loopback show without certificates, except for /healthz;
+            empty: nobody may see these pages yet.
     """
 
     pages: Pages
     hosts: frozenset[str] = frozenset()
     identity: Identity | None = None
     run: str | None = None
+    reader: str = field(default="", repr=False)
     # Visitors, oldest first, and of them those that have sent no request yet.
     _open: dict[asyncio.Task[None], None] = field(default_factory=dict)
     _silent: dict[asyncio.Task[None], None] = field(default_factory=dict)
@@ -173,14 +179,14 @@ class Site:
         line, *headers = head.split("\r\n")
         method, _, rest = line.partition(" ")
         path = rest.partition(" ")[0].partition("?")[0]
-        hosts = [
-            value.strip() for name, _, value in (h.partition(":") for h in headers) if name.lower() == "host"
-        ]
+        found = [(name.lower(), value.strip()) for name, _, value in (h.partition(":") for h in headers)]
+        hosts = [value for name, value in found if name == "host"]
+        rights = [value for name, value in found if name == "authorization"]
         if not rest.rpartition(" ")[2].startswith("HTTP/1."):
             return _text(400, "the request is not HTTP/1"), False
-        return self._page(method, path, hosts), method == "HEAD"
+        return self._page(method, path, hosts, rights), method == "HEAD"
 
-    def _page(self, method: str, path: str, hosts: list[str]) -> Page:
+    def _page(self, method: str, path: str, hosts: list[str], rights: list[str]) -> Page:
         if len(hosts) != 1 or not self._accepts(hosts[0]):
             requested = hosts[0] if hosts else ""
             return _text(
@@ -190,6 +196,9 @@ class Site:
             )
         if method not in ("GET", "HEAD"):
             return _text(405, "pages are read-only; use GET or HEAD")
+        guarded = self.identity is None and not self._loopback and path != HEALTH
+        if guarded and not shows_token(rights, self.reader):
+            return _text(401, ADVICE)
         make = self.pages.get(path)
         if make is None:
             return _text(404, f"no page has this path; the pages are {' '.join(sorted(self.pages))}")
@@ -240,10 +249,10 @@ def _text(status: int, text: str) -> Page:
 
 
 def _encode(page: Page, head_only: bool) -> bytes:
-    allow = "Allow: GET, HEAD\r\n" if page.status == 405 else ""
+    further = {401: CHALLENGE, 405: "Allow: GET, HEAD\r\n"}.get(page.status, "")
     head = (
         f"HTTP/1.1 {page.status} {_REASONS[page.status]}\r\nContent-Type: {page.content_type}\r\n"
-        f"Content-Length: {len(page.body)}\r\n{allow}{_HEADERS}\r\n"
+        f"Content-Length: {len(page.body)}\r\n{further}{_HEADERS}\r\n"
     )
     return head.encode("latin-1") + (b"" if head_only else page.body)
 

@@ -158,6 +158,7 @@ class JoinReply:
     warning: str = ""
     secret: str = field(default="", repr=False)
     curriculum: Curriculum = field(default_factory=Curriculum)
+    reader: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ import secrets
 from pathlib import Path
 
 from common.errors import ConfigError, RunFailedError
-from common.net.tokens import JOIN_TOKEN, OPERATOR_TOKEN, read_token
+from common.net.tokens import JOIN_TOKEN, OPERATOR_TOKEN, READER_TOKEN, read_token
 from master.disk.state import StateDirectory
 from master.keyring import Keyring
 
@@ -39,13 +39,29 @@ def load_tokens(state: StateDirectory, join: Path | None) -> tuple[str, str]:
     operator = _secret(state, OPERATOR_TOKEN, _TOKEN_BYTES)
     if join is None:
         return operator, _secret(state, JOIN_TOKEN, _TOKEN_BYTES)
-    return operator, _shared_token(join)
+    return operator, _shared_token(join, "--join-token-file", 0o600)
 
 
-def _shared_token(path: Path) -> str:
-    option = "--join-token-file"
+def load_reader(state: StateDirectory, file: Path | None) -> str:
+    """Return the reader's token of a run, made by the run's first master.
+
+    Args:
+        state: directory of the run.
+        file: of the token, made if missing, also for the group of its owner; None: in the state directory.
+
+    Raises:
+        ConfigError: the file cannot be read or written.
+        NoRoomError: a file of the state directory cannot be written.
+    """
+    if file is None:
+        return _secret(state, READER_TOKEN, _TOKEN_BYTES)
+    # Prometheus reads the file, as another user.
+    return _shared_token(file, "--reader-token-file", 0o640)
+
+
+def _shared_token(path: Path, option: str, mode: int) -> str:
     try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
     except FileExistsError:
         return read_token(path, option)
     except OSError as error:

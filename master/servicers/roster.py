@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 from common.credentials import SECRET_CHARACTERS, current_caller
@@ -22,11 +23,20 @@ from master.run import Run
 class RosterServicer:
     """Leases, heartbeats and the state of a run.
 
+    Args:
+        run: state machine.
+        ledger: carries requests out.
+        status: describes the run.
+        reader: token of readers, told to those who join.
+
     Attributes:
         data_port: port for pushes, pulls and boundary streams, on the same host; set before the first call.
     """
 
-    def __init__(self, run: Run, ledger: Ledger, status: Callable[[], m.StatusReply]) -> None:
+    def __init__(
+        self, run: Run, ledger: Ledger, status: Callable[[], m.StatusReply], reader: str = ""
+    ) -> None:
+        self._reader = reader
         self._run = run
         self._ledger = ledger
         self._status = status
@@ -63,7 +73,7 @@ class RosterServicer:
         if self._run.config.cluster.direct:
             split_address(request.address)
         join = partial(self._run.join, certificate=current_caller().holder)
-        return await self._ledger.apply(join, request)
+        return replace(await self._ledger.apply(join, request), reader=self._reader)
 
     async def heartbeat(self, request: m.HeartbeatRequest) -> m.HeartbeatReply:
         """Keep a lease."""

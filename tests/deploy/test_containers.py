@@ -44,6 +44,20 @@ def test_prometheus_sees_a_process_within_twenty_seconds() -> None:
     assert discovered + seconds("scrape_timeout") <= SEEN_SECONDS
 
 
+def test_prometheus_shows_the_readers_token_and_may_read_it() -> None:
+    assert (
+        len(re.findall(r"^    (?:    )?authorization: {credentials_file: /reader/token}$", PROMETHEUS, re.M))
+        == 3
+    )
+    assert "--reader-token-file=/reader/token" in service("master")
+    (group,) = re.findall(
+        r"groupadd --gid (\d+) layerwise", (ROOT / "Dockerfile").read_text(encoding="utf-8")
+    )
+    # Of the image's user, who owns its volume, and of our processes' group.
+    assert f'user: "65534:{group}"' in service("prometheus")
+    assert "- reader:/reader:ro" in service("prometheus")
+
+
 def test_grafana_has_visitors_and_no_account() -> None:
     settings = dict(re.findall(r'^\s+(GF_\w+): "?([^"\n]*)"?$', service("grafana"), re.MULTILINE))
     assert settings["GF_AUTH_ANONYMOUS_ENABLED"] == "true"

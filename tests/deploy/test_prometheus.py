@@ -22,7 +22,8 @@ needs_promtool = pytest.mark.skipif(PROMTOOL is None, reason="promtool is not in
 @pytest.mark.parametrize(
     "arguments",
     [
-        ("check", "config", "prometheus.yml"),
+        # The file of the token is not here.
+        ("check", "config", "--syntax-only", "prometheus.yml"),
         ("check", "rules", "rules.yml", "alerts.yml"),
         ("test", "rules", "tests.yml"),
     ],

@@ -7,14 +7,15 @@ import re
 from http.client import HTTPConnection
 from pathlib import Path
 
+from common.net.tokens import READER_TOKEN
 from tests.integration.processes import QUICK, HandMade, until
 
 
-def asked(address: str, path: str, host: str) -> tuple[int, bytes]:
-    """Ask for a page under a name; status and body."""
+def asked(address: str, path: str, host: str, token: str = "") -> tuple[int, bytes]:
+    """Ask for a page under a name, and show a token; status and body."""
     connection = HTTPConnection(address, timeout=20)
     try:
-        connection.request("GET", path, headers={"Host": host})
+        connection.request("GET", path, headers={"Host": host, "Authorization": f"Bearer {token}"})
         answer = connection.getresponse()
         return answer.status, answer.read()
     finally:
@@ -32,18 +33,24 @@ def test_master_and_slave_answer_under_an_allowed_name_and_slaves_are_listed_for
     for host, status in [("runs.svc.cluster.local", 200), ("dash.example.org", 200), ("other.example", 421)]:
         assert asked(f"127.0.0.1:{port}", "/healthz", host)[0] == status
         assert asked(f"[::1]:{port}", "/healthz", host)[0] == status
+    token = (by_hand.cli.folder / "state" / READER_TOKEN).read_text()
     slave = by_hand.slave("--metrics", "0.0.0.0:0", "--insecure", *allowed)
     assert slave.poll() is None
 
     def listed() -> list[str]:
-        targets = json.loads(asked(f"[::1]:{port}", "/targets", "localhost")[1])
+        targets = json.loads(asked(f"[::1]:{port}", "/targets", "localhost", token)[1])
         return [address for target in targets for address in target["targets"]]
 
     (address,) = until(listed)
     # As the visitor reached this machine, and there the slave answers.
     assert re.fullmatch(r"\[::1\]:\d+", address)
-    assert asked(address, "/healthz", "runs.svc.cluster.local")[0] == 200
+    # The master lists a slave a moment before the slave has the answer.
+    until(lambda: asked(address, "/healthz", "runs.svc.cluster.local")[0] == 200)
     assert asked(address, "/healthz", "other.example")[0] == 421
+    # The slave has the token from the master.
+    assert asked(address, "/metrics", "localhost", token)[0] == 200
+    assert asked(address, "/metrics", "localhost", "0" * 32)[0] == 401
+    assert asked(f"[::1]:{port}", "/metrics", "localhost")[0] == 401
 
 
 def test_a_name_that_cannot_be_allowed_is_refused_in_one_line(by_hand: HandMade, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.error import URLError
 from urllib.parse import urlencode
-from urllib.request import urlopen
+from urllib.request import Request, urlopen
 
 import pytest
 
@@ -41,19 +41,20 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def trained(web: str) -> int:
+def trained(web: str, token: str) -> int:
     """Return the number of batches that the whole network has trained."""
-    with urlopen(f"http://{web}/status", timeout=20) as answer:
+    shown = {"Authorization": f"Bearer {token}"}
+    with urlopen(Request(f"http://{web}/status", headers=shown), timeout=20) as answer:
         return int(json.load(answer)["batches"])
 
 
 class Prometheus:
     """Debian's Prometheus with the deployed files, but a free port and a short scrape interval."""
 
-    def __init__(self, folder: Path, master: str) -> None:
+    def __init__(self, folder: Path, master: str, token: Path) -> None:
         shutil.copytree(FOLDER, folder / "etc")
         config = folder / "etc" / "prometheus.yml"
-        text = config.read_text().replace("master:8080", master)
+        text = config.read_text().replace("master:8080", master).replace("/reader/token", str(token))
         config.write_text(re.sub(r"(interval|timeout): \d+s", r"\1: 1s", text))
         port = free_port()
         self.address = f"http://127.0.0.1:{port}"
@@ -90,13 +91,16 @@ class Prometheus:
 @pytest.fixture
 def prometheus(cli: Cli, by_hand: HandMade, tmp_path: Path) -> Iterator[Prometheus]:
     staleness = ["--set", "downpour.staleness=bound", "--set", "downpour.replicas=[2, 1, 1]"]
-    by_hand.master(*staleness, "--set", "run.batches=1000000", "--set", "cluster.snapshot_seconds=1")
+    token = tmp_path / "token"
+    # Beyond this machine, where pages ask for the reader's token.
+    beyond = ["--web", "0.0.0.0:0", "--insecure", "--reader-token-file", str(token)]
+    by_hand.master(*staleness, *beyond, "--set", "run.batches=1000000", "--set", "cluster.snapshot_seconds=1")
     for _ in range(4):
-        by_hand.slave()
-    web = (cli.folder / "state" / "web").read_text()
-    until(lambda: trained(web) > 30, 120)
+        by_hand.slave("--metrics", "0.0.0.0:0", "--insecure")
+    web = (cli.folder / "state" / "web").read_text().replace("0.0.0.0", "127.0.0.1")
+    until(lambda: trained(web, token.read_text()) > 30, 120)
     assert cli.run("evaluate", "--master", by_hand.address).returncode == 0
-    running = Prometheus(tmp_path, web)
+    running = Prometheus(tmp_path, web, token)
     try:
         until(lambda: running.up() == 5)
         yield running
@@ -135,7 +139,7 @@ def test_every_query_finds_data(prometheus: Prometheus) -> None:
 def test_a_slave_that_has_gone_is_scraped_no_more_and_one_that_comes_is(
     prometheus: Prometheus, by_hand: HandMade
 ) -> None:
-    by_hand.slave()
+    by_hand.slave("--metrics", "0.0.0.0:0", "--insecure")
     until(lambda: prometheus.up() == 6)
     until(lambda: prometheus.value("layerwise_waiting_slaves") == 1)
     victim = next(seat["pid"] for seat in by_hand.status()["seats"] if seat["layer"] == 3)

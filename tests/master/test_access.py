@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ from common.errors import ConfigError, RefusedError
 from common.net import control
 from common.net.access import ACCESS
 from common.net.data.places import Bounds
-from master.disk.credentials import load_tokens
+from common.net.tokens import READER_TOKEN
+from master.disk.credentials import load_reader, load_tokens
 from master.disk.state import StateDirectory
 from protos import layerwise_pb2 as pb
 from slave.network.endpoint import Endpoint
@@ -180,6 +182,23 @@ def test_a_join_token_file_is_made_for_its_owner_alone_and_taken_again(tmp_path:
     with pytest.raises(ConfigError, match=r"--join-token-file .*/none/join: No such file or directory"):
         load_tokens(state, tmp_path / "none" / "join")
     state.close()
+
+
+def test_a_readers_token_is_made_for_its_owner_or_in_a_file_of_the_groups(tmp_path: Path) -> None:
+    state, file = StateDirectory(tmp_path / "state"), tmp_path / "token"
+    before = os.umask(0o022)
+    try:
+        own = load_reader(state, None)
+        assert own == load_reader(state, None) == (tmp_path / "state" / READER_TOKEN).read_text()
+        assert (tmp_path / "state" / READER_TOKEN).stat().st_mode & 0o777 == 0o600
+        shared = load_reader(state, file)
+        assert shared == load_reader(state, file) == file.read_text() != own
+        assert file.stat().st_mode & 0o777 == 0o640
+        with pytest.raises(ConfigError, match="--reader-token-file"):
+            load_reader(state, tmp_path / "none" / "token")
+    finally:
+        os.umask(before)
+        state.close()
 
 
 def test_a_damaged_token_is_made_anew(tmp_path: Path) -> None:

@@ -97,7 +97,8 @@ function showEvents(events) {
 let last = null;
 
 async function asked(path) {
-  const answer = await fetch(path, { cache: "no-store", signal: AbortSignal.timeout(5000) });
+  // An address of its own: with a password in the page's address a browser would not ask.
+  const answer = await fetch(new URL(path, location.origin + location.pathname), { cache: "no-store", signal: AbortSignal.timeout(5000) });
   if (!answer.ok) throw new Error(`${path}: ${answer.status}`);
   return answer.json();
 }

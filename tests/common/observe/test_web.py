@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+from base64 import b64encode
 from collections.abc import Iterator
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from common.errors import ConfigError, MalformedError, RefusedError
 from common.observe import web
 from common.observe.hosts import check_hosts
+from common.observe.readers import shows_token
 from common.observe.visits import current_visit
 from common.observe.web import Page, Site, serve_on_thread
 
@@ -19,6 +21,8 @@ def failing() -> Page:
     raise MalformedError("this page cannot be made")
 
 
+TOKEN = "0123456789abcdef" * 2
+SHOWN = f"Authorization: Bearer {TOKEN}"
 PAGES = {"/": lambda: Page(b"hello", "text/html"), "/failing": failing}
 
 
@@ -73,10 +77,59 @@ def test_requests_and_their_status(port: int, request_: str, status: int) -> Non
 
 
 def test_beyond_loopback_addresses_and_plain_names_are_known_and_others_not() -> None:
-    with serve_on_thread(Site(PAGES), "0.0.0.0:0", "--web") as address:
+    with serve_on_thread(Site(PAGES, reader=TOKEN), "0.0.0.0:0", "--web") as address:
         port = int(address.rpartition(":")[2])
         for host, status in [("10.0.0.7:8080", 200), ("master:8080", 200), ("attacker.example", 421)]:
-            assert said(port, f"GET / HTTP/1.1\nHost: {host}\n\n")[0] == status, host
+            assert said(port, f"GET / HTTP/1.1\nHost: {host}\n{SHOWN}\n\n")[0] == status, host
+
+
+def test_beyond_loopback_pages_ask_for_the_readers_token_and_tell_whether_the_process_is_well() -> None:
+    pages = {**PAGES, web.HEALTH: lambda: Page(b"well")}
+    with serve_on_thread(Site(pages, reader=TOKEN), "0.0.0.0:0", "--web") as address:
+        port = int(address.rpartition(":")[2])
+        status, head, body = said(port, "GET / HTTP/1.1\nHost: localhost\n\n")
+        assert (status, "reader.token" in body) == (401, True)
+        assert "WWW-Authenticate: Basic" in head
+        for path, right, wanted in [
+            ("/", SHOWN, 200),
+            ("/", "Authorization: Bearer " + "0" * 32, 401),
+            ("/none", "X: none", 401),
+            (web.HEALTH, "X: none", 200),
+        ]:
+            assert said(port, f"GET {path} HTTP/1.1\nHost: localhost\n{right}\n\n")[0] == wanted, (
+                path,
+                right,
+            )
+
+
+def test_pages_beyond_loopback_whose_process_knows_no_token_yet_are_for_nobody() -> None:
+    with serve_on_thread(Site(PAGES), "0.0.0.0:0", "--metrics") as address:
+        port = int(address.rpartition(":")[2])
+        for right in ("Authorization: Bearer ", "Authorization: Basic " + b64encode(b"any:").decode()):
+            assert said(port, f"GET / HTTP/1.1\nHost: localhost\n{right}\n\n")[0] == 401
+
+
+@pytest.mark.parametrize(
+    ("header", "shows"),
+    [
+        (f"Bearer {TOKEN}", True),
+        (f"bearer  {TOKEN} ", True),
+        ("Basic " + b64encode(f"any:{TOKEN}".encode()).decode(), True),
+        ("Basic " + b64encode(f":{TOKEN}".encode()).decode(), True),
+        ("Basic " + b64encode(TOKEN.encode()).decode(), False),
+        ("Basic " + b64encode(b"any:\xff").decode(), False),
+        ("Basic ?", False),
+        (f"Digest {TOKEN}", False),
+        (f"Bearer {TOKEN}0", False),
+        ("Bearer é", False),
+        (TOKEN, False),
+        ("", False),
+    ],
+)
+def test_a_token_is_shown_as_bearer_or_as_a_password(header: str, shows: bool) -> None:
+    assert shows_token([header], TOKEN) == shows
+    assert not shows_token([header], "")
+    assert not shows_token([], TOKEN)
 
 
 def test_who_says_nothing_is_hung_up_on_and_others_are_answered(
@@ -135,7 +188,7 @@ def test_a_taken_port_is_refused(port: int) -> None:
 def test_an_allowed_name_is_known_on_loopback_and_beyond_and_other_names_are_not() -> None:
     names = check_hosts(["Master.Runs.svc.cluster.local", "dash.example.org."])
     for listen in ("127.0.0.1:0", "0.0.0.0:0"):
-        with serve_on_thread(Site(PAGES, names), listen, "--web") as address:
+        with serve_on_thread(Site(PAGES, names, reader=TOKEN), listen, "--web") as address:
             port = int(address.rpartition(":")[2])
             for host, status in [
                 ("master.runs.svc.cluster.local:8080", 200),
@@ -145,7 +198,7 @@ def test_an_allowed_name_is_known_on_loopback_and_beyond_and_other_names_are_not
                 ("evil.dash.example.org", 421),
                 ("dash.example.org.evil.example", 421),
             ]:
-                assert said(port, f"GET / HTTP/1.1\nHost: {host}\n\n")[0] == status, host
+                assert said(port, f"GET / HTTP/1.1\nHost: {host}\n{SHOWN}\n\n")[0] == status, host
 
 
 @pytest.mark.parametrize("name", ["http://x", "x:80", "x/y", "", "*", "a..b", "[::1]", "x\n", "é.example"])
@@ -163,6 +216,6 @@ def test_a_page_knows_who_asks_and_which_address_was_reached() -> None:
         visit = current_visit()
         return Page(f"{visit.peer} {visit.reached} {visit.local}".encode())
 
-    with serve_on_thread(Site({"/": seen}), "0.0.0.0:0", "--web") as address:
+    with serve_on_thread(Site({"/": seen}, reader=TOKEN), "0.0.0.0:0", "--web") as address:
         port = int(address.rpartition(":")[2])
-        assert said(port, "GET / HTTP/1.1\nHost: localhost\n\n")[2] == "127.0.0.1 127.0.0.1 True"
+        assert said(port, f"GET / HTTP/1.1\nHost: localhost\n{SHOWN}\n\n")[2] == "127.0.0.1 127.0.0.1 True"
