@@ -20,12 +20,11 @@ from common.data.datasets import Dataset
 from common.errors import ConfigError, NotFoundError, RunFailedError, UnreachableError
 from common.models import resolution
 from common.net.backoff import Backoff
-from common.net.identity import CA, CERTIFICATE, KEY
 from common.net.tokens import OPERATOR_TOKEN
 from common.observe.problems import find_standstill
 from common.observe.standstill import stands_still
 from common.wire.messages import Evaluation, StatusReply
-from deploy.certificates.folders import EVALUATOR, folder_of, link
+from deploy.certificates.folders import EVALUATOR, folder_of, keep_link
 from deploy.engines.local import Cluster
 from deploy.evaluation.reader import Reader, latest_status
 from deploy.runs.directory import RunDirectory, new_directory, next_evaluation
@@ -204,7 +203,6 @@ class Training:
             self._screen.close()
             cluster.stop()
         command = ["layerwise", "train", "--run-dir", str(self._directory.path)]
-        command += ["--tls", str(tls)] if tls else []
         self._screen.print(f"interrupted; resume with: {shlex.join(command)}")
         return None
 
@@ -244,8 +242,9 @@ class Training:
         self._rehearse(config, dataset)
         directory = directory or self._open(path or new_directory(config.run.name), held)
         directory.begin(config)
-        if files and self._tls is None:
-            self._tls = link(directory.path / "tls", files, (CA, CERTIFICATE, KEY))
+        if config.cluster.distributed:
+            # Kept with the run: a resumed run must not go on in the clear by an oversight.
+            self._tls = keep_link(directory.path / "tls", self._tls, files)
         return config, directory, dataset
 
     def _open(self, path: Path, held: contextlib.ExitStack) -> RunDirectory:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from common.errors import ConfigError
 from common.text import answer
+
+if TYPE_CHECKING:
+    from deploy.certificates.making import Wanted
 
 
 @click.command()
@@ -25,7 +29,15 @@ from common.text import answer
     default=0,
     show_default=True,
     metavar="N",
-    help="Number of slaves.",
+    help="Number of slaves; in a folder that has an authority already, of further slaves.",
+)
+@click.option(
+    "--add",
+    "holders",
+    multiple=True,
+    metavar="ROLE=NAME",
+    help="A further certificate, in DIR/NAME; a role is slave, store, evaluator, operator or reader. May be "
+    "repeated.",
 )
 @click.option("--run", metavar="NAME", help="Name of the runs that are meant (run.name). Default: every run.")
 @click.option(
@@ -44,6 +56,7 @@ def certificates(
     folder: Path,
     masters: tuple[str, ...],
     slaves: int,
+    holders: tuple[str, ...],
     run: str | None,
     days: int,
     renews: bool,
@@ -53,7 +66,8 @@ def certificates(
 
     DIR/master, DIR/slave-1, ..., DIR/evaluator, DIR/operator and DIR/reader have ca.pem, certificate.pem and
     key.pem each: copy a folder to its machine, and name it by --tls. DIR/authority has the key that signs
-    certificates: keep it away from the cluster. No file is overwritten without --renew.
+    certificates: keep it away from the cluster. No file is overwritten without --renew. With the authority in
+    place and without --master, --slaves and --add make further certificates.
 
     --json prints an object: authority (its folder), and certificates, a list of objects with folder and
     days.
@@ -69,17 +83,13 @@ def certificates(
     from deploy.certificates.folders import AUTHORITY
 
     if renews:
-        if masters or slaves or run:
+        if masters or slaves or holders or run:
             raise ConfigError(
-                "certificates --renew: keeps names and roles; leave out --master, --slaves and --run"
+                "certificates --renew: keeps names and roles; leave out --master, --slaves, --add and --run"
             )
         made = making.renew(folder, days)
     else:
-        if not masters:
-            raise ConfigError(
-                "certificates: give the name or address of the master's machine by --master NAME"
-            )
-        wanted = making.plan([making.check_host(name) for name in masters], slaves)
+        wanted = _plan(folder, masters, slaves, holders)
         made = making.make(folder, wanted, run, days)
     if as_json:
         listed = [{"folder": str(each), "days": days} for each in made if each.name != AUTHORITY]
@@ -89,3 +99,30 @@ def certificates(
         word = "keep this key away from the cluster" if each.name == AUTHORITY else f"{days} days"
         answer(f"{each}: {word}")
     return 0
+
+
+def _plan(folder: Path, masters: tuple[str, ...], slaves: int, holders: tuple[str, ...]) -> list[Wanted]:
+    """Plan the certificates of a new cluster, or those that are added to a folder.
+
+    Raises:
+        ConfigError: nothing is asked for, or an argument cannot be used.
+    """
+    from deploy.certificates import making
+    from deploy.certificates.folders import AUTHORITY
+
+    if masters:
+        cluster = making.plan([making.check_host(name) for name in masters], slaves)
+        return [*cluster, *making.plan_more(folder, 0, holders)]
+    if not folder.exists():
+        raise ConfigError("certificates: give the name or address of the master's machine by --master NAME")
+    if not (slaves or holders):
+        raise ConfigError(
+            f"certificates {folder}: give what is to be added: --slaves N, --add ROLE=NAME; or --master NAME "
+            "for a new cluster, or --renew"
+        )
+    if not (folder / AUTHORITY).exists():
+        raise ConfigError(
+            f"{folder / AUTHORITY}: is missing; put the authority's folder back for this command, or give "
+            "another folder and --master NAME for a new cluster"
+        )
+    return making.plan_more(folder, slaves, holders)

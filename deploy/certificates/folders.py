@@ -4,10 +4,22 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from common.net.identity import CERTIFICATE
+from common.errors import ConfigError
+from common.net.identity import CA, CERTIFICATE, KEY
 
 AUTHORITY, MASTER, EVALUATOR, OPERATOR, READER = "authority", "master", "evaluator", "operator", "reader"
 _SLAVE = "slave-"
+
+
+def next_slave(base: Path) -> int:
+    """Return the lowest number above those of all slaves' folders."""
+    found = (each.name.removeprefix(_SLAVE) for each in base.glob(f"{_SLAVE}*"))
+    return 1 + max((int(number) for number in found if number.isdecimal()), default=0)
+
+
+def is_slave(name: str) -> bool:
+    """Whether a name is one of a slave's folder."""
+    return name.startswith(_SLAVE)
 
 
 def slave_name(number: int) -> str:
@@ -28,10 +40,39 @@ def slave_folder(base: Path, number: int) -> Path:
     return found[(number - 1) % len(found)] if found else base / slave_name(number)
 
 
-def link(folder: Path, files: tuple[Path, ...], names: tuple[str, ...]) -> Path:
-    """Make a folder of links to the files of a certificate, which follow when the files change."""
-    folder.mkdir(mode=0o700, exist_ok=True)
-    for file, name in zip(files, names, strict=True):
-        (folder / name).unlink(missing_ok=True)
-        (folder / name).symlink_to(file)
-    return folder
+def keep_link(place: Path, folder: Path | None, files: tuple[Path, ...] | None) -> Path | None:
+    """Keep a link to certificates, which follow when the files change; a resumed run finds them by the link.
+
+    Args:
+        place: of the link.
+        folder: of certificates; takes precedence.
+        files: of one certificate; None: not given.
+
+    Returns:
+        The place; None: there is no link, and nothing is given.
+
+    Raises:
+        ConfigError: nothing is given, and the folder that the link names is gone.
+    """
+    if folder is not None and folder.resolve() != place.resolve():
+        _unlink(place)
+        place.symlink_to(folder.absolute())
+    elif folder is None and files:
+        _unlink(place)
+        place.mkdir(mode=0o700)
+        for file, name in zip(files, (CA, CERTIFICATE, KEY), strict=True):
+            (place / name).symlink_to(file.absolute())
+    elif place.is_symlink() and not place.exists():
+        raise ConfigError(
+            f"{place}: the run has trained with the certificates in {place.readlink()}, which are not there; "
+            f"give their folder by --tls DIR, or delete {place} to go on in the clear"
+        )
+    return place if place.exists() else None
+
+
+def _unlink(place: Path) -> None:
+    if place.is_dir() and not place.is_symlink():
+        for name in (CA, CERTIFICATE, KEY):
+            (place / name).unlink(missing_ok=True)
+        place.rmdir()
+    place.unlink(missing_ok=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import ipaddress
 import os
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,11 +18,23 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from common.errors import ConfigError, from_os_error
 from common.net.access import Role, role_uri
 from common.net.identity import CA, CERTIFICATE, KEY, MASTER_NAME
-from deploy.certificates.folders import AUTHORITY, EVALUATOR, MASTER, OPERATOR, READER, slave_name
+from deploy.certificates.folders import (
+    AUTHORITY,
+    EVALUATOR,
+    MASTER,
+    OPERATOR,
+    READER,
+    is_slave,
+    next_slave,
+    slave_name,
+)
 
 AUTHORITY_DAYS = 3650
 # Clocks of a cluster may differ by so much.
 _EARLIER = datetime.timedelta(hours=1)
+# Roles that may be added; a master has names of its machine, too.
+_ADDED = tuple(role.value for role in Role if role is not Role.MASTER)
+_NAME = re.compile(r"[\w-]+", re.ASCII)
 _LOCAL = ("localhost", "127.0.0.1", "::1")
 
 
@@ -45,15 +58,49 @@ class Wanted:
 def plan(masters: Sequence[str], slaves: int) -> list[Wanted]:
     """Plan the certificates of a cluster."""
     hosts = tuple(dict.fromkeys([*masters, *_LOCAL]))
-    numbered = [
-        Wanted(slave_name(number), Role.SLAVE, _LOCAL, listens=True) for number in range(1, slaves + 1)
-    ]
+    numbered = [_slave(slave_name(number)) for number in range(1, slaves + 1)]
     others = [(EVALUATOR, Role.EVALUATOR), (OPERATOR, Role.OPERATOR), (READER, Role.READER)]
     return [
         Wanted(MASTER, Role.MASTER, hosts, listens=True),
         *numbered,
         *(Wanted(name, role) for name, role in others),
     ]
+
+
+def plan_more(folder: Path, slaves: int, holders: Iterable[str]) -> list[Wanted]:
+    """Plan further certificates of a folder.
+
+    Args:
+        folder: of certificates; the numbers of slaves go on after the last.
+        slaves: number of further slaves.
+        holders: texts ROLE=NAME.
+
+    Raises:
+        ConfigError: a text has another form.
+    """
+    first = next_slave(folder)
+    numbers = range(first, first + slaves)
+    return [*(_slave(slave_name(number)) for number in numbers), *map(_holder, holders)]
+
+
+def _slave(name: str) -> Wanted:
+    return Wanted(name, Role.SLAVE, _LOCAL, listens=True)
+
+
+def _holder(text: str) -> Wanted:
+    role, _, name = text.partition("=")
+    if role not in _ADDED:
+        raise ConfigError(f"--add {text}: has no role; give ROLE=NAME with a role of {', '.join(_ADDED)}")
+    if not _NAME.fullmatch(name) or name == AUTHORITY:
+        raise ConfigError(
+            f"--add {text}: is no name of a folder; use letters, digits, hyphens and underscores, and "
+            f"another name than {AUTHORITY}"
+        )
+    if role == Role.SLAVE.value:
+        return _slave(name)
+    if is_slave(name):
+        raise ConfigError(f"--add {text}: names that begin like {slave_name(1)} are for slaves; give another")
+    return Wanted(name, Role(role))
 
 
 class Authority:
@@ -153,21 +200,33 @@ class Authority:
 def make(folder: Path, wanted: Iterable[Wanted], run: str | None, days: int) -> list[Path]:
     """Make an authority, unless the folder has one, and the certificates; returns the new folders.
 
+    New certificates come with the trust of those that are there.
+
     Raises:
-        ConfigError: a folder exists already, or the authority cannot be used.
+        ConfigError: a folder exists already, or the authority cannot be used, or is missing beside
+            certificates.
         OSError: a file cannot be written.
     """
     now, place = _now(), folder / AUTHORITY
-    planned = list(wanted)
-    for each in planned:
-        if (folder / each.name).exists():
+    planned, present = list(wanted), _folders(folder)
+    names = [each.name for each in planned]
+    for name in names:
+        if (folder / name).exists() or names.count(name) > 1:
             raise ConfigError(
-                f"{folder / each.name}: exists, and is not overwritten; give another folder, or renew its "
-                "certificates by --renew"
+                f"{folder / name}: exists, or is wanted twice, and is not overwritten; leave out --master to "
+                "add to a folder, give another name or folder, or renew by --renew"
             )
     fresh = not place.exists()
+    if fresh and present:
+        raise ConfigError(
+            f"{place}: is missing, and another authority would not be trusted by {present[0]}; put the "
+            "authority's folder back for this command, or give another folder"
+        )
     authority = Authority.new(now) if fresh else Authority.load(place)
     contents = [authority.issue(each, run, now, days) for each in planned]
+    if present:
+        trusted = _trusting(present[0] / CA, authority.certificate)
+        contents = [{**files, CA: trusted} for files in contents]
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     if fresh:
         authority.save(place)
@@ -189,7 +248,7 @@ def renew(folder: Path, days: int) -> list[Path]:
         OSError: a file cannot be written.
     """
     now, authority = _now(), Authority.load(folder / AUTHORITY)
-    found = sorted(each.parent for each in folder.glob(f"*/{CERTIFICATE}"))
+    found = _folders(folder)
     if not found:
         raise ConfigError(f"{folder}: has no certificates; make some without --renew")
     for place in found:
@@ -200,6 +259,11 @@ def renew(folder: Path, days: int) -> list[Path]:
             _write_file(place / f".{name}", content)
             (place / f".{name}").replace(place / name)
     return found
+
+
+def _folders(folder: Path) -> list[Path]:
+    """Return the folders of certificates in a folder."""
+    return sorted(each.parent for each in folder.glob(f"*/{CERTIFICATE}"))
 
 
 def _trusting(path: Path, authority: x509.Certificate) -> bytes:

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 
+from common.errors import ConfigError
 from common.net.access import Role, roles_of
 from common.net.identity import CA, CERTIFICATE, KEY, MASTER_NAME, Identity, find_identity
-from deploy.certificates.folders import folder_of, slave_folder
+from deploy.certificates.folders import folder_of, keep_link, slave_folder
 from deploy.cli import run
 
 FOLDERS = ("master", "slave-1", "slave-2", "evaluator", "operator", "reader")
@@ -60,7 +61,7 @@ def test_a_master_has_its_names_and_the_name_of_masters(made: Path) -> None:
 def test_nothing_is_overwritten(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = (made / "master" / KEY).read_bytes()
     assert run(["certificates", str(made), "--master", "other"]) == 2
-    assert "master: exists, and is not overwritten" in capsys.readouterr().err
+    assert "master: exists, or is wanted twice, and is not overwritten" in capsys.readouterr().err
     assert (made / "master" / KEY).read_bytes() == before
 
 
@@ -73,6 +74,100 @@ def test_an_authority_that_is_there_signs_what_is_missing(made: Path) -> None:
     assert run(["certificates", str(made), "--master", "10.0.0.7", "--slaves", "1"]) == 0
     assert (made / "slave-1" / CA).read_bytes() == authority
     assert "10.0.0.7" in names(made / "master")
+
+
+def test_slaves_and_other_holders_are_added_to_a_folder(made: Path) -> None:
+    before = (made / "master" / KEY).read_bytes()
+    more = ["--slaves", "2", "--add", "reader=grafana", "--add", "slave=gpu_7", "--run", "mine"]
+    assert run(["certificates", str(made), *more]) == 0
+    added = {"slave-3": Role.SLAVE, "slave-4": Role.SLAVE, "grafana": Role.READER, "gpu_7": Role.SLAVE}
+    assert {each.name for each in made.iterdir()} == {*FOLDERS, "authority", *added}
+    for name, role in added.items():
+        own = loaded(made / name).certificate
+        assert own.holder == name
+        assert roles_of(own, "mine") == {role}
+        assert roles_of(own, "another") == set()
+        assert (made / name / CA).read_bytes() == (made / "master" / CA).read_bytes()
+    assert (made / "master" / KEY).read_bytes() == before
+
+
+def test_what_is_added_trusts_whom_the_others_trust(made: Path) -> None:
+    """While the authority changes, there are two."""
+    both = (made / "authority" / CA).read_bytes()
+    assert run(["certificates", str(made.parent / "other"), "--master", "one"]) == 0
+    both += (made.parent / "other" / "authority" / CA).read_bytes()
+    for name in FOLDERS:
+        (made / name / CA).write_bytes(both)
+    assert run(["certificates", str(made), "--slaves", "1"]) == 0
+    assert (made / "slave-3" / CA).read_bytes() == both
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--add", "reader=operator"], "operator: exists, or is wanted twice, and is not overwritten"),
+        (["--add", "reader=a", "--add", "operator=a"], "a: exists, or is wanted twice"),
+        (["--add", "slave=slave-3", "--slaves", "1"], "slave-3: exists, or is wanted twice"),
+        (["--add", "master=b"], "--add master=b: has no role; give ROLE=NAME with a role of slave, store"),
+        (["--add", "reader"], "--add reader: is no name of a folder"),
+        (["--add", "reader=../x"], "--add reader=../x: is no name of a folder"),
+        (["--add", "reader=authority"], "another name than authority"),
+        (["--add", "reader=slave-x"], "names that begin like slave-1 are for slaves"),
+        ([], "give what is to be added: --slaves N, --add ROLE=NAME"),
+        (["--renew", "--add", "reader=a"], "keeps names and roles"),
+    ],
+)
+def test_what_cannot_be_added_is_refused_in_one_line(
+    made: Path, arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = sorted(made.iterdir())
+    capsys.readouterr()
+    assert run(["certificates", str(made), *arguments]) == 2
+    error = capsys.readouterr().err
+    assert words in error
+    assert len(error.strip().split("\n")) == 1
+    assert sorted(made.iterdir()) == before
+
+
+@pytest.mark.parametrize("arguments", [["--slaves", "1"], ["--master", "one", "--slaves", "1"]])
+def test_nothing_is_added_without_the_authority(
+    made: Path, arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (made / "authority").rename(made.parent / "safe")
+    (made / "master").rename(made.parent / "master")
+    for name in ("slave-1", "evaluator", "operator", "reader"):
+        (made / name).rename(made.parent / name)
+    assert run(["certificates", str(made), *arguments]) == 2
+    assert "authority: is missing" in capsys.readouterr().err
+    assert [each.name for each in made.iterdir()] == ["slave-2"]
+
+
+def test_a_run_keeps_a_link_to_its_certificates(made: Path, tmp_path: Path) -> None:
+    place = tmp_path / "run-tls"
+    assert keep_link(place, None, None) is None
+    assert keep_link(place, made, None) == place
+    assert place.readlink() == made
+    # A resumed run: without an option, and with the link's own name.
+    assert keep_link(place, None, None) == keep_link(place, place, None) == place
+    assert place.readlink() == made
+    one = made / "master"
+    files = (one / CA, one / CERTIFICATE, one / KEY)
+    for _ in range(2):
+        assert keep_link(place, None, files) == place
+        assert loaded(place).certificate.holder == "master"
+    assert keep_link(place, None, None) == place
+    assert keep_link(place, made, files) == place
+    assert place.readlink() == made
+    assert loaded(one).certificate.holder == "master"
+
+
+def test_certificates_that_have_gone_end_a_resumed_run_before_it_begins(made: Path, tmp_path: Path) -> None:
+    place = tmp_path / "run-tls"
+    keep_link(place, made, None)
+    made.rename(tmp_path / "elsewhere")
+    with pytest.raises(ConfigError, match=f"in {made}, which are not there; give their folder by --tls DIR"):
+        keep_link(place, None, None)
+    assert keep_link(place, tmp_path / "elsewhere", None) == place
 
 
 def test_json_lists_the_folders(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
