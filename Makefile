@@ -8,7 +8,7 @@ export OMP_NUM_THREADS ?= 1
 export NO_MKDOCS_2_WARNING := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-slow test-failed test-lowest test-highest coverage lint format docs site protos dashboards figures node bench release clean
+.PHONY: help setup run test test-slow test-failed test-lowest test-highest coverage lint audit format docs site protos dashboards figures node bench release clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -57,6 +57,10 @@ lint: setup ## check style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+audit: ## look for advisories about the pinned versions; passes where the advisory service cannot be asked
+	test -x .venv-tools/bin/python || $(PYTHON) -m venv .venv-tools
+	.venv-tools/bin/python tests/audit.py constraints.txt
+
 format: setup ## format the code and apply safe fixes
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
@@ -83,14 +87,15 @@ node: ## install the packages of the JavaScript client that a test runs
 bench: setup ## run the benchmarks that need no data set and no network namespaces
 	$(BIN)/python -m benchmarks
 
-release: ## build sdist and wheel into dist/, check them, and train with the wheel in a fresh environment
+release: ## build sdist, wheel and a bill of materials into dist/, check them, and train with the wheel in a fresh environment
 	rm -rf dist .venv-release
 	test -x .venv-tools/bin/python || $(PYTHON) -m venv .venv-tools
-	.venv-tools/bin/python -m pip install --quiet --disable-pip-version-check build twine
+	.venv-tools/bin/python -m pip install --quiet --disable-pip-version-check build cyclonedx-bom twine
 	.venv-tools/bin/python -m build --outdir dist .
 	.venv-tools/bin/python -m twine check --strict dist/*
 	$(PYTHON) -m venv .venv-release
 	.venv-release/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt dist/*.whl
+	.venv-tools/bin/cyclonedx-py environment --output-reproducible -o dist/sbom.cdx.json .venv-release/bin/python
 	cd dist && ../.venv-release/bin/layerwise train --set run.batches=200 --run-dir "$$(mktemp -d)/run"
 
 clean: ## delete the virtual environments and every generated cache
