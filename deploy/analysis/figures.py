@@ -90,6 +90,8 @@ def _between_plot(measured: Sequence[Measured]) -> Plot:
             low, high = each.units[0] - 0.5, each.units[-1] + 0.5
             image = ax.imshow(each.distances, vmin=0, vmax=top, cmap="viridis", extent=(low, high, high, low))
             ax.set_title(each.title, fontsize=9)
+            for axis in (ax.xaxis, ax.yaxis):
+                axis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
             ax.tick_params(labelsize=8)
         bar = figure.colorbar(image, ax=axes.tolist(), location="bottom", shrink=0.6, pad=0.02, aspect=40)
         bar.set_label("distance of two units", fontsize=10)
@@ -119,7 +121,9 @@ def _lines(
                 for unit in each.boundaries:
                     axes.axvline(unit + 0.5, linestyle=":", linewidth=1, color=look(place)["color"])
         axes.set(xlabel=by, ylabel=y)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        # A single layer, too, has a place of its own.
+        axes.set_xlim(0.5, max(max(values(each)[0]) for each in measured) + 0.5)
         if log:
             logarithmic(axes)
         else:

@@ -132,7 +132,8 @@ def updates(measured: Sequence[Measured]) -> str:
     spans = sorted({_span(each) for each in measured})
     text = (
         "The norm of each unit's change between two kept networks, over the norm of its weights and the "
-        "batches between them: about 0.001 is usual, much less is a unit that hardly learns. "
+        "batches between them: about 0.001 is usual, much less is a unit that hardly learns, or a schedule "
+        "that has come near a rate of zero. "
     )
     if spans == [1]:
         return text + "The networks are one batch apart."
