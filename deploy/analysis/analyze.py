@@ -57,7 +57,8 @@ def write(out: Path, runs: Sequence[Run]) -> dict[str, Any]:
     from deploy.analysis.page import page
     from deploy.pages.figures import draw
 
-    measured = [each for run in runs for each in _measure(run, over_time=len(runs) == 1)]
+    over_time = len(runs) == 1
+    measured = [each for place, run in enumerate(runs) for each in _measure(run, place, over_time=over_time)]
     synthesis = {run.name: read_synthesis(run.path) for run in runs}
     result = {
         "runs": [_describe(run, synthesis[run.name]) for run in runs],
@@ -71,8 +72,8 @@ def write(out: Path, runs: Sequence[Run]) -> dict[str, Any]:
     return result
 
 
-def _measure(run: Run, *, over_time: bool) -> list[Measured]:
-    """Measure the networks of a run, or the last one alone."""
+def _measure(run: Run, place: int, *, over_time: bool) -> list[Measured]:
+    """Measure the networks of a run, or the last one alone; `place` is that of the first."""
     measured: list[Measured] = []
     earlier = None
     # The change of the weights needs the network before.
@@ -84,7 +85,7 @@ def _measure(run: Run, *, over_time: bool) -> list[Measured]:
             say(f"measuring {run.path / point.model}, batch {point.batch}")
             title = f"batch {point.batch}" if over_time else run.name
             # Surfaces over time would fill a page of their own.
-            measured.append(measure(subject, title, earlier, surfaces=last))
+            measured.append(measure(subject, title, place + len(measured), earlier, surfaces=last))
         earlier = subject
     return measured
 

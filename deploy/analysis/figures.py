@@ -58,13 +58,15 @@ def _matrices_plot(each: Measured, number: int) -> Plot:
     shown = len(each.matrices)
     places = np.unique(np.linspace(0, shown - 1, min(shown, MOST_MATRICES)).astype(int)).tolist()
     lines = math.ceil(len(places) / COLUMNS)
+    # Noise of more colours makes large files.
+    few = mpl.colormaps["viridis"].resampled(15)
 
     def fill(figure: Figure) -> None:
         axes = np.atleast_1d(figure.subplots(lines, min(COLUMNS, len(places)), squeeze=False)).ravel()
         for ax in axes[len(places) :]:
             ax.set_visible(False)
         for ax, place in zip(axes, places, strict=False):
-            image = ax.imshow(each.matrices[place], vmin=0, vmax=1.5, cmap="viridis", interpolation="nearest")
+            image = ax.imshow(each.matrices[place], vmin=0, vmax=1.5, cmap=few, interpolation="nearest")
             ax.set_title(f"unit {each.units[place]}", fontsize=9)
             ax.set(xticks=[], yticks=[])
         bar = figure.colorbar(image, ax=axes.tolist(), location="bottom", shrink=0.6, pad=0.02, aspect=40)
@@ -113,13 +115,13 @@ def _lines(
     """Return a function that draws a line for each network, by unit or by layer."""
 
     def fill(axes: Axes) -> None:
-        for place, each in enumerate(measured):
+        for each in measured:
             numbers, heights = values(each)
             known = [math.nan if value is None else value for value in heights]
-            axes.plot(numbers, known, label=each.title, markersize=4, linewidth=1.3, **look(place))
+            axes.plot(numbers, known, label=each.title, markersize=4, linewidth=1.3, **look(each.place))
             if by == "unit" and 0 < len(each.boundaries) <= MOST_BOUNDARIES:
                 for unit in each.boundaries:
-                    axes.axvline(unit + 0.5, linestyle=":", linewidth=1, color=look(place)["color"])
+                    axes.axvline(unit + 0.5, linestyle=":", linewidth=1, color=look(each.place)["color"])
         axes.set(xlabel=by, ylabel=y)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         # A single layer, too, has a place of its own.

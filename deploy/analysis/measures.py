@@ -20,6 +20,7 @@ class Measured:
     Attributes:
         subject: the network.
         title: name of the network among the others.
+        place: of the network among the others, from 0; gives it a colour.
         units: numbers of the units that are compared, from 1.
         matrices: dissimilarity of examples, for each of `units`.
         distances: between `units`; None: no unit is compared.
@@ -34,6 +35,7 @@ class Measured:
 
     subject: Subject
     title: str
+    place: int
     units: list[int] = field(default_factory=list)
     matrices: list[np.ndarray] = field(default_factory=list)
     distances: np.ndarray | None = None
@@ -82,16 +84,17 @@ def _surface_to_json(surface: Surface) -> dict[str, Any]:
     return {"label": surface.label, "correlation": surface.correlation, **arrays}
 
 
-def measure(subject: Subject, title: str, earlier: Subject | None, *, surfaces: bool) -> Measured:
+def measure(subject: Subject, title: str, place: int, earlier: Subject | None, *, surfaces: bool) -> Measured:
     """Measure a network.
 
     Args:
         subject: the network.
         title: name of the network among the others.
+        place: of the network among the others, from 0.
         earlier: an earlier network of the run, for the change of weights.
         surfaces: whether to compute loss surfaces.
     """
-    found = Measured(subject, title, norms=weights.squared_norms(subject))
+    found = Measured(subject, title, place, norms=weights.squared_norms(subject))
     if earlier is None:
         found.omitted.append(
             "update-to-weight ratios: need two networks of a run; train with run.keep = [B, B + 1]"

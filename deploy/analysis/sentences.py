@@ -103,7 +103,7 @@ def probes(measured: Sequence[Measured], part: int) -> str:
         place = int(np.argmin(errors))
         lowest = f"{errors[place]:.1f} %, at unit {each.units[place]}"
         lows.append(
-            f"{each.title} has its lowest, {lowest}, already"
+            f"{each.title} has its lowest, {lowest}, and {errors[-1]:.1f} % at unit {each.units[-1]}"
             if place == 0
             else f"{each.title} goes from {errors[0]:.1f} % at unit {each.units[0]} to its lowest, {lowest}"
         )
