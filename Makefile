@@ -2,13 +2,14 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.ready
+PACKAGE := .venv/.package
 # Tests and lint are many small processes: give each a single torch thread.
 export OMP_NUM_THREADS ?= 1
 # mkdocs-material's advertisement of its successor.
 export NO_MKDOCS_2_WARNING := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-slow test-failed test-lowest test-highest coverage lint audit format docs site protos dashboards figures node bench release clean
+.PHONY: release-tools help setup run test test-slow test-failed test-lowest test-highest test-python coverage lint audit format docs site protos dashboards figures node bench release clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -19,9 +20,15 @@ setup: $(STAMP) ## create .venv from constraints.txt; every target that needs .v
 $(STAMP): setup.cfg pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch $@ $(PACKAGE)
+
+# A first training does not wait for the tools of developers.
+$(PACKAGE): setup.cfg pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[tls]'
 	touch $@
 
-run: setup ## train handwritten digits with a master and three slaves on this machine
+run: $(PACKAGE) ## train handwritten digits with a master and three slaves on this machine
 	$(BIN)/layerwise train
 
 test: setup ## run the fast tests, in two processes
@@ -38,6 +45,11 @@ test-lowest: ## run the fast tests on the lowest supported versions, in .venv-lo
 
 test-highest: ## run the fast tests on the highest supported versions, in .venv-highest
 	$(call test_on,highest)
+
+test-python: ## run the fast tests on another Python: make test-python PYTHON=python3.13, in .venv-python3.13
+	test -x .venv-$(notdir $(PYTHON))/bin/python || $(PYTHON) -m venv .venv-$(notdir $(PYTHON))
+	.venv-$(notdir $(PYTHON))/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test]'
+	.venv-$(notdir $(PYTHON))/bin/python -m pytest -m 'not slow' $(TESTS)
 
 define test_on
 	test -x .venv-$(1)/bin/python || $(PYTHON) -m venv .venv-$(1)
@@ -97,6 +109,16 @@ release: ## build sdist, wheel and a bill of materials into dist/, check them, a
 	.venv-release/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt dist/*.whl
 	.venv-tools/bin/cyclonedx-py environment --output-reproducible -o dist/sbom.cdx.json .venv-release/bin/python
 	cd dist && ../.venv-release/bin/layerwise train --set run.batches=200 --run-dir "$$(mktemp -d)/run"
+	$(MAKE) release-tools
+
+# As people install a command: by uv and by pipx, into folders that go afterwards.
+release-tools:
+	.venv-tools/bin/python -m pip install --quiet --disable-pip-version-check uv pipx
+	folder=$$(mktemp -d) && trap "rm -rf $$folder" EXIT && \
+	export UV_TOOL_DIR=$$folder/uv UV_TOOL_BIN_DIR=$$folder/bin PIPX_HOME=$$folder/pipx PIP_CONSTRAINT=$(CURDIR)/constraints.txt && \
+	.venv-tools/bin/uv tool install --quiet --python .venv-release/bin/python --constraints constraints.txt dist/*.whl && \
+	$$folder/bin/layerwise train --set run.batches=60 --run-dir $$folder/one && \
+	.venv-tools/bin/pipx run --python .venv-release/bin/python --spec dist/*.whl layerwise train --set run.batches=60 --run-dir $$folder/two
 
 clean: ## delete the virtual environments and every generated cache
-	rm -rf .venv .venv-lowest .venv-highest .venv-release .venv-tools build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .coverage* htmlcov
+	rm -rf .venv .venv-* build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .coverage* htmlcov

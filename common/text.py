@@ -25,6 +25,11 @@ def answer(text: str) -> None:
     print(printable(text), flush=True)
 
 
+def advise_install(extra: str) -> str:
+    """Return the command that installs an extra of the package, for the advice of an error."""
+    return f"pip install 'layerwise[{extra}]', or '.[{extra}]' in a copy of the repository"
+
+
 def _escape(character: str) -> str:
     """Escape a character in a way that TOML and JSON read too, where the character may stand in them."""
     number = ord(character)

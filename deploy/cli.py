@@ -42,7 +42,11 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
 
 EXPLAIN = "layerwise explain"
 # Pages about the errors that no key explains, by exit code.
-ERROR_PAGES = {3: "docs/errors.md#3-cannot-reach-or-refused", 4: "docs/errors.md#4-the-run-failed"}
+ERROR_PAGES = {
+    2: "docs/errors.md#2-usage-or-configuration",
+    3: "docs/errors.md#3-cannot-reach-or-refused",
+    4: "docs/errors.md#4-the-run-failed",
+}
 # In an installed wheel the packages are parts of `layerwise`.
 _HOME = str(__package__).removesuffix("deploy")
 
@@ -133,16 +137,16 @@ def run(arguments: list[str]) -> int:
 
 def _point_to_help(error: LayerwiseError) -> str:
     """Return an error's text with a pointer: the command that explains a refused key, or a page."""
-    text = str(error)
-    if error.exit_code in ERROR_PAGES:
-        return f"{text} ({ERROR_PAGES[error.exit_code]} says more)"
-    if isinstance(error, ConfigError) and EXPLAIN not in text and not text.startswith("explain "):
+    text, pointer = str(error), ERROR_PAGES[error.exit_code]
+    if isinstance(error, ConfigError):
         from deploy.guidance.explaining import find_key
 
+        if EXPLAIN in text:
+            return text
         # An unknown key's message names the nearest one, which a person may know already.
-        key = None if "unknown" in text else find_key(text)
-        return f"{text} (`{EXPLAIN} {key}` says more)" if key else text
-    return text
+        key = None if "unknown" in text or text.startswith("explain ") else find_key(text)
+        pointer = f"`{EXPLAIN} {key}`" if key else pointer
+    return f"{text} ({pointer} says more)"
 
 
 if __name__ == "__main__":

@@ -1,9 +1,14 @@
-"""GPT-2 of Hugging Face's transformers as units, with random weights: nothing is downloaded.
+"""GPT-2 of Hugging Face's transformers as units, with random weights or a folder's; nothing is downloaded.
 
     pip install transformers
     layerwise train --set data.dataset=text --set data.path=FILE --set network.layers=2 \
         --set network.model=examples/transformers_gpt2.py:build \
         --set 'network.options={n_embd=128,n_head=4,n_layer=4}'
+
+To go on from a model of `save_pretrained`, name its folder, with its tokens and its context:
+
+    layerwise train ... --set data.tokens=FOLDER/tokenizer.json --set data.context=256 \
+        --set 'network.options={folder="FOLDER"}'
 """
 
 from typing import Any
@@ -31,9 +36,15 @@ class Block(nn.Module):
         return out[0] if isinstance(out, tuple) else out
 
 
-def build(input_shape: tuple[int], classes: int, **options: int) -> list[nn.Module]:
+def build(
+    input_shape: tuple[int], classes: int, folder: str | None = None, **options: int
+) -> list[nn.Module]:
     """Build the units; a head of its own weights lets layers be cut anywhere (`tie_word_embeddings`)."""
-    fixed = {"vocab_size": classes, "n_positions": input_shape[0], "tie_word_embeddings": False}
-    model = GPT2LMHeadModel(GPT2Config(**fixed, **options))
+    if folder is None:
+        fixed = {"vocab_size": classes, "n_positions": input_shape[0], "tie_word_embeddings": False}
+        model = GPT2LMHeadModel(GPT2Config(**fixed, **options))
+    else:
+        model = GPT2LMHeadModel.from_pretrained(folder, local_files_only=True)
+        model.lm_head.weight = nn.Parameter(model.lm_head.weight.detach().clone())
     body, head = model.transformer, model.lm_head
     return [Embedding(body), *map(Block, body.h), nn.Sequential(body.ln_f, head)]

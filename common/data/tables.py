@@ -27,6 +27,7 @@ from common.data.mapped import AROUND_BYTES, Pages
 from common.data.pointers import explain_pointer, holds_pointer
 from common.errors import ConfigError
 from common.signals.forms import PLAIN
+from common.text import advise_install
 
 _PARQUET = (".parquet", ".pq")
 _ROWS = 4096
@@ -56,7 +57,7 @@ def open_rows(value: Any, name: str) -> TableRows | None:
         import pyarrow
     except ImportError:
         raise ConfigError(
-            f"{name}: {paths[0]} needs pyarrow, which is not installed; pip install 'layerwise[arrow]'"
+            f"{name}: {paths[0]} needs pyarrow, which is not installed; {advise_install('arrow')}"
         ) from None
     opened = [_open(Path(path), name) for path in paths]
     try:

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from common.errors import ConfigError
+from common.text import advise_install
 
 # Character that stands for all characters that the training part lacks: REPLACEMENT CHARACTER.
 UNKNOWN_CHARACTER = "\N{REPLACEMENT CHARACTER}"
@@ -161,9 +162,7 @@ class Library:
         try:
             from tokenizers import Tokenizer
         except ImportError:
-            raise ConfigError(
-                "the library tokenizers is not installed; pip install 'layerwise[text]'"
-            ) from None
+            raise ConfigError(f"the library tokenizers is not installed; {advise_install('text')}") from None
         try:
             self._tokenizer = Tokenizer.from_str(description)
         except Exception as error:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from common.errors import ConfigError
-from common.text import answer
+from common.text import advise_install, answer
 
 if TYPE_CHECKING:
     from deploy.certificates.making import Wanted
@@ -78,7 +78,7 @@ def certificates(
         from deploy.certificates import making
     except ImportError:
         raise ConfigError(
-            "certificates: the package cryptography is not installed; pip install 'layerwise[tls]'"
+            f"certificates: the package cryptography is not installed; {advise_install('tls')}"
         ) from None
     from deploy.certificates.folders import AUTHORITY
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
 
 from common.bounds import LARGEST_SIGNAL_MESSAGE_BYTES
 from common.config import files
@@ -21,6 +22,7 @@ from deploy.evaluation.evaluator import Evaluator
 from deploy.simulation.driver import Driver
 from deploy.simulation.synchronous import InStep
 from examples import depths, line_search
+from examples.focal_loss import focal
 from tests.docs.blocks import ROOT
 
 EXAMPLES = ROOT / "examples"
@@ -103,3 +105,14 @@ def test_a_linear_m_leads_a_linear_network_where_back_propagation_does() -> None
     )
     # A network that has learned nothing has a loss of ln 2.
     assert max(linear, logistic) < min(0.2, 2 * true)
+
+
+def test_a_user_s_loss_is_the_cross_entropy_at_0_and_trains() -> None:
+    logits, classes = torch.randn(5, 3), torch.tensor([0, 1, 2, 1, 0])
+    plain = functional.cross_entropy(logits, classes, reduction="none")
+    assert torch.allclose(focal(logits, classes, 0.0), plain)
+    assert (focal(logits, classes) < plain).all()
+    kind = [f"task.kind={EXAMPLES}/focal_loss.py:focal", "task.options={gamma=2}"]
+    config, losses = train(None, *kind, "run.batches=40", "network.layers=2")
+    assert config.metrics == ()
+    assert losses[-1] < losses[0]

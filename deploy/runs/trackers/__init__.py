@@ -13,7 +13,7 @@ from common.config.sections import Config
 from common.config.user_code import format_error
 from common.errors import ConfigError
 from common.registry import Registry, Row, import_implementation
-from common.text import say
+from common.text import advise_install, say
 from common.versions import installed_versions
 from deploy.runs.metrics import EVALUATION, NOT_CURVES
 
@@ -82,9 +82,7 @@ class Trackers:
             if name not in TRACKERS:
                 raise ConfigError(f"--track {name}: is not one of {', '.join(TRACKERS)}")
             if importlib.util.find_spec(TRACKERS[name].package) is None:
-                raise ConfigError(
-                    f"--track {name}: the package is not installed; pip install 'layerwise[{name}]'"
-                )
+                raise ConfigError(f"--track {name}: the package is not installed; {advise_install(name)}")
         self._names, self._folder = tuple(dict.fromkeys(names)), folder
         self._trackers: dict[str, Tracker] = {}
 
