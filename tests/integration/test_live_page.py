@@ -31,7 +31,7 @@ SHOWN = """(() => ({
   slaves: [...document.querySelectorAll(".slave")].map((s) => [s.dataset.state, s.dataset.incarnation ?? ""]),
   problems: document.querySelector("#problems").textContent,
   events: document.querySelector("#events").textContent,
-  charts: document.querySelectorAll(".chart canvas").length,
+  charts: document.querySelectorAll("#charts canvas").length,
   wide: document.documentElement.scrollWidth > window.innerWidth,
 }))()"""
 
