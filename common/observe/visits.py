@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import os
+import socket
 from contextvars import ContextVar
 from dataclasses import dataclass
+from typing import cast
 
 from common.net.addresses import is_loopback
 
@@ -39,6 +42,29 @@ def current_visit() -> Visit:
 def begin_visit(connection: asyncio.StreamWriter) -> None:
     """Set the visit of the present task from a connection."""
     _PRESENT.set(Visit(_host(connection, "peername"), _host(connection, "sockname")))
+
+
+async def first_byte(connection: asyncio.StreamWriter, seconds: float) -> bytes:
+    """Wait for the first byte from a visitor, and leave it unread; empty where the visitor has left.
+
+    The task must not have waited before, else the byte has been read.
+
+    Raises:
+        TimeoutError: nothing came within `seconds`.
+    """
+    loop, arrived = asyncio.get_running_loop(), asyncio.Event()
+    transport = cast(asyncio.Transport, connection.transport)
+    transport.pause_reading()
+    # A loop watches no socket of a transport for others.
+    with socket.socket(fileno=os.dup(connection.get_extra_info("socket").fileno())) as own:
+        loop.add_reader(own, arrived.set)
+        try:
+            async with asyncio.timeout(seconds):
+                await arrived.wait()
+            return own.recv(1, socket.MSG_PEEK)
+        finally:
+            loop.remove_reader(own)
+            transport.resume_reading()
 
 
 def _host(connection: asyncio.StreamWriter, end: str) -> str:

@@ -17,7 +17,7 @@ from common.net.identity import Identity
 from common.net.listening import open_listener
 from common.observe.hosts import plain_name
 from common.observe.readers import ADVICE, CHALLENGE, shows_token
-from common.observe.visits import begin_visit
+from common.observe.visits import begin_visit, first_byte
 from common.supervision import SupervisedThread
 from common.wire.methods import STATUS
 
@@ -27,6 +27,8 @@ SEND_SECONDS = 20.0
 LINGER_SECONDS = 0.5
 # Path of the page that probes of an orchestrator ask for, without a token.
 HEALTH = "/healthz"
+# First byte of a handshake.
+TLS_GREETING = b"\x16"
 # Begins the address of pages over TLS, in the master's list.
 SECURE_PAGES = "https://"
 # The newest connection takes the place of the oldest.
@@ -130,7 +132,7 @@ class Site:
                 await writer.drain()
             if page.status != 200:
                 await _linger(reader, writer)
-            if self.identity is not None:
+            if writer.get_extra_info("ssl_object") is not None:
                 await _part(writer)
         except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.CancelledError):
             # A plain close would keep what a peer does not take.
@@ -146,6 +148,8 @@ class Site:
         """
         if self.identity is None:
             return None
+        if await first_byte(writer, HEAD_SECONDS) != TLS_GREETING:
+            return _text(400, "these pages speak TLS alone; ask for them by https, with a certificate")
         await writer.start_tls(self.identity.pages(), ssl_handshake_timeout=HEAD_SECONDS)
         certificate = certificate_of(writer.get_extra_info("ssl_object"))
         try:

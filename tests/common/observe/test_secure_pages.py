@@ -76,9 +76,16 @@ def test_a_visitor_without_a_role_or_certificate_gets_none(port: int, tmp_path: 
     foreign = write_certificate(tmp_path / "foreign", Role.READER, signer="foreign")
     (foreign / CA).write_bytes((tmp_path / "master" / CA).read_bytes())
     assert is_turned_away(port, visitor(foreign))
+
+
+def test_a_visitor_in_the_clear_is_told_of_https(port: int) -> None:
     with socket.create_connection(("127.0.0.1", port), DEADLINE) as plain:
         plain.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        assert b"hello" not in plain.recv(1000)
+        found = b""
+        while piece := plain.recv(1 << 16):
+            found += piece
+    assert found.startswith(b"HTTP/1.1 400 Bad Request")
+    assert found.endswith(b"these pages speak TLS alone; ask for them by https, with a certificate\n")
 
 
 def test_a_visitor_whose_certificate_has_ended_gets_none(
