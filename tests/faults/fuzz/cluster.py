@@ -223,9 +223,11 @@ class Cluster:
         return (self.folder / f"{kind}.log").read_text(encoding="utf-8", errors="replace")
 
     def counts(self) -> Counts:
-        """Return threads, open files and resident MiB of each process, and the bytes of its log."""
+        """Return threads, files and resident MiB of each living process, and the bytes of its log."""
         found = {}
         for kind, process in self._processes.items():
+            if process.poll() is not None:
+                continue
             seen = psutil.Process(process.pid)
             found[kind] = {
                 "threads": seen.num_threads(),
@@ -235,12 +237,16 @@ class Cluster:
             }
         return found
 
+    def has_ended(self) -> bool:
+        """Whether a process has ended."""
+        return any(process.poll() is not None for process in self._processes.values())
+
     def defects(self) -> list[str]:
         """Return what is wrong with the processes."""
         wrong = []
         for kind, process in self._processes.items():
             if process.poll() is not None:
-                wrong.append(f"{kind}: has ended with {process.returncode}")
+                wrong.append(f"{kind}: has ended with {process.returncode}: {self.log(kind)[-2000:]}")
             lines = self.log(kind).splitlines()
             for number, line in enumerate(lines):
                 if any(word in line for word in DEFECTS):

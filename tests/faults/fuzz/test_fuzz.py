@@ -9,19 +9,20 @@ import pytest
 from common.credentials import NOBODY
 from common.net.http2 import frames
 from common.wire.methods import PUSH
-from tests.faults.fuzz.__main__ import CLUSTERS, MOST, fuzz, growth
+from tests.faults.fuzz.__main__ import MOST, fuzz, growth
 from tests.faults.fuzz.mutation import Mutator
 from tests.faults.fuzz.talking import call, parse, understand
 
-# With the frames of tests/master/servicers/test_fuzz.py a tenth of the whole.
-FRAMES = 40_000
+# With the frames of tests/master/servicers/test_fuzz.py a tenth of the whole. The other cluster of CLUSTERS
+# is left to the command.
+PLAYED = {"basic": 16_000, "basic, TLS": 16_000}
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("name", CLUSTERS)
+@pytest.mark.parametrize("name", PLAYED)
 def test_mutated_frames_and_calls_do_no_harm(name: str) -> None:
-    found = fuzz(name, int(FRAMES * CLUSTERS[name][2]), seed=7)
+    found = fuzz(name, PLAYED[name], seed=7)
     assert found["wrong"] == []
     # What was sent was good enough to be taken, and bad enough to be refused.
     pushes = found["ways"]["holder of a lease, pushes and pulls"]["statuses"]

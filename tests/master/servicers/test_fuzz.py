@@ -187,7 +187,7 @@ def test_thousands_of_frames_do_no_harm(
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(
-    ("inline", "count"), [(True, 45_000), (False, 15_000)], ids=["inline", "in a thread"]
+    ("inline", "count"), [(True, 50_000), (False, 16_000)], ids=["inline", "in a thread"]
 )
 def test_tens_of_thousands_of_frames_do_no_harm(
     target: Target, inline: bool, count: int, monkeypatch: pytest.MonkeyPatch
