@@ -46,7 +46,13 @@ def test_prometheus_sees_a_process_within_twenty_seconds() -> None:
 
 def test_prometheus_shows_the_readers_token_and_may_read_it() -> None:
     assert (
-        len(re.findall(r"^    (?:    )?authorization: {credentials_file: /reader/token}$", PROMETHEUS, re.M))
+        len(
+            re.findall(
+                r"^    (?:    )?authorization: {type: Bearer, credentials_file: /reader/token}$",
+                PROMETHEUS,
+                re.M,
+            )
+        )
         == 3
     )
     assert "--reader-token-file=/reader/token" in service("master")
