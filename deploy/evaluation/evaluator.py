@@ -61,7 +61,7 @@ STATISTICS_BATCHES = 30
 
 
 def pull_network(config: Config, pull: Pull) -> PulledNetwork:
-    """Pull every layer's weights, with the names of the plain network.
+    """Pull every layer's weights, or their average as configured, with the names of the plain network.
 
     Raises:
         NotFoundError: a layer has no weights yet.
@@ -70,7 +70,7 @@ def pull_network(config: Config, pull: Pull) -> PulledNetwork:
     versions: dict[str, int] = {}
     through: list[int] = []
     for k in range(1, config.layers + 1):
-        header, buffer = pull(f"{k}/weights")
+        header, buffer = pull(f"{k}/{config.run.evaluated}")
         versions[header.shard] = header.version
         through.append(header.next_batch)
         for name, tensor in flat.state_dict(header.table, buffer).items():
@@ -100,12 +100,13 @@ class Evaluator:
         self.network = nn.Sequential(*blueprint.units).eval()
 
     def pull(self, pull: Pull, announce: Announce = announce_first) -> PulledNetwork:
-        """Pull every layer's weights, and what else a run keeps, ready to be measured and saved.
+        """Pull every layer's weights, or their average as configured, and what else a run keeps.
 
         The levels are asked for behind the weights, so that they are those of all batches seen.
 
-        With unlock `full`, BN's statistics come from predicted inputs. They are estimated anew on the real
-        chain, so that the plain network has the right ones; equal weights give equal statistics.
+        With unlock `full`, BN's statistics come from predicted inputs, and beside averaged weights they are
+        those of other weights. They are estimated anew on the real chain, so that the plain network has the
+        right ones; equal weights give equal statistics.
 
         Raises:
             NotFoundError: a layer has no weights yet.
@@ -115,7 +116,7 @@ class Evaluator:
         gradients = pull_gradients(self._config, pull) if self._config.run.keep else {}
         state = self._name_ties(pulled.state)
         pulled = replace(pulled, state=state, stage=stage, gradients=gradients)
-        if not self._config.decoupling.row.predicts:
+        if not (self._config.decoupling.row.predicts or self._config.run.averages):
             return pulled
         self.network.load_state_dict(pulled.state, strict=False)
         config = self._config

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from common.config import files
+from common.config.run import AVERAGES
 from common.config.sections import Config
 from common.data.datasets import Dataset
 from common.observe import measures
@@ -50,6 +51,7 @@ def render_card(
         "method": f"{method}, profile {config.cluster.profile}, {len(config.network.cuts or []) + 1} layers",
         "length": f"{config.run.batches:,} batches of {config.run.batch_size}",
         "optimizer": f"{config.optimizer.name}, learning rate {config.optimizer.learning_rate:g}",
+        "weights": AVERAGES[config.run.average].help,
         "begun from": config.network.initial or f"random weights of seed {config.run.seed}",
     }
     described = {

@@ -42,6 +42,8 @@ def summarize(
         "gradient": config.decoupling.gradient if config.decoupling.row.synthesizes else None,
         "alignment": config.decoupling.alignment if config.decoupling.aligned else None,
         "input": config.decoupling.input if config.decoupling.row.predicts else None,
+        # Weights that were evaluated and saved.
+        "average": config.run.average,
         "layers": config.layers,
         "slaves": len(seats),
         "batches": config.run.batches,

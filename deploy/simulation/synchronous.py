@@ -10,12 +10,15 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 
+import numpy as np
+
 from common.config.sections import Config
 from common.data.datasets import Dataset
 from common.data.replicas import may_stop
 from common.errors import NotFoundError
 from common.lifecycle import cpu_seconds, peak_rss_bytes
 from common.models import network
+from common.shards import average
 from common.shards.pushes import Buffer, Header, Operation
 from common.wire.messages import Counters, HeartbeatReply, JoinReply, Seat, StatusReply
 from master.curriculum import Grading, announce
@@ -47,6 +50,9 @@ class InStep:
             Worker(layers.build(config, blueprint, dataset, lease, None), config.run.batches)
             for lease in leases
         ]
+        self._flats = [worker.trained.layer.flat for worker in self._workers]
+        averaged = self._flats if config.run.averages else []
+        self._averages = [flat.parameters.numpy().copy() for flat in averaged]
         self._tell(HeartbeatReply(begin=True))
 
     def run(self) -> Iterator[int]:
@@ -56,6 +62,7 @@ class InStep:
             for worker in self._workers:
                 if worker.can_advance:
                     self._carry_out(worker.advance())
+            self._move_averages()
             self.seconds += time.perf_counter() - began if self._pace is None else self._pace
             if self._batches < self.config.run.batches:
                 self._batches += 1
@@ -64,16 +71,23 @@ class InStep:
     def pull(self, shard: str) -> tuple[Header, Buffer]:
         """Return a view of the present state of a layer's module, or of M, I or M in time.
 
+        Of the average return a copy, in the place of the weights' parameters.
+
         Raises:
             NotFoundError: the layer has no such module.
         """
         k, _, kind = shard.partition("/")
-        flat = self._workers[int(k) - 1].trained.flats.get(kind)
+        averaged = kind == average.AVERAGE and bool(self._averages)
+        flat = self._workers[int(k) - 1].trained.flats.get(average.WEIGHTS if averaged else kind)
         if flat is None:
             raise NotFoundError(f"there is no shard {shard}")
         flat.gather()
         header = Header(shard, Operation.VALUE, self._batches, next_batch=self._batches, table=flat.table)
-        return header, flat.buffer.numpy().data
+        buffer = flat.buffer.numpy()
+        if averaged:
+            parameters = self._averages[int(k) - 1].view(np.uint8)
+            buffer = np.concatenate((parameters, buffer[parameters.size :]))
+        return header, buffer.data
 
     def status(self) -> StatusReply:
         """Return the run's status, as a master reports a run; without slaves."""
@@ -99,6 +113,14 @@ class InStep:
             )
             for k, worker in enumerate(self._workers, 1)
         ]
+
+    def _move_averages(self) -> None:
+        """Count a further batch in the averages, as a master counts the batches of a push."""
+        through, horizon = self._batches, self.config.run.average_horizon
+        if self._averages and through < self.config.run.batches:
+            part = average.share(through, through + 1, horizon)
+            for each, flat in zip(self._averages, self._flats, strict=True):
+                average.move(each, flat.parameters.numpy(), part, out=each)
 
     def _carry_out(self, effects: Iterable[Effect]) -> None:
         """Hand messages over, then the answers, until no message is left."""

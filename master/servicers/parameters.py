@@ -102,11 +102,14 @@ class ParametersServicer:
             self._send_parts(messages, (message,), lambda: None)
             return
         reading.movable = True
-        for start in range(0, nbytes, CHUNK_BYTES):
+        start = 0
+        while start < nbytes:
             messages.connection.take_news()
-            with reading.piece(start, min(start + CHUNK_BYTES, nbytes)) as (piece, let_go):
+            with reading.piece(start, CHUNK_BYTES) as (piece, let_go):
                 parts = frame_parts(Frame(None if start else reading.header, start, piece))
+                sent = len(piece)
                 self._send_parts(messages, parts, let_go)
+            start += sent
 
     def _send_parts(self, messages: Messages, parts: tuple[Buffer, ...], let_go: Callable[[], None]) -> None:
         nbytes = sum(len(part) for part in parts)

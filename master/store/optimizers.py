@@ -19,7 +19,7 @@ Bytes = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
 
 # Moments begin at a multiple of the widest register.
-_ALIGNMENT = 64
+ALIGNMENT = 64
 
 
 def room(table: Table, moments: int) -> int:
@@ -28,7 +28,7 @@ def room(table: Table, moments: int) -> int:
 
 
 def _start(table: Table) -> int:
-    return -(-table.nbytes // _ALIGNMENT) * _ALIGNMENT
+    return -(-table.nbytes // ALIGNMENT) * ALIGNMENT
 
 
 def moments_of(table: Table, buffer: Bytes, moments: int, where: slice) -> list[Floats]:

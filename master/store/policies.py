@@ -8,8 +8,11 @@ from dataclasses import dataclass
 from common.config.downpour import DownpourConfig
 from common.config.sections import Config
 from common.optim.optimizers import Settings
+from common.shards.average import WEIGHTS
 from common.shards.pushes import Operation
-from master.store.optimizers import ServerOptimizer
+from common.shards.table import Table
+from master.store.average import Averaging, place
+from master.store.optimizers import ServerOptimizer, room
 from master.store.outer import Outer
 from master.store.staleness import StalenessRule
 
@@ -23,12 +26,14 @@ class Policy:
         rule: treatment of stale pushes.
         fragments: number of fragments that are pushed by turns; 0: pushes are whole.
         optimizer: applies accrued gradients, or changes as outer gradients; None: updates are added.
+        average: of the parameters, kept beside them; None: no average is kept.
     """
 
     replicas: int = 1
     rule: StalenessRule = StalenessRule()
     optimizer: ServerOptimizer | Outer | None = None
     fragments: int = 0
+    average: Averaging | None = None
 
     @property
     def operation(self) -> Operation:
@@ -39,6 +44,10 @@ class Policy:
     def moments(self) -> int:
         """Moments of the optimizer, per parameter."""
         return self.optimizer.moments if self.optimizer else 0
+
+    def room(self, table: Table) -> int:
+        """Size of a shard's buffer in bytes: the tensors, then the optimizer's moments and the average."""
+        return place(table, self.moments).stop if self.average else room(table, self.moments)
 
 
 Policies = Callable[[str], Policy]
@@ -56,16 +65,17 @@ def policies(config: Config) -> Policies:
     With served synthesis the master alone changes M's shard, whatever the number of replicas. Slaves never
     fetch `k/optimizer`, so staleness rules do not apply to it; `k/state-r` belongs to replica r alone.
     """
-    downpour, replicas = config.downpour, config.replicas
+    run, downpour, replicas = config.run, config.downpour, config.replicas
     rule, optimizer = staleness_rule(downpour), server_optimizer(downpour)
     served = config.cluster.served
 
     def policy(shard: str) -> Policy:
         layer, _, kind = shard.partition("/")
         count = replicas[int(layer) - 1]
-        if kind == "weights":
+        if kind == WEIGHTS:
             outer = Outer(downpour.server_rate, downpour.momentum, count) if downpour.outer else None
-            return Policy(count, rule, outer or optimizer, downpour.cut)
+            average = Averaging(run.average_horizon, count, downpour.warm_start) if run.averages else None
+            return Policy(count, rule, outer or optimizer, downpour.cut, average)
         if kind == "optimizer":
             return Policy(count)
         if kind.startswith("state-"):

@@ -13,6 +13,7 @@ from common.errors import UnreachableError
 from common.shards.pushes import Header
 from common.shards.table import Table
 from master.store import updates
+from master.store.average import Progress
 from master.store.optimizers import Bytes
 from master.store.policies import Policy
 
@@ -54,7 +55,7 @@ class Record:
 class BufferPair(Protocol):
     """Two buffers of one shard, and the last committed record.
 
-    Each buffer holds the table's tensors, then the optimizer's moments.
+    Each buffer holds the table's tensors, then the optimizer's moments, then the average of the parameters.
     """
 
     table: Table
@@ -69,27 +70,37 @@ class BufferPair(Protocol):
 
 
 class Reading:
-    """Version of a shard, held for a reader until `release`; `revoked` once pushes could not wait."""
+    """Version of a shard, held for a reader until `release`; `revoked` once pushes could not wait.
 
-    def __init__(self, shard: Shard, header: Header) -> None:
+    Args:
+        shard: the shard.
+        header: of the version.
+        places: bytes of the shard's buffer that make up the version, in order.
+    """
+
+    def __init__(self, shard: Shard, header: Header, places: list[slice]) -> None:
         self._shard = shard
         self.index = shard.pair.record.active
         self.header = header
         self.record = shard.pair.record
-        # With the optimizer's moments, and without.
+        # With moments and average.
         self.whole = shard.pair.buffers[self.index].data
-        start = header.layout[1] if header.fragments else 0
-        self._place = slice(start, start + header.nbytes)
-        self.buffer = self.whole[self._place]
+        self.places = places
+        self._parts = [self.whole[place] for place in places]
         self.revoked = False
         # For readers that take pieces: how many bytes so far, and at the last look.
         self.taken = self.seen = 0
         self.movable = False
         self._piece = threading.Lock()
 
+    @property
+    def buffer(self) -> memoryview:
+        """The version; a copy only if its parts do not lie side by side."""
+        return self._parts[0] if len(self._parts) == 1 else memoryview(b"".join(self._parts))
+
     @contextmanager
-    def piece(self, start: int, stop: int) -> Iterator[tuple[memoryview, Callable[[], None]]]:
-        """Yield a piece of the buffer, and a function that gives the piece back before the block ends.
+    def piece(self, start: int, most: int) -> Iterator[tuple[memoryview, Callable[[], None]]]:
+        """Yield a piece of at most so many bytes, and a function that gives it back before the block ends.
 
         Between two pieces a push may move the reading to a copy, so a piece is not kept for long.
 
@@ -100,23 +111,31 @@ class Reading:
             held.enter_context(self._piece)
             if self.revoked:
                 raise UnreachableError(f"{self.header.shard}: this reader takes too little; pull again")
-            yield self.buffer[start:stop], held.close
-            self.taken += stop - start
+            piece = self._cut(start, most)
+            yield piece, held.close
+            self.taken += len(piece)
+
+    def _cut(self, start: int, most: int) -> memoryview:
+        for part in self._parts:
+            if start < len(part):
+                return part[start : start + most]
+            start -= len(part)
+        raise AssertionError(f"{start} lies beyond the version")
 
     def move(self, copy: memoryview) -> None:
         """Go on with a copy of the buffer, which pushes may overwrite now."""
         with self._piece:
-            self.index, self.buffer = -1, copy[self._place]
+            self.index, self._parts = -1, [copy[place] for place in self.places]
 
     def revoke(self) -> None:
         """End the reading of a copy, whose memory is needed."""
         with self._piece:
-            self.revoked, self.buffer = True, self.buffer[:0]
+            self.revoked, self._parts = True, []
 
     def release(self) -> None:
         """Give the buffer up for pushes; further calls do nothing."""
         if self.movable:
-            self.buffer = self.buffer[:0]
+            self._parts = []
         with self._shard.readers_left:
             self._shard.readings.discard(self)
             self._shard.readers_left.notify_all()
@@ -146,6 +165,20 @@ class Shard:
         frozen = slice(self.pair.table.pushed.nbytes, self.pair.table.nbytes)
         if frozen.start < frozen.stop:
             self.claim_idle()[frozen] = self.pair.buffers[self.pair.record.active][frozen]
+
+    def move_average(self, progress: Progress) -> None:
+        """Move the average towards a push's result in the idle buffer, which is claimed.
+
+        Args:
+            progress: of the shard after the push.
+
+        Raises:
+            MalformedError: the average would not be finite.
+        """
+        policy, record = self.policy, self.pair.record
+        if policy.average:
+            active, idle = self.pair.buffers[record.active], self.pair.buffers[1 - record.active]
+            policy.average.move(self.pair.table, policy.moments, active, idle, record.progress, progress)
 
     def note_fetch(self, incarnation: int) -> None:
         """Note that a slave fetches the present version; the caller holds `readers_left`."""
@@ -186,7 +219,8 @@ class Shard:
         if not readings:
             return
         self._drop_copies()
-        copy = self.pair.buffers[idle][: self.pair.table.nbytes].copy().data
+        end = max(place.stop for reading in readings for place in reading.places)
+        copy = self.pair.buffers[idle][:end].copy().data
         for reading in readings:
             reading.move(copy)
         self._copies.append(readings)

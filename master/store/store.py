@@ -15,10 +15,12 @@ from typing import Protocol
 import numpy as np
 
 from common.errors import MalformedError, NotFoundError
+from common.shards.average import AVERAGE, WEIGHTS
 from common.shards.pushes import Buffer, Header, Operation, PushReply
 from common.shards.table import Table
 from master.store import updates
-from master.store.optimizers import Bytes, room
+from master.store.average import parts
+from master.store.optimizers import Bytes
 from master.store.policies import Policies, uniform
 from master.store.shard import BufferPair, Reading, Record, Shard
 from master.store.updates import Change, Delay
@@ -117,7 +119,7 @@ class Store:
         """Hold a consistent version of a shard for reading; the caller releases the reading.
 
         Args:
-            name: of the shard.
+            name: of the shard; "k/average" reads "k/weights" with the average in the place of the parameters.
             incarnation: of the slave that fetches; 0 for a reader without a lease.
             moving: read without the frozen tensors.
             fragment: number of the fragment to read; `moving` alone has fragments.
@@ -125,11 +127,13 @@ class Store:
 
         Raises:
             NotFoundError: no shard has the name.
-            MalformedError: there is no such fragment.
+            MalformedError: there is no such fragment, or a part of the average is asked for.
         """
-        shard = self._shard(name)
+        shard, averaged = self._look_up(name)
         if (fragments and not moving) or fragment >= max(fragments, 1):
             raise MalformedError(f"{name}: no version has fragment {fragment} of {fragments}")
+        if averaged and (moving or incarnation):
+            raise MalformedError(f"{name}: is whole, and for readers without a lease; fetch the weights")
         with shard.readers_left:
             record = shard.pair.record
             sequence = record.sequences.get(incarnation, 0)
@@ -146,7 +150,11 @@ class Store:
                 fragment=fragment,
                 fragments=fragments,
             )
-            reading = Reading(shard, header)
+            start = header.layout[1] if fragments else 0
+            places = [slice(start, start + header.nbytes)]
+            if averaged:
+                places = parts(shard.pair.table, shard.policy.moments)
+            reading = Reading(shard, header, places)
             shard.readings.add(reading)
             if incarnation:
                 shard.note_fetch(incarnation)
@@ -166,9 +174,11 @@ class Store:
             pieces = list(pieces)
             _check_finite(header.table, pieces)
             policy = self._policies(header.shard)
-            pair = self._backing.create(header.shard, header.table, room(header.table, policy.moments))
+            pair = self._backing.create(header.shard, header.table, policy.room(header.table))
             for offset, data in pieces:
                 pair.buffers[0][offset : offset + len(data)] = np.frombuffer(data, np.uint8)
+            if policy.average:
+                policy.average.begin(header.table, policy.moments, pair.buffers[0])
             pair.commit(Record())
             self._shards[header.shard] = Shard(pair, policy)
         return PushReply(header.shard, 0, 0, 0, applied=True)
@@ -227,6 +237,7 @@ class Store:
                     updates.apply_update(shard.regions, active, idle, widened, shard.policy.replicas, change)
                 for gap in shard.gaps:
                     idle[gap] = 0
+                shard.move_average(_advance(record, header))
             with shard.readers_left:
                 admit()
                 version = self._commit(shard, header, taken)
@@ -235,17 +246,14 @@ class Store:
     def _commit(self, shard: Shard, header: Header, taken: bool) -> int:
         """Commit the outcome of a push, and use the sequence up; returns the version."""
         record = shard.pair.record
-        incarnation, replica = header.incarnation, header.replica
+        incarnation = header.incarnation
         refused = [other for other in record.refused if other != incarnation]
-        progress = record.progress
-        if taken:
-            progress = progress | {replica: max(header.next_batch, progress.get(replica, 0))}
         stepped = taken and shard.policy.optimizer is not None
         turn, turned = header.fragment, stepped and header.fragments > 0
         answered = Record(
             version=record.version + taken,
             active=1 - record.active if taken else record.active,
-            progress=progress,
+            progress=_advance(record, header) if taken else record.progress,
             sequences=record.sequences | {incarnation: header.sequence},
             steps=record.steps + stepped,
             turns=record.turns | {turn: record.turns.get(turn, 0) + 1} if turned else record.turns,
@@ -320,6 +328,14 @@ class Store:
             )
         return shard
 
+    def _look_up(self, name: str) -> tuple[Shard, bool]:
+        """Return the shard behind a name that readers give, and whether the name is that of its average."""
+        layer, _, kind = name.partition("/")
+        shard = self._shards.get(f"{layer}/{WEIGHTS}") if kind == AVERAGE else None
+        if shard is not None and shard.policy.average:
+            return shard, True
+        return self._shard(name), False
+
     def _shard(self, name: str) -> Shard:
         try:
             return self._shards[name]
@@ -344,6 +360,12 @@ def _choose_change(shard: Shard, header: Header, active: Bytes, idle: Bytes, sta
     delay = None if fetched is None else Delay(fetched, rule.strength)
     steps = record.turns.get(header.fragment, 0) if header.fragments else record.steps
     return updates.make_step(optimizer, shard.pair.table, active, idle, steps, weight, delay)
+
+
+def _advance(record: Record, header: Header) -> dict[int, int]:
+    """Return the first missing batch, by replica, after a push."""
+    reached = max(header.next_batch, record.progress.get(header.replica, 0))
+    return record.progress | {header.replica: reached}
 
 
 def _check_order(header: Header, version: int, last: int) -> None:

@@ -66,10 +66,15 @@ def check_finite(region: Region, numbers: npt.NDArray[np.generic]) -> None:
         MalformedError: a NaN or an infinity.
     """
     if region.dtype.kind == "f":
-        _check_finite(numbers)
+        check_numbers(numbers)
 
 
-def _check_finite(numbers: npt.NDArray[np.generic]) -> None:
+def check_numbers(numbers: npt.NDArray[np.generic]) -> None:
+    """Refuse NaN and infinities among floats.
+
+    Raises:
+        MalformedError: a NaN or an infinity.
+    """
     if not np.isfinite(numbers).all():
         raise MalformedError(
             "the push would store NaN or Inf, and nothing was changed: training has diverged; lower "
@@ -128,7 +133,7 @@ def make_step(
             np.copyto(target, source)
         optimizer.apply(result, gradient, after, steps, weight)
         for moment in after:
-            _check_finite(moment)
+            check_numbers(moment)
 
     return step
 

@@ -24,6 +24,7 @@ METHODS = {
     "update-sg+prop": [
         "decoupling.unlock=update", "decoupling.gradient=sg+prop", "decoupling.gradient_options={alpha=0.1}",
     ],
+    "update-average": ["decoupling.unlock=update", "run.average=ema", "downpour.replicas=[1, 2, 1]"],
     "update-mixed": ["decoupling.unlock=update", "decoupling.mix_true=true"],
     "delayed": ["decoupling.unlock=delayed"],
     "delayed-stash": ["decoupling.unlock=delayed", "decoupling.backward=stash"],

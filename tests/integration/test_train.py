@@ -15,7 +15,7 @@ from tests.common.data.whole import whole
 from tests.integration.processes import COMPILES, QUICK, ROOT, Cli, until
 
 KEYS = """
-    name task dataset model profile synthesis unlock gradient input layers slaves batches batch_size
+    name task dataset model profile synthesis unlock gradient input average layers slaves batches batch_size
     wall_seconds samples_per_second test_error_percent test_loss metrics best staleness delay pushes pulls
     versions restarts lost_batches lost_states levels peak_rss_bytes cpu_seconds waiting_fraction
 """
@@ -69,6 +69,22 @@ def test_the_default_run_learns_digits_and_leaves_its_files(cli: Cli) -> None:
     refused = cli.run("train", "--run-dir", "run")
     assert refused.returncode == 2
     assert "finished" in refused.stderr
+
+
+def test_a_run_is_measured_and_saved_with_averaged_weights(cli: Cli) -> None:
+    keys = ["run.average=ema", "run.batches=60", "run.evaluate_every=20", "run.keep_best=true"]
+    sets = [part for setting in keys for part in ("--set", setting)]
+    summary = cli.json("train", *QUICK, *sets, "--run-dir", "run", "--json")
+    assert summary["average"] == "ema"
+    lines = map(json.loads, (cli.folder / "run" / "metrics.jsonl").read_text().splitlines())
+    evaluated = [line for line in lines if line["kind"] == "evaluation"]
+    assert all(set(line["versions"]) == {f"{k}/average" for k in (1, 2, 3)} for line in evaluated)
+    last = {name.replace("average", "weights"): at for name, at in evaluated[-1]["versions"].items()}
+    assert last == {name: at for name, at in summary["versions"].items() if name in last}
+    for model, loss in (("model", summary["test_loss"]), ("best", summary["best"]["test_loss"])):
+        again = cli.json("evaluate", "run", "--checkpoint", f"{model}.safetensors", "--json")
+        assert again["test_loss"] == pytest.approx(loss)
+    assert "| weights | exponential moving average" in (cli.folder / "run" / "MODEL_CARD.md").read_text()
 
 
 def _plain_error(model: Path, folder: Path) -> float:
