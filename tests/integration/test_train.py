@@ -15,9 +15,10 @@ from tests.common.data.whole import whole
 from tests.integration.processes import COMPILES, QUICK, ROOT, Cli, until
 
 KEYS = """
-    name task dataset model profile synthesis unlock gradient input average layers slaves batches batch_size
-    wall_seconds samples_per_second test_error_percent test_loss metrics best staleness delay pushes pulls
-    versions restarts lost_batches lost_states levels peak_rss_bytes cpu_seconds waiting_fraction
+    name task dataset model profile synthesis unlock gradient alignment input average layers slaves batches
+    batch_size wall_seconds samples_per_second test_error_percent test_loss metrics best staleness delay
+    pushes pulls versions restarts lost_batches lost_states levels peak_rss_bytes cpu_seconds
+    waiting_fraction
 """
 
 # Imports nothing of the project: the plain network of the default run, and its test set from scikit-learn.
