@@ -58,9 +58,11 @@ def test_statistics_of_batch_norm_are_those_of_the_averaged_weights(profile: str
     assert set(pulled.versions) == {"1/average", "2/average", "3/average"}
     own = nn.Sequential(*network.build(run.config, digits().inputs, digits().targets).units).eval()
     own.load_state_dict(pull_network(run.config, run.pull).state)
-    as_trained = own[0][-2].running_mean.clone()
+    normal = next(each for each in own.modules() if isinstance(each, nn.BatchNorm1d))
+    assert normal.running_mean is not None
+    as_trained = normal.running_mean.clone()
     batches = Batches.of(run.config, digits())
     estimate_statistics(own, map(batches.inputs, range(30)))
     (name,) = (name for name in pulled.state if name.startswith("0.") and name.endswith("running_mean"))
-    assert torch.equal(pulled.state[name], own[0][-2].running_mean)
+    assert torch.equal(pulled.state[name], normal.running_mean)
     assert not torch.equal(pulled.state[name], as_trained)
