@@ -36,6 +36,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "open": ("deploy.guidance.cli", "Open the page of a run in the browser."),
     "completion": ("deploy.guidance.cli", "Print the completion script of a shell."),
     "certificates": ("deploy.certificates.cli", "Make an authority and certificates for TLS."),
+    "manifest": ("deploy.engines.cli", "Print what Slurm or Kubernetes takes to place a run."),
     "doctor": ("deploy.doctor.cli", "Check this machine and a set-up, each finding with its fix."),
 }
 

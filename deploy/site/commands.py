@@ -32,9 +32,12 @@ def render() -> str:
 
 
 def _command(ctx: click.Context, command: click.Command) -> Iterator[str]:
-    yield f"## {ctx.info_name}\n"
+    yield f"## {ctx.command_path.removeprefix('layerwise ')}\n"
     yield f"```text\n{ctx.command_path} {' '.join(command.collect_usage_pieces(ctx))}\n```\n"
     yield escape(inspect.cleandoc(command.help or "")) + "\n"
     options = [param for param in command.params if isinstance(param, click.Option)]
-    records = [record for option in options if (record := option.get_help_record(ctx))]
-    yield table(["option", "meaning"], ([code(names), escape(sentence(text))] for names, text in records))
+    if records := [record for option in options if (record := option.get_help_record(ctx))]:
+        yield table(["option", "meaning"], ([code(names), escape(sentence(text))] for names, text in records))
+    if isinstance(command, click.Group):
+        for name, inner in command.commands.items():
+            yield from _command(click.Context(inner, info_name=name, parent=ctx), inner)

@@ -5,7 +5,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import yaml
+
 from common.config.files import load
+from deploy.engines import containers
 
 ROOT = Path(__file__).parents[2]
 COMPOSE = (ROOT / "docker-compose.yml").read_text(encoding="utf-8")
@@ -90,3 +93,26 @@ def test_every_service_has_bounds_and_no_capabilities() -> None:
         assert re.search(r"^\s+mem_limit: \S+$", text, re.MULTILINE)
     for name in ("master", "slave", "evaluator"):
         assert "<<: *layerwise" in service(name)
+
+
+def test_services_run_the_commands_that_kubernetes_runs() -> None:
+    services = yaml.safe_load(COMPOSE)["services"]
+    told = {name: services[name]["command"] for name in ("master", "slave", "spare", "evaluator")}
+    settings = [word for word in told["master"] if word.startswith("--set=")]
+    assert told == {
+        "master": [
+            *containers.master_command(containers.STATE, ["--join-token-file=/token/join"]),
+            *settings,
+        ],
+        "slave": containers.slave_command("master", ["--join-token-file=/token/join"]),
+        "spare": containers.slave_command("master", ["--join-token-file=/token/join"]),
+        "evaluator": containers.evaluator_command("master", ["--token-file=/state/operator.token"]),
+    }
+    health = f"http://127.0.0.1:{containers.PAGES_PORT}{containers.HEALTH}"
+    assert all(health in services[name]["healthcheck"]["test"][-1] for name in ("master", "slave"))
+    assert services["master"]["stop_grace_period"] == f"{containers.GRACE_SECONDS}s"
+    assert services["master"]["image"] == containers.IMAGE
+    dockerfile = (ROOT / "Dockerfile").read_text(encoding="utf-8")
+    assert f"--uid {containers.USER} " in dockerfile
+    for place in (containers.STATE, containers.RUNS, containers.CACHE):
+        assert f" {place} " in dockerfile

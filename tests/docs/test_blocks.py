@@ -45,6 +45,10 @@ def test_a_command_has_the_options_and_keys_that_the_page_gives(block: Block, co
     group = click.Context(cli.cli, info_name="layerwise")
     subcommand = cli.cli.get_command(group, name)
     assert subcommand is not None, name
+    if isinstance(subcommand, click.Group):
+        group = click.Context(subcommand, info_name=name, parent=group)
+        name, *arguments = arguments
+        subcommand = subcommand.commands[name]
     ctx = subcommand.make_context(name, arguments, parent=group)
     overrides = list(ctx.params.get("overrides", ()))
     if name in ("train", "simulate", "config") and "config" not in {k for k, v in ctx.params.items() if v}:

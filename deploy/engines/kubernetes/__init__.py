@@ -1,0 +1,1 @@
+"""Manifest of a run for Kubernetes: objects of its API as dictionaries."""

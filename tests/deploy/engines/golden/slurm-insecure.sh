@@ -1,0 +1,116 @@
+#!/bin/bash
+# A run of layerwise; submit with sbatch, where `layerwise` is a command on every node.
+#SBATCH --job-name=digits
+#SBATCH --time=1:00:00
+#SBATCH --signal=B:USR1@120
+#SBATCH --requeue
+#SBATCH --output=digits-%j.log
+#SBATCH --open-mode=append
+# The master and the evaluator.
+#SBATCH --nodes=1
+#SBATCH --ntasks=1
+#SBATCH --cpus-per-task=2
+#SBATCH hetjob
+# The slaves.
+#SBATCH --ntasks=3
+#SBATCH --cpus-per-task=1
+
+# Folder of the run, which every node sees.
+run=${LAYERWISE_RUN:-/shared/runs/digits}
+umask 077
+mkdir -p "$run/logs" || exit
+if [ -e "$run/summary.json" ]; then
+    echo "$run: its run is finished"
+    exit 0
+fi
+cat > "$run/requested.toml" << 'END'
+(configuration)
+END
+
+# Run a command, and start it again when a signal has killed it, five times at most. Slurm and `stop` send
+# SIGTERM to a command and to this function alike.
+keep() {
+    local code stopping="" left
+    trap 'stopping=1' TERM
+    for left in 4 3 2 1 0; do
+        "$@" &
+        wait $!
+        code=$?
+        if [ -n "$stopping" ]; then
+            wait
+            return 0
+        fi
+        [ "$code" -gt 128 ] || break
+        echo "$*: killed by signal $((code - 128)); $left restarts are left" >&2
+    done
+    return "$code"
+}
+
+# A master that is restarted keeps the port, which its slaves know.
+serve() {
+    local port=0
+    [ ! -s "$run/state/address" ] || port=$(sed 's/.*://' "$run/state/address")
+    exec layerwise master "$run/requested.toml" --listen="0.0.0.0:$port" --state-dir="$run/state" --insecure
+}
+
+# Slaves stop first, so that their last pushes reach the master.
+stop() {
+    [ -z "$evaluator" ] || kill -- "-$evaluator" 2> /dev/null
+    if [ -n "$slaves" ]; then
+        scancel --signal=TERM "$SLURM_JOB_ID" 2> /dev/null
+        wait "$slaves"
+    fi
+    [ -z "$master" ] || kill -- "-$master" 2> /dev/null
+    wait
+}
+
+requeue() {
+    trap '' USR1
+    echo "$1: the run stops, and goes on when the job starts again"
+    stop
+    scontrol requeue "$SLURM_JOB_ID" && exit 0
+    echo "Slurm does not requeue the job; submit the script again with LAYERWISE_RUN=$run"
+    exit 1
+}
+
+# Each of the three is a process group.
+set -m
+master="" slaves="" evaluator=""
+trap 'requeue "the time limit is near"' USR1
+rm -f "$run/state/address"
+keep serve >> "$run/logs/master.log" 2>&1 &
+master=$!
+until [ -s "$run/state/address" ]; do
+    if ! kill -0 "$master" 2> /dev/null; then
+        tail -n 1 "$run/logs/master.log"
+        wait "$master"
+        exit
+    fi
+    sleep 0.2
+done
+port=$(sed 's/.*://' "$run/state/address")
+address=$(hostname):$port
+export run address tls
+export -f keep
+
+OMP_NUM_THREADS=1 srun --het-group=1 --ntasks=3 --cpus-per-task=1 \
+    --kill-on-bad-exit=1 --open-mode=append --output="$run/logs/slave-%t.log" \
+    bash -c 'keep layerwise slave --master="$address" --insecure --join-token-file="$run/state/join.token"' &
+slaves=$!
+layerwise evaluate --master="127.0.0.1:$port" --watch "$run" --token-file="$run/state/operator.token" &
+evaluator=$!
+
+# The evaluator ends with the run. Slaves and master end before it when they fail. What signals have killed
+# may live on other nodes: three times.
+code=0
+while [ "$code" = 0 ] && kill -0 "$evaluator" 2> /dev/null; do
+    wait -n
+    code=$?
+done
+if [ "$code" -gt 128 ] && [ "$(cat "$run/killed" 2> /dev/null | wc -l)" -lt 3 ]; then
+    date >> "$run/killed"
+    requeue "a process was killed"
+fi
+stop
+[ "$code" = 0 ] || tail -n 1 "$run"/logs/*.log
+exit "$code"
