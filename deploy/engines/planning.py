@@ -46,7 +46,8 @@ def make_plan(path: Path, overrides: Sequence[str]) -> Plan:
         raise ConfigError(
             "security.ca: names files of this machine; leave section [security] out, and give --tls DIR"
         )
-    return Plan(resolve(requested.shared), _code_folder(requested))
+    code = _code_folder(requested)
+    return Plan(resolve(requested.shared), code)
 
 
 def _code_folder(config: Config) -> Path | None:

@@ -74,7 +74,7 @@ def test_a_run_stops_two_minutes_or_a_quarter_of_the_time_before_the_limit(time:
     [
         (["--time", "soon"], "--time soon: .* give minutes"),
         (["--time", "0:30"], "--time 0:30: .* give minutes"),
-        (["--partition", "a\n#SBATCH --uid=0"], "--partition .* sinfo"),
+        (["--partition", "a\n#SBATCH --uid=0"], "--partition .*sinfo"),
         (["--insecure", "--tls", "x"], "either --tls or --insecure"),
         (["--set", "cluster.profile=synchronous"], "cluster.profile: .* use `layerwise train`"),
         (
@@ -92,7 +92,7 @@ def test_files_of_the_user_are_found_in_their_folder_whatever_its_name(tmp_path:
     folder = tmp_path / "it's mine"
     folder.mkdir()
     (folder / "net.py").write_text(
-        "from torch import nn\n\n\ndef build(inputs, targets):\n"
+        "from torch import nn\n\n\ndef build():\n"
         "    return nn.Sequential(nn.Linear(64, 10), nn.Linear(10, 10))\n"
     )
     script = ask(
