@@ -92,8 +92,7 @@ def test_files_of_the_user_are_found_in_their_folder_whatever_its_name(tmp_path:
     folder = tmp_path / "it's mine"
     folder.mkdir()
     (folder / "net.py").write_text(
-        "from torch import nn\n\n\ndef build():\n"
-        "    return nn.Sequential(nn.Linear(64, 10), nn.Linear(10, 10))\n"
+        "from torch import nn\n\n\ndef build():\n    return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))\n"
     )
     script = ask(
         config, "slurm", "--set", f"network.model={folder / 'net.py'}:build", "--set", "network.cuts=[1]"
