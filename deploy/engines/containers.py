@@ -13,6 +13,7 @@ USER = 10001
 CONTROL_PORT, DATA_PORT, PAGES_PORT = 50051, 50052, 8080
 CONFIG = "/etc/layerwise/run.toml"
 STATE, RUNS, CACHE = "/state", "/runs", "/cache"
+READER_TOKEN = "/reader/token"  # noqa: S105 - a place, no secret
 RUN = f"{RUNS}/run"
 HEALTH = "/healthz"
 # Time for the last pushes and the last snapshot, from the signal to the end.

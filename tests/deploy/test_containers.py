@@ -101,7 +101,9 @@ def test_services_run_the_commands_that_kubernetes_runs() -> None:
     settings = [word for word in told["master"] if word.startswith("--set=")]
     assert told == {
         "master": [
-            *containers.master_command(containers.STATE, ["--join-token-file=/token/join"]),
+            *containers.master_command(
+                containers.STATE, ["--join-token-file=/token/join", "--reader-token-file=/reader/token"]
+            ),
             *settings,
         ],
         "slave": containers.slave_command("master", ["--join-token-file=/token/join"]),

@@ -83,6 +83,11 @@ class Order:
         """Name of the master's service, and so of its host."""
         return f"{self.name}-{MASTER}"
 
+    @property
+    def reader(self) -> str:
+        """Name of the secret with the reader's token, which the user makes."""
+        return f"{self.name}-reader"
+
     def labels(self, component: str | None = None) -> dict[str, str]:
         """Return labels of an object of the run, or of those of a component."""
         part = {"app.kubernetes.io/component": component} if component else {}

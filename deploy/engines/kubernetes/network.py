@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
-from deploy.engines.containers import CONTROL_PORT, DATA_PORT, PAGES_PORT
+from deploy.engines.containers import CONTROL_PORT, DATA_PORT, PAGES_PORT, READER_TOKEN
 from deploy.engines.kubernetes.names import EVALUATOR, MASTER, SLAVE, Object, Order
 
 DNS_PORT = 53
@@ -79,12 +80,19 @@ def build_budgets(order: Order) -> Iterator[Object]:
 def build_monitor(order: Order) -> Iterator[Object]:
     """Build what tells Prometheus' operator of the pages, if anybody reads them."""
     if order.wishes.monitoring:
+        token = {"name": order.reader, "key": Path(READER_TOKEN).name}
+        endpoint = {
+            "port": "pages",
+            "path": "/metrics",
+            "interval": "5s",
+            "authorization": {"type": "Bearer", "credentials": token},
+        }
         yield order.thing(
             "monitoring.coreos.com/v1",
             "PodMonitor",
             "",
             spec={
                 "selector": order.select(MASTER, SLAVE),
-                "podMetricsEndpoints": [{"port": "pages", "path": "/metrics", "interval": "5s"}],
+                "podMetricsEndpoints": [endpoint],
             },
         )

@@ -12,6 +12,7 @@ from deploy.engines.containers import (
     GRACE_SECONDS,
     HEALTH,
     PAGES_PORT,
+    READER_TOKEN,
     RUNS,
     STATE,
     USER,
@@ -49,7 +50,14 @@ _SECURITY = {
 def build_master(order: Order) -> Object:
     """Build the stateful set of the master, with a claim for its state."""
     # The claim's own folder belongs to root: the master makes one that is its own.
-    container = _container(order, MASTER, master_command(f"{STATE}/run", [TLS]), [_mount("state", STATE)])
+    mounts, volumes, rights = [_mount("state", STATE)], [], [TLS]
+    if order.wishes.monitoring:
+        # Prometheus, too, reads the token from this secret.
+        secret = {"secretName": order.reader, "defaultMode": 0o440}
+        mounts.append(_mount("reader", READER_TOKEN.rpartition("/")[0], read_only=True))
+        volumes.append({"name": "reader", "secret": secret})
+        rights.append(f"--reader-token-file={READER_TOKEN}")
+    container = _container(order, MASTER, master_command(f"{STATE}/run", rights), mounts)
     ports = {"control": CONTROL_PORT, "data": DATA_PORT, "pages": PAGES_PORT}
     container |= _ports(ports) | _probes(ready=True)
     return order.thing(
@@ -61,7 +69,7 @@ def build_master(order: Order) -> Object:
             "serviceName": order.master,
             "replicas": 1,
             "selector": order.select(MASTER),
-            "template": _template(order, MASTER, container, []),
+            "template": _template(order, MASTER, container, volumes),
             "volumeClaimTemplates": [
                 {"metadata": {"name": "state", "labels": order.labels(MASTER)}, "spec": _claim(order)}
             ],

@@ -108,6 +108,8 @@ def test_names_are_unique_and_what_a_pod_mounts_is_there(objects: list[Object]) 
     assert len(set(names)) == len(names)
     made = {each["spec"].get("secretName") for each in objects if each["kind"] == "Certificate"}
     made |= {name for kind, name in names if kind == "Secret"}
+    # The user makes the secret of the reader's token.
+    made |= {each["metadata"]["name"] + "-reader" for each in objects if each["kind"] == "PodMonitor"}
     for pod in pods(objects):
         volumes = {each["name"]: each for each in pod["spec"]["volumes"]}
         for volume in volumes.values():
@@ -206,7 +208,15 @@ def test_slaves_reach_each_other_in_basic_alone(config: Path) -> None:
 def test_pages_are_for_the_namespace_of_prometheus_alone(config: Path) -> None:
     assert "PodMonitor" not in {each["kind"] for each in ask_objects(config)}
     objects = ask_objects(config, "--monitoring", "watch")
-    assert only(objects, "PodMonitor")["spec"]["podMetricsEndpoints"][0]["path"] == "/metrics"
+    (endpoint,) = only(objects, "PodMonitor")["spec"]["podMetricsEndpoints"]
+    assert endpoint["path"] == "/metrics"
+    # The master asks for the same token that Prometheus shows.
+    token = endpoint["authorization"]["credentials"]
+    master = only(objects, "StatefulSet")["spec"]["template"]["spec"]
+    assert f"--reader-token-file=/reader/{token['key']}" in master["containers"][0]["args"]
+    assert {"name": "reader", "secret": {"secretName": token["name"], "defaultMode": 0o440}} in master[
+        "volumes"
+    ]
     (rule,) = next(each for each in objects if each["metadata"]["name"] == "digits"
                    and each["kind"] == "NetworkPolicy")["spec"]["ingress"]  # fmt: skip
     assert rule["from"][0]["namespaceSelector"]["matchLabels"] == {"kubernetes.io/metadata.name": "watch"}
