@@ -21,13 +21,18 @@ MAPS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _TABLES = (nn.Embedding, nn.EmbeddingBag)
 
 
-def check_maps(units: Sequence[nn.Module], where: str) -> None:
+def check_maps(units: Sequence[nn.Module], where: str, first_unit: int = 1) -> None:
     """Check that gradients pass down through no matrix but those of maps.
+
+    Args:
+        units: of the network, or of a layer.
+        where: name of the network.
+        first_unit: number of the first unit in the network.
 
     Raises:
         ConfigError: another module has a matrix.
     """
-    for number, unit in enumerate(units, 1):
+    for number, unit in enumerate(units, first_unit):
         for module in unit.modules():
             if isinstance(module, (*MAPS, *_TABLES)):
                 continue

@@ -11,8 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from common.data import batches
+from common.draws import mix, seeded_torch
+from common.models.own_losses import has_losses
 from common.signals.packing import Packing
-from common.signals.values import Signal, map_floats, map_tensors, offer, split
+from common.signals.values import Signal, map_floats, map_tensors, offer, plain
 from common.synthesizers import GradientSynthesizer
 from deploy.analysis.representations import Sample
 from deploy.analysis.subjects import Subject
@@ -28,12 +30,16 @@ MOST_SURFACES = 3
 def compare_gradients(subject: Subject) -> dict[int, dict[str, float]]:
     """Compare M's with the true gradient, by layer: mean cosine and ratio of norms over training batches.
 
-    The true gradient comes from back-propagation through all layers above, in training mode.
+    The true gradient comes from back-propagation through all layers above, in training mode: of the task's
+    loss, and of the losses that units above have of their own.
     """
     config, run = subject.run.config, subject.run
     source = batches.Batches.of(config, run.dataset)
-    numbers = range(min(BATCHES, source.batches_per_epoch))
-    found = [_compare(subject, source.inputs(b), source.labels(b)) for b in numbers]
+    found = []
+    for batch in range(min(BATCHES, source.batches_per_epoch)):
+        # Masks of dropout are the same in every analysis.
+        with seeded_torch(mix(config.run.seed, batch), torch.device("cpu")):
+            found.append(_compare(subject, source.inputs(batch), source.labels(batch)))
     return {
         k: {name: float(np.mean([each[k][name] for each in found])) for name in ("cosine", "norm_ratio")}
         for k in subject.synthesizers
@@ -43,18 +49,19 @@ def compare_gradients(subject: Subject) -> dict[int, dict[str, float]]:
 def _compare(subject: Subject, x: Signal, y: Tensor) -> dict[int, dict[str, float]]:
     # A copy, since a forward in training mode moves running statistics.
     units = [copy.deepcopy(unit).train() for unit in subject.units]
+    layers = {subject.run.cuts[k - 1]: k for k in subject.synthesizers}
     at: dict[int, Signal] = {}
+    own: list[Tensor] = []
     h = x
     for number, unit in enumerate(units, 1):
         h = unit(offer(h))
-        for k in subject.synthesizers:
-            if subject.run.cuts[k - 1] == number:
-                # The graph begins below: a layer may have no weights.
-                h = map_floats(lambda t: t if t.requires_grad else t.detach().requires_grad_(), h)
-                map_floats(_retain, h)
-                at[k] = h
-    assert isinstance(h, Tensor)
-    subject.task.total(h, y).backward()  # type: ignore[no-untyped-call]
+        if has_losses(unit):
+            own.append(unit.losses(h, y).sum())
+        if number in layers:
+            # Tensors of this boundary alone: the loss of the unit below it, and a skip connection's use below
+            # another boundary, are no part of delta.
+            h = at[layers[number]] = map_floats(_retain, h)
+    torch.autograd.backward([subject.task.total(plain(h), y), *(each for each in own if each.requires_grad)])
     found = {}
     for k, module in subject.synthesizers.items():
         packing = Packing(subject.run.blueprint.forms[subject.run.cuts[k - 1] - 1])
@@ -65,8 +72,10 @@ def _compare(subject: Subject, x: Signal, y: Tensor) -> dict[int, dict[str, floa
 
 
 def _retain(tensor: Tensor) -> Tensor:
-    tensor.retain_grad()
-    return tensor
+    # The graph begins here where the layers below have no weights.
+    own = tensor.clone() if tensor.requires_grad else tensor.detach().clone().requires_grad_()
+    own.retain_grad()
+    return own
 
 
 def _gradient(tensor: Tensor) -> Tensor:
@@ -116,6 +125,12 @@ def choose_layers(layers: Sequence[int]) -> list[int]:
     return [layers[0], layers[len(layers) // 2], layers[-1]]
 
 
+def span_plane(outputs: Tensor) -> bool:
+    """Whether outputs (N, D) vary in two directions at least."""
+    rows = outputs.double()
+    return bool(rows.isfinite().all()) and int(torch.linalg.matrix_rank(rows - rows.mean(0))) > 1
+
+
 @torch.no_grad()
 def measure_surface(subject: Subject, k: int, outputs: Tensor, sample: Sample) -> Surface:
     """Measure the loss on a plane at layer k, and the loss implied by M.
@@ -127,7 +142,7 @@ def measure_surface(subject: Subject, k: int, outputs: Tensor, sample: Sample) -
     Args:
         subject: the network.
         k: layer with an M.
-        outputs: h_k of the examples, (N, D).
+        outputs: h_k of the examples, (N, D), for which `span_plane` holds.
         sample: the examples.
     """
     centre, directions = _find_plane(outputs)
@@ -141,7 +156,7 @@ def measure_surface(subject: Subject, k: int, outputs: Tensor, sample: Sample) -
     y = target.expand(len(offsets), *target.shape[1:])
 
     def loss(h: Tensor) -> Tensor:
-        return subject.task.losses(_pass(above, packing.unpack(h.float().view(-1, *packing.shape))), y)
+        return _losses(subject, above, packing.unpack(h.float().view(-1, *packing.shape)), y)
 
     module, shape = subject.synthesizers[k], packing.shape
     true = loss(centre + offsets).double().view(GRID, GRID).numpy()
@@ -170,11 +185,14 @@ def _choose_target(subject: Subject, sample: Sample) -> tuple[Tensor, int | None
     return torch.tensor([label]), label
 
 
-def _pass(units: Sequence[nn.Module], h: Signal) -> Tensor:
-    for unit in units:
+def _losses(subject: Subject, above: Sequence[nn.Module], h: Signal, y: Tensor) -> Tensor:
+    """Return the loss of each example, (N,), with that of the units above h that have one of their own."""
+    own = torch.zeros(len(y))
+    for unit in above:
         h = unit(offer(h))
-    (output,) = split(h).values()
-    return output
+        if has_losses(unit):
+            own += unit.losses(h, y)
+    return subject.task.losses(plain(h), y) + own
 
 
 def _gradient_along(

@@ -21,6 +21,8 @@ class Measured:
         subject: the network.
         title: name of the network among the others.
         place: of the network among the others, from 0; gives it a colour.
+        examples: number of test examples.
+        learned: number of training examples that probes are fitted to.
         units: numbers of the units that are compared, from 1.
         matrices: dissimilarity of examples, for each of `units`.
         distances: between `units`; None: no unit is compared.
@@ -36,6 +38,8 @@ class Measured:
     subject: Subject
     title: str
     place: int
+    examples: int = 0
+    learned: int = 0
     units: list[int] = field(default_factory=list)
     matrices: list[np.ndarray] = field(default_factory=list)
     distances: np.ndarray | None = None
@@ -108,7 +112,8 @@ def measure(subject: Subject, title: str, place: int, earlier: Subject | None, *
         )
         return found
     sample = representations.take_test(subject.run, representations.EXAMPLES)
-    outputs = representations.represent(subject, sample.x)
+    found.examples = len(sample.y)
+    outputs = list(representations.represent(subject, sample.x))
     _represent(found, outputs, sample)
     _compare(found, outputs, sample, surfaces=surfaces)
     return found
@@ -116,14 +121,20 @@ def measure(subject: Subject, title: str, place: int, earlier: Subject | None, *
 
 def _represent(found: Measured, outputs: Sequence[Any], sample: representations.Sample) -> None:
     subject = found.subject
-    known = representations.present(outputs)
-    found.units = [unit for unit, _ in known]
-    if not known:
-        found.omitted.append("dissimilarity: no unit gives two numbers or more")
-        return
+    known = list(representations.present(outputs))
     classes = sample.y.numpy() if subject.by_class else None
+    pairs = representations.find_pairs(len(sample.y), classes)
+    if not known or not pairs.any():
+        reason = (
+            f"the test set has no two examples{' of one class' if subject.by_class else ''}"
+            if known
+            else "no unit gives two numbers or more"
+        )
+        found.omitted.append(f"dissimilarity, probes: {reason}")
+        return
+    found.units = [unit for unit, _ in known]
     found.matrices = [representations.dissimilarity(h) for _, h in known]
-    found.distances = representations.distances(found.matrices, classes)
+    found.distances = representations.distances(found.matrices, pairs)
     if classes is None:
         found.omitted.append(
             f'probes, dissimilarity by class: task.kind = "{subject.run.config.task.kind}" has no classes of '
@@ -132,11 +143,11 @@ def _represent(found: Measured, outputs: Sequence[Any], sample: representations.
         return
     found.by_class = [representations.mean_by_class(matrix, classes) for matrix in found.matrices]
     train = representations.take_training(subject.run, representations.PROBED)
-    learned = representations.represent(subject, train.x)
-    for unit, h in known:
-        own = learned[unit - 1]
-        assert own is not None
-        found.probes.append(representations.probe(own, train.y, h, sample.y, subject.task.targets.classes))
+    found.learned = len(train.y)
+    of_test = dict(known)
+    for unit, own in representations.present(representations.represent(subject, train.x)):
+        number = subject.task.targets.classes
+        found.probes.append(representations.probe(own, train.y, of_test[unit], sample.y, number))
 
 
 def _compare(
@@ -149,15 +160,15 @@ def _compare(
     found.gradients = gradients.compare_gradients(subject)
     if not surfaces:
         return
-    if sample.y.ndim > 2:
+    if sample.y.ndim > 2 or len(subject.task.output_shape) > 1:
         found.omitted.append("loss surfaces: a target has several positions, and no single loss")
         return
     forms = subject.run.blueprint.forms
     for k in gradients.choose_layers(list(subject.synthesizers)):
         unit = subject.run.cuts[k - 1]
-        if not forms[unit - 1].is_plain or outputs[unit - 1].shape[1] < 2:
+        if not forms[unit - 1].is_plain or not gradients.span_plane(outputs[unit - 1]):
             found.omitted.append(
-                f"loss surface of layer {k}: its output is not one tensor of two numbers or more"
+                f"loss surface of layer {k}: its output is not one tensor that varies in two directions"
             )
             continue
         found.surfaces.append(gradients.measure_surface(subject, k, outputs[unit - 1], sample))

@@ -6,7 +6,7 @@ synthetic gradients by it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from operator import itemgetter
 from typing import NamedTuple
 
@@ -70,18 +70,16 @@ def _join(parts: Sequence[Sample]) -> Sample:
 
 
 @torch.no_grad()
-def represent(subject: Subject, x: Signal, size: int = 200) -> list[Tensor | None]:
-    """Return every unit's output for N examples, (N, D); None of a unit without floats."""
-    forms = subject.run.blueprint.forms
-    packings = [Packing(form) if form.floats.tensors else None for form in forms]
-    found: list[list[Tensor]] = [[] for _ in forms]
-    for start in range(0, count(x), size):
-        h = map_tensors(itemgetter(slice(start, start + size)), x)
-        for unit, packing, rows in zip(subject.units, packings, found, strict=True):
-            h = unit(offer(h))
-            if packing is not None:
-                rows.append(packing.pack(h).flatten(1))
-    return [torch.cat(rows) if rows else None for rows in found]
+def represent(subject: Subject, x: Signal, size: int = 200) -> Iterator[Tensor | None]:
+    """Yield every unit's output for N examples, (N, D); None of a unit without floats.
+
+    The outputs of one unit are held at a time: those of all units would fill the memory of a machine.
+    """
+    parts = [map_tensors(itemgetter(slice(at, at + size)), x) for at in range(0, count(x), size)]
+    for unit, form in zip(subject.units, subject.run.blueprint.forms, strict=True):
+        parts = [unit(offer(h)) for h in parts]
+        packing = Packing(form) if form.floats.tensors else None
+        yield None if packing is None else torch.cat([packing.pack(h).flatten(1) for h in parts])
 
 
 def dissimilarity(h: Tensor) -> np.ndarray:
@@ -98,17 +96,24 @@ def dissimilarity(h: Tensor) -> np.ndarray:
     return np.asarray(matrix.clip(0, 2))
 
 
-def distances(matrices: Sequence[np.ndarray], classes: np.ndarray | None) -> np.ndarray:
+def find_pairs(count: int, classes: np.ndarray | None) -> np.ndarray:
+    """Find the pairs of N examples over which units are compared, (N, N): each once.
+
+    Args:
+        count: N.
+        classes: class of each example, (N,): pairs of one class count, as in the paper; None: all pairs do.
+    """
+    pairs = np.triu(np.ones((count, count), bool), 1)
+    return pairs if classes is None else pairs & (classes[:, None] == classes[None, :])
+
+
+def distances(matrices: Sequence[np.ndarray], pairs: np.ndarray) -> np.ndarray:
     """Return the distance of every two units, (U, U): the root mean square difference of dissimilarities.
 
     Args:
         matrices: dissimilarity of N examples by unit.
-        classes: class of each example, (N,): pairs of one class count, as in the paper; None: all pairs do.
+        pairs: one at least, as of `find_pairs`.
     """
-    size = len(matrices[0])
-    pairs = np.triu(np.ones((size, size), bool), 1)
-    if classes is not None:
-        pairs &= classes[:, None] == classes[None, :]
     rows = np.stack([matrix[pairs] for matrix in matrices])
     return np.asarray([np.sqrt(np.mean((rows - row) ** 2, axis=1)) for row in rows])
 
@@ -166,6 +171,6 @@ def _reduce(h: Tensor) -> Tensor:
     return h @ table
 
 
-def present(values: Iterable[Tensor | None]) -> list[tuple[int, Tensor]]:
-    """Return the outputs of at least two numbers, with the units' numbers from 1."""
-    return [(u, h) for u, h in enumerate(values, 1) if h is not None and h.shape[1] > 1]
+def present(values: Iterable[Tensor | None]) -> Iterator[tuple[int, Tensor]]:
+    """Yield the outputs of at least two numbers, with the units' numbers from 1."""
+    return ((u, h) for u, h in enumerate(values, 1) if h is not None and h.shape[1] > 1)

@@ -23,9 +23,9 @@ def matrices(each: Measured) -> str:
             "dark where the outputs of two examples go together, bright where they do not."
         )
     text = (
-        "Each square compares 400 test examples with each other by a unit's outputs, ordered by class: dark "
-        "where the outputs of two examples go together, bright where they do not. Dark blocks on the "
-        "diagonal are classes that the unit tells apart. "
+        f"Each square compares {each.examples} test examples with each other by a unit's outputs, ordered by "
+        "class: dark where the outputs of two examples go together, bright where they do not. Dark blocks on "
+        "the diagonal are classes that the unit tells apart. "
     )
     shares = [_inner_share(means) for means in each.by_class]
     for unit, share in zip(each.units, shares, strict=True):
@@ -92,7 +92,9 @@ def between(measured: Sequence[Measured]) -> str:
 
 def probes(measured: Sequence[Measured], part: int) -> str:
     """Describe the errors of probes on training examples (0) or test examples (1)."""
-    what = ("the 2,000 training examples it has learned from", "400 test examples")[part]
+    counts = {(each.learned, each.examples)[part] for each in measured}
+    number = " or ".join(f"{each:,}" for each in sorted(counts))
+    what = (f"the {number} training examples it has learned from", f"{number} test examples")[part]
     text = (
         f"A linear classifier is fitted to each unit's outputs; its error on {what} says how much of the "
         "class is there to be read by a straight cut. "

@@ -20,7 +20,7 @@ from common.data.datasets import Dataset
 from common.data.replicas import BatchRoutes
 from common.data.streams import StreamOrder
 from common.models import network
-from common.models.feedback import feed_back
+from common.models.feedback import check_maps, feed_back
 from common.models.flow import list_units
 from common.models.network import Blueprint
 from common.models.recurrent import state_size
@@ -208,7 +208,10 @@ class _Composition:
         flat.module.train()
         decoupling, first_unit = config.decoupling, [0, *cuts][k - 1] + 1
         if decoupling.feeds_back:
-            feed_back(list_units(flat.module), first_unit, config.run.seed, self.device)
+            units = list_units(flat.module)
+            # A slave of a master that `train` has not started has no rehearsal.
+            check_maps(units, config.network.model, first_unit)
+            feed_back(units, first_unit, config.run.seed, self.device)
         data = batches.Batches.of(config, self.dataset)
         data.learn(self.lease.curriculum)
         scores = self._scores(data)

@@ -12,9 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 import layerwise
 from common.config.synthesizers import VfbnOptions
+from common.models.own_losses import has_losses
+from common.signals.packing import Packing
+from common.signals.values import plain
 from common.synthesizers import VirtualForward
 from deploy import cli as command
 from deploy.analysis import gradients, representations, weights
@@ -31,6 +35,54 @@ def line():
     x = np.random.default_rng(0).normal(size=(64, 3)).astype("f4")
     y = x.sum(1, keepdims=True)
     return x, y, x[:20], y[:20]
+"""
+TINY = """\
+import numpy as np
+
+
+def tiny():
+    x = np.random.default_rng(0).normal(size=(8, 3)).astype("f4")
+    y = (np.arange(8) % 4).astype("i8")
+    return x, y, x[:{rows}], y[:{rows}]
+"""
+# Two units with an own loss; "skip" passes the second unchanged, which uses it, too.
+SKIPPING = """\
+import torch
+from torch import nn
+
+
+class Start(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.map = nn.Linear(3, 4)
+
+    def forward(self, x):
+        return {"h": self.map(x), "skip": self.map(x).tanh()}
+
+    def losses(self, h, y):
+        return 10 * h["h"].square().mean(1)
+
+
+class Middle(Start):
+    def __init__(self):
+        super().__init__()
+        self.map = nn.Linear(4, 4)
+
+    def forward(self, s):
+        return {**s, "h": self.map(s["h"]) + 3 * s["skip"]}
+
+
+class End(nn.Module):
+    def __init__(self, outputs):
+        super().__init__()
+        self.map = nn.Linear(8, outputs)
+
+    def forward(self, s):
+        return self.map(torch.cat([s["h"], s["skip"]], 1))
+
+
+def build(input_shape, outputs):
+    return [Start(), Middle(), End(outputs)]
 """
 
 
@@ -59,8 +111,9 @@ def test_the_distance_of_units_counts_pairs_of_one_class() -> None:
     one = np.zeros((3, 3))
     other = np.array([[0, 0.5, 2], [0.5, 0, 2], [2, 2, 0]])
     classes = np.array([0, 0, 1])
-    assert representations.distances([one, other], classes)[0, 1] == 0.5
-    assert representations.distances([one, other], None)[0, 1] == pytest.approx(((0.25 + 4 + 4) / 3) ** 0.5)
+    of_one_class, every = (representations.find_pairs(3, each) for each in (classes, None))
+    assert representations.distances([one, other], of_one_class)[0, 1] == 0.5
+    assert representations.distances([one, other], every)[0, 1] == pytest.approx(((0.25 + 4 + 4) / 3) ** 0.5)
     assert representations.mean_by_class(other, classes) == [[0.5, 2], [2, None]]
 
 
@@ -93,7 +146,7 @@ def test_an_m_that_is_the_layers_above_has_the_true_gradient_and_the_true_surfac
     assert found["cosine"] == pytest.approx(1, abs=1e-5)
     assert found["norm_ratio"] == pytest.approx(1, abs=1e-5)
     sample = representations.take_test(subject.run, 100)
-    h = representations.represent(same, sample.x)[1]
+    h = list(representations.represent(same, sample.x))[1]
     assert h is not None
     surface = gradients.measure_surface(same, 2, h, sample)
     spread = float(np.ptp(surface.true))
@@ -109,6 +162,41 @@ def test_a_random_m_has_another_gradient(subject: Subject) -> None:
     for parameter in module.parameters():
         torch.nn.init.normal_(parameter, generator=torch.Generator().manual_seed(1))
     assert abs(gradients.compare_gradients(subject)[1]["cosine"]) < 0.9
+
+
+def test_the_true_gradient_has_the_own_losses_above_and_a_skip_used_above_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("data.py").write_text(REGRESSION)
+    Path("net.py").write_text(SKIPPING)
+    keys = {
+        "data.dataset": "data.py:line", "task.kind": "regression", "run.batch_size": 16, "run.batches": 2,
+        "run.keep": [2], "network.model": "net.py:build", "network.options": {},
+    }  # fmt: skip
+    layerwise.train(run_dir="run", progress=False, **(STEP | keys))
+    (run,) = read_runs([Path("run")], None, None)
+    subject = run.open(run.points[-1])
+    assert len(subject.units) == 3
+
+    class Exact:
+        def __init__(self, k: int) -> None:
+            self.above, self.packing = subject.units[k:], Packing(run.blueprint.forms[k - 1])
+
+        def gradient(self, h: Tensor, y: Tensor) -> Tensor:
+            h = h.requires_grad_()
+            signal = self.packing.unpack(h)
+            total = torch.zeros(())
+            for unit in self.above:
+                signal = unit(signal)
+                total = total + (unit.losses(signal, y).sum() if has_losses(unit) else 0)
+            (delta,) = torch.autograd.grad(total + subject.task.total(plain(signal), y), h)
+            return delta
+
+    exact: Any = {k: Exact(k) for k in (1, 2)}
+    for found in gradients.compare_gradients(dataclasses.replace(subject, synthesizers=exact)).values():
+        assert found["cosine"] == pytest.approx(1, abs=1e-5)
+        assert found["norm_ratio"] == pytest.approx(1, abs=1e-5)
 
 
 def test_updates_are_of_a_batch(subject: Subject) -> None:
@@ -183,6 +271,38 @@ def test_other_tasks_have_what_has_a_meaning(tmp_path: Path, monkeypatch: pytest
     # The output has one number, which correlates with nothing.
     assert network["units"] == [1]
     assert any("has no classes" in each["reason"] for each in result["left_out"])
+
+
+@pytest.mark.parametrize(("rows", "reason"), [(1, "no two examples"), (3, "no two examples of one class")])
+def test_a_test_set_too_small_to_compare_is_left_out(
+    rows: int, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("data.py").write_text(TINY.format(rows=rows))
+    keys = {"data.dataset": "data.py:tiny", "run.batch_size": 4, "run.batches": 2, "run.keep": [2]}
+    layerwise.train(run_dir="run", progress=False, **(STEP | keys))
+    assert command.run(["analyze", "run", "--out", "out"]) == 0
+    result = json.loads(Path("out/analysis.json").read_text())
+    assert result["networks"][0]["distances"] is None
+    assert result["networks"][0]["gradients"].keys() == {"1"}
+    assert any(f"the test set has {reason}" in each["reason"] for each in result["left_out"])
+
+
+def test_a_target_of_several_positions_has_no_surface(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("text.txt").write_text("the cat sat on the mat\n" * 100)
+    keys: dict[str, Any] = {
+        "data.dataset": "text", "data.path": "text.txt", "network.model": "gpt", "data.context": 8,
+        "network.options": {"width": 8, "blocks": 1, "heads": 1}, "run.batch_size": 8, "run.batches": 2,
+        "run.keep": [2],
+    }  # fmt: skip
+    layerwise.train(run_dir="run", progress=False, **(STEP | keys))
+    assert command.run(["analyze", "run", "--out", "out"]) == 0
+    (network,) = json.loads(Path("out/analysis.json").read_text())["networks"]
+    assert network["gradients"].keys() == {"1", "2"}
+    assert network["surfaces"] == {}
 
 
 def test_streams_have_weights_and_m_over_time_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

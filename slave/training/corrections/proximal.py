@@ -24,8 +24,9 @@ class Proximal(Correction):
     To first order the gradient at the present h is delta plus the curvature times the change of h since the
     forward. Delay compensation (Zheng et al. 2017) estimates the curvature in the weights; here it is one
     number, kappa = 3 |delta| / |h|, in h, where a layer moves whole groups of examples alike. A change as
-    large as h itself weighs three times as much as delta, whatever the units of h and the loss are. Without
-    a change, as without a delay, nothing is added.
+    large as h itself weighs three times as much as delta, whatever the units of h and the loss are, and a
+    larger one no more: the h that was sent may be zero. Without a change, as without a delay, nothing is
+    added.
 
     The direction alone does not keep a layer near: an optimizer such as Adam steps as far for a small
     gradient as for a large one. So where h has changed by more than a tenth, the rate falls in proportion.
@@ -41,8 +42,9 @@ class Proximal(Correction):
         drawn, changes = {}, []
         for name, each in split(delta).items():
             size, moved = before[name].norm().clamp(min=EPSILON), after[name] - before[name]
-            changes.append(moved.norm() / size)
-            drawn[name] = torch.addcmul(each, moved, STRENGTH * each.norm() / size)
+            way = moved.norm()
+            changes.append(way / size)
+            drawn[name] = torch.addcmul(each, moved, STRENGTH * each.norm() / torch.maximum(size, way))
         self._change = float(torch.stack(changes).max()) if changes else 0.0
         return join(drawn)
 

@@ -319,7 +319,8 @@ def test_a_proximal_correction_has_no_units(of_loss: float, of_h: float, seed: i
 @given(st.integers(0, 1000), st.floats(0.1, 10))
 def test_a_proximal_correction_is_exact_where_kappa_is_the_curvature(seed: int, curvature: float) -> None:
     """L = curvature |h - c|^2 / 2 has the gradient curvature (h - c): late at `sent`, wanted at `now`."""
-    sent, now, away = draw(seed, 4, 3), draw(seed + 1, 4, 3), draw(seed + 2, 4, 3)
+    sent, moved, away = draw(seed, 4, 3), draw(seed + 1, 4, 3), draw(seed + 2, 4, 3)
+    now = sent + moved * float(0.9 * sent.norm() / moved.norm())
     # kappa = 3 |delta| / |sent| is the curvature where |sent - c| is a third of |sent|.
     center = sent - away * float(sent.norm() / away.norm()) / 3
     found = plain(proximal.correct(curvature * (sent - center), sent, now, 1))
@@ -354,8 +355,12 @@ def test_a_proximal_step_goes_by_the_named_tensor_that_has_moved_farthest() -> N
     assert proximal.adjust(0, 1).rate == pytest.approx(0.2)
 
 
-def test_a_proximal_correction_of_an_h_of_zeros_stays_finite() -> None:
+def test_a_proximal_correction_of_an_h_of_zeros_stays_finite_and_small() -> None:
     zeros = torch.zeros(4, 3)
+    delta, now = draw(0, 4, 3), draw(1, 4, 3)
+    torch.testing.assert_close(
+        plain(proximal.correct(delta, zeros, now, 1)), delta + 3 * now * delta.norm() / now.norm()
+    )
     assert plain(proximal.correct(zeros, zeros, zeros, 1)).isfinite().all()
     assert plain(proximal.correct(draw(0, 4, 3), zeros, zeros, 1)).isfinite().all()
 
