@@ -109,16 +109,21 @@ def _changing(status: StatusReply) -> Problem:
 
 
 def _boundaries(status: StatusReply) -> Iterator[Problem]:
+    top = max((seat.layer for seat in status.seats), default=0)
     for seat in status.seats:
-        report = seat.telemetry
-        sides = ((seat.layer - 1, report.refused_from_below), (seat.layer + 1, report.refused_from_above))
-        for layer, refused in sides:
+        report, k = seat.telemetry, seat.layer
+        # Layer K may send to every layer.
+        above = f"layer {k + 1}{' or above' if k + 1 < top else ''}"
+        for side, refused in (
+            (f"layer {k - 1}", report.refused_from_below),
+            (above, report.refused_from_above),
+        ):
             if refused:
                 yield Problem(
-                    f"{seat_name(seat)}: refused {refused:,} messages of layer {layer}, malformed, of "
-                    "another shape, or with NaN or Inf",
-                    f"see the log of {seat.host}:{seat.pid}; check that layer {layer} has the same code, "
-                    "and lower optimizer.learning_rate if the loss has grown",
+                    f"{seat_name(seat)}: refused {refused:,} messages of {side}, malformed, of another "
+                    "shape, or with NaN or Inf",
+                    f"see the log of {seat.host}:{seat.pid}; check that {side} has the same code, and lower "
+                    "optimizer.learning_rate if the loss has grown",
                 )
 
 

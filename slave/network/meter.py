@@ -38,8 +38,13 @@ class Meter:
         self.lost_batches = max(self.lost_batches, batches)
 
     def refused(self, layer: int) -> None:
-        """Count a refused message of a neighbour."""
+        """Count a refused message of a neighbour, or of layer K that broadcasts."""
         self.refusals[layer] += 1
+
+    def refused_around(self, layer: int) -> tuple[int, int]:
+        """Return the numbers of refused messages from layers below, and from layers above."""
+        below = sum(count for other, count in self.refusals.items() if other < layer)
+        return below, self.refusals.total() - below
 
     def pushing(self, shard: str, nbytes: int) -> None:
         """Note the start of a push of `nbytes` bytes."""

@@ -100,10 +100,11 @@ class Progress:
         return replace(self.telemetry, utilization=self._utilization, **self._counts())
 
     def _counts(self) -> dict[str, Any]:
-        meter, layer = self._meter, self._layer
+        meter = self._meter
+        below, above = meter.refused_around(self._layer)
         return {
-            "refused_from_below": meter.refusals[layer - 1],
-            "refused_from_above": meter.refusals[layer + 1],
+            "refused_from_below": below,
+            "refused_from_above": above,
             "sent_bytes": meter.sent_bytes,
             "received_bytes": meter.received_bytes,
         }

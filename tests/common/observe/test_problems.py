@@ -63,6 +63,10 @@ VACANT = seated(1, state="vacant", incarnation=0, slave="", telemetry=Telemetry(
             seated(1, telemetry=replace(LEARNED, refused_from_above=3)),
             ["layer 2: refused 3 messages of layer 3", "see the log of host2:12", "optimizer.learning_rate"],
         ),
+        (
+            seated(0, telemetry=replace(LEARNED, refused_from_above=3)),
+            ["layer 1: refused 3 messages of layer 2 or above"],
+        ),
         (replace(WELL, counters=Counters(malformed=2)), ["2 malformed messages were refused"]),
         (replace(WELL, counters=Counters(fenced=1_200)), ["1,200 messages of slaves that"]),
     ],

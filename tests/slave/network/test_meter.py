@@ -36,3 +36,7 @@ def test_refused_messages_of_neighbours_are_counted() -> None:
     page = Exposition("light", 8, lambda: watched).metrics()
     series = 'layerwise_refused_boundary_messages_total{layer="2",profile="light",replica="1"} 3.0'
     assert series in page.body.decode().splitlines()
+    assert meter.refused_around(2) == (1, 2)
+    # Layer K that broadcasts is above, too, however far.
+    meter.refused(5)
+    assert meter.refused_around(2) == (1, 3)
