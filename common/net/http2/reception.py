@@ -88,7 +88,9 @@ class Reception:
             self._turn = 0
             await self.pipe.pause()
         length, kind, flags, stream = frames.parse_head(await self.pipe.read(frames.HEAD_BYTES))
-        if not self._settled and kind != Kind.SETTINGS:
+        # A server that does not begin HTTP/2 says why by GOAWAY alone.
+        first = (Kind.SETTINGS,) if self._serves else (Kind.SETTINGS, Kind.GOAWAY)
+        if not self._settled and kind not in first:
             raise ProtocolError(Code.PROTOCOL_ERROR, "the first frame is not SETTINGS")
         if length > (frames.LARGEST_FRAME_BYTES if kind == Kind.DATA else frames.MOST_CONTROL_BYTES):
             raise ProtocolError(Code.FRAME_SIZE_ERROR, f"a frame of {length} bytes")

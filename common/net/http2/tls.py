@@ -20,7 +20,7 @@ from functools import partial
 from common.credentials import Certificate
 from common.errors import LayerwiseError, StalledError
 from common.net.http2 import pipe
-from common.net.http2.frames import BrokenError, Code, goaway, settings
+from common.net.http2.frames import BrokenError, Code, goaway
 from common.net.http2.handshakes import TLS_ALONE, certificate_of, distrust, failure, is_clear
 from common.net.http2.loop_pipe import LoopPipe, wake
 from common.net.http2.pipe import Pipe, broken, cut, run_sync
@@ -34,8 +34,9 @@ RECORD_BYTES = 16 << 10
 ALERT_SECONDS, ALERT_READS = 0.5, 16
 
 
-# Answer in the clear, by HTTP/2, to a peer that speaks in the clear.
-_TLS_ALONE = settings({}) + goaway(0, Code.INADEQUATE_SECURITY, f"this port {TLS_ALONE}")
+# Answer in the clear to a peer that speaks in the clear. Without SETTINGS before, gRPC takes the connection
+# for failed; after SETTINGS its client would connect again and again, without a pause, up to the deadline.
+_TLS_ALONE = goaway(0, Code.INADEQUATE_SECURITY, f"this port {TLS_ALONE}")
 # Takes the certificate that a peer has proved to hold, if any; raises RefusedError to end the connection.
 Check = Callable[[Certificate | None], object]
 

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 
+import grpc
 import pytest
 
 from common.errors import LayerwiseError, RefusedError, StalledError, UnreachableError
@@ -126,6 +127,15 @@ def test_a_certificate_of_another_name_is_refused(calling: Calling) -> None:
             calling(port, contexts().client, "127.0.0.2")
     finally:
         server.stop()
+
+
+def test_a_grpc_client_in_the_clear_fails_at_a_port_with_tls_and_does_not_try_up_to_its_deadline(
+    secure: Serving,
+) -> None:
+    with grpc.insecure_channel(f"127.0.0.1:{secure.port}") as channel, pytest.raises(grpc.RpcError) as caught:
+        list(channel.stream_stream(PUSH.path)(iter([b"abc"]), timeout=DEADLINE))
+    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+    secure.settle()
 
 
 @CALLS
