@@ -28,7 +28,7 @@ from common.lifecycle import file_limit
 from common.net.addresses import cannot_listen, split_address
 from common.net.channels import OPTIONS, AsyncChannel, Channel, absence
 from common.net.data.places import Bounds
-from common.net.guard import Calls, Guard
+from common.net.guard import Call, Calls, Guard
 from common.net.http2.handshakes import end_of, name_certificate
 from common.net.identity import Identity
 from common.net.listening import join_address, numeric_host
@@ -225,14 +225,14 @@ class ControlServer:
     def _wrapped(self, method: Method[Any, Any], handler: Any, decode: Decoder) -> tuple[Any, Any]:
         async def unary(raw: AsyncIterator[bytes], context: Any) -> Any:
             try:
-                with self._admitted(method, context) as shown:
-                    return await handler(_of_caller(decode(await _first(raw)), shown))
+                with self._admitted(method, context) as (shown, call):
+                    return await handler(_of_caller(decode(await _first(raw, call)), shown))
             except LayerwiseError as error:
                 await self._abort(context, error)
 
         async def both(raw: AsyncIterator[bytes], context: Any) -> AsyncIterator[Any]:
             try:
-                with self._admitted(method, context) as shown:
+                with self._admitted(method, context) as (shown, _):
                     async for reply in handler(_decoded(raw, decode, shown)):
                         yield reply
             except LayerwiseError as error:
@@ -244,16 +244,16 @@ class ControlServer:
         return grpc.stream_unary_rpc_method_handler, unary
 
     @contextmanager
-    def _admitted(self, method: Method[Any, Any], context: Any) -> Iterator[Credentials]:
-        """Context of a call of a caller that may call the method; yields the credentials."""
+    def _admitted(self, method: Method[Any, Any], context: Any) -> Iterator[tuple[Credentials, Call]]:
+        """Context of a call of a caller that may call the method; yields the credentials and the call."""
         certificate = _certificate_in(context.auth_context()) if self._identity else None
         shown = credentials_of(context.invocation_metadata(), certificate)
         self._admit(method.path, shown)
         note_caller(shown)
         peer = peer_of(context.peer())
         self._guard.note(peer, shown.incarnation, certificate.ends if certificate else math.inf)
-        with self._calls.place(peer, shown.incarnation):
-            yield shown
+        with self._calls.place(peer, shown.incarnation) as call:
+            yield shown, call
 
     async def _abort(self, context: Any, error: LayerwiseError) -> None:
         self._on_error(error)
@@ -343,19 +343,24 @@ def _of_caller(request: Any, shown: Credentials) -> Any:
     return request
 
 
-async def _first(raw: AsyncIterator[bytes]) -> bytes:
+async def _first(raw: AsyncIterator[bytes], call: Call) -> bytes:
     """Read the request of a call with one.
 
     Raises:
         StalledError: the request does not come in time.
+        UnreachableError: a newer call has taken the place meanwhile.
         MalformedError: the call has none.
     """
     try:
-        async with asyncio.timeout(OPENING_SECONDS):
+        async with asyncio.timeout(OPENING_SECONDS) as call.waiting:
             async for each in raw:
                 return each
     except TimeoutError:
+        if call.ended:
+            raise UnreachableError("the call has given its place to a newer one; call again later") from None
         raise StalledError(f"no request came within {OPENING_SECONDS:g} s of the call's begin") from None
+    finally:
+        call.waiting = None
     raise MalformedError("the call has no request")
 
 

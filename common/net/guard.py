@@ -6,13 +6,13 @@ of this process now and then, and ends a connection by a shutdown: to the librar
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import math
 import socket
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -37,7 +37,7 @@ class _Found:
     Attributes:
         peer: other end.
         since: monotonic time of the first look.
-        ended: shut down, and not closed by the library yet.
+        ended: has lost its place or its right, and is not closed by the library yet.
     """
 
     peer: Peer
@@ -133,15 +133,19 @@ class Guard:
                 continue
             right = shown.get(found.peer)
             if right is None and now - found.since > self._opening_seconds:
-                self._end(inode, files, StalledError(_SILENT))
+                self._end(inode, StalledError(_SILENT))
             elif right and right.ends < date:
                 log.info("a connection ends with its certificate")
-                self._end(inode, files)
+                self._end(inode)
             elif right:
-                self._promote(inode, files, right)
+                self._promote(inode, right)
         with self._lock:
             for peer in noted - {found.peer for found in self._known.values()}:
                 del self._shown[peer]
+        # At each look anew: a look may fail for want of files.
+        for inode, found in self._known.items():
+            if found.ended:
+                _hang_up(inode, files[inode])
 
     def _forget_closed(self, files: dict[int, int]) -> None:
         self._others &= files.keys()
@@ -150,7 +154,7 @@ class Guard:
             del self._known[inode]
 
     def _take_new(self, files: dict[int, int], now: float, shown: dict[Peer, _Shown]) -> None:
-        # Inodes grow: the order of arrival.
+        # About the order of arrival: inodes grow on each core by itself.
         for inode in sorted(files.keys() - self._known.keys() - self._others):
             with open_socket(files[inode], inode) as stream:
                 peer = other_end(stream, self._port) if stream else None
@@ -158,16 +162,16 @@ class Guard:
                 self._others.add(inode)
                 continue
             self._known[inode] = _Found(peer, now)
-            self._end(self._places.enter(inode, neighbourhood(peer[0])), files, UnreachableError(_CROWDED))
+            self._end(self._places.enter(inode, neighbourhood(peer[0])), UnreachableError(_CROWDED))
             if right := shown.get(peer):
-                self._promote(inode, files, right)
+                self._promote(inode, right)
 
-    def _promote(self, inode: int, files: dict[int, int], right: _Shown) -> None:
+    def _promote(self, inode: int, right: _Shown) -> None:
         if right.incarnation:
             oldest = self._places.promote(inode, right.incarnation)
-            self._end(oldest, files, UnreachableError(_CROWDED))
+            self._end(oldest, UnreachableError(_CROWDED))
 
-    def _end(self, inode: int | None, files: dict[int, int], error: LayerwiseError | None = None) -> None:
+    def _end(self, inode: int | None, error: LayerwiseError | None = None) -> None:
         """End a connection, if there is one to end; an error is counted."""
         if inode is None:
             return
@@ -176,13 +180,45 @@ class Guard:
             self._on_error(error)
         self._known[inode].ended = True
         self._places.leave(inode)
-        with open_socket(files[inode], inode) as stream, contextlib.suppress(OSError):
-            if stream:
-                stream.shutdown(socket.SHUT_RDWR)
+
+
+def _hang_up(inode: int, file: int) -> None:
+    with open_socket(file, inode) as stream, contextlib.suppress(OSError):
+        if stream:
+            stream.shutdown(socket.SHUT_RDWR)
+
+
+@dataclass(eq=False)
+class Call:
+    """Call under way.
+
+    Attributes:
+        address: of the caller.
+        waiting: bound of the wait for the call's message; None before and after.
+        ended: has given its place to a newer call.
+    """
+
+    address: str
+    waiting: asyncio.Timeout | None = None
+    ended: bool = False
+
+    @property
+    def waits(self) -> bool:
+        """Whether the caller has not sent the message yet."""
+        return self.waiting is not None and not self.waiting.expired()
+
+    def end(self) -> None:
+        """End the wait for the message."""
+        assert self.waiting is not None
+        self.ended = True
+        self.waiting.reschedule(0.0)
 
 
 class Calls:
     """Calls under way of callers without a lease, by address. For one event loop.
+
+    A newcomer takes the place of the oldest call whose message has not come: whoever holds calls open keeps
+    nobody out. A call whose message is here is carried out.
 
     Args:
         bounds: `strangers` and `address` are the bounds.
@@ -190,29 +226,44 @@ class Calls:
 
     def __init__(self, bounds: Bounds) -> None:
         self._bounds = bounds
-        self._by_address: Counter[str] = Counter()
+        # Oldest first.
+        self._by_address: dict[str, dict[Call, None]] = {}
 
     @contextlib.contextmanager
-    def place(self, peer: Peer | None, incarnation: int) -> Iterator[None]:
+    def place(self, peer: Peer | None, incarnation: int) -> Iterator[Call]:
         """Context of a call.
 
         Raises:
-            UnreachableError: as many calls as may be are under way.
+            UnreachableError: as many calls as may be are carried out.
         """
+        call = Call(neighbourhood(peer[0]) if peer else "")
         if incarnation:
-            yield
+            yield call
             return
-        address = neighbourhood(peer[0]) if peer else ""
-        if self._by_address[address] >= self._bounds.address:
-            raise UnreachableError(
-                f"{self._bounds.address} calls from {address} are under way; call again later"
-            )
-        if self._by_address.total() >= self._bounds.strangers:
-            raise UnreachableError(f"{self._bounds.strangers} calls are under way; call again later")
-        self._by_address[address] += 1
+        self._make_room(call.address)
+        self._by_address.setdefault(call.address, {})[call] = None
         try:
-            yield
+            yield call
         finally:
-            self._by_address[address] -= 1
-            if not self._by_address[address]:
-                del self._by_address[address]
+            self._leave(call)
+
+    def _make_room(self, address: str) -> None:
+        own = self._by_address.get(address, {})
+        if len(own) >= self._bounds.address:
+            crowd, crowded = own, f"{self._bounds.address} calls from {address}"
+        elif sum(map(len, self._by_address.values())) >= self._bounds.strangers:
+            crowd = max(self._by_address.values(), key=lambda calls: sum(call.waits for call in calls))
+            crowded = f"{self._bounds.strangers} calls"
+        else:
+            return
+        oldest = next((call for call in crowd if call.waits), None)
+        if oldest is None:
+            raise UnreachableError(f"{crowded} are under way; call again later")
+        oldest.end()
+        self._leave(oldest)
+
+    def _leave(self, call: Call) -> None:
+        own = self._by_address.get(call.address, {})
+        own.pop(call, None)
+        if not own:
+            self._by_address.pop(call.address, None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import math
 import socket
 from collections.abc import AsyncIterator, Iterator
@@ -18,6 +19,7 @@ from common.net.control import ControlServer
 from common.net.data.places import Bounds
 from common.net.guard import Calls, Guard
 from common.net.own_sockets import peer_of
+from common.wire.messages import DescribeReply, DescribeRequest
 from common.wire.methods import DESCRIBE, JOIN
 from tests.common.net.test_control import BEGINNING, DEADLINE
 from tests.integration.processes import until
@@ -40,6 +42,14 @@ class Port:
             socket.create_connection(self._listening.getsockname(), DEADLINE, (host, 0))
         )
         self._stack.enter_context(self._listening.accept()[0])
+        return came
+
+    def connect_in_turn(self, number: int) -> list[socket.socket]:
+        """Connect, and look each time: within a look nobody knows the order of arrival."""
+        came = []
+        for _ in range(number):
+            came.append(self.connect())
+            self.look()
         return came
 
     def note(self, stream: socket.socket, incarnation: int = 0, ends: float = math.inf) -> None:
@@ -65,7 +75,7 @@ def is_open(stream: socket.socket) -> bool:
 
 def test_an_address_has_a_bounded_number_of_connections_and_the_newest_stay(stack: ExitStack) -> None:
     port = Port(stack, Bounds(address=2))
-    crowd = [port.connect() for _ in range(3)]
+    crowd = port.connect_in_turn(3)
     other = port.connect("127.0.0.2")
     port.look()
     crowd.append(port.connect())
@@ -76,8 +86,7 @@ def test_an_address_has_a_bounded_number_of_connections_and_the_newest_stay(stac
 
 def test_beyond_the_bound_of_all_strangers_the_address_with_the_most_loses_one(stack: ExitStack) -> None:
     port = Port(stack, Bounds(strangers=3))
-    crowd = [port.connect() for _ in range(3)]
-    port.look()
+    crowd = port.connect_in_turn(3)
     other = port.connect("127.0.0.2")
     port.look()
     assert [is_open(each) for each in (*crowd, other)] == [False, True, True, True]
@@ -155,6 +164,59 @@ def test_calls_of_an_address_and_of_all_strangers_are_bounded() -> None:
                 pass
     with calls.place(("10.0.0.1", 1), 0):
         pass
+
+
+def test_a_connection_that_lost_its_place_while_files_were_short_is_ended_once_they_are_there(
+    stack: ExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(file: int) -> int:
+        raise OSError(errno.EMFILE, "too many open files")
+
+    port = Port(stack, Bounds())
+    silent = port.connect()
+    port.look()
+    monkeypatch.setattr("os.dup", fail)
+    with pytest.raises(OSError, match="too many open files"):
+        port.look(now=OPENING + 1)
+    monkeypatch.undo()
+    assert is_open(silent)
+    port.look(now=OPENING + 2)
+    assert not is_open(silent)
+    assert len(port.errors) == 1
+
+
+def test_a_call_whose_message_does_not_come_keeps_no_newer_call_out() -> None:
+    errors: list[LayerwiseError] = []
+
+    async def describe(_: object) -> DescribeReply:
+        return DescribeReply("a run")
+
+    async def run() -> tuple[grpc.StatusCode, str]:
+        server = ControlServer(errors.append, bounds=Bounds(address=2))
+        server.add(DESCRIBE, describe)
+        address = await server.start("127.0.0.1:0")
+        async with grpc.aio.insecure_channel(address) as channel, asyncio.timeout(DEADLINE / 2):
+            idle = [_code(channel, DESCRIBE.path)]
+            await _reached(server, 1)
+            idle.append(_code(channel, DESCRIBE.path))
+            await _reached(server, 2)
+            for _ in range(2):
+                reply = await control.async_call(channel, DESCRIBE, DescribeRequest())
+                assert reply == DescribeReply("a run")
+            ended = await idle[0].code(), await idle[0].details()
+            assert not idle[1].done()
+        await server.stop(0)
+        return ended
+
+    code, details = asyncio.run(run())
+    assert code == grpc.StatusCode.UNAVAILABLE
+    assert "given its place to a newer one" in details
+    assert isinstance(errors[0], UnreachableError)
+
+
+async def _reached(server: ControlServer, calls: int) -> None:
+    while sum(call.waits for each in server._calls._by_address.values() for call in each) < calls:
+        await asyncio.sleep(0.01)
 
 
 async def _describe(_: object) -> object:
