@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from common.errors import ConfigError
@@ -52,11 +53,14 @@ def keep_link(place: Path, folder: Path | None, files: tuple[Path, ...] | None) 
         The place; None: there is no link, and nothing is given.
 
     Raises:
-        ConfigError: nothing is given, and the folder that the link names is gone.
+        ConfigError: nothing is given, and the folder that the link names is gone; or the place has files of
+            its own.
     """
     if folder is not None and folder.resolve() != place.resolve():
+        # A folder that is named by way of the link would not be there without the link.
+        lasting = folder.resolve() if place.absolute() in folder.absolute().parents else folder.absolute()
         _unlink(place)
-        place.symlink_to(folder.absolute())
+        place.symlink_to(lasting)
     elif folder is None and files:
         _unlink(place)
         place.mkdir(mode=0o700)
@@ -71,8 +75,17 @@ def keep_link(place: Path, folder: Path | None, files: tuple[Path, ...] | None) 
 
 
 def _unlink(place: Path) -> None:
-    if place.is_dir() and not place.is_symlink():
-        for name in (CA, CERTIFICATE, KEY):
-            (place / name).unlink(missing_ok=True)
+    """Remove a link, or a folder of links.
+
+    Raises:
+        ConfigError: something there is no link.
+    """
+    is_folder = place.is_dir() and not place.is_symlink()
+    links = list(place.iterdir()) if is_folder else [place] if os.path.lexists(place) else []
+    for each in links:
+        if not each.is_symlink():
+            raise ConfigError(f"{each}: is no link, and may be the only copy of a key; move it elsewhere")
+    for each in links:
+        each.unlink()
+    if is_folder:
         place.rmdir()
-    place.unlink(missing_ok=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -159,6 +160,23 @@ def test_a_run_keeps_a_link_to_its_certificates(made: Path, tmp_path: Path) -> N
     assert keep_link(place, made, files) == place
     assert place.readlink() == made
     assert loaded(one).certificate.holder == "master"
+
+
+def test_a_link_by_way_of_itself_stays_and_files_that_are_no_links_are_kept(
+    made: Path, tmp_path: Path
+) -> None:
+    place = tmp_path / "run-tls"
+    keep_link(place, made, None)
+    assert keep_link(place, place / "master", None) == place
+    assert loaded(place).certificate.holder == "master"
+    own = tmp_path / "own-tls"
+    shutil.copytree(made / "master", own)
+    one = made / "reader"
+    for folder, files in [(made, None), (None, (one / CA, one / CERTIFICATE, one / KEY))]:
+        with pytest.raises(ConfigError, match="is no link, and may be the only copy of a key"):
+            keep_link(own, folder, files)
+    assert keep_link(own, None, None) == own
+    assert loaded(own).certificate.holder == "master"
 
 
 def test_certificates_that_have_gone_end_a_resumed_run_before_it_begins(made: Path, tmp_path: Path) -> None:
