@@ -11,6 +11,7 @@ import numpy as np
 from deploy.analysis import gradients, representations, weights
 from deploy.analysis.gradients import Surface
 from deploy.analysis.subjects import Subject
+from deploy.runs.model import MODEL
 
 
 @dataclass(eq=False)
@@ -177,8 +178,10 @@ def _compare(
 def _explain_no_synthesizer(subject: Subject) -> str:
     config, what = subject.run.config, "M against the true gradient, loss surfaces"
     row = config.decoupling.row
-    if row.synthesizes or row.supervises:
-        return (
-            f"{what}: {subject.point.model} has no M beside it; train with run.keep = [{config.run.batches}]"
-        )
-    return f'{what}: decoupling.unlock = "{row.name}" has no M'
+    if not (row.synthesizes or row.supervises):
+        return f'{what}: decoupling.unlock = "{row.name}" has no M'
+    if config.layers == 1:
+        return f"{what}: a single layer has no M"
+    if subject.point.model == MODEL:
+        return f"{what}: {MODEL} has no M beside it; train with run.keep = [{config.run.batches}]"
+    return f"{what}: {subject.point.model} has no M beside it"

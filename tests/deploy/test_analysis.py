@@ -258,6 +258,17 @@ def test_a_run_that_has_kept_nothing_is_analyzed_at_its_end_without_m(runs: Path
     assert any("need two networks" in each for each in reasons)
 
 
+def test_a_run_of_a_single_layer_is_not_told_to_keep_an_m(tmp_path: Path) -> None:
+    keys = {"network.cuts": [], "run.batches": 2, "run.keep": [2]}
+    layerwise.train(run_dir=tmp_path / "run", progress=False, **(STEP | keys))
+    assert command.run(["analyze", str(tmp_path / "run"), "--out", str(tmp_path / "out")]) == 0
+    reasons = [
+        each["reason"] for each in json.loads((tmp_path / "out/analysis.json").read_text())["left_out"]
+    ]
+    assert any(each.endswith("a single layer has no M") for each in reasons)
+    assert not any("M beside it" in each for each in reasons)
+
+
 def test_other_tasks_have_what_has_a_meaning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("data.py").write_text(REGRESSION)
