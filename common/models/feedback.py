@@ -7,6 +7,7 @@ gradient in its input goes through fixed weights of the same shape (Lillicrap et
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeAlias, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ from common.draws import mix
 from common.errors import ConfigError
 from common.models import user
 
+Map: TypeAlias = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d
 MAPS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 # Modules with a matrix through which no gradient passes.
 _TABLES = (nn.Embedding, nn.EmbeddingBag)
@@ -34,7 +36,7 @@ def check_maps(units: Sequence[nn.Module], where: str, first_unit: int = 1) -> N
     """
     for number, unit in enumerate(units, first_unit):
         for module in unit.modules():
-            if isinstance(module, (*MAPS, *_TABLES)):
+            if _is_map(module) or isinstance(module, _TABLES):
                 continue
             for name, parameter in module.named_parameters(recurse=False):
                 if parameter.dim() > 1:
@@ -44,6 +46,11 @@ def check_maps(units: Sequence[nn.Module], where: str, first_unit: int = 1) -> N
                         f'{type(module).__name__}; choose decoupling.alignment = "direct", or write the unit '
                         "with nn.Linear"
                     )
+
+
+def _is_map(module: nn.Module) -> TypeGuard[Map]:
+    """Whether a module is a map, and has the forward of one: a subclass may do more than multiply."""
+    return isinstance(module, MAPS) and type(module).forward in {kind.forward for kind in MAPS}
 
 
 def feed_back(units: Sequence[nn.Module], first_unit: int, seed: int, device: torch.device | str) -> None:
@@ -59,7 +66,7 @@ def feed_back(units: Sequence[nn.Module], first_unit: int, seed: int, device: to
         device: of the layer.
     """
     for number, unit in enumerate(units, first_unit):
-        maps = (module for module in unit.modules() if isinstance(module, MAPS))
+        maps = (module for module in unit.modules() if _is_map(module))
         for place, module in enumerate(maps):
             _replace_way_down(module, draw_like(module.weight, mix(seed, number, place, 1)).to(device))
 
@@ -71,18 +78,19 @@ def draw_like(weight: Tensor, seed: int) -> Tensor:
     return torch.empty(weight.shape).uniform_(-bound, bound, generator=generator)
 
 
-def _replace_way_down(module: nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d, fixed: Tensor) -> None:
+def _replace_way_down(module: Map, fixed: Tensor) -> None:
     own = module.forward
 
-    def forward(x: Tensor) -> Tensor:
-        output: Tensor = own(x.detach())
-        if not (torch.is_grad_enabled() and x.requires_grad):
+    # The argument's name is torch's own.
+    def forward(input: Tensor) -> Tensor:  # noqa: A002
+        output: Tensor = own(input.detach())
+        if not (torch.is_grad_enabled() and input.requires_grad):
             return output
         if isinstance(module, nn.Linear):
-            way = functional.linear(x, fixed)
+            way = functional.linear(input, fixed)
         else:
-            way = module._conv_forward(x, fixed, None)
+            way = module._conv_forward(input, fixed, None)
         # Adds 0, and the gradient of the fixed map.
         return output + (way - way.detach())
 
-    module.forward = forward  # type: ignore[assignment, method-assign]
+    module.forward = forward  # type: ignore[method-assign]

@@ -62,7 +62,25 @@ def test_the_fixed_weights_are_a_function_of_seed_unit_and_place_alone() -> None
     assert not torch.equal(way(1, 4, 1), way(2, 4, 1))
 
 
-@pytest.mark.parametrize("unit", [nn.GRU(3, 4), nn.MultiheadAttention(4, 2), nn.ConvTranspose2d(1, 1, 3)])
+class Rectified(nn.Linear):
+    """A linear module that does more than multiply."""
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002
+        return super().forward(input).relu()
+
+
+def test_a_map_takes_its_input_by_name_too() -> None:
+    module = nn.Linear(2, 3)
+    feed_back([module], 1, seed=3, device="cpu")
+    x = draw(4, 2)
+    assert torch.equal(module(input=x), module(x))
+
+
+@pytest.mark.parametrize(
+    "unit",
+    [nn.GRU(3, 4), nn.MultiheadAttention(4, 2), nn.ConvTranspose2d(1, 1, 3), Rectified(2, 3)],
+    ids=lambda unit: type(unit).__name__,
+)
 def test_a_unit_with_a_matrix_of_another_kind_is_refused(unit: nn.Module) -> None:
     with pytest.raises(ConfigError, match=r'alignment: "feedback" .* unit 2 \(.*choose .* = "direct"'):
         check_maps([nn.Linear(2, 2), unit], "x.py:build")
