@@ -102,7 +102,7 @@ def test_a_key_is_explained_with_its_default_values_and_those_who_heed_it() -> N
     assert explain("decoupling.in_flight")[1:4] == [
         "default: unset",
         "value: a whole number, at least 1",
-        'heeded with decoupling.unlock = "update" or "full" or "delayed" or "local"',
+        'heeded with decoupling.unlock = "update" or "full" or "delayed" or "local" or "alignment"',
     ]
     assert explain("batch_size") == explain("run.batch_size")
     text = "\n".join(explain("unlock"))
