@@ -909,7 +909,8 @@ def test_a_neighbour_gets_through_while_a_stranger_holds_all_that_it_may(make: M
         exchange(lower, upper, 0)
         hold()
         exchange(lower, upper, 1)
-        assert upper.server.refused.total() == 0
+        # Strangers have given their places to newer ones.
+        assert upper.server.refused.keys() <= {"UnreachableError"}
 
 
 def test_in_light_a_fenced_slave_learns_it_from_the_master(make: Make) -> None:
