@@ -32,7 +32,7 @@ def test_the_readme_has_commands_of_every_kind() -> None:
     subcommands = {shlex.split(command)[1] for _, command in COMMANDS if command.startswith("layerwise")}
     assert subcommands == {
         "train", "evaluate", "export", "config", "master", "slave", "status", "snapshot", "rollback",
-        "simulate", "compare", "generate", "init", "explain", "runs",
+        "simulate", "compare", "generate", "init", "explain", "runs", "manifest",
     }  # fmt: skip
 
 
