@@ -31,6 +31,8 @@ CLUSTERS: dict[str, tuple[tuple[str, ...], bool, float]] = {
 WARM = 0.3
 # Growth from then on: what grows with frames or connections grows far beyond this.
 MOST = {"threads": 3, "files": 4, "mib": 24}
+# A process whose port is closed ends within so long.
+END_SECONDS = 10.0
 # Connections and calls of the past end within so long.
 SETTLE_SECONDS = 40.0
 # A process may say so much of a frame: lines are for what happens rarely.
@@ -78,6 +80,9 @@ def play(cluster: Cluster, ways: Ways, sent: int, frames: int) -> int:
         try:
             sent += ways.offer()
         except LayerwiseError:
+            # A process that ends closes its port first.
+            with suppress(AssertionError):
+                until(cluster.has_ended, END_SECONDS)
             if not cluster.has_ended():
                 raise
     return sent

@@ -60,14 +60,21 @@ class Mutator:
                 changed[at:at] = rng.choice((b"\xff" * 9, rng.randbytes(rng.randint(1, 8)), bytes(4)))
         return bytes(changed)
 
-    def connection(self, frames: list[bytes]) -> list[bytes]:
-        """Return frames of HTTP/2 with changes, and with frames that a peer may send at any time."""
+    def connection(self, frames: list[bytes], numbers: int = 0) -> list[bytes]:
+        """Return frames of HTTP/2 with changes, and with frames that a peer may send at any time.
+
+        Args:
+            frames: of a connection.
+            numbers: bytes at the end of each longer frame that stay: other numbers are no fault.
+        """
         rng, frames = self.rng, list(frames)
         for _ in range(rng.randint(1, 6)):
             frames.insert(rng.randrange(len(frames) + 1), self._any_frame())
         for _ in range(rng.choice((0, 1, 1, 2))):
             at = rng.randrange(len(frames))
-            frames[at] = self.garble(frames[at]) if rng.random() < 0.5 else self._head(frames[at])
+            head = len(frames[at]) - numbers if len(frames[at]) > numbers else len(frames[at])
+            change = self.garble if rng.random() < 0.5 else self._head
+            frames[at] = change(frames[at][:head]) + frames[at][head:]
         return frames
 
     def _any_frame(self) -> bytes:

@@ -35,6 +35,8 @@ OF_GRPC = ("Failed parsing HTTP/2",)
 CALLS = 8
 # A slave answers the messages of its neighbour within so long.
 ANSWER_SECONDS = 0.3
+# Two views of a cluster at rest are so far apart, and it comes to rest within so long.
+CALM_SECONDS, SETTLE_SECONDS = 0.3, 20.0
 DATA_SERVICES = ("Parameters", "Boundary")
 CONTROL = [method for method in METHODS if method.service not in DATA_SERVICES]
 DATA = [method for method in METHODS if method.service in DATA_SERVICES]
@@ -108,7 +110,7 @@ class Ways:
         (name,) = self.rng.choices(names, [self._ways[each][0] for each in names])
         tally = self.tallies.setdefault(name, Tally())
         stranger = name.startswith(("strangers", "bytes", "pages")) and not self.rng.randrange(20)
-        before = self._cluster.outsiders_view() if stranger else None
+        before = self._settled_view() if stranger else None
         began = time.monotonic()
         try:
             sent = self._ways[name][1](tally)
@@ -133,6 +135,14 @@ class Ways:
         return [
             f"{name}: {what}: {text}" for name, t in self.tallies.items() for what, text in t.wrong.items()
         ]
+
+    def _settled_view(self) -> Any:
+        """Return what outsiders cannot change, once the pushes of those before them have been applied."""
+        deadline, before = time.monotonic() + SETTLE_SECONDS, None
+        while (now := self._cluster.outsiders_view()) != before and time.monotonic() < deadline:
+            before = now
+            time.sleep(CALM_SECONDS)
+        return now
 
     # --- before authentication
 
@@ -242,7 +252,7 @@ class Ways:
         first = call(methods.EXCHANGE, [encode(hello)], shown, 1, ends=False)
         rest = call(methods.EXCHANGE, messages, shown, 1)[1:]
         if rng.random() < 0.3:
-            rest = self._mutator.connection(rest)
+            rest = self._mutator.connection(rest, _H.nbytes)
         heard = bytearray()
         with port.dial() as stream:
             stream.sendall(b"".join([*HELLO, *first]))
