@@ -181,7 +181,8 @@ class Training:
 
     def _train_in_cluster(self, dataset: Dataset) -> Outcome | None:
         tls = self._tls
-        cluster = Cluster(self._directory, sum(self._config.replicas), tls, log_format=self._log_format)
+        seats, stores = sum(self._config.replicas), self._config.cluster.stores
+        cluster = Cluster(self._directory, seats, tls, log_format=self._log_format, stores=stores)
         try:
             cluster.start_master()
             self._screen.print(f"live page: http://{cluster.web}/")
@@ -190,6 +191,7 @@ class Training:
                 # Before the slaves: a resumed run with other data or files ends at once.
                 self._holdings = holdings.take_stock(self._config, dataset)
                 reader.agree(self._holdings)
+                cluster.start_stores()
                 cluster.start_slaves()
                 evaluator = self._evaluator(dataset)
                 if self._watch(cluster, reader, evaluator, dataset):

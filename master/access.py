@@ -1,4 +1,7 @@
-"""Admission to a master's ports: callers by the table of methods and roles. Safe for several threads."""
+"""Admission of callers to the ports of a master or a store, by the table of methods and roles.
+
+Safe for several threads.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ from common.credentials import INCARNATION, SECRET, Credentials, hash_secret, is
 from common.errors import ForbiddenError, UnprovenError
 from common.net.access import BY_TOKEN, Proof, check_certificate, row_for
 from common.net.tokens import JOIN_TOKEN, OPERATOR_TOKEN
-from master.roster import Roster
+from master.leases import Leases, check_secret
 
 _ADVICE = {
     Proof.JOIN: f"give a copy of the master's {JOIN_TOKEN} by --join-token-file",
@@ -15,18 +18,17 @@ _ADVICE = {
 
 
 class Access:
-    """Check of each call at a master's ports, before a message is read.
+    """Check of each call at the ports, before a message is read.
 
     Args:
-        roster: leases, read only.
-        operator: token of the operator.
-        join: token of those who may join.
+        leases: of the run, read only.
+        tokens: of the operator, and of those who may join; None: no method here asks for one.
         run: name of the run, with certificates; None: without certificates.
     """
 
-    def __init__(self, roster: Roster, operator: str, join: str, run: str | None = None) -> None:
-        self._roster = roster
-        self._operator, self._join = hash_secret(operator), hash_secret(join)
+    def __init__(self, leases: Leases, tokens: tuple[str, str] | None, run: str | None = None) -> None:
+        self._leases = leases
+        self._tokens = None if tokens is None else (hash_secret(tokens[0]), hash_secret(tokens[1]))
         self._run = run
 
     def admit(self, path: str, shown: Credentials) -> None:
@@ -41,17 +43,17 @@ class Access:
         proof = row_for(path).proof
         if self._run is not None:
             check_certificate(path, shown.certificate, self._run)
-        if shown.token or (self._run is None and proof in BY_TOKEN):
-            self._check_token(path, proof, shown.token)
+        if self._tokens and (shown.token or (self._run is None and proof in BY_TOKEN)):
+            self._check_token(path, proof, shown.token, *self._tokens)
         if shown.incarnation:
-            self._roster.check_secret(shown.incarnation, shown.secret, shown.holder)
+            check_secret(self._leases, shown.incarnation, shown.secret, shown.holder)
         elif proof is Proof.LEASE:
             raise UnprovenError(
                 f"{path}: needs a lease; send {INCARNATION} and {SECRET} of Join's answer with the call"
             )
 
-    def _check_token(self, path: str, proof: Proof, token: str) -> None:
-        operates, joins = is_secret(token, self._operator), is_secret(token, self._join)
+    def _check_token(self, path: str, proof: Proof, token: str, operator: str, join: str) -> None:
+        operates, joins = is_secret(token, operator), is_secret(token, join)
         if not (operates or joins):
             why = "the token is of another run" if token else "no token was shown"
             raise UnprovenError(f"{path}: {why}; {_ADVICE.get(proof, _ADVICE[Proof.OPERATOR])}")

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from common.errors import LayerwiseError
+from common.wire.stores import ListedLease
 from master.disk.recovery import ROSTER
 from master.disk.state import StateDirectory, seal
 from master.lease import LeaseEvent
@@ -25,6 +26,7 @@ class Ledger:
         state: directory that keeps log and values.
         end_lease: called for each lease that ended, with its last event.
         on_rollback: called when every lease has ended and the shards are about to be put back.
+        publish: takes the number of grants and the leases that stand, whenever both are durable.
 
     Raises (every method that saves):
         NoRoomError: the values cannot be written; the old values stay, and the next input tries again.
@@ -36,11 +38,13 @@ class Ledger:
         state: StateDirectory,
         end_lease: Callable[[LeaseEvent], None],
         on_rollback: Callable[[], None],
+        publish: Callable[[int, list[ListedLease]], object] = lambda *_: None,
     ) -> None:
         self._run = run
         self._state = state
         self._end_lease = end_lease
         self._on_rollback = on_rollback
+        self._publish = publish
         self._turn = asyncio.Lock()
         # Changes of the run's values so far, and of them those that are durable.
         self._changes = self._durable = 0
@@ -55,6 +59,7 @@ class Ledger:
             if effect.ended:
                 self._end_lease(effect.ended)
         self._state.write_in_room(ROSTER, seal(self.dump()))
+        self._publish(*self._run.roster.listed())
 
     async def apply(self, decide: Callable[[Request, float], Reply], request: Request) -> Reply:
         """Give the run a request, and carry the effects out before the reply leaves, or the error."""
@@ -114,9 +119,10 @@ class Ledger:
 
     async def _write(self) -> None:
         """Write the present values on a thread: the event loop waits for no disk."""
-        text = seal(self.dump())
+        text, listed = seal(self.dump()), self._run.roster.listed()
         loop = asyncio.get_running_loop()
         await loop.run_in_executor(self._state.writer, self._state.write_in_room, ROSTER, text)
+        self._publish(*listed)
 
     def dump(self) -> dict[str, Any]:
         """Values that must outlive the master beside the shards."""

@@ -7,27 +7,23 @@ from contextlib import nullcontext
 from common.errors import MalformedError
 from common.shards.pushes import Header, Operation, PullRequest, PushReply
 from common.shards.table import Precision, Table
-from master.roster import Roster
+from master.leases import Leases, check_own
 from master.store.shard import Reading
 from master.store.store import Pieces, Source, Store
 from master.tally import Tally
-
-SHARD_KINDS = ("weights", "gradient", "input", "time", "optimizer")
-# Of the states that a replica carries: k/state-r.
-STATE_KIND = "state-{replica}"
 
 
 class ParameterService:
     """Shards of a run, open to readers and to slaves with a lease. Safe for several threads.
 
     Args:
-        roster: leases, read only.
+        leases: of the run, read only.
         store: the shards.
         tally: counts of pushes and pulls.
     """
 
-    def __init__(self, roster: Roster, store: Store, tally: Tally) -> None:
-        self._roster = roster
+    def __init__(self, leases: Leases, store: Store, tally: Tally) -> None:
+        self._leases = leases
         self._store = store
         self._tally = tally
 
@@ -42,14 +38,11 @@ class ParameterService:
         """
         if header is None:
             raise MalformedError("data came where a header was expected")
-        layer, _, kind = header.shard.partition("/")
-        seat = self._roster.seat(header.incarnation)
-        own = (*SHARD_KINDS, STATE_KIND.format(replica=seat.replica))
-        if kind not in own or layer != str(seat.layer):
-            raise MalformedError(f'layer {seat.layer} cannot push to "{header.shard}"')
+        seat = self._leases.seat(header.incarnation)
+        check_own(seat, header.shard)
         if header.replica != seat.replica:
             raise MalformedError(f"replica {seat.replica} cannot push as replica {header.replica}")
-        self._roster.check_progress(header.next_batch)
+        self._leases.check_progress(header.next_batch)
         if header.operation is Operation.CREATE:
             if header.precision is not Precision.FLOAT32 or header.fragments:
                 raise MalformedError("CREATE narrow, or in fragments; a creation has the whole in float32")
@@ -67,8 +60,8 @@ class ParameterService:
         """
         if header.operation is not Operation.CREATE:
             return self.land(header, lambda _: nullcontext(pieces))
-        self._roster.seat(header.incarnation)
-        return self._store.create(header, pieces, lambda: self._roster.seat(header.incarnation))
+        self._leases.seat(header.incarnation)
+        return self._store.create(header, pieces, lambda: self._leases.seat(header.incarnation))
 
     def land(self, header: Header, source: Source) -> PushReply:
         """Apply an update that `source` receives into the idle buffer, if the sender holds a lease.
@@ -77,8 +70,8 @@ class ParameterService:
             LayerwiseError: as `Store.land`.
             FencedError: the sender's lease has passed to another slave.
         """
-        seat = self._roster.seat(header.incarnation)
-        reply = self._store.land(header, source, lambda: self._roster.seat(header.incarnation))
+        seat = self._leases.seat(header.incarnation)
+        reply = self._store.land(header, source, lambda: self._leases.seat(header.incarnation))
         # A push of buffers alone, as of a slave's moments, carries values, which are never stale.
         self._tally.count_push(seat.layer, seat.replica, reply, ages=header.table.parameters_nbytes > 0)
         return reply
@@ -90,7 +83,7 @@ class ParameterService:
             FencedError: the reader's lease has passed to another slave.
             NotFoundError: there is no such shard.
         """
-        seat = self._roster.seat(request.incarnation) if request.incarnation else None
+        seat = self._leases.seat(request.incarnation) if request.incarnation else None
         reading = self._store.read(
             request.shard,
             request.incarnation,

@@ -7,12 +7,14 @@ from typing import Any
 
 from common.credentials import hash_secret, is_secret
 from common.data.replicas import meet
-from common.errors import FencedError, MalformedError, UnprovenError, UnreachableError
+from common.errors import MalformedError, UnprovenError, UnreachableError
 from common.wire.messages import Holdings, JoinReply, JoinRequest, Peer, Seat, Telemetry
 from common.wire.ranges import COUNT, MOST, restore
+from common.wire.stores import ListedLease
 from common.wire.telemetry import merge
 from master.keyring import Keyring
 from master.lease import Lease, LeaseEvent, restore_telemetry
+from master.leases import check_batch, fenced
 
 # Slaves that wait for a seat; each is listed for Prometheus.
 MOST_WAITING = 1024
@@ -233,30 +235,7 @@ class Roster:
         if self.unsettled:
             # A master that starts again may know the lease, and must not have called its holder fenced.
             raise UnreachableError(f"incarnation {incarnation}: the leases are not written yet; ask again")
-        raise FencedError(f"incarnation {incarnation} holds no lease any more; join again for a new lease")
-
-    def check_secret(self, incarnation: int, secret: str, certificate: str = "") -> None:
-        """Check that a caller knows the secret of a lease, and has the certificate that took the lease.
-
-        Raises:
-            UnprovenError: secret or certificate are others, or are missing.
-            FencedError: the lease has passed to another slave.
-        """
-        lease = self.seat(incarnation)
-        bound, proven = lease.certificate == certificate, is_secret(secret, lease.proof)
-        if bound and proven:
-            return
-        # Another thread may have ended the lease between the looks: the holder is fenced, not a liar.
-        self.seat(incarnation)
-        if not bound:
-            raise UnprovenError(
-                f"incarnation {incarnation}: the lease is bound to another certificate than "
-                f"{certificate or 'none'}; join for a lease of your own"
-            )
-        raise UnprovenError(
-            f"incarnation {incarnation}: {'a wrong' if secret else 'no'} secret was shown; send that of "
-            "Join's answer with the call"
-        )
+        raise fenced(incarnation)
 
     def check_progress(self, next_batch: int) -> None:
         """Check the first batch that a slave claims to lack.
@@ -264,10 +243,7 @@ class Roster:
         Raises:
             MalformedError: the batch is beyond the end of the run.
         """
-        if next_batch > self._most_batches:
-            raise MalformedError(
-                f"next_batch = {next_batch} is beyond the end of the run, {self._most_batches} at most"
-            )
+        check_batch(next_batch, self._most_batches)
 
     def _grown(self, lease: Lease, telemetry: Telemetry) -> Telemetry:
         """Check telemetry; a batch that arrives late never takes the progress back."""
@@ -309,6 +285,14 @@ class Roster:
         """Whether the slaves on two seats send each other messages."""
         here, there = ((lease.layer, lease.replica) for lease in (one, other))
         return meet(here, there, self._replicas, broadcasts=self._broadcasts)
+
+    def listed(self) -> tuple[int, list[ListedLease]]:
+        """Number of grants so far, and the leases that stand, as stores know them."""
+        return self._incarnations, [
+            ListedLease(lease.incarnation, lease.layer, lease.replica, lease.proof, lease.certificate)
+            for lease in self._leases
+            if lease.incarnation
+        ]
 
     def seats(self, now: float) -> list[Seat]:
         """Every seat, as a message."""

@@ -16,14 +16,18 @@ from common.data.levels import Levels
 from common.data.replicas import may_stop
 from common.errors import MalformedError, RefusedError, UnreachableError
 from common.wire import messages as m
+from common.wire.counters import add_counters, add_layers
 from common.wire.ranges import restore
+from common.wire.stores import AttendRequest, LocateReply, LocateRequest, PlaceRequest
 from common.wire.telemetry import merge
 from master.agreement import Agreement
 from master.curriculum import Grading, announce
 from master.keyring import Keyring
 from master.lease import LeaseEvent
+from master.leases import check_own
 from master.progress import Progress
 from master.roster import Roster
+from master.stores import Stores
 from master.tally import Tally
 
 # Kinds of lease events after which a seat is vacant.
@@ -60,7 +64,7 @@ class Run:
 
     Args:
         config: resolved configuration.
-        shards: progress of the shards, read for replies.
+        shards: progress of the shards in this process, read for replies; those in stores have a place.
         saved: values from an earlier master's `dump`; empty at the run's beginning.
         identity: random name of the run, unless `saved` has a name. Ports are used again: the name tells a
             neighbour from another run's slave.
@@ -71,6 +75,7 @@ class Run:
         tally: counters.
         starts: number of masters so far, the present included.
         grading: decides on levels; None: examples do not become harder.
+        stores: processes that keep the shards; None: the master does.
     """
 
     def __init__(
@@ -85,7 +90,8 @@ class Run:
         self.grading = Grading.restore(config.replicas[-1], saved) if config.curriculum else None
         self._agreement = Agreement.restore(saved)
         self._progress = Progress()
-        self._shards = shards
+        self.stores = _restore_stores(config, saved, self.starts)
+        self._shards = self.stores or shards
         self._effects: list[Effect] = []
         # Number of the snapshot that a rollback is putting back; the shards are of two versions meanwhile.
         self._restoring = 0
@@ -105,16 +111,19 @@ class Run:
             "evaluation": dataclasses.asdict(self._evaluation),
             **(self.grading.dump() if self.grading else {}),
             **self._agreement.dump(),
+            **({"stores": self.stores.dump()} if self.stores else {}),
         }
 
     def join(self, request: m.JoinRequest, now: float, certificate: str = "") -> m.JoinReply:
         """Grant a lease, bound to the name of the slave's certificate, or ask the slave to wait.
 
         Raises:
-            UnreachableError: the run is being put back to a snapshot.
+            UnreachableError: the run is being put back to a snapshot, or stores are missing.
             RefusedError: the slave has other data, user's files or versions than the run.
         """
         self.check_open()
+        if self.stores:
+            self.stores.check_complete()
         warning = "" if self.roster.over else self._compare(request.host, request.holdings, now)
         plain = dataclasses.replace(request, holdings=m.Holdings())
         reply, events = self.roster.join(plain, now, certificate)
@@ -122,10 +131,13 @@ class Run:
         if warning and events:
             self._effects.append(Effect({"event": "warned", "host": request.host, "why": warning}))
         reply = dataclasses.replace(reply, warning=warning)
-        next_batch = self._shards.next_batch(f"{reply.layer}/weights", reply.replica)
         return dataclasses.replace(
-            reply, next_batch=next_batch, run=self.identity, curriculum=announce(self.grading)
+            reply, next_batch=self.next_batch(reply), run=self.identity, curriculum=announce(self.grading)
         )
+
+    def next_batch(self, lease: m.JoinReply) -> int:
+        """First batch that the weights of a lease's seat lack."""
+        return self._shards.next_batch(f"{lease.layer}/weights", lease.replica)
 
     def agree(self, request: m.AgreeRequest, now: float) -> m.AgreeReply:
         """Compare the holdings of a process without a lease with the run's.
@@ -147,6 +159,48 @@ class Run:
             self._effects.append(Effect({"event": "refused", "host": host, "why": verdict.refusal}))
             raise RefusedError(verdict.refusal)
         return verdict.warning
+
+    def attend(self, request: AttendRequest, now: float) -> None:
+        """Take a store's report.
+
+        Raises:
+            RefusedError: this run's shards are in the master, the store holds another run, or the run has its
+                stores already.
+            FencedError: another process has taken over the store's directory.
+        """
+        if request.run not in ("", self.identity):
+            raise RefusedError("the store's --state-dir holds another run; give another directory")
+        self._effects += [Effect(line) for line in self._stores().attend(request, now)]
+
+    def locate(self, request: LocateRequest) -> LocateReply:
+        """Find the store of a shard.
+
+        Raises:
+            NotFoundError: the shard has not been dealt out.
+            UnreachableError: the store is away.
+        """
+        return self.stores.locate(request.shard) if self.stores else LocateReply()
+
+    def place(self, request: PlaceRequest, now: float) -> LocateReply:  # noqa: ARG002 - an input like the rest
+        """Deal a shard of a slave's layer to a store.
+
+        Raises:
+            FencedError: the lease has passed to another slave.
+            MalformedError: the shard is not of the slave's seat.
+            UnreachableError: stores are missing.
+        """
+        check_own(self.roster.seat(request.incarnation), request.shard)
+        stores = self._stores()
+        before = stores.dump()
+        found = stores.place(request.shard, request.nbytes)
+        if stores.dump() != before:
+            self._effects.append(Effect({"event": "dealt", "shard": request.shard, "store": found.store}))
+        return found
+
+    def _stores(self) -> Stores:
+        if self.stores is None:
+            raise RefusedError("the master keeps this run's shards (cluster.stores = 0); there are no stores")
+        return self.stores
 
     def heartbeat(self, request: m.HeartbeatRequest, now: float) -> m.HeartbeatReply:
         """Keep a lease.
@@ -183,6 +237,8 @@ class Run:
     def tick(self, now: float) -> None:
         """Fail silent slaves, and look for progress."""
         self._note(self.roster.tick(now))
+        if self.stores:
+            self._effects += [Effect(line) for line in self.stores.tick(now)]
         self._progress.note(self._shards.versions(), self.roster.reached(), now)
         self._relieve(now)
 
@@ -254,6 +310,7 @@ class Run:
         total = seats[0].telemetry
         for seat in seats[1:]:
             total = merge(total, seat.telemetry)
+        reports = self.stores.reports() if self.stores else []
         reached = (
             max(seat.telemetry.next_batch, self._shards.next_batch(f"{seat.layer}/weights")) for seat in seats
         )
@@ -272,11 +329,12 @@ class Run:
             lost_batches=total.lost_batches,
             lost_states=total.lost_states,
             curriculum=announce(self.grading),
-            counters=self.tally.counters(),
+            counters=add_counters([self.tally.counters(), *(each.counters for each in reports)]),
             evaluation=self._evaluation,
-            layers=self.tally.by_layer(),
+            layers=add_layers([self.tally.by_layer(), *(each.layers for each in reports)]),
             still_seconds=0.0 if self.roster.over else self._progress.still_seconds(now),
             successors=self._progress.successors,
+            stores=self.stores.states(now) if self.stores else [],
         )
 
     def _note(self, events: list[LeaseEvent]) -> None:
@@ -312,6 +370,15 @@ def _restore_roster(config: Config, saved: dict[str, Any], keyring: Keyring) -> 
     most = config.batch_bound + max(config.replicas) - 1
     broadcasts = config.decoupling.broadcasts
     return Roster(config.replicas, *beats, saved.get("roster"), most, keyring=keyring, broadcasts=broadcasts)
+
+
+def _restore_stores(config: Config, saved: dict[str, Any], epoch: int) -> Stores | None:
+    cluster = config.cluster
+    if not cluster.stores:
+        return None
+    # A call is held for a heartbeat.
+    patience = cluster.heartbeat_seconds * (cluster.misses + 1)
+    return Stores(config.replicas, cluster.stores, patience, epoch, saved.get("stores", {}))
 
 
 def _effect(event: LeaseEvent) -> Effect:

@@ -37,6 +37,7 @@ from common.wire.messages import StatusReply
 from common.wire.methods import EXCHANGE
 from common.wire.use import Utilization
 from master.access import Access
+from master.attendance import Attendance
 from master.disk.credentials import load_keyring, load_reader, load_tokens
 from master.disk.recovery import ROLLBACK, ROSTER, recover, resume_config
 from master.disk.scheduler import SnapshotScheduler
@@ -51,6 +52,7 @@ from master.run import Effect, Run, fence_saved
 from master.servicers.keeper import KeeperServicer
 from master.servicers.parameters import ParametersServicer
 from master.servicers.roster import RosterServicer
+from master.servicers.stores import StoresServicer
 from master.servicers.synthesis import SynthesisServicer
 from master.store.optimizers import use_one_thread
 from master.store.policies import policies
@@ -76,7 +78,7 @@ class Master:
         self.state = state
         config = resume_config(config, state)
         snapshots = Snapshots(state.path / "snapshots", state.files)
-        saved, recovery = recover(state, snapshots)
+        saved, recovery = recover(state, snapshots, keeps_shards=not config.cluster.stores)
         effects: list[Effect] = []
         if recovery:
             # Every lease ends, durably, before a shard is put back: a crash in between repeats the whole.
@@ -104,7 +106,10 @@ class Master:
         self.parameters = ParameterService(self.run.roster, self.store, self.run.tally)
         served = config.cluster.served
         self.synthesis = SynthesisThread(config, self.store) if served else None
-        self.ledger = Ledger(self.run, state, self._end_lease, self._restart_synthesis)
+        stores, beat = self.run.stores, config.cluster.heartbeat_seconds
+        self.attendance = Attendance(stores, beat) if stores else None
+        publish = self.attendance.publish if self.attendance else lambda *_: None
+        self.ledger = Ledger(self.run, state, self._end_lease, self._restart_synthesis, publish)
         damage = recovery.damage if recovery else ()
         self.scheduler = SnapshotScheduler(snapshots, self.store, state, self.ledger, damage)
         self.scrub = Scrub(state)
@@ -221,18 +226,21 @@ class Ports:
         run, tally = master.run, master.run.tally
         self._state = master.state.path
         name = run.config.run.name if identity else None
-        access = Access(run.roster, *load_tokens(master.state, join_token), name)
+        access = Access(run.roster, load_tokens(master.state, join_token), name)
         self.control = control.ControlServer(tally.count_error, access.admit, identity)
         # A pusher, a fetcher and a stream for each neighbour, and as many before the last have ended.
         bounds = Bounds(holder=8 + 2 * most_streams(run.config))
         tls = identity.serve() if identity else None
         self.data = data.DataServer(tally.count_error, bounds, admit=access.admit, tls=tls)
-        self._roster = RosterServicer(run, master.ledger, master.status, reader)
+        self._roster = RosterServicer(run, master.ledger, master.status, reader, master.attendance)
         self._roster.register(self.control)
-        KeeperServicer(master.scheduler).register(self.control)
+        KeeperServicer(master.scheduler, in_stores=run.stores is not None).register(self.control)
         SynthesisServicer(run.roster, master.synthesis, tally).register(self.control)
+        self._stores = StoresServicer(run, master.ledger, master.attendance)
+        self._stores.register(self.control)
         self.parameters = ParametersServicer(master.parameters, tally)
-        self.parameters.register(self.data)
+        if run.stores is None:
+            self.parameters.register(self.data)
         self.data.add_open(EXCHANGE, master.relay.exchange, asyncio.get_running_loop())
 
     async def open(self, listen: str, data_port: int) -> tuple[str, int]:
@@ -244,6 +252,7 @@ class Ports:
         address = await self.control.start(listen)
         # No call can come in between: the event loop has not been let go since the control port opened.
         self._roster.data_port = self.data.start(split_address(listen)[0], data_port)
+        self._stores.data_port = self._roster.data_port
         self._port = split_address(address)[1]
         note_master(self._port, self._state)
         return address, self._roster.data_port

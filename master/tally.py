@@ -10,7 +10,7 @@ from typing import Any, Self
 
 from common.errors import FencedError, LayerwiseError, MalformedError, TooLargeError
 from common.shards.pushes import PushReply
-from common.wire import messages as m
+from common.wire.counters import Counters, LayerPushes
 from common.wire.ranges import PLACE, Range
 from common.wire.saved import restore_keys, restore_map, restore_number
 
@@ -134,15 +134,15 @@ class Tally:
             seat = self.seats[layer, replica]
             return dataclasses.replace(seat, staleness=seat.staleness.copy())
 
-    def counters(self) -> m.Counters:
+    def counters(self) -> Counters:
         """Build the message for a status; CPU and memory of the process are left out."""
         with self._lock:
             counts = {name: getattr(self, name) for name in KEPT}
             staleness = dict(sum(self.staleness.values(), Counter()))
-        return m.Counters(staleness=staleness, **counts)
+        return Counters(staleness=staleness, **counts)
 
-    def by_layer(self) -> list[m.LayerPushes]:
+    def by_layer(self) -> list[LayerPushes]:
         """Count pushes by layer, for layers with pushes."""
         with self._lock:
             layers = sorted({*self.staleness, *self.refused})
-            return [m.LayerPushes(k, dict(self.staleness.get(k, {})), self.refused[k]) for k in layers]
+            return [LayerPushes(k, dict(self.staleness.get(k, {})), self.refused[k]) for k in layers]

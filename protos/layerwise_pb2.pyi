@@ -628,7 +628,7 @@ class LayerPushes(_message.Message):
     def __init__(self, layer: _Optional[int] = ..., staleness: _Optional[_Mapping[int, int]] = ..., refused: _Optional[int] = ...) -> None: ...
 
 class StatusReply(_message.Message):
-    __slots__ = ("name", "state", "batches", "of_batches", "waiting_slaves", "training_seconds", "starts", "seats", "versions", "delays", "waiting_fraction", "lost_batches", "counters", "evaluation", "layers", "utilization", "snapshot", "snapshot_trouble", "still_seconds", "successors", "lost_states", "curriculum")
+    __slots__ = ("name", "state", "batches", "of_batches", "waiting_slaves", "training_seconds", "starts", "seats", "versions", "delays", "waiting_fraction", "lost_batches", "counters", "evaluation", "layers", "utilization", "snapshot", "snapshot_trouble", "still_seconds", "successors", "lost_states", "curriculum", "stores")
     class VersionsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -672,6 +672,7 @@ class StatusReply(_message.Message):
     SUCCESSORS_FIELD_NUMBER: _ClassVar[int]
     LOST_STATES_FIELD_NUMBER: _ClassVar[int]
     CURRICULUM_FIELD_NUMBER: _ClassVar[int]
+    STORES_FIELD_NUMBER: _ClassVar[int]
     name: str
     state: str
     batches: int
@@ -694,7 +695,8 @@ class StatusReply(_message.Message):
     successors: int
     lost_states: int
     curriculum: Curriculum
-    def __init__(self, name: _Optional[str] = ..., state: _Optional[str] = ..., batches: _Optional[int] = ..., of_batches: _Optional[int] = ..., waiting_slaves: _Optional[int] = ..., training_seconds: _Optional[float] = ..., starts: _Optional[int] = ..., seats: _Optional[_Iterable[_Union[Seat, _Mapping]]] = ..., versions: _Optional[_Mapping[str, int]] = ..., delays: _Optional[_Mapping[int, int]] = ..., waiting_fraction: _Optional[_Mapping[int, float]] = ..., lost_batches: _Optional[int] = ..., counters: _Optional[_Union[Counters, _Mapping]] = ..., evaluation: _Optional[_Union[Evaluation, _Mapping]] = ..., layers: _Optional[_Iterable[_Union[LayerPushes, _Mapping]]] = ..., utilization: _Optional[_Union[Utilization, _Mapping]] = ..., snapshot: _Optional[_Union[Kept, _Mapping]] = ..., snapshot_trouble: _Optional[str] = ..., still_seconds: _Optional[float] = ..., successors: _Optional[int] = ..., lost_states: _Optional[int] = ..., curriculum: _Optional[_Union[Curriculum, _Mapping]] = ...) -> None: ...
+    stores: _containers.RepeatedCompositeFieldContainer[StoreState]
+    def __init__(self, name: _Optional[str] = ..., state: _Optional[str] = ..., batches: _Optional[int] = ..., of_batches: _Optional[int] = ..., waiting_slaves: _Optional[int] = ..., training_seconds: _Optional[float] = ..., starts: _Optional[int] = ..., seats: _Optional[_Iterable[_Union[Seat, _Mapping]]] = ..., versions: _Optional[_Mapping[str, int]] = ..., delays: _Optional[_Mapping[int, int]] = ..., waiting_fraction: _Optional[_Mapping[int, float]] = ..., lost_batches: _Optional[int] = ..., counters: _Optional[_Union[Counters, _Mapping]] = ..., evaluation: _Optional[_Union[Evaluation, _Mapping]] = ..., layers: _Optional[_Iterable[_Union[LayerPushes, _Mapping]]] = ..., utilization: _Optional[_Union[Utilization, _Mapping]] = ..., snapshot: _Optional[_Union[Kept, _Mapping]] = ..., snapshot_trouble: _Optional[str] = ..., still_seconds: _Optional[float] = ..., successors: _Optional[int] = ..., lost_states: _Optional[int] = ..., curriculum: _Optional[_Union[Curriculum, _Mapping]] = ..., stores: _Optional[_Iterable[_Union[StoreState, _Mapping]]] = ...) -> None: ...
 
 class Kept(_message.Message):
     __slots__ = ("number", "time", "nbytes", "versions", "damage")
@@ -759,3 +761,134 @@ class RollbackReply(_message.Message):
     before: _containers.ScalarMap[str, int]
     fenced: int
     def __init__(self, snapshot: _Optional[_Union[Kept, _Mapping]] = ..., before: _Optional[_Mapping[str, int]] = ..., fenced: _Optional[int] = ...) -> None: ...
+
+class AttendRequest(_message.Message):
+    __slots__ = ("store", "session", "run", "host", "pid", "address", "order", "shards", "counters", "layers", "utilization", "trouble")
+    STORE_FIELD_NUMBER: _ClassVar[int]
+    SESSION_FIELD_NUMBER: _ClassVar[int]
+    RUN_FIELD_NUMBER: _ClassVar[int]
+    HOST_FIELD_NUMBER: _ClassVar[int]
+    PID_FIELD_NUMBER: _ClassVar[int]
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    ORDER_FIELD_NUMBER: _ClassVar[int]
+    SHARDS_FIELD_NUMBER: _ClassVar[int]
+    COUNTERS_FIELD_NUMBER: _ClassVar[int]
+    LAYERS_FIELD_NUMBER: _ClassVar[int]
+    UTILIZATION_FIELD_NUMBER: _ClassVar[int]
+    TROUBLE_FIELD_NUMBER: _ClassVar[int]
+    store: str
+    session: str
+    run: str
+    host: str
+    pid: int
+    address: str
+    order: int
+    shards: _containers.RepeatedCompositeFieldContainer[ShardState]
+    counters: Counters
+    layers: _containers.RepeatedCompositeFieldContainer[LayerPushes]
+    utilization: Utilization
+    trouble: str
+    def __init__(self, store: _Optional[str] = ..., session: _Optional[str] = ..., run: _Optional[str] = ..., host: _Optional[str] = ..., pid: _Optional[int] = ..., address: _Optional[str] = ..., order: _Optional[int] = ..., shards: _Optional[_Iterable[_Union[ShardState, _Mapping]]] = ..., counters: _Optional[_Union[Counters, _Mapping]] = ..., layers: _Optional[_Iterable[_Union[LayerPushes, _Mapping]]] = ..., utilization: _Optional[_Union[Utilization, _Mapping]] = ..., trouble: _Optional[str] = ...) -> None: ...
+
+class ShardState(_message.Message):
+    __slots__ = ("name", "version", "progress", "nbytes")
+    class ProgressEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: int
+        value: int
+        def __init__(self, key: _Optional[int] = ..., value: _Optional[int] = ...) -> None: ...
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    PROGRESS_FIELD_NUMBER: _ClassVar[int]
+    NBYTES_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    version: int
+    progress: _containers.ScalarMap[int, int]
+    nbytes: int
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[int] = ..., progress: _Optional[_Mapping[int, int]] = ..., nbytes: _Optional[int] = ...) -> None: ...
+
+class AttendReply(_message.Message):
+    __slots__ = ("run", "number", "order")
+    RUN_FIELD_NUMBER: _ClassVar[int]
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    ORDER_FIELD_NUMBER: _ClassVar[int]
+    run: str
+    number: int
+    order: StoreOrder
+    def __init__(self, run: _Optional[str] = ..., number: _Optional[int] = ..., order: _Optional[_Union[StoreOrder, _Mapping]] = ...) -> None: ...
+
+class StoreOrder(_message.Message):
+    __slots__ = ("number", "incarnations", "leases")
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    INCARNATIONS_FIELD_NUMBER: _ClassVar[int]
+    LEASES_FIELD_NUMBER: _ClassVar[int]
+    number: int
+    incarnations: int
+    leases: _containers.RepeatedCompositeFieldContainer[ListedLease]
+    def __init__(self, number: _Optional[int] = ..., incarnations: _Optional[int] = ..., leases: _Optional[_Iterable[_Union[ListedLease, _Mapping]]] = ...) -> None: ...
+
+class ListedLease(_message.Message):
+    __slots__ = ("incarnation", "layer", "replica", "proof", "certificate")
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    LAYER_FIELD_NUMBER: _ClassVar[int]
+    REPLICA_FIELD_NUMBER: _ClassVar[int]
+    PROOF_FIELD_NUMBER: _ClassVar[int]
+    CERTIFICATE_FIELD_NUMBER: _ClassVar[int]
+    incarnation: int
+    layer: int
+    replica: int
+    proof: str
+    certificate: str
+    def __init__(self, incarnation: _Optional[int] = ..., layer: _Optional[int] = ..., replica: _Optional[int] = ..., proof: _Optional[str] = ..., certificate: _Optional[str] = ...) -> None: ...
+
+class LocateRequest(_message.Message):
+    __slots__ = ("shard",)
+    SHARD_FIELD_NUMBER: _ClassVar[int]
+    shard: str
+    def __init__(self, shard: _Optional[str] = ...) -> None: ...
+
+class LocateReply(_message.Message):
+    __slots__ = ("store", "address")
+    STORE_FIELD_NUMBER: _ClassVar[int]
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    store: int
+    address: str
+    def __init__(self, store: _Optional[int] = ..., address: _Optional[str] = ...) -> None: ...
+
+class PlaceRequest(_message.Message):
+    __slots__ = ("incarnation", "shard", "nbytes")
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    SHARD_FIELD_NUMBER: _ClassVar[int]
+    NBYTES_FIELD_NUMBER: _ClassVar[int]
+    incarnation: int
+    shard: str
+    nbytes: int
+    def __init__(self, incarnation: _Optional[int] = ..., shard: _Optional[str] = ..., nbytes: _Optional[int] = ...) -> None: ...
+
+class StoreState(_message.Message):
+    __slots__ = ("number", "state", "host", "pid", "address", "report_age", "shards", "nbytes", "counters", "utilization", "trouble")
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    HOST_FIELD_NUMBER: _ClassVar[int]
+    PID_FIELD_NUMBER: _ClassVar[int]
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    REPORT_AGE_FIELD_NUMBER: _ClassVar[int]
+    SHARDS_FIELD_NUMBER: _ClassVar[int]
+    NBYTES_FIELD_NUMBER: _ClassVar[int]
+    COUNTERS_FIELD_NUMBER: _ClassVar[int]
+    UTILIZATION_FIELD_NUMBER: _ClassVar[int]
+    TROUBLE_FIELD_NUMBER: _ClassVar[int]
+    number: int
+    state: str
+    host: str
+    pid: int
+    address: str
+    report_age: float
+    shards: _containers.RepeatedScalarFieldContainer[str]
+    nbytes: int
+    counters: Counters
+    utilization: Utilization
+    trouble: str
+    def __init__(self, number: _Optional[int] = ..., state: _Optional[str] = ..., host: _Optional[str] = ..., pid: _Optional[int] = ..., address: _Optional[str] = ..., report_age: _Optional[float] = ..., shards: _Optional[_Iterable[str]] = ..., nbytes: _Optional[int] = ..., counters: _Optional[_Union[Counters, _Mapping]] = ..., utilization: _Optional[_Union[Utilization, _Mapping]] = ..., trouble: _Optional[str] = ...) -> None: ...

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from common.config.profiles import AUTOCASTS, PROFILES, SYNTHESES, WIRES
 from common.config.settings import broadcast, choice, key
 
+# A slave may have connections to all of them.
+MOST_STORES = 64
+
 
 @dataclass(frozen=True)
 class ClusterConfig:
@@ -32,6 +35,13 @@ class ClusterConfig:
     )
     snapshot_seconds: float = key(
         30.0, "seconds between two snapshots of the master", minimum=0.1, maximum=1e9
+    )
+
+    stores: int = key(
+        0,
+        "processes `layerwise store` that keep the shards; 0: the master keeps them",
+        minimum=0,
+        maximum=MOST_STORES,
     )
 
     @property

@@ -24,7 +24,7 @@ class ProfileRow(Row):
 
 
 # Keys without a meaning where no process sends messages.
-_DISTRIBUTED = ("synthesis", "wire", "compile", "downpour.")
+_DISTRIBUTED = ("synthesis", "wire", "compile", "stores", "downpour.")
 
 PROFILES = Registry(
     ProfileRow(name="light", help="a slave knows only the master", heeds=_DISTRIBUTED),
@@ -45,7 +45,7 @@ class SynthesisRow(Row):
 
 
 SYNTHESES = Registry(
-    SynthesisRow(name="slave", help="in the slaves", heeds=("wire",), served=False),
+    SynthesisRow(name="slave", help="in the slaves", heeds=("wire", "stores"), served=False),
     # Most messages then go to the master, as float32: a narrow wire would save little.
     SynthesisRow(name="master", help="in the master, which slaves ask", served=True),
 )

@@ -78,6 +78,9 @@ ACCESS: dict[Method[Any, Any], Row] = {
     methods.PULL: Row(Proof.NONE, _ALL),
     methods.EXCHANGE: Row(Proof.LEASE, _SLAVE),
     methods.SYNTHESIZE: Row(Proof.LEASE, _SLAVE),
+    methods.ATTEND: Row(Proof.JOIN, frozenset({Role.STORE})),
+    methods.LOCATE: Row(Proof.NONE, _ALL),
+    methods.PLACE: Row(Proof.LEASE, _SLAVE),
 }
 _ROWS = {method.path: row for method, row in ACCESS.items()}
 

@@ -78,6 +78,29 @@ def reachable_address(listen: str, peer: str | None) -> str:
     return f"{host}:{port}"
 
 
+def choose_addresses(
+    listen: str | None, advertise: str | None, master: str, *, insecure: bool
+) -> tuple[str, str]:
+    """Choose where a process of a run listens, and the HOST:PORT by which peers reach it.
+
+    Args:
+        listen: HOST:PORT; None: a free port of the interface that reaches the master.
+        advertise: HOST:PORT for peers, where port 0 stands for the port taken; None: as `listen`.
+        master: HOST:PORT.
+        insecure: whether other machines may reach the port in the clear, or there are certificates.
+
+    Raises:
+        ConfigError: an address is malformed, unreachable, or open to other machines.
+    """
+    listen = listen or f"{interface_to(master)}:0"
+    check_listen(listen, insecure)
+    if advertise and is_unspecified(split_address(advertise)[0]):
+        raise ConfigError(
+            f"--advertise {advertise}: nobody can reach it; give a name or address of this machine"
+        )
+    return listen, reachable_address(advertise or listen, master)
+
+
 def interface_to(peer: str) -> str:
     """Return the host part of this machine's interface that routes to a peer.
 

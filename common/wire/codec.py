@@ -16,7 +16,7 @@ from common import bounds
 from common.errors import MalformedError, TooLargeError
 from common.shards import pushes
 from common.shards.table import Table, TensorSpec, check_shape
-from common.wire import messages, ranges
+from common.wire import messages, ranges, stores
 from protos import layerwise_pb2 as pb
 
 Value = TypeVar("Value")
@@ -229,7 +229,7 @@ def _check_entries(name: str, entries: Any) -> None:
 
 def _check_complete() -> None:
     """Check that the dataclasses and the generated code have equal fields."""
-    named = {**vars(messages), **vars(pushes)}
+    named = {**vars(messages), **vars(pushes), **vars(stores)}
     kinds = [kind for kind in named.values() if isinstance(kind, type)]
     for kind in [*kinds, Table, TensorSpec]:
         if dataclasses.is_dataclass(kind):

@@ -7,7 +7,9 @@ from enum import IntEnum
 
 from common.shards.pushes import Buffer
 from common.shards.table import Table
+from common.wire.counters import Counters, LayerPushes
 from common.wire.curriculum import Curriculum, Score
+from common.wire.stores import StoreState
 from common.wire.use import Utilization
 
 
@@ -288,23 +290,6 @@ class ReportReply:
 
 
 @dataclass(frozen=True, slots=True)
-class Counters:
-    """Counts of the master since the start on the state directory."""
-
-    staleness: dict[int, int] = field(default_factory=dict)
-    pushes: int = 0
-    pulls: int = 0
-    duplicate_pushes: int = 0
-    fenced: int = 0
-    malformed: int = 0
-    bytes_received: int = 0
-    bytes_sent: int = 0
-    cpu_seconds: float = 0.0
-    peak_rss_bytes: int = 0
-    refused_pushes: int = 0
-
-
-@dataclass(frozen=True, slots=True)
 class Kept:
     """Description of a snapshot; `damage` says why it cannot be used, if that is known."""
 
@@ -313,15 +298,6 @@ class Kept:
     nbytes: int = 0
     versions: dict[str, int] = field(default_factory=dict)
     damage: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class LayerPushes:
-    """Pushes of a layer's slaves: staleness -> number applied, and the number refused."""
-
-    layer: int = 0
-    staleness: dict[int, int] = field(default_factory=dict)
-    refused: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -350,6 +326,7 @@ class StatusReply:
     successors: int = 0
     lost_states: int = 0
     curriculum: Curriculum = field(default_factory=Curriculum)
+    stores: list[StoreState] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)

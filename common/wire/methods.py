@@ -8,7 +8,7 @@ from typing import Any, Generic, TypeVar
 
 from common.bounds import message_bytes
 from common.shards import pushes
-from common.wire import codec, payloads
+from common.wire import codec, payloads, stores
 from common.wire import messages as m
 from protos import layerwise_pb2 as pb
 
@@ -84,6 +84,9 @@ PUSH = _method("Parameters", "Push", _FRAME, _plain(pushes.PushReply))
 PULL = _method("Parameters", "Pull", _plain(pushes.PullRequest), _FRAME)
 EXCHANGE = _method("Boundary", "Exchange", _RAW, _PARTS)
 SYNTHESIZE = _method("Synthesis", "Synthesize", _SYNTHESIS, _SYNTHESIS)
+ATTEND = _method("Stores", "Attend", _plain(stores.AttendRequest), _plain(stores.AttendReply))
+LOCATE = _method("Stores", "Locate", _plain(stores.LocateRequest), _plain(stores.LocateReply))
+PLACE = _method("Stores", "Place", _plain(stores.PlaceRequest), _plain(stores.LocateReply))
 
 METHODS: tuple[Method[Any, Any], ...] = (
     DESCRIBE,
@@ -101,6 +104,9 @@ METHODS: tuple[Method[Any, Any], ...] = (
     PULL,
     EXCHANGE,
     SYNTHESIZE,
+    ATTEND,
+    LOCATE,
+    PLACE,
 )
 
 

@@ -19,6 +19,8 @@ from common.errors import MalformedError
 from common.shards import pushes
 from common.shards.table import Table, TensorSpec
 from common.wire import messages as m
+from common.wire import stores
+from common.wire.counters import Counters, LayerPushes
 from common.wire.curriculum import Curriculum, Score
 from common.wire.use import Utilization
 
@@ -174,7 +176,7 @@ RANGES: dict[type, dict[str, Rule]] = {
         "versions": Mapped(None, COUNT),
         "metrics": Mapped(None, MEASURED),
     },
-    m.Counters: {
+    Counters: {
         "staleness": Mapped(SMALL, COUNT),
         "pushes": COUNT,
         "pulls": COUNT,
@@ -188,7 +190,7 @@ RANGES: dict[type, dict[str, Rule]] = {
         "refused_pushes": COUNT,
     },
     m.Kept: {"number": COUNT, "time": SECONDS, "nbytes": COUNT, "versions": Mapped(None, COUNT)},
-    m.LayerPushes: {"layer": PLACE, "staleness": Mapped(SMALL, COUNT), "refused": COUNT},
+    LayerPushes: {"layer": PLACE, "staleness": Mapped(SMALL, COUNT), "refused": COUNT},
     m.StatusReply: {
         "batches": COUNT,
         "of_batches": COUNT,
@@ -205,6 +207,14 @@ RANGES: dict[type, dict[str, Rule]] = {
     },
     m.RollbackRequest: {"number": COUNT},
     m.RollbackReply: {"before": Mapped(None, COUNT), "fenced": SMALL},
+    stores.ShardState: {"version": COUNT, "progress": Mapped(PLACE, COUNT), "nbytes": COUNT},
+    stores.AttendRequest: {"pid": SMALL, "order": COUNT},
+    stores.ListedLease: {"incarnation": COUNT, "layer": PLACE, "replica": PLACE},
+    stores.StoreOrder: {"number": COUNT, "incarnations": COUNT},
+    stores.AttendReply: {"number": PLACE},
+    stores.LocateReply: {"store": PLACE},
+    stores.PlaceRequest: {"incarnation": COUNT, "nbytes": COUNT},
+    stores.StoreState: {"number": PLACE, "pid": SMALL, "report_age": SECONDS, "nbytes": COUNT},
 }
 # Laid out by rules of their own, which `common.shards.table.check_table` checks.
 ELSEWHERE = (Table, TensorSpec)
@@ -300,7 +310,7 @@ def _restored(annotation: Any, value: Any) -> Any:
 
 def _check_complete() -> None:
     """Check that every number of every message has a range, and that no range is left over."""
-    for kind in {**vars(m), **vars(pushes)}.values():
+    for kind in {**vars(m), **vars(pushes), **vars(stores)}.values():
         if isinstance(kind, type) and dataclasses.is_dataclass(kind) and kind not in ELSEWHERE:
             due, declared = set(numbers(kind)), set(RANGES.get(kind, {}))
             if due != declared:

@@ -28,6 +28,11 @@ def slave_name(number: int) -> str:
     return f"{_SLAVE}{number}"
 
 
+def store_name(number: int) -> str:
+    """Return the name of a store's folders, from 1: for its certificate, and for its shards in a run."""
+    return f"store-{number}"
+
+
 def folder_of(base: Path, name: str) -> Path:
     """Return the folder of a process; `base` itself where that is the folder of a certificate for all."""
     return base if (base / CERTIFICATE).exists() else base / name

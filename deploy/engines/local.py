@@ -17,7 +17,7 @@ from common.lifecycle import PARENT
 from common.net.tokens import JOIN_TOKEN
 from common.supervision import is_transient
 from common.wire.messages import StatusReply
-from deploy.certificates.folders import MASTER, folder_of, slave_folder
+from deploy.certificates.folders import MASTER, folder_of, slave_folder, store_name
 from deploy.engines.cluster_process import START_SECONDS, ClusterProcess
 from deploy.runs.directory import CONFIG, RunDirectory
 from deploy.runs.process_logs import bound_log, last_line
@@ -33,9 +33,10 @@ VACANT_BEATS = 4
 
 @dataclass
 class Cluster:
-    """A master, and a slave for every seat.
+    """A master, its stores, and a slave for every seat.
 
     Attributes:
+        stores: number of processes that keep the shards; 0: the master keeps them.
         tls: folder of certificates, or of one certificate for all; None: in the clear.
     """
 
@@ -44,11 +45,13 @@ class Cluster:
     tls: Path | None = None
     device: str = "auto"
     log_format: str = "plain"
+    stores: int = 0
     address: str = ""
     # Address of the master's live page.
     web: str = ""
     restarts: int = 0
     processes: list[ClusterProcess] = field(default_factory=list)
+    _stores: list[ClusterProcess] = field(default_factory=list)
     # Ends by own decision, by cause: a cause that another process of the layer meets again is no accident.
     _causes: Counter[str] = field(default_factory=Counter)
     _vacant_since: float | None = None
@@ -66,6 +69,18 @@ class Cluster:
         self.web = (self.directory.state / "web").read_text(encoding="utf-8")
         # A restarted master keeps the addresses, which slaves and viewers know.
         self._master.arguments = self._master_arguments(self.address, self.web)
+
+    def start_stores(self) -> None:
+        """Start the stores, each on its directory in the run's; slaves wait until all have joined."""
+        for number in range(1, self.stores + 1):
+            name = store_name(number)
+            arguments = ["store", "--master", self.address, "--state-dir", str(self.directory.path / name)]
+            arguments += ["--join-token-file", str(self.directory.state / JOIN_TOKEN)]
+            arguments += ["--log-format", self.log_format]
+            arguments += ["--tls", str(folder_of(self.tls, name))] if self.tls else []
+            store = self._process(name, arguments)
+            self._stores.append(store)
+            store.start(self._environment())
 
     def start_slaves(self) -> None:
         """Start a slave for every seat."""
@@ -96,7 +111,7 @@ class Cluster:
             RunFailedError: a process keeps dying.
         """
         pids, now = {seat.pid for seat in status.seats}, time.monotonic()
-        slaves = [process for process in self.processes if process is not self._master]
+        slaves = self._slaves
         for slave in slaves:
             if slave.running is not None and slave.running.pid in pids:
                 slave.seated_pid = slave.running.pid
@@ -121,15 +136,16 @@ class Cluster:
         deadline = time.monotonic() + SLAVES_STOP_SECONDS
         for process in self.processes:
             process.resume()
-        for process in self.processes:
-            if process is not self._master and process.running is not None:
+        for process in self._slaves:
+            if process.running is not None:
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     process.running.wait(max(0.0, deadline - time.monotonic()))
 
     def stop(self) -> None:
-        """Stop every process, the slaves first, so that the last pushes reach the master."""
+        """Stop every process, the slaves first, so that the last pushes reach master and stores."""
         for chosen, seconds in (
-            ([p for p in self.processes if p is not self._master], SLAVES_STOP_SECONDS),
+            (self._slaves, SLAVES_STOP_SECONDS),
+            (self._stores, MASTER_STOP_SECONDS),
             ([self._master], MASTER_STOP_SECONDS),
         ):
             for process in chosen:
@@ -147,7 +163,7 @@ class Cluster:
         code = process.running.poll()
         if code is None or process.ended:
             return []
-        if code == 0 and process is not self._master:
+        if code == 0 and process in self._slaves:
             process.ended = True
             return []
         return [self._schedule_restart(process, code, now)]
@@ -220,8 +236,12 @@ class Cluster:
         slave.start(self._environment())
         return slave
 
+    @property
+    def _slaves(self) -> list[ClusterProcess]:
+        return [each for each in self.processes if each is not self._master and each not in self._stores]
+
     def _plan_slave(self) -> ClusterProcess:
-        number = len(self.processes)
+        number = 1 + len(self._slaves)
         arguments = ["slave", "--master", self.address, "--device", self.device]
         arguments += ["--join-token-file", str(self.directory.state / JOIN_TOKEN)]
         arguments += ["--own-config", str(self.directory.path / CONFIG)]

@@ -42,6 +42,11 @@ def make_plan(path: Path, overrides: Sequence[str]) -> Plan:
             f"cluster.profile: {requested.cluster.profile} has no master and no slaves to place; use "
             "`layerwise train`"
         )
+    if requested.cluster.stores:
+        raise ConfigError(
+            "cluster.stores: manifests do not place stores yet; leave it out, or place the processes "
+            "`layerwise store` yourself and submit the slaves alone"
+        )
     if requested.security.files:
         raise ConfigError(
             "security.ca: names files of this machine; leave section [security] out, and give --tls DIR"

@@ -32,7 +32,18 @@ from common.wire.messages import (
     StatusReply,
     StatusRequest,
 )
-from common.wire.methods import AGREE, DESCRIBE, REPORT, ROLLBACK, SNAPSHOT, SNAPSHOTS, STATUS, Method
+from common.wire.methods import (
+    AGREE,
+    DESCRIBE,
+    LOCATE,
+    REPORT,
+    ROLLBACK,
+    SNAPSHOT,
+    SNAPSHOTS,
+    STATUS,
+    Method,
+)
+from common.wire.stores import LocateRequest
 
 Request = TypeVar("Request")
 Reply = TypeVar("Reply")
@@ -69,9 +80,10 @@ class Reader:
         self._shown = find_operator(address, token)
         identity = find_identity(tls)
         self._channel = control.channel(address, identity)
-        self._data = data.DataClient(
-            lambda: data.locate(address, identity), tls=tls_for(identity, Role.MASTER)
-        )
+        self._identity = identity
+        # Store of each shard that was pulled, 0 for the master, and clients by store.
+        self._stores: dict[str, int] = {}
+        self._clients: dict[int, data.DataClient] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -79,7 +91,8 @@ class Reader:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._data.drop()
+        for client in self._clients.values():
+            client.drop()
         self._channel.close()
 
     def _call(
@@ -149,4 +162,16 @@ class Reader:
 
     def pull(self, shard: str) -> tuple[Header, memoryview]:
         """Pull a consistent version of a shard: header and buffer."""
-        return data.pull(self._data, PullRequest(shard), STALLED_SECONDS)
+        if shard not in self._stores:
+            self._stores[shard] = self._call(LOCATE, LocateRequest(shard)).store
+        return data.pull(self._client(shard, self._stores[shard]), PullRequest(shard), STALLED_SECONDS)
+
+    def _client(self, shard: str, store: int) -> data.DataClient:
+        """Return the client of a store, found by one of its shards, or of the master (0)."""
+        if store not in self._clients:
+            address, identity, at = self._address, self._identity, shard if store else ""
+            self._clients[store] = data.DataClient(
+                lambda: data.locate(address, identity, at),
+                tls=tls_for(identity, Role.STORE if store else Role.MASTER),
+            )
+        return self._clients[store]

@@ -24,7 +24,8 @@ from common.shards.table import Table
 from common.shards.working_copy import Push
 from common.wire import precision
 from common.wire.boundary import Direction, Down, Message, OutputGradient, Ready, Up
-from common.wire.messages import Counters, HeartbeatReply, JoinReply, Seat, StatusReply
+from common.wire.counters import Counters
+from common.wire.messages import HeartbeatReply, JoinReply, Seat, StatusReply
 from deploy.simulation.clock import Clock
 from deploy.simulation.hollow import hollow
 from deploy.simulation.machine import Machine

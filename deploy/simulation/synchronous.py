@@ -20,7 +20,8 @@ from common.lifecycle import cpu_seconds, peak_rss_bytes
 from common.models import network
 from common.shards import average
 from common.shards.pushes import Buffer, Header, Operation
-from common.wire.messages import Counters, HeartbeatReply, JoinReply, Seat, StatusReply
+from common.wire.counters import Counters
+from common.wire.messages import HeartbeatReply, JoinReply, Seat, StatusReply
 from master.curriculum import Grading, announce
 from slave.training import layers
 from slave.training.worker import Effect, Passed, Scored, Send, Worker

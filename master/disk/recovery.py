@@ -81,8 +81,15 @@ class Recovery:
         state.log({"event": "recovered", **event, "lost_pushes": self.lost_pushes, "damage": damage})
 
 
-def recover(state: StateDirectory, snapshots: Snapshots) -> tuple[dict[str, Any], Recovery | None]:
+def recover(
+    state: StateDirectory, snapshots: Snapshots, *, keeps_shards: bool = True
+) -> tuple[dict[str, Any], Recovery | None]:
     """Read the run's saved values, and find the repairs that the directory needs.
+
+    Args:
+        state: the directory.
+        snapshots: in the directory.
+        keeps_shards: whether the run's shards belong there; a power cut harms no other file.
 
     Raises:
         RunFailedError: a file is damaged, and no whole snapshot can replace the file.
@@ -99,7 +106,7 @@ def recover(state: StateDirectory, snapshots: Snapshots) -> tuple[dict[str, Any]
     snapshot: Snapshot | None
     if wanted is not None:
         reason, snapshot = "a rollback had been interrupted", _find_wanted(wanted, state, snapshots)
-    elif state.other_boot and (saved or shards or snapshots.numbers()):
+    elif keeps_shards and state.other_boot and (saved or shards or snapshots.numbers()):
         reason = "the machine was restarted: the last writes may never have reached the disk"
         snapshot = _newest(snapshots, damage)
     elif damaged:

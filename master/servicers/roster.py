@@ -16,6 +16,7 @@ from common.net.control import ControlServer
 from common.versions import installed_versions
 from common.wire import messages as m
 from common.wire import methods
+from master.attendance import Attendance
 from master.ledger import Ledger
 from master.run import Run
 
@@ -28,14 +29,21 @@ class RosterServicer:
         ledger: carries requests out.
         status: describes the run.
         reader: token of readers, told to those who join.
+        attendance: of the stores; None: the master keeps the shards.
 
     Attributes:
         data_port: port for pushes, pulls and boundary streams, on the same host; set before the first call.
     """
 
     def __init__(
-        self, run: Run, ledger: Ledger, status: Callable[[], m.StatusReply], reader: str = ""
+        self,
+        run: Run,
+        ledger: Ledger,
+        status: Callable[[], m.StatusReply],
+        reader: str = "",
+        attendance: Attendance | None = None,
     ) -> None:
+        self._attendance = attendance
         self._reader = reader
         self._run = run
         self._ledger = ledger
@@ -67,13 +75,19 @@ class RosterServicer:
         Raises:
             ConfigError: profile `basic`, and the slave names no address for its neighbours.
             MalformedError: the request has no key, or a short one: others could guess it.
+            UnreachableError: a store of the layer does not know the lease yet.
         """
         if len(request.key) < SECRET_CHARACTERS:
             raise MalformedError(f"a slave joins with a key of {SECRET_CHARACTERS} random hexadecimal digits")
         if self._run.config.cluster.direct:
             split_address(request.address)
         join = partial(self._run.join, certificate=current_caller().holder)
-        return replace(await self._ledger.apply(join, request), reader=self._reader)
+        reply = await self._ledger.apply(join, request)
+        if self._attendance and reply.granted:
+            # Now no push of an earlier slave can change the progress any more.
+            await self._attendance.fence(reply.layer)
+            reply = replace(reply, next_batch=self._run.next_batch(reply))
+        return replace(reply, reader=self._reader)
 
     async def heartbeat(self, request: m.HeartbeatRequest) -> m.HeartbeatReply:
         """Keep a lease."""

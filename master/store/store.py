@@ -88,6 +88,16 @@ class Store:
         """Version of every shard."""
         return {name: shard.pair.record.version for name, shard in sorted(self._shards.items())}
 
+    def records(self) -> dict[str, tuple[Record, int]]:
+        """Committed record of every shard, and the bytes of its tensors."""
+        return {
+            name: (shard.pair.record, shard.pair.table.nbytes) for name, shard in sorted(self._shards.items())
+        }
+
+    def incarnations(self) -> set[int]:
+        """Every incarnation whose sequence a shard keeps."""
+        return {i for shard in list(self._shards.values()) for i in shard.pair.record.sequences}
+
     def next_batch(self, name: str, replica: int | None = None) -> int:
         """First batch missing in a shard, of a replica or of every replica; 0 without the shard."""
         shard = self._shards.get(name)

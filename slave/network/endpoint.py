@@ -7,10 +7,9 @@ from collections.abc import Callable, Coroutine
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from common.errors import ConfigError
 from common.lifecycle import give_way
 from common.net.access import Role
-from common.net.addresses import check_listen, interface_to, is_unspecified, reachable_address, split_address
+from common.net.addresses import choose_addresses, split_address
 from common.net.data.places import Bounds
 from common.net.http2.tls import Tls
 from common.net.identity import Identity, tls_for
@@ -83,13 +82,8 @@ class Endpoint:
             ConfigError: an address is malformed, unreachable, or open to other machines.
             RefusedError: the address cannot be listened on.
         """
-        listen = listen or f"{interface_to(self.master)}:0"
-        check_listen(listen, insecure or self.identity is not None)
-        if advertise and is_unspecified(split_address(advertise)[0]):
-            raise ConfigError(
-                f"--advertise {advertise}: nobody can reach it; give a name or address of this machine"
-            )
-        self.address = reachable_address(advertise or listen, self.master)
+        secure = insecure or self.identity is not None
+        listen, self.address = choose_addresses(listen, advertise, self.master, insecure=secure)
         bounds = Bounds(streams, STREAMS_OF_A_LEASE, STRANGERS, STRANGERS_OF_AN_ADDRESS)
         server = BoundaryServer(bounds, self.loop, identity=self.identity, run=self.run)
         own_port = server.start(listen)

@@ -23,13 +23,15 @@ from common.supervision import SupervisedThread, describe
 from common.wire.boundary import Message
 from common.wire.curriculum import Score
 from common.wire.messages import DescribeRequest, JoinReply, LeaveRequest, SynthesisMessage, Telemetry
-from common.wire.methods import DESCRIBE, LEAVE
+from common.wire.methods import DESCRIBE, LEAVE, LOCATE, PLACE
 from common.wire.payloads import boundary_parts
 from common.wire.signals import to_wire
+from common.wire.stores import LocateRequest, PlaceRequest
 from slave.network.asking import Asking
 from slave.network.client import Heart
 from slave.network.dialers import Dialer, MasterDialer, NeighbourDialer
 from slave.network.endpoint import Endpoint
+from slave.network.lines import Line, Lines
 from slave.network.links import Links
 from slave.network.mail import Inbox
 from slave.network.meter import Meter
@@ -50,6 +52,7 @@ class Network:
         meter: counts bytes and pushes.
         boundary: the neighbours and the bounds.
         scores: returns the scores of layer K; called as `telemetry`.
+        in_stores: whether stores keep the shards, rather than the master.
     """
 
     def __init__(
@@ -62,7 +65,10 @@ class Network:
         meter: Meter,
         boundary: Boundary | None = None,
         scores: Callable[[], list[Score]] = list,
+        *,
+        in_stores: bool = False,
     ) -> None:
+        self._in_stores = in_stores
         self.inbox = Inbox()
         self._endpoint = endpoint
         self._boundary = boundary or Boundary()
@@ -74,10 +80,8 @@ class Network:
         self._meter = meter
         self._outgoing: queue.SimpleQueue[Message | SynthesisMessage | None] = queue.SimpleQueue()
         self._answers: queue.SimpleQueue[object] = queue.SimpleQueue()
-        self._shown = shown = Credentials(lease.incarnation, lease.secret)
-        own = endpoint.identity, endpoint.run
-        self._pusher = Pusher(endpoint.master, shown, self._take_event, self._backoff(), *own)
-        self._fetcher = Fetcher(endpoint.master, shown, self._take_event, meter.pulled, *own)
+        self._shown = Credentials(lease.incarnation, lease.secret)
+        self._lines = Lines(self._find_store, self._open_line)
         self._handing_over = SupervisedThread(self._hand_over, "sender")
         self._tasks: set[asyncio.Task[None]] = set()
         self._channels: list[Any] = []
@@ -86,8 +90,8 @@ class Network:
         """Connect, and begin heartbeats, pushes and fetches."""
         self._endpoint.call(self._open())
         self._handing_over.start()
-        self._pusher.start()
-        self._fetcher.start()
+        if not self._in_stores:
+            self._lines.open("")
 
     async def _open(self) -> None:
         # Separate channels: an urgent call never queues behind a large one.
@@ -106,6 +110,30 @@ class Network:
         self._links = self._build_links()
         self._asking = Asking(self._asked, self._shown, self._answers.put, self._backoff())
         self._run(self._heart.run())
+
+    def _open_line(self, shard: str) -> Line:
+        master, shown = self._endpoint.master, self._shown
+        own = self._endpoint.identity, self._endpoint.run, shard if self._in_stores else ""
+        return Line(
+            Pusher(master, shown, self._take_event, self._backoff(), *own),
+            Fetcher(master, shown, self._take_event, self._meter.pulled, *own),
+        )
+
+    def _find_store(self, shard: str, nbytes: int | None) -> int:
+        """Ask the master for the store of a shard; with `nbytes`, have the shard dealt to one.
+
+        Raises:
+            NotFoundError: the shard has not been dealt out.
+            LayerwiseError: the master does not answer, or the lease has ended.
+        """
+        if not self._in_stores:
+            return 0
+        if nbytes is None:
+            asked = control.async_call(self._control, LOCATE, LocateRequest(shard), LOCATE_SECONDS)
+        else:
+            request = PlaceRequest(self._lease.incarnation, shard, nbytes)
+            asked = control.async_call(self._control, PLACE, request, LOCATE_SECONDS, self._shown)
+        return self._endpoint.call(asked).store
 
     def _take_event(self, event: object) -> None:
         """Take an event of a thread for shards."""
@@ -189,7 +217,7 @@ class Network:
     def push(self, push: Push) -> None:
         """Hand over a push; the reply comes into the inbox."""
         self._meter.pushing(push.header.shard, len(push.buffer))
-        self._pusher.push(push)
+        self._lines.push(push)
 
     def _hand_over(self) -> None:
         """Encode the messages of the training thread, and pass them on to the event loop.
@@ -232,10 +260,10 @@ class Network:
         """Pull one version of a shard, and wait for the last byte.
 
         Raises:
-            NotFoundError: the master has no shard of the name.
+            NotFoundError: there is no shard of the name.
             BaseException: another failure, the error that ended the lease meanwhile, or a delivered event.
         """
-        self._fetcher.pull(shard, self._answers.put)
+        self._lines.pull(shard, self._answers.put)
         answer = self._answers.get()
         if isinstance(answer, Fetched):
             assert answer.header is not None
@@ -245,7 +273,7 @@ class Network:
 
     def fetch(self, fetch: Fetch) -> None:
         """Begin to fetch a version of a shard beside the training; `Fetched` comes into the inbox."""
-        self._fetcher.fetch(fetch.shard, fetch.fragment, fetch.fragments)
+        self._lines.fetch(fetch)
 
     def beat(self) -> None:
         """Send a heartbeat now."""
@@ -261,8 +289,7 @@ class Network:
 
     def close(self) -> None:
         """End every task and connection, and the threads of this lease."""
-        self._pusher.close()
-        self._fetcher.close()
+        self._lines.close()
         self._outgoing.put(None)
         if self._handing_over.is_alive():
             self._handing_over.join()

@@ -60,6 +60,7 @@ class Session:
             self._meter,
             self._boundary(),
             lambda: self._progress.scores,
+            in_stores=config.cluster.stores > 0,
         )
         self.inbox: Inbox = self._network.inbox
         # The top layer has no M, and the first no I.

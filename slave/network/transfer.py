@@ -46,9 +46,10 @@ class _Thread(ABC, Generic[Work]):
         name: str,
         identity: Identity | None,
         run: str,
+        shard: str,
     ) -> None:
-        tls = tls_for(identity, Role.MASTER, run)
-        self._client = DataClient(lambda: locate(master, identity), shown, tls)
+        tls = tls_for(identity, Role.STORE if shard else Role.MASTER, run)
+        self._client = DataClient(lambda: locate(master, identity, shard), shown, tls)
         self._inbox = inbox
         self._queue: queue.SimpleQueue[Work | None] = queue.SimpleQueue()
         self._stop = threading.Event()
@@ -92,7 +93,8 @@ class Pusher(_Thread[Push]):
         inbox: takes every `PushReply`, and the error that ends the lease.
         backoff: for a master that is away.
         identity: certificates; None: in the clear.
-        run: name of the run, for the role in the master's certificate.
+        run: name of the run, for the role in the peer's certificate.
+        shard: a shard of the store that takes the pushes; empty: the master does.
     """
 
     def __init__(
@@ -103,8 +105,9 @@ class Pusher(_Thread[Push]):
         backoff: Backoff,
         identity: Identity | None = None,
         run: str = "",
+        shard: str = "",
     ) -> None:
-        super().__init__(master, shown, inbox, "pusher", identity, run)
+        super().__init__(master, shown, inbox, "pusher", identity, run, shard)
         self._backoff = backoff
 
     def push(self, push: Push) -> None:
@@ -129,7 +132,7 @@ class Pusher(_Thread[Push]):
             call.send(*frame_parts(frame))
         encoded = call.read(ANSWER_SECONDS + push.header.nbytes / SLOWEST)
         if encoded is None:
-            raise UnreachableError("the master ended the stream of pushes")
+            raise UnreachableError("the stream of pushes was ended at the other side")
         self._backoff.reset()
         self._inbox(PUSH.reply.decode(bytes(encoded)))
 
@@ -166,6 +169,7 @@ class Fetcher(_Thread[_Pull]):
         on_pull: takes the start of each pull, by `time.perf_counter`, and the number of bytes.
         identity: certificates; None: in the clear.
         run: as for `Pusher`.
+        shard: as for `Pusher`.
     """
 
     def __init__(
@@ -176,8 +180,9 @@ class Fetcher(_Thread[_Pull]):
         on_pull: Callable[[float, int], None],
         identity: Identity | None = None,
         run: str = "",
+        shard: str = "",
     ) -> None:
-        super().__init__(master, shown, inbox, "fetcher", identity, run)
+        super().__init__(master, shown, inbox, "fetcher", identity, run, shard)
         self._incarnation = shown.incarnation
         self._on_pull = on_pull
         # The last fetch's memory, by shard: large memory that is new each time costs more than its bytes.

@@ -184,7 +184,7 @@ def test_every_method_has_a_row() -> None:
 
 def test_a_connection_that_outlives_its_certificate_is_refused(cluster: Cluster) -> None:
     roster = cluster.master.master.run.roster
-    access = Access(roster, "operator", "join", "layerwise")
+    access = Access(roster, ("operator", "join"), "layerwise")
     ended = Certificate("reader", (role_uri(Role.READER),), ends=time.time() - 1)
     access.admit(STATUS.path, Credentials(certificate=replace(ended, ends=time.time() + 60)))
     with pytest.raises(UnreachableError, match="the certificate of reader has ended; connect anew"):

@@ -13,6 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from common.errors import FencedError, MalformedError, UnprovenError, UnreachableError
 from common.wire.messages import JoinRequest, Telemetry
 from common.wire.telemetry import merge
+from master.leases import check_secret
 from master.roster import Roster
 from tests.master.keys import KEYRING
 
@@ -55,16 +56,16 @@ def test_a_lease_is_bound_to_the_certificate_that_took_it() -> None:
     request = JoinRequest("a", key="0" * 32)
     secret = leases.join(request, 0.0, "slave-1")[0].secret
     for each in (leases, restarted(leases)):
-        each.check_secret(1, secret, "slave-1")
+        check_secret(each, 1, secret, "slave-1")
         for other in ("slave-2", ""):
             with pytest.raises(UnprovenError, match="bound to another certificate"):
-                each.check_secret(1, secret, other)
+                check_secret(each, 1, secret, other)
             with pytest.raises(UnprovenError, match="another process holds a lease as a"):
                 each.join(request, 0.0, other)
         assert each.join(request, 0.0, "slave-1")[0].secret == secret
     leases.leave(1, Telemetry(), "")
     assert leases.join(JoinRequest("b"), 0.0)[0].incarnation == 2
-    leases.check_secret(2, leases.join(JoinRequest("b"), 0.0)[0].secret)
+    check_secret(leases, 2, leases.join(JoinRequest("b"), 0.0)[0].secret)
 
 
 # --- what is said of it -----------------------------------------------------------------------------------
@@ -569,4 +570,4 @@ def test_a_lease_that_ends_while_its_secret_is_checked_is_fenced(monkeypatch: py
 
     monkeypatch.setattr("master.roster.is_secret", ends)
     with pytest.raises(FencedError):
-        leases.check_secret(reply.incarnation, reply.secret)
+        check_secret(leases, reply.incarnation, reply.secret)

@@ -22,8 +22,9 @@ from common.net.identity import Identity
 from common.shards.assembly import Assembly
 from common.shards.pushes import Buffer, Header, PullRequest
 from common.wire.messages import DescribeRequest
-from common.wire.methods import DESCRIBE, PULL, Method
+from common.wire.methods import DESCRIBE, LOCATE, PULL, Method
 from common.wire.payloads import decode_frame
+from common.wire.stores import LocateRequest
 
 LOCATE_SECONDS = 5.0
 CONNECT_SECONDS = 10.0
@@ -31,21 +32,24 @@ CONNECT_SECONDS = 10.0
 SEND_SECONDS = 30.0
 
 
-def locate(master: str, identity: Identity | None = None) -> tuple[str, int]:
+def locate(master: str, identity: Identity | None = None, shard: str = "") -> tuple[str, int]:
     """Ask a master for host and port of the data plane, which a restart may change.
 
     Args:
         master: HOST:PORT.
         identity: certificates of this process; None: in the clear.
+        shard: ask for the store that keeps a shard; empty: for the master itself.
 
     Raises:
+        NotFoundError: no store has the shard.
         LayerwiseError: the master does not answer.
     """
-    channel = control.channel(master, identity)
-    try:
+    with control.channel(master, identity) as channel:
+        if shard:
+            request = LocateRequest(shard)
+            address = control.call(channel, LOCATE, request, LOCATE_SECONDS).address
+            return addresses.split_address(address)
         port = control.call(channel, DESCRIBE, DescribeRequest(), LOCATE_SECONDS).bulk_port
-    finally:
-        channel.close()
     return addresses.split_address(master)[0], port
 
 
@@ -103,7 +107,7 @@ class DataClient:
         except OSError as error:
             why = error.strerror or error
             raise UnreachableError(
-                f"{address}:{port}: the master's port for shards does not answer ({why}); "
+                f"{address}:{port}: the port for shards does not answer ({why}); "
                 "is it open between the two machines?"
             ) from None
         connection = Connection(prepare(stream), serves=False, tls=self._tls, host=host)

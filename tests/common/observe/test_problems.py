@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from common.config.files import load
 from common.observe.problems import problems
 from common.observe.standstill import count_standing, stands_still
-from common.wire.messages import Counters, LayerPushes, Seat, StatusReply, Telemetry
+from common.wire.counters import Counters, LayerPushes
+from common.wire.messages import Seat, StatusReply, Telemetry
 from common.wire.use import Utilization
 from deploy.screen import WIDE, slaves_table
 

@@ -10,7 +10,8 @@ from contextlib import contextmanager
 from common.config import files
 from common.observe.metrics import JOURNAL_SECONDS, Histogram
 from common.observe.web import Site, serve_on_thread
-from common.wire.messages import Counters, Evaluation, Seat, StatusReply, Telemetry
+from common.wire.counters import Counters
+from common.wire.messages import Evaluation, Seat, StatusReply, Telemetry
 from common.wire.use import Utilization
 from master.tally import Tally
 from master.web.history import History

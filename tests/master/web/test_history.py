@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.config.tasks import TASKS, USERS
-from common.wire.messages import Counters, Evaluation, Seat, StatusReply, Telemetry
+from common.wire.counters import Counters
+from common.wire.messages import Evaluation, Seat, StatusReply, Telemetry
 from master.web.history import History, throughput
 
 METRICS = TASKS["classification"].metrics

@@ -1,0 +1,255 @@
+"""Stores of a run: members, places of the shards, and the order that holds at all. No I/O and no clock."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Any
+
+from common.errors import FencedError, MalformedError, NotFoundError, RefusedError, UnreachableError
+from common.shards.average import AVERAGE, WEIGHTS
+from common.wire.ranges import COUNT, PLACE
+from common.wire.saved import restore_number
+from common.wire.stores import AttendRequest, ListedLease, LocateReply, ShardState, StoreOrder, StoreState
+
+# Orders of a master of the run; those of the next master have higher numbers.
+ORDERS_OF_A_MASTER = 1 << 32
+# Earlier processes of a store that are told so.
+MOST_RETIRED = 16
+# The first N names are the run's stores: names of others are no reason to keep anything.
+LONGEST_NAME = 64
+
+
+@dataclass
+class Member:
+    """Store of a run.
+
+    Attributes:
+        number: of the store, from 1.
+        name: that its directory keeps.
+        session: of the present process; empty until it reports.
+        retired: sessions of earlier processes, as far as this master has seen them.
+        report: the last one.
+        shards: of the last report, by name.
+        seen: time of the last sign of life; None before the first to this master.
+        late: whether the event log calls it late.
+    """
+
+    number: int
+    name: str
+    session: str = ""
+    retired: deque[str] = field(default_factory=lambda: deque(maxlen=MOST_RETIRED))
+    report: AttendRequest = field(default_factory=AttendRequest)
+    shards: dict[str, ShardState] = field(default_factory=dict)
+    seen: float | None = None
+    late: bool = False
+
+
+class Stores:
+    """Members, places and orders.
+
+    A call that only asks for an order is held for a heartbeat, so a store is late after one more heartbeat
+    than a slave.
+
+    Args:
+        replicas: R_k of each layer.
+        count: number of stores.
+        patience: seconds of silence after which a store is late.
+        epoch: number of this master among the run's masters.
+        saved: values from an earlier master's `dump`.
+
+    Raises:
+        MalformedError: a saved number is out of range.
+    """
+
+    def __init__(
+        self, replicas: list[int], count: int, patience: float, epoch: int, saved: dict[str, Any]
+    ) -> None:
+        self._replicas = replicas
+        self._count = count
+        self._patience = patience
+        self._members = [Member(n, name) for n, name in enumerate(saved.get("members", []), 1)]
+        # Number of the store and bytes of each shard.
+        self._places: dict[str, tuple[int, int]] = {}
+        for shard, (number, nbytes) in saved.get("places", {}).items():
+            PLACE.check(number, f"the store of {shard}")
+            self._places[shard] = number, restore_number(nbytes, f"the bytes of {shard}", COUNT)
+        self._order = StoreOrder(epoch * ORDERS_OF_A_MASTER)
+
+    def dump(self) -> dict[str, Any]:
+        """Values that must outlive the master, plain for JSON."""
+        return {
+            "members": [member.name for member in self._members],
+            "places": {shard: list(place) for shard, place in self._places.items()},
+        }
+
+    def attend(self, request: AttendRequest, now: float) -> list[dict[str, Any]]:
+        """Take a store's report; returns lines for the event log, some of which change `dump`.
+
+        Raises:
+            MalformedError: the store has no name or session.
+            RefusedError: the run has its stores already.
+            FencedError: another process has taken over the store's directory.
+        """
+        if not (0 < len(request.store) <= LONGEST_NAME and 0 < len(request.session) <= LONGEST_NAME):
+            raise MalformedError(f"a store reports under a name and a session, of {LONGEST_NAME} characters")
+        lines = []
+        member = next((each for each in self._members if each.name == request.store), None)
+        if member is None:
+            if len(self._members) >= self._count:
+                raise RefusedError(
+                    f"the run has its {self._count} stores (cluster.stores); start this one with the "
+                    "--state-dir of a store of the run"
+                )
+            member = Member(len(self._members) + 1, request.store)
+            self._members.append(member)
+        if request.session in member.retired:
+            raise FencedError(f"another process is store {member.number} now; stop this one")
+        if request.session != member.session:
+            member.retired += [member.session] if member.session else []
+            member.session = request.session
+            lines.append(_line("store joined", member, host=request.host, address=request.address))
+        elif member.late:
+            lines.append(_line("store back", member))
+        member.report, member.seen, member.late = request, now, False
+        member.shards = {shard.name: shard for shard in request.shards}
+        return lines
+
+    def note_answer(self, store: str, session: str, now: float) -> None:
+        """Note that a store's call, held until now, is being answered."""
+        for member in self._members:
+            if (member.name, member.session) == (store, session):
+                member.seen = now
+
+    def tick(self, now: float) -> list[dict[str, Any]]:
+        """Look for stores that are silent; returns lines for the event log."""
+        lines = []
+        for member in self._members:
+            if not member.late and member.seen is not None and now - member.seen > self._patience:
+                member.late = True
+                lines.append(_line("store late", member, why=f"silent for {now - member.seen:.1f} s"))
+        return lines
+
+    def publish(self, incarnations: int, leases: list[ListedLease]) -> bool:
+        """Order every store to know these leases, which are durable; returns whether the order is new."""
+        order = self._order
+        if (order.incarnations, order.leases) == (incarnations, leases) and order.number % ORDERS_OF_A_MASTER:
+            return False
+        self._order = StoreOrder(order.number + 1, incarnations, leases)
+        return True
+
+    @property
+    def order(self) -> StoreOrder:
+        """The present order, the same for every store."""
+        return self._order
+
+    def number_of(self, store: str) -> int:
+        """Number of a store by its name.
+
+        Raises:
+            NotFoundError: no store has the name.
+        """
+        for member in self._members:
+            if member.name == store:
+                return member.number
+        raise NotFoundError(f"no store of the run is called {store}")
+
+    def check_complete(self) -> None:
+        """Refuse while stores are missing: the first would get every shard.
+
+        Raises:
+            UnreachableError: fewer stores have joined than the run has.
+        """
+        if len(self._members) < self._count:
+            raise UnreachableError(
+                f"{len(self._members)} of {self._count} stores (cluster.stores) have joined; start another "
+                "by `layerwise store`"
+            )
+
+    def behind(self, layer: int, order: int) -> list[int]:
+        """Numbers of the stores with shards of a layer that have not reported an order yet."""
+        holders = {number for shard, (number, _) in self._places.items() if _layer(shard) == layer}
+        return [m.number for m in self._members if m.number in holders and m.report.order < order]
+
+    def place(self, shard: str, nbytes: int) -> LocateReply:
+        """Deal a shard to the store with the fewest bytes, unless it has a place; changes `dump`.
+
+        Raises:
+            UnreachableError: stores are missing.
+        """
+        if shard not in self._places:
+            self.check_complete()
+            dealt = dict.fromkeys(range(1, self._count + 1), 0)
+            for number, taken in self._places.values():
+                dealt[number] += taken
+            self._places[shard] = min(dealt, key=lambda number: (dealt[number], number)), nbytes
+        return self.locate(shard)
+
+    def locate(self, shard: str) -> LocateReply:
+        """Find the store of a shard; the average of weights is where the weights are.
+
+        Raises:
+            NotFoundError: the shard has no place.
+            UnreachableError: the store has not reported to this master yet.
+        """
+        layer, _, kind = shard.partition("/")
+        wanted = f"{layer}/{WEIGHTS}" if kind == AVERAGE else shard
+        if wanted not in self._places:
+            raise NotFoundError(f'there is no shard "{shard}" in a store')
+        number, _ = self._places[wanted]
+        member = next((each for each in self._members if each.number == number), None)
+        if member is None or member.seen is None:
+            raise UnreachableError(f"store {number}, which has {wanted}, is away; start it on its directory")
+        return LocateReply(number, member.report.address)
+
+    def versions(self) -> dict[str, int]:
+        """Version of every shard, as the stores last reported."""
+        found = {name: shard.version for member in self._members for name, shard in member.shards.items()}
+        return dict(sorted(found.items()))
+
+    def next_batch(self, name: str, replica: int | None = None) -> int:
+        """First batch missing in a shard, of a replica or of every replica, as last reported."""
+        number, _ = self._places.get(name, (0, 0))
+        for member in self._members:
+            if member.number == number and name in member.shards:
+                progress = member.shards[name].progress
+                if replica is not None:
+                    return progress.get(replica, 0)
+                return min(progress.get(each, 0) for each in range(self._replicas[_layer(name) - 1]))
+        return 0
+
+    def reports(self) -> list[AttendRequest]:
+        """The last report of each store."""
+        return [member.report for member in self._members]
+
+    def states(self, now: float) -> list[StoreState]:
+        """Every store, as a message; those that have not joined, too."""
+        return [self._state(number, now) for number in range(1, self._count + 1)]
+
+    def _state(self, number: int, now: float) -> StoreState:
+        member = self._members[number - 1] if number <= len(self._members) else None
+        if member is None or member.seen is None:
+            return StoreState(number)
+        shards = {shard: nbytes for shard, (place, nbytes) in self._places.items() if place == number}
+        report, age = member.report, now - member.seen
+        return StoreState(
+            number,
+            "late" if age > self._patience else "serving",
+            report.host,
+            report.pid,
+            report.address,
+            age,
+            sorted(shards),
+            sum(shards.values()),
+            report.counters,
+            report.utilization,
+            report.trouble,
+        )
+
+
+def _layer(shard: str) -> int:
+    return int(shard.partition("/")[0])
+
+
+def _line(event: str, member: Member, **facts: Any) -> dict[str, Any]:
+    return {"event": event, "store": member.number, **facts}

@@ -1,0 +1,71 @@
+"""`layerwise store`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from common.config.numbers import NonNegative
+from common.config.places import join_option, tls_option
+from common.observe import logs
+
+
+@click.command()
+@click.option("--master", required=True, metavar="HOST:PORT", help="Address of the run's master.")
+@click.option(
+    "--state-dir",
+    required=True,
+    type=click.Path(readable=False, path_type=Path),
+    metavar="DIR",
+    help="Directory for this store's shards; a store that is started again goes on with its directory.",
+)
+@click.option(
+    "--listen",
+    metavar="HOST:PORT",
+    help="Address to listen on for slaves and readers. Default: a free port of the interface that faces the "
+    "master.",
+)
+@click.option(
+    "--advertise",
+    metavar="HOST:PORT",
+    help="Address that slaves and readers connect to, if not that of --listen; port 0 stands for the port "
+    "listened on.",
+)
+@click.option(
+    "--wait",
+    type=NonNegative(),
+    default=60.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long to serve or wait without a master before giving up.",
+)
+@join_option
+@tls_option
+@click.option("--insecure", is_flag=True, help="Allow unencrypted listening beyond this machine.")
+@logs.options
+def store(
+    master: str,
+    state_dir: Path,
+    listen: str | None,
+    advertise: str | None,
+    wait: float,
+    join_token_file: Path | None,
+    tls: Path | None,
+    insecure: bool,
+    log_format: str,
+    log_level: str,
+) -> int:
+    """Keep a part of a run's parameters, in the master's place.
+
+    The run's configuration says by cluster.stores how many stores there are. A store waits for a master that
+    has not started yet, and stays when the run is over, until interrupted.
+    """
+    from common.net.addresses import check_listen
+    from master.storing.options import Options
+    from master.storing.service import serve
+
+    if listen is not None:
+        check_listen(listen, insecure or tls is not None)
+    logs.configure("store", log_format, log_level)
+    return serve(Options(master, state_dir, listen, advertise, wait, join_token_file, tls, insecure))

@@ -1,0 +1,244 @@
+"""The life of a store: find the master, open the directory, serve shards, and report, until a signal."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import random
+import signal
+import socket
+import time
+import uuid
+from dataclasses import replace
+
+from common.config import files
+from common.config.sections import Config
+from common.errors import AbsentError, LayerwiseError, RefusedError, UnprovenError, UnreachableError
+from common.lifecycle import INTERRUPTED, end_with_parent, give_way, keep_freed_memory
+from common.net import control
+from common.net.access import Role
+from common.net.addresses import choose_addresses, split_address
+from common.net.backoff import Backoff
+from common.net.data.places import Bounds
+from common.net.data.server import DataServer
+from common.net.identity import find_identity
+from common.net.tokens import find_joiner
+from common.observe.utilization import Probe
+from common.supervision import Rounds
+from common.text import answer
+from common.wire.messages import DescribeRequest
+from common.wire.methods import ATTEND, DESCRIBE
+from common.wire.stores import AttendReply, AttendRequest
+from master.access import Access
+from master.disk.scrub import SCRUB_SECONDS, Scrub
+from master.disk.state import StateDirectory
+from master.servicers.parameters import ParametersServicer
+from master.store.optimizers import use_one_thread
+from master.storing.options import Options
+from master.storing.shelf import Shelf
+
+log = logging.getLogger("layerwise.store")
+
+# Bound of a report's call, beside the heartbeat for which the master may hold it.
+REPORT_SECONDS = 5.0
+# A pusher and a fetcher for each lease, and as many before the last have ended.
+CONNECTIONS_OF_A_LEASE = 8
+
+
+class StoreProcess:
+    """A store of a run.
+
+    Args:
+        options: of the command line.
+        state: the store's directory.
+    """
+
+    def __init__(self, options: Options, state: StateDirectory) -> None:
+        self._options = options
+        self._state = state
+        self._identity = find_identity(options.tls)
+        self._channel = control.async_channel(options.master, self._identity)
+        self._session = uuid.uuid4().hex
+        self._order = 0
+        self._trouble = ""
+        self._shelf: Shelf | None = None
+        self._data: DataServer | None = None
+
+    async def run(self) -> None:
+        """Serve until cancelled.
+
+        Raises:
+            UnreachableError: no master has answered for `wait` seconds.
+            LayerwiseError: the directory cannot be used, or the master refuses this store.
+        """
+        config = await self._fetch_config()
+        if self._identity is not None:
+            self._identity.check_own_role(Role.STORE, config.run.name)
+        if config.downpour.accrues:
+            use_one_thread()
+        self._shelf = shelf = Shelf(config, self._state)
+        listen, address = choose_addresses(
+            self._options.listen,
+            self._options.advertise,
+            self._options.master,
+            insecure=self._options.insecure or self._identity is not None,
+        )
+        access = Access(shelf.leases, None, config.run.name if self._identity else None)
+        tls = self._identity.serve() if self._identity else None
+        bounds = Bounds(holder=CONNECTIONS_OF_A_LEASE)
+        self._data = DataServer(shelf.tally.count_error, bounds, admit=access.admit, tls=tls)
+        ParametersServicer(shelf.parameters, shelf.tally).register(self._data)
+        own_port = self._data.start(*split_address(listen), option="--listen")
+        host, port = split_address(address)
+        address = f"{host}:{port or own_port}"
+        answer(f"store of {config.run.name}: listening on {address}, shards in {self._state.path}")
+        scrub = Scrub(self._state)
+        scrubbing = asyncio.ensure_future(self._look_after(shelf, scrub))
+        reporting = asyncio.ensure_future(self._report(shelf, address, config.cluster.heartbeat_seconds))
+        try:
+            # The first error of either ends the store.
+            await asyncio.gather(scrubbing, reporting)
+        finally:
+            scrub.stop()
+            scrubbing.cancel()
+            reporting.cancel()
+
+    async def close(self) -> None:
+        """End every call, and save."""
+        if self._data is not None:
+            await asyncio.to_thread(self._data.stop)
+        if self._shelf is not None:
+            self._shelf.save()
+        await self._channel.close()
+
+    async def _fetch_config(self) -> Config:
+        """Wait for a master, and fetch the run's configuration."""
+        backoff, announced = self._backoff(0.2), False
+        while True:
+            try:
+                reply = await control.async_call(self._channel, DESCRIBE, DescribeRequest(), 1.0)
+            except UnreachableError as error:
+                delay = backoff.delay_after(self._no_master(error))
+                if not announced:
+                    log.info("no master at %s yet; waiting for up to %g s", *self._waiting())
+                    announced = True
+                await asyncio.sleep(delay)
+                continue
+            config = files.parse(reply.config, f"the configuration from {self._options.master}")
+            if not config.cluster.stores:
+                raise RefusedError(
+                    f"--master {self._options.master}: the master keeps this run's shards; start the master "
+                    "with cluster.stores, the number of stores"
+                )
+            return config
+
+    async def _report(self, shelf: Shelf, address: str, heartbeat_seconds: float) -> None:
+        """Report to the master, and obey, until cancelled."""
+        backoff = self._backoff(0.1)
+        probe = Probe(self._state.path)
+        while True:
+            request = replace(
+                shelf.report(),
+                session=self._session,
+                host=socket.gethostname(),
+                pid=os.getpid(),
+                address=address,
+                order=self._order,
+                utilization=probe(),
+                trouble=self._trouble,
+            )
+            try:
+                reply = await self._attend(request, heartbeat_seconds)
+                await asyncio.to_thread(self._obey, shelf, reply)
+            except UnreachableError as error:
+                # Later the master would take this store for late.
+                await asyncio.sleep(min(backoff.delay_after(self._no_master(error)), heartbeat_seconds))
+            else:
+                backoff.reset()
+
+    async def _attend(self, request: AttendRequest, heartbeat_seconds: float) -> AttendReply:
+        shown = find_joiner(self._options.master, self._options.join_token)
+        try:
+            return await control.async_call(
+                self._channel, ATTEND, request, REPORT_SECONDS + heartbeat_seconds, shown
+            )
+        except UnprovenError as error:
+            # The token of a master that has just started is found a moment later.
+            if shown == find_joiner(self._options.master, self._options.join_token):
+                raise
+            raise UnreachableError(str(error)) from None
+
+    def _obey(self, shelf: Shelf, reply: AttendReply) -> None:
+        """Make the master's order true, and note that it is."""
+        if reply.order.number == self._order:
+            return
+        if not self._order:
+            log.info("store %d of the run", reply.number)
+        shelf.note_run(reply.run)
+        shelf.obey(reply.order)
+        self._order = reply.order.number
+
+    async def _look_after(self, shelf: Shelf, scrub: Scrub) -> None:
+        """Scrub the shards and save the counts, now and then."""
+        rounds = Rounds("looking after the shards")
+        while True:
+            await asyncio.sleep(SCRUB_SECONDS)
+            with rounds.attempt():
+                await asyncio.to_thread(shelf.save)
+                if (damage := await asyncio.to_thread(scrub.run)) and damage != self._trouble:
+                    self._trouble = damage
+                    log.error("%s", damage)
+
+    def _waiting(self) -> tuple[str, float]:
+        return self._options.master, self._options.wait
+
+    def _no_master(self, error: LayerwiseError) -> LayerwiseError:
+        """Return the error for a master that is away for good; another error stays."""
+        if not isinstance(error, AbsentError):
+            return error
+        master, wait = self._waiting()
+        return UnreachableError(
+            f"--master {master}: no master answered for {wait:g} s; start one there with `layerwise master`, "
+            "or check the address and the firewall"
+        )
+
+    def _backoff(self, first: float) -> Backoff:
+        return Backoff(time.monotonic, random.random, first=first, longest=1.0, patience=self._options.wait)
+
+
+async def run_until_signal(options: Options, state: StateDirectory) -> int:
+    """Run a store until SIGINT or SIGTERM, and return the exit code."""
+    loop, stop = asyncio.get_running_loop(), asyncio.Event()
+    for signal_number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(signal_number, stop.set)
+    store = StoreProcess(options, state)
+    living, stopping = asyncio.ensure_future(store.run()), asyncio.ensure_future(stop.wait())
+    try:
+        await asyncio.wait({living, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if living.done():
+            living.result()
+    finally:
+        stopping.cancel()
+        living.cancel()
+        await asyncio.gather(living, stopping, return_exceptions=True)
+        await store.close()
+    log.info("interrupted")
+    return INTERRUPTED
+
+
+def serve(options: Options) -> int:
+    """Run a store, and return the exit code.
+
+    Raises:
+        LayerwiseError: as `StoreProcess.run`.
+    """
+    keep_freed_memory()
+    end_with_parent()
+    # Slaves that compute may share the machine.
+    give_way()
+    state = StateDirectory(options.state_dir)
+    try:
+        return asyncio.run(run_until_signal(options, state))
+    finally:
+        state.close()

@@ -1,0 +1,22 @@
+"""A run whose shards are in stores, as real processes."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.integration.processes import QUICK, Cli
+
+SMALL = [*QUICK, "--set", "run.batches=300", "--set", "network.hidden=[16]", "--set", "network.layers=2"]
+
+
+@pytest.mark.parametrize("profile", ["light", "basic"])
+def test_a_run_with_stores_ends_at_the_error_of_one_without(cli: Cli, profile: str) -> None:
+    settings = ["--set", f"cluster.profile={profile}", "--set", "cluster.stores=2"]
+    summary = cli.json("train", *SMALL, *settings, "--run-dir", "run", "--json")
+    without = 10.0
+    assert summary["test_error_percent"] < without
+    # Every shard was in a store, and both had some.
+    kept = [sorted(path.name for path in (cli.folder / f"run/store-{n}/shards").iterdir()) for n in (1, 2)]
+    assert all(kept)
+    assert not list((cli.folder / "run/state/shards").iterdir())
+    assert {f"{k}-weights.shard" for k in (1, 2)} <= {name for names in kept for name in names}

@@ -1,0 +1,160 @@
+"""Master and stores in one process: places, exactly once, fences, deaths and strangers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from common.errors import FencedError, LayerwiseError, NotFoundError, RefusedError, UnreachableError
+from common.net import control
+from common.wire import methods
+from common.wire.messages import RollbackRequest, SnapshotRequest
+from tests.master.served import DEADLINE, served
+from tests.master.storing.running import Cluster, RunningStore, clustered
+
+SHARD = "1/weights"
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[Cluster]:
+    with clustered(tmp_path, 2) as made:
+        yield made
+
+
+def test_shards_are_dealt_to_the_store_with_the_fewest_bytes(cluster: Cluster) -> None:
+    lease = cluster.master.join("a")
+    dealt = [
+        cluster.place(lease, f"1/{kind}", nbytes).store
+        for kind, nbytes in (("weights", 100), ("gradient", 40), ("optimizer", 50), ("input", 30))
+    ]
+    assert dealt == [1, 2, 2, 2]
+    assert cluster.place(lease, "1/weights", 1).store == 1
+    assert cluster.locate("1/weights").store == cluster.locate("1/average").store == 1
+    with pytest.raises(NotFoundError, match="no shard"):
+        cluster.locate("2/weights")
+    states = cluster.status().stores
+    assert [(each.number, each.state, each.nbytes) for each in states] == [
+        (1, "serving", 100),
+        (2, "serving", 120),
+    ]
+
+
+def test_a_push_is_applied_once_and_the_master_learns_of_it(cluster: Cluster) -> None:
+    lease = cluster.master.join("a")
+    cluster.create(lease, SHARD)
+    assert cluster.push(lease, SHARD, 1).applied
+    assert not cluster.push(lease, SHARD, 1).applied
+    assert cluster.value(SHARD) == (1, 1.0)
+    cluster.until(lambda: cluster.status().versions == {SHARD: 1})
+    status = cluster.status()
+    assert (status.counters.pushes, status.counters.duplicate_pushes) == (1, 1)
+
+
+def test_a_successor_reads_a_progress_that_its_predecessor_cannot_change(cluster: Cluster) -> None:
+    first = cluster.master.join("a")
+    cluster.create(first, SHARD)
+    cluster.push(first, SHARD, 1)
+    cluster.master.leave(first.incarnation)
+    second = cluster.master.join("b")
+    assert (second.layer, second.next_batch) == (1, 1)
+    with pytest.raises(FencedError):
+        cluster.push(first, SHARD, 2)
+    assert cluster.push(second, SHARD, 1).version == 2
+
+
+def test_a_lease_that_the_store_was_not_told_of_may_come_again(cluster: Cluster) -> None:
+    lease = cluster.master.join("a")
+    cluster.create(lease, SHARD)
+    leases = cluster.stores[1].process._shelf.leases  # type: ignore[union-attr]
+    with pytest.raises(UnreachableError, match="not told of it yet"):
+        leases.seat(lease.incarnation + 1)
+
+
+def test_a_store_that_was_killed_comes_back_on_its_directory(cluster: Cluster) -> None:
+    lease = cluster.master.join("a")
+    assert cluster.create(lease, SHARD).store == 1
+    cluster.push(lease, SHARD, 1)
+    cluster.stores[1].kill()
+    with pytest.raises(LayerwiseError):
+        cluster.push(lease, SHARD, 2)
+    cluster.start(1)
+    assert cluster.until(lambda: _attempt(cluster, lease, 1)).version == 1
+    assert cluster.push(lease, SHARD, 2).applied
+    assert cluster.value(SHARD) == (2, 2.0)
+
+
+def _attempt(cluster: Cluster, lease, sequence: int):  # type: ignore[no-untyped-def]
+    try:
+        return cluster.push(lease, SHARD, sequence)
+    except UnreachableError:
+        return None
+
+
+def test_a_join_waits_for_the_stores_of_its_layer_alone(cluster: Cluster) -> None:
+    first = cluster.master.join("a")
+    cluster.create(first, SHARD)
+    cluster.stores[1].kill()
+    cluster.master.leave(first.incarnation)
+    with pytest.raises(UnreachableError, match="layer 1 waits for store 1"):
+        cluster.master.join("b")
+    assert cluster.master.join("c").layer == 2
+    cluster.start(1)
+    cluster.until(lambda: cluster.status().stores[0].report_age < 0.1)
+    assert cluster.master.join("b").next_batch == 0
+
+
+def test_slaves_wait_until_all_stores_have_joined(tmp_path: Path) -> None:
+    settings = "cluster.stores=2", "cluster.heartbeat_seconds=0.2"
+    with served(tmp_path / "state", *settings) as master:
+        store = RunningStore(master, tmp_path / "store")
+        try:
+            with pytest.raises(UnreachableError, match="of 2 stores"):
+                master.join("a")
+        finally:
+            store.kill()
+
+
+def test_a_run_takes_no_more_stores_and_no_store_of_another_run(cluster: Cluster, tmp_path: Path) -> None:
+    spare = RunningStore(cluster.master, tmp_path / "spare")
+    with pytest.raises(RefusedError, match="has its 2 stores"):
+        spare.running.result(DEADLINE)
+    spare.kill()
+    with served(tmp_path / "other", "cluster.stores=2", "cluster.heartbeat_seconds=0.2") as other:
+        cluster.stores[2].kill()
+        stray = RunningStore(other, tmp_path / "store-2")
+        with pytest.raises(RefusedError, match="holds another run"):
+            stray.running.result(DEADLINE)
+        stray.kill()
+    cluster.start(2)
+
+
+def test_a_second_process_with_a_stores_directory_takes_over(cluster: Cluster) -> None:
+    process = cluster.stores[2].process
+    process._session, session = "a newer process", process._session
+    cluster.until(
+        lambda: cluster.master.master.run.stores._members[1].session == "a newer process"  # type: ignore[union-attr]
+    )
+    process._session = session
+    with pytest.raises(FencedError, match="another process is store 2"):
+        cluster.stores[2].running.result(DEADLINE)
+
+
+def test_a_master_that_keeps_the_shards_has_no_stores(tmp_path: Path) -> None:
+    with served(tmp_path / "state") as master:
+        store = RunningStore(master, tmp_path / "store")
+        with pytest.raises(RefusedError, match=r"keeps this run's shards.*cluster\.stores"):
+            store.running.result(DEADLINE)
+        store.kill()
+
+
+def test_snapshots_and_rollbacks_are_refused(cluster: Cluster) -> None:
+    with pytest.raises(RefusedError, match="no snapshots yet"):
+        control.call(
+            cluster.master.channel, methods.SNAPSHOT, SnapshotRequest(), shown=cluster.master.operator
+        )
+    with pytest.raises(RefusedError, match="no snapshots yet"):
+        control.call(
+            cluster.master.channel, methods.ROLLBACK, RollbackRequest(1), shown=cluster.master.operator
+        )
