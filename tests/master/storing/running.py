@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,11 @@ class Cluster:
         self.stores: dict[int, RunningStore] = {}
         for number in range(1, count + 1):
             self.start(number)
-            self.until(lambda number=number: self.status().stores[number - 1].state == "serving")
+            # One after the other: the numbers are given in the order of joining.
+            self.until(partial(self._serves, number))
+
+    def _serves(self, number: int) -> bool:
+        return self.status().stores[number - 1].state == "serving"
 
     def start(self, number: int) -> RunningStore:
         """Start a store on its directory."""
