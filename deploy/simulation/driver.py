@@ -70,6 +70,8 @@ class Driver:
     def __init__(self, config: Config, dataset: Dataset, *, trains: bool) -> None:
         if config.cluster.served:
             raise ConfigError('cluster.synthesis: "master" is not simulated; leave it out')
+        if config.cluster.stores:
+            raise ConfigError("cluster.stores: stores are not simulated yet, a master is; leave it out")
         self.config = config
         self.deaths = self.messages = 0
         self._dataset, self._trains = dataset, trains

@@ -8,8 +8,8 @@ from tests.integration.processes import QUICK, Cli
 
 # One batch at a time: the stores change nothing that the numbers depend on.
 SMALL = [
-    *QUICK, "--set", "cluster.misses=50", "--set", "run.batches=200", "--set", "network.options={widths=[32]}",
-    "--set", "decoupling.unlock=none",
+    *QUICK, "--set", "cluster.misses=50", "--set", "run.batches=200", "--set", "decoupling.unlock=none",
+    "--set", "network.options={widths=[32]}",
 ]  # fmt: skip
 
 

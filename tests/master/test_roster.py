@@ -568,6 +568,6 @@ def test_a_lease_that_ends_while_its_secret_is_checked_is_fenced(monkeypatch: py
         leases.leave(reply.incarnation, Telemetry(), "")
         return False
 
-    monkeypatch.setattr("master.roster.is_secret", ends)
+    monkeypatch.setattr("master.leases.is_secret", ends)
     with pytest.raises(FencedError):
         check_secret(leases, reply.incarnation, reply.secret)
