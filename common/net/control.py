@@ -31,7 +31,8 @@ from common.net.data.places import Bounds
 from common.net.guard import Call, Calls, Guard
 from common.net.http2.handshakes import end_of, name_certificate
 from common.net.identity import Identity
-from common.net.listening import join_address, numeric_host
+from common.net.lasting import LastingServer
+from common.net.listening import numeric_host
 from common.net.own_sockets import peer_of
 from common.wire.methods import Method
 
@@ -194,7 +195,7 @@ class ControlServer:
         identity: Identity | None = None,
         bounds: Bounds = Bounds(),  # noqa: B008 - frozen
     ) -> None:
-        self._server: Any = None
+        self._server = LastingServer(self._make, self._add_port, on_error)
         self._largest = SMALL_MESSAGE_BYTES
         self._handlers: dict[str, dict[str, Any]] = {}
         self._on_error = on_error
@@ -265,6 +266,18 @@ class ControlServer:
         Raises:
             RefusedError: the address cannot be listened on.
         """
+        host, port = split_address(address)
+        try:
+            port = await self._server.start(numeric_host(host), port)
+        except OSError as error:
+            raise cannot_listen("--listen", host, port, error.strerror) from None
+        except RuntimeError:
+            raise cannot_listen("--listen", host, port) from None
+        self._guard.start(port)
+        return f"{host}:{port}"
+
+    def _make(self) -> Any:
+        """Make a server of the library's, with the methods and no port."""
         most = min(int(file_limit() * _CONNECTIONS_PER_FILE), _LARGEST_OPTION)
         options = [
             *_SERVER_OPTIONS,
@@ -272,38 +285,28 @@ class ControlServer:
             ("grpc.max_receive_message_length", self._largest),
             ("grpc.max_allowed_incoming_connections", most),
         ]
-        self._server = grpc.aio.server(options=options)
-        self._server.add_generic_rpc_handlers(
+        server = grpc.aio.server(options=options)
+        server.add_generic_rpc_handlers(
             tuple(
                 grpc.method_handlers_generic_handler(name, methods)
                 for name, methods in self._handlers.items()
             )
         )
-        host, port = split_address(address)
-        try:
-            port = self._add_port(join_address(numeric_host(host), port))
-        except OSError as error:
-            raise cannot_listen("--listen", host, port, error.strerror) from None
-        except RuntimeError:
-            raise cannot_listen("--listen", host, port) from None
-        await self._server.start()
-        self._guard.start(port)
-        return f"{host}:{port}"
+        return server
 
-    def _add_port(self, address: str) -> int:
+    def _add_port(self, server: Any, address: str) -> int:
         if self._identity is None:
-            return int(self._server.add_insecure_port(address))
+            return int(server.add_insecure_port(address))
         configure = partial(_configuration, self._identity)
         credentials = grpc.dynamic_ssl_server_credentials(
             configure(), configure, require_client_authentication=True
         )
-        return int(self._server.add_secure_port(address, credentials))
+        return int(server.add_secure_port(address, credentials))
 
     async def stop(self, grace: float) -> None:
         """Take no more calls, and end the calls under way after `grace` seconds."""
-        if self._server is not None:
-            await self._server.stop(grace)
-            self._guard.stop()
+        await self._server.stop(grace)
+        self._guard.stop()
 
 
 def _configuration(identity: Identity) -> grpc.ServerCertificateConfiguration:
