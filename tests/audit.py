@@ -1,6 +1,7 @@
 """Audit of pinned versions: `python tests/audit.py constraints.txt`, which installs pip-audit beside Python.
 
-An advisory about a pinned version ends the audit with 1. A machine that cannot ask for advisories passes.
+An advisory about a pinned version ends the audit with 1. A machine that cannot ask for advisories passes;
+another failure of the audit does not.
 """
 
 from __future__ import annotations
@@ -14,6 +15,11 @@ from pathlib import Path
 from typing import Any
 
 TOOL = "pip-audit >= 2.7"
+# Words about a service, or an index of packages, that does not answer.
+UNREACHABLE = (
+    "connect", "timed out", "timeout", "resol", "unreachable", "retries", "proxy", "certificate", "http error",
+    "no matching distribution", "service unavailable",
+)  # fmt: skip
 
 
 def judge(report: str, complaint: str = "") -> tuple[int, str]:
@@ -23,11 +29,10 @@ def judge(report: str, complaint: str = "") -> tuple[int, str]:
         report: in JSON; empty where the audit has failed.
         complaint: last words of the audit, for a reason.
     """
+    if not report and any(word in complaint.lower() for word in UNREACHABLE):
+        return 0, f"audit: skipped, since the advisory service cannot be asked here ({complaint})"
     if not report:
-        return (
-            0,
-            f"audit: skipped, since the advisory service cannot be asked here ({complaint or 'no reason'})",
-        )
+        return 1, f"audit: failed: {complaint or 'no reason'}"
     found: list[dict[str, Any]] = json.loads(report)["dependencies"]
     skipped = [each["name"] for each in found if "skip_reason" in each]
     if len(skipped) == len(found):
@@ -54,8 +59,9 @@ def main(constraints: str) -> int:
     quiet = ["--quiet", "--disable-pip-version-check"]
     installed = subprocess.run([*python, "pip", "install", *quiet, TOOL], capture_output=True, text=True)
     if installed.returncode:
-        print(judge("", _last_line(installed.stderr))[1])
-        return 0
+        code, words = judge("", _last_line(installed.stderr))
+        print(words)
+        return code
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.json"
         options = ["--no-deps", "--disable-pip", "--progress-spinner", "off", "--format", "json"]

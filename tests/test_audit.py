@@ -38,3 +38,8 @@ def test_a_machine_without_the_service_passes_and_says_why() -> None:
     code, words = judge("", "Connection refused")
     assert code == 0
     assert "skipped, since the advisory service cannot be asked here (Connection refused)" in words
+
+
+def test_an_audit_that_fails_by_itself_fails() -> None:
+    assert judge("", "ValueError: not a requirement") == (1, "audit: failed: ValueError: not a requirement")
+    assert judge("") == (1, "audit: failed: no reason")
