@@ -1,15 +1,37 @@
-"""Hypothesis without a clock: a busy machine, which is slow, fails no test."""
+"""Hypothesis without a clock, a bound on the time of all tests, and state directories of their own."""
 
 from __future__ import annotations
 
 import os
 import tempfile
+import time
 
+import pytest
 from hypothesis import HealthCheck, settings
 
+BEGAN = time.monotonic()
+
+# A busy machine, which is slow, fails no test.
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("untimed")
 
 # Masters note their state directories here, and not in the home of whoever tests; child processes inherit it.
 _STATE = tempfile.TemporaryDirectory(prefix="layerwise-tests-")
 os.environ["XDG_STATE_HOME"] = _STATE.name
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Declare the bound."""
+    parser.addoption(
+        "--minutes",
+        type=float,
+        help="begin no test after so many minutes; those left are skipped, and say so",
+    )
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip a test for which no time is left."""
+    minutes = item.config.getoption("--minutes")
+    if minutes is not None and time.monotonic() - BEGAN > 60 * minutes:
+        pytest.skip(f"no time left: --minutes {minutes:g}")
