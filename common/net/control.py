@@ -167,6 +167,9 @@ def error_of(error: grpc.RpcError, method: Method[Any, Any]) -> LayerwiseError:
     code = error.code()
     if error.details() == _WRITTEN_TOO_LATE:
         return UnreachableError(f"{method.service}.{method.name}: the peer has ended the stream")
+    # A server that ends cancels calls that wait for it; whoever cancels a call of his own does not ask.
+    if code is grpc.StatusCode.CANCELLED:
+        return UnreachableError(f"{method.service}.{method.name}: the peer has ended the call")
     if absent := absence(error):
         return absent
     text = error.details() or f"{method.service}.{method.name} failed with {code.name}"

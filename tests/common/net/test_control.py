@@ -13,7 +13,14 @@ import pytest
 from common.errors import UnreachableError
 from common.net import control
 from common.net.addresses import split_address
-from common.net.control import ControlServer, async_channel, async_stream, call_watching, channel, error_of
+from common.net.control import (
+    ControlServer,
+    async_channel,
+    async_stream,
+    call_watching,
+    channel,
+    error_of,
+)
 from common.wire.messages import DescribeRequest
 from common.wire.methods import DESCRIBE, EXCHANGE
 from tests.integration.processes import until
@@ -57,6 +64,12 @@ def test_a_write_to_a_stream_that_the_peer_has_just_ended_is_tried_again_and_end
     ends = asyncio.run(run())
     assert ends
     assert set(ends) == {UnreachableError}
+
+
+def test_a_call_that_waits_at_a_server_as_it_ends_is_tried_again_and_ends_nobody() -> None:
+    nothing = grpc.aio.Metadata()
+    cancelled = grpc.aio.AioRpcError(grpc.StatusCode.CANCELLED, nothing, nothing, details="CANCELLED")
+    assert type(error_of(cancelled, DESCRIBE)) is UnreachableError
 
 
 def test_a_watched_call_to_a_silent_peer_is_given_up_when_the_watcher_raises() -> None:
