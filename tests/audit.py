@@ -17,8 +17,8 @@ from typing import Any
 TOOL = "pip-audit >= 2.7"
 # Words about a service, or an index of packages, that does not answer.
 UNREACHABLE = (
-    "connect", "timed out", "timeout", "resol", "unreachable", "retries", "proxy", "certificate", "http error",
-    "no matching distribution", "service unavailable",
+    "connect", "timed out", "timeout", "resol", "unreachable", "retries", "proxy", "certificate",
+    "http error", "no matching distribution", "service unavailable",
 )  # fmt: skip
 
 

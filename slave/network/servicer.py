@@ -19,6 +19,7 @@ from common.net.data.places import Bounds
 from common.net.data.server import DataServer
 from common.net.data.streams import Parts
 from common.net.identity import Identity
+from common.sparing import SparingLog
 from common.wire.messages import BoundaryMessage
 from common.wire.methods import EXCHANGE
 
@@ -59,7 +60,7 @@ class BoundaryServer:
         self.links: Accepting | None = None
         self.refused: Counter[str] = Counter()
         self._hello_seconds = hello_seconds
-        self._last_refusal = ""
+        self._refusals = SparingLog(log)
         self._run = run if identity else None
         self._identity = identity
         tls = identity.serve() if identity else None
@@ -104,6 +105,5 @@ class BoundaryServer:
     def _count(self, error: LayerwiseError) -> None:
         self.refused[type(error).__name__] += 1
         # A refused neighbour tries again and again.
-        if not isinstance(error, UnreachableError) and str(error) != self._last_refusal:
-            self._last_refusal = str(error)
-            log.warning("a stream from below was ended: %s", error)
+        if not isinstance(error, UnreachableError):
+            self._refusals.say(logging.WARNING, "a stream from below was ended: %s", error)

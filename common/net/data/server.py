@@ -31,10 +31,13 @@ from common.net.http2.frames import BrokenError, Code, Headers, ProtocolError, R
 from common.net.http2.pipe import WRITE_SECONDS
 from common.net.http2.tls import Tls
 from common.net.listening import open_listener
+from common.sparing import SparingLog
 from common.supervision import PAUSE_SECONDS, Rounds, SupervisedThread
 from common.wire.methods import Method
 
 log = logging.getLogger("layerwise.data")
+# Of peers that break the rules.
+_closed = SparingLog(log)
 
 # Upper bound of a stop, for all connections together.
 STOP_SECONDS = 10.0
@@ -211,7 +214,7 @@ class DataServer:
                 self._answer(connection, caller, headers)
                 caller.bound_wait()
         except ProtocolError as error:
-            log.info("a connection of the data plane was closed: %s", error)
+            _closed.say(logging.INFO, "a connection of the data plane was closed: %s", error)
             connection.refuse(error.code, str(error))
         except LayerwiseError as error:
             log.debug("a connection of the data plane ended: %s", error)

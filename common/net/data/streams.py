@@ -40,9 +40,12 @@ from common.net.http2.pipe import SLOWEST_BYTES
 from common.net.http2.tls import Tls, TlsLoopPipe, wrap
 from common.net.tasks import cancel
 from common.shards.pushes import Buffer
+from common.sparing import SparingLog
 from common.wire.methods import Method
 
 log = logging.getLogger("layerwise.data")
+# Of peers that break the rules.
+_closed = SparingLog(log)
 
 CONNECT_SECONDS = 10.0
 # A peer whose call has ended is read from for so long, until the peer has closed.
@@ -182,7 +185,7 @@ async def _ping(end: End, pipe: LoopPipe, incoming: Incoming) -> None:
                 pace.nbytes = pipe.received
             end.ping()
         except (ProtocolError, StalledError) as error:
-            log.info("a stream was closed: %s", error)
+            _closed.say(logging.INFO, "a stream was closed: %s", error)
             pipe.interrupt()
             return
 
@@ -243,7 +246,7 @@ async def answer(
         # The next call has to come over another connection.
         await pipe.leave(end.goaway(Code.NO_ERROR), LINGER_SECONDS)
     except ProtocolError as error:
-        log.info("a stream was closed: %s", error)
+        _closed.say(logging.INFO, "a stream was closed: %s", error)
         await pipe.leave(end.goaway(error.code, str(error)), LINGER_SECONDS)
     except LayerwiseError as error:
         log.debug("a stream ended: %s", error)
