@@ -7,10 +7,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-from click.shell_completion import CompletionItem
 
 from common.config.numbers import NonNegative
-from common.config.places import code_option, data_option, tls_option, token_option
+from common.config.options import (
+    PLACE,
+    cluster_tls_option,
+    code_option,
+    config_argument,
+    data_option,
+    json_option,
+    master_option,
+    optional_config_argument,
+    out_option,
+    run_dir_option,
+    set_option,
+    tls_option,
+    token_option,
+)
 from common.errors import ConfigError
 from common.observe.logs import FORMATS
 from common.text import answer
@@ -19,52 +32,23 @@ if TYPE_CHECKING:
     from deploy.train import Training
 
 
-def _complete_set(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Complete the key of --set, as far as the equals sign."""
-    from deploy.guidance.cli import complete_keys
-
-    return [
-        CompletionItem(f"{item.value}=")
-        for item in complete_keys(ctx, param, incomplete)
-        if "." in item.value
-    ]
-
-
-_SET = click.option(
-    "--set",
-    "overrides",
-    multiple=True,
-    metavar="SECTION.KEY=VALUE",
-    help="Override a configuration key; the last one for a key wins.",
-    shell_complete=_complete_set,
-)
-JSON = click.option("--json", "as_json", is_flag=True, help="Print only JSON on standard output.")
 _TRACK = click.option(
     "--track",
     multiple=True,
     metavar="TRACKER",
     help="Also tell a tracker of experiments: tensorboard, wandb or mlflow; may be repeated.",
 )
-_MASTER = click.option("--master", metavar="HOST:PORT", help="Address of the run's master.")
 
 
 @click.command()
-@click.argument("config", required=False, type=click.Path(readable=False, path_type=Path))
-@_SET
-@click.option(
-    "--run-dir",
-    type=click.Path(readable=False, path_type=Path),
-    metavar="DIR",
-    help="Folder for the results; an unfinished run in it is resumed. Default: a new folder under runs/.",
+@optional_config_argument
+@set_option
+@run_dir_option(
+    "Folder for the results; an unfinished run in it is resumed. Default: a new folder under runs/."
 )
-@JSON
+@json_option
 @_TRACK
-@click.option(
-    "--tls",
-    type=click.Path(readable=False, path_type=Path),
-    metavar="DIR",
-    help="Folder that `layerwise certificates` has made; the processes then speak TLS with each other.",
-)
+@cluster_tls_option("; the processes then speak TLS with each other.")
 @click.option(
     "--log-format",
     type=click.Choice(FORMATS),
@@ -113,8 +97,8 @@ def _finish(training: Training, as_json: bool) -> int:
 
 
 @click.command()
-@click.argument("config", required=False, type=click.Path(readable=False, path_type=Path))
-@_SET
+@optional_config_argument
+@set_option
 @click.option(
     "--slaves",
     multiple=True,
@@ -126,13 +110,8 @@ def _finish(training: Training, as_json: bool) -> int:
     "--measure", is_flag=True, help="Measure the speed of a slave on this machine for a second, and use it."
 )
 @click.option("--train", "trains", is_flag=True, help="Also train, and write a run's result files.")
-@click.option(
-    "--run-dir",
-    type=click.Path(readable=False, path_type=Path),
-    metavar="DIR",
-    help="With --train: folder for the results.",
-)
-@JSON
+@run_dir_option("With --train: folder for the results.")
+@json_option
 def simulate(
     config: Path | None,
     overrides: tuple[str, ...],
@@ -165,8 +144,8 @@ def simulate(
 
 
 @click.command()
-@click.argument("config", type=click.Path(readable=False, path_type=Path))
-@_SET
+@config_argument
+@set_option
 @click.option(
     "--over",
     multiple=True,
@@ -185,13 +164,8 @@ def simulate(
     help="Run on real processes, on simulated machines under a virtual clock, or with all layers in step.",
 )
 @click.option("--jobs", type=click.IntRange(min=1), default=1, metavar="N", help="Number of runs at a time.")
-@click.option(
-    "--out",
-    type=click.Path(readable=False, path_type=Path),
-    metavar="DIR",
-    help="Folder for the results; finished runs in it are kept. Default: a new folder under runs/.",
-)
-@JSON
+@out_option
+@json_option
 def compare(
     config: Path,
     overrides: tuple[str, ...],
@@ -219,17 +193,12 @@ def compare(
     metavar="RUN_DIR...",
     nargs=-1,
     required=True,
-    type=click.Path(readable=False, path_type=Path),
+    type=PLACE,
 )
-@click.option(
-    "--out",
-    type=click.Path(readable=False, path_type=Path),
-    metavar="DIR",
-    help="Folder for the results. Default: a new folder under runs/.",
-)
+@out_option
 @data_option
 @code_option
-@JSON
+@json_option
 def analyze(
     run_dirs: tuple[Path, ...], out: Path | None, data: Path | None, code: Path | None, as_json: bool
 ) -> int:
@@ -245,14 +214,14 @@ def analyze(
 
 
 @click.command()
-@click.argument("run_dir", required=False, type=click.Path(readable=False, path_type=Path))
-@_MASTER
+@click.argument("run_dir", required=False, type=PLACE)
+@master_option
 @click.option(
     "--watch", is_flag=True, help="With --master: evaluate until the run's end, and write the result files."
 )
 @click.option(
     "--checkpoint",
-    type=click.Path(readable=False, path_type=Path),
+    type=PLACE,
     metavar="FILE",
     help="Model file to measure in place of RUN_DIR's last model, such as best.safetensors or "
     "kept-400.safetensors in it.",
@@ -261,7 +230,7 @@ def analyze(
 @code_option
 @token_option
 @tls_option
-@JSON
+@json_option
 def evaluate(
     run_dir: Path | None,
     master: str | None,
@@ -293,12 +262,12 @@ def evaluate(
 
 
 @click.command()
-@click.argument("run_dir", required=False, type=click.Path(readable=False, path_type=Path))
-@_MASTER
+@click.argument("run_dir", required=False, type=PLACE)
+@master_option
 @click.option(
     "--output",
     required=True,
-    type=click.Path(readable=False, path_type=Path),
+    type=PLACE,
     metavar="FILE",
     help="File to write; its name ends in .safetensors or .pt.",
 )
@@ -329,7 +298,7 @@ def export(
 
 
 @click.command()
-@click.argument("run_dir", type=click.Path(readable=False, path_type=Path))
+@click.argument("run_dir", type=PLACE)
 @click.option("--prompt", required=True, metavar="TEXT", help="Beginning of the text.")
 @click.option(
     "--tokens",
@@ -357,7 +326,7 @@ def export(
     "--seed", type=click.IntRange(0, 2**63 - 1), help="Seed of the draws. Default: another one each time."
 )
 @code_option
-@JSON
+@json_option
 def generate(
     run_dir: Path,
     prompt: str,
@@ -377,8 +346,8 @@ def generate(
 
 
 @click.command()
-@click.argument("path", metavar="CONFIG", required=False, type=click.Path(readable=False, path_type=Path))
-@_SET
+@click.argument("path", metavar="CONFIG", required=False, type=PLACE)
+@set_option
 def config(path: Path | None, overrides: tuple[str, ...]) -> None:
     """Print every key with its default and meaning, as TOML to edit; CONFIG and --set change the values."""
     from common.config.files import describe, load

@@ -6,16 +6,13 @@ from pathlib import Path
 
 import click
 
-from common.config.places import tls_option, token_option
-from deploy.commands import JSON
-
-_LIVE = click.option("--master", required=True, metavar="HOST:PORT", help="Address of the run's master.")
+from common.config.options import json_option, required_master_option, tls_option, token_option
 
 
 @click.command()
-@_LIVE
+@required_master_option
 @tls_option
-@JSON
+@json_option
 @click.option("--watch", is_flag=True, help="Repeat every second until the run is over or interrupted.")
 def status(master: str, tls: Path | None, as_json: bool, watch: bool) -> int:
     """Show the status of a live run: layers, slaves, versions, staleness, throughput, problems."""
@@ -25,11 +22,11 @@ def status(master: str, tls: Path | None, as_json: bool, watch: bool) -> int:
 
 
 @click.command()
-@_LIVE
+@required_master_option
 @click.option("--list", "listing", is_flag=True, help="List the snapshots and their damage; take none.")
 @token_option
 @tls_option
-@JSON
+@json_option
 def snapshot(master: str, listing: bool, token_file: Path | None, tls: Path | None, as_json: bool) -> int:
     """Take a snapshot of a live run: every shard and every layer's progress, in files of the state directory.
 
@@ -44,7 +41,7 @@ def snapshot(master: str, listing: bool, token_file: Path | None, tls: Path | No
 
 
 @click.command()
-@_LIVE
+@required_master_option
 @click.option(
     "--to",
     "number",
@@ -54,7 +51,7 @@ def snapshot(master: str, listing: bool, token_file: Path | None, tls: Path | No
 )
 @token_option
 @tls_option
-@JSON
+@json_option
 def rollback(
     master: str, number: int | None, token_file: Path | None, tls: Path | None, as_json: bool
 ) -> int:

@@ -6,16 +6,14 @@ from pathlib import Path
 
 import click
 
-from common.config.places import tls_option
+from common.config.options import PLACE, config_argument, set_option, tls_option
 from common.observe import hosts as allowed
 from common.observe import logs
 
 
 @click.command()
-@click.argument("config", type=click.Path(readable=False, path_type=Path))
-@click.option(
-    "--set", "overrides", multiple=True, metavar="SECTION.KEY=VALUE", help="Override a key; the last wins."
-)
+@config_argument
+@set_option
 @click.option(
     "--listen",
     default="127.0.0.1:50051",
@@ -33,7 +31,7 @@ from common.observe import logs
 @click.option(
     "--state-dir",
     required=True,
-    type=click.Path(readable=False, path_type=Path),
+    type=PLACE,
     metavar="DIR",
     help="Directory for parameters and leases; a run in the directory is resumed.",
 )
@@ -46,13 +44,13 @@ from common.observe import logs
 )
 @click.option(
     "--join-token-file",
-    type=click.Path(readable=False, path_type=Path),
+    type=PLACE,
     metavar="FILE",
     help="File of the token with which slaves join, made if missing. Default: join.token in --state-dir.",
 )
 @click.option(
     "--reader-token-file",
-    type=click.Path(readable=False, path_type=Path),
+    type=PLACE,
     metavar="FILE",
     help="File of the token with which pages beyond this machine are read in the clear, made if missing, and "
     "readable by its owner's group, too. Default: reader.token in --state-dir, for its owner alone.",

@@ -7,13 +7,20 @@ from pathlib import Path
 import click
 
 from common.config.numbers import NonNegative
-from common.config.places import code_option, data_option, join_option, tls_option
+from common.config.options import (
+    PLACE,
+    code_option,
+    data_option,
+    join_option,
+    required_master_option,
+    tls_option,
+)
 from common.observe import hosts as allowed
 from common.observe import logs
 
 
 @click.command()
-@click.option("--master", required=True, metavar="HOST:PORT", help="Address of the run's master.")
+@required_master_option
 @click.option(
     "--device",
     default="auto",
@@ -25,7 +32,7 @@ from common.observe import logs
 @code_option
 @join_option
 # Of `layerwise train`: the user's own configuration, whose files run from their own paths.
-@click.option("--own-config", type=click.Path(readable=False, path_type=Path), hidden=True)
+@click.option("--own-config", type=PLACE, hidden=True)
 @click.option(
     "--wait",
     type=NonNegative(),

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from common.config.options import PLACE, json_option
 from common.errors import ConfigError
 from common.text import advise_install, answer
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("folder", metavar="DIR", type=click.Path(readable=False, path_type=Path))
+@click.argument("folder", metavar="DIR", type=PLACE)
 @click.option(
     "--master",
     "masters",
@@ -51,7 +52,7 @@ if TYPE_CHECKING:
 @click.option(
     "--renew", "renews", is_flag=True, help="Renew every certificate in DIR; running processes follow."
 )
-@click.option("--json", "as_json", is_flag=True, help="Print only JSON on standard output.")
+@json_option
 def certificates(
     folder: Path,
     masters: tuple[str, ...],

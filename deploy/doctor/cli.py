@@ -6,25 +6,27 @@ from pathlib import Path
 
 import click
 
-from common.config.places import code_option, data_option, join_option, tls_option
+from common.config.options import (
+    code_option,
+    data_option,
+    join_option,
+    json_option,
+    optional_config_argument,
+    set_option,
+    tls_option,
+)
 from common.errors import ConfigError
 
 
 @click.command()
-@click.argument("config", required=False, type=click.Path(readable=False, path_type=Path))
-@click.option(
-    "--set",
-    "overrides",
-    multiple=True,
-    metavar="SECTION.KEY=VALUE",
-    help="Override a configuration key; the last one for a key wins.",
-)
+@optional_config_argument
+@set_option
 @click.option("--master", metavar="HOST:PORT", help="Check as a slave of this master, whose run it then is.")
 @data_option
 @code_option
 @join_option
 @tls_option
-@click.option("--json", "as_json", is_flag=True, help="Print only JSON on standard output.")
+@json_option
 def doctor(
     config: Path | None,
     overrides: tuple[str, ...],

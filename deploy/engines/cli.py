@@ -6,13 +6,10 @@ from pathlib import Path
 
 import click
 
+from common.config.options import PLACE, cluster_tls_option, config_argument, run_dir_option, set_option
 from common.errors import ConfigError
 from common.text import answer
 
-_CONFIG = click.argument("config", type=click.Path(readable=False, path_type=Path))
-_SET = click.option(
-    "--set", "overrides", multiple=True, metavar="SECTION.KEY=VALUE", help="Override a key; the last wins."
-)
 _GPUS = click.option(
     "--gpus",
     type=click.IntRange(min=0),
@@ -41,8 +38,8 @@ def manifest() -> None:
 
 
 @manifest.command()
-@_CONFIG
-@_SET
+@config_argument
+@set_option
 @click.option(
     "--time",
     default="1:00:00",
@@ -53,19 +50,11 @@ def manifest() -> None:
 @click.option("--partition", metavar="NAME", help="Partition of the nodes. Default: Slurm's.")
 @_CPUS
 @_GPUS
-@click.option(
-    "--run-dir",
-    type=click.Path(readable=False, path_type=Path),
-    metavar="DIR",
-    help="Folder of the run, which all nodes see; an unfinished run in it is resumed. Default: "
-    "runs/NAME-JOB, where the job is submitted.",
+@run_dir_option(
+    "Folder of the run, which all nodes see; an unfinished run in it is resumed. Default: runs/NAME-JOB, "
+    "where the job is submitted."
 )
-@click.option(
-    "--tls",
-    type=click.Path(readable=False, path_type=Path),
-    metavar="DIR",
-    help="Folder that `layerwise certificates` has made, which all nodes see. Default: the job makes one.",
-)
+@cluster_tls_option(", which all nodes see. Default: the job makes one.")
 @click.option("--insecure", is_flag=True, help="Let the processes talk in the clear.")
 def slurm(
     config: Path,
@@ -94,8 +83,8 @@ def slurm(
 
 
 @manifest.command()
-@_CONFIG
-@_SET
+@config_argument
+@set_option
 @click.option("--name", metavar="NAME", help="Name of the objects. Default: run.name.")
 @click.option(
     "--image",
@@ -119,13 +108,7 @@ def slurm(
     metavar="NAME",
     help="Claim that has, at its top, the folder or file that data.path names.",
 )
-@click.option(
-    "--tls",
-    type=click.Path(readable=False, path_type=Path),
-    metavar="DIR",
-    help="Folder that `layerwise certificates` has made; its keys are printed as secrets. Default: "
-    "cert-manager makes certificates.",
-)
+@cluster_tls_option("; its keys are printed as secrets. Default: cert-manager makes certificates.")
 @click.option(
     "--monitoring",
     metavar="NAMESPACE",
@@ -133,7 +116,7 @@ def slurm(
 )
 @click.option(
     "--kustomize",
-    type=click.Path(readable=False, path_type=Path),
+    type=PLACE,
     metavar="DIR",
     help="Write a base for kustomize into a new folder, and print the names of its files.",
 )

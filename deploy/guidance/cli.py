@@ -10,6 +10,7 @@ import click
 from click.shell_completion import CompletionItem, get_completion_class
 
 from common import strict_json
+from common.config.options import PLACE, json_option
 from common.errors import ConfigError
 from common.text import answer, say
 
@@ -24,7 +25,7 @@ def complete_keys(ctx: click.Context, param: click.Parameter, incomplete: str) -
 
 
 @click.command()
-@click.argument("folder", default=".", type=click.Path(readable=False, path_type=Path))
+@click.argument("folder", default=".", type=PLACE)
 def init(folder: Path) -> None:
     """Write a configuration, a network and data that train, to begin your own from.
 
@@ -52,8 +53,8 @@ def explain(key: str) -> None:
 
 
 @click.command()
-@click.argument("folder", default="runs", type=click.Path(readable=False, path_type=Path))
-@click.option("--json", "as_json", is_flag=True, help="Print only JSON on standard output.")
+@click.argument("folder", default="runs", type=PLACE)
+@json_option
 def runs(folder: Path, as_json: bool) -> None:
     """List the runs of this machine: those in FOLDER, and those of living masters anywhere.
 
@@ -91,8 +92,9 @@ def runs(folder: Path, as_json: bool) -> None:
 def open_run(run: str) -> int:
     """Open the page of a run in the browser, and print its address.
 
-    RUN is a run directory or a comparison's folder, or its name under runs/. A run that trains has its live
-    page, a comparison compare.html; for a finished run the page run.html is written.
+    RUN is a run directory, or the folder of a comparison or an analysis; or its name under runs/. A run that
+    trains has its live page, a comparison compare.html, an analysis analysis.html; a finished run gets its
+    page, run.html, first.
     """
     from deploy.guidance.opening import open_page
 
