@@ -13,10 +13,11 @@ from common.text import answer, say
 from deploy.analysis.measures import Measured, measure
 from deploy.analysis.subjects import Run, read_runs
 from deploy.analysis.telemetry import read_synthesis
+from deploy.pages.page import ANALYSIS_PAGE
 from deploy.runs.directory import new_directory
 from deploy.runs.files import lock_folder, write_file
 
-RESULT, PAGE, PLOTS = "analysis.json", "analysis.html", "plots"
+RESULT, PLOTS = "analysis.json", "plots"
 
 
 def analyze(
@@ -47,7 +48,7 @@ def analyze(
     if as_json:
         answer(strict_json.encode(result))
     else:
-        answer(f"results in {out}: {PAGE}, {RESULT}, {PLOTS}/")
+        answer(f"results in {out}: {ANALYSIS_PAGE}, {RESULT}, {PLOTS}/")
     return 0
 
 
@@ -68,7 +69,7 @@ def write(out: Path, runs: Sequence[Run]) -> dict[str, Any]:
         ],
     }
     write_file(out / RESULT, (strict_json.encode(result, indent=1) + "\n").encode())
-    write_file(out / PAGE, page(measured, draw(out / PLOTS, plots(measured, synthesis))).encode())
+    write_file(out / ANALYSIS_PAGE, page(measured, draw(out / PLOTS, plots(measured, synthesis))).encode())
     return result
 
 

@@ -22,11 +22,12 @@ from deploy.comparison.jobs import Job
 from deploy.comparison.results import first_metric, rows, summarize_variant, unit_metrics
 from deploy.comparison.variants import Comparison
 from deploy.console import PlainConsole
+from deploy.pages.page import COMPARISON_PAGE
 from deploy.runs.directory import new_directory
 from deploy.runs.files import lock_folder, read_text, write_file
 from deploy.runs.process_logs import bound_log, last_line
 
-RESULT, PAGE = "compare.json", "compare.html"
+RESULT = "compare.json"
 POLL_SECONDS, STOP_SECONDS = 0.1, 20.0
 
 
@@ -137,7 +138,7 @@ class ComparisonRun:
 
         write_file(self.out / RESULT, (strict_json.encode(result, indent=1) + "\n").encode())
         figures = draw(self.out / "plots", result)
-        write_file(self.out / PAGE, page(result, figures).encode())
+        write_file(self.out / COMPARISON_PAGE, page(result, figures).encode())
 
 
 def show(run: ComparisonRun, as_json: bool) -> int:
@@ -156,7 +157,7 @@ def show(run: ComparisonRun, as_json: bool) -> int:
         answer(strict_json.encode(result))
     else:
         _print(result)
-        answer(f"results in {run.out}: {RESULT}, {PAGE}, plots/")
+        answer(f"results in {run.out}: {RESULT}, {COMPARISON_PAGE}, plots/")
     return 0
 
 

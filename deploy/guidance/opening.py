@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 import html
+import shlex
 import webbrowser
 from pathlib import Path
 
 from common.errors import ConfigError
 from common.text import answer
-from deploy.comparison.compare import PAGE as COMPARISON_PAGE
-from deploy.pages.page import inline, wrap
+from deploy.pages.page import ANALYSIS_PAGE, COMPARISON_PAGE, RUN_PAGE, inline, wrap
 from deploy.runs.directory import CONFIG, PLOTS
 from deploy.runs.files import read_object, read_text, write_file
 from deploy.runs.listing import RUNS, find_page
 from deploy.runs.summary import SUMMARY
 from deploy.screen import summary_rows
 
-PAGE = "run.html"
-
 
 def open_page(run: str) -> int:
     """Print the address of a run's page, open it in a browser, and return the exit code.
 
     Args:
-        run: a run directory or a comparison's folder, or such a folder's name under runs/.
+        run: a run directory, or the folder of a comparison or an analysis; or its name under runs/.
 
     Raises:
         ConfigError: there is no such folder, or nothing in it to show yet.
@@ -35,7 +33,11 @@ def open_page(run: str) -> int:
 
 
 def find_address(run: str) -> str:
-    """Return the address of a run's page; a finished run's page is written first."""
+    """Return the address of a run's page; a finished run's page is written first.
+
+    Raises:
+        ConfigError: there is no such folder, or nothing in it to show yet.
+    """
     path = next((each for each in (Path(run), RUNS / run) if each.is_dir()), None)
     if path is None:
         raise ConfigError(
@@ -44,15 +46,15 @@ def find_address(run: str) -> str:
     live = find_page(path)
     if live is not None:
         return live
-    page = path / COMPARISON_PAGE
-    if not page.exists():
-        page = path / PAGE
-        if not (path / SUMMARY).exists():
-            raise ConfigError(
-                f"open {path}: holds no finished run, and no master that serves a live page; resume the run "
-                f"with: layerwise train --run-dir {path}"
-            )
-        write_file(page, render(path).encode())
+    if (path / SUMMARY).exists():
+        write_file(path / RUN_PAGE, render(path).encode())
+    pages = (path / name for name in (RUN_PAGE, COMPARISON_PAGE, ANALYSIS_PAGE))
+    page = next((each for each in pages if each.exists()), None)
+    if page is None:
+        raise ConfigError(
+            f"open {path}: holds no finished run, comparison or analysis, and no master that serves a live "
+            f"page; resume the run with: layerwise train --run-dir {shlex.quote(str(path))}"
+        )
     return page.absolute().as_uri()
 
 

@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from deploy.pages.figures import Drawn
 
+# Files of the pages: of a finished run, a comparison, an analysis.
+RUN_PAGE, COMPARISON_PAGE, ANALYSIS_PAGE = "run.html", "compare.html", "analysis.html"
+
 STYLE = """
 :root { color-scheme: light dark; --paper: #ffffff; --ink: #1f2328; --faint: #59636e; --rule: #d0d7de; }
 @media (prefers-color-scheme: dark) {

@@ -243,6 +243,19 @@ def test_a_finished_run_has_a_page_that_needs_nothing_else(
     assert "`layerwise runs` lists the runs" in missing.err
 
 
+@pytest.mark.parametrize("name", ["compare.html", "analysis.html"])
+def test_the_page_of_several_runs_is_opened(
+    run: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    assert callable(run)
+    monkeypatch.setattr("webbrowser.open", lambda address: True)
+    (tmp_path / "runs" / "two").mkdir(parents=True)
+    refused = run("open", "two")
+    assert (refused.code, "no finished run, comparison or analysis" in refused.err) == (2, True)
+    (tmp_path / "runs" / "two" / name).write_text("a page")
+    assert run("open", "two").out.strip() == (tmp_path / "runs" / "two" / name).as_uri()
+
+
 def test_a_missing_choice_is_told_without_escapes(run: object) -> None:
     assert callable(run)
     done = run("completion")
