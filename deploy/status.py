@@ -14,7 +14,7 @@ from rich.text import Text
 from common import strict_json
 from common.config.sections import Config
 from common.errors import UnreachableError
-from common.observe.problems import problems
+from common.observe.problems import Problem, problems
 from common.observe.streams import is_output_gone
 from common.text import answer
 from common.wire.messages import StatusReply
@@ -34,7 +34,7 @@ def show(master: str, as_json: bool, watch: bool, tls: Path | None = None) -> in
         UnreachableError: the master does not answer the first request; later ones are repeated until it does.
     """
     with Reader(master, tls=tls) as reader:
-        view = _StatusView(reader.config(), master)
+        view = _StatusView(reader.config(), master, secure=tls is not None)
         status = reader.status()
         later = view.follow(reader, status) if watch else iter(())
         if as_json:
@@ -59,9 +59,10 @@ def show(master: str, as_json: bool, watch: bool, tls: Path | None = None) -> in
 class _StatusView:
     """Presentation of a run's status, and of a master that does not answer."""
 
-    def __init__(self, config: Config, master: str) -> None:
+    def __init__(self, config: Config, master: str, *, secure: bool = False) -> None:
         self._config = config
         self._master = master
+        self._secure = secure
         self._silent_since: float | None = None
 
     @property
@@ -88,8 +89,11 @@ class _StatusView:
 
     def json(self, status: StatusReply) -> str:
         """Format the whole status and the problems as a JSON object."""
-        found = [dataclasses.asdict(problem) for problem in problems(status, self._config, self._master)]
+        found = [dataclasses.asdict(problem) for problem in self._problems(status)]
         return strict_json.encode({**dataclasses.asdict(status), "problems": found})
+
+    def _problems(self, status: StatusReply) -> list[Problem]:
+        return problems(status, self._config, self._master, secure=self._secure)
 
     def render(self, status: StatusReply, width: int) -> Group:
         """Render the problems, a summary of the run, the layers and the machines."""
@@ -100,7 +104,7 @@ class _StatusView:
             silence = time.monotonic() - self._silent_since
             head.append(f"; the master has not answered for {silence:.0f} s", style="bold red")
         parts: list[RenderableType] = [head]
-        found = problems(status, self._config, self._master)
+        found = self._problems(status)
         if found:
             parts.append(problems_list(found))
         parts += [Text(line(self._config, status, _rate(status))), Text(), slaves_table(status, width)]

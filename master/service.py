@@ -160,8 +160,8 @@ class Master:
             Pulse("snapshot", now - self.scheduler.current_at, snapshot_limit(cluster.snapshot_seconds)),
         ]
 
-    def view(self) -> View:
-        """Sources of the pages."""
+    def view(self, *, secure: bool = False) -> View:
+        """Sources of the pages; `secure`: the control port speaks TLS."""
         return View(
             config=self.run.config,
             status=self.status,
@@ -173,6 +173,7 @@ class Master:
             journal=self.state.journal,
             snapshots=self.scheduler.seconds,
             pulses=self.pulses,
+            secure=secure,
         )
 
     async def close(self) -> None:
@@ -282,7 +283,9 @@ async def run_until_signal(
     reader = load_reader(state, reader_token)
     history, ports = History(HISTORY_SECONDS, config.metrics), Ports(master, join_token, identity, reader)
     secure = pages_identity(identity, web, insecure_pages)
-    site = Site(pages(master.view(), history), hosts, secure, config.run.name, reader)
+    site = Site(
+        pages(master.view(secure=identity is not None), history), hosts, secure, config.run.name, reader
+    )
     address, _ = await ports.open(listen, data_port)
     web_address = await site.start(web, "--web")
     noted = {"web": (SECURE_PAGES if secure else "") + web_address, "address": address}

@@ -47,7 +47,9 @@ def pages(view: View, history: History) -> Pages:
         "/history": lambda: _json(
             {"moments": history.columns(time.time() - time.monotonic()), "events": view.events()}
         ),
-        "/commands": lambda: _json(describe_commands(view.config, reachable_address(view.address(), None))),
+        "/commands": lambda: _json(
+            describe_commands(view.config, reachable_address(view.address(), None), secure=view.secure)
+        ),
         "/config": lambda: Page(files.describe(view.config.shared).encode()),
         "/targets": lambda: _json(targets(view, current_visit(), socket.gethostname())),
     }
@@ -70,7 +72,7 @@ def describe(view: View) -> dict[str, Any]:
         "gradient": config.decoupling.gradient if config.decoupling.row.synthesizes else None,
         "alignment": config.decoupling.alignment if config.decoupling.aligned else None,
     }
-    found = problems(reply, config, reachable_address(view.address(), None))
+    found = problems(reply, config, reachable_address(view.address(), None), secure=view.secure)
     return {
         **dataclasses.asdict(reply),
         "run": run,

@@ -28,6 +28,7 @@ class View:
         journal: seconds of each commit.
         snapshots: seconds of each snapshot.
         pulses: signs of life of the master's parts.
+        secure: the control port speaks TLS.
     """
 
     config: Config
@@ -40,3 +41,4 @@ class View:
     journal: Histogram
     snapshots: Histogram
     pulses: Callable[[], list[Pulse]]
+    secure: bool = False

@@ -38,9 +38,29 @@ def test_where_all_is_well_nothing_is_wrong() -> None:
     assert told(WELL) == []
 
 
+VACANT = seated(1, state="vacant", incarnation=0, slave="", telemetry=Telemetry())
+
+
+@pytest.mark.parametrize(
+    ("profile", "master", "secure", "command"),
+    [
+        ("light", "127.0.0.1:50051", False, "--master 127.0.0.1:50051"),
+        ("light", "one:50051", False, "--master one:50051 --join-token-file FILE"),
+        ("basic", "one:50051", False, "--master one:50051 --join-token-file FILE --insecure"),
+        ("basic", "one:50051", True, "--master one:50051 --tls DIR"),
+        ("light", "127.0.0.1:50051", True, "--master 127.0.0.1:50051 --tls DIR"),
+    ],
+)
+def test_the_advised_command_has_what_a_slave_needs_to_join(
+    profile: str, master: str, secure: bool, command: str
+) -> None:
+    config = load(None, ["network.cuts=[1, 2]", f"cluster.profile={profile}"])
+    found = problems(VACANT, config, master, secure=secure)
+    assert found[0].advice == f"start a slave: layerwise slave {command}"
+
+
 FULL = replace(LEARNED, utilization=Utilization(disk_percent=93.2, memory_percent=97))
 OLD_M = replace(LEARNED, gradient_cosine=-0.21)
-VACANT = seated(1, state="vacant", incarnation=0, slave="", telemetry=Telemetry())
 
 
 @pytest.mark.parametrize(

@@ -120,6 +120,13 @@ def test_the_commands_train_the_same_again_and_the_configuration_can_be_read(run
     assert files.parse(shown(running, "/config").decode(), "the page") == config.shared
 
 
+def test_the_command_of_another_slave_tells_of_certificates(running: Served) -> None:
+    secure = pages(running.master.view(secure=True), History(1.0, METRICS))
+    assert json.loads(secure["/commands"]().body)["slave"].endswith(" --tls DIR")
+    assert "--tls" not in as_json(running, "/commands")["slave"]
+    assert any("--tls DIR" in each["advice"] for each in json.loads(secure["/status"]().body)["problems"])
+
+
 def test_a_measure_of_each_layer_is_asked_for_by_name(running: Served) -> None:
     assert as_json(running, "/layers/loss") == {"time": [], "layers": []}
 
