@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import logging
 import socket
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -20,6 +21,8 @@ from common.observe.readers import ADVICE, CHALLENGE, shows_token
 from common.observe.visits import begin_visit, first_byte
 from common.supervision import SupervisedThread
 from common.wire.methods import STATUS
+
+log = logging.getLogger("layerwise.pages")
 
 HEAD_BYTES = 8 << 10
 HEAD_SECONDS = 5.0
@@ -85,6 +88,8 @@ class Site:
     # Visitors, oldest first, and of them those that have sent no request yet.
     _open: dict[asyncio.Task[None], None] = field(default_factory=dict)
     _silent: dict[asyncio.Task[None], None] = field(default_factory=dict)
+    # Paths and kinds of errors that the log has; a browser asks for a page every second.
+    _logged: set[tuple[str, type[Exception]]] = field(default_factory=set)
 
     async def start(self, address: str, option: str) -> str:
         """Listen, and return the address with the real port.
@@ -210,6 +215,12 @@ class Site:
             return make()
         except LayerwiseError as error:
             return _text(500, str(error))
+        except Exception as error:
+            kind = type(error)
+            if (path, kind) not in self._logged:
+                self._logged.add((path, kind))
+                log.exception("page %s: cannot be made; later errors of this kind are not logged", path)
+            return _text(500, f"this page cannot be made ({kind.__name__}); the log of the process says more")
 
     def _accepts(self, host: str) -> bool:
         name = host if host.endswith("]") or ":" not in host else host.rpartition(":")[0]

@@ -219,3 +219,20 @@ def test_a_page_knows_who_asks_and_which_address_was_reached() -> None:
     with serve_on_thread(Site({"/": seen}, reader=TOKEN), "0.0.0.0:0", "--web") as address:
         port = int(address.rpartition(":")[2])
         assert said(port, f"GET / HTTP/1.1\nHost: localhost\n{SHOWN}\n\n")[2] == "127.0.0.1 127.0.0.1 True"
+
+
+def test_a_page_whose_making_fails_is_answered_by_a_line_and_logged_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    errors: list[Exception] = [KeyError("one\ntwo"), KeyError("three"), ZeroDivisionError()]
+
+    def broken() -> Page:
+        raise errors.pop(0)
+
+    with serve_on_thread(Site({"/broken": broken}), "127.0.0.1:0", "--web") as address:
+        port = int(address.rpartition(":")[2])
+        answers = [said(port, "GET /broken HTTP/1.1\nHost: localhost\n\n") for _ in range(3)]
+    assert [status for status, _, _ in answers] == [500, 500, 500]
+    assert answers[0][2] == "this page cannot be made (KeyError); the log of the process says more\n"
+    logged = [record.exc_info[0] for record in caplog.records if record.exc_info]
+    assert logged == [KeyError, ZeroDivisionError]
