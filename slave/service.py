@@ -85,9 +85,14 @@ class Lost:
 
 
 class Slave:
-    """Slave process: trains under successive leases."""
+    """Slave process: trains under successive leases.
+
+    Raises:
+        ConfigError: an option names a file or folder that cannot be used.
+    """
 
     def __init__(self, options: Options) -> None:
+        options.check_places()
         self._options = options
         self._name = uuid.uuid4().hex[:12]
         # Shows a Join that is sent again to be this process' own.

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 
 from common.config.sections import Config
 from common.credentials import NOBODY, Credentials
-from common.errors import UnprovenError
+from common.errors import ConfigError, UnprovenError
 from common.wire.messages import Holdings, JoinReply
 from slave import service
 from slave.network.options import Options
@@ -47,3 +48,11 @@ def test_a_slave_without_the_right_to_join_ends_with_the_option(
         with pytest.raises(UnprovenError, match=r"join\.token by --join-token-file"):
             joined(master)
     assert UnprovenError.exit_code == 3
+
+
+@pytest.mark.parametrize("option", ["data", "code", "join_token"])
+def test_a_missing_file_of_an_option_is_told_before_any_wait(tmp_path: Path, option: str) -> None:
+    options = Options("127.0.0.1:1", wait=600.0)
+    missing = {option: tmp_path / "none"}
+    with pytest.raises(ConfigError, match=f"--{option.replace('_', '-')}.* {tmp_path}/none: "):
+        service.serve(dataclasses.replace(options, **missing))  # type: ignore[arg-type]
