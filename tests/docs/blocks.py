@@ -21,7 +21,10 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 # Pages whose every block runs, in the order of the page.
-WALKED = [DOCS / "tutorial.md", *sorted((DOCS / "how-to").glob("*.md"))]
+WALKED = [
+    *(DOCS / f"{name}.md" for name in ("tutorial", "data", "doctor")),
+    *sorted((DOCS / "how-to").glob("*.md")),
+]
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 _ORDER = re.compile(r"<!-- test: (\w+),? ?(.*?) -->")
 
