@@ -10,6 +10,8 @@ class Progress:
     get no further, although seats are taken again and again. Progress is a push, a batch that no slave of
     the seat had seen before, or the first slave of a seat. A master counts from its own first look.
 
+    Times are seconds of a monotonic clock.
+
     Attributes:
         successors: leases, since the last progress, on seats that had a slave before.
     """

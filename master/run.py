@@ -60,7 +60,7 @@ class Effect:
 
 
 class Run:
-    """Roster, tally and evaluation of a run.
+    """Roster, tally and evaluation of a run; `now` is in seconds of a monotonic clock.
 
     Args:
         config: resolved configuration.
@@ -352,7 +352,7 @@ def fence_saved(
         saved: the run's values from its last master.
         snapshot: values kept with the snapshot that is put back; empty: the run begins anew.
         reason: for the event log.
-        now: the time.
+        now: seconds of a monotonic clock.
 
     Returns:
         The values to go on with, and the effects once a master does.

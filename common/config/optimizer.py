@@ -59,7 +59,11 @@ class OptimizerConfig(SynthesizerOptimizerConfig):
             self._own(layer)
 
     def of_layer(self, k: int) -> SynthesizerOptimizerConfig:
-        """Return the optimizer of layer k."""
+        """Return the optimizer of layer k.
+
+        Raises:
+            ConfigError: as of the layer's own keys.
+        """
         return self._own(str(k)) if str(k) in self.layers else self
 
     def check_layers(self, layers: int) -> None:

@@ -188,7 +188,11 @@ class Library:
 
 
 def restore(dumped: Mapping[str, Any]) -> Vocabulary:
-    """Return the vocabulary that `dump` has described."""
+    """Return the vocabulary that `dump` has described.
+
+    Raises:
+        ConfigError: the vocabulary is of no known kind.
+    """
     match dumped:
         case {"kind": "characters", "characters": str(characters)}:
             return Characters(characters)

@@ -176,7 +176,7 @@ def pass_on(layer: Iterable[nn.Module], x: Signal, state: Tensor | None, y: Tens
         layer: units, of which the recurrent ones own consecutive parts of the state.
         x: input of the first unit, (B, T, ...) of a window.
         state: (B, S) with S of `state_size`, at the start of a window; None: every unit begins anew.
-        y: targets of the units' own losses; None: these are not computed.
+        y: targets of the units' own losses, (B, ...); None: these are not computed.
     """
     states: list[Tensor] = []
     losses: list[Tensor] = []
@@ -201,8 +201,8 @@ def pass_on_in_two(layer: Sequence[nn.Module], early: int, x: Signal, state: Ten
     Args:
         layer: units that take each step for itself, without a loss of their own.
         early: steps of the first part.
-        x: as of `pass_on`.
-        state: as of `pass_on`.
+        x: as of `pass_on`, (B, T, ...).
+        state: as of `pass_on`, (B, S).
     """
     first, middle, *_ = pass_on(layer, map_tensors(lambda each: each[:, :early], x), state)
     rest, after, *_ = pass_on(layer, map_tensors(lambda each: each[:, early:], x), middle)
@@ -213,7 +213,7 @@ def pass_on_in_two(layer: Sequence[nn.Module], early: int, x: Signal, state: Ten
 def unroll(layer: Iterable[nn.Module], x: Signal, state: Tensor) -> Window:
     """Pass a window through the units of a layer, from a state that is cut off from its past.
 
-    Arguments as of `pass_on`; the output is one tensor.
+    Arguments as of `pass_on`, with a state (B, S); the output is one tensor.
     """
     before = state.detach().requires_grad_()
     passed = pass_on(layer, x, before)

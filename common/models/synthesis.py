@@ -19,8 +19,8 @@ def check_lesson(config: Config, task: Task, h: Signal, y: Tensor) -> None:
     Args:
         config: of the run, resolved.
         task: of the run.
-        h: output of the layer for a batch.
-        y: targets of the batch.
+        h: output of the layer for a batch, (B, ...).
+        y: targets of the batch, (B, ...).
 
     Raises:
         ConfigError: the task's loss has no derivative that the lesson takes.

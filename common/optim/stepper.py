@@ -167,7 +167,7 @@ class Group(NamedTuple):
     places: tuple[int, ...]
 
     def choose(self, tensors: list[torch.Tensor]) -> list[torch.Tensor]:
-        """Choose the group's tensors of a list with a tensor for each weight."""
+        """Choose the group's tensors of a list with a tensor for each weight, shaped as the weight."""
         return tensors if len(tensors) == len(self.places) else [tensors[place] for place in self.places]
 
 

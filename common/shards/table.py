@@ -180,6 +180,7 @@ def check_table(table: Table, dtypes: Collection[str] = ITEMSIZES) -> None:
     Raises:
         MalformedError: an unknown dtype or kind, a repeated or reserved name, an overlap, a gap beyond
             alignment, or a wrong size.
+        TooLargeError: too many tensors.
     """
     if len(table.tensors) > MOST_TENSORS:
         raise TooLargeError(f"a table of {len(table.tensors)} tensors; at most {MOST_TENSORS}")

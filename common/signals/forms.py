@@ -98,7 +98,7 @@ class SignalForm:
         return sum(form.nbytes for form in self.tensors.values())
 
     def blank(self, batch_size: int) -> Tensor | dict[str, Tensor]:
-        """Return a batch of zeros, on torch's default device."""
+        """Return a batch of zeros in this form, on torch's default device."""
         tensors = {name: form.blank(batch_size) for name, form in self.tensors.items()}
         return tensors[PLAIN] if self.is_plain else tensors
 

@@ -81,7 +81,7 @@ class InputPacking:
         self.taken = form.tensors[self._tokens] if self._packing is None else TensorForm(self._packing.shape)
 
     def pack(self, x: Signal) -> Tensor:
-        """Return the tensor that I takes."""
+        """Return the tensor that I takes, of B examples in the form `taken`."""
         return split(x)[self._tokens] if self._packing is None else self._packing.pack(x)
 
 

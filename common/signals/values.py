@@ -34,7 +34,7 @@ def arrange(signal: Signal, form: SignalForm) -> Signal:
 
 
 def plain(signal: Signal) -> Tensor:
-    """Return the tensor of a plain signal."""
+    """Return the tensor of a plain signal, (B, ...)."""
     assert not isinstance(signal, dict), signal.keys()
     return signal
 
@@ -73,7 +73,7 @@ def _form_of(tensor: Tensor) -> TensorForm:
 
 
 def name_dtype(tensor: Tensor) -> str:
-    """Return the name of a tensor's dtype: "float32"."""
+    """Return the name of the dtype, "float32", of a tensor of any shape."""
     return str(tensor.dtype).removeprefix("torch.")
 
 

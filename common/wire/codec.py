@@ -75,6 +75,7 @@ def decode_table(encoded: bytes) -> Table:
 
     Raises:
         MalformedError: the bytes are not a table.
+        TooLargeError: more tensors, dimensions or characters than a table may have.
     """
     return _cached_table(encoded) if len(encoded) <= MOST_REMEMBERED_BYTES else _table_of(encoded)
 

@@ -103,6 +103,10 @@ PRECISIONS = {
 def widen(values: Tensor, scale: Tensor | None) -> Tensor:
     """Decode the result of `narrow`: floats to float32; float32 values and integers are returned unchanged.
 
+    Args:
+        values: (B, ...).
+        scale: of the shape that `scale_shape` gives for the values; None without a scale.
+
     Raises:
         MalformedError: the scale is not finite.
     """
@@ -114,7 +118,7 @@ def widen(values: Tensor, scale: Tensor | None) -> Tensor:
 
 
 def round_trip(tensor: Tensor, wire: str) -> Tensor:
-    """Encode and decode a tensor, as seen by the receiver."""
+    """Encode and decode a tensor, (B, ...), as seen by the receiver."""
     return widen(*narrow(tensor, wire))
 
 

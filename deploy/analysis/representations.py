@@ -172,5 +172,5 @@ def _reduce(h: Tensor) -> Tensor:
 
 
 def present(values: Iterable[Tensor | None]) -> Iterator[tuple[int, Tensor]]:
-    """Yield the outputs of at least two numbers, with the units' numbers from 1."""
+    """Yield the outputs, (B, F), of at least two numbers, with the units' numbers from 1."""
     return ((u, h) for u, h in enumerate(values, 1) if h is not None and h.shape[1] > 1)

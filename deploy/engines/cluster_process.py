@@ -67,7 +67,7 @@ class ClusterProcess:
         return self.starting_at(time.monotonic())
 
     def starting_at(self, now: float) -> bool:
-        """Whether the process, dead or alive, was started recently and has had no seat."""
+        """Whether at `now` seconds the process, dead or alive, was started recently and has had no seat."""
         assert self.running is not None
         return self.seated_pid != self.running.pid and now - self.started < START_SECONDS
 

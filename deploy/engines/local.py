@@ -109,6 +109,7 @@ class Cluster:
 
         Raises:
             RunFailedError: a process keeps dying.
+            LayerwiseError: a process has refused the configuration, or was refused.
         """
         pids, now = {seat.pid for seat in status.seats}, time.monotonic()
         slaves = self._slaves

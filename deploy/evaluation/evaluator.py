@@ -159,6 +159,9 @@ class Evaluator:
             versions: of the shards, for the result.
             through: batches that the network has learned from.
             stage: place in the curriculum, whose level the test examples have; None: there are no levels.
+
+        Raises:
+            ConfigError: the test set has no target that counts.
         """
         self.network.load_state_dict(dict(state), strict=False)
         sums: dict[str, float] = {}

@@ -37,6 +37,10 @@ class Passage:
     def measure(self, x: Signal, y: Tensor) -> Signal:
         """Return the output for an input; add losses and metrics of the units' own to the sums.
 
+        Args:
+            x: (B, ...).
+            y: targets, (B, ...).
+
         Raises:
             ConfigError: a unit gives other values than numbers of each example.
         """

@@ -34,7 +34,7 @@ class Wires:
         return self._settings.loss > 0 and self._draws.random() < self._settings.loss
 
     def arrival(self, now: float, sender: Link, receiver: Link, nbytes: int, *, resent: bool = True) -> float:
-        """Return the arrival time of the end of a message.
+        """Return the arrival time of the end of a message that is sent at `now`, in seconds.
 
         A lost message is sent again, and later messages wait behind, as on a stream. `resent` false: the
         caller has drawn the loss.

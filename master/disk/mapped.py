@@ -66,7 +66,11 @@ class MappedPair:
         )
 
     def commit(self, record: Record) -> None:
-        """Write a record beside the present record, which counts until the new record is whole."""
+        """Write a record beside the present record, which counts until the new record is whole.
+
+        Raises:
+            RunFailedError: the record has no room for its slaves.
+        """
         began = time.perf_counter()
         with self._committing:
             if self._commits and (record.version, record.active) == (self.record.version, self.record.active):
@@ -96,6 +100,9 @@ class MappedPair:
 
         Returns:
             A description of the damage; empty without damage.
+
+        Raises:
+            RunFailedError: the record has no room for the checksums.
         """
         with self._committing:
             record, known, changes = self.record, self.checksums, self._changes

@@ -36,7 +36,7 @@ def choose(taken: Iterable[Taken], now: float) -> frozenset[int]:
 
     Args:
         taken: snapshots of a run.
-        now: the time.
+        now: seconds of the epoch.
     """
     ordered = sorted(taken, key=lambda each: each.number)
     demanded = [each.number for each in ordered if each.on_demand]

@@ -143,7 +143,11 @@ class SnapshotScheduler:
         return snapshot
 
     async def list_all(self) -> list[Kept]:
-        """List every snapshot, oldest first, each read to the end and with the damage found."""
+        """List every snapshot, oldest first, each read to the end and with the damage found.
+
+        Raises:
+            RunFailedError: the snapshots cannot be read.
+        """
         async with self._turn:
             kept = await self._on_thread(self._snapshots.list_all)
         self.trouble = next((each.damage for each in kept if each.damage), self.trouble)

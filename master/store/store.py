@@ -288,12 +288,20 @@ class Store:
                 shard.forget(incarnation)
 
     def find_damage(self, name: str) -> str:
-        """Describe how a shard's present contents differ from their checksums; empty without damage."""
+        """Describe how a shard's present contents differ from their checksums; empty without damage.
+
+        Raises:
+            NotFoundError: there is no such shard.
+        """
         return self._shard(name).pair.find_damage()
 
     @contextmanager
     def hold_pushes(self, name: str) -> Iterator[None]:
-        """Hold off a shard's pushes, for a reader that was revoked repeatedly."""
+        """Hold off a shard's pushes, for a reader that was revoked repeatedly.
+
+        Raises:
+            NotFoundError: there is no such shard.
+        """
         with self._shard(name).writing:
             yield
 

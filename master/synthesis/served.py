@@ -239,7 +239,12 @@ class ServedSynthesizer:
         )
 
     def learn(self, batch: int, lesson: list[Tensor]) -> None:
-        """Take a step on true values, and push when a push is due."""
+        """Take a step on true values, and push when a push is due.
+
+        Args:
+            batch: b.
+            lesson: of M: h_k (B, ...), y (B, ...), delta_k shaped as h_k; of I: x (B, ...), h_{k-1} (B, ...).
+        """
         self._loss = float(self._module.learn(*lesson))
         self._stepper.step(batch)
         self._next_batch = max(self._next_batch, batch + 1)

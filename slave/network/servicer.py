@@ -85,7 +85,12 @@ class BoundaryServer:
         return self._identity.certificate.holder if self._identity else ""
 
     async def exchange(self, requests: OpenRequests) -> AsyncGenerator[Parts, None]:
-        """Answer a neighbour's call: activations come up, gradients go down."""
+        """Answer a neighbour's call: activations come up, gradients go down.
+
+        Raises:
+            UnreachableError: this slave trains no layer at present.
+            MalformedError: the neighbour says no hello.
+        """
         hello = await read_hello(requests, self._hello_seconds)
         if self.links is None:
             raise UnreachableError("this slave trains no layer at present; try again")

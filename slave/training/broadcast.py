@@ -24,7 +24,7 @@ Projection = Callable[[Tensor], Signal]
 
 
 def answer_below(layer: Layer, batch: int, error: Tensor) -> Iterator[Message]:
-    """Yield the answer for layer k - 1: dL/dp where anything below learns, else `Taken`."""
+    """Yield the answer for layer k - 1: dL/dp, (B, ...), where anything below learns, else `Taken`."""
     if layer.teaches_below:
         yield Down(batch, error)
     elif layer.k > 1:

@@ -15,8 +15,8 @@ def compile_layer(layer: Layer, h_below: Signal, y: Tensor | None = None) -> Non
 
     Args:
         layer: the layer, in training mode.
-        h_below: a batch of its input, on its device.
-        y: targets of the batch, likewise, where a unit has a loss of its own.
+        h_below: a batch of its input, (B, ...), on its device.
+        y: targets of the batch, (B, ...), likewise, where a unit has a loss of its own.
 
     Raises:
         ConfigError: the layer cannot be compiled on this machine.

@@ -23,7 +23,7 @@ from slave.training.health import Health
 
 
 class Synthesizing(Protocol):
-    """M_k, seen from an unlock."""
+    """M_k, seen from an unlock: h and delta are signals of B examples, y the targets, (B, ...)."""
 
     def gradient(self, batch: int, h: Signal, y: Tensor) -> Signal:
         """Delta hat of h_k(b), in the form of h's floats."""
@@ -40,7 +40,7 @@ class Propagating(Synthesizing, Protocol):
 
 
 class PackedSynthesizer:
-    """M_k of a signal: the float tensors are packed into one.
+    """M_k of a signal: the float tensors are packed into one, (B, ...).
 
     Args:
         synthesizer: maps the packed tensor.
@@ -70,7 +70,10 @@ class PackedSynthesizer:
 
 
 class TensorSynthesizer(ABC):
-    """M_k of one tensor, in this process or in the master; learns from every `every`-th true gradient."""
+    """M_k of one tensor, in this process or in the master; learns from every `every`-th true gradient.
+
+    Shapes: h and delta (B, ...), alike; y (B, ...); a loss is a scalar.
+    """
 
     def __init__(self, health: Health, every: int = 1) -> None:
         self._health = health
@@ -131,7 +134,7 @@ class Predicting(Protocol):
 
 
 class TensorPredictor(Protocol):
-    """I_k of one tensor, in this process or in the master."""
+    """I_k of one tensor, in this process or in the master: x (B, ...), h (B, ...)."""
 
     def predict(self, batch: int, x: Tensor) -> Tensor:
         """Return the predicted h_{k-1} of x_b."""
@@ -170,7 +173,10 @@ class Unlock(Protocol):
     """Rule of a layer's steps; messages come as soon as the tensors are computed, yet without receivers."""
 
     def forward(self, batch: int, h_below: Signal, y: Tensor) -> Iterator[Message]:
-        """Take h_{k-1}(b); yields `Up` below the top, and perhaps the answer for the layer below."""
+        """Take h_{k-1}(b), and the targets y, (B, ...); yields `Up` below the top.
+
+        The answer for the layer below may follow at once.
+        """
 
     def gradient(self, batch: int, delta: Signal) -> Iterator[Message]:
         """Take delta_k(b) from above."""

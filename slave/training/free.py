@@ -117,7 +117,11 @@ class FreeTrainer:
         self.through = True
 
     def advance(self) -> Iterator[Message]:
-        """Learn on waiting messages, and step; yields the messages of the step."""
+        """Learn on waiting messages, and step; yields the messages of the step.
+
+        Raises:
+            MalformedError: a waiting message has another form than the layer's.
+        """
         self._learn()
         batch = self._next
         self._next = self._routes.next_own(batch + 1)

@@ -96,7 +96,7 @@ class Health:
 
 
 def compare(synthetic: Tensor, delta: Tensor) -> tuple[float, float]:
-    """Return the cosine between two gradients and the ratio of the norms; zeros if the true one is zero."""
+    """Return cosine and ratio of norms of two gradients of one shape; zeros if the true one is zero."""
     flat, true = synthetic.flatten(), delta.flatten()
     products = torch.stack([flat @ true, flat @ flat, true @ true]).tolist()
     dot, own, norm = products[0], products[1] ** 0.5, products[2] ** 0.5

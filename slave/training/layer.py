@@ -113,8 +113,8 @@ class Layer:
 
         Args:
             batch: b.
-            h_below: input.
-            y: targets of the units' own losses; None: the batch has no backward.
+            h_below: input, (B, ...).
+            y: targets of the units' own losses, (B, ...); None: the batch has no backward.
         """
         before = self.carried.take(batch) if self.carried else None
         passed = self._forward(batch, h_below, before, y)

@@ -69,7 +69,7 @@ class PushPace:
             self._marks[shard].append((now, steps))
 
     def answer(self, shard: str, now: float, steps: int) -> None:
-        """Note the answer to a push, and choose the number of steps anew."""
+        """Note the answer to a push at `now` seconds, and choose the number of steps anew."""
         began = self._begun.pop(shard, None)
         if began is None:
             return

@@ -118,7 +118,11 @@ class Worker:
         return self._copies[shard][1].steps
 
     def advance(self) -> Iterator[Effect]:
-        """Take a step, or finish; if `can_advance`."""
+        """Take a step, or finish; if `can_advance`.
+
+        Raises:
+            RunFailedError: a unit, or the data, raises an error.
+        """
         if self.trainer.can_advance:
             self._unsettled = True
             yield from self._compute(self.trainer.advance())
@@ -130,6 +134,7 @@ class Worker:
 
         Raises:
             MalformedError: a message or a version cannot belong to this run.
+            RunFailedError: a unit, or the data, raises an error.
         """
         self._unsettled = True
         match event:

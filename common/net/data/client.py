@@ -79,6 +79,7 @@ class DataClient:
 
         Raises:
             UnreachableError: no server answers.
+            RefusedError: the server's certificate, or this side's, is refused.
         """
         connection = self._standing() or self._connect()
         connection.pipe.set_deadline(time.monotonic() + CONNECT_SECONDS)

@@ -145,7 +145,11 @@ class Messages:
             found.extend(bytes(min(filled, nbytes - filled)))
 
     def into(self, target: memoryview) -> None:
-        """Read the next bytes of the message under way into a buffer."""
+        """Read the next bytes of the message under way into a buffer.
+
+        Raises:
+            MalformedError: the stream ended within the message.
+        """
         if not self.connection.into(target):
             raise MalformedError("the stream ended within a message")
 

@@ -122,6 +122,7 @@ async def opened(
 
     Raises:
         UnreachableError: no server answers.
+        RefusedError: the server's certificate, or this side's, is refused.
     """
     pipe = await _connected_pipe(host.strip("[]"), port, tls)
     try:

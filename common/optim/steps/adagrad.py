@@ -22,7 +22,10 @@ def step(
     rate: float,
     divisor: Tensor | None = None,
 ) -> None:
-    """Step with eta_i = gamma / sqrt(sum of dw_i^2), as `torch.optim.Adagrad` with fused=True."""
+    """Step with eta_i = gamma / sqrt(sum of dw_i^2), as `torch.optim.Adagrad` with fused=True.
+
+    Arguments as of `Step`.
+    """
     if weights[0].device.type == "cpu":
         torch._fused_adagrad_(
             weights, gradients, moments[0], [steps] * len(weights), lr=rate, lr_decay=0.0,

@@ -23,7 +23,10 @@ def step(
     rate: float,
     divisor: Tensor | None = None,
 ) -> None:
-    """Step as `torch.optim.Adam` with fused=True."""
+    """Step as `torch.optim.Adam` with fused=True.
+
+    Arguments as of `Step`.
+    """
     torch._fused_adam_(
         weights, gradients, moments[0], moments[1], [], [steps] * len(weights), lr=rate, beta1=BETAS[0],
         beta2=BETAS[1], weight_decay=settings.weight_decay, eps=EPSILON, amsgrad=False, maximize=False,

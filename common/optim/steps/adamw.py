@@ -21,7 +21,10 @@ def step(
     rate: float,
     divisor: Tensor | None = None,
 ) -> None:
-    """Step as `torch.optim.AdamW` with fused=True."""
+    """Step as `torch.optim.AdamW` with fused=True.
+
+    Arguments as of `Step`.
+    """
     torch._fused_adamw_(
         weights, gradients, moments[0], moments[1], [], [steps] * len(weights), lr=rate, beta1=BETAS[0],
         beta2=BETAS[1], weight_decay=settings.weight_decay, eps=EPSILON, amsgrad=False, maximize=False,

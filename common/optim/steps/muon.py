@@ -29,7 +29,10 @@ def step(
     rate: float,
     divisor: Tensor | None = None,
 ) -> None:
-    """Step as `torch.optim.Muon` with adjust_lr_fn="match_rms_adamw", but in float32."""
+    """Step as `torch.optim.Muon` with adjust_lr_fn="match_rms_adamw", but in float32.
+
+    Arguments as of `Step`.
+    """
     for w, g, momentum in zip(weights, gradients, moments[0], strict=True):
         g = g if divisor is None else g / divisor
         momentum.lerp_(g, 1 - MOMENTUM)

@@ -29,7 +29,10 @@ def step(
     rate: float,
     divisor: Tensor | None = None,
 ) -> None:
-    """Step as `torch.optim.NAdam`; where beta_1 changed, as if it had always had its present value."""
+    """Step as `torch.optim.NAdam`; where beta_1 changed, as if it had always had its present value.
+
+    Arguments as of `Step`.
+    """
     t, beta = int(steps), settings.beta
     if divisor is not None:
         torch._foreach_div_(gradients, divisor)

@@ -20,7 +20,10 @@ def step(
     rate: float,
     divisor: Tensor | None = None,
 ) -> None:
-    """Step as `torch.optim.SGD` with fused=True."""
+    """Step as `torch.optim.SGD` with fused=True.
+
+    Arguments as of `Step`.
+    """
     # The first step's momentum is the gradient, and a momentum of zeros also becomes the gradient.
     torch._fused_sgd_(
         weights, gradients, moments[0] if moments else [], lr=rate, momentum=settings.momentum,

@@ -35,6 +35,8 @@ def step(
 
     After the two moments, `moments` has a covariance and a basis for the rows, then for the columns; without
     entries for a side that is too long, whose basis stays as it is.
+
+    Arguments as of `Step`.
     """
     t = int(steps)
     if divisor is not None:

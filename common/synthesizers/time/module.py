@@ -23,7 +23,7 @@ class TimeModule(nn.Module):
         self.head = head
 
     def auxiliary(self, early: Tensor, delta: Tensor) -> list[Tensor]:
-        """Return the auxiliary loss, the sum over the batch, if there is a head; arguments as of the head."""
+        """Return the auxiliary loss, a sum over the batch, if there is a head; arguments as of `total`."""
         return [] if self.head is None else [self.head.total(early, delta)]
 
     @torch.no_grad()

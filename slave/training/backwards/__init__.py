@@ -19,7 +19,7 @@ class Backward(Protocol):
     """Batches that went forward and wait for a backward, with what the backward needs."""
 
     def forward(self, batch: int, h_below: Signal, y: Tensor | None = None) -> Signal:
-        """Compute h_k(b), without a graph, and keep what the backward needs; `y` as of `Layer.forward`."""
+        """Compute h_k(b), without a graph, and keep what the backward needs; y, (B, ...), as of `Layer`."""
 
     def take(self, batch: int) -> Forward:
         """Give up a batch: return the pass to go backward through."""

@@ -17,7 +17,7 @@ class Stash(Stored):
         self._weights = range(weights.data_ptr(), weights.data_ptr() + weights.nbytes)
 
     def save(self, tensor: Tensor) -> Tensor:
-        """Return what the backward shall see of a tensor of the forward: a weight as it is now."""
+        """Return what the backward shall see of a tensor of any shape: a weight as it is now."""
         saved = super().save(tensor)
         return saved.clone() if tensor.data_ptr() in self._weights else saved
 

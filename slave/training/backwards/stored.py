@@ -25,7 +25,7 @@ class Stored:
         return map_tensors(Tensor.detach, passed.h)
 
     def save(self, tensor: Tensor) -> Tensor:
-        """Return what the backward shall see of a tensor of the forward: a weight as it will be by then."""
+        """Return what the backward shall see of a tensor of any shape: a weight as it will be by then."""
         return tensor.detach()
 
     def take(self, batch: int) -> Forward:

@@ -42,7 +42,7 @@ class Late:
         self._steps: dict[int, int] = {}
 
     def forward(self, batch: int, h_below: Signal, y: Tensor | None = None) -> Signal:
-        """Compute h_k(b), without a graph; `y` as of `Layer.forward`."""
+        """Compute h_k(b), without a graph; `y`, (B, ...), as of `Layer.forward`."""
         self._steps[batch] = self._layer.steps
         with self._correction.forward(self._layer.flat):
             return self._backward.forward(batch, h_below, y)

@@ -22,7 +22,7 @@ from slave.training.scores import Scores
 
 
 class Predictor:
-    """I_k in this process, with an optimizer."""
+    """I_k in this process, with an optimizer: x (B, ...), h (B, ...)."""
 
     def __init__(self, module: InputSynthesizer, flat: Flat, stepper: Stepper, health: Health) -> None:
         self.flat = flat
