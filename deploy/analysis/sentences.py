@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -55,7 +55,17 @@ def distance(measured: Sequence[Measured]) -> str:
         f"over pairs of examples{_of_one_class(measured)}): zero where a unit already represents examples as "
         "the last one does. Dotted lines show where one to three Ms, or heads, stand. "
     )
-    return text + "; ".join(_find_fall(each) for each in measured) + "."
+    return text + _list_found(map(_find_fall, measured), "a shape")
+
+
+def _list_found(found: Iterable[str], lacked: str) -> str:
+    """Join what was found of each network; an empty text stands for too few units."""
+    each = list(found)
+    told = [text for text in each if text]
+    if not told:
+        return f"There are too few units for {lacked}."
+    rest = f"; the others have too few units for {lacked}" if len(told) < len(each) else ""
+    return "; ".join(told) + rest + "."
 
 
 def _of_one_class(measured: Sequence[Measured]) -> str:
@@ -66,7 +76,7 @@ def _find_fall(each: Measured) -> str:
     assert each.distances is not None
     values = each.distances[each.last, : each.last + 1]
     if len(values) < 3:
-        return f"{each.title} has too few units for a shape"
+        return ""
     # The last step is down to zero in any case.
     falls = values[:-2] - values[1:-1]
     place = int(falls.argmax())
@@ -115,14 +125,14 @@ def probes(measured: Sequence[Measured], part: int) -> str:
 def norms(measured: Sequence[Measured]) -> str:
     """Describe the norms of weights, and their trend over the hidden units of equal size."""
     text = "The sum of the squared weights of each unit, on a logarithmic scale. "
-    return text + "; ".join(map(_find_trend, measured)) + "."
+    return text + _list_found(map(_find_trend, measured), "a trend")
 
 
 def _find_trend(each: Measured) -> str:
     # First and last unit have other shapes.
     inner = [value for value in each.norms[1:-1] if value]
     if len(inner) < 4:
-        return f"{each.title} has too few units for a trend"
+        return ""
     third = len(inner) // 3 or 1
     low, high = float(np.mean(inner[:third])), float(np.mean(inner[-third:]))
     trend = "rises" if high > 1.05 * low else "falls" if high < low / 1.05 else "stays level"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 
 from deploy.runs.files import write_file
 
@@ -84,6 +86,7 @@ def _render(plot: Plot, shade: str) -> bytes:
         "figure.facecolor": paper, "axes.facecolor": paper, "savefig.facecolor": paper, "text.color": ink,
         "axes.labelcolor": ink, "xtick.color": ink, "ytick.color": ink, "axes.edgecolor": rule,
         "grid.color": rule, "legend.edgecolor": rule, "legend.facecolor": paper, "font.size": 12,
+        "axes.labelsize": 10, "xtick.labelsize": 9, "ytick.labelsize": 9,
         "axes.spines.top": False, "axes.spines.right": False,
     }  # fmt: skip
     image = io.BytesIO()
@@ -114,11 +117,15 @@ def on_axes(draw: Callable[[Axes], None], *, names_below: bool = False) -> Calla
 
 
 def logarithmic(axes: Axes) -> None:
-    """Give the y axis a logarithmic scale, with plain numbers beside it."""
+    """Give the y axis of drawn lines a logarithmic scale, with plain numbers, not too many, beside it."""
     axes.set_yscale("log")
+    low, high = axes.get_ylim()
+    decades = math.log10(high / low)
+    between = range(2, 10) if decades < 1 else (2, 5) if decades < 3 else ()
+    axes.yaxis.set_minor_locator(LogLocator(subs=between))
     axes.yaxis.set_major_formatter("{x:g}")
     axes.yaxis.set_minor_formatter("{x:g}")
-    axes.tick_params(axis="y", which="minor", labelsize=7)
+    axes.tick_params(axis="y", which="minor", labelsize=8)
 
 
 def look(place: int) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor
 
 import layerwise
@@ -21,8 +22,9 @@ from common.signals.packing import Packing
 from common.signals.values import plain
 from common.synthesizers import VirtualForward
 from deploy import cli as command
-from deploy.analysis import gradients, representations, weights
+from deploy.analysis import gradients, representations, sentences, weights
 from deploy.analysis.subjects import Subject, read_runs
+from deploy.pages.figures import logarithmic
 from deploy.runs.kept import Kept
 from tests.deploy.runs import STEP
 
@@ -360,3 +362,23 @@ def test_runs_are_named_by_what_differs_in_their_paths() -> None:
     assert name_runs([Path("/a/one/seed-0"), Path("/a/other/seed-0")]) == ["one", "other"]
     assert name_runs([Path("/a/run")]) == ["run"]
     assert name_runs([Path("/a"), Path("/a/b")]) == ["a", "b"]
+
+
+def test_networks_of_too_few_units_are_told_of_once() -> None:
+    lacking, telling = "", "deep rises towards the output"
+    assert sentences._list_found([lacking, lacking], "a trend") == "There are too few units for a trend."
+    assert sentences._list_found([telling, lacking], "a trend") == (
+        "deep rises towards the output; the others have too few units for a trend."
+    )
+    assert sentences._list_found([telling], "a trend") == "deep rises towards the output."
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "between"), [(5, 9, [6, 7, 8]), (4, 90, [5, 20, 50]), (1e-6, 1e3, [])]
+)
+def test_a_logarithmic_axis_has_few_numbers(low: float, high: float, between: list[float]) -> None:
+    axes = Figure().subplots()
+    axes.plot([low, high])
+    logarithmic(axes)
+    inside = [place for place in axes.yaxis.get_minorticklocs() if low < place < high]
+    assert inside == pytest.approx(between)

@@ -9,7 +9,12 @@ const DASHES = [[], [7, 4], [2, 3], [10, 3, 2, 3], [4, 2], [12, 5]];
 const STYLES = ["solid", "dashed", "dotted", "dashed", "dotted", "dashed"];
 export const MOST_LINES = DASHES.length;
 
-const TIME = { axis: { values: "{HH}:{mm}:{ss}", space: (plot) => Math.min(70, plot.width / 5) }, label: "time", text: clock };
+// Seconds between two marks. Each step is at most 2.5 times the one before: a narrow chart, too, has a mark within its bounds.
+const DAY = 86400;
+const STEPS = [
+  1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 21600, 43200, ...[1, 2, 5, 10, 20, 50, 100].map((days) => days * DAY),
+];
+const TIME = { axis: { values: "{HH}:{mm}:{ss}", space: (plot) => Math.min(70, plot.width / 5), incrs: STEPS }, label: "time", text: clock };
 export const BATCHES = { axis: { space: 60, values: (_, ticks) => ticks.map(whole100) }, label: "batch", text: whole100 };
 
 export class LineChart {
