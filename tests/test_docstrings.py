@@ -50,13 +50,13 @@ class Named:
     @cached_property
     def contract(self) -> str:
         """Docstrings that tell of this: its own, and for a method those of its class, bases and protocols."""
-        found = [self.node]
+        found: list[Function | ast.ClassDef] = [self.node]
         if self.owner is not None:
-            near = [*lineage(self.owner), *protocols()]
-            found += lineage(self.owner)  # type: ignore[arg-type]
-            found += [
-                each for one in near for each in one.body if getattr(each, "name", "") == self.node.name
-            ]  # type: ignore[misc]
+            found += lineage(self.owner)
+            for one in [*lineage(self.owner), *protocols()]:
+                found += [
+                    each for each in one.body if isinstance(each, Function) and each.name == self.node.name
+                ]
         return "\n".join(ast.get_docstring(each) or "" for each in found)
 
 
