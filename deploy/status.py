@@ -14,6 +14,7 @@ from rich.text import Text
 from common import strict_json
 from common.config.sections import Config
 from common.errors import UnreachableError
+from common.observe.joining import slave_command
 from common.observe.problems import Problem, problems
 from common.observe.streams import is_output_gone
 from common.text import answer
@@ -34,7 +35,8 @@ def show(master: str, as_json: bool, watch: bool, tls: Path | None = None) -> in
         UnreachableError: the master does not answer the first request; later ones are repeated until it does.
     """
     with Reader(master, tls=tls) as reader:
-        view = _StatusView(reader.config(), master, secure=tls is not None)
+        config = reader.config()
+        view = _StatusView(config, slave_command(config, master, secure=tls is not None))
         status = reader.status()
         later = view.follow(reader, status) if watch else iter(())
         if as_json:
@@ -57,12 +59,16 @@ def show(master: str, as_json: bool, watch: bool, tls: Path | None = None) -> in
 
 
 class _StatusView:
-    """Presentation of a run's status, and of a master that does not answer."""
+    """Presentation of a run's status, and of a master that does not answer.
 
-    def __init__(self, config: Config, master: str, *, secure: bool = False) -> None:
+    Args:
+        config: the run's.
+        slave: command of another slave.
+    """
+
+    def __init__(self, config: Config, slave: str) -> None:
         self._config = config
-        self._master = master
-        self._secure = secure
+        self._slave = slave
         self._silent_since: float | None = None
 
     @property
@@ -93,7 +99,7 @@ class _StatusView:
         return strict_json.encode({**dataclasses.asdict(status), "problems": found})
 
     def _problems(self, status: StatusReply) -> list[Problem]:
-        return problems(status, self._config, self._master, secure=self._secure)
+        return problems(status, self._config, self._slave)
 
     def render(self, status: StatusReply, width: int) -> Group:
         """Render the problems, a summary of the run, the layers and the machines."""

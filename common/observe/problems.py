@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from common.config.sections import Config
-from common.net.addresses import is_loopback, split_address
 from common.observe.standstill import changes_in_vain, standing_seats, stands_still
 from common.wire.messages import Seat, StatusReply
 from common.wire.use import Utilization
@@ -28,19 +27,18 @@ class Problem:
     advice: str
 
 
-def problems(status: StatusReply, config: Config, master: str, *, secure: bool = False) -> list[Problem]:
+def problems(status: StatusReply, config: Config, slave: str) -> list[Problem]:
     """List the problems of a run, the worst first.
 
     Args:
         status: status that the master reports.
         config: the run's configuration.
-        master: the master's address, for the commands in the advice.
-        secure: the master speaks TLS.
+        slave: command of another slave, for the advice.
     """
     found = [*_machines(status)]
     if status.state != "done":
         found = [
-            *_vacant(status, slave_command(config, master, secure=secure)),
+            *_vacant(status, slave),
             *_late(status, config),
             *find_standstill(status, config),
             *_boundaries(status),
@@ -55,25 +53,9 @@ def seat_name(seat: Seat) -> str:
     return f"layer {seat.layer}" + (f" (replica {seat.replica})" if seat.replica else "")
 
 
-def slave_command(config: Config, master: str, *, secure: bool) -> str:
-    """Return the command of another slave, with FILE or DIR in place of the proof that it may join.
-
-    Args:
-        config: the run's configuration.
-        master: the master's address; on loopback a slave of the same user finds the token by itself.
-        secure: the master speaks TLS.
-    """
-    words = ["layerwise", "slave", "--master", master]
-    if secure:
-        words += ["--tls", "DIR"]
-    elif not is_loopback(split_address(master)[0]):
-        words += ["--join-token-file", "FILE", *(["--insecure"] if config.cluster.direct else [])]
-    return " ".join(words)
-
-
-def _vacant(status: StatusReply, command: str) -> Iterator[Problem]:
+def _vacant(status: StatusReply, slave: str) -> Iterator[Problem]:
     vacant = [seat for seat in status.seats if seat.state == "vacant"]
-    advice = f"start a slave: {command}"
+    advice = f"start a slave: {slave}"
     if status.waiting_slaves >= len(vacant):
         advice = "a waiting slave takes over"
     lost = [seat_name(seat) for seat in vacant if seat.grants]

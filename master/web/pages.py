@@ -16,6 +16,7 @@ from common.net.addresses import is_loopback, is_unspecified, reachable_address,
 from common.net.listening import join_address
 from common.observe import metrics
 from common.observe.health import health_page
+from common.observe.joining import slave_command
 from common.observe.problems import problems
 from common.observe.visits import Visit, current_visit
 from common.observe.web import SECURE_PAGES, Page, Pages
@@ -47,9 +48,7 @@ def pages(view: View, history: History) -> Pages:
         "/history": lambda: _json(
             {"moments": history.columns(time.time() - time.monotonic()), "events": view.events()}
         ),
-        "/commands": lambda: _json(
-            describe_commands(view.config, reachable_address(view.address(), None), secure=view.secure)
-        ),
+        "/commands": lambda: _json(describe_commands(view.config, _slave_command(view))),
         "/config": lambda: Page(files.describe(view.config.shared).encode()),
         "/targets": lambda: _json(targets(view, current_visit(), socket.gethostname())),
     }
@@ -72,13 +71,17 @@ def describe(view: View) -> dict[str, Any]:
         "gradient": config.decoupling.gradient if config.decoupling.row.synthesizes else None,
         "alignment": config.decoupling.alignment if config.decoupling.aligned else None,
     }
-    found = problems(reply, config, reachable_address(view.address(), None), secure=view.secure)
+    found = problems(reply, config, _slave_command(view))
     return {
         **dataclasses.asdict(reply),
         "run": run,
         "samples_per_second": throughput(reply),
         "problems": [dataclasses.asdict(problem) for problem in found],
     }
+
+
+def _slave_command(view: View) -> str:
+    return slave_command(view.config, reachable_address(view.address(), None), secure=view.secure)
 
 
 def targets(view: View, visit: Visit, here: str) -> list[dict[str, Any]]:

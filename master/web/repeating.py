@@ -10,16 +10,14 @@ from typing import Any
 from common.config import files, settings
 from common.config.sections import Config
 from common.config.values import is_user_function
-from common.observe.problems import slave_command
 
 
-def describe_commands(config: Config, address: str, *, secure: bool = False) -> dict[str, Any]:
+def describe_commands(config: Config, slave: str) -> dict[str, Any]:
     """Describe how to train the same again and how to join the run.
 
     Args:
         config: resolved configuration of the run.
-        address: HOST:PORT of the master.
-        secure: the master speaks TLS.
+        slave: command of another slave.
 
     Returns:
         `changed`: keys that differ from their defaults, each "section.key=value". `train`, `slave`: commands.
@@ -29,7 +27,7 @@ def describe_commands(config: Config, address: str, *, secure: bool = False) -> 
     return {
         "changed": changed,
         "train": shlex.join(["layerwise", "train", *options]),
-        "slave": slave_command(config, address, secure=secure),
+        "slave": slave,
     }
 
 

@@ -271,7 +271,7 @@ def change(run: Run, slave: str, now: float) -> None:
 
 
 def said(run: Run, now: float) -> list[str]:
-    return [problem.what for problem in problems(run.status(now), run.config, "one:1")]
+    return [problem.what for problem in problems(run.status(now), run.config, "layerwise slave")]
 
 
 def test_a_run_whose_slaves_change_faster_than_they_push_says_so_while_every_seat_is_taken() -> None:

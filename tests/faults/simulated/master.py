@@ -246,4 +246,4 @@ class SimulatedMaster:
         master = self.running
         status = master.run.status(self._world.time.monotonic())
         status = dataclasses.replace(status, snapshot_trouble=master.scheduler.trouble)
-        return [problem.what for problem in problems(status, master.run.config, "master:1")]
+        return [problem.what for problem in problems(status, master.run.config, "layerwise slave")]
