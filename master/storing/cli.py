@@ -7,16 +7,16 @@ from pathlib import Path
 import click
 
 from common.config.numbers import NonNegative
-from common.config.places import join_option, tls_option
+from common.config.options import PLACE, join_option, required_master_option, tls_option
 from common.observe import logs
 
 
 @click.command()
-@click.option("--master", required=True, metavar="HOST:PORT", help="Address of the run's master.")
+@required_master_option
 @click.option(
     "--state-dir",
     required=True,
-    type=click.Path(readable=False, path_type=Path),
+    type=PLACE,
     metavar="DIR",
     help="Directory for this store's shards; a store that is started again goes on with its directory.",
 )
