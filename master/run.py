@@ -188,6 +188,7 @@ class Run:
             FencedError: the lease has passed to another slave.
             MalformedError: the shard is not of the slave's seat.
             UnreachableError: stores are missing.
+            RefusedError: the run has no stores.
         """
         check_own(self.roster.seat(request.incarnation), request.shard)
         stores = self._stores()

@@ -76,7 +76,7 @@ class Memory:
 
 
 class Store:
-    """Shards by name, with their policies. Safe for several threads."""
+    """Shards by name, with their policies. Safe for several threads. Raises NotFoundError for others."""
 
     def __init__(self, backing: Backing, policies: Policies | None = None) -> None:
         self._backing = backing
@@ -288,20 +288,12 @@ class Store:
                 shard.forget(incarnation)
 
     def find_damage(self, name: str) -> str:
-        """Describe how a shard's present contents differ from their checksums; empty without damage.
-
-        Raises:
-            NotFoundError: there is no such shard.
-        """
+        """Describe how a shard's present contents differ from their checksums; empty without damage."""
         return self._shard(name).pair.find_damage()
 
     @contextmanager
     def hold_pushes(self, name: str) -> Iterator[None]:
-        """Hold off a shard's pushes, for a reader that was revoked repeatedly.
-
-        Raises:
-            NotFoundError: there is no such shard.
-        """
+        """Hold off a shard's pushes, for a reader that was revoked repeatedly."""
         with self._shard(name).writing:
             yield
 
