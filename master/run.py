@@ -292,6 +292,10 @@ class Run:
         self._note(events)
         return len(events)
 
+    def resume_rollback(self, number: int) -> None:
+        """Let nobody join until `end_rollback`, if an earlier master left a rollback half-way; 0: none."""
+        self._restoring = number
+
     def end_rollback(self) -> None:
         """Let slaves join again: every shard has been put back."""
         self._restoring = 0

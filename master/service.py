@@ -40,13 +40,14 @@ from master.access import Access
 from master.attendance import Attendance
 from master.disk.credentials import load_keyring, load_reader, load_tokens
 from master.disk.recovery import ROLLBACK, ROSTER, recover, resume_config
-from master.disk.scheduler import SnapshotScheduler
 from master.disk.scrub import SCRUB_SECONDS, Scrub
+from master.disk.shelves import DiskThread, OwnShelves
 from master.disk.snapshots import Snapshots
 from master.disk.state import StateDirectory, seal
 from master.lease import LeaseEvent
 from master.ledger import Ledger
 from master.parameters import ParameterService
+from master.parted import make_scheduler
 from master.relay import Relay
 from master.run import Effect, Run, fence_saved
 from master.servicers.keeper import KeeperServicer
@@ -57,6 +58,7 @@ from master.servicers.synthesis import SynthesisServicer
 from master.store.optimizers import use_one_thread
 from master.store.policies import policies
 from master.store.store import Store
+from master.stores import Stores
 from master.synthesis.thread import SynthesisThread
 from master.web.history import History
 from master.web.pages import pages
@@ -86,7 +88,8 @@ class Master:
                 saved, effects = fence_saved(config, saved, recovery.run, recovery.reason, time.monotonic())
             state.write_in_room(ROSTER, seal(saved))
             recovery.put_back(state)
-            state.discard(ROLLBACK)
+            if not config.cluster.stores:
+                state.discard(ROLLBACK)
             recovery.report(state)
         state.note_boot()
         self.store = Store(state, policies(config))
@@ -111,7 +114,8 @@ class Master:
         publish = self.attendance.publish if self.attendance else lambda *_: None
         self.ledger = Ledger(self.run, state, self._end_lease, self._restart_synthesis, publish)
         damage = recovery.damage if recovery else ()
-        self.scheduler = SnapshotScheduler(snapshots, self.store, state, self.ledger, damage)
+        own = OwnShelves(snapshots, self.store, state, DiskThread(state.path))
+        self.scheduler = make_scheduler(self.run, self.attendance, own, self.ledger, damage)
         self.scrub = Scrub(state)
         self._probe = Probe(state.path)
         self._probed_at, self._utilization = 0.0, Utilization()
@@ -185,7 +189,8 @@ class Master:
         if self.synthesis:
             await self.synthesis.settle()
             self.synthesis.close()
-        await self.scheduler.take_if_changed()
+        if self.run.stores is None:
+            await self.scheduler.take_if_changed()
         self.scheduler.close()
         await self.ledger.save()
         self.state.log({"event": "stopped"})
@@ -235,7 +240,7 @@ class Ports:
         self.data = data.DataServer(tally.count_error, bounds, admit=access.admit, tls=tls)
         self._roster = RosterServicer(run, master.ledger, master.status, reader, master.attendance)
         self._roster.register(self.control)
-        KeeperServicer(master.scheduler, in_stores=run.stores is not None).register(self.control)
+        KeeperServicer(master.scheduler).register(self.control)
         SynthesisServicer(run.roster, master.synthesis, tally).register(self.control)
         self._stores = StoresServicer(run, master.ledger, master.attendance)
         self._stores.register(self.control)
@@ -302,6 +307,9 @@ async def run_until_signal(
         start_task(master.scheduler.take_periodically(config.cluster.snapshot_seconds), "snapshots"),
         start_task(_scrub(master), "scrub"),
     ]
+    if stores := master.run.stores:
+        seconds = config.cluster.heartbeat_seconds
+        tasks.append(start_task(_repair_stores(master, stores, seconds), "repair"))
     await stop.wait()
     for task in tasks:
         task.cancel()
@@ -328,6 +336,15 @@ async def _scrub(master: Master) -> None:
             if damage := await asyncio.to_thread(master.scrub.run):
                 await master.scheduler.repair(damage)
         await asyncio.sleep(SCRUB_SECONDS)
+
+
+async def _repair_stores(master: Master, stores: Stores, seconds: float) -> None:
+    """Have the run go back to a snapshot where a store has found damage."""
+    rounds = Rounds("looking for stores with damage")
+    while True:
+        with rounds.attempt():
+            await master.scheduler.repair(stores.damage())
+        await asyncio.sleep(seconds)
 
 
 def serve(

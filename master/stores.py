@@ -3,14 +3,31 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from common.errors import FencedError, MalformedError, NotFoundError, RefusedError, UnreachableError
+from common.errors import (
+    FencedError,
+    MalformedError,
+    NotFoundError,
+    RefusedError,
+    RunFailedError,
+    UnreachableError,
+)
 from common.shards.average import AVERAGE, WEIGHTS
 from common.wire.ranges import COUNT, PLACE
 from common.wire.saved import restore_number
-from common.wire.stores import AttendRequest, ListedLease, LocateReply, ShardState, StoreOrder, StoreState
+from common.wire.stores import (
+    AttendRequest,
+    ListedLease,
+    LocateReply,
+    ShardState,
+    StoreOrder,
+    StoreState,
+    StoreTask,
+    TaskKind,
+    TaskResult,
+)
 
 # Orders of a master of the run; those of the next master have higher numbers.
 ORDERS_OF_A_MASTER = 1 << 32
@@ -75,6 +92,7 @@ class Stores:
             PLACE.check(number, f"the store of {shard}")
             self._places[shard] = number, restore_number(nbytes, f"the bytes of {shard}", COUNT)
         self._order = StoreOrder(epoch * ORDERS_OF_A_MASTER)
+        self._tasks = epoch * ORDERS_OF_A_MASTER
 
     def dump(self) -> dict[str, Any]:
         """Values that must outlive the master, plain for JSON."""
@@ -135,8 +153,55 @@ class Stores:
         order = self._order
         if (order.incarnations, order.leases) == (incarnations, leases) and order.number % ORDERS_OF_A_MASTER:
             return False
-        self._order = StoreOrder(order.number + 1, incarnations, leases)
+        self._order = replace(order, number=order.number + 1, incarnations=incarnations, leases=leases)
         return True
+
+    def assign(self, kind: TaskKind, snapshot: int = 0, kept: list[int] | None = None) -> int:
+        """Order every store to do a task, in the place of the task before; returns the task's number.
+
+        The task stands until `dismiss`, for stores that start again meanwhile.
+        """
+        self._tasks += 1
+        self._set_task(StoreTask(self._tasks, kind, snapshot, kept or []))
+        return self._tasks
+
+    def dismiss(self) -> None:
+        """End the task: a store that starts from now on has none to do."""
+        self._set_task(StoreTask())
+
+    def _set_task(self, task: StoreTask) -> None:
+        self._order = replace(self._order, number=self._order.number + 1, task=task)
+
+    def works(self, store: str) -> bool:
+        """Whether a store has a task to come to the end of."""
+        task = self._order.task.number
+        return any(m.name == store and m.report.result.number != task for m in self._members if task)
+
+    def results(self, task: int, now: float) -> list[TaskResult] | None:
+        """Results of a task of all stores; None until all have come to the end.
+
+        Raises:
+            UnreachableError: a store is missing or late, so that the task cannot end now.
+            RunFailedError: a store cannot do the task.
+        """
+        self.check_present(now)
+        for member in self._members:
+            result = member.report.result
+            if result.number == task and result.failure:
+                raise RunFailedError(f"store {member.number}: {result.failure}")
+        found = [member.report.result for member in self._members]
+        return found if all(result.number == task for result in found) else None
+
+    def newest_part(self) -> int:
+        """Highest number of a snapshot of which a store has reported a part."""
+        return max((number for m in self._members for number in m.report.snapshots), default=0)
+
+    def damage(self) -> str:
+        """Describe damage in a store for which the run must go back to a snapshot; empty without."""
+        for member in self._members:
+            if member.report.trouble:
+                return f"store {member.number}: {member.report.trouble}"
+        return ""
 
     @property
     def order(self) -> StoreOrder:
@@ -165,6 +230,17 @@ class Stores:
                 f"{len(self._members)} of {self._count} stores (cluster.stores) have joined; start another "
                 "by `layerwise store`"
             )
+
+    def check_present(self, now: float) -> None:
+        """Refuse while a store is away: what all of them have, or do, is not known.
+
+        Raises:
+            UnreachableError: a store is missing or late.
+        """
+        self.check_complete()
+        for member in self._members:
+            if member.seen is None or now - member.seen > self._patience:
+                raise UnreachableError(f"store {member.number} is away; start the store on its directory")
 
     def behind(self, layer: int, order: int) -> list[int]:
         """Numbers of the stores with shards of a layer that have not reported an order yet."""

@@ -43,6 +43,14 @@ class SynthesisKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     SETTLE: _ClassVar[SynthesisKind]
     SYNTHETIC: _ClassVar[SynthesisKind]
     SETTLED: _ClassVar[SynthesisKind]
+
+class TaskKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    TASK_KIND_UNSPECIFIED: _ClassVar[TaskKind]
+    TAKE: _ClassVar[TaskKind]
+    CHECK: _ClassVar[TaskKind]
+    RESTORE: _ClassVar[TaskKind]
+    PRUNE: _ClassVar[TaskKind]
 OPERATION_UNSPECIFIED: Operation
 CREATE: Operation
 UPDATE: Operation
@@ -69,6 +77,11 @@ LEARN: SynthesisKind
 SETTLE: SynthesisKind
 SYNTHETIC: SynthesisKind
 SETTLED: SynthesisKind
+TASK_KIND_UNSPECIFIED: TaskKind
+TAKE: TaskKind
+CHECK: TaskKind
+RESTORE: TaskKind
+PRUNE: TaskKind
 
 class TensorSpec(_message.Message):
     __slots__ = ("name", "dtype", "shape", "offset", "kind")
@@ -763,7 +776,7 @@ class RollbackReply(_message.Message):
     def __init__(self, snapshot: _Optional[_Union[Kept, _Mapping]] = ..., before: _Optional[_Mapping[str, int]] = ..., fenced: _Optional[int] = ...) -> None: ...
 
 class AttendRequest(_message.Message):
-    __slots__ = ("store", "session", "run", "host", "pid", "address", "order", "shards", "counters", "layers", "utilization", "trouble")
+    __slots__ = ("store", "session", "run", "host", "pid", "address", "order", "shards", "counters", "layers", "utilization", "trouble", "snapshots", "result")
     STORE_FIELD_NUMBER: _ClassVar[int]
     SESSION_FIELD_NUMBER: _ClassVar[int]
     RUN_FIELD_NUMBER: _ClassVar[int]
@@ -776,6 +789,8 @@ class AttendRequest(_message.Message):
     LAYERS_FIELD_NUMBER: _ClassVar[int]
     UTILIZATION_FIELD_NUMBER: _ClassVar[int]
     TROUBLE_FIELD_NUMBER: _ClassVar[int]
+    SNAPSHOTS_FIELD_NUMBER: _ClassVar[int]
+    RESULT_FIELD_NUMBER: _ClassVar[int]
     store: str
     session: str
     run: str
@@ -788,7 +803,40 @@ class AttendRequest(_message.Message):
     layers: _containers.RepeatedCompositeFieldContainer[LayerPushes]
     utilization: Utilization
     trouble: str
-    def __init__(self, store: _Optional[str] = ..., session: _Optional[str] = ..., run: _Optional[str] = ..., host: _Optional[str] = ..., pid: _Optional[int] = ..., address: _Optional[str] = ..., order: _Optional[int] = ..., shards: _Optional[_Iterable[_Union[ShardState, _Mapping]]] = ..., counters: _Optional[_Union[Counters, _Mapping]] = ..., layers: _Optional[_Iterable[_Union[LayerPushes, _Mapping]]] = ..., utilization: _Optional[_Union[Utilization, _Mapping]] = ..., trouble: _Optional[str] = ...) -> None: ...
+    snapshots: _containers.RepeatedScalarFieldContainer[int]
+    result: TaskResult
+    def __init__(self, store: _Optional[str] = ..., session: _Optional[str] = ..., run: _Optional[str] = ..., host: _Optional[str] = ..., pid: _Optional[int] = ..., address: _Optional[str] = ..., order: _Optional[int] = ..., shards: _Optional[_Iterable[_Union[ShardState, _Mapping]]] = ..., counters: _Optional[_Union[Counters, _Mapping]] = ..., layers: _Optional[_Iterable[_Union[LayerPushes, _Mapping]]] = ..., utilization: _Optional[_Union[Utilization, _Mapping]] = ..., trouble: _Optional[str] = ..., snapshots: _Optional[_Iterable[int]] = ..., result: _Optional[_Union[TaskResult, _Mapping]] = ...) -> None: ...
+
+class StoreTask(_message.Message):
+    __slots__ = ("number", "kind", "snapshot", "kept")
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    SNAPSHOT_FIELD_NUMBER: _ClassVar[int]
+    KEPT_FIELD_NUMBER: _ClassVar[int]
+    number: int
+    kind: TaskKind
+    snapshot: int
+    kept: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, number: _Optional[int] = ..., kind: _Optional[_Union[TaskKind, str]] = ..., snapshot: _Optional[int] = ..., kept: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class TaskResult(_message.Message):
+    __slots__ = ("number", "failure", "nbytes", "versions")
+    class VersionsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    FAILURE_FIELD_NUMBER: _ClassVar[int]
+    NBYTES_FIELD_NUMBER: _ClassVar[int]
+    VERSIONS_FIELD_NUMBER: _ClassVar[int]
+    number: int
+    failure: str
+    nbytes: int
+    versions: _containers.ScalarMap[str, int]
+    def __init__(self, number: _Optional[int] = ..., failure: _Optional[str] = ..., nbytes: _Optional[int] = ..., versions: _Optional[_Mapping[str, int]] = ...) -> None: ...
 
 class ShardState(_message.Message):
     __slots__ = ("name", "version", "progress", "nbytes")
@@ -820,14 +868,16 @@ class AttendReply(_message.Message):
     def __init__(self, run: _Optional[str] = ..., number: _Optional[int] = ..., order: _Optional[_Union[StoreOrder, _Mapping]] = ...) -> None: ...
 
 class StoreOrder(_message.Message):
-    __slots__ = ("number", "incarnations", "leases")
+    __slots__ = ("number", "incarnations", "leases", "task")
     NUMBER_FIELD_NUMBER: _ClassVar[int]
     INCARNATIONS_FIELD_NUMBER: _ClassVar[int]
     LEASES_FIELD_NUMBER: _ClassVar[int]
+    TASK_FIELD_NUMBER: _ClassVar[int]
     number: int
     incarnations: int
     leases: _containers.RepeatedCompositeFieldContainer[ListedLease]
-    def __init__(self, number: _Optional[int] = ..., incarnations: _Optional[int] = ..., leases: _Optional[_Iterable[_Union[ListedLease, _Mapping]]] = ...) -> None: ...
+    task: StoreTask
+    def __init__(self, number: _Optional[int] = ..., incarnations: _Optional[int] = ..., leases: _Optional[_Iterable[_Union[ListedLease, _Mapping]]] = ..., task: _Optional[_Union[StoreTask, _Mapping]] = ...) -> None: ...
 
 class ListedLease(_message.Message):
     __slots__ = ("incarnation", "layer", "replica", "proof", "certificate")

@@ -129,6 +129,7 @@ SEEN_ELSEWHERE = {
     "master.ledger": "each reply waits for its write",
     "master.disk.scheduler": "the caller of each job waits for the result",
     "master.service": "the stop waits for the data port",
+    "master.disk.shelves": "the caller of each job waits for the result",
     "master.storing.service": "the first error of a part ends the store",
     "master.servicers.parameters": "the push waits for its receiver",
     "master.synthesis.thread": "the call waits for the answer",

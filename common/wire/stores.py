@@ -3,9 +3,40 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from enum import IntEnum
 
 from common.wire.counters import Counters, LayerPushes
 from common.wire.use import Utilization
+
+
+class TaskKind(IntEnum):
+    """Kind of a task: take a part of a snapshot, check it, restore the shards from it, or prune parts."""
+
+    TASK_KIND_UNSPECIFIED = 0
+    TAKE = 1
+    CHECK = 2
+    RESTORE = 3
+    PRUNE = 4
+
+
+@dataclass(frozen=True, slots=True)
+class StoreTask:
+    """Task for every store about a snapshot; number 0 for none. PRUNE leaves the parts of `kept`."""
+
+    number: int = 0
+    kind: TaskKind = TaskKind.TASK_KIND_UNSPECIFIED
+    snapshot: int = 0
+    kept: list[int] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class TaskResult:
+    """Result of a task: why it failed, if so, and bytes and versions of the part."""
+
+    number: int = 0
+    failure: str = ""
+    nbytes: int = 0
+    versions: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +54,8 @@ class AttendRequest:
     """Report of a store; `order` is the newest order that holds there, 0 since the start.
 
     `store` is the name that the directory keeps, `session` that of the process, `run` the run in the
-    directory.
+    directory. `trouble` is damage for which the run goes back to a snapshot. `snapshots` are the numbers of
+    the parts in the directory.
     """
 
     store: str = ""
@@ -38,6 +70,8 @@ class AttendRequest:
     layers: list[LayerPushes] = field(default_factory=list)
     utilization: Utilization = field(default_factory=Utilization)
     trouble: str = ""
+    snapshots: list[int] = field(default_factory=list)
+    result: TaskResult = field(default_factory=TaskResult)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +87,12 @@ class ListedLease:
 
 @dataclass(frozen=True, slots=True)
 class StoreOrder:
-    """All that shall hold at a store; the leases cover the first `incarnations` grants."""
+    """All that shall hold at a store, and its task; the leases cover the first `incarnations` grants."""
 
     number: int = 0
     incarnations: int = 0
     leases: list[ListedLease] = field(default_factory=list)
+    task: StoreTask = field(default_factory=StoreTask)
 
 
 @dataclass(frozen=True, slots=True)

@@ -98,7 +98,8 @@ def recover(
     saved, source = _read_saved(state, snapshots, damage)
     found, damaged = state.survey()
     newest = snapshots.newest()
-    for name in sorted({*(newest.shards if newest else ())} - found.keys() - damaged.keys()):
+    here = newest.shards if newest and not newest.parted else ()
+    for name in sorted({*here} - found.keys() - damaged.keys()):
         damaged[name] = f"{state.shard_path(name)}: is missing"
     damage += damaged.values()
     shards = frozenset([*found, *damaged])
@@ -116,9 +117,9 @@ def recover(
         return saved, _recovery(reason, snapshot, shards, found, damage)
     else:
         return saved, Recovery(f"{ROSTER} is damaged", source, damage=tuple(damage)) if source else None
-    return saved, _recovery(
-        reason, snapshot, shards | {*(snapshot.shards if snapshot else ())}, found, damage
-    )
+    if snapshot is None or not snapshot.parted:
+        shards |= {*(snapshot.shards if snapshot else ())}
+    return saved, _recovery(reason, snapshot, shards, found, damage)
 
 
 def _recovery(

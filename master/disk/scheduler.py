@@ -5,26 +5,22 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
-from common.errors import LayerwiseError, RunFailedError
+from common.errors import LayerwiseError, UnreachableError
 from common.observe import metrics
 from common.observe.metrics import Histogram
 from common.supervision import Rounds
 from common.wire.messages import Kept, RollbackReply
 from master.disk.recovery import ROLLBACK
-from master.disk.snapshots import Snapshot, Snapshots
+from master.disk.shelves import DiskThread, Shelves
+from master.disk.snapshots import Snapshot
 from master.disk.state import StateDirectory
-from master.store.store import Store
 
 log = logging.getLogger("layerwise.master")
 
-Result = TypeVar("Result")
-
-# Bytes that a rollback takes beside the shards: its mark, the roster, a manifest, records.
-ROLLBACK_BYTES = 1 << 20
+# Between two attempts at a rollback that stands half-way.
+RETRY_SECONDS = 1.0
 
 
 class Subject(Protocol):
@@ -47,14 +43,16 @@ class Subject(Protocol):
 
 
 class SnapshotScheduler:
-    """Takes and lists snapshots and rolls back, one job at a time, on a thread: the event loop goes on.
+    """Takes and lists snapshots and rolls back, one job at a time.
 
     Args:
-        snapshots: snapshots on disk.
-        store: the run's shards.
+        shelves: the run's shards.
+        newest: the newest snapshot at the start; None without one.
+        thread: for the run's directory; closed with this object.
         state: the run's directory.
         run: the run.
         damage: findings of the recovery at the start.
+        unfinished: number of the snapshot of a rollback that an earlier master has left half-way; 0 without.
 
     Attributes:
         newest: the newest snapshot; number 0 before the first.
@@ -65,26 +63,27 @@ class SnapshotScheduler:
 
     def __init__(
         self,
-        snapshots: Snapshots,
-        store: Store,
+        shelves: Shelves,
+        newest: Snapshot | None,
+        thread: DiskThread,
         state: StateDirectory,
         run: Subject,
         damage: tuple[str, ...] = (),
+        unfinished: int = 0,
     ) -> None:
-        self._snapshots = snapshots
-        self._store = store
+        self._shelves = shelves
         self._state = state
         self._run = run
-        self._thread = ThreadPoolExecutor(1, "snapshots")
+        self._thread = thread
         self._turn = asyncio.Lock()
         self._rolling: asyncio.Task[RollbackReply] | None = None
         # Number of the snapshot of a rollback that stands half-way; 0 without such a rollback.
-        self._unfinished = 0
-        newest = snapshots.newest()
+        self._unfinished = unfinished
         self.newest = newest.summarize() if newest else Kept()
         self.trouble = damage[0] if damage else ""
         self.seconds = Histogram(metrics.SNAPSHOT_SECONDS)
-        self._reported = ""
+        # The last damage that was looked at, and whether the attempt failed for want of a store.
+        self._reported, self._repeats = "", False
         self.current_at = time.monotonic()
         self._fingerprint = _fingerprint(newest.versions, newest.run) if newest else None
 
@@ -95,11 +94,11 @@ class SnapshotScheduler:
             with rounds.attempt():
                 await self._finish_rollback()
                 await self.take_if_changed()
-            await asyncio.sleep(seconds)
+            await asyncio.sleep(min(seconds, RETRY_SECONDS) if self._unfinished else seconds)
 
     async def take_if_changed(self) -> None:
         """Take a snapshot unless the newest has the present state; log a failure instead of raising."""
-        versions = self._store.versions()
+        versions = self._shelves.versions()
         if self._unfinished:
             return
         if not versions or _fingerprint(versions, self._run.dump()) == self._fingerprint:
@@ -127,12 +126,7 @@ class SnapshotScheduler:
     async def _take(self, *, on_demand: bool = False, spare: int = 0) -> Snapshot:
         began = time.monotonic()
         run = self._run.dump()
-
-        def write() -> Snapshot:
-            self._state.check_in_place()
-            return self._snapshots.take(self._store, run, on_demand=on_demand, spare=spare)
-
-        snapshot = await self._on_thread(write)
+        snapshot = await self._shelves.take(run, on_demand=on_demand, spare=spare)
         self._fingerprint = _fingerprint(snapshot.versions, run)
         self.newest, self.trouble, self.current_at = snapshot.summarize(), "", time.monotonic()
         await self._run.save()
@@ -149,7 +143,7 @@ class SnapshotScheduler:
             RunFailedError: the snapshots cannot be read.
         """
         async with self._turn:
-            kept = await self._on_thread(self._snapshots.list_all)
+            kept = await self._shelves.list_all()
         self.trouble = next((each.damage for each in kept if each.damage), self.trouble)
         return kept
 
@@ -166,18 +160,19 @@ class SnapshotScheduler:
 
     async def _roll_back(self, number: int) -> RollbackReply:
         async with self._turn:
-            snapshot = await self._on_thread(lambda: self._choose(number))
-            if not self._unfinished:
-                self._check_room(snapshot)
-            before = self._store.versions()
+            snapshot, damage = await self._shelves.choose(number, anew=not self._unfinished)
+            for line in damage:
+                log.warning("%s", line)
+                self.trouble = line
+            before = self._shelves.versions()
             # If the process dies on the way, the next master finishes the rollback.
-            await self._on_thread(lambda: self._state.write(ROLLBACK, str(snapshot.number)))
+            await self._thread.run(lambda: self._state.write(ROLLBACK, str(snapshot.number)))
             self._unfinished = snapshot.number
             fenced = await self._run.begin_rollback(snapshot.number, snapshot.run)
-            await self._on_thread(lambda: self._put_back(snapshot))
+            await self._shelves.put_back(snapshot)
             # Newer snapshots may exist: a power cut must go back to the present state, not to theirs.
             await self._take(spare=snapshot.number)
-            await self._on_thread(lambda: self._state.discard(ROLLBACK))
+            await self._thread.run(lambda: self._state.discard(ROLLBACK))
             self._run.end_rollback()
             self._unfinished = 0
             line = {"snapshot": snapshot.number, "before": before, "after": snapshot.versions}
@@ -190,67 +185,34 @@ class SnapshotScheduler:
             try:
                 await self.roll_back(self._unfinished)
             except LayerwiseError as error:
-                self.trouble = f"the rollback to snapshot {self._unfinished} is half-way: {error}"
-                log.error("%s; trying again", self.trouble)
+                trouble = f"the rollback to snapshot {self._unfinished} is half-way: {error}"
+                if trouble != self.trouble:
+                    log.error("%s; trying again", trouble)
+                self.trouble = trouble
 
     async def repair(self, damage: str) -> None:
-        """Roll back to the newest whole snapshot, since a shard is damaged; report a failure in `trouble`."""
-        if damage == self._reported:
+        """Roll back to the newest whole snapshot, since a shard is damaged; report a failure in `trouble`.
+
+        The same damage is looked at once, unless a store was away, or no damage has been reported since.
+        """
+        new = damage != self._reported
+        if self._unfinished or not (new or self._repeats):
             return
-        self._reported = damage
-        self._state.log({"event": "damaged", "why": damage})
+        self._reported, self._repeats = damage, False
+        if not damage:
+            return
+        if new:
+            self._state.log({"event": "damaged", "why": damage})
         try:
             await self.roll_back(0)
+        except UnreachableError as error:
+            self.trouble, self._repeats = f"{damage}; the run cannot go back to a snapshot: {error}", True
         except LayerwiseError as error:
             self.trouble = f"{damage}, and no snapshot can replace the shard: {error}"
 
-    def _check_room(self, snapshot: Snapshot) -> None:
-        """Refuse a rollback that the disk has no room for, before anything is changed.
-
-        Raises:
-            RunFailedError: the disk has no room.
-        """
-        versions = self._store.versions()
-        missing = sum(2 * snapshot.room(name) for name in snapshot.shards if name not in versions)
-        needed, free = snapshot.nbytes + missing + ROLLBACK_BYTES, self._state.files.free(self._state.path)
-        if free < needed:
-            raise RunFailedError(
-                f"{self._state.path}: a rollback to snapshot {snapshot.number} takes {needed:,} bytes, and "
-                f"{free:,} are free; free disk space"
-            )
-
-    def _choose(self, number: int) -> Snapshot:
-        if number:
-            snapshot = self._snapshots.get(number)
-            snapshot.check()
-            return snapshot
-        newest, damage = self._snapshots.newest_whole()
-        for line in damage:
-            log.warning("%s", line)
-            self.trouble = line
-        if newest is None:
-            raise RunFailedError(f"{damage[0] if damage else 'there is no snapshot'}; take one first")
-        return newest
-
-    def _put_back(self, snapshot: Snapshot) -> None:
-        for name in self._store.versions():
-            if name not in snapshot.shards:
-                self._store.discard(name)
-        for name in snapshot.shards:
-            fill, room = snapshot.filler(name), snapshot.room(name)
-            self._store.put_back(name, snapshot.table(name), room, snapshot.record(name), fill)
-
-    async def _on_thread(self, work: Callable[[], Result]) -> Result:
-        try:
-            return await asyncio.get_running_loop().run_in_executor(self._thread, work)
-        except OSError as error:
-            raise RunFailedError(
-                f"{self._state.path}: snapshots cannot be reached: {error.strerror}"
-            ) from None
-
     def close(self) -> None:
         """End the thread."""
-        self._thread.shutdown()
+        self._thread.close()
 
 
 def _fingerprint(versions: dict[str, int], run: dict[str, Any]) -> object:

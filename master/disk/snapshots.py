@@ -30,7 +30,11 @@ MANIFEST = "snapshot.json"
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Snapshot: number, folder, and the manifest's content; `on_demand` if a user asked for the snapshot."""
+    """Snapshot: number, folder, and the manifest's content; `on_demand` if a user asked for the snapshot.
+
+    Of a run with stores, `parted` is true: the shards' files are in parts of the snapshot, one in each store,
+    and `shards` has their versions alone.
+    """
 
     number: int
     folder: Path
@@ -40,6 +44,7 @@ class Snapshot:
     nbytes: int
     files: Files = DISK
     on_demand: bool = False
+    parted: bool = False
 
     @property
     def versions(self) -> dict[str, int]:
@@ -68,11 +73,13 @@ class Snapshot:
         return shard_file.filler(self.files, self._file(name), self.table(name))
 
     def check(self) -> None:
-        """Verify every file.
+        """Verify every file in the folder; the parts in stores are verified there.
 
         Raises:
             RunFailedError: a file is torn or damaged.
         """
+        if self.parted:
+            return
         for name, shard in self.shards.items():
             path = self._file(name)
             try:
@@ -103,7 +110,7 @@ class Snapshots:
         return sorted(int(name) for name in names if name.isascii() and name.isdecimal())
 
     def take(self, store: Store, run: dict[str, Any], *, on_demand: bool = False, spare: int = 0) -> Snapshot:
-        """Write a snapshot while pushes go on.
+        """Write a snapshot while pushes go on, and remove old ones.
 
         Args:
             store: the shards.
@@ -114,19 +121,54 @@ class Snapshots:
         Raises:
             RunFailedError: the snapshot cannot be written; no part is left.
         """
-        number = max(self.numbers(), default=0) + 1
+        snapshot = self.write(max(self.numbers(), default=0) + 1, store, run, on_demand=on_demand)
+        self.prune(spare)
+        return snapshot
+
+    def write(self, number: int, store: Store, run: dict[str, Any], *, on_demand: bool = False) -> Snapshot:
+        """Write a snapshot of a number that is free, while pushes go on; arguments as for `take`.
+
+        Raises:
+            RunFailedError: the snapshot cannot be written; no part is left.
+        """
+        return self._write(
+            number,
+            lambda fresh: {
+                name: shard_file.write(self._files, store, name, fresh / shard_file.file_name(name))
+                for name in store.versions()
+            },
+            {"on_demand": on_demand, "run": run},
+        )
+
+    def write_parted(
+        self, number: int, versions: dict[str, int], nbytes: int, run: dict[str, Any], *, on_demand: bool
+    ) -> Snapshot:
+        """Write the manifest of a snapshot whose parts are in stores: the record that the snapshot exists.
+
+        Args:
+            number: of the snapshot.
+            versions: of the shards in the parts.
+            nbytes: of the parts.
+            run: values beside the shards.
+            on_demand: whether a user asked for the snapshot.
+
+        Raises:
+            RunFailedError: the manifest cannot be written.
+        """
+        shards = {name: {"record": {"version": version}, "nbytes": 0} for name, version in versions.items()}
+        about = {"on_demand": on_demand, "run": run, "parted": True, "nbytes": nbytes}
+        return self._write(number, lambda _: shards, about)
+
+    def _write(self, number: int, fill: Callable[[Path], dict[str, Any]], about: dict[str, Any]) -> Snapshot:
         fresh = self._folder / f".{number}.new"
         try:
             self._tidy()
             self._files.make_folder(fresh)
-            shards = {
-                name: shard_file.write(self._files, store, name, fresh / shard_file.file_name(name))
-                for name in store.versions()
-            }
+            shards = fill(fresh)
             content = {"number": number, "time": round(time.time(), 3), "boot": self._files.boot()}
-            taken = {**content, "on_demand": on_demand}
-            write_durably(self._files, fresh / MANIFEST, seal({**taken, "shards": shards, "run": run}))
-            self._read_back(fresh, shards)
+            write_durably(self._files, fresh / MANIFEST, seal({**content, **about, "shards": shards}))
+            if not about.get("parted"):
+                self._read_back(fresh, shards)
             self._files.sync_folder(fresh)
             self._files.rename(fresh, self._folder / str(number))
             self._files.sync_folder(self._folder)
@@ -139,7 +181,6 @@ class Snapshots:
                 f"{self._folder / str(number)}: the snapshot cannot be written: {error.strerror}; free disk "
                 "space"
             ) from None
-        self._prune(spare)
         return self.get(number)
 
     def _read_back(self, folder: Path, shards: dict[str, dict[str, Any]]) -> None:
@@ -167,7 +208,7 @@ class Snapshots:
         except OSError as error:
             raise RunFailedError(f"{folder / MANIFEST}: cannot be read: {error.strerror}") from None
         manifest = unseal(text, folder / MANIFEST)
-        nbytes = sum(shard["nbytes"] for shard in manifest["shards"].values())
+        nbytes = manifest.get("nbytes", 0) + sum(shard["nbytes"] for shard in manifest["shards"].values())
         on_demand = manifest.get("on_demand", False)
         return Snapshot(
             number,
@@ -178,6 +219,7 @@ class Snapshots:
             nbytes,
             self._files,
             on_demand,
+            manifest.get("parted", False),
         )
 
     def newest(self) -> Snapshot | None:
@@ -216,11 +258,15 @@ class Snapshots:
                 found.append(snapshot.summarize(str(error)))
         return found
 
-    def _prune(self, spare: int) -> None:
+    def prune(self, spare: int) -> None:
+        """Remove the snapshots that retention gives up, but one that is still needed."""
         numbers = self.numbers()
         # A damaged snapshot goes as soon as a few are newer.
-        kept = {*choose(self._taken(numbers), time.time()), *numbers[-NEWEST:], spare}
-        for number in sorted({*numbers} - kept):
+        self.keep({*choose(self._taken(numbers), time.time()), *numbers[-NEWEST:], spare})
+
+    def keep(self, kept: set[int]) -> None:
+        """Remove all snapshots but these."""
+        for number in sorted({*self.numbers()} - kept):
             # Hidden first: a half-removed folder must not look like a snapshot.
             hidden = self._folder / f".{number}.old"
             with contextlib.suppress(OSError):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from common.errors import RefusedError
 from common.net.control import ControlServer
 from common.wire import messages as m
 from common.wire import methods
@@ -10,16 +9,10 @@ from master.disk.scheduler import SnapshotScheduler
 
 
 class KeeperServicer:
-    """Snapshots of a run on demand.
+    """Snapshots of a run on demand."""
 
-    Args:
-        scheduler: of the shards in the master.
-        in_stores: whether the shards are in stores.
-    """
-
-    def __init__(self, scheduler: SnapshotScheduler, *, in_stores: bool = False) -> None:
+    def __init__(self, scheduler: SnapshotScheduler) -> None:
         self._scheduler = scheduler
-        self._in_stores = in_stores
 
     def register(self, server: ControlServer) -> None:
         """Serve every method."""
@@ -28,12 +21,7 @@ class KeeperServicer:
         server.add(methods.ROLLBACK, self.rollback)
 
     async def snapshot(self, request: m.SnapshotRequest) -> m.SnapshotReply:  # noqa: ARG002 - has no fields
-        """Take a snapshot now.
-
-        Raises:
-            RefusedError: the shards are in stores.
-        """
-        self._check_here()
+        """Take a snapshot now."""
         return m.SnapshotReply(await self._scheduler.take())
 
     async def snapshots(self, request: m.SnapshotsRequest) -> m.SnapshotsReply:  # noqa: ARG002 - has no fields
@@ -41,17 +29,5 @@ class KeeperServicer:
         return m.SnapshotsReply(await self._scheduler.list_all())
 
     async def rollback(self, request: m.RollbackRequest) -> m.RollbackReply:
-        """Put the run back to a snapshot.
-
-        Raises:
-            RefusedError: the shards are in stores.
-        """
-        self._check_here()
+        """Put the run back to a snapshot."""
         return await self._scheduler.roll_back(request.number)
-
-    def _check_here(self) -> None:
-        if self._in_stores:
-            raise RefusedError(
-                "the run's shards are in stores (cluster.stores), of which there are no snapshots yet; a run "
-                "with cluster.stores = 0 has snapshots"
-            )

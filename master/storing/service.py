@@ -29,7 +29,7 @@ from common.supervision import Rounds
 from common.text import answer
 from common.wire.messages import DescribeRequest
 from common.wire.methods import ATTEND, DESCRIBE
-from common.wire.stores import AttendReply, AttendRequest
+from common.wire.stores import AttendReply, AttendRequest, StoreTask, TaskResult
 from master.access import Access
 from master.disk.scrub import SCRUB_SECONDS, Scrub
 from master.disk.state import StateDirectory
@@ -61,7 +61,9 @@ class StoreProcess:
         self._channel = control.async_channel(options.master, self._identity)
         self._session = uuid.uuid4().hex
         self._order = 0
-        self._trouble = ""
+        self._result = TaskResult()
+        self._told = False
+        self._doing: asyncio.Future[None] | None = None
         self._shelf: Shelf | None = None
         self._data: DataServer | None = None
 
@@ -105,11 +107,13 @@ class StoreProcess:
             reporting.cancel()
 
     async def close(self) -> None:
-        """End every call, and save."""
+        """End every call and task, and bring everything to the disk."""
         if self._data is not None:
             await asyncio.to_thread(self._data.stop)
+        if self._doing is not None:
+            await asyncio.wait({self._doing})
         if self._shelf is not None:
-            self._shelf.save()
+            await asyncio.to_thread(self._shelf.close)
         await self._channel.close()
 
     async def _fetch_config(self) -> Config:
@@ -146,11 +150,12 @@ class StoreProcess:
                 address=address,
                 order=self._order,
                 utilization=probe(),
-                trouble=self._trouble,
+                result=self._result,
             )
             try:
                 reply = await self._attend(request, heartbeat_seconds)
                 await asyncio.to_thread(self._obey, shelf, reply)
+                self._begin(shelf, reply.order.task)
             except UnreachableError as error:
                 # Later the master would take this store for late.
                 await asyncio.sleep(min(backoff.delay_after(self._no_master(error)), heartbeat_seconds))
@@ -173,11 +178,26 @@ class StoreProcess:
         """Make the master's order true, and note that it is."""
         if reply.order.number == self._order:
             return
-        if not self._order:
+        if not self._told:
+            self._told = True
             log.info("store %d of the run", reply.number)
+            if shelf.trouble:
+                log.error("%s; waiting for the master to put the run back to a snapshot", shelf.trouble)
         shelf.note_run(reply.run)
-        shelf.obey(reply.order)
-        self._order = reply.order.number
+        if shelf.obey(reply.order):
+            self._order = reply.order.number
+
+    def _begin(self, shelf: Shelf, task: StoreTask) -> None:
+        """Begin a new task beside the reports, unless an earlier one is still under way."""
+        if self._doing is not None and self._doing.done():
+            # An error is a defect, and ends the store.
+            self._doing.result()
+            self._doing = None
+        if task.number not in (0, self._result.number) and self._doing is None:
+            self._doing = asyncio.ensure_future(self._do(shelf, task))
+
+    async def _do(self, shelf: Shelf, task: StoreTask) -> None:
+        self._result = await asyncio.to_thread(shelf.perform, task)
 
     async def _look_after(self, shelf: Shelf, scrub: Scrub) -> None:
         """Scrub the shards and save the counts, now and then."""
@@ -186,8 +206,8 @@ class StoreProcess:
             await asyncio.sleep(SCRUB_SECONDS)
             with rounds.attempt():
                 await asyncio.to_thread(shelf.save)
-                if (damage := await asyncio.to_thread(scrub.run)) and damage != self._trouble:
-                    self._trouble = damage
+                if (damage := await asyncio.to_thread(scrub.run)) and not shelf.trouble:
+                    shelf.trouble = damage
                     log.error("%s", damage)
 
     def _waiting(self) -> tuple[str, float]:

@@ -74,7 +74,7 @@ class SimulatedMaster:
             self._files.kill_in = world.draws.randint(1, 80)
         try:
             with (
-                patch("master.disk.scheduler.ThreadPoolExecutor", Inline),
+                patch("master.disk.shelves.ThreadPoolExecutor", Inline),
                 patch("master.disk.state.ThreadPoolExecutor", Inline),
             ):
                 self.running = Master(world.plan.config, StateDirectory(STATE, self._files))

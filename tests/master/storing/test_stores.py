@@ -10,7 +10,7 @@ import pytest
 from common.errors import FencedError, LayerwiseError, NotFoundError, RefusedError, UnreachableError
 from common.net import control
 from common.wire import methods
-from common.wire.messages import RollbackRequest, SnapshotRequest
+from common.wire.messages import RollbackRequest, SnapshotRequest, SnapshotsRequest
 from tests.master.served import DEADLINE, served
 from tests.master.storing.running import Cluster, RunningStore, clustered
 
@@ -149,12 +149,28 @@ def test_a_master_that_keeps_the_shards_has_no_stores(tmp_path: Path) -> None:
         store.kill()
 
 
-def test_snapshots_and_rollbacks_are_refused(cluster: Cluster) -> None:
-    with pytest.raises(RefusedError, match="no snapshots yet"):
-        control.call(
-            cluster.master.channel, methods.SNAPSHOT, SnapshotRequest(), shown=cluster.master.operator
-        )
-    with pytest.raises(RefusedError, match="no snapshots yet"):
-        control.call(
-            cluster.master.channel, methods.ROLLBACK, RollbackRequest(1), shown=cluster.master.operator
-        )
+def test_a_snapshot_is_taken_and_put_back_over_all_stores(cluster: Cluster) -> None:
+    def call(method, request):  # type: ignore[no-untyped-def]
+        return control.call(cluster.master.channel, method, request, shown=cluster.master.operator)
+
+    lease = cluster.master.join("a")
+    shards = "1/weights", "1/gradient"
+    assert [cluster.create(lease, shard).store for shard in shards] == [1, 2]
+    for shard in shards:
+        cluster.push(lease, shard, 1)
+    kept = call(methods.SNAPSHOT, SnapshotRequest()).snapshot
+    assert kept.versions == dict.fromkeys(shards, 1)
+    assert kept.nbytes > 0
+    for shard in shards:
+        cluster.push(lease, shard, 2)
+    reply = call(methods.ROLLBACK, RollbackRequest(kept.number))
+    assert reply.fenced == 1
+    assert [cluster.value(shard) for shard in shards] == [(1, 1.0)] * 2
+    with pytest.raises(FencedError):
+        cluster.push(lease, "1/weights", 3)
+    again = cluster.master.join("a")
+    assert again.next_batch == 1
+    assert cluster.push(again, "1/weights", 1).version == 2
+    # The state after the rollback is a snapshot too.
+    found = call(methods.SNAPSHOTS, SnapshotsRequest()).snapshots
+    assert [(each.number, each.damage) for each in found] == [(1, ""), (2, "")]
