@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from common.errors import LayerwiseError, RunFailedError, UnreachableError
@@ -77,7 +78,7 @@ class PartedShelves:
         found = []
         for number in await self._thread.run(self._snapshots.numbers):
             try:
-                snapshot = await self._thread.run(lambda number=number: self._snapshots.get(number))
+                snapshot = await self._thread.run(partial(self._snapshots.get, number))
             except RunFailedError as error:
                 found.append(Kept(number, damage=str(error)))
                 continue
@@ -105,7 +106,7 @@ class PartedShelves:
         damage: list[str] = []
         for each in numbers:
             try:
-                snapshot = await self._thread.run(lambda each=each: self._snapshots.get(each))
+                snapshot = await self._thread.run(partial(self._snapshots.get, each))
                 if anew:
                     await self._attendance.perform(TaskKind.CHECK, each)
             except RunFailedError as error:

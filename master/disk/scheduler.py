@@ -161,9 +161,9 @@ class SnapshotScheduler:
     async def _roll_back(self, number: int) -> RollbackReply:
         async with self._turn:
             snapshot, damage = await self._shelves.choose(number, anew=not self._unfinished)
-            for line in damage:
-                log.warning("%s", line)
-                self.trouble = line
+            for found in damage:
+                log.warning("%s", found)
+                self.trouble = found
             before = self._shelves.versions()
             # If the process dies on the way, the next master finishes the rollback.
             await self._thread.run(lambda: self._state.write(ROLLBACK, str(snapshot.number)))

@@ -99,8 +99,10 @@ class Rig:
                 shelf, session, order, result = self.shelves[who], uuid.uuid4().hex, 0, TaskResult()
             assert shelf is not None
             try:
-                about = {"session": session, "address": "127.0.0.1:1", "order": order, "result": result}
-                reply = await self.call(self._servicer.attend(replace(shelf.report(), **about)))
+                report = replace(
+                    shelf.report(), session=session, address="127.0.0.1:1", order=order, result=result
+                )
+                reply = await self.call(self._servicer.attend(report))
                 shelf.note_run(reply.run)
                 if shelf.obey(reply.order):
                     order = reply.order.number

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from functools import partial
 
 import pytest
 
 from common.errors import FencedError, RunFailedError, UnreachableError
+from common.wire.stores import StoreTask, TaskKind, TaskResult
 from tests.master.storing.rig import MASTER, SHARDS, STORES, Rig, play
 
 # More operations than a scene has.
@@ -30,7 +32,7 @@ async def _reported(rig: Rig) -> None:
 
 
 def _versions(rig: Rig) -> dict[str, int]:
-    found = {}
+    found: dict[str, int] = {}
     for shelf in rig.shelves.values():
         found |= shelf.store.versions()
     return dict(sorted(found.items()))
@@ -156,9 +158,7 @@ def test_a_rollback_waits_for_a_store_that_is_away_and_nobody_joins_meanwhile() 
     play(scene)
 
 
-def _refuse(task, restore):  # type: ignore[no-untyped-def]
-    from common.wire.stores import TaskKind, TaskResult
-
+def _refuse(task: StoreTask, restore: Callable[[StoreTask], TaskResult]) -> TaskResult:
     return TaskResult(task.number, "not now") if task.kind is TaskKind.RESTORE else restore(task)
 
 

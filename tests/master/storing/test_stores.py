@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from common.errors import FencedError, LayerwiseError, NotFoundError, RefusedError, UnreachableError
 from common.net import control
+from common.shards.pushes import PushReply
 from common.wire import methods
-from common.wire.messages import RollbackRequest, SnapshotRequest, SnapshotsRequest
+from common.wire.messages import JoinReply, RollbackRequest, SnapshotRequest, SnapshotsRequest
+from common.wire.methods import Method
 from tests.master.served import DEADLINE, served
 from tests.master.storing.running import Cluster, RunningStore, clustered
 
@@ -85,7 +88,7 @@ def test_a_store_that_was_killed_comes_back_on_its_directory(cluster: Cluster) -
     assert cluster.value(SHARD) == (2, 2.0)
 
 
-def _attempt(cluster: Cluster, lease, sequence: int):  # type: ignore[no-untyped-def]
+def _attempt(cluster: Cluster, lease: JoinReply, sequence: int) -> PushReply | None:
     try:
         return cluster.push(lease, SHARD, sequence)
     except UnreachableError:
@@ -150,7 +153,7 @@ def test_a_master_that_keeps_the_shards_has_no_stores(tmp_path: Path) -> None:
 
 
 def test_a_snapshot_is_taken_and_put_back_over_all_stores(cluster: Cluster) -> None:
-    def call(method, request):  # type: ignore[no-untyped-def]
+    def call(method: Method[Any, Any], request: object) -> Any:
         return control.call(cluster.master.channel, method, request, shown=cluster.master.operator)
 
     lease = cluster.master.join("a")
