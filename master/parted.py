@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from functools import partial
 from typing import Any
 
 from common.errors import LayerwiseError, RunFailedError, UnreachableError
+from common.supervision import Rounds
 from common.wire.messages import Kept
 from common.wire.stores import TaskKind
 from master.attendance import Attendance
@@ -150,3 +152,12 @@ def make_scheduler(
         run.resume_rollback(unfinished)
     newest = own.snapshots.newest()
     return SnapshotScheduler(shelves, newest, own.thread, own.state, subject, damage, unfinished)
+
+
+async def repair_periodically(scheduler: SnapshotScheduler, stores: Stores, seconds: float) -> None:
+    """Have the run go back to a snapshot where a store has found damage; look every `seconds`."""
+    rounds = Rounds("looking for stores with damage")
+    while True:
+        with rounds.attempt():
+            await scheduler.repair(stores.damage())
+        await asyncio.sleep(seconds)

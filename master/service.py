@@ -47,7 +47,7 @@ from master.disk.state import StateDirectory, seal
 from master.lease import LeaseEvent
 from master.ledger import Ledger
 from master.parameters import ParameterService
-from master.parted import make_scheduler
+from master.parted import make_scheduler, repair_periodically
 from master.relay import Relay
 from master.run import Effect, Run, fence_saved
 from master.servicers.keeper import KeeperServicer
@@ -58,7 +58,6 @@ from master.servicers.synthesis import SynthesisServicer
 from master.store.optimizers import use_one_thread
 from master.store.policies import policies
 from master.store.store import Store
-from master.stores import Stores
 from master.synthesis.thread import SynthesisThread
 from master.web.history import History
 from master.web.pages import pages
@@ -308,8 +307,8 @@ async def run_until_signal(
         start_task(_scrub(master), "scrub"),
     ]
     if stores := master.run.stores:
-        seconds = config.cluster.heartbeat_seconds
-        tasks.append(start_task(_repair_stores(master, stores, seconds), "repair"))
+        beat = config.cluster.heartbeat_seconds
+        tasks.append(start_task(repair_periodically(master.scheduler, stores, beat), "repair"))
     await stop.wait()
     for task in tasks:
         task.cancel()
@@ -336,15 +335,6 @@ async def _scrub(master: Master) -> None:
             if damage := await asyncio.to_thread(master.scrub.run):
                 await master.scheduler.repair(damage)
         await asyncio.sleep(SCRUB_SECONDS)
-
-
-async def _repair_stores(master: Master, stores: Stores, seconds: float) -> None:
-    """Have the run go back to a snapshot where a store has found damage."""
-    rounds = Rounds("looking for stores with damage")
-    while True:
-        with rounds.attempt():
-            await master.scheduler.repair(stores.damage())
-        await asyncio.sleep(seconds)
 
 
 def serve(
