@@ -16,6 +16,8 @@ from deploy.runs.process_logs import open_log
 
 # Longest time from a start to a seat.
 START_SECONDS = 60.0
+# Longest wait for a living master to listen: its first start on a slow machine compiles every module.
+LISTEN_SECONDS = 300.0
 FIRST_PAUSE_SECONDS = 0.25
 
 

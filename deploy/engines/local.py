@@ -18,7 +18,7 @@ from common.net.tokens import JOIN_TOKEN
 from common.supervision import is_transient
 from common.wire.messages import StatusReply
 from deploy.certificates.folders import MASTER, folder_of, slave_folder, store_name
-from deploy.engines.cluster_process import START_SECONDS, ClusterProcess
+from deploy.engines.cluster_process import LISTEN_SECONDS, ClusterProcess
 from deploy.runs.directory import CONFIG, RunDirectory
 from deploy.runs.process_logs import bound_log, last_line
 
@@ -219,7 +219,7 @@ class Cluster:
             raise RunFailedError(f"{process.name}: {text} (see {process.log})")
 
     def _wait_for_address(self) -> str:
-        deadline = time.monotonic() + START_SECONDS
+        deadline = time.monotonic() + LISTEN_SECONDS
         file = self.directory.state / "address"
         assert self._master.running is not None
         while time.monotonic() < deadline:
@@ -230,7 +230,7 @@ class Cluster:
             if file.exists():
                 return file.read_text(encoding="utf-8")
             time.sleep(0.02)
-        raise RunFailedError(f"the master did not listen within {START_SECONDS:g} s; see {self._master.log}")
+        raise RunFailedError(f"the master did not listen within {LISTEN_SECONDS:g} s; see {self._master.log}")
 
     def _add_slave(self) -> ClusterProcess:
         slave = self._plan_slave()
