@@ -7,7 +7,9 @@ from common.net.addresses import is_loopback, split_address
 
 
 def slave_command(config: Config, master: str, *, secure: bool) -> str:
-    """Return the command of another slave, with FILE or DIR in place of the proof that it may join.
+    """Return the command of another slave.
+
+    FILE or DIR stands in place of the proof that it may join, and CODE for the folder of the user's files.
 
     Args:
         config: the run's configuration.
@@ -19,4 +21,6 @@ def slave_command(config: Config, master: str, *, secure: bool) -> str:
         words += ["--tls", "DIR"]
     elif not is_loopback(split_address(master)[0]):
         words += ["--join-token-file", "FILE", *(["--insecure"] if config.cluster.direct else [])]
+    if config.user_functions:
+        words += ["--code", "CODE"]
     return " ".join(words)

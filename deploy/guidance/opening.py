@@ -51,9 +51,12 @@ def find_address(run: str) -> str:
     pages = (path / name for name in (RUN_PAGE, COMPARISON_PAGE, ANALYSIS_PAGE))
     page = next((each for each in pages if each.exists()), None)
     if page is None:
+        advice = "`layerwise runs` lists the runs of this machine"
+        if (path / CONFIG).exists():
+            advice = f"resume the run with: layerwise train --run-dir {shlex.quote(str(path))}"
         raise ConfigError(
             f"open {path}: holds no finished run, comparison or analysis, and no master that serves a live "
-            f"page; resume the run with: layerwise train --run-dir {shlex.quote(str(path))}"
+            f"page; {advice}"
         )
     return page.absolute().as_uri()
 

@@ -5,8 +5,7 @@ export function showCommands({ changed, train, slave }) {
   byId("changed").replaceChildren(...(changed.length ? changed.map((key) => made("li", {}, made("code", {}, key))) : [made("li", {}, "none")]));
   byId("command-train").textContent = train;
   byId("command-slave").textContent = slave;
-  byId("about-file").hidden = !slave.includes(" FILE");
-  byId("about-dir").hidden = !slave.includes(" DIR");
+  for (const word of ["FILE", "DIR", "CODE"]) byId(`about-${word.toLowerCase()}`).hidden = !slave.includes(` ${word}`);
 }
 
 // A clipboard is for pages of this machine, or over TLS.

@@ -60,6 +60,11 @@ def test_the_command_of_another_slave_has_what_a_slave_needs_to_join(
     assert slave_command(config, master, secure=secure) == f"layerwise slave {command}"
 
 
+def test_the_command_of_another_slave_names_the_folder_of_the_user_s_files() -> None:
+    config = load(None, ["network.model=net.py:build"])
+    assert slave_command(config, "127.0.0.1:1", secure=False).endswith(" --code CODE")
+
+
 FULL = replace(LEARNED, utilization=Utilization(disk_percent=93.2, memory_percent=97))
 OLD_M = replace(LEARNED, gradient_cosine=-0.21)
 
