@@ -1,4 +1,4 @@
-"""Docstrings of the public names: all are there, with shapes of tensors, units of times, and errors.
+"""Docstrings of the public names: all are there, with shapes, units of times, errors, and sources of methods.
 
 ruff's rules hold the style. A method's contract may also stand in its class, in the method of a base, or in
 the method of that name of a protocol.
@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("layerwise", "common", "master", "slave", "deploy")
 Function = ast.FunctionDef | ast.AsyncFunctionDef
@@ -26,6 +28,19 @@ REFERENCE = re.compile(r"\b([Aa]rguments|errors)\b[^.;]*\bas of `")
 # Names of times that do not tell the unit, as `wait_seconds` does.
 TIMES = re.compile(r"(^|_)(age|delay|interval|now|patience|pause|period|silence|timeout|wait)$")
 UNIT = re.compile(r"seconds|\ba second\b|clock")
+
+
+# Folders with a module for each method; modules without a paper are this project's own, or the plain way.
+METHODS = (
+    "slave/training/unlocks",
+    "slave/training/alignments",
+    "slave/training/backwards",
+    "slave/training/corrections",
+    "common/synthesizers/gradients",
+    "common/synthesizers/time",
+    "common/optim/steps",
+)
+OWN = {"none", "alignment", "stored", "proximal", "module"}
 
 
 @dataclass(frozen=True)
@@ -210,6 +225,18 @@ def test_functions_that_raise_tell_errors() -> None:
                     if not (announced or REFERENCE.search(each.contract)):
                         silent.append(f"{each.where}: {error}")
     assert silent == []
+
+
+@pytest.mark.parametrize("folder", METHODS)
+def test_methods_name_their_sources(folder: str) -> None:
+    found = {
+        path: ast.get_docstring(tree) or ""
+        for path, tree in modules().items()
+        if path.startswith(f"{folder}/")
+    }
+    methods = {path: text for path, text in found.items() if Path(path).stem not in {"__init__", *OWN}}
+    assert methods
+    assert [path for path, text in methods.items() if not re.search(r"\b(19|20)\d\d\b", text)] == []
 
 
 def test_this_test_sees_what_is_missing() -> None:

@@ -1,4 +1,4 @@
-"""Stochastic gradient descent, with or without momentum."""
+"""Stochastic gradient descent (Robbins and Monro 1951), with or without momentum (Polyak 1964)."""
 
 from __future__ import annotations
 

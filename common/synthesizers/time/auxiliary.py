@@ -1,4 +1,4 @@
-"""Auxiliary task of a recurrent layer: to predict the synthetic gradient of a later step."""
+"""Auxiliary task of a recurrent layer: predict a later synthetic gradient (Jaderberg et al. 2016)."""
 
 from __future__ import annotations
 

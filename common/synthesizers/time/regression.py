@@ -1,4 +1,4 @@
-"""M in time: the gradient of all later loss, regressed on the state at the end of a window."""
+"""M in time: the gradient of all later loss, from the state at a window's end (Jaderberg et al. 2016)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""`predict`: forward at the weights that are expected by the time of the step (XPipe, SpecTrain)."""
+"""`predict`: forward at the weights that are expected by the time of the step.
+
+SpecTrain (Chen et al. 2018) and XPipe (Guan et al. 2019).
+"""
 
 from __future__ import annotations
 
