@@ -9,7 +9,7 @@ export OMP_NUM_THREADS ?= 1
 export NO_MKDOCS_2_WARNING := 1
 
 .DEFAULT_GOAL := help
-.PHONY: release-tools help setup run test test-slow test-failed test-lowest test-highest test-python coverage lint audit format docs site protos dashboards figures node bench release clean
+.PHONY: release-tools help setup run test test-slow test-long test-failed test-lowest test-highest test-python coverage lint audit format docs site protos dashboards figures node bench release clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -34,8 +34,11 @@ run: $(PACKAGE) ## train handwritten digits with a master and three slaves on th
 test: setup ## run the fast tests, in two processes
 	$(BIN)/pytest -m 'not slow' --durations 15 -n 2 --dist worksteal
 
-test-slow: setup ## run the slow tests, in two processes: accuracy, faults, soak, browser, Prometheus
-	$(BIN)/pytest -m slow --durations 15 -n 2 --dist worksteal
+test-slow: setup ## run the slow tests, in two processes: accuracy, faults, browser, Prometheus, containers
+	$(BIN)/pytest -m 'slow and not long' --durations 15 -n 2 --dist worksteal
+
+test-long: setup ## run the tests of minutes each, one by one: soak, fuzz, a thousand runs under faults
+	$(BIN)/pytest -m long --durations 15
 
 test-failed: setup ## run the tests that failed in the last run, one by one
 	$(BIN)/pytest -m '' --last-failed --last-failed-no-failures none

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import random
 import tempfile
 import time
+from collections.abc import Hashable
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -20,13 +22,27 @@ _STATE = tempfile.TemporaryDirectory(prefix="layerwise-tests-")
 os.environ["XDG_STATE_HOME"] = _STATE.name
 
 
+# Processes of one run of tests inherit the controller's day.
+_DAY = os.environ.setdefault("LAYERWISE_TEST_DAY", time.strftime("%F"))
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Declare the bound."""
     parser.addoption(
         "--minutes",
         type=float,
-        help="begin no test after so many minutes; those left are skipped, and say so",
+        help="begin no test after so many minutes; those left are skipped, and say so: other files each day",
     )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """With a bound, order the files by the day."""
+    if config.getoption("--minutes") is not None:
+        places: dict[Hashable, float] = {}
+        draws = random.Random(_DAY)
+        for path in sorted({item.path for item in items}):
+            places[path] = draws.random()
+        items.sort(key=lambda item: places[item.path])
 
 
 @pytest.hookimpl(tryfirst=True)

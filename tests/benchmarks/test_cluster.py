@@ -198,6 +198,7 @@ def test_compiled_and_not_are_compared_on_small_networks(
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_every_rival_and_a_cluster_train_small_networks_to_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     ours = [Layerwise("update", "light"), Layerwise("none", "light")]

@@ -46,7 +46,11 @@ def _most_lost(scenario: Scenario, found: dict[str, Any]) -> int:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("scenario", SCENARIOS, ids=str)
+@pytest.mark.parametrize(
+    "scenario",
+    [pytest.param(each, marks=[pytest.mark.long] if each.long else []) for each in SCENARIOS],
+    ids=str,
+)
 def test_a_run_ends_by_itself_at_the_error_that_it_has_without_the_fault(
     scenario: Scenario, cli: Cli, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

@@ -14,6 +14,7 @@ MOST_MIB_A_MINUTE = 8.0
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("profile", PROFILES)
 def test_no_process_of_a_cluster_grows(profile: str, tmp_path: Path) -> None:
     found = soak(SECONDS, [f"cluster.profile={profile}"], tmp_path)

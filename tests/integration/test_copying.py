@@ -38,7 +38,7 @@ def check(summary: dict[str, Any], folder: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("profile", ["light", "basic"])
+@pytest.mark.parametrize("profile", ["light", pytest.param("basic", marks=pytest.mark.long)])
 def test_copy_climbs_though_a_slave_and_the_master_are_killed(cli: Cli, profile: str) -> None:
     more = settings(f"cluster.profile={profile}", "run.batches=1000", "run.evaluate_every=200")
     process = cli.start("train", *QUICK, *KEYS, *more, "--run-dir", "run", "--json")
@@ -58,6 +58,7 @@ def test_copy_climbs_though_a_slave_and_the_master_are_killed(cli: Cli, profile:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_resumed_run_goes_on_with_its_list_of_levels(cli: Cli) -> None:
     more = settings("run.batches=800", "run.evaluate_every=300")
     process = cli.start("train", *QUICK, *KEYS, *more, "--run-dir", "run")

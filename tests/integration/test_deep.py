@@ -40,6 +40,7 @@ def test_a_resnet_of_twenty_layers_learns_in_two(cli: Cli) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_fifty_layers_with_one_synthesizer_in_the_middle_learn_digits(cli: Cli) -> None:
     example = str(ROOT / "examples" / "mnist-fifty.toml")
     settings = ["data.dataset=digits", "run.batches=800", "run.batch_size=64"]

@@ -78,7 +78,9 @@ def test_a_killed_slaves_state_comes_back_from_the_backup_or_is_counted_lost(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("profile", "unlock"), [("light", "delayed"), ("basic", "update")])
+@pytest.mark.parametrize(
+    ("profile", "unlock"), [("light", "delayed"), pytest.param("basic", "update", marks=pytest.mark.long)]
+)
 def test_decoupled_in_depth_and_time_a_run_with_a_killed_slave_ends_as_well_as_one_without(
     cli: Cli, text: list[str], profile: str, unlock: str
 ) -> None:

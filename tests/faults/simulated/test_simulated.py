@@ -42,6 +42,7 @@ def first_broken(promises: tuple[str, ...], seeds: range) -> int | None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_a_thousand_runs_under_faults_keep_every_promise() -> None:
     summary = summarize(run_seeds(range(SEEDS)), 0.0)

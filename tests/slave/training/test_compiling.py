@@ -54,6 +54,7 @@ def passed(layer: Layer, batch: int) -> Tensor:
     return u.grad
 
 
+@pytest.mark.long
 def test_compiling_leaves_a_layers_state_as_it_was(cache: Path) -> None:
     layer, untouched = build_layer(), build_layer()
     compile_layer(layer, torch.zeros(SHAPE))

@@ -412,6 +412,8 @@ def test_with_unlock_none_a_batch_counts_as_seen_once_the_layer_has_stepped_on_i
 
 
 @pytest.mark.slow
+@pytest.mark.long
+@pytest.mark.timeout(900)
 def test_thousands_of_schedules_end_and_account_for_every_batch() -> None:
     for seed in range(1500):
         draw = random.Random(seed)
