@@ -17,6 +17,7 @@ ROW = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_in_basic_slaves_of_two_machines_reach_each_other_and_the_master_is_spared() -> None:
     try:
         namespaces.check()

@@ -47,6 +47,7 @@ def test_simulate_says_what_so_many_slaves_would_do(cli: Cli) -> None:
     assert set(many["utilization"]) == {"1", "2", "3"}
 
 
+@pytest.mark.slow
 def test_simulate_with_training_leaves_the_files_of_a_run_and_the_same_ones_again(cli: Cli) -> None:
     quick = ["--set", "run.batches=40", "--set", "network.options.widths=[8]", "--train", "--json"]
     one, other = (cli.json("simulate", *quick, "--run-dir", name) for name in ("one", "other"))

@@ -71,7 +71,7 @@ def test_a_run_in_one_process_keeps_its_network_at_the_batches(
             assert any(not torch.equal(own[name], each) for name, each in fresh.items())
 
 
-@pytest.mark.parametrize("profile", ["light", "basic"])
+@pytest.mark.parametrize("profile", ["light", pytest.param("basic", marks=pytest.mark.slow)])
 def test_a_cluster_keeps_its_network_at_the_batches(profile: str, cli: Cli, folder: Path) -> None:
     cli.json(
         "train", *QUICK, "--set", f"cluster.profile={profile}", "--set", "network.options.widths=[8]",

@@ -62,6 +62,7 @@ def test_killed_slaves_and_a_killed_master_are_started_again(cli: Cli) -> None:
     assert summary["lost_batches"] < 50
 
 
+@pytest.mark.slow
 def test_by_hand_each_slave_has_its_own_address_and_a_successor_another(cli: Cli, by_hand: HandMade) -> None:
     by_hand.master(*BASIC, "--set", "run.batches=6000", "--set", "cluster.backup_steps=10")
     slaves = [

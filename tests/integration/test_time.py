@@ -129,6 +129,7 @@ def test_an_interrupted_run_goes_on_from_its_states(cli: Cli, text: list[str]) -
         assert abs(int(first) - 1 - int(batch)) <= 3
 
 
+@pytest.mark.slow
 def test_a_run_in_step_generates_with_a_state_that_reaches_beyond_the_window(
     cli: Cli, text: list[str]
 ) -> None:

@@ -72,6 +72,7 @@ def test_the_default_run_learns_digits_and_leaves_its_files(cli: Cli) -> None:
     assert "finished" in refused.stderr
 
 
+@pytest.mark.slow
 def test_a_run_is_measured_and_saved_with_averaged_weights(cli: Cli) -> None:
     keys = ["run.average=ema", "run.batches=60", "run.evaluate_every=20", "run.keep_best=true"]
     sets = [part for setting in keys for part in ("--set", setting)]
