@@ -103,10 +103,36 @@ def machines_table(status: StatusReply) -> Table:
     for title in ("CPU", "memory", "host CPU", "host mem", "disk", "GPU", "GPU mem"):
         table.add_column(title, justify="right", no_wrap=True)
     table.add_row("master", "", "", *_utilization(status.utilization))
+    for store in status.stores:
+        process = f"{store.host}:{store.pid}" if store.pid else "-"
+        table.add_row(f"store {store.number}", process, "", *_utilization(store.utilization))
     for seat in status.seats:
         if seat.incarnation:
             cells = _utilization(seat.telemetry.utilization)
             table.add_row(_place(seat), _address(seat), seat.device, *cells)
+    return table
+
+
+def stores_table(status: StatusReply) -> Table:
+    """Build a table with a row for every store: state, bytes and shards, and counts of pushes and pulls."""
+    table = _table()
+    for title, right in (
+        ("store", False), ("state", False), ("heard", True), ("MB", True), ("shards", True), ("pushes", True),
+        ("pulls", True), ("CPU s", True),
+    ):  # fmt: skip
+        table.add_column(title, justify="right" if right else "left", no_wrap=True)
+    for store in status.stores:
+        counters = store.counters
+        table.add_row(
+            f"{store.number}",
+            Text(store.state, style="green" if store.state == "serving" else "bold red"),
+            f"{store.report_age:.1f} s" if store.pid else "-",
+            f"{store.nbytes / 1e6:,.1f}",
+            f"{len(store.shards)}",
+            f"{counters.pushes:,}",
+            f"{counters.pulls:,}",
+            f"{counters.cpu_seconds:,.1f}",
+        )
     return table
 
 

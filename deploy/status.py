@@ -21,7 +21,7 @@ from common.text import answer
 from common.wire.messages import StatusReply
 from deploy.console import PlainConsole
 from deploy.evaluation.reader import Reader
-from deploy.screen import line, machines_table, problems_list, slaves_table
+from deploy.screen import line, machines_table, problems_list, slaves_table, stores_table
 
 WATCH_SECONDS = 1.0
 
@@ -114,6 +114,8 @@ class _StatusView:
         if found:
             parts.append(problems_list(found))
         parts += [Text(line(self._config, status, _rate(status))), Text(), slaves_table(status, width)]
+        if status.stores:
+            parts += [Text(), stores_table(status)]
         return Group(*parts, Text(), machines_table(status))
 
 

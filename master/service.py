@@ -172,6 +172,7 @@ class Master:
             events=lambda: list(self.state.recent),
             address=lambda: self.state.read("address") or "localhost:0",
             mailbox_depth=self.relay.depth,
+            seat=(self.run.stores or self.run.tally).seat,
             tally=self.run.tally,
             journal=self.state.journal,
             snapshots=self.scheduler.seconds,

@@ -28,6 +28,7 @@ from common.wire.stores import (
     TaskKind,
     TaskResult,
 )
+from master.tally import SeatTally
 
 # Orders of a master of the run; those of the next master have higher numbers.
 ORDERS_OF_A_MASTER = 1 << 32
@@ -293,6 +294,18 @@ class Stores:
                     return progress.get(replica, 0)
                 return min(progress.get(each, 0) for each in range(self._replicas[_layer(name) - 1]))
         return 0
+
+    def seat(self, layer: int, replica: int) -> SeatTally:
+        """Pushes and pulls of a seat in all stores, as last reported."""
+        total = SeatTally()
+        for seat in (each for member in self._members for each in member.report.seats):
+            if (seat.layer, seat.replica) == (layer, replica):
+                total.pushes += seat.pushes
+                total.pulls += seat.pulls
+                total.duplicate_pushes += seat.duplicate_pushes
+                total.refused_pushes += seat.refused_pushes
+                total.staleness.update(seat.staleness)
+        return total
 
     def reports(self) -> list[AttendRequest]:
         """The last report of each store."""

@@ -13,6 +13,7 @@ from common.shards.pushes import PushReply
 from common.wire.counters import Counters, LayerPushes
 from common.wire.ranges import PLACE, Range
 from common.wire.saved import restore_keys, restore_map, restore_number
+from common.wire.stores import SeatPushes
 
 # Counters that outlive the master.
 KEPT = (
@@ -133,6 +134,22 @@ class Tally:
         with self._lock:
             seat = self.seats[layer, replica]
             return dataclasses.replace(seat, staleness=seat.staleness.copy())
+
+    def by_seat(self) -> list[SeatPushes]:
+        """Count pushes and pulls by seat, for seats with any."""
+        with self._lock:
+            return [
+                SeatPushes(
+                    layer,
+                    replica,
+                    seat.pushes,
+                    seat.pulls,
+                    seat.duplicate_pushes,
+                    seat.refused_pushes,
+                    dict(seat.staleness),
+                )
+                for (layer, replica), seat in sorted(self.seats.items())
+            ]
 
     def counters(self) -> Counters:
         """Build the message for a status; CPU and memory of the process are left out."""

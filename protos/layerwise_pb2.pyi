@@ -776,7 +776,7 @@ class RollbackReply(_message.Message):
     def __init__(self, snapshot: _Optional[_Union[Kept, _Mapping]] = ..., before: _Optional[_Mapping[str, int]] = ..., fenced: _Optional[int] = ...) -> None: ...
 
 class AttendRequest(_message.Message):
-    __slots__ = ("store", "session", "run", "host", "pid", "address", "order", "shards", "counters", "layers", "utilization", "trouble", "snapshots", "result")
+    __slots__ = ("store", "session", "run", "host", "pid", "address", "order", "shards", "counters", "layers", "utilization", "trouble", "snapshots", "result", "seats")
     STORE_FIELD_NUMBER: _ClassVar[int]
     SESSION_FIELD_NUMBER: _ClassVar[int]
     RUN_FIELD_NUMBER: _ClassVar[int]
@@ -791,6 +791,7 @@ class AttendRequest(_message.Message):
     TROUBLE_FIELD_NUMBER: _ClassVar[int]
     SNAPSHOTS_FIELD_NUMBER: _ClassVar[int]
     RESULT_FIELD_NUMBER: _ClassVar[int]
+    SEATS_FIELD_NUMBER: _ClassVar[int]
     store: str
     session: str
     run: str
@@ -805,7 +806,33 @@ class AttendRequest(_message.Message):
     trouble: str
     snapshots: _containers.RepeatedScalarFieldContainer[int]
     result: TaskResult
-    def __init__(self, store: _Optional[str] = ..., session: _Optional[str] = ..., run: _Optional[str] = ..., host: _Optional[str] = ..., pid: _Optional[int] = ..., address: _Optional[str] = ..., order: _Optional[int] = ..., shards: _Optional[_Iterable[_Union[ShardState, _Mapping]]] = ..., counters: _Optional[_Union[Counters, _Mapping]] = ..., layers: _Optional[_Iterable[_Union[LayerPushes, _Mapping]]] = ..., utilization: _Optional[_Union[Utilization, _Mapping]] = ..., trouble: _Optional[str] = ..., snapshots: _Optional[_Iterable[int]] = ..., result: _Optional[_Union[TaskResult, _Mapping]] = ...) -> None: ...
+    seats: _containers.RepeatedCompositeFieldContainer[SeatPushes]
+    def __init__(self, store: _Optional[str] = ..., session: _Optional[str] = ..., run: _Optional[str] = ..., host: _Optional[str] = ..., pid: _Optional[int] = ..., address: _Optional[str] = ..., order: _Optional[int] = ..., shards: _Optional[_Iterable[_Union[ShardState, _Mapping]]] = ..., counters: _Optional[_Union[Counters, _Mapping]] = ..., layers: _Optional[_Iterable[_Union[LayerPushes, _Mapping]]] = ..., utilization: _Optional[_Union[Utilization, _Mapping]] = ..., trouble: _Optional[str] = ..., snapshots: _Optional[_Iterable[int]] = ..., result: _Optional[_Union[TaskResult, _Mapping]] = ..., seats: _Optional[_Iterable[_Union[SeatPushes, _Mapping]]] = ...) -> None: ...
+
+class SeatPushes(_message.Message):
+    __slots__ = ("layer", "replica", "pushes", "pulls", "duplicate_pushes", "refused_pushes", "staleness")
+    class StalenessEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: int
+        value: int
+        def __init__(self, key: _Optional[int] = ..., value: _Optional[int] = ...) -> None: ...
+    LAYER_FIELD_NUMBER: _ClassVar[int]
+    REPLICA_FIELD_NUMBER: _ClassVar[int]
+    PUSHES_FIELD_NUMBER: _ClassVar[int]
+    PULLS_FIELD_NUMBER: _ClassVar[int]
+    DUPLICATE_PUSHES_FIELD_NUMBER: _ClassVar[int]
+    REFUSED_PUSHES_FIELD_NUMBER: _ClassVar[int]
+    STALENESS_FIELD_NUMBER: _ClassVar[int]
+    layer: int
+    replica: int
+    pushes: int
+    pulls: int
+    duplicate_pushes: int
+    refused_pushes: int
+    staleness: _containers.ScalarMap[int, int]
+    def __init__(self, layer: _Optional[int] = ..., replica: _Optional[int] = ..., pushes: _Optional[int] = ..., pulls: _Optional[int] = ..., duplicate_pushes: _Optional[int] = ..., refused_pushes: _Optional[int] = ..., staleness: _Optional[_Mapping[int, int]] = ...) -> None: ...
 
 class StoreTask(_message.Message):
     __slots__ = ("number", "kind", "snapshot", "kept")

@@ -52,6 +52,8 @@ class Metric:
 
 
 _SEAT = ("layer", "replica")
+# Number of a store from 1, at most common.config.cluster.MOST_STORES.
+_STORE = ("store",)
 MASTER, SLAVE, BOTH = "master", "slave", "both"
 DECLARED: list[Metric] = []
 
@@ -193,6 +195,20 @@ TEST_LOSS = _gauge("test_loss", MASTER, (), "Test loss per example of the last e
 TEST_METRIC = _gauge(
     "test_metric", MASTER, ("metric",), "Metric of the task at the last evaluation: perplexity, mse, ..."
 )
+STORE_AGE = _gauge("store_report_age_seconds", MASTER, _STORE, "Time since the store's last report.")
+STORE_BYTES = _gauge("store_bytes", MASTER, _STORE, "Bytes of the tensors of the store's shards.")
+STORE_PUSHES = _counter(
+    "store_pushes_total", MASTER, _STORE, "Pushes that the store has applied, as last reported."
+)
+STORE_CPU = _counter(
+    "store_cpu_seconds_total", MASTER, _STORE, "CPU time of the store's process, as last reported."
+)
+STORE_DISK = _gauge(
+    "store_disk_utilization_ratio",
+    MASTER,
+    _STORE,
+    "Part of the disk of the store's directory in use, 0 to 1.",
+)
 STARTS = _counter("master_starts_total", MASTER, (), "Starts of a master on this state directory.")
 
 # --- processes and machines -------------------------------------------------------------------------------
@@ -324,8 +340,9 @@ _PAGE = """\
 
 Generated from `common/observe/metrics.py` by `make dashboards`. Every series has the label `profile` besides
 the labels below. `layer` is k, `replica` counts from 0, `shard` is `k/weights`, `k/gradient` or a similar
-name, `metric` a name of the run's task. Ratios are 0 to 1. Counters restart with their process, except
-`layerwise_master_starts_total`. Bucket bounds of staleness and delay: {counts}; of seconds: {seconds}.
+name, `metric` a name of the run's task, `store` a number from 1. Ratios are 0 to 1. Counters restart with
+their process, except `layerwise_master_starts_total`. Bucket bounds of staleness and delay: {counts}; of
+seconds: {seconds}.
 
 | metric | kind | shown by | labels | meaning |
 | --- | --- | --- | --- | --- |

@@ -35,11 +35,12 @@ def problems(status: StatusReply, config: Config, slave: str) -> list[Problem]:
         config: the run's configuration.
         slave: command of another slave, for the advice.
     """
-    found = [*_machines(status)]
+    found = [*_damaged_stores(status), *_machines(status)]
     if status.state != "done":
         found = [
             *_vacant(status, slave),
             *_late(status, config),
+            *_awaited_stores(status, master),
             *find_standstill(status, config),
             *_boundaries(status),
             *found,
@@ -75,6 +76,30 @@ def _late(status: StatusReply, config: Config) -> Iterator[Problem]:
             yield Problem(
                 f"{seat_name(seat)}: no heartbeat of its slave {slave} for {silence:.1f} s",
                 f"the seat passes on after {patience:g} s; check for an overloaded machine or a slow network",
+            )
+
+
+def _awaited_stores(status: StatusReply, master: str) -> Iterator[Problem]:
+    for store in status.stores:
+        if store.state == "late":
+            yield Problem(
+                f"store {store.number} ({store.host}:{store.pid}): no report for {store.report_age:.1f} s; "
+                "the slaves of its layers wait, and no snapshot is taken",
+                f"start it again on its directory: layerwise store --master {master} --state-dir DIR",
+            )
+        elif store.state == "awaited":
+            yield Problem(
+                f"store {store.number}: has not joined this master yet; slaves wait",
+                f"start it: layerwise store --master {master} --state-dir DIR",
+            )
+
+
+def _damaged_stores(status: StatusReply) -> Iterator[Problem]:
+    for store in status.stores:
+        if store.trouble:
+            yield Problem(
+                f"store {store.number}: {store.trouble}",
+                "the run goes back to its newest whole snapshot by itself; without one, begin it anew",
             )
 
 
@@ -130,7 +155,12 @@ def _boundaries(status: StatusReply) -> Iterator[Problem]:
 def _machines(status: StatusReply) -> Iterator[Problem]:
     """Yield every machine's problems once, from the slave with the fullest disk or memory."""
     reports = [(seat.host, seat.telemetry.utilization) for seat in status.seats if seat.incarnation]
-    for name, fullest in [("the master's machine", status.utilization), *_by_host(reports).items()]:
+    stores = [(f"store {each.number}", each.utilization) for each in status.stores]
+    for name, fullest in [
+        ("the master's machine", status.utilization),
+        *stores,
+        *_by_host(reports).items(),
+    ]:
         if fullest.disk_percent >= DISK_FULL:
             yield Problem(
                 f"{name}: its disk is {fullest.disk_percent:.0f} % full",

@@ -40,6 +40,19 @@ class TaskResult:
 
 
 @dataclass(frozen=True, slots=True)
+class SeatPushes:
+    """Pushes and pulls of the slaves of a seat, and the staleness of the pushes."""
+
+    layer: int = 0
+    replica: int = 0
+    pushes: int = 0
+    pulls: int = 0
+    duplicate_pushes: int = 0
+    refused_pushes: int = 0
+    staleness: dict[int, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class ShardState:
     """Shard in a store: version, first missing batch by replica, and bytes of the tensors."""
 
@@ -72,6 +85,7 @@ class AttendRequest:
     trouble: str = ""
     snapshots: list[int] = field(default_factory=list)
     result: TaskResult = field(default_factory=TaskResult)
+    seats: list[SeatPushes] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)

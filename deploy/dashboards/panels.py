@@ -346,6 +346,31 @@ MACHINES = Dashboard(
             ("layerwise_disk_utilization_ratio", "{{job}} {{instance}}"),
         ),
         _panel(
+            "Load of stores",
+            "CPU use of each store's process, and the pushes that it applies in a second.",
+            PLAIN,
+            ("rate(layerwise_store_cpu_seconds_total[1m])", "store {{store}}: cores"),
+            ("rate(layerwise_store_pushes_total[1m])", "store {{store}}: pushes a second"),
+        ),
+        _panel(
+            "Reports of stores",
+            "Time since a store's last report. A rising line shows a store in trouble.",
+            SECONDS,
+            ("layerwise_store_report_age_seconds", "store {{store}}"),
+        ),
+        _panel(
+            "Shards of stores",
+            "Bytes of the tensors that each store keeps.",
+            BYTES,
+            ("layerwise_store_bytes", "store {{store}}"),
+        ),
+        _panel(
+            "Disks of stores",
+            "Used share of the disk of each store's directory.",
+            RATIO,
+            ("layerwise_store_disk_utilization_ratio", "store {{store}}"),
+        ),
+        _panel(
             "GPU",
             "Utilization of a slave's GPU and GPU memory.",
             RATIO,

@@ -200,6 +200,7 @@ class Shelf:
             layers=self.tally.by_layer(),
             trouble=self.trouble,
             snapshots=self._snapshots.numbers(),
+            seats=self.tally.by_seat(),
         )
 
     def save(self) -> None:

@@ -19,6 +19,13 @@ def scrape(view: View) -> bytes:
     for shard, version in status.versions.items():
         series.add(metrics.SHARD_VERSION, version, shard.partition("/")[0], shard)
     _add_run(series, view, status)
+    for store in status.stores:
+        if store.state != "awaited":
+            series.add(metrics.STORE_AGE, store.report_age, store.number)
+            series.add(metrics.STORE_BYTES, store.nbytes, store.number)
+            series.add(metrics.STORE_PUSHES, store.counters.pushes, store.number)
+            series.add(metrics.STORE_CPU, store.counters.cpu_seconds, store.number)
+            series.add(metrics.STORE_DISK, store.utilization.disk_percent / 100, store.number)
     series.add_process(status.utilization, "", "")
     return series.text()
 
@@ -28,7 +35,7 @@ def _add_seats(series: Scrape, view: View, status: StatusReply) -> None:
         if not seat.incarnation:
             continue
         where = seat.layer, seat.replica
-        tally = view.tally.seat(*where)
+        tally = view.seat(*where)
         series.add(metrics.LEASE_AGE, seat.lease_age, *where)
         series.add(metrics.GRANTS, seat.grants, *where)
         series.add(metrics.PUSHES, tally.pushes, *where)

@@ -10,7 +10,7 @@ from common.config.sections import Config
 from common.observe.health import Pulse
 from common.observe.metrics import Histogram
 from common.wire.messages import JoinRequest, StatusReply
-from master.tally import Tally
+from master.tally import SeatTally, Tally
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,7 @@ class View:
         events: newest events of the run, oldest first.
         address: HOST:PORT of the control port.
         mailbox_depth: messages on their way to a seat (layer, replica).
+        seat: pushes and pulls of a seat (layer, replica), wherever the shards are.
         tally: the master's counters.
         journal: seconds of each commit.
         snapshots: seconds of each snapshot.
@@ -37,6 +38,7 @@ class View:
     events: Callable[[], list[dict[str, Any]]]
     address: Callable[[], str]
     mailbox_depth: Callable[[int, int], int]
+    seat: Callable[[int, int], SeatTally]
     tally: Tally
     journal: Histogram
     snapshots: Histogram

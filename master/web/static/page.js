@@ -51,6 +51,21 @@ function evaluated(event) {
   return `${metricTitle(name)} ${metricText(name, known[name])} at batch ${whole(event.batches)}`;
 }
 
+// Stores ---------------------------------------------------------------------------------------------------
+const STORE_STATES = { serving: ["●", "good"], late: ["✕", "bad"], awaited: ["○", "warn"] };
+
+function showStores(stores) {
+  byId("stores").hidden = stores.length === 0;
+  const head = ["store", "state", "shards", "MB", "pushes", "pulls"].map((title) => made("th", { scope: "col" }, title));
+  const rows = stores.map((store) => {
+    const [icon, kind] = STORE_STATES[store.state];
+    const cells = [store.shards.length, short(store.nbytes / 1e6), whole(store.counters.pushes), whole(store.counters.pulls)];
+    return made("tr", { "data-store": store.number }, made("th", { scope: "row" }, `${store.number}`),
+      made("td", { class: kind }, `${icon} ${store.state}`), ...cells.map((cell) => made("td", {}, `${cell}`)));
+  });
+  update(byId("stores"), made("table", {}, made("thead", {}, made("tr", {}, ...head)), made("tbody", {}, ...rows)));
+}
+
 // What is wrong --------------------------------------------------------------------------------------------
 let lostSince = null;
 
@@ -77,6 +92,10 @@ const SAID = {
   fenced: (e) => ["✕", "warn", `layer ${e.layer}: its slave was fenced off: ${e.why}`],
   level: (e) => ["▲", "good", `level ${e.level} begins at batch ${whole(e.batch)}`],
   done: (e) => ["✓", "good", `layer ${e.layer}: through all batches`],
+  "store joined": (e) => ["●", "good", `store ${e.store} joined at ${e.address}`],
+  "store late": (e) => ["✕", "bad", `store ${e.store}: ${e.why}`],
+  "store back": (e) => ["●", "good", `store ${e.store} reports again`],
+  dealt: (e) => ["·", "", `shard ${e.shard} was dealt to store ${e.store}`],
   evaluated: (e) => ["◇", "", evaluated(e)],
   snapshot: (e) => ["▣", "", `snapshot ${e.number} was taken`],
   "no snapshot": (e) => ["✕", "bad", `no snapshot could be taken: ${e.why}`],
@@ -116,6 +135,7 @@ async function showStatus() {
     nameMeasure(last.run);
     showHead(last);
     showNetwork(last);
+    showStores(last.stores);
   } else {
     byId("state").textContent = "▲ master away";
     byId("state").className = "chip bad";

@@ -94,6 +94,7 @@ def staged(layers: int, moments: int = 120) -> Iterator[str]:
         ],
         address=lambda: "127.0.0.1:50051",
         mailbox_depth=lambda layer, replica: 0,
+        seat=Tally().seat,
         tally=Tally(),
         journal=Histogram(JOURNAL_SECONDS),
         snapshots=Histogram(JOURNAL_SECONDS),
