@@ -1,7 +1,7 @@
 """A slave that trains nothing: the slave's own connections, over which it pushes integers.
 
-As a script (`python -m tests.faults.pusher HOST:PORT NAME`) it pushes, one at a time, until its standard
-input ends, and says on standard output what it does: a line of `word incarnation sequence` each.
+As a script (`python -m tests.faults.pusher HOST:PORT NAME [stores]`) it pushes, one at a time, until its
+standard input ends, and says on standard output what it does: a line of `word incarnation sequence` each.
 """
 
 from __future__ import annotations
@@ -44,13 +44,21 @@ def delta(incarnation: int, sequence: int) -> npt.NDArray[np.float32]:
 
 
 class Pusher:
-    """One lease, held by heartbeats, and its pushes."""
+    """One lease, held by heartbeats, and its pushes; `in_stores` if stores keep the shards."""
 
-    def __init__(self, address: str, slave: str) -> None:
+    def __init__(self, address: str, slave: str, *, in_stores: bool = False) -> None:
         self.lease = self._joined(address, slave)
         self.sequence = 0
         self._endpoint = Endpoint(address)
-        self._network = Network(self._endpoint, self.lease, HEARTBEAT_SECONDS, PATIENCE, Telemetry, Meter())
+        self._network = Network(
+            self._endpoint,
+            self.lease,
+            HEARTBEAT_SECONDS,
+            PATIENCE,
+            Telemetry,
+            Meter(),
+            in_stores=in_stores,
+        )
         self._network.start()
 
     def __enter__(self) -> Self:
@@ -136,9 +144,9 @@ def say(*words: object) -> None:
     print(*words, flush=True)
 
 
-def push_until(stop: threading.Event, address: str, slave: str) -> None:
+def push_until(stop: threading.Event, address: str, slave: str, *, in_stores: bool) -> None:
     """Push under one lease."""
-    with Pusher(address, slave) as pusher:
+    with Pusher(address, slave, in_stores=in_stores) as pusher:
         who = pusher.lease.incarnation
         pusher.begin()
         try:
@@ -154,7 +162,7 @@ def push_until(stop: threading.Event, address: str, slave: str) -> None:
 
 def main() -> None:
     """Push until standard input ends, under as many leases as it takes."""
-    address, slave = sys.argv[1:]
+    address, slave, *rest = sys.argv[1:]
     stop = threading.Event()
 
     def wait() -> None:
@@ -163,7 +171,7 @@ def main() -> None:
 
     threading.Thread(target=wait, daemon=True).start()
     while not stop.is_set():
-        push_until(stop, address, slave)
+        push_until(stop, address, slave, in_stores=rest == ["stores"])
 
 
 if __name__ == "__main__":

@@ -146,6 +146,14 @@ class HandMade:
         self._processes.append(process)
         return process
 
+    def store(self, number: int, *arguments: str) -> subprocess.Popen[str]:
+        """Start a store on its directory, and wait until it listens."""
+        folder = str(self.cli.folder / f"store-{number}")
+        process = self.cli.start("store", "--master", self.address, "--state-dir", folder, *arguments)
+        self._processes.append(process)
+        self.cli.wait_for(process, "listening on")
+        return process
+
     def status(self) -> dict[str, Any]:
         """What the master says of the run."""
         return self.cli.json("status", "--master", self.address, "--json")

@@ -15,8 +15,9 @@ from common.observe.problems import problems
 from common.observe.standstill import count_standing, stands_still
 from common.wire.counters import Counters, LayerPushes
 from common.wire.messages import Seat, StatusReply, Telemetry
+from common.wire.stores import StoreState
 from common.wire.use import Utilization
-from deploy.screen import WIDE, slaves_table
+from deploy.screen import WIDE, machines_table, slaves_table, stores_table
 
 COMMAND = "layerwise slave --master one:50051"
 CONFIG = load(None, ["network.cuts=[1, 2]", "downpour.staleness=bound", "downpour.bound=4"])
@@ -81,6 +82,19 @@ OLD_M = replace(LEARNED, gradient_cosine=-0.21)
         ),
         (seated(0, telemetry=FULL), ["host1: its disk is 93 % full", "host1: its memory is 97 % full"]),
         (replace(WELL, utilization=Utilization(disk_percent=99)), ["the master's machine: its disk is 99 %"]),
+        (
+            replace(WELL, stores=[StoreState(1, "serving"), StoreState(2, "late", "two", 9, report_age=7.25)]),
+            ["store 2 (two:9): no report for 7.2 s", "layerwise store --master one:50051 --state-dir DIR"],
+        ),
+        (replace(WELL, stores=[StoreState(1)]), ["store 1: has not joined this master yet; slaves wait"]),
+        (
+            replace(WELL, stores=[StoreState(1, "serving", trouble="bytes 0 to 9 are damaged")]),
+            ["store 1: bytes 0 to 9 are damaged", "goes back to its newest whole snapshot by itself"],
+        ),
+        (
+            replace(WELL, stores=[StoreState(1, "serving", utilization=Utilization(disk_percent=95))]),
+            ["store 1: its disk is 95 % full"],
+        ),
         (replace(WELL, snapshot_trouble="3: is torn"), ["snapshots: 3: is torn", "take a new one"]),
         (seated(2, telemetry=replace(LEARNED, loss=math.nan)), ["layer 3: its loss is NaN"]),
         (seated(0, telemetry=OLD_M), ["layer 1: M's gradient has cosine -0.21", '"vfbn"']),
@@ -262,3 +276,9 @@ def test_while_a_seat_is_vacant_the_others_wait_with_reason() -> None:
     status = standing(60, 60, 60)
     seats = [replace(status.seats[0], state="vacant", incarnation=0), *status.seats[1:]]
     assert [line.split(":")[0] for line in told(replace(status, seats=seats, state="waiting"))] == ["layer 1"]
+
+
+def test_stores_have_a_row_in_the_tables_of_stores_and_machines() -> None:
+    status = replace(WELL, stores=[StoreState(1, "serving", "one", 7, shards=["1/weights"]), StoreState(2)])
+    assert stores_table(status).row_count == 2
+    assert machines_table(status).row_count == 1 + 2 + len(SEATS)

@@ -14,6 +14,7 @@ from common.shards.pushes import PushReply
 from common.wire import methods
 from common.wire.messages import JoinReply, RollbackRequest, SnapshotRequest, SnapshotsRequest
 from common.wire.methods import Method
+from master.web.scrape import scrape
 from tests.master.served import DEADLINE, served
 from tests.master.storing.running import Cluster, RunningStore, clustered
 
@@ -53,6 +54,11 @@ def test_a_push_is_applied_once_and_the_master_learns_of_it(cluster: Cluster) ->
     cluster.until(lambda: cluster.status().versions == {SHARD: 1})
     status = cluster.status()
     assert (status.counters.pushes, status.counters.duplicate_pushes) == (1, 1)
+    text = scrape(cluster.master.master.view()).decode()
+    assert 'layerwise_pushes_total{layer="1",profile="light",replica="0"} 1.0' in text
+    assert 'layerwise_duplicate_pushes_total{layer="1",profile="light",replica="0"} 1.0' in text
+    assert 'layerwise_store_pushes_total{profile="light",store="1"} 1.0' in text
+    assert 'layerwise_store_bytes{profile="light",store="1"} 4.0' in text
 
 
 def test_a_successor_reads_a_progress_that_its_predecessor_cannot_change(cluster: Cluster) -> None:
