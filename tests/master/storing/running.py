@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from common.credentials import Credentials
+from common.errors import UnreachableError
 from common.net import control
 from common.net.addresses import split_address
 from common.net.data.client import DataClient, pull
@@ -96,6 +97,16 @@ class Cluster:
             assert time.monotonic() < deadline, condition
             time.sleep(0.01)
         return found
+
+    def join(self, slave: str) -> JoinReply:
+        """Take a lease; ask again while a store does not know it yet, as slaves do."""
+        return self.until(partial(self._try_to_join, slave))  # type: ignore[no-any-return]
+
+    def _try_to_join(self, slave: str) -> JoinReply | None:
+        try:
+            return self.master.join(slave)
+        except UnreachableError:
+            return None
 
     def place(self, lease: JoinReply, shard: str, nbytes: int) -> LocateReply:
         """Have a shard dealt out."""

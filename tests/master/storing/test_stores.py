@@ -28,7 +28,7 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
 
 
 def test_shards_are_dealt_to_the_store_with_the_fewest_bytes(cluster: Cluster) -> None:
-    lease = cluster.master.join("a")
+    lease = cluster.join("a")
     dealt = [
         cluster.place(lease, f"1/{kind}", nbytes).store
         for kind, nbytes in (("weights", 100), ("gradient", 40), ("optimizer", 50), ("input", 30))
@@ -46,7 +46,7 @@ def test_shards_are_dealt_to_the_store_with_the_fewest_bytes(cluster: Cluster) -
 
 
 def test_a_push_is_applied_once_and_the_master_learns_of_it(cluster: Cluster) -> None:
-    lease = cluster.master.join("a")
+    lease = cluster.join("a")
     cluster.create(lease, SHARD)
     assert cluster.push(lease, SHARD, 1).applied
     assert not cluster.push(lease, SHARD, 1).applied
@@ -62,11 +62,11 @@ def test_a_push_is_applied_once_and_the_master_learns_of_it(cluster: Cluster) ->
 
 
 def test_a_successor_reads_a_progress_that_its_predecessor_cannot_change(cluster: Cluster) -> None:
-    first = cluster.master.join("a")
+    first = cluster.join("a")
     cluster.create(first, SHARD)
     cluster.push(first, SHARD, 1)
     cluster.master.leave(first.incarnation)
-    second = cluster.master.join("b")
+    second = cluster.join("b")
     assert (second.layer, second.next_batch) == (1, 1)
     with pytest.raises(FencedError):
         cluster.push(first, SHARD, 2)
@@ -74,7 +74,7 @@ def test_a_successor_reads_a_progress_that_its_predecessor_cannot_change(cluster
 
 
 def test_a_lease_that_the_store_was_not_told_of_may_come_again(cluster: Cluster) -> None:
-    lease = cluster.master.join("a")
+    lease = cluster.join("a")
     cluster.create(lease, SHARD)
     leases = cluster.stores[1].process._shelf.leases  # type: ignore[union-attr]
     with pytest.raises(UnreachableError, match="not told of it yet"):
@@ -82,7 +82,7 @@ def test_a_lease_that_the_store_was_not_told_of_may_come_again(cluster: Cluster)
 
 
 def test_a_store_that_was_killed_comes_back_on_its_directory(cluster: Cluster) -> None:
-    lease = cluster.master.join("a")
+    lease = cluster.join("a")
     assert cluster.create(lease, SHARD).store == 1
     cluster.push(lease, SHARD, 1)
     cluster.stores[1].kill()
@@ -102,7 +102,7 @@ def _attempt(cluster: Cluster, lease: JoinReply, sequence: int) -> PushReply | N
 
 
 def test_a_join_waits_for_the_stores_of_its_layer_alone(cluster: Cluster) -> None:
-    first = cluster.master.join("a")
+    first = cluster.join("a")
     cluster.create(first, SHARD)
     cluster.stores[1].kill()
     cluster.master.leave(first.incarnation)
@@ -111,7 +111,7 @@ def test_a_join_waits_for_the_stores_of_its_layer_alone(cluster: Cluster) -> Non
     assert cluster.master.join("c").layer == 2
     cluster.start(1)
     cluster.until(lambda: cluster.status().stores[0].report_age < 0.1)
-    assert cluster.master.join("b").next_batch == 0
+    assert cluster.join("b").next_batch == 0
 
 
 def test_slaves_wait_until_all_stores_have_joined(tmp_path: Path) -> None:
@@ -162,7 +162,7 @@ def test_a_snapshot_is_taken_and_put_back_over_all_stores(cluster: Cluster) -> N
     def call(method: Method[Any, Any], request: object) -> Any:
         return control.call(cluster.master.channel, method, request, shown=cluster.master.operator)
 
-    lease = cluster.master.join("a")
+    lease = cluster.join("a")
     shards = "1/weights", "1/gradient"
     assert [cluster.create(lease, shard).store for shard in shards] == [1, 2]
     for shard in shards:
@@ -177,7 +177,7 @@ def test_a_snapshot_is_taken_and_put_back_over_all_stores(cluster: Cluster) -> N
     assert [cluster.value(shard) for shard in shards] == [(1, 1.0)] * 2
     with pytest.raises(FencedError):
         cluster.push(lease, "1/weights", 3)
-    again = cluster.master.join("a")
+    again = cluster.join("a")
     assert again.next_batch == 1
     assert cluster.push(again, "1/weights", 1).version == 2
     # The state after the rollback is a snapshot too.
