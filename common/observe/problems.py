@@ -40,7 +40,7 @@ def problems(status: StatusReply, config: Config, slave: str) -> list[Problem]:
         found = [
             *_vacant(status, slave),
             *_late(status, config),
-            *_awaited_stores(status, master),
+            *_awaited_stores(status),
             *find_standstill(status, config),
             *_boundaries(status),
             *found,
@@ -79,18 +79,18 @@ def _late(status: StatusReply, config: Config) -> Iterator[Problem]:
             )
 
 
-def _awaited_stores(status: StatusReply, master: str) -> Iterator[Problem]:
+def _awaited_stores(status: StatusReply) -> Iterator[Problem]:
     for store in status.stores:
         if store.state == "late":
             yield Problem(
                 f"store {store.number} ({store.host}:{store.pid}): no report for {store.report_age:.1f} s; "
                 "the slaves of its layers wait, and no snapshot is taken",
-                f"start it again on its directory: layerwise store --master {master} --state-dir DIR",
+                "start it again on its directory: layerwise store, with the same --state-dir",
             )
         elif store.state == "awaited":
             yield Problem(
                 f"store {store.number}: has not joined this master yet; slaves wait",
-                f"start it: layerwise store --master {master} --state-dir DIR",
+                "start it: layerwise store, with a --state-dir of its own",
             )
 
 

@@ -84,7 +84,7 @@ OLD_M = replace(LEARNED, gradient_cosine=-0.21)
         (replace(WELL, utilization=Utilization(disk_percent=99)), ["the master's machine: its disk is 99 %"]),
         (
             replace(WELL, stores=[StoreState(2, "late", "two", 9, report_age=7.25)]),
-            ["store 2 (two:9): no report for 7.2 s", "layerwise store --master one:50051 --state-dir DIR"],
+            ["store 2 (two:9): no report for 7.2 s", "start it again on its directory: layerwise store"],
         ),
         (replace(WELL, stores=[StoreState(1)]), ["store 1: has not joined this master yet; slaves wait"]),
         (
