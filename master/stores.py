@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -256,10 +257,7 @@ class Stores:
         """
         if shard not in self._places:
             self.check_complete()
-            dealt = dict.fromkeys(range(1, self._count + 1), 0)
-            for number, taken in self._places.values():
-                dealt[number] += taken
-            self._places[shard] = min(dealt, key=lambda number: (dealt[number], number)), nbytes
+            self._places[shard] = deal(self._count, self._places.values()), nbytes
         return self.locate(shard)
 
     def locate(self, shard: str) -> LocateReply:
@@ -334,6 +332,19 @@ class Stores:
             report.utilization,
             report.trouble,
         )
+
+
+def deal(count: int, places: Iterable[tuple[int, int]]) -> int:
+    """Choose the store for a further shard: the one with the fewest bytes, of equals the lowest number.
+
+    Args:
+        count: number of stores.
+        places: store and bytes of each shard so far.
+    """
+    dealt = dict.fromkeys(range(1, count + 1), 0)
+    for number, nbytes in places:
+        dealt[number] += nbytes
+    return min(dealt, key=lambda number: (dealt[number], number))
 
 
 def _layer(shard: str) -> int:

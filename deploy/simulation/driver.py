@@ -70,8 +70,6 @@ class Driver:
     def __init__(self, config: Config, dataset: Dataset, *, trains: bool) -> None:
         if config.cluster.served:
             raise ConfigError('cluster.synthesis: "master" is not simulated; leave it out')
-        if config.cluster.stores:
-            raise ConfigError("cluster.stores: stores are not simulated yet, a master is; leave it out")
         self.config = config
         self.deaths = self.messages = 0
         self._dataset, self._trains = dataset, trains
@@ -341,31 +339,35 @@ class Driver:
         return message.map_tensors(lambda tensor: precision.round_trip(tensor, self.config.cluster.wire))
 
     def _push(self, machine: Machine, push: Push) -> None:
+        header = push.header
+
         def arrived() -> None:
-            self._answer(machine, self.master.apply(push), HEADER_NBYTES)
+            self._answer(machine, self.master.apply(push), HEADER_NBYTES, header.shard)
             self._follow()
 
         if machine.worker is not None and machine.worker.pace is not None:
             machine.worker.pace.begin(
                 push.header.shard, self.seconds, machine.worker.steps(push.header.shard)
             )
-        header = push.header
         table = self._table(machine, header.shard, header.fragment, header.fragments)
         nbytes = HEADER_NBYTES + push_nbytes(table, header.precision)
-        self.master.ask(machine.link, nbytes, self._guard(machine, arrived))
+        self.master.ask(machine.link, nbytes, self._guard(machine, arrived), header.shard)
 
     def _fetch(self, machine: Machine, fetch: Fetch) -> None:
         lease = machine.lease
 
         def arrived() -> None:
             table = self._table(machine, fetch.shard, fetch.fragment, fetch.fragments)
-            self._answer(machine, self.master.fetched(lease, fetch), HEADER_NBYTES + table.nbytes)
+            self._answer(
+                machine, self.master.fetched(lease, fetch), HEADER_NBYTES + table.nbytes, fetch.shard
+            )
 
-        self.master.ask(machine.link, HEADER_NBYTES, self._guard(machine, arrived))
+        self.master.ask(machine.link, HEADER_NBYTES, self._guard(machine, arrived), fetch.shard)
 
-    def _answer(self, machine: Machine, answer: PushReply | Fetched, nbytes: int) -> None:
-        """Send a slave the master's answer."""
-        self.master.send(machine.link, nbytes, self._guard(machine, partial(self._deliver, machine, answer)))
+    def _answer(self, machine: Machine, answer: PushReply | Fetched, nbytes: int, shard: str) -> None:
+        """Send a slave the answer of the process that keeps a shard."""
+        deliver = self._guard(machine, partial(self._deliver, machine, answer))
+        self.master.send(machine.link, nbytes, deliver, shard)
 
     def _table(self, machine: Machine, shard: str, fragment: int, fragments: int) -> Table:
         """Return the table of a push or fetch."""

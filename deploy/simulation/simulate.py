@@ -107,6 +107,7 @@ def predict(config: Config, dataset: Dataset) -> dict[str, Any]:
     status = driver.status()
     samples = config.run.batches * config.run.batch_size
     layers = range(1, config.layers + 1)
+    busy = [round(server.busy_seconds / driver.seconds, 4) for server in driver.master.servers]
     return {
         "slaves": len(driver.machines),
         "layers": config.layers,
@@ -118,7 +119,8 @@ def predict(config: Config, dataset: Dataset) -> dict[str, Any]:
         "staleness": percentiles(status.counters.staleness),
         "delay": percentiles(status.delays),
         "utilization": {str(k): round(driver.utilization(k), 4) for k in layers},
-        "master_utilization": round(driver.master.busy_seconds / driver.seconds, 4),
+        "master_utilization": busy[0],
+        "store_utilization": max(busy[1:], default=0.0),
         "pushes": status.counters.pushes,
         "lost_batches": status.lost_batches,
     }
@@ -137,7 +139,7 @@ def _print(config: Config, predictions: Sequence[dict[str, Any]]) -> None:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title in (
         "slaves", "layers", "samples/s", "staleness p50/p99/max", "delay p50/p99/max", "busy, by layer",
-        "master busy",
+        "master busy", "busiest store",
     ):  # fmt: skip
         table.add_column(title, justify="right")
     for each in predictions:
@@ -149,6 +151,7 @@ def _print(config: Config, predictions: Sequence[dict[str, Any]]) -> None:
             "/".join(map(str, each["delay"].values())),
             " ".join(f"{100 * part:.0f}%" for part in each["utilization"].values()),
             f"{100 * each['master_utilization']:.0f}%",
+            f"{100 * each['store_utilization']:.0f}%" if config.cluster.stores else "-",
         )
     console.print(table)
     console.print(

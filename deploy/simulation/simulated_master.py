@@ -1,9 +1,10 @@
-"""Master of a simulated run: the real store behind one link and one core."""
+"""Master of a simulated run, and its stores: the real shards behind a link and a core for each process."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass, field
 
 from common.config.sections import Config
 from common.shards.pushes import Header, PushReply
@@ -13,18 +14,28 @@ from deploy.simulation.clock import Clock
 from deploy.simulation.wires import Link, Wires
 from master.store.policies import policies
 from master.store.store import Memory, Store
+from master.stores import deal
 from slave.training.worker import Fetch, Fetched
 
 
+@dataclass
+class Server:
+    """Process that serves slaves: its link, and its one core with the seconds of work and their end."""
+
+    link: Link = field(default_factory=Link)
+    busy_seconds: float = 0.0
+    busy_until: float = 0.0
+
+
 class SimulatedMaster:
-    """Master of a simulated run, and the way to it.
+    """Master of a simulated run with its stores, and the ways to them.
 
     Attributes:
+        servers: the master, then the stores.
         store: the shards.
         staleness: staleness of a push -> number of applied pushes.
         pushes: number of applied pushes.
         pulls: number of versions given to slaves.
-        busy_seconds: time spent by the master's core.
     """
 
     def __init__(self, config: Config, clock: Clock, wires: Wires) -> None:
@@ -33,28 +44,45 @@ class SimulatedMaster:
         self.pushes = self.pulls = 0
         self._clock, self._wires = clock, wires
         self._seconds = config.simulation.master_seconds
-        self._link = Link()
-        self.busy_seconds = self._busy_until = 0.0
+        self.servers = [Server() for _ in range(1 + config.cluster.stores)]
+        # Store and bytes of each shard.
+        self._places: dict[str, tuple[int, int]] = {}
 
-    def ask(self, link: Link, nbytes: int, event: Callable[[], None], *, resent: bool = True) -> None:
-        """Have an event happen once a message from a link has arrived and the core is free."""
+    def ask(
+        self, link: Link, nbytes: int, event: Callable[[], None], shard: str = "", *, resent: bool = True
+    ) -> None:
+        """Have an event happen once a message about a shard has arrived from a link and the core is free.
+
+        Without a shard the message goes to the master.
+        """
+        server = self._server(shard)
 
         def arrived() -> None:
-            self.busy_seconds += self._seconds
-            self._busy_until = max(self._busy_until, self._clock.now) + self._seconds
-            self._clock.at(self._busy_until, event)
+            server.busy_seconds += self._seconds
+            server.busy_until = max(server.busy_until, self._clock.now) + self._seconds
+            self._clock.at(server.busy_until, event)
 
-        self._clock.at(self._wires.arrival(self._clock.now, link, self._link, nbytes, resent=resent), arrived)
+        arrival = self._wires.arrival(self._clock.now, link, server.link, nbytes, resent=resent)
+        self._clock.at(arrival, arrived)
 
-    def send(self, link: Link, nbytes: int, event: Callable[[], None], *, resent: bool = True) -> None:
-        """Have an event happen once a message of the master has arrived at a link."""
-        self._clock.at(self._wires.arrival(self._clock.now, self._link, link, nbytes, resent=resent), event)
+    def send(
+        self, link: Link, nbytes: int, event: Callable[[], None], shard: str = "", *, resent: bool = True
+    ) -> None:
+        """Have an event happen once a message about a shard, or of the master, has arrived at a link."""
+        server = self._server(shard)
+        arrival = self._wires.arrival(self._clock.now, server.link, link, nbytes, resent=resent)
+        self._clock.at(arrival, event)
+
+    def _server(self, shard: str) -> Server:
+        return self.servers[self._places[shard][0] if shard in self._places else 0]
 
     def begin(self, lease: JoinReply, copy: WorkingCopy) -> None:
         """Bring a working copy to the present version of the shard, which is created if absent."""
         if copy.name not in self.store.versions():
             initial = copy.initial()
             self.store.create(initial.header, [(0, initial.buffer.data)])
+            if stores := len(self.servers) - 1:
+                self._places[copy.name] = deal(stores, self._places.values()), initial.header.nbytes
         self.pulls += 1
         copy.begin(*self._read(copy.name, lease.incarnation))
 

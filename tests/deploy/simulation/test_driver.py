@@ -196,6 +196,17 @@ def test_slaves_are_placed_where_they_are_needed_and_bring_throughput() -> None:
     assert some["samples_per_second"] > 1.5 * few["samples_per_second"]
 
 
+def test_stores_take_pushes_and_fetches_from_the_master() -> None:
+    busy = [unlock("update"), "run.batches=200", "cluster.profile=basic", "downpour.n_push=1"]
+    busy += ["simulation.master_seconds=0.002"]
+    alone, shared = (predict(resolved(*busy, f"cluster.stores={n}"), digits()) for n in (0, 3))
+    assert alone["store_utilization"] == 0 < alone["master_utilization"]
+    # In `basic` the master has nothing else to do.
+    assert shared["master_utilization"] == 0 < shared["store_utilization"]
+    # Three cores answer more pushes than one.
+    assert shared["pushes"] > 1.5 * alone["pushes"]
+
+
 @pytest.mark.parametrize("wire", ["bfloat16", "float16", "int8"])
 @pytest.mark.parametrize("name", UNLOCKS)
 def test_narrow_messages_change_little_and_take_less_time(name: str, wire: str) -> None:
