@@ -46,7 +46,7 @@ MESSAGE_BYTES: dict[str, tuple[int, int]] = {
     "Keeper.Snapshot": (SMALL_MESSAGE_BYTES, 1 * MIB),
     "Keeper.Snapshots": (SMALL_MESSAGE_BYTES, 16 * MIB),
     "Keeper.Rollback": (SMALL_MESSAGE_BYTES, 1 * MIB),
-    "Stores.Attend": (1 * MIB, 1 * MIB),
+    "Stores.Attend": (16 * MIB, 1 * MIB),
     "Parameters.Push": (LARGEST_PIECE_MESSAGE_BYTES, SMALL_MESSAGE_BYTES),
     "Parameters.Pull": (SMALL_MESSAGE_BYTES, LARGEST_PIECE_MESSAGE_BYTES),
     "Boundary.Exchange": (LARGEST_SIGNAL_MESSAGE_BYTES, LARGEST_SIGNAL_MESSAGE_BYTES),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -90,9 +90,12 @@ class Stores:
         self._members = [Member(n, name) for n, name in enumerate(saved.get("members", []), 1)]
         # Number of the store and bytes of each shard.
         self._places: dict[str, tuple[int, int]] = {}
+        # Bytes dealt to each store.
+        self._dealt = dict.fromkeys(range(1, count + 1), 0)
         for shard, (number, nbytes) in saved.get("places", {}).items():
             PLACE.check(number, f"the store of {shard}")
             self._places[shard] = number, restore_number(nbytes, f"the bytes of {shard}", COUNT)
+            self._dealt[number] = self._dealt.get(number, 0) + nbytes
         self._order = StoreOrder(epoch * ORDERS_OF_A_MASTER)
         self._tasks = epoch * ORDERS_OF_A_MASTER
 
@@ -249,6 +252,10 @@ class Stores:
         holders = {number for shard, (number, _) in self._places.items() if _layer(shard) == layer}
         return [m.number for m in self._members if m.number in holders and m.report.order < order]
 
+    def knows(self, shard: str) -> bool:
+        """Whether a shard has a place."""
+        return shard in self._places
+
     def place(self, shard: str, nbytes: int) -> LocateReply:
         """Deal a shard to the store with the fewest bytes, unless it has a place; changes `dump`.
 
@@ -257,7 +264,9 @@ class Stores:
         """
         if shard not in self._places:
             self.check_complete()
-            self._places[shard] = deal(self._count, self._places.values()), nbytes
+            number = deal(self._dealt)
+            self._places[shard] = number, nbytes
+            self._dealt[number] += nbytes
         return self.locate(shard)
 
     def locate(self, shard: str) -> LocateReply:
@@ -334,16 +343,8 @@ class Stores:
         )
 
 
-def deal(count: int, places: Iterable[tuple[int, int]]) -> int:
-    """Choose the store for a further shard: the one with the fewest bytes, of equals the lowest number.
-
-    Args:
-        count: number of stores.
-        places: store and bytes of each shard so far.
-    """
-    dealt = dict.fromkeys(range(1, count + 1), 0)
-    for number, nbytes in places:
-        dealt[number] += nbytes
+def deal(dealt: Mapping[int, int]) -> int:
+    """Choose the store for a further shard: the one with the fewest bytes, of equals the lowest number."""
     return min(dealt, key=lambda number: (dealt[number], number))
 
 

@@ -45,8 +45,9 @@ class SimulatedMaster:
         self._clock, self._wires = clock, wires
         self._seconds = config.simulation.master_seconds
         self.servers = [Server() for _ in range(1 + config.cluster.stores)]
-        # Store and bytes of each shard.
-        self._places: dict[str, tuple[int, int]] = {}
+        # Bytes dealt to each store, and the store of each shard.
+        self._dealt = dict.fromkeys(range(1, 1 + config.cluster.stores), 0)
+        self._places: dict[str, int] = {}
 
     def ask(
         self, link: Link, nbytes: int, event: Callable[[], None], shard: str = "", *, resent: bool = True
@@ -74,15 +75,16 @@ class SimulatedMaster:
         self._clock.at(arrival, event)
 
     def _server(self, shard: str) -> Server:
-        return self.servers[self._places[shard][0] if shard in self._places else 0]
+        return self.servers[self._places.get(shard, 0)]
 
     def begin(self, lease: JoinReply, copy: WorkingCopy) -> None:
         """Bring a working copy to the present version of the shard, which is created if absent."""
         if copy.name not in self.store.versions():
             initial = copy.initial()
             self.store.create(initial.header, [(0, initial.buffer.data)])
-            if stores := len(self.servers) - 1:
-                self._places[copy.name] = deal(stores, self._places.values()), initial.header.nbytes
+            if self._dealt:
+                self._places[copy.name] = number = deal(self._dealt)
+                self._dealt[number] += initial.header.nbytes
         self.pulls += 1
         copy.begin(*self._read(copy.name, lease.incarnation))
 
