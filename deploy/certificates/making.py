@@ -87,6 +87,10 @@ def _slave(name: str) -> Wanted:
     return Wanted(name, Role.SLAVE, _LOCAL, listens=True)
 
 
+def _store(name: str) -> Wanted:
+    return Wanted(name, Role.STORE, _LOCAL, listens=True)
+
+
 def _holder(text: str) -> Wanted:
     role, _, name = text.partition("=")
     if role not in _ADDED:
@@ -100,7 +104,7 @@ def _holder(text: str) -> Wanted:
         return _slave(name)
     if is_slave(name):
         raise ConfigError(f"--add {text}: names that begin like {slave_name(1)} are for slaves; give another")
-    return Wanted(name, Role(role))
+    return _store(name) if role == Role.STORE.value else Wanted(name, Role(role))
 
 
 class Authority:

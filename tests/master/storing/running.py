@@ -35,12 +35,11 @@ BEAT = 0.2
 class RunningStore:
     """A store of a served master, in a thread of which nothing outlives `kill` but the files."""
 
-    def __init__(self, master: Served, folder: Path) -> None:
+    def __init__(self, master: Served, folder: Path, tls: Path | None = None) -> None:
         self._master = master
         self.state = StateDirectory(folder)
-        options = Options(
-            master.address, folder, wait=DEADLINE, join_token=master.master.state.path / JOIN_TOKEN
-        )
+        token = None if tls else master.master.state.path / JOIN_TOKEN
+        options = Options(master.address, folder, wait=DEADLINE, join_token=token, tls=tls)
         self.process = master.do(self._make(options))
         self.running = asyncio.run_coroutine_threadsafe(self.process.run(), master._loop)
 
@@ -56,6 +55,16 @@ class RunningStore:
             self.process._data.stop()
         self._master.do(self.process._channel.close())
         self.state.close()
+
+
+def send(client: DataClient, header: Header, pieces: list[tuple[int, memoryview]]) -> PushReply:
+    """Send a push of one piece, once."""
+    with client.call(PUSH) as call:
+        for frame in frames(header, pieces[0][1]):
+            call.send(*frame_parts(frame))
+        encoded = call.read(DEADLINE)
+        assert encoded is not None
+        return PUSH.reply.decode(bytes(encoded))
 
 
 class Cluster:
@@ -138,12 +147,7 @@ class Cluster:
         """Send a push to the store of its shard, once."""
         client = self.client(header.shard, lease)
         try:
-            with client.call(PUSH) as call:
-                for frame in frames(header, pieces[0][1]):
-                    call.send(*frame_parts(frame))
-                encoded = call.read(DEADLINE)
-                assert encoded is not None
-                return PUSH.reply.decode(bytes(encoded))
+            return send(client, header, pieces)
         finally:
             client.drop()
 

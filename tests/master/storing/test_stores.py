@@ -2,21 +2,36 @@
 
 from __future__ import annotations
 
+import contextlib
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from common.errors import FencedError, LayerwiseError, NotFoundError, RefusedError, UnreachableError
+from common.errors import (
+    ConfigError,
+    FencedError,
+    LayerwiseError,
+    NotFoundError,
+    RefusedError,
+    UnreachableError,
+)
 from common.net import control
+from common.net.access import Role
+from common.net.addresses import split_address
+from common.net.data.client import DataClient
 from common.shards.pushes import PushReply
 from common.wire import methods
 from common.wire.messages import JoinReply, RollbackRequest, SnapshotRequest, SnapshotsRequest
-from common.wire.methods import Method
+from common.wire.methods import PLACE, Method
+from common.wire.stores import PlaceRequest
 from master.web.scrape import scrape
-from tests.master.served import DEADLINE, served
-from tests.master.storing.running import Cluster, RunningStore, clustered
+from tests.authority import identity, write_certificate
+from tests.master.pushes import creation
+from tests.master.served import DEADLINE, Served, served
+from tests.master.storing.running import Cluster, RunningStore, clustered, send
 
 SHARD = "1/weights"
 
@@ -112,6 +127,43 @@ def test_a_join_waits_for_the_stores_of_its_layer_alone(cluster: Cluster) -> Non
     cluster.start(1)
     cluster.until(lambda: cluster.status().stores[0].report_age < 0.1)
     assert cluster.join("b").next_batch == 0
+
+
+def test_with_certificates_stores_and_slaves_know_each_other_by_their_roles(tmp_path: Path) -> None:
+    own, slave = (identity(tmp_path / role.value, role) for role in (Role.MASTER, Role.SLAVE))
+    settings = "cluster.stores=1", "cluster.heartbeat_seconds=0.2"
+    with served(tmp_path / "state", *settings, identity=own, caller=slave) as master:
+        stray = RunningStore(master, tmp_path / "stray", tls=tmp_path / "slave")
+        with pytest.raises(ConfigError, match="store"):
+            stray.running.result(DEADLINE)
+        stray.kill()
+        store = RunningStore(
+            master, tmp_path / "store-1", tls=write_certificate(tmp_path / "store", Role.STORE)
+        )
+        try:
+            lease = _joined(master)
+            place = master.call(PLACE, PlaceRequest(lease.incarnation, SHARD, 4))
+            header, pieces = creation([0.0], incarnation=lease.incarnation)
+            for role, works in ((Role.STORE, True), (Role.MASTER, False)):
+                client = DataClient(
+                    lambda: split_address(place.address), master.shown(lease.incarnation), slave.call(role)
+                )
+                try:
+                    with contextlib.nullcontext() if works else pytest.raises(LayerwiseError, match="role"):
+                        assert send(client, header, pieces).applied
+                finally:
+                    client.drop()
+        finally:
+            store.kill()
+
+
+def _joined(master: Served) -> JoinReply:
+    """Take a lease, once the store has joined."""
+    deadline = time.monotonic() + DEADLINE
+    while True:
+        with contextlib.suppress(UnreachableError):
+            return master.join("a")
+        assert time.monotonic() < deadline
 
 
 def test_slaves_wait_until_all_stores_have_joined(tmp_path: Path) -> None:
