@@ -113,7 +113,7 @@ def predict(slaves: int, alone: Mapping[str, Any]) -> dict[str, float]:
     count = driver.master.pushes + driver.master.pulls - slaves
     return {
         "mib_per_second": round(count * NBYTES / (1 << 20) / driver.seconds, 1),
-        "master_cores": round(driver.master.busy_seconds / driver.seconds, 3),
+        "master_cores": round(driver.master.servers[0].busy_seconds / driver.seconds, 3),
     }
 
 
