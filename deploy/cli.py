@@ -17,7 +17,7 @@ from common.output import end_output
 from common.text import say
 
 COMMANDS: Mapping[str, tuple[str, str]] = {
-    "train": ("deploy.commands", "Train a network on a whole cluster of processes on this machine."),
+    "train": ("deploy.commands", "Train a network on a whole cluster of processes, here or on Ray."),
     "master": ("master.cli", "Keep a run's parameters and serve them to its slaves."),
     "store": ("master.storing.cli", "Keep a part of a run's parameters, in the master's place."),
     "slave": ("slave.cli", "Train one layer of a run, which the master assigns."),

@@ -27,6 +27,7 @@ from common.config.options import (
 from common.errors import ConfigError
 from common.observe.logs import FORMATS
 from common.text import answer
+from deploy.engines.placement import ENGINES, Placement
 
 if TYPE_CHECKING:
     from deploy.train import Training
@@ -56,6 +57,35 @@ _TRACK = click.option(
     show_default=True,
     help="Format of the processes' logs, in the run directory's logs/.",
 )
+@click.option(
+    "--on",
+    type=click.Choice(list(ENGINES)),
+    default="local",
+    show_default=True,
+    help=f"Engine that places the slaves: {ENGINES.describe()}.",
+)
+@click.option(
+    "--address",
+    metavar="ADDRESS",
+    help="With --on ray: HOST:PORT of the Ray cluster; auto: the one of this machine. Default: auto.",
+)
+@click.option(
+    "--cpus",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="With --on ray: CPU cores of each slave, and its threads. Default: 1.",
+)
+@click.option(
+    "--gpus",
+    type=click.IntRange(min=0),
+    metavar="N",
+    help="With --on ray: GPUs of each slave. Default: 0.",
+)
+@click.option(
+    "--memory",
+    metavar="SIZE",
+    help="With --on ray: memory of each slave, for example 2Gi. Default: none is asked for.",
+)
 def train(
     config: Path | None,
     overrides: tuple[str, ...],
@@ -64,19 +94,27 @@ def train(
     track: tuple[str, ...],
     tls: Path | None,
     log_format: str,
+    on: str,
+    address: str | None,
+    cpus: int | None,
+    gpus: int | None,
+    memory: str | None,
 ) -> int:
-    """Train a network with a master and slaves on this machine, to the end of the run.
+    """Train a network with a master and slaves, to the end of the run.
 
     CONFIG is a TOML file; without it, the default run learns handwritten digits. An interrupted run keeps its
-    state and prints the command that resumes it.
+    state and prints the command that resumes it. The master and the result files are on this machine; so are
+    the slaves, unless --on names another engine.
     """
     from common.config.files import load
 
+    placement = Placement(on, address, cpus, gpus, memory)
     requested = load(config, overrides) if config or overrides else None
     # Imported late, so that a refused configuration is reported at once.
     from deploy.train import Training
 
-    return _finish(Training(requested, run_dir, track=track, tls=tls, log_format=log_format), as_json)
+    training = Training(requested, run_dir, track=track, tls=tls, placement=placement, log_format=log_format)
+    return _finish(training, as_json)
 
 
 def _finish(training: Training, as_json: bool) -> int:

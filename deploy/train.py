@@ -1,4 +1,4 @@
-"""A run on this machine, for `layerwise train` and Python alike: cluster, evaluations, result files."""
+"""A run to its end, for `layerwise train` and Python alike: cluster, evaluations, result files."""
 
 from __future__ import annotations
 
@@ -23,15 +23,18 @@ from common.net.backoff import Backoff
 from common.net.tokens import OPERATOR_TOKEN
 from common.observe.problems import find_standstill
 from common.observe.standstill import stands_still
+from common.text import advise_install
 from common.wire.messages import Evaluation, StatusReply
 from deploy.certificates.folders import EVALUATOR, folder_of, keep_link
-from deploy.engines.local import Cluster
+from deploy.engines.cluster import Cluster
+from deploy.engines.placement import HERE, Placement
 from deploy.evaluation.reader import Reader, latest_status
 from deploy.runs.directory import RunDirectory, new_directory, next_evaluation
 from deploy.runs.summary import summarize
 from deploy.screen import Screen
 
 if TYPE_CHECKING:
+    from deploy.engines.engine import Engine
     from deploy.evaluation.evaluator import Evaluator, PulledNetwork
     from deploy.simulation.driver import Driver
     from deploy.simulation.synchronous import InStep
@@ -74,6 +77,7 @@ class Training:
         simulated: simulate the machines; time is then virtual.
         track: names of trackers.
         tls: folder of certificates; None: those of the configuration, if any.
+        placement: engine that places the processes.
         log_format: format of the processes' logs.
         screen: shows the progress of a run.
     """
@@ -86,6 +90,7 @@ class Training:
         simulated: bool = False,
         track: Sequence[str] = (),
         tls: Path | None = None,
+        placement: Placement = HERE,
         log_format: str = "plain",
         screen: Callable[[Config], Screen] = Screen,
     ) -> None:
@@ -95,6 +100,7 @@ class Training:
         self._open_screen = screen
         self._track = track
         self._tls = tls
+        self._placement = placement
         self._log_format = log_format
         self._began = time.monotonic()
         self._stop = threading.Event()
@@ -180,9 +186,16 @@ class Training:
         return network, evaluation
 
     def _train_in_cluster(self, dataset: Dataset) -> Outcome | None:
+        engine = self._placement.open(self._directory, self._config)
+        try:
+            return self._train_on(engine, dataset)
+        finally:
+            engine.close()
+
+    def _train_on(self, engine: Engine, dataset: Dataset) -> Outcome | None:
         tls = self._tls
         seats, stores = sum(self._config.replicas), self._config.cluster.stores
-        cluster = Cluster(self._directory, seats, tls, log_format=self._log_format, stores=stores)
+        cluster = Cluster(engine, self._directory, seats, tls, self._log_format, stores)
         try:
             cluster.start_master()
             self._screen.print(f"live page: http://{cluster.web}/")
@@ -204,7 +217,7 @@ class Training:
         finally:
             self._screen.close()
             cluster.stop()
-        command = ["layerwise", "train", "--run-dir", str(self._directory.path)]
+        command = ["layerwise", "train", *self._placement.options(), "--run-dir", str(self._directory.path)]
         self._screen.print(f"interrupted; resume with: {shlex.join(command)}")
         return None
 
@@ -229,6 +242,7 @@ class Training:
             saved = directory.saved_config()
         requested = self._requested or saved or Config()
         files, config = requested.security.files, requested.shared
+        self._placement.check(config)
         if self._tls and not config.cluster.distributed:
             raise ConfigError(
                 f"train --tls: cluster.profile = {config.cluster.profile} has no ports; omit --tls"
@@ -247,7 +261,25 @@ class Training:
         if config.cluster.distributed:
             # Kept with the run: a resumed run must not go on in the clear by an oversight.
             self._tls = keep_link(directory.path / "tls", self._tls, files)
+            if self._tls is None and self._placement.row.beyond:
+                self._tls = self._certify(directory.path / "tls", config)
         return config, directory, dataset
+
+    def _certify(self, folder: Path, config: Config) -> Path:
+        """Make certificates for this run alone; the key that signs them is deleted.
+
+        Raises:
+            ConfigError: the package that makes certificates is not installed.
+        """
+        try:
+            from deploy.certificates import making
+        except ImportError:
+            raise ConfigError(
+                f"train --on {self._placement.on}: the package cryptography is not installed, which makes "
+                f"certificates; {advise_install('tls')}"
+            ) from None
+        making.make_for_run(folder, sum(config.replicas), config.cluster.stores, config.run.name)
+        return folder
 
     def _open(self, path: Path, held: contextlib.ExitStack) -> RunDirectory:
         return held.enter_context(contextlib.closing(RunDirectory(path, track=self._track)))

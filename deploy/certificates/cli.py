@@ -10,6 +10,7 @@ import click
 from common.config.options import PLACE, json_option
 from common.errors import ConfigError
 from common.text import advise_install, answer
+from deploy.certificates.folders import DAYS
 
 if TYPE_CHECKING:
     from deploy.certificates.making import Wanted
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
 @click.option(
     "--days",
     type=click.IntRange(1, 3650),
-    default=365,
+    default=DAYS,
     show_default=True,
     metavar="N",
     help="Days until the certificates end.",

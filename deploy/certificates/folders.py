@@ -9,6 +9,8 @@ from common.errors import ConfigError
 from common.net.identity import CA, CERTIFICATE, KEY
 
 AUTHORITY, MASTER, EVALUATOR, OPERATOR, READER = "authority", "master", "evaluator", "operator", "reader"
+# Until a certificate ends.
+DAYS = 365
 _SLAVE = "slave-"
 
 

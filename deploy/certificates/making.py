@@ -6,6 +6,8 @@ import datetime
 import ipaddress
 import os
 import re
+import shutil
+import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +22,7 @@ from common.net.access import Role, role_uri
 from common.net.identity import CA, CERTIFICATE, KEY, MASTER_NAME
 from deploy.certificates.folders import (
     AUTHORITY,
+    DAYS,
     EVALUATOR,
     MASTER,
     OPERATOR,
@@ -27,6 +30,7 @@ from deploy.certificates.folders import (
     is_slave,
     next_slave,
     slave_name,
+    store_name,
 )
 
 AUTHORITY_DAYS = 3650
@@ -237,6 +241,20 @@ def make(folder: Path, wanted: Iterable[Wanted], run: str | None, days: int) -> 
     for each, files in zip(planned, contents, strict=True):
         _write(folder / each.name, files)
     return [*([place] if fresh else []), *(folder / each.name for each in planned)]
+
+
+def make_for_run(folder: Path, slaves: int, stores: int, run: str) -> None:
+    """Make the certificates of a run's cluster alone, whole or not at all; the authority's key is deleted.
+
+    Raises:
+        OSError: a file cannot be written.
+    """
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f"{folder.name}-") as place:
+        made = Path(place) / folder.name
+        keepers = [Wanted(store_name(n), Role.STORE, _LOCAL, listens=True) for n in range(1, stores + 1)]
+        make(made, [*plan([], slaves), *keepers], run, DAYS)
+        shutil.rmtree(made / AUTHORITY)
+        made.rename(folder)
 
 
 def renew(folder: Path, days: int) -> list[Path]:

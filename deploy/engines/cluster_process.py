@@ -1,18 +1,14 @@
-"""Process of a cluster on one machine: start, signals, and the times of recent deaths."""
+"""Process of a cluster: what an engine has placed, and the times of recent deaths."""
 
 from __future__ import annotations
 
 import random
 import signal
-import subprocess
-import sys
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from common.net.backoff import Backoff
-from deploy import COMMAND
-from deploy.runs.process_logs import open_log
+from deploy.engines.engine import Engine, Order, Process
 
 # Longest time from a start to a seat.
 START_SECONDS = 60.0
@@ -25,10 +21,8 @@ FIRST_PAUSE_SECONDS = 0.25
 class ClusterProcess:
     """A process of the cluster, with recent deaths and the next restart."""
 
-    name: str
-    arguments: list[str]
-    log: Path
-    running: subprocess.Popen[bytes] | None = None
+    order: Order
+    running: Process | None = None
     started: float = 0.0
     deaths: int = 0
     failures: int = 0
@@ -39,22 +33,25 @@ class ClusterProcess:
     ended: bool = False
     # Whether the last start lacked files or memory.
     lacking: bool = False
-    # Process id when the slave was last seen on a seat.
-    seated_pid: int = 0
+    # Place of the slave when it was last seen on a seat.
+    seated: tuple[str, int] | None = None
 
-    def start(self, environment: dict[str, str]) -> None:
-        """Start the process, with output appended to the log."""
-        with open_log(self.log) as output:
-            self.running = subprocess.Popen(
-                [sys.executable, "-P", "-m", COMMAND, *self.arguments],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                env=environment,
-                # A separate session: an interrupt at the terminal is for `train`, which stops all in order.
-                start_new_session=True,
-            )
+    @property
+    def name(self) -> str:
+        """Name of the process."""
+        return self.order.name
+
+    def start(self, engine: Engine) -> None:
+        """Have the process placed."""
+        self.running = engine.place(self.order)
         self.started = time.monotonic()
+
+    def poll(self, now: float) -> int | None:
+        """Return the exit code at `now` seconds, None before the end; time without a place does not count."""
+        assert self.running is not None
+        if self.running.place is None:
+            self.started = now
+        return self.running.poll()
 
     @property
     def alive(self) -> bool:
@@ -71,7 +68,8 @@ class ClusterProcess:
     def starting_at(self, now: float) -> bool:
         """Whether at `now` seconds the process, dead or alive, was started recently and has had no seat."""
         assert self.running is not None
-        return self.seated_pid != self.running.pid and now - self.started < START_SECONDS
+        place = self.running.place
+        return place is None or (self.seated != place and now - self.started < START_SECONDS)
 
     def resume(self) -> None:
         """Send SIGCONT, so that a stopped process can handle the next signal."""
@@ -81,10 +79,5 @@ class ClusterProcess:
 
     def stop(self, deadline: float) -> None:
         """Wait for the end of the process until the deadline, then kill."""
-        if self.running is None:
-            return
-        try:
-            self.running.wait(max(0.0, deadline - time.monotonic()))
-        except subprocess.TimeoutExpired:
+        if self.running is not None and not self.running.wait(max(0.0, deadline - time.monotonic())):
             self.running.kill()
-            self.running.wait()

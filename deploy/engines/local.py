@@ -1,271 +1,112 @@
-"""Cluster of processes on one machine: start, restart after a death, stop."""
+"""Engine of this machine: every process is a child of this one."""
 
 from __future__ import annotations
 
-import contextlib
 import os
-import re
+import signal
+import socket
 import subprocess
-import time
-from collections import Counter
-from dataclasses import dataclass, field
-from pathlib import Path
+import sys
+from collections.abc import Mapping, Sequence
 
+from common.config.sections import Config
 from common.cores import count_cores
-from common.errors import ConfigError, LayerwiseError, RefusedError, RunFailedError
 from common.lifecycle import PARENT
 from common.net.tokens import JOIN_TOKEN
-from common.supervision import is_transient
-from common.wire.messages import StatusReply
-from deploy.certificates.folders import MASTER, folder_of, slave_folder, store_name
-from deploy.engines.cluster_process import LISTEN_SECONDS, ClusterProcess
+from deploy import COMMAND
+from deploy.engines.engine import SLAVE, STORE, Order
+from deploy.engines.placement import Placement
 from deploy.runs.directory import CONFIG, RunDirectory
-from deploy.runs.process_logs import bound_log, last_line
-
-SLAVES_STOP_SECONDS, MASTER_STOP_SECONDS = 10.0, 5.0
-# Deaths within STEADY_SECONDS of the start count as consecutive; the run fails after more than ATTEMPTS.
-STEADY_SECONDS, ATTEMPTS = 30.0, 5
-# A process that ends by its own decision, for a cause that it names, may do so this often, in all of the run.
-FAILURES = 1
-# A seat that stays vacant for this many heartbeats, while every process lives, gets a spare slave.
-VACANT_BEATS = 4
+from deploy.runs.process_logs import open_log
 
 
-@dataclass
-class Cluster:
-    """A master, its stores, and a slave for every seat.
+class LocalProcess:
+    """A child of this process."""
 
-    Attributes:
-        stores: number of processes that keep the shards; 0: the master keeps them.
-        tls: folder of certificates, or of one certificate for all; None: in the clear.
+    loss = ""
+
+    def __init__(self, child: subprocess.Popen[bytes]) -> None:
+        self._child = child
+        self.place: tuple[str, int] | None = (socket.gethostname(), child.pid)
+
+    def poll(self) -> int | None:
+        """Return the exit code, -N after signal N; None before the end."""
+        return self._child.poll()
+
+    def send_signal(self, number: int) -> None:
+        """Send a signal, unless the process has ended."""
+        self._child.send_signal(number)
+
+    def wait(self, seconds: float) -> bool:
+        """Wait for the end; False if the process goes on."""
+        try:
+            self._child.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
+
+    def kill(self) -> None:
+        """Kill the process, and wait for the end."""
+        self._child.send_signal(signal.SIGKILL)
+        self._child.wait()
+
+
+class LocalEngine:
+    """Starts processes on this machine, where they find the files of the run.
+
+    Args:
+        directory: of the run.
+        threads: of each process, unless the user has chosen.
     """
 
-    directory: RunDirectory
-    slaves: int
-    tls: Path | None = None
-    device: str = "auto"
-    log_format: str = "plain"
-    stores: int = 0
-    address: str = ""
-    # Address of the master's live page.
-    web: str = ""
-    restarts: int = 0
-    processes: list[ClusterProcess] = field(default_factory=list)
-    _stores: list[ClusterProcess] = field(default_factory=list)
-    # Ends by own decision, by cause: a cause that another process of the layer meets again is no accident.
-    _causes: Counter[str] = field(default_factory=Counter)
-    _vacant_since: float | None = None
+    host = "127.0.0.1"
 
-    def start_master(self) -> None:
-        """Start the master, and wait until it listens.
+    def __init__(self, directory: RunDirectory, threads: int) -> None:
+        self._environment = {"OMP_NUM_THREADS": str(threads), **os.environ, PARENT: str(os.getpid())}
+        token = f"--join-token-file={directory.state / JOIN_TOKEN}"
+        self._own = {STORE: [token], SLAVE: [token, f"--own-config={directory.path / CONFIG}"]}
+
+    def place(self, order: Order) -> LocalProcess:
+        """Start a process.
 
         Raises:
-            LayerwiseError: the master did not start.
+            OSError: files or memory are short at present.
         """
-        (self.directory.state / "address").unlink(missing_ok=True)
-        self._master = self._process("master", self._master_arguments("127.0.0.1:0", "127.0.0.1:0"))
-        self._master.start(self._environment())
-        self.address = self._wait_for_address()
-        self.web = (self.directory.state / "web").read_text(encoding="utf-8")
-        # A restarted master keeps the addresses, which slaves and viewers know.
-        self._master.arguments = self._master_arguments(self.address, self.web)
+        tls = [f"--tls={order.tls}"] if order.tls else []
+        arguments = [order.command, *order.arguments, *tls, *self._own.get(order.command, [])]
+        with open_log(order.log) as output:
+            return LocalProcess(start(arguments, self._environment, output.fileno()))
 
-    def start_stores(self) -> None:
-        """Start the stores, each on its directory in the run's; slaves wait until all have joined."""
-        for number in range(1, self.stores + 1):
-            name = store_name(number)
-            arguments = ["store", "--master", self.address, "--state-dir", str(self.directory.path / name)]
-            arguments += ["--join-token-file", str(self.directory.state / JOIN_TOKEN)]
-            arguments += ["--log-format", self.log_format]
-            arguments += ["--tls", str(folder_of(self.tls, name))] if self.tls else []
-            store = self._process(name, arguments)
-            self._stores.append(store)
-            store.start(self._environment())
+    def tell(self) -> list[str]:
+        """Return no news: a process has its place at once."""
+        return []
 
-    def start_slaves(self) -> None:
-        """Start a slave for every seat."""
-        for _ in range(self.slaves):
-            self._add_slave()
-
-    def check(self) -> list[str]:
-        """Restart dead processes and bound their logs; return the events as lines.
-
-        Raises:
-            LayerwiseError: a process cannot run here, or keeps dying.
-        """
-        for process in self.processes:
-            bound_log(process.log)
-        return [event for process in self.processes for event in self._check(process)]
-
-    def relieve(self, status: StatusReply, heartbeat_seconds: float) -> list[str]:
-        """Restart slaves that ended as if the run were over, and start a spare for a slave that hangs.
-
-        A slave that hangs is alive and has no lease, while a seat stays vacant; when it resumes, it waits for
-        a seat, like a spare. Spares never outnumber seats.
-
-        Args:
-            status: fetched after the last check; the run is not over.
-            heartbeat_seconds: of the run.
-
-        Raises:
-            RunFailedError: a process keeps dying.
-            LayerwiseError: a process has refused the configuration, or was refused.
-        """
-        pids, now = {seat.pid for seat in status.seats}, time.monotonic()
-        slaves = self._slaves
-        for slave in slaves:
-            if slave.running is not None and slave.running.pid in pids:
-                slave.seated_pid = slave.running.pid
-        ended = [self._schedule_restart(slave, 0, now) for slave in slaves if slave.ended]
-        vacant = [seat for seat in status.seats if seat.state == "vacant"]
-        taken = not vacant or status.waiting_slaves or any(slave.starting for slave in slaves)
-        if taken or len(slaves) >= 2 * self.slaves:
-            self._vacant_since = None
-            return ended
-        self._vacant_since = self._vacant_since or now
-        if now - self._vacant_since < VACANT_BEATS * heartbeat_seconds:
-            return []
-        self._vacant_since = None
-        spare = self._plan_slave()
-        events = self._restart(spare)
-        if spare.running is None:
-            return events
-        return [f"layer {vacant[0].layer} has no slave, and none has died: one hangs; started {spare.name}"]
-
-    def finish(self) -> None:
-        """Wait until the slaves have learned of the run's end and have exited."""
-        deadline = time.monotonic() + SLAVES_STOP_SECONDS
-        for process in self.processes:
-            process.resume()
-        for process in self._slaves:
-            if process.running is not None:
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    process.running.wait(max(0.0, deadline - time.monotonic()))
-
-    def stop(self) -> None:
-        """Stop every process, the slaves first, so that the last pushes reach master and stores."""
-        for chosen, seconds in (
-            (self._slaves, SLAVES_STOP_SECONDS),
-            (self._stores, MASTER_STOP_SECONDS),
-            ([self._master], MASTER_STOP_SECONDS),
-        ):
-            for process in chosen:
-                if process.running is not None and process.alive:
-                    process.running.terminate()
-                    process.resume()
-            deadline = time.monotonic() + seconds
-            for process in chosen:
-                process.stop(deadline)
-
-    def _check(self, process: ClusterProcess) -> list[str]:
-        now = time.monotonic()
-        if process.running is None:
-            return self._restart(process) if now >= process.restart_at else []
-        code = process.running.poll()
-        if code is None or process.ended:
-            return []
-        if code == 0 and process in self._slaves:
-            process.ended = True
-            return []
-        return [self._schedule_restart(process, code, now)]
-
-    def _restart(self, process: ClusterProcess) -> list[str]:
-        """Start a process; where files or memory are short, a later check tries again, with one event."""
-        try:
-            process.start(self._environment())
-        except OSError as error:
-            if not is_transient(error):
-                raise
-            process.restart_at = time.monotonic() + process.backoff.next_delay()
-            known, process.lacking = process.lacking, True
-            return [] if known else [f"{process.name} cannot be started: {error.strerror}; trying again"]
-        process.lacking = False
-        self.restarts += 1
-        return [f"{process.name} restarted"]
-
-    def _schedule_restart(self, process: ClusterProcess, code: int, now: float) -> str:
-        if now - process.started >= STEADY_SECONDS:
-            process.deaths = 0
-            process.backoff.reset()
-        process.deaths += 1
-        if code == ConfigError.exit_code:
-            raise ConfigError(_error_text(process))
-        if code == RefusedError.exit_code and process.starting_at(now):
-            # A slave whose master is away goes on trying for longer: the master has refused this one.
-            raise RefusedError(_error_text(process))
-        if code == RunFailedError.exit_code:
-            self._count_failure(process)
-        if process.deaths > ATTEMPTS:
-            raise RunFailedError(
-                f"{process.name} died {process.deaths} times in a row: {last_line(process.log)} "
-                f"(see {process.log})"
-            )
-        process.running, process.ended = None, False
-        process.restart_at = now + process.backoff.next_delay()
-        how = f"was killed by signal {-code}" if code < 0 else f"ended with {code}"
-        return f"{process.name} {how}; restarting it"
-
-    def _count_failure(self, process: ClusterProcess) -> None:
-        """Count an end by the process' own decision.
-
-        Raises:
-            RunFailedError: the process, or its cause, has ended one too often.
-        """
-        text = _error_text(process)
-        cause = re.sub(r"batch \d+", "batch", text)
-        process.failures += 1
-        self._causes[cause] += 1
-        if max(process.failures, self._causes[cause]) > FAILURES:
-            raise RunFailedError(f"{process.name}: {text} (see {process.log})")
-
-    def _wait_for_address(self) -> str:
-        deadline = time.monotonic() + LISTEN_SECONDS
-        file = self.directory.state / "address"
-        assert self._master.running is not None
-        while time.monotonic() < deadline:
-            code = self._master.running.poll()
-            if code is not None:
-                kind: type[LayerwiseError] = {2: ConfigError, 3: RefusedError}.get(code, RunFailedError)
-                raise kind(_error_text(self._master))
-            if file.exists():
-                return file.read_text(encoding="utf-8")
-            time.sleep(0.02)
-        raise RunFailedError(f"the master did not listen within {LISTEN_SECONDS:g} s; see {self._master.log}")
-
-    def _add_slave(self) -> ClusterProcess:
-        slave = self._plan_slave()
-        slave.start(self._environment())
-        return slave
-
-    @property
-    def _slaves(self) -> list[ClusterProcess]:
-        return [each for each in self.processes if each is not self._master and each not in self._stores]
-
-    def _plan_slave(self) -> ClusterProcess:
-        number = 1 + len(self._slaves)
-        arguments = ["slave", "--master", self.address, "--device", self.device]
-        arguments += ["--join-token-file", str(self.directory.state / JOIN_TOKEN)]
-        arguments += ["--own-config", str(self.directory.path / CONFIG)]
-        arguments += ["--log-format", self.log_format]
-        arguments += ["--tls", str(slave_folder(self.tls, number))] if self.tls else []
-        return self._process(f"slave-{number}", arguments)
-
-    def _process(self, name: str, arguments: list[str]) -> ClusterProcess:
-        process = ClusterProcess(name, arguments, self.directory.log(name))
-        self.processes.append(process)
-        return process
-
-    def _master_arguments(self, listen: str, web: str) -> list[str]:
-        config, state = str(self.directory.path / CONFIG), str(self.directory.state)
-        addresses = ["--listen", listen, "--web", web]
-        tls = ["--tls", str(folder_of(self.tls, MASTER))] if self.tls else []
-        return ["master", config, *addresses, *tls, "--state-dir", state, "--log-format", self.log_format]
-
-    def _environment(self) -> dict[str, str]:
-        # Processes share the cores, so a process starts only a part of the threads.
-        threads = str(max(1, count_cores() // self.slaves))
-        return {"OMP_NUM_THREADS": threads, **os.environ, PARENT: str(os.getpid()), "PYTHONUNBUFFERED": "1"}
+    def close(self) -> None:
+        """Give nothing back: children have ended."""
 
 
-def _error_text(process: ClusterProcess) -> str:
-    return last_line(process.log).removeprefix("layerwise: ")
+def open_engine(placement: Placement, directory: RunDirectory, config: Config) -> LocalEngine:  # noqa: ARG001
+    """Open the engine; the slaves of a run share the cores."""
+    return LocalEngine(directory, share_cores(sum(config.replicas)))
+
+
+def share_cores(processes: int) -> int:
+    """Return the threads of a process when so many processes share this machine's cores."""
+    return max(1, count_cores() // processes)
+
+
+def start(arguments: Sequence[str], environment: Mapping[str, str], output: int) -> subprocess.Popen[bytes]:
+    """Start a command of layerwise as a child, with a file descriptor for the output.
+
+    Raises:
+        OSError: files or memory are short at present.
+    """
+    return subprocess.Popen(
+        [sys.executable, "-P", "-m", COMMAND, *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=subprocess.STDOUT,
+        env={**environment, "PYTHONUNBUFFERED": "1"},
+        # A separate session: an interrupt at the terminal is for `train`, which stops all in order.
+        start_new_session=True,
+    )

@@ -51,11 +51,11 @@ def make_plan(path: Path, overrides: Sequence[str]) -> Plan:
         raise ConfigError(
             "security.ca: names files of this machine; leave section [security] out, and give --tls DIR"
         )
-    code = _code_folder(requested)
+    code = code_folder(requested)
     return Plan(resolve(requested.shared), code)
 
 
-def _code_folder(config: Config) -> Path | None:
+def code_folder(config: Config) -> Path | None:
     """Return the folder of the user's files, which slaves find there by their bare names.
 
     Raises:

@@ -102,10 +102,10 @@ def test_a_process_on_one_allowed_core_counts_one() -> None:
 
 THREADS_OF_A_SLAVE = """
 from pathlib import Path
-from deploy.engines.local import Cluster
+from deploy.engines.local import LocalEngine, share_cores
 from deploy.runs.directory import RunDirectory
 import sys
-print(Cluster(RunDirectory(Path(sys.argv[1])), 1)._environment()["OMP_NUM_THREADS"])
+print(LocalEngine(RunDirectory(Path(sys.argv[1])), share_cores(1))._environment["OMP_NUM_THREADS"])
 """
 
 

@@ -11,7 +11,8 @@ import pytest
 from common.config import files
 from deploy.comparison.compare import ComparisonRun
 from deploy.comparison.variants import Comparison, Variant
-from deploy.engines.local import Cluster
+from deploy.engines.cluster import Cluster
+from deploy.engines.local import LocalEngine
 from deploy.runs import process_logs
 from deploy.runs.directory import RunDirectory
 from deploy.runs.process_logs import bound_log, last_line, open_log
@@ -68,12 +69,13 @@ def test_a_log_under_writing_keeps_its_first_and_newest_part(tmp_path: Path) -> 
 
 
 def test_a_cluster_bounds_the_logs_of_its_processes(tmp_path: Path) -> None:
-    cluster = Cluster(RunDirectory(tmp_path), 1)
+    directory = RunDirectory(tmp_path)
+    cluster = Cluster(LocalEngine(directory, 1), directory, 1)
     slave = cluster._plan_slave()
     slave.ended, slave.restart_at = True, float("inf")
-    slave.log.write_text("x\n" * 1000)
+    slave.order.log.write_text("x\n" * 1000)
     cluster.check()
-    assert 0 < slave.log.stat().st_size <= 800
+    assert 0 < slave.order.log.stat().st_size <= 800
 
 
 def test_a_comparison_bounds_the_logs_of_its_runs(tmp_path: Path) -> None:

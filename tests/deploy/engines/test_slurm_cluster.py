@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.deploy.engines.progress import batches
 from tests.deploy.engines.slurm_cluster import SlurmCluster, why_not
 from tests.integration.processes import ROOT, Cli, until
 
@@ -50,14 +51,6 @@ def submit(cluster: SlurmCluster, cli: Cli, name: str, *options: str) -> tuple[s
     script = cli.folder / f"{name}.sh"
     script.write_text(printed.stdout)
     return cluster.ask("sbatch", "--parsable", str(script), cwd=cli.folder).strip(), folder
-
-
-def batches(folder: Path) -> int:
-    """Return how far a run has come, by the heartbeats that its evaluator has written."""
-    file = folder / "metrics.jsonl"
-    lines = file.read_text().splitlines() if file.exists() else []
-    whole = [json.loads(line) for line in lines if line.endswith("}")]
-    return max((line.get("next_batch") or 0 for line in whole), default=0)
 
 
 def resumed(folder: Path) -> bool:

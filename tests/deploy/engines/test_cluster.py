@@ -16,33 +16,55 @@ import pytest
 
 from common.errors import RefusedError, RunFailedError
 from common.wire.messages import Seat, StatusReply
+from deploy.engines.cluster import Cluster
 from deploy.engines.cluster_process import START_SECONDS, ClusterProcess
-from deploy.engines.local import Cluster
+from deploy.engines.engine import Order
+from deploy.engines.local import LocalProcess
 from deploy.runs.directory import RunDirectory
 
 
+class Sleeping:
+    """Engine whose processes live and do nothing; with `full` it has no room for more."""
+
+    host = "127.0.0.1"
+    full = False
+
+    def place(self, order: Order) -> LocalProcess:
+        process = LocalProcess(subprocess.Popen(["sleep", "600"]))
+        if self.full:
+            process.place = None
+        return process
+
+    def tell(self) -> list[str]:
+        return ["news"] if self.full else []
+
+    def close(self) -> None:
+        pass
+
+
 @pytest.fixture
-def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+def cluster(tmp_path: Path) -> Iterator[Cluster]:
     """A cluster of two seats whose processes live and do nothing."""
-
-    def start(process: ClusterProcess, environment: dict[str, str]) -> None:
-        process.running = subprocess.Popen(["sleep", "600"])
-        process.started = time.monotonic()
-
-    monkeypatch.setattr(ClusterProcess, "start", start)
-    made = Cluster(RunDirectory(tmp_path), 2)
-    made._master = made._process("master", [])
-    made._master.start({})
+    made = Cluster(Sleeping(), RunDirectory(tmp_path), 2)
+    made._master = made._process(made._order_master("", ""))
+    made._master.start(made.engine)
     for _ in range(2):
         made._add_slave()
     yield made
     made.stop()
 
 
+def place_of(process: ClusterProcess) -> tuple[str, int] | None:
+    assert process.running is not None
+    return process.running.place
+
+
 def status(cluster: Cluster, *seated: int, waiting: int = 0) -> StatusReply:
     """A run whose seats those processes of the cluster have; the others are vacant."""
-    pids = [running.pid for n in seated if (running := cluster.processes[n].running)]
-    taken = [Seat(k, 0, "training", pid=pid, incarnation=k) for k, pid in enumerate(pids, 1)]
+    places = [place for n in seated if (place := place_of(cluster.processes[n]))]
+    taken = [
+        Seat(k, 0, "training", host=host, pid=pid, incarnation=k) for k, (host, pid) in enumerate(places, 1)
+    ]
     return StatusReply(
         seats=taken + [Seat(k) for k in range(len(taken) + 1, 3)], waiting_slaves=waiting, state="waiting"
     )
@@ -80,15 +102,15 @@ def test_there_are_no_more_spares_than_seats(cluster: Cluster) -> None:
 def end_with_0(process: ClusterProcess) -> None:
     assert process.running
     process.running.kill()
-    process.running.wait()
-    process.running.returncode = 0
+    process.running = LocalProcess(subprocess.Popen(["true"]))
+    process.running.wait(20)
 
 
 def test_a_slave_that_ended_as_if_the_run_were_over_is_started_again_and_not_for_ever(
     cluster: Cluster,
 ) -> None:
     slave = cluster.processes[2]
-    slave.log.write_text("a user's file has called os._exit(0)")
+    slave.order.log.write_text("a user's file has called os._exit(0)")
     for _ in range(5):
         end_with_0(slave)
         assert cluster.check() == []  # the run may be over
@@ -99,6 +121,38 @@ def test_a_slave_that_ended_as_if_the_run_were_over_is_started_again_and_not_for
     cluster.check()
     with pytest.raises(RunFailedError, match="slave-2 died 6 times in a row: a user's file has called"):
         cluster.relieve(status(cluster, 1), 0.0)
+
+
+def test_a_place_on_another_machine_is_no_seat_of_ours(cluster: Cluster) -> None:
+    """Two machines may have a process of the same number."""
+    for process in cluster.processes:
+        process.started -= START_SECONDS
+    host, pid = place_of(cluster.processes[1]) or ("", 0)
+    other = status(cluster, 2)
+    far = [*other.seats[:1], Seat(2, 0, "training", host=f"not-{host}", pid=pid, incarnation=2)]
+    cluster.relieve(StatusReply(seats=far, state="training"), 0.0)
+    assert cluster.processes[1].seated is None
+    assert cluster.processes[2].seated == place_of(cluster.processes[2])
+
+
+def test_a_slave_that_waits_for_room_is_on_its_way_and_takes_no_time(cluster: Cluster) -> None:
+    assert isinstance(cluster.engine, Sleeping)
+    cluster.engine.full = True
+    waiting = cluster._add_slave()
+    waiting.started -= 2 * START_SECONDS
+    assert cluster.check() == ["news"]
+    assert time.monotonic() - waiting.started < START_SECONDS
+    for process in cluster.processes[:3]:
+        process.started -= START_SECONDS
+    assert cluster.relieve(status(cluster, 1), 0.0) == []  # no further spare
+
+
+def test_the_loss_of_a_place_is_told_in_the_words_of_the_engine(cluster: Cluster) -> None:
+    lost = cluster.processes[1].running
+    assert lost is not None
+    lost.loss = "was lost with its node"
+    lost.kill()
+    assert cluster.check() == ["slave-1 was lost with its node; restarting it"]
 
 
 def test_one_that_is_stopped_does_not_hold_up_the_end(cluster: Cluster) -> None:
@@ -114,13 +168,12 @@ def test_one_that_is_stopped_does_not_hold_up_the_end(cluster: Cluster) -> None:
 
 def end(process: ClusterProcess, code: int, said: str, seconds: float = 1.0) -> None:
     """Replace a process by one that has ended with a code, this long after its start."""
-    process.log.parent.mkdir(exist_ok=True)
-    process.log.write_text(f"layerwise: {said}\n")
+    process.order.log.parent.mkdir(exist_ok=True)
+    process.order.log.write_text(f"layerwise: {said}\n")
     if process.running is not None:
         process.running.kill()
-        process.running.wait()
-    process.running = subprocess.Popen(["sh", "-c", f"exit {code}"])
-    process.running.wait()
+    process.running = LocalProcess(subprocess.Popen(["sh", "-c", f"exit {code}"]))
+    process.running.wait(20)
     process.started, process.restart_at = time.monotonic() - seconds, 0.0
 
 
@@ -195,6 +248,7 @@ def test_a_cause_that_another_slave_of_the_layer_names_again_ends_the_run(cluste
     one, other = cluster.processes[1:]
     end(one, 4, "layer 2, batch 50: unit 3 (Own()) raised ValueError: no")
     assert len(cluster.check()) == 1
+    one.restart_at = float("inf")
     end(other, 4, "layer 1, batch 50: unit 1 (Own()) raised ValueError: no")
     assert cluster.check() == ["slave-2 ended with 4; restarting it"]
     end(cluster._add_slave(), 4, "layer 2, batch 101: unit 3 (Own()) raised ValueError: no")
