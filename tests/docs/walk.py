@@ -128,7 +128,7 @@ class Walk:
         self._capture.readouterr()
         code = command_line.run(words[1:])
         said = self._capture.readouterr()
-        assert code == 0, (text, said.err[-2000:])
+        assert code == 0, (text, said.out[-2000:], said.err[-2000:])
         if output:
             (folder / output).write_text(said.out)
 
