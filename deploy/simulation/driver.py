@@ -29,7 +29,7 @@ from common.wire.messages import HeartbeatReply, JoinReply, Seat, StatusReply
 from deploy.simulation.clock import Clock
 from deploy.simulation.hollow import hollow
 from deploy.simulation.machine import Machine
-from deploy.simulation.paces import paces
+from deploy.simulation.paces import paces, shard_nbytes
 from deploy.simulation.simulated_master import SimulatedMaster
 from deploy.simulation.wires import Wires
 from master.curriculum import Grading, announce
@@ -79,7 +79,8 @@ class Driver:
         self._draws = random.Random(config.simulation.seed)  # noqa: S311 - no secret: a schedule
         self._wires = Wires(config.simulation, self._draws)
         self._paces = paces(config, self._blueprint())
-        self.master = SimulatedMaster(config, self._clock, self._wires)
+        nbytes = partial(shard_nbytes, self._paces)
+        self.master = SimulatedMaster(config, self._clock, self._wires, nbytes)
         self._grading = Grading(config.replicas[-1]) if config.curriculum else None
         self._through = self._incarnations = self._undone = 0
         self._machines = self._build_machines()

@@ -61,6 +61,12 @@ def count_units(config: Config, blueprint: Blueprint) -> list[float]:
     )
 
 
+def shard_nbytes(found: Sequence[Pace], shard: str) -> int:
+    """Return the bytes of a shard, by its name; 0 for a shard that paces do not know."""
+    table = found[int(shard.partition("/")[0]) - 1].shards.get(shard)
+    return table.nbytes if table is not None else 0
+
+
 def paces(config: Config, blueprint: Blueprint) -> list[Pace]:
     """Return the paces of a resolved configuration's layers, the lowest first."""
     cuts = [0, *(config.network.cuts or []), len(blueprint.units)]

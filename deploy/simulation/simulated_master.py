@@ -30,6 +30,12 @@ class Server:
 class SimulatedMaster:
     """Master of a simulated run with its stores, and the ways to them.
 
+    Args:
+        config: of the run.
+        clock: virtual.
+        wires: between the machines.
+        nbytes: returns the bytes of a shard, which a run without training does not hold.
+
     Attributes:
         servers: the master, then the stores.
         store: the shards.
@@ -38,7 +44,10 @@ class SimulatedMaster:
         pulls: number of versions given to slaves.
     """
 
-    def __init__(self, config: Config, clock: Clock, wires: Wires) -> None:
+    def __init__(
+        self, config: Config, clock: Clock, wires: Wires, nbytes: Callable[[str], int] = lambda _: 0
+    ) -> None:
+        self._nbytes = nbytes
         self.store = Store(Memory(), policies(config))
         self.staleness: Counter[int] = Counter()
         self.pushes = self.pulls = 0
@@ -84,7 +93,7 @@ class SimulatedMaster:
             self.store.create(initial.header, [(0, initial.buffer.data)])
             if self._dealt:
                 self._places[copy.name] = number = deal(self._dealt)
-                self._dealt[number] += initial.header.nbytes
+                self._dealt[number] += self._nbytes(copy.name)
         self.pulls += 1
         copy.begin(*self._read(copy.name, lease.incarnation))
 
