@@ -23,7 +23,7 @@ def test_every_name_is_declared_once() -> None:
 def test_names_units_and_labels_are_by_the_rules(metric: Metric) -> None:
     assert re.fullmatch(r"layerwise_[a-z]+(_[a-z]+)*", metric.full_name)
     assert metric.name.endswith("_total") == (metric.kind == "counter")
-    assert set(metric.labels) <= {"layer", "replica", "shard", "metric", "reason"}
+    assert set(metric.labels) <= {"layer", "replica", "shard", "metric", "reason", "store"}
     assert not re.search(r"milli|micro|percent|kilo|mega|minutes|_ms|_mb", metric.name)
     assert metric.help.endswith(".")
     assert (metric.kind == "histogram") == bool(metric.bounds)
