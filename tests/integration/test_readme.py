@@ -32,7 +32,7 @@ def test_the_readme_has_commands_of_every_kind() -> None:
     subcommands = {shlex.split(command)[1] for _, command in COMMANDS if command.startswith("layerwise")}
     assert subcommands == {
         "train", "evaluate", "export", "config", "master", "slave", "status", "snapshot", "rollback",
-        "simulate", "compare", "generate", "init", "explain", "runs", "manifest",
+        "simulate", "compare", "generate", "init", "explain", "runs", "manifest", "store",
     }  # fmt: skip
 
 
@@ -56,7 +56,8 @@ def test_the_commands_for_one_machine_run_in_their_order(cli: Cli) -> None:
 
 def test_the_commands_for_several_machines_make_a_cluster(cli: Cli, by_hand: HandMade) -> None:
     """As written, but on loopback and at a free port: all terminals are on this machine."""
-    said = {(place, shlex.split(c)[1]): shlex.split(c)[1:] for place, c in COMMANDS if place}
+    # A later block has the commands of a run with stores.
+    said = {(place, shlex.split(c)[1]): shlex.split(c)[1:] for place, c in reversed(COMMANDS) if place}
     words, output = _redirected(said["one", "config"])
     (cli.folder / str(output)).write_text(cli.run(*words).stdout)
     assert said["one", "master"] == [
