@@ -119,9 +119,9 @@ release-tools:
 	.venv-tools/bin/python -m pip install --quiet --disable-pip-version-check uv pipx
 	folder=$$(mktemp -d) && trap "rm -rf $$folder" EXIT && \
 	export UV_TOOL_DIR=$$folder/uv UV_TOOL_BIN_DIR=$$folder/bin PIPX_HOME=$$folder/pipx PIP_CONSTRAINT=$(CURDIR)/constraints.txt && \
-	.venv-tools/bin/uv tool install --quiet --python .venv-release/bin/python --constraints constraints.txt dist/*.whl && \
+	.venv-tools/bin/uv tool install --quiet --python $(CURDIR)/.venv-release/bin/python --constraints constraints.txt dist/*.whl && \
 	$$folder/bin/layerwise train --set run.batches=60 --run-dir $$folder/one && \
-	.venv-tools/bin/pipx run --python .venv-release/bin/python --spec dist/*.whl layerwise train --set run.batches=60 --run-dir $$folder/two
+	.venv-tools/bin/pipx run --python $(CURDIR)/.venv-release/bin/python --spec dist/*.whl layerwise train --set run.batches=60 --run-dir $$folder/two
 
 clean: ## delete the virtual environments and every generated cache
 	rm -rf .venv .venv-* build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .coverage* htmlcov
