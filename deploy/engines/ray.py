@@ -120,7 +120,8 @@ class RayEngine:
     def _lacks_room(self, name: str) -> bool:
         """Whether Ray has no place for a slave; otherwise the slave is about to start."""
         spare = self._numbers[name] >= self._seats
-        return spare or placement_group_table(self._group)["state"] != "CREATED"
+        # A head that has just started again may not know the group.
+        return spare or placement_group_table(self._group).get("state", "CREATED") != "CREATED"
 
     def close(self) -> None:
         """Give back the places and the connection."""
