@@ -123,6 +123,8 @@ class Reception:
             await self._end_data_frame()
 
     async def _control(self, kind: int, flags: int, stream: int, payload: bytes) -> None:
+        if stream and kind in (Kind.SETTINGS, Kind.PING, Kind.GOAWAY):
+            raise ProtocolError(Code.PROTOCOL_ERROR, f"{Kind(kind).name} of a stream")
         if kind == Kind.HEADERS:
             await self._receive_headers(flags, stream, payload)
         elif kind == Kind.SETTINGS:

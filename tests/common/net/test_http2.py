@@ -125,6 +125,8 @@ def goodbye(answer: bytes) -> Code | None:
         ([HELLO, frames.frame_head(Kind.PING, 0, 0, 1 << 20)], Code.FRAME_SIZE_ERROR),
         ([HELLO, frame(Kind.PING, payload=b"1234567")], Code.FRAME_SIZE_ERROR),
         ([HELLO, frame(Kind.RST_STREAM, stream=1, payload=b"123")], Code.FRAME_SIZE_ERROR),
+        ([HELLO, frame(Kind.SETTINGS, stream=1)], Code.PROTOCOL_ERROR),
+        ([HELLO, frame(Kind.PING, stream=1, payload=b"12345678")], Code.PROTOCOL_ERROR),
         ([HELLO, frame(Kind.SETTINGS, payload=b"1234567")], Code.FRAME_SIZE_ERROR),
         ([HELLO, settings({frames.WINDOW: 1 << 31})], Code.FLOW_CONTROL_ERROR),
         ([HELLO, settings({frames.FRAME_BYTES: 1})], Code.PROTOCOL_ERROR),

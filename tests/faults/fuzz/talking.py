@@ -23,8 +23,9 @@ from common.wire.methods import Method
 
 HELLO = (frames.PREFACE, frames.settings({}))
 PING = frames.frame(Kind.PING, payload=b"the last")
-# A port ends a connection that has ended at the other side within so long.
-END_SECONDS = 15.0
+# A port ends a connection that has ended at the other side within so long: at once, or, where a window of the
+# peer's is shut and an answer waits for it, when the peer counts as silent.
+END_SECONDS = 60.0
 # What a port still says to bytes that are no longer frames comes within so long.
 QUIET_SECONDS = 0.05
 _NAMES = {str(code.value[0]): code.name for code in grpc.StatusCode}
