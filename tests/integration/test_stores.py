@@ -13,14 +13,16 @@ SMALL = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("profile", ["light", "basic"])
-def test_a_run_with_stores_ends_at_the_error_of_one_without(cli: Cli, profile: str) -> None:
-    settings = ["--set", f"cluster.profile={profile}", "--set", "cluster.stores=2"]
-    summary = cli.json("train", *SMALL, *settings, "--run-dir", "run", "--json")
+def test_runs_with_stores_end_at_the_error_of_one_without(cli: Cli) -> None:
     without = cli.json("train", *SMALL, "--run-dir", "without", "--json")
-    assert summary["test_error_percent"] == pytest.approx(without["test_error_percent"], abs=0.5)
-    # Every shard was in a store, and both had some.
-    kept = [sorted(path.name for path in (cli.folder / f"run/store-{n}/shards").iterdir()) for n in (1, 2)]
-    assert all(kept)
-    assert not list((cli.folder / "run/state/shards").iterdir())
-    assert {f"{k}-weights.shard" for k in (1, 2)} <= {name for names in kept for name in names}
+    for profile in ("light", "basic"):
+        settings = ["--set", f"cluster.profile={profile}", "--set", "cluster.stores=2"]
+        summary = cli.json("train", *SMALL, *settings, "--run-dir", profile, "--json")
+        assert summary["test_error_percent"] == pytest.approx(without["test_error_percent"], abs=0.5)
+        # Every shard was in a store, and both had some.
+        kept = [
+            {path.name for path in (cli.folder / f"{profile}/store-{n}/shards").iterdir()} for n in (1, 2)
+        ]
+        assert all(kept)
+        assert not list((cli.folder / profile / "state/shards").iterdir())
+        assert {f"{k}-weights.shard" for k in (1, 2)} <= kept[0] | kept[1]
