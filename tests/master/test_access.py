@@ -44,6 +44,9 @@ MAY = {
     "Keeper/Snapshot": OPERATORS,
     "Keeper/Snapshots": READERS,
     "Keeper/Rollback": OPERATORS,
+    "Stores/Attend": JOINERS,
+    "Stores/Locate": READERS,
+    "Stores/Place": SLAVES,
 }
 DESCRIBED = {
     f"{service.name}/{method.name}": method

@@ -45,6 +45,9 @@ MAY = {
     "Keeper/Snapshot": {"operator"},
     "Keeper/Snapshots": ALL,
     "Keeper/Rollback": {"operator"},
+    "Stores/Attend": {"store"},
+    "Stores/Locate": ALL,
+    "Stores/Place": {"slave"},
 }
 LEASED = {name for name, roles in MAY.items() if roles == {"slave"}} - {"Roster/Join"}
 # Certificates by name, and the role in this run that each gives; None: the handshake fails.
