@@ -45,7 +45,7 @@ def test_a_slave_whose_data_port_is_closed_joins_rarely_and_ends_in_time(
         assert slave.returncode == (3 if how == "patience" else 130), text
         assert 2 <= leases(master) <= MOST_LEASES
         if how == "patience":
-            assert f"127.0.0.1:{port}: the master's port for shards does not answer" in text.splitlines()[-1]
+            assert f"127.0.0.1:{port}: the port for shards does not answer" in text.splitlines()[-1]
 
 
 def test_a_slave_that_waits_for_a_silent_master_is_interrupted_in_the_middle_of_a_call(cli: Cli) -> None:

@@ -134,7 +134,7 @@ def test_a_pull_of_a_missing_shard_is_refused(master: Served, client: DataClient
 
 def test_where_nobody_listens_is_said(master: Served) -> None:
     nobody = DataClient(lambda: ("127.0.0.1", 1))
-    with pytest.raises(UnreachableError, match=r"127\.0\.0\.1:1: the master's port for shards"):
+    with pytest.raises(UnreachableError, match=r"127\.0\.0\.1:1: the port for shards"):
         contents(nobody)
 
 
