@@ -12,21 +12,12 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable
-from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from tests.deploy.engines.slurm_cluster import free_ports
-
 NODES, CPUS = 3, 2
-START_SECONDS = 240.0
-# A node waits for an agent whose port it does not know, and on a busy machine not for long enough.
-_PORTS = (
-    "metrics_agent_port", "runtime_env_agent_port", "dashboard_agent_listen_port", "metrics_export_port",
-)  # fmt: skip
+TRIES = 5
 # Without what the test has no use for, as idle workers.
 _LEAN = {
     "RAY_enable_worker_prestart": "0",
@@ -94,36 +85,22 @@ class RayCluster:
         raise AssertionError("".join(lines))
 
 
-def _patient(ask: Callable[..., Any]) -> Callable[..., Any]:
-    """Have a question for a node asked for longer than Ray does, which a busy machine may need."""
-
-    def patient(*arguments: object) -> Any:
-        deadline = time.monotonic() + START_SECONDS
-        while True:
-            try:
-                return ask(*arguments)
-            except RuntimeError:
-                if time.monotonic() > deadline:
-                    raise
-
-    return patient
-
-
 def serve(folder: Path) -> None:
     """Run a cluster until the input ends."""
-    from ray._private import services
     from ray.cluster_utils import Cluster
 
-    services.get_node = _patient(services.get_node)
     place: dict[str, Any] = {"num_cpus": CPUS, "temp_dir": str(folder), "include_log_monitor": False}
-    cluster = Cluster()
-    head: dict[str, Any] = {"include_dashboard": False, "no_monitor": True}
-    ports = iter(free_ports(NODES * len(_PORTS)))
+    cluster, failures = Cluster(), 0
     while len(cluster.list_all_nodes()) < NODES:
-        own = dict(zip(_PORTS, islice(ports, len(_PORTS)), strict=True))
-        cluster.add_node(wait=False, **place, **head, **own)
-        head = {}
-    cluster.wait_for_nodes(timeout=START_SECONDS)
+        head: dict[str, Any] = {} if cluster.head_node else {"include_dashboard": False, "no_monitor": True}
+        try:
+            cluster.add_node(**place, **head)
+        except Exception:
+            # A node gives up when its agents have not come within seconds, as on a busy machine.
+            failures += 1
+            if failures > TRIES:
+                raise
+    cluster.wait_for_nodes()
     print(f"address: {cluster.address}", flush=True)
     for command in sys.stdin:
         word, done = command.strip(), "done"

@@ -58,7 +58,7 @@ class SlurmCluster:
         self._daemons: list[subprocess.Popen[bytes]] = []
         self._logs = folder / "daemons.log"
         host = socket.gethostname()
-        controller, *ports = free_ports(1 + NODES)
+        controller, *ports = _free_ports(1 + NODES)
         nodes = [
             f"NodeName=n{number} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs=4"
             for number, port in enumerate(ports)
@@ -118,8 +118,7 @@ class SlurmCluster:
             )
 
 
-def free_ports(count: int) -> list[int]:
-    """Return ports that nobody has."""
+def _free_ports(count: int) -> list[int]:
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
     ports = [each.getsockname()[1] for each in sockets]
     for each in sockets:
