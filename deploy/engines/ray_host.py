@@ -144,6 +144,8 @@ class Host:
 
     def _run_child(self, arguments: Sequence[str], threads: int) -> int:
         environment = {**os.environ, "OMP_NUM_THREADS": str(threads), PARENT: str(os.getpid())}
+        # Files beside a user's file are imported from the folder that is sent, and not from a job's.
+        environment["PYTHONPATH"] = leave_out(os.getcwd(), os.environ.get("PYTHONPATH", ""))
         source, sink = os.pipe()
         with open(source, "rb", buffering=0):
             with open(sink, "wb"):
@@ -173,6 +175,12 @@ class Host:
         with self._changed:
             self._backlog.add(output)
             self._changed.notify_all()
+
+
+def leave_out(folder: str, path: str) -> str:
+    """Return a search path without a folder."""
+    kept = [each for each in path.split(os.pathsep) if os.path.realpath(each) != os.path.realpath(folder)]
+    return os.pathsep.join(kept)
 
 
 @contextlib.contextmanager

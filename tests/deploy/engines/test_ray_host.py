@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from deploy.engines import ray_host
-from deploy.engines.ray_host import Backlog, Folders, Host, Report
+from deploy.engines.ray_host import Backlog, Folders, Host, Report, leave_out
 from tests.integration.processes import ROOT, until
 
 # Stands for the command line: prints the files of its folders, then waits for a signal or ends with a code.
@@ -105,6 +105,11 @@ def test_private_keys_go_with_an_actor_that_is_killed(tmp_path: Path) -> None:
     assert "layerwise-" in done.stdout, done.stderr
     os.kill(int(done.stdout.split()[0]), signal.SIGKILL)
     until(lambda: list(tmp_path.iterdir()) == [], 20)
+
+
+def test_the_working_folder_of_a_job_is_no_place_for_imports(tmp_path: Path) -> None:
+    assert leave_out(str(tmp_path), f"/a:{tmp_path}/:/b") == "/a:/b"
+    assert leave_out(str(tmp_path), str(tmp_path)) == ""
 
 
 def test_a_backlog_gives_again_what_was_not_heard_and_forgets_the_rest() -> None:
