@@ -20,7 +20,7 @@ log = logging.getLogger("layerwise.control")
 # Pauses between attempts to take the port of a server that has ended: it is free after a moment.
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.01, 1.0
 # Calls under way at a server that has ended go on for so long.
-_GRACE_SECONDS = 10.0
+_GRACE_SECONDS = 60.0
 
 
 class LastingServer:

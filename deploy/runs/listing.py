@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -71,9 +72,10 @@ def _living() -> Iterator[tuple[Path, str]]:
     """Yield the folder and the live page of every master of this user."""
     for process in psutil.process_iter(["cmdline", "cwd"]):
         words, here = process.info["cmdline"] or [], process.info["cwd"]
-        if "master" not in words or "--state-dir" not in words[:-1] or not here:
+        folder = _value(words, "--state-dir")
+        if "master" not in words or folder is None or not here:
             continue
-        state = Path(here, words[words.index("--state-dir") + 1])
+        state = Path(here, folder)
         try:
             place = (state / "web").read_text(encoding="utf-8").strip()
         except (OSError, UnicodeDecodeError):  # another program, or a master that is starting
@@ -81,6 +83,16 @@ def _living() -> Iterator[tuple[Path, str]]:
         # A master with certificates notes the scheme, too.
         page = place if "://" in place else f"http://{place}"
         yield (state.parent if (state.parent / CONFIG).exists() else state), f"{page}/"
+
+
+def _value(words: list[str], option: str) -> str | None:
+    """Return the value of an option, which follows it or is joined to it; None without one."""
+    for word, following in itertools.pairwise([*words, ""]):
+        if word.startswith(f"{option}="):
+            return word.removeprefix(f"{option}=")
+        if word == option and following:
+            return following
+    return None
 
 
 def _describe(path: Path, page: str | None, locked: set[int]) -> Listed | None:

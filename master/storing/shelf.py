@@ -7,6 +7,7 @@ import uuid
 from dataclasses import replace
 from typing import Any
 
+from common import strict_json
 from common.config.sections import Config
 from common.errors import LayerwiseError, RunFailedError
 from common.lifecycle import cpu_seconds, peak_rss_bytes
@@ -109,7 +110,7 @@ class Shelf:
         return name, ""
 
     def _write_names(self, name: str, run: str) -> None:
-        self._state.write(NAMES, json.dumps({"store": name, "run": run}) + "\n")
+        self._state.write(NAMES, strict_json.encode({"store": name, "run": run}) + "\n")
 
     def _counts(self) -> dict[str, Any]:
         text = self._state.read(COUNTS)

@@ -78,7 +78,7 @@ def test_a_slave_that_lacks_the_data_or_the_code_says_so(cli: Cli, by_hand: Hand
     by_hand.master()
     done = cli.run("slave", "--master", by_hand.address, "--data", "nowhere")
     assert done.returncode == 2
-    assert "--data: nowhere is not a folder" in done.stderr
+    assert "--data nowhere: does not exist" in done.stderr
     done = cli.run("slave", "--master", by_hand.address, "--device", "cuda:7")
     assert done.returncode == 2
     assert "--device cuda:7" in done.stderr

@@ -19,7 +19,7 @@ from common.net.http2.frames import Kind
 from common.wire.messages import DescribeReply, DescribeRequest
 from common.wire.methods import DESCRIBE, EXCHANGE
 
-TIMES = 5
+TIMES = 3
 REPLY = DescribeReply("a configuration")
 
 

@@ -212,10 +212,11 @@ def test_a_live_run_is_listed_and_opened_from_any_folder(cli: Cli, tmp_path: Pat
 
 
 @pytest.mark.parametrize("noted", ["127.0.0.1:8080", "https://one:8080"])
+@pytest.mark.parametrize("given", [["--state-dir", "state"], ["--state-dir=state"]])
 def test_the_page_of_a_living_master_has_the_scheme_that_the_master_speaks(
-    noted: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    given: list[str], noted: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    words = ["python", "-m", "deploy.cli", "master", "--state-dir", "state"]
+    words = ["python", "-m", "deploy.cli", "master", *given]
     living = SimpleNamespace(info={"cmdline": words, "cwd": str(tmp_path)})
     monkeypatch.setattr("psutil.process_iter", lambda _: [living])
     (tmp_path / "state").mkdir()
