@@ -77,3 +77,9 @@ def test_a_run_survives_a_node_and_an_interrupt_and_leaves_nothing(cluster: RayC
     assert "from batch" in (run / "logs" / "slave-1.log").read_text()
     assert not (run / "tls" / "authority").exists()
     until(lambda: not cluster.used() and not kept(cli.folder), 30)
+
+    waits = cli.start(*on, "--cpus", "3")
+    line = cli.wait_for(waits, "wait for room in the Ray cluster", "stderr")
+    assert "each asks for 3 CPU, and there is 4 CPU in all, 4 CPU of it free" in line
+    waits.send_signal(signal.SIGINT)
+    assert waits.wait(60) == 130
