@@ -15,7 +15,12 @@ from tests.deploy.engines.ray_cluster import RayCluster, why_not
 from tests.integration.processes import ROOT, Cli, until
 
 WHY = why_not()
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200), pytest.mark.skipif(bool(WHY), reason=WHY)]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.long,
+    pytest.mark.timeout(1200),
+    pytest.mark.skipif(bool(WHY), reason=WHY),
+]
 
 # The default network in a file of the user's, which imports another from beside it.
 NETWORK = """

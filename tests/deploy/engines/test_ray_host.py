@@ -18,10 +18,10 @@ from tests.integration.processes import ROOT, until
 # Stands for the command line: prints the files of its folders, then waits for a signal or ends with a code.
 PROGRAM = """
 import pathlib, signal, sys, time
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(130))
 for option in sys.argv[2:]:
     for file in sorted(pathlib.Path(option.partition("=")[2]).rglob("*.*")):
         print(option.partition("=")[0], file.name, file.read_text(), flush=True)
-signal.signal(signal.SIGTERM, lambda *_: sys.exit(130))
 if sys.argv[1] == "wait":
     time.sleep(60)
 sys.exit(int(sys.argv[1]))
