@@ -23,7 +23,7 @@ from common.net.backoff import Backoff
 from common.net.data.places import Bounds
 from common.net.data.server import DataServer
 from common.net.identity import find_identity
-from common.net.tokens import find_joiner
+from common.net.tokens import find_joiner, read_token
 from common.observe.utilization import Probe
 from common.supervision import Rounds
 from common.text import answer
@@ -251,8 +251,11 @@ def serve(options: Options) -> int:
     """Run a store, and return the exit code.
 
     Raises:
+        ConfigError: the file of the join token is missing, or holds none.
         LayerwiseError: as `StoreProcess.run`.
     """
+    if options.join_token is not None:
+        read_token(options.join_token, "--join-token-file")
     keep_freed_memory()
     end_with_parent()
     # Slaves that compute may share the machine.

@@ -60,6 +60,12 @@ def test_a_run_that_cannot_be_is_refused(cli: Cli, arguments: list[str], said: s
         (["export", "nowhere", "--output", "m.pt"], 2, "nowhere"),
         (["export", "nowhere", "--output", "m.onnx"], 2, ".safetensors"),
         (["slave", "--master", "nonsense"], 2, "HOST:PORT"),
+        (["slave", "--master", "127.0.0.1:42921", "--join-token-file", "absent"], 2, "--join-token-file"),
+        (
+            ["store", "--master", "127.0.0.1:42921", "--state-dir", "s", "--join-token-file", "absent"],
+            2,
+            "absent",
+        ),
         (["master", "absent.toml", "--state-dir", "s"], 2, "absent.toml"),
         (["master", "run.toml", "--state-dir", "s", "--listen", "0.0.0.0:0"], 2, "--insecure"),
         (["master", "run.toml", "--state-dir", "run.toml"], 3, "run.toml"),
