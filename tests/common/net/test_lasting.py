@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator
+from typing import Any
 
 import hpack
 import pytest
@@ -53,6 +54,11 @@ async def _echo(messages: AsyncIterator[bytes]) -> AsyncIterator[list[bytes]]:
         yield [each]
 
 
+async def _echoed(stream: Any, message: bytes) -> None:
+    await stream.write(message)
+    assert await stream.read() == message
+
+
 async def _described(address: str) -> DescribeReply:
     """Describe on a new connection; the port may be closed for a moment."""
     async with asyncio.timeout(20.0):
@@ -78,11 +84,12 @@ def test_a_method_whose_name_is_no_text_ends_neither_the_port_nor_a_call_under_w
         address = await server.start("127.0.0.1:0")
         old = async_channel(address)
         stream = async_stream(old, EXCHANGE)
-        for number in range(TIMES):
+        # A call that waits for the server as it ends is not under way.
+        await _echoed(stream, b"before")
+        for _ in range(TIMES):
             await _say(address, (b"Describe", b"De\xdascribe"))
             assert await _described(address) == REPLY
-            await stream.write(bytes((number,)))
-            assert await stream.read() == bytes((number,))
+            await _echoed(stream, b"after")
         await old.close()
         await server.stop(0)
 
