@@ -13,6 +13,7 @@ from typing import Any
 
 from common.errors import LayerwiseError, MalformedError
 from common.net.listening import join_address
+from common.net.tasks import cancel
 from common.supervision import start_task
 
 log = logging.getLogger("layerwise.control")
@@ -46,7 +47,9 @@ class LastingServer:
         self._address = ""
         self._stopping = False
         self._ends = 0
-        self._reopening: asyncio.Task[None] | None = None
+        # Servers that have ended by themselves, and the tasks that put others into their places.
+        self._old: list[Any] = []
+        self._reopening: set[asyncio.Task[None]] = set()
         logging.getLogger("grpc._cython.cygrpc").addFilter(_keeps)
 
     async def start(self, host: str, port: int) -> int:
@@ -64,16 +67,14 @@ class LastingServer:
     async def stop(self, grace: float) -> None:
         """Take no more calls, and end the calls under way after `grace` seconds."""
         self._stopping = True
-        if self._reopening:
-            self._reopening.cancel()
-            await asyncio.wait([self._reopening])
-        if self._server:
-            await self._server.stop(grace)
+        await cancel(list(self._reopening))
+        servers = [*self._old, self._server] if self._server else []
+        await asyncio.gather(*(server.stop(grace) for server in servers))
 
     async def _begin(self, server: Any) -> None:
         before = asyncio.all_tasks()
-        await server.start()
         self._server = server
+        await server.start()
         # The library tells of the end of its main task only once every call is over.
         main = min(asyncio.all_tasks() - before, key=_number)
         main.add_done_callback(self._note_end)
@@ -87,7 +88,10 @@ class LastingServer:
         say = log.warning if self._ends == 1 else log.debug
         say("gRPC has ended its server of the control port: %s; another has its place", main.exception())
         self._on_error(MalformedError("a call that gRPC cannot read has ended its server"))
-        self._reopening = start_task(self._reopen(self._server), "control port")
+        self._old.append(self._server)
+        reopening = start_task(self._reopen(self._server), "control port")
+        self._reopening.add(reopening)
+        reopening.add_done_callback(self._reopening.discard)
 
     async def _reopen(self, ended: Any) -> None:
         server, pause = self._make(), _FIRST_PAUSE
@@ -96,6 +100,7 @@ class LastingServer:
             pause = min(2 * pause, _LONGEST_PAUSE)
         await self._begin(server)
         await ended.stop(_GRACE_SECONDS)
+        self._old.remove(ended)
 
     def _has_port(self, server: Any) -> bool:
         try:

@@ -90,8 +90,9 @@ def test_a_method_whose_name_is_no_text_ends_neither_the_port_nor_a_call_under_w
             await _say(address, (b"Describe", b"De\xdascribe"))
             assert await _described(address) == REPLY
             await _echoed(stream, b"after")
-        await old.close()
+        # With the call at a server that has ended long ago.
         await server.stop(0)
+        await old.close()
 
     with caplog.at_level(logging.WARNING):
         asyncio.run(run())
