@@ -94,7 +94,17 @@ def prometheus(cli: Cli, by_hand: HandMade, tmp_path: Path) -> Iterator[Promethe
     token = tmp_path / "token"
     # Beyond this machine, where pages ask for the reader's token.
     beyond = ["--web", "0.0.0.0:0", "--insecure", "--reader-token-file", str(token)]
-    by_hand.master(*staleness, *beyond, "--set", "run.batches=1000000", "--set", "cluster.snapshot_seconds=1")
+    by_hand.master(
+        *staleness,
+        *beyond,
+        "--set",
+        "run.batches=1000000",
+        "--set",
+        "cluster.snapshot_seconds=1",
+        "--set",
+        "cluster.stores=1",
+    )
+    by_hand.store(1)
     for _ in range(4):
         by_hand.slave("--metrics", "0.0.0.0:0", "--insecure")
     web = (cli.folder / "state" / "web").read_text().replace("0.0.0.0", "127.0.0.1")
