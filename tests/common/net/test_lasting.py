@@ -7,6 +7,7 @@ import logging
 from collections.abc import AsyncIterator
 from typing import Any
 
+import grpc
 import hpack
 import pytest
 
@@ -90,9 +91,10 @@ def test_a_method_whose_name_is_no_text_ends_neither_the_port_nor_a_call_under_w
             await _say(address, (b"Describe", b"De\xdascribe"))
             assert await _described(address) == REPLY
             await _echoed(stream, b"after")
-        # With the call at a server that has ended long ago.
-        await server.stop(0)
+        await stream.done_writing()
+        assert await stream.read() == grpc.aio.EOF
         await old.close()
+        await server.stop(0)
 
     with caplog.at_level(logging.WARNING):
         asyncio.run(run())
@@ -100,6 +102,26 @@ def test_a_method_whose_name_is_no_text_ends_neither_the_port_nor_a_call_under_w
     assert "another has its place" in told.getMessage()
     assert not told.exc_info
     assert [error.status for error in failed] == ["INVALID_ARGUMENT"] * TIMES
+
+
+def test_a_stop_ends_the_calls_of_a_server_that_has_ended_before() -> None:
+    async def run() -> None:
+        server = ControlServer()
+        server.add(DESCRIBE, _describe)
+        server.add(EXCHANGE, _echo)
+        address = await server.start("127.0.0.1:0")
+        peer = async_channel(address)
+        stream = async_stream(peer, EXCHANGE)
+        await _echoed(stream, b"before")
+        await _say(address, (b"Describe", b"De\xdascribe"))
+        assert await _described(address) == REPLY
+        async with asyncio.timeout(20.0):
+            await server.stop(0)
+        with pytest.raises(grpc.RpcError):
+            await stream.read()
+        await peer.close()
+
+    asyncio.run(run())
 
 
 def test_a_secret_that_is_no_text_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
