@@ -6,7 +6,6 @@ from pathlib import Path
 
 import click
 
-from common.config.numbers import NonNegative
 from common.config.options import (
     PLACE,
     code_option,
@@ -14,6 +13,7 @@ from common.config.options import (
     join_option,
     required_master_option,
     tls_option,
+    wait_option,
 )
 from common.observe import hosts as allowed
 from common.observe import logs
@@ -33,14 +33,7 @@ from common.observe import logs
 @join_option
 # Of `layerwise train`: the user's own configuration, whose files run from their own paths.
 @click.option("--own-config", type=PLACE, hidden=True)
-@click.option(
-    "--wait",
-    type=NonNegative(),
-    default=60.0,
-    show_default=True,
-    metavar="SECONDS",
-    help="How long to train or wait without a master before giving up.",
-)
+@wait_option("train")
 @click.option(
     "--listen",
     metavar="HOST:PORT",

@@ -30,7 +30,7 @@ from common.errors import (
 from common.lifecycle import INTERRUPTED, Interrupt, cpu_seconds, end_with_parent, keep_freed_memory
 from common.net import control
 from common.net.access import Role
-from common.net.addresses import is_loopback, reachable_address, split_address
+from common.net.addresses import is_loopback, no_master, reachable_address, split_address
 from common.net.backoff import Backoff
 from common.net.identity import find_identity
 from common.net.tokens import find_joiner
@@ -192,10 +192,7 @@ class Slave:
         return config
 
     def _no_master(self) -> UnreachableError:
-        return UnreachableError(
-            f"--master {self._options.master}: no master answered for {self._options.wait:g} s; "
-            "start one there with `layerwise master`, or check the address and the firewall"
-        )
+        return no_master(self._options.master, self._options.wait)
 
     def _backoff(self, first: float, longest: float) -> Backoff:
         return Backoff(

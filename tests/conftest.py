@@ -6,7 +6,6 @@ import os
 import random
 import tempfile
 import time
-from collections.abc import Hashable
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -38,10 +37,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """With a bound, order the files by the day."""
     if config.getoption("--minutes") is not None:
-        places: dict[Hashable, float] = {}
         draws = random.Random(_DAY)
-        for path in sorted({item.path for item in items}):
-            places[path] = draws.random()
+        places = {path: draws.random() for path in sorted({item.path for item in items})}
         items.sort(key=lambda item: places[item.path])
 
 

@@ -9,6 +9,8 @@ from typing import Any, TypeVar
 import click
 from click.shell_completion import CompletionItem
 
+from common.config.numbers import NonNegative
+
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 # A path that the command itself opens, with an error of its own.
@@ -72,6 +74,18 @@ def cluster_tls_option(use: str) -> Callable[[Command], Command]:
     """Declare --tls of a command that starts a whole cluster; `use` ends the help's first sentence."""
     return click.option(
         "--tls", type=PLACE, metavar="DIR", help=f"Folder that `layerwise certificates` has made{use}"
+    )
+
+
+def wait_option(work: str) -> Callable[[Command], Command]:
+    """Declare --wait of a process that needs a master; `work` is what it does meanwhile."""
+    return click.option(
+        "--wait",
+        type=NonNegative(),
+        default=60.0,
+        show_default=True,
+        metavar="SECONDS",
+        help=f"How long to {work} or wait without a master before giving up.",
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import socket
 
-from common.errors import ConfigError, RefusedError
+from common.errors import ConfigError, RefusedError, UnreachableError
 
 
 def split_address(address: str) -> tuple[str, int]:
@@ -28,6 +28,14 @@ def _is_host(text: str) -> bool:
     except UnicodeError:
         return False
     return bool(text) and text.isprintable()
+
+
+def no_master(master: str, seconds: float) -> UnreachableError:
+    """Build the error of a process that has waited so long for a master at HOST:PORT."""
+    return UnreachableError(
+        f"--master {master}: no master answered for {seconds:g} s; start one there with `layerwise master`, "
+        "or check the address and the firewall"
+    )
 
 
 def cannot_listen(option: str, host: str, port: int, reason: str | None = None) -> RefusedError:

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
+import time
 from collections.abc import Callable
 from typing import Any
 
 from common.errors import LayerwiseError, MalformedError
+from common.net.backoff import Backoff
 from common.net.listening import join_address
 from common.net.tasks import cancel
 from common.supervision import start_task
@@ -94,10 +97,10 @@ class LastingServer:
         reopening.add_done_callback(self._reopening.discard)
 
     async def _reopen(self, ended: Any) -> None:
-        server, pause = self._make(), _FIRST_PAUSE
+        server = self._make()
+        backoff = Backoff(time.monotonic, random.random, first=_FIRST_PAUSE, longest=_LONGEST_PAUSE)
         while not self._has_port(server):
-            await asyncio.sleep(pause)
-            pause = min(2 * pause, _LONGEST_PAUSE)
+            await asyncio.sleep(backoff.next_delay())
         await self._begin(server)
         await ended.stop(_GRACE_SECONDS)
         self._old.remove(ended)

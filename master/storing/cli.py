@@ -6,8 +6,7 @@ from pathlib import Path
 
 import click
 
-from common.config.numbers import NonNegative
-from common.config.options import PLACE, join_option, required_master_option, tls_option
+from common.config.options import PLACE, join_option, required_master_option, tls_option, wait_option
 from common.observe import logs
 
 
@@ -32,14 +31,7 @@ from common.observe import logs
     help="Address that slaves and readers connect to, if not that of --listen; port 0 stands for the port "
     "listened on.",
 )
-@click.option(
-    "--wait",
-    type=NonNegative(),
-    default=60.0,
-    show_default=True,
-    metavar="SECONDS",
-    help="How long to serve or wait without a master before giving up.",
-)
+@wait_option("serve")
 @join_option
 @tls_option
 @click.option("--insecure", is_flag=True, help="Allow unencrypted listening beyond this machine.")

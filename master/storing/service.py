@@ -18,11 +18,12 @@ from common.errors import AbsentError, LayerwiseError, RefusedError, UnprovenErr
 from common.lifecycle import INTERRUPTED, end_with_parent, give_way, keep_freed_memory
 from common.net import control
 from common.net.access import Role
-from common.net.addresses import choose_addresses, split_address
+from common.net.addresses import choose_addresses, no_master, split_address
 from common.net.backoff import Backoff
 from common.net.data.places import Bounds
 from common.net.data.server import DataServer
 from common.net.identity import find_identity
+from common.net.tasks import run_until_one_ends
 from common.net.tokens import find_joiner, read_token
 from common.observe.utilization import Probe
 from common.supervision import Rounds
@@ -96,15 +97,12 @@ class StoreProcess:
         address = f"{host}:{port or own_port}"
         answer(f"store of {config.run.name}: listening on {address}, shards in {self._state.path}")
         scrub = Scrub(self._state)
-        scrubbing = asyncio.ensure_future(self._look_after(shelf, scrub))
-        reporting = asyncio.ensure_future(self._report(shelf, address, config.cluster.heartbeat_seconds))
+        reports = self._report(shelf, address, config.cluster.heartbeat_seconds)
         try:
             # The first error of either ends the store.
-            await asyncio.gather(scrubbing, reporting)
+            await run_until_one_ends(self._look_after(shelf, scrub), reports)
         finally:
             scrub.stop()
-            scrubbing.cancel()
-            reporting.cancel()
 
     async def close(self) -> None:
         """End every call and task, and bring everything to the disk."""
@@ -215,13 +213,7 @@ class StoreProcess:
 
     def _no_master(self, error: LayerwiseError) -> LayerwiseError:
         """Return the error for a master that is away for good; another error stays."""
-        if not isinstance(error, AbsentError):
-            return error
-        master, wait = self._waiting()
-        return UnreachableError(
-            f"--master {master}: no master answered for {wait:g} s; start one there with `layerwise master`, "
-            "or check the address and the firewall"
-        )
+        return no_master(*self._waiting()) if isinstance(error, AbsentError) else error
 
     def _backoff(self, first: float) -> Backoff:
         return Backoff(time.monotonic, random.random, first=first, longest=1.0, patience=self._options.wait)
@@ -233,15 +225,9 @@ async def run_until_signal(options: Options, state: StateDirectory) -> int:
     for signal_number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(signal_number, stop.set)
     store = StoreProcess(options, state)
-    living, stopping = asyncio.ensure_future(store.run()), asyncio.ensure_future(stop.wait())
     try:
-        await asyncio.wait({living, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        if living.done():
-            living.result()
+        await run_until_one_ends(store.run(), stop.wait())
     finally:
-        stopping.cancel()
-        living.cancel()
-        await asyncio.gather(living, stopping, return_exceptions=True)
         await store.close()
     log.info("interrupted")
     return INTERRUPTED
