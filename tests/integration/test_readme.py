@@ -28,7 +28,8 @@ def _here() -> list[str]:
 
 
 def test_the_readme_has_commands_of_every_kind() -> None:
-    assert {place for place, _ in COMMANDS} == {"", "one", "two", "any", "hub", "box", "far", "web", "own"}
+    places = {"", "one", "two", "any", "hub", "box", "far", "web", "own", "ray"}
+    assert {place for place, _ in COMMANDS} == places
     subcommands = {shlex.split(command)[1] for _, command in COMMANDS if command.startswith("layerwise")}
     assert subcommands == {
         "train", "evaluate", "export", "config", "master", "slave", "status", "snapshot", "rollback",
