@@ -37,7 +37,7 @@ test: setup ## run the fast tests, in two processes
 test-slow: setup ## run the slow tests, in two processes: accuracy, faults, browser, Prometheus, containers
 	$(BIN)/pytest -m 'slow and not long' --durations 15 -n 2 --dist worksteal
 
-test-long: setup ## run the tests of minutes each, one by one: soak, fuzz, a thousand runs under faults
+test-long: setup ## run the tests of minutes each, one by one: soak, a thousand runs under faults
 	$(BIN)/pytest -m long --durations 15
 
 test-failed: setup ## run the tests that failed in the last run, one by one

@@ -19,7 +19,6 @@ PLAYED = {"basic": 16_000, "basic, TLS": 16_000}
 
 
 @pytest.mark.slow
-@pytest.mark.long
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("name", PLAYED)
 def test_mutated_frames_and_calls_do_no_harm(name: str) -> None:
