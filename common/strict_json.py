@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
-from collections.abc import Callable
-from functools import lru_cache
-from typing import Any
+from collections.abc import Callable, Hashable
+from functools import cache, lru_cache
+from typing import Any, cast
+
+# Types of values that JSON has.
+_PLAIN = frozenset((str, int, float, bool, type(None)))
 
 
 def encode(
@@ -46,3 +50,30 @@ def _replace(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_replace(each) for each in value]
     return value
+
+
+def to_plain(value: Any) -> Any:
+    """Copy a value with mappings in the place of dataclasses: a quick `dataclasses.asdict`.
+
+    Args:
+        value: plain values, lists, mappings and dataclasses of these; other values stay as they are.
+    """
+    kind = type(value)
+    if kind in _PLAIN:
+        return value
+    if kind is dict:
+        return {key: each if type(each) in _PLAIN else to_plain(each) for key, each in value.items()}
+    if kind is list or kind is tuple:
+        return [each if type(each) in _PLAIN else to_plain(each) for each in value]
+    if (names := _field_names(cast(Hashable, kind))) is None:
+        return value
+    found = {}
+    for name in names:
+        each = getattr(value, name)
+        found[name] = each if type(each) in _PLAIN else to_plain(each)
+    return found
+
+
+@cache
+def _field_names(kind: Any) -> tuple[str, ...] | None:
+    return tuple(field.name for field in dataclasses.fields(kind)) if dataclasses.is_dataclass(kind) else None

@@ -7,7 +7,7 @@ from typing import Any
 
 from common.wire.messages import JoinRequest, Telemetry
 from common.wire.ranges import restore
-from common.wire.telemetry import merge
+from common.wire.telemetry import NONE, merge
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Lease:
     gone: str = ""
     done: bool = False
     telemetry: Telemetry = field(default_factory=Telemetry)
-    retired: Telemetry = field(default_factory=Telemetry)
+    retired: Telemetry = NONE
 
     def total(self) -> Telemetry:
         """Work of every slave of the seat."""

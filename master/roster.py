@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
 from common.credentials import hash_secret, is_secret
 from common.data.replicas import meet
 from common.errors import MalformedError, UnprovenError, UnreachableError
+from common.strict_json import to_plain
 from common.wire.messages import Holdings, JoinReply, JoinRequest, Peer, Seat, Telemetry
 from common.wire.ranges import COUNT, MOST, restore
 from common.wire.stores import ListedLease
@@ -57,6 +59,7 @@ class Roster:
         self.tick_seconds = heartbeat_seconds / 8
         self._patience = heartbeat_seconds * misses - self.tick_seconds
         self._leases = [Lease(k + 1, r) for k, count in enumerate(replicas) for r in range(count)]
+        self._by_incarnation: dict[int, Lease] = {}
         self._incarnations = 0
         # Whether the last changes are not durable yet.
         self.unsettled = False
@@ -79,9 +82,18 @@ class Roster:
         """Whether every seat is taken, so that batches can go through."""
         return all(lease.incarnation or lease.done for lease in self._leases)
 
+    @property
+    def begun(self) -> bool:
+        """Whether a slave holds a lease."""
+        return bool(self._by_incarnation)
+
+    def next_batches(self) -> Iterator[int]:
+        """First batch that no slave of a seat has seen, seat by seat."""
+        return (max(each.retired.next_batch, each.telemetry.next_batch) for each in self._leases)
+
     def reached(self) -> list[tuple[int, int]]:
         """First batch that no slave of a seat has seen, and leases granted on the seat, seat by seat."""
-        return [(max(s.retired.next_batch, s.telemetry.next_batch), s.grants) for s in self._leases]
+        return list(zip(self.next_batches(), (lease.grants for lease in self._leases), strict=True))
 
     def still_seconds(self, now: float) -> float:
         """Seconds since the last batch or grant of any slave; 0 of a run that is over or incomplete."""
@@ -229,9 +241,10 @@ class Roster:
             FencedError: the lease has passed to another slave.
             UnreachableError: the end of a lease is not durable yet.
         """
-        for lease in self._leases:
-            if incarnation and lease.incarnation == incarnation:
-                return lease
+        # Another thread may see a lease that ends at this moment.
+        lease = self._by_incarnation.get(incarnation)
+        if lease is not None and lease.incarnation == incarnation:
+            return lease
         if self.unsettled:
             # A master that starts again may know the lease, and must not have called its holder fenced.
             raise UnreachableError(f"incarnation {incarnation}: the leases are not written yet; ask again")
@@ -321,7 +334,7 @@ class Roster:
         return {
             "incarnations": self._incarnations,
             "training_seconds": self.training_seconds(now),
-            "leases": [dataclasses.asdict(lease) for lease in self._leases],
+            "leases": [to_plain(lease) for lease in self._leases],
         }
 
     def _restore(self, saved: dict[str, Any]) -> None:
@@ -337,6 +350,7 @@ class Roster:
                 lease.proof, lease.certificate = old.get("proof", ""), old.get("certificate", "")
                 lease.slave = dataclasses.replace(restore(JoinRequest, old["slave"]), holdings=Holdings())
                 lease.retired, lease.telemetry = restore_telemetry(old)
+        self._by_incarnation = {lease.incarnation: lease for lease in self._leases if lease.incarnation}
 
     def _note_beginning(self, now: float) -> None:
         if self._began is None and self.complete and not self.over:
@@ -348,6 +362,7 @@ class Roster:
         lease.proof = hash_secret(self._keyring.lease(lease.incarnation, request.key))
         lease.slave, lease.certificate = dataclasses.replace(request, key=""), certificate
         lease.beat = 0
+        self._by_incarnation[lease.incarnation] = lease
         if not lease.gone:
             return self._event("joined", lease)
         return self._event("replaced", lease, lease.gone)
@@ -358,6 +373,7 @@ class Roster:
             f"incarnation {lease.incarnation}, {lease.slave.slave}: {kind}, {reason or 'no reason given'}"
         )
         lease.retired, lease.telemetry = lease.total(), Telemetry()
+        self._by_incarnation.pop(lease.incarnation, None)
         lease.incarnation, lease.slave, lease.proof, lease.certificate = 0, JoinRequest(), "", ""
         # The layer below may lack the slave's answer to END: until the run is over, the seat needs a slave.
         lease.done = lease.done and self.over

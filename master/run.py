@@ -17,9 +17,9 @@ from common.data.replicas import may_stop
 from common.errors import MalformedError, RefusedError, UnreachableError
 from common.wire import messages as m
 from common.wire.counters import add_counters, add_layers
-from common.wire.ranges import restore
+from common.wire.ranges import MOST, restore
 from common.wire.stores import AttendRequest, LocateReply, LocateRequest, PlaceRequest
-from common.wire.telemetry import merge
+from common.wire.telemetry import add_delays
 from master.agreement import Agreement
 from master.curriculum import Grading, announce
 from master.keyring import Keyring
@@ -124,7 +124,7 @@ class Run:
         self.check_open()
         if self.stores:
             self.stores.check_complete()
-        warning = "" if self.roster.over else self._compare(request.host, request.holdings, now)
+        warning = "" if self.roster.over else self._compare(request.host, request.holdings)
         plain = dataclasses.replace(request, holdings=m.Holdings())
         reply, events = self.roster.join(plain, now, certificate)
         self._note(events)
@@ -139,21 +139,21 @@ class Run:
         """First batch that the weights of a lease's seat lack."""
         return self._shards.next_batch(f"{lease.layer}/weights", lease.replica)
 
-    def agree(self, request: m.AgreeRequest, now: float) -> m.AgreeReply:
+    def agree(self, request: m.AgreeRequest, now: float) -> m.AgreeReply:  # noqa: ARG002 - an input like the rest
         """Compare the holdings of a process without a lease with the run's.
 
         Raises:
             RefusedError: the process has other data, user's files or versions than the run.
         """
         known = self._agreement
-        warning = self._compare(request.host, request.holdings, now)
+        warning = self._compare(request.host, request.holdings)
         if self._agreement != known:
             self._effects.append(Effect({"event": "agreed", **self._agreement.dump()}))
         return m.AgreeReply(warning)
 
-    def _compare(self, host: str, holdings: m.Holdings, now: float) -> str:
+    def _compare(self, host: str, holdings: m.Holdings) -> str:
         """Return a warning, perhaps empty; the first process of a run says what the others must hold."""
-        begun = bool(self._shards.versions()) or any(seat.incarnation for seat in self.roster.seats(now))
+        begun = bool(self._shards.versions()) or self.roster.begun
         self._agreement, verdict = self._agreement.hear(host, holdings, begun=begun)
         if verdict.refusal:
             self._effects.append(Effect({"event": "refused", "host": host, "why": verdict.refusal}))
@@ -216,8 +216,7 @@ class Run:
         reply = m.HeartbeatReply(self.roster.over, version, peers, curriculum=announce(self.grading))
         if self.config.decoupling.slots is None:
             return reply
-        next_batches = [seat.telemetry.next_batch for seat in self.roster.seats(now)]
-        stop = may_stop(next_batches, self.config.run.batches)
+        stop = may_stop(self.roster.next_batches(), self.config.run.batches)
         return dataclasses.replace(reply, begin=self.roster.complete, stop=stop)
 
     def leave(self, request: m.LeaveRequest, now: float) -> m.LeaveReply:  # noqa: ARG002 - an input like the rest
@@ -312,13 +311,9 @@ class Run:
     def status(self, now: float) -> m.StatusReply:
         """State of the run; the process' own figures and snapshots are left at their defaults."""
         seats = self.roster.seats(now)
-        total = seats[0].telemetry
-        for seat in seats[1:]:
-            total = merge(total, seat.telemetry)
         reports = self.stores.reports() if self.stores else []
-        reached = (
-            max(seat.telemetry.next_batch, self._shards.next_batch(f"{seat.layer}/weights")) for seat in seats
-        )
+        pushed = {k: self._shards.next_batch(f"{k}/weights") for k in range(1, len(self.config.replicas) + 1)}
+        reached = (max(seat.telemetry.next_batch, pushed[seat.layer]) for seat in seats)
         return m.StatusReply(
             name=self.config.run.name,
             state="done" if self.roster.over else "training" if self.roster.complete else "waiting",
@@ -329,10 +324,10 @@ class Run:
             starts=self.starts,
             seats=seats,
             versions=self._shards.versions(),
-            delays=total.delays,
+            delays=add_delays(seat.telemetry.delays for seat in seats),
             waiting_fraction=_waiting_fractions(seats),
-            lost_batches=total.lost_batches,
-            lost_states=total.lost_states,
+            lost_batches=min(sum(seat.telemetry.lost_batches for seat in seats), MOST),
+            lost_states=min(sum(seat.telemetry.lost_states for seat in seats), MOST),
             curriculum=announce(self.grading),
             counters=add_counters([self.tally.counters(), *(each.counters for each in reports)]),
             evaluation=self._evaluation,

@@ -233,9 +233,12 @@ class Ports:
         self._state = master.state.path
         name = run.config.run.name if identity else None
         access = Access(run.roster, load_tokens(master.state, join_token), name)
-        self.control = control.ControlServer(tally.count_error, access.admit, identity)
+        seats, streams = sum(run.config.replicas), most_streams(run.config)
+        # Heartbeats, questions and a Join apart.
+        places = Bounds.for_leases(seats, 3)
+        self.control = control.ControlServer(tally.count_error, access.admit, identity, places)
         # A pusher, a fetcher and a stream for each neighbour, and as many before the last have ended.
-        bounds = Bounds(holder=8 + 2 * most_streams(run.config))
+        bounds = Bounds.for_leases(seats, 2 + streams, 8 + 2 * streams)
         tls = identity.serve() if identity else None
         self.data = data.DataServer(tally.count_error, bounds, admit=access.admit, tls=tls)
         self._roster = RosterServicer(run, master.ledger, master.status, reader, master.attendance)

@@ -71,7 +71,7 @@ def may_stop(next_batches: Iterable[int], batches: int) -> bool:
         next_batches: first batch that the weights at each seat have not seen; 0 of a vacant seat.
         batches: of the run.
     """
-    return min(next_batches) >= batches
+    return all(next_batch >= batches for next_batch in next_batches)
 
 
 @dataclass(frozen=True)

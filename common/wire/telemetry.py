@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from common.wire.messages import Telemetry
@@ -16,27 +17,32 @@ SUMMED = (
 )  # fmt: skip
 # Longer delays count as this delay: the table stays bounded.
 LONGEST_DELAY = 1024
+# Upper ends of the summed fields.
+_HIGHEST = {name: rule.high for name in SUMMED if isinstance(rule := RANGES[Telemetry][name], Range)}
+# Work of nobody.
+NONE = Telemetry()
 
 
 def merge(first: Telemetry, second: Telemetry) -> Telemetry:
     """Add the telemetry of two slaves: sums, and the gauges of the second, present slave."""
-    summed: dict[str, Any] = {name: _add(name, first, second) for name in SUMMED}
-    delays: Counter[int] = Counter()
-    for part in (first.delays, second.delays):
-        for delay, count in part.items():
-            delays[min(delay, LONGEST_DELAY)] += count
+    if first is NONE and max(second.delays, default=0) <= LONGEST_DELAY:
+        return second
+    summed: dict[str, Any] = {
+        name: min(getattr(first, name) + getattr(second, name), high) for name, high in _HIGHEST.items()
+    }
     return dataclasses.replace(
         second,
         next_batch=max(first.next_batch, second.next_batch),
-        delays={delay: min(count, MOST) for delay, count in delays.items() if count},
+        delays=add_delays((first.delays, second.delays)),
         peak_rss_bytes=max(first.peak_rss_bytes, second.peak_rss_bytes),
         **summed,
     )
 
 
-def _add(name: str, first: Telemetry, second: Telemetry) -> float:
-    """Add a field of two slaves, up to the greatest value that a message may have."""
-    rule = RANGES[Telemetry][name]
-    assert isinstance(rule, Range)
-    total: float = getattr(first, name) + getattr(second, name)
-    return min(total, rule.high)
+def add_delays(parts: Iterable[Mapping[int, int]]) -> dict[int, int]:
+    """Add tables of delays, delay -> number of gradients."""
+    total: Counter[int] = Counter()
+    for part in parts:
+        for delay, count in part.items():
+            total[min(delay, LONGEST_DELAY)] += count
+    return {delay: min(count, MOST) for delay, count in total.items() if count}

@@ -89,7 +89,7 @@ class StoreProcess:
         )
         access = Access(shelf.leases, None, config.run.name if self._identity else None)
         tls = self._identity.serve() if self._identity else None
-        bounds = Bounds(holder=CONNECTIONS_OF_A_LEASE)
+        bounds = Bounds.for_leases(sum(config.replicas), CONNECTIONS_OF_A_LEASE // 4, CONNECTIONS_OF_A_LEASE)
         self._data = DataServer(shelf.tally.count_error, bounds, admit=access.admit, tls=tls)
         ParametersServicer(shelf.parameters, shelf.tally).register(self._data)
         own_port = self._data.start(*split_address(listen), option="--listen")

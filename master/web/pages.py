@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import socket
 import time
 from functools import cache, partial
@@ -73,10 +72,10 @@ def describe(view: View) -> dict[str, Any]:
     }
     found = problems(reply, config, _slave_command(view))
     return {
-        **dataclasses.asdict(reply),
+        **strict_json.to_plain(reply),
         "run": run,
         "samples_per_second": throughput(reply),
-        "problems": [dataclasses.asdict(problem) for problem in found],
+        "problems": [strict_json.to_plain(problem) for problem in found],
     }
 
 

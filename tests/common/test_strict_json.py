@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -13,6 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common import strict_json
+from common.wire.messages import Evaluation, Seat, StatusReply, Telemetry
+from common.wire.use import Utilization
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("common", "master", "slave", "deploy", "benchmarks")
@@ -58,3 +61,12 @@ def writers(path: Path) -> list[str]:
 def test_no_other_module_writes_json(package: str) -> None:
     found = [line for path in sorted((ROOT / package).rglob("*.py")) for line in writers(path)]
     assert [line for line in found if not line.startswith("common/strict_json.py")] == []
+
+
+def test_a_message_becomes_what_dataclasses_make_of_it() -> None:
+    telemetry = Telemetry(steps=3, delays={1: 2}, loss=math.inf, utilization=Utilization(cpu_percent=7.5))
+    seats = [Seat(1, 0, "training", telemetry=telemetry), Seat(2, 0)]
+    status = StatusReply(name="a", seats=seats, versions={"1/weights": 3}, evaluation=Evaluation(2))
+    assert strict_json.to_plain(status) == dataclasses.asdict(status)
+    plain = strict_json.to_plain((1, [telemetry], {"a": None}))
+    assert plain == [1, [dataclasses.asdict(telemetry)], {"a": None}]

@@ -31,6 +31,17 @@ class Bounds:
     strangers: int = 1024
     address: int = 256
 
+    @classmethod
+    def for_leases(cls, leases: int, usual: int, holder: int = 64) -> Bounds:
+        """Return bounds with places for `usual` connections of each lease, and of as many successors.
+
+        Args:
+            leases: of the run, at a time.
+            usual: connections of a lease.
+            holder: upper bound of one lease.
+        """
+        return cls(holders=max(cls.holders, 2 * leases * usual), holder=holder)
+
     def within(self, files: int) -> Bounds:
         """Return bounds by which strangers take a quarter of a process's files, one address a sixteenth."""
         return replace(

@@ -86,6 +86,11 @@ def test_strangers_leave_most_files_to_others(files: int, strangers: int, addres
     assert Bounds().within(files) == Bounds(strangers=strangers, address=address)
 
 
+def test_many_leases_have_places_for_their_connections_and_for_as_many_successors() -> None:
+    assert Bounds.for_leases(3, 4, 8) == Bounds(holder=8)
+    assert Bounds.for_leases(1000, 4) == Bounds(holders=8000)
+
+
 @pytest.mark.parametrize(
     ("address", "machine"),
     [
