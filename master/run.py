@@ -308,6 +308,10 @@ class Run:
         if self._restoring:
             raise UnreachableError(f"the run is being put back to snapshot {self._restoring}; ask again")
 
+    def shown(self) -> list[m.JoinRequest | AttendRequest]:
+        """Slaves and stores, as they have told of themselves, for visitors of their pages."""
+        return [*self.roster.slaves(), *(self.stores.reports() if self.stores else [])]
+
     def status(self, now: float) -> m.StatusReply:
         """State of the run; the process' own figures and snapshots are left at their defaults."""
         seats = self.roster.seats(now)

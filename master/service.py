@@ -168,7 +168,7 @@ class Master:
         return View(
             config=self.run.config,
             status=self.status,
-            slaves=self.run.roster.slaves,
+            shown=self.run.shown,
             events=lambda: list(self.state.recent),
             address=lambda: self.state.read("address") or "localhost:0",
             mailbox_depth=self.relay.depth,
@@ -216,7 +216,7 @@ class Ports:
         master: served here.
         join_token: file of the join token; None: in the state directory.
         identity: certificates; None: in the clear.
-        reader: token of readers, for slaves' pages.
+        reader: token of readers, for the pages of slaves and stores.
 
     Raises:
         ConfigError: the file of the join token cannot be used.
@@ -245,7 +245,7 @@ class Ports:
         self._roster.register(self.control)
         KeeperServicer(master.scheduler).register(self.control)
         SynthesisServicer(run.roster, master.synthesis, tally).register(self.control)
-        self._stores = StoresServicer(run, master.ledger, master.attendance)
+        self._stores = StoresServicer(run, master.ledger, master.attendance, reader)
         self._stores.register(self.control)
         self.parameters = ParametersServicer(master.parameters, tally)
         if run.stores is None:

@@ -776,7 +776,7 @@ class RollbackReply(_message.Message):
     def __init__(self, snapshot: _Optional[_Union[Kept, _Mapping]] = ..., before: _Optional[_Mapping[str, int]] = ..., fenced: _Optional[int] = ...) -> None: ...
 
 class AttendRequest(_message.Message):
-    __slots__ = ("store", "session", "run", "host", "pid", "address", "order", "shards", "counters", "layers", "utilization", "trouble", "snapshots", "result", "seats")
+    __slots__ = ("store", "session", "run", "host", "pid", "address", "order", "shards", "counters", "layers", "utilization", "trouble", "snapshots", "result", "seats", "metrics")
     STORE_FIELD_NUMBER: _ClassVar[int]
     SESSION_FIELD_NUMBER: _ClassVar[int]
     RUN_FIELD_NUMBER: _ClassVar[int]
@@ -792,6 +792,7 @@ class AttendRequest(_message.Message):
     SNAPSHOTS_FIELD_NUMBER: _ClassVar[int]
     RESULT_FIELD_NUMBER: _ClassVar[int]
     SEATS_FIELD_NUMBER: _ClassVar[int]
+    METRICS_FIELD_NUMBER: _ClassVar[int]
     store: str
     session: str
     run: str
@@ -807,7 +808,8 @@ class AttendRequest(_message.Message):
     snapshots: _containers.RepeatedScalarFieldContainer[int]
     result: TaskResult
     seats: _containers.RepeatedCompositeFieldContainer[SeatPushes]
-    def __init__(self, store: _Optional[str] = ..., session: _Optional[str] = ..., run: _Optional[str] = ..., host: _Optional[str] = ..., pid: _Optional[int] = ..., address: _Optional[str] = ..., order: _Optional[int] = ..., shards: _Optional[_Iterable[_Union[ShardState, _Mapping]]] = ..., counters: _Optional[_Union[Counters, _Mapping]] = ..., layers: _Optional[_Iterable[_Union[LayerPushes, _Mapping]]] = ..., utilization: _Optional[_Union[Utilization, _Mapping]] = ..., trouble: _Optional[str] = ..., snapshots: _Optional[_Iterable[int]] = ..., result: _Optional[_Union[TaskResult, _Mapping]] = ..., seats: _Optional[_Iterable[_Union[SeatPushes, _Mapping]]] = ...) -> None: ...
+    metrics: str
+    def __init__(self, store: _Optional[str] = ..., session: _Optional[str] = ..., run: _Optional[str] = ..., host: _Optional[str] = ..., pid: _Optional[int] = ..., address: _Optional[str] = ..., order: _Optional[int] = ..., shards: _Optional[_Iterable[_Union[ShardState, _Mapping]]] = ..., counters: _Optional[_Union[Counters, _Mapping]] = ..., layers: _Optional[_Iterable[_Union[LayerPushes, _Mapping]]] = ..., utilization: _Optional[_Union[Utilization, _Mapping]] = ..., trouble: _Optional[str] = ..., snapshots: _Optional[_Iterable[int]] = ..., result: _Optional[_Union[TaskResult, _Mapping]] = ..., seats: _Optional[_Iterable[_Union[SeatPushes, _Mapping]]] = ..., metrics: _Optional[str] = ...) -> None: ...
 
 class SeatPushes(_message.Message):
     __slots__ = ("layer", "replica", "pushes", "pulls", "duplicate_pushes", "refused_pushes", "staleness")
@@ -885,14 +887,16 @@ class ShardState(_message.Message):
     def __init__(self, name: _Optional[str] = ..., version: _Optional[int] = ..., progress: _Optional[_Mapping[int, int]] = ..., nbytes: _Optional[int] = ...) -> None: ...
 
 class AttendReply(_message.Message):
-    __slots__ = ("run", "number", "order")
+    __slots__ = ("run", "number", "order", "reader")
     RUN_FIELD_NUMBER: _ClassVar[int]
     NUMBER_FIELD_NUMBER: _ClassVar[int]
     ORDER_FIELD_NUMBER: _ClassVar[int]
+    READER_FIELD_NUMBER: _ClassVar[int]
     run: str
     number: int
     order: StoreOrder
-    def __init__(self, run: _Optional[str] = ..., number: _Optional[int] = ..., order: _Optional[_Union[StoreOrder, _Mapping]] = ...) -> None: ...
+    reader: str
+    def __init__(self, run: _Optional[str] = ..., number: _Optional[int] = ..., order: _Optional[_Union[StoreOrder, _Mapping]] = ..., reader: _Optional[str] = ...) -> None: ...
 
 class StoreOrder(_message.Message):
     __slots__ = ("number", "incarnations", "leases", "task")

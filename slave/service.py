@@ -30,7 +30,7 @@ from common.errors import (
 from common.lifecycle import INTERRUPTED, Interrupt, cpu_seconds, end_with_parent, keep_freed_memory
 from common.net import control
 from common.net.access import Role
-from common.net.addresses import is_loopback, no_master, reachable_address, split_address
+from common.net.addresses import no_master, reachable_metrics
 from common.net.backoff import Backoff
 from common.net.identity import find_identity
 from common.net.tokens import find_joiner
@@ -120,7 +120,8 @@ class Slave:
             serve_on_thread(self._site, options.metrics, "--metrics") as listening,
             Interrupt(self._on_interrupt),
         ):
-            self._metrics_address = (SECURE_PAGES if self._secure else "") + self._reachable(listening)
+            scheme = SECURE_PAGES if self._secure else ""
+            self._metrics_address = scheme + reachable_metrics(listening, options.master)
             try:
                 # Torch takes seconds to import: ask the master meanwhile.
                 preload = SupervisedThread(_import_torch, "torch")
@@ -137,17 +138,6 @@ class Slave:
                 return INTERRUPTED
             finally:
                 self._channel.close()
-
-    def _reachable(self, listen: str) -> str:
-        """Return the address of the metrics for the master's list of scrape targets."""
-        try:
-            address = reachable_address(listen, self._options.master)
-        except ConfigError:
-            # The master's name may resolve once the master is up.
-            return reachable_address(listen, None)
-        # The loopback address of the way to a master on this machine would mislead other machines. The master
-        # puts in the address at which a visitor reaches this machine.
-        return listen if is_loopback(split_address(address)[0]) else address
 
     def _on_interrupt(self) -> None:
         self._stop.set()

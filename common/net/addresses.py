@@ -86,6 +86,23 @@ def reachable_address(listen: str, peer: str | None) -> str:
     return f"{host}:{port}"
 
 
+def reachable_metrics(listen: str, master: str) -> str:
+    """Return the address of a process' pages for the master's list of scrape targets.
+
+    Args:
+        listen: HOST:PORT at which the process listens for visitors.
+        master: HOST:PORT.
+    """
+    try:
+        address = reachable_address(listen, master)
+    except ConfigError:
+        # The master's name may resolve once the master is up.
+        return reachable_address(listen, None)
+    # The loopback address of the way to a master on this machine would mislead other machines. The master
+    # puts in the address at which a visitor reaches this machine.
+    return listen if is_loopback(split_address(address)[0]) else address
+
+
 def choose_addresses(
     listen: str | None, advertise: str | None, master: str, *, insecure: bool
 ) -> tuple[str, str]:

@@ -32,7 +32,7 @@ class Metric:
     Attributes:
         name: name without the prefix, with the unit and, for a counter, `_total`.
         kind: counter, gauge or histogram.
-        where: processes that expose the metric: master, slave or both.
+        where: kinds of the processes that expose the metric, with commas between.
         labels: labels of its series, besides `profile`, which every series has.
         help: one line.
         bounds: upper bounds of a histogram's buckets.
@@ -50,11 +50,16 @@ class Metric:
         """Name with the prefix, as stored by Prometheus."""
         return PREFIX + self.name
 
+    def is_of(self, kind: str) -> bool:
+        """Whether a process of a kind exposes the metric."""
+        return kind in self.where.split(", ")
+
 
 _SEAT = ("layer", "replica")
 # Number of a store from 1, at most common.config.cluster.MOST_STORES.
 _STORE = ("store",)
-MASTER, SLAVE, BOTH = "master", "slave", "both"
+MASTER, SLAVE, STORE = "master", "slave", "store"
+BOTH, KEEPERS, ALL = "master, slave", "master, store", "master, store, slave"
 DECLARED: list[Metric] = []
 
 
@@ -146,7 +151,7 @@ FENCED_PUSHES = _counter("fenced_pushes_total", MASTER, (), "Pushes and calls of
 MALFORMED = _counter(
     "malformed_messages_total", MASTER, (), "Malformed messages, which were refused and changed nothing."
 )
-REFUSED = _counter("refused_total", MASTER, ("reason",), "Refused calls, by the status that the caller got.")
+REFUSED = _counter("refused_total", KEEPERS, ("reason",), "Refused calls, by the status that the caller got.")
 REFUSED_SIGNALS = _counter(
     "refused_boundary_messages_total",
     SLAVE,
@@ -156,7 +161,7 @@ REFUSED_SIGNALS = _counter(
 PUSH_SECONDS = _seconds("push_seconds", SLAVE, _SEAT, "Time from a push's hand-over to its answer.")
 PUSH_STEPS = _gauge("push_interval_steps", SLAVE, _SEAT, "Steps between two pushes, downpour.n_push.")
 PULL_SECONDS = _seconds("pull_seconds", SLAVE, _SEAT, "Time from a request for a shard to its arrival.")
-JOURNAL_SECONDS = _seconds("journal_seconds", MASTER, (), "Time to make a push's commit record durable.")
+JOURNAL_SECONDS = _seconds("journal_seconds", KEEPERS, (), "Time to make a push's commit record durable.")
 SNAPSHOT_SECONDS = _seconds("snapshot_seconds", MASTER, (), "Time to take a snapshot.")
 SHARD_VERSION = _gauge(
     "shard_version", MASTER, ("layer", "shard"), "Pushes applied to the shard: k/weights, k/gradient, ..."
@@ -212,14 +217,14 @@ STORE_DISK = _gauge(
 STARTS = _counter("master_starts_total", MASTER, (), "Starts of a master on this state directory.")
 
 # --- processes and machines -------------------------------------------------------------------------------
-PROCESS_CPU = _counter("process_cpu_seconds_total", BOTH, _SEAT, "CPU time of the process.")
+PROCESS_CPU = _counter("process_cpu_seconds_total", ALL, _SEAT, "CPU time of the process.")
 PROCESS_UTILIZATION = _gauge(
-    "process_utilization_ratio", BOTH, _SEAT, "Processor time of the process per second; 1 is one core."
+    "process_utilization_ratio", ALL, _SEAT, "Processor time of the process per second; 1 is one core."
 )
-PROCESS_MEMORY = _gauge("process_resident_memory_bytes", BOTH, _SEAT, "Resident memory of the process.")
-CPU = _gauge("cpu_utilization_ratio", BOTH, _SEAT, "Utilization of the machine's CPUs, 0 to 1.")
-MEMORY = _gauge("memory_utilization_ratio", BOTH, _SEAT, "Part of the machine's memory in use, 0 to 1.")
-DISK = _gauge("disk_utilization_ratio", BOTH, _SEAT, "Part of the process' disk in use, 0 to 1.")
+PROCESS_MEMORY = _gauge("process_resident_memory_bytes", ALL, _SEAT, "Resident memory of the process.")
+CPU = _gauge("cpu_utilization_ratio", ALL, _SEAT, "Utilization of the machine's CPUs, 0 to 1.")
+MEMORY = _gauge("memory_utilization_ratio", ALL, _SEAT, "Part of the machine's memory in use, 0 to 1.")
+DISK = _gauge("disk_utilization_ratio", ALL, _SEAT, "Part of the process' disk in use, 0 to 1.")
 GPU = _gauge("gpu_utilization_ratio", SLAVE, _SEAT, "Utilization of the slave's GPU, 0 to 1, if it has one.")
 GPU_MEMORY = _gauge("gpu_memory_utilization_ratio", SLAVE, _SEAT, "Part of the GPU's memory in use, 0 to 1.")
 
@@ -261,7 +266,7 @@ class Scrape:
     """The metrics of a process at a moment.
 
     Args:
-        where: master or slave.
+        where: MASTER, SLAVE or STORE.
         profile: the run's profile.
     """
 
@@ -272,7 +277,7 @@ class Scrape:
 
     def add(self, metric: Metric, value: float | Histogram, *labels: object) -> None:
         """Add a series, with label values in the metric's order."""
-        assert metric.where in (self._where, BOTH), metric.name
+        assert metric.is_of(self._where), metric.name
         assert len(labels) == len(metric.labels), metric.name
         values = [*map(str, labels), self._profile]
         family = self._families.get(metric.name) or self._add_family(metric)
@@ -359,5 +364,4 @@ def reference_page() -> str:
 
 def _row(metric: Metric) -> str:
     labels = ", ".join(f"`{label}`" for label in metric.labels)
-    where = "master, slave" if metric.where == BOTH else metric.where
-    return f"| `{metric.full_name}` | {metric.kind} | {where} | {labels} | {metric.help} |"
+    return f"| `{metric.full_name}` | {metric.kind} | {metric.where} | {labels} | {metric.help} |"

@@ -68,7 +68,7 @@ class AttendRequest:
 
     `store` is the name that the directory keeps, `session` that of the process, `run` the run in the
     directory. `trouble` is damage for which the run goes back to a snapshot. `snapshots` are the numbers of
-    the parts in the directory.
+    the parts in the directory, `metrics` is the address of the store's pages.
     """
 
     store: str = ""
@@ -86,6 +86,7 @@ class AttendRequest:
     snapshots: list[int] = field(default_factory=list)
     result: TaskResult = field(default_factory=TaskResult)
     seats: list[SeatPushes] = field(default_factory=list)
+    metrics: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,11 +112,12 @@ class StoreOrder:
 
 @dataclass(frozen=True, slots=True)
 class AttendReply:
-    """Answer to a report: name of the run, number of the store, and the present order."""
+    """Answer to a report: name of the run, number of the store, the present order, and the reader's token."""
 
     run: str = ""
     number: int = 0
     order: StoreOrder = field(default_factory=StoreOrder)
+    reader: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,12 +18,14 @@ class StoresServicer:
         run: state machine.
         ledger: carries requests out.
         attendance: of the stores; None: the master keeps the shards.
+        reader: token of readers, told to stores.
 
     Attributes:
         data_port: the master's own; set before the first call.
     """
 
-    def __init__(self, run: Run, ledger: Ledger, attendance: Attendance | None) -> None:
+    def __init__(self, run: Run, ledger: Ledger, attendance: Attendance | None, reader: str = "") -> None:
+        self._reader = reader
         self._run = run
         self._ledger = ledger
         self._attendance = attendance
@@ -47,7 +49,8 @@ class StoresServicer:
             raise RefusedError("there are no stores in this run")
         self._attendance.wake()
         order = await self._attendance.order_for(request)
-        return AttendReply(self._run.identity, self._run.stores.number_of(request.store), order)
+        number = self._run.stores.number_of(request.store)
+        return AttendReply(self._run.identity, number, order, self._reader)
 
     async def locate(self, request: LocateRequest) -> LocateReply:
         """Say where a shard is.

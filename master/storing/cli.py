@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from common.config.options import PLACE, join_option, required_master_option, tls_option, wait_option
+from common.observe import hosts as allowed
 from common.observe import logs
 
 
@@ -31,20 +32,35 @@ from common.observe import logs
     help="Address that slaves and readers connect to, if not that of --listen; port 0 stands for the port "
     "listened on.",
 )
+@click.option(
+    "--metrics",
+    default="127.0.0.1:0",
+    show_default=True,
+    metavar="HOST:PORT",
+    help="Address of the read-only pages /metrics, which the master lists for Prometheus, and /healthz; port "
+    "0 takes a free port.",
+)
 @wait_option("serve")
 @join_option
 @tls_option
-@click.option("--insecure", is_flag=True, help="Allow unencrypted listening beyond this machine.")
+@click.option(
+    "--insecure",
+    is_flag=True,
+    help="Allow unencrypted listening beyond this machine; with --tls, this is about the pages alone.",
+)
+@allowed.option
 @logs.options
 def store(
     master: str,
     state_dir: Path,
     listen: str | None,
     advertise: str | None,
+    metrics: str,
     wait: float,
     join_token_file: Path | None,
     tls: Path | None,
     insecure: bool,
+    hosts: tuple[str, ...],
     log_format: str,
     log_level: str,
 ) -> int:
@@ -59,5 +75,9 @@ def store(
 
     if listen is not None:
         check_listen(listen, insecure or tls is not None)
+    check_listen(metrics, insecure or tls is not None, "--metrics")
+    names = allowed.check_hosts(hosts)
     logs.configure("store", log_format, log_level)
-    return serve(Options(master, state_dir, listen, advertise, wait, join_token_file, tls, insecure))
+    return serve(
+        Options(master, state_dir, listen, advertise, metrics, names, wait, join_token_file, tls, insecure)
+    )

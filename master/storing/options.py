@@ -14,6 +14,8 @@ class Options:
     state_dir: Path
     listen: str | None = None
     advertise: str | None = None
+    metrics: str = "127.0.0.1:0"
+    hosts: frozenset[str] = frozenset()
     wait: float = 60.0
     join_token: Path | None = None
     tls: Path | None = None

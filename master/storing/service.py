@@ -18,14 +18,16 @@ from common.errors import AbsentError, LayerwiseError, RefusedError, UnprovenErr
 from common.lifecycle import INTERRUPTED, end_with_parent, give_way, keep_freed_memory
 from common.net import control
 from common.net.access import Role
-from common.net.addresses import choose_addresses, no_master, split_address
+from common.net.addresses import choose_addresses, no_master, reachable_metrics, split_address
 from common.net.backoff import Backoff
 from common.net.data.places import Bounds
 from common.net.data.server import DataServer
 from common.net.identity import find_identity
 from common.net.tasks import run_until_one_ends
 from common.net.tokens import find_joiner, read_token
+from common.observe.health import silence_limit
 from common.observe.utilization import Probe
+from common.observe.web import SECURE_PAGES, Site, pages_identity
 from common.supervision import Rounds
 from common.text import answer
 from common.wire.messages import DescribeRequest
@@ -37,6 +39,7 @@ from master.disk.state import StateDirectory
 from master.servicers.parameters import ParametersServicer
 from master.store.optimizers import use_one_thread
 from master.storing.options import Options
+from master.storing.page import Exposition
 from master.storing.shelf import Shelf
 
 log = logging.getLogger("layerwise.store")
@@ -66,6 +69,11 @@ class StoreProcess:
         self._told = False
         self._doing: asyncio.Future[None] | None = None
         self._shelf: Shelf | None = None
+        self._exposition = Exposition(state)
+        secure = pages_identity(self._identity, options.metrics, options.insecure)
+        self._scheme = SECURE_PAGES if secure else ""
+        pages = {"/metrics": self._exposition.metrics, "/healthz": self._exposition.health}
+        self._site = Site(pages, options.hosts, secure)
         self._data: DataServer | None = None
 
     async def run(self) -> None:
@@ -75,12 +83,27 @@ class StoreProcess:
             UnreachableError: no master has answered for `wait` seconds.
             LayerwiseError: the directory cannot be used, or the master refuses this store.
         """
-        config = await self._fetch_config()
+        pages = await self._site.start(self._options.metrics, "--metrics")
+        metrics = self._scheme + reachable_metrics(pages, self._options.master)
+        try:
+            await self._serve(await self._fetch_config(), metrics)
+        finally:
+            await self._site.stop()
+
+    async def _serve(self, config: Config, metrics: str) -> None:
+        """Serve a run; `metrics` is the address of the pages for the master's list."""
         if self._identity is not None:
             self._identity.check_own_role(Role.STORE, config.run.name)
+            # Until now pages are for readers of any run: there is none to tell of.
+            self._site.run = config.run.name
         if config.downpour.accrues:
             use_one_thread()
-        self._shelf = shelf = Shelf(config, self._state)
+        self._shelf = self._exposition.shelf = shelf = Shelf(config, self._state)
+        cluster = config.cluster
+        self._exposition.profile = cluster.profile
+        self._exposition.silence_limit = REPORT_SECONDS + silence_limit(
+            cluster.heartbeat_seconds, cluster.misses
+        )
         listen, address = choose_addresses(
             self._options.listen,
             self._options.advertise,
@@ -97,7 +120,8 @@ class StoreProcess:
         address = f"{host}:{port or own_port}"
         answer(f"store of {config.run.name}: listening on {address}, shards in {self._state.path}")
         scrub = Scrub(self._state)
-        reports = self._report(shelf, address, config.cluster.heartbeat_seconds)
+        report = AttendRequest(address=address, metrics=metrics, host=socket.gethostname(), pid=os.getpid())
+        reports = self._report(shelf, report, cluster.heartbeat_seconds)
         try:
             # The first error of either ends the store.
             await run_until_one_ends(self._look_after(shelf, scrub), reports)
@@ -135,19 +159,21 @@ class StoreProcess:
                 )
             return config
 
-    async def _report(self, shelf: Shelf, address: str, heartbeat_seconds: float) -> None:
-        """Report to the master, and obey, until cancelled."""
+    async def _report(self, shelf: Shelf, places: AttendRequest, heartbeat_seconds: float) -> None:
+        """Report to the master, and obey, until cancelled; `places` is what stays the same."""
         backoff = self._backoff(0.1)
         probe = Probe(self._state.path)
         while True:
+            self._exposition.used = used = probe()
             request = replace(
                 shelf.report(),
                 session=self._session,
-                host=socket.gethostname(),
-                pid=os.getpid(),
-                address=address,
+                host=places.host,
+                pid=places.pid,
+                address=places.address,
+                metrics=places.metrics,
                 order=self._order,
-                utilization=probe(),
+                utilization=used,
                 result=self._result,
             )
             try:
@@ -155,10 +181,13 @@ class StoreProcess:
                 await asyncio.to_thread(self._obey, shelf, reply)
                 self._begin(shelf, reply.order.task)
             except UnreachableError as error:
+                self._exposition.note_report()
                 # Later the master would take this store for late.
                 await asyncio.sleep(min(backoff.delay_after(self._no_master(error)), heartbeat_seconds))
             else:
                 backoff.reset()
+                self._exposition.note_report()
+                self._site.reader = reply.reader
 
     async def _attend(self, request: AttendRequest, heartbeat_seconds: float) -> AttendReply:
         shown = find_joiner(self._options.master, self._options.join_token)

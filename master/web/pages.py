@@ -19,12 +19,11 @@ from common.observe.joining import slave_command
 from common.observe.problems import problems
 from common.observe.visits import Visit, current_visit
 from common.observe.web import SECURE_PAGES, Page, Pages
-from common.wire.messages import JoinRequest
 from master.web.history import History, throughput
 from master.web.layers import MEASURES
 from master.web.repeating import describe_commands
 from master.web.scrape import scrape
-from master.web.view import View
+from master.web.view import Showing, View
 
 SCRIPTS = ("page", "format", "network", "charts", "layers", "earlier", "about")
 # Files of the live page and their content types, by path.
@@ -84,32 +83,32 @@ def _slave_command(view: View) -> str:
 
 
 def targets(view: View, visit: Visit, here: str) -> list[dict[str, Any]]:
-    """List the slaves that show metrics to a visitor, for Prometheus' HTTP service discovery.
+    """List the slaves and stores that show metrics to a visitor, for Prometheus' HTTP service discovery.
 
     Args:
         view: sources of the pages.
         visit: decides which addresses the visitor reaches.
         here: name of this machine.
     """
-    reached = ((slave, _reached(slave, visit, here)) for slave in view.slaves())
-    return [{"targets": [address], "labels": _labels(slave)} for slave, address in reached if address]
+    reached = ((each, _reached(each, visit, here)) for each in view.shown())
+    return [{"targets": [address], "labels": _labels(each)} for each, address in reached if address]
 
 
-def _labels(slave: JoinRequest) -> dict[str, str]:
-    scheme = {"__scheme__": "https"} if slave.metrics.startswith(SECURE_PAGES) else {}
-    return {"host": slave.host, **scheme}
+def _labels(process: Showing) -> dict[str, str]:
+    scheme = {"__scheme__": "https"} if process.metrics.startswith(SECURE_PAGES) else {}
+    return {"host": process.host, **scheme}
 
 
-def _reached(slave: JoinRequest, visit: Visit, here: str) -> str | None:
-    """Return the address at which a visitor reaches a slave's metrics; None if the visitor cannot."""
-    place = slave.metrics.removeprefix(SECURE_PAGES)
+def _reached(process: Showing, visit: Visit, here: str) -> str | None:
+    """Return the address at which a visitor reaches a process' metrics; None if the visitor cannot."""
+    place = process.metrics.removeprefix(SECURE_PAGES)
     try:
         host, port = split_address(place)
     except ConfigError:  # no metrics, or a stranger's text
         return None
-    if is_unspecified(host):  # a slave that reaches the master by loopback, here or through a tunnel
-        return join_address(visit.reached if slave.host == here else slave.host, port)
-    if is_loopback(host) and not (visit.local and slave.host == here):
+    if is_unspecified(host):  # of a process that reaches the master by loopback, here or through a tunnel
+        return join_address(visit.reached if process.host == here else process.host, port)
+    if is_loopback(host) and not (visit.local and process.host == here):
         return None
     return place
 

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from common.config.sections import Config
 from common.observe.health import Pulse
 from common.observe.metrics import Histogram
-from common.wire.messages import JoinRequest, StatusReply
+from common.wire.messages import StatusReply
 from master.tally import SeatTally, Tally
+
+
+class Showing(Protocol):
+    """Process with pages of its own, as it has told of itself."""
+
+    @property
+    def host(self) -> str:
+        """Name of the machine."""
+
+    @property
+    def metrics(self) -> str:
+        """Address of the pages; empty: none."""
 
 
 @dataclass(frozen=True)
@@ -20,7 +32,7 @@ class View:
     Attributes:
         config: the run's configuration.
         status: state of the run.
-        slaves: slaves with a lease, then waiting ones.
+        shown: slaves with a lease, then waiting ones, then stores.
         events: newest events of the run, oldest first.
         address: HOST:PORT of the control port.
         mailbox_depth: messages on their way to a seat (layer, replica).
@@ -34,7 +46,7 @@ class View:
 
     config: Config
     status: Callable[[], StatusReply]
-    slaves: Callable[[], list[JoinRequest]]
+    shown: Callable[[], Sequence[Showing]]
     events: Callable[[], list[dict[str, Any]]]
     address: Callable[[], str]
     mailbox_depth: Callable[[int, int], int]

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
 from common.observe import metrics
-from common.observe.metrics import BOTH, DECLARED, MASTER, SLAVE, Histogram, Metric, Scrape
+from common.observe.metrics import DECLARED, MASTER, SLAVE, STORE, Histogram, Metric, Scrape
 
 
 def test_every_name_is_declared_once() -> None:
@@ -60,10 +60,10 @@ def test_no_observation_of_several_threads_is_lost() -> None:
     assert (counts[-1], total) == (20_000, 5000.0)
 
 
-@pytest.mark.parametrize("where", [MASTER, SLAVE])
+@pytest.mark.parametrize("where", [MASTER, SLAVE, STORE])
 def test_what_a_process_shows_is_read_back_by_prometheus_own_parser(where: str) -> None:
     scrape = Scrape(where, "light")
-    shown = [metric for metric in DECLARED if metric.where in (where, BOTH)]
+    shown = [metric for metric in DECLARED if metric.is_of(where)]
     for metric in shown:
         value: float | Histogram = 3.0
         if metric.kind == "histogram":

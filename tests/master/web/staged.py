@@ -87,7 +87,7 @@ def staged(layers: int, moments: int = 120) -> Iterator[str]:
     view = View(
         config=config,
         status=lambda: status_of(layers, moments),
-        slaves=list,
+        shown=list,
         events=lambda: [
             {"event": "joined", "time": time.time(), "layer": layer, "replica": 0}
             for layer in range(1, layers + 1)

@@ -142,7 +142,7 @@ def test_no_page_tells_of_certificates(running: Served) -> None:
 def told(master: Served, visit: Visit, here: str, **metrics: str) -> list[str]:
     """The targets that a visitor is told of slaves, by host."""
     waiting = [JoinRequest(host, host, metrics=address) for host, address in metrics.items()]
-    view = dataclasses.replace(master.master.view(), slaves=lambda: waiting)
+    view = dataclasses.replace(master.master.view(), shown=lambda: waiting)
     return [address for target in targets(view, visit, here) for address in target["targets"]]
 
 
