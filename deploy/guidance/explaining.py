@@ -26,7 +26,10 @@ OPTIONS: Mapping[str, tuple[str, Registry[Any]]] = {
     "decoupling.input_options": ("decoupling.input", INPUTS),
     "time.options": ("time.gradient", TIMES.select(lambda row: row.synthesizes)),
 }
-# Page of a section's keys.
+# Pages about single keys.
+_CHECKPOINTS = "docs/model.md#other-checkpoints"
+_AVERAGE = "docs/methods.md#averaged-weights"
+# Page of a section's keys, or of a key that has a page of its own.
 PAGES: Mapping[str, str] = {
     "run": "README.md#train-on-this-machine",
     "data": "docs/data.md",
@@ -39,6 +42,16 @@ PAGES: Mapping[str, str] = {
     "cluster": "README.md#profiles-how-activations-and-gradients-travel",
     "simulation": "README.md#without-a-cluster",
     "security": "docs/tls.md",
+    "run.keep": _CHECKPOINTS,
+    "run.keep_best": _CHECKPOINTS,
+    "run.average": _AVERAGE,
+    "run.average_horizon": _AVERAGE,
+    "network.initial": _CHECKPOINTS,
+    "cluster.synthesis": "README.md#m-in-the-master",
+    "cluster.wire": "docs/performance.md#narrower-messages",
+    "cluster.autocast": "docs/how-to/gpu.md#choose-the-precision",
+    "cluster.compile": "docs/performance.md#compiled-layers",
+    "cluster.stores": "docs/decisions/stores.md",
 }
 OTHER_PAGE = "README.md#documentation"
 OWN_FUNCTION = "path/to/file.py:function"
@@ -126,7 +139,7 @@ def describe_options(table: str) -> list[Description]:
 
 def find_page(name: str) -> str:
     """Return the page of the documentation about a key or a section."""
-    return PAGES.get(name.partition(".")[0], OTHER_PAGE)
+    return PAGES.get(name) or PAGES.get(name.partition(".")[0], OTHER_PAGE)
 
 
 def find_key(text: str) -> str | None:

@@ -130,7 +130,12 @@ def test_the_pages_of_keys_exist() -> None:
         titles = re.findall(r"^#+ (.*)$", (ROOT / file).read_text(), re.MULTILINE)
         anchors = {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
         assert not anchor or anchor in anchors, page
-    assert PAGES.keys() <= {name.partition(".")[0] for name in settings.keys(Config)}
+    assert PAGES.keys() <= set(list_keys())
+
+
+def test_a_key_with_a_page_of_its_own_names_that_page() -> None:
+    assert explain("network.initial")[-1] == "page: docs/model.md#other-checkpoints"
+    assert explain("network.layers")[-1] == "page: README.md#your-own-network-your-own-data"
 
 
 def test_an_error_about_a_key_names_the_command_that_explains_it(run: object) -> None:
