@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -34,6 +34,8 @@ from common.wire.use import Utilization
 from deploy.console import PlainConsole
 
 LINE_SECONDS = 5.0
+# Slaves or layers whose values a result lists; of more the least and the greatest.
+MOST_LISTED = 8
 
 
 # Terminals of at least this many columns show the wide columns of the layers' table.
@@ -328,7 +330,7 @@ def summary_rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     # A summary of an earlier version has no alignment.
     kind = summary["gradient"] or summary.get("alignment")
     method = summary["unlock"] + (f" ({kind})" if kind else "")
-    waiting = ", ".join(f"{k}: {100 * part:.1f} %" for k, part in summary["waiting_fraction"].items())
+    waiting = [(f"{k}: ", part) for k, part in summary["waiting_fraction"].items()]
     cpu, rss = summary["cpu_seconds"], summary["peak_rss_bytes"]
     rows = [
         ("run", f"{summary['name']}: {summary['dataset']}, {summary['model']} in {summary['layers']} layers"),
@@ -342,16 +344,17 @@ def summary_rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     ]
     if not summary["slaves"]:
         return rows
+    cpus, memories = ([("", value) for value in each["slaves"]] for each in (cpu, rss))
     states = f", {summary['lost_states']:,} states" if summary["lost_states"] else ""
     return [
         *rows,
         ("staleness", _spread(summary["staleness"]) + " pushes"),
         ("delay", _spread(summary["delay"]) + " batches"),
-        ("waiting", f"{waiting} of a step, by layer"),
+        ("waiting", f"{_list(waiting, _percent)} of a step, by layer"),
         ("pushes, pulls", f"{summary['pushes']:,}, {summary['pulls']:,}"),
         ("restarts, lost", f"{summary['restarts']} processes, {summary['lost_batches']} batches{states}"),
-        ("CPU", f"master {cpu['master']:.1f} s, slaves {', '.join(f'{s:.1f}' for s in cpu['slaves'])} s"),
-        ("memory", f"master {_mib(rss['master'])}, slaves {', '.join(map(_mib, rss['slaves']))}"),
+        ("CPU", f"master {_seconds(cpu['master'])}, slaves {_list(cpus, _seconds)}"),
+        ("memory", f"master {_mib(rss['master'])}, slaves {_list(memories, _mib)}"),
     ]
 
 
@@ -359,5 +362,21 @@ def _spread(values: Mapping[str, int]) -> str:
     return f"p50 {values['p50']}, p99 {values['p99']}, max {values['max']}"
 
 
-def _mib(count: int) -> str:
+def _list(values: Sequence[tuple[str, float]], show: Callable[[float], str]) -> str:
+    """List values, each after its name, or the least and the greatest of many."""
+    if len(values) > MOST_LISTED:
+        ordered = sorted(values, key=lambda each: each[1])
+        return " to ".join(f"{name}{show(value)}" for name, value in (ordered[0], ordered[-1]))
+    return ", ".join(f"{name}{show(value)}" for name, value in values)
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
+
+
+def _seconds(seconds: float) -> str:
+    return f"{seconds:.1f} s"
+
+
+def _mib(count: float) -> str:
     return f"{count / 2**20:.0f} MiB"

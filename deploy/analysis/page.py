@@ -10,6 +10,8 @@ from deploy.analysis.measures import Measured
 from deploy.pages.figures import Drawn
 from deploy.pages.page import figure, table, wrap
 
+_TITLES = ("network", "run", "unlock", "profile", "layers", "batch", "result")
+
 
 def page(measured: Sequence[Measured], figures: Sequence[Drawn]) -> str:
     """Render the page as HTML: networks, plots, omissions.
@@ -21,7 +23,7 @@ def page(measured: Sequence[Measured], figures: Sequence[Drawn]) -> str:
     run = measured[0].subject.run
     body = f"""<p>A unit is the smallest part of a network; a layer, one or several units, trains by itself. \
 M is the network that predicts a layer's gradient.</p>
-{table(("network", "run", "unlock", "profile", "layers", "batch", "result"), map(_row, measured))}
+{table(map(_row, measured), _TITLES, "Networks analyzed")}
 {"".join(map(figure, figures))}{_omissions(measured)}"""
     return wrap(f"{run.config.run.name}: networks analyzed", body)
 

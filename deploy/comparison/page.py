@@ -20,7 +20,7 @@ def page(result: Mapping[str, Any], figures: Sequence[Drawn]) -> str:
         figures: as drawn.
     """
     body = f"""<p>{html.escape(_terms(result))}</p>
-{table(_titles(result), rows(dict(result)))}
+{table(rows(dict(result)), _titles(result), "Methods compared")}
 {"".join(map(figure, figures))}"""
     return wrap(f"{result['name']}: methods compared", body)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from common.errors import ConfigError
 from common.text import answer
-from deploy.pages.page import ANALYSIS_PAGE, COMPARISON_PAGE, RUN_PAGE, inline, wrap
+from deploy.pages.page import ANALYSIS_PAGE, COMPARISON_PAGE, RUN_PAGE, inline, table, wrap
 from deploy.runs.directory import CONFIG, PLOTS
 from deploy.runs.files import read_object, read_text, write_file
 from deploy.runs.listing import RUNS, find_page
@@ -65,16 +65,12 @@ def render(path: Path) -> str:
     """Render the page of a finished run: summary, plots, configuration."""
     advice = "give the directory of a finished run"
     summary, config = read_object(path / SUMMARY, advice), read_text(path / CONFIG, advice)
-    rows = "".join(
-        f"<tr><td>{html.escape(name)}</td><td>{html.escape(value)}</td></tr>"
-        for name, value in summary_rows(summary)
-    )
     plots = "".join(
-        f'<figure><img src="{inline(plot)}" alt="{html.escape(plot.stem)}"></figure>\n'
+        f'<figure><img class="white" src="{inline(plot)}" alt="Plot: {html.escape(plot.stem)}"></figure>\n'
         for plot in sorted((path / PLOTS).glob("*.png"))
     )
     return wrap(
         f"{summary['name']}: {summary['dataset']}, {summary['model']}",
-        f'<div class="wide"><table><tbody>{rows}</tbody></table></div>\n{plots}'
-        f"<h2>Configuration</h2>\n<pre>{html.escape(config)}</pre>\n",
+        f"{table(summary_rows(summary), name='Results')}\n{plots}"
+        f'<h2>Configuration</h2>\n<pre tabindex="0">{html.escape(config)}</pre>\n',
     )

@@ -27,10 +27,16 @@ p { color: var(--faint); }
 table { border-collapse: collapse; font-size: 0.9rem; font-variant-numeric: tabular-nums; width: 100%; }
 th, td { border-bottom: 1px solid var(--rule); padding: 0.35rem 0.6rem; text-align: right;
   white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; }
+th:first-child { text-align: left; }
+tbody th { font-weight: inherit; }
+.facts td { text-align: left; white-space: normal; width: 100%; }
+.facts th { color: var(--faint); vertical-align: top; }
 figure { margin: 2rem 0; } img { height: auto; max-width: 100%; }
 figcaption, .note { color: var(--faint); font-size: 0.95rem; }
-pre { overflow-x: auto; }
+pre { overflow-wrap: anywhere; white-space: pre-wrap; }
+:focus-visible { outline: 3px solid #0072b2; outline-offset: 2px; }
+/* A plot that has one form alone, on white. */
+@media (prefers-color-scheme: dark) { .white { filter: invert(0.92) hue-rotate(180deg); } }
 """
 
 
@@ -43,8 +49,10 @@ def wrap(title: str, body: str) -> str:
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{title}</title>
 <style>{STYLE}</style>
+<main>
 <h1>{title}</h1>
-{body}</html>
+{body}</main>
+</html>
 """
 
 
@@ -64,8 +72,22 @@ def figure(drawn: Drawn) -> str:
     )
 
 
-def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    """Return a table of text that scrolls by itself where the page is too narrow."""
-    titles = "".join(f"<th>{html.escape(title)}</th>" for title in head)
-    body = "".join(f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
-    return f'<div class="wide"><table><thead><tr>{titles}</tr></thead><tbody>{body}</tbody></table></div>'
+def table(rows: Iterable[Iterable[str]], head: Iterable[str] = (), name: str = "Results") -> str:
+    """Return a table of text that scrolls by itself, by keys too, where the page is too narrow.
+
+    Args:
+        rows: cells of each row; the first one names the row.
+        head: titles of the columns; none: names and facts, which may take several lines.
+        name: of the table, for a screen reader.
+    """
+    titles = "".join(f'<th scope="col">{html.escape(title)}</th>' for title in head)
+    body = "".join(f"<tr>{_cells(row)}</tr>" for row in rows)
+    whole = (f"<thead><tr>{titles}</tr></thead>" if titles else "") + f"<tbody>{body}</tbody>"
+    kind = "" if titles else ' class="facts"'
+    region = f'<div class="wide" role="region" tabindex="0" aria-label="{html.escape(name)}">'
+    return f"{region}<table{kind}>{whole}</table></div>"
+
+
+def _cells(row: Iterable[str]) -> str:
+    first, *others = map(html.escape, row)
+    return f'<th scope="row">{first}</th>' + "".join(f"<td>{cell}</td>" for cell in others)

@@ -13,7 +13,7 @@ from rich.text import Text
 from common.config.sections import Config
 from common.wire.messages import Seat, StatusReply
 from deploy.console import PlainConsole
-from deploy.screen import print_result
+from deploy.screen import print_result, summary_rows
 from deploy.status import _StatusView
 from master.web.pages import SCRIPTS
 from tests.integration.processes import ROOT
@@ -59,6 +59,22 @@ def test_a_summary_shows_hostile_names_escaped(capsys: pytest.CaptureFixture[str
     shown = capsys.readouterr().out
     assert f"{SHOWN}: d" in " ".join(shown.split())
     assert "results in exp[lr=0.1]/[/x]\n" in shown
+
+
+def test_a_summary_lists_the_values_of_few_layers_and_the_range_of_many() -> None:
+    for layers, waiting in ((2, "1: 1.0 %, 2: 2.0 % of a step"), (64, "1: 1.0 % to 64: 64.0 % of a step")):
+        summary = {
+            "name": "n", "dataset": "d", "model": "m", "layers": layers, "unlock": "none", "gradient": None,
+            "profile": "light", "metrics": {"error_percent": 1.0}, "test_loss": 1.0, "wall_seconds": 1.0,
+            "samples_per_second": 1.0, "slaves": layers, "lost_states": 0, "restarts": 0, "lost_batches": 0,
+            "staleness": {"p50": 0, "p99": 1, "max": 2}, "delay": {"p50": 0, "p99": 1, "max": 2},
+            "pushes": 1, "pulls": 1, "waiting_fraction": {f"{k}": k / 100 for k in range(1, layers + 1)},
+            "cpu_seconds": {"master": 1.0, "slaves": [2.0] * layers},
+            "peak_rss_bytes": {"master": 1 << 20, "slaves": [2 << 20] * layers},
+        }  # fmt: skip
+        rows = dict(summary_rows(summary))
+        assert rows["waiting"] == f"{waiting}, by layer"
+        assert len(rows["CPU"]) < 60
 
 
 def test_no_module_prints_past_the_console() -> None:

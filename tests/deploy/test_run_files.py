@@ -25,6 +25,7 @@ from deploy.runs.directory import CONFIG, RunDirectory, new_directory, saved_con
 from deploy.runs.files import read_object, write_file
 from deploy.runs.metrics import METRICS, MetricsFile, read_metrics
 from deploy.runs.model import MODEL, _metadata, encode_model, load_model
+from deploy.runs.plots import _delays, _throughput
 from deploy.runs.summary import SUMMARY
 from tests.deploy.runs import digits
 
@@ -205,6 +206,19 @@ def test_a_run_whose_files_cannot_be_written_names_them_and_is_not_marked_as_fin
         "throughput.png",
         "delay.png",
     }
+
+
+@pytest.mark.parametrize("layers", [3, 64])
+def test_a_legend_names_few_layers_and_a_scale_of_colours_many(layers: int) -> None:
+    beats = [
+        {"layer": k, "replica": 0, "seconds": 1.0 * t, "samples_per_second": 10.0, "delays": {"1": 5, "4": 1}}
+        for t in range(3)
+        for k in range(1, layers + 1)
+    ]
+    for draw in (_throughput, _delays):
+        axes = draw(beats, "a run")
+        assert (axes.get_legend() is None) == (layers == 64)
+        assert len(axes.figure.axes) == (2 if layers == 64 else 1)
 
 
 # --- files that are read ----------------------------------------------------------------------------------

@@ -16,7 +16,6 @@ from types import SimpleNamespace
 import pytest
 
 from common.config import files, settings
-from common.config.sections import Config
 from common.errors import ConfigError
 from common.wire.messages import StatusReply
 from deploy import cli as command
@@ -240,6 +239,10 @@ def test_a_finished_run_has_a_page_that_needs_nothing_else(
     done = run("open", "one")
     assert done.out.strip() == (tmp_path / "runs" / "one" / "run.html").as_uri()
     page = (tmp_path / "runs" / "one" / "run.html").read_text()
+    # For a screen reader, and for keys where the page is narrow.
+    assert '<div class="wide" role="region" tabindex="0" aria-label="Results">' in page
+    assert '<th scope="row">method</th>' in page
+    assert '<pre tabindex="0">' in page
     assert "a&lt;b" in page
     assert page.count("data:image/png;base64,") == 3
     assert not re.findall(r"(?:src|href)=\"(?!data:)", page)
