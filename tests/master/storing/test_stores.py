@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
@@ -22,6 +22,7 @@ from common.net import control
 from common.net.access import Role
 from common.net.addresses import split_address
 from common.net.data.client import DataClient
+from common.net.http2.tls import Tls
 from common.shards.pushes import PushReply
 from common.wire import methods
 from common.wire.messages import JoinReply, RollbackRequest, SnapshotRequest, SnapshotsRequest
@@ -34,6 +35,7 @@ from tests.master.served import DEADLINE, Served, served
 from tests.master.storing.running import Cluster, RunningStore, clustered, send
 
 SHARD = "1/weights"
+Result = TypeVar("Result")
 
 
 @pytest.fixture
@@ -141,28 +143,35 @@ def test_with_certificates_stores_and_slaves_know_each_other_by_their_roles(tmp_
             master, tmp_path / "store-1", tls=write_certificate(tmp_path / "store", Role.STORE)
         )
         try:
-            lease = _joined(master)
+            lease = _patiently(lambda: master.join("a"))
             place = master.call(PLACE, PlaceRequest(lease.incarnation, SHARD, 4))
             header, pieces = creation([0.0], incarnation=lease.incarnation)
-            for role, works in ((Role.STORE, True), (Role.MASTER, False)):
-                client = DataClient(
-                    lambda: split_address(place.address), master.shown(lease.incarnation), slave.call(role)
-                )
-                try:
-                    with contextlib.nullcontext() if works else pytest.raises(LayerwiseError, match="role"):
-                        assert send(client, header, pieces).applied
-                finally:
-                    client.drop()
+            with _client(master, place.address, lease, slave.call(Role.STORE)) as client:
+                assert _patiently(lambda: send(client, header, pieces)).applied
+            with (
+                _client(master, place.address, lease, slave.call(Role.MASTER)) as client,
+                pytest.raises(LayerwiseError, match="role"),
+            ):
+                send(client, header, pieces)
         finally:
             store.kill()
 
 
-def _joined(master: Served) -> JoinReply:
-    """Take a lease, once the store has joined."""
+@contextlib.contextmanager
+def _client(master: Served, address: str, lease: JoinReply, tls: Tls) -> Iterator[DataClient]:
+    client = DataClient(lambda: split_address(address), master.shown(lease.incarnation), tls)
+    try:
+        yield client
+    finally:
+        client.drop()
+
+
+def _patiently(attempt: Callable[[], Result]) -> Result:
+    """Try again while the store has not joined, or has not been told of the leases."""
     deadline = time.monotonic() + DEADLINE
     while True:
         with contextlib.suppress(UnreachableError):
-            return master.join("a")
+            return attempt()
         assert time.monotonic() < deadline
 
 
