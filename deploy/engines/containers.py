@@ -39,6 +39,19 @@ def master_command(state: str, rights: Sequence[str]) -> list[str]:
     ]
 
 
+def store_command(master: str, state: str, rights: Sequence[str]) -> list[str]:
+    """Return the arguments of a store; `master` is the name of the master's host, `state` its directory."""
+    return [
+        "store",
+        f"--master={master}:{CONTROL_PORT}",
+        f"--listen=0.0.0.0:{DATA_PORT}",
+        f"--metrics=0.0.0.0:{PAGES_PORT}",
+        "--insecure",
+        f"--state-dir={state}",
+        *rights,
+    ]
+
+
 def slave_command(master: str, rights: Sequence[str]) -> list[str]:
     """Return the arguments of a slave; `master` is the name of the master's host."""
     return [

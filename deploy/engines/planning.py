@@ -29,6 +29,11 @@ class Plan:
         """Number of seats, each for a slave."""
         return sum(self.config.replicas)
 
+    @property
+    def stores(self) -> int:
+        """Number of stores; 0: the master keeps the shards."""
+        return self.config.cluster.stores
+
 
 def make_plan(path: Path, overrides: Sequence[str]) -> Plan:
     """Read a configuration, and find its cuts.
@@ -41,11 +46,6 @@ def make_plan(path: Path, overrides: Sequence[str]) -> Plan:
         raise ConfigError(
             f"cluster.profile: {requested.cluster.profile} has no master and no slaves to place; use "
             "`layerwise train`"
-        )
-    if requested.cluster.stores:
-        raise ConfigError(
-            "cluster.stores: manifests do not place stores yet; leave it out, or place the processes "
-            "`layerwise store` yourself and submit the slaves alone"
         )
     if requested.security.files:
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""Batch script of a run for Slurm: a heterogeneous job of the master's node and the slaves' tasks."""
+"""Batch script of a run for Slurm: a heterogeneous job of the master, the slaves' and the stores' tasks."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from common.errors import ConfigError
 from common.net.tokens import JOIN_TOKEN, OPERATOR_TOKEN
+from deploy.certificates.folders import store_name
 from deploy.engines.planning import Plan
 
 # Time for the last pushes and snapshot, before the time limit ends the job; at most a quarter of the limit.
@@ -56,14 +57,14 @@ serve() {
     exec layerwise master "$run/requested.toml" --listen="0.0.0.0:$port" --state-dir="$run/state" @MASTER@
 }
 
-# Slaves stop first, so that their last pushes reach the master.
+# Slaves stop first, so that their last pushes arrive.
 stop() {
     [ -z "$evaluator" ] || kill -- "-$evaluator" 2> /dev/null
     if [ -n "$slaves" ]; then
-        scancel --signal=TERM "$SLURM_JOB_ID" 2> /dev/null
+        scancel --signal=TERM "$SLURM_JOB_ID+1" 2> /dev/null
         wait "$slaves"
     fi
-    [ -z "$master" ] || kill -- "-$master" 2> /dev/null
+@STOP@    [ -z "$master" ] || kill -- "-$master" 2> /dev/null
     wait
 }
 
@@ -76,9 +77,9 @@ requeue() {
     exit 1
 }
 
-# Each of the three is a process group.
+# Each of these is a process group.
 set -m
-master="" slaves="" evaluator=""
+master="" slaves="" evaluator=""@NOSTORES@
 trap 'requeue "the time limit is near"' USR1
 rm -f "$run/state/address"
 keep serve >> "$run/logs/master.log" 2>&1 &
@@ -95,7 +96,7 @@ port=$(sed 's/.*://' "$run/state/address")
 address=$(hostname):$port
 export run address tls
 export -f keep
-
+@STORES@
 OMP_NUM_THREADS=@CPUS@ srun --het-group=1 --ntasks=@SLAVES@ --cpus-per-task=@CPUS@@GPUS@ \
     --kill-on-bad-exit=1 --open-mode=append --output="$run/logs/slave-%t.log" \
     bash -c 'keep layerwise slave --master="$address" @SLAVE@' &
@@ -103,7 +104,7 @@ slaves=$!
 layerwise evaluate --master="127.0.0.1:$port" --watch "$run" @EVALUATOR@ &
 evaluator=$!
 
-# The evaluator ends with the run. Slaves and master end before it when they fail. What signals have killed
+# The evaluator ends with the run. Others end before it when they fail. What signals have killed
 # may live on other nodes: three times.
 code=0
 while [ "$code" = 0 ] && kill -0 "$evaluator" 2> /dev/null; do
@@ -119,12 +120,26 @@ stop
 exit "$code"
 """
 
+_STORES = r"""
+srun --het-group=2 --ntasks=@COUNT@ --cpus-per-task=1 \
+    --kill-on-bad-exit=1 --open-mode=append --output="$run/logs/store-%t.log" \
+    bash -c 'keep layerwise store --master="$address" \
+        --state-dir="$run/store-$((SLURM_PROCID + 1))" @STORE@' &
+stores=$!
+"""
+
+_STOP_STORES = r"""    if [ -n "$stores" ]; then
+        scancel --signal=TERM "$SLURM_JOB_ID+2" 2> /dev/null
+        wait "$stores"
+    fi
+"""
+
 _OWN_CERTIFICATES = r"""
 # Certificates for this run alone, made once; the key that signs them is deleted.
 tls=$run/tls
 if [ ! -d "$tls" ]; then
     rm -rf "$tls.new"
-    layerwise certificates "$tls.new" --master "$(hostname)" --slaves @SLAVES@ \
+    layerwise certificates "$tls.new" --master "$(hostname)" --slaves @SLAVES@@STORES@ \
         > "$run/logs/certificates.log" || exit
     rm -r "$tls.new/authority"
     mv "$tls.new" "$tls"
@@ -133,19 +148,25 @@ fi
 
 
 class _Rights(NamedTuple):
-    """Options of the three commands, as words of the shell."""
+    """Options of the commands, as words of the shell."""
 
     master: str
+    store: str
     slave: str
     evaluator: str
 
 
 _CERTIFIED = _Rights(
-    '--tls="$tls/master"', '--tls="$tls/slave-$((SLURM_PROCID + 1))"', '--tls="$tls/evaluator"'
+    '--tls="$tls/master"',
+    '--tls="$tls/store-$((SLURM_PROCID + 1))"',
+    '--tls="$tls/slave-$((SLURM_PROCID + 1))"',
+    '--tls="$tls/evaluator"',
 )
+_JOINING = f'--insecure --join-token-file="$run/state/{JOIN_TOKEN}"'
 _INSECURE = _Rights(
     "--insecure",
-    f'--insecure --join-token-file="$run/state/{JOIN_TOKEN}"',
+    _JOINING,
+    _JOINING,
     f'--token-file="$run/state/{OPERATOR_TOKEN}"',
 )
 
@@ -191,6 +212,11 @@ def render(plan: Plan, wishes: Wishes) -> str:
         "SLAVE": (rights.slave + code).replace("'", "'\\''"),
         "EVALUATOR": rights.evaluator + code,
         "SLAVES": str(plan.slaves),
+        "STORES": _STORES.replace("@COUNT@", str(plan.stores)).replace("@STORE@", rights.store)
+        if plan.stores
+        else "",
+        "NOSTORES": ' stores=""' if plan.stores else "",
+        "STOP": _STOP_STORES if plan.stores else "",
         "CPUS": str(wishes.cpus),
         "GPUS": f" --gpus-per-task={wishes.gpus}" if wishes.gpus else "",
     }
@@ -203,7 +229,8 @@ def _certificates(plan: Plan, wishes: Wishes) -> str:
         return ""
     if wishes.tls:
         return f"tls={shlex.quote(str(wishes.tls.absolute()))}\n"
-    return _OWN_CERTIFICATES.replace("@SLAVES@", str(plan.slaves))
+    stores = "".join(f" --add store={store_name(number)}" for number in range(1, plan.stores + 1))
+    return _OWN_CERTIFICATES.replace("@SLAVES@", str(plan.slaves)).replace("@STORES@", stores)
 
 
 def _head(plan: Plan, wishes: Wishes) -> Iterator[str]:
@@ -229,6 +256,12 @@ def _head(plan: Plan, wishes: Wishes) -> Iterator[str]:
     yield "#SBATCH hetjob"
     yield "# The slaves."
     yield from (f"#SBATCH {option}" for option in slaves)
+    if plan.stores:
+        yield "#SBATCH hetjob"
+        yield "# The stores."
+        yield from (
+            f"#SBATCH {option}" for option in (f"--ntasks={plan.stores}", "--cpus-per-task=1", *place)
+        )
     yield ""
     yield "# Folder of the run, which every node sees."
     folder = '"$SLURM_SUBMIT_DIR/runs/$SLURM_JOB_NAME-$SLURM_JOB_ID"'

@@ -12,7 +12,7 @@ from common.errors import ConfigError
 from deploy.engines.planning import Plan
 
 Object = dict[str, Any]
-MASTER, SLAVE, EVALUATOR = "master", "slave", "evaluator"
+MASTER, STORE, SLAVE, EVALUATOR = "master", "store", "slave", "evaluator"
 _NAME = re.compile(r"[a-z]([-a-z0-9]{0,38}[a-z0-9])?")
 _QUANTITY = re.compile(r"[1-9][0-9]*(\.[0-9]+)?([kMGTPE]i?|Ki)?")
 
@@ -87,6 +87,11 @@ class Order:
     def reader(self) -> str:
         """Name of the secret with the reader's token, which the user makes."""
         return f"{self.name}-reader"
+
+    @property
+    def stores(self) -> list[str]:
+        """Component of the stores, if the run has any."""
+        return [STORE] if self.plan.stores else []
 
     def labels(self, component: str | None = None) -> dict[str, str]:
         """Return labels of an object of the run, or of those of a component."""

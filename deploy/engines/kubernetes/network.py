@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from deploy.engines.containers import CONTROL_PORT, DATA_PORT, PAGES_PORT, READER_TOKEN
-from deploy.engines.kubernetes.names import EVALUATOR, MASTER, SLAVE, Object, Order
+from deploy.engines.kubernetes.names import EVALUATOR, MASTER, SLAVE, STORE, Object, Order
 
 DNS_PORT = 53
 _API = "networking.k8s.io/v1"
@@ -27,6 +27,14 @@ def build_service(order: Order) -> Object:
     )
 
 
+def build_store_service(order: Order) -> Iterator[Object]:
+    """Build the service that a stateful set asks for; each store tells the master an address of its own."""
+    if order.plan.stores:
+        port = {"name": "data", "port": DATA_PORT, "targetPort": DATA_PORT}
+        spec = {"clusterIP": "None", "selector": order.labels(STORE), "ports": [port]}
+        yield order.thing("v1", "Service", STORE, STORE, spec=spec)
+
+
 def build_policies(order: Order) -> Iterator[Object]:
     """Build the policies: nothing but what is named here comes in or goes out."""
     ours = [{"podSelector": order.select()}]
@@ -44,8 +52,11 @@ def build_policies(order: Order) -> Iterator[Object]:
             "egress": [{"to": ours}, {"ports": dns}],
         },
     )
-    callers = [{"podSelector": order.select(SLAVE, EVALUATOR)}]
+    callers = [{"podSelector": order.select(*order.stores, SLAVE, EVALUATOR)}]
     yield _admit(order, MASTER, {"from": callers, "ports": _tcp([CONTROL_PORT, DATA_PORT])})
+    if order.plan.stores:
+        readers = [{"podSelector": order.select(SLAVE, EVALUATOR)}]
+        yield _admit(order, STORE, {"from": readers, "ports": _tcp([DATA_PORT])})
     if order.plan.config.cluster.direct:
         # Neighbours call each other at ports that they choose.
         yield _admit(order, SLAVE, {"from": [{"podSelector": order.select(SLAVE)}]})
@@ -66,8 +77,9 @@ def _tcp(ports: Sequence[int]) -> list[Object]:
 
 
 def build_budgets(order: Order) -> Iterator[Object]:
-    """Build the budgets: a drain of a node leaves the master alone, and takes a slave at a time."""
-    for component, least in ((MASTER, 1), (SLAVE, order.plan.slaves - 1)):
+    """Build the budgets: a drain leaves master and stores alone, and takes a slave at a time."""
+    keepers = [(STORE, order.plan.stores)] if order.plan.stores else []
+    for component, least in ((MASTER, 1), *keepers, (SLAVE, order.plan.slaves - 1)):
         yield order.thing(
             "policy/v1",
             "PodDisruptionBudget",
@@ -92,7 +104,7 @@ def build_monitor(order: Order) -> Iterator[Object]:
             "PodMonitor",
             "",
             spec={
-                "selector": order.select(MASTER, SLAVE),
+                "selector": order.select(MASTER, *order.stores, SLAVE),
                 "podMetricsEndpoints": [endpoint],
             },
         )

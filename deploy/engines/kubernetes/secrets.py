@@ -9,14 +9,16 @@ from pathlib import Path
 from common.errors import ConfigError
 from common.net.access import Role, role_uri
 from common.net.identity import CA, CERTIFICATE, KEY, MASTER_NAME
-from deploy.certificates.folders import folder_of, slave_name
-from deploy.engines.kubernetes.names import EVALUATOR, MASTER, SLAVE, Object, Order
+from deploy.certificates.folders import folder_of, slave_name, store_name
+from deploy.engines.kubernetes.names import EVALUATOR, MASTER, SLAVE, STORE, Object, Order
 
 MOUNT = "/tls"
 # Keys of a secret, as cert-manager names them, and the files that our processes read.
 FILES = {"ca.crt": CA, "tls.crt": CERTIFICATE, "tls.key": KEY}
 _API = "cert-manager.io/v1"
-_ROLES = {MASTER: Role.MASTER, SLAVE: Role.SLAVE, EVALUATOR: Role.EVALUATOR}
+_ROLES = {MASTER: Role.MASTER, STORE: Role.STORE, SLAVE: Role.SLAVE, EVALUATOR: Role.EVALUATOR}
+# Processes of a kind share the certificate of the first.
+_FOLDERS = {SLAVE: slave_name(1), STORE: store_name(1)}
 
 
 def build_secrets(order: Order) -> Iterator[Object]:
@@ -28,10 +30,15 @@ def build_secrets(order: Order) -> Iterator[Object]:
     if order.wishes.tls is None:
         yield from _ask_cert_manager(order)
         return
-    for component in _ROLES:
-        folder = folder_of(order.wishes.tls, slave_name(1) if component == SLAVE else component)
+    for component in _roles(order):
+        folder = folder_of(order.wishes.tls, _FOLDERS.get(component, component))
         content = {key: _read(folder / name) for key, name in FILES.items()}
         yield order.thing("v1", "Secret", f"{component}-tls", type="kubernetes.io/tls", data=content)
+
+
+def _roles(order: Order) -> dict[str, Role]:
+    """Return the roles of the run's components."""
+    return {component: role for component, role in _ROLES.items() if component != STORE or order.plan.stores}
 
 
 def _read(file: Path) -> str:
@@ -61,7 +68,7 @@ def _ask_cert_manager(order: Order) -> Iterator[Object]:
         },
     )
     yield order.thing(_API, "Issuer", "authority", spec={"ca": {"secretName": f"{order.name}-authority"}})
-    for component, role in _ROLES.items():
+    for component, role in _roles(order).items():
         names = {"dnsNames": [MASTER_NAME, order.master]} if component == MASTER else {}
         ends = ["client auth"] if component == EVALUATOR else ["client auth", "server auth"]
         yield order.thing(

@@ -1,8 +1,8 @@
-"""Processes of a run in Kubernetes: a stateful set for the master, jobs for slaves and evaluator."""
+"""Processes of a run in Kubernetes: stateful sets for master and stores, jobs for slaves and evaluator."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from deploy.engines.containers import (
     CACHE,
@@ -19,8 +19,9 @@ from deploy.engines.containers import (
     evaluator_command,
     master_command,
     slave_command,
+    store_command,
 )
-from deploy.engines.kubernetes.names import EVALUATOR, MASTER, SLAVE, Object, Order
+from deploy.engines.kubernetes.names import EVALUATOR, MASTER, SLAVE, STORE, Object, Order
 from deploy.engines.kubernetes.secrets import FILES, MOUNT
 
 CODE, DATA = "/code", "/data"
@@ -60,19 +61,37 @@ def build_master(order: Order) -> Object:
     container = _container(order, MASTER, master_command(f"{STATE}/run", rights), mounts)
     ports = {"control": CONTROL_PORT, "data": DATA_PORT, "pages": PAGES_PORT}
     container |= _ports(ports) | _probes(ready=True)
+    return _stateful_set(order, MASTER, container, volumes, {"replicas": 1})
+
+
+def build_stores(order: Order) -> Iterator[Object]:
+    """Build the stateful set of the stores, each with a claim for its shards, if the run has stores."""
+    if order.plan.stores:
+        rights = [TLS, f"--wait={WAIT_SECONDS}"]
+        command = store_command(order.master, f"{STATE}/store", rights)
+        container = _container(order, STORE, command, [_mount("state", STATE)])
+        container |= _ports({"data": DATA_PORT, "pages": PAGES_PORT}) | _probes(ready=False)
+        # Stores need each other for nothing.
+        many = {"replicas": order.plan.stores, "podManagementPolicy": "Parallel"}
+        yield _stateful_set(order, STORE, container, [], many)
+
+
+def _stateful_set(
+    order: Order, component: str, container: Object, volumes: Sequence[Object], many: Object
+) -> Object:
+    """Build a stateful set with a claim for the state of each pod."""
+    claim = {"metadata": {"name": "state", "labels": order.labels(component)}, "spec": _claim(order)}
     return order.thing(
         "apps/v1",
         "StatefulSet",
-        MASTER,
-        MASTER,
+        component,
+        component,
         spec={
-            "serviceName": order.master,
-            "replicas": 1,
-            "selector": order.select(MASTER),
-            "template": _template(order, MASTER, container, volumes),
-            "volumeClaimTemplates": [
-                {"metadata": {"name": "state", "labels": order.labels(MASTER)}, "spec": _claim(order)}
-            ],
+            "serviceName": f"{order.name}-{component}",
+            **many,
+            "selector": order.select(component),
+            "template": _template(order, component, container, volumes),
+            "volumeClaimTemplates": [claim],
         },
     )
 

@@ -29,6 +29,8 @@ COPIES = {
         "--monitoring",
         "monitoring",
     ),
+    "slurm-stores.sh": ("slurm", "--set", "cluster.stores=2", "--partition", "long"),
+    "kubernetes-stores.yaml": ("kubernetes", "--set", "cluster.stores=2"),
 }
 _TOML = re.compile(r"^( *)\[run\]\n.*?^ *\[time\.options\]\n", re.DOTALL | re.MULTILINE)
 

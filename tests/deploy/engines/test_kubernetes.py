@@ -35,7 +35,7 @@ def config(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def certificates(tmp_path: Path) -> Path:
-    for name in ("master", "slave-1", "evaluator"):
+    for name in ("master", "store-1", "slave-1", "evaluator"):
         folder = tmp_path / "certificates" / name
         folder.mkdir(parents=True)
         for file in (CA, CERTIFICATE, KEY):
@@ -43,7 +43,9 @@ def certificates(tmp_path: Path) -> Path:
     return tmp_path / "certificates"
 
 
-@pytest.fixture(params=["cert-manager", "certificates", "basic, all options", "own files"])
+@pytest.fixture(
+    params=["cert-manager", "certificates", "basic, all options", "own files", "stores", "stores, certified"]
+)
 def objects(request: pytest.FixtureRequest, tmp_path: Path, config: Path, certificates: Path) -> list[Object]:
     """The objects of each kind of wish."""
     (tmp_path / "mine.py").write_text("import beside\n\n\ndef make():\n    pass\n")
@@ -58,6 +60,8 @@ def objects(request: pytest.FixtureRequest, tmp_path: Path, config: Path, certif
         ],
         "own files": [f"--set=data.dataset={tmp_path / 'mine.py'}:make", "--set=data.path=/data/mine",
                       "--data-claim=mine"],
+        "stores": ["--set=cluster.stores=3", "--monitoring=watch"],
+        "stores, certified": ["--set=cluster.stores=1", "--tls", str(certificates)],
     }[request.param]  # fmt: skip
     return ask_objects(config, *options)
 
@@ -98,9 +102,10 @@ def test_the_schemas_find_a_wrong_field(config: Path) -> None:
         kubernetes_validate.validate(job, VERSIONS[-1], strict=True)
 
 
-def test_the_manifest_is_the_golden_copy(config: Path) -> None:
-    kind, *options = COPIES["kubernetes.yaml"]
-    assert without_configuration(ask(config, kind, *options)) == (GOLDEN / "kubernetes.yaml").read_text()
+@pytest.mark.parametrize("copy", ["kubernetes.yaml", "kubernetes-stores.yaml"])
+def test_the_manifest_is_the_golden_copy(config: Path, copy: str) -> None:
+    kind, *options = COPIES[copy]
+    assert without_configuration(ask(config, kind, *options)) == (GOLDEN / copy).read_text()
 
 
 def test_names_are_unique_and_what_a_pod_mounts_is_there(objects: list[Object]) -> None:
@@ -120,7 +125,7 @@ def test_names_are_unique_and_what_a_pod_mounts_is_there(objects: list[Object]) 
             claim = volume.get("persistentVolumeClaim", {}).get("claimName", "mine")
             assert claim == "mine" or ("PersistentVolumeClaim", claim) in names
         (container,) = pod["spec"]["containers"]
-        claimed = {"state"} if container["name"] == "master" else set()
+        claimed = {"state"} if container["name"] in ("master", "store") else set()
         assert {each["name"] for each in container["volumeMounts"]} == volumes.keys() | claimed
 
 
@@ -147,7 +152,8 @@ def test_commands_have_the_options_that_they_are_given(objects: list[Object]) ->
         assert command is not None
         command.make_context(name, arguments)
         seen.add(name)
-    assert seen == {"master", "slave", "evaluate"}
+    assert seen - {"store"} == {"master", "slave", "evaluate"}
+    assert len(seen) == len(pods(objects))
 
 
 def test_a_slave_for_every_seat_ends_with_the_run(config: Path) -> None:
@@ -166,11 +172,13 @@ def test_the_configuration_of_the_map_is_the_users(config: Path) -> None:
 def test_selectors_find_the_pods_that_they_mean(objects: list[Object]) -> None:
     labels = {pod["metadata"]["labels"]["app.kubernetes.io/component"]: pod["metadata"]["labels"]
               for pod in pods(objects)}  # fmt: skip
-    assert labels.keys() == {"master", "slave", "evaluator"}
-    service = only(objects, "Service")
-    assert [
-        name for name, own in labels.items() if fits({"matchLabels": service["spec"]["selector"]}, own)
-    ] == ["master"]
+    assert labels.keys() - {"store"} == {"master", "slave", "evaluator"}
+    services = [each for each in objects if each["kind"] == "Service"]
+    assert len(services) == len(labels) - 2
+    for service in services:
+        selector = {"matchLabels": service["spec"]["selector"]}
+        component = service["metadata"]["labels"]["app.kubernetes.io/component"]
+        assert [name for name, own in labels.items() if fits(selector, own)] == [component]
     for each in objects:
         if each["kind"] in ("PodDisruptionBudget", "StatefulSet"):
             chosen = [name for name, own in labels.items() if fits(each["spec"]["selector"], own)]
@@ -196,6 +204,37 @@ def test_only_the_runs_own_processes_reach_a_master(config: Path) -> None:
     container = pods(objects)[0]["spec"]["containers"][0]
     own = {each["name"]: each["containerPort"] for each in container["ports"]}
     assert [each["port"] for each in rule["ports"]] == [own["control"], own["data"]]
+
+
+def test_every_store_has_a_claim_and_is_reached_by_slaves_and_the_evaluator(config: Path) -> None:
+    objects = ask_objects(config, "--set=cluster.stores=3")
+    stores = only(objects, "StatefulSet", "store")["spec"]
+    service = only(objects, "Service", "store")
+    assert (stores["replicas"], stores["podManagementPolicy"]) == (3, "Parallel")
+    assert (stores["serviceName"], service["spec"]["clusterIP"]) == (service["metadata"]["name"], "None")
+    (claim,) = stores["volumeClaimTemplates"]
+    (mount,) = [
+        each
+        for each in stores["template"]["spec"]["containers"][0]["volumeMounts"]
+        if each["name"] == claim["metadata"]["name"]
+    ]
+    # Below the claim's own folder, which belongs to root.
+    assert f"--state-dir={mount['mountPath']}/store" in stores["template"]["spec"]["containers"][0]["args"]
+    policies = {each["metadata"]["name"]: each["spec"] for each in objects if each["kind"] == "NetworkPolicy"}
+    reach = {name: _callers(spec) for name, spec in policies.items() if spec["ingress"]}
+    assert reach == {"digits-master": ["store", "slave", "evaluator"], "digits-store": ["slave", "evaluator"]}
+    budget = only(objects, "PodDisruptionBudget", "store")["spec"]
+    assert budget["minAvailable"] == 3
+    (uris,) = [each["spec"]["uris"] for each in objects
+               if each["kind"] == "Certificate" and each["metadata"]["name"] == "digits-store"]  # fmt: skip
+    assert uris == ["layerwise:store:digits"]
+
+
+def _callers(policy: dict[str, Any]) -> list[str]:
+    (rule,) = policy["ingress"]
+    (caller,) = rule["from"]
+    (chosen,) = caller["podSelector"]["matchExpressions"]
+    return list(chosen["values"])
 
 
 def test_slaves_reach_each_other_in_basic_alone(config: Path) -> None:
@@ -228,7 +267,7 @@ def test_probes_ask_for_the_health_of_processes_that_have_pages(objects: list[Ob
         (container,) = pod["spec"]["containers"]
         probes = [value["httpGet"] for name, value in container.items() if name.endswith("Probe")]
         assert {probe["path"] for probe in probes} <= {"/healthz"}
-        assert len(probes) == {"master": 3, "slave": 2, "evaluator": 0}[container["name"]]
+        assert len(probes) == {"master": 3, "store": 2, "slave": 2, "evaluator": 0}[container["name"]]
 
 
 def test_secrets_have_the_files_of_a_folder_and_pods_see_them_by_our_names(

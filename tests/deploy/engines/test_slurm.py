@@ -43,7 +43,22 @@ def test_a_job_has_a_part_for_the_master_and_a_task_for_every_slave(config: Path
     assert all("--partition=long" in part for part in parts)
 
 
-@pytest.mark.parametrize("options", [[], ["--insecure"], ["--tls", "/shared/tls"]], ids=str)
+def test_a_job_has_a_part_for_stores_which_stop_after_the_slaves(config: Path) -> None:
+    script = ask(config, "slurm", "--set", "cluster.stores=2", "--partition", "long")
+    parts = " ".join(sbatch_options(script)).split(" hetjob ")
+    assert len(parts) == 3
+    assert "--ntasks=2" in parts[2]
+    assert "--partition=long" in parts[2]
+    stops = [line.split('"')[1] for line in script.splitlines() if "scancel" in line]
+    assert stops == ["$SLURM_JOB_ID+1", "$SLURM_JOB_ID+2"]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [[], ["--insecure"], ["--tls", "/shared/tls"], ["--set=cluster.stores=2"],
+     ["--set=cluster.stores=2", "--insecure"]],
+    ids=str,
+)  # fmt: skip
 def test_the_commands_of_a_script_have_the_options_that_it_gives(config: Path, options: list[str]) -> None:
     script = ask(config, "slurm", *options).replace("\\\n", " ")
     words = [shlex.split(line.split(">")[0]) for line in script.splitlines() if " layerwise " in f" {line}"]
@@ -58,7 +73,8 @@ def test_the_commands_of_a_script_have_the_options_that_it_gives(config: Path, o
         command.make_context(name, [word for word in arguments if word not in ("&", "||", "exit")])
         seen.add(name)
     assert seen >= {"master", "slave", "evaluate"}
-    assert ("certificates" in seen) == (options == [])
+    assert ("store" in seen) == ("--set=cluster.stores=2" in options)
+    assert ("certificates" in seen) == (not {"--insecure", "--tls"} & {*options})
 
 
 @pytest.mark.parametrize(

@@ -86,6 +86,26 @@ def test_runs_end_at_their_errors_and_outlive_their_time_limits(cluster: SlurmCl
     assert stat.S_IMODE((long / "state" / "join.token").stat().st_mode) == 0o600
 
 
+def test_a_run_with_stores_goes_on_in_the_next_job_and_ends_at_its_error(
+    cluster: SlurmCluster, cli: Cli
+) -> None:
+    job, folder = submit(cluster, cli, "stores", "--set", "run.batches=1500", "--set", "cluster.stores=2")
+    until(lambda: batches(folder), 120)
+    cluster.ask("scancel", "--signal=USR1", "--batch", job)
+    until(lambda: cluster.job(job)["Restarts"] == "1", 60)
+    until(lambda: cluster.job(job)["JobState"] not in ("PENDING", "RUNNING", "COMPLETING"), 240)
+    output = "".join(path.read_text() for path in cli.folder.glob("*.log"))
+    assert cluster.job(job)["JobState"] == "COMPLETED", output
+    assert json.loads((folder / "summary.json").read_text())["test_error_percent"] < 6
+    assert resumed(folder)
+    # A job may be over a moment before the last of its processes.
+    until(lambda: not cli.of_kind("store"), 30)
+    for number in (1, 2):
+        assert list((folder / f"store-{number}" / "shards").iterdir())
+        # Stopped in order: the slaves' last pushes were there.
+        assert "interrupted" in (folder / "logs" / f"store-{number - 1}.log").read_text()
+
+
 def test_a_run_that_fails_ends_its_job_with_the_code_of_the_command(cluster: SlurmCluster, cli: Cli) -> None:
     job, _ = submit(cluster, cli, "bad", "--tls", str(cli.folder / "none"))
     until(lambda: cluster.job(job)["JobState"] == "FAILED", 60)

@@ -66,11 +66,11 @@ serve() {
     exec layerwise master "$run/requested.toml" --listen="0.0.0.0:$port" --state-dir="$run/state" --tls="$tls/master"
 }
 
-# Slaves stop first, so that their last pushes reach the master.
+# Slaves stop first, so that their last pushes arrive.
 stop() {
     [ -z "$evaluator" ] || kill -- "-$evaluator" 2> /dev/null
     if [ -n "$slaves" ]; then
-        scancel --signal=TERM "$SLURM_JOB_ID" 2> /dev/null
+        scancel --signal=TERM "$SLURM_JOB_ID+1" 2> /dev/null
         wait "$slaves"
     fi
     [ -z "$master" ] || kill -- "-$master" 2> /dev/null
@@ -86,7 +86,7 @@ requeue() {
     exit 1
 }
 
-# Each of the three is a process group.
+# Each of these is a process group.
 set -m
 master="" slaves="" evaluator=""
 trap 'requeue "the time limit is near"' USR1
@@ -113,7 +113,7 @@ slaves=$!
 layerwise evaluate --master="127.0.0.1:$port" --watch "$run" --tls="$tls/evaluator" &
 evaluator=$!
 
-# The evaluator ends with the run. Slaves and master end before it when they fail. What signals have killed
+# The evaluator ends with the run. Others end before it when they fail. What signals have killed
 # may live on other nodes: three times.
 code=0
 while [ "$code" = 0 ] && kill -0 "$evaluator" 2> /dev/null; do
