@@ -22,6 +22,13 @@ _HANDLED = (signal.SIGINT, signal.SIGTERM)
 _SIGSET_BYTES = 128
 # Environment variable with the process number of the parent, which a child must not outlive.
 PARENT = "LAYERWISE_PARENT"
+# Environment variable with the number of a slave among those of one machine and run, from 0.
+PLACE = "LAYERWISE_PLACE"
+
+
+def read_place() -> int:
+    """Return the number of this slave among those that were started with it, 0 without `PLACE`."""
+    return int(os.environ.get(PLACE, "0"))
 
 
 def keep_freed_memory() -> None:

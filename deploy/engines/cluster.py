@@ -251,7 +251,8 @@ class Cluster:
         number = 1 + len(self._slaves)
         tls = folders.slave_folder(self.tls, number) if self.tls else None
         name = folders.slave_name(number)
-        return self._process(Order(name, SLAVE, self._common_arguments, tls, self.directory.log(name)))
+        log = self.directory.log(name)
+        return self._process(Order(name, SLAVE, self._common_arguments, tls, log, number - 1))
 
     def _process(self, order: Order) -> ClusterProcess:
         process = ClusterProcess(order)

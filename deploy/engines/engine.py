@@ -19,6 +19,7 @@ class Order:
         arguments: of the command, without those that name a slave's own files or a token.
         tls: folder of the process' certificate; None: in the clear.
         log: file on this machine, to which the output is appended.
+        number: of a slave, from 0.
     """
 
     name: str
@@ -26,6 +27,7 @@ class Order:
     arguments: tuple[str, ...]
     tls: Path | None
     log: Path
+    number: int = 0
 
 
 class Process(Protocol):

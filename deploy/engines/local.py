@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 
 from common.config.sections import Config
 from common.cores import count_cores
-from common.lifecycle import PARENT
+from common.lifecycle import PARENT, PLACE
 from common.net.tokens import JOIN_TOKEN
 from deploy import COMMAND
 from deploy.engines.engine import SLAVE, STORE, Order
@@ -74,8 +74,10 @@ class LocalEngine:
         """
         tls = [f"--tls={order.tls}"] if order.tls else []
         arguments = [order.command, *order.arguments, *tls, *self._own.get(order.command, [])]
+        # With several GPUs slaves take them by turns.
+        environment = {**self._environment, PLACE: str(order.number)}
         with open_log(order.log) as output:
-            return LocalProcess(start(arguments, self._environment, output.fileno()))
+            return LocalProcess(start(arguments, environment, output.fileno()))
 
     def tell(self) -> list[str]:
         """Return no news: a process has its place at once."""

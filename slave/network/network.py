@@ -37,6 +37,7 @@ from slave.network.mail import Inbox
 from slave.network.meter import Meter
 from slave.network.pair import Boundary
 from slave.network.transfer import Fetcher, Pusher
+from slave.training.device import Leaving
 from slave.training.worker import Fetch, Fetched
 
 
@@ -78,7 +79,7 @@ class Network:
         self._telemetry = telemetry
         self._scores = scores
         self._meter = meter
-        self._outgoing: queue.SimpleQueue[Message | SynthesisMessage | None] = queue.SimpleQueue()
+        self._outgoing: queue.SimpleQueue[Message | Leaving | SynthesisMessage | None] = queue.SimpleQueue()
         self._answers: queue.SimpleQueue[object] = queue.SimpleQueue()
         self._shown = Credentials(lease.incarnation, lease.secret)
         self._lines = Lines(self._find_store, self._open_line)
@@ -210,7 +211,7 @@ class Network:
         self._answers.put(event)
         self.inbox.put(event)
 
-    def send(self, message: Message) -> None:
+    def send(self, message: Message | Leaving) -> None:
         """Hand over a message for a neighbour."""
         self._outgoing.put(message)
 
@@ -234,10 +235,11 @@ class Network:
         except Exception as error:  # a defect here must end the slave, not leave it silent
             self.deliver(_defect("sender", error))
 
-    def _pass_on(self, message: Message | SynthesisMessage) -> None:
+    def _pass_on(self, message: Message | Leaving | SynthesisMessage) -> None:
         if isinstance(message, SynthesisMessage):
             self._endpoint.post(self._asking.send, message)
         else:
+            message = message.wait() if isinstance(message, Leaving) else message
             self._check_finite(message)
             encoded = boundary_parts(to_wire(message, self._boundary.wire))
             self._meter.sent_bytes += sum(len(part) for part in encoded)

@@ -9,6 +9,7 @@ import torch
 from common.config.sections import Config
 from common.data import datasets, holdings
 from common.data.datasets import Dataset
+from common.lifecycle import read_place
 from common.models import network
 from common.models.network import Blueprint
 from common.wire.messages import Holdings
@@ -34,7 +35,7 @@ class Prepared:
             ConfigError: this machine lacks the data, the user's code or the device, or the data does not
                 fit the run.
         """
-        device = choose_device(options.device)
+        device = choose_device(options.device, read_place())
         dataset = datasets.of(config, path=options.data, code=options.code)
         dataset.check_fit(config)
         held = holdings.take_stock(config, dataset, options.code)

@@ -6,8 +6,6 @@ import queue
 import time
 from collections.abc import Iterable
 
-import torch
-
 from common.data.replicas import BatchRoutes, far_seats
 from common.errors import LayerwiseError
 from common.shards.pushes import PushReply
@@ -24,6 +22,7 @@ from slave.network.opening import Opening
 from slave.network.pair import Boundary
 from slave.network.prepared import Prepared
 from slave.network.progress import TELEMETRY_SECONDS, Progress
+from slave.training.device import Transfers
 from slave.training.worker import Computed, Done, Effect, Event, Fetch, Passed, Scored, Send, Worker
 
 # For the answers to the last pushes, when the slave is asked to stop.
@@ -49,6 +48,7 @@ class Session:
         self._prepared = prepared
         self._lease = lease
         self._config = config = prepared.config
+        self._transfers = Transfers.of(prepared.device)
         self._meter = Meter()
         self._progress = Progress(lease, self._meter, config.run.batch_size, cpu_before, prepared.gpu)
         self._network = Network(
@@ -171,16 +171,12 @@ class Session:
             raise event
         if isinstance(event, Message):
             self._meter.received_bytes += sum(map(self._nbytes, event.carried().values()))
-            if self._prepared.device.type != "cpu":
-                event = event.map_tensors(self._to_device)
+            event = self._transfers.receive(event)
         assert isinstance(event, Event)
         if isinstance(event, PushReply) and self._worker.pace is not None:
             now = self._meter.answered_at[event.shard]
             self._worker.pace.answer(event.shard, now, self._worker.steps(event.shard))
         self._carry_out(self._worker.handle(event))
-
-    def _to_device(self, tensor: torch.Tensor) -> torch.Tensor:
-        return tensor.to(self._prepared.device)
 
     def _nbytes(self, signal: Signal) -> int:
         """Return the bytes of a signal on the wire."""
@@ -208,7 +204,7 @@ class Session:
     def _do(self, effect: Effect) -> None:
         match effect:
             case Send():
-                self._network.send(effect.message)
+                self._network.send(self._transfers.leave(effect.message))
             case Push():
                 if self._worker.pace is not None:
                     now, steps = time.perf_counter(), self._worker.steps(effect.header.shard)

@@ -11,17 +11,17 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-import torch
 from torch import Tensor
 
 from common.data.batches import Batches
 from common.data.replicas import BatchRoutes
 from common.errors import MalformedError
 from common.signals.forms import SignalForm
-from common.signals.values import Signal, map_tensors
+from common.signals.values import Signal, plain
 from common.slots import Slots
 from common.wire.boundary import Direction, Down, Message, Ready, Up
 from slave.training.admission import check_form
+from slave.training.device import IN_MEMORY, Transfers
 from slave.training.unlocks.full import FullUnlock
 
 # Longer delays are counted as this delay.
@@ -52,7 +52,7 @@ class FreeTrainer:
         next_batch: first batch not seen by the layer's weights.
         routes: routes of batches through this replica.
         forms: of h_{k-1} and of h_k.
-        device: of the layer.
+        transfers: to the device of the layer.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class FreeTrainer:
         next_batch: int,
         routes: BatchRoutes | None = None,
         forms: tuple[SignalForm, SignalForm],
-        device: torch.device | str = "cpu",
+        transfers: Transfers = IN_MEMORY,
     ) -> None:
         self.steps = 0
         self.delays: Counter[int] = Counter()
@@ -85,7 +85,7 @@ class FreeTrainer:
         self._incarnation = incarnation
         self._routes = routes = routes or BatchRoutes()
         self._below, self._above = forms
-        self._device = device
+        self._transfers = transfers
         self._next = routes.next_own(next_batch)
         self._activations, self._gradients = Slots[Up](slots), Slots[Down](slots)
         # Way of the messages from each side -> steps when the last such message came.
@@ -173,7 +173,7 @@ class FreeTrainer:
             check_form(signal, self._above.floats, self._batches.size, name, f"of batch {down.batch}")
 
     def _x(self, batch: int) -> Signal:
-        return map_tensors(lambda tensor: tensor.to(self._device), self._batches.inputs(batch))
+        return self._transfers.arrive(self._batches.inputs(batch))
 
     def _y(self, batch: int) -> Tensor:
-        return self._batches.labels(batch).to(self._device)
+        return plain(self._transfers.arrive(self._batches.labels(batch)))

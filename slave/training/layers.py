@@ -31,7 +31,7 @@ from common.shards.table import Precision
 from common.shards.working_copy import WorkingCopy
 from common.signals.forms import SignalForm
 from common.signals.packing import InputPacking, Packing
-from common.signals.values import map_tensors
+from common.signals.values import plain
 from common.synthesizers import GradientSynthesizer, VirtualForward
 from common.wire.messages import JoinReply
 from slave.training import unlocks
@@ -47,6 +47,7 @@ from slave.training.decoupling import (
     TensorSynthesizer,
     Unlock,
 )
+from slave.training.device import IN_MEMORY, Transfers
 from slave.training.free import FreeTrainer
 from slave.training.future import Chains, Future
 from slave.training.gathered import Gathered
@@ -101,7 +102,7 @@ def windowed_trainer(
     lease: JoinReply,
     unlock: Unlock,
     below: SignalForm | None = None,
-    device: torch.device | str = "cpu",
+    transfers: Transfers = IN_MEMORY,
 ) -> WindowedTrainer:
     """Return the trainer of a lease's layer around an unlock; `below` as of `WindowedTrainer`."""
     k, layers = lease.layer, config.layers
@@ -116,7 +117,7 @@ def windowed_trainer(
         next_batch=lease.next_batch,
         routes=BatchRoutes.of(config, k, lease.replica),
         below=below,
-        device=device,
+        transfers=transfers,
     )
 
 
@@ -126,7 +127,7 @@ def free_trainer(
     lease: JoinReply,
     unlock: FullUnlock,
     forms: tuple[SignalForm, SignalForm],
-    device: torch.device | str = "cpu",
+    transfers: Transfers = IN_MEMORY,
 ) -> FreeTrainer:
     """Return the trainer of a layer under unlock `full`; `forms` as of `FreeTrainer`."""
     slots = config.decoupling.slots
@@ -143,7 +144,7 @@ def free_trainer(
         next_batch=lease.next_batch,
         routes=BatchRoutes.of(config, lease.layer, lease.replica),
         forms=forms,
-        device=device,
+        transfers=transfers,
     )
 
 
@@ -234,18 +235,19 @@ class _Composition:
             health=self.health,
         )
         below, above = (network.boundary(self.blueprint, cuts, each) for each in (k - 1, k))
+        transfers = Transfers.of(self.device)
         if self.compiled:
             size = config.run.batch_size
-            blank = map_tensors(lambda tensor: tensor.to(self.device), below.blank(size))
-            compile_layer(layer, blank, self.blueprint.task.blank(size).to(self.device))
+            blank, y = transfers.arrive(below.blank(size)), transfers.arrive(self.blueprint.task.blank(size))
+            compile_layer(layer, blank, plain(y))
         parts = self._parts(layer, (below, above), scores)
         trainer: Trainer
         if config.decoupling.slots is None:
             unlock = unlocks.build(parts)
-            trainer = windowed_trainer(config, data, self.lease, unlock, below, self.device)
+            trainer = windowed_trainer(config, data, self.lease, unlock, below, transfers)
         else:
             free_unlock = unlocks.find_builder(parts)(parts)
-            trainer = free_trainer(config, data, self.lease, free_unlock, (below, above), self.device)
+            trainer = free_trainer(config, data, self.lease, free_unlock, (below, above), transfers)
         if layer.carried:
             layer.carried.next_batch = lambda: trainer.next_batch
         gradient = self._output if decoupling.broadcasts else above.floats

@@ -11,16 +11,15 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Iterator
 
-import torch
-
 from common.data.batches import Batches
 from common.data.replicas import BatchRoutes
 from common.errors import MalformedError
 from common.signals.forms import SignalForm
-from common.signals.values import Signal, arrange, map_tensors
+from common.signals.values import Signal, arrange, plain
 from common.wire.boundary import Down, End, Ended, Lost, Message, OutputGradient, Ready, Taken, Up
 from slave.training.admission import check_form
 from slave.training.decoupling import Hearing, Unlock
+from slave.training.device import IN_MEMORY, Transfers
 from slave.training.inputs import Inputs
 
 
@@ -40,7 +39,7 @@ class WindowedTrainer:
         next_batch: first batch not seen by the layer's weights.
         routes: routes of batches through this replica.
         below: form of h_{k-1}; None: unknown.
-        device: of the layer.
+        transfers: to the device of the layer.
     """
 
     def __init__(
@@ -56,7 +55,7 @@ class WindowedTrainer:
         next_batch: int,
         routes: BatchRoutes | None = None,
         below: SignalForm | None = None,
-        device: torch.device | str = "cpu",
+        transfers: Transfers = IN_MEMORY,
     ) -> None:
         self.steps = 0
         self.delays: Counter[int] = Counter()
@@ -67,7 +66,7 @@ class WindowedTrainer:
         self._total = total
         self._unlock = unlock
         self._below = below
-        self._device = device
+        self._transfers = transfers
         self._window = window
         self._incarnation = incarnation
         self._routes = routes = routes or BatchRoutes()
@@ -152,7 +151,7 @@ class WindowedTrainer:
         if self._at_end:
             yield from self._end()
         elif self._k == 1:
-            yield from self._train(self._next, self._to_device(self._batches.inputs(self._next)))
+            yield from self._train(self._next, self._transfers.arrive(self._batches.inputs(self._next)))
         else:
             inputs = self._lowest
             assert inputs is not None
@@ -189,13 +188,10 @@ class WindowedTrainer:
         if self._end_sent and receiver in self._routes.receivers():
             yield self._addressed(End(self._total), receiver, self._incarnation)
 
-    def _to_device(self, x: Signal) -> Signal:
-        return map_tensors(lambda tensor: tensor.to(self._device), x)
-
     def _train(self, batch: int, h_below: Signal) -> Iterator[Message]:
         self._next = max(self._next, self._routes.next_own(batch + 1) if self._k == 1 else batch + 1)
         self.steps += 1
-        y = self._batches.labels(batch).to(self._device)
+        y = plain(self._transfers.arrive(self._batches.labels(batch)))
         if self._below is not None:
             check_form(h_below, self._below, len(y), f"h_{self._k - 1}", f"of batch {batch}")
             h_below = arrange(h_below, self._below)
