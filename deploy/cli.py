@@ -30,6 +30,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "generate": ("deploy.commands", "Sample text from a finished language run."),
     "snapshot": ("deploy.live", "Take a snapshot of a live run, or list its snapshots."),
     "rollback": ("deploy.live", "Roll a live run back to a snapshot."),
+    "resize": ("deploy.live", "Change the number of replicas of a live run."),
     "config": ("deploy.commands", "Print every configuration key, its default and its meaning."),
     "explain": ("deploy.guidance.cli", "Explain a configuration key: meaning, default, values, page."),
     "init": ("deploy.guidance.cli", "Write a configuration, a network and data to begin from."),

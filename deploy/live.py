@@ -62,3 +62,22 @@ def rollback(
     from deploy.snapshots import roll_back
 
     return roll_back(master, number or 0, token_file, as_json, tls)
+
+
+@click.command()
+@click.argument("replicas", nargs=-1, required=True, metavar="R...", type=click.IntRange(min=1))
+@required_master_option
+@token_option
+@tls_option
+@json_option
+def resize(
+    replicas: tuple[int, ...], master: str, token_file: Path | None, tls: Path | None, as_json: bool
+) -> int:
+    """Change the number of replicas of a live run: R for every layer, or a number for each.
+
+    The master waits until a slave is there for every replica, and announces the batch from which on there are
+    R. Every batch is trained once in each layer, before and after. `layerwise status` shows what is missing.
+    """
+    from deploy.resize import resize as change
+
+    return change(master, replicas, token_file, as_json, tls)

@@ -106,6 +106,9 @@ class _StatusView:
         head = Text(f"{status.name}: {status.state}", style="bold")
         if status.waiting_slaves:
             head.append(f", {status.waiting_slaves} slaves waiting for a layer")
+        if status.resizing.start:
+            counts = " ".join(map(str, status.resizing.replicas))
+            head.append(f", {counts} replicas by layer from batch {status.resizing.start:,} on")
         if self._silent_since is not None:
             silence = time.monotonic() - self._silent_since
             head.append(f"; the master has not answered for {silence:.0f} s", style="bold red")

@@ -69,6 +69,11 @@ class Lease:
     telemetry: Telemetry = field(default_factory=Telemetry)
     retired: Telemetry = NONE
 
+    @property
+    def reached(self) -> int:
+        """First batch that no slave of the seat has seen."""
+        return max(self.retired.next_batch, self.telemetry.next_batch)
+
     def total(self) -> Telemetry:
         """Work of every slave of the seat."""
         return merge(self.retired, self.telemetry)

@@ -11,8 +11,9 @@ from common.errors import LayerwiseError
 from common.wire.stores import ListedLease
 from master.disk.recovery import ROSTER
 from master.disk.state import StateDirectory, seal
+from master.effects import Effect
 from master.lease import LeaseEvent
-from master.run import Effect, Run
+from master.run import Run
 
 Request = TypeVar("Request")
 Reply = TypeVar("Reply")

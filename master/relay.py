@@ -7,7 +7,7 @@ unanswered messages again. So the relay keeps no message beyond the bounded outb
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import aclosing
 from typing import Protocol
 
@@ -68,7 +68,7 @@ class Relay:
 
     Args:
         run: name of the run, which hellos must name.
-        replicas: of each layer.
+        replicas: returns those of each layer at present.
         windows: of each layer, the most batches that may be out.
         slots: of each outbox, where messages may be lost (see `Slots`).
         seat: returns the holder of an incarnation's lease; raises FencedError.
@@ -83,7 +83,7 @@ class Relay:
     def __init__(
         self,
         run: str,
-        replicas: list[int],
+        replicas: Callable[[], Sequence[int]],
         windows: list[int],
         slots: int | None,
         seat: Callable[[int], Holder],
@@ -163,8 +163,9 @@ class Relay:
         holder = self._seat(hello.incarnation)
         layer, replica = holder.layer, holder.replica
         called = (hello.layer, hello.replica)
-        exists = hello.sender == replica and 1 <= hello.layer <= len(self._replicas)
-        if not (exists and meet((layer, replica), called, self._replicas, broadcasts=self._broadcasts)):
+        counts = self._replicas()
+        exists = hello.sender == replica and 1 <= hello.layer <= len(counts)
+        if not (exists and meet((layer, replica), called, counts, broadcasts=self._broadcasts)):
             raise MalformedError(
                 f"layer {layer} replica {replica}, as replica {hello.sender}, called layer {hello.layer} "
                 f"replica {hello.replica}: the two share no batch"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Sequence
 from typing import Any
 
 from common.credentials import hash_secret, is_secret
@@ -17,6 +17,7 @@ from common.wire.telemetry import merge
 from master.keyring import Keyring
 from master.lease import Lease, LeaseEvent, restore_telemetry
 from master.leases import check_batch, fenced
+from master.seating import Seating
 
 # Slaves that wait for a seat; each is listed for Prometheus.
 MOST_WAITING = 1024
@@ -31,34 +32,36 @@ class Roster:
     `tick_seconds`.
 
     Args:
-        replicas: R_k of each layer.
+        replicas: R_k of each layer at present.
         heartbeat_seconds: interval of the heartbeats.
         misses: heartbeats that a slave may miss.
         saved: values from an earlier roster's `dump`; None at the run's beginning.
-        most_batches: upper bound of the first batch that a slave's weights have not seen.
+        batch_bound: upper bound of batch numbers.
         keyring: makes the secrets of leases and pairs.
         broadcasts: whether layer K has a stream to every layer.
+
+    Attributes:
+        seating: the seats.
     """
 
     def __init__(
         self,
-        replicas: list[int],
+        replicas: Sequence[int],
         heartbeat_seconds: float,
         misses: int,
         saved: dict[str, Any] | None = None,
-        most_batches: int = MOST,
+        batch_bound: int = MOST,
         *,
         keyring: Keyring,
         broadcasts: bool = False,
     ) -> None:
         self._broadcasts = broadcasts
-        self._replicas = replicas
-        self._most_batches = most_batches
+        self.seating = Seating(replicas)
+        self._batch_bound = batch_bound
         self._keyring = keyring
         self._interval = heartbeat_seconds
         self.tick_seconds = heartbeat_seconds / 8
         self._patience = heartbeat_seconds * misses - self.tick_seconds
-        self._leases = [Lease(k + 1, r) for k, count in enumerate(replicas) for r in range(count)]
         self._by_incarnation: dict[int, Lease] = {}
         self._incarnations = 0
         # Whether the last changes are not durable yet.
@@ -74,26 +77,17 @@ class Roster:
 
     @property
     def over(self) -> bool:
-        """Whether every layer is through all batches."""
-        return all(lease.done for lease in self._leases)
+        """Whether every layer is through all batches of the run."""
+        return self.seating.last and self.seating.passed
+
+    @property
+    def _leases(self) -> list[Lease]:
+        return self.seating.leases
 
     @property
     def complete(self) -> bool:
         """Whether every seat is taken, so that batches can go through."""
         return all(lease.incarnation or lease.done for lease in self._leases)
-
-    @property
-    def begun(self) -> bool:
-        """Whether a slave holds a lease."""
-        return bool(self._by_incarnation)
-
-    def next_batches(self) -> Iterator[int]:
-        """First batch that no slave of a seat has seen, seat by seat."""
-        return (max(each.retired.next_batch, each.telemetry.next_batch) for each in self._leases)
-
-    def reached(self) -> list[tuple[int, int]]:
-        """First batch that no slave of a seat has seen, and leases granted on the seat, seat by seat."""
-        return list(zip(self.next_batches(), (lease.grants for lease in self._leases), strict=True))
 
     def still_seconds(self, now: float) -> float:
         """Seconds since the last batch or grant of any slave; 0 of a run that is over or incomplete."""
@@ -106,6 +100,10 @@ class Roster:
         if self._began is None:
             return self._earlier_seconds
         return self._earlier_seconds + (now if self._ended is None else self._ended) - self._began
+
+    def deal(self, replicas: Sequence[int], now: float) -> None:
+        """Deal the seats of other replicas, R_k of each layer; nobody holds a lease."""
+        self.seating.deal(replicas, now + self._patience)
 
     def waiting(self) -> int:
         """Number of waiting slaves."""
@@ -137,6 +135,8 @@ class Roster:
             return JoinReply(over=True), []
         mine = [lease for lease in self._leases if lease.incarnation and lease.slave.slave == request.slave]
         vacant = [lease for lease in self._leases if not lease.incarnation and not lease.done]
+        if not mine:
+            vacant = self.seating.open_to(request.slave, vacant, now)
         if not mine and not vacant:
             if request.slave not in self._waiting and len(self._waiting) >= MOST_WAITING:
                 raise UnreachableError(f"{MOST_WAITING} slaves wait for a seat already; ask again")
@@ -187,7 +187,9 @@ class Roster:
         lease.telemetry = self._grown(lease, telemetry)
         return [self._vacate(lease, "left", reason)]
 
-    def roll_back(self, saved: dict[str, Any], reason: str, now: float) -> list[LeaseEvent]:
+    def roll_back(
+        self, saved: dict[str, Any], reason: str, now: float, replicas: Sequence[int] | None = None
+    ) -> list[LeaseEvent]:
         """End every lease, and set each seat's work back to a saved state.
 
         Incarnations go on growing: every holder is fenced, and joins again by itself.
@@ -196,13 +198,17 @@ class Roster:
             saved: values from an earlier `dump`; empty: from the run's beginning.
             reason: for the event log.
             now: the time.
+            replicas: R_k of each layer from now on; None: as before.
         """
         events = [self._vacate(lease, "fenced", reason) for lease in self._leases if lease.incarnation]
+        if replicas is not None:
+            self.seating.arrange(replicas)
         self._earlier_seconds, self._began, self._ended = self.training_seconds(now), None, None
         by_seat = {(old["layer"], old["replica"]): old for old in saved.get("leases", [])}
         # Before the run's end a layer that was done is needed again: the layers beside it go back.
-        over = bool(by_seat) and all(old["done"] for old in by_seat.values())
-        for lease in self._leases:
+        here = [old for lease in self._leases if (old := by_seat.get((lease.layer, lease.replica)))]
+        over = bool(here) and all(old["done"] for old in here)
+        for lease in self.seating.all():
             old = by_seat.get((lease.layer, lease.replica))
             lease.done = over
             total = merge(*restore_telemetry(old)) if old else Telemetry()
@@ -256,7 +262,8 @@ class Roster:
         Raises:
             MalformedError: the batch is beyond the end of the run.
         """
-        check_batch(next_batch, self._most_batches)
+        # The next batch of one of R replicas may lie R - 1 past the last batch.
+        check_batch(next_batch, min(self._batch_bound + max(self.seating.replicas) - 1, MOST))
 
     def _grown(self, lease: Lease, telemetry: Telemetry) -> Telemetry:
         """Check telemetry; a batch that arrives late never takes the progress back."""
@@ -297,7 +304,7 @@ class Roster:
     def _meet(self, one: Lease, other: Lease) -> bool:
         """Whether the slaves on two seats send each other messages."""
         here, there = ((lease.layer, lease.replica) for lease in (one, other))
-        return meet(here, there, self._replicas, broadcasts=self._broadcasts)
+        return meet(here, there, self.seating.replicas, broadcasts=self._broadcasts)
 
     def listed(self) -> tuple[int, list[ListedLease]]:
         """Number of grants so far, and the leases that stand, as stores know them."""
@@ -334,7 +341,7 @@ class Roster:
         return {
             "incarnations": self._incarnations,
             "training_seconds": self.training_seconds(now),
-            "leases": [to_plain(lease) for lease in self._leases],
+            "leases": [to_plain(lease) for lease in self.seating.all()],
         }
 
     def _restore(self, saved: dict[str, Any]) -> None:
@@ -342,7 +349,8 @@ class Roster:
         self._incarnations = saved["incarnations"]
         self._earlier_seconds = saved["training_seconds"]
         by_seat = {(lease["layer"], lease["replica"]): lease for lease in saved["leases"]}
-        for lease in self._leases:
+        self.seating.rest(by_seat)
+        for lease in self.seating.all():
             old = by_seat.get((lease.layer, lease.replica))
             if old:
                 for name in ("incarnation", "grants", "gone", "done"):
@@ -374,9 +382,10 @@ class Roster:
         )
         lease.retired, lease.telemetry = lease.total(), Telemetry()
         self._by_incarnation.pop(lease.incarnation, None)
+        self.seating.keep(lease)
         lease.incarnation, lease.slave, lease.proof, lease.certificate = 0, JoinRequest(), "", ""
-        # The layer below may lack the slave's answer to END: until the run is over, the seat needs a slave.
-        lease.done = lease.done and self.over
+        # The layer below may lack the slave's answer to END: until all are done, the seat needs a slave.
+        lease.done = lease.done and self.seating.passed
         return event
 
     def _event(self, kind: str, lease: Lease, reason: str = "") -> LeaseEvent:

@@ -7,8 +7,7 @@ before the reply leaves. No I/O and no clock.
 from __future__ import annotations
 
 import dataclasses
-from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 from common.config.sections import Config
@@ -18,26 +17,28 @@ from common.errors import MalformedError, RefusedError, UnreachableError
 from common.wire import messages as m
 from common.wire.counters import add_counters, add_layers
 from common.wire.ranges import MOST, restore
+from common.wire.stages import ResizeReply, ResizeRequest
 from common.wire.stores import AttendRequest, LocateReply, LocateRequest, PlaceRequest
 from common.wire.telemetry import add_delays
 from master.agreement import Agreement
 from master.curriculum import Grading, announce
+from master.effects import Effect
 from master.keyring import Keyring
 from master.lease import LeaseEvent
 from master.leases import check_own
 from master.progress import Progress
-from master.roster import Roster
+from master.resizing import Change
+from master.restoration import restore_roster, restore_stores
+from master.standing import waiting_fractions
 from master.stores import Stores
 from master.tally import Tally
 
-# Kinds of lease events after which a seat is vacant.
-_ENDS = ("left", "failed", "fenced")
 # A run without a batch for so many heartbeats, whose first layer waits for a level, stands still.
 STILL_BEATS = 10
 
 
 class Shards(Protocol):
-    """Progress of the run's shards."""
+    """Progress of the run's shards, wherever they are kept."""
 
     def versions(self) -> dict[str, int]:
         """Version of every shard."""
@@ -46,17 +47,11 @@ class Shards(Protocol):
         """First batch that a shard lacks, of a replica or of all."""
 
 
-@dataclass(frozen=True)
-class Effect:
-    """Change of the values that must outlive the master.
+class OwnShards(Shards, Protocol):
+    """Shards in this process."""
 
-    Attributes:
-        line: for the event log; empty: no event.
-        ended: last event of a lease that ended.
-    """
-
-    line: dict[str, Any]
-    ended: LeaseEvent | None = None
+    def deal(self, start: int, replicas: Sequence[int]) -> None:
+        """Take pushes of so many replicas a layer, from a batch on that no shard lacks."""
 
 
 class Run:
@@ -74,15 +69,17 @@ class Run:
         roster: leases.
         tally: counters.
         starts: number of masters so far, the present included.
+        change: decides on the number of replicas.
         grading: decides on levels; None: examples do not become harder.
         stores: processes that keep the shards; None: the master does.
     """
 
     def __init__(
-        self, config: Config, shards: Shards, saved: dict[str, Any], identity: str, keyring: Keyring
+        self, config: Config, shards: OwnShards, saved: dict[str, Any], identity: str, keyring: Keyring
     ) -> None:
         self.config = config
-        self.roster = _restore_roster(config, saved, keyring)
+        self.change = Change(config, saved)
+        self.roster = restore_roster(config, self.change, saved, keyring)
         self.tally = Tally.restore(saved)
         self.starts = saved.get("starts", 0) + 1
         self.identity = saved.get("run") or identity
@@ -90,8 +87,11 @@ class Run:
         self.grading = Grading.restore(config.replicas[-1], saved) if config.curriculum else None
         self._agreement = Agreement.restore(saved)
         self._progress = Progress()
-        self.stores = _restore_stores(config, saved, self.starts)
-        self._shards = self.stores or shards
+        self.stores = restore_stores(config, saved, self.starts)
+        self._shards: Shards = self.stores or shards
+        self._own_shards = shards
+        if self.change.present:
+            shards.deal(self.change.start, self.change.replicas)
         self._effects: list[Effect] = []
         # Number of the snapshot that a rollback is putting back; the shards are of two versions meanwhile.
         self._restoring = 0
@@ -111,6 +111,7 @@ class Run:
             "evaluation": dataclasses.asdict(self._evaluation),
             **(self.grading.dump() if self.grading else {}),
             **self._agreement.dump(),
+            **self.change.dump(),
             **({"stores": self.stores.dump()} if self.stores else {}),
         }
 
@@ -131,8 +132,14 @@ class Run:
         if warning and events:
             self._effects.append(Effect({"event": "warned", "host": request.host, "why": warning}))
         reply = dataclasses.replace(reply, warning=warning)
+        self._resize(now)
         return dataclasses.replace(
-            reply, next_batch=self.next_batch(reply), run=self.identity, curriculum=announce(self.grading)
+            reply,
+            next_batch=self.next_batch(reply),
+            run=self.identity,
+            curriculum=announce(self.grading),
+            replicas=[*self.change.replicas],
+            end=self.change.end or 0,
         )
 
     def next_batch(self, lease: m.JoinReply) -> int:
@@ -153,7 +160,7 @@ class Run:
 
     def _compare(self, host: str, holdings: m.Holdings) -> str:
         """Return a warning, perhaps empty; the first process of a run says what the others must hold."""
-        begun = bool(self._shards.versions()) or self.roster.begun
+        begun = bool(self._shards.versions()) or bool(self.roster.seating.holders())
         self._agreement, verdict = self._agreement.hear(host, holdings, begun=begun)
         if verdict.refusal:
             self._effects.append(Effect({"event": "refused", "host": host, "why": verdict.refusal}))
@@ -211,22 +218,60 @@ class Run:
             MalformedError: scores that are not layer K's.
         """
         self._hear(request)
+        self.change.hear(request.incarnation, request.promise)
         self._note(self.roster.heartbeat(request.incarnation, request.beat, request.telemetry, now))
         version, peers = self.roster.neighbours(request.incarnation, request.peers_version)
-        reply = m.HeartbeatReply(self.roster.over, version, peers, curriculum=announce(self.grading))
+        self._resize(now)
+        change = self.change
+        reply = m.HeartbeatReply(
+            self.roster.over,
+            version,
+            peers,
+            curriculum=announce(self.grading),
+            hold=change.hold,
+            end=change.end or 0,
+            rejoin=self.roster.seating.closing,
+        )
         if self.config.decoupling.slots is None:
             return reply
-        stop = may_stop(self.roster.next_batches(), self.config.run.batches)
+        stop = may_stop(self.roster.seating.next_batches(), change.end or self.config.run.batches)
         return dataclasses.replace(reply, begin=self.roster.complete, stop=stop)
 
-    def leave(self, request: m.LeaveRequest, now: float) -> m.LeaveReply:  # noqa: ARG002 - an input like the rest
+    def leave(self, request: m.LeaveRequest, now: float) -> m.LeaveReply:
         """Give a lease back.
 
         Raises:
             FencedError: the lease has passed to another slave.
         """
         self._note(self.roster.leave(request.incarnation, request.telemetry, request.reason))
+        self._resize(now)
         return m.LeaveReply()
+
+    def resize(self, request: ResizeRequest, now: float) -> ResizeReply:
+        """Ask for another number of replicas, which begins at a batch once enough slaves are there.
+
+        Raises:
+            RefusedError: the run cannot have these replicas, or is over.
+            UnreachableError: the run is being put back to a snapshot.
+        """
+        self.check_open()
+        if self.roster.over:
+            raise RefusedError("resize: the run is over")
+        self._effects += [Effect(line) for line in self.change.want(request.replicas)]
+        self._resize(now)
+        return self.change.reply(self.roster)
+
+    def _resize(self, now: float) -> None:
+        """Take the next step of a change of replicas, and deal the seats once the next stage begins."""
+        if self._restoring:
+            return
+        change = self.change
+        present, lines = change.present, change.advance(self.roster, self._shards, now)
+        if change.present != present:
+            self.roster.deal(change.replicas, now)
+            self.roster.seating.last = change.end is None
+            self._own_shards.deal(change.start, change.replicas)
+        self._effects += [Effect(line) for line in lines]
 
     def report(self, evaluation: m.Evaluation, now: float) -> m.ReportReply:  # noqa: ARG002 - an input like the rest
         """Keep an evaluator's newest result."""
@@ -239,8 +284,9 @@ class Run:
         self._note(self.roster.tick(now))
         if self.stores:
             self._effects += [Effect(line) for line in self.stores.tick(now)]
-        self._progress.note(self._shards.versions(), self.roster.reached(), now)
+        self._progress.note(self._shards.versions(), self.roster.seating.reached(), now)
         self._relieve(now)
+        self._resize(now)
 
     def _hear(self, request: m.HeartbeatRequest) -> None:
         """Decide on levels from the scores of a heartbeat.
@@ -269,7 +315,7 @@ class Run:
             or self.roster.still_seconds(now) < STILL_BEATS * self.config.cluster.heartbeat_seconds
         ):
             return
-        if self.grading.awaited(max(next_batch for next_batch, _ in self.roster.reached())):
+        if self.grading.awaited(max(next_batch for next_batch, _ in self.roster.seating.reached())):
             before = self.grading.levels
             self.grading.give_up()
             self._note_levels(before)
@@ -286,7 +332,10 @@ class Run:
         """
         self._restoring = number
         reason = f"rolled back to snapshot {number}"
-        events = self.roster.roll_back(saved.get("roster", {}), reason, now)
+        self.change.rewind(saved)
+        events = self.roster.roll_back(saved.get("roster", {}), reason, now, self.change.replicas)
+        self.roster.seating.last = True
+        self._own_shards.deal(self.change.start, self.change.replicas)
         self._evaluation = restore(m.Evaluation, saved.get("evaluation", {}))
         self._note(events)
         return len(events)
@@ -315,6 +364,7 @@ class Run:
     def status(self, now: float) -> m.StatusReply:
         """State of the run; the process' own figures and snapshots are left at their defaults."""
         seats = self.roster.seats(now)
+        work = [*(seat.telemetry for seat in seats), *self.roster.seating.rested()]
         reports = self.stores.reports() if self.stores else []
         pushed = {k: self._shards.next_batch(f"{k}/weights") for k in range(1, len(self.config.replicas) + 1)}
         reached = (max(seat.telemetry.next_batch, pushed[seat.layer]) for seat in seats)
@@ -328,10 +378,10 @@ class Run:
             starts=self.starts,
             seats=seats,
             versions=self._shards.versions(),
-            delays=add_delays(seat.telemetry.delays for seat in seats),
-            waiting_fraction=_waiting_fractions(seats),
-            lost_batches=min(sum(seat.telemetry.lost_batches for seat in seats), MOST),
-            lost_states=min(sum(seat.telemetry.lost_states for seat in seats), MOST),
+            delays=add_delays(each.delays for each in work),
+            waiting_fraction=waiting_fractions(seats),
+            lost_batches=min(sum(each.lost_batches for each in work), MOST),
+            lost_states=min(sum(each.lost_states for each in work), MOST),
             curriculum=announce(self.grading),
             counters=add_counters([self.tally.counters(), *(each.counters for each in reports)]),
             evaluation=self._evaluation,
@@ -339,61 +389,11 @@ class Run:
             still_seconds=0.0 if self.roster.over else self._progress.still_seconds(now),
             successors=self._progress.successors,
             stores=self.stores.states(now) if self.stores else [],
+            stages=self.change.stages.to_messages(),
+            stage=self.change.present,
+            resizing=self.change.describe(self.roster),
         )
 
     def _note(self, events: list[LeaseEvent]) -> None:
-        self._effects += [_effect(event) for event in events]
+        self._effects += [Effect.of(event) for event in events]
         self.tally.add(failed_leases=sum(event.kind == "failed" for event in events))
-
-
-def fence_saved(
-    config: Config, saved: dict[str, Any], snapshot: dict[str, Any], reason: str, now: float
-) -> tuple[dict[str, Any], list[Effect]]:
-    """End every lease of a run at rest, as `Run.begin_rollback` does of a live one.
-
-    Args:
-        config: resolved configuration.
-        saved: the run's values from its last master.
-        snapshot: values kept with the snapshot that is put back; empty: the run begins anew.
-        reason: for the event log.
-        now: seconds of a monotonic clock.
-
-    Returns:
-        The values to go on with, and the effects once a master does.
-    """
-    # Nobody is granted a lease here.
-    roster = _restore_roster(config, saved, Keyring(b""))
-    events = roster.roll_back(snapshot.get("roster", {}), reason, now)
-    fenced = {**saved, "roster": roster.dump(now), "evaluation": snapshot.get("evaluation", {})}
-    return fenced, [_effect(event) for event in events]
-
-
-def _restore_roster(config: Config, saved: dict[str, Any], keyring: Keyring) -> Roster:
-    beats = config.cluster.heartbeat_seconds, config.cluster.misses
-    # The next batch of one of R replicas may lie R - 1 past the last batch.
-    most = config.batch_bound + max(config.replicas) - 1
-    broadcasts = config.decoupling.broadcasts
-    return Roster(config.replicas, *beats, saved.get("roster"), most, keyring=keyring, broadcasts=broadcasts)
-
-
-def _restore_stores(config: Config, saved: dict[str, Any], epoch: int) -> Stores | None:
-    cluster = config.cluster
-    if not cluster.stores:
-        return None
-    # A call is held for a heartbeat.
-    patience = cluster.heartbeat_seconds * (cluster.misses + 1)
-    return Stores(config.replicas, cluster.stores, patience, epoch, saved.get("stores", {}))
-
-
-def _effect(event: LeaseEvent) -> Effect:
-    return Effect(event.line(), event if event.kind in _ENDS else None)
-
-
-def _waiting_fractions(seats: list[m.Seat]) -> dict[int, float]:
-    """Fraction of each layer's time in steps during which a step stood still."""
-    stepping: Counter[int] = Counter()
-    waiting: Counter[int] = Counter()
-    for seat in seats:
-        stepping[seat.layer] += seat.telemetry.step_seconds  # type: ignore[assignment]
-        waiting[seat.layer] += seat.telemetry.waiting_seconds  # type: ignore[assignment]
-    return {k: min(waiting[k] / stepping[k], 1.0) if stepping[k] else 0.0 for k in sorted(stepping)}

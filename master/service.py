@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from common.config.sections import Config
-from common.data.replicas import most_streams
+from common.data.replicas import most_seats, most_streams
 from common.errors import MalformedError, RunFailedError
 from common.lifecycle import (
     INTERRUPTED,
@@ -44,12 +44,14 @@ from master.disk.scrub import SCRUB_SECONDS, Scrub
 from master.disk.shelves import DiskThread, OwnShelves
 from master.disk.snapshots import Snapshots
 from master.disk.state import StateDirectory, seal
+from master.effects import Effect
 from master.lease import LeaseEvent
 from master.ledger import Ledger
 from master.parameters import ParameterService
 from master.parted import make_scheduler, repair_periodically
 from master.relay import Relay
-from master.run import Effect, Run, fence_saved
+from master.restoration import fence_saved
+from master.run import Run
 from master.servicers.keeper import KeeperServicer
 from master.servicers.parameters import ParametersServicer
 from master.servicers.roster import RosterServicer
@@ -98,7 +100,7 @@ class Master:
         roster, slots = self.run.roster, config.decoupling.slots
         self.relay = Relay(
             self.run.identity,
-            config.replicas,
+            lambda: roster.seating.replicas,
             windows,
             slots,
             roster.seat,
@@ -233,7 +235,7 @@ class Ports:
         self._state = master.state.path
         name = run.config.run.name if identity else None
         access = Access(run.roster, load_tokens(master.state, join_token), name)
-        seats, streams = sum(run.config.replicas), most_streams(run.config)
+        seats, streams = most_seats(run.config), most_streams(run.config)
         # Heartbeats, questions and a Join apart.
         places = Bounds.for_leases(seats, 3)
         self.control = control.ControlServer(tally.count_error, access.admit, identity, places)

@@ -330,7 +330,7 @@ class AgreeReply(_message.Message):
     def __init__(self, warning: _Optional[str] = ...) -> None: ...
 
 class JoinReply(_message.Message):
-    __slots__ = ("granted", "over", "layer", "replica", "incarnation", "next_batch", "run", "warning", "secret", "curriculum", "reader")
+    __slots__ = ("granted", "over", "layer", "replica", "incarnation", "next_batch", "run", "warning", "secret", "curriculum", "reader", "replicas", "end")
     GRANTED_FIELD_NUMBER: _ClassVar[int]
     OVER_FIELD_NUMBER: _ClassVar[int]
     LAYER_FIELD_NUMBER: _ClassVar[int]
@@ -342,6 +342,8 @@ class JoinReply(_message.Message):
     SECRET_FIELD_NUMBER: _ClassVar[int]
     CURRICULUM_FIELD_NUMBER: _ClassVar[int]
     READER_FIELD_NUMBER: _ClassVar[int]
+    REPLICAS_FIELD_NUMBER: _ClassVar[int]
+    END_FIELD_NUMBER: _ClassVar[int]
     granted: bool
     over: bool
     layer: int
@@ -353,7 +355,49 @@ class JoinReply(_message.Message):
     secret: str
     curriculum: Curriculum
     reader: str
-    def __init__(self, granted: bool = ..., over: bool = ..., layer: _Optional[int] = ..., replica: _Optional[int] = ..., incarnation: _Optional[int] = ..., next_batch: _Optional[int] = ..., run: _Optional[str] = ..., warning: _Optional[str] = ..., secret: _Optional[str] = ..., curriculum: _Optional[_Union[Curriculum, _Mapping]] = ..., reader: _Optional[str] = ...) -> None: ...
+    replicas: _containers.RepeatedScalarFieldContainer[int]
+    end: int
+    def __init__(self, granted: bool = ..., over: bool = ..., layer: _Optional[int] = ..., replica: _Optional[int] = ..., incarnation: _Optional[int] = ..., next_batch: _Optional[int] = ..., run: _Optional[str] = ..., warning: _Optional[str] = ..., secret: _Optional[str] = ..., curriculum: _Optional[_Union[Curriculum, _Mapping]] = ..., reader: _Optional[str] = ..., replicas: _Optional[_Iterable[int]] = ..., end: _Optional[int] = ...) -> None: ...
+
+class Stage(_message.Message):
+    __slots__ = ("start", "replicas")
+    START_FIELD_NUMBER: _ClassVar[int]
+    REPLICAS_FIELD_NUMBER: _ClassVar[int]
+    start: int
+    replicas: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, start: _Optional[int] = ..., replicas: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class Promise(_message.Message):
+    __slots__ = ("question", "batch")
+    QUESTION_FIELD_NUMBER: _ClassVar[int]
+    BATCH_FIELD_NUMBER: _ClassVar[int]
+    question: int
+    batch: int
+    def __init__(self, question: _Optional[int] = ..., batch: _Optional[int] = ...) -> None: ...
+
+class Resizing(_message.Message):
+    __slots__ = ("replicas", "missing", "start")
+    REPLICAS_FIELD_NUMBER: _ClassVar[int]
+    MISSING_FIELD_NUMBER: _ClassVar[int]
+    START_FIELD_NUMBER: _ClassVar[int]
+    replicas: _containers.RepeatedScalarFieldContainer[int]
+    missing: int
+    start: int
+    def __init__(self, replicas: _Optional[_Iterable[int]] = ..., missing: _Optional[int] = ..., start: _Optional[int] = ...) -> None: ...
+
+class ResizeRequest(_message.Message):
+    __slots__ = ("replicas",)
+    REPLICAS_FIELD_NUMBER: _ClassVar[int]
+    replicas: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, replicas: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class ResizeReply(_message.Message):
+    __slots__ = ("replicas", "resizing")
+    REPLICAS_FIELD_NUMBER: _ClassVar[int]
+    RESIZING_FIELD_NUMBER: _ClassVar[int]
+    replicas: _containers.RepeatedScalarFieldContainer[int]
+    resizing: Resizing
+    def __init__(self, replicas: _Optional[_Iterable[int]] = ..., resizing: _Optional[_Union[Resizing, _Mapping]] = ...) -> None: ...
 
 class Curriculum(_message.Message):
     __slots__ = ("starts", "decided")
@@ -479,34 +523,42 @@ class Telemetry(_message.Message):
     def __init__(self, steps: _Optional[int] = ..., next_batch: _Optional[int] = ..., lost_batches: _Optional[int] = ..., in_flight: _Optional[int] = ..., step_seconds: _Optional[float] = ..., waiting_seconds: _Optional[float] = ..., delays: _Optional[_Mapping[int, int]] = ..., loss: _Optional[float] = ..., gradient_loss: _Optional[float] = ..., gradient_cosine: _Optional[float] = ..., samples_per_second: _Optional[float] = ..., cpu_seconds: _Optional[float] = ..., peak_rss_bytes: _Optional[int] = ..., done: bool = ..., pulls: _Optional[int] = ..., gradient_norm_ratio: _Optional[float] = ..., input_loss: _Optional[float] = ..., fallback: bool = ..., utilization: _Optional[_Union[Utilization, _Mapping]] = ..., waits: bool = ..., refused_from_below: _Optional[int] = ..., refused_from_above: _Optional[int] = ..., push_steps: _Optional[int] = ..., lost_states: _Optional[int] = ..., time_loss: _Optional[float] = ..., time_cosine: _Optional[float] = ..., time_norm_ratio: _Optional[float] = ..., own_loss: _Optional[float] = ..., time_aux_loss: _Optional[float] = ..., sent_bytes: _Optional[int] = ..., received_bytes: _Optional[int] = ...) -> None: ...
 
 class HeartbeatRequest(_message.Message):
-    __slots__ = ("incarnation", "beat", "telemetry", "peers_version", "scores")
+    __slots__ = ("incarnation", "beat", "telemetry", "peers_version", "scores", "promise")
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     BEAT_FIELD_NUMBER: _ClassVar[int]
     TELEMETRY_FIELD_NUMBER: _ClassVar[int]
     PEERS_VERSION_FIELD_NUMBER: _ClassVar[int]
     SCORES_FIELD_NUMBER: _ClassVar[int]
+    PROMISE_FIELD_NUMBER: _ClassVar[int]
     incarnation: int
     beat: int
     telemetry: Telemetry
     peers_version: int
     scores: _containers.RepeatedCompositeFieldContainer[Score]
-    def __init__(self, incarnation: _Optional[int] = ..., beat: _Optional[int] = ..., telemetry: _Optional[_Union[Telemetry, _Mapping]] = ..., peers_version: _Optional[int] = ..., scores: _Optional[_Iterable[_Union[Score, _Mapping]]] = ...) -> None: ...
+    promise: Promise
+    def __init__(self, incarnation: _Optional[int] = ..., beat: _Optional[int] = ..., telemetry: _Optional[_Union[Telemetry, _Mapping]] = ..., peers_version: _Optional[int] = ..., scores: _Optional[_Iterable[_Union[Score, _Mapping]]] = ..., promise: _Optional[_Union[Promise, _Mapping]] = ...) -> None: ...
 
 class HeartbeatReply(_message.Message):
-    __slots__ = ("over", "peers_version", "peers", "begin", "stop", "curriculum")
+    __slots__ = ("over", "peers_version", "peers", "begin", "stop", "curriculum", "hold", "end", "rejoin")
     OVER_FIELD_NUMBER: _ClassVar[int]
     PEERS_VERSION_FIELD_NUMBER: _ClassVar[int]
     PEERS_FIELD_NUMBER: _ClassVar[int]
     BEGIN_FIELD_NUMBER: _ClassVar[int]
     STOP_FIELD_NUMBER: _ClassVar[int]
     CURRICULUM_FIELD_NUMBER: _ClassVar[int]
+    HOLD_FIELD_NUMBER: _ClassVar[int]
+    END_FIELD_NUMBER: _ClassVar[int]
+    REJOIN_FIELD_NUMBER: _ClassVar[int]
     over: bool
     peers_version: int
     peers: _containers.RepeatedCompositeFieldContainer[Peer]
     begin: bool
     stop: bool
     curriculum: Curriculum
-    def __init__(self, over: bool = ..., peers_version: _Optional[int] = ..., peers: _Optional[_Iterable[_Union[Peer, _Mapping]]] = ..., begin: bool = ..., stop: bool = ..., curriculum: _Optional[_Union[Curriculum, _Mapping]] = ...) -> None: ...
+    hold: int
+    end: int
+    rejoin: bool
+    def __init__(self, over: bool = ..., peers_version: _Optional[int] = ..., peers: _Optional[_Iterable[_Union[Peer, _Mapping]]] = ..., begin: bool = ..., stop: bool = ..., curriculum: _Optional[_Union[Curriculum, _Mapping]] = ..., hold: _Optional[int] = ..., end: _Optional[int] = ..., rejoin: bool = ...) -> None: ...
 
 class LeaveRequest(_message.Message):
     __slots__ = ("incarnation", "reason", "telemetry")
@@ -641,7 +693,7 @@ class LayerPushes(_message.Message):
     def __init__(self, layer: _Optional[int] = ..., staleness: _Optional[_Mapping[int, int]] = ..., refused: _Optional[int] = ...) -> None: ...
 
 class StatusReply(_message.Message):
-    __slots__ = ("name", "state", "batches", "of_batches", "waiting_slaves", "training_seconds", "starts", "seats", "versions", "delays", "waiting_fraction", "lost_batches", "counters", "evaluation", "layers", "utilization", "snapshot", "snapshot_trouble", "still_seconds", "successors", "lost_states", "curriculum", "stores")
+    __slots__ = ("name", "state", "batches", "of_batches", "waiting_slaves", "training_seconds", "starts", "seats", "versions", "delays", "waiting_fraction", "lost_batches", "counters", "evaluation", "layers", "utilization", "snapshot", "snapshot_trouble", "still_seconds", "successors", "lost_states", "curriculum", "stores", "stages", "stage", "resizing")
     class VersionsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -686,6 +738,9 @@ class StatusReply(_message.Message):
     LOST_STATES_FIELD_NUMBER: _ClassVar[int]
     CURRICULUM_FIELD_NUMBER: _ClassVar[int]
     STORES_FIELD_NUMBER: _ClassVar[int]
+    STAGES_FIELD_NUMBER: _ClassVar[int]
+    STAGE_FIELD_NUMBER: _ClassVar[int]
+    RESIZING_FIELD_NUMBER: _ClassVar[int]
     name: str
     state: str
     batches: int
@@ -709,7 +764,10 @@ class StatusReply(_message.Message):
     lost_states: int
     curriculum: Curriculum
     stores: _containers.RepeatedCompositeFieldContainer[StoreState]
-    def __init__(self, name: _Optional[str] = ..., state: _Optional[str] = ..., batches: _Optional[int] = ..., of_batches: _Optional[int] = ..., waiting_slaves: _Optional[int] = ..., training_seconds: _Optional[float] = ..., starts: _Optional[int] = ..., seats: _Optional[_Iterable[_Union[Seat, _Mapping]]] = ..., versions: _Optional[_Mapping[str, int]] = ..., delays: _Optional[_Mapping[int, int]] = ..., waiting_fraction: _Optional[_Mapping[int, float]] = ..., lost_batches: _Optional[int] = ..., counters: _Optional[_Union[Counters, _Mapping]] = ..., evaluation: _Optional[_Union[Evaluation, _Mapping]] = ..., layers: _Optional[_Iterable[_Union[LayerPushes, _Mapping]]] = ..., utilization: _Optional[_Union[Utilization, _Mapping]] = ..., snapshot: _Optional[_Union[Kept, _Mapping]] = ..., snapshot_trouble: _Optional[str] = ..., still_seconds: _Optional[float] = ..., successors: _Optional[int] = ..., lost_states: _Optional[int] = ..., curriculum: _Optional[_Union[Curriculum, _Mapping]] = ..., stores: _Optional[_Iterable[_Union[StoreState, _Mapping]]] = ...) -> None: ...
+    stages: _containers.RepeatedCompositeFieldContainer[Stage]
+    stage: int
+    resizing: Resizing
+    def __init__(self, name: _Optional[str] = ..., state: _Optional[str] = ..., batches: _Optional[int] = ..., of_batches: _Optional[int] = ..., waiting_slaves: _Optional[int] = ..., training_seconds: _Optional[float] = ..., starts: _Optional[int] = ..., seats: _Optional[_Iterable[_Union[Seat, _Mapping]]] = ..., versions: _Optional[_Mapping[str, int]] = ..., delays: _Optional[_Mapping[int, int]] = ..., waiting_fraction: _Optional[_Mapping[int, float]] = ..., lost_batches: _Optional[int] = ..., counters: _Optional[_Union[Counters, _Mapping]] = ..., evaluation: _Optional[_Union[Evaluation, _Mapping]] = ..., layers: _Optional[_Iterable[_Union[LayerPushes, _Mapping]]] = ..., utilization: _Optional[_Union[Utilization, _Mapping]] = ..., snapshot: _Optional[_Union[Kept, _Mapping]] = ..., snapshot_trouble: _Optional[str] = ..., still_seconds: _Optional[float] = ..., successors: _Optional[int] = ..., lost_states: _Optional[int] = ..., curriculum: _Optional[_Union[Curriculum, _Mapping]] = ..., stores: _Optional[_Iterable[_Union[StoreState, _Mapping]]] = ..., stages: _Optional[_Iterable[_Union[Stage, _Mapping]]] = ..., stage: _Optional[int] = ..., resizing: _Optional[_Union[Resizing, _Mapping]] = ...) -> None: ...
 
 class Kept(_message.Message):
     __slots__ = ("number", "time", "nbytes", "versions", "damage")

@@ -59,6 +59,16 @@ class Stopped(Exception):  # noqa: N818 - no error: the slave was asked to stop
 
 
 @dataclass(frozen=True)
+class Released:
+    """End of a lease that the master wanted back: other replicas follow."""
+
+    def delay(self, rejoin: Backoff) -> float:
+        """Return the seconds until the next lease."""
+        rejoin.reset()
+        return 0.0
+
+
+@dataclass(frozen=True)
 class Lost:
     """End of a lease after which the slave joins again.
 
@@ -203,11 +213,12 @@ class Slave:
                 lease = self._join(config, str(prepared.device), endpoint.address, prepared.holdings)
                 if lease is None:
                     break
-                lost = self._session(prepared, lease, endpoint)
-                if lost is None:
+                ended = self._session(prepared.on(lease), lease, endpoint)
+                if ended is None:
                     break
-                log.warning("lease lost (%s); asking for a new one", lost.error)
-                self._pause(lost.delay(rejoin))
+                if isinstance(ended, Lost):
+                    log.warning("lease lost (%s); asking for a new one", ended.error)
+                self._pause(ended.delay(rejoin))
         log.info("the run is over")
         return 0
 
@@ -230,7 +241,7 @@ class Slave:
             raise
         return endpoint
 
-    def _session(self, prepared: Prepared, lease: JoinReply, endpoint: Endpoint) -> Lost | None:
+    def _session(self, prepared: Prepared, lease: JoinReply, endpoint: Endpoint) -> Lost | Released | None:
         """Train under a lease to its end; None at the end of the run.
 
         Raises:
@@ -246,6 +257,10 @@ class Slave:
         try:
             session.open()
             session.run()
+            if session.released:
+                log.info("the number of replicas changes; asking for a new lease")
+                session.leave("the number of replicas changes")
+                return Released()
         except FencedError as error:
             return Lost(error, session.trained)
         except BaseException as error:

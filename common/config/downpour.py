@@ -72,6 +72,13 @@ class DownpourConfig:
     replicas: int | list[int] = key(
         1, "slaves that train the same layer (R); or one number a layer", minimum=1, maximum=MOST_REPLICAS
     )
+    replicas_max: int | None = key(
+        None,
+        "most replicas of a layer, up to which the run takes in waiting slaves, and retires vacant seats, "
+        "by itself",
+        minimum=1,
+        maximum=MOST_REPLICAS,
+    )
     warm_start: int = key(0, "batches that replica 0 of a layer trains alone at first", minimum=0)
     staleness: str = choice("any", STALENESS_RULES, "a stale push")
     bound: int = key(16, 'largest staleness that staleness = "bound" takes', minimum=0)
@@ -83,6 +90,11 @@ class DownpourConfig:
         if isinstance(self.n_push, str) and self.n_push != AUTO:
             raise ConfigError(
                 f'downpour.n_push: "{self.n_push}" is no number of steps; give one, or "{AUTO}"'
+            )
+        if self.replicas_max is not None and self.replicas_max < max(self._counts):
+            raise ConfigError(
+                f"downpour.replicas_max: {self.replicas_max} is less than downpour.replicas; give at least "
+                f"{max(self._counts)}, or leave downpour.replicas_max out"
             )
         self._check_server()
         self._check_fragments()

@@ -68,6 +68,11 @@ class Config:
             self.downpour.replicas_of(layers)
             self.cluster.compiled_of(layers)
             self.optimizer.check_layers(layers)
+        if self.downpour.replicas_max is not None and self.fixes_replicas:
+            raise ConfigError(
+                "downpour.replicas_max: the number of replicas cannot change, because of "
+                f"{self.fixes_replicas}; leave downpour.replicas_max out"
+            )
         if self.cluster.served and is_user_function(self.task.kind):
             raise ConfigError(
                 f"cluster.synthesis: the master runs no function of a user, as M needs with task.kind = "
@@ -203,6 +208,18 @@ class Config:
     def replicas(self) -> list[int]:
         """Number of replicas R by layer; the cuts must be known."""
         return self.downpour.replicas_of(self.layers)
+
+    @property
+    def fixes_replicas(self) -> str:
+        """Part of the run that depends on the number of replicas for good; empty: the number may change."""
+        if self.cluster.stores:
+            return f"cluster.stores = {self.cluster.stores}: stores do not change replicas"
+        if self.time.window is not None:
+            return f"time.window = {self.time.window}: each replica carries the state of streams of its own"
+        if self.downpour.outer:
+            name = self.downpour.server_optimizer
+            return f'downpour.server_optimizer = "{name}": its rounds are of R pushes'
+        return ""
 
     @property
     def compiled(self) -> list[bool]:

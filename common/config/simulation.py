@@ -37,9 +37,20 @@ class SimulationConfig:
         {}, 'slow slaves by name, layer or layer.replica, with their factor: { "2" = 4.0, "1.1" = 2.0 }'
     )
     deaths: dict[str, Any] = key({}, 'deaths of slaves, in virtual seconds: { "2" = 1.5 }')
+    resizes: dict[str, Any] = key(
+        {}, 'changes of downpour.replicas, by their first batch: { "500" = 3, "900" = [2, 1, 1] }'
+    )
     restart_seconds: float = key(3.0, "seconds until a dead slave's successor joins", minimum=0)
 
     def __post_init__(self) -> None:
+        for batch, replicas in self.resizes.items():
+            counts = replicas if isinstance(replicas, list) else [replicas]
+            number = batch.isdecimal() and str(int(batch)) == batch != "0"
+            if not (number and counts and all(type(count) is int for count in counts)):
+                raise ConfigError(
+                    f'simulation.resizes."{batch}": expected a batch above 0, and a number of replicas, or '
+                    f"one a layer, got {replicas!r}"
+                )
         for name in ("slowed", "deaths"):
             for seat, value in getattr(self, name).items():
                 seat_of(seat, f"simulation.{name}")

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from math import gcd
 
+from common.config.resizing import most_replicas
 from common.config.sections import Config
 
 
@@ -57,9 +58,14 @@ def far_seats(config: Config, k: int, replica: int) -> list[tuple[int, int]]:
     return [(each, there) for each in layers for there in partners(replica, counts[k - 1], counts[each - 1])]
 
 
+def most_seats(config: Config) -> int:
+    """Return the most seats that a run may come to have, at a time."""
+    return config.layers * most_replicas(config)
+
+
 def most_streams(config: Config) -> int:
     """Return the most streams of a slave: two at each neighbour, or one at every slave."""
-    return sum(config.replicas) if config.decoupling.broadcasts else 2 * max(config.replicas)
+    return most_seats(config) if config.decoupling.broadcasts else 2 * most_replicas(config)
 
 
 def may_stop(next_batches: Iterable[int], batches: int) -> bool:

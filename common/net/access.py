@@ -71,6 +71,7 @@ ACCESS: dict[Method[Any, Any], Row] = {
     methods.REPORT: Row(Proof.OPERATOR, frozenset({Role.EVALUATOR, Role.OPERATOR})),
     methods.REACH: Row(Proof.JOIN, frozenset({Role.SLAVE, Role.OPERATOR})),
     methods.AGREE: Row(Proof.JOIN, frozenset({Role.SLAVE, Role.EVALUATOR, Role.OPERATOR})),
+    methods.RESIZE: Row(Proof.OPERATOR, _OPERATOR),
     methods.SNAPSHOT: Row(Proof.OPERATOR, _OPERATOR),
     methods.SNAPSHOTS: Row(Proof.NONE, _ALL),
     methods.ROLLBACK: Row(Proof.OPERATOR, _OPERATOR),

@@ -187,6 +187,9 @@ STANDING_SEATS = _gauge(
     "standing_seats", MASTER, (), "Seats that do no batch for long, although slaves hold them."
 )
 WAITING_SLAVES = _gauge("waiting_slaves", MASTER, (), "Slaves that wait for a seat.")
+MISSING_SLAVES = _gauge(
+    "missing_slaves", MASTER, (), "Slaves without which a change of the number of replicas does not begin."
+)
 LEVEL = _gauge(
     "level", MASTER, _SEAT, "Level of the layer's next batch, from 1, where examples become harder."
 )

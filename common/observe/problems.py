@@ -39,6 +39,7 @@ def problems(status: StatusReply, config: Config, slave: str) -> list[Problem]:
     if status.state != "done":
         found = [
             *_vacant(status, slave),
+            *_missing(status, slave),
             *_late(status, config),
             *_awaited_stores(status),
             *find_standstill(status, config),
@@ -65,6 +66,16 @@ def _vacant(status: StatusReply, slave: str) -> Iterator[Problem]:
     new = [seat_name(seat) for seat in vacant if not seat.grants]
     if new:
         yield Problem(f"{', '.join(new)}: no slave yet", advice)
+
+
+def _missing(status: StatusReply, slave: str) -> Iterator[Problem]:
+    change = status.resizing
+    if change.missing and not change.start:
+        count = "1 more slave" if change.missing == 1 else f"{change.missing} more slaves"
+        counts = " ".join(map(str, change.replicas))
+        yield Problem(
+            f"the change to {counts} replicas by layer waits for {count}", f"start each of them: {slave}"
+        )
 
 
 def _late(status: StatusReply, config: Config) -> Iterator[Problem]:

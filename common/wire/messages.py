@@ -9,6 +9,7 @@ from common.shards.pushes import Buffer
 from common.shards.table import Table
 from common.wire.counters import Counters, LayerPushes
 from common.wire.curriculum import Curriculum, Score
+from common.wire.stages import Promise, Resizing, Stage
 from common.wire.stores import StoreState
 from common.wire.use import Utilization
 
@@ -161,6 +162,8 @@ class JoinReply:
     secret: str = field(default="", repr=False)
     curriculum: Curriculum = field(default_factory=Curriculum)
     reader: str = field(default="", repr=False)
+    replicas: list[int] = field(default_factory=list)
+    end: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,11 +223,15 @@ class HeartbeatRequest:
     telemetry: Telemetry = field(default_factory=Telemetry)
     peers_version: int = 0
     scores: list[Score] = field(default_factory=list)
+    promise: Promise = field(default_factory=Promise)
 
 
 @dataclass(frozen=True, slots=True)
 class HeartbeatReply:
-    """Answer to a heartbeat: end of the run; new neighbours; levels; for `full`, begin and stop."""
+    """Answer to a heartbeat: end of the run; new neighbours; levels; for `full`, begin and stop.
+
+    For a change of the number of replicas: number of a question, end of the stage, return of the lease.
+    """
 
     over: bool = False
     peers_version: int = 0
@@ -232,6 +239,9 @@ class HeartbeatReply:
     begin: bool = False
     stop: bool = False
     curriculum: Curriculum = field(default_factory=Curriculum)
+    hold: int = 0
+    end: int = 0
+    rejoin: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -327,6 +337,9 @@ class StatusReply:
     lost_states: int = 0
     curriculum: Curriculum = field(default_factory=Curriculum)
     stores: list[StoreState] = field(default_factory=list)
+    stages: list[Stage] = field(default_factory=list)
+    stage: int = 0
+    resizing: Resizing = field(default_factory=Resizing)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from typing import Any, Generic, TypeVar
 
 from common.bounds import message_bytes
 from common.shards import pushes
-from common.wire import codec, payloads, stores
+from common.wire import codec, payloads, stages, stores
 from common.wire import messages as m
 from protos import layerwise_pb2 as pb
 
@@ -77,6 +77,7 @@ STATUS = _method("Roster", "Status", _plain(m.StatusRequest), _plain(m.StatusRep
 REPORT = _method("Roster", "Report", _plain(m.Evaluation), _plain(m.ReportReply))
 REACH = _method("Roster", "Reach", _plain(m.ReachRequest), _plain(m.ReachReply))
 AGREE = _method("Roster", "Agree", _plain(m.AgreeRequest), _plain(m.AgreeReply))
+RESIZE = _method("Roster", "Resize", _plain(stages.ResizeRequest), _plain(stages.ResizeReply))
 SNAPSHOT = _method("Keeper", "Snapshot", _plain(m.SnapshotRequest), _plain(m.SnapshotReply))
 SNAPSHOTS = _method("Keeper", "Snapshots", _plain(m.SnapshotsRequest), _plain(m.SnapshotsReply))
 ROLLBACK = _method("Keeper", "Rollback", _plain(m.RollbackRequest), _plain(m.RollbackReply))
@@ -97,6 +98,7 @@ METHODS: tuple[Method[Any, Any], ...] = (
     REPORT,
     REACH,
     AGREE,
+    RESIZE,
     SNAPSHOT,
     SNAPSHOTS,
     ROLLBACK,

@@ -19,7 +19,7 @@ from common.errors import MalformedError
 from common.shards import pushes
 from common.shards.table import Table, TensorSpec
 from common.wire import messages as m
-from common.wire import stores
+from common.wire import stages, stores
 from common.wire.counters import Counters, LayerPushes
 from common.wire.curriculum import Curriculum, Score
 from common.wire.use import Utilization
@@ -112,7 +112,14 @@ RANGES: dict[type, dict[str, Rule]] = {
     },
     m.DescribeReply: {"bulk_port": PORT, "time": SECONDS},
     m.JoinRequest: {"pid": SMALL},
-    m.JoinReply: {"layer": PLACE, "replica": PLACE, "incarnation": COUNT, "next_batch": COUNT},
+    m.JoinReply: {
+        "layer": PLACE,
+        "replica": PLACE,
+        "incarnation": COUNT,
+        "next_batch": COUNT,
+        "replicas": PLACE,
+        "end": COUNT,
+    },
     m.Peer: {"layer": PLACE, "replica": PLACE, "incarnation": COUNT},
     Utilization: {
         "cpu_percent": LOAD,
@@ -156,7 +163,7 @@ RANGES: dict[type, dict[str, Rule]] = {
     # The bits of a network that has diverged are NaN or infinite.
     Score: {"block": COUNT, "bits": Range(0, math.inf, measured=True), "answers": COUNT},
     m.HeartbeatRequest: {"incarnation": COUNT, "beat": COUNT, "peers_version": COUNT},
-    m.HeartbeatReply: {"peers_version": COUNT},
+    m.HeartbeatReply: {"peers_version": COUNT, "hold": COUNT, "end": COUNT},
     m.LeaveRequest: {"incarnation": COUNT},
     m.Seat: {
         "layer": PLACE,
@@ -204,7 +211,13 @@ RANGES: dict[type, dict[str, Rule]] = {
         "still_seconds": SECONDS,
         "successors": COUNT,
         "lost_states": COUNT,
+        "stage": PLACE,
     },
+    stages.Stage: {"start": COUNT, "replicas": PLACE},
+    stages.Promise: {"question": COUNT, "batch": COUNT},
+    stages.Resizing: {"replicas": PLACE, "missing": PLACE, "start": COUNT},
+    stages.ResizeRequest: {"replicas": PLACE},
+    stages.ResizeReply: {"replicas": PLACE},
     m.RollbackRequest: {"number": COUNT},
     m.RollbackReply: {"before": Mapped(None, COUNT), "fenced": SMALL},
     stores.ShardState: {"version": COUNT, "progress": Mapped(PLACE, COUNT), "nbytes": COUNT},
@@ -321,7 +334,7 @@ def _restored(annotation: Any, value: Any) -> Any:
 
 def _check_complete() -> None:
     """Check that every number of every message has a range, and that no range is left over."""
-    for kind in {**vars(m), **vars(pushes), **vars(stores)}.values():
+    for kind in {**vars(m), **vars(pushes), **vars(stores), **vars(stages)}.values():
         if isinstance(kind, type) and dataclasses.is_dataclass(kind) and kind not in ELSEWHERE:
             due, declared = set(numbers(kind)), set(RANGES.get(kind, {}))
             if due != declared:

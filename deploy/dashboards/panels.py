@@ -100,6 +100,7 @@ OVERVIEW = Dashboard(
             ("layerwise_vacant_seats", "vacant"),
             ("layerwise_seats", "seats"),
             ("layerwise_waiting_slaves", "waiting slaves"),
+            ("layerwise_missing_slaves", "missing for more replicas"),
         ),
         _panel(
             "Seats that stand still",

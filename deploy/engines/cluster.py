@@ -114,6 +114,7 @@ class Cluster:
             if slave.running is not None and slave.running.place in seated:
                 slave.seated = slave.running.place
         ended = [self._schedule_restart(slave, 0, now) for slave in slaves if slave.ended]
+        ended += self._grow(status)
         vacant = [seat for seat in status.seats if seat.state == "vacant"]
         taken = not vacant or status.waiting_slaves or any(slave.starting for slave in slaves)
         if taken or len(slaves) >= 2 * self.slaves:
@@ -121,13 +122,24 @@ class Cluster:
             return ended
         self._vacant_since = self._vacant_since or now
         if now - self._vacant_since < VACANT_BEATS * heartbeat_seconds:
-            return []
+            return ended
         self._vacant_since = None
         spare = self._plan_slave()
         events = self._restart(spare)
         if spare.running is None:
-            return events
-        return [f"layer {vacant[0].layer} has no slave, and none has died: one hangs; started {spare.name}"]
+            return [*ended, *events]
+        return [
+            *ended,
+            f"layer {vacant[0].layer} has no slave, and none has died: one hangs; started {spare.name}",
+        ]
+
+    def _grow(self, status: StatusReply) -> list[str]:
+        """Start a slave for each seat that the number of replicas has added, or is about to add."""
+        seats = max(len(status.seats), sum(status.resizing.replicas))
+        wanted = seats - max(self.slaves, len(self._slaves))
+        self.slaves = max(self.slaves, seats)
+        names = [self._add_slave().name for _ in range(wanted)]
+        return [f"started {', '.join(names)}, for {seats} seats"] if names else []
 
     def finish(self) -> None:
         """Wait until the slaves have learned of the run's end and have exited."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
@@ -37,12 +38,14 @@ from common.wire.methods import (
     DESCRIBE,
     LOCATE,
     REPORT,
+    RESIZE,
     ROLLBACK,
     SNAPSHOT,
     SNAPSHOTS,
     STATUS,
     Method,
 )
+from common.wire.stages import ResizeReply, ResizeRequest
 from common.wire.stores import LocateRequest
 
 Request = TypeVar("Request")
@@ -155,6 +158,10 @@ class Reader:
     def snapshots(self) -> list[Kept]:
         """List the snapshots, oldest first."""
         return self._call(SNAPSHOTS, SnapshotsRequest(), SNAPSHOT_SECONDS).snapshots
+
+    def resize(self, replicas: Sequence[int]) -> ResizeReply:
+        """Ask for another number of replicas: R of every layer, or by layer."""
+        return self._call(RESIZE, ResizeRequest([*replicas]))
 
     def roll_back(self, number: int) -> RollbackReply:
         """Roll the run back to a snapshot; 0 is the newest whole snapshot."""

@@ -11,8 +11,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 
+from common.config.resizing import resized
 from common.config.sections import Config
-from common.config.simulation import seat_of
 from common.data.datasets import Dataset
 from common.data.replicas import BatchRoutes, may_stop
 from common.errors import ConfigError, RunFailedError
@@ -27,6 +27,7 @@ from common.wire.boundary import Direction, Down, Message, OutputGradient, Ready
 from common.wire.counters import Counters
 from common.wire.messages import HeartbeatReply, JoinReply, Seat, StatusReply
 from deploy.simulation.clock import Clock
+from deploy.simulation.fleet import Fleet, plan
 from deploy.simulation.hollow import hollow
 from deploy.simulation.machine import Machine
 from deploy.simulation.paces import paces, shard_nbytes
@@ -83,11 +84,11 @@ class Driver:
         self.master = SimulatedMaster(config, self._clock, self._wires, nbytes)
         self._grading = Grading(config.replicas[-1]) if config.curriculum else None
         self._through = self._incarnations = self._undone = 0
-        self._machines = self._build_machines()
-        for machine in self._machines.values():
-            self._seat(machine)
-            self._clock.at(0.0, partial(self._turn, machine))
-        for machine, seconds in self._values_by_machine("deaths").items():
+        self._fleet = Fleet(config, self._draws)
+        # The present stage, and the configuration with its replicas.
+        self._stages, self._stage, self._staged = plan(config), 0, config
+        self._begin_stage()
+        for machine, seconds in self._fleet.values("deaths").items():
             self._clock.at(seconds, partial(self._die, machine))
 
     @property
@@ -97,8 +98,8 @@ class Driver:
 
     @property
     def machines(self) -> list[Machine]:
-        """Machines of all slaves, the lowest layer first."""
-        return list(self._machines.values())
+        """Machines of the present slaves, the lowest layer first."""
+        return list(self._fleet.present.values())
 
     def run(self) -> Iterator[int]:
         """Process events until the run is over; yields the number of batches that all layers have pushed.
@@ -107,7 +108,7 @@ class Driver:
             RunFailedError: no event is left before the end of the run.
         """
         reported = 0
-        while self._undone:
+        while self._undone or self._follow_stage():
             if not self._clock.advance():
                 unfinished = [f"layer {m.layer}.{m.replica}" for m in self.machines if not m.done]
                 raise RunFailedError(
@@ -132,7 +133,7 @@ class Driver:
     def status(self) -> StatusReply:
         """Return the run's status, as a master reports a run."""
         delays: Counter[int] = Counter()
-        for machine in self.machines:
+        for machine in self._fleet.all():
             delays += machine.delays
         return StatusReply(
             name=self.config.run.name,
@@ -144,8 +145,8 @@ class Driver:
             versions=self.master.store.versions(),
             delays=dict(delays),
             waiting_fraction=dict.fromkeys(range(1, self.config.layers + 1), 0.0),
-            lost_batches=sum(machine.lost_batches for machine in self.machines),
-            lost_states=sum(machine.lost_states for machine in self.machines),
+            lost_batches=sum(machine.lost_batches for machine in self._fleet.all()),
+            lost_states=sum(machine.lost_states for machine in self._fleet.all()),
             counters=Counters(
                 staleness=dict(self.master.staleness), pushes=self.master.pushes, pulls=self.master.pulls
             ),
@@ -154,7 +155,7 @@ class Driver:
 
     def utilization(self, k: int) -> float:
         """Return the fraction of the time in which the slaves of layer k computed."""
-        own = [machine for machine in self.machines if machine.layer == k]
+        own = [machine for machine in self._fleet.all() if machine.layer == k]
         return sum(machine.busy_seconds for machine in own) / (len(own) * max(self.seconds, 1e-12))
 
     def _seat_of(self, machine: Machine) -> Seat:
@@ -172,35 +173,27 @@ class Driver:
     def _blueprint(self) -> Blueprint:
         return network.build_initial(self.config, self._dataset.inputs, self._dataset.targets)
 
-    def _build_machines(self) -> dict[tuple[int, int], Machine]:
-        settings = self.config.simulation
-        machines = {}
-        for k, replicas in enumerate(self.config.replicas, 1):
-            for r in range(replicas):
-                slow = self._draws.random() < settings.stragglers
-                machines[k, r] = Machine(k, r, settings.straggler_factor if slow else 1.0)
-        self._machines = machines
-        for machine, factor in self._values_by_machine("slowed").items():
-            machine.slowness = factor
-        self._undone = len(machines)
-        return machines
+    def _begin_stage(self) -> None:
+        """Seat a slave on every machine of the present stage."""
+        self._undone = len(self.machines)
+        for machine in self.machines:
+            self._seat(machine)
+            self._clock.at(self.seconds, partial(self._turn, machine))
 
-    def _values_by_machine(self, key: str) -> dict[Machine, float]:
-        """Return the values of a key of section `simulation` by machine.
-
-        Raises:
-            ConfigError: the key names a slave outside the run.
-        """
-        values = {}
-        for name, value in getattr(self.config.simulation, key).items():
-            machine = self._machines.get(seat_of(name, f"simulation.{key}"))
-            if machine is None:
-                raise ConfigError(
-                    f'simulation.{key}: there is no slave "{name}" among {self.config.replicas} replicas of '
-                    f"{self.config.layers} layers; name layer.replica, counted from 1.0"
-                )
-            values[machine] = float(value)
-        return values
+    def _follow_stage(self) -> bool:
+        """Go on with the next stage, a heartbeat after every slave is done; False: there is none."""
+        if self._stages.end(self._stage) is None:
+            return False
+        self._stage += 1
+        start, counts = self._stages.starts[self._stage], self._stages.replicas[self._stage]
+        for machine in self.machines:
+            machine.retire()
+        self._fleet.deal(counts)
+        self._staged = resized(self.config, counts)
+        self.master.store.deal(start, counts)
+        self._undone = len(self.machines)
+        self._clock.at(self.seconds + self.config.cluster.heartbeat_seconds, self._begin_stage)
+        return True
 
     def _seat(self, machine: Machine) -> None:
         """Seat a new slave at the master's versions."""
@@ -208,14 +201,17 @@ class Driver:
         k, r = machine.layer, machine.replica
         first = self.master.store.next_batch(f"{k}/weights", r)
         levels = announce(self._grading)
-        lease = JoinReply(True, False, k, r, self._incarnations, first, curriculum=levels)
+        end = self._stages.end(self._stage) or 0
+        lease = JoinReply(True, False, k, r, self._incarnations, first, curriculum=levels, end=end)
         begin = partial(self.master.begin, lease)
         if self._trains:
-            trained = layers.build(self.config, self._blueprint(), self._dataset, lease, begin)
+            trained = layers.build(self._staged, self._blueprint(), self._dataset, lease, begin)
         else:
             pace, wants = self._paces[k - 1], [False, *(each.wants_gradient for each in self._paces)]
-            trained = hollow(self.config, lease, pace.shards, begin, (wants[k - 1], wants[k]))
-        machine.take(lease, Worker(trained, self.config.run.batches, adapts=self.config.downpour.adapts))
+            trained = hollow(self._staged, lease, pace.shards, begin, (wants[k - 1], wants[k]))
+        if end:
+            trained.trainer.end_at(end)
+        machine.take(lease, Worker(trained, adapts=self.config.downpour.adapts))
         self._tell(machine, HeartbeatReply(begin=True))
         # A slave may be through a block at once: its predecessor was, or a warm start leaves it none.
         self._grade(machine)
@@ -232,8 +228,8 @@ class Driver:
         """Seat a successor; the layer below sends unanswered batches again."""
         self._seat(machine)
         k, r = machine.layer, machine.replica
-        for sender in BatchRoutes.of(self.config, k, r).senders(k):
-            self._deliver(self._machines[k - 1, sender], Ready(sender=r))
+        for sender in BatchRoutes.of(self._staged, k, r).senders(k):
+            self._deliver(self._fleet.present[k - 1, sender], Ready(sender=r))
         self._turn(machine)
 
     def _turn(self, machine: Machine) -> None:
@@ -288,7 +284,8 @@ class Driver:
 
     def _stop_free(self) -> None:
         """Stop all layers of unlock `full` once the slowest has passed the run's batches."""
-        if may_stop((machine.next_batch for machine in self.machines), self.config.run.batches):
+        batches = self._stages.end(self._stage) or self.config.run.batches
+        if may_stop((machine.next_batch for machine in self.machines), batches):
             for machine in self.machines:
                 self._tell(machine, HeartbeatReply(stop=True))
 
@@ -327,7 +324,7 @@ class Driver:
         pace = self._paces[below - 1]
         each = pace.up_nbytes if message.direction is Direction.UP else pace.down_nbytes
         nbytes = HEADER_NBYTES + len(message.carried()) * each
-        receiver = self._machines[message.layer, message.replica]
+        receiver = self._fleet.present[message.layer, message.replica]
         deliver = partial(self._deliver, receiver, self._as_received(message))
         if direct:
             arrival = self._wires.arrival(self.seconds, machine.link, receiver.link, nbytes, resent=again)

@@ -50,6 +50,11 @@ class Machine:
         self.worker = None
         self.inbox.clear()
 
+    def retire(self) -> None:
+        """Remove the slave, whose stage is over."""
+        self.die()
+        self.done = False
+
     @property
     def next_batch(self) -> int:
         """First batch not seen by the layer's weights; 0 without a slave."""

@@ -131,7 +131,8 @@ def _rated(config: Config, rate: float) -> Config:
 
 
 def _replicated(config: Config, replicas: int | list[int]) -> Config:
-    return dataclasses.replace(config, downpour=dataclasses.replace(config.downpour, replicas=replicas))
+    downpour = dataclasses.replace(config.downpour, replicas=replicas, replicas_max=None)
+    return dataclasses.replace(config, downpour=downpour)
 
 
 def _print(config: Config, predictions: Sequence[dict[str, Any]]) -> None:

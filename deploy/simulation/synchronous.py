@@ -47,10 +47,7 @@ class InStep:
         blueprint = network.build_initial(config, dataset.inputs, dataset.targets)
         self._grading = Grading(1) if config.curriculum else None
         leases = [JoinReply(layer=k) for k in range(1, config.layers + 1)]
-        self._workers = [
-            Worker(layers.build(config, blueprint, dataset, lease, None), config.run.batches)
-            for lease in leases
-        ]
+        self._workers = [Worker(layers.build(config, blueprint, dataset, lease, None)) for lease in leases]
         self._flats = [worker.trained.layer.flat for worker in self._workers]
         averaged = self._flats if config.run.averages else []
         self._averages = [flat.parameters.numpy().copy() for flat in averaged]

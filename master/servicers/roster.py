@@ -16,6 +16,7 @@ from common.net.control import ControlServer
 from common.versions import installed_versions
 from common.wire import messages as m
 from common.wire import methods
+from common.wire.stages import ResizeReply, ResizeRequest
 from master.attendance import Attendance
 from master.ledger import Ledger
 from master.run import Run
@@ -63,6 +64,7 @@ class RosterServicer:
         server.add(methods.REPORT, self.report)
         server.add(methods.REACH, self.reach)
         server.add(methods.AGREE, self.agree)
+        server.add(methods.RESIZE, self.resize)
 
     async def describe(self, request: m.DescribeRequest) -> m.DescribeReply:  # noqa: ARG002 - has no fields
         """Give the run's configuration, the data port, the clock and the versions."""
@@ -126,3 +128,11 @@ class RosterServicer:
             RefusedError: the holdings differ.
         """
         return await self._ledger.apply(self._run.agree, request)
+
+    async def resize(self, request: ResizeRequest) -> ResizeReply:
+        """Ask for another number of replicas.
+
+        Raises:
+            RefusedError: the run cannot have these replicas, or is over.
+        """
+        return await self._ledger.apply(self._run.resize, request)

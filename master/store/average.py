@@ -31,17 +31,20 @@ class Averaging:
         horizon: as in `common.shards.average.share`.
         replicas: R.
         warm_start: batches that replica 0 trains alone at first.
+        start: first batch of these replicas; the layer has seen all before.
     """
 
     horizon: int
     replicas: int = 1
     warm_start: int = 0
+    start: int = 0
 
     def count(self, progress: Progress) -> float:
         """Return the batches that a layer has seen."""
-        reached = [progress.get(replica, 0) for replica in range(self.replicas)]
-        shared = sum(max(batch - self.warm_start, 0) for batch in reached)
-        return min(reached[0], self.warm_start) + shared / self.replicas
+        reached = [max(progress.get(replica, 0), self.start) for replica in range(self.replicas)]
+        alone = max(self.warm_start, self.start)
+        shared = sum(max(batch - alone, 0) for batch in reached)
+        return min(reached[0], alone) + shared / self.replicas
 
     def begin(self, table: Table, moments: int, buffer: Bytes) -> None:
         """Let the average of a new shard be the initial weights."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 from common.config.downpour import DownpourConfig
 from common.config.sections import Config
@@ -11,7 +11,7 @@ from common.optim.optimizers import Settings
 from common.shards.average import WEIGHTS
 from common.shards.pushes import Operation
 from common.shards.table import Table
-from master.store.average import Averaging, place
+from master.store.average import Averaging, Progress, place
 from master.store.optimizers import ServerOptimizer, room
 from master.store.outer import Outer
 from master.store.staleness import StalenessRule
@@ -27,6 +27,7 @@ class Policy:
         fragments: number of fragments that are pushed by turns; 0: pushes are whole.
         optimizer: applies accrued gradients, or changes as outer gradients; None: updates are added.
         average: of the parameters, kept beside them; None: no average is kept.
+        start: first batch that these replicas train; the shard has all before.
     """
 
     replicas: int = 1
@@ -34,6 +35,7 @@ class Policy:
     optimizer: ServerOptimizer | Outer | None = None
     fragments: int = 0
     average: Averaging | None = None
+    start: int = 0
 
     @property
     def operation(self) -> Operation:
@@ -45,18 +47,47 @@ class Policy:
         """Moments of the optimizer, per parameter."""
         return self.optimizer.moments if self.optimizer else 0
 
+    def next_batch(self, progress: Progress, replica: int | None = None) -> int:
+        """First batch that a shard may lack, of a replica or of the slowest."""
+        if replica is not None:
+            return max(progress.get(replica, 0), self.start)
+        return min(self.next_batch(progress, each) for each in range(self.replicas))
+
+    def beginning(self, start: int) -> Policy:
+        """Return the policy from a batch on that the shard does not lack."""
+        return replace(self, start=start, average=self.average and replace(self.average, start=start))
+
     def room(self, table: Table) -> int:
         """Size of a shard's buffer in bytes: the tensors, then the optimizer's moments and the average."""
         return place(table, self.moments).stop if self.average else room(table, self.moments)
 
 
-Policies = Callable[[str], Policy]
+class Policies:
+    """Policies of shards by name, for the present replicas.
+
+    Args:
+        policy: returns the policy of a shard, from its name and R by layer.
+        replicas: R by layer at first.
+    """
+
+    def __init__(self, policy: Callable[[str, Sequence[int]], Policy], replicas: Sequence[int] = ()) -> None:
+        self._policy = policy
+        self._start, self._replicas = 0, replicas
+
+    def __call__(self, shard: str) -> Policy:
+        """Return the policy of a shard."""
+        policy = self._policy(shard, self._replicas)
+        return policy.beginning(self._start) if self._start else policy
+
+    def deal(self, start: int, replicas: Sequence[int]) -> None:
+        """Have other replicas, from a batch on that no shard lacks."""
+        self._start, self._replicas = start, replicas
 
 
 def uniform(policy: Policy | None = None) -> Policies:
     """Use a single policy for every shard."""
     chosen = policy or Policy()
-    return lambda _: chosen
+    return Policies(lambda *_: chosen)
 
 
 def policies(config: Config) -> Policies:
@@ -65,11 +96,11 @@ def policies(config: Config) -> Policies:
     With served synthesis the master alone changes M's shard, whatever the number of replicas. Slaves never
     fetch `k/optimizer`, so staleness rules do not apply to it; `k/state-r` belongs to replica r alone.
     """
-    run, downpour, replicas = config.run, config.downpour, config.replicas
+    run, downpour = config.run, config.downpour
     rule, optimizer = staleness_rule(downpour), server_optimizer(downpour)
     served = config.cluster.served
 
-    def policy(shard: str) -> Policy:
+    def policy(shard: str, replicas: Sequence[int]) -> Policy:
         layer, _, kind = shard.partition("/")
         count = replicas[int(layer) - 1]
         if kind == WEIGHTS:
@@ -82,7 +113,7 @@ def policies(config: Config) -> Policies:
             return Policy(1)
         return Policy(1 if served else count, rule)
 
-    return policy
+    return Policies(policy, config.replicas)
 
 
 def staleness_rule(downpour: DownpourConfig) -> StalenessRule:

@@ -47,10 +47,6 @@ class Record:
     refused: list[int] = field(default_factory=list)
     turns: dict[int, int] = field(default_factory=dict)
 
-    def next_batch(self, replicas: int) -> int:
-        """First batch that the shard may lack: the progress of the slowest of R replicas."""
-        return min(self.progress.get(replica, 0) for replica in range(replicas))
-
 
 class BufferPair(Protocol):
     """Two buffers of one shard, and the last committed record.

@@ -7,7 +7,7 @@ active. A reader of the active buffer never sees half a push, and a crash never 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from typing import Protocol
@@ -84,6 +84,13 @@ class Store:
         self._creating = threading.Lock()
         self._shards = {name: Shard(pair, self._policies(name)) for name, pair in backing.load().items()}
 
+    def deal(self, start: int, replicas: Sequence[int]) -> None:
+        """Take pushes of other replicas, R by layer, from a batch on that is the first missing."""
+        with self._creating:
+            self._policies.deal(start, replicas)
+            for name, shard in self._shards.items():
+                shard.policy = self._policies(name)
+
     def versions(self) -> dict[str, int]:
         """Version of every shard."""
         return {name: shard.pair.record.version for name, shard in sorted(self._shards.items())}
@@ -101,12 +108,7 @@ class Store:
     def next_batch(self, name: str, replica: int | None = None) -> int:
         """First batch missing in a shard, of a replica or of every replica; 0 without the shard."""
         shard = self._shards.get(name)
-        if shard is None:
-            return 0
-        record = shard.pair.record
-        if replica is None:
-            return record.next_batch(shard.policy.replicas)
-        return record.progress.get(replica, 0)
+        return shard.policy.next_batch(shard.pair.record.progress, replica) if shard else 0
 
     def table(self, header: Header) -> Table:
         """Registered table of the shard of a push.
@@ -147,7 +149,7 @@ class Store:
         with shard.readers_left:
             record = shard.pair.record
             sequence = record.sequences.get(incarnation, 0)
-            through = record.next_batch(shard.policy.replicas)
+            through = shard.policy.next_batch(record.progress)
             operation = Operation.MOVING if moving else Operation.VALUE
             header = Header(
                 name,

@@ -65,6 +65,7 @@ def _add_run(series: Scrape, view: View, status: StatusReply) -> None:
         (metrics.VACANT_SEATS, vacant),
         (metrics.STANDING_SEATS, count_standing(status, view.config)),
         (metrics.WAITING_SLAVES, status.waiting_slaves),
+        (metrics.MISSING_SLAVES, 0 if status.resizing.start else status.resizing.missing),
         (metrics.RUN_BATCHES, status.batches),
         (metrics.RUN_LENGTH, status.of_batches),
         (metrics.STARTS, status.starts),

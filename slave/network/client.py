@@ -14,6 +14,7 @@ from common.net.control import async_call
 from common.wire.curriculum import Score
 from common.wire.messages import HeartbeatRequest, Telemetry
 from common.wire.methods import HEARTBEAT
+from common.wire.stages import Promise
 from slave.network.neighbours import Neighbours
 
 # Between two heartbeats of a slave that waits to begin, for a neighbour, or for the end of the run.
@@ -30,11 +31,12 @@ class Heart:
         shown: credentials of the lease.
         seconds: between two beats.
         telemetry: returns the slave's telemetry.
-        inbox: takes every `HeartbeatReply` with an order, or with further levels.
+        inbox: takes every `HeartbeatReply` with an order, with a change of orders, or with further levels.
         backoff: for a master that is away.
         on_answer: called for every answer.
         decided: number of batches whose level the slave knows; 0: no example becomes harder.
         scores: returns the scores of layer K.
+        promise: returns the answer to the master's question.
 
     Attributes:
         neighbours: named by the master.
@@ -51,6 +53,7 @@ class Heart:
         on_answer: Callable[[], None] = lambda: None,
         decided: int = 0,
         scores: Callable[[], list[Score]] = list,
+        promise: Callable[[], Promise] = Promise,
     ) -> None:
         self._channel = channel
         self._shown = shown
@@ -61,6 +64,9 @@ class Heart:
         self._on_answer = on_answer
         self._decided = decided
         self._scores = scores
+        self._promise = promise
+        # Question, end and return of the lease that the master named last.
+        self._orders = (0, 0, False)
         self._now = asyncio.Event()
         self.neighbours = Neighbours(self.beat_now)
 
@@ -70,7 +76,8 @@ class Heart:
 
     def _pause(self, telemetry: Telemetry) -> float:
         """Return the seconds until the next beat, at most those between two beats."""
-        if telemetry.done or not telemetry.steps or self.neighbours.wanted:
+        changing = any(self._orders)
+        if telemetry.done or not telemetry.steps or self.neighbours.wanted or changing:
             return EAGER_SECONDS
         # In the last block that has a level, the next block's level is about to be decided.
         if self._decided and telemetry.next_batch >= self._decided - BLOCK:
@@ -92,14 +99,21 @@ class Heart:
             telemetry = self._telemetry()
             try:
                 request = HeartbeatRequest(
-                    self._shown.incarnation, beat, telemetry, self.neighbours.version, self._scores()
+                    self._shown.incarnation,
+                    beat,
+                    telemetry,
+                    self.neighbours.version,
+                    self._scores(),
+                    self._promise(),
                 )
                 reply = await async_call(self._channel, HEARTBEAT, request, shown=self._shown)
                 self._backoff.reset()
                 self._on_answer()
                 self.neighbours.learn(reply.peers_version, reply.peers)
                 further = reply.curriculum.decided > self._decided
-                if reply.over or reply.begin or reply.stop or further:
+                orders = (reply.hold, reply.end, reply.rejoin)
+                if reply.over or reply.begin or reply.stop or further or orders != self._orders:
+                    self._orders = orders
                     self._decided = max(self._decided, reply.curriculum.decided)
                     self._inbox(reply)
             except LayerwiseError as error:

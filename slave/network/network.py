@@ -26,6 +26,7 @@ from common.wire.messages import DescribeRequest, JoinReply, LeaveRequest, Synth
 from common.wire.methods import DESCRIBE, LEAVE, LOCATE, PLACE
 from common.wire.payloads import boundary_parts
 from common.wire.signals import to_wire
+from common.wire.stages import Promise
 from common.wire.stores import LocateRequest, PlaceRequest
 from slave.network.asking import Asking
 from slave.network.client import Heart
@@ -53,6 +54,7 @@ class Network:
         meter: counts bytes and pushes.
         boundary: the neighbours and the bounds.
         scores: returns the scores of layer K; called as `telemetry`.
+        promise: returns the answer to the master's question; called as `telemetry`.
         in_stores: whether stores keep the shards, rather than the master.
     """
 
@@ -66,6 +68,7 @@ class Network:
         meter: Meter,
         boundary: Boundary | None = None,
         scores: Callable[[], list[Score]] = list,
+        promise: Callable[[], Promise] = Promise,
         *,
         in_stores: bool = False,
     ) -> None:
@@ -78,6 +81,7 @@ class Network:
         self._patience = patience
         self._telemetry = telemetry
         self._scores = scores
+        self._promise = promise
         self._meter = meter
         self._outgoing: queue.SimpleQueue[Message | Leaving | SynthesisMessage | None] = queue.SimpleQueue()
         self._answers: queue.SimpleQueue[object] = queue.SimpleQueue()
@@ -107,6 +111,7 @@ class Network:
             self._endpoint.on_answer,
             self._lease.curriculum.decided,
             self._scores,
+            self._promise,
         )
         self._links = self._build_links()
         self._asking = Asking(self._asked, self._shown, self._answers.put, self._backoff())

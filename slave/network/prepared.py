@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import torch
 
+from common.config.resizing import resized
 from common.config.sections import Config
 from common.data import datasets, holdings
 from common.data.datasets import Dataset
 from common.lifecycle import read_place
 from common.models import network
 from common.models.network import Blueprint
-from common.wire.messages import Holdings
+from common.wire.messages import Holdings, JoinReply
 from slave.network.options import Options
 from slave.training.device import choose_device
 
@@ -40,6 +42,12 @@ class Prepared:
         dataset.check_fit(config)
         held = holdings.take_stock(config, dataset, options.code)
         return Prepared(config, dataset, held, device, options)
+
+    def on(self, lease: JoinReply) -> Prepared:
+        """Return the preparation for a lease, with the number of replicas that the lease names."""
+        if lease.replicas in ([], self.config.replicas):
+            return self
+        return dataclasses.replace(self, config=resized(self.config, lease.replicas))
 
     @property
     def gpu(self) -> str | None:

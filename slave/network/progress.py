@@ -12,6 +12,7 @@ from common.lifecycle import cpu_seconds, peak_rss_bytes
 from common.observe.utilization import Probe
 from common.wire.curriculum import Score
 from common.wire.messages import JoinReply, Telemetry
+from common.wire.stages import Promise
 from common.wire.use import Utilization
 from slave.network.meter import Meter
 from slave.training.trained import TrainedLayer
@@ -38,6 +39,7 @@ class Progress:
         pulls: number of versions fetched at the start.
         telemetry: the last measurement.
         scores: of layer K, of the last measurement.
+        promise: answer to the master's question.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class Progress:
         self.pulls = 0
         self.telemetry = Telemetry(next_batch=lease.next_batch)
         self.scores: list[Score] = []
+        self.promise = Promise()
         self._layer = lease.layer
         self._meter = meter
         self._batch_size = batch_size

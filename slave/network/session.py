@@ -23,7 +23,18 @@ from slave.network.pair import Boundary
 from slave.network.prepared import Prepared
 from slave.network.progress import TELEMETRY_SECONDS, Progress
 from slave.training.device import Transfers
-from slave.training.worker import Computed, Done, Effect, Event, Fetch, Passed, Scored, Send, Worker
+from slave.training.worker import (
+    Computed,
+    Done,
+    Effect,
+    Event,
+    Fetch,
+    Passed,
+    Promised,
+    Scored,
+    Send,
+    Worker,
+)
 
 # For the answers to the last pushes, when the slave is asked to stop.
 FAREWELL_SECONDS = 5.0
@@ -60,6 +71,7 @@ class Session:
             self._meter,
             self._boundary(),
             lambda: self._progress.scores,
+            lambda: self._progress.promise,
             in_stores=config.cluster.stores > 0,
         )
         self.inbox: Inbox = self._network.inbox
@@ -79,8 +91,13 @@ class Session:
         self._network.start()
         serving = self if self._served else None
         trained = Opening(self._network, self._prepared, self._lease, self._progress).build(serving)
-        self._worker = Worker(trained, self._config.run.batches, adapts=self._config.downpour.adapts)
+        self._worker = Worker(trained, adapts=self._config.downpour.adapts)
         self.opened = True
+
+    @property
+    def released(self) -> bool:
+        """Whether the master wants the lease back, for other replicas."""
+        return self._worker.released and not self._worker.over
 
     @property
     def trained(self) -> bool:
@@ -88,7 +105,7 @@ class Session:
         return self.opened and self._worker.trainer.steps > 0
 
     def run(self) -> None:
-        """Train until the run is over.
+        """Train until the run is over, or the master wants the lease back.
 
         Raises:
             FencedError: the lease has passed to a successor.
@@ -99,7 +116,7 @@ class Session:
         self._network.exchange(admission.check)
         if self._served:
             self._network.converse()
-        while not self._worker.over:
+        while not (self._worker.over or self._worker.released):
             can_advance = self._worker.can_advance
             event = self._next_event(block=not can_advance)
             if event is not None:
@@ -212,7 +229,7 @@ class Session:
                 self._network.push(effect)
             case Fetch():
                 self._network.fetch(effect)
-            case Passed() | Scored():
+            case Passed() | Scored() | Promised():
                 self._report()
             case Done():
                 if self._served:
@@ -226,6 +243,7 @@ class Session:
         self._network.beat()
 
     def _measure(self) -> None:
+        self._progress.promise = self._worker.promise
         self._progress.measure(self._worker.trained, self._worker.pulls, done=self._worker.done)
 
     def _boundary(self) -> Boundary:

@@ -38,6 +38,7 @@ class FreeTrainer:
         steps: number of steps.
         delays: delay of a gradient -> number of gradients; 0 for a batch that the layer has not reached.
         through: the layer was stopped.
+        total: number of batches, of the run or before other replicas go on.
 
     Args:
         k: the layer, 1..K.
@@ -79,7 +80,11 @@ class FreeTrainer:
         self.lost_batches = 0
         self._k = k
         self._batches = batches
-        self._total = total
+        self.total = total
+        # First batch that may not begin; None: the layer may also go past the run's count.
+        self._held_at: int | None = None
+        # Other replicas go on from `total`: a neighbour that is there already sends nothing more.
+        self._ends = False
         self._lead = lead
         self._unlock = unlock
         self._incarnation = incarnation
@@ -94,15 +99,19 @@ class FreeTrainer:
 
     @property
     def next_batch(self) -> int:
-        """First batch not seen by the layer's weights; also past the run's count."""
-        return self._next
+        """First batch not seen by the layer's weights; also past the run's count, but for other replicas'."""
+        return min(self._next, self.total) if self._ends else self._next
 
     @property
     def can_advance(self) -> bool:
         """Whether the layer has begun, was not stopped, has a batch, and heard from each side of late."""
         if self.through or not self._begun or not self._batches.has(self._next):
             return False
-        return self.steps < min(self._steps_when_heard.values(), default=self.steps) + self._lead
+        if self._held_at is not None and self._next >= self._held_at:
+            return False
+        return (
+            self._ends or self.steps < min(self._steps_when_heard.values(), default=self.steps) + self._lead
+        )
 
     def awaits(self, batch: int) -> bool:  # noqa: ARG002
         """Return False: a message is kept until the next step."""
@@ -115,6 +124,20 @@ class FreeTrainer:
     def stop(self) -> None:
         """Stop: every layer has passed the run's batches."""
         self.through = True
+
+    def hold(self) -> int:
+        """Begin no further batch until `release` or `end_at`; returns the batch."""
+        self._held_at = self._next
+        return self._next
+
+    def release(self) -> None:
+        """Go on after `hold`."""
+        self._held_at = None
+
+    def end_at(self, batch: int) -> None:
+        """Begin no batch from `batch` on: other replicas go on from there, once every layer is that far."""
+        self.total = self._held_at = batch
+        self._ends = True
 
     def advance(self) -> Iterator[Message]:
         """Learn on waiting messages, and step; yields the messages of the step.

@@ -248,6 +248,8 @@ class _Composition:
         else:
             free_unlock = unlocks.find_builder(parts)(parts)
             trainer = free_trainer(config, data, self.lease, free_unlock, (below, above), transfers)
+        if self.lease.end:
+            trainer.end_at(self.lease.end)
         if layer.carried:
             layer.carried.next_batch = lambda: trainer.next_batch
         gradient = self._output if decoupling.broadcasts else above.floats

@@ -27,11 +27,13 @@ class Trainer(Protocol):
         steps: batches that went forward.
         delays: delay of a gradient -> number of gradients with that delay.
         through: no step is left to take.
+        total: number of batches, of the run or before other replicas go on.
     """
 
     steps: int
     delays: Counter[int]
     through: bool
+    total: int
 
     @property
     def in_flight(self) -> int:
@@ -57,6 +59,15 @@ class Trainer(Protocol):
 
     def stop(self) -> None:
         """Allow no further step, under an unlock without waiting."""
+
+    def hold(self) -> int:
+        """Begin no further batch until `release` or `end_at`; returns the first batch not begun."""
+
+    def release(self) -> None:
+        """Go on after `hold`."""
+
+    def end_at(self, batch: int) -> None:
+        """End before a batch, from which on other replicas train."""
 
     def advance(self) -> Iterator[Message]:
         """Go on with the next batch; yields messages as soon as the tensors are computed."""

@@ -28,6 +28,9 @@ class WindowedTrainer:
 
     Waiting messages must be received before each `advance`: a gradient goes before a further forward.
 
+    Attributes:
+        total: number of batches, of the run or before other replicas go on.
+
     Args:
         k: the layer, 1..K.
         batches: source of x_b and y_b.
@@ -63,7 +66,7 @@ class WindowedTrainer:
         self.through = False
         self._k = k
         self._batches = batches
-        self._total = total
+        self.total = self._run_total = total
         self._unlock = unlock
         self._below = below
         self._transfers = transfers
@@ -86,6 +89,8 @@ class WindowedTrainer:
         # Batches out of which layer K was heard before the answer.
         self._heard: set[int] = set()
         self._unanswered_batches = 0
+        # First batch that may not begin yet; None: there is none.
+        self._held_at: int | None = None
 
     @property
     def in_flight(self) -> int:
@@ -95,7 +100,9 @@ class WindowedTrainer:
     @property
     def next_batch(self) -> int:
         """First batch not seen by the layer's weights."""
-        return min(self._unlock.waiting(), default=self._next)
+        # Other replicas go on from the end, whatever lies behind it here.
+        reached = min(self._next, self.total) if self.total < self._run_total else self._next
+        return min(self._unlock.waiting(), default=reached)
 
     @property
     def lost_batches(self) -> int:
@@ -110,6 +117,8 @@ class WindowedTrainer:
         if self._at_end:
             return self.in_flight == 0
         batch = self._waiting_batch
+        if self._k == 1 and batch == self._held_at:
+            return False
         return batch is not None and self._batches.has(batch) and (not self._window or self._has_room)
 
     @property
@@ -135,7 +144,7 @@ class WindowedTrainer:
     @property
     def _at_end(self) -> bool:
         return (
-            self._next >= self._total
+            self._next >= self.total
             if self._k == 1
             else all(inputs.at_end for inputs in self._inputs.values())
         )
@@ -145,6 +154,19 @@ class WindowedTrainer:
 
     def stop(self) -> None:
         """Do nothing: a layer stops once `End` is answered."""
+
+    def hold(self) -> int:
+        """Begin no further batch of the first layer until `release` or `end_at`; returns the batch."""
+        self._held_at = self._next
+        return self._next
+
+    def release(self) -> None:
+        """Go on after `hold`."""
+        self._held_at = None
+
+    def end_at(self, batch: int) -> None:
+        """End before a batch as before the run's last: other replicas go on from there."""
+        self.total, self._held_at = min(batch, self.total), None
 
     def advance(self) -> Iterator[Message]:
         """Take the next input, if `can_advance`; yields messages as soon as the tensors are computed."""
@@ -186,7 +208,7 @@ class WindowedTrainer:
                 yield self._addressed(Up(batch, h), receiver, self._incarnation)
         # Also to the successor of a slave that had answered `End`.
         if self._end_sent and receiver in self._routes.receivers():
-            yield self._addressed(End(self._total), receiver, self._incarnation)
+            yield self._addressed(End(self.total), receiver, self._incarnation)
 
     def _train(self, batch: int, h_below: Signal) -> Iterator[Message]:
         self._next = max(self._next, self._routes.next_own(batch + 1) if self._k == 1 else batch + 1)
@@ -216,15 +238,21 @@ class WindowedTrainer:
         return answer
 
     def _check_batch(self, message: Up | End) -> None:
-        end = isinstance(message, End)
-        if message.batch != self._total if end else message.batch >= self._total:
+        most = self._run_total if isinstance(message, End) else self._run_total - 1
+        if message.batch > most:
             raise MalformedError(
                 f"layer {self._k - 1} sent {message.kind.name} of batch {message.batch} in a run of "
-                f"{self._total}; do all slaves have the same configuration?"
+                f"{self._run_total}; do all slaves have the same configuration?"
             )
 
     def _receive_input(self, message: Up | End) -> Iterator[Message]:
         self._check_batch(message)
+        if isinstance(message, End):
+            # The layer below may have heard sooner where the present replicas end.
+            self.end_at(message.batch)
+        elif message.batch >= self.total:
+            # Of a slave that failed before it heard of the end: the next replicas train the batch.
+            return
         inputs = self._inputs.get(message.sender)
         # An older incarnation is fenced, and its successor is here.
         if inputs is None or message.incarnation < inputs.sender or inputs.add(message):
@@ -273,11 +301,11 @@ class WindowedTrainer:
         if self._k > 1:
             for inputs in self._inputs.values():
                 inputs.end()
-            self._next = self._total
+            self._next = self.total
         if self._window:
             self._end_sent = True
             for receiver in self._routes.receivers():
-                yield self._addressed(End(self._total), receiver, self._incarnation)
+                yield self._addressed(End(self.total), receiver, self._incarnation)
         else:
             yield from self._finish()
 
@@ -292,4 +320,4 @@ class WindowedTrainer:
             yield self._end_message(sender)
 
     def _end_message(self, sender: int) -> Message:
-        return self._addressed(Ended(self._total), sender, self._inputs[sender].sender)
+        return self._addressed(Ended(self.total), sender, self._inputs[sender].sender)

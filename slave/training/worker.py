@@ -15,6 +15,7 @@ from common.shards.pushes import Buffer, Header, PushReply
 from common.shards.working_copy import Push
 from common.wire.boundary import Message
 from common.wire.messages import HeartbeatReply
+from common.wire.stages import Promise
 from slave.training.pacing import PushPace
 from slave.training.trained import TrainedLayer
 from slave.training.unit_errors import describe_unit_error
@@ -55,7 +56,7 @@ class Computed:
 
 @dataclass(frozen=True, slots=True)
 class Passed:
-    """Effect, once: the layer has passed the run's last batch, which the master should learn soon."""
+    """Effect, once: the layer has passed the last batch, which the master should learn soon."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +69,13 @@ class Done:
     """Effect, once: the layer is through, and the master has every update."""
 
 
+@dataclass(frozen=True, slots=True)
+class Promised:
+    """Effect: the layer begins no further batch before the next order, which the master should learn soon."""
+
+
 # A `Push` is answered by a `PushReply`.
-Effect = Send | Push | Fetch | Computed | Passed | Scored | Done
+Effect = Send | Push | Fetch | Computed | Passed | Scored | Promised | Done
 
 
 class Worker:
@@ -80,22 +86,23 @@ class Worker:
 
     Args:
         trained: the layer and its working copies.
-        batches: of the run.
         adapts: whether measurements set the steps between pushes; whoever carries effects out tells `pace`.
 
     Attributes:
         pace: measures pushes; None where the steps between them are set.
         done: `Done` was given.
         over: the master has ended the run.
+        released: the master wants the lease back: other replicas follow.
+        promise: answer to the master's last question.
         pulls: versions that the layer went over to.
     """
 
-    def __init__(self, trained: TrainedLayer, batches: int, *, adapts: bool = False) -> None:
+    def __init__(self, trained: TrainedLayer, *, adapts: bool = False) -> None:
         self.trained = trained
         self.trainer = trained.trainer
-        self.done = self.over = False
+        self.done = self.over = self.released = False
+        self.promise = Promise()
         self.pulls = 0
-        self._batches = batches
         self._copies = {copy.name: (copy, stepper) for copy, stepper in trained.copies}
         adaptive = [copy for copy, _ in trained.copies if not isinstance(copy, Backup)]
         self.pace = PushPace(adaptive) if adapts and adaptive else None
@@ -145,7 +152,7 @@ class Worker:
             case Fetched():
                 yield from self._rebase(event)
             case HeartbeatReply():
-                self._obey(event)
+                yield from self._obey(event)
 
     def flush(self) -> Iterator[Push]:
         """Push all that the master lacks, of each shard without an unanswered push."""
@@ -188,11 +195,14 @@ class Worker:
                 yield push
             if copy.fetch_due(stepper.steps):
                 yield Fetch(copy.name, *copy.wanted)
-        if next_batch >= self._batches and not self._passed:
-            self._passed = True
-            yield Passed()
+        yield from self._pass()
         if self.trained.scores is not None and self.trained.scores.pass_to(next_batch):
             yield Scored()
+
+    def _pass(self) -> Iterator[Effect]:
+        if self.trainer.next_batch >= self.trainer.total and not self._passed:
+            self._passed = True
+            yield Passed()
 
     def _answer(self, reply: PushReply) -> Iterator[Effect]:
         yield Computed()
@@ -211,7 +221,15 @@ class Worker:
             self.pulls += 1
         yield from self._exchange()
 
-    def _obey(self, reply: HeartbeatReply) -> None:
+    def _obey(self, reply: HeartbeatReply) -> Iterator[Effect]:
+        if reply.end:
+            self.trainer.end_at(reply.end)
+            yield from self._pass()
+        elif reply.hold != self.promise.question:
+            self.trainer.release()
+            self.promise = Promise(reply.hold, self.trainer.hold()) if reply.hold else Promise()
+            yield Promised()
+        self.released = self.released or reply.rejoin
         if reply.begin:
             self.trainer.begin()
         if reply.stop:

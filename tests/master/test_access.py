@@ -37,6 +37,7 @@ MAY = {
     "Roster/Report": OPERATORS,
     "Roster/Reach": JOINERS,
     "Roster/Agree": JOINERS,
+    "Roster/Resize": OPERATORS,
     "Parameters/Push": SLAVES,
     "Parameters/Pull": READERS,
     "Boundary/Exchange": SLAVES,

@@ -40,7 +40,7 @@ class Leases:
 
 def relay(slots: int | None = None, replicas: tuple[int, ...] = (1, 1, 1)) -> Relay:
     """Three layers, with at most 5, 3 and 1 batches out."""
-    return Relay(RUN, list(replicas), [5, 3, 1], slots, Leases(), lambda **_: None)
+    return Relay(RUN, lambda: replicas, [5, 3, 1], slots, Leases(), lambda **_: None)
 
 
 def hello(caller: tuple[int, int], called: tuple[int, int], run: str = RUN) -> BoundaryMessage:
@@ -158,7 +158,9 @@ def test_a_call_that_makes_no_pair_is_refused(
 
 
 def test_layer_k_has_a_stream_to_a_far_layer_where_it_broadcasts_and_sends_nothing_else_there() -> None:
-    passing = Relay(RUN, [1, 1, 1, 1], [5, 3, 1, 1], None, Leases(), lambda **_: None, broadcasts=True)
+    passing = Relay(
+        RUN, lambda: [1, 1, 1, 1], [5, 3, 1, 1], None, Leases(), lambda **_: None, broadcasts=True
+    )
     below, above = call(passing, 1, 4), call(passing, 4, 1)
     assert [m.incarnation for m in (*taken(below), *taken(above))] == [40, 10]
     put(passing, above, BoundaryKind.OUTPUT_GRADIENT, 7)

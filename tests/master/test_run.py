@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -28,7 +29,8 @@ from common.wire.messages import (
 )
 from common.wire.ranges import MOST
 from common.wire.telemetry import LONGEST_DELAY
-from master.run import Run, fence_saved
+from master.restoration import fence_saved
+from master.run import Run
 from tests.master.keys import KEYRING
 
 EVALUATION = Evaluation(100, 3.5, 0.25, {"1/weights": 7})
@@ -45,6 +47,9 @@ class Shards:
 
     def next_batch(self, name: str, replica: int | None = None) -> int:
         return self.progress.get(f"layer{name[0]}", 0)
+
+    def deal(self, start: int, replicas: Sequence[int]) -> None:
+        self.dealt = start, replicas
 
 
 def begin(

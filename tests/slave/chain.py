@@ -128,7 +128,7 @@ class Incarnation:
         assert isinstance(trained.layer, WatchedLayer)
         assert isinstance(trained.trainer, WindowedTrainer)
         copies = trained.copies if pushes else []
-        self.worker = Worker(dataclasses.replace(trained, copies=copies), config.run.batches)
+        self.worker = Worker(dataclasses.replace(trained, copies=copies))
         self.layer, self.trainer, self.health = trained.layer, trained.trainer, trained.health
         self.flat, self.copies = trained.layer.flat, trained.copies
         self.window = 0 if k == config.layers else config.decoupling.window(k, config.layers)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import resource
 import signal
@@ -16,6 +17,7 @@ import pytest
 
 from common.errors import RefusedError, RunFailedError
 from common.wire.messages import Seat, StatusReply
+from common.wire.stages import Resizing
 from deploy.engines.cluster import Cluster
 from deploy.engines.cluster_process import START_SECONDS, ClusterProcess
 from deploy.engines.engine import Order
@@ -97,6 +99,16 @@ def test_there_are_no_more_spares_than_seats(cluster: Cluster) -> None:
     cluster.relieve(status(cluster, *seated), 0.0)
     assert cluster.relieve(status(cluster, seated[0]), 0.0) == []
     assert len(cluster.processes) == 5
+
+
+def test_a_change_of_replicas_gets_the_slaves_that_it_waits_for_once(cluster: Cluster) -> None:
+    asked = dataclasses.replace(status(cluster, 1, 2), resizing=Resizing([3, 1], missing=2))
+    assert cluster.relieve(asked, 0.0) == ["started slave-3, slave-4, for 4 seats"]
+    assert cluster.relieve(asked, 0.0) == []
+    assert len(cluster.processes) == 5
+    # A run that is resumed has the seats already.
+    resumed = dataclasses.replace(asked, seats=[Seat(1, replica) for replica in range(5)])
+    assert cluster.relieve(resumed, 0.0) == ["started slave-5, for 5 seats"]
 
 
 def end_with_0(process: ClusterProcess) -> None:

@@ -32,7 +32,7 @@ def test_a_layer_stands_still_where_no_level_is_decided_and_goes_on_once_the_mas
     config, dataset = loaded([*KEYS, f"decoupling.unlock={unlock}", "network.cuts=[]"])
     blueprint = network.build_initial(config, dataset.inputs, dataset.targets)
     trained = layers.build(config, blueprint, dataset, JoinReply(layer=1), None)
-    worker = Worker(trained, config.run.batches)
+    worker = Worker(trained)
     list(worker.handle(HeartbeatReply(begin=True)))
     scored = {}
     while worker.can_advance:

@@ -189,7 +189,7 @@ class Session:
         self._call(lambda: self._world.master.pull(copy.name, self.incarnation), opened)
 
     def _build(self) -> None:
-        self.worker = Worker(build_layer(self._config, self.lease, self._copies), self._config.run.batches)
+        self.worker = Worker(build_layer(self._config, self.lease, self._copies))
         self.ready = True
         self._keep_linked()
         self._turn()

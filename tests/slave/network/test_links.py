@@ -72,8 +72,16 @@ class Switch:
         self._thread.start()
         self._holders: dict[int, JoinReply] = {}
         self.errors: list[LayerwiseError] = []
+        counts = [2, 1, 1]
         self.relay = Relay(
-            RUN, [2, 1, 1], [2, 2, 2], None, self._holder, lambda **_: None, hello_seconds, broadcasts=True
+            RUN,
+            lambda: counts,
+            [2, 2, 2],
+            None,
+            self._holder,
+            lambda **_: None,
+            hello_seconds,
+            broadcasts=True,
         )
         self.server = DataServer(self.errors.append)
         self.server.add_open(EXCHANGE, self.relay.exchange, self.loop)

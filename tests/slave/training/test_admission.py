@@ -38,7 +38,7 @@ def down(batch: int = 7, shape: tuple[int, ...] = (BATCH, *ABOVE)) -> Down:
 
 
 @pytest.mark.parametrize(
-    "message", [up(), up(0), up(49), down(), End(50), Ended(50), Lost(3), Taken(3), Ready()]
+    "message", [up(), up(0), up(49), down(), End(50), End(9), Ended(50), Lost(3), Taken(3), Ready()]
 )
 def test_what_a_neighbour_may_send_is_admitted(message: Message) -> None:
     admission().check(message)
@@ -53,7 +53,7 @@ def test_what_a_neighbour_may_send_is_admitted(message: Message) -> None:
         (down(shape=(BATCH, 2)), r'"tensor" of GRADIENT of batch 7 came as \(4, 2\), not \(4, 2, 5\)'),
         (up(50), "beyond the end of the run"),
         (down(2**40), "beyond the end of the run"),
-        (End(49), "END of batch 49 came in a run of 50 batches"),
+        (End(51), "END of batch 51 came in a run of 50 batches"),
         (up(sender=1), "does not go from replica 1"),
     ],
 )

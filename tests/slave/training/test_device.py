@@ -144,7 +144,7 @@ def train(config: Config, transfers: Transfers, device: str = "cpu") -> list[Ten
     with patch.object(Transfers, "of", return_value=transfers):
         leases = [JoinReply(layer=k) for k in range(1, config.layers + 1)]
         built = [layers.build(config, blueprint, digits(), lease, None, device) for lease in leases]
-    workers = [Worker(layer, config.run.batches) for layer in built]
+    workers = [Worker(layer) for layer in built]
     for worker in workers:
         list(worker.handle(HeartbeatReply(begin=True)))
     under_way: deque[Message | Leaving] = deque()

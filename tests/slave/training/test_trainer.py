@@ -369,6 +369,39 @@ def test_end_is_sent_again_to_a_new_peer_even_after_its_predecessor_answered_it(
     assert summaries(slave.trainer.receive(peer)) == [("END", 3, 1, 7)]
 
 
+def test_a_first_layer_that_is_held_begins_nothing_and_goes_on_where_it_stopped() -> None:
+    slave = alone(1, batches=9)
+    assert summaries(slave.trainer.advance())[0] == ("ACTIVATION", 2, 0, 7)
+    assert slave.trainer.hold() == 1
+    assert not slave.trainer.can_advance
+    slave.trainer.release()
+    assert summaries(slave.trainer.advance())[0] == ("ACTIVATION", 2, 1, 7)
+
+
+def test_a_first_layer_ends_where_other_replicas_follow_as_at_the_runs_end() -> None:
+    slave = alone(1, batches=9)
+    list(slave.trainer.advance())
+    slave.trainer.hold()
+    slave.trainer.end_at(2)
+    assert summaries(slave.trainer.advance())[0] == ("ACTIVATION", 2, 1, 7)
+    assert not slave.trainer.can_advance
+    assert exchange(slave, gradient(0), gradient(1)) == [("END", 2, 2, 7)]
+    exchange(slave, Ended(2, layer=1, incarnation=7))
+    assert slave.trainer.through
+    assert slave.trainer.next_batch == 2
+
+
+def test_an_end_from_below_is_news_of_the_end_and_what_comes_behind_it_is_left_to_others() -> None:
+    slave = alone(2, batches=9)
+    assert ("END", 3, 1, 7) in exchange(slave, activation(0), gradient(0), end(1))
+    assert exchange(slave, Ended(1, layer=2, incarnation=7)) == [("ENDED", 1, 1, 3)]
+    assert exchange(slave, activation(1)) == []
+    assert slave.layer.stepped == [0]
+    assert slave.trainer.lost_batches == 0
+    with pytest.raises(MalformedError, match="END of batch 10 in a run of 9"):
+        exchange(slave, end(10))
+
+
 def test_what_dead_slaves_left_waits_but_not_without_bound() -> None:
     slave = alone(3, batches=40)
     for incarnation in range(1, 10):
@@ -432,7 +465,7 @@ def test_thousands_of_schedules_end_and_account_for_every_batch() -> None:
     "message",
     [
         activation(3),
-        end(2),
+        end(4),
         Up(0, torch.ones(5, 4), layer=2, incarnation=3),
         Up(0, torch.ones(4, 5), layer=2, incarnation=3),
     ],

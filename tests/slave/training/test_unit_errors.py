@@ -56,7 +56,7 @@ def build_worker(folder: Path, statement: str) -> Worker:
     blueprint = network.build(config, digits().inputs, digits().targets)
     trained = layers.build(config, blueprint, digits(), JoinReply(layer=1), None)
     cast(Any, blueprint.units[-1]).failing = True
-    return Worker(trained, config.run.batches)
+    return Worker(trained)
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from common.shards.pushes import PushReply
 from common.shards.working_copy import Push
 from common.wire.boundary import Down, End, Ended, Lost, Message, Ready, Taken, Up
 from common.wire.messages import HeartbeatReply, JoinReply
+from common.wire.stages import Promise
 from master.store.policies import policies
 from master.store.store import Memory, Store
 from slave.training import layers
@@ -32,6 +33,7 @@ from slave.training.worker import (
     Fetch,
     Fetched,
     Passed,
+    Promised,
     Send,
     Worker,
 )
@@ -268,7 +270,7 @@ def free_worker(batches: int) -> Worker:
     config = run_of("full", batches)
     blueprint = network.build(config, digits().inputs, digits().targets)
     trained = layers.build(config, blueprint, digits(), JoinReply(layer=1), None)
-    return Worker(trained, batches)
+    return Worker(trained)
 
 
 def test_a_layer_of_full_begins_goes_on_past_the_last_batch_and_stops_as_it_is_told() -> None:
@@ -283,6 +285,29 @@ def test_a_layer_of_full_begins_goes_on_past_the_last_batch_and_stops_as_it_is_t
     assert list(worker.handle(HeartbeatReply(stop=True))) == []
     assert names(worker.advance()) == ["Done"]
     assert not worker.can_advance
+
+
+def test_a_layer_of_full_begins_nothing_while_it_is_held_and_ends_where_other_replicas_follow() -> None:
+    worker = free_worker(batches=20)
+    list(worker.handle(HeartbeatReply(begin=True)))
+    list(worker.advance())
+    assert list(worker.handle(HeartbeatReply(hold=4))) == [Promised()]
+    assert worker.promise == Promise(4, 1)
+    assert not worker.can_advance
+    assert list(worker.handle(HeartbeatReply(hold=4))) == []
+    assert list(worker.handle(HeartbeatReply())) == [Promised()]
+    assert worker.promise == Promise()
+    assert worker.can_advance
+    list(worker.handle(HeartbeatReply(hold=5)))
+    assert worker.promise == Promise(5, 1)
+    list(worker.handle(HeartbeatReply(end=3)))
+    assert names([*worker.advance(), *worker.advance()]) == ["Up", "Up", "Passed"]
+    assert not worker.can_advance
+    list(worker.handle(HeartbeatReply(end=3, stop=True)))
+    assert names(worker.advance()) == ["Done"]
+    assert not worker.released
+    list(worker.handle(HeartbeatReply(end=3, rejoin=True)))
+    assert worker.released
 
 
 # --- any interleaving
