@@ -1,7 +1,8 @@
 """A slave that trains nothing: the slave's own connections, over which it pushes integers.
 
 As a script (`python -m tests.faults.pusher HOST:PORT NAME [stores]`) it pushes, one at a time, until its
-standard input ends, and says on standard output what it does: a line of `word incarnation sequence` each.
+standard input ends, and says on standard output what it does: a line of `word incarnation sequence` each, and
+`holds incarnation layer` of each lease.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from slave.network.meter import Meter
 from slave.network.network import Network
 from tests.master.served import key_of
 
+# Of a run of one layer.
 SHARD = "1/weights"
 COUNT = 1000
 TABLE = lay_out([("weight", "float32", (COUNT,), "parameter")])
@@ -48,6 +50,7 @@ class Pusher:
 
     def __init__(self, address: str, slave: str, *, in_stores: bool = False) -> None:
         self.lease = self._joined(address, slave)
+        self.shard = f"{self.lease.layer}/weights"
         self.sequence = 0
         self._endpoint = Endpoint(address)
         self._network = Network(
@@ -89,14 +92,14 @@ class Pusher:
         """See that the shard is there, and go on from the last sequence that the master knows."""
         while True:
             try:
-                header, _ = self._network.pull(SHARD)
+                header, _ = self._network.pull(self.shard)
                 break
             except UnreachableError:
                 continue
             except NotFoundError:
                 self._send(
                     Header(
-                        SHARD,
+                        self.shard,
                         Operation.CREATE,
                         incarnation=self.lease.incarnation,
                         table=TABLE,
@@ -112,7 +115,15 @@ class Pusher:
         who = self.lease.incarnation
         self._send(
             Header(
-                SHARD, Operation.UPDATE, 0, who, self.sequence, self.sequence, TABLE, 0, self.lease.replica
+                self.shard,
+                Operation.UPDATE,
+                0,
+                who,
+                self.sequence,
+                self.sequence,
+                TABLE,
+                0,
+                self.lease.replica,
             ),
             delta(who, self.sequence),
         )
@@ -148,6 +159,7 @@ def push_until(stop: threading.Event, address: str, slave: str, *, in_stores: bo
     """Push under one lease."""
     with Pusher(address, slave, in_stores=in_stores) as pusher:
         who = pusher.lease.incarnation
+        say("holds", who, pusher.lease.layer)
         pusher.begin()
         try:
             while not stop.is_set():

@@ -97,7 +97,7 @@ class Scene:
 
     def __enter__(self) -> Self:
         self._stack.callback(self._cluster.end)
-        self._bulk = split_address(_free_address())
+        self._bulk = split_address(free_address())
         self._settings += ["--bulk-port", str(self._bulk[1])]
         self._master = self._cluster.master(*self._settings)
         self.address = self._cluster.address
@@ -124,7 +124,7 @@ class Scene:
             return
         to_master, where, to_slave = self._way(), [], None
         if self._basic:
-            listen = _free_address()
+            listen = free_address()
             to_slave = self._proxy(split_address(listen))
             where = ["--listen", listen, "--advertise", to_slave.address]
         slave = self._cluster.slave(*_CODE, *where, address=to_master.address)
@@ -242,14 +242,8 @@ class Scene:
     @contextlib.contextmanager
     def full_disk(self) -> Iterator[None]:
         """Meanwhile nothing more fits beside the master's state, which is on a small disk."""
-        ballast = self.folder / "state" / "ballast"
-        with ballast.open("wb", buffering=0) as file, contextlib.suppress(OSError):
-            while file.write(bytes(4096)):
-                continue
-        try:
+        with full_disk(self.folder / "state"):
             yield
-        finally:
-            ballast.unlink()
 
     # --- its end
 
@@ -273,7 +267,21 @@ class Scene:
         }
 
 
-def _free_address() -> str:
+@contextlib.contextmanager
+def full_disk(folder: Path) -> Iterator[None]:
+    """Context in which nothing more fits into a folder, which is on a small disk."""
+    ballast = folder / "ballast"
+    with ballast.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while file.write(bytes(4096)):
+            continue
+    try:
+        yield
+    finally:
+        ballast.unlink()
+
+
+def free_address() -> str:
+    """An address of loopback at which nobody listens."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
         return f"127.0.0.1:{listening.getsockname()[1]}"
 

@@ -39,10 +39,10 @@ LASTING = ["--set", "cluster.heartbeat_seconds=3"]
 Push = tuple[int, int]
 
 
-def value(address: str) -> npt.NDArray[np.float32]:
-    """What the master holds."""
+def value(address: str, shard: str = SHARD) -> npt.NDArray[np.float32]:
+    """What the master holds, or a store."""
     with Reader(address) as reader:
-        return np.frombuffer(reader.pull(SHARD)[1], np.float32)
+        return np.frombuffer(reader.pull(shard)[1], np.float32)
 
 
 def status(address: str) -> StatusReply:

@@ -146,10 +146,10 @@ class HandMade:
         self._processes.append(process)
         return process
 
-    def store(self, number: int, *arguments: str) -> subprocess.Popen[str]:
+    def store(self, number: int, *arguments: str, address: str = "") -> subprocess.Popen[str]:
         """Start a store on its directory, and wait until it listens."""
-        folder = str(self.cli.folder / f"store-{number}")
-        process = self.cli.start("store", "--master", self.address, "--state-dir", folder, *arguments)
+        folder, master = str(self.cli.folder / f"store-{number}"), address or self.address
+        process = self.cli.start("store", "--master", master, "--state-dir", folder, *arguments)
         self._processes.append(process)
         self.cli.wait_for(process, "listening on")
         return process

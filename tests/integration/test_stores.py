@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
 from tests.integration.processes import QUICK, Cli
@@ -15,14 +17,16 @@ SMALL = [
 
 def test_runs_with_stores_end_at_the_error_of_one_without(cli: Cli) -> None:
     without = cli.json("train", *SMALL, "--run-dir", "without", "--json")
-    for profile in ("light", "basic"):
-        settings = ["--set", f"cluster.profile={profile}", "--set", "cluster.stores=2"]
-        summary = cli.json("train", *SMALL, *settings, "--run-dir", profile, "--json")
+    for count, profile in ((2, "light"), (4, "basic")):
+        run = f"{profile}-{count}"
+        settings = ["--set", f"cluster.profile={profile}", "--set", f"cluster.stores={count}"]
+        summary = cli.json("train", *SMALL, *settings, "--run-dir", run, "--json")
         assert summary["test_error_percent"] == pytest.approx(without["test_error_percent"], abs=0.5)
-        # Every shard was in a store, and both had some.
+        # Every shard was in a store, and every store had some.
         kept = [
-            {path.name for path in (cli.folder / f"{profile}/store-{n}/shards").iterdir()} for n in (1, 2)
+            {path.name for path in (cli.folder / f"{run}/store-{n}/shards").iterdir()}
+            for n in range(1, count + 1)
         ]
         assert all(kept)
-        assert not list((cli.folder / profile / "state/shards").iterdir())
-        assert {f"{k}-weights.shard" for k in (1, 2)} <= kept[0] | kept[1]
+        assert not list((cli.folder / run / "state/shards").iterdir())
+        assert {f"{k}-weights.shard" for k in (1, 2)} <= {*itertools.chain(*kept)}
