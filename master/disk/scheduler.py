@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from typing import Any, Protocol
@@ -76,9 +77,11 @@ class SnapshotScheduler:
         self._run = run
         self._thread = thread
         self._turn = asyncio.Lock()
-        self._rolling: asyncio.Task[RollbackReply] | None = None
+        self._rolling: asyncio.Task[Any] | None = None
         # Number of the snapshot of a rollback that stands half-way; 0 without such a rollback.
         self._unfinished = unfinished
+        # Set when a rollback has failed half-way, for those who sleep.
+        self._failed = asyncio.Event()
         self.newest = newest.summarize() if newest else Kept()
         self.trouble = damage[0] if damage else ""
         self.seconds = Histogram(metrics.SNAPSHOT_SECONDS)
@@ -92,9 +95,20 @@ class SnapshotScheduler:
         rounds = Rounds("snapshots")
         while True:
             with rounds.attempt():
-                await self._finish_rollback()
+                if self._unfinished:
+                    self._rolling = asyncio.ensure_future(self._finish_rollback())
+                    await asyncio.shield(self._rolling)
                 await self.take_if_changed()
-            await asyncio.sleep(min(seconds, RETRY_SECONDS) if self._unfinished else seconds)
+            await self._sleep(seconds)
+
+    async def _sleep(self, seconds: float) -> None:
+        """Sleep, but not for long while a rollback stands half-way."""
+        if self._unfinished:
+            await asyncio.sleep(min(seconds, RETRY_SECONDS))
+            return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._failed.wait()
 
     async def take_if_changed(self) -> None:
         """Take a snapshot unless the newest has the present state; log a failure instead of raising."""
@@ -160,30 +174,41 @@ class SnapshotScheduler:
 
     async def _roll_back(self, number: int) -> RollbackReply:
         async with self._turn:
-            snapshot, damage = await self._shelves.choose(number, anew=not self._unfinished)
-            for found in damage:
-                log.warning("%s", found)
-                self.trouble = found
-            before = self._shelves.versions()
-            # If the process dies on the way, the next master finishes the rollback.
-            await self._thread.run(lambda: self._state.write(ROLLBACK, str(snapshot.number)))
-            self._unfinished = snapshot.number
-            fenced = await self._run.begin_rollback(snapshot.number, snapshot.run)
-            await self._shelves.put_back(snapshot)
-            # Newer snapshots may exist: a power cut must go back to the present state, not to theirs.
-            await self._take(spare=snapshot.number)
-            await self._thread.run(lambda: self._state.discard(ROLLBACK))
-            self._run.end_rollback()
-            self._unfinished = 0
-            line = {"snapshot": snapshot.number, "before": before, "after": snapshot.versions}
-            self._state.log({"event": "rolled back", **line, "fenced": fenced})
+            try:
+                return await self._put_back(number)
+            finally:
+                if self._unfinished:
+                    self._failed.set()
+
+    async def _put_back(self, number: int) -> RollbackReply:
+        snapshot, damage = await self._shelves.choose(number, anew=not self._unfinished)
+        for found in damage:
+            log.warning("%s", found)
+            self.trouble = found
+        before = self._shelves.versions()
+        # If the process dies on the way, the next master finishes the rollback.
+        await self._thread.run(lambda: self._state.write(ROLLBACK, str(snapshot.number)))
+        self._unfinished = snapshot.number
+        fenced = await self._run.begin_rollback(snapshot.number, snapshot.run)
+        await self._shelves.put_back(snapshot)
+        # Newer snapshots may exist: a power cut must go back to the present state, not to theirs.
+        await self._take(spare=snapshot.number)
+        await self._thread.run(lambda: self._state.discard(ROLLBACK))
+        self._run.end_rollback()
+        self._unfinished = 0
+        self._failed.clear()
+        line = {"snapshot": snapshot.number, "before": before, "after": snapshot.versions}
+        self._state.log({"event": "rolled back", **line, "fenced": fenced})
         return RollbackReply(snapshot.summarize(), before, fenced)
 
     async def _finish_rollback(self) -> None:
         """Try a rollback that stands half-way again: the disk may have room by now."""
-        if self._unfinished:
+        async with self._turn:
+            # One that was under way has come to its end meanwhile, and must not be done twice.
+            if not self._unfinished:
+                return
             try:
-                await self.roll_back(self._unfinished)
+                await self._put_back(self._unfinished)
             except LayerwiseError as error:
                 trouble = f"the rollback to snapshot {self._unfinished} is half-way: {error}"
                 if trouble != self.trouble:

@@ -134,14 +134,14 @@ class Rig:
             for each in self._calls:
                 each.cancel()
             self.start(MASTER)
-            self._calls.add(asyncio.ensure_future(self._take_care(self.master)))
+            self.look_after()
         for who in STORES:
             if self.files[who].dead:
                 self.start(who)
 
-    async def _take_care(self, master: Master) -> None:
-        """Finish a rollback that stands half-way, as a master does by itself."""
-        await master.scheduler.take_periodically(1e6)
+    def look_after(self) -> None:
+        """Have the master finish a rollback that stands half-way, as it does by itself."""
+        self._calls.add(asyncio.ensure_future(self.master.scheduler.take_periodically(1e6)))
 
     async def attempt(self, work: Coroutine[Any, Any, object]) -> bool:
         """Have the master work; whether it came to the end, whoever died."""

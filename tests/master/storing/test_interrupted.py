@@ -162,6 +162,36 @@ def test_a_rollback_waits_for_a_store_that_is_away_and_nobody_joins_meanwhile() 
     play(scene)
 
 
+def test_a_rollback_that_a_store_has_held_up_is_tried_again_before_the_next_snapshot_is_due() -> None:
+    async def scene(rig: Rig) -> None:
+        await _pushed(rig)
+        rig.look_after()
+        await asyncio.sleep(0.01)
+        restore = rig.shelves[2].perform
+        rig.shelves[2].perform = lambda task: _refuse(task, restore)  # type: ignore[method-assign]
+        with pytest.raises(RunFailedError, match="store 2: not now"):
+            await rig.call(rig.master.scheduler.roll_back(1))
+        rig.shelves[2].perform = restore  # type: ignore[method-assign]
+        await rig.settle()
+        assert rig.values() == (1.0, 1.0)
+
+    play(scene)
+
+
+def test_a_rollback_that_is_under_way_is_not_done_twice() -> None:
+    async def scene(rig: Rig) -> None:
+        await _pushed(rig)
+        scheduler = rig.master.scheduler
+        rolling = asyncio.ensure_future(rig.call(scheduler.roll_back(1)))
+        await rig.until(lambda: scheduler._unfinished)
+        await rig.call(scheduler._finish_rollback())
+        await rolling
+        lines = [line["event"] for line in rig.master.state.recent]
+        assert lines.count("rolled back") == 1
+
+    play(scene)
+
+
 def _refuse(task: StoreTask, restore: Callable[[StoreTask], TaskResult]) -> TaskResult:
     return TaskResult(task.number, "not now") if task.kind is TaskKind.RESTORE else restore(task)
 
