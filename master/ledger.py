@@ -119,11 +119,14 @@ class Ledger:
             self._end_lease(self._ended.pop(0))
 
     async def _write(self) -> None:
-        """Write the present values on a thread: the event loop waits for no disk."""
-        text, listed = seal(self.dump()), self._run.roster.listed()
+        """Write the present values on a thread: the event loop waits for no disk and no long text."""
+        values, listed = self.dump(), self._run.roster.listed()
         loop = asyncio.get_running_loop()
-        await loop.run_in_executor(self._state.writer, self._state.write_in_room, ROSTER, text)
+        await loop.run_in_executor(self._state.writer, self._write_values, values)
         self._publish(*listed)
+
+    def _write_values(self, values: dict[str, Any]) -> None:
+        self._state.write_in_room(ROSTER, seal(values))
 
     def dump(self) -> dict[str, Any]:
         """Values that must outlive the master beside the shards."""

@@ -285,7 +285,8 @@ def write_durably(files: Files, path: Path, text: str, *, private: bool = False)
 
 def seal(value: dict[str, Any]) -> str:
     """Encode a value as JSON with a checksum."""
-    return strict_json.encode({"checksum": _checksum(value), **value}, indent=1)
+    text = strict_json.encode(value)
+    return f'{{"checksum": {_checksum(text)}, {text[1:]}' if value else f'{{"checksum": {_checksum(text)}}}'
 
 
 def unseal(text: str, path: Path) -> dict[str, Any]:
@@ -296,13 +297,13 @@ def unseal(text: str, path: Path) -> dict[str, Any]:
     """
     try:
         value: dict[str, Any] = json.loads(text)
-        if value.pop("checksum") == _checksum(value):
+        if value.pop("checksum") == _checksum(strict_json.encode(value)):
             return value
     except (ValueError, KeyError, TypeError, AttributeError):
         pass
     raise RunFailedError(f"{path}: is torn or was changed (checksum); restore the file from a copy")
 
 
-def _checksum(value: dict[str, Any]) -> int:
-    # By way of JSON, which turns keys into text.
-    return zlib.crc32(strict_json.encode(json.loads(strict_json.encode(value)), sort_keys=True).encode())
+def _checksum(text: str) -> int:
+    # Whatever the order of keys in a text; in JSON they are texts themselves.
+    return zlib.crc32(strict_json.encode(json.loads(text), sort_keys=True).encode())
