@@ -78,6 +78,10 @@ class CommandProcess:
         used = psutil.Process(self.pid).cpu_times()
         return float(used.user + used.system)
 
+    def resident_bytes(self) -> int:
+        """Return the resident memory of the process."""
+        return int(psutil.Process(self.pid).memory_info().rss)
+
     def close(self) -> None:
         """End the process: close the input, then terminate, then kill."""
         with suppress(BrokenPipeError):

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import anatomy, cluster, compiling, records, scale, straggler
+from benchmarks import anatomy, cluster, compiling, crowd, records, scale, seats, stores, straggler
 from benchmarks.ways import Job, Layerwise
 from common.errors import ConfigError
 from tests.integration.processes import COMPILES, ROOT
@@ -121,22 +121,13 @@ def test_a_row_of_scale_counts_pushes_and_pulls() -> None:
     assert row["push_milliseconds"]["p50"] == 3.0
     assert row["master_cores"] == 0.5
     assert row["master_cpu_milliseconds"] == 250.0
-    simulated = {"mib_per_second": 4.0, "master_cores": 0.75}
-    assert scale.table([{"slaves": 2, "processes": 2, **row, "simulated": simulated}]).splitlines()[2] == (
-        "| 2 | 2 | 2 | 3.0 | 4.0 | 2.0 | 3.0 | 0.50 | 250.00 | 4 | 0.75 |"
+    times = {"p50": 1.0, "p99": 2.0}
+    simulated = {"mib_per_second": 4.0, "push_milliseconds": times, "pull_milliseconds": times}
+    row |= {"slaves": 2, "processes": 2, "simulated": simulated, "seconds": 2.0}
+    row |= {"server_cpu_seconds": [1.0], "slaves_cpu_seconds": 0.6}
+    assert scale.table([row]).splitlines()[2] == (
+        "| 2 | 2 | 2 | 3.0 | 4.0 | 2.0 | 3.0 | 0.50 | 250.00 | 0.80 | 5 | 4 | 1.0 | 2.0 | 1.0 | 2.0 |"
     )
-
-
-def test_the_simulated_master_is_a_core_that_takes_each_push_and_pull_as_long() -> None:
-    alone = {
-        "push_milliseconds": {"p50": 4.0},
-        "pull_milliseconds": {"p50": 6.0},
-        "master_cpu_milliseconds": 2.0,
-    }
-    # A push and a pull of 1 MiB every 10 ms; from three slaves on the core is full.
-    rates = [scale.predict(slaves, alone)["mib_per_second"] for slaves in (1, 2, 8)]
-    assert rates == pytest.approx([200.0, 400.0, 500.0], rel=0.02)
-    assert scale.predict(1, alone)["master_cores"] == pytest.approx(0.4, rel=0.02)
 
 
 def test_two_light_slaves_in_one_process_push_and_pull_every_push_once(
@@ -223,7 +214,10 @@ def test_every_rival_and_a_cluster_train_small_networks_to_the_end(monkeypatch: 
         anatomy.last_tables,
         cluster.last_tables,
         compiling.last_tables,
+        crowd.last_table,
         scale.last_table,
+        seats.last_table,
+        stores.last_table,
         straggler.last_table,
     ],
 )
