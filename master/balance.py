@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from common.config.sections import Config
-from common.wire.messages import Telemetry
-from common.wire.telemetry import merge
+from master.placing import step_seconds
 from master.seating import Seating
 
 # Slaves that have waited for so many heartbeats, unchanged in number, get seats of their own.
@@ -49,7 +48,7 @@ class Balance:
         beats = (now - self._since) / self._beat
         counts = [*replicas]
         if waiting and not vacant and beats >= SETTLE_BEATS:
-            counts = grow(replicas, self._most, waiting, step_seconds(seating))
+            counts = grow(replicas, self._most, waiting, step_seconds(seating.leases))
         if vacant and not waiting and beats >= GIVE_UP_BEATS:
             for lease in vacant:
                 k = lease.layer - 1
@@ -73,14 +72,3 @@ def grow(replicas: Sequence[int], most: int, slaves: int, seconds: Mapping[int, 
             break
         counts[max(open_layers, key=lambda k: seconds[k + 1] / counts[k])] += 1
     return counts
-
-
-def step_seconds(seating: Seating) -> dict[int, float]:
-    """Return the computing time of a batch by layer, in seconds; 1 before the first batch of a layer."""
-    totals: dict[int, Telemetry] = {}
-    for lease in seating.leases:
-        totals[lease.layer] = merge(totals.get(lease.layer, Telemetry()), lease.total())
-    return {
-        k: max(total.step_seconds - total.waiting_seconds, 1e-9) / total.steps if total.steps else 1.0
-        for k, total in totals.items()
-    }

@@ -9,6 +9,9 @@ from common.wire.messages import JoinRequest, Telemetry
 from common.wire.ranges import restore
 from common.wire.telemetry import NONE, merge
 
+# Layer and replica.
+Place = tuple[int, int]
+
 
 @dataclass(frozen=True)
 class LeaseEvent:

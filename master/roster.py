@@ -103,7 +103,8 @@ class Roster:
 
     def deal(self, replicas: Sequence[int], now: float) -> None:
         """Deal the seats of other replicas, R_k of each layer; nobody holds a lease."""
-        self.seating.deal(replicas, now + self._patience)
+        waiting = {name: request.speed for name, (request, _) in self._waiting.items()}
+        self.seating.deal(replicas, now + self._patience, waiting)
 
     def waiting(self) -> int:
         """Number of waiting slaves."""

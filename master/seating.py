@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from common.wire.messages import Telemetry
 from common.wire.ranges import MOST
-from master.lease import Lease
-
-# Layer and replica.
-Place = tuple[int, int]
+from master.lease import Lease, Place
+from master.placing import assign, step_seconds
 
 
 class Seating:
@@ -32,8 +30,9 @@ class Seating:
         self.leases: list[Lease] = []
         # Seats of earlier replicas, which may come again.
         self._rested: dict[Place, Lease] = {}
-        # Slaves that give their seats back and find them again, until a time.
+        # Slaves that give their seats back, and then those for which seats are kept, until a time.
         self._kept: dict[Place, str] = {}
+        self._speeds: dict[str, float] = {}
         self._kept_until = 0.0
         self.arrange(replicas)
 
@@ -46,21 +45,34 @@ class Seating:
         self.leases = [known.pop(place) if place in known else Lease(*place) for place in places]
         self._rested = known
 
-    def deal(self, replicas: Sequence[int], kept_until: float) -> None:
+    def deal(self, replicas: Sequence[int], kept_until: float, waiting: Mapping[str, float]) -> None:
         """Have the seats of other replicas; nobody holds a lease.
 
         Args:
             replicas: R_k of each layer from now on.
-            kept_until: time up to which a slave of before finds its seat again.
+            kept_until: time up to which the seats are kept for the slaves that fit them.
+            waiting: slaves that ask for a seat, with the speeds of their machines.
         """
         assert not self.holders(), "every slave has given its lease back"
         for lease in self.leases:
             lease.retired = dataclasses.replace(lease.retired, done=False, in_flight=0)
             lease.done, lease.gone = False, ""
+        work, former = self._find_work(), self._kept
         self.arrange(replicas)
-        places = {_place(lease) for lease in self.leases}
-        self._kept = {place: slave for place, slave in self._kept.items() if place in places}
-        self._kept_until = kept_until
+        spares = [slave for slave in waiting if slave not in former.values()]
+        places = [_place(lease) for lease in self.leases]
+        self._kept = assign(places, former, spares, {**waiting, **self._speeds}, work)
+        self._kept_until, self._speeds = kept_until, {}
+
+    def _find_work(self) -> dict[int, float]:
+        """Return the work of a batch by layer: computing time, times the mean speed of the slaves."""
+        speeds: dict[int, list[float]] = {}
+        for (k, _), slave in self._kept.items():
+            speeds.setdefault(k, []).append(self._speeds.get(slave) or 1.0)
+        return {
+            k: seconds * sum(found := speeds.get(k, [1.0])) / len(found)
+            for k, seconds in step_seconds(self.leases).items()
+        }
 
     def rest(self, places: Iterable[Place]) -> None:
         """Have the seats of a saved roster beside the present ones."""
@@ -105,6 +117,7 @@ class Seating:
         """Keep a seat for the slave that is about to give it back."""
         if self.closing:
             self._kept[_place(lease)] = lease.slave.slave
+            self._speeds[lease.slave.slave] = lease.slave.speed
 
     def open_to(self, slave: str, vacant: list[Lease], now: float) -> list[Lease]:
         """List the vacant seats for a slave: its own of before, else those that are kept for nobody."""

@@ -265,7 +265,7 @@ class ReachReply(_message.Message):
     def __init__(self, reached: bool = ...) -> None: ...
 
 class JoinRequest(_message.Message):
-    __slots__ = ("slave", "host", "pid", "device", "address", "metrics", "holdings", "key")
+    __slots__ = ("slave", "host", "pid", "device", "address", "metrics", "holdings", "key", "speed")
     SLAVE_FIELD_NUMBER: _ClassVar[int]
     HOST_FIELD_NUMBER: _ClassVar[int]
     PID_FIELD_NUMBER: _ClassVar[int]
@@ -274,6 +274,7 @@ class JoinRequest(_message.Message):
     METRICS_FIELD_NUMBER: _ClassVar[int]
     HOLDINGS_FIELD_NUMBER: _ClassVar[int]
     KEY_FIELD_NUMBER: _ClassVar[int]
+    SPEED_FIELD_NUMBER: _ClassVar[int]
     slave: str
     host: str
     pid: int
@@ -282,7 +283,8 @@ class JoinRequest(_message.Message):
     metrics: str
     holdings: Holdings
     key: str
-    def __init__(self, slave: _Optional[str] = ..., host: _Optional[str] = ..., pid: _Optional[int] = ..., device: _Optional[str] = ..., address: _Optional[str] = ..., metrics: _Optional[str] = ..., holdings: _Optional[_Union[Holdings, _Mapping]] = ..., key: _Optional[str] = ...) -> None: ...
+    speed: float
+    def __init__(self, slave: _Optional[str] = ..., host: _Optional[str] = ..., pid: _Optional[int] = ..., device: _Optional[str] = ..., address: _Optional[str] = ..., metrics: _Optional[str] = ..., holdings: _Optional[_Union[Holdings, _Mapping]] = ..., key: _Optional[str] = ..., speed: _Optional[float] = ...) -> None: ...
 
 class Holdings(_message.Message):
     __slots__ = ("data", "files", "versions")

@@ -54,6 +54,14 @@ from common.observe import logs
     help="Address of the read-only page /metrics, which the master lists for Prometheus; port 0 takes a free "
     "port.",
 )
+@click.option(
+    "--speed",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="X",
+    help="Speed of this machine, in any unit that all slaves of the run are given: where the number of "
+    "replicas changes, a faster machine takes a layer with more work. Default: measured, in 10^9 "
+    "multiply-adds a second.",
+)
 @tls_option
 @click.option(
     "--insecure",
@@ -73,6 +81,7 @@ def slave(
     listen: str | None,
     advertise: str | None,
     metrics: str,
+    speed: float | None,
     tls: Path | None,
     insecure: bool,
     hosts: tuple[str, ...],
@@ -110,5 +119,6 @@ def slave(
                 join_token_file,
                 own_config,
                 tls,
+                speed,
             )
         )

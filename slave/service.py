@@ -112,6 +112,7 @@ class Slave:
         # An interrupt reaches the training loop through the inbox, and all further waits through the event.
         self._stop = threading.Event()
         self._cpu_before = 0.0
+        self._speed = 0.0
         self._wake: Callable[[object], None] = lambda _: None
         self._exposition = Exposition()
         self._secure = pages_identity(self._identity, options.metrics, options.insecure)
@@ -201,12 +202,14 @@ class Slave:
 
     def _train(self, config: Config) -> int:
         from slave.network.prepared import Prepared  # imports torch
+        from slave.network.speed import measure_speed
 
         prepared = Prepared.prepare(config, self._options)
         exposition = self._exposition
         cluster = config.cluster
         exposition.profile, exposition.batch_size = cluster.profile, config.run.batch_size
         exposition.silence_limit = silence_limit(cluster.heartbeat_seconds, cluster.misses)
+        self._speed = self._options.speed or measure_speed(prepared.device)
         with self._endpoint(config) as endpoint:
             rejoin = self._backoff(REJOIN_SECONDS, LONGEST_REJOIN_SECONDS)
             while True:
@@ -289,6 +292,7 @@ class Slave:
             self._metrics_address,
             holdings,
             self._key,
+            self._speed,
         )
         seconds = config.cluster.heartbeat_seconds / 2
         backoff, announced = self._backoff(seconds, seconds), False

@@ -62,6 +62,7 @@ DECIDING = (
     "master.curriculum",
     "master.effects",
     "master.leases",
+    "master.placing",
     "master.progress",
     "master.parameters",
     "master.resizing",

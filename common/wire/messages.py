@@ -145,6 +145,7 @@ class JoinRequest:
     metrics: str = ""
     holdings: Holdings = field(default_factory=Holdings)
     key: str = field(default="", repr=False)
+    speed: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,7 @@ class Options:
     join_token: Path | None = None
     own_config: Path | None = None
     tls: Path | None = None
+    speed: float | None = None
 
     def check_places(self) -> None:
         """Check the files and folders of this machine that need no word of the master, before any wait.

@@ -66,6 +66,8 @@ class Slave:
     end: int = 0
     promise: Promise = field(default_factory=Promise)
     steps: int = 0
+    speed: float = 0.0
+    step_seconds: float = 0.0
 
     def take(self, lease: JoinReply, batches: int) -> None:
         self.lease, self.promise, self.steps = lease, Promise(), 0
@@ -87,7 +89,9 @@ class Slave:
     @property
     def telemetry(self) -> Telemetry:
         # Other replicas go on from the end.
-        return Telemetry(steps=self.steps, next_batch=min(self.next, self.end), done=self.next >= self.end)
+        reached, seconds = min(self.next, self.end), self.steps * self.step_seconds
+        done = self.next >= self.end
+        return Telemetry(steps=self.steps, next_batch=reached, done=done, step_seconds=seconds)
 
     def obey(self, reply: HeartbeatReply) -> None:
         if reply.end:
@@ -113,14 +117,14 @@ class Cluster:
         self._names = 0
         self.tick(0.0)
 
-    def start(self, count: int = 1) -> None:
+    def start(self, count: int = 1, speed: float = 0.0) -> None:
         for _ in range(count):
             self._names += 1
-            self.slaves.append(Slave(f"slave {self._names}"))
+            self.slaves.append(Slave(f"slave {self._names}", speed=speed))
             self.join(self.slaves[-1])
 
     def join(self, slave: Slave) -> None:
-        reply = self.run.join(JoinRequest(slave.name), self.now)
+        reply = self.run.join(JoinRequest(slave.name, speed=slave.speed), self.now)
         if reply.granted:
             slave.take(reply, self.config.run.batches)
 
@@ -234,6 +238,19 @@ def test_slaves_find_their_seats_again_and_spares_take_the_new_ones() -> None:
     after = {slave.name: (slave.lease.layer, slave.lease.replica) for slave in cluster.slaves}
     assert all(after[name] == (layer, 0) for name, layer in before.items())
     assert sorted(after.values()) == [(1, 0), (1, 1), (2, 0), (2, 1)]
+
+
+def test_a_faster_machine_takes_the_layer_with_more_work_when_seats_are_dealt() -> None:
+    cluster = Cluster()
+    cluster.start(2, speed=10.0)
+    for slave in cluster.slaves:
+        slave.step_seconds = 0.1 if slave.lease.layer == 1 else 0.4
+    cluster.start(1, speed=30.0)
+    cluster.resize(2, 1)
+    while cluster.run.change.present == 0 or not cluster.run.roster.complete:
+        cluster.round()
+    layers = {slave.name: slave.lease.layer for slave in cluster.slaves}
+    assert layers == {"slave 1": 1, "slave 2": 1, "slave 3": 2}
 
 
 def test_replicas_may_differ_by_layer_and_a_request_may_be_taken_back() -> None:
