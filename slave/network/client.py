@@ -112,7 +112,9 @@ class Heart:
                 self.neighbours.learn(reply.peers_version, reply.peers)
                 further = reply.curriculum.decided > self._decided
                 orders = (reply.hold, reply.end, reply.rejoin)
-                if reply.over or reply.begin or reply.stop or further or orders != self._orders:
+                # Again and again: a slave that opens its lease forgets what comes meanwhile.
+                ordered = any(orders) or orders != self._orders
+                if reply.over or reply.begin or reply.stop or further or ordered:
                     self._orders = orders
                     self._decided = max(self._decided, reply.curriculum.decided)
                     self._inbox(reply)

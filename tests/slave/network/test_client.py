@@ -16,6 +16,7 @@ from common.net.control import ControlServer, async_channel
 from common.wire.curriculum import Curriculum, Score
 from common.wire.messages import HeartbeatReply, HeartbeatRequest, Telemetry
 from common.wire.methods import HEARTBEAT
+from common.wire.stages import Promise
 from slave.network.client import Heart
 
 BEATS, SECONDS, ANSWER_SECONDS = 6, 0.4, 0.3
@@ -80,6 +81,26 @@ def test_the_pause_after_a_failed_heartbeat_is_no_longer_than_a_heartbeat() -> N
 
     beat(refuse, build, lambda: len(came) >= 4)
     assert len(came) >= 4
+
+
+def test_the_orders_of_a_change_are_told_until_they_end() -> None:
+    """Told once, one that came while a slave created its shards was forgotten, and the run stood still."""
+    told: list[object] = []
+    replies = [HeartbeatReply(), HeartbeatReply(hold=3), HeartbeatReply(hold=3), HeartbeatReply()]
+
+    async def heartbeat(request: HeartbeatRequest) -> HeartbeatReply:
+        assert request.promise == Promise(2, 40)
+        return replies[min(request.beat, len(replies)) - 1]
+
+    def build(channel: Any) -> Heart:
+        # Without an order the beats are an hour apart, and eager before the first step.
+        promise = Promise(2, 40)
+        return Heart(
+            channel, Credentials(1), 3600.0, Telemetry, told.append, patient(), promise=lambda: promise
+        )  # fmt: skip
+
+    beat(heartbeat, build, lambda: len(told) > 2)
+    assert told == replies[1:]
 
 
 def test_further_levels_and_what_is_due_meanwhile_wait_for_no_heartbeat() -> None:
