@@ -45,9 +45,9 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 
 
 @contextmanager
-def run_in(browser: Browser, layers: int) -> Iterator[str]:
+def run_in(browser: Browser, layers: int, replicas: int = 1) -> Iterator[str]:
     """Serve a run's pages until the browser has left them; nothing may have been missing."""
-    with staged(layers) as address:
+    with staged(layers, replicas=replicas) as address:
         yield address
         log = browser.log()
         browser.open("about:blank", WIDE, 900)
@@ -88,6 +88,31 @@ def test_every_layer_is_shown_and_nothing_is_wider_than_the_window(
         length = round(0.6 * (NARROW - 26))
         browser.until(f"Math.abs(document.querySelector('#bar').clientWidth - {length}) < 5")
         assert ("layer 2" in of(browser, "#problems", "textContent")) == (layers > 1)
+
+
+def test_many_replicas_have_one_row_and_those_without_a_slave_their_own(
+    browser: Browser, tmp_path: Path
+) -> None:
+    pictures = Path(os.environ.get(PICTURES, tmp_path))
+
+    def rows(selector: str) -> list[list[str]]:
+        script = f"return [...document.querySelectorAll('{selector}')].map((row) => row.innerText)"
+        return [text.split("\t") for text in browser.run(script)]
+
+    with run_in(browser, 30, replicas=8) as address:
+        show(browser, address, NARROW)
+        assert of(browser, "html", "scrollWidth") <= NARROW
+        show(browser, address, WIDE)
+        browser.screenshot(pictures / "replicas.png")
+        slaves = [row[:2] for row in rows(".slave")]
+        assert len(slaves) == 31
+        assert slaves[:3] == [
+            ["1, 8 replicas", "● 8 training"],
+            ["2, 8 replicas", "○ 1 no slave, 7 training"],
+            ["2, replica 0", "○ no slave"],
+        ]
+        states = [row[1] for row in rows("#stores tbody tr")]
+        assert states == ["● serving", "✕ late: silent for 33 s", "○ awaited"]
 
 
 @pytest.mark.parametrize(("layers", "chart"), [(3, "#layers-lines .chart"), (16, "#map")])

@@ -1,7 +1,7 @@
 // The layers and the slaves that train them: a picture of a few layers, a table of many.
 import { added, byId, made, percent, plural, quantile, short, update, whole } from "./format.js";
 
-const MOST_IN_PICTURE = 6;
+const MOST_IN_PICTURE = 6, MOST_ROWS = 200;
 const STATES = {
   training: ["●", "good", "training"], done: ["✓", "good", "done"], late: ["▲", "warn", "late"],
   vacant: ["○", "bad", "no slave"],
@@ -45,10 +45,10 @@ function showMaster(status) {
   const now = { time: performance.now() / 1000, ...status.counters };
   if (before === null || now.time - before.time > 4 || now.pushes < before.pushes) before = { ...now, time: now.time - 1e9 };
   const rate = (name) => (now[name] - before[name]) / (now.time - before.time);
-  const through = status.run.profile === "light" ? "everything between slaves goes through it" : "slaves talk to each other directly";
+  const through = status.run.profile === "light" ? "everything between slaves goes through the master" : "slaves talk to each other directly";
   const moved = rate("bytes_received") + rate("bytes_sent");
   update(byId("master"),
-    made("h3", {}, "⇅ Master"), made("span", {}, `${short(rate("pushes"))} pushes/s in`),
+    made("h3", {}, status.stores.length ? "⇅ Master and stores" : "⇅ Master"), made("span", {}, `${short(rate("pushes"))} pushes/s in`),
     made("span", {}, `${short(rate("pulls"))} pulls/s out`),
     made("span", {}, `${short(moved / 1e6)} MB/s (${through})`));
   // The rates of the last few seconds.
@@ -107,8 +107,29 @@ const COLUMNS = [
   { title: "M in time", text: (seat) => seat.telemetry.time_cosine.toFixed(2), has: (seat) => seat.telemetry.time_cosine, wide: true },
   { title: "level", text: (seat, levels) => levelText(levels, seat.telemetry), has: (_, levels) => levels.starts.length, wide: true },
   { title: "version", text: (seat, _, status) => versionOf(seat.layer, status), wide: true },
-  { title: "slave", text: (seat) => `${seat.host}:${seat.pid} ${seat.device}`, wide: true },
+  { title: "slave", text: (seat) => (seat.text ? "–" : `${seat.host}:${seat.pid} ${seat.device}`), wide: true },
 ];
+
+// A row for many replicas: their sums, their means, and the slave that is furthest behind.
+const MEANS = ["loss", "gradient_cosine", "time_cosine"];
+const WORST = ["vacant", "late", "training", "done"];
+
+function summary(seats) {
+  const there = seats.filter((seat) => seat.incarnation), told = there.map((seat) => seat.telemetry);
+  const sum = (name) => told.reduce((total, each) => total + each[name], 0);
+  const means = Object.fromEntries(MEANS.map((name) => [name, told.length ? sum(name) / told.length : 0]));
+  const sums = Object.fromEntries(["samples_per_second", "waiting_seconds", "step_seconds"].map((name) => [name, sum(name)]));
+  const telemetry = { ...told[0], ...means, ...sums, next_batch: Math.min(...told.map((each) => each.next_batch)), delays: added(told.map((each) => each.delays)) };
+  const state = WORST.find((each) => seats.some((seat) => seat.state === each));
+  const words = WORST.map((each) => [seats.filter((seat) => seat.state === each).length, STATES[each][2]]).filter(([count]) => count);
+  return { layer: seats[0].layer, state, telemetry, incarnation: there.length, text: words.map(([count, word]) => `${whole(count)} ${word}`).join(", ") };
+}
+
+// With many seats a layer has a row for all replicas, and one for each that lacks its slave or hears nothing of it.
+function rowsOf(seats, many) {
+  const troubled = seats.filter((seat) => ["vacant", "late"].includes(seat.state));
+  return many && seats.length > 1 ? [summary(seats), ...troubled] : seats;
+}
 
 function table(layers, status) {
   const levels = status.curriculum, has = (column) => (seat) => !column.has || column.has(seat, levels);
@@ -117,12 +138,13 @@ function table(layers, status) {
   const head = ["layer", "state"].map((title) => made("th", { scope: "col" }, title));
   const titles = columns.map((column) => made("th", { scope: "col", class: kind(column) }, column.title));
   const bodies = layers.map(([layer, seats]) => made("tbody", { class: `layer${lacks(seats)}`, "data-layer": layer },
-    ...seats.map((seat) => {
+    ...rowsOf(seats, status.seats.length > MOST_ROWS).map((seat) => {
       const [icon, state, word] = STATES[seat.state];
       const text = (column) => (seat.incarnation && has(column)(seat) ? String(column.text(seat, levels, status)) : "–");
+      const replica = seat.text ? `, ${whole(seats.length)} replicas` : seats.length > 1 ? `, replica ${seat.replica}` : "";
       return made("tr", { class: "slave", "data-state": seat.state, "data-incarnation": seat.incarnation || null },
-        made("th", { scope: "row" }, seats.length > 1 ? `${layer}, replica ${seat.replica}` : `${layer}`),
-        made("td", { class: state }, `${icon} ${word}`), ...columns.map((column) => made("td", { class: kind(column) }, text(column))));
+        made("th", { scope: "row" }, `${layer}${replica}`),
+        made("td", { class: state }, `${icon} ${seat.text ?? word}`), ...columns.map((column) => made("td", { class: kind(column) }, text(column))));
     })));
   return made("table", {}, made("thead", {}, made("tr", {}, ...head, ...titles)), ...bodies);
 }

@@ -1,5 +1,5 @@
 // Asks the master how the run goes, and shows it. Nothing here changes anything, and nothing comes from elsewhere.
-import { byId, clock, made, metricText, metricTitle, metricsOf, plural, short, spread, update, whole } from "./format.js";
+import { byId, clock, made, metricText, metricTitle, metricsOf, percent, plural, short, spread, update, whole } from "./format.js";
 import { buildCharts, fillCharts, fitCharts, nameChart, redrawCharts } from "./charts.js";
 import { layersOf, showNetwork } from "./network.js";
 import { fillLayers, fitLayers, nameMeasure, prepareLayers, redrawLayers } from "./layers.js";
@@ -57,11 +57,16 @@ const STORE_STATES = { serving: ["●", "good"], late: ["✕", "bad"], awaited: 
 function showStores(stores) {
   byId("stores").hidden = stores.length === 0;
   const head = ["store", "state", "shards", "MB", "pushes", "pulls"].map((title) => made("th", { scope: "col" }, title));
+  const wide = { class: "wide" };
+  head.push(...["cores", "disk", "process"].map((title) => made("th", { scope: "col", ...wide }, title)));
   const rows = stores.map((store) => {
-    const [icon, kind] = STORE_STATES[store.state];
+    const [icon, kind] = STORE_STATES[store.state], used = store.utilization, there = store.state !== "awaited";
     const cells = [store.shards.length, short(store.nbytes / 1e6), whole(store.counters.pushes), whole(store.counters.pulls)];
+    const more = there ? [(used.cpu_percent / 100).toFixed(2), percent(used.disk_percent / 100), `${store.host}:${store.pid}`] : ["–", "–", "–"];
+    const state = store.state === "late" ? `late: silent for ${whole(store.report_age)} s` : store.state;
     return made("tr", { "data-store": store.number }, made("th", { scope: "row" }, `${store.number}`),
-      made("td", { class: kind }, `${icon} ${store.state}`), ...cells.map((cell) => made("td", {}, `${cell}`)));
+      made("td", { class: kind }, `${icon} ${state}`), ...cells.map((cell) => made("td", {}, `${cell}`)),
+      ...more.map((cell) => made("td", wide, cell)));
   });
   update(byId("stores"), made("table", {}, made("thead", {}, made("tr", {}, ...head)), made("tbody", {}, ...rows)));
 }

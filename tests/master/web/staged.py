@@ -12,6 +12,7 @@ from common.observe.metrics import JOURNAL_SECONDS, Histogram
 from common.observe.web import Site, serve_on_thread
 from common.wire.counters import Counters
 from common.wire.messages import Evaluation, Seat, StatusReply, Telemetry
+from common.wire.stores import StoreState
 from common.wire.use import Utilization
 from master.tally import Tally
 from master.web.history import History
@@ -21,10 +22,21 @@ from master.web.view import View
 LENGTH, SECONDS = 4000, 2.0
 
 
-def status_of(layers: int, moment: int) -> StatusReply:
-    """Return the status of a run in so many layers at a moment; the second layer has lost its slave."""
+_COUNTED = Counters(pushes=30, pulls=3)
+STORES = [
+    StoreState(1, "serving", "machine-a", 7, "machine-a:1", 0.2, ["1/weights"], 4000, _COUNTED),
+    StoreState(2, "late", "machine-b", 8, "machine-b:1", 33.4, ["2/weights"], 4000, _COUNTED),
+    StoreState(3, "awaited"),
+]
+
+
+def status_of(layers: int, moment: int, replicas: int = 1) -> StatusReply:
+    """Return the status of a run in so many layers at a moment; the second layer has lost a slave.
+
+    A run with replicas has stores, too.
+    """
     batches = 20 * moment
-    seats = [_seat(layer, layers, moment) for layer in range(1, layers + 1)]
+    seats = [_seat(layer, layers, moment, r) for layer in range(1, layers + 1) for r in range(replicas)]
     error = 5 + 85 * math.exp(-moment / 20)
     measured = {"error_percent": error}
     return StatusReply(
@@ -38,12 +50,13 @@ def status_of(layers: int, moment: int) -> StatusReply:
         versions={f"{layer}/weights": batches // 10 for layer in range(1, layers + 1)},
         delays={1: 30 * moment, 3: moment},
         counters=Counters(staleness={0: 9 * moment, 2: moment}, pushes=10 * moment, pulls=moment),
+        stores=STORES if replicas > 1 else [],
         evaluation=Evaluation(batches // 100 * 100, error, error / 30, {"1/weights": 1}, measured),
     )
 
 
-def _seat(layer: int, layers: int, moment: int) -> Seat:
-    if layer == 2:
+def _seat(layer: int, layers: int, moment: int, replica: int) -> Seat:
+    if (layer, replica) == (2, 0):
         return Seat(layer, state="vacant")
     there = layer / layers
     cosine = 0.0 if layer == layers else (1 - math.exp(-moment / 25)) * (0.4 + 0.6 * there)
@@ -63,7 +76,7 @@ def _seat(layer: int, layers: int, moment: int) -> Seat:
     )
     return Seat(
         layer,
-        0,
+        replica,
         "training",
         f"s{layer}",
         f"machine-{layer}",
@@ -76,17 +89,17 @@ def _seat(layer: int, layers: int, moment: int) -> Seat:
 
 
 @contextmanager
-def staged(layers: int, moments: int = 120) -> Iterator[str]:
+def staged(layers: int, moments: int = 120, replicas: int = 1) -> Iterator[str]:
     """Serve the pages of such a run, and yield their address."""
     widths = [32] * (layers - 1)
     config = files.load(None, ["run.name=staged", f"network.options={{widths={widths}}}"])
     config = config.with_cuts(list(range(1, layers)))
     history, now = History(SECONDS, config.metrics), time.monotonic()
     for moment in range(moments):
-        history.add(status_of(layers, moment), now - SECONDS * (moments - moment))
+        history.add(status_of(layers, moment, replicas), now - SECONDS * (moments - moment))
     view = View(
         config=config,
-        status=lambda: status_of(layers, moments),
+        status=lambda: status_of(layers, moments, replicas),
         shown=list,
         events=lambda: [
             {"event": "joined", "time": time.time(), "layer": layer, "replica": 0}
