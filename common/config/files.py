@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import os
+import textwrap
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -22,6 +23,9 @@ from common.config.sections import Config
 from common.config.security import SecurityConfig
 from common.config.values import is_user_function
 from common.errors import ConfigError
+
+# Of a described configuration: where comments begin, and the longest line.
+COMMENT_COLUMN, COLUMNS = 33, 110
 
 
 def parse(text: str, source: str) -> Config:
@@ -197,9 +201,16 @@ def describe(config: Config) -> str:
             value = getattr(table, field.name)
             if not dataclasses.is_dataclass(value):
                 line = f"# {field.name} =" if value is None else f"{field.name} = {format_value(value)}"
-                lines.append(f"{line:<32} # {field.metadata['rule'].help}")
+                lines += _commented(line, field.metadata["rule"].help)
         lines.append("")
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _commented(line: str, text: str) -> list[str]:
+    """Return a line with a comment, which goes on below in its column where it is long."""
+    head = f"{line:<{COMMENT_COLUMN - 1}} # "
+    below = f"{'':<{COMMENT_COLUMN}}# "
+    return textwrap.wrap(text, COLUMNS, initial_indent=head, subsequent_indent=below, break_on_hyphens=False)
 
 
 def format_value(value: Any) -> str:

@@ -114,16 +114,16 @@ class StandardStreams:
     def close(self, code: int) -> int:
         """Flush, report what standard output has lost, and return the exit code.
 
-        A reader that closes a pipe, or a closed terminal, has had enough: the code stays. After any other
-        loss a result is incomplete, and 0 becomes 3.
+        A reader that closes a pipe, such as `head`, or a closed terminal, has had enough: no report, and the
+        code stays. After any other loss a result is incomplete, and 0 becomes 3.
         """
         self.output.flush()
         writer = self.output_writer
-        if writer is None or writer.error is None or not writer.dropped:
+        if writer is None or writer.error is None or not writer.dropped or writer.gone:
             return code
         reason = writer.error.strerror or str(writer.error)
         say(f"layerwise: standard output: {reason}; {writer.dropped} bytes of output were dropped")
-        return code if code or writer.gone else RefusedError.exit_code
+        return code or RefusedError.exit_code
 
 
 def is_output_gone() -> bool:

@@ -64,7 +64,7 @@ def test_a_reader_of_standard_output_that_has_gone_changes_no_exit_code(cli: Cli
     os.close(output)
     errors = process.communicate(timeout=120)[1].decode()
     assert process.returncode == 0, errors
-    assert errors.count("layerwise: standard output: Broken pipe") == 1
+    assert "Broken pipe" not in errors
     assert "Traceback" not in errors
     assert_finished(cli.folder / "run")
 
