@@ -130,6 +130,27 @@ def test_a_measure_of_each_layer_is_drawn_on_demand_and_read_by_keys(
         assert "the arrow keys read values" in of(browser, chart, "getAttribute('aria-label')")
 
 
+def test_a_reading_by_keys_is_spoken_and_stays_while_numbers_come_and_the_window_changes(
+    browser: Browser,
+) -> None:
+    legend = "#charts .chart .u-legend"
+    with run_in(browser, 3) as address:
+        show(browser, address, WIDE)
+        browser.until("document.querySelector('#charts .chart .u-legend').textContent.includes('5.22')")
+        assert of(browser, legend, "getAttribute('aria-live')") == "off"
+        browser.run("document.querySelector('#charts .chart').focus()")
+        browser.press(*[LEFT] * 60)
+        reading = of(browser, legend, "textContent")
+        assert "5.22" not in reading
+        browser.run(WATCH)
+        browser.until("window.answers >= 4")
+        metrics = {"width": WIDE - 100, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+        browser.command("Emulation.setDeviceMetricsOverride", metrics)
+        browser.until("window.answers >= 8")
+        assert of(browser, legend, "textContent") == reading
+        assert of(browser, legend, "getAttribute('aria-live')") == "polite"
+
+
 def test_an_earlier_run_is_compared_at_the_same_batch(browser: Browser, tmp_path: Path) -> None:
     earlier = [
         {"kind": "evaluation", "batches": batch, "test_loss": 1.0, "metrics": {"error_percent": 8.25}}

@@ -59,12 +59,14 @@ export class LineChart {
 
   fit() {
     this.plot.setSize({ width: this.width(), height: HEIGHT });
+    this.resume(this.place === null ? null : this.columns[0][this.place]);
   }
 
   set(columns) {
+    const held = this.place === null ? null : this.columns[0][this.place];
     this.columns = columns;
     this.plot.setData(columns);
-    this.restore();
+    this.resume(held);
     this.box.setAttribute("aria-label", `${this.title}: ${this.empty() ? "nothing measured yet" : "the arrow keys read values"}`);
   }
 
@@ -72,9 +74,19 @@ export class LineChart {
     return this.columns.slice(1).every((column) => column.every((value) => value === null || value === undefined));
   }
 
-  // Without a pointer the legend has the newest values.
+  // Goes on reading at a moment (null: the newest one), once the plot has its new scales.
+  resume(held) {
+    queueMicrotask(() => {
+      if (held === null) return this.restore();
+      const place = this.columns[0].findIndex((each) => each >= held);
+      this.read(place < 0 ? this.columns[0].length - 1 : place);
+    });
+  }
+
+  // Without a pointer the legend has the newest values, which would be spoken all the time.
   restore() {
     this.place = null;
+    this.legend().setAttribute("aria-live", "off");
     const last = this.columns[0].length - 1, end = this.leads ? this.columns[1].findLastIndex((value) => value !== null) : last;
     if (last >= 0) this.plot.setLegend({ idx: end < 0 ? last : end }, false);
   }
@@ -84,8 +96,17 @@ export class LineChart {
     const by = { ArrowLeft: -1, ArrowRight: 1, Home: -Infinity, End: Infinity }[event.key], last = this.columns[0].length - 1;
     if (by === undefined || last < 0) return;
     event.preventDefault();
-    this.place = Math.min(Math.max((this.place ?? last) + by, 0), last);
-    this.plot.setCursor({ left: this.plot.valToPos(this.columns[0][this.place], "x"), top: 10 });
+    this.read(Math.min(Math.max((this.place ?? last) + by, 0), last));
+  }
+
+  read(place) {
+    this.place = place;
+    this.legend().setAttribute("aria-live", "polite");
+    this.plot.setCursor({ left: this.plot.valToPos(this.columns[0][place], "x"), top: 10 });
+  }
+
+  legend() {
+    return this.plot.root.querySelector(".u-legend");
   }
 }
 
