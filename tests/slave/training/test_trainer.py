@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -109,7 +109,9 @@ def accounts_for_every_batch(chain: Chain) -> None:
             stop = line[i + 1].first_batch if slave is not line[-1] else total
             trained = {batch for each in line[i:] for batch in each.layer.stepped}
             missing = set(range(slave.first_batch, stop)) - trained
-            assert slave.trainer.lost_batches >= len(missing)
+            # A late batch that died with a slave behind its last push is counted by the successor, which is
+            # sent the batch again, and gets LOST for it.
+            assert sum(each.trainer.lost_batches for each in line[i:]) >= len(missing)
         assert line[-1].trainer.next_batch == total
 
 
@@ -224,6 +226,7 @@ def test_breaking_streams_lose_nothing(
 
 
 @settings(MANY, max_examples=100)
+@example(12110, "delayed", None, [Fault(96, "die", 2)])
 @given(
     SEEDS,
     UNLOCKS,
