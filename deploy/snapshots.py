@@ -13,7 +13,11 @@ from deploy.evaluation.reader import Reader
 
 
 def take_snapshot(master: str, token: Path | None, as_json: bool, tls: Path | None = None) -> int:
-    """Have the master take a snapshot, and return the exit code."""
+    """Have the master at HOST:PORT take a snapshot, and return the exit code.
+
+    Raises:
+        LayerwiseError: the master does not answer, refuses, or cannot write the snapshot.
+    """
     with Reader(master, token, tls) as reader:
         snapshot = reader.snapshot()
     answer(strict_json.encode(dataclasses.asdict(snapshot)) if as_json else _line(snapshot))
@@ -21,7 +25,11 @@ def take_snapshot(master: str, token: Path | None, as_json: bool, tls: Path | No
 
 
 def list_snapshots(master: str, as_json: bool, tls: Path | None = None) -> int:
-    """Print the master's snapshots, oldest first, and return the exit code."""
+    """Print the snapshots of the master at HOST:PORT, oldest first, and return the exit code.
+
+    Raises:
+        LayerwiseError: the master does not answer, or refuses.
+    """
     with Reader(master, tls=tls) as reader:
         snapshots = reader.snapshots()
     if as_json:
@@ -35,7 +43,11 @@ def list_snapshots(master: str, as_json: bool, tls: Path | None = None) -> int:
 
 
 def roll_back(master: str, number: int, token: Path | None, as_json: bool, tls: Path | None = None) -> int:
-    """Roll the run back, to the newest whole snapshot if the number is 0, and return the exit code."""
+    """Roll the run back, to the newest whole snapshot if the number is 0, and return the exit code.
+
+    Raises:
+        LayerwiseError: the master does not answer or refuses, or has no such snapshot.
+    """
     with Reader(master, token, tls) as reader:
         reply = reader.roll_back(number)
     if as_json:

@@ -288,7 +288,7 @@ async def run_until_signal(
     *,
     insecure_pages: bool = False,
 ) -> int:
-    """Run a master until SIGINT or SIGTERM; returns the exit code. Arguments as in `serve`."""
+    """Run a master until SIGINT or SIGTERM; returns the exit code. Arguments and errors are as of `serve`."""
     master, loop, stop = Master(config, state), asyncio.get_running_loop(), asyncio.Event()
     reader = load_reader(state, reader_token)
     history, ports = History(HISTORY_SECONDS, config.metrics), Ports(master, join_token, identity, reader)
@@ -371,6 +371,7 @@ def serve(
         insecure_pages: show the pages beyond this machine in the clear, although there are certificates.
 
     Raises:
+        ConfigError: an address or a token's file is of no use; NoRoomError: the state cannot be written.
         RefusedError: a port or the state directory is taken, or the directory holds another run.
     """
     keep_freed_memory()

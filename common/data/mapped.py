@@ -129,7 +129,11 @@ class MappedRows:
 
     @staticmethod
     def of(x: Mapping[str, np.ndarray], y: np.ndarray) -> MappedRows:
-        """Return the rows of arrays of one length."""
+        """Return the rows of arrays of one length, each (n, ...).
+
+        Raises:
+            ConfigError: a mapped file cannot be opened again.
+        """
         return MappedRows({name: open_column(array) for name, array in x.items()}, open_column(y))
 
     def __len__(self) -> int:

@@ -88,7 +88,10 @@ def build_initial(
 ) -> Blueprint:
     """Build the network with the weights that training begins from: `network.initial`'s, if given.
 
-    Arguments and errors are those of `build`; the file of the weights may be missing or another network's.
+    Arguments are those of `build`.
+
+    Raises:
+        ConfigError: as of `build`, or the file of the weights is missing or another network's.
     """
     blueprint = build(config, inputs, targets, code)
     load_initial(config, blueprint.units, code)

@@ -92,6 +92,9 @@ def reachable_metrics(listen: str, master: str) -> str:
     Args:
         listen: HOST:PORT at which the process listens for visitors.
         master: HOST:PORT.
+
+    Raises:
+        ConfigError: `listen` is not HOST:PORT.
     """
     try:
         address = reachable_address(listen, master)

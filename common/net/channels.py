@@ -86,7 +86,11 @@ class Channels:
         return [each for each in (self._present, self._last) if each is not None]
 
     def refusal(self) -> LayerwiseError | None:
-        """Return why the port cannot be spoken to, where TLS is the reason; blocks for seconds."""
+        """Return why the port cannot be spoken to, where TLS is the reason; blocks for seconds.
+
+        Raises:
+            ConfigError: the address is not HOST:PORT.
+        """
         return find_refusal(self._address, self._identity)
 
 

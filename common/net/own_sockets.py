@@ -20,7 +20,11 @@ Peer = tuple[str, int]
 
 
 def peer_of(text: str) -> Peer | None:
-    """Read the library's name of a connection's other end, such as ipv4:10.0.0.1:5000."""
+    """Read the library's name of a connection's other end, such as ipv4:10.0.0.1:5000; None: no address.
+
+    Raises:
+        ConfigError: a name of an address has another form.
+    """
     kind, _, place = unquote(text).partition(":")
     if kind not in ("ipv4", "ipv6"):
         return None

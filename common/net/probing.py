@@ -17,7 +17,15 @@ VERDICT_SECONDS = 1.0
 
 
 def find_refusal(address: str, identity: Identity | None) -> LayerwiseError | None:
-    """Return why a master's port refuses this end, or this end the port; None where TLS is not the reason."""
+    """Return why a master's port refuses this end, or this end the port; None where TLS is not the reason.
+
+    Args:
+        address: HOST:PORT.
+        identity: certificates of this end; None: in the clear.
+
+    Raises:
+        ConfigError: the address is not HOST:PORT.
+    """
     found = _find_by_handshake(address, identity) if identity else _find_in_the_clear(address)
     if found and identity:
         # A master that ends just then hangs up as one that refuses does; the next connection finds nobody.

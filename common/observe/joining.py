@@ -15,6 +15,9 @@ def slave_command(config: Config, master: str, *, secure: bool) -> str:
         config: the run's configuration.
         master: the master's address; on loopback a slave of the same user finds the token by itself.
         secure: the master speaks TLS.
+
+    Raises:
+        ConfigError: the address is not HOST:PORT.
     """
     words = ["layerwise", "slave", "--master", master]
     if secure:

@@ -99,6 +99,7 @@ class Site:
             option: option that gave the address, for the error message.
 
         Raises:
+            ConfigError: the address is not HOST:PORT.
             RefusedError: the address cannot be listened on.
         """
         host, port = split_address(address)
@@ -251,7 +252,11 @@ async def _part(writer: asyncio.StreamWriter) -> None:
 
 
 def pages_identity(identity: Identity | None, address: str, insecure: bool) -> Identity | None:
-    """Return the certificates for pages at an address; None on loopback, or in the clear by --insecure."""
+    """Return the certificates for pages at an address; None on loopback, or in the clear by --insecure.
+
+    Raises:
+        ConfigError: the address is not HOST:PORT.
+    """
     return None if insecure or is_loopback(split_address(address)[0]) else identity
 
 

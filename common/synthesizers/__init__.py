@@ -88,7 +88,17 @@ def initial(config: Config, k: int, shape: tuple[int, ...], task: Task) -> Gradi
 
 
 def initial_input(config: Config, k: int, inputs: TensorForm, shape: tuple[int, ...]) -> InputSynthesizer:
-    """Build I_k with the parameters at the beginning of a run, the same in every process."""
+    """Build I_k with the parameters at the beginning of a run, the same in every process.
+
+    Args:
+        config: of the run.
+        k: the layer.
+        inputs: form of x, as of `build_input`.
+        shape: of one example of h_{k-1}.
+
+    Raises:
+        ConfigError: the examples are not those that I takes.
+    """
     with seeded_torch(mix(config.run.seed, k, _STREAMS["input"]), _CPU):
         return build_input(config.decoupling, inputs, shape)
 

@@ -98,6 +98,7 @@ def decode_frame(encoded: Buffer) -> Frame:
 
     Raises:
         MalformedError: the bytes are no frame.
+        TooLargeError: a part is larger than its bound.
     """
     small, found = split_fields(encoded, (_FRAME["data"], _FRAME["header"]))
     offset = codec.parse(pb.Frame, small).offset if small else 0
@@ -158,6 +159,7 @@ class TensorCodec(Generic[Tensors]):
 
         Raises:
             MalformedError: the bytes are no message of the class, or the data do not fit the table.
+            TooLargeError: a part is larger than its bound.
         """
         small, found = split_fields(encoded, (self._data, self._table))
         data = _last(found, self._data, encoded)

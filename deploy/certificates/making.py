@@ -247,6 +247,7 @@ def make_for_run(folder: Path, slaves: int, stores: int, run: str) -> None:
     """Make the certificates of a run's cluster alone, whole or not at all; the authority's key is deleted.
 
     Raises:
+        ConfigError: the package for certificates is missing, or the name of the run cannot be in one.
         OSError: a file cannot be written.
     """
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f"{folder.name}-") as place:

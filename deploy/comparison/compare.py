@@ -61,6 +61,7 @@ class ComparisonRun:
 
         Raises:
             ConfigError: the folder holds results of other configurations.
+            RefusedError: another command works on the folder.
             RunFailedError: a run failed; results of finished runs are kept.
         """
         self.out.mkdir(parents=True, exist_ok=True)

@@ -89,7 +89,11 @@ def examine_versions(contact: Contact) -> Verdict:
 
 
 def examine_data_port(contact: Contact, master: str) -> Verdict:
-    """Connect to the data port of the master."""
+    """Connect to the data port of the master at HOST:PORT.
+
+    Raises:
+        ConfigError: the address is not HOST:PORT.
+    """
     host, _ = split_address(master)
     address = join_address(host, contact.reply.bulk_port)
     try:
@@ -103,7 +107,12 @@ def examine_data_port(contact: Contact, master: str) -> Verdict:
 
 
 def examine_way_back(setup: Setup) -> Verdict:
-    """Have the master connect to a port of the slave-to-be, as neighbours do in profile `basic`."""
+    """Have the master connect to a port of the slave-to-be, as neighbours do in profile `basic`.
+
+    Raises:
+        ConfigError: no route leads to the master.
+        UnreachableError: the master does not answer.
+    """
     host = interface_to(setup.master)
     with Greeter(host) as greeter, setup.channel() as channel:
         address = join_address(host, greeter.port)

@@ -38,7 +38,11 @@ class Result:
 
     @cached_property
     def config(self) -> Config:
-        """Configuration of the run, with the cuts that were found."""
+        """Configuration of the run, with the cuts that were found.
+
+        Raises:
+            ConfigError: the file is missing or torn.
+        """
         return saved_config(self.path)
 
     @property

@@ -39,7 +39,11 @@ def configure(source: Source, keys: Mapping[str, Any]) -> Config:
 
 
 def read_values(source: Source) -> dict[str, Any]:
-    """Return the values that a source gives, by section."""
+    """Return the values that a source gives, by section.
+
+    Raises:
+        ConfigError: the source is neither a configuration nor a readable TOML file.
+    """
     if isinstance(source, Config):
         return tomllib.loads(source.to_toml())
     path = find_path(source)

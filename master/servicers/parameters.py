@@ -79,6 +79,7 @@ class ParametersServicer:
 
         Raises:
             MalformedError: no request, or several.
+            UnprovenError: the request names a lease whose secret the call has not shown.
             UnreachableError: the reader is slower than further slow readers of the shard.
         """
         encoded = messages.read()

@@ -111,6 +111,7 @@ class RosterServicer:
         """Say whether this master reaches an address at which a slave would listen.
 
         Raises:
+            ConfigError: the address is not HOST:PORT.
             RefusedError: slaves of this run do not listen.
             UnreachableError: another request is under way.
         """

@@ -55,7 +55,11 @@ def pages(view: View, history: History) -> Pages:
 
 
 def describe(view: View) -> dict[str, Any]:
-    """Describe the run: the content of `layerwise status --json`, and the configuration in short."""
+    """Describe the run: the content of `layerwise status --json`, and the configuration in short.
+
+    Raises:
+        ConfigError: the view's address is not HOST:PORT.
+    """
     config, reply = view.config, view.status()
     run = {
         "task": config.task.kind,

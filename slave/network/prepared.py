@@ -44,7 +44,11 @@ class Prepared:
         return Prepared(config, dataset, held, device, options)
 
     def on(self, lease: JoinReply) -> Prepared:
-        """Return the preparation for a lease, with the number of replicas that the lease names."""
+        """Return the preparation for a lease, with the number of replicas that the lease names.
+
+        Raises:
+            ConfigError: the configuration refuses that number.
+        """
         if lease.replicas in ([], self.config.replicas):
             return self
         return dataclasses.replace(self, config=resized(self.config, lease.replicas))

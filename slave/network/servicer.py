@@ -68,9 +68,10 @@ class BoundaryServer:
         self._server.add_open(EXCHANGE, self.exchange, loop)
 
     def start(self, listen: str) -> int:
-        """Listen, and return the port.
+        """Listen at HOST:PORT, and return the port.
 
         Raises:
+            ConfigError: the address is not HOST:PORT.
             RefusedError: the address cannot be listened on.
         """
         return self._server.start(*split_address(listen), option="--listen")

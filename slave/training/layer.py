@@ -115,6 +115,9 @@ class Layer:
             batch: b.
             h_below: input, (B, ...).
             y: targets of the units' own losses, (B, ...); None: the batch has no backward.
+
+        Raises:
+            ConfigError: a unit's own loss is not one number for each example.
         """
         before = self.carried.take(batch) if self.carried else None
         passed = self._forward(batch, h_below, before, y)
@@ -132,6 +135,9 @@ class Layer:
             h_below: the input of the first forward.
             before: the state at the start of the first forward.
             y: as of `forward`.
+
+        Raises:
+            ConfigError: as of `forward`.
         """
         with self.flat.keep_buffers():
             return self._forward(batch, h_below, before, y)

@@ -49,7 +49,11 @@ class PropagatingUnlock:
         yield from self._layer.down_alone(passed, synthetic)
 
     def gradient(self, batch: int, delta: Signal) -> Iterator[Message]:
-        """Step on a batch, forward again at the present weights; then M learns."""
+        """Step on a batch, forward again at the present weights; then M learns.
+
+        Raises:
+            MalformedError: delta is not in the form of h's floats.
+        """
         kept = self._kept.pop(batch)
         check_gradient(delta, kept.h)
         passed = self._layer.forward_again(batch, kept.h_below, kept.before, kept.y)

@@ -158,6 +158,7 @@ class Messages:
 
         Raises:
             MalformedError: the frame is not the piece that comes next.
+            TooLargeError: the frame is larger than its bound.
         """
         if (nbytes := self.length()) is None:
             return None

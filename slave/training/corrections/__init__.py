@@ -19,10 +19,13 @@ class Correction:
 
     The delay of a gradient, tau, is measured: the layer's own steps between the forward of a batch and the
     arrival of its gradient. It may differ from batch to batch and from layer to layer.
+
+    Every method that takes them: `flat` is the layer's module with its weights in one buffer, `delay` tau, in
+    steps, and `batch` the number of the batch.
     """
 
     def forward(self, flat: Flat) -> AbstractContextManager[None]:  # noqa: ARG002
-        """Have the module the weights of a forward that sends h up."""
+        """Return a context within which the module has the weights for a forward that sends h up."""
         return nullcontext()
 
     def correct(self, delta: Signal, sent: Signal, now: Signal, delay: int) -> Signal:  # noqa: ARG002
@@ -37,15 +40,15 @@ class Correction:
         return delta
 
     def backward(self, flat: Flat, delay: int) -> AbstractContextManager[None]:  # noqa: ARG002
-        """Have the module the weights of a backward."""
+        """Return a context within which the module has the weights for a backward."""
         return nullcontext()
 
     def adjust(self, batch: int, delay: int) -> Adjustment:  # noqa: ARG002
-        """Return the changes to the step on a gradient."""
+        """Return the changes of rate and momentum for the step on a gradient."""
         return UNCHANGED
 
     def step(self, flat: Flat, delay: int) -> AbstractContextManager[None]:  # noqa: ARG002
-        """Watch a step on a gradient."""
+        """Return a context around the step on a gradient, which may look at the weights before and after."""
         return nullcontext()
 
 

@@ -92,7 +92,11 @@ class DelayedUnlock:
         yield Up(batch, self._sent[batch])
 
     def gradient(self, batch: int, delta: Signal) -> Iterator[Message]:
-        """Step on delta_k(b), and send delta_{k-1}(b) down."""
+        """Step on delta_k(b), and send delta_{k-1}(b) down.
+
+        Raises:
+            MalformedError: delta is not in the form of h's floats.
+        """
         sent = self._sent.pop(batch)
         yield from self._late.step(batch, sent, check_gradient(delta, sent))
 

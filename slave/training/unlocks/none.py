@@ -26,7 +26,11 @@ class NoUnlock:
         yield Up(batch, map_tensors(Tensor.detach, passed.h))
 
     def gradient(self, batch: int, delta: Signal) -> Iterator[Message]:
-        """Go backward from delta_k(b), send delta_{k-1}(b) down, and step."""
+        """Go backward from delta_k(b), send delta_{k-1}(b) down, and step.
+
+        Raises:
+            MalformedError: delta is not in the form of h's floats.
+        """
         passed = self._graphs.pop(batch)
         self._layer.backward(passed, check_gradient(delta, passed.h))
         yield from self._layer.down(passed)

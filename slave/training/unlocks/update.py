@@ -70,7 +70,11 @@ class UpdateUnlock:
             yield from self._step_pending()
 
     def gradient(self, batch: int, delta: Signal) -> Iterator[Message]:
-        """Train M on delta_k(b) and the kept h_k(b); step too if the layer has not stepped on the batch."""
+        """Train M on delta_k(b) and the kept h_k(b); step too if the layer has not stepped on the batch.
+
+        Raises:
+            MalformedError: delta is not in the form of h's floats.
+        """
         pair = self._pairs.pop(batch)
         check_gradient(delta, pair.h)
         if self._pending is not None and self._pending.batch == batch:
