@@ -17,14 +17,14 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from common import strict_json
 from common.credentials import Credentials
-from common.errors import RunFailedError
+from common.errors import RunFailedError, UnreachableError
 from common.lifecycle import end_with_parent, keep_freed_memory
 from common.net import control
 from common.net.channels import Channel
@@ -180,8 +180,10 @@ def _beat(seated: list[Seated], stop: threading.Event, beats: list[float]) -> No
             if stop.wait(max(0.0, due - time.perf_counter())):
                 return
             sent = time.perf_counter()
-            _send(each, number)
-            beats.append(time.perf_counter() - sent)
+            # As slaves do, which ask again.
+            with suppress(UnreachableError):
+                _send(each, number)
+                beats.append(time.perf_counter() - sent)
 
 
 def _send(seated: Seated, beat: int) -> None:
