@@ -38,6 +38,7 @@ MAY = {
     "Roster/Report": {"evaluator", "operator"},
     "Roster/Reach": {"slave", "operator"},
     "Roster/Agree": {"slave", "evaluator", "operator"},
+    "Roster/Resize": {"operator"},
     "Parameters/Push": {"slave"},
     "Parameters/Pull": ALL,
     "Boundary/Exchange": {"slave"},
