@@ -36,7 +36,8 @@ METHODS = {
     "alignment-kickback": [
         "decoupling.unlock=alignment", "decoupling.alignment=kickback",
         f"data.dataset={FOLDER.parents[1]}/examples/digits_odd.py:odd", "task.kind=regression",
-        "optimizer.learning_rate=0.01",
+        # Adam makes full steps of what is rounding in the gradient, which other processors round otherwise.
+        "optimizer.name=sgd", "optimizer.learning_rate=0.01",
     ],
     "full": ["decoupling.unlock=full"],
     "recurrent": [

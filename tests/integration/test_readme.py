@@ -33,7 +33,7 @@ def test_the_readme_has_commands_of_every_kind() -> None:
     subcommands = {shlex.split(command)[1] for _, command in COMMANDS if command.startswith("layerwise")}
     assert subcommands == {
         "train", "evaluate", "export", "config", "master", "slave", "status", "snapshot", "rollback",
-        "simulate", "compare", "generate", "init", "explain", "runs", "manifest", "store",
+        "simulate", "compare", "generate", "init", "explain", "runs", "manifest", "store", "resize",
     }  # fmt: skip
 
 
