@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from common.config.downpour import MOST_REPLICAS
 from common.config.options import json_option, required_master_option, tls_option, token_option
 
 
@@ -65,7 +66,7 @@ def rollback(
 
 
 @click.command()
-@click.argument("replicas", nargs=-1, required=True, metavar="R...", type=click.IntRange(min=1))
+@click.argument("replicas", nargs=-1, required=True, metavar="R...", type=click.IntRange(1, MOST_REPLICAS))
 @required_master_option
 @token_option
 @tls_option

@@ -54,6 +54,8 @@ class Change:
         self._promised: dict[int, int] = {}
         # First batches that no slave has seen, while a slave is missing, and the time since when they are so.
         self._stood: tuple[object, float] | None = None
+        # Whether a layer had passed the run's batches at the last question: no further change by itself.
+        self._late = False
         most = config.downpour.replicas_max
         self.balance = Balance(config, most) if most else None
         if "stages" in saved:
@@ -148,6 +150,10 @@ class Change:
             return self._end_stage(roster, shards, now)
         if self.wanted is None:
             return self._propose(roster, now)
+        if self.balance is not None and not self._question and self.missing(roster):
+            # The slaves that it was proposed for have gone.
+            self.wanted = None
+            return [{}]
         return self._announce(roster, shards) if self._question else self._ask(roster)
 
     def _propose(self, roster: Roster, now: float) -> list[dict[str, Any]]:
@@ -155,7 +161,8 @@ class Change:
         if self.balance is None or roster.over:
             return []
         counts = self.balance.propose(self.replicas, roster.seating, roster.waiting(), now)
-        if counts == self.replicas:
+        there = len(roster.seating.holders()) + roster.waiting()
+        if counts == self.replicas or sum(counts) > there or self._late:
             return []
         self.wanted = counts
         return [{"event": "resize", "replicas": [*counts], "why": "by itself"}]
@@ -178,10 +185,12 @@ class Change:
         gone = roster.seating.vacant()
         vacant = [lease.reached for lease in gone]
         vacant += [shards.next_batch(f"{lease.layer}/weights", lease.replica) for lease in gone]
-        promised = [self._promised[incarnation] for incarnation in holders]
+        # Also of slaves that have died since: layers above may have heard of their batches.
+        promised = [*self._promised.values()]
         start = max([*vacant, *promised, self.start + 1])
         wanted, self.wanted, self._question = self.wanted, None, 0
         if start >= self._config.run.batches:
+            self._late = True
             return [{"event": "resize", "replicas": [*self.replicas], "why": "the run is about to end"}]
         self.stages = self.stages.extended(start, wanted)
         roster.seating.last = False
@@ -203,7 +212,7 @@ class Change:
 
     def _in_vain(self, roster: Roster, now: float) -> bool:
         """Whether a seat lacks a slave, and no other slave has got further for long."""
-        if not roster.seating.vacant() or roster.waiting():
+        if not roster.seating.vacant() or roster.waiting() or not roster.seating.holders():
             self._stood = None
             return False
         reached = roster.seating.reached()
@@ -224,18 +233,20 @@ class Change:
                 lost += own
         return lost
 
-    def rewind(self, saved: Mapping[str, Any]) -> None:
+    def rewind(self, saved: Mapping[str, Any]) -> bool:
         """Go back to the stage of a snapshot; the newest replicas, announced or not, are wanted anew.
+
+        Return whether the snapshot knew of no later stage.
 
         Args:
             saved: values kept with the snapshot; empty: the run begins anew.
         """
         newest = self.wanted or self.newest
         earlier = Change(self._config, saved)
-        self.present = min(earlier.present, len(self.stages.starts) - 1)
-        self.stages = earlier.stages.through(self.present)
+        self.present, self.stages = earlier.present, earlier.stages.through(earlier.present)
         self.wanted = newest if newest != self.replicas else None
-        self._question, self._stood = 0, None
+        self._question, self._stood, self._late = 0, None, False
+        return earlier.end is None
 
     def describe(self, roster: Roster) -> Resizing:
         """Return the change that is under way, as a message."""

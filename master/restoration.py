@@ -63,7 +63,7 @@ def fence_saved(
     change = Change(config, saved)
     # Nobody is granted a lease here.
     roster = restore_roster(config, change, saved, Keyring(b""))
-    change.rewind(snapshot)
+    roster.seating.last = change.rewind(snapshot)
     events = roster.roll_back(snapshot.get("roster", {}), reason, now, change.replicas)
     fenced = {**saved, **change.dump(), "roster": roster.dump(now)}
     fenced["evaluation"] = snapshot.get("evaluation", {})

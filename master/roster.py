@@ -208,7 +208,7 @@ class Roster:
         by_seat = {(old["layer"], old["replica"]): old for old in saved.get("leases", [])}
         # Before the run's end a layer that was done is needed again: the layers beside it go back.
         here = [old for lease in self._leases if (old := by_seat.get((lease.layer, lease.replica)))]
-        over = bool(here) and all(old["done"] for old in here)
+        over = self.seating.last and bool(here) and all(old["done"] for old in here)
         for lease in self.seating.all():
             old = by_seat.get((lease.layer, lease.replica))
             lease.done = over

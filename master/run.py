@@ -332,7 +332,7 @@ class Run:
         """
         self._restoring = number
         reason = f"rolled back to snapshot {number}"
-        self.change.rewind(saved)
+        self.roster.seating.last = self.change.rewind(saved)
         events = self.roster.roll_back(saved.get("roster", {}), reason, now, self.change.replicas)
         self.roster.seating.last = True
         self._own_shards.deal(self.change.start, self.change.replicas)

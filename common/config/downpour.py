@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from common.config.optimizers import SERVER_OPTIMIZERS, ServerRow
 from common.config.pushes import PUSH_PRECISIONS, PUSHES, STALENESS_RULES
@@ -112,6 +112,9 @@ class DownpourConfig:
             raise ConfigError(
                 f"downpour.warm_start: {self.warm_start} has no meaning with one replica; leave it out"
             )
+        if self.replicas_max is not None:
+            # What the run may come to is checked as if it were given.
+            replace(self, replicas=self.replicas_max, replicas_max=None, warm_start=0)
 
     def _check_fragments(self) -> None:
         if self.fragments > 1 and self.accrues:

@@ -59,7 +59,7 @@ class Session:
         self._prepared = prepared
         self._lease = lease
         self._config = config = prepared.config
-        self._transfers = Transfers.of(prepared.device)
+        self._transfers = Transfers.of(prepared.device, prepared.config)
         self._meter = Meter()
         self._progress = Progress(lease, self._meter, config.run.batch_size, cpu_before, prepared.gpu)
         self._network = Network(

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from common.config.sections import Config
 from common.errors import ConfigError
 from common.signals.values import Signal, join, split
 from common.wire.boundary import Message
@@ -92,16 +93,20 @@ class Transfers:
 
     Args:
         streams: of a GPU; None: the layer trains in the process's memory, and nothing is copied.
+        channels_last: whether feature maps, (B, C, H, W), arrive with channels last in memory, as a GPU's
+            convolutions want them. A user's unit may take views that need the usual order.
     """
 
-    def __init__(self, streams: Streams | None = None) -> None:
+    def __init__(self, streams: Streams | None = None, *, channels_last: bool = False) -> None:
         self._streams = streams
+        self._channels_last = channels_last
 
     @staticmethod
-    def of(device: torch.device | str) -> Transfers:
-        """Return the transfers of a device."""
+    def of(device: torch.device | str, config: Config) -> Transfers:
+        """Return the transfers of a device in a run."""
         device = torch.device(device)
-        return Transfers(None if device.type == "cpu" else CudaStreams(device))
+        own = "network.model" not in config.user_functions
+        return Transfers(None if device.type == "cpu" else CudaStreams(device), channels_last=own)
 
     def arrive(self, signal: Signal) -> Signal:
         """Return a signal, (B, ...), on the device; work that is started from now on sees it there."""
@@ -137,7 +142,8 @@ class Transfers:
             target.copy_(each)
         there, copied = self._streams.bring(packed)
         self._streams.wait(copied, there)
-        return [_for_convolutions(each) for each in _unpack(there, places)]
+        arrived = _unpack(there, places)
+        return [_put_channels_last(each) for each in arrived] if self._channels_last else arrived
 
 
 # Of layers on a CPU.
@@ -194,8 +200,7 @@ def _tensors_of(message: Message) -> list[Tensor]:
     return [each for signal in message.carried().values() for each in split(signal).values()]
 
 
-def _for_convolutions(tensor: Tensor) -> Tensor:
-    """Return feature maps, (B, C, H, W), with channels last in memory, as a GPU's convolutions want them."""
+def _put_channels_last(tensor: Tensor) -> Tensor:
     if tensor.dim() == 4 and tensor.is_floating_point():
         return tensor.contiguous(memory_format=torch.channels_last)
     return tensor

@@ -39,6 +39,8 @@ class Inputs:
         self._highest = -1
         self._missing: list[int] = []
         self._waiting: list[Up | End] = []
+        # Whether END was taken.
+        self._ended = False
 
     @property
     def lowest(self) -> int | None:
@@ -58,6 +60,12 @@ class Inputs:
             MalformedError: the sender exceeds its window.
         """
         self.sender = message.incarnation
+        if isinstance(message, End) and message.batch <= self._highest and not self._ended:
+            # Batches behind the end are of a slave that failed before it heard of it.
+            self._waiting = [each for each in self._waiting if each.batch < message.batch]
+            self._missing = [batch for batch in self._missing if batch < message.batch]
+            self._waiting.append(message)
+            return True
         if message.batch > self._highest:
             passed = range(self._highest + 1, message.batch)
             self._missing += [batch for batch in passed[-LATE:] if self._owned(batch)]
@@ -85,6 +93,7 @@ class Inputs:
         """Remove END; missing batches are lost."""
         self.take()
         self._missing.clear()
+        self._ended = True
 
     def _replace(self, message: Up | End) -> bool:
         """Replace a waiting batch by the successor's, so that the successor receives the answer."""

@@ -235,7 +235,7 @@ class _Composition:
             health=self.health,
         )
         below, above = (network.boundary(self.blueprint, cuts, each) for each in (k - 1, k))
-        transfers = Transfers.of(self.device)
+        transfers = Transfers.of(self.device, config)
         if self.compiled:
             size = config.run.batch_size
             blank, y = transfers.arrive(below.blank(size)), transfers.arrive(self.blueprint.task.blank(size))

@@ -251,7 +251,9 @@ class WindowedTrainer:
             # The layer below may have heard sooner where the present replicas end.
             self.end_at(message.batch)
         elif message.batch >= self.total:
-            # Of a slave that failed before it heard of the end: the next replicas train the batch.
+            # Of a slave that failed before it heard of the end, or that has trained on such a batch: the next
+            # replicas train it. The sender ends once it is answered.
+            yield self._addressed(Lost(message.batch), message.sender, message.incarnation)
             return
         inputs = self._inputs.get(message.sender)
         # An older incarnation is fenced, and its successor is here.

@@ -316,6 +316,107 @@ def test_the_counts_of_a_seat_outlive_the_seat() -> None:
     assert [lease.total() for lease in cluster.run.roster.seating.all()] == work
 
 
+def kept(cluster: Cluster) -> dict[str, Any]:
+    """What the master keeps with a snapshot now."""
+    values: dict[str, Any] = json.loads(json.dumps(cluster.run.dump(cluster.now)))
+    return values
+
+
+def test_a_snapshot_at_the_end_of_a_stage_ends_no_run() -> None:
+    cluster = Cluster()
+    cluster.start(2 * LAYERS)
+    cluster.resize(2)
+    while not (cluster.run.change.end and cluster.run.roster.seating.passed):
+        for slave in cluster.slaves:
+            if slave.may_step:
+                cluster.step(slave)
+            cluster.beat(slave)
+            if cluster.run.change.end and cluster.run.roster.seating.passed:
+                break
+        cluster.tick()
+    saved = kept(cluster)
+    at_rest = fence_saved(cluster.config, saved, saved, "power cut", cluster.now)[0]
+    assert not Run(cluster.config, Shards([1, 1]), at_rest, "run", KEYRING).roster.over
+    cluster.run.begin_rollback(1, saved, cluster.now)
+    cluster.run.end_rollback()
+    assert not cluster.run.roster.over
+    cluster.finish()
+    assert cluster.stages.replicas == ((1, 1), (2, 2))
+
+
+def test_a_rollback_may_lead_to_a_stage_that_an_earlier_one_took_back() -> None:
+    cluster = Cluster("downpour.replicas=2")
+    cluster.start(4)
+    for _ in range(4):
+        cluster.round()
+    early = kept(cluster)
+    cluster.resize(1)
+    while cluster.run.change.present == 0:
+        cluster.round()
+    cluster.round()
+    late, progress = kept(cluster), dict(cluster.shards.progress)
+    for values in (early, late):
+        cluster.run.begin_rollback(1, values, cluster.now)
+        cluster.run.end_rollback()
+    cluster.shards.progress = progress
+    assert (cluster.run.change.present, cluster.run.change.replicas) == (1, (1, 1))
+
+
+def test_a_stage_waits_for_slaves_that_are_all_away() -> None:
+    cluster = Cluster("run.batches=100")
+    cluster.start(4)
+    for _ in range(5):
+        cluster.round()
+    cluster.resize(2)
+    while not cluster.run.change.end:
+        for slave in cluster.slaves:
+            cluster.beat(slave)
+    for slave in cluster.slaves[:2]:
+        cluster.run.leave(LeaveRequest(slave.lease.incarnation, "stopped", slave.telemetry), cluster.now)
+    cluster.restart()
+    for _ in range(1000):
+        cluster.tick()
+    assert cluster.run.change.present == 0
+    assert cluster.run.status(cluster.now).lost_batches == 0
+
+
+def test_the_balance_takes_back_what_its_slaves_have_left() -> None:
+    cluster = Cluster("run.batches=4000", "downpour.replicas_max=3")
+    cluster.start(4)
+    while cluster.run.change.replicas != (2, 2):
+        cluster.round()
+    saved = kept(cluster)
+    cluster.start(2)
+    while cluster.run.change.replicas != (3, 3):
+        cluster.round()
+    cluster.run.begin_rollback(1, saved, cluster.now)
+    cluster.run.end_rollback()
+    for slave in cluster.slaves:
+        slave.lease = JoinReply()
+    del cluster.slaves[3:]
+    for _ in range(600):
+        cluster.round()
+    change = cluster.run.change
+    assert (sum(change.replicas), change.wanted, change.missing(cluster.run.roster)) == (3, None, 0)
+
+
+def test_the_balance_asks_no_more_once_a_layer_has_passed_the_runs_batches() -> None:
+    cluster = Cluster("run.batches=1000", 'decoupling.unlock="full"', "downpour.replicas_max=3")
+    cluster.start(3)
+    slow, fast, waiting = cluster.slaves
+    held = 0
+    for turn in range(400):
+        cluster.tick()
+        cluster.join(waiting)
+        for slave, at in ((slow, 300 + turn // 10), (fast, 1001 + turn // 10)):
+            told = Telemetry(steps=at, next_batch=at)
+            request = HeartbeatRequest(slave.lease.incarnation, 1, told, promise=slave.promise)
+            hold = cluster.run.heartbeat(request, cluster.now).hold
+            slave.promise = Promise(hold, at) if hold else Promise()
+            held += slave is slow and hold > 0
+    assert 0 < held < 5
+
+
 def test_a_rollback_goes_back_to_the_replicas_of_the_snapshot_and_wants_the_newest_anew() -> None:
     cluster = Cluster()
     cluster.start(4)
@@ -413,6 +514,14 @@ def test_further_slaves_go_to_the_layer_that_takes_longest_for_a_batch() -> None
 def test_a_bound_that_cannot_hold_is_refused(override: str, what: str) -> None:
     with pytest.raises(ConfigError, match=f"downpour.replicas_max: .*{what}"):
         configured("downpour.replicas_max=2", override)
+
+
+def test_what_a_run_may_come_to_by_itself_is_checked_at_its_start() -> None:
+    # With one replica nothing is fetched.
+    own = ["downpour.fragments=4", "downpour.n_push=8", "downpour.n_fetch=2"]
+    assert configured(*own).downpour.fragments == 4
+    with pytest.raises(ConfigError, match="4 fragments cannot take turns within 2 steps"):
+        configured(*own, "downpour.replicas_max=2")
 
 
 def test_stages_of_another_run_are_refused_at_a_start() -> None:

@@ -53,13 +53,14 @@ def test_without_a_gpu_auto_is_the_cpu_and_a_gpu_by_name_is_refused(monkeypatch:
 
 def test_in_memory_nothing_is_copied() -> None:
     message = Up(3, SIGNAL)
-    assert Transfers.of("cpu").arrive(SIGNAL) is SIGNAL
+    assert Transfers.of("cpu", configured()).arrive(SIGNAL) is SIGNAL
     assert IN_MEMORY.receive(message) is IN_MEMORY.leave(message) is message
 
 
-def test_a_signal_arrives_by_one_copy_with_channels_last() -> None:
+@pytest.mark.parametrize("channels_last", [True, False])
+def test_a_signal_arrives_by_one_copy(channels_last: bool) -> None:
     with RacingDevice() as device:
-        arrived = split(Transfers(device).arrive(SIGNAL))
+        arrived = split(Transfers(device, channels_last=channels_last).arrive(SIGNAL))
         # The copy was waited for: a computation may begin.
         assert float(arrived["h"].sum()) == float(SIGNAL["h"].sum())
     assert device.made == 1
@@ -67,7 +68,7 @@ def test_a_signal_arrives_by_one_copy_with_channels_last() -> None:
     for name, tensor in SIGNAL.items():
         assert torch.equal(arrived[name], tensor)
         assert arrived[name].dtype is tensor.dtype
-    assert arrived["maps"].is_contiguous(memory_format=torch.channels_last)
+    assert arrived["maps"].is_contiguous(memory_format=torch.channels_last) == channels_last
 
 
 def test_a_message_leaves_by_one_copy_and_is_there_once_it_was_waited_for() -> None:
@@ -130,7 +131,7 @@ def test_layers_on_a_device_with_late_copies_train_to_the_same_weights(model: st
     )
     expected = train(config, IN_MEMORY)
     with RacingDevice() as device:
-        weights = train(config, Transfers(device))
+        weights = train(config, Transfers(device, channels_last=True))
     assert device.made > 6 * config.layers
     for own, other in zip(weights, expected, strict=True):
         # Other places in memory of the channels change the order of a convolution's sums.
@@ -171,7 +172,7 @@ cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no G
 @cuda
 def test_a_gpu_brings_and_takes_signals_behind_its_own_work() -> None:
     device = torch.device("cuda:0")
-    transfers = Transfers.of(device)
+    transfers = Transfers.of(device, configured())
     for turn in range(50):
         x = torch.rand(256, 1024)
         there = plain(transfers.arrive(x))
@@ -191,6 +192,6 @@ def test_a_gpu_brings_and_takes_signals_behind_its_own_work() -> None:
 def test_layers_on_a_gpu_train_to_the_weights_of_a_cpu(unlock: str) -> None:
     config = configured(options={"widths": [6, 6]}, batches=6, unlock=unlock)
     expected = train(config, IN_MEMORY)
-    weights = train(config, Transfers.of("cuda:0"), "cuda:0")
+    weights = train(config, Transfers.of("cuda:0", config), "cuda:0")
     for own, other in zip(weights, expected, strict=True):
         assert torch.allclose(own.cpu(), other, atol=1e-4)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections import Counter
-from collections.abc import Iterator
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import pytest
@@ -20,8 +20,10 @@ from common.config.synthesizers import GRADIENTS
 from common.errors import MalformedError
 from common.signals.values import plain
 from common.wire.boundary import Down, End, Ended, Lost, Message, Ready, Up
+from common.wire.messages import HeartbeatReply
 from master.store.store import Memory, Store
 from slave.training.decoupling import Synthesizer
+from slave.training.worker import Effect, Send
 from tests.slave.chain import Chain, Fault, Incarnation, configured
 
 SGD = OptimizerConfig(name="sgd", learning_rate=0.01)
@@ -398,7 +400,8 @@ def test_an_end_from_below_is_news_of_the_end_and_what_comes_behind_it_is_left_t
     slave = alone(2, batches=9)
     assert ("END", 3, 1, 7) in exchange(slave, activation(0), gradient(0), end(1))
     assert exchange(slave, Ended(1, layer=2, incarnation=7)) == [("ENDED", 1, 1, 3)]
-    assert exchange(slave, activation(1)) == []
+    # Whoever sent it has to be answered before it can end.
+    assert exchange(slave, activation(1)) == [("LOST", 1, 1, 3)]
     assert slave.layer.stepped == [0]
     assert slave.trainer.lost_batches == 0
     with pytest.raises(MalformedError, match="END of batch 10 in a run of 9"):
@@ -485,3 +488,36 @@ def test_a_gradient_of_another_shape_than_its_h_is_refused(unlock: str) -> None:
     exchange(slave, activation(0))
     with pytest.raises(MalformedError, match="gradient"):
         exchange(slave, Down(0, torch.ones(1, 4), layer=2, incarnation=7))
+
+
+def test_layers_end_where_a_stage_does_though_a_dead_slave_had_sent_batches_behind() -> None:
+    two, three = alone(2, "none", batches=12), alone(3, "none", batches=12, number=8)
+    slaves = {2: two, 3: three}
+
+    def play(arriving: Message) -> None:
+        """Hand a message over, and what follows, to layers 2 and 3; layer 1 is played by the test."""
+        waiting = deque([arriving])
+        while True:
+            while waiting:
+                message = waiting.popleft()
+                if message.layer in slaves:
+                    waiting.extend(sent(slaves[message.layer].worker.handle(message)))
+            ready = next((each.worker for each in (three, two) if each.worker.can_advance), None)
+            if ready is None:
+                return
+            waiting.extend(sent(ready.advance()))
+
+    # A slave of layer 1 had sent batches 0 to 5 when it failed, and its successor ends the stage at 4.
+    for batch in range(5):
+        play(activation(batch))
+    list(three.worker.handle(HeartbeatReply(end=4)))
+    play(activation(5))
+    list(two.worker.handle(HeartbeatReply(end=4)))
+    play(end(4, incarnation=9))
+    assert two.trainer.in_flight == 0
+    assert two.trainer.through
+    assert three.trainer.through
+
+
+def sent(effects: Iterable[Effect]) -> list[Message]:
+    return [effect.message for effect in effects if isinstance(effect, Send)]
