@@ -210,7 +210,15 @@ def _commented(line: str, text: str) -> list[str]:
     """Return a line with a comment, which goes on below in its column where it is long."""
     head = f"{line:<{COMMENT_COLUMN - 1}} # "
     below = f"{'':<{COMMENT_COLUMN}}# "
-    return textwrap.wrap(text, COLUMNS, initial_indent=head, subsequent_indent=below, break_on_hyphens=False)
+    # Behind a long value there may be room for no word: words stay whole.
+    return textwrap.wrap(
+        text,
+        COLUMNS,
+        initial_indent=head,
+        subsequent_indent=below,
+        break_on_hyphens=False,
+        break_long_words=False,
+    )
 
 
 def format_value(value: Any) -> str:

@@ -129,17 +129,17 @@ class Transfers:
         if self._streams is None or not found:
             return message
         places = _plan(found)
-        flats = [_bytes_of(each.detach()) for each in found]
-        source = flats[0] if len(flats) == 1 else _join(flats, places)
+        if len(found) == 1:
+            source = found[0].detach().contiguous().reshape(-1).view(torch.uint8)
+        else:
+            source = _pack(found, places, found[0].new_empty(_end(places), dtype=torch.uint8))
         landed = self._streams.allocate_pinned(source.numel())
         return Leaving(message, landed, places, self._streams.take(landed, source, self._streams.record()))
 
     def _bring(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         assert self._streams is not None
         places = _plan(tensors)
-        packed = self._streams.allocate_pinned(_end(places))
-        for target, each in zip(_unpack(packed, places), tensors, strict=True):
-            target.copy_(each)
+        packed = _pack(tensors, places, self._streams.allocate_pinned(_end(places)))
         there, copied = self._streams.bring(packed)
         self._streams.wait(copied, there)
         arrived = _unpack(there, places)
@@ -179,20 +179,11 @@ def _unpack(packed: Tensor, places: Sequence[Place]) -> list[Tensor]:
     return [packed[each.offset : each.end].view(each.dtype).view(each.shape) for each in places]
 
 
-def _join(flats: Sequence[Tensor], places: Sequence[Place]) -> Tensor:
-    """Return the bytes of tensors at their places."""
-    parts: list[Tensor] = []
-    end = 0
-    for flat, place in zip(flats, places, strict=True):
-        if place.offset > end:
-            parts.append(flat.new_zeros(place.offset - end))
-        parts.append(flat)
-        end = place.end
-    return torch.cat(parts)
-
-
-def _bytes_of(tensor: Tensor) -> Tensor:
-    return tensor.contiguous().reshape(-1).view(torch.uint8)
+def _pack(tensors: Sequence[Tensor], places: Sequence[Place], packed: Tensor) -> Tensor:
+    """Copy tensors to their places in bytes, and return the bytes."""
+    for target, each in zip(_unpack(packed, places), tensors, strict=True):
+        target.copy_(each.detach())
+    return packed
 
 
 def _tensors_of(message: Message) -> list[Tensor]:

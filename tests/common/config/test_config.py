@@ -178,6 +178,13 @@ def test_every_key_is_described_with_its_default_and_a_line_of_help() -> None:
     assert printed == set(keys(Config))
 
 
+def test_the_comment_behind_a_long_value_keeps_its_words_whole() -> None:
+    config = load(None, [f"downpour.replicas={[1] * 60}"])
+    line, below, *_ = describe(config).partition("replicas = [1, ")[2].splitlines()
+    assert line.endswith("1] # slaves")
+    assert below.strip() == "# that train the same layer (R); or one number a layer"
+
+
 def test_every_key_of_every_options_table_has_help() -> None:
     from common.config.models import MODELS
     from common.config.synthesizers import GRADIENTS, INPUTS
