@@ -102,15 +102,22 @@ class Links:
     def send(self, message: Message, encoded: Parts) -> None:
         """Hand over a message and its encoding; on the event loop's thread.
 
-        A message for a neighbour without an open pair is dropped: the trainer gets a `Ready` later. A stream
-        to a neighbour that does not keep up is closed.
+        A message for a neighbour without an open pair is dropped: the trainer gets a `Ready` later. So is one
+        that the trainer sends before it has taken that `Ready`: the message would overtake the older ones. A
+        stream to a neighbour that does not keep up is closed.
         """
         seat = (message.layer, message.replica)
         if correspondent := self._correspondents.get(seat):
             correspondent.note_sent(message)
         pair = self._pairs.get(seat)
-        if pair is not None:
+        if pair is not None and not pair.dropping:
             pair.outbox.put(encoded, slot_batch(message.kind, message.batch))
+
+    def resume(self, ready: Ready) -> None:
+        """Send what the trainer hands over from now on: it has taken a `Ready`; on the event loop's thread."""
+        pair = self._pairs.get((ready.layer, ready.sender))
+        if pair is not None:
+            pair.dropping = False
 
     async def run(self) -> None:
         """Keep a pair open with every neighbour until cancelled.
@@ -276,6 +283,7 @@ class Links:
             older.outbox.close(UnreachableError("a newer stream has taken its place"))
         pair = self._pairs[seat] = Pair(correspondent, self._boundary)
         if seat[0] == self._here[0] + 1:
+            pair.dropping = True
             self._inbox.put(Ready(layer=seat[0], sender=seat[1]))
         return pair
 

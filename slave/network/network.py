@@ -20,7 +20,7 @@ from common.shards.pushes import Header, PushReply
 from common.shards.working_copy import Push
 from common.signals.values import is_finite
 from common.supervision import SupervisedThread, describe
-from common.wire.boundary import Message
+from common.wire.boundary import Message, Ready
 from common.wire.curriculum import Score
 from common.wire.messages import DescribeRequest, JoinReply, LeaveRequest, SynthesisMessage, Telemetry
 from common.wire.methods import DESCRIBE, LEAVE, LOCATE, PLACE
@@ -220,6 +220,10 @@ class Network:
         """Hand over a message for a neighbour."""
         self._outgoing.put(message)
 
+    def resume(self, ready: Ready) -> None:
+        """Send to a neighbour above again, since the training thread has taken a `Ready`."""
+        self._outgoing.put(ready)
+
     def push(self, push: Push) -> None:
         """Hand over a push; the reply comes into the inbox."""
         self._meter.pushing(push.header.shard, len(push.buffer))
@@ -243,6 +247,8 @@ class Network:
     def _pass_on(self, message: Message | Leaving | SynthesisMessage) -> None:
         if isinstance(message, SynthesisMessage):
             self._endpoint.post(self._asking.send, message)
+        elif isinstance(message, Ready):
+            self._endpoint.post(self._links.resume, message)
         else:
             message = message.wait() if isinstance(message, Leaving) else message
             self._check_finite(message)

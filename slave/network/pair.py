@@ -43,6 +43,7 @@ class Pair:
 
     Attributes:
         refused: a message of the neighbour was refused.
+        dropping: the trainer has not yet heard that the pair is open.
     """
 
     def __init__(self, correspondent: Correspondent, boundary: Boundary) -> None:
@@ -51,6 +52,7 @@ class Pair:
         self.incarnation = correspondent.incarnation
         self.outbox = Outbox(boundary.capacity, boundary.slots)
         self.refused = False
+        self.dropping = False
 
     def receive(self, message: Message) -> None:
         """Queue a message for the training thread; close the stream of a sender that floods.

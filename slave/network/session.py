@@ -12,7 +12,7 @@ from common.shards.pushes import PushReply
 from common.shards.working_copy import Push
 from common.signals.values import Signal, count, form_of
 from common.wire import precision
-from common.wire.boundary import Message
+from common.wire.boundary import Message, Ready
 from common.wire.messages import JoinReply, SynthesisKind, SynthesisMessage
 from slave.network.endpoint import Endpoint
 from slave.network.mail import Inbox
@@ -189,6 +189,8 @@ class Session:
         if isinstance(event, Message):
             self._meter.received_bytes += sum(map(self._nbytes, event.carried().values()))
             event = self._transfers.receive(event)
+        if isinstance(event, Ready):
+            self._network.resume(event)
         assert isinstance(event, Event)
         if isinstance(event, PushReply) and self._worker.pace is not None:
             now = self._meter.answered_at[event.shard]

@@ -112,7 +112,8 @@ def prometheus(cli: Cli, by_hand: HandMade, tmp_path: Path) -> Iterator[Promethe
     assert cli.run("evaluate", "--master", by_hand.address).returncode == 0
     running = Prometheus(tmp_path, web, token)
     try:
-        until(lambda: running.up() == 5)
+        # The master, its store and four slaves.
+        until(lambda: running.up() == 6)
         yield running
     finally:
         running.process.terminate()
@@ -150,11 +151,11 @@ def test_a_slave_that_has_gone_is_scraped_no_more_and_one_that_comes_is(
     prometheus: Prometheus, by_hand: HandMade
 ) -> None:
     by_hand.slave("--metrics", "0.0.0.0:0", "--insecure")
-    until(lambda: prometheus.up() == 6)
+    until(lambda: prometheus.up() == 7)
     until(lambda: prometheus.value("layerwise_waiting_slaves") == 1)
     victim = next(seat["pid"] for seat in by_hand.status()["seats"] if seat["layer"] == 3)
     next(p for p in by_hand.cli.of_kind("slave") if p.pid == victim).kill()
-    until(lambda: prometheus.up() == 5)
+    until(lambda: prometheus.up() == 6)
     until(lambda: prometheus.value("layerwise_leases_granted_total{layer='3'}") == 2)
     # Only the successor exposes the layer.
     until(lambda: len(prometheus.query("layerwise_samples_total{layer='3'}")) == 1)

@@ -18,8 +18,8 @@ def test_a_and_b_learn_on_slaves_of_their_own(cli: Cli, profile: str) -> None:
     shared, *_ = (cli.folder / "examples" / "two-clocks.toml").read_text().partition("[compare]")
     (cli.folder / "run.toml").write_text(shared)
     keys = [
-        "data.path=mnist", f"cluster.profile={profile}", "decoupling.gradient=dni", "run.batches=600",
-        "run.evaluate_every=300", "network.options={width=32,message=8}", "optimizer.learning_rate=0.01",
+        "data.path=mnist", f"cluster.profile={profile}", "decoupling.gradient=cdni", "run.batches=600",
+        "run.evaluate_every=300", "network.options={width=32,message=8}", "optimizer.learning_rate=0.003",
     ]  # fmt: skip
     settings = [part for key in keys for part in ("--set", key)]
     summary = cli.json("train", "run.toml", *QUICK, *settings, "--run-dir", "run", "--json")

@@ -234,7 +234,9 @@ class Slave:
 
     def expect_ready(self) -> None:
         """Expect `Ready`: a pair with a neighbour above has opened."""
-        assert isinstance(self.next_message(), Ready)
+        ready = self.next_message()
+        assert isinstance(ready, Ready)
+        self.endpoint.post(self._links.resume, ready)
 
     async def _end(self) -> None:
         self._running.cancel()
@@ -371,6 +373,20 @@ def test_a_neighbour_that_is_not_known_yet_is_asked_for_and_met_when_it_is(make:
     lower.expect_ready()
     assert not lower.neighbours.wanted
     exchange(lower, upper, 1)
+
+
+def test_what_is_sent_before_the_trainer_has_heard_of_the_pair_does_not_overtake_what_it_then_sends(
+    either: Make,
+) -> None:
+    lower, upper = either(1, 1), either(2, 2)
+    if upper.endpoint.server is not None:
+        upper.learn_more(lower.peer)
+        lower.learn_neighbours(1, upper.peer)
+    until(lambda: not lower.inbox.empty(), DEADLINE)
+    lower.send(Up, 1)  # the trainer was in the midst of batch 1
+    lower.expect_ready()
+    for batch in range(2):
+        exchange(lower, upper, batch)
 
 
 def test_a_neighbour_that_is_replaced_is_followed(met: tuple[Slave, Slave], either: Make) -> None:
