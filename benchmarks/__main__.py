@@ -26,6 +26,7 @@ ASKING = {
     "scale": "takes four minutes",
     "seats": "takes four minutes",
     "soak": "takes ten minutes a profile",
+    "spares": "takes six minutes",
     "staleness": "needs MNIST for its errors (--mnist FOLDER); half an hour",
     "stores": "needs the costs that scale --costs has measured; takes four minutes",
     "straggler": "needs MNIST (--mnist FOLDER); half an hour",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import random
@@ -43,6 +44,7 @@ from slave.network.meter import Exposition
 from slave.network.options import Options
 
 if TYPE_CHECKING:
+    from slave.network.ahead import Ahead
     from slave.network.endpoint import Endpoint
     from slave.network.prepared import Prepared
 
@@ -113,6 +115,7 @@ class Slave:
         self._stop = threading.Event()
         self._cpu_before = 0.0
         self._speed = 0.0
+        self._ahead: Ahead | None = None
         self._wake: Callable[[object], None] = lambda _: None
         self._exposition = Exposition()
         self._secure = pages_identity(self._identity, options.metrics, options.insecure)
@@ -210,7 +213,8 @@ class Slave:
         exposition.profile, exposition.batch_size = cluster.profile, config.run.batch_size
         exposition.silence_limit = silence_limit(cluster.heartbeat_seconds, cluster.misses)
         self._speed = self._options.speed or measure_speed(prepared.device)
-        with self._endpoint(config) as endpoint:
+        self._ahead = prepared.ahead
+        with contextlib.closing(prepared.ahead), self._endpoint(config) as endpoint:
             rejoin = self._backoff(REJOIN_SECONDS, LONGEST_REJOIN_SECONDS)
             while True:
                 lease = self._join(config, str(prepared.device), endpoint.address, prepared.holdings)
@@ -320,6 +324,8 @@ class Slave:
                     log.info("every layer has a slave; waiting to replace one")
                     announced = True
                 seconds = backoff.next_delay()
+                if self._ahead is not None:
+                    self._ahead.start()
             self._pause(seconds)
 
     def _right(self) -> Credentials:
@@ -353,6 +359,8 @@ def _import_torch() -> None:
     from common.models.threads import use_allowed_cores
 
     use_allowed_cores()
+    # Everything that a lease needs, which would hold the successor of a dead slave up.
+    from slave.network import session  # noqa: F401 - for the import alone
 
 
 def serve(options: Options) -> int:

@@ -83,6 +83,8 @@ def rehearse(
                 part.check_unchanged(h, x)
             if "task.kind" in config.user_functions and place + 1 == taught:
                 synthesis.check_lesson(config, blueprint.task, h, y)
+            # Gradients of the whole network would be as large as the network.
+            unit.zero_grad()
             unit.to("cpu")
 
 

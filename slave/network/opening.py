@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from common.bounds import LARGEST_SIGNAL_MESSAGE_BYTES
 from common.errors import NotFoundError
-from common.models.rehearsal import rehearse
 from common.shards.pushes import PushReply
 from common.shards.working_copy import WorkingCopy
 from common.wire.messages import JoinReply
@@ -43,14 +41,13 @@ class Opening:
             ConfigError: the layer cannot be trained.
         """
         prepared, lease, config = self._prepared, self._lease, self._prepared.config
-        code, device = prepared.options.code, prepared.device
-        rehearse(config, prepared.dataset, LARGEST_SIGNAL_MESSAGE_BYTES, code, lease.layer, device)
+        blueprint = prepared.ahead.take(lease.layer)
         compiled = config.compiled[lease.layer - 1]
         if compiled:
             log.info("compiling layer %d", lease.layer)
         trained = layers.build(
             config,
-            prepared.blueprint(),
+            blueprint,
             prepared.dataset,
             lease,
             self._begin,

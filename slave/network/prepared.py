@@ -12,22 +12,26 @@ from common.config.sections import Config
 from common.data import datasets, holdings
 from common.data.datasets import Dataset
 from common.lifecycle import read_place
-from common.models import network
-from common.models.network import Blueprint
 from common.wire.messages import Holdings, JoinReply
+from slave.network.ahead import Ahead
 from slave.network.options import Options
 from slave.training.device import choose_device
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """Configuration, data and device of a slave, for leases on any layer; `holdings` go with each Join."""
+    """Configuration, data and device of a slave, for leases on any layer; `holdings` go with each Join.
+
+    Attributes:
+        ahead: work for a lease while there is none.
+    """
 
     config: Config
     dataset: Dataset
     holdings: Holdings
     device: torch.device
     options: Options
+    ahead: Ahead
 
     @staticmethod
     def prepare(config: Config, options: Options) -> Prepared:
@@ -41,7 +45,8 @@ class Prepared:
         dataset = datasets.of(config, path=options.data, code=options.code)
         dataset.check_fit(config)
         held = holdings.take_stock(config, dataset, options.code)
-        return Prepared(config, dataset, held, device, options)
+        ahead = Ahead(config, dataset, device, options.code)
+        return Prepared(config, dataset, held, device, options, ahead)
 
     def on(self, lease: JoinReply) -> Prepared:
         """Return the preparation for a lease, with the number of replicas that the lease names.
@@ -59,9 +64,3 @@ class Prepared:
         if self.device.type != "cuda":
             return None
         return str(torch.cuda.get_device_properties(self.device).uuid)
-
-    def blueprint(self) -> Blueprint:
-        """Build the network with the initial parameters."""
-        return network.build_initial(
-            self.config, self.dataset.inputs, self.dataset.targets, self.options.code
-        )

@@ -72,6 +72,8 @@ def test_a_waiting_slave_takes_over(cli: Cli, by_hand: HandMade) -> None:
     until(lambda: "vacant" not in _seats(by_hand))
     spare = by_hand.slave()
     cli.wait_for(spare, "every layer has a slave; waiting", "stderr")
+    # What a lease takes beside the shards is done before there is one.
+    cli.wait_for(spare, "ready for a lease on any layer", "stderr")
     slaves[0].kill()
     cli.wait_for(spare, "layer", "stderr")
     until(lambda: by_hand.status()["batches"] > 50)
