@@ -114,7 +114,7 @@ class Links:
             pair.outbox.put(encoded, slot_batch(message.kind, message.batch))
 
     def resume(self, ready: Ready) -> None:
-        """Send what the trainer hands over after a `Ready`, which it has taken; on the event loop's thread."""
+        """Send what the trainer hands over after the `Ready` that it has taken; on the loop's thread."""
         pair = self._pairs.get((ready.layer, ready.sender))
         if pair is not None:
             pair.dropping = False
