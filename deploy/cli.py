@@ -50,6 +50,7 @@ ERROR_PAGES = {
     3: "docs/errors.md#3-cannot-reach-or-refused",
     4: "docs/errors.md#4-the-run-failed",
 }
+_MORE = " says more)"
 # In an installed wheel the packages are parts of `layerwise`.
 _HOME = str(__package__).removesuffix("deploy")
 
@@ -141,6 +142,8 @@ def run(arguments: list[str]) -> int:
 def _point_to_help(error: LayerwiseError) -> str:
     """Return an error's text with a pointer: the command that explains a refused key, or a page."""
     text, pointer = str(error), ERROR_PAGES[error.exit_code]
+    if text.endswith(_MORE):  # the last line of a process that has ended with an error
+        return text
     if isinstance(error, ConfigError):
         from deploy.guidance.explaining import find_key
 
@@ -149,7 +152,7 @@ def _point_to_help(error: LayerwiseError) -> str:
         # An unknown key's message names the nearest one, which a person may know already.
         key = None if "unknown" in text or text.startswith("explain ") else find_key(text)
         pointer = f"`{EXPLAIN} {key}`" if key else pointer
-    return f"{text} ({pointer} says more)"
+    return f"{text} ({pointer}{_MORE}"
 
 
 if __name__ == "__main__":

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import click
 
 from common.config.options import PLACE, config_argument, set_option, tls_option
+from common.net.addresses import on_loopback
 from common.observe import hosts as allowed
 from common.observe import logs
 
@@ -16,8 +18,8 @@ from common.observe import logs
 @set_option
 @click.option(
     "--listen",
-    default="127.0.0.1:50051",
-    show_default=True,
+    default=partial(on_loopback, 50051),
+    show_default="127.0.0.1:50051",
     metavar="HOST:PORT",
     help="Control port; 0 takes a free port.",
 )
@@ -37,8 +39,8 @@ from common.observe import logs
 )
 @click.option(
     "--web",
-    default="127.0.0.1:0",
-    show_default=True,
+    default=partial(on_loopback, 0),
+    show_default="127.0.0.1:0",
     metavar="HOST:PORT",
     help="Address of the read-only pages: live page, /metrics, /status; port 0 takes a free port.",
 )

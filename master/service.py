@@ -13,7 +13,7 @@ from pathlib import Path
 
 from common.config.sections import Config
 from common.data.replicas import most_seats, most_streams
-from common.errors import MalformedError, RunFailedError
+from common.errors import LayerwiseError, MalformedError, RunFailedError
 from common.lifecycle import (
     INTERRUPTED,
     cpu_seconds,
@@ -232,7 +232,7 @@ class Ports:
         reader: str = "",
     ) -> None:
         run, tally = master.run, master.run.tally
-        self._state = master.state.path
+        self._state, self._port = master.state.path, 0
         name = run.config.run.name if identity else None
         access = Access(run.roster, load_tokens(master.state, join_token), name)
         seats, streams = most_seats(run.config), most_streams(run.config)
@@ -296,8 +296,13 @@ async def run_until_signal(
     site = Site(
         pages(master.view(secure=identity is not None), history), hosts, secure, config.run.name, reader
     )
-    address, _ = await ports.open(listen, data_port)
-    web_address = await site.start(web, "--web")
+    try:
+        address, _ = await ports.open(listen, data_port)
+        web_address = await site.start(web, "--web")
+    except LayerwiseError:
+        # gRPC complains of a server that is not stopped.
+        await ports.close(0)
+        raise
     noted = {"web": (SECURE_PAGES if secure else "") + web_address, "address": address}
     for name, listening in noted.items():
         await loop.run_in_executor(state.writer, state.write, name, listening)
@@ -382,19 +387,9 @@ def serve(
         use_one_thread()
     state = StateDirectory(state_dir)
     try:
+        shown = hosts, join_token, identity, reader_token
         return asyncio.run(
-            run_until_signal(
-                config,
-                listen,
-                data_port,
-                web,
-                state,
-                hosts,
-                join_token,
-                identity,
-                reader_token,
-                insecure_pages=insecure_pages,
-            )
+            run_until_signal(config, listen, data_port, web, state, *shown, insecure_pages=insecure_pages)
         )
     finally:
         state.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import click
@@ -15,6 +16,7 @@ from common.config.options import (
     tls_option,
     wait_option,
 )
+from common.net.addresses import on_loopback
 from common.observe import hosts as allowed
 from common.observe import logs
 
@@ -48,8 +50,8 @@ from common.observe import logs
 )
 @click.option(
     "--metrics",
-    default="127.0.0.1:0",
-    show_default=True,
+    default=partial(on_loopback, 0),
+    show_default="127.0.0.1:0",
     metavar="HOST:PORT",
     help="Address of the read-only page /metrics, which the master lists for Prometheus; port 0 takes a free "
     "port.",

@@ -42,6 +42,7 @@ from common.wire.messages import DescribeRequest, Holdings, JoinReply, JoinReque
 from common.wire.methods import DESCRIBE, JOIN
 from slave.network.meter import Exposition
 from slave.network.options import Options
+from slave.network.way_back import WayBack
 
 if TYPE_CHECKING:
     from slave.network.ahead import Ahead
@@ -239,7 +240,10 @@ class Slave:
             if config.cluster.direct:
                 # A stream per slave that calls, and room for slaves about to be replaced or refused.
                 streams = most_streams(config) + 8
-                endpoint.listen(options.listen, options.advertise, streams, insecure=options.insecure)
+                way_back = WayBack(self._channel, options, self._backoff(0.1, 1.0), self._right, self._pause)
+                endpoint.listen(
+                    options.listen, options.advertise, streams, way_back.check, insecure=options.insecure
+                )
                 log.info("neighbours reach this slave at %s", endpoint.address)
             else:
                 _check_unused(options, config.cluster.profile)

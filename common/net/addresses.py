@@ -16,9 +16,30 @@ def split_address(address: str) -> tuple[str, int]:
     """
     host, colon, port = address.rpartition(":")
     numbered = port.isascii() and port.isdecimal() and int(port) <= 65535
+    if ":" in host and not (host.startswith("[") and host.endswith("]")):
+        raise ConfigError(f"{address}: an address of IPv6 stands in brackets, for example [fd00::1]:50051")
     if not colon or not numbered or not _is_host(host):
         raise ConfigError(f"{address}: is no address; expected HOST:PORT, for example 127.0.0.1:50051")
     return host, int(port)
+
+
+def check_link(address: str, option: str = "") -> None:
+    """Refuse an address of IPv6 that holds on one link alone, under a name of the machine's own.
+
+    Raises:
+        ConfigError: the host of HOST:PORT is link-local, or the address is malformed.
+    """
+    host, _ = split_address(address)
+    try:
+        linked = ipaddress.IPv6Address(host.strip("[]")).is_link_local
+    except ValueError:
+        return
+    if linked:
+        raise ConfigError(
+            f"{option} {address}: is link-local: it holds on one link, and each machine has another name for "
+            "the link (behind %); use an address of the whole network, such as one in fd00::/8, or a name "
+            "that stands for one".lstrip()
+        )
 
 
 def _is_host(text: str) -> bool:
@@ -40,11 +61,31 @@ def no_master(master: str, seconds: float) -> UnreachableError:
 
 def cannot_listen(option: str, host: str, port: int, reason: str | None = None) -> RefusedError:
     """Build the error for an address, named by a command-line option, on which listening failed."""
-    why = f" ({reason})" if reason else ""
-    return RefusedError(
-        f"{option} {host}:{port}: cannot be listened on{why}: port {port} is taken, or {host} is no address "
-        "of this machine; choose another port, or stop the program that has it"
-    )
+    # Python adds the address to the system's reason.
+    why = f" ({reason.partition(' (while')[0]})" if reason else ""
+    if port == 0:
+        causes = f"{host} is no address of this machine; give one that `ip address` lists"
+    else:
+        causes = (
+            f"port {port} is taken, or {host} is no address of this machine; choose another port, or stop "
+            "the program that has it"
+        )
+    return RefusedError(f"{option} {host}:{port}: cannot be listened on{why}: {causes}")
+
+
+def loopback_host() -> str:
+    """Return the host by which processes of this machine reach each other: of IPv4 where there is any."""
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            probe.bind(("127.0.0.1", 0))
+    except OSError:
+        return "[::1]"
+    return "127.0.0.1"
+
+
+def on_loopback(port: int) -> str:
+    """Return the HOST:PORT of a port on the loopback address."""
+    return f"{loopback_host()}:{port}"
 
 
 def is_loopback(host: str) -> bool:
@@ -59,8 +100,9 @@ def check_listen(address: str, insecure: bool, option: str = "--listen") -> None
     """Refuse to listen in the clear beyond this machine without --insecure.
 
     Raises:
-        ConfigError: the host is not loopback and `insecure` is false.
+        ConfigError: the host is not loopback and `insecure` is false, or it is link-local.
     """
+    check_link(address, option)
     host, _ = split_address(address)
     if not insecure and not is_loopback(host):
         raise ConfigError(
@@ -122,10 +164,12 @@ def choose_addresses(
     """
     listen = listen or f"{interface_to(master)}:0"
     check_listen(listen, insecure)
-    if advertise and is_unspecified(split_address(advertise)[0]):
-        raise ConfigError(
-            f"--advertise {advertise}: nobody can reach it; give a name or address of this machine"
-        )
+    if advertise:
+        check_link(advertise, "--advertise")
+        if is_unspecified(split_address(advertise)[0]):
+            raise ConfigError(
+                f"--advertise {advertise}: nobody can reach it; give a name or address of this machine"
+            )
     return listen, reachable_address(advertise or listen, master)
 
 
@@ -145,6 +189,16 @@ def interface_to(peer: str) -> str:
     except OSError as error:
         raise ConfigError(f"{peer}: {error.strerror}; check the address and the network") from None
     return f"[{interface}]" if family == socket.AF_INET6 else interface
+
+
+def advice(host: str) -> str:
+    """Return what to do about a port of another process at which nobody answers."""
+    if is_loopback(host):
+        return (
+            f"{host} leads to this machine alone: a process on another one needs --advertise, or the "
+            "master's address in the network as its --master"
+        )
+    return "is the port open between the two machines?"
 
 
 def is_unspecified(host: str) -> bool:

@@ -12,48 +12,46 @@ from typing import Self
 
 from common.errors import ConfigError
 from common.net.addresses import split_address
-from common.net.listening import open_listener
 
 SECONDS = 3.0
+# Between two looks of a greeter for its end.
+_LOOK_SECONDS = 0.1
 _TOKEN_BYTES = 16
 # Upper bound of a token in a request.
 MOST_TOKEN_CHARACTERS = 64
 
 
 class Greeter:
-    """Listener on a free port; sends a token on every connection and hangs up.
+    """Sends a token on every connection of a listener and hangs up, within the context.
 
     Args:
-        host: address to listen on, at a free port.
-
-    Raises:
-        OSError: the address cannot be listened on.
+        listening: the listener, for any other use after the context.
     """
 
-    def __init__(self, host: str) -> None:
+    def __init__(self, listening: socket.socket) -> None:
         self.token = secrets.token_hex(_TOKEN_BYTES)
-        self._listening = open_listener(host, 0)
-        self.port = int(self._listening.getsockname()[1])
+        self._listening = listening
+        self._ending = threading.Event()
         self._thread = threading.Thread(target=self._greet, name="greeter", daemon=True)
 
     def __enter__(self) -> Self:
+        self._listening.settimeout(_LOOK_SECONDS)
         self._thread.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # Closing alone would not wake the thread that accepts.
-        self._listening.shutdown(socket.SHUT_RDWR)
+        self._ending.set()
         self._thread.join()
-        self._listening.close()
+        self._listening.settimeout(None)
 
     def _greet(self) -> None:
-        while True:
+        while not self._ending.is_set():
             try:
                 stream, _ = self._listening.accept()
-            except OSError:  # closed
-                return
+            except OSError:  # nobody came in time, or the peer has left again
+                continue
             with stream, contextlib.suppress(OSError):
                 stream.settimeout(SECONDS)
                 stream.sendall(self.token.encode())

@@ -11,7 +11,7 @@ import grpc
 
 from common.bounds import LARGEST_SIGNAL_MESSAGE_BYTES
 from common.errors import AbsentError, LayerwiseError
-from common.net.addresses import split_address
+from common.net.addresses import check_link
 from common.net.identity import MASTER_NAME, Identity
 from common.net.probing import find_refusal
 
@@ -55,7 +55,7 @@ class Channels:
     """
 
     def __init__(self, module: Any, address: str, identity: Identity | None) -> None:
-        split_address(address)
+        check_link(address)
         self._module = module
         self._address = address
         self._identity = identity

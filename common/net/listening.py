@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import socket
 
-from common.net.addresses import is_unspecified
+from common.net.addresses import cannot_listen, is_unspecified
 
 _EVERY_IPV4, _EVERY_IPV6 = "0.0.0.0", "::"  # noqa: S104 - the user's choice, checked by `check_listen`
 
@@ -31,6 +31,18 @@ def open_listener(host: str, port: int, backlog: int = 128) -> socket.socket:
         bare = _EVERY_IPV4
     family = socket.AF_INET6 if ":" in bare else socket.AF_INET
     return socket.create_server((bare, port), family=family, backlog=backlog)
+
+
+def listen_at(option: str, host: str, port: int) -> socket.socket:
+    """Open a listening TCP socket at an address that a command-line option names.
+
+    Raises:
+        RefusedError: the address cannot be listened on.
+    """
+    try:
+        return open_listener(host, port)
+    except OSError as error:
+        raise cannot_listen(option, host, port, error.strerror) from None
 
 
 def numeric_host(host: str) -> str:

@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from common.errors import LayerwiseError, RefusedError
+from common.errors import LayerwiseError
 from common.net.access import check_certificate
-from common.net.addresses import is_loopback, split_address
+from common.net.addresses import cannot_listen, is_loopback, split_address
 from common.net.http2.handshakes import certificate_of
 from common.net.identity import Identity
 from common.net.listening import open_listener
@@ -110,10 +110,7 @@ class Site:
                 self._accept, sock=listening, limit=HEAD_BYTES, backlog=CONNECTIONS
             )
         except OSError as error:
-            raise RefusedError(
-                f"{option} {address}: cannot be listened on: {error.strerror or error}; choose another port, "
-                "or stop the program that uses it"
-            ) from None
+            raise cannot_listen(option, host, port, error.strerror) from None
         return f"{host}:{self._server.sockets[0].getsockname()[1]}"
 
     async def stop(self) -> None:

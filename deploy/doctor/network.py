@@ -8,7 +8,7 @@ from common.errors import LayerwiseError, UnprovenError, UnreachableError
 from common.net import control
 from common.net.addresses import interface_to, is_loopback, split_address
 from common.net.callback import Greeter
-from common.net.listening import join_address
+from common.net.listening import join_address, open_listener
 from common.versions import installed_versions, release_numbers
 from common.wire.messages import ReachRequest
 from common.wire.methods import REACH
@@ -114,8 +114,8 @@ def examine_way_back(setup: Setup) -> Verdict:
         UnreachableError: the master does not answer.
     """
     host = interface_to(setup.master)
-    with Greeter(host) as greeter, setup.channel() as channel:
-        address = join_address(host, greeter.port)
+    with open_listener(host, 0) as listening, Greeter(listening) as greeter, setup.channel() as channel:
+        address = join_address(host, listening.getsockname()[1])
         try:
             request = ReachRequest(address, greeter.token)
             reached = control.call(channel, REACH, request, REACH_SECONDS, setup.shown).reached
@@ -128,7 +128,8 @@ def examine_way_back(setup: Setup) -> Verdict:
     if not reached:
         return failed(
             f"the master does not reach this machine at {address}, where neighbours would call",
-            "open a port in the firewall and give it: slave --listen HOST:PORT, with --advertise behind NAT",
+            "open a port in the firewall and give it: slave --listen HOST:PORT, with --advertise behind NAT; "
+            "or start the master with cluster.profile = light",
         )
     note = ", on this machine alone" if is_loopback(host) else ""
     return ok(f"the master reaches this machine at {host}{note}")

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from common.errors import ConfigError, LayerwiseError, RefusedError, RunFailedError
+from common.net.addresses import on_loopback
 from common.net.listening import join_address
 from common.supervision import is_transient
 from common.wire.messages import StatusReply
@@ -61,7 +62,7 @@ class Cluster:
             LayerwiseError: the master did not start.
         """
         (self.directory.state / "address").unlink(missing_ok=True)
-        self._master = self._process(self._order_master(join_address(self.engine.host, 0), "127.0.0.1:0"))
+        self._master = self._process(self._order_master(join_address(self.engine.host, 0), on_loopback(0)))
         self._master.start(self.engine)
         self.address = self._wait_for_address()
         self.web = (self.directory.state / "web").read_text(encoding="utf-8")

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from common.config.sections import Config
 from common.cores import count_cores
 from common.lifecycle import PARENT, PLACE
+from common.net.addresses import loopback_host
 from common.net.tokens import JOIN_TOKEN
 from deploy import COMMAND
 from deploy.engines.engine import SLAVE, STORE, Order
@@ -59,9 +60,8 @@ class LocalEngine:
         threads: of each process, unless the user has chosen.
     """
 
-    host = "127.0.0.1"
-
     def __init__(self, directory: RunDirectory, threads: int) -> None:
+        self.host = loopback_host()
         self._environment = {"OMP_NUM_THREADS": str(threads), **os.environ, PARENT: str(os.getpid())}
         token = f"--join-token-file={directory.state / JOIN_TOKEN}"
         self._own = {STORE: [token], SLAVE: [token, f"--own-config={directory.path / CONFIG}"]}

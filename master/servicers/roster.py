@@ -21,6 +21,8 @@ from master.attendance import Attendance
 from master.ledger import Ledger
 from master.run import Run
 
+MOST_REACHING = 16
+
 
 class RosterServicer:
     """Leases, heartbeats and the state of a run.
@@ -51,8 +53,8 @@ class RosterServicer:
         self._status = status
         self.data_port = 0
         self._versions = installed_versions()
-        # Connections to other machines on behalf of strangers: one at a time.
-        self._reaching = asyncio.Lock()
+        # Connections to slaves on their behalf, a few at a time: a firewall may swallow each.
+        self._reaching = asyncio.Semaphore(MOST_REACHING)
 
     def register(self, server: ControlServer) -> None:
         """Serve every method."""
@@ -113,12 +115,12 @@ class RosterServicer:
         Raises:
             ConfigError: the address is not HOST:PORT.
             RefusedError: slaves of this run do not listen.
-            UnreachableError: another request is under way.
+            UnreachableError: too many requests are under way.
         """
         if not self._run.config.cluster.direct:
             raise RefusedError("Roster.Reach: slaves of this run do not listen")
         if self._reaching.locked():
-            raise UnreachableError("Roster.Reach: another request is under way; try again")
+            raise UnreachableError("Roster.Reach: other requests are under way; try again")
         async with self._reaching:
             return m.ReachReply(await is_greeted(request.address, request.token))
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import click
 
 from common.config.options import PLACE, join_option, required_master_option, tls_option, wait_option
+from common.net.addresses import on_loopback
 from common.observe import hosts as allowed
 from common.observe import logs
 
@@ -34,8 +36,8 @@ from common.observe import logs
 )
 @click.option(
     "--metrics",
-    default="127.0.0.1:0",
-    show_default=True,
+    default=partial(on_loopback, 0),
+    show_default="127.0.0.1:0",
     metavar="HOST:PORT",
     help="Address of the read-only pages /metrics, which the master lists for Prometheus, and /healthz; port "
     "0 takes a free port.",

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import random
 import time
 from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
 from typing import Protocol
 
 from common.credentials import NOBODY, Credentials
-from common.errors import LayerwiseError, MalformedError, UnreachableError
-from common.net.addresses import split_address
+from common.errors import LayerwiseError, MalformedError, RefusedError, UnreachableError
+from common.net.addresses import advice, split_address
 from common.net.backoff import Backoff
 from common.net.data.pairs import Seat
 from common.net.http2.tls import Tls
@@ -23,6 +25,8 @@ log = logging.getLogger("layerwise.slave")
 # Seconds between two calls of a neighbour, doubling from the first to the last: the neighbour may be
 # starting.
 FIRST_DELAY, LONGEST_DELAY = 0.05, 0.5
+# A neighbour may be starting for so long, and a master without an answer for longer is away.
+UNTOLD_SECONDS, AWAY_SECONDS = 5.0, 10.0
 
 
 class Dialer(Protocol):
@@ -113,6 +117,23 @@ class MasterDialer:
         await asyncio.sleep(self._backoffs[seat].delay_after(why))
 
 
+@dataclass
+class _Stranger:
+    """Holder of a seat that has been called.
+
+    Attributes:
+        incarnation: of the holder.
+        since: the loop's time from which on it has been silent.
+        reached: whether a connection to it was ever open.
+        told: whether its silence has been logged.
+    """
+
+    incarnation: int
+    since: float
+    reached: bool = False
+    told: bool = False
+
+
 class NeighbourDialer:
     """Profile `basic`: a slave calls the slaves of the layer above, at the addresses that the master names.
 
@@ -120,9 +141,16 @@ class NeighbourDialer:
         seats: the neighbours above.
         neighbours: addresses of the holders.
         tls: certificates, and the role of the run's slaves; None: in the clear.
+        patience: seconds in which a neighbour whose lease stands must be reached once.
     """
 
-    def __init__(self, seats: Iterable[Seat], neighbours: Neighbours, tls: Tls | None = None) -> None:
+    def __init__(
+        self,
+        seats: Iterable[Seat],
+        neighbours: Neighbours,
+        tls: Tls | None = None,
+        patience: float = math.inf,
+    ) -> None:
         self.seats = tuple(seats)
         self.tls = tls
         # The secret of a lease is for the master alone: a neighbour gets the proof in the hello.
@@ -130,6 +158,8 @@ class NeighbourDialer:
         self._neighbours = neighbours
         self._called: dict[Seat, Peer] = {}
         self._met: set[Seat] = set()
+        self._patience = patience
+        self._strangers: dict[Seat, _Stranger] = {}
         # Last refusal by seat, logged once.
         self._refusals: dict[Seat, str] = {}
         self._backoffs = {
@@ -145,6 +175,9 @@ class NeighbourDialer:
         if peer is None:
             return None
         self._called[seat] = peer
+        last = self._strangers.get(seat)
+        if last is None or last.incarnation != peer.incarnation:
+            self._strangers[seat] = _Stranger(peer.incarnation, asyncio.get_running_loop().time())
         return split_address(peer.address)
 
     async def replaced(self, seat: Seat) -> None:
@@ -154,7 +187,8 @@ class NeighbourDialer:
         self._backoffs[seat].reset()
 
     def reached(self, seat: Seat) -> None:
-        """Do nothing: a process that listens may refuse the call."""
+        """Note that there is a way to the neighbour, which may refuse the call."""
+        self._strangers[seat].reached = True
 
     def met(self, seat: Seat) -> None:
         """Ask for no more news of the seat."""
@@ -169,10 +203,13 @@ class NeighbourDialer:
 
         Raises:
             MalformedError: the neighbour cannot use this slave's messages.
+            RefusedError: the neighbour has a lease, and has been out of reach from the first call on.
         """
         if isinstance(error, MalformedError) and seat in self._met:
             raise error
-        if error is not None and not isinstance(error, UnreachableError):
+        if isinstance(error, UnreachableError):
+            self._bear_silence(seat, error)
+        elif error is not None:
             self._log_refusal(seat, error)
         backoff = self._backoffs[seat]
         try:
@@ -180,6 +217,30 @@ class NeighbourDialer:
         except TimeoutError:
             return
         backoff.reset()
+
+    def _bear_silence(self, seat: Seat, error: UnreachableError) -> None:
+        """Tell once of a neighbour that was never reached, though its lease stands, and then give up.
+
+        A neighbour that was reached may be behind a broken link, and one whose master is away may be dead.
+        """
+        stranger = self._strangers.get(seat)
+        if stranger is None or stranger.reached:
+            return
+        now = asyncio.get_running_loop().time()
+        if not self._neighbours.answered_since(now - AWAY_SECONDS):
+            stranger.since = now
+        if (silent := now - stranger.since) < UNTOLD_SECONDS:
+            return
+        host, _ = split_address(self._called[seat].address)
+        text = (
+            f"layer {seat[0]} replica {seat[1]} at {error}, and never has in {silent:.0f} s; {advice(host)} "
+            "With cluster.profile = light slaves dial the master alone"
+        )
+        if silent > self._patience:
+            raise RefusedError(text)
+        if not stranger.told:
+            stranger.told = True
+            log.warning("%s; trying again for %g s", text, self._patience)
 
     def _log_refusal(self, seat: Seat, error: LayerwiseError) -> None:
         text = f"{self._called[seat].address}: {error}" if seat in self._called else str(error)

@@ -10,9 +10,11 @@ from typing import Any, Self, TypeVar
 from common.lifecycle import give_way
 from common.net.access import Role
 from common.net.addresses import choose_addresses, split_address
+from common.net.callback import Greeter
 from common.net.data.places import Bounds
 from common.net.http2.tls import Tls
 from common.net.identity import Identity, tls_for
+from common.net.listening import listen_at
 from common.supervision import SupervisedThread
 from slave.network.servicer import BoundaryServer
 
@@ -69,27 +71,44 @@ class Endpoint:
     ) -> None:
         self.close()
 
-    def listen(self, listen: str | None, advertise: str | None, streams: int, *, insecure: bool) -> None:
+    def listen(
+        self,
+        listen: str | None,
+        advertise: str | None,
+        streams: int,
+        check: Callable[[str, str], None],
+        *,
+        insecure: bool,
+    ) -> None:
         """Take calls of neighbours from now on.
 
         Args:
             listen: HOST:PORT; None: a free port of the interface that reaches the master.
             advertise: HOST:PORT for neighbours, where port 0 stands for the port taken; None: as `listen`.
             streams: upper bound of the neighbours' open streams.
+            check: takes the address, and the token that whoever connects to it gets meanwhile; raises
+                LayerwiseError for an address that peers do not reach.
             insecure: whether other machines may reach the port in the clear.
 
         Raises:
             ConfigError: an address is malformed, unreachable, or open to other machines.
             RefusedError: the address cannot be listened on.
+            LayerwiseError: the error of `check`.
         """
         secure = insecure or self.identity is not None
         listen, self.address = choose_addresses(listen, advertise, self.master, insecure=secure)
         bounds = Bounds(streams, STREAMS_OF_A_LEASE, STRANGERS, STRANGERS_OF_AN_ADDRESS)
-        server = BoundaryServer(bounds, self.loop, identity=self.identity, run=self.run)
-        own_port = server.start(listen)
-        self.server = server
+        listening = listen_at("--listen", *split_address(listen))
         host, port = split_address(self.address)
-        self.address = f"{host}:{port or own_port}"
+        self.address = f"{host}:{port or listening.getsockname()[1]}"
+        try:
+            with Greeter(listening) as greeter:
+                check(self.address, greeter.token)
+        except BaseException:
+            listening.close()
+            raise
+        self.server = BoundaryServer(bounds, self.loop, identity=self.identity, run=self.run)
+        self.server.start(listening)
 
     def tls(self, role: Role) -> Tls | None:
         """Return the TLS for calls of peers that have a role in the run; None in the clear."""

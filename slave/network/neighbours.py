@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable
 
 from common.net.data.pairs import Seat
@@ -30,6 +31,11 @@ class Neighbours:
         self._changed = asyncio.Event()
         # Set by the next answer of the master, with news or without.
         self._answered = asyncio.Event()
+        self._answered_at = -math.inf
+
+    def answered_since(self, moment: float) -> bool:
+        """Whether the master has answered since a moment of the loop's time."""
+        return self._answered_at >= moment
 
     @property
     def wanted(self) -> bool:
@@ -40,6 +46,7 @@ class Neighbours:
         """Take the master's list of holders, and the version of the list."""
         self._answered.set()
         self._answered = asyncio.Event()
+        self._answered_at = asyncio.get_running_loop().time()
         if version == self.version:
             return
         self.version = version

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import queue
 import random
 import time
@@ -56,6 +57,7 @@ class Network:
         scores: returns the scores of layer K; called as `telemetry`.
         promise: returns the answer to the master's question; called as `telemetry`.
         in_stores: whether stores keep the shards, rather than the master.
+        neighbours_patience: see `NeighbourDialer`.
     """
 
     def __init__(
@@ -71,7 +73,9 @@ class Network:
         promise: Callable[[], Promise] = Promise,
         *,
         in_stores: bool = False,
+        neighbours_patience: float = math.inf,
     ) -> None:
+        self._neighbours_patience = neighbours_patience
         self._in_stores = in_stores
         self.inbox = Inbox()
         self._endpoint = endpoint
@@ -162,7 +166,7 @@ class Network:
         above += [seat for seat in far if seat[0] > k]
         if self._endpoint.server is not None:
             tls = self._endpoint.tls(Role.SLAVE)
-            return NeighbourDialer(above, self._heart.neighbours, tls)
+            return NeighbourDialer(above, self._heart.neighbours, tls, self._neighbours_patience)
         below = [(k - 1, replica) for replica in self._boundary.senders]
         below += [seat for seat in far if seat[0] < k]
         tls = self._endpoint.tls(Role.MASTER)

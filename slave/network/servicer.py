@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 from collections import Counter
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -12,7 +13,6 @@ from typing import Protocol
 from common.credentials import Credentials
 from common.errors import LayerwiseError, UnreachableError
 from common.net.access import check_certificate
-from common.net.addresses import split_address
 from common.net.data.incoming import OpenRequests
 from common.net.data.pairs import HELLO_SECONDS, read_hello
 from common.net.data.places import Bounds
@@ -67,14 +67,9 @@ class BoundaryServer:
         self._server = DataServer(self._count, bounds, admit=self._admit, tls=tls)
         self._server.add_open(EXCHANGE, self.exchange, loop)
 
-    def start(self, listen: str) -> int:
-        """Listen at HOST:PORT, and return the port.
-
-        Raises:
-            ConfigError: the address is not HOST:PORT.
-            RefusedError: the address cannot be listened on.
-        """
-        return self._server.start(*split_address(listen), option="--listen")
+    def start(self, listening: socket.socket) -> int:
+        """Serve a listener, which is this server's from now on; returns its port."""
+        return self._server.take(listening)
 
     def stop(self) -> None:
         """End every stream and the server; never on the loop's thread."""

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 
 from common.data.replicas import BatchRoutes, far_seats
 from common.errors import LayerwiseError
+from common.observe.health import silence_limit
 from common.shards.pushes import PushReply
 from common.shards.working_copy import Push
 from common.signals.values import Signal, count, form_of
@@ -62,6 +63,7 @@ class Session:
         self._transfers = Transfers.of(prepared.device, prepared.config)
         self._meter = Meter()
         self._progress = Progress(lease, self._meter, config.run.batch_size, cpu_before, prepared.gpu)
+        silence = silence_limit(config.cluster.heartbeat_seconds, config.cluster.misses)
         self._network = Network(
             endpoint,
             lease,
@@ -73,6 +75,8 @@ class Session:
             lambda: self._progress.scores,
             lambda: self._progress.promise,
             in_stores=config.cluster.stores > 0,
+            # The master fails a dead neighbour sooner.
+            neighbours_patience=max(prepared.options.wait, 2 * silence),
         )
         self.inbox: Inbox = self._network.inbox
         # The top layer has no M, and the first no I.

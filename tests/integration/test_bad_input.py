@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import time
 
 import pytest
@@ -98,3 +99,16 @@ def test_what_needs_no_torch_answers_at_once(cli: Cli) -> None:
             cli.run(*arguments)
             seconds.append(time.perf_counter() - began)
         assert min(seconds) < 0.5, (arguments, seconds)
+
+
+@pytest.mark.parametrize("option", ["--bulk-port", "--web"])
+def test_a_master_whose_second_port_is_taken_says_so_in_one_line(cli: Cli, option: str) -> None:
+    """The control port, open by then, used to leave a traceback of the library behind the error."""
+    (cli.folder / "run.toml").touch()
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        given = str(port) if option == "--bulk-port" else f"127.0.0.1:{port}"
+        done = cli.run("master", "run.toml", "--listen", "127.0.0.1:0", "--state-dir", "state", option, given)
+    assert done.returncode == 3
+    assert "Traceback" not in done.stderr
+    assert f"{option} 127.0.0.1:{port}: cannot be listened on" in done.stderr.splitlines()[-1]

@@ -15,6 +15,7 @@ from common.errors import ConfigError, RefusedError
 from common.net import control
 from common.net.access import ACCESS
 from common.net.data.places import Bounds
+from common.net.listening import open_listener
 from common.net.tokens import READER_TOKEN
 from master.disk.credentials import load_reader, load_tokens
 from master.disk.state import StateDirectory
@@ -141,7 +142,7 @@ def test_a_slaves_port_serves_neighbours_alone(name: str) -> None:
     endpoint = Endpoint("127.0.0.1:1")
     server = BoundaryServer(Bounds(8, 8, 8, 8), endpoint.loop)
     try:
-        address = f"127.0.0.1:{server.start('127.0.0.1:0')}"
+        address = f"127.0.0.1:{server.start(open_listener('127.0.0.1', 0))}"
         code = code_of(address, name, NOBODY)
     finally:
         server.stop()

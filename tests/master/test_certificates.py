@@ -17,6 +17,7 @@ from common.net import control
 from common.net.access import Role, role_uri
 from common.net.data.places import Bounds
 from common.net.identity import CA, CERTIFICATE, KEY, MASTER_NAME, find_identity
+from common.net.listening import open_listener
 from common.wire.messages import StatusRequest
 from common.wire.methods import EXCHANGE, STATUS
 from master.access import Access
@@ -117,7 +118,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     endpoint = Endpoint("127.0.0.1:1", identity=slave, run="layerwise")
     server = BoundaryServer(Bounds(64, 64, 64, 64), endpoint.loop, identity=slave, run="layerwise")
     try:
-        address = f"127.0.0.1:{server.start('127.0.0.1:0')}"
+        address = f"127.0.0.1:{server.start(open_listener('127.0.0.1', 0))}"
         with served(folder / "state", identity=own, caller=slave) as running:
             running.join("a")
             own_channel = running.channel

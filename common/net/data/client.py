@@ -108,8 +108,7 @@ class DataClient:
         except OSError as error:
             why = error.strerror or error
             raise UnreachableError(
-                f"{address}:{port}: the port for shards does not answer ({why}); "
-                "is it open between the two machines?"
+                f"{address}:{port}: the port for shards does not answer ({why}); {addresses.advice(address)}"
             ) from None
         connection = Connection(prepare(stream), serves=False, tls=self._tls, host=host)
         self._connection = connection

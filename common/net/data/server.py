@@ -16,7 +16,6 @@ from typing import Any
 from common.credentials import Admit, credentials_of
 from common.errors import LayerwiseError, RefusedError, StalledError, UnreachableError
 from common.lifecycle import file_limit
-from common.net.addresses import cannot_listen
 from common.net.data import streams
 from common.net.data.callers import OPENING_SECONDS, Caller, Requests
 from common.net.data.messages import (
@@ -30,7 +29,7 @@ from common.net.http2.connection import Connection
 from common.net.http2.frames import BrokenError, Code, Headers, ProtocolError, ResetError
 from common.net.http2.pipe import WRITE_SECONDS
 from common.net.http2.tls import Tls
-from common.net.listening import open_listener
+from common.net.listening import listen_at
 from common.sparing import SparingLog
 from common.supervision import PAUSE_SECONDS, Rounds, SupervisedThread
 from common.wire.methods import Method
@@ -114,12 +113,13 @@ class DataServer:
         Raises:
             RefusedError: the address cannot be listened on.
         """
-        try:
-            self._listening = open_listener(host, port)
-        except OSError as error:
-            raise cannot_listen(option, host, port, error.strerror) from None
+        return self.take(listen_at(option, host, port))
+
+    def take(self, listening: socket.socket) -> int:
+        """Serve a listener, which is this server's from now on; returns its port."""
+        self._listening = listening
         self._accepting.start()
-        return int(self._listening.getsockname()[1])
+        return int(listening.getsockname()[1])
 
     def stop(self) -> None:
         """End every call and connection, within STOP_SECONDS."""

@@ -38,6 +38,7 @@ from common.net.http2.loop_pipe import LoopPipe
 from common.net.http2.pace import Pace
 from common.net.http2.pipe import SLOWEST_BYTES
 from common.net.http2.tls import Tls, TlsLoopPipe, wrap
+from common.net.listening import join_address
 from common.net.tasks import cancel
 from common.shards.pushes import Buffer
 from common.sparing import SparingLog
@@ -131,9 +132,11 @@ async def opened(
             async with asyncio.timeout(CONNECT_SECONDS):
                 await end.open()
         except TimeoutError:
-            raise UnreachableError(f"{host}:{port}: answers, but does not speak HTTP/2") from None
+            raise UnreachableError(
+                f"{join_address(host, port)}: answers, but does not speak HTTP/2"
+            ) from None
         except RefusedError as error:
-            raise RefusedError(f"{host}:{port}: {error}") from None
+            raise RefusedError(f"{join_address(host, port)}: {error}") from None
         await end.request(call_headers(method, shown))
         stream = Stream(end, method)
         async with _kept_alive(end, pipe, stream.incoming):
@@ -214,7 +217,7 @@ async def _connected(host: str, port: int) -> socket.socket:
         why = ""
     except OSError as error:
         why = f" ({error.strerror or error})"
-    raise UnreachableError(f"{host}:{port}: does not answer{why}")
+    raise UnreachableError(f"{join_address(host, port)}: does not answer{why}")
 
 
 async def answer(

@@ -58,8 +58,8 @@ def build_policies(order: Order) -> Iterator[Object]:
         readers = [{"podSelector": order.select(SLAVE, EVALUATOR)}]
         yield _admit(order, STORE, {"from": readers, "ports": _tcp([DATA_PORT])})
     if order.plan.config.cluster.direct:
-        # Neighbours call each other at ports that they choose.
-        yield _admit(order, SLAVE, {"from": [{"podSelector": order.select(SLAVE)}]})
+        # Neighbours call each other at ports that they choose, which the master tries before a slave joins.
+        yield _admit(order, SLAVE, {"from": [{"podSelector": order.select(MASTER, SLAVE)}]})
 
 
 def _admit(order: Order, component: str, rule: Object) -> Object:

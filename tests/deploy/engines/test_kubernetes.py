@@ -239,9 +239,13 @@ def _callers(policy: dict[str, Any]) -> list[str]:
 
 def test_slaves_reach_each_other_in_basic_alone(config: Path) -> None:
     for profile, reach in (("light", False), ("basic", True)):
-        names = {each["metadata"]["name"] for each in ask_objects(config, f"--set=cluster.profile={profile}")
-                 if each["kind"] == "NetworkPolicy"}  # fmt: skip
-        assert ("digits-slave" in names) == reach
+        policies = {each["metadata"]["name"]: each["spec"]
+                    for each in ask_objects(config, f"--set=cluster.profile={profile}")
+                    if each["kind"] == "NetworkPolicy"}  # fmt: skip
+        assert ("digits-slave" in policies) == reach
+        if reach:
+            # The master tries a slave's address before the slave joins.
+            assert _callers(policies["digits-slave"]) == ["master", "slave"]
 
 
 def test_pages_are_for_the_namespace_of_prometheus_alone(config: Path) -> None:

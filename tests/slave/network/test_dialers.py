@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import math
 
 import pytest
 
 from common.credentials import NOBODY
-from common.errors import FencedError, UnreachableError
+from common.errors import FencedError, RefusedError, UnreachableError
 from common.net.backoff import Backoff
-from slave.network.dialers import MasterDialer
+from common.wire.messages import Peer
+from slave.network import dialers
+from slave.network.dialers import MasterDialer, NeighbourDialer
+from slave.network.neighbours import Neighbours
 
 ABOVE, BELOW = (2, 0), (1, 0)
 PATIENCE = 10.0
+
+
+def peer(incarnation: int) -> Peer:
+    return Peer(*ABOVE, incarnation, "192.0.2.7:4711")
 
 
 class Time:
@@ -102,3 +111,70 @@ def test_a_lease_that_has_passed_on_is_not_called_for_again(dialer: MasterDialer
     with pytest.raises(FencedError):
         asyncio.run(dialer.pause(ABOVE, FencedError("incarnation 7 came")))
     assert time.slept == []
+
+
+# --- a neighbour out of reach, in `basic`
+
+SILENT = UnreachableError("192.0.2.7:4711: does not answer")
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every silence counts at once."""
+    monkeypatch.setattr(dialers, "UNTOLD_SECONDS", 0.0)
+
+
+async def silence(dialer: NeighbourDialer, named: Neighbours, holder: Peer) -> None:
+    """Have the master name a holder that is called in vain."""
+    named.learn(named.version + 1, [holder])
+    assert await dialer.locate(ABOVE) == ("192.0.2.7", 4711)
+    # The wait for news ends: the master names the same holder again.
+    named.learn(named.version + 1, [holder])
+    await dialer.pause(ABOVE, SILENT)
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_neighbour_with_a_lease_that_is_never_reached_is_told_of_once_and_then_ends_the_slave(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def play(patience: float, times: int) -> None:
+        named = Neighbours(lambda: None)
+        dialer = NeighbourDialer([ABOVE], named, patience=patience)
+        for _ in range(times):
+            await silence(dialer, named, peer(5))
+
+    with caplog.at_level(logging.WARNING, "layerwise.slave"):
+        asyncio.run(play(math.inf, 3))
+    assert [record.getMessage().partition(",")[0] for record in caplog.records] == [
+        "layer 2 replica 0 at 192.0.2.7:4711: does not answer"
+    ]
+    with pytest.raises(RefusedError, match=r"With cluster\.profile = light slaves dial the master alone"):
+        asyncio.run(play(0.0, 1))
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_neighbour_that_was_reached_once_is_waited_for_and_its_successor_counts_anew() -> None:
+    async def play() -> None:
+        named = Neighbours(lambda: None)
+        dialer = NeighbourDialer([ABOVE], named, patience=0.0)
+        named.learn(1, [peer(5)])
+        await dialer.locate(ABOVE)
+        dialer.reached(ABOVE)
+        for _ in range(3):
+            await silence(dialer, named, peer(5))
+        with pytest.raises(RefusedError):
+            await silence(dialer, named, peer(6))
+
+    asyncio.run(play())
+
+
+@pytest.mark.usefixtures("impatient")
+def test_without_the_masters_word_a_silent_neighbour_may_be_dead(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dialers, "AWAY_SECONDS", -1.0)
+
+    async def play() -> None:
+        named = Neighbours(lambda: None)
+        dialer = NeighbourDialer([ABOVE], named, patience=0.0)
+        await silence(dialer, named, peer(5))
+
+    asyncio.run(play())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import socket
 import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator
@@ -30,6 +31,7 @@ from common.net.data.places import Bounds
 from common.net.data.server import DataServer
 from common.net.data.streams import Parts, opened
 from common.net.identity import Identity
+from common.net.listening import listen_at
 from common.shards.pushes import Buffer
 from common.signals.forms import SignalForm
 from common.signals.values import plain
@@ -138,7 +140,7 @@ class Slave:
         boundary = Boundary(senders, receivers, 2, slots, far=far)
         above = [*((layer + 1, each) for each in receivers), *(seat for seat in far if seat[0] > layer)]
         if switch is None:
-            self.endpoint.listen(listen, None, 8, insecure=False)
+            self.endpoint.listen(listen, None, 8, lambda *_: None, insecure=False)
             dialer: Dialer = NeighbourDialer(above, self.neighbours, self.endpoint.tls(Role.SLAVE))
         else:
             switch.grant(self.lease)
@@ -898,7 +900,7 @@ def test_with_slots_a_slow_neighbour_finds_the_newest_and_every_word(make: Make)
 def test_streams_that_never_say_whose_they_are_take_no_more_than_their_number_and_time() -> None:
     endpoint = Endpoint(NOWHERE)
     server = BoundaryServer(Bounds(2, 2, 2, 2), endpoint.loop, hello_seconds=2.0)
-    client = Client(f"127.0.0.1:{server.start('127.0.0.1:0')}")
+    client = Client(f"127.0.0.1:{server.start(listen_at('--listen', '127.0.0.1', 0))}")
     try:
         with client.exchange() as one:
             until(lambda: len(server._server._threads) == 1, DEADLINE)
@@ -993,7 +995,7 @@ def test_closing_leaves_no_thread_and_no_socket(make: Make) -> None:
 def listening(listen: str | None, advertise: str | None = None, *, insecure: bool = False) -> str:
     endpoint = Endpoint(NOWHERE)
     try:
-        endpoint.listen(listen, advertise, 2, insecure=insecure)
+        endpoint.listen(listen, advertise, 2, lambda *_: None, insecure=insecure)
         return endpoint.address
     finally:
         endpoint.close()
@@ -1021,6 +1023,24 @@ def test_every_interface_is_advertised_as_the_one_that_reaches_the_master() -> N
 def test_listening_beyond_this_machine_has_to_be_asked_for() -> None:
     with pytest.raises(ConfigError, match="say --insecure"):
         listening("0.0.0.0:0")
+
+
+def test_an_address_is_tried_before_neighbours_hear_of_it_and_given_up_where_nobody_gets_through() -> None:
+    def check(address: str, token: str) -> None:
+        with socket.create_connection(addresses.split_address(address), DEADLINE) as caller:
+            assert caller.recv(100) == token.encode()
+        raise RefusedError(f"{address}: nobody gets through")
+
+    endpoint = Endpoint(NOWHERE)
+    try:
+        with pytest.raises(RefusedError, match="nobody gets through") as caught:
+            endpoint.listen(None, None, 2, check, insecure=False)
+        assert endpoint.server is None
+        tried = str(caught.value).rpartition(": ")[0]
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(addresses.split_address(tried), DEADLINE)
+    finally:
+        endpoint.close()
 
 
 def test_a_taken_port_is_refused(make: Make) -> None:
