@@ -23,6 +23,24 @@ def step_seconds(leases: Iterable[Lease]) -> dict[int, float]:
     }
 
 
+def is_even(work: Mapping[int, float]) -> bool:
+    """Whether all layers have like work, as far as that is known."""
+    return bool(work) and max(work.values()) < HEAVIER * min(work.values())
+
+
+def deal_first(
+    places: Sequence[Place], speeds: Mapping[str, float], work: Mapping[int, float]
+) -> dict[Place, str]:
+    """Return the slave of each place at a run's beginning, as far as there are slaves.
+
+    Args:
+        places: seats, the lowest layer first; seats of like work are taken in this order.
+        speeds: by slave; 0: unknown.
+        work: of a batch by layer, in any unit; empty: unknown.
+    """
+    return assign(places, {}, [*speeds], speeds, {} if is_even(work) else work)
+
+
 def assign(
     places: Sequence[Place],
     former: Mapping[Place, str],

@@ -18,9 +18,7 @@ from master.keyring import Keyring
 from master.lease import Lease, LeaseEvent, restore_telemetry
 from master.leases import check_batch, fenced
 from master.seating import Seating
-
-# Slaves that wait for a seat; each is listed for Prometheus.
-MOST_WAITING = 1024
+from master.waiting import Beginning, Waiting
 
 
 class Roster:
@@ -42,6 +40,7 @@ class Roster:
 
     Attributes:
         seating: the seats.
+        beginning: decides when the first seats are dealt.
     """
 
     def __init__(
@@ -66,14 +65,16 @@ class Roster:
         self._incarnations = 0
         # Whether the last changes are not durable yet.
         self.unsettled = False
-        # By slave: request, and time of the last request.
-        self._waiting: dict[str, tuple[JoinRequest, float]] = {}
+        self._waiting = Waiting(self._patience)
         self._last_tick: float | None = None
         self._began: float | None = None
         self._ended: float | None = None
         self._earlier_seconds = 0.0
         if saved:
             self._restore(saved)
+        # In a run of one layer seats are alike.
+        begun = self._incarnations > 0 or len(replicas) == 1
+        self.beginning = Beginning(self._waiting, self.seating, heartbeat_seconds, self._patience, over=begun)
 
     @property
     def over(self) -> bool:
@@ -103,8 +104,7 @@ class Roster:
 
     def deal(self, replicas: Sequence[int], now: float) -> None:
         """Deal the seats of other replicas, R_k of each layer; nobody holds a lease."""
-        waiting = {name: request.speed for name, (request, _) in self._waiting.items()}
-        self.seating.deal(replicas, now + self._patience, waiting)
+        self.seating.deal(replicas, now + self._patience, self._waiting.speeds())
 
     def waiting(self) -> int:
         """Number of waiting slaves."""
@@ -115,7 +115,7 @@ class Roster:
         if self.over:
             return []
         seated = [lease.slave for lease in self._leases if lease.incarnation]
-        return seated + [slave for slave, _ in self._waiting.values()]
+        return seated + self._waiting.requests()
 
     def join(
         self, request: JoinRequest, now: float, certificate: str = ""
@@ -137,17 +137,17 @@ class Roster:
         mine = [lease for lease in self._leases if lease.incarnation and lease.slave.slave == request.slave]
         vacant = [lease for lease in self._leases if not lease.incarnation and not lease.done]
         if not mine:
+            if self.beginning.holds(request, now):
+                return JoinReply(dealing=True), []
             vacant = self.seating.open_to(request.slave, vacant, now)
         if not mine and not vacant:
-            if request.slave not in self._waiting and len(self._waiting) >= MOST_WAITING:
-                raise UnreachableError(f"{MOST_WAITING} slaves wait for a seat already; ask again")
-            self._waiting[request.slave] = (dataclasses.replace(request, key=""), now)
+            self._waiting.note(request, now)
             return JoinReply(), []
         for lease in mine:
             known = is_secret(self._keyring.lease(lease.incarnation, request.key), lease.proof)
             if not known or lease.certificate != certificate:
                 raise UnprovenError(f"another process holds a lease as {request.slave}; take a new name")
-        self._waiting.pop(request.slave, None)
+        self._waiting.drop(request.slave)
         events = [] if mine else [self._grant(vacant[0], request, certificate)]
         lease = (mine or vacant)[0]
         lease.seen = now
@@ -223,11 +223,7 @@ class Roster:
         late = self._last_tick is None or now - self._last_tick > self.tick_seconds + self._interval / 2
         self._last_tick = now
         self._note_beginning(now)
-        self._waiting = {
-            name: (slave, seen)
-            for name, (slave, seen) in self._waiting.items()
-            if now - seen <= self._patience
-        }
+        self._waiting.tick(now)
         if late:
             for lease in self._leases:
                 lease.seen = now

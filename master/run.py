@@ -120,13 +120,14 @@ class Run:
 
         Raises:
             UnreachableError: the run is being put back to a snapshot, or stores are missing.
-            RefusedError: the slave has other data, user's files or versions than the run.
+            LayerwiseError: the slave has other data, user's files, versions or layers than the run.
         """
         self.check_open()
         if self.stores:
             self.stores.check_complete()
         warning = "" if self.roster.over else self._compare(request.host, request.holdings)
-        plain = dataclasses.replace(request, holdings=m.Holdings())
+        self.roster.beginning.learn(request.work, len(self.config.replicas))
+        plain = dataclasses.replace(request, holdings=m.Holdings(), work=[])
         reply, events = self.roster.join(plain, now, certificate)
         self._note(events)
         if warning and events:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from common.wire.messages import Telemetry
 from common.wire.ranges import MOST
 from master.lease import Lease, Place
-from master.placing import assign, step_seconds
+from master.placing import assign, deal_first, step_seconds
 
 
 class Seating:
@@ -63,6 +63,17 @@ class Seating:
         places = [_place(lease) for lease in self.leases]
         self._kept = assign(places, former, spares, {**waiting, **self._speeds}, work)
         self._kept_until, self._speeds = kept_until, {}
+
+    def keep_for(self, speeds: Mapping[str, float], work: Mapping[int, float], until: float) -> None:
+        """Keep the vacant seats for slaves that wait, the layers with more work for the faster ones.
+
+        Args:
+            speeds: by slave; 0: unknown.
+            work: of a batch by layer, in any unit; empty: unknown.
+            until: time up to which the seats are kept.
+        """
+        places = [_place(lease) for lease in self.vacant()]
+        self._kept, self._kept_until = deal_first(places, speeds, work), until
 
     def _find_work(self) -> dict[int, float]:
         """Return the work of a batch by layer: computing time, times the mean speed of the slaves."""

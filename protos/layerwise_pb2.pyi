@@ -265,7 +265,7 @@ class ReachReply(_message.Message):
     def __init__(self, reached: bool = ...) -> None: ...
 
 class JoinRequest(_message.Message):
-    __slots__ = ("slave", "host", "pid", "device", "address", "metrics", "holdings", "key", "speed")
+    __slots__ = ("slave", "host", "pid", "device", "address", "metrics", "holdings", "key", "speed", "work")
     SLAVE_FIELD_NUMBER: _ClassVar[int]
     HOST_FIELD_NUMBER: _ClassVar[int]
     PID_FIELD_NUMBER: _ClassVar[int]
@@ -275,6 +275,7 @@ class JoinRequest(_message.Message):
     HOLDINGS_FIELD_NUMBER: _ClassVar[int]
     KEY_FIELD_NUMBER: _ClassVar[int]
     SPEED_FIELD_NUMBER: _ClassVar[int]
+    WORK_FIELD_NUMBER: _ClassVar[int]
     slave: str
     host: str
     pid: int
@@ -284,7 +285,8 @@ class JoinRequest(_message.Message):
     holdings: Holdings
     key: str
     speed: float
-    def __init__(self, slave: _Optional[str] = ..., host: _Optional[str] = ..., pid: _Optional[int] = ..., device: _Optional[str] = ..., address: _Optional[str] = ..., metrics: _Optional[str] = ..., holdings: _Optional[_Union[Holdings, _Mapping]] = ..., key: _Optional[str] = ..., speed: _Optional[float] = ...) -> None: ...
+    work: _containers.RepeatedScalarFieldContainer[float]
+    def __init__(self, slave: _Optional[str] = ..., host: _Optional[str] = ..., pid: _Optional[int] = ..., device: _Optional[str] = ..., address: _Optional[str] = ..., metrics: _Optional[str] = ..., holdings: _Optional[_Union[Holdings, _Mapping]] = ..., key: _Optional[str] = ..., speed: _Optional[float] = ..., work: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class Holdings(_message.Message):
     __slots__ = ("data", "files", "versions")
@@ -332,7 +334,7 @@ class AgreeReply(_message.Message):
     def __init__(self, warning: _Optional[str] = ...) -> None: ...
 
 class JoinReply(_message.Message):
-    __slots__ = ("granted", "over", "layer", "replica", "incarnation", "next_batch", "run", "warning", "secret", "curriculum", "reader", "replicas", "end")
+    __slots__ = ("granted", "over", "layer", "replica", "incarnation", "next_batch", "run", "warning", "secret", "curriculum", "reader", "replicas", "end", "dealing")
     GRANTED_FIELD_NUMBER: _ClassVar[int]
     OVER_FIELD_NUMBER: _ClassVar[int]
     LAYER_FIELD_NUMBER: _ClassVar[int]
@@ -346,6 +348,7 @@ class JoinReply(_message.Message):
     READER_FIELD_NUMBER: _ClassVar[int]
     REPLICAS_FIELD_NUMBER: _ClassVar[int]
     END_FIELD_NUMBER: _ClassVar[int]
+    DEALING_FIELD_NUMBER: _ClassVar[int]
     granted: bool
     over: bool
     layer: int
@@ -359,7 +362,8 @@ class JoinReply(_message.Message):
     reader: str
     replicas: _containers.RepeatedScalarFieldContainer[int]
     end: int
-    def __init__(self, granted: bool = ..., over: bool = ..., layer: _Optional[int] = ..., replica: _Optional[int] = ..., incarnation: _Optional[int] = ..., next_batch: _Optional[int] = ..., run: _Optional[str] = ..., warning: _Optional[str] = ..., secret: _Optional[str] = ..., curriculum: _Optional[_Union[Curriculum, _Mapping]] = ..., reader: _Optional[str] = ..., replicas: _Optional[_Iterable[int]] = ..., end: _Optional[int] = ...) -> None: ...
+    dealing: bool
+    def __init__(self, granted: bool = ..., over: bool = ..., layer: _Optional[int] = ..., replica: _Optional[int] = ..., incarnation: _Optional[int] = ..., next_batch: _Optional[int] = ..., run: _Optional[str] = ..., warning: _Optional[str] = ..., secret: _Optional[str] = ..., curriculum: _Optional[_Union[Curriculum, _Mapping]] = ..., reader: _Optional[str] = ..., replicas: _Optional[_Iterable[int]] = ..., end: _Optional[int] = ..., dealing: bool = ...) -> None: ...
 
 class Stage(_message.Message):
     __slots__ = ("start", "replicas")

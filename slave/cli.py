@@ -60,9 +60,9 @@ from common.observe import logs
     "--speed",
     type=click.FloatRange(min=0, min_open=True),
     metavar="X",
-    help="Speed of this machine, in any unit that all slaves of the run are given: where the number of "
-    "replicas changes, a faster machine takes a layer with more work. Default: measured, in 10^9 "
-    "multiply-adds a second.",
+    help="Speed of this machine, in any unit that all slaves of the run are given: at the beginning, and "
+    "where the number of replicas changes, a faster machine takes a layer with more work. Default: measured, "
+    "in 10^9 multiply-adds a second.",
 )
 @tls_option
 @click.option(

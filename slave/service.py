@@ -12,7 +12,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from common.config import files
@@ -53,6 +53,7 @@ log = logging.getLogger("layerwise.slave")
 
 # Pauses between leases that end before a batch, doubling from the first to the longest.
 REJOIN_SECONDS, LONGEST_REJOIN_SECONDS = 0.5, 15.0
+WAITING = "every layer has a slave; waiting to replace one"
 # Between two looks for an interrupt.
 LOOK_SECONDS = 0.2
 
@@ -303,7 +304,7 @@ class Slave:
             self._speed,
         )
         seconds = config.cluster.heartbeat_seconds / 2
-        backoff, announced = self._backoff(seconds, seconds), False
+        backoff, announced = self._backoff(seconds / 8, seconds), ""
         while True:
             shown = self._right()
             try:
@@ -317,20 +318,32 @@ class Slave:
                 absent = isinstance(error, AbsentError)
                 seconds = backoff.delay_after(self._no_master() if absent else error)
             else:
-                backoff.reset()
+                backoff.be_patient()
                 self._exposition.note_answer()
                 self._site.reader = reply.reader
                 if reply.warning and reply.granted:
                     log.warning("%s", reply.warning)
                 if reply.granted or reply.over:
                     return reply if reply.granted else None
-                if not announced:
-                    log.info("every layer has a slave; waiting to replace one")
-                    announced = True
+                news = "waiting until every layer has a slave" if reply.dealing else WAITING
+                if news != announced:
+                    log.info("%s", announced := news)
+                request = self._prepare(request, dealing=reply.dealing)
                 seconds = backoff.next_delay()
-                if self._ahead is not None:
-                    self._ahead.start()
             self._pause(seconds)
+
+    def _prepare(self, request: JoinRequest, *, dealing: bool) -> JoinRequest:
+        """Work ahead of the lease that was not granted yet; return the next request.
+
+        Before the first seats are dealt, a slave has no time for the layers of others.
+        """
+        if self._ahead is None:
+            return request
+        if dealing:
+            self._ahead.count()
+        else:
+            self._ahead.start()
+        return replace(request, work=self._ahead.work)
 
     def _right(self) -> Credentials:
         """Read the join token anew for each request: a master that starts after this slave makes the file."""

@@ -75,6 +75,7 @@ DECIDING = (
     "master.stores",
     "master.synthesis.served",
     "master.tally",
+    "master.waiting",
     "master.web.history",
     "slave.training",
 )

@@ -33,6 +33,12 @@ class SimulationConfig:
     resend_seconds: float = key(0.2, "seconds until a lost message is sent again", minimum=0)
     stragglers: float = key(0.0, "part of the slaves, drawn at random, that are slow", minimum=0, maximum=1)
     straggler_factor: float = key(3.0, "factor of a straggler's computing time", above=0)
+    machines: list[float] = key(
+        [],
+        "speeds of the machines at the beginning, 1 for that of `simulation.rate`: the first seats are dealt "
+        "as by a master; empty: all of one speed",
+        above=0,
+    )
     slowed: dict[str, Any] = key(
         {}, 'slow slaves by name, layer or layer.replica, with their factor: { "2" = 4.0, "1.1" = 2.0 }'
     )

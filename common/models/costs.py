@@ -31,6 +31,8 @@ from common.synthesizers import PropagatingRegression, VirtualForward
 from common.tasks import Task
 
 Counted = TypeVar("Counted")
+# Cost of M in time for a layer of the units [start, stop).
+Within = Callable[[int, int], float]
 
 # Price of one number that an operation writes: the operation waits for memory, not for arithmetic.
 NUMBER = 50.0
@@ -140,7 +142,7 @@ def balance(
     ends: Sequence[float],
     starts: Sequence[float],
     layers: int,
-    within: Callable[[int, int], float] = lambda start, stop: 0.0,  # noqa: ARG005
+    within: Within = lambda start, stop: 0.0,  # noqa: ARG005
 ) -> list[int]:
     """Return the cuts into K layers whose costliest layer is cheapest: the slowest layer sets the pace.
 
@@ -157,13 +159,7 @@ def balance(
     """
     count = len(units)
     assert 1 <= layers <= count
-    assert len(ends) == len(starts) == count - 1
-    totals = [0.0, *itertools.accumulate(units)]
-    from_here, to_here = [0.0, *starts], [0.0, *ends, 0.0]
-
-    def cost(start: int, stop: int) -> float:
-        return from_here[start] + totals[stop] - totals[start] + to_here[stop] + within(start, stop)
-
+    cost = layer_cost(units, ends, starts, within)
     # rest[k][start]: lowest possible cost of the costliest of k layers over the units from `start`.
     rest = {1: {start: cost(start, count) for start in range(count)}}
     for k in range(2, layers + 1):
@@ -177,6 +173,20 @@ def balance(
         pace = rest[layers][0]
         cuts.append(next(s for s in stops if max(cost(cuts[-1], s), rest[k - 1][s]) <= pace))
     return cuts[1:]
+
+
+def layer_cost(
+    units: Sequence[float], ends: Sequence[float], starts: Sequence[float], within: Within
+) -> Callable[[int, int], float]:
+    """Return the cost of a layer of the units [start, stop); arguments as of `balance`."""
+    assert len(ends) == len(starts) == len(units) - 1
+    totals = [0.0, *itertools.accumulate(units)]
+    from_here, to_here = [0.0, *starts], [0.0, *ends, 0.0]
+
+    def cost(start: int, stop: int) -> float:
+        return from_here[start] + totals[stop] - totals[start] + to_here[stop] + within(start, stop)
+
+    return cost
 
 
 class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]

@@ -129,7 +129,22 @@ def _choose_cuts(config: Config, blueprint: Blueprint) -> Config:
             f"network.layers: {layers} layers cannot be cut from the {count} units of "
             f"{config.network.model}; at most {count}"
         )
-    batch_size = config.run.batch_size
+    units, ends, starts, within = _count_parts(config, blueprint)
+    return config.with_cuts(costs.balance(units, ends, starts, layers, within))
+
+
+def count_work(config: Config, blueprint: Blueprint) -> list[float]:
+    """Count the multiply-adds of a batch by layer, those of M and I included; the cuts are known."""
+    cost = costs.layer_cost(*_count_parts(config, blueprint))
+    cuts = [0, *(config.network.cuts or []), len(blueprint.units)]
+    return [cost(start, stop) for start, stop in itertools.pairwise(cuts)]
+
+
+def _count_parts(
+    config: Config, blueprint: Blueprint
+) -> tuple[list[float], list[float], list[float], costs.Within]:
+    """Count the costs of units, of M and I at each boundary, and of M in time: arguments of `balance`."""
+    count, batch_size = len(blueprint.units), config.run.batch_size
     units = costs.unit_costs(
         blueprint.units, blueprint.forms, blueprint.inputs, blueprint.task, batch_size, config.optimizer.name
     )
@@ -152,7 +167,7 @@ def _choose_cuts(config: Config, blueprint: Blueprint) -> Config:
         cost = costs.time_cost(config.time, size, batch_size, optimizer, sum(units[start:stop]))
         return cost - (ends[stop - 1] if headless else 0.0)
 
-    return config.with_cuts(costs.balance(units, ends, starts, layers, within))
+    return units, ends, starts, within
 
 
 def _check_ties(config: Config, blueprint: Blueprint) -> None:

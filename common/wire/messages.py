@@ -135,7 +135,10 @@ class AgreeReply:
 
 @dataclass(frozen=True, slots=True)
 class JoinRequest:
-    """Request for a lease; `slave` is unique to the process, `key` its secret, `address` for neighbours."""
+    """Request for a lease; `slave` is unique to the process, `key` its secret, `address` for neighbours.
+
+    `work` has the counted work of each layer's batch, once the slave has counted.
+    """
 
     slave: str = ""
     host: str = ""
@@ -146,11 +149,15 @@ class JoinRequest:
     holdings: Holdings = field(default_factory=Holdings)
     key: str = field(default="", repr=False)
     speed: float = 0.0
+    work: list[float] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
 class JoinReply:
-    """A lease on (layer, replica), and its secret; neither granted nor over: the slave asks again."""
+    """A lease on (layer, replica), and its secret; neither granted nor over: the slave asks again.
+
+    `dealing`: the first seats are not dealt yet.
+    """
 
     granted: bool = False
     over: bool = False
@@ -165,6 +172,7 @@ class JoinReply:
     reader: str = field(default="", repr=False)
     replicas: list[int] = field(default_factory=list)
     end: int = 0
+    dealing: bool = False
 
 
 @dataclass(frozen=True, slots=True)

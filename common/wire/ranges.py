@@ -111,7 +111,7 @@ RANGES: dict[type, dict[str, Rule]] = {
         "shape": SIZE,
     },
     m.DescribeReply: {"bulk_port": PORT, "time": SECONDS},
-    m.JoinRequest: {"pid": SMALL, "speed": RATE},
+    m.JoinRequest: {"pid": SMALL, "speed": RATE, "work": RATE},
     m.JoinReply: {
         "layer": PLACE,
         "replica": PLACE,

@@ -84,7 +84,8 @@ class Driver:
         self.master = SimulatedMaster(config, self._clock, self._wires, nbytes)
         self._grading = Grading(config.replicas[-1]) if config.curriculum else None
         self._through = self._incarnations = self._undone = 0
-        self._fleet = Fleet(config, self._draws)
+        work = {k: pace.step + pace.answer for k, pace in enumerate(self._paces, 1)}
+        self._fleet = Fleet(config, self._draws, work)
         # The present stage, and the configuration with its replicas.
         self._stages, self._stage, self._staged = plan(config), 0, config
         self._begin_stage()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
 
 from common.config.resizing import resized
 from common.config.sections import Config
@@ -10,6 +11,7 @@ from common.config.simulation import seat_of
 from common.data.stages import Stages
 from common.errors import ConfigError
 from deploy.simulation.machine import Machine
+from master.placing import deal_first
 
 
 def plan(config: Config) -> Stages:
@@ -36,6 +38,7 @@ class Fleet:
     Args:
         config: resolved configuration.
         draws: of stragglers.
+        work: computing time of a batch by layer, in seconds.
 
     Attributes:
         present: machines of the present stage, the lowest layer first.
@@ -44,12 +47,14 @@ class Fleet:
         ConfigError: a key of section `simulation` names a slave outside the run.
     """
 
-    def __init__(self, config: Config, draws: random.Random) -> None:
+    def __init__(self, config: Config, draws: random.Random, work: Mapping[int, float]) -> None:
         self._config, self._draws = config, draws
         self.present: dict[tuple[int, int], Machine] = {}
         self._all: dict[tuple[int, int], Machine] = {}
         stages = plan(config)
-        for counts in stages.replicas:
+        self.deal(stages.replicas[0])
+        self._seat(work)
+        for counts in stages.replicas[1:]:
             self.deal(counts)
         for machine, factor in self.values("slowed").items():
             machine.slowness = factor
@@ -60,6 +65,22 @@ class Fleet:
         seats = [(k, r) for k, count in enumerate(replicas, 1) for r in range(count)]
         self.present = {seat: self._all.get(seat) or self._build(*seat) for seat in seats}
         self._all |= self.present
+
+    def _seat(self, work: Mapping[int, float]) -> None:
+        """Give the machines of the first stage their speeds, as a master deals the first seats.
+
+        Raises:
+            ConfigError: the speeds are not one for each machine.
+        """
+        speeds = {str(number): speed for number, speed in enumerate(self._config.simulation.machines)}
+        if not speeds:
+            return
+        if len(speeds) != len(self.present):
+            raise ConfigError(
+                f"simulation.machines: {len(speeds)} speeds for {len(self.present)} slaves; give one a slave"
+            )
+        for seat, name in deal_first([*self.present], speeds, work).items():
+            self.present[seat].slowness /= speeds[name]
 
     def all(self) -> list[Machine]:
         """Machines of all stages."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -46,18 +48,35 @@ class Ahead:
         # What stays true for every later lease of this process: rehearsed, and composed.
         self._rehearsed = self._practised = False
         self._built: Blueprint | None = None
+        # Whether there is nothing left to do before a lease, done or failed.
+        self._ready = False
+        # Counted work of a batch by layer, in 10^9 multiply-adds; empty until counted.
+        self.work: list[float] = []
+        self._counted = False
 
-    def start(self) -> None:
-        """Begin, unless the work is under way or done; for a slave that has no lease.
+    def count(self) -> None:
+        """Begin to build the network, and to count each layer's work, unless that is under way or done.
 
         Raises:
             BlockingIOError: the system has no room for a thread at present.
         """
-        if self._thread is None:
+        if not self._counted:
+            self._begin(self._count)
+
+    def start(self) -> None:
+        """Begin to do everything, unless that is under way or done; for a slave that has no lease.
+
+        Raises:
+            BlockingIOError: the system has no room for a thread at present.
+        """
+        if not self._ready:
+            self._begin(self._work)
+
+    def _begin(self, work: Callable[[], None]) -> None:
+        if self._thread is None or not self._thread.is_alive():
             self._hurry.clear()
-            thread = SupervisedThread(self._work, "work ahead")
-            thread.start()
-            self._thread = thread
+            self._thread = SupervisedThread(work, "work ahead")
+            self._thread.start()
 
     def build(self) -> Blueprint:
         """Build the network with the initial parameters.
@@ -74,11 +93,10 @@ class Ahead:
             ConfigError: the layer cannot be trained here.
         """
         self.close()
-        built, self._built = self._built, None
-        if built is not None:
-            return built
-        self._rehearse(layer)
-        return self.build()
+        built, self._built, self._ready = self._built, None, False
+        if not self._rehearsed:
+            self._rehearse(layer)
+        return built or self.build()
 
     def close(self) -> None:
         """Wait for the end of the thread, which skips the rest of the composing."""
@@ -87,21 +105,33 @@ class Ahead:
             self._hurry.set()
             thread.join()
 
+    def _count(self) -> None:
+        with self._warned():
+            built = self.build()
+            self.work = [each / 1e9 for each in network.count_work(self._config, built)]
+            self._built = built
+        self._counted = True
+
     def _work(self) -> None:
         give_way()
-        try:
+        with self._warned():
             if not self._rehearsed:
                 self._rehearse(None)
                 self._rehearsed = True
             if not self._practised:
                 self._practise()
-            self._built = self.build()
+            self._built = self._built or self.build()
+            log.info("ready for a lease on any layer")
+        self._ready = True
+
+    @contextmanager
+    def _warned(self) -> Iterator[None]:
+        """Turn an error into a warning: the lease may be on a layer that works here."""
+        try:
+            yield
         except Exception as error:
-            # The lease may be on a layer that works here.
             reason = describe(error)
             log.warning("cannot prepare for every layer: %s; looking again once a layer is known", reason)
-            return
-        log.info("ready for a lease on any layer")
 
     def _rehearse(self, layer: int | None) -> None:
         most = LARGEST_SIGNAL_MESSAGE_BYTES

@@ -550,7 +550,7 @@ def test_a_restarted_master_counts_from_its_own_first_tick() -> None:
 
 
 def test_waiting_slaves_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("master.roster.MOST_WAITING", 2)
+    monkeypatch.setattr("master.waiting.MOST_WAITING", 2)
     leases = Roster([1], INTERVAL, 2, keyring=KEYRING)
     for name in ("a", "b", "c", "b"):
         leases.join(JoinRequest(name), 0.0)

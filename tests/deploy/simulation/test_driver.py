@@ -186,6 +186,20 @@ def test_one_straggler_is_the_pace_of_all_unless_nobody_waits() -> None:
     assert hollow(unlock("full"), *slowed).utilization(1) > 0.95
 
 
+def test_a_faster_machine_begins_on_the_layer_with_more_work() -> None:
+    uneven = [unlock("update"), "network.options.widths=[512, 32]", "simulation.jitter=0.0", "run.batches=60"]
+    uneven += ["simulation.overhead_seconds=0.0", "simulation.rate=1e8"]
+    steady = hollow(*uneven)
+    # Whichever of them comes first.
+    for speeds in ("[4, 1, 1]", "[1, 1, 4]"):
+        found = hollow(*uneven, f"simulation.machines={speeds}")
+        assert [machine.slowness for machine in found.machines] == [0.25, 1, 1]
+        assert found.seconds < 0.7 * steady.seconds
+    assert hollow(*uneven, "simulation.machines=[0.25, 1, 1]").machines[2].slowness == 4
+    with pytest.raises(ConfigError, match=r"simulation\.machines: 2 speeds for 3 slaves"):
+        hollow("simulation.machines=[1, 2]")
+
+
 def test_slaves_are_placed_where_they_are_needed_and_bring_throughput() -> None:
     quick = ["simulation.master_seconds=0.0", "simulation.bandwidth_bytes_per_second=1e9"]
     config = resolved(unlock("update"), "run.batches=200", "network.options.widths=[256, 256]", *quick)
