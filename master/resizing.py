@@ -115,21 +115,40 @@ class Change:
         """Number of the question that slaves answer by a promise; 0: none."""
         return self._question
 
-    def want(self, replicas: Sequence[int]) -> list[dict[str, Any]]:
+    def want(self, replicas: Sequence[int], roster: Roster) -> list[dict[str, Any]]:
         """Take a request for other replicas, of every layer or by layer; returns lines for the event log.
 
         Raises:
-            RefusedError: the run cannot have these replicas.
+            RefusedError: the run cannot have these replicas, or not in the place of those announced.
         """
         try:
             counts = tuple(resized(self._config, replicas).replicas)
         except ConfigError as error:
             raise RefusedError(str(error)) from None
-        decides, self.balance = self.balance is not None, None
-        if counts == (self.wanted or self.newest) and not decides:
+        if self.end is not None and counts != self.newest:
+            self._replace(counts, roster)
+        elif counts == (self.wanted or self.newest) and self.balance is None:
             return []
-        self.wanted, self._question = (None if counts == self.newest else counts), 0
+        elif self.end is None:
+            self.wanted, self._question = (None if counts == self.newest else counts), 0
+        self.balance = None
         return [{"event": "resize", "replicas": [*counts]}]
+
+    def _replace(self, counts: tuple[int, ...], roster: Roster) -> None:
+        """Put other replicas in the place of those announced, whose seats are not dealt yet.
+
+        Raises:
+            RefusedError: slaves are missing, so that the announced batch would wait for them.
+        """
+        there = roster.there()
+        if sum(counts) > there:
+            newest, asked = (" ".join(map(str, each)) for each in (self.newest, counts))
+            raise RefusedError(
+                f"resize: the change to {newest} from batch {self.end:,} on is under way, and {asked} takes "
+                f"{sum(counts)} slaves, of which {there} are there; ask again once layerwise status shows "
+                "that the change is done"
+            )
+        self.stages = self.stages.with_last(counts)
 
     def hear(self, incarnation: int, promise: Promise) -> None:
         """Take a slave's answer to the present question."""
@@ -139,7 +158,7 @@ class Change:
     def missing(self, roster: Roster) -> int:
         """Return the number of slaves without which a change that is asked for does not begin."""
         counts = self.newest if self.end else self.wanted or self.replicas
-        return max(0, sum(counts) - len(roster.seating.holders()) - roster.waiting())
+        return max(0, sum(counts) - roster.there())
 
     def advance(self, roster: Roster, shards: Shards, now: float) -> list[dict[str, Any]]:
         """Take the next step of a change, if one is due; returns lines for the event log.
@@ -161,8 +180,7 @@ class Change:
         if self.balance is None or roster.over:
             return []
         counts = self.balance.propose(self.replicas, roster.seating, roster.waiting(), now)
-        there = len(roster.seating.holders()) + roster.waiting()
-        if counts == self.replicas or sum(counts) > there or self._late:
+        if counts == self.replicas or sum(counts) > roster.there() or self._late:
             return []
         self.wanted = counts
         return [{"event": "resize", "replicas": [*counts], "why": "by itself"}]

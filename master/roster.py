@@ -110,6 +110,10 @@ class Roster:
         """Number of waiting slaves."""
         return len(self._waiting)
 
+    def there(self) -> int:
+        """Number of slaves that hold a lease or wait, or are between the two as a stage ends."""
+        return len(self.seating.holders()) + len(self._waiting.speeds().keys() | self.seating.returning())
+
     def slaves(self) -> list[JoinRequest]:
         """Slaves with a seat, then waiting slaves; none after the end of the run."""
         if self.over:

@@ -258,7 +258,7 @@ class Run:
         self.check_open()
         if self.roster.over:
             raise RefusedError("resize: the run is over")
-        self._effects += [Effect(line) for line in self.change.want(request.replicas)]
+        self._effects += [Effect(line) for line in self.change.want(request.replicas, self.roster)]
         self._resize(now)
         return self.change.reply(self.roster)
 

@@ -130,6 +130,10 @@ class Seating:
             self._kept[_place(lease)] = lease.slave.slave
             self._speeds[lease.slave.slave] = lease.slave.speed
 
+    def returning(self) -> set[str]:
+        """Slaves that have given their seats back, before the seats of the next stage are dealt."""
+        return {*self._kept.values()} if self.closing else set()
+
     def open_to(self, slave: str, vacant: list[Lease], now: float) -> list[Lease]:
         """List the vacant seats for a slave: its own of before, else those that are kept for nobody."""
         if self.closing:

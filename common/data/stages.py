@@ -75,6 +75,10 @@ class Stages:
         assert start > self.starts[-1], "a stage has a batch"
         return replace(self, starts=(*self.starts, start), replicas=(*self.replicas, tuple(replicas)))
 
+    def with_last(self, replicas: Sequence[int]) -> Stages:
+        """Return the stages with other replicas in the last one, of which no batch has begun."""
+        return replace(self, replicas=(*self.replicas[:-1], tuple(replicas)))
+
     def through(self, number: int) -> Stages:
         """Return the stages up to one of them."""
         return Stages(self.starts[: number + 1], self.replicas[: number + 1])

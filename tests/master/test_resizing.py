@@ -266,6 +266,57 @@ def test_replicas_may_differ_by_layer_and_a_request_may_be_taken_back() -> None:
     assert cluster.stages.replicas == ((1, 1), (2, 1))
 
 
+def announced(*counts: int, slaves: int) -> tuple[Cluster, int]:
+    """A cluster that is about to change, and the first batch of the change."""
+    cluster = Cluster()
+    cluster.start(slaves)
+    cluster.resize(*counts)
+    while cluster.run.change.end is None:
+        cluster.round()
+    return cluster, cluster.run.change.end
+
+
+@pytest.mark.parametrize("left", [0, 1])
+def test_a_second_request_takes_the_place_of_an_announced_change(left: int) -> None:
+    """Also of one whose stage ends at this moment, when slaves have given their leases back."""
+    cluster, start = announced(2, slaves=5)
+    for slave in cluster.slaves * BATCHES:
+        if sum(each.lease.granted for each in cluster.slaves) == LAYERS - left:
+            break
+        if slave.may_step:
+            cluster.step(slave)
+        cluster.beat(slave)
+    assert cluster.run.change.present == 0
+    assert cluster.resize(3, 2) == ResizeReply([1, 1], Resizing([3, 2], start=start))
+    # As durable as the first.
+    cluster.restart()
+    cluster.finish()
+    assert cluster.counts() == {1}
+    assert cluster.stages == Stages((0, start), ((1, 1), (3, 2)))
+
+
+def test_an_announced_change_may_be_taken_back_and_said_again() -> None:
+    cluster, start = announced(2, slaves=4)
+    assert cluster.resize(2).resizing == Resizing([2, 2], start=start)
+    assert cluster.resize(1).resizing == Resizing([1, 1], start=start)
+    cluster.finish()
+    assert cluster.counts() == {1}
+    assert cluster.stages.replicas == ((1, 1), (1, 1))
+
+
+def test_a_second_request_that_lacks_slaves_says_what_is_under_way_and_changes_nothing() -> None:
+    cluster, start = announced(2, slaves=4)
+    before = kept(cluster)
+    told = f"the change to 2 2 from batch {start} on is under way, and 3 3 takes 6 slaves, of which 4 are"
+    with pytest.raises(RefusedError, match=f"{told} there; ask again once"):
+        cluster.resize(3)
+    assert kept(cluster) == before
+    while cluster.run.change.present == 0 or not cluster.run.roster.complete:
+        cluster.round()
+    # Then it can wait for them.
+    assert cluster.resize(3).resizing == Resizing([3, 3], missing=2)
+
+
 def test_a_change_at_the_runs_end_is_dropped() -> None:
     cluster = Cluster()
     cluster.start(LAYERS)
@@ -541,7 +592,7 @@ class Changing(RuleBasedStateMachine):
         self.cluster = Cluster()
         self.cluster.start(LAYERS)
         # Announced before: stays so.
-        self.known = self.cluster.stages
+        self.known, self.begun = self.cluster.stages, 0
 
     @rule(data=st.data())
     def train(self, data: st.DataObject) -> None:
@@ -557,7 +608,12 @@ class Changing(RuleBasedStateMachine):
     @rule(counts=st.lists(st.integers(1, 3), min_size=1, max_size=LAYERS))
     @precondition(lambda self: not self.cluster.run.roster.over)
     def resize(self, counts: list[int]) -> None:
-        self.cluster.resize(*counts)
+        stages = self.cluster.stages
+        try:
+            self.cluster.resize(*counts)
+        except RefusedError:
+            assert self.cluster.run.change.end is not None
+            assert self.cluster.stages == stages
 
     @rule()
     @precondition(lambda self: len(self.cluster.slaves) < 7)
@@ -575,8 +631,10 @@ class Changing(RuleBasedStateMachine):
     @invariant()
     def what_is_announced_stays(self) -> None:
         stages = self.cluster.stages
-        assert stages.through(len(self.known.starts) - 1) == self.known
-        self.known = stages
+        assert stages.starts[: len(self.known.starts)] == self.known.starts
+        # Until seats of a stage are dealt, an operator may ask for other replicas.
+        assert stages.through(self.begun) == self.known.through(self.begun)
+        self.known, self.begun = stages, self.cluster.run.change.present
 
     @invariant()
     def nobody_has_begun_a_batch_behind_the_stage(self) -> None:
