@@ -378,9 +378,9 @@ class Roster:
 
     def _vacate(self, lease: Lease, kind: str, reason: str) -> LeaseEvent:
         event = self._event(kind, lease, reason)
-        lease.gone = (
-            f"incarnation {lease.incarnation}, {lease.slave.slave}: {kind}, {reason or 'no reason given'}"
-        )
+        last = f"incarnation {lease.incarnation}, {lease.slave.slave}: {kind}, {reason or 'no reason given'}"
+        # Slaves that a rollback fences come again: nobody is replaced.
+        lease.gone = "" if kind == "fenced" else last
         lease.retired, lease.telemetry = lease.total(), Telemetry()
         self._by_incarnation.pop(lease.incarnation, None)
         self.seating.keep(lease)

@@ -46,10 +46,6 @@ class Shards(Protocol):
     def next_batch(self, name: str, replica: int | None = None) -> int:
         """First batch that a shard lacks, of a replica or of all."""
 
-
-class OwnShards(Shards, Protocol):
-    """Shards in this process."""
-
     def deal(self, start: int, replicas: Sequence[int]) -> None:
         """Take pushes of so many replicas a layer, from a batch on that no shard lacks."""
 
@@ -75,7 +71,7 @@ class Run:
     """
 
     def __init__(
-        self, config: Config, shards: OwnShards, saved: dict[str, Any], identity: str, keyring: Keyring
+        self, config: Config, shards: Shards, saved: dict[str, Any], identity: str, keyring: Keyring
     ) -> None:
         self.config = config
         self.change = Change(config, saved)
@@ -89,9 +85,8 @@ class Run:
         self._progress = Progress()
         self.stores = restore_stores(config, saved, self.starts)
         self._shards: Shards = self.stores or shards
-        self._own_shards = shards
         if self.change.present:
-            shards.deal(self.change.start, self.change.replicas)
+            self._shards.deal(self.change.start, self.change.replicas)
         self._effects: list[Effect] = []
         # Number of the snapshot that a rollback is putting back; the shards are of two versions meanwhile.
         self._restoring = 0
@@ -271,7 +266,7 @@ class Run:
         if change.present != present:
             self.roster.deal(change.replicas, now)
             self.roster.seating.last = change.end is None
-            self._own_shards.deal(change.start, change.replicas)
+            self._shards.deal(change.start, change.replicas)
         self._effects += [Effect(line) for line in lines]
 
     def report(self, evaluation: m.Evaluation, now: float) -> m.ReportReply:  # noqa: ARG002 - an input like the rest
@@ -336,7 +331,7 @@ class Run:
         self.roster.seating.last = self.change.rewind(saved)
         events = self.roster.roll_back(saved.get("roster", {}), reason, now, self.change.replicas)
         self.roster.seating.last = True
-        self._own_shards.deal(self.change.start, self.change.replicas)
+        self._shards.deal(self.change.start, self.change.replicas)
         self._evaluation = restore(m.Evaluation, saved.get("evaluation", {}))
         self._note(events)
         return len(events)
@@ -397,4 +392,5 @@ class Run:
 
     def _note(self, events: list[LeaseEvent]) -> None:
         self._effects += [Effect.of(event) for event in events]
-        self.tally.add(failed_leases=sum(event.kind == "failed" for event in events))
+        kinds = [event.kind for event in events]
+        self.tally.add(failed_leases=kinds.count("failed"), restarts=kinds.count("replaced"))

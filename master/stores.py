@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -84,7 +84,8 @@ class Stores:
     def __init__(
         self, replicas: list[int], count: int, patience: float, epoch: int, saved: dict[str, Any]
     ) -> None:
-        self._replicas = replicas
+        # The present stage: its first batch, and R of each layer.
+        self._start, self._replicas = 0, [*replicas]
         self._count = count
         self._patience = patience
         self._members = [Member(n, name) for n, name in enumerate(saved.get("members", []), 1)]
@@ -98,6 +99,10 @@ class Stores:
             self._dealt[number] = self._dealt.get(number, 0) + nbytes
         self._order = StoreOrder(epoch * ORDERS_OF_A_MASTER)
         self._tasks = epoch * ORDERS_OF_A_MASTER
+
+    def deal(self, start: int, replicas: Sequence[int]) -> None:
+        """Count with pushes of other replicas, R by layer, from a batch on that no shard lacks."""
+        self._start, self._replicas = start, [*replicas]
 
     def dump(self) -> dict[str, Any]:
         """Values that must outlive the master, plain for JSON."""
@@ -297,10 +302,9 @@ class Stores:
         for member in self._members:
             if member.number == number and name in member.shards:
                 progress = member.shards[name].progress
-                if replica is not None:
-                    return progress.get(replica, 0)
-                return min(progress.get(each, 0) for each in range(self._replicas[_layer(name) - 1]))
-        return 0
+                own = range(self._replicas[_layer(name) - 1]) if replica is None else [replica]
+                return max(self._start, min(progress.get(each, 0) for each in own))
+        return self._start
 
     def seat(self, layer: int, replica: int) -> SeatTally:
         """Pushes and pulls of a seat in all stores, as last reported."""

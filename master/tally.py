@@ -18,7 +18,7 @@ from common.wire.stores import SeatPushes
 # Counters that outlive the master.
 KEPT = (
     "pushes", "pulls", "duplicate_pushes", "refused_pushes", "fenced", "malformed", "bytes_received",
-    "bytes_sent",
+    "bytes_sent", "restarts",
 )  # fmt: skip
 # Staler pushes count with this staleness: the table stays bounded.
 MOST_STALE = 1024
@@ -48,6 +48,7 @@ class Tally:
     # Refused calls since the master started, by the status that the caller got, in small letters.
     refusals: Counter[str] = field(default_factory=Counter)
     failed_leases: int = 0
+    restarts: int = 0
     pushes: int = 0
     pulls: int = 0
     duplicate_pushes: int = 0

@@ -649,7 +649,7 @@ class ReportReply(_message.Message):
     def __init__(self) -> None: ...
 
 class Counters(_message.Message):
-    __slots__ = ("staleness", "pushes", "pulls", "duplicate_pushes", "fenced", "malformed", "bytes_received", "bytes_sent", "cpu_seconds", "peak_rss_bytes", "refused_pushes")
+    __slots__ = ("staleness", "pushes", "pulls", "duplicate_pushes", "fenced", "malformed", "bytes_received", "bytes_sent", "cpu_seconds", "peak_rss_bytes", "refused_pushes", "restarts")
     class StalenessEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -668,6 +668,7 @@ class Counters(_message.Message):
     CPU_SECONDS_FIELD_NUMBER: _ClassVar[int]
     PEAK_RSS_BYTES_FIELD_NUMBER: _ClassVar[int]
     REFUSED_PUSHES_FIELD_NUMBER: _ClassVar[int]
+    RESTARTS_FIELD_NUMBER: _ClassVar[int]
     staleness: _containers.ScalarMap[int, int]
     pushes: int
     pulls: int
@@ -679,7 +680,8 @@ class Counters(_message.Message):
     cpu_seconds: float
     peak_rss_bytes: int
     refused_pushes: int
-    def __init__(self, staleness: _Optional[_Mapping[int, int]] = ..., pushes: _Optional[int] = ..., pulls: _Optional[int] = ..., duplicate_pushes: _Optional[int] = ..., fenced: _Optional[int] = ..., malformed: _Optional[int] = ..., bytes_received: _Optional[int] = ..., bytes_sent: _Optional[int] = ..., cpu_seconds: _Optional[float] = ..., peak_rss_bytes: _Optional[int] = ..., refused_pushes: _Optional[int] = ...) -> None: ...
+    restarts: int
+    def __init__(self, staleness: _Optional[_Mapping[int, int]] = ..., pushes: _Optional[int] = ..., pulls: _Optional[int] = ..., duplicate_pushes: _Optional[int] = ..., fenced: _Optional[int] = ..., malformed: _Optional[int] = ..., bytes_received: _Optional[int] = ..., bytes_sent: _Optional[int] = ..., cpu_seconds: _Optional[float] = ..., peak_rss_bytes: _Optional[int] = ..., refused_pushes: _Optional[int] = ..., restarts: _Optional[int] = ...) -> None: ...
 
 class LayerPushes(_message.Message):
     __slots__ = ("layer", "staleness", "refused")

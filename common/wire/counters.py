@@ -22,6 +22,7 @@ class Counters:
     cpu_seconds: float = 0.0
     peak_rss_bytes: int = 0
     refused_pushes: int = 0
+    restarts: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -195,6 +195,7 @@ RANGES: dict[type, dict[str, Rule]] = {
         "cpu_seconds": SECONDS,
         "peak_rss_bytes": COUNT,
         "refused_pushes": COUNT,
+        "restarts": COUNT,
     },
     m.Kept: {"number": COUNT, "time": SECONDS, "nbytes": COUNT, "versions": Mapped(None, COUNT)},
     LayerPushes: {"layer": PLACE, "staleness": Mapped(SMALL, COUNT), "refused": COUNT},

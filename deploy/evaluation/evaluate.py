@@ -127,9 +127,8 @@ def _watch(
             time.sleep(WATCH_SECONDS)
     finally:
         screen.close()
-    restarts = sum(seat.grants - 1 for seat in status.seats)
     seconds, last = time.monotonic() - began, latest_status(reader, status)
-    summary = summarize(config, last, evaluation, seconds, restarts, directory.best)
+    summary = summarize(config, last, evaluation, seconds, last.counters.restarts, directory.best)
     incomplete = directory.finish(summary, network.state, config, dataset)
     return summary, directory.path, incomplete
 

@@ -333,6 +333,33 @@ def test_a_change_at_the_runs_end_is_dropped() -> None:
         cluster.resize(2)
 
 
+def test_leases_after_a_change_or_a_rollback_are_no_restarts() -> None:
+    cluster = Cluster("run.batches=100")
+    cluster.start(2 * LAYERS)
+    begun = kept(cluster)
+    cluster.resize(2)
+    while cluster.run.change.present == 0 or not cluster.run.roster.complete:
+        cluster.round()
+    cluster.run.begin_rollback(1, begun, cluster.now)
+    cluster.run.end_rollback()
+    cluster.shards.progress.clear()
+    # The newest replicas are wanted anew.
+    for _ in range(40):
+        cluster.round()
+    assert cluster.run.change.present == 1
+    assert (cluster.run.change.wanted, cluster.run.change.end) == (None, None)
+    assert cluster.run.roster.complete
+    assert cluster.run.status(cluster.now).counters.restarts == 0
+    cluster.start()
+    gone = next(slave for slave in cluster.slaves if slave.lease.granted)
+    cluster.run.leave(LeaveRequest(gone.lease.incarnation, "died", gone.telemetry), cluster.now)
+    cluster.slaves.remove(gone)
+    cluster.round()
+    assert cluster.run.status(cluster.now).counters.restarts == 1
+    cluster.restart()
+    assert cluster.run.status(cluster.now).counters.restarts == 1
+
+
 def test_a_seat_whose_slave_does_not_come_back_is_given_up_and_its_batches_are_counted() -> None:
     cluster = Cluster("downpour.replicas=2")
     cluster.start(4)
