@@ -40,10 +40,12 @@ class VfbnOptions:
 
     hidden: int | None = key(
         None,
-        "width (channels, for feature maps) of v's hidden layers; 0 is a linear v; "
-        "unset: 64 for vectors, 0 for feature maps and sequences",
+        "width of v's hidden layer; 0 is a linear v; unset: 64, but 0 for sequences",
         minimum=0,
         maximum=MOST_WIDTH,
+    )
+    supervised: float = key(
+        1.0, "factor of the task's own loss at v(h) in what v learns; 0: the squared error alone", minimum=0
     )
     trained: bool = key(True, "false keeps v at its random start: the paper's control of rate 0")
 

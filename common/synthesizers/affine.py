@@ -10,7 +10,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.grad import conv2d_weight
+
+# Cells of the grid along each side. Means keep where a feature is, and cost a pass over the map.
+CELLS = 4
 
 
 class Linear(nn.Module):
@@ -49,53 +51,42 @@ class Linear(nn.Module):
 
 
 class PooledLinear(Linear):
-    """Mean of feature maps (B, C, H, W) over H and W, then an affine map."""
+    """Means of feature maps (B, C, H, W) over the cells of a grid, then an affine map of them all.
+
+    Args:
+        shape: C, H, W.
+        width: numbers that come out.
+    """
+
+    def __init__(self, shape: tuple[int, int, int], width: int) -> None:
+        channels, height, breadth = shape
+        self._grid = (min(CELLS, height), min(CELLS, breadth))
+        super().__init__(channels * self._grid[0] * self._grid[1], width)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Compute mean(x) W + b."""
-        return super().forward(x.mean((2, 3)))
+        """Compute means(x) W + b."""
+        return super().forward(self._means(x))
 
     def tangent(self, x: Tensor) -> Tensor:
-        """Compute mean(x) W."""
-        return super().tangent(x.mean((2, 3)))
+        """Compute means(x) W."""
+        return super().tangent(self._means(x))
 
     def cotangent(self, g: Tensor, like: Tensor) -> Tensor:
-        """Compute g W^T / (H W), equal at all positions: (B, C, 1, 1)."""
-        return (super().cotangent(g, like) / like[0, 0].numel())[:, :, None, None]
+        """Compute g W^T, dealt out over the positions of each cell: (B, C, H, W)."""
+        means = super().cotangent(g, like).view(len(g), -1, *self._grid)
+        spread: Tensor = torch.ops.aten._adaptive_avg_pool2d_backward(means, like)
+        return spread
 
     def accumulate(self, x: Tensor, g: Tensor, bias: bool = True) -> None:
-        """Add the gradients of the affine map of mean(x)."""
-        super().accumulate(x.mean((2, 3)), g, bias)
+        """Add the gradients of the affine map of means(x)."""
+        super().accumulate(self._means(x), g, bias)
 
-
-class Convolution(nn.Conv2d):
-    """Convolution x (B, in, H, W) -> (B, out, H, W), padded to keep H and W."""
-
-    bias: nn.Parameter
-
-    def __init__(self, size: int, width: int, kernel: int) -> None:
-        super().__init__(size, width, kernel, padding=kernel // 2)
-        self._padding = kernel // 2
-
-    def tangent(self, x: Tensor) -> Tensor:
-        """Compute the convolution without bias."""
-        return F.conv2d(x, self.weight, padding=self._padding)
-
-    def cotangent(self, g: Tensor, like: Tensor) -> Tensor:  # noqa: ARG002
-        """Compute the transposed convolution."""
-        return F.conv_transpose2d(g, self.weight, padding=self._padding)
-
-    def accumulate(self, x: Tensor, g: Tensor, bias: bool = True) -> None:
-        """Add the kernel's gradient, and the sum of g over batch and positions to the bias's."""
-        kernel: Tensor = conv2d_weight(x, self.weight.shape, g, padding=self._padding)  # type: ignore[no-untyped-call]
-        _add(self.weight, kernel)
-        if bias:
-            _add(self.bias, g.sum((0, 2, 3)))
+    def _means(self, x: Tensor) -> Tensor:
+        return F.adaptive_avg_pool2d(x, self._grid).flatten(1)
 
 
 def _add(parameter: Tensor, gradient: Tensor) -> None:
     if parameter.grad is None:
-        # Contiguous as the parameter, whatever h's layout: a fused step reads both in memory order.
-        parameter.grad = gradient.contiguous()
+        parameter.grad = gradient
     else:
         parameter.grad.add_(gradient)

@@ -9,6 +9,9 @@ gradient and the Hessian of L at v(h), and the residual G = (2/B)(J^T s - delta)
 The first term is the gradient of s . (J G) with s fixed: G goes up through v as a tangent, s comes down as a
 cotangent. The second is the gradient of v itself, with the cotangent H t. No further term exists, because
 ReLU'' = 0. For cross-entropy, s = p - y and H t = p * (t - <p, t>), with p = softmax(v(h)) and a one-hot y.
+
+Beside L_M, v learns from L itself, times `supervised`: the first gradients of a run say little of the task,
+and L_M vanishes with them. As published, v learns from L_M alone (`supervised` = 0).
 """
 
 from __future__ import annotations
@@ -20,11 +23,11 @@ import torch
 from torch import Tensor, nn
 
 from common.config.synthesizers import VfbnOptions
-from common.synthesizers.affine import Convolution, Linear, PooledLinear
+from common.synthesizers.affine import Linear, PooledLinear
 from common.synthesizers.base import GradientSynthesizer, has_positions
 from common.tasks import Expansion, Task
 
-VECTOR_HIDDEN = 64
+HIDDEN = 64
 
 
 class _Pass(NamedTuple):
@@ -44,16 +47,16 @@ class _Pass(NamedTuple):
 class VirtualForward(GradientSynthesizer):
     """M of VFBN in closed form.
 
-    v is a Linear, or two with ReLU between, for vectors; for feature maps, two 3x3 convolutions, each with
-    ReLU, a global average pool and a Linear. A linear v sees a feature map as a vector. Where h has a row for
-    each position of the output, v is that of vectors at each position. v has no batch normalization, whose
-    statistics would make one example's gradient depend on the others.
+    v is a Linear, or two with ReLU between. Of a feature map, v sees the means over the cells of a grid.
+    Where h has a row for each position of the output, v is that of vectors at each position. v has no batch
+    normalization, whose statistics would make one example's gradient depend on the others.
     """
 
     def __init__(self, options: VfbnOptions, shape: tuple[int, ...], task: Task) -> None:
         super().__init__()
         self.task = task = task.for_synthesis()
         self.trained = options.trained
+        self._supervised = options.supervised
         self._positions = has_positions(shape, task)
         if self._positions:
             # A linear v was better on text (docs/results.md).
@@ -61,7 +64,7 @@ class VirtualForward(GradientSynthesizer):
         else:
             self.maps = _maps(options.hidden, shape, math.prod(task.output_shape))
         self.v = nn.ModuleList(self.maps)
-        self._spatial = isinstance(self.maps[0], Convolution)
+        self._spatial = isinstance(self.maps[0], PooledLinear)
 
     @torch.no_grad()
     def gradient(self, h: Tensor, y: Tensor) -> Tensor:
@@ -71,12 +74,18 @@ class VirtualForward(GradientSynthesizer):
 
     @torch.no_grad()
     def learn(self, h: Tensor, y: Tensor, delta: Tensor) -> Tensor:
-        """Add the gradient of L_M, given in the module's docstring, unless v is frozen."""
+        """Add the gradients of L_M, given in the module's docstring, and of L, unless v is frozen.
+
+        Returns:
+            L_M, a scalar.
+        """
         inputs, s, expansion = self._forward(self._reshape(h), y)
         cotangents = self._down(inputs, s)
         residual = self.maps[0].cotangent(cotangents[0], inputs[0]).sub_(self._reshape(delta))
         loss: Tensor = torch.linalg.vector_norm(residual).square() / len(h)
         if self.trained:
+            if self._supervised:
+                self._teach(inputs, cotangents, self._supervised / len(h))
             self._accumulate(inputs, expansion, cotangents, residual, 2 / len(h))
         return loss
 
@@ -94,9 +103,13 @@ class VirtualForward(GradientSynthesizer):
         delta = self.maps[0].cotangent(cotangents[0], inputs[0])
         loss = expansion.total()
         if self.trained:
-            for affine, x, cotangent in zip(self.maps, inputs, cotangents, strict=True):
-                affine.accumulate(x, cotangent / len(h))
+            self._teach(inputs, cotangents, 1 / len(h))
         return delta.expand_as(inputs[0]).reshape(h.shape), loss
+
+    def _teach(self, inputs: list[Tensor], cotangents: list[Tensor], scale: float) -> None:
+        """Add the gradient of L times a factor."""
+        for affine, x, cotangent in zip(self.maps, inputs, cotangents, strict=True):
+            affine.accumulate(x, cotangent * scale)
 
     def _accumulate(
         self,
@@ -147,17 +160,8 @@ def _through_relu(g: Tensor, x: Tensor) -> Tensor:
     return torch.ops.aten.threshold_backward(g.expand_as(x), x, 0)  # type: ignore[no-any-return]
 
 
-def _maps(hidden: int | None, shape: tuple[int, ...], outputs: int) -> list[Linear | Convolution]:
-    width, spatial = math.prod(shape), len(shape) == 3
-    if hidden is None:
-        # On feature maps a hidden layer costs as much as the layer that M serves, and gave no better result.
-        hidden = 0 if spatial else VECTOR_HIDDEN
-    if hidden == 0:
-        return [Linear(width, outputs)]
-    if not spatial:
-        return [Linear(width, hidden), Linear(hidden, outputs)]
-    return [
-        Convolution(shape[0], hidden, 3),
-        Convolution(hidden, hidden, 3),
-        PooledLinear(hidden, outputs),
-    ]
+def _maps(hidden: int | None, shape: tuple[int, ...], outputs: int) -> list[Linear]:
+    hidden = HIDDEN if hidden is None else hidden
+    width = hidden or outputs
+    first = PooledLinear(shape, width) if len(shape) == 3 else Linear(math.prod(shape), width)
+    return [first, Linear(hidden, outputs)] if hidden else [first]

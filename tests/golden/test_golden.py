@@ -19,6 +19,7 @@ METHODS = {
     "synchronous-none": ["cluster.profile=synchronous", "decoupling.unlock=none"],
     "none": ["decoupling.unlock=none"],
     "update-vfbn": ["decoupling.unlock=update"],
+    "update-vfbn-published": ["decoupling.unlock=update", "decoupling.gradient_options={supervised=0}"],
     "update-cdni": ["decoupling.unlock=update", "decoupling.gradient=cdni"],
     "update-dni": ["decoupling.unlock=update", "decoupling.gradient=dni"],
     "update-sg+prop": [

@@ -28,8 +28,8 @@ METHODS: list[tuple[str, dict[str, object]]] = [
     ("cdni", {"hidden": []}),
     ("cdni", {"hidden": [7, 5]}),
     ("cdni", {"hidden": [7], "batch_norm": False}),
-    ("vfbn", {"hidden": 0}),
-    ("vfbn", {"hidden": 7}),
+    ("vfbn", {"hidden": 0, "supervised": 0.0}),
+    ("vfbn", {"hidden": 7, "supervised": 0.0}),
 ]
 KINDS: list[tuple[str, dict[str, object]]] = [
     ("linear", {}),

@@ -24,9 +24,9 @@ METHODS: list[tuple[str, dict[str, object]]] = [
     ("cdni", {"hidden": [7, 5], "batch_norm": True}),
     ("cdni", {"hidden": [7], "batch_norm": False}),
     ("sg+prop", {"hidden": [7], "alpha": 0.5}),
-    ("vfbn", {}),
-    ("vfbn", {"hidden": 0}),
-    ("vfbn", {"hidden": 7}),
+    ("vfbn", {"supervised": 0.0}),
+    ("vfbn", {"supervised": 0.0, "hidden": 0}),
+    ("vfbn", {"supervised": 0.0, "hidden": 7}),
 ]
 SHAPES = [(6,), (3, 5, 4), (2, 3)]
 CLASSES = 4
@@ -64,42 +64,55 @@ def stepped(module: GradientSynthesizer, shape: tuple[int, ...], steps: int = 3)
 def plain_v(module: VirtualForward, h: Tensor) -> Tensor:
     """v as torch's own functions make it, for autograd."""
     *hidden, last = module.maps
-    spatial = len(hidden) == 2
-    h = h if spatial else h.flatten(1)
+    if h.dim() == 4:
+        h = F.adaptive_avg_pool2d(h, (min(4, h.shape[2]), min(4, h.shape[3])))
+    h = h.flatten(1)
     for each in hidden:
-        h = F.conv2d(h, each.weight, each.bias, padding=1) if spatial else h @ each.weight + each.bias
-        h = F.relu(h)
-    return (h.mean((2, 3)) if spatial else h) @ last.weight + last.bias
+        h = F.relu(h @ each.weight + each.bias)
+    return h @ last.weight + last.bias
 
 
-def double_backward(module: VirtualForward, h: Tensor, y: Tensor, delta: Tensor) -> tuple[Tensor, Tensor]:
+def double_backward(
+    module: VirtualForward, h: Tensor, y: Tensor, delta: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the predicted gradient, the squared error and the task's loss, means over the batch."""
     h = h.detach().requires_grad_()
     total = F.cross_entropy(plain_v(module, h), y, reduction="sum")
     (delta_hat,) = torch.autograd.grad(total, h, create_graph=True)
-    return delta_hat, (delta_hat - delta).square().sum() / len(h)
+    return delta_hat, (delta_hat - delta).square().sum() / len(h), total / len(h)
 
 
 @settings(max_examples=60)
 @given(
-    shape=st.sampled_from([*SHAPES, (1,), (1, 1, 1), (2, 6, 3)]),
+    shape=st.sampled_from([*SHAPES, (1,), (1, 1, 1), (2, 6, 3), (2, 8, 4)]),
     hidden=st.integers(0, 9),
+    supervised=st.sampled_from([0.0, 0.3, 1.0]),
     classes=st.integers(2, 12),
     size=st.integers(1, 6),
     double=st.booleans(),
     seed=st.integers(0, 2**31),
 )
 def test_vfbn_closed_form_equals_double_backward(
-    shape: tuple[int, ...], hidden: int, classes: int, size: int, double: bool, seed: int
+    shape: tuple[int, ...],
+    hidden: int,
+    supervised: float,
+    classes: int,
+    size: int,
+    double: bool,
+    seed: int,
 ) -> None:
     torch.manual_seed(seed)
     dtype = torch.float64 if double else torch.float32
-    decoupling = DecouplingConfig(gradient="vfbn", gradient_options={"hidden": hidden})
+    decoupling = DecouplingConfig(
+        gradient="vfbn", gradient_options={"hidden": hidden, "supervised": supervised}
+    )
     module = build(decoupling, shape, classifying(classes)).to(dtype)
     assert isinstance(module, VirtualForward)
     h, delta = torch.randn(2, size, *shape, dtype=dtype)
     y = torch.randint(classes, (size,))
-    delta_hat, expected_loss = double_backward(module, h, y, delta)
-    expected = torch.autograd.grad(expected_loss, list(module.parameters()), allow_unused=True)
+    delta_hat, expected_loss, task_loss = double_backward(module, h, y, delta)
+    learned = expected_loss + supervised * task_loss
+    expected = torch.autograd.grad(learned, list(module.parameters()), allow_unused=True)
     loss = module.learn(h, y, delta)
     close = partial(torch.testing.assert_close, rtol=1e-9 if double else 1e-4, atol=1e-11 if double else 1e-5)
     close(module.gradient(h, y), delta_hat.detach())
