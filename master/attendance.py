@@ -7,6 +7,7 @@ import contextlib
 import time
 
 from common.errors import RunFailedError, UnreachableError
+from common.wire.stages import Stage
 from common.wire.stores import AttendRequest, ListedLease, StoreOrder, TaskKind, TaskResult
 from master.stores import Stores
 
@@ -31,9 +32,9 @@ class Attendance:
         self._hold = hold
         self._news = asyncio.Event()
 
-    def publish(self, incarnations: int, leases: list[ListedLease]) -> None:
-        """Order every store to know these leases, which are durable."""
-        if self._stores.publish(incarnations, leases):
+    def publish(self, incarnations: int, leases: list[ListedLease], stage: Stage) -> None:
+        """Order every store to know these leases and the present stage, which are durable."""
+        if self._stores.publish(incarnations, leases, stage):
             self.wake()
 
     def wake(self) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from common.errors import LayerwiseError
+from common.wire.stages import Stage
 from common.wire.stores import ListedLease
 from master.disk.recovery import ROSTER
 from master.disk.state import StateDirectory, seal
@@ -27,7 +28,7 @@ class Ledger:
         state: directory that keeps log and values.
         end_lease: called for each lease that ended, with its last event.
         on_rollback: called when every lease has ended and the shards are about to be put back.
-        publish: takes the number of grants and the leases that stand, whenever both are durable.
+        publish: takes the number of grants, the leases that stand and the present stage, once durable.
 
     Raises (every method that saves):
         NoRoomError: the values cannot be written; the old values stay, and the next input tries again.
@@ -39,7 +40,7 @@ class Ledger:
         state: StateDirectory,
         end_lease: Callable[[LeaseEvent], None],
         on_rollback: Callable[[], None],
-        publish: Callable[[int, list[ListedLease]], object] = lambda *_: None,
+        publish: Callable[[int, list[ListedLease], Stage], object] = lambda *_: None,
     ) -> None:
         self._run = run
         self._state = state
@@ -60,7 +61,7 @@ class Ledger:
             if effect.ended:
                 self._end_lease(effect.ended)
         self._state.write_in_room(ROSTER, seal(self.dump()))
-        self._publish(*self._run.roster.listed())
+        self._publish(*self._run.listed())
 
     async def apply(self, decide: Callable[[Request, float], Reply], request: Request) -> Reply:
         """Give the run a request, and carry the effects out before the reply leaves, or the error."""
@@ -120,7 +121,7 @@ class Ledger:
 
     async def _write(self) -> None:
         """Write the present values on a thread: the event loop waits for no disk and no long text."""
-        values, listed = self.dump(), self._run.roster.listed()
+        values, listed = self.dump(), self._run.listed()
         loop = asyncio.get_running_loop()
         await loop.run_in_executor(self._state.writer, self._write_values, values)
         self._publish(*listed)

@@ -47,13 +47,17 @@ class PartedShelves:
         """Have every store take a part, then write the manifest, and remove what is not needed any more.
 
         Raises:
-            UnreachableError: a store is away.
+            UnreachableError: a store is away, or another number of replicas began meanwhile.
             RunFailedError: a part or the manifest cannot be written.
         """
         self._attendance.check_present()
+        stage = self._stores.stage
         kept = await self._thread.run(self._snapshots.numbers)
         number = max(self._stores.newest_part(), *kept, 0) + 1
         parts = await self._attendance.perform(TaskKind.TAKE, number)
+        if self._stores.stage != stage:
+            # The values would be of the earlier stage, and the parts perhaps of the later one.
+            raise UnreachableError("the number of replicas changed during the snapshot; take it again")
         versions = {name: version for part in parts for name, version in part.versions.items()}
         nbytes = sum(part.nbytes for part in parts)
 

@@ -17,8 +17,8 @@ from common.errors import MalformedError, RefusedError, UnreachableError
 from common.wire import messages as m
 from common.wire.counters import add_counters, add_layers
 from common.wire.ranges import MOST, restore
-from common.wire.stages import ResizeReply, ResizeRequest
-from common.wire.stores import AttendRequest, LocateReply, LocateRequest, PlaceRequest
+from common.wire.stages import ResizeReply, ResizeRequest, Stage
+from common.wire.stores import AttendRequest, ListedLease, LocateReply, LocateRequest, PlaceRequest
 from common.wire.telemetry import add_delays
 from master.agreement import Agreement
 from master.curriculum import Grading, announce
@@ -352,6 +352,10 @@ class Run:
         """
         if self._restoring:
             raise UnreachableError(f"the run is being put back to snapshot {self._restoring}; ask again")
+
+    def listed(self) -> tuple[int, list[ListedLease], Stage]:
+        """Return what stores know: number of grants, leases that stand, and the present stage."""
+        return *self.roster.listed(), Stage(self.change.start, [*self.change.replicas])
 
     def shown(self) -> list[m.JoinRequest | AttendRequest]:
         """Slaves and stores, as they have told of themselves, for visitors of their pages."""

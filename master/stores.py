@@ -18,6 +18,7 @@ from common.errors import (
 from common.shards.average import AVERAGE, WEIGHTS
 from common.wire.ranges import COUNT, PLACE
 from common.wire.saved import restore_number
+from common.wire.stages import Stage
 from common.wire.stores import (
     AttendRequest,
     ListedLease,
@@ -101,8 +102,16 @@ class Stores:
         self._tasks = epoch * ORDERS_OF_A_MASTER
 
     def deal(self, start: int, replicas: Sequence[int]) -> None:
-        """Count with pushes of other replicas, R by layer, from a batch on that no shard lacks."""
+        """Count with pushes of other replicas, R by layer, from a batch on that no shard lacks.
+
+        Stores learn of the stage with the next list of leases.
+        """
         self._start, self._replicas = start, [*replicas]
+
+    @property
+    def stage(self) -> Stage:
+        """The present stage."""
+        return Stage(self._start, self._replicas)
 
     def dump(self) -> dict[str, Any]:
         """Values that must outlive the master, plain for JSON."""
@@ -158,12 +167,16 @@ class Stores:
                 lines.append(_line("store late", member, why=f"silent for {now - member.seen:.1f} s"))
         return lines
 
-    def publish(self, incarnations: int, leases: list[ListedLease]) -> bool:
-        """Order every store to know these leases, which are durable; returns whether the order is new."""
+    def publish(self, incarnations: int, leases: list[ListedLease], stage: Stage) -> bool:
+        """Order every store to know these leases and the present stage, which are durable.
+
+        Return whether the order is new.
+        """
         order = self._order
-        if (order.incarnations, order.leases) == (incarnations, leases) and order.number % ORDERS_OF_A_MASTER:
+        known = replace(order, incarnations=incarnations, leases=leases, stage=stage)
+        if known == order and order.number % ORDERS_OF_A_MASTER:
             return False
-        self._order = replace(order, number=order.number + 1, incarnations=incarnations, leases=leases)
+        self._order = replace(known, number=order.number + 1)
         return True
 
     def assign(self, kind: TaskKind, snapshot: int = 0, kept: list[int] | None = None) -> int:

@@ -965,16 +965,18 @@ class AttendReply(_message.Message):
     def __init__(self, run: _Optional[str] = ..., number: _Optional[int] = ..., order: _Optional[_Union[StoreOrder, _Mapping]] = ..., reader: _Optional[str] = ...) -> None: ...
 
 class StoreOrder(_message.Message):
-    __slots__ = ("number", "incarnations", "leases", "task")
+    __slots__ = ("number", "incarnations", "leases", "task", "stage")
     NUMBER_FIELD_NUMBER: _ClassVar[int]
     INCARNATIONS_FIELD_NUMBER: _ClassVar[int]
     LEASES_FIELD_NUMBER: _ClassVar[int]
     TASK_FIELD_NUMBER: _ClassVar[int]
+    STAGE_FIELD_NUMBER: _ClassVar[int]
     number: int
     incarnations: int
     leases: _containers.RepeatedCompositeFieldContainer[ListedLease]
     task: StoreTask
-    def __init__(self, number: _Optional[int] = ..., incarnations: _Optional[int] = ..., leases: _Optional[_Iterable[_Union[ListedLease, _Mapping]]] = ..., task: _Optional[_Union[StoreTask, _Mapping]] = ...) -> None: ...
+    stage: Stage
+    def __init__(self, number: _Optional[int] = ..., incarnations: _Optional[int] = ..., leases: _Optional[_Iterable[_Union[ListedLease, _Mapping]]] = ..., task: _Optional[_Union[StoreTask, _Mapping]] = ..., stage: _Optional[_Union[Stage, _Mapping]] = ...) -> None: ...
 
 class ListedLease(_message.Message):
     __slots__ = ("incarnation", "layer", "replica", "proof", "certificate")

@@ -212,8 +212,6 @@ class Config:
     @property
     def fixes_replicas(self) -> str:
         """Part of the run that depends on the number of replicas for good; empty: the number may change."""
-        if self.cluster.stores:
-            return f"cluster.stores = {self.cluster.stores}: stores do not change replicas"
         if self.time.window is not None:
             return f"time.window = {self.time.window}: each replica carries the state of streams of its own"
         if self.downpour.outer:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 
 from common.wire.counters import Counters, LayerPushes
+from common.wire.stages import Stage
 from common.wire.use import Utilization
 
 
@@ -102,12 +103,16 @@ class ListedLease:
 
 @dataclass(frozen=True, slots=True)
 class StoreOrder:
-    """All that shall hold at a store, and its task; the leases cover the first `incarnations` grants."""
+    """All that shall hold at a store, and its task; the leases cover the first `incarnations` grants.
+
+    `stage` is the present one: pushes come from its replicas.
+    """
 
     number: int = 0
     incarnations: int = 0
     leases: list[ListedLease] = field(default_factory=list)
     task: StoreTask = field(default_factory=StoreTask)
+    stage: Stage = field(default_factory=Stage)
 
 
 @dataclass(frozen=True, slots=True)

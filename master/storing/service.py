@@ -14,6 +14,7 @@ from dataclasses import replace
 
 from common.config import files
 from common.config.sections import Config
+from common.data.replicas import most_seats
 from common.errors import AbsentError, LayerwiseError, RefusedError, UnprovenError, UnreachableError
 from common.lifecycle import INTERRUPTED, end_with_parent, give_way, keep_freed_memory
 from common.net import control
@@ -112,7 +113,7 @@ class StoreProcess:
         )
         access = Access(shelf.leases, None, config.run.name if self._identity else None)
         tls = self._identity.serve() if self._identity else None
-        bounds = Bounds.for_leases(sum(config.replicas), CONNECTIONS_OF_A_LEASE // 4, CONNECTIONS_OF_A_LEASE)
+        bounds = Bounds.for_leases(most_seats(config), CONNECTIONS_OF_A_LEASE // 4, CONNECTIONS_OF_A_LEASE)
         self._data = DataServer(shelf.tally.count_error, bounds, admit=access.admit, tls=tls)
         ParametersServicer(shelf.parameters, shelf.tally).register(self._data)
         own_port = self._data.start(*split_address(listen), option="--listen")

@@ -8,10 +8,12 @@ from dataclasses import replace
 from typing import Any
 
 from common import strict_json
+from common.config.resizing import most_replicas
 from common.config.sections import Config
 from common.errors import LayerwiseError, RunFailedError
 from common.lifecycle import cpu_seconds, peak_rss_bytes
 from common.shards.table import Table
+from common.wire.stages import Stage
 from common.wire.stores import AttendRequest, ShardState, StoreOrder, StoreTask, TaskKind, TaskResult
 from master.disk.recovery import resume_config
 from master.disk.shelves import DiskThread, OwnShelves
@@ -65,7 +67,8 @@ class Shelf:
         self.store = Store(_Fresh(state) if self._distrusts else state, policies(config))
         self._shelves = OwnShelves(self._snapshots, self.store, state, DiskThread(state.path))
         # The next batch of one of R replicas may lie R - 1 past the last batch.
-        self.leases = ListedLeases(config.batch_bound + max(config.replicas) - 1)
+        self.leases = ListedLeases(config.batch_bound + most_replicas(config) - 1)
+        self._stage = Stage(0, config.replicas)
         self.tally = Tally.restore(self._counts())
         self.parameters = ParameterService(self.leases, self.store, self.tally)
         self._listed: set[int] = set()
@@ -139,6 +142,10 @@ class Shelf:
         for incarnation in sorted((self._listed | self.store.incarnations()) - listed):
             self.store.forget(incarnation)
         self._listed = listed
+        # After the pushes of earlier replicas.
+        if order.stage.replicas and order.stage != self._stage:
+            self.store.deal(order.stage.start, order.stage.replicas)
+            self._stage = order.stage
         return True
 
     def perform(self, task: StoreTask) -> TaskResult:

@@ -73,14 +73,18 @@ def repeated(rows: Counter[int]) -> list[int]:
 
 @pytest.mark.slow
 @pytest.mark.long
-@pytest.mark.parametrize("profile", ["light", "basic"])
-@pytest.mark.parametrize("unlock", ["update", "full"])
+@pytest.mark.parametrize(
+    ("unlock", "profile", "stores"),
+    [("update", "light", 0), ("update", "basic", 0), ("full", "light", 0), ("full", "basic", 0),
+     ("update", "basic", 2)],
+)  # fmt: skip
 def test_a_run_grows_from_one_replica_to_three_and_shrinks_to_two_and_trains_every_batch_once(
-    cli: Cli, profile: str, unlock: str
+    cli: Cli, unlock: str, profile: str, stores: int
 ) -> None:
     (cli.folder / "data.py").write_text(DATA)
     (cli.folder / "network.py").write_text(NETWORK)
     keys = [f"cluster.profile={profile}", f"decoupling.unlock={unlock}", f"run.batches={BATCHES}", *OWN]
+    keys.append(f"cluster.stores={stores}")
     process = cli.start("train", *PATIENT, *settings(*keys), "--run-dir", "run", "--json")
     file = cli.folder / "run" / "state" / "address"
     until(file.exists)

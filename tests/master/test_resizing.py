@@ -527,7 +527,6 @@ def test_a_rollback_goes_back_to_the_replicas_of_the_snapshot_and_wants_the_newe
         ((), [1, 2, 3], "3 numbers for 2 layers"),
         ((), [65], "1 to 64 replicas"),
         ((), [0], "1 to 64 replicas"),
-        (("cluster.stores=1",), [2], "cluster.stores = 1"),
         (("time.window=3", "data.dataset=copy", "network.model=lstm"), [2], "time.window = 3"),
         (("downpour.push=update", "downpour.server_optimizer=nesterov"), [2], "rounds are of R pushes"),
     ],
@@ -585,7 +584,7 @@ def test_further_slaves_go_to_the_layer_that_takes_longest_for_a_batch() -> None
 @pytest.mark.parametrize(
     ("override", "what"),
     [
-        ("cluster.stores=1", "cluster.stores = 1"),
+        ("downpour.server_optimizer=nesterov", "rounds are of R pushes"),
         ("downpour.replicas=3", "3, or leave downpour.replicas_max out"),
     ],
 )

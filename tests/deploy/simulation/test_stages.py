@@ -16,10 +16,13 @@ from tests.deploy.runs import digits, resolved
 CHANGES = 'simulation.resizes={"20" = 3, "41" = [2, 1, 1]}'
 
 
-@pytest.mark.parametrize("unlock", ["none", "update", "delayed", "local", "full", "alignment"])
+@pytest.mark.parametrize(
+    ("unlock", "stores"),
+    [*((unlock, 0) for unlock in ("none", "update", "delayed", "local", "full", "alignment")), ("update", 2)],
+)
 @pytest.mark.parametrize("trains", [False, True])
 def test_every_layer_trains_every_batch_once_through_changes(
-    unlock: str, trains: bool, monkeypatch: pytest.MonkeyPatch
+    unlock: str, stores: int, trains: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begun: Counter[tuple[int, int]] = Counter()
     for kind in (WindowedTrainer, FreeTrainer):
@@ -34,7 +37,8 @@ def test_every_layer_trains_every_batch_once_through_changes(
                 begun[trainer._k, batch] += 1
 
         monkeypatch.setattr(kind, "advance", note)
-    config = resolved(f"decoupling.unlock={unlock}", "run.batches=60", "network.layers=3", CHANGES)
+    settings = "run.batches=60", "network.layers=3", CHANGES, f"cluster.stores={stores}"
+    config = resolved(f"decoupling.unlock={unlock}", *settings)
     run = Driver(config, digits(), trains=trains)
     for _ in run.run():
         pass
