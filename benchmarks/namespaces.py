@@ -38,24 +38,29 @@ def check() -> None:
         if shutil.which(tool) is None:
             raise RefusedError(f"{tool}: not found; install iproute2")
     name = f"{PREFIX}{os.getpid()}-probe"
-    _run("ip", "netns", "add", name)
-    _run("ip", "netns", "del", name)
+    run("ip", "netns", "add", name)
+    run("ip", "netns", "del", name)
 
 
 def leftovers() -> list[str]:
     """List the namespaces of dead processes."""
-    names = [line.split()[0] for line in _run("ip", "netns", "list").splitlines() if line.startswith(PREFIX)]
+    names = [line.split()[0] for line in run("ip", "netns", "list").splitlines() if line.startswith(PREFIX)]
     return [name for name in names if not psutil.pid_exists(int(name.removeprefix(PREFIX).split("-")[0]))]
 
 
 def remove(names: list[str]) -> None:
     """Remove namespaces with the devices in them; processes inside are not stopped."""
     for name in names:
-        _run("ip", "netns", "del", name)
+        run("ip", "netns", "del", name)
 
 
-def _run(*command: str) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+def run(*command: str, told: str = "") -> str:
+    """Run a command, and return what it prints; `told` is its standard input.
+
+    Raises:
+        RefusedError: the command failed; the message has its error.
+    """
+    done = subprocess.run(command, capture_output=True, text=True, input=told)
     if done.returncode:
         raise RefusedError(f"{' '.join(command)}: {done.stderr.strip() or done.returncode}")
     return done.stdout
@@ -104,32 +109,32 @@ class Network:
 
     def traffic(self, machine: int) -> tuple[int, int]:
         """Return the bytes sent and received by a machine over the link."""
-        ports = json.loads(_run("ip", "-n", self._switch, "-json", "-stats", "link", "show"))
+        ports = json.loads(run("ip", "-n", self._switch, "-json", "-stats", "link", "show"))
         stats = next(port["stats64"] for port in ports if port["ifname"] == f"port{machine}")
         return stats["rx"]["bytes"], stats["tx"]["bytes"]
 
     def _make(self) -> None:
-        _run("ip", "netns", "add", self._switch)
+        run("ip", "netns", "add", self._switch)
         in_switch = ("ip", "-n", self._switch, "link")
-        _run(*in_switch, "add", "bridge", "type", "bridge")
-        _run(*in_switch, "set", "bridge", "up")
+        run(*in_switch, "add", "bridge", "type", "bridge")
+        run(*in_switch, "set", "bridge", "up")
         for machine, name in enumerate(self._names):
             port = f"port{machine}"
-            _run("ip", "netns", "add", name)
-            _run(*in_switch, "add", port, "type", "veth", "peer", "name", "eth0", "netns", name)
-            _run(*in_switch, "set", port, "master", "bridge", "up")
-            _run("ip", "-n", name, "address", "add", f"{self.address(machine)}/24", "dev", "eth0")
-            _run("ip", "-n", name, "link", "set", "eth0", "up")
-            _run("ip", "-n", name, "link", "set", "lo", "up")
+            run("ip", "netns", "add", name)
+            run(*in_switch, "add", port, "type", "veth", "peer", "name", "eth0", "netns", name)
+            run(*in_switch, "set", port, "master", "bridge", "up")
+            run("ip", "-n", name, "address", "add", f"{self.address(machine)}/24", "dev", "eth0")
+            run("ip", "-n", name, "link", "set", "eth0", "up")
+            run("ip", "-n", name, "link", "set", "lo", "up")
             self._limit_rate(name, "eth0")
             self._limit_rate(self._switch, port)
 
     def _limit_rate(self, name: str, interface: str) -> None:
         limits = ("rate", f"{self._mbit}mbit", "burst", BURST, "latency", LATENCY)
-        _run("tc", "-n", name, "qdisc", "add", "dev", interface, "root", "tbf", *limits)
+        run("tc", "-n", name, "qdisc", "add", "dev", interface, "root", "tbf", *limits)
 
     def _remove(self) -> None:
-        existing = {line.split()[0] for line in _run("ip", "netns", "list").splitlines()}
+        existing = {line.split()[0] for line in run("ip", "netns", "list").splitlines()}
         remove([name for name in [*self._names, self._switch] if name in existing])
 
 
@@ -144,13 +149,13 @@ class Far(Network):
     def traffic(self, machine: int) -> tuple[int, int]:
         """Return the bytes sent and received by a machine."""
         (device,) = json.loads(
-            _run("ip", "-n", self._names[machine], "-json", "-stats", "link", "show", DEVICE)
+            run("ip", "-n", self._names[machine], "-json", "-stats", "link", "show", DEVICE)
         )
         return device["stats64"]["tx"]["bytes"], device["stats64"]["rx"]["bytes"]
 
     def _make(self) -> None:
         for name in self._names:
-            _run("ip", "netns", "add", name)
+            run("ip", "netns", "add", name)
         command = [sys.executable, "-m", "benchmarks.delaying", str(self._seconds), *self._names]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
         self._carrier = subprocess.Popen(command, text=True, **pipes)  # type: ignore[call-overload]
@@ -159,9 +164,9 @@ class Far(Network):
         if not self._carrier.stdout.readline():
             raise RefusedError("/dev/net/tun: the machines could not be joined; load the kernel module tun")
         for machine, name in enumerate(self._names):
-            _run("ip", "-n", name, "address", "add", f"{self.address(machine)}/24", "dev", DEVICE)
-            _run("ip", "-n", name, "link", "set", DEVICE, "mtu", str(MTU), "up")
-            _run("ip", "-n", name, "link", "set", "lo", "up")
+            run("ip", "-n", name, "address", "add", f"{self.address(machine)}/24", "dev", DEVICE)
+            run("ip", "-n", name, "link", "set", DEVICE, "mtu", str(MTU), "up")
+            run("ip", "-n", name, "link", "set", "lo", "up")
 
     def _remove(self) -> None:
         if self._carrier and self._carrier.stdin:
@@ -189,10 +194,10 @@ class Alone(Network):
     def traffic(self, machine: int) -> tuple[int, int]:  # noqa: ARG002 - the interface of `Network`
         """Return the bytes sent and received by all processes together."""
         (device,) = json.loads(
-            _run("ip", "-n", self._names[0], "-json", "-stats", "link", "show", self.interface)
+            run("ip", "-n", self._names[0], "-json", "-stats", "link", "show", self.interface)
         )
         return device["stats64"]["tx"]["bytes"], device["stats64"]["rx"]["bytes"]
 
     def _make(self) -> None:
-        _run("ip", "netns", "add", self._names[0])
-        _run("ip", "-n", self._names[0], "link", "set", "lo", "up")
+        run("ip", "netns", "add", self._names[0])
+        run("ip", "-n", self._names[0], "link", "set", "lo", "up")

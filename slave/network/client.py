@@ -11,8 +11,9 @@ from common.credentials import Credentials
 from common.errors import LayerwiseError
 from common.net.backoff import Backoff
 from common.net.control import async_call
+from common.net.tasks import cancel
 from common.wire.curriculum import Score
-from common.wire.messages import HeartbeatRequest, Telemetry
+from common.wire.messages import HeartbeatReply, HeartbeatRequest, Telemetry
 from common.wire.methods import HEARTBEAT
 from common.wire.stages import Promise
 from slave.network.neighbours import Neighbours
@@ -21,6 +22,8 @@ from slave.network.neighbours import Neighbours
 EAGER_SECONDS = 0.2
 # Likewise of a slave that is about to wait for the level of its next batch.
 LEVEL_SECONDS = 0.05
+# A heartbeat without an answer for so many intervals, and so long, is sent over another connection, too.
+DOUBT_BEATS, DOUBT_SECONDS = 2, 2.0
 
 
 class Heart:
@@ -37,6 +40,7 @@ class Heart:
         decided: number of batches whose level the slave knows; 0: no example becomes harder.
         scores: returns the scores of layer K.
         promise: returns the answer to the master's question.
+        spare: another channel to the master, which connects when it is first used; None: there is none.
 
     Attributes:
         neighbours: named by the master.
@@ -54,8 +58,10 @@ class Heart:
         decided: int = 0,
         scores: Callable[[], list[Score]] = list,
         promise: Callable[[], Promise] = Promise,
+        spare: Any = None,
     ) -> None:
         self._channel = channel
+        self._spare = spare
         self._shown = shown
         self._seconds = seconds
         self._telemetry = telemetry
@@ -84,6 +90,29 @@ class Heart:
             return LEVEL_SECONDS
         return self._seconds
 
+    async def _ask(self, request: HeartbeatRequest) -> HeartbeatReply:
+        """Send a heartbeat; where no answer comes, also over the spare channel, which stays if it is quicker.
+
+        A box on the way may have forgotten a connection, and drop all that comes. The library gives such a
+        connection up after ten to twenty seconds: too late for most leases.
+        """
+        calls = [self._call(self._channel, request)]
+        try:
+            doubt = max(DOUBT_SECONDS, DOUBT_BEATS * self._seconds)
+            done, _ = await asyncio.wait(calls, timeout=doubt)
+            if not done and self._spare is not None:
+                calls.append(self._call(self._spare, request))
+                await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
+                if calls[1].done() and not calls[1].exception():
+                    self._channel, self._spare = self._spare, self._channel
+                    return calls[1].result()
+            return await calls[0]
+        finally:
+            await cancel(calls)
+
+    def _call(self, channel: Any, request: HeartbeatRequest) -> asyncio.Task[HeartbeatReply]:
+        return asyncio.ensure_future(async_call(channel, HEARTBEAT, request, shown=self._shown))
+
     async def run(self) -> None:
         """Beat until cancelled.
 
@@ -106,7 +135,7 @@ class Heart:
                     self._scores(),
                     self._promise(),
                 )
-                reply = await async_call(self._channel, HEARTBEAT, request, shown=self._shown)
+                reply = await self._ask(request)
                 self._backoff.reset()
                 self._on_answer()
                 self.neighbours.learn(reply.peers_version, reply.peers)

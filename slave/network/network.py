@@ -116,6 +116,7 @@ class Network:
             self._lease.curriculum.decided,
             self._scores,
             self._promise,
+            self._channel(),
         )
         self._links = self._build_links()
         self._asking = Asking(self._asked, self._shown, self._answers.put, self._backoff())

@@ -9,6 +9,8 @@ from collections.abc import Awaitable, Callable
 from itertools import pairwise
 from typing import Any
 
+import pytest
+
 from common.credentials import Credentials
 from common.errors import UnreachableError
 from common.net.backoff import Backoff
@@ -17,6 +19,7 @@ from common.wire.curriculum import Curriculum, Score
 from common.wire.messages import HeartbeatReply, HeartbeatRequest, Telemetry
 from common.wire.methods import HEARTBEAT
 from common.wire.stages import Promise
+from slave.network import client
 from slave.network.client import Heart
 
 BEATS, SECONDS, ANSWER_SECONDS = 6, 0.4, 0.3
@@ -63,6 +66,47 @@ def test_the_time_that_an_answer_takes_is_not_added_to_a_slaves_silence() -> Non
     beat(heartbeat, build, lambda: len(came) >= BEATS)
     shortest = min(b - a for a, b in pairwise(came))
     assert 0.9 * SECONDS < shortest < SECONDS + ANSWER_SECONDS - 0.1
+
+
+def test_a_heartbeat_that_vanishes_is_sent_over_another_connection_which_then_carries_the_next(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(client, "DOUBT_SECONDS", 0.2)
+    lost: list[int] = []
+    came: list[int] = []
+
+    async def lose(request: HeartbeatRequest) -> HeartbeatReply:
+        lost.append(request.beat)
+        await asyncio.get_running_loop().create_future()
+        raise AssertionError
+
+    async def heartbeat(request: HeartbeatRequest) -> HeartbeatReply:
+        came.append(request.beat)
+        return HeartbeatReply()
+
+    async def run() -> None:
+        servers = [ControlServer() for _ in range(2)]
+        channels = []
+        for server, answer in zip(servers, (lose, heartbeat), strict=True):
+            server.add(HEARTBEAT, answer)
+            channels.append(async_channel(await server.start("127.0.0.1:0")))
+        heart = Heart(
+            channels[0], Credentials(1), 0.05, lambda: Telemetry(steps=1), print, patient(), spare=channels[1]
+        )
+        beating = asyncio.ensure_future(heart.run())
+        async with asyncio.timeout(30):
+            while len(came) < 3:
+                await asyncio.sleep(0.02)
+        beating.cancel()
+        await asyncio.gather(beating, return_exceptions=True)
+        for channel in channels:
+            await channel.close()
+        for server in servers:
+            await server.stop(0)
+
+    asyncio.run(run())
+    assert lost == [1]
+    assert came[:3] == [1, 2, 3]
 
 
 def test_the_pause_after_a_failed_heartbeat_is_no_longer_than_a_heartbeat() -> None:
