@@ -142,6 +142,7 @@ SEEN_ELSEWHERE = {
     "master.storing.service": "the first error of a part ends the store",
     "master.servicers.parameters": "the push waits for its receiver",
     "master.synthesis.thread": "the call waits for the answer",
+    "slave.network.client": "each heartbeat waits for its calls, and cancels the slower one",
     "slave.network.links": "the links wait for every call, and end the lease with the first error",
     "slave.network.network": "an error comes into the inbox and ends the lease",
 }
