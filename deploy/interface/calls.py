@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from common.errors import ConfigError
+from deploy.engines.placement import HERE
 from deploy.interface import values
 from deploy.interface.results import Compared, Result, load_result
 from deploy.interface.values import Source
@@ -23,11 +24,17 @@ def train(
     simulated: bool = False,
     progress: bool = True,
     track: Sequence[str] = (),
+    on: str = HERE.on,
+    address: str | None = None,
+    cpus: int | None = None,
+    gpus: int | None = None,
+    memory: str | None = None,
     **keys: Any,
 ) -> Result:
     """Train a network to the end of the run, as `layerwise train` does.
 
-    A master and a process for every slave run on this machine, and end with the call. With
+    A master and a process for every slave run on this machine, and end with the call. With `on = "ray"` the
+    slaves run on the nodes of a Ray cluster, as with `layerwise train --on ray`. With
     `cluster.profile = "synchronous"`, and if simulated, everything runs in this process. `network.model`,
     `data.dataset` and `task.kind` take a function of an imported module in place of
     `path/to/file.py:function`: the processes import the file by themselves.
@@ -47,16 +54,24 @@ def train(
             `layerwise simulate --train`.
         progress: show the progress on the terminal or in the notebook.
         track: trackers of experiments: "tensorboard", "wandb", "mlflow".
+        on: engine that places the slaves: "local" or "ray".
+        address: of the engine's cluster, HOST:PORT; None: the one of this machine.
+        cpus: cores and threads of each slave on Ray; None: 1.
+        gpus: GPUs of each slave on Ray; None: 0.
+        memory: memory of each slave on Ray, for example "2Gi"; None: none is asked for.
         keys: keys on top of `config`, as `**{"section.key": value}`.
 
     Raises:
-        ConfigError: the configuration, the data or the directory cannot be used.
+        ConfigError: the configuration, the data, the directory or the engine cannot be used.
         LayerwiseError: the run cannot begin, or cannot end.
         KeyboardInterrupt: interrupted; the processes have been stopped, and the same call with the same
             `run_dir` continues.
     """
     values.refuse_within_import()
     track = values.check_list("track", track)
+    placement = values.place(on, address, cpus, gpus, memory)
+    if simulated and placement != HERE:
+        raise ConfigError(f"on: {on!r} has no processes to place if simulated; omit one of the two")
     requested = values.configure(config, keys) if config is not None or keys else None
     # Imported late, so that a refused configuration is reported at once.
     from deploy.interface.progress import open_no_screen, open_screen
@@ -67,6 +82,7 @@ def train(
         None if run_dir is None else Path(run_dir),
         simulated=simulated,
         track=track,
+        placement=placement,
         screen=open_screen if progress else open_no_screen,
     )
     trained = training.run()

@@ -17,6 +17,7 @@ from common.config.sections import Config
 from common.config.settings import nearest
 from common.config.user_code import running_file
 from common.errors import ConfigError, from_os_error
+from deploy.engines.placement import ENGINES, Placement
 
 # Something that names a configuration: itself, or the path of a TOML file.
 Source = Config | str | os.PathLike[str] | None
@@ -103,15 +104,32 @@ def write_choices(over: Mapping[str, Sequence[Any]]) -> list[list[str]]:
     return [[write(name, each) for each in tried] for name, tried in listed.items()]
 
 
-def check_count(name: str, value: Any) -> int:
+def check_count(name: str, value: Any, least: int = 1) -> int:
     """Return a count, an argument of the interface.
 
     Raises:
-        ConfigError: the value is no whole number, or below 1.
+        ConfigError: the value is no whole number, or below the least.
     """
-    if isinstance(value, bool) or not isinstance(value, SupportsIndex) or operator.index(value) < 1:
-        raise ConfigError(f"{name}: expected a whole number, at least 1, got {value!r}")
+    if isinstance(value, bool) or not isinstance(value, SupportsIndex) or operator.index(value) < least:
+        raise ConfigError(f"{name}: expected a whole number, at least {least}, got {value!r}")
     return operator.index(value)
+
+
+def place(on: str, address: str | None, cpus: int | None, gpus: int | None, memory: str | None) -> Placement:
+    """Return the placement of the arguments.
+
+    Raises:
+        ConfigError: there is no such engine, or an argument has no meaning with the engine.
+    """
+    if on not in ENGINES:
+        raise ConfigError(f"on: {on!r} is not one of {', '.join(ENGINES)}")
+    return Placement(
+        on,
+        address,
+        None if cpus is None else check_count("cpus", cpus),
+        None if gpus is None else check_count("gpus", gpus, least=0),
+        memory,
+    )
 
 
 def check_list(name: str, value: Any) -> list[Any]:

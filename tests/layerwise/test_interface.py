@@ -135,6 +135,12 @@ def test_a_value_that_no_run_has_is_refused(keys: dict[str, Any], said: str) -> 
         (lambda: layerwise.train({"run.batches": 3}), r"config: expected the path .* keys are given as"),  # type: ignore[arg-type]
         (lambda: layerwise.train(track="mlflow"), r"track: expected a list, .* give \['mlflow'\]"),
         (lambda: layerwise.train(run_dir=__file__), r"test_interface.py: File exists; give another path"),
+        (lambda: layerwise.train(on="moon"), "on: 'moon' is not one of local, ray"),
+        (lambda: layerwise.train(cpus=2), "cpus: has no meaning with --on local; add --on ray"),
+        (lambda: layerwise.train(on="ray", cpus=0), "cpus: expected a whole number, at least 1, got 0"),
+        (lambda: layerwise.train(on="ray", gpus=-1), "gpus: expected a whole number, at least 0, got -1"),
+        (lambda: layerwise.train(on="ray", memory="much"), "memory much: is no number of bytes"),
+        (lambda: layerwise.train(on="ray", simulated=True), "on: 'ray' has no processes to place if simul"),
         (lambda: layerwise.simulate(slaves=2), r"slaves: expected a list, got 2; give \[2\]"),  # type: ignore[arg-type]
         (lambda: layerwise.simulate(slaves=[2, 0]), "slaves: expected a whole number, at least 1, got 0"),
         (lambda: layerwise.compare(seeds=0), "seeds: expected a whole number, at least 1, got 0"),

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import shlex
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -53,6 +55,28 @@ def cluster(cli: Cli, tmp_path: Path) -> Iterator[RayCluster]:
 def kept(folder: Path) -> list[Path]:
     """Return the folders of certificates and code on the nodes."""
     return list(folder.glob("nodes/layerwise-*"))
+
+
+PROGRAM = """
+import sys
+import layerwise
+keys = {"run.batches": 100, "run.batch_size": 32, "cluster.misses": 20}
+result = layerwise.train(run_dir="run", progress=False, on="ray", address=sys.argv[1], **keys)
+print(result.summary["batches"])
+"""
+
+
+def test_a_program_trains_on_the_cluster(cluster: RayCluster, cli: Cli) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, cluster.address],
+        cwd=cli.folder,
+        env={**cli.environment, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert (done.returncode, done.stdout) == (0, "100\n"), done.stderr
+    until(lambda: not cluster.used() and not kept(cli.folder), 30)
 
 
 def test_a_run_survives_a_node_and_an_interrupt_and_leaves_nothing(cluster: RayCluster, cli: Cli) -> None:
