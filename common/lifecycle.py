@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import ctypes
 import functools
+import logging
 import os
 import resource
 import signal
@@ -17,11 +19,14 @@ from typing import Self
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _PR_SET_PDEATHSIG = 1
 INTERRUPTED = 130
+log = logging.getLogger("layerwise.lifecycle")
 _HANDLED = (signal.SIGINT, signal.SIGTERM)
 # Of the largest sigset_t.
 _SIGSET_BYTES = 128
 # Environment variable with the process number of the parent, which a child must not outlive.
 PARENT = "LAYERWISE_PARENT"
+# Environment variable that leaves the end of a process to its parent, whatever else sends SIGTERM.
+SHIELDED = "LAYERWISE_SHIELDED"
 # Environment variable with the number of a slave among those of one machine and run, from 0.
 PLACE = "LAYERWISE_PLACE"
 
@@ -145,6 +150,25 @@ def heed_termination() -> None:
     """
     _leave_handlers_to_this_process()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
+def heed_stops(loop: asyncio.AbstractEventLoop, stop: Callable[[], object]) -> None:
+    """Have SIGINT and SIGTERM stop a service on an event loop.
+
+    A shielded process passes over SIGTERM while its parent lives, which stops the process by SIGINT: whoever
+    stops the parent with all its children, as `ray job stop` does, would stop a master before its slaves have
+    pushed the rest.
+    """
+
+    def terminate() -> None:
+        parent = os.environ.get(PARENT)
+        if SHIELDED in os.environ and parent is not None and os.getppid() == int(parent):
+            log.info("SIGTERM: leaving the end to the command that started this process")
+        else:
+            stop()
+
+    loop.add_signal_handler(signal.SIGINT, stop)
+    loop.add_signal_handler(signal.SIGTERM, terminate)
 
 
 class Interrupt:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-import signal
 import time
 import uuid
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ from common.lifecycle import (
     cpu_seconds,
     end_with_parent,
     give_way,
+    heed_stops,
     keep_freed_memory,
     peak_rss_bytes,
 )
@@ -310,8 +310,7 @@ async def run_until_signal(
     answer(f"live page: {'https' if secure else 'http'}://{web_address}/")
     if not (secure or is_loopback(split_address(web)[0])):
         answer(f"password of the live page, for any user: in {reader_token or state.path / READER_TOKEN}")
-    for signal_number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(signal_number, stop.set)
+    heed_stops(loop, stop.set)
     tasks = [
         start_task(_tick(master, history, master.run.roster.tick_seconds), "tick"),
         start_task(master.scheduler.take_periodically(config.cluster.snapshot_seconds), "snapshots"),

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 
 from common.config.sections import Config
 from common.cores import count_cores
-from common.lifecycle import PARENT, PLACE
+from common.lifecycle import PARENT, PLACE, SHIELDED
 from common.net.addresses import loopback_host
 from common.net.tokens import JOIN_TOKEN
 from deploy import COMMAND
@@ -26,8 +26,9 @@ class LocalProcess:
 
     loss = ""
 
-    def __init__(self, child: subprocess.Popen[bytes]) -> None:
+    def __init__(self, child: subprocess.Popen[bytes], *, shielded: bool = False) -> None:
         self._child = child
+        self._shielded = shielded
         self.place: tuple[str, int] | None = (socket.gethostname(), child.pid)
 
     def poll(self) -> int | None:
@@ -36,7 +37,8 @@ class LocalProcess:
 
     def send_signal(self, number: int) -> None:
         """Send a signal, unless the process has ended."""
-        self._child.send_signal(number)
+        shielded = self._shielded and number == signal.SIGTERM
+        self._child.send_signal(signal.SIGINT if shielded else number)
 
     def wait(self, seconds: float) -> bool:
         """Wait for the end; False if the process goes on."""
@@ -58,11 +60,14 @@ class LocalEngine:
     Args:
         directory: of the run.
         threads: of each process, unless the user has chosen.
+        shielded: master and stores end by this process alone, though others send them SIGTERM.
     """
 
-    def __init__(self, directory: RunDirectory, threads: int) -> None:
+    def __init__(self, directory: RunDirectory, threads: int, *, shielded: bool = False) -> None:
         self.host = loopback_host()
+        self._shielded = shielded
         self._environment = {"OMP_NUM_THREADS": str(threads), **os.environ, PARENT: str(os.getpid())}
+        self._environment |= {SHIELDED: "1"} if shielded else {}
         token = f"--join-token-file={directory.state / JOIN_TOKEN}"
         self._own = {STORE: [token], SLAVE: [token, f"--own-config={directory.path / CONFIG}"]}
 
@@ -77,7 +82,8 @@ class LocalEngine:
         # With several GPUs slaves take them by turns.
         environment = {**self._environment, PLACE: str(order.number)}
         with open_log(order.log) as output:
-            return LocalProcess(start(arguments, environment, output.fileno()))
+            child = start(arguments, environment, output.fileno())
+            return LocalProcess(child, shielded=self._shielded)
 
     def tell(self) -> list[str]:
         """Return no news: a process has its place at once."""

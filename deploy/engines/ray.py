@@ -138,8 +138,10 @@ def open_engine(placement: Placement, directory: RunDirectory, config: Config) -
         LayerwiseError: the cluster cannot be used, or the user's files are in several folders.
     """
     code = _read_code(config)
-    # The master shares this machine with the evaluator.
-    return RayEngine(placement, LocalEngine(directory, share_cores(2)), sum(config.replicas), code)
+    # The master shares this machine with the evaluator. `ray job stop` sends SIGTERM to this process and
+    # all its children at once.
+    here = LocalEngine(directory, share_cores(2), shielded=True)
+    return RayEngine(placement, here, sum(config.replicas), code)
 
 
 def _connect(address: str) -> None:

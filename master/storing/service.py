@@ -6,7 +6,6 @@ import asyncio
 import logging
 import os
 import random
-import signal
 import socket
 import time
 import uuid
@@ -16,7 +15,7 @@ from common.config import files
 from common.config.sections import Config
 from common.data.replicas import most_seats
 from common.errors import AbsentError, LayerwiseError, RefusedError, UnprovenError, UnreachableError
-from common.lifecycle import INTERRUPTED, end_with_parent, give_way, keep_freed_memory
+from common.lifecycle import INTERRUPTED, end_with_parent, give_way, heed_stops, keep_freed_memory
 from common.net import control
 from common.net.access import Role
 from common.net.addresses import choose_addresses, no_master, reachable_metrics, split_address
@@ -252,8 +251,7 @@ class StoreProcess:
 async def run_until_signal(options: Options, state: StateDirectory) -> int:
     """Run a store until SIGINT or SIGTERM, and return the exit code."""
     loop, stop = asyncio.get_running_loop(), asyncio.Event()
-    for signal_number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(signal_number, stop.set)
+    heed_stops(loop, stop.set)
     store = StoreProcess(options, state)
     try:
         await run_until_one_ends(store.run(), stop.wait())
