@@ -51,6 +51,7 @@ def unit_costs(
     task: Task,
     batch_size: int,
     optimizer: str,
+    played: int | None = None,
 ) -> list[float]:
     """Count the multiply-adds of each unit in one training step.
 
@@ -64,12 +65,17 @@ def unit_costs(
         task: has the form of targets, which own losses take.
         batch_size: B.
         optimizer: name of the optimizer.
+        played: examples on which a step is computed on the CPU, and counted; None: none, B are counted on
+            torch's meta device, which imports torch's compiler.
     """
     costs = []
     learned = False
     for unit, taken in zip(units, [inputs, *forms], strict=False):
         parameters = sum(parameter.numel() for parameter in unit.parameters() if parameter.requires_grad)
-        work = _count_training(unit, taken, task, batch_size, gradient=learned)
+        if played is None:
+            work = _count_training(unit, taken, task, batch_size, gradient=learned)
+        else:
+            work = _play_training(unit, taken, task, batch_size, played, gradient=learned)
         costs.append(work + OPTIMIZERS[optimizer].price * parameters)
         learned = learned or parameters > 0
     return costs
@@ -196,6 +202,11 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         super().__init__()  # type: ignore[no-untyped-call]
         self.work = 0.0
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Leave torch's compiler alone, which nothing here calls: its import takes over a second."""
+        return False
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
@@ -275,6 +286,17 @@ def _count_training(
     return _without_numbers(
         lambda device: _count_training_on(device, unit, taken, task, batch_size, gradient=gradient)
     )
+
+
+def _play_training(
+    unit: nn.Module, taken: SignalForm, task: Task, batch_size: int, played: int, *, gradient: bool
+) -> float:
+    """Count a step on the CPU, on few examples and on twice as many: a part of the work is for the batch."""
+    few = _count_training_on("cpu", unit, taken, task, played, gradient=gradient)
+    if played == batch_size:
+        return few
+    more = _count_training_on("cpu", unit, taken, task, 2 * played, gradient=gradient)
+    return few + (more - few) * (batch_size - played) / played
 
 
 def _count_training_on(

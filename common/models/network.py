@@ -134,10 +134,23 @@ def _choose_cuts(config: Config, blueprint: Blueprint) -> Config:
 
 
 def count_work(config: Config, blueprint: Blueprint) -> list[float]:
-    """Count the multiply-adds of a batch by layer, those of M and I included; the cuts are known."""
-    cost = costs.layer_cost(*_count_parts(config, blueprint))
+    """Count the multiply-adds of a batch by layer, without those of M and I; the cuts are known.
+
+    As in a rehearsal, two examples are enough but for a user's units.
+    """
+    batch_size = config.run.batch_size
+    own = {"network.model", "task.kind"} & config.user_functions.keys()
+    units = costs.unit_costs(
+        blueprint.units,
+        blueprint.forms,
+        blueprint.inputs,
+        blueprint.task,
+        batch_size,
+        config.optimizer.name,
+        batch_size if own else min(2, batch_size),
+    )
     cuts = [0, *(config.network.cuts or []), len(blueprint.units)]
-    return [cost(start, stop) for start, stop in itertools.pairwise(cuts)]
+    return [sum(units[start:stop]) for start, stop in itertools.pairwise(cuts)]
 
 
 def _count_parts(
