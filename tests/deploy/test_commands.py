@@ -154,7 +154,7 @@ def test_a_variant_s_options_replace_the_file_s_and_its_other_keys_join_them(fil
 @pytest.mark.parametrize(
     ("name", "variants", "seeds"),
     [
-        ("mnist-methods", 15, 3),
+        ("mnist-methods", 18, 3),
         ("mnist-conv", 3, 3),
         ("mnist-cluster", 8, 1),
         ("dissimilarity", 3, 1),
