@@ -219,7 +219,7 @@ class Change:
         assert self.end is not None
         seating = roster.seating
         if seating.passed or self._in_vain(roster, now):
-            seating.closing = True
+            seating.close()
         if not seating.closing or seating.holders():
             return []
         lost = self._give_up(seating, shards)

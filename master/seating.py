@@ -124,6 +124,11 @@ class Seating:
         """Work of every slave of the seats that are gone."""
         return [lease.total() for lease in self._rested.values()]
 
+    def close(self) -> None:
+        """Have every slave give its lease back; seats that were kept before are kept no more."""
+        if not self.closing:
+            self.closing, self._kept, self._speeds = True, {}, {}
+
     def keep(self, lease: Lease) -> None:
         """Keep a seat for the slave that is about to give it back."""
         if self.closing:

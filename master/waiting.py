@@ -15,8 +15,9 @@ from master.seating import Seating
 
 # Slaves that wait for a seat; each is listed for Prometheus.
 MOST_WAITING = 1024
-# Without a further slave for so many heartbeats, the first seats are dealt to those that are there.
-FIRST_BEATS = 5
+# Without a further slave for so many heartbeats, the first seats are dealt to those that are there, and so
+# many heartbeats after the first slave came in any case.
+FIRST_BEATS, MOST_BEATS = 5, 20
 
 
 class Waiting:
@@ -30,7 +31,8 @@ class Waiting:
         self._patience = patience
         # By slave: request, and time of the last request.
         self._slaves: dict[str, tuple[JoinRequest, float]] = {}
-        # Time at which the last slave came.
+        # Times at which the first slave came, and the last.
+        self.first: float | None = None
         self.latest = 0.0
 
     def __len__(self) -> int:
@@ -45,6 +47,7 @@ class Waiting:
         if request.slave not in self._slaves:
             if len(self._slaves) >= MOST_WAITING:
                 raise UnreachableError(f"{MOST_WAITING} slaves wait for a seat already; ask again")
+            self.first = now if self.first is None else self.first
             self.latest = now
         self._slaves[request.slave] = dataclasses.replace(request, key=""), now
 
@@ -82,7 +85,7 @@ class Beginning:
 
     def __init__(self, waiting: Waiting, seating: Seating, beat: float, keep: float, *, over: bool) -> None:
         self._waiting, self._seating = waiting, seating
-        self._patience, self._keep = FIRST_BEATS * beat, keep
+        self._patience, self._bound, self._keep = FIRST_BEATS * beat, MOST_BEATS * beat, keep
         self._over = over
         # Counted work of a batch by layer; empty until a slave has told.
         self.work: Mapping[int, float] = {}
@@ -97,7 +100,9 @@ class Beginning:
             return
         if len(work) != layers:
             raise MalformedError(f"a slave counted the work of {len(work)} layers; the run has {layers}")
-        self.work = dict(enumerate(work, 1))
+        # What comes later changes nothing that is known.
+        if not self._over:
+            self.work = self.work or dict(enumerate(work, 1))
 
     def holds(self, request: JoinRequest, now: float) -> bool:
         """Whether a slave waits for others, before the first seats are dealt; deals them otherwise.
@@ -111,7 +116,9 @@ class Beginning:
             return False
         self._waiting.note(request, now)
         complete = bool(self.work) and len(self._waiting) >= len(self._seating.vacant())
-        if not is_even(self.work) and not complete and now - self._waiting.latest <= self._patience:
+        first = self._waiting.first or 0.0
+        due = now > min(self._waiting.latest + self._patience, first + self._bound)
+        if not (is_even(self.work) or complete or due):
             return True
         self._over = True
         self._seating.keep_for(self._waiting.speeds(), self.work, now + self._keep)

@@ -52,6 +52,7 @@ def unit_costs(
     batch_size: int,
     optimizer: str,
     played: int | None = None,
+    look: Callable[[], None] = lambda: None,
 ) -> list[float]:
     """Count the multiply-adds of each unit in one training step.
 
@@ -67,10 +68,12 @@ def unit_costs(
         optimizer: name of the optimizer.
         played: examples on which a step is computed on the CPU, and counted; None: none, B are counted on
             torch's meta device, which imports torch's compiler.
+        look: called before each unit; raises to end the counting.
     """
     costs = []
     learned = False
     for unit, taken in zip(units, [inputs, *forms], strict=False):
+        look()
         parameters = sum(parameter.numel() for parameter in unit.parameters() if parameter.requires_grad)
         if played is None:
             work = _count_training(unit, taken, task, batch_size, gradient=learned)

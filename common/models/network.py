@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -133,10 +133,11 @@ def _choose_cuts(config: Config, blueprint: Blueprint) -> Config:
     return config.with_cuts(costs.balance(units, ends, starts, layers, within))
 
 
-def count_work(config: Config, blueprint: Blueprint) -> list[float]:
+def count_work(config: Config, blueprint: Blueprint, look: Callable[[], None] = lambda: None) -> list[float]:
     """Count the multiply-adds of a batch by layer, without those of M and I; the cuts are known.
 
-    As in a rehearsal, two examples are enough but for a user's units.
+    As in a rehearsal, two examples are enough but for a user's units. `look` is called before each unit, and
+    raises to end the counting.
     """
     batch_size = config.run.batch_size
     own = {"network.model", "task.kind"} & config.user_functions.keys()
@@ -148,6 +149,7 @@ def count_work(config: Config, blueprint: Blueprint) -> list[float]:
         batch_size,
         config.optimizer.name,
         batch_size if own else min(2, batch_size),
+        look,
     )
     cuts = [0, *(config.network.cuts or []), len(blueprint.units)]
     return [sum(units[start:stop]) for start, stop in itertools.pairwise(cuts)]

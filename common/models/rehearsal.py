@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,6 +46,7 @@ def rehearse(
     code: Path | None = None,
     k: int | None = None,
     device: torch.device | str = "cpu",
+    look: Callable[[], None] = lambda: None,
 ) -> None:
     """Check the messages of a run and the first steps of every unit, or of the units of layer k alone.
 
@@ -59,6 +60,7 @@ def rehearse(
         code: folder in which a user's file is searched first.
         k: layer; None: all.
         device: computes.
+        look: called before each unit; raises to end the rehearsal.
 
     Raises:
         ConfigError: a unit or a message cannot be used; names the unit and the key.
@@ -76,6 +78,7 @@ def rehearse(
         first, last = (0, count) if k is None else (starts[k - 1], [*starts, count][k])
         down, taught = _need_gradients(config, blueprint.units), _find_taught(config, blueprint)
         for place, unit in enumerate(blueprint.units[:last]):
+            look()
             part = _Part(config, place + 1, unit.to(device).train(), blueprint.forms[place], down[place], y)
             ending = _Ending(blueprint.task, config.task.kind, y) if place + 1 == count else None
             h = part.pass_on(h) if place < first else part.play(h, ending)

@@ -50,7 +50,10 @@ class Greeter:
         while not self._ending.is_set():
             try:
                 stream, _ = self._listening.accept()
-            except OSError:  # nobody came in time, or the peer has left again
+            except TimeoutError:  # nobody came in time
+                continue
+            except OSError:  # the peer has left again, or there is no room for a connection
+                self._ending.wait(_LOOK_SECONDS)
                 continue
             with stream, contextlib.suppress(OSError):
                 stream.settimeout(SECONDS)
@@ -60,7 +63,8 @@ class Greeter:
 async def is_greeted(address: str, token: str, seconds: float = SECONDS) -> bool:
     """Whether a `Greeter` with a token answers at HOST:PORT.
 
-    The result tells nothing else, so that strangers learn nothing about third machines.
+    The result tells nothing else, so that strangers learn nothing about third machines. Nor does a token that
+    another program's greeting begins with: no more may come than the token.
 
     Raises:
         ConfigError: the address is malformed, or the token is empty or too long.
@@ -72,7 +76,8 @@ async def is_greeted(address: str, token: str, seconds: float = SECONDS) -> bool
         async with asyncio.timeout(seconds):
             reader, writer = await asyncio.open_connection(host.strip("[]"), port)
             try:
-                return await reader.readexactly(len(token.encode())) == token.encode()
+                came = await reader.readexactly(len(token.encode()))
+                return came == token.encode() and await reader.read(1) == b""
             finally:
                 writer.close()
     except (OSError, TimeoutError, asyncio.IncompleteReadError):

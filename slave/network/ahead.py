@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from collections.abc import Callable, Iterator
@@ -22,6 +23,10 @@ from common.wire.messages import JoinReply
 from slave.training import layers
 
 log = logging.getLogger("layerwise.slave")
+
+
+class _HurriedError(Exception):
+    """A lease has come, or the end of the process."""
 
 
 class Ahead:
@@ -55,28 +60,23 @@ class Ahead:
         self._counted = False
 
     def count(self) -> None:
-        """Begin to build the network, and to count each layer's work, unless that is under way or done.
-
-        Raises:
-            BlockingIOError: the system has no room for a thread at present.
-        """
+        """Begin to build the network, and to count each layer's work, unless that is under way or done."""
         if not self._counted:
             self._begin(self._count)
 
     def start(self) -> None:
-        """Begin to do everything, unless that is under way or done; for a slave that has no lease.
-
-        Raises:
-            BlockingIOError: the system has no room for a thread at present.
-        """
+        """Begin to do everything, unless that is under way or done; for a slave that has no lease."""
         if not self._ready:
             self._begin(self._work)
 
     def _begin(self, work: Callable[[], None]) -> None:
         if self._thread is None or not self._thread.is_alive():
             self._hurry.clear()
-            self._thread = SupervisedThread(work, "work ahead")
-            self._thread.start()
+            thread = SupervisedThread(work, "work ahead")
+            # Without room for a thread at present the next request for a lease tries again.
+            with contextlib.suppress(BlockingIOError):
+                thread.start()
+                self._thread = thread
 
     def build(self) -> Blueprint:
         """Build the network with the initial parameters.
@@ -99,7 +99,7 @@ class Ahead:
         return built or self.build()
 
     def close(self) -> None:
-        """Wait for the end of the thread, which skips the rest of the composing."""
+        """Wait for the end of the thread, which stops before the next unit or layer."""
         thread, self._thread = self._thread, None
         if thread is not None:
             self._hurry.set()
@@ -108,7 +108,7 @@ class Ahead:
     def _count(self) -> None:
         with self._warned():
             built = self.build()
-            self.work = [each / 1e9 for each in network.count_work(self._config, built)]
+            self.work = [each / 1e9 for each in network.count_work(self._config, built, self._look)]
             self._built = built
         self._counted = True
 
@@ -116,10 +116,11 @@ class Ahead:
         give_way()
         with self._warned():
             if not self._rehearsed:
-                self._rehearse(None)
+                self._rehearse(None, self._look)
                 self._rehearsed = True
             if not self._practised:
                 self._practise()
+                self._practised = True
             self._built = self._built or self.build()
             log.info("ready for a lease on any layer")
         self._ready = True
@@ -129,24 +130,28 @@ class Ahead:
         """Turn an error into a warning: the lease may be on a layer that works here."""
         try:
             yield
+        except _HurriedError:
+            return
         except Exception as error:
             reason = describe(error)
             log.warning("cannot prepare for every layer: %s; looking again once a layer is known", reason)
 
-    def _rehearse(self, layer: int | None) -> None:
+    def _look(self) -> None:
+        if self._hurry.is_set():
+            raise _HurriedError
+
+    def _rehearse(self, layer: int | None, look: Callable[[], None] = lambda: None) -> None:
         most = LARGEST_SIGNAL_MESSAGE_BYTES
-        rehearse(self._config, self._dataset, most, self._code, layer, self._device)
+        rehearse(self._config, self._dataset, most, self._code, layer, self._device, look)
 
     def _practise(self) -> None:
         """Compose each layer once: the parts are imported, and torch keeps what it has compiled."""
         config, blueprint = self._config, self.build()
         for k in range(1, config.layers + 1):
-            if self._hurry.is_set():
-                return
+            self._look()
             lease, compiled = JoinReply(layer=k), config.compiled[k - 1]
             layers.build(config, blueprint, self._dataset, lease, None, self._device, compiled=compiled)
             # Off the device, which has room for one layer perhaps.
             network.layer(blueprint, config.network.cuts or [], k).to("cpu")
             if self._device.type == "cuda":
                 torch.cuda.empty_cache()
-        self._practised = True

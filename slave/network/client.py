@@ -8,7 +8,8 @@ from typing import Any
 
 from common.config.data import BLOCK
 from common.credentials import Credentials
-from common.errors import LayerwiseError
+from common.errors import LayerwiseError, UnreachableError
+from common.net import control
 from common.net.backoff import Backoff
 from common.net.control import async_call
 from common.net.tasks import cancel
@@ -24,6 +25,8 @@ EAGER_SECONDS = 0.2
 LEVEL_SECONDS = 0.05
 # A heartbeat without an answer for so many intervals, and so long, is sent over another connection, too.
 DOUBT_BEATS, DOUBT_SECONDS = 2, 2.0
+# A call is given up after twice that.
+LONGEST_DOUBT_SECONDS = control.UNARY_SECONDS / 2
 
 
 class Heart:
@@ -98,12 +101,13 @@ class Heart:
         """
         calls = [self._call(self._channel, request)]
         try:
-            doubt = max(DOUBT_SECONDS, DOUBT_BEATS * self._seconds)
+            doubt = min(max(DOUBT_SECONDS, DOUBT_BEATS * self._seconds), LONGEST_DOUBT_SECONDS)
             done, _ = await asyncio.wait(calls, timeout=doubt)
             if not done and self._spare is not None:
                 calls.append(self._call(self._spare, request))
                 await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
-                if calls[1].done() and not calls[1].exception():
+                # A master that refuses has answered, too.
+                if calls[1].done() and not isinstance(calls[1].exception(), UnreachableError):
                     self._channel, self._spare = self._spare, self._channel
                     return calls[1].result()
             return await calls[0]

@@ -125,12 +125,14 @@ class _Stranger:
         incarnation: of the holder.
         since: the loop's time from which on it has been silent.
         reached: whether a connection to it was ever open.
+        doubted: whether the master was asked if it still holds the seat.
         told: whether its silence has been logged.
     """
 
     incarnation: int
     since: float
     reached: bool = False
+    doubted: bool = False
     told: bool = False
 
 
@@ -173,6 +175,7 @@ class NeighbourDialer:
         self._neighbours.miss(seat)
         peer = self._neighbours.at(seat)
         if peer is None:
+            self._strangers.pop(seat, None)
             return None
         self._called[seat] = peer
         last = self._strangers.get(seat)
@@ -188,7 +191,8 @@ class NeighbourDialer:
 
     def reached(self, seat: Seat) -> None:
         """Note that there is a way to the neighbour, which may refuse the call."""
-        self._strangers[seat].reached = True
+        if stranger := self._strangers.get(seat):
+            stranger.reached = True
 
     def met(self, seat: Seat) -> None:
         """Ask for no more news of the seat."""
@@ -230,6 +234,11 @@ class NeighbourDialer:
         if not self._neighbours.answered_since(now - AWAY_SECONDS):
             stranger.since = now
         if (silent := now - stranger.since) < UNTOLD_SECONDS:
+            return
+        # Each time: the neighbour may die later, and then it has no lease to be reached for.
+        self._neighbours.doubt()
+        if not stranger.doubted:
+            stranger.doubted = True
             return
         host, _ = split_address(self._called[seat].address)
         text = (

@@ -92,6 +92,11 @@ class Neighbours:
             self._missing.add(seat)
             self._ask()
 
+    def doubt(self) -> None:
+        """Ask the master for the whole list: it makes no new version where a seat has become vacant."""
+        self.version = 0
+        self._ask()
+
     def meet(self, seat: Seat) -> None:
         """Note that a neighbour is within reach."""
         self._missing.discard(seat)

@@ -57,6 +57,20 @@ def test_without_known_work_the_seats_are_held_back_although_all_are_there() -> 
     assert found == {"b": 2, "c": 3, "a": 1}
 
 
+def test_slaves_that_come_again_and_again_hold_nobody_back_for_ever() -> None:
+    leases = roster(work=[])
+    now = 0.0
+    while ask(leases, f"name {now}", 1.0, now).dealing:
+        now += 4 * BEAT
+        assert now <= 25 * BEAT
+
+
+def test_a_network_that_is_known_stays_known() -> None:
+    leases = roster()
+    leases.beginning.learn([1.0, 1.0, 1.0], 3)
+    assert ask(leases, "slow", 1.0).dealing
+
+
 def test_a_slave_whose_speed_is_not_known_waits_for_nobody() -> None:
     leases = roster()
     assert ask(leases, "fast", 9.0).dealing

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections import Counter
 from pathlib import Path
 
@@ -109,5 +110,44 @@ def test_a_lease_does_not_wait_for_what_can_be_left_out(tmp_path: Path) -> None:
     ahead = prepare(tmp_path).ahead
     ahead._hurry.set()
     ahead._work()
+    assert not ahead._rehearsed
     assert not ahead._practised
-    assert ahead._built is not None
+    assert len(ahead.take(1).units) == 3
+
+
+def test_a_lease_waits_for_the_unit_under_way_and_no_further_one(tmp_path: Path) -> None:
+    ahead = prepare(tmp_path).ahead
+    begun = threading.Event()
+    real = ahead._look
+
+    def look() -> None:
+        begun.set()
+        assert ahead._hurry.wait(60)
+        real()
+
+    ahead._look = look  # type: ignore[method-assign]
+    ahead.start()
+    assert begun.wait(60)
+    blueprint = ahead.take(3)
+    # The whole network was not rehearsed, the layer of the lease was.
+    assert not ahead._rehearsed
+    assert len(blueprint.units) == 3
+    found = notes(tmp_path)
+    assert found["unit 3"] > found["unit 2"]
+
+
+def test_work_ahead_without_room_for_a_thread_is_left_for_the_next_request(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ahead = prepare(tmp_path).ahead
+
+    def full(self: threading.Thread) -> None:
+        raise BlockingIOError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", full)
+        ahead.count()
+    assert ahead.work == []
+    ahead.count()
+    ahead.close()
+    assert len(ahead.work) in {0, 3}

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from common.credentials import Credentials
-from common.errors import UnreachableError
+from common.errors import FencedError, UnreachableError
 from common.net.backoff import Backoff
 from common.net.control import ControlServer, async_channel
 from common.wire.curriculum import Curriculum, Score
@@ -68,35 +68,28 @@ def test_the_time_that_an_answer_takes_is_not_added_to_a_slaves_silence() -> Non
     assert 0.9 * SECONDS < shortest < SECONDS + ANSWER_SECONDS - 0.1
 
 
-def test_a_heartbeat_that_vanishes_is_sent_over_another_connection_which_then_carries_the_next(
-    monkeypatch: pytest.MonkeyPatch,
+async def beat_over(
+    main: Callable[[HeartbeatRequest], Awaitable[HeartbeatReply]],
+    spare: Callable[[HeartbeatRequest], Awaitable[HeartbeatReply]],
+    enough: Callable[[], bool],
 ) -> None:
-    monkeypatch.setattr(client, "DOUBT_SECONDS", 0.2)
-    lost: list[int] = []
-    came: list[int] = []
-
-    async def lose(request: HeartbeatRequest) -> HeartbeatReply:
-        lost.append(request.beat)
-        await asyncio.get_running_loop().create_future()
-        raise AssertionError
-
-    async def heartbeat(request: HeartbeatRequest) -> HeartbeatReply:
-        came.append(request.beat)
-        return HeartbeatReply()
-
-    async def run() -> None:
-        servers = [ControlServer() for _ in range(2)]
-        channels = []
-        for server, answer in zip(servers, (lose, heartbeat), strict=True):
-            server.add(HEARTBEAT, answer)
-            channels.append(async_channel(await server.start("127.0.0.1:0")))
-        heart = Heart(
-            channels[0], Credentials(1), 0.05, lambda: Telemetry(steps=1), print, patient(), spare=channels[1]
-        )
-        beating = asyncio.ensure_future(heart.run())
+    """Beat with a spare connection, until enough has come or the heart has ended; raises its error."""
+    servers = [ControlServer() for _ in range(2)]
+    channels = []
+    for server, answer in zip(servers, (main, spare), strict=True):
+        server.add(HEARTBEAT, answer)
+        channels.append(async_channel(await server.start("127.0.0.1:0")))
+    heart = Heart(
+        channels[0], Credentials(1), 0.05, lambda: Telemetry(steps=1), print, patient(), spare=channels[1]
+    )
+    beating = asyncio.ensure_future(heart.run())
+    try:
         async with asyncio.timeout(30):
-            while len(came) < 3:
+            while not (enough() or beating.done()):
                 await asyncio.sleep(0.02)
+        if beating.done():
+            await beating
+    finally:
         beating.cancel()
         await asyncio.gather(beating, return_exceptions=True)
         for channel in channels:
@@ -104,9 +97,43 @@ def test_a_heartbeat_that_vanishes_is_sent_over_another_connection_which_then_ca
         for server in servers:
             await server.stop(0)
 
-    asyncio.run(run())
+
+async def lose(request: HeartbeatRequest) -> HeartbeatReply:
+    """Take a heartbeat that nobody answers."""
+    await asyncio.get_running_loop().create_future()
+    raise AssertionError(request)
+
+
+def test_a_heartbeat_that_vanishes_is_sent_over_another_connection_which_then_carries_the_next(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(client, "DOUBT_SECONDS", 0.2)
+    lost: list[int] = []
+    came: list[int] = []
+
+    async def note(request: HeartbeatRequest) -> HeartbeatReply:
+        lost.append(request.beat)
+        return await lose(request)
+
+    async def heartbeat(request: HeartbeatRequest) -> HeartbeatReply:
+        came.append(request.beat)
+        return HeartbeatReply()
+
+    asyncio.run(beat_over(note, heartbeat, lambda: len(came) >= 3))
     assert lost == [1]
     assert came[:3] == [1, 2, 3]
+
+
+def test_a_master_that_refuses_over_the_other_connection_has_answered(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(client, "DOUBT_SECONDS", 0.2)
+
+    async def fence(request: HeartbeatRequest) -> HeartbeatReply:
+        raise FencedError(f"beat {request.beat} came too late")
+
+    with pytest.raises(FencedError, match="beat 1"):
+        asyncio.run(beat_over(lose, fence, lambda: False))
 
 
 def test_the_pause_after_a_failed_heartbeat_is_no_longer_than_a_heartbeat() -> None:

@@ -144,12 +144,38 @@ def test_a_neighbour_with_a_lease_that_is_never_reached_is_told_of_once_and_then
             await silence(dialer, named, peer(5))
 
     with caplog.at_level(logging.WARNING, "layerwise.slave"):
-        asyncio.run(play(math.inf, 3))
+        asyncio.run(play(math.inf, 4))
     assert [record.getMessage().partition(",")[0] for record in caplog.records] == [
         "layer 2 replica 0 at 192.0.2.7:4711: does not answer"
     ]
     with pytest.raises(RefusedError, match=r"With cluster\.profile = light slaves dial the master alone"):
-        asyncio.run(play(0.0, 1))
+        asyncio.run(play(0.0, 2))
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_dead_neighbour_without_a_successor_is_waited_for() -> None:
+    """The master makes no new version where a seat becomes vacant: a silent neighbour is asked about."""
+
+    async def play() -> None:
+        asked = 0
+
+        def ask() -> None:
+            nonlocal asked
+            asked += 1
+
+        named = Neighbours(ask)
+        dialer = NeighbourDialer([ABOVE], named, patience=0.0)
+        await silence(dialer, named, peer(5))
+        assert named.version == 0
+        assert asked
+        named.learn(7, [])
+        for _ in range(3):
+            assert await dialer.locate(ABOVE) is None
+            await dialer.pause(ABOVE, None)
+        # A successor has the time that every neighbour has.
+        await silence(dialer, named, peer(6))
+
+    asyncio.run(play())
 
 
 @pytest.mark.usefixtures("impatient")
@@ -162,6 +188,7 @@ def test_a_neighbour_that_was_reached_once_is_waited_for_and_its_successor_count
         dialer.reached(ABOVE)
         for _ in range(3):
             await silence(dialer, named, peer(5))
+        await silence(dialer, named, peer(6))
         with pytest.raises(RefusedError):
             await silence(dialer, named, peer(6))
 

@@ -36,7 +36,7 @@ def address(master: FakeMaster) -> Iterator[str]:
         yield found
 
 
-def check(master: str, address: str, token: str = "token", advertise: str | None = None) -> None:
+def check(master: str, address: str, token: str = "0" * 32, advertise: str | None = None) -> None:
     def pause(seconds: float) -> None:
         if seconds:
             raise TimeoutError
@@ -75,7 +75,7 @@ def test_a_slave_that_is_reached_goes_on_and_its_listener_stays_open(
         with Greeter(listening) as greeter:
             check(address, here, greeter.token)
             with pytest.raises(RefusedError):
-                check(address, here, "another token")
+                check(address, here, "f" * 32)
         assert listening.gettimeout() is None
 
 
