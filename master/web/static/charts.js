@@ -78,8 +78,10 @@ export class LineChart {
   resume(held) {
     queueMicrotask(() => {
       if (held === null) return this.restore();
-      const place = this.columns[0].findIndex((each) => each >= held);
-      this.read(place < 0 ? this.columns[0].length - 1 : place);
+      // The nearest one: the master's clock and this one are compared at each answer, so moments move a little.
+      const times = this.columns[0], next = times.findIndex((each) => each >= held), last = times.length - 1;
+      const place = next < 0 ? last : next;
+      this.read(place > 0 && held - times[place - 1] < times[place] - held ? place - 1 : place);
     });
   }
 
