@@ -22,6 +22,7 @@ from common.config.synthesizers import VfbnOptions
 from common.config.task import TaskConfig
 from common.data.targets import Targets
 from common.synthesizers import VirtualForward
+from common.synthesizers.virtual import CELLS
 
 RESULT = Path(__file__).parent / "results" / "vfbn.json"
 BATCH = 256
@@ -63,6 +64,7 @@ def _dense(width: int) -> nn.Module:
 def plain_v(module: VirtualForward, h: Tensor) -> Tensor:
     """Compute v by autograd's operations: the peer of the closed form."""
     *hidden, last = module.maps
+    h = F.adaptive_avg_pool2d(h, CELLS).flatten(1) if h.dim() == 4 else h
     for affine in hidden:
         h = F.relu(affine(h))
     logits: Tensor = last(h)

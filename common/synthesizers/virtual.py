@@ -21,13 +21,16 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from common.config.synthesizers import VfbnOptions
-from common.synthesizers.affine import Linear, PooledLinear
+from common.synthesizers.affine import Linear
 from common.synthesizers.base import GradientSynthesizer, has_positions
 from common.tasks import Expansion, Task
 
 HIDDEN = 64
+# Cells of the grid along each side. Means keep where a feature is, and cost a pass over the map.
+CELLS = 4
 
 
 class _Pass(NamedTuple):
@@ -58,19 +61,22 @@ class VirtualForward(GradientSynthesizer):
         self.trained = options.trained
         self._supervised = options.supervised
         self._positions = has_positions(shape, task)
+        self._grid: tuple[int, int] | None = None
         if self._positions:
             # A linear v was better on text (docs/results.md).
             self.maps = _maps(options.hidden or 0, shape[1:], task.outputs)
         else:
+            if len(shape) == 3:
+                self._grid = (min(CELLS, shape[1]), min(CELLS, shape[2]))
+                shape = (shape[0], *self._grid)
             self.maps = _maps(options.hidden, shape, math.prod(task.output_shape))
         self.v = nn.ModuleList(self.maps)
-        self._spatial = isinstance(self.maps[0], PooledLinear)
 
     @torch.no_grad()
     def gradient(self, h: Tensor, y: Tensor) -> Tensor:
         """Compute J^T s, the gradient at h of v's loss."""
         inputs, s, _ = self._forward(self._reshape(h), y)
-        return self.maps[0].cotangent(self._down(inputs, s)[0], inputs[0]).view_as(h)
+        return self._spread(self._down(inputs, s)[0], h)
 
     @torch.no_grad()
     def learn(self, h: Tensor, y: Tensor, delta: Tensor) -> Tensor:
@@ -81,12 +87,12 @@ class VirtualForward(GradientSynthesizer):
         """
         inputs, s, expansion = self._forward(self._reshape(h), y)
         cotangents = self._down(inputs, s)
-        residual = self.maps[0].cotangent(cotangents[0], inputs[0]).sub_(self._reshape(delta))
+        residual = self._spread(cotangents[0], h).sub_(delta)
         loss: Tensor = torch.linalg.vector_norm(residual).square() / len(h)
         if self.trained:
             if self._supervised:
                 self._teach(inputs, cotangents, self._supervised / len(h))
-            self._accumulate(inputs, expansion, cotangents, residual, 2 / len(h))
+            self._accumulate(inputs, expansion, cotangents, self._reshape(residual), 2 / len(h))
         return loss
 
     @torch.no_grad()
@@ -100,11 +106,11 @@ class VirtualForward(GradientSynthesizer):
         """
         inputs, s, expansion = self._forward(self._reshape(h), y)
         cotangents = self._down(inputs, s)
-        delta = self.maps[0].cotangent(cotangents[0], inputs[0])
+        delta = self._spread(cotangents[0], h)
         loss = expansion.total()
         if self.trained:
             self._teach(inputs, cotangents, 1 / len(h))
-        return delta.expand_as(inputs[0]).reshape(h.shape), loss
+        return delta, loss
 
     def _teach(self, inputs: list[Tensor], cotangents: list[Tensor], scale: float) -> None:
         """Add the gradient of L times a factor."""
@@ -130,7 +136,19 @@ class VirtualForward(GradientSynthesizer):
     def _reshape(self, x: Tensor) -> Tensor:
         if self._positions:
             return x.flatten(0, 1)
-        return x if self._spatial else x.reshape(len(x), -1)
+        if self._grid is not None:
+            x = F.adaptive_avg_pool2d(x, self._grid)
+        return x.reshape(len(x), -1)
+
+    def _spread(self, cotangent: Tensor, h: Tensor) -> Tensor:
+        """Carry a cotangent of the first map's output down to h."""
+        g = self.maps[0].cotangent(cotangent)
+        if self._grid is None:
+            return g.view_as(h)
+        means = g.view(len(h), -1, *self._grid)
+        # A mean's gradient is dealt out over the positions of its cell.
+        spread: Tensor = torch.ops.aten._adaptive_avg_pool2d_backward(means, h)
+        return spread
 
     def _forward(self, h: Tensor, y: Tensor) -> _Pass:
         inputs = [h]
@@ -144,7 +162,7 @@ class VirtualForward(GradientSynthesizer):
         """Carry a cotangent of v's output (B, N) down to every map's output, listed first map first."""
         cotangents = [top]
         for affine, x in zip(self.maps[:0:-1], inputs[:0:-1], strict=True):
-            cotangents.append(_through_relu(affine.cotangent(cotangents[-1], x), x))
+            cotangents.append(_through_relu(affine.cotangent(cotangents[-1]), x))
         return cotangents[::-1]
 
     def _tangents(self, inputs: list[Tensor], tangent: Tensor) -> tuple[list[Tensor], Tensor]:
@@ -163,5 +181,5 @@ def _through_relu(g: Tensor, x: Tensor) -> Tensor:
 def _maps(hidden: int | None, shape: tuple[int, ...], outputs: int) -> list[Linear]:
     hidden = HIDDEN if hidden is None else hidden
     width = hidden or outputs
-    first = PooledLinear(shape, width) if len(shape) == 3 else Linear(math.prod(shape), width)
+    first = Linear(math.prod(shape), width)
     return [first, Linear(hidden, outputs)] if hidden else [first]
