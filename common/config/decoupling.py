@@ -18,7 +18,12 @@ from common.errors import ConfigError
 class DecouplingConfig:
     """The unlock of all layers, and the options of M and I."""
 
-    unlock: str = choice("update", UNLOCKS)
+    unlock: str = choice(
+        "update",
+        UNLOCKS,
+        "unset, with every other key of the section: of a language model without time.window delayed, with "
+        'correction = "proximal"',
+    )
     gradient: str = choice("vfbn", GRADIENTS, "M, the gradient synthesizer")
     gradient_options: dict[str, Any] = key({}, "M's own options: hidden, ...; with local, the head's")
     input: str = choice("mlp", INPUTS, "I, the input synthesizer")

@@ -21,6 +21,7 @@ from common.config import settings
 from common.config.data import DATASETS, TOKENS
 from common.config.sections import Config
 from common.config.security import SecurityConfig
+from common.config.tasks import TASKS
 from common.config.values import is_user_function
 from common.errors import ConfigError
 
@@ -104,6 +105,7 @@ def _read(values: dict[str, Any], overrides: Iterable[str], source: str, given_b
         _assign(values, name, value)
         sources[name] = given_by
     _choose_task(values)
+    _choose_unlock(values)
     return settings.read(Config, values, sources=sources)
 
 
@@ -115,6 +117,17 @@ def _choose_task(values: dict[str, Any]) -> None:
     row = DATASETS.get(str(data.get("dataset")))
     if row is not None:
         task.setdefault("kind", row.task)
+
+
+def _choose_unlock(values: dict[str, Any]) -> None:
+    """Fill section decoupling, where no key is given, with what suits the task."""
+    sections = [values.setdefault(name, {}) for name in ("decoupling", "task", "time", "cluster")]
+    if not all(isinstance(section, dict) for section in sections):
+        return
+    decoupling, task, time, cluster = sections
+    row = TASKS.get(str(task.get("kind")))
+    if row is not None and not decoupling and "window" not in time and "synthesis" not in cluster:
+        decoupling.update(row.decoupling)
 
 
 def _override(text: str) -> tuple[str, Any]:

@@ -509,3 +509,27 @@ def test_a_layer_has_keys_of_its_own_and_shares_the_others() -> None:
 )
 def test_the_task_is_that_of_the_data_unless_it_is_given(given: list[str], kind: str) -> None:
     assert load(None, given).task.kind == kind
+
+
+@pytest.mark.parametrize(
+    ("given", "chosen"),
+    [
+        ([], ("update", "none")),
+        (["data.dataset=text"], ("delayed", "proximal")),
+        (["data.dataset=own.py:load", "task.kind=language"], ("delayed", "proximal")),
+        (["data.dataset=text", "decoupling.unlock=delayed"], ("delayed", "none")),
+        (["data.dataset=text", "decoupling.gradient=cdni"], ("update", "none")),
+        (["data.dataset=text", "cluster.synthesis=master"], ("update", "none")),
+        (["data.dataset=text", "network.model=lstm", "time.window=3"], ("update", "none")),
+    ],
+)
+def test_the_unlock_is_what_suits_the_task_unless_section_decoupling_is_given(
+    given: list[str], chosen: tuple[str, str]
+) -> None:
+    decoupling = load(None, given).decoupling
+    assert (decoupling.unlock, decoupling.correction) == chosen
+
+
+def test_a_written_configuration_keeps_its_unlock() -> None:
+    config = load(None, ["data.dataset=text", "decoupling.unlock=update"])
+    assert parse(config.to_toml(), "run.toml").decoupling.unlock == "update"
