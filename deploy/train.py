@@ -286,7 +286,7 @@ class Training:
 
     def _rehearse(self, config: Config, dataset: Dataset) -> None:
         """Check the first steps; in a cluster, slaves check those of built-in networks."""
-        own = {"network.model", "task.kind"} & config.user_functions.keys()
+        own = config.user_functions.keys() - {"data.dataset"}
         if own or self._simulated or not config.cluster.distributed:
             from common.models.rehearsal import rehearse
 

@@ -9,7 +9,7 @@ from common.config import settings
 from common.config.alignments import ALIGNMENTS, AlignmentRow
 from common.config.late import BACKWARDS, CORRECTIONS
 from common.config.settings import choice, key
-from common.config.synthesizers import GRADIENTS, INPUTS, GradientOptions, InputOptions
+from common.config.synthesizers import GRADIENTS, INPUTS, GradientOptions, InputOptions, VfbnOptions
 from common.config.unlocks import UNLOCKS, Divide, UnlockRow
 from common.errors import ConfigError
 
@@ -115,6 +115,12 @@ class DecouplingConfig:
         return settings.read(
             GRADIENTS[self.gradient].options, self.gradient_options, "decoupling.gradient_options."
         )
+
+    @property
+    def own_v(self) -> str | None:
+        """Function of a user that builds v of M or of the head; None: v is built in, or there is none."""
+        options = self.synthesizer_options()
+        return options.v if isinstance(options, VfbnOptions) else None
 
     def predictor_options(self) -> InputOptions:
         """Return the checked options of I."""

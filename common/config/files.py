@@ -41,8 +41,8 @@ def parse(text: str, source: str) -> Config:
 def load(path: Path | None, overrides: Iterable[str] = (), given_by: str = "--set") -> Config:
     """Read a configuration file, then apply `--set section.key=value` overrides; the last wins.
 
-    A relative `data.path`, file of `data.tokens`, user's network, data or loss becomes absolute: the current
-    folder is searched first, then the folder of the file.
+    A relative `data.path`, file of `data.tokens`, user's network, data, loss or v becomes absolute: the
+    current folder is searched first, then the folder of the file.
 
     Args:
         path: the file; None: the default configuration.
@@ -186,9 +186,15 @@ def map_paths(config: Config, change: Callable[[str], str]) -> Config:
     if network.initial is not None:
         network = dataclasses.replace(network, initial=change(network.initial))
     task = dataclasses.replace(config.task, kind=code(config.task.kind))
+    decoupling = config.decoupling
+    if decoupling.own_v is not None:
+        options = {**decoupling.gradient_options, "v": code(decoupling.own_v)}
+        decoupling = dataclasses.replace(decoupling, gradient_options=options)
     given = dataclasses.asdict(config.security)
     security = SecurityConfig(**{name: file and change(file) for name, file in given.items()})
-    return dataclasses.replace(config, data=data, network=network, task=task, security=security)
+    return dataclasses.replace(
+        config, data=data, network=network, task=task, decoupling=decoupling, security=security
+    )
 
 
 def _anchor_paths(config: Config, folder: Path) -> Config:

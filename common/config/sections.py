@@ -34,6 +34,8 @@ from common.errors import ConfigError
 
 # Batches that no run reaches: a thousand batches a second for twenty years.
 FAR = 1 << 40
+# Key of a user's v, within a table of options.
+OWN_V = "decoupling.gradient_options.v"
 
 
 @dataclass(frozen=True)
@@ -73,11 +75,12 @@ class Config:
                 "downpour.replicas_max: the number of replicas cannot change, because of "
                 f"{self.fixes_replicas}; leave downpour.replicas_max out"
             )
-        if self.cluster.served and is_user_function(self.task.kind):
-            raise ConfigError(
-                f"cluster.synthesis: the master runs no function of a user, as M needs with task.kind = "
-                f'"{self.task.kind}"; choose another cluster.synthesis or task.kind'
-            )
+        for name in ("task.kind", OWN_V):
+            if self.cluster.served and name in self.user_functions:
+                raise ConfigError(
+                    f"cluster.synthesis: the master runs no function of a user, as M needs with {name} = "
+                    f'"{self.user_functions[name]}"; choose another cluster.synthesis or {name}'
+                )
 
     def _check_correction(self) -> None:
         """Check that the correction of late gradients has the optimizer whose steps it changes."""
@@ -201,6 +204,7 @@ class Config:
             "data.dataset": self.data.dataset,
             "network.model": self.network.model,
             "task.kind": self.task.kind,
+            OWN_V: self.decoupling.own_v or "",
         }
         return {key: spec for key, spec in named.items() if is_user_function(spec)}
 

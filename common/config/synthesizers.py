@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from common.bounds import MOST_UNITS, MOST_WIDTH
 from common.config.settings import key
 from common.config.unlocks import FORWARD, Divide, Shares
+from common.config.values import is_user_function
 from common.errors import ConfigError
 from common.registry import Registry, Row
 
@@ -48,6 +49,21 @@ class VfbnOptions:
         1.0, "factor of the task's own loss at v(h) in what v learns; 0: the squared error alone", minimum=0
     )
     trained: bool = key(True, "false keeps v at its random start: the paper's control of rate 0")
+    v: str | None = key(None, "v of your own, path/to/file.py:function, in hidden's place; unset: built in")
+
+    def __post_init__(self) -> None:
+        if self.v is None:
+            return
+        if not is_user_function(self.v):
+            raise ConfigError(
+                f'decoupling.gradient_options.v: "{self.v}" names no function in a file; write it as '
+                "path/to/file.py:function"
+            )
+        if self.hidden is not None:
+            raise ConfigError(
+                f"decoupling.gradient_options.hidden: {self.hidden} is a width of the built-in v, which v = "
+                f'"{self.v}" replaces; give one of the two'
+            )
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from common.models.recurrent import pass_on
 from common.signals.forms import SignalForm
 from common.signals.packing import InputPacking
 from common.signals.values import map_floats, split
-from common.synthesizers import PropagatingRegression, VirtualForward
+from common.synthesizers import BuildV, PropagatingRegression, Virtual
 from common.tasks import Task
 
 Counted = TypeVar("Counted")
@@ -85,16 +85,22 @@ def unit_costs(
 
 
 def synthesizer_cost(
-    decoupling: DecouplingConfig, shape: tuple[int, ...], task: Task, batch_size: int, optimizer: str
+    decoupling: DecouplingConfig,
+    shape: tuple[int, ...],
+    task: Task,
+    batch_size: int,
+    optimizer: str,
+    v: BuildV | None = None,
 ) -> float:
     """Count the multiply-adds of M, or of a head, in one step: use, learning and optimizer.
 
-    `shape` is the shape of one example of the layer's h, packed (`common.signals.packing`).
+    `shape` is the shape of one example of the layer's h, packed (`common.signals.packing`); `v` builds a
+    user's v.
     """
     if not (decoupling.row.synthesizes or decoupling.row.supervises):
         return 0.0
     synthesizer, work = _without_numbers(
-        lambda device: _count_synthesizer(device, decoupling, shape, task, batch_size)
+        lambda device: _count_synthesizer(device, decoupling, shape, task, batch_size, v)
     )
     return work + _count_step(synthesizer, optimizer)
 
@@ -252,16 +258,21 @@ def _without_numbers(count: Callable[[str], Counted]) -> Counted:
 
 
 def _count_synthesizer(
-    device: str, decoupling: DecouplingConfig, shape: tuple[int, ...], task: Task, batch_size: int
+    device: str,
+    decoupling: DecouplingConfig,
+    shape: tuple[int, ...],
+    task: Task,
+    batch_size: int,
+    v: BuildV | None,
 ) -> tuple[nn.Module, float]:
     """Count the use and the learning of a new M or head; the module has the gradients of the learning."""
     with torch.device(device):
-        synthesizer = synthesizers.build(decoupling, shape, task)
+        synthesizer = synthesizers.build(decoupling, shape, task, v)
         h = torch.zeros(batch_size, *shape)
         y = task.blank(batch_size)
         with _count() as counter:
             if decoupling.row.supervises:
-                assert isinstance(synthesizer, VirtualForward)
+                assert isinstance(synthesizer, Virtual)
                 synthesizer.supervise(h, y)
             else:
                 delta = synthesizer.gradient(h, y)

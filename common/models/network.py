@@ -23,10 +23,12 @@ from common.errors import ConfigError
 from common.models import builtin, costs, flow, user
 from common.models.initial import load_initial
 from common.models.own_losses import check_nested, is_supervised
+from common.models.own_v import OwnV
 from common.models.recurrent import is_recurrent, state_size
 from common.shards import flat
 from common.signals.forms import SignalForm
 from common.signals.packing import InputPacking, Packing
+from common.synthesizers import BuildV
 from common.tasks import Task
 
 # Of the eligibility traces of M in time of a layer.
@@ -42,12 +44,14 @@ class Blueprint:
         forms: forms[i] is the form after unit i + 1; the last is a tensor, the task's output.
         task: of the run, with the shape of the network's output.
         inputs: form of the examples that the first unit takes.
+        v: builds the user's v of M or of a head; None: v is built in, or there is none.
     """
 
     units: list[nn.Module]
     forms: list[SignalForm]
     task: Task
     inputs: SignalForm
+    v: BuildV | None = None
 
 
 def build(config: Config, inputs: SignalForm, targets: Targets, code: Path | None = None) -> Blueprint:
@@ -80,7 +84,9 @@ def build(config: Config, inputs: SignalForm, targets: Targets, code: Path | Non
     last = f"{where}: the last unit"
     if not forms[-1].is_plain:
         raise ConfigError(f"{last} gives {forms[-1].describe()}; it must give a tensor, the network's output")
-    return Blueprint(units, forms, task.fit(forms[-1].only.shape, last), inputs)
+    own = config.decoupling.own_v
+    v = None if own is None else OwnV(own, code)
+    return Blueprint(units, forms, task.fit(forms[-1].only.shape, last), inputs, v)
 
 
 def build_initial(
@@ -169,7 +175,9 @@ def _count_parts(
     # A layer has no M where nothing learns up to its end.
     fixed = len(list(itertools.takewhile(lambda unit: not learns(unit), blueprint.units)))
     ends = [
-        costs.synthesizer_cost(decoupling, h, task, batch_size, optimizer) if place >= fixed else 0.0
+        costs.synthesizer_cost(decoupling, h, task, batch_size, optimizer, blueprint.v)
+        if place >= fixed
+        else 0.0
         for place, h in enumerate(boundaries)
     ]
     starts = [costs.input_cost(decoupling, blueprint.inputs, h, batch_size, optimizer) for h in boundaries]

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from common.config.sections import Config
+from common.config.sections import OWN_V, Config
 from common.data.batches import Batches
 from common.data.datasets import Dataset
 from common.errors import ConfigError
@@ -76,7 +76,7 @@ def rehearse(
         x, y = split(h), batches.labels(0)[:rows].to(device)
         starts, count = [0, *(config.network.cuts or [])], len(blueprint.units)
         first, last = (0, count) if k is None else (starts[k - 1], [*starts, count][k])
-        down, taught = _need_gradients(config, blueprint.units), _find_taught(config, blueprint)
+        down, taught = _need_gradients(config, blueprint.units), _list_taught(config, blueprint)
         for place, unit in enumerate(blueprint.units[:last]):
             look()
             part = _Part(config, place + 1, unit.to(device).train(), blueprint.forms[place], down[place], y)
@@ -84,8 +84,8 @@ def rehearse(
             h = part.pass_on(h) if place < first else part.play(h, ending)
             if config.decoupling.row.predicts and place + 1 in starts:
                 part.check_unchanged(h, x)
-            if "task.kind" in config.user_functions and place + 1 == taught:
-                synthesis.check_lesson(config, blueprint.task, h, y)
+            if place + 1 in taught:
+                synthesis.check_lesson(config, blueprint.task, blueprint.v, h, y)
             # Gradients of the whole network would be as large as the network.
             unit.zero_grad()
             unit.to("cpu")
@@ -144,14 +144,19 @@ def _need_gradients(config: Config, units: Sequence[nn.Module]) -> list[bool]:
     return found
 
 
-def _find_taught(config: Config, blueprint: Blueprint) -> int | None:
-    """Return the number of the last unit of the lowest layer with M or a head."""
-    cuts = config.network.cuts or []
+def _list_taught(config: Config, blueprint: Blueprint) -> list[int]:
+    """List the last units of layers whose M or head has a lesson: with a user's v of all, of the lowest else.
+
+    Without a user's loss or v there is none.
+    """
+    cuts, found = config.network.cuts or [], []
+    if not {"task.kind", OWN_V} & config.user_functions.keys():
+        return []
     for k, cut in enumerate(cuts, 1):
         headless = network.lacks_head(config, network.layer(blueprint, cuts, k))
         if network.wants_gradient(config, blueprint, k) and not headless:
-            return cut
-    return None
+            found.append(cut)
+    return found if OWN_V in config.user_functions else found[:1]
 
 
 @contextlib.contextmanager

@@ -1,42 +1,45 @@
-"""First lesson of M, or of a head, before a run: a user's loss may lack the derivatives that it takes."""
+"""First lesson of M, or of a head, before a run: a user's loss or v may lack derivatives that it takes."""
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from common import synthesizers
-from common.config.sections import Config
+from common.config.sections import OWN_V, Config
 from common.errors import ConfigError
 from common.signals.packing import Packing
 from common.signals.values import Signal, form_of
-from common.synthesizers import VirtualForward
+from common.synthesizers import BuildV, Virtual
 from common.tasks import Task
 
 
-def check_lesson(config: Config, task: Task, h: Signal, y: Tensor) -> None:
-    """Teach the lowest layer's M or head once.
+def check_lesson(config: Config, task: Task, v: BuildV | None, h: Signal, y: Tensor) -> None:
+    """Teach a layer's M or head once.
 
     Args:
         config: of the run, resolved.
         task: of the run.
+        v: builds the user's v, if there is one.
         h: output of the layer for a batch, (B, ...).
         y: targets of the batch, (B, ...).
 
     Raises:
-        ConfigError: the task's loss has no derivative that the lesson takes.
+        ConfigError: the task's loss or the user's v has no derivative that the lesson takes, or the user's v
+            gives no finite one.
     """
     decoupling, packing = config.decoupling, Packing(form_of(h))
     if not (decoupling.row.synthesizes or decoupling.row.supervises):
         return
     packed = packing.pack(h)
-    module = synthesizers.initial(config, 1, packing.shape, task).to(packed.device)
+    module = synthesizers.initial(config, 1, packing.shape, task, v).to(packed.device)
     try:
         if decoupling.row.supervises:
-            assert isinstance(module, VirtualForward)
+            assert isinstance(module, Virtual)
             module.supervise(packed, y)
         else:
             module.learn(packed, y, module.gradient(packed, y))
-    except ConfigError:  # of the task, which names its own key
+    except ConfigError:  # of the task or of the user's v, which name their own keys
         raise
     except (Exception, SystemExit) as error:
         line = next(iter(str(error).splitlines()), "") or type(error).__name__
@@ -45,6 +48,12 @@ def check_lesson(config: Config, task: Task, h: Signal, y: Tensor) -> None:
             f"derivative: {line}; compute the loss by torch's own operations, or choose another "
             "decoupling.unlock or decoupling.gradient"
         ) from error
+    learned = [each.grad for each in module.parameters() if each.grad is not None]
+    if config.decoupling.own_v is not None and not all(bool(torch.isfinite(g).all()) for g in learned):
+        raise ConfigError(
+            f"{OWN_V}: {config.decoupling.own_v}: gives a gradient with NaN or infinity at the first batch; "
+            "correct the module"
+        )
 
 
 def _name(config: Config) -> str:

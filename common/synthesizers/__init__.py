@@ -6,11 +6,13 @@ import torch
 
 from common.config.decoupling import DecouplingConfig
 from common.config.sections import Config
+from common.config.synthesizers import VfbnOptions
 from common.config.time import TimeConfig
 from common.draws import mix, seeded_torch
 from common.registry import import_implementation
 from common.signals.forms import TensorForm
-from common.synthesizers.base import GradientSynthesizer, InputSynthesizer
+from common.synthesizers.base import GradientSynthesizer, InputSynthesizer, Virtual
+from common.synthesizers.own_virtual import BuildV, OwnVirtual
 from common.synthesizers.predictor import Predictor
 from common.synthesizers.regression import DeltaRegression, PropagatingRegression
 from common.synthesizers.time.auxiliary import Auxiliary
@@ -20,12 +22,15 @@ from common.synthesizers.virtual import VirtualForward
 from common.tasks import Task
 
 __all__ = [
+    "BuildV",
     "DeltaRegression",
     "GradientSynthesizer",
     "InputSynthesizer",
+    "OwnVirtual",
     "Predictor",
     "PropagatingRegression",
     "TimeModule",
+    "Virtual",
     "VirtualForward",
     "build",
     "build_input",
@@ -40,16 +45,27 @@ _STREAMS = {"gradient": 0, "input": 1, "time": 2}
 _CPU = torch.device("cpu")
 
 
-def build(decoupling: DecouplingConfig, shape: tuple[int, ...], task: Task) -> GradientSynthesizer:
+def build(
+    decoupling: DecouplingConfig, shape: tuple[int, ...], task: Task, v: BuildV | None = None
+) -> GradientSynthesizer:
     """Build M of one layer, its parameters drawn from torch's global generator.
 
     Args:
         decoupling: names M and its options.
         shape: shape of one example's h: (D,) vectors, (C, H, W) feature maps; every other shape is flattened.
         task: of the run.
+        v: builds a user's v, where `decoupling` names one.
+
+    Raises:
+        ConfigError: the user's v cannot be used.
     """
+    options = decoupling.synthesizer_options()
+    if decoupling.own_v is not None:
+        assert isinstance(options, VfbnOptions)
+        assert v is not None
+        return OwnVirtual(options, shape, task, v)
     module = import_implementation(f"{__name__}.gradients", decoupling.gradient)
-    synthesizer: GradientSynthesizer = module.build(decoupling.synthesizer_options(), shape, task)
+    synthesizer: GradientSynthesizer = module.build(options, shape, task)
     return synthesizer
 
 
@@ -81,10 +97,12 @@ def build_time(time: TimeConfig, size: int) -> TimeModule:
     return TimeModule(synthesizer, Auxiliary(size) if time.aux else None)
 
 
-def initial(config: Config, k: int, shape: tuple[int, ...], task: Task) -> GradientSynthesizer:
-    """Build M_k with the parameters at the beginning of a run, the same in every process."""
+def initial(
+    config: Config, k: int, shape: tuple[int, ...], task: Task, v: BuildV | None = None
+) -> GradientSynthesizer:
+    """Build M_k with the parameters at the beginning of a run, the same in every process; as of `build`."""
     with seeded_torch(mix(config.run.seed, k, _STREAMS["gradient"]), _CPU):
-        return build(config.decoupling, shape, task)
+        return build(config.decoupling, shape, task, v)
 
 
 def initial_input(config: Config, k: int, inputs: TensorForm, shape: tuple[int, ...]) -> InputSynthesizer:

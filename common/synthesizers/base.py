@@ -40,6 +40,20 @@ class GradientSynthesizer(nn.Module, ABC):
         """
 
 
+class Virtual(GradientSynthesizer):
+    """M that is the gradient of a virtual network v, h -> output, which may be a layer's head, too."""
+
+    @abstractmethod
+    def supervise(self, h: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Train v on the task itself, with h as input: the head of a layer with a local loss.
+
+        Adds the gradient of L / B to the `.grad`s, unless v is frozen.
+
+        Returns:
+            The gradient of L at h, shaped as h, and L, a scalar.
+        """
+
+
 class InputSynthesizer(nn.Module, ABC):
     """Input synthesizer I_k: x -> h_{k-1} hat, the predicted input of layer k.
 

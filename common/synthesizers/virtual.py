@@ -25,7 +25,7 @@ from torch.nn import functional as F
 
 from common.config.synthesizers import VfbnOptions
 from common.synthesizers.affine import Linear
-from common.synthesizers.base import GradientSynthesizer, has_positions
+from common.synthesizers.base import Virtual, has_positions
 from common.tasks import Expansion, Task
 
 HIDDEN = 64
@@ -47,7 +47,7 @@ class _Pass(NamedTuple):
     expansion: Expansion
 
 
-class VirtualForward(GradientSynthesizer):
+class VirtualForward(Virtual):
     """M of VFBN in closed form.
 
     v is a Linear, or two with ReLU between. Of a feature map, v sees the means over the cells of a grid.
@@ -97,13 +97,7 @@ class VirtualForward(GradientSynthesizer):
 
     @torch.no_grad()
     def supervise(self, h: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Train v on the task itself, with h as input: the head of a layer with a local loss.
-
-        Adds the gradient of L / B to the `.grad`s, unless v is frozen.
-
-        Returns:
-            The gradient of L at h, shaped as h, and L, a scalar.
-        """
+        """Train v on the task itself, with h as input."""
         inputs, s, expansion = self._forward(self._reshape(h), y)
         cotangents = self._down(inputs, s)
         delta = self._spread(cotangents[0], h)

@@ -88,7 +88,7 @@ class Run:
             if not own:
                 continue
             shape = Packing(network.boundary(self.blueprint, self.cuts, k)).shape
-            modules[k] = synthesizers.initial(self.config, k, shape, self.blueprint.task)
+            modules[k] = synthesizers.initial(self.config, k, shape, self.blueprint.task, self.blueprint.v)
             try:
                 modules[k].load_state_dict(own)
             except RuntimeError as error:

@@ -36,7 +36,7 @@ def train(
     A master and a process for every slave run on this machine, and end with the call. With `on = "ray"` the
     slaves run on the nodes of a Ray cluster, as with `layerwise train --on ray`. With
     `cluster.profile = "synchronous"`, and if simulated, everything runs in this process. `network.model`,
-    `data.dataset` and `task.kind` take a function of an imported module in place of
+    `data.dataset`, `task.kind` and the option `v` of M take a function of an imported module in place of
     `path/to/file.py:function`: the processes import the file by themselves.
 
     >>> import layerwise

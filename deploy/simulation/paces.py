@@ -92,10 +92,12 @@ def _pace(config: Config, blueprint: Blueprint, k: int, work: float) -> Pace:
     top, wants = k == config.layers, network.wants_gradient(config, blueprint, k)
     if wants and not top and not network.lacks_head(config, network.layer(blueprint, cuts, k)):
         optimizer = config.optimizer.synthesizer.name
-        synthesis = costs.synthesizer_cost(config.decoupling, shape, blueprint.task, batch_size, optimizer)
+        synthesis = costs.synthesizer_cost(
+            config.decoupling, shape, blueprint.task, batch_size, optimizer, blueprint.v
+        )
     if synthesis:
         with torch.device("meta"):
-            module: nn.Module = synthesizers.build(config.decoupling, shape, blueprint.task)
+            module: nn.Module = synthesizers.build(config.decoupling, shape, blueprint.task, blueprint.v)
         shards[f"{k}/gradient"] = table_of(module)
     if config.decoupling.row.predicts and k > 1:
         below = Packing(network.boundary(blueprint, cuts, k - 1)).shape

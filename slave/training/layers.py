@@ -32,7 +32,7 @@ from common.shards.working_copy import WorkingCopy
 from common.signals.forms import SignalForm
 from common.signals.packing import InputPacking, Packing
 from common.signals.values import plain
-from common.synthesizers import GradientSynthesizer, VirtualForward
+from common.synthesizers import GradientSynthesizer, Virtual
 from common.wire.messages import JoinReply
 from slave.training import unlocks
 from slave.training.admission import Admission
@@ -330,13 +330,14 @@ class _Composition:
             synthesizer = Synthesizer(module, flat, self._taught("gradient", flat), self.health, every)
         return PackedSynthesizer(synthesizer, packing)
 
-    def _head(self, above: SignalForm) -> tuple[VirtualForward, Stepper]:
+    def _head(self, above: SignalForm) -> tuple[Virtual, Stepper]:
         module = self._module(Packing(above))
-        assert isinstance(module, VirtualForward)
+        assert isinstance(module, Virtual)
         return module, self._taught("gradient", Flat(module, self.device))
 
     def _module(self, packing: Packing) -> GradientSynthesizer:
-        return synthesizers.initial(self.config, self.lease.layer, packing.shape, self.blueprint.task)
+        network = self.blueprint
+        return synthesizers.initial(self.config, self.lease.layer, packing.shape, network.task, network.v)
 
     def _taught(self, shard: str, flat: Flat) -> Stepper:
         return self._stepped(shard, flat, self.config.optimizer.synthesizer, Stepper)

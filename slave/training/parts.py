@@ -9,7 +9,7 @@ from common.config.sections import Config
 from common.draws import chance
 from common.optim.stepper import Stepper
 from common.signals.forms import SignalForm
-from common.synthesizers import VirtualForward
+from common.synthesizers import Virtual
 from common.tasks import Task
 from slave.training.decoupling import PackedSynthesizer, Predicting
 from slave.training.health import Health
@@ -44,7 +44,7 @@ class Parts:
     wants_gradient: bool
     make_synthesizer: Callable[[], PackedSynthesizer]
     make_predictor: Callable[[], Predicting]
-    make_head: Callable[[], tuple[VirtualForward, Stepper]]
+    make_head: Callable[[], tuple[Virtual, Stepper]]
     scores: Scores | None = None
 
     @property

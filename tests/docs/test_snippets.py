@@ -12,9 +12,13 @@ import torch
 from torch import nn
 
 from common.config import files
+from common.config.decoupling import DecouplingConfig
 from common.data import datasets
+from common.models.own_v import OwnV
 from common.net.access import Role
 from common.net.identity import find_identity
+from common.synthesizers import build
+from tests.classifying import classifying
 from tests.docs.blocks import DOCS, Block, read_blocks
 
 
@@ -49,6 +53,15 @@ def test_a_unit_of_a_dict_changes_one_tensor_and_passes_the_others_on() -> None:
     assert not out["h"][:, :2].equal(s["h"][:, :2])
     assert out["mask"] is s["mask"]
     assert out["skip"] is s["skip"]
+
+
+def test_a_virtual_network_of_ones_own_is_m_for_feature_maps(tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(snippet("methods.md", "def v(").text)
+    decoupling = DecouplingConfig(gradient_options={"v": f"{tmp_path}/own.py:v"})
+    module = build(decoupling, (3, 6, 6), classifying(4), OwnV(decoupling.own_v or "", None))
+    h, y = torch.randn(5, 3, 6, 6), torch.tensor([0, 1, 2, 3, 0])
+    assert module.learn(h, y, torch.randn_like(h)) > 0
+    assert module.gradient(h, y).shape == h.shape
 
 
 def test_openssl_makes_a_certificate_of_a_slave_and_a_file_for_a_browser(tmp_path: Path) -> None:

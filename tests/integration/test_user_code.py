@@ -65,6 +65,13 @@ def load():
     return x, np.arange(64) % 4, x, np.arange(64) % 4
 """
 
+VIRTUAL = """
+from torch import nn
+def v(input_shape, outputs):
+    (size,) = input_shape
+    return nn.Sequential(nn.Linear(size, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, outputs))
+"""
+
 
 @pytest.fixture
 def loud(cli: Cli) -> list[str]:
@@ -98,6 +105,28 @@ def test_a_master_with_a_network_that_prints_listens_and_its_slaves_train(
     done = cli.run("evaluate", "--master", by_hand.address, "--code", ".", "--json")
     assert set(json.loads(done.stdout)) >= {"test_error_percent"}
     assert cli.run("export", "--master", by_hand.address, "--code", ".", "--output", "m.pt").stdout == ""
+
+
+@pytest.mark.parametrize("profile", ["light", "basic"])
+@pytest.mark.parametrize("unlock", ["update", "full", "local"])
+def test_slaves_train_a_virtual_network_of_the_users_own(cli: Cli, profile: str, unlock: str) -> None:
+    (cli.folder / "own.py").write_text(VIRTUAL)
+    own = ["--set", "decoupling.gradient_options={v='own.py:v'}", "--set", f"decoupling.unlock={unlock}"]
+    tiny = [*QUICK, "--set", "run.batches=20", "--set", "network.options={widths=[16]}"]
+    summary = cli.json("train", *tiny, *own, "--set", f"cluster.profile={profile}", "--json")
+    assert (summary["layers"], summary["batches"]) == (2, 20)
+
+
+def test_slaves_by_hand_take_a_virtual_network_from_their_own_folder(cli: Cli, by_hand: HandMade) -> None:
+    (cli.folder / "own.py").write_text(VIRTUAL)
+    own = ["--set", "decoupling.gradient_options={v='own.py:v'}"]
+    by_hand.master(*QUICK, "--set", "run.batches=20", "--set", "network.options={widths=[16]}", *own)
+    bare = cli.run("slave", "--master", by_hand.address)
+    assert bare.returncode == 2
+    assert "decoupling.gradient_options.v: the master names a file, own.py" in bare.stderr
+    slaves = [by_hand.slave("--code", ".") for _ in range(2)]
+    outputs = [slave.communicate(timeout=120) for slave in slaves]
+    assert [slave.returncode for slave in slaves] == [0, 0], outputs
 
 
 def test_names_of_installed_modules_in_the_working_directory_hide_nothing(cli: Cli) -> None:

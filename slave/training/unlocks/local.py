@@ -10,7 +10,7 @@ from common.errors import MalformedError
 from common.optim.stepper import Stepper
 from common.signals.packing import Packing
 from common.signals.values import Signal, map_tensors
-from common.synthesizers import VirtualForward
+from common.synthesizers import Virtual
 from common.wire.boundary import Message, Up
 from slave.training.health import Health
 from slave.training.layer import Layer
@@ -23,7 +23,7 @@ class Head:
     The float tensors of h_k are packed into one.
     """
 
-    def __init__(self, module: VirtualForward, stepper: Stepper, health: Health, packing: Packing) -> None:
+    def __init__(self, module: Virtual, stepper: Stepper, health: Health, packing: Packing) -> None:
         self._module = module
         self._packing = packing
         self._stepper = stepper
