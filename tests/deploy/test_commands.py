@@ -161,6 +161,9 @@ def test_a_variant_s_options_replace_the_file_s_and_its_other_keys_join_them(fil
         ("linear-mse", 8, 1),
         ("linear-log", 12, 1),
         ("depths", 16, 1),
+        ("cifar10-resnet110", 5, 1),
+        ("cifar10-wrn", 4, 1),
+        ("vfbn-resnet110", 5, 1),
     ],
 )
 def test_every_variant_of_the_examples_can_be_read(name: str, variants: int, seeds: int) -> None:

@@ -21,7 +21,7 @@ from deploy.comparison import variants
 from deploy.evaluation.evaluator import Evaluator
 from deploy.simulation.driver import Driver
 from deploy.simulation.synchronous import InStep
-from examples import depths, line_search
+from examples import depths, line_search, vfbn_v
 from examples.focal_loss import focal
 from tests.docs.blocks import ROOT
 
@@ -47,15 +47,54 @@ def train(path: Path | None, *overrides: str) -> tuple[Config, list[float]]:
     return config, losses
 
 
-def test_the_resnet_trains_on_photographs(tmp_path: Path) -> None:
+@pytest.fixture
+def photographs(tmp_path: Path) -> Path:
+    """Folder of CIFAR-10's files, with a few images of noise."""
     table = np.random.default_rng(0).integers(0, 256, (20, 3073)).astype(np.uint8)
     table[:, 0] = np.arange(20) % 10
     for name in cifar10.FILES:
         (tmp_path / name).write_bytes(table.tobytes())
+    return tmp_path
+
+
+def test_the_resnet_trains_on_photographs(photographs: Path) -> None:
     small = ["network.options={width=4, blocks=1}", "run.batches=2", "run.batch_size=8"]
-    config, losses = train(EXAMPLES / "cifar10-resnet.toml", f"data.path={tmp_path}", *small)
+    config, losses = train(EXAMPLES / "cifar10-resnet.toml", f"data.path={photographs}", *small)
     assert (config.layers, config.decoupling.unlock) == (2, "delayed")
     assert math.isfinite(losses[-1])
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("cifar10-resnet110", "{depth=8, width=4}"),
+        ("cifar10-wrn", "{depth=10, width=1}"),
+        ("vfbn-resnet110", "{depth=8}"),
+    ],
+)
+def test_published_networks_train_by_every_variant(photographs: Path, name: str, options: str) -> None:
+    """Networks of a block a stage take the place of the examples' own."""
+    small = [f"data.path={photographs}", f"network.options={options}", "network.cuts=[2]"]
+    small += ["run.batches=2", "run.batch_size=4", "run.evaluate_every=2"]
+    for each in variants.read(EXAMPLES / f"{name}.toml", small, [], None, "driver").variants:
+        dataset = datasets.of(each.config)
+        config = resolution.resolve_with_torch(each.config, dataset)
+        rehearse(config, dataset, LARGEST_SIGNAL_MESSAGE_BYTES)
+        driver = Driver(config, dataset, trains=True)
+        losses = [driver.status().seats[-1].telemetry.loss for _ in driver.run()]
+        assert math.isfinite(losses[-1]), each.name
+
+
+def test_the_crops_of_an_image_are_its_own_parts() -> None:
+    x = torch.rand(40, 2, 32, 32)
+    crop = vfbn_v.Crop()
+    assert torch.equal(crop.eval()(x), x[:, :, 4:28, 4:28])
+    windows = functional.unfold(x, vfbn_v.SIDE).view(40, 2, 24, 24, 81)
+    taken = crop.train()(x)[..., None]
+    plain, mirrored = ((taken == each).all((1, 2, 3)).any(1) for each in (windows, windows.flip(3)))
+    assert (plain ^ mirrored).all()
+    assert plain.any()
+    assert mirrored.any()
 
 
 def test_the_recurrent_network_learns_a_text(tmp_path: Path) -> None:
