@@ -309,7 +309,7 @@ def test_a_target_of_several_positions_has_no_surface(
     keys: dict[str, Any] = {
         "data.dataset": "text", "data.path": "text.txt", "network.model": "gpt", "data.context": 8,
         "network.options": {"width": 8, "blocks": 1, "heads": 1}, "run.batch_size": 8, "run.batches": 2,
-        "run.keep": [2],
+        "run.keep": [2], "decoupling.unlock": "update",
     }  # fmt: skip
     layerwise.train(run_dir="run", progress=False, **(STEP | keys))
     assert command.run(["analyze", "run", "--out", "out"]) == 0
