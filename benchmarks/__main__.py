@@ -18,6 +18,7 @@ ASKING = {
     "compiling": "needs a C++ compiler, and MNIST for its networks (--mnist FOLDER); seven minutes",
     "copying": "takes options, and ten minutes a method and seed",
     "crowd": "needs the costs that scale --costs has measured; takes two minutes",
+    "depth": "needs a text (--text FILE) and a folder (--out DIR); two hours",
     "faults": "takes a quarter of an hour",
     "flight": "needs pyarrow (pip install pyarrow==26.0.0); twelve minutes",
     "links": "needs root and iproute2; MNIST for its errors (--mnist FOLDER); 12 minutes",
