@@ -50,8 +50,8 @@ def rehearse(
 ) -> None:
     """Check the messages of a run and the first steps of every unit, or of the units of layer k alone.
 
-    This project's own units behave alike for any number of examples: two are enough. A user's unit or loss
-    gets the run's first batch.
+    This project's own units behave alike for any number of examples: two are enough. A user's unit, loss
+    or v gets the run's first batch.
 
     Args:
         config: of the run, resolved.
@@ -71,7 +71,7 @@ def rehearse(
         if config.decoupling.feeds_back:
             check_maps(blueprint.units, config.network.model)
         batches = Batches.of(config, dataset)
-        rows = None if {"network.model", "task.kind"} & config.user_functions.keys() else 2
+        rows = None if {"network.model", "task.kind", OWN_V} & config.user_functions.keys() else 2
         h = map_tensors(lambda each: each[:rows].to(device), batches.inputs(0))
         x, y = split(h), batches.labels(0)[:rows].to(device)
         starts, count = [0, *(config.network.cuts or [])], len(blueprint.units)

@@ -36,22 +36,25 @@ def check_lesson(config: Config, task: Task, v: BuildV | None, h: Signal, y: Ten
     try:
         if decoupling.row.supervises:
             assert isinstance(module, Virtual)
-            module.supervise(packed, y)
+            delta, _ = module.supervise(packed, y)
         else:
-            module.learn(packed, y, module.gradient(packed, y))
+            delta = module.gradient(packed, y)
+            module.learn(packed, y, delta)
     except ConfigError:  # of the task or of the user's v, which name their own keys
         raise
     except (Exception, SystemExit) as error:
         line = next(iter(str(error).splitlines()), "") or type(error).__name__
+        if decoupling.own_v is not None:
+            raise ConfigError(f"{OWN_V}: {decoupling.own_v}: fails at the first batch: {line}") from error
         raise ConfigError(
             f"task.kind: {config.task.kind}: fails as the loss of {_name(config)}, which takes its second "
             f"derivative: {line}; compute the loss by torch's own operations, or choose another "
             "decoupling.unlock or decoupling.gradient"
         ) from error
-    learned = [each.grad for each in module.parameters() if each.grad is not None]
-    if config.decoupling.own_v is not None and not all(bool(torch.isfinite(g).all()) for g in learned):
+    gradients = [delta, *(each.grad for each in module.parameters() if each.grad is not None)]
+    if decoupling.own_v is not None and not all(bool(torch.isfinite(each).all()) for each in gradients):
         raise ConfigError(
-            f"{OWN_V}: {config.decoupling.own_v}: gives a gradient with NaN or infinity at the first batch; "
+            f"{OWN_V}: {decoupling.own_v}: gives a gradient with NaN or infinity at the first batch; "
             "correct the module"
         )
 

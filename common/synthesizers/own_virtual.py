@@ -23,6 +23,11 @@ Shape = tuple[int, ...]
 Found = TypeVar("Found")
 # Builds v from the shape of an example's h, and that of an example's output.
 BuildV = Callable[[Shape, Shape], nn.Module]
+# Errors of a machine, not of v: another slave may go on. Older torch has no class for a GPU's failure.
+OF_THE_DEVICE: tuple[type[Exception], ...] = (
+    torch.cuda.OutOfMemoryError,
+    getattr(torch, "AcceleratorError", torch.cuda.OutOfMemoryError),
+)
 
 
 class OwnVirtual(Virtual):
@@ -45,13 +50,14 @@ class OwnVirtual(Virtual):
         self._supervised = options.supervised
         self._where = f"decoupling.gradient_options.v: {options.v}"
         self.v = build_v(shape, task.output_shape)
-        self._check_state()
+        # A lazy module has its parameters behind the first forward.
         self._check_output(shape)
+        self._check_state()
 
     def gradient(self, h: Tensor, y: Tensor) -> Tensor:
         """Compute the gradient at h of v's loss."""
         self.eval()
-        leaf = h.detach().requires_grad_()
+        leaf = _leaf(h)
         with torch.enable_grad():
             total = self._total(leaf, y)
             delta = self._differentiate(lambda: torch.autograd.grad(total, leaf)[0])
@@ -64,7 +70,7 @@ class OwnVirtual(Virtual):
             L_M, a scalar.
         """
         self.train(self.trained)
-        leaf = h.detach().requires_grad_()
+        leaf = _leaf(h)
         with torch.enable_grad():
             total = self._total(leaf, y)
             synthetic = self._differentiate(
@@ -81,12 +87,16 @@ class OwnVirtual(Virtual):
     def supervise(self, h: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Train v on the task itself; batch normalization is that of a layer in training."""
         self.train(self.trained)
-        leaf = h.detach().requires_grad_()
+        leaf = _leaf(h)
         with torch.enable_grad():
             total = self._total(leaf, y)
             wanted = [leaf, *(self._parameters_learned if self.trained else [])]
             self._differentiate(lambda: torch.autograd.backward(total / len(h), inputs=wanted))
-        assert leaf.grad is not None
+        if leaf.grad is None:
+            raise self._error(
+                "gives its output without a gradient at h; compute the output from h by operations of torch, "
+                "without detach()"
+            )
         return leaf.grad.mul_(len(h)), total.detach()
 
     @property
@@ -100,6 +110,8 @@ class OwnVirtual(Virtual):
     def _forward(self, h: Tensor) -> Tensor:
         try:
             output = self.v(h)
+        except OF_THE_DEVICE:
+            raise
         except (Exception, SystemExit) as error:
             raise self._error(f"fails for an h of {tuple(h.shape)}: {_first_line(error)}") from error
         due = (len(h), *self.task.output_shape)
@@ -116,6 +128,8 @@ class OwnVirtual(Virtual):
             return work()
         except ConfigError:  # of the task, which names its own key
             raise
+        except OF_THE_DEVICE:
+            raise
         except (Exception, SystemExit) as error:
             raise self._error(
                 f"fails in the derivative of its gradient: {_first_line(error)}; compute the output from h "
@@ -127,6 +141,11 @@ class OwnVirtual(Virtual):
             table_of(self)
         except ConfigError as error:
             raise self._error(str(error)) from None
+        except Exception as error:
+            raise self._error(
+                f"has a parameter or buffer that cannot be kept: {_first_line(error)}; use each "
+                "in the forward"
+            ) from error
         if self.trained and not self._parameters_learned:
             raise self._error("has no parameters to train; give it some, or choose trained = false")
 
@@ -140,6 +159,11 @@ class OwnVirtual(Virtual):
 
     def _error(self, text: str) -> ConfigError:
         return ConfigError(f"{self._where}: {text}")
+
+
+def _leaf(h: Tensor) -> Tensor:
+    # On a GPU feature maps have their channels last in memory, where a user's views may fail.
+    return h.detach().contiguous().requires_grad_()
 
 
 def _first_line(error: BaseException) -> str:

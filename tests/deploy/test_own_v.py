@@ -6,12 +6,15 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 
 from common.config import files
 from common.config.sections import OWN_V
 from common.config.user_code import check_sent_files
 from common.data.holdings import take_stock
 from common.errors import ConfigError
+from common.models import network
+from common.models.synthesis import check_lesson
 from deploy import cli as command
 from tests.deploy.runs import digits, resolved, trained
 
@@ -40,6 +43,20 @@ class Training(nn.Linear):
 
 def endless(input_shape, outputs):
     return Training(*input_shape, outputs)
+
+class Late(nn.Linear):
+    def forward(self, h):
+        return super().forward(h) / (0 if self.training and h[2:].any() else 1)
+
+def late(input_shape, outputs):
+    return Late(*input_shape, outputs)
+
+class Norm(nn.Linear):
+    def forward(self, h):
+        return super().forward((h * h).sum(1, keepdim=True).sqrt())
+
+def norm(outputs):
+    return Norm(1, outputs)
 """
 
 
@@ -101,6 +118,21 @@ def test_the_path_is_found_beside_the_configuration_and_pinned(own: str, tmp_pat
     assert [name for name in before if before[name] != after[name]] == [f"{OWN_V} own.py"]
 
 
+@pytest.mark.parametrize("more", ["", ", trained=false"])
+@pytest.mark.parametrize("unlock", ["update", "local"])
+def test_a_gradient_at_h_with_nan_is_refused_before_the_start(own: str, unlock: str, more: str) -> None:
+    config = resolved(f"decoupling.unlock={unlock}", option(f"{own}:norm", more))
+    dataset = digits()
+    blueprint = network.build_initial(config, dataset.inputs, dataset.targets)
+    h, y = torch.ones(4, 16), torch.zeros(4, dtype=torch.int64)
+    check_lesson(config, blueprint.task, blueprint.v, h, y)
+    h[1] = 0
+    with pytest.raises(
+        ConfigError, match=r"own\.py:norm: gives a gradient with NaN or infinity at the first"
+    ):
+        check_lesson(config, blueprint.task, blueprint.v, h, y)
+
+
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
@@ -119,6 +151,7 @@ def test_the_path_is_found_beside_the_configuration_and_pinned(own: str, tmp_pat
             [option("own.py:endless"), "decoupling.unlock=local"],
             "own.py:endless: gives a gradient with NaN or infinity at the first",
         ),
+        ([option("own.py:late")], "own.py:late: gives a gradient with NaN or infinity at the first batch"),
         (
             [option("own.py:v"), "cluster.synthesis=master"],
             "cluster.synthesis: the master runs no function of a user, as M needs with decoupling.gradient_o",

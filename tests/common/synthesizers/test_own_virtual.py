@@ -175,13 +175,29 @@ class Wrong(nn.Module):
         return self._forward(output)
 
 
+class Cut(nn.Linear):
+    """A v whose output has no gradient at h."""
+
+    def forward(self, h: Tensor) -> Tensor:
+        return super().forward(h.detach())
+
+
+def more(tensor: Tensor) -> nn.Module:
+    """A v with a parameter more, which nothing uses."""
+    module = nn.Linear(6, CLASSES)
+    module.register_parameter("more", tensor if isinstance(tensor, nn.Parameter) else nn.Parameter(tensor))
+    return module
+
+
 @pytest.mark.parametrize(
     ("module", "said"),
     [
         (nn.Linear(6, 3), r"gives float32 \(2, 3\) for an h of \(2, 6\); it must give floats \(2, 4\)"),
         (nn.Linear(5, 4), r"fails for an h of \(2, 6\): mat1 and mat2"),
-        (nn.Linear(6, 4).double(), "parameter v.weight is float64; parameters must be float32"),
-        (nn.Sequential(nn.Flatten(), nn.Softmax(1)), "has no parameters to train"),
+        (nn.Linear(6, 4).double(), r"fails for an h of \(2, 6\): mat1 and mat2 must have the same dtype"),
+        (more(torch.zeros(1).double()), "parameter v.more is float64; parameters must be float32"),
+        (more(nn.UninitializedParameter()), "has a parameter or buffer that cannot be kept: "),
+        (nn.AdaptiveAvgPool1d(CLASSES), "has no parameters to train"),
         (Wrong(lambda output: (output, output)), "gives a tuple for an h"),
         (Wrong(lambda output: output / 0), "gives NaN or infinity"),
     ],
@@ -191,14 +207,72 @@ def test_what_is_no_v_is_refused_by_name(module: nn.Module, said: str) -> None:
         own(module)
 
 
-@pytest.mark.parametrize("forward", [Tensor.detach, lambda output: _once(output)])
-def test_a_v_without_a_second_derivative_is_refused_at_its_lesson(
-    forward: Callable[[Tensor], object],
+@pytest.mark.parametrize(
+    ("build", "heads"),
+    [
+        (lambda: Wrong(Tensor.detach), False),
+        (lambda: Wrong(_once), False),
+        (lambda: Cut(6, CLASSES), False),
+        (lambda: Wrong(Tensor.detach), True),
+        (lambda: Cut(6, CLASSES), True),
+    ],
+)
+def test_a_v_without_a_derivative_is_refused_at_its_lesson(
+    build: Callable[[], nn.Module], heads: bool
 ) -> None:
-    module = own(Wrong(forward))
+    module = own(build())
     h, y = torch.randn(BATCH, 6), torch.randint(CLASSES, (BATCH,))
-    with pytest.raises(ConfigError, match=r"^decoupling\.gradient_options\.v: own\.py:v: fails in the der"):
-        module.learn(h, y, torch.randn(BATCH, 6))
+    with pytest.raises(ConfigError, match=r"^decoupling\.gradient_options\.v: own\.py:v: .* without detach"):
+        module.supervise(h, y) if heads else module.learn(h, y, torch.randn(BATCH, 6))
+
+
+@pytest.mark.filterwarnings("ignore:Lazy modules")
+def test_a_lazy_module_is_a_v() -> None:
+    module = own(nn.Sequential(nn.LazyLinear(HIDDEN), nn.ReLU(), nn.LazyLinear(CLASSES)))
+    assert module.learn(torch.randn(BATCH, 6), torch.randint(CLASSES, (BATCH,)), torch.randn(BATCH, 6)) > 0
+
+
+class Views(nn.Linear):
+    """A v that takes a view of the usual order in memory."""
+
+    def forward(self, h: Tensor) -> Tensor:
+        return super().forward(h.view(len(h), -1))
+
+
+def test_v_takes_feature_maps_whose_channels_came_last_in_memory() -> None:
+    module = own(Views(64, CLASSES), SHAPE)
+    h, y, delta = example()
+    last = h.to(memory_format=torch.channels_last)
+    torch.testing.assert_close(module.gradient(last, y), module.gradient(h, y))
+    torch.testing.assert_close(module.learn(last, y, delta), module.learn(h, y, delta))
+    torch.testing.assert_close(module.supervise(last, y), module.supervise(h, y))
+
+
+class Full(nn.Linear):
+    """A v for which a training machine has no memory, in the forward or in the backward."""
+
+    behind = False
+
+    def forward(self, h: Tensor) -> Tensor:
+        output = super().forward(h)
+        if self.training and not self.behind:
+            raise torch.cuda.OutOfMemoryError("no memory")
+        if self.training:
+            output.register_hook(_fill)  # type: ignore[no-untyped-call]
+        return output
+
+
+def _fill(gradient: Tensor) -> Tensor:
+    raise torch.cuda.OutOfMemoryError("no memory")
+
+
+@pytest.mark.parametrize("behind", [False, True])
+def test_a_machine_s_lack_of_memory_is_no_fault_of_v(behind: bool) -> None:
+    v = Full(6, CLASSES)
+    v.behind = behind
+    h, y = torch.randn(BATCH, 6), torch.randint(CLASSES, (BATCH,))
+    with pytest.raises(torch.cuda.OutOfMemoryError):
+        own(v).supervise(h, y)
 
 
 class _Once(torch.autograd.Function):
