@@ -35,6 +35,7 @@ NETWORKS = {
     "mlp": ("network.options={widths = [512, 512, 512, 512, 512, 512]}",),
     "gpt": (
         "data.dataset=text",
+        "decoupling.unlock=update",
         "data.tokens=bytes",
         "data.context=64",
         "network.model=gpt",

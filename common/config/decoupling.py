@@ -21,8 +21,8 @@ class DecouplingConfig:
     unlock: str = choice(
         "update",
         UNLOCKS,
-        "unset, with every other key of the section: of a language model without time.window delayed, with "
-        'correction = "proximal"',
+        'unset: update; of a language model in at most four layers delayed, with correction = "proximal", '
+        "where no key is given that asks for M, for another unlock or for time.window",
     )
     gradient: str = choice("vfbn", GRADIENTS, "M, the gradient synthesizer")
     gradient_options: dict[str, Any] = key({}, "M's own options: hidden, ...; with local, the head's")

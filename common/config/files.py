@@ -19,14 +19,18 @@ import tomli_w
 from common.bounds import MOST_CONFIG
 from common.config import settings
 from common.config.data import DATASETS, TOKENS
+from common.config.profiles import SYNTHESES
 from common.config.sections import Config
 from common.config.security import SecurityConfig
 from common.config.tasks import TASKS
+from common.config.unlocks import UNLOCKS
 from common.config.values import is_user_function
 from common.errors import ConfigError
 
 # Of a described configuration: where comments begin, and the longest line.
 COMMENT_COLUMN, COLUMNS = 33, 110
+# Most layers whose late gradients a correction mends (docs/results.md, "Late gradients in eight layers").
+MOST_LATE = 4
 
 
 def parse(text: str, source: str) -> Config:
@@ -120,14 +124,22 @@ def _choose_task(values: dict[str, Any]) -> None:
 
 
 def _choose_unlock(values: dict[str, Any]) -> None:
-    """Fill section decoupling, where no key is given, with what suits the task."""
-    sections = [values.setdefault(name, {}) for name in ("decoupling", "task", "time", "cluster")]
+    """Let a language model in few layers learn from late, corrected gradients, unless a key objects."""
+    names = ("decoupling", "task", "network", "time", "cluster")
+    sections = [values.setdefault(name, {}) for name in names]
     if not all(isinstance(section, dict) for section in sections):
         return
-    decoupling, task, time, cluster = sections
-    row = TASKS.get(str(task.get("kind")))
-    if row is not None and not decoupling and "window" not in time and "synthesis" not in cluster:
-        decoupling.update(row.decoupling)
+    decoupling, task, network, time, cluster = sections
+    row, served = TASKS.get(str(task.get("kind"))), SYNTHESES.get(str(cluster.get("synthesis")))
+    cuts = network.get("cuts")
+    layers = len(cuts) + 1 if isinstance(cuts, list) else network.get("layers")
+    if row is None or not row.late or "window" in time or (served and served.served):
+        return
+    few = isinstance(layers, int) and layers <= MOST_LATE
+    if few and decoupling.keys() <= set(UNLOCKS["delayed"].heeds):
+        decoupling["unlock"] = "delayed"
+        if "backward" not in decoupling:
+            decoupling.setdefault("correction", "proximal")
 
 
 def _override(text: str) -> tuple[str, Any]:

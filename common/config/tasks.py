@@ -6,8 +6,8 @@ The tasks are built in `common.tasks.kinds`.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass
 
 from common.config.settings import check_heeded, choice, key
 from common.registry import Registry, Row
@@ -125,15 +125,14 @@ class TaskRow(Row):
         metrics: names of the metrics, the one for screens first. A metric `error_percent` is also the test
             error of the summary.
         balanced: whether the gradient of an example's loss adds up to 0 over the outputs, as of a softmax.
-        decoupling: keys of section decoupling where a user gives none of it, no window of time and no place
-            for M.
+        late: whether late, corrected gradients are better than M's, and the default.
     """
 
     options: type[ClassificationOptions] | type[RegressionOptions] | type[NoOptions]
     targets: TargetRule
     metrics: tuple[str, ...] = ()
     balanced: bool = False
-    decoupling: Mapping[str, str] = field(default_factory=dict)
+    late: bool = False
 
 
 TASKS = Registry(
@@ -188,8 +187,8 @@ TASKS = Registry(
             ignored=IGNORED,
         ),
         metrics=("perplexity", "bits_per_token", "bits_per_character"),
-        # docs/results.md, "Late gradients": 0.98 to 1.02 of back-propagation's bits, M 1.3.
-        decoupling={"unlock": "delayed", "correction": "proximal"},
+        # docs/decisions/late-gradients.md has the measurements.
+        late=True,
     ),
 )
 

@@ -35,9 +35,15 @@ def _changes(config: Config) -> list[tuple[str, Any]]:
     """Return keys and values that differ from the defaults, without cuts that follow from the rest."""
     if _cuts_follow(config):
         config = dataclasses.replace(config, network=dataclasses.replace(config.network, cuts=None))
-    # Some defaults follow from other keys.
     plain = files.build({}, [], None)
-    found = ((name, _value(config, name), _value(plain, name)) for name in settings.keys(Config))
+    found = _differences(config, plain)
+    # Some defaults follow from other keys, such as the unlock from the task.
+    again = files.build({}, [files.write_override(*each) for each in found], None)
+    return found + [each for each in _differences(config, again) if each not in found]
+
+
+def _differences(config: Config, other: Config) -> list[tuple[str, Any]]:
+    found = ((name, _value(config, name), _value(other, name)) for name in settings.keys(Config))
     return [(name, value) for name, value, default in found if value != default and value is not None]
 
 

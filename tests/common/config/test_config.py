@@ -511,19 +511,30 @@ def test_the_task_is_that_of_the_data_unless_it_is_given(given: list[str], kind:
     assert load(None, given).task.kind == kind
 
 
+TWO = ["data.dataset=text", "network.layers=2"]
+
+
 @pytest.mark.parametrize(
     ("given", "chosen"),
     [
         ([], ("update", "none")),
-        (["data.dataset=text"], ("delayed", "proximal")),
-        (["data.dataset=own.py:load", "task.kind=language"], ("delayed", "proximal")),
-        (["data.dataset=text", "decoupling.unlock=delayed"], ("delayed", "none")),
-        (["data.dataset=text", "decoupling.gradient=cdni"], ("update", "none")),
-        (["data.dataset=text", "cluster.synthesis=master"], ("update", "none")),
-        (["data.dataset=text", "network.model=lstm", "time.window=3"], ("update", "none")),
+        (["network.layers=2"], ("update", "none")),
+        ([*TWO], ("delayed", "proximal")),
+        (["data.dataset=text"], ("update", "none")),
+        (["data.dataset=text", "network.model=gpt", "network.layers=5"], ("update", "none")),
+        (["data.dataset=text", "network.cuts=[1, 2]"], ("delayed", "proximal")),
+        (["data.dataset=own.py:load", "task.kind=language", "network.layers=3"], ("delayed", "proximal")),
+        ([*TWO, "decoupling.unlock=delayed"], ("delayed", "none")),
+        ([*TWO, "decoupling.in_flight=2"], ("delayed", "proximal")),
+        ([*TWO, "decoupling.backward=stash"], ("delayed", "none")),
+        ([*TWO, "decoupling.correction=none"], ("delayed", "none")),
+        ([*TWO, "decoupling.gradient=cdni"], ("update", "none")),
+        ([*TWO, "cluster.synthesis=slave"], ("delayed", "proximal")),
+        ([*TWO, "cluster.synthesis=master"], ("update", "none")),
+        ([*TWO, "network.model=lstm", "time.window=3"], ("update", "none")),
     ],
 )
-def test_the_unlock_is_what_suits_the_task_unless_section_decoupling_is_given(
+def test_the_unlock_is_what_suits_the_task_unless_a_key_asks_for_another(
     given: list[str], chosen: tuple[str, str]
 ) -> None:
     decoupling = load(None, given).decoupling
@@ -531,5 +542,5 @@ def test_the_unlock_is_what_suits_the_task_unless_section_decoupling_is_given(
 
 
 def test_a_written_configuration_keeps_its_unlock() -> None:
-    config = load(None, ["data.dataset=text", "decoupling.unlock=update"])
+    config = load(None, [*TWO, "decoupling.unlock=update"])
     assert parse(config.to_toml(), "run.toml").decoupling.unlock == "update"
