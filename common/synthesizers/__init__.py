@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 
 from common.config.decoupling import DecouplingConfig
@@ -35,13 +37,16 @@ __all__ = [
     "build",
     "build_input",
     "build_time",
+    "draw_seed",
     "initial",
     "initial_input",
     "initial_time",
+    "seeded",
 ]
 
-# Separate streams of draws for the initial M, I and M in time of each layer, apart from the network's.
-_STREAMS = {"gradient": 0, "input": 1, "time": 2}
+# Separate streams of draws for the initial M, I and M in time of each layer, and for what a user's v draws in
+# training, apart from the network's.
+_STREAMS = {"gradient": 0, "input": 1, "time": 2, "v": 3}
 _CPU = torch.device("cpu")
 
 
@@ -125,3 +130,22 @@ def initial_time(config: Config, k: int, size: int) -> TimeModule:
     """Build M in time of layer k with the parameters at the beginning of a run, the same in every process."""
     with seeded_torch(mix(config.run.seed, k, _STREAMS["time"]), _CPU):
         return build_time(config.time, size)
+
+
+def draw_seed(config: Config, k: int) -> int:
+    """Return the seed of what M_k, or the head of layer k, draws in training."""
+    return mix(config.run.seed, k, _STREAMS["v"])
+
+
+def seeded(
+    module: GradientSynthesizer, seed: int, batch: int, device: torch.device
+) -> AbstractContextManager[None]:
+    """Seed what a user's v draws for a batch, such as the masks of dropout; other modules draw nothing.
+
+    Args:
+        module: M or a head.
+        seed: of `draw_seed`.
+        batch: b.
+        device: computes.
+    """
+    return seeded_torch(mix(seed, batch), device) if isinstance(module, OwnVirtual) else nullcontext()

@@ -31,12 +31,12 @@ OF_THE_DEVICE: tuple[type[Exception], ...] = (
 
 
 class OwnVirtual(Virtual):
-    """M of VFBN with a module of the user's as v, h (B, *shape) -> output (B, *task.output_shape).
+    """M of VFBN with a module of the user's as v, h (B, *shape) -> output (B, *output_shape).
 
     Args:
         options: of M; `v` names the user's function.
         shape: of an example's h.
-        task: of the run.
+        task: of the run; `output_shape` is that of its `for_synthesis()`.
         build_v: calls the user's function.
 
     Raises:
@@ -117,8 +117,8 @@ class OwnVirtual(Virtual):
         due = (len(h), *self.task.output_shape)
         if not isinstance(output, Tensor) or output.shape != due or output.dtype != h.dtype:
             raise self._error(
-                f"gives {_describe(output)} for an h of {tuple(h.shape)}; it must give floats {due}, the "
-                "output of the network"
+                f"gives {_describe(output)} for an h of {tuple(h.shape)}; it must give floats {due}, "
+                "output_shape for each example"
             )
         return output
 

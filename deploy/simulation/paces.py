@@ -96,7 +96,8 @@ def _pace(config: Config, blueprint: Blueprint, k: int, work: float) -> Pace:
             config.decoupling, shape, blueprint.task, batch_size, optimizer, blueprint.v
         )
     if synthesis:
-        with torch.device("meta"):
+        # A user's v may read its numbers, and a meta tensor has none.
+        with torch.device("cpu" if blueprint.v is not None else "meta"):
             module: nn.Module = synthesizers.build(config.decoupling, shape, blueprint.task, blueprint.v)
         shards[f"{k}/gradient"] = table_of(module)
     if config.decoupling.row.predicts and k > 1:

@@ -17,7 +17,7 @@ from common.shards.flat import Flat
 from common.signals.forms import SignalForm
 from common.signals.packing import InputPacking, Packing
 from common.signals.values import Signal, arrange, count, floats, form_of, split
-from common.synthesizers import GradientSynthesizer, PropagatingRegression
+from common.synthesizers import GradientSynthesizer, PropagatingRegression, seeded
 from common.wire.boundary import Message
 from slave.training.health import Health
 
@@ -102,23 +102,32 @@ class TensorSynthesizer(ABC):
 
 
 class Synthesizer(TensorSynthesizer):
-    """M_k in this process, with its optimizer."""
+    """M_k in this process, with its optimizer; `seed` is of the draws of a user's v."""
 
     def __init__(
-        self, module: GradientSynthesizer, flat: Flat, stepper: Stepper, health: Health, every: int = 1
+        self,
+        module: GradientSynthesizer,
+        flat: Flat,
+        stepper: Stepper,
+        health: Health,
+        every: int = 1,
+        seed: int = 0,
     ) -> None:
         super().__init__(health, every)
+        self._seed = seed
         self.module = module
         self.flat = flat
         self._stepper = stepper
 
-    def gradient(self, batch: int, h: Tensor, y: Tensor) -> Tensor:  # noqa: ARG002 - where M is elsewhere
+    def gradient(self, batch: int, h: Tensor, y: Tensor) -> Tensor:
         """Delta hat of h_k(b), shaped as h."""
-        return self.module.gradient(h, y)
+        with seeded(self.module, self._seed, batch, h.device):
+            return self.module.gradient(h, y)
 
     def teach(self, batch: int, h: Tensor, y: Tensor, delta: Tensor) -> Tensor:
         """Step M once; return L_M before the step."""
-        loss = self.module.learn(h, y, delta)
+        with seeded(self.module, self._seed, batch, h.device):
+            loss = self.module.learn(h, y, delta)
         self._stepper.step(batch)
         return loss
 

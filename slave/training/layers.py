@@ -327,7 +327,8 @@ class _Composition:
         else:
             module = self._module(packing)
             flat = Flat(module, self.device)
-            synthesizer = Synthesizer(module, flat, self._taught("gradient", flat), self.health, every)
+            seed, stepper = synthesizers.draw_seed(self.config, lease.layer), self._taught("gradient", flat)
+            synthesizer = Synthesizer(module, flat, stepper, self.health, every, seed)
         return PackedSynthesizer(synthesizer, packing)
 
     def _head(self, above: SignalForm) -> tuple[Virtual, Stepper]:

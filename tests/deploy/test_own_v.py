@@ -16,6 +16,7 @@ from common.errors import ConfigError
 from common.models import network
 from common.models.synthesis import check_lesson
 from deploy import cli as command
+from deploy.simulation.paces import paces
 from tests.deploy.runs import digits, resolved, trained
 
 OWN = """
@@ -43,6 +44,16 @@ class Training(nn.Linear):
 
 def endless(input_shape, outputs):
     return Training(*input_shape, outputs)
+
+def dropping(input_shape, outputs):
+    return nn.Sequential(nn.Dropout(), nn.Linear(*input_shape, outputs))
+
+class Reads(nn.Linear):
+    def forward(self, h):
+        return super().forward(h * (1 if float(h.detach().abs().max()) < 1e9 else 0))
+
+def reads(input_shape, outputs):
+    return Reads(*input_shape, outputs)
 
 class Late(nn.Linear):
     def forward(self, h):
@@ -89,6 +100,30 @@ def test_an_own_v_trains_under_every_unlock_that_has_one(own: str, settings: lis
     assert run.losses[-1] < 0.8 * run.losses[0]
     assert run.digest == trained(*settings, *learning, option(f"{own}:v")).digest
     assert run.digest != trained(*settings, *learning).digest
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ["decoupling.unlock=update"],
+        ["decoupling.unlock=update", "cluster.profile=synchronous"],
+        ["decoupling.unlock=local"],
+        ["decoupling.unlock=local", "cluster.profile=synchronous"],
+    ],
+    ids=" ".join,
+)
+def test_dropout_in_v_is_drawn_by_the_run_s_seed(own: str, settings: list[str]) -> None:
+    digests = set()
+    for state in (1, 2):
+        torch.manual_seed(state)
+        digests.add(trained(*settings, option(f"{own}:dropping")).digest)
+    assert len(digests) == 1
+
+
+def test_a_v_that_reads_its_numbers_has_a_pace(own: str) -> None:
+    config, dataset = resolved(option(f"{own}:reads")), digits()
+    blueprint = network.build(config, dataset.inputs, dataset.targets)
+    assert paces(config, blueprint)[0].shards["1/gradient"].nbytes >= 4 * (16 * 10 + 10)
 
 
 def test_a_linear_v_of_ones_own_is_the_built_in_one_but_for_its_start(own: str) -> None:

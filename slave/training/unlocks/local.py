@@ -10,7 +10,7 @@ from common.errors import MalformedError
 from common.optim.stepper import Stepper
 from common.signals.packing import Packing
 from common.signals.values import Signal, map_tensors
-from common.synthesizers import Virtual
+from common.synthesizers import Virtual, draw_seed, seeded
 from common.wire.boundary import Message, Up
 from slave.training.health import Health
 from slave.training.layer import Layer
@@ -20,10 +20,13 @@ from slave.training.parts import Parts
 class Head:
     """Head v_k with its optimizer: h_k -> logits, a network like VFBN's v, trained on a loss of its own.
 
-    The float tensors of h_k are packed into one.
+    The float tensors of h_k are packed into one; `seed` is of the draws of a user's v.
     """
 
-    def __init__(self, module: Virtual, stepper: Stepper, health: Health, packing: Packing) -> None:
+    def __init__(
+        self, module: Virtual, stepper: Stepper, health: Health, packing: Packing, seed: int = 0
+    ) -> None:
+        self._seed = seed
         self._module = module
         self._packing = packing
         self._stepper = stepper
@@ -31,7 +34,9 @@ class Head:
 
     def step(self, batch: int, h: Signal, y: Tensor) -> Signal:
         """Return the gradient of the head's loss at h, in the form of h's floats; the head steps too."""
-        delta, loss = self._module.supervise(self._packing.pack(h), y)
+        packed = self._packing.pack(h)
+        with seeded(self._module, self._seed, batch, packed.device):
+            delta, loss = self._module.supervise(packed, y)
         self._stepper.step(batch)
         self._health.lost(loss, len(y))
         return self._packing.unpack(delta)
@@ -86,6 +91,8 @@ class LocalUnlock:
 
 def build(parts: Parts) -> LocalUnlock:
     """Build the unlock of a layer below the top, with a head unless the layer's units have losses."""
-    own = parts.layer.supervised
-    head = None if own else Head(*parts.make_head(), parts.health, Packing(parts.above))
+    if parts.layer.supervised:
+        return LocalUnlock(parts.layer, None)
+    seed = draw_seed(parts.config, parts.layer.k)
+    head = Head(*parts.make_head(), parts.health, Packing(parts.above), seed)
     return LocalUnlock(parts.layer, head)

@@ -8,7 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from common import tasks
 from common.config.synthesizers import VfbnOptions
+from common.config.task import TaskConfig
+from common.data.targets import Targets
 from common.errors import ConfigError
 from common.shards.flat import Flat
 from common.synthesizers import OwnVirtual, VirtualForward
@@ -230,6 +233,15 @@ def test_a_v_without_a_derivative_is_refused_at_its_lesson(
 def test_a_lazy_module_is_a_v() -> None:
     module = own(nn.Sequential(nn.LazyLinear(HIDDEN), nn.ReLU(), nn.LazyLinear(CLASSES)))
     assert module.learn(torch.randn(BATCH, 6), torch.randint(CLASSES, (BATCH,)), torch.randn(BATCH, 6)) > 0
+
+
+def test_above_1024_tokens_v_gives_their_shared_classes() -> None:
+    task = tasks.build(TaskConfig("language"), Targets(2000, (T,)))
+    module = own(nn.Linear(D, 1024), (T, D), task)
+    h, delta = torch.randn(2, BATCH, T, D)
+    assert module.learn(h, torch.randint(2000, (BATCH, T)), delta) > 0
+    with pytest.raises(ConfigError, match=r"must give floats \(2, 4, 1024\), output_shape for each example"):
+        own(nn.Linear(D, 2000), (T, D), task)
 
 
 class Views(nn.Linear):
