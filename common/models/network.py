@@ -171,16 +171,12 @@ def _count_parts(
     )
     optimizer = config.optimizer.synthesizer.name
     boundaries = [Packing(form).shape for form in blueprint.forms[:-1]]
-    task, decoupling = blueprint.task, config.decoupling
     # A layer has no M where nothing learns up to its end.
     fixed = len(list(itertools.takewhile(lambda unit: not learns(unit), blueprint.units)))
-    ends = [
-        costs.synthesizer_cost(decoupling, h, task, batch_size, optimizer, blueprint.v)
-        if place >= fixed
-        else 0.0
-        for place, h in enumerate(boundaries)
+    ends = [0.0] * min(fixed, len(boundaries)) + _count_ends(config, blueprint, boundaries, fixed)
+    starts = [
+        costs.input_cost(config.decoupling, blueprint.inputs, h, batch_size, optimizer) for h in boundaries
     ]
-    starts = [costs.input_cost(decoupling, blueprint.inputs, h, batch_size, optimizer) for h in boundaries]
 
     @functools.cache
     def within(start: int, stop: int) -> float:
@@ -191,6 +187,36 @@ def _count_parts(
         return cost - (ends[stop - 1] if headless else 0.0)
 
     return units, ends, starts, within
+
+
+def _count_ends(
+    config: Config, blueprint: Blueprint, boundaries: Sequence[tuple[int, ...]], fixed: int
+) -> list[float]:
+    """Count the costs of M at each boundary behind the first `fixed`.
+
+    Raises:
+        ConfigError: a user's v cannot be used; one that fits some boundaries asks for cuts at these.
+    """
+    decoupling, optimizer = config.decoupling, config.optimizer.synthesizer.name
+    found: list[float] = []
+    refused: dict[int, ConfigError] = {}
+    for number, h in enumerate(boundaries[fixed:], fixed + 1):
+        try:
+            cost = costs.synthesizer_cost(
+                decoupling, h, blueprint.task, config.run.batch_size, optimizer, blueprint.v
+            )
+        except ConfigError as error:
+            refused[number] = error
+        else:
+            found.append(cost)
+    for number, refusal in refused.items():
+        if found:
+            raise ConfigError(
+                f"{refusal}; network.layers = {config.network.layers} tries v after each unit, and here after "
+                f"unit {number}: give network.cuts after units that v fits"
+            ) from refusal
+        raise refusal
+    return found
 
 
 def _check_ties(config: Config, blueprint: Blueprint) -> None:

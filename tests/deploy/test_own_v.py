@@ -55,6 +55,9 @@ class Reads(nn.Linear):
 def reads(input_shape, outputs):
     return Reads(*input_shape, outputs)
 
+def fixed(outputs):
+    return nn.Linear(16, outputs)
+
 class Late(nn.Linear):
     def forward(self, h):
         return super().forward(h) / (0 if self.training and h[2:].any() else 1)
@@ -138,6 +141,17 @@ def test_a_linear_v_of_ones_own_is_the_built_in_one_but_for_its_start(own: str) 
 def test_cuts_are_balanced_by_the_cost_of_the_own_v(own: str) -> None:
     sizes = ["network.options.widths=[16, 16, 16, 16]", "network.layers=3"]
     assert resolved(*sizes, option(f"{own}:v")).layers == 3
+
+
+def test_a_v_that_does_not_fit_each_boundary_asks_for_cuts(own: str) -> None:
+    sizes = ["network.options.widths=[16, 8, 16]", option(f"{own}:fixed")]
+    with pytest.raises(
+        ConfigError, match=r"for an h of \(2, 8\): .* network\.layers = 2 tries v .* after unit 2: "
+    ):
+        resolved(*sizes, "network.layers=2")
+    assert resolved(*sizes, "network.cuts=[1, 3]").layers == 3
+    with pytest.raises(ConfigError, match=r'has no function "other"$'):
+        resolved(sizes[0], "network.layers=2", option(f"{own}:other"))
 
 
 def test_the_path_is_found_beside_the_configuration_and_pinned(own: str, tmp_path: Path) -> None:
