@@ -210,9 +210,9 @@ def _count_ends(
         else:
             found.append(cost)
     for number, refusal in refused.items():
-        if found:
+        if found and decoupling.own_v is not None:
             raise ConfigError(
-                f"{refusal}; network.layers = {config.network.layers} tries v after each unit, and here after "
+                f"{refusal}; network.layers = {config.network.layers} tries v after each unit, here after "
                 f"unit {number}: give network.cuts after units that v fits"
             ) from refusal
         raise refusal
