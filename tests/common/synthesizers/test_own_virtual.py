@@ -72,7 +72,9 @@ def check_gradients(built_in: VirtualForward, others: list[nn.Parameter]) -> Non
 
 @pytest.mark.parametrize("supervised", [0.0, 0.3, 1.0])
 @pytest.mark.parametrize(
-    ("shape", "task"), [((6,), TASK), ((3, 2), TASK), (SHAPE, TASK), ((T, D), LANGUAGE)], ids=str
+    ("shape", "task"),
+    [((6,), TASK), ((3, 2), TASK), (SHAPE, TASK), ((T, D), LANGUAGE)],
+    ids=["vectors", "matrices", "feature maps", "sequence"],
 )
 def test_autograd_gives_the_closed_form_of_the_built_in_v(
     shape: tuple[int, ...], task: Task, supervised: float
