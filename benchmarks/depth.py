@@ -10,18 +10,16 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.comparing import play_comparison
 from benchmarks.spread import format_spread, spread
 from benchmarks.ways import batches_to
 from common import strict_json
-from common.errors import ConfigError, RunFailedError
+from common.errors import ConfigError
 
-ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results" / "depth.json"
 EXAMPLE = "examples/shakespeare-depth.toml"
 BASE = "back-propagation"
@@ -83,13 +81,7 @@ def run(text: Path, out: Path, seeds: int, jobs: int) -> dict[str, Any]:
         RunFailedError: the comparison failed.
     """
     command = ["compare", EXAMPLE, "--seeds", str(seeds)]
-    place = ["--set", f"data.path={text.resolve()}", "--out", str(out), "--jobs", str(jobs), "--json"]
-    done = subprocess.run(
-        [sys.executable, "-m", "deploy.cli", *command, *place], cwd=ROOT, stdout=subprocess.PIPE, text=True
-    )
-    if done.returncode:
-        raise RunFailedError(f"layerwise {' '.join(command)} ended with {done.returncode}")
-    variants = json.loads(done.stdout)["variants"]
+    variants = play_comparison(command, text, out, jobs)["variants"]
     rows, micro_batches = [], {}
     for variant in variants:
         for each in variant["runs"]:

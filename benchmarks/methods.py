@@ -8,18 +8,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
-import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.comparing import play_comparison
 from common import strict_json
-from common.errors import ConfigError, RunFailedError
+from common.errors import ConfigError
 
-ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results"
 # Values of a run's summary that are recorded beside its error; a table shows some of them.
 FIELDS = (
@@ -69,12 +67,7 @@ def run_comparison(case: ExampleRun, data: Path, out: Path, jobs: int) -> dict[s
     Raises:
         RunFailedError: the comparison failed.
     """
-    place = ["--set", f"data.path={data.resolve()}", "--out", str(out), "--jobs", str(jobs), "--json"]
-    arguments = [sys.executable, "-m", "deploy.cli", *case.command, *place]
-    done = subprocess.run(arguments, cwd=ROOT, stdout=subprocess.PIPE, text=True)
-    if done.returncode:
-        raise RunFailedError(f"layerwise {' '.join(case.command)} ended with {done.returncode}")
-    return select(case, json.loads(done.stdout))
+    return select(case, play_comparison(case.command, data, out, jobs))
 
 
 def select(case: ExampleRun, result: dict[str, Any]) -> dict[str, Any]:

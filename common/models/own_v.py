@@ -2,8 +2,8 @@
 
 Parameters named `input_shape`, `output_shape` and `outputs` take the shape of an example's h, that of an
 example's output, and its last number. The function returns a new `nn.Module`, which maps h (B, *input_shape)
-to (B, *output_shape). Random numbers, of the
-parameters and in training, must come from torch, whose generator the run seeds.
+to (B, *output_shape). Random numbers, of the parameters and in training, must come from torch, whose
+generator the run seeds.
 """
 
 from __future__ import annotations
