@@ -13,6 +13,9 @@ from common.config.synthesizers import GRADIENTS, INPUTS, GradientOptions, Input
 from common.config.unlocks import UNLOCKS, Divide, UnlockRow
 from common.errors import ConfigError
 
+# More were no better (docs/results.md).
+SUPERVISED_STEPS = 8
+
 
 @dataclass(frozen=True)
 class DecouplingConfig:
@@ -46,6 +49,12 @@ class DecouplingConfig:
         1.0, "of M: the part of the batches whose synthetic gradient is stepped on", above=0, maximum=1
     )
     synthesizer_every: int = key(1, "n: M learns on every n-th true gradient", minimum=1)
+    synthesizer_steps: int | None = key(
+        None,
+        "steps of M or a head on a batch that teaches it, each on a part of the examples; unset: 8 where v "
+        "learns the task's own loss, else 1",
+        minimum=1,
+    )
     mix_true: bool = key(
         False,
         "of update: step on the true gradient where it arrives before the next batch, on M's elsewhere",
@@ -115,6 +124,16 @@ class DecouplingConfig:
         return settings.read(
             GRADIENTS[self.gradient].options, self.gradient_options, "decoupling.gradient_options."
         )
+
+    @property
+    def lesson_steps(self) -> int:
+        """Steps of M, or of a head, on a batch that teaches it.
+
+        Labels teach as well in small parts. A gradient does not: the regression of `cdni` was worse for it.
+        """
+        options = self.synthesizer_options()
+        supervised = self.row.supervises or (isinstance(options, VfbnOptions) and options.supervised > 0)
+        return self.synthesizer_steps or (SUPERVISED_STEPS if supervised else 1)
 
     @property
     def own_v(self) -> str | None:

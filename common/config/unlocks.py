@@ -87,7 +87,8 @@ class UnlockRow(Row):
 
 # Keys that every unlock with an M heeds.
 _SYNTHESIS = (
-    "gradient", "gradient_options", "in_flight", "step_probability", "synthesizer_every", "cluster.synthesis",
+    "gradient", "gradient_options", "in_flight", "step_probability", "synthesizer_every", "synthesizer_steps",
+    "cluster.synthesis",
 )  # fmt: skip
 
 UNLOCKS = Registry(
@@ -111,8 +112,8 @@ UNLOCKS = Registry(
         heeds=("in_flight", "shrink", "backward", "correction"), waits=True, shares=None,
     ),
     UnlockRow(
-        name="local", help="a head and a loss a layer", heeds=("gradient_options", "in_flight"),
-        supervises=True, sends_down=False,
+        name="local", help="a head and a loss a layer",
+        heeds=("gradient_options", "in_flight", "synthesizer_steps"), supervises=True, sends_down=False,
     ),
     UnlockRow(
         name="alignment", help="gradients that come down by fixed, random ways",

@@ -46,7 +46,7 @@ class Stepper:
     the slave's, are dropped.
 
     Attributes:
-        steps: number of steps taken.
+        steps: number of steps taken, by which pushes are due.
     """
 
     def __init__(self, flat: Flat, settings: SynthesizerOptimizerConfig, batches: int) -> None:
@@ -84,13 +84,16 @@ class Stepper:
         return Settings(s.name, s.learning_rate, s.momentum, s.nesterov, s.weight_decay)
 
     @torch.no_grad()
-    def step(self, batch: int, examples: int = 1, adjustment: Adjustment = UNCHANGED) -> None:
+    def step(
+        self, batch: int, examples: int = 1, adjustment: Adjustment = UNCHANGED, *, counts: bool = True
+    ) -> None:
         """Step on the gradients with the rate of a batch, and clear them.
 
         Args:
             batch: number b of the batch.
             examples: number of examples that the gradients are summed over; the step is on their mean.
             adjustment: changes to the step, if it is taken now.
+            counts: whether `steps` counts the step.
         """
         self._add(self._flat.gradients())
         self._flat.clear_gradients()
@@ -99,7 +102,7 @@ class Stepper:
             return
         gradients, examples = self._sums, self._examples
         self._sums, self._waiting, self._examples = [], 0, 0
-        self.steps += 1
+        self.steps += counts
         self._count += 1
         if gradients:
             self._clip(gradients, examples)

@@ -19,6 +19,7 @@ from common import synthesizers, tasks
 from common.config.sections import Config
 from common.data.targets import Targets
 from common.errors import FencedError, LayerwiseError, MalformedError, TooLargeError
+from common.optim.lessons import teach
 from common.optim.stepper import Stepper
 from common.shards.flat import Flat, pack, state_dict, table_of
 from common.shards.working_copy import Push, WorkingCopy
@@ -218,6 +219,7 @@ class ServedSynthesizer:
         self._module = site.build(config)
         flat = Flat(self._module)
         self._stepper = Stepper(flat, config.optimizer.synthesizer, config.run.batches)
+        self._steps = 1 if isinstance(self._module, InputSynthesizer) else config.decoupling.lesson_steps
         self._copy = WorkingCopy(f"{site.k}/{site.name}", flat, config.downpour.first_n_push, MASTER)
         self._loss = 0.0
         first = self._copy.initial()
@@ -239,14 +241,13 @@ class ServedSynthesizer:
         )
 
     def learn(self, batch: int, lesson: list[Tensor]) -> None:
-        """Take a step on true values, and push when a push is due.
+        """Step on true values, M on parts of them, and push when a push is due.
 
         Args:
             batch: b.
             lesson: of M: h_k (B, ...), y (B, ...), delta_k shaped as h_k; of I: x (B, ...), h_{k-1} (B, ...).
         """
-        self._loss = float(self._module.learn(*lesson))
-        self._stepper.step(batch)
+        self._loss = float(teach(self._module.learn, self._stepper, batch, self._steps, *lesson))
         self._next_batch = max(self._next_batch, batch + 1)
         self._push(self._copy.due(self._stepper.steps, self._next_batch))
 

@@ -12,6 +12,7 @@ from typing import Protocol, runtime_checkable
 from torch import Tensor
 
 from common.errors import MalformedError
+from common.optim.lessons import teach
 from common.optim.stepper import Stepper
 from common.shards.flat import Flat
 from common.signals.forms import SignalForm
@@ -86,7 +87,7 @@ class TensorSynthesizer(ABC):
 
     @abstractmethod
     def teach(self, batch: int, h: Tensor, y: Tensor, delta: Tensor) -> Tensor | float:
-        """Step M once; return L_M before the step, or the last known L_M."""
+        """Have M learn from a batch; return L_M before that, or the last known L_M."""
 
     def learn(self, batch: int, h: Tensor, y: Tensor, synthetic: Tensor | None, delta: Tensor) -> None:
         """Learn from the true gradient at h; `synthetic` is M's earlier prediction at h, None without one."""
@@ -102,7 +103,17 @@ class TensorSynthesizer(ABC):
 
 
 class Synthesizer(TensorSynthesizer):
-    """M_k in this process, with its optimizer; `seed` is of the draws of a user's v."""
+    """M_k in this process, with its optimizer.
+
+    Args:
+        module: M.
+        flat: of M's parameters.
+        stepper: of M.
+        health: record of M's quality.
+        every: M learns on every `every`-th true gradient.
+        steps: of a lesson, each on a part of the examples.
+        seed: of the draws of a user's v.
+    """
 
     def __init__(
         self,
@@ -111,9 +122,11 @@ class Synthesizer(TensorSynthesizer):
         stepper: Stepper,
         health: Health,
         every: int = 1,
+        steps: int = 1,
         seed: int = 0,
     ) -> None:
         super().__init__(health, every)
+        self._steps = steps
         self._seed = seed
         self.module = module
         self.flat = flat
@@ -125,11 +138,9 @@ class Synthesizer(TensorSynthesizer):
             return self.module.gradient(h, y)
 
     def teach(self, batch: int, h: Tensor, y: Tensor, delta: Tensor) -> Tensor:
-        """Step M once; return L_M before the step."""
+        """Step M on the parts of the batch; return the mean L_M of the examples, each before its step."""
         with seeded(self.module, self._seed, batch, h.device):
-            loss = self.module.learn(h, y, delta)
-        self._stepper.step(batch)
-        return loss
+            return teach(self.module.learn, self._stepper, batch, self._steps, h, y, delta)
 
 
 class Predicting(Protocol):

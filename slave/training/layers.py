@@ -328,7 +328,8 @@ class _Composition:
             module = self._module(packing)
             flat = Flat(module, self.device)
             seed, stepper = synthesizers.draw_seed(self.config, lease.layer), self._taught("gradient", flat)
-            synthesizer = Synthesizer(module, flat, stepper, self.health, every, seed)
+            steps = self.config.decoupling.lesson_steps
+            synthesizer = Synthesizer(module, flat, stepper, self.health, every, steps, seed)
         return PackedSynthesizer(synthesizer, packing)
 
     def _head(self, above: SignalForm) -> tuple[Virtual, Stepper]:

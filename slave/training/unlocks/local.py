@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 
+import torch
 from torch import Tensor
 
 from common.errors import MalformedError
+from common.optim.lessons import lessons
 from common.optim.stepper import Stepper
 from common.signals.packing import Packing
 from common.signals.values import Signal, map_tensors
@@ -20,12 +22,27 @@ from slave.training.parts import Parts
 class Head:
     """Head v_k with its optimizer: h_k -> logits, a network like VFBN's v, trained on a loss of its own.
 
-    The float tensors of h_k are packed into one; `seed` is of the draws of a user's v.
+    The float tensors of h_k are packed into one.
+
+    Args:
+        module: the head.
+        stepper: of the head.
+        health: record of the head's loss.
+        packing: of h_k.
+        steps: for a batch, each on a part of the examples.
+        seed: of the draws of a user's v.
     """
 
     def __init__(
-        self, module: Virtual, stepper: Stepper, health: Health, packing: Packing, seed: int = 0
+        self,
+        module: Virtual,
+        stepper: Stepper,
+        health: Health,
+        packing: Packing,
+        steps: int = 1,
+        seed: int = 0,
     ) -> None:
+        self._steps = steps
         self._seed = seed
         self._module = module
         self._packing = packing
@@ -36,10 +53,10 @@ class Head:
         """Return the gradient of the head's loss at h, in the form of h's floats; the head steps too."""
         packed = self._packing.pack(h)
         with seeded(self._module, self._seed, batch, packed.device):
-            delta, loss = self._module.supervise(packed, y)
-        self._stepper.step(batch)
-        self._health.lost(loss, len(y))
-        return self._packing.unpack(delta)
+            parts = lessons(self._stepper, batch, self._steps, packed, y)
+            deltas, losses = zip(*(self._module.supervise(*part) for part in parts), strict=True)
+        self._health.lost(torch.stack(losses).sum(), len(y))
+        return self._packing.unpack(torch.cat(deltas))
 
 
 class LocalUnlock:
@@ -94,5 +111,6 @@ def build(parts: Parts) -> LocalUnlock:
     if parts.layer.supervised:
         return LocalUnlock(parts.layer, None)
     seed = draw_seed(parts.config, parts.layer.k)
-    head = Head(*parts.make_head(), parts.health, Packing(parts.above), seed)
+    steps = parts.config.decoupling.lesson_steps
+    head = Head(*parts.make_head(), parts.health, Packing(parts.above), steps, seed)
     return LocalUnlock(parts.layer, head)

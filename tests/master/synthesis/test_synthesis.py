@@ -19,6 +19,7 @@ from common.config.files import load
 from common.config.sections import Config
 from common.data.targets import Targets
 from common.errors import ConfigError, FencedError, MalformedError, TooLargeError
+from common.optim.lessons import teach
 from common.optim.stepper import Stepper
 from common.shards.flat import Flat, pack, state_dict
 from common.shards.working_copy import WorkingCopy
@@ -80,8 +81,7 @@ def in_a_slave(config: Config, k: int, batches: int) -> tuple[Flat, synthesizers
     copy.begin(reading.header, reading.buffer)
     reading.release()
     for batch in range(batches):
-        module.learn(**drawn(batch))
-        stepper.step(batch)
+        teach(module.learn, stepper, batch, config.decoupling.lesson_steps, *drawn(batch).values())
         last = batch == batches - 1
         push = (copy.flush if last else copy.due)(stepper.steps, batch + 1)
         if push:

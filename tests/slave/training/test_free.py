@@ -24,6 +24,7 @@ from common.data import batches, datasets
 from common.data.replicas import owner
 from common.errors import MalformedError
 from common.models import network
+from common.optim.lessons import teach
 from common.signals.values import plain
 from common.wire.boundary import Down, Message, Ready, Taken, Up
 from common.wire.messages import JoinReply
@@ -132,8 +133,8 @@ def test_m_learns_at_the_input_that_came_with_the_gradient_and_i_on_h_with_x_mad
     m, i = unlock._synthesizer._synthesizer, unlock._predictor._predictor
     assert isinstance(m, Synthesizer)
     assert isinstance(i, Predictor)
-    m.module.learn(u, other._batches.labels(7), delta)
-    m._stepper.step(7)
+    steps = config.decoupling.lesson_steps
+    teach(m.module.learn, m._stepper, 7, steps, u, other._batches.labels(7), delta)
     i._module.learn(plain(other._batches.inputs(9)), h)
     i._stepper.step(9)
     after, expected = parts(seat), parts(twin)

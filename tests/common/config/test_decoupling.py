@@ -1,0 +1,27 @@
+"""What [decoupling] decides for M, I and heads where a key is unset."""
+
+from __future__ import annotations
+
+import pytest
+
+from common.config.decoupling import DecouplingConfig
+
+
+@pytest.mark.parametrize(
+    ("config", "steps"),
+    [
+        (DecouplingConfig("update"), 8),
+        (DecouplingConfig("full"), 8),
+        (DecouplingConfig("local"), 8),
+        (DecouplingConfig("update", gradient_options={"supervised": 0}), 1),
+        (DecouplingConfig("update", "cdni"), 1),
+        (DecouplingConfig("update", "dni"), 1),
+        (DecouplingConfig("update", "cdni", synthesizer_steps=3), 3),
+        (DecouplingConfig("update", synthesizer_steps=1), 1),
+    ],
+    ids=lambda value: None if isinstance(value, int) else f"{value.unlock}-{value.gradient}",
+)
+def test_a_lesson_has_several_steps_where_v_learns_the_tasks_own_loss(
+    config: DecouplingConfig, steps: int
+) -> None:
+    assert config.lesson_steps == steps
