@@ -15,6 +15,13 @@ from common.errors import ConfigError
 
 # More were no better (docs/results.md).
 SUPERVISED_STEPS = 8
+# A single example has no batch statistics, which a user's v may take.
+LEAST_EXAMPLES = 2
+
+
+def count_parts(steps: int, examples: int) -> int:
+    """Return the number of parts of a batch for so many steps: fewer where one would be too small."""
+    return max(1, min(steps, examples // LEAST_EXAMPLES))
 
 
 @dataclass(frozen=True)
@@ -51,8 +58,8 @@ class DecouplingConfig:
     synthesizer_every: int = key(1, "n: M learns on every n-th true gradient", minimum=1)
     synthesizer_steps: int | None = key(
         None,
-        "steps of M or a head on a batch that teaches it, each on a part of the examples; unset: 8 where v "
-        "learns the task's own loss, else 1",
+        "steps of M or a head on a batch that teaches it, each on a part of two examples or more; unset: 8 "
+        "where the built-in v learns the task's own loss, else 1",
         minimum=1,
     )
     mix_true: bool = key(
@@ -130,10 +137,13 @@ class DecouplingConfig:
         """Steps of M, or of a head, on a batch that teaches it.
 
         Labels teach as well in small parts. A gradient does not: the regression of `cdni` was worse for it.
+        And a user's v may have batch normalization, for which small parts are another network.
         """
         options = self.synthesizer_options()
-        supervised = self.row.supervises or (isinstance(options, VfbnOptions) and options.supervised > 0)
-        return self.synthesizer_steps or (SUPERVISED_STEPS if supervised else 1)
+        if self.synthesizer_steps is not None:
+            return self.synthesizer_steps
+        built_in = isinstance(options, VfbnOptions) and options.v is None and options.trained
+        return SUPERVISED_STEPS if built_in and (self.row.supervises or options.supervised) else 1
 
     @property
     def own_v(self) -> str | None:

@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import conv_flop_count, flop_registry
 
 from common import synthesizers
-from common.config.decoupling import DecouplingConfig
+from common.config.decoupling import DecouplingConfig, count_parts
 from common.config.optimizers import OPTIMIZERS
 from common.config.time import TimeConfig
 from common.config.unlocks import FORWARD
@@ -102,7 +102,7 @@ def synthesizer_cost(
     synthesizer, work = _without_numbers(
         lambda device: _count_synthesizer(device, decoupling, shape, task, batch_size, v)
     )
-    return work + _count_step(synthesizer, optimizer)
+    return work + count_parts(decoupling.lesson_steps, batch_size) * _count_step(synthesizer, optimizer)
 
 
 def input_cost(

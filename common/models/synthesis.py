@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from common import synthesizers
+from common.config.decoupling import count_parts
 from common.config.sections import OWN_V, Config
 from common.errors import ConfigError
 from common.signals.packing import Packing
@@ -34,12 +35,15 @@ def check_lesson(config: Config, task: Task, v: BuildV | None, h: Signal, y: Ten
     packed = packing.pack(h)
     module = synthesizers.initial(config, 1, packing.shape, task, v).to(packed.device)
     try:
+        # A lesson is in parts, of which the last is the smallest.
+        parts = count_parts(decoupling.lesson_steps, len(packed))
+        part, labels = packed.tensor_split(parts)[-1], y.tensor_split(parts)[-1]
         if decoupling.row.supervises:
             assert isinstance(module, Virtual)
-            delta, _ = module.supervise(packed, y)
+            delta, _ = module.supervise(part, labels)
         else:
             delta = module.gradient(packed, y)
-            module.learn(packed, y, delta)
+            module.learn(part, labels, delta.tensor_split(parts)[-1])
     except ConfigError:  # of the task or of the user's v, which name their own keys
         raise
     except (Exception, SystemExit) as error:

@@ -1,4 +1,4 @@
-"""Lessons of M and heads: several steps on a batch, each on a part of its examples."""
+"""Lessons of M and heads: steps on parts of a batch that teaches them."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
+from common.config.decoupling import count_parts
 from common.optim.stepper import Stepper
 
-# A batch norm in a user's v takes no part of one example.
-LEAST = 2
 
-
-def lessons(stepper: Stepper, batch: int, steps: int, *values: Tensor) -> Iterator[tuple[Tensor, ...]]:
+def step_in_parts(stepper: Stepper, batch: int, steps: int, *values: Tensor) -> Iterator[tuple[Tensor, ...]]:
     """Yield the parts of a batch, and step on the gradients that each has left in the stepper's module.
+
+    Where the optimizer accumulates batches, the batch is one part.
 
     Args:
         stepper: of the module; it counts the steps of a batch as one, so that pushes do not become more.
         batch: number b of the batch.
-        steps: number of parts of equal size, but for one example; fewer where one would have under `LEAST`.
+        steps: wanted number of parts; their sizes differ by one example at most.
         values: tensors of the batch, (B, ...).
     """
-    parts = max(1, min(steps, len(values[0]) // LEAST))
+    parts = count_parts(steps, len(values[0])) if stepper.accumulate == 1 else 1
     for number, part in enumerate(zip(*(value.tensor_split(parts) for value in values), strict=True), 1):
         yield part
         stepper.step(batch, counts=number == parts)
@@ -33,13 +33,13 @@ def teach(learn: Callable[..., Tensor], stepper: Stepper, batch: int, steps: int
 
     Args:
         learn: leaves gradients of a part's mean loss in the stepper's module, and returns that loss.
-        stepper: as of `lessons`, and so the other arguments.
+        stepper: as of `step_in_parts`, and so the other arguments.
         batch: number b of the batch.
-        steps: number of parts.
+        steps: wanted number of parts.
         values: tensors of the batch, (B, ...).
 
     Returns:
         The mean loss of the examples, a scalar, each before the step of its part.
     """
-    losses = [learn(*part) * len(part[0]) for part in lessons(stepper, batch, steps, *values)]
+    losses = [learn(*part) * len(part[0]) for part in step_in_parts(stepper, batch, steps, *values)]
     return torch.stack(losses).sum() / len(values[0])

@@ -46,7 +46,7 @@ class Stepper:
     the slave's, are dropped.
 
     Attributes:
-        steps: number of steps taken, by which pushes are due.
+        steps: number of steps taken, but for those that do not count; pushes are due by it.
     """
 
     def __init__(self, flat: Flat, settings: SynthesizerOptimizerConfig, batches: int) -> None:
@@ -67,6 +67,11 @@ class Stepper:
         # Gradients that wait for a step, their batches and their examples.
         self._sums: list[torch.Tensor] = []
         self._waiting = self._examples = 0
+
+    @property
+    def accumulate(self) -> int:
+        """Number of batches of a step."""
+        return self._settings.accumulate
 
     def state(self) -> dict[str, torch.Tensor]:
         """Return the moments, (P,), and the number of steps; nothing where no moment is kept."""

@@ -111,7 +111,7 @@ class Synthesizer(TensorSynthesizer):
         stepper: of M.
         health: record of M's quality.
         every: M learns on every `every`-th true gradient.
-        steps: of a lesson, each on a part of the examples.
+        steps: number of M's steps on a batch, each on a part of the examples.
         seed: of the draws of a user's v.
     """
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from common.errors import MalformedError
-from common.optim.lessons import lessons
+from common.optim.lessons import step_in_parts
 from common.optim.stepper import Stepper
 from common.signals.packing import Packing
 from common.signals.values import Signal, map_tensors
@@ -29,7 +29,7 @@ class Head:
         stepper: of the head.
         health: record of the head's loss.
         packing: of h_k.
-        steps: for a batch, each on a part of the examples.
+        steps: number of the head's steps on a batch, each on a part of the examples.
         seed: of the draws of a user's v.
     """
 
@@ -50,10 +50,13 @@ class Head:
         self._health = health
 
     def step(self, batch: int, h: Signal, y: Tensor) -> Signal:
-        """Return the gradient of the head's loss at h, in the form of h's floats; the head steps too."""
+        """Return the gradient of the head's loss at h, in the form of h's floats; the head steps too.
+
+        Each part of the batch has the gradient of the head before the part's step.
+        """
         packed = self._packing.pack(h)
         with seeded(self._module, self._seed, batch, packed.device):
-            parts = lessons(self._stepper, batch, self._steps, packed, y)
+            parts = step_in_parts(self._stepper, batch, self._steps, packed, y)
             deltas, losses = zip(*(self._module.supervise(*part) for part in parts), strict=True)
         self._health.lost(torch.stack(losses).sum(), len(y))
         return self._packing.unpack(torch.cat(deltas))

@@ -67,6 +67,7 @@ DECOUPLINGS = table(
     unlock=st.just("update"), gradient=st.just("vfbn"), in_flight=st.integers(1, 99),
     gradient_options=table(hidden=st.integers(0, 9), trained=st.booleans()), mix_true=st.booleans(),
     step_probability=st.floats(0.1, 1), synthesizer_every=st.integers(1, 9),
+    synthesizer_steps=st.integers(1, 9),
     fallback_cosine=st.floats(-1, 0.9),
 ) | st.fixed_dictionaries(
     {"unlock": st.just("delayed")}, optional={"shrink": st.floats(0, 1), "in_flight": st.integers(1, 9)}

@@ -14,6 +14,9 @@ from common.config.decoupling import DecouplingConfig
         (DecouplingConfig("full"), 8),
         (DecouplingConfig("local"), 8),
         (DecouplingConfig("update", gradient_options={"supervised": 0}), 1),
+        (DecouplingConfig("local", gradient_options={"trained": False}), 1),
+        (DecouplingConfig("update", gradient_options={"v": "v.py:v"}), 1),
+        (DecouplingConfig("local", gradient_options={"v": "v.py:v"}, synthesizer_steps=4), 4),
         (DecouplingConfig("update", "cdni"), 1),
         (DecouplingConfig("update", "dni"), 1),
         (DecouplingConfig("update", "cdni", synthesizer_steps=3), 3),
@@ -21,7 +24,7 @@ from common.config.decoupling import DecouplingConfig
     ],
     ids=lambda value: None if isinstance(value, int) else f"{value.unlock}-{value.gradient}",
 )
-def test_a_lesson_has_several_steps_where_v_learns_the_tasks_own_loss(
+def test_a_lesson_has_several_steps_where_the_built_in_v_learns_the_tasks_own_loss(
     config: DecouplingConfig, steps: int
 ) -> None:
     assert config.lesson_steps == steps

@@ -139,6 +139,17 @@ def test_a_linear_dni_costs_its_products_and_its_step() -> None:
     )
 
 
+def test_each_step_of_a_lesson_is_paid_for() -> None:
+    once, eight = (
+        costs.synthesizer_cost(DecouplingConfig(synthesizer_steps=n), (100,), classifying(10), B, "adam")
+        for n in (1, 8)
+    )
+    parameters = sum(
+        p.numel() for p in synthesizers.build(DecouplingConfig(), (100,), classifying(10)).parameters()
+    )
+    assert eight - once == 7 * STEP["adam"] * parameters
+
+
 def test_without_unlock_no_synthesizer_is_paid_for() -> None:
     assert costs.synthesizer_cost(DecouplingConfig(unlock="none"), (64,), classifying(10), B, "adam") == 0
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from common.config.decoupling import count_parts
 from common.config.optimizer import SynthesizerOptimizerConfig
-from common.optim.lessons import LEAST, lessons, teach
+from common.optim.lessons import step_in_parts, teach
 from common.optim.stepper import Stepper
 from common.shards.flat import Flat
 
@@ -26,12 +29,14 @@ def fitting(module: nn.Linear, x: Tensor, y: Tensor) -> Tensor:
 def test_every_example_is_in_one_part_of_two_or_more(examples: int, steps: int) -> None:
     flat = Flat(nn.Linear(1, 1))
     values = torch.arange(examples), torch.arange(examples) * 2
-    parts = list(lessons(Stepper(flat, SGD, 10), 0, steps, *values))
+    parts = list(step_in_parts(Stepper(flat, SGD, 10), 0, steps, *values))
     sizes = [len(first) for first, _ in parts]
     assert torch.cat([first for first, _ in parts]).tolist() == list(range(examples))
     assert all(torch.equal(second, first * 2) for first, second in parts)
-    assert len(parts) == min(steps, max(1, examples // LEAST))
+    assert len(parts) == count_parts(steps, examples) <= steps
+    assert min(sizes) >= min(2, examples)
     assert max(sizes) - min(sizes) <= 1
+    assert len(parts) == steps or min(sizes) < 4  # as many parts as there may be
 
 
 def test_a_part_is_a_step_and_a_batch_counts_as_one() -> None:
@@ -48,9 +53,21 @@ def test_a_part_is_a_step_and_a_batch_counts_as_one() -> None:
         optimizer.zero_grad()
     torch.testing.assert_close(module.weight, twin.weight)
     assert float(mean) == pytest.approx(float(sum(losses)) / 4)
-    # Pushes are due by this count.
     assert stepper.steps == 1
-    assert "count" not in stepper.state()
+
+
+def test_an_optimizer_that_accumulates_batches_has_whole_ones() -> None:
+    module = nn.Linear(3, 2)
+    stepper = Stepper(Flat(module), replace(SGD, accumulate=2), 10)
+    before = module.weight.detach().clone()
+    taken = []
+    for batch in range(4):
+        for (part,) in step_in_parts(stepper, batch, 4, torch.randn(8, 3)):
+            module(part).sum().backward()
+            taken.append((len(part), stepper.steps))
+    assert taken == [(8, 0), (8, 0), (8, 1), (8, 1)]
+    assert stepper.steps == 2
+    assert not torch.equal(module.weight, before)
 
 
 def test_adams_bias_is_corrected_by_the_steps_that_were_taken() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -186,6 +187,25 @@ def test_local_steps_layer_and_head_on_the_heads_own_loss() -> None:
     for parameter, after in zip(wanted, expected, strict=True):
         torch.testing.assert_close(parameter.detach(), after)
     assert health.loss == pytest.approx(float(loss.detach()))
+
+
+def test_each_part_of_a_batch_has_the_gradient_of_the_head_before_its_step() -> None:
+    head, health = VirtualForward(VfbnOptions(hidden=4), (5,), classifying(10)), Health()
+    h, y = torch.randn(8, 5), batch_of(0)[1]
+    twin = copy.deepcopy(head)
+    optimizer = torch.optim.SGD(twin.parameters(), SGD.learning_rate)
+    taught = Head(head, Stepper(Flat(head), SGD, 10), health, Packing(SignalForm.plain((5,))), 2)
+    delta = plain(taught.step(0, h, y))
+    expected, losses = [], []
+    for rows in (slice(0, 4), slice(4, 8)):
+        optimizer.zero_grad()
+        part, loss = twin.supervise(h[rows], y[rows])
+        optimizer.step()
+        expected.append(part)
+        losses.append(float(loss))
+    torch.testing.assert_close(delta, torch.cat(expected))
+    torch.testing.assert_close(head.maps[0].weight, twin.maps[0].weight)
+    assert health.loss == pytest.approx(sum(losses) / 8)
 
 
 def test_local_sends_no_gradient_and_takes_none() -> None:
