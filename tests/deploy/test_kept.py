@@ -43,6 +43,8 @@ def test_a_run_in_one_process_keeps_its_network_at_the_batches(
     keys: dict[str, Any] = STEP | KEPT | {"decoupling.unlock": unlock}
     if simulated:
         keys |= {"cluster.profile": "light", "downpour.n_push": 1}
+        # Where a head costs more than its layer, the layers below are a batch ahead when the network is kept.
+        keys |= {"decoupling.synthesizer_steps": 1} if unlock != "none" else {}
     result = layerwise.train(run_dir="run", simulated=simulated, progress=False, **keys)
     assert [kept.batch for kept in find_kept(folder / "run")] == [3, 7, 20]
     evaluations = [line for line in read_metrics(folder / "run") if line["kind"] == EVALUATION]

@@ -131,6 +131,7 @@ def test_a_v_that_reads_its_numbers_has_a_pace(own: str) -> None:
 
 def test_a_linear_v_of_ones_own_is_the_built_in_one_but_for_its_start(own: str) -> None:
     settings = ["decoupling.unlock=update", "run.batches=120", "optimizer.learning_rate=0.01"]
+    settings += ["decoupling.synthesizer_steps=1"]
     ours, theirs = (
         trained(*settings, each)
         for each in ("decoupling.gradient_options={hidden=0}", option(f"{own}:whole"))

@@ -106,7 +106,8 @@ def test_a_key_is_explained_with_its_default_values_and_those_who_heed_it() -> N
     assert explain("batch_size") == explain("run.batch_size")
     text = "\n".join(explain("unlock"))
     assert 'default: "update"' in text
-    assert re.search(r"^  local +a head and a loss a layer; heeds gradient_options, in_flight$", text, re.M)
+    heeded = "gradient_options, in_flight, synthesizer_steps"
+    assert re.search(rf"^  local +a head and a loss a layer; heeds {heeded}$", text, re.M)
     assert "default: [256, 256]" in explain("network.options.widths")
 
 
