@@ -136,8 +136,8 @@ class DecouplingConfig:
     def lesson_steps(self) -> int:
         """Steps of M, or of a head, on a batch that teaches it.
 
-        Labels teach as well in small parts. A gradient does not: the regression of `cdni` was worse for it.
-        And a user's v may have batch normalization, for which small parts are another network.
+        More steps make the regression of `cdni` worse, `supervised = 0` is the paper's M, and a user's v may
+        have batch normalization, for which small parts are another network.
         """
         options = self.synthesizer_options()
         if self.synthesizer_steps is not None:

@@ -157,6 +157,7 @@ def test_a_variant_s_options_replace_the_file_s_and_its_other_keys_join_them(fil
         ("mnist-methods", 18, 3),
         ("mnist-conv", 3, 3),
         ("mnist-cluster", 8, 1),
+        ("mnist-lead", 4, 1),
         ("dissimilarity", 3, 1),
         ("linear-mse", 8, 1),
         ("linear-log", 12, 1),
