@@ -44,9 +44,10 @@ class DecouplingConfig:
         minimum=1,
     )
     shrink: float = key(1.0, "of delayed: factor of a gradient at each boundary (beta)", minimum=0, maximum=1)
-    lead: int = key(
-        128,
-        "of full: most batches that a layer trains without a message from a neighbour, then it waits for one",
+    lead: int | None = key(
+        None,
+        "of full: most batches that a layer trains without a message from a neighbour, then it waits for "
+        "one; unset: 32, with a curriculum 128",
         minimum=1,
     )
     backward: str = choice("recompute", BACKWARDS, "of delayed, once a gradient comes")

@@ -34,6 +34,9 @@ from common.errors import ConfigError
 
 # Batches that no run reaches: a thousand batches a second for twenty years.
 FAR = 1 << 40
+# Leads of `full` where none is given: chosen by six layers of MNIST on two cores (docs/results.md), and over
+# the batches that a layer may wait for another's with a curriculum.
+LEAD, CURRICULUM_LEAD = 32, 128
 # Key of a user's v, within a table of options.
 OWN_V = "decoupling.gradient_options.v"
 
@@ -156,11 +159,18 @@ class Config:
                 f'task.kind: data.dataset = "{row.name}" brings its own task, "{row.task}"; leave task.kind '
                 "out"
             )
-        if self.decoupling.slots is not None and self.decoupling.lead <= BLOCK:
+        if self.decoupling.slots is not None and self.lead <= BLOCK:
             raise ConfigError(
-                f'decoupling.lead: {self.decoupling.lead} batches are too few for data.dataset = "{row.name}"'
+                f'decoupling.lead: {self.lead} batches are too few for data.dataset = "{row.name}"'
                 f", where a layer may wait until another has done {BLOCK}; give at least {BLOCK + 1}"
             )
+
+    @property
+    def lead(self) -> int:
+        """Most batches that a layer of `full` trains without a message from a neighbour."""
+        if self.decoupling.lead is not None:
+            return self.decoupling.lead
+        return CURRICULUM_LEAD if self.curriculum else LEAD
 
     @property
     def curriculum(self) -> bool:

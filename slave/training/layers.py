@@ -139,7 +139,7 @@ def free_trainer(
         unlock,
         top=lease.layer == config.layers,
         slots=slots,
-        lead=config.decoupling.lead,
+        lead=config.lead,
         incarnation=lease.incarnation,
         next_batch=lease.next_batch,
         routes=BatchRoutes.of(config, lease.layer, lease.replica),

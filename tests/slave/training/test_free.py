@@ -103,7 +103,7 @@ def test_a_layer_stands_still_after_a_long_silence_of_one_side_until_something_c
         config = replace(config, decoupling=replace(config.decoupling, lead=lead))
     seats = [build_seat(config, k) for k in (1, 2)]
     below, middle = map(free, seats)
-    for _ in range(lead or 128):
+    for _ in range(lead or 32):
         assert middle.can_advance
         list(middle.advance())
         (up,) = below.advance()
@@ -281,7 +281,7 @@ def fixed_below(folder: Path) -> Config:
 def test_a_layer_that_wants_no_gradient_stands_still_without_a_word_from_above_too(tmp_path: Path) -> None:
     config = fixed_below(tmp_path)
     fixed, top = (free(build_seat(config, k)) for k in (1, 2))
-    for _ in range(config.decoupling.lead):
+    for _ in range(config.lead):
         assert [type(message) for message in fixed.advance()] == [Up]
     assert not fixed.can_advance
     (taken,) = top.advance()
