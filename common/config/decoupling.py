@@ -143,8 +143,9 @@ class DecouplingConfig:
         options = self.synthesizer_options()
         if self.synthesizer_steps is not None:
             return self.synthesizer_steps
-        built_in = isinstance(options, VfbnOptions) and options.v is None and options.trained
-        return SUPERVISED_STEPS if built_in and (self.row.supervises or options.supervised) else 1
+        if not isinstance(options, VfbnOptions) or options.v is not None or not options.trained:
+            return 1
+        return SUPERVISED_STEPS if self.row.supervises or options.supervised else 1
 
     @property
     def own_v(self) -> str | None:
