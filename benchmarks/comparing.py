@@ -9,9 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.by_hand import ROOT
 from common.errors import RunFailedError
-
-ROOT = Path(__file__).parents[1]
 
 
 def play_comparison(command: Sequence[str], data: Path, out: Path, jobs: int) -> dict[str, Any]:
