@@ -134,8 +134,8 @@ class DecouplingConfig:
         )
 
     @property
-    def lesson_steps(self) -> int:
-        """Steps of M, or of a head, on a batch that teaches it.
+    def wanted_steps(self) -> int:
+        """Steps of M, or of a head, on a batch that teaches it, if its optimizer steps on every batch.
 
         More steps make the regression of `cdni` worse, `supervised = 0` is the paper's M, and a user's v may
         have batch normalization, for which small parts are another network.

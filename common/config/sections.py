@@ -173,6 +173,11 @@ class Config:
         return CURRICULUM_LEAD if self.curriculum else LEAD
 
     @property
+    def lesson_steps(self) -> int:
+        """Steps of M, or of a head, on a batch that teaches it: 1 where a step takes several batches."""
+        return self.decoupling.wanted_steps if self.optimizer.synthesizer.accumulate == 1 else 1
+
+    @property
     def curriculum(self) -> bool:
         """Whether the run's examples become harder as the network learns."""
         row = DATASETS.get(self.data.dataset)

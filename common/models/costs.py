@@ -21,6 +21,7 @@ from torch.utils.flop_counter import conv_flop_count, flop_registry
 from common import synthesizers
 from common.config.decoupling import DecouplingConfig, count_parts
 from common.config.optimizers import OPTIMIZERS
+from common.config.sections import Config
 from common.config.time import TimeConfig
 from common.config.unlocks import FORWARD
 from common.models.recurrent import pass_on
@@ -84,25 +85,20 @@ def unit_costs(
     return costs
 
 
-def synthesizer_cost(
-    decoupling: DecouplingConfig,
-    shape: tuple[int, ...],
-    task: Task,
-    batch_size: int,
-    optimizer: str,
-    v: BuildV | None = None,
-) -> float:
+def synthesizer_cost(config: Config, shape: tuple[int, ...], task: Task, v: BuildV | None = None) -> float:
     """Count the multiply-adds of M, or of a head, in one step: use, learning and optimizer.
 
     `shape` is the shape of one example of the layer's h, packed (`common.signals.packing`); `v` builds a
     user's v.
     """
+    decoupling, batch_size = config.decoupling, config.run.batch_size
     if not (decoupling.row.synthesizes or decoupling.row.supervises):
         return 0.0
     synthesizer, work = _without_numbers(
         lambda device: _count_synthesizer(device, decoupling, shape, task, batch_size, v)
     )
-    return work + count_parts(decoupling.lesson_steps, batch_size) * _count_step(synthesizer, optimizer)
+    step = _count_step(synthesizer, config.optimizer.synthesizer.name)
+    return work + count_parts(config.lesson_steps, batch_size) * step
 
 
 def input_cost(

@@ -197,20 +197,17 @@ def _count_ends(
     Raises:
         ConfigError: a user's v cannot be used; one that fits some boundaries asks for cuts at these.
     """
-    decoupling, optimizer = config.decoupling, config.optimizer.synthesizer.name
     found: list[float] = []
     refused: dict[int, ConfigError] = {}
     for number, h in enumerate(boundaries[fixed:], fixed + 1):
         try:
-            cost = costs.synthesizer_cost(
-                decoupling, h, blueprint.task, config.run.batch_size, optimizer, blueprint.v
-            )
+            cost = costs.synthesizer_cost(config, h, blueprint.task, blueprint.v)
         except ConfigError as error:
             refused[number] = error
         else:
             found.append(cost)
     for number, refusal in refused.items():
-        if found and decoupling.own_v is not None:
+        if found and config.decoupling.own_v is not None:
             raise ConfigError(
                 f"{refusal}; network.layers = {config.network.layers} tries v after each unit, here after "
                 f"unit {number}: give network.cuts after units that v fits"

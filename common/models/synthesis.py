@@ -36,7 +36,7 @@ def check_lesson(config: Config, task: Task, v: BuildV | None, h: Signal, y: Ten
     module = synthesizers.initial(config, 1, packing.shape, task, v).to(packed.device)
     try:
         # A lesson is in parts, of which the last is the smallest.
-        parts = count_parts(decoupling.lesson_steps, len(packed))
+        parts = count_parts(config.lesson_steps, len(packed))
         part, labels = packed.tensor_split(parts)[-1], y.tensor_split(parts)[-1]
         if decoupling.row.supervises:
             assert isinstance(module, Virtual)

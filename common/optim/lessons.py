@@ -14,15 +14,13 @@ from common.optim.stepper import Stepper
 def step_in_parts(stepper: Stepper, batch: int, steps: int, *values: Tensor) -> Iterator[tuple[Tensor, ...]]:
     """Yield the parts of a batch, and step on the gradients that each has left in the stepper's module.
 
-    Where the optimizer accumulates batches, the batch is one part.
-
     Args:
         stepper: of the module; it counts the steps of a batch as one, so that pushes do not become more.
         batch: number b of the batch.
         steps: wanted number of parts; their sizes differ by one example at most.
         values: tensors of the batch, (B, ...).
     """
-    parts = count_parts(steps, len(values[0])) if stepper.accumulate == 1 else 1
+    parts = count_parts(steps, len(values[0]))
     for number, part in enumerate(zip(*(value.tensor_split(parts) for value in values), strict=True), 1):
         yield part
         stepper.step(batch, counts=number == parts)

@@ -68,11 +68,6 @@ class Stepper:
         self._sums: list[torch.Tensor] = []
         self._waiting = self._examples = 0
 
-    @property
-    def accumulate(self) -> int:
-        """Number of batches of a step."""
-        return self._settings.accumulate
-
     def state(self) -> dict[str, torch.Tensor]:
         """Return the moments, (P,), and the number of steps; nothing where no moment is kept."""
         moments = {f"m{number}": moment for number, moment in enumerate(self._moments)}

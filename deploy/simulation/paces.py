@@ -91,10 +91,7 @@ def _pace(config: Config, blueprint: Blueprint, k: int, work: float) -> Pace:
     synthesis = 0.0
     top, wants = k == config.layers, network.wants_gradient(config, blueprint, k)
     if wants and not top and not network.lacks_head(config, network.layer(blueprint, cuts, k)):
-        optimizer = config.optimizer.synthesizer.name
-        synthesis = costs.synthesizer_cost(
-            config.decoupling, shape, blueprint.task, batch_size, optimizer, blueprint.v
-        )
+        synthesis = costs.synthesizer_cost(config, shape, blueprint.task, blueprint.v)
     if synthesis:
         # A user's v may read its numbers, and a meta tensor has none.
         with torch.device("cpu" if blueprint.v is not None else "meta"):

@@ -219,7 +219,7 @@ class ServedSynthesizer:
         self._module = site.build(config)
         flat = Flat(self._module)
         self._stepper = Stepper(flat, config.optimizer.synthesizer, config.run.batches)
-        self._steps = 1 if isinstance(self._module, InputSynthesizer) else config.decoupling.lesson_steps
+        self._steps = 1 if isinstance(self._module, InputSynthesizer) else config.lesson_steps
         self._copy = WorkingCopy(f"{site.k}/{site.name}", flat, config.downpour.first_n_push, MASTER)
         self._loss = 0.0
         first = self._copy.initial()

@@ -328,7 +328,7 @@ class _Composition:
             module = self._module(packing)
             flat = Flat(module, self.device)
             seed, stepper = synthesizers.draw_seed(self.config, lease.layer), self._taught("gradient", flat)
-            steps = self.config.decoupling.lesson_steps
+            steps = self.config.lesson_steps
             synthesizer = Synthesizer(module, flat, stepper, self.health, every, steps, seed)
         return PackedSynthesizer(synthesizer, packing)
 

@@ -114,6 +114,6 @@ def build(parts: Parts) -> LocalUnlock:
     if parts.layer.supervised:
         return LocalUnlock(parts.layer, None)
     seed = draw_seed(parts.config, parts.layer.k)
-    steps = parts.config.decoupling.lesson_steps
+    steps = parts.config.lesson_steps
     head = Head(*parts.make_head(), parts.health, Packing(parts.above), steps, seed)
     return LocalUnlock(parts.layer, head)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 
 from common.config.decoupling import DecouplingConfig
+from common.config.optimizer import OptimizerConfig, SynthesizerOptimizerConfig
+from common.config.sections import Config
 
 
 @pytest.mark.parametrize(
@@ -27,4 +29,7 @@ from common.config.decoupling import DecouplingConfig
 def test_a_lesson_has_several_steps_where_the_built_in_v_learns_the_tasks_own_loss(
     config: DecouplingConfig, steps: int
 ) -> None:
-    assert config.lesson_steps == steps
+    assert config.wanted_steps == steps
+    assert Config(decoupling=config).lesson_steps == steps
+    accumulating = OptimizerConfig(synthesizer=SynthesizerOptimizerConfig(accumulate=2))
+    assert Config(decoupling=config, optimizer=accumulating).lesson_steps == 1

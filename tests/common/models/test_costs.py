@@ -15,7 +15,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from common import synthesizers
 from common.config.decoupling import DecouplingConfig
+from common.config.optimizer import OptimizerConfig, SynthesizerOptimizerConfig
 from common.config.optimizers import OPTIMIZERS
+from common.config.run import RunConfig
+from common.config.sections import Config
 from common.config.time import TimeConfig
 from common.models import costs
 from common.models.costs import NUMBER
@@ -119,18 +122,25 @@ def test_a_forward_that_looks_at_its_numbers_is_counted_too() -> None:
     assert counted >= linear(20, 30, 2)
 
 
+def synthesizer_cost(
+    decoupling: DecouplingConfig, shape: tuple[int, ...], classes: int = 10, accumulate: int = 1
+) -> float:
+    optimizer = OptimizerConfig(synthesizer=SynthesizerOptimizerConfig("adam", accumulate=accumulate))
+    config = Config(run=RunConfig(batch_size=B), decoupling=decoupling, optimizer=optimizer)
+    return costs.synthesizer_cost(config, shape, classifying(classes))
+
+
 @pytest.mark.parametrize("gradient", ["dni", "cdni", "vfbn"])
 @pytest.mark.parametrize("shape", [(64,), (6, 5, 5)])
 def test_every_synthesizer_costs_more_the_larger_the_boundary(gradient: str, shape: tuple[int, ...]) -> None:
     decoupling = DecouplingConfig(gradient=gradient)
-    small = costs.synthesizer_cost(decoupling, shape, classifying(10), B, "adam")
-    large = costs.synthesizer_cost(decoupling, (2 * shape[0], *shape[1:]), classifying(10), B, "adam")
+    small = synthesizer_cost(decoupling, shape)
+    large = synthesizer_cost(decoupling, (2 * shape[0], *shape[1:]))
     assert 0 < small < large
 
 
 def test_a_linear_dni_costs_its_products_and_its_step() -> None:
-    decoupling = DecouplingConfig(gradient="dni")
-    counted = costs.synthesizer_cost(decoupling, (100,), classifying(10), B, "adam")
+    counted = synthesizer_cost(DecouplingConfig(gradient="dni"), (100,))
     products = 3 * B * 100 * 100
     assert (
         products + STEP["adam"] * 101 * 100
@@ -140,18 +150,16 @@ def test_a_linear_dni_costs_its_products_and_its_step() -> None:
 
 
 def test_each_step_of_a_lesson_is_paid_for() -> None:
-    once, eight = (
-        costs.synthesizer_cost(DecouplingConfig(synthesizer_steps=n), (100,), classifying(10), B, "adam")
-        for n in (1, 8)
-    )
+    once, eight = (synthesizer_cost(DecouplingConfig(synthesizer_steps=n), (100,)) for n in (1, 8))
     parameters = sum(
         p.numel() for p in synthesizers.build(DecouplingConfig(), (100,), classifying(10)).parameters()
     )
     assert eight - once == 7 * STEP["adam"] * parameters
+    assert synthesizer_cost(DecouplingConfig(), (100,), accumulate=2) == once
 
 
 def test_without_unlock_no_synthesizer_is_paid_for() -> None:
-    assert costs.synthesizer_cost(DecouplingConfig(unlock="none"), (64,), classifying(10), B, "adam") == 0
+    assert synthesizer_cost(DecouplingConfig(unlock="none"), (64,)) == 0
 
 
 def test_a_linear_m_in_time_costs_its_products_and_its_step() -> None:
@@ -222,7 +230,7 @@ def test_products_of_synthesizers_on_feature_maps_are_those_that_torch_measures(
         patched.setattr(costs, "NUMBER", 0.0)
         patched.setattr(costs, "SLOW_NUMBERS", {})
         patched.setattr(costs, "OPTIMIZERS", free)
-        counted = costs.synthesizer_cost(decoupling, shape, classifying(3), B, "adam")
+        counted = synthesizer_cost(decoupling, shape, 3)
         counted += costs.input_cost(decoupling, SignalForm.plain(image), shape, B, "adam")
     synthesizer = synthesizers.build(decoupling, shape, classifying(3))
     predictor = synthesizers.build_input(decoupling, TensorForm(image), shape)

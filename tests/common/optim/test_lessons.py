@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 import torch
 from hypothesis import given
@@ -54,20 +52,6 @@ def test_a_part_is_a_step_and_a_batch_counts_as_one() -> None:
     torch.testing.assert_close(module.weight, twin.weight)
     assert float(mean) == pytest.approx(float(sum(losses)) / 4)
     assert stepper.steps == 1
-
-
-def test_an_optimizer_that_accumulates_batches_has_whole_ones() -> None:
-    module = nn.Linear(3, 2)
-    stepper = Stepper(Flat(module), replace(SGD, accumulate=2), 10)
-    before = module.weight.detach().clone()
-    taken = []
-    for batch in range(4):
-        for (part,) in step_in_parts(stepper, batch, 4, torch.randn(8, 3)):
-            module(part).sum().backward()
-            taken.append((len(part), stepper.steps))
-    assert taken == [(8, 0), (8, 0), (8, 1), (8, 1)]
-    assert stepper.steps == 2
-    assert not torch.equal(module.weight, before)
 
 
 def test_adams_bias_is_corrected_by_the_steps_that_were_taken() -> None:

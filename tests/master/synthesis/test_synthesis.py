@@ -81,7 +81,7 @@ def in_a_slave(config: Config, k: int, batches: int) -> tuple[Flat, synthesizers
     copy.begin(reading.header, reading.buffer)
     reading.release()
     for batch in range(batches):
-        teach(module.learn, stepper, batch, config.decoupling.lesson_steps, *drawn(batch).values())
+        teach(module.learn, stepper, batch, config.lesson_steps, *drawn(batch).values())
         last = batch == batches - 1
         push = (copy.flush if last else copy.due)(stepper.steps, batch + 1)
         if push:

@@ -133,7 +133,7 @@ def test_m_learns_at_the_input_that_came_with_the_gradient_and_i_on_h_with_x_mad
     m, i = unlock._synthesizer._synthesizer, unlock._predictor._predictor
     assert isinstance(m, Synthesizer)
     assert isinstance(i, Predictor)
-    steps = config.decoupling.lesson_steps
+    steps = config.lesson_steps
     teach(m.module.learn, m._stepper, 7, steps, u, other._batches.labels(7), delta)
     i._module.learn(plain(other._batches.inputs(9)), h)
     i._stepper.step(9)
