@@ -139,6 +139,13 @@ class WorkingCopy:
         self._flat.gather()
         return Push(header, self._flat.buffer.cpu().numpy().copy())
 
+    def create(self) -> Push:
+        """Start from the own state; returns the push that creates the shard, which is out until answered."""
+        created = self.initial()
+        self.begin(created.header, created.buffer.data)
+        self.unanswered = created
+        return created
+
     def begin(self, header: Header, buffer: Buffer) -> None:
         """Start from the master's version, at the first fetch of a lease.
 
@@ -261,6 +268,8 @@ class WorkingCopy:
         if push is None or push.header.sequence != reply.sequence:
             return
         self.unanswered = None
+        if push.header.operation is Operation.CREATE:
+            return
         self._settle(push, refused=reply.refused)
         self._owes_fetch = self._outer
         if reply.refused or not self.fetching:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from common.errors import NotFoundError
-from common.shards.pushes import PushReply
+from common.shards.pushes import Header, PushReply
 from common.shards.working_copy import WorkingCopy
 from common.wire.messages import JoinReply
 from slave.network.network import Network
@@ -69,30 +69,45 @@ class Opening:
     def _begin(self, copy: WorkingCopy) -> bool:
         """Bring a working copy to the master's version of the shard; False: the shard had to be created."""
         try:
-            version, existed = self._network.pull(copy.name), True
+            version = self._pull(copy)
         except NotFoundError:
-            self._network.push(copy.initial())
-            self._await_reply(copy.name)
-            version, existed = self._network.pull(copy.name), False
+            self._network.push(copy.create())
+            # Beside the only replica of a layer nobody creates the shard: the training need not wait.
+            if not self._alone:
+                reply = self._await_reply(copy.name)
+                copy.answered(reply)
+                if not reply.applied:
+                    copy.begin(*self._pull(copy))
+            return False
         copy.begin(*version)
-        self._progress.pulls += 1
-        return existed
+        return True
 
-    def _await_reply(self, shard: str) -> None:
+    @property
+    def _alone(self) -> bool:
+        return self._prepared.config.replicas[self._lease.layer - 1] == 1
+
+    def _pull(self, copy: WorkingCopy) -> tuple[Header, memoryview]:
+        version = self._network.pull(copy.name)
+        self._progress.pulls += 1
+        return version
+
+    def _await_reply(self, shard: str) -> PushReply:
         while True:
             event = self._network.inbox.get()
             if isinstance(event, BaseException):
                 raise event
             if isinstance(event, PushReply) and event.shard == shard:
-                return
+                return event
 
     def _back_up(self, trained: TrainedLayer) -> None:
         """Go on with the moments and states of the seat's last slave, and keep backing both up."""
         for backup in layers.backups(self._prepared.config, self._lease, trained):
-            # Created now: memory that is used for the first time, here and at the master, would hold up a
-            # step.
-            if not self._begin(backup) and self._lease.next_batch:
-                log.info("there is no backup %s: its numbers begin anew", backup.name)
+            try:
+                backup.begin(*self._pull(backup))
+            except NotFoundError:
+                backup.begin_anew()
+                if self._lease.next_batch:
+                    log.info("there is no backup %s: its numbers begin anew", backup.name)
             trained.copies.append((backup, trained.copies[0][1]))
         if (carried := trained.layer.carried) and self._lease.next_batch:
             start = f"from the states after batch {carried.newest}" if carried.newest >= 0 else "from zeros"

@@ -117,6 +117,26 @@ def test_the_first_slave_gives_the_shard_its_contents_and_a_later_one_takes_them
     assert held(store) == first.state == second.state
 
 
+@pytest.mark.parametrize("precision", list(Precision))
+def test_a_creation_is_out_until_answered_and_later_pushes_go_on_from_it(
+    store: Store, precision: Precision
+) -> None:
+    slave = Slave(Store(Memory()), 1, n_push=1)
+    slave.copy = WorkingCopy(NAME, slave.flat, 1, 1, precision=precision)
+    created = slave.copy.create()
+    start = slave.state
+    assert slave.step(0.1) is None
+    assert created.buffer.tobytes() == start
+    reply = store.create(created.header, [(0, created.buffer.data)])
+    slave.copy.answered(reply)
+    push = slave.step(0.1)
+    assert push is not None
+    assert (push.header.sequence, push.header.version) == (1, 0)
+    assert applied(store, push).applied
+    if precision is Precision.FLOAT32:
+        assert held(store) == slave.state
+
+
 @settings(max_examples=20)
 @given(st.integers(0, 2**32 - 1), st.sampled_from([1e-9, 1e-3, 1.0, 1e6]))
 def test_the_master_holds_what_the_slave_held_at_each_push_through_hundreds_of_steps(

@@ -146,7 +146,7 @@ class Session:
         self._peers_version = 0
         self._failing_beats = self._backoff()
         self._failing_pushes = self._backoff()
-        self._created: Callable[[], None] | None = None
+        self._created: Callable[[PushReply], None] | None = None
 
     @property
     def current(self) -> bool:
@@ -178,8 +178,11 @@ class Session:
 
         def opened(reply: tuple[Header, bytes] | LayerwiseError) -> None:
             if isinstance(reply, NotFoundError):
-                self._created = partial(self._open, left)
-                self._push(copy.initial())
+                self._push(copy.create())
+                if self._config.replicas[self.lease.layer - 1] > 1:
+                    self._created = partial(self._opened, left)
+                else:
+                    self._open(left[1:])
             elif isinstance(reply, LayerwiseError):
                 self.slave.lose_lease(self, reply)
             else:
@@ -187,6 +190,11 @@ class Session:
                 self._open(left[1:])
 
         self._call(lambda: self._world.master.pull(copy.name, self.incarnation), opened)
+
+    def _opened(self, left: list[tuple[WorkingCopy, object]], reply: PushReply) -> None:
+        """Go on with the shards that are left, once the first is created; another may have done so."""
+        left[0][0].answered(reply)
+        self._open(left)
 
     def _build(self) -> None:
         self.worker = Worker(build_layer(self._config, self.lease, self._copies))
@@ -263,7 +271,7 @@ class Session:
             self._outgoing.popleft()
             if self._created is not None:
                 created, self._created = self._created, None
-                created()
+                created(reply)
             else:
                 self.receive(reply)
             self._send_push()
