@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import functional_call
 
-from benchmarks.rivals import PreparedRun, Stage
+from benchmarks.rivals import Plain, PreparedRun, Stage
 
 # AsyncPP's optimizer: NAdam with these betas, decoupled weight decay, and decay of the momentum's schedule.
 BETAS, WEIGHT_DECAY, MOMENTUM_DECAY = (0.99, 0.999), 0.01, 0.004
@@ -50,11 +50,7 @@ class AsynchronousPipeline(Stage):
     def __init__(self, prepared: PreparedRun, in_flight: int) -> None:
         super().__init__(prepared)
         self._in_flight = in_flight
-        settings = prepared.config.optimizer
-        self.optimizer = torch.optim.NAdam(
-            self.own.parameters(), settings.learning_rate, BETAS, weight_decay=WEIGHT_DECAY,
-            momentum_decay=MOMENTUM_DECAY, decoupled_weight_decay=True, foreach=True,
-        )  # fmt: skip
+        self.optimizer = _build_optimizer(self.own, prepared)
         self._shape = (prepared.config.run.batch_size, *prepared.shapes[self.cut - 1])
         self._sent: deque[Sent] = deque()
         self._coming: deque[tuple[Tensor, dist.Work]] = deque()
@@ -112,6 +108,21 @@ class AsynchronousPipeline(Stage):
             h = torch.empty(self._shape)
             self._coming.append((h, _receive(h, LOWER, coming)))
         return self._coming.popleft()
+
+
+class InTime(Plain):
+    """Back-propagation in one process with AsyncPP's optimizer: what of AsyncPP's gain is the optimizer's."""
+
+    def __init__(self, prepared: PreparedRun) -> None:
+        super().__init__(prepared)
+        self.optimizer = _build_optimizer(self.own, prepared)
+
+
+def _build_optimizer(module: nn.Module, prepared: PreparedRun) -> torch.optim.Optimizer:
+    return torch.optim.NAdam(
+        module.parameters(), prepared.config.optimizer.learning_rate, BETAS, weight_decay=WEIGHT_DECAY,
+        momentum_decay=MOMENTUM_DECAY, decoupled_weight_decay=True, foreach=True,
+    )  # fmt: skip
 
 
 def _receive(tensor: Tensor, rank: int, batch: int) -> dist.Work:

@@ -10,6 +10,7 @@ import matplotlib as mpl
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt
+from matplotlib import ticker
 
 from benchmarks.racing import standings
 from benchmarks.racing.rows import target_of
@@ -23,7 +24,12 @@ PLACES = {
     "loopback+straggler": "one process at a quarter of its speed",
     "loopback+kill": "one process killed half-way",
 }
-GREYS, COLOURS = ("#b8bcc4", "#7f8796", "#4d5566", "#20242c"), ("#e4572e", "#f2a541", "#2e86ab", "#6a994e")
+GREYS, COLOURS = ("#a3a9b5", "#7f8796", "#4d5566", "#20242c"), ("#e4572e", "#f2a541", "#2e86ab", "#6a994e")
+DASHES = (":", "--", "-.", (0, (1, 1)))
+# Right end of a panel, in seconds of the slowest way of ours.
+WIDER = 1.3
+# Share of the first loss at which a panel begins: every way is above it for seconds alone.
+HIGHEST_SHARE = 0.5
 
 
 def middle(rounds: Sequence[Mapping[str, Row]], way: str, target: float) -> Row | None:
@@ -54,20 +60,38 @@ def draw(path: Path, places: Mapping[str, Sequence[Mapping[str, Row]]]) -> None:
         each.set_title(PLACES[place], fontsize=10)
         each.set_xlabel("seconds")
     axes[0][0].set_ylabel("test loss")
-    axes[0][0].legend(frameon=False, fontsize=8)
+    axes[0][0].set_ylim(top=HIGHEST_SHARE * _first_loss(places))
+    lines = axes[0][0].get_legend_handles_labels()
+    figure.legend(*lines, loc="outside lower center", ncols=len(SELECTED), frameon=False, fontsize=8)
     figure.savefig(path)
     plt.close(figure)
 
 
+def _first_loss(places: Mapping[str, Sequence[Mapping[str, Row]]]) -> float:
+    """Return the loss of the initial weights, the same in every row."""
+    curves = (
+        row["curve"] for rounds in places.values() for turn in rounds for row in turn.values() if row["fits"]
+    )
+    return float(next(curve[0][2] for curve in curves if curve))
+
+
 def _draw_place(axes: Any, rounds: Sequence[Mapping[str, Row]], target: float) -> None:
-    greys, colours = iter(GREYS), iter(COLOURS)
+    greys, colours, dashes = iter(GREYS), iter(COLOURS), iter(DASHES)
+    latest = 0.0
     for way in SELECTED:
-        colour = next(colours if WAYS[way].ours else greys)
+        ours = WAYS[way].ours
+        colour, style = next(colours if ours else greys), "-" if ours else next(dashes)
         row = middle(rounds, way, target)
         if row and row["curve"]:
             _, seconds, losses = zip(*standings.smooth(row["curve"]), strict=True)
-            label = f"layerwise, {way}" if WAYS[way].ours else way
-            axes.plot(seconds, losses, color=colour, label=label, linewidth=1.6)
-    axes.axhline(target, color="#20242c", linewidth=0.8, linestyle="--")
+            label = f"layerwise, {way}" if ours else way
+            axes.plot(seconds, losses, linestyle=style, color=colour, label=label, linewidth=1.6)
+            latest = max(latest, seconds[-1]) if ours else latest
+    axes.axhline(target, color="#20242c", linewidth=0.8)
     axes.set_yscale("log")
+    axes.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_locator(ticker.NullLocator())
+    # A rival may take ten times as long; its curve then leaves the picture.
+    axes.set_xlim(0, WIDER * latest or None)
     axes.spines[["top", "right"]].set_visible(False)

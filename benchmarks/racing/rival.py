@@ -22,7 +22,7 @@ import torch
 import torch.distributed as dist
 
 from benchmarks.racing.course import Course
-from benchmarks.racing.late import AsynchronousPipeline
+from benchmarks.racing.late import AsynchronousPipeline, InTime
 from benchmarks.racing.replicas import DiLoCo, LocalSgd
 from benchmarks.racing.ways import WAYS, RivalWay
 from benchmarks.rivals import DataParallel, Pipeline, Plain, PreparedRun, Rival
@@ -30,6 +30,7 @@ from common.lifecycle import end_with_parent, keep_freed_memory
 
 METHODS: dict[str, Callable[[PreparedRun, int], Rival]] = {
     "plain": lambda prepared, _: Plain(prepared),
+    "nadam": lambda prepared, _: InTime(prepared),
     "ddp": lambda prepared, _: DataParallel(prepared),
     "local-sgd": LocalSgd,
     "diloco": DiLoCo,

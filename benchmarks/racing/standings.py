@@ -125,9 +125,11 @@ def _cells(rows: Sequence[Row], shares: Sequence[float | None], target: float) -
 
 
 def _spread(values: Sequence[float | None], form: str) -> str:
-    """Format median and quartiles; empty if a round has no value."""
+    """Format median and quartiles, or the only value; empty if a round has no value."""
     known = [value for value in values if value is not None]
-    return format_spread(spread(known), form) if known and len(known) == len(values) else ""
+    if not known or len(known) < len(values):
+        return ""
+    return format_spread(spread(known), form) if len(known) > 1 else format(known[0], form)
 
 
 def _peaks(rows: Sequence[Row]) -> str:

@@ -21,9 +21,10 @@ from deploy.evaluation.reader import Reader
 WATCH_SECONDS = 0.2
 
 
-def weights(status: StatusReply) -> Mapping[str, int]:
-    """Return the versions of the layers' weights."""
-    return {shard: version for shard, version in status.versions.items() if shard.endswith("/weights")}
+def weights(status: StatusReply, layers: int) -> Mapping[str, int]:
+    """Return the versions of the layers' weights; nothing before every layer has created its own."""
+    found = {shard: version for shard, version in status.versions.items() if shard.endswith("/weights")}
+    return found if len(found) == layers else {}
 
 
 def is_newer(now: Mapping[str, int], seen: Mapping[str, int]) -> bool:
@@ -53,8 +54,9 @@ def watch(reader: Reader, course: Course) -> None:
             noted = status.batches
             course.note_progress(noted * size)
         over = status.state == "done"
-        due = over or (noted * size - looked >= course.every and is_newer(weights(status), seen))
-        if due and weights(status):
+        there = weights(status, config.layers)
+        due = over or (noted * size - looked >= course.every and is_newer(there, seen))
+        if due and there:
             network = pull_network(config, reader.pull)
             pulled += sum(tensor.nbytes for tensor in network.state.values())
             (course.folder / "pulled").write_text(str(pulled))

@@ -76,6 +76,7 @@ TWO = RivalWay("all-threads", "plain", "plain", processes=1, threads=2)
 RIVALS = (
     ONE,
     TWO,
+    RivalWay("one-thread-nadam", "plain", "nadam", processes=1),
     RivalWay("ddp", "data parallel", "ddp"),
     RivalWay("local-sgd-10", "local", "local-sgd", 10),
     RivalWay("local-sgd-50", "local", "local-sgd", 50),

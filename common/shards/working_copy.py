@@ -165,6 +165,11 @@ class WorkingCopy:
         return np.frombuffer(buffer, np.uint8)[: self._table.nbytes].copy()
 
     @property
+    def nbytes(self) -> int:
+        """Size of the shard in bytes."""
+        return self._flat.table.nbytes
+
+    @property
     def parts(self) -> int:
         """Number of pushes in `n_push` steps: one for each fragment."""
         return len(self._pushed_at)

@@ -229,6 +229,14 @@ class Network:
         """Send to a neighbour above again, since the training thread has taken a `Ready`."""
         self._outgoing.put(ready)
 
+    def place(self, shard: str, nbytes: int) -> None:
+        """Have a shard dealt to a store, where stores keep them: its creation then asks no master.
+
+        Raises:
+            LayerwiseError: the master does not answer, or the lease has ended.
+        """
+        self._lines.open(shard, nbytes)
+
     def push(self, push: Push) -> None:
         """Hand over a push; the reply comes into the inbox."""
         self._meter.pushing(push.header.shard, len(push.buffer))

@@ -106,6 +106,7 @@ class Opening:
                 backup.begin(*self._pull(backup))
             except NotFoundError:
                 backup.begin_anew()
+                self._network.place(backup.name, backup.nbytes)
                 if self._lease.next_batch:
                     log.info("there is no backup %s: its numbers begin anew", backup.name)
             trained.copies.append((backup, trained.copies[0][1]))

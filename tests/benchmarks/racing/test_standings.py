@@ -87,6 +87,7 @@ def test_the_table_has_medians_of_the_rounds_and_says_what_was_not_reached() -> 
     assert f"{ours} 2.00 (2.00 to 2.00) | 100 |" in lines
     assert "| **`update`** | 44 (44 to 44) | not in 9 | - | 2.00 (2.00 to 2.00) | 100 |" in lines
     assert "| `diloco-50` | does not fit | does not fit | - | - | - |" in lines
+    assert "| `ddp` | 100 | 2.0 | 1.00 | 2.00 | 100 |" in table(rounds[:1], 1.0)
 
 
 def test_bytes_that_are_not_counted_are_left_out_and_every_process_has_its_peak() -> None:
