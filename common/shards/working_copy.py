@@ -9,17 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
 
 from common.errors import MalformedError
 from common.shards.narrow import decode_parameters, encode
 from common.shards.pushes import Buffer, Header, Operation, PushReply
-from common.shards.table import Precision, Raw, Table
+from common.shards.states import Accrued, State
+from common.shards.table import Precision, Table
 
 Bytes = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
@@ -38,31 +38,6 @@ class Push:
     local: Floats = field(default_factory=lambda: np.zeros(0, np.float32))
     # Rounding that the buffer lacks, (P,) float32, of a narrow push.
     residual: Floats = field(default_factory=lambda: np.zeros(0, np.float32))
-
-
-class Accrued(Protocol):
-    """Sum of (1/B) dL/dw over local steps."""
-
-    def take(self) -> Floats:
-        """Return the sum since the last call, (P,)."""
-
-
-class State(Protocol):
-    """State behind a shard: `Flat` of a module, or `Moments` of its optimizers.
-
-    Attributes:
-        table: layout of the buffer.
-        buffer: uint8, (nbytes,).
-    """
-
-    table: Table
-    buffer: Tensor
-
-    def gather(self) -> None:
-        """Bring the buffer up to date."""
-
-    def load(self, data: Raw) -> None:
-        """Overwrite the state."""
 
 
 class WorkingCopy:
